@@ -1,0 +1,1 @@
+"""Dataset distillation under one protocol: methods, scaling law, coverage law."""
