@@ -1,0 +1,198 @@
+"""Differentiable siamese augmentation (DSA; Zhao & Bilen, ICML 2021).
+
+A draw is separate from its application: `draw` picks one family and its strengths, `apply` uses
+them. A draw of count 1 is siamese: the same transformation for every image, so one draw applied to
+the real and to the synthetic batch treats both alike. A draw of count N has strengths of its own
+for each of N images, as in the training of a network.
+
+Images are normalised, so the zeros that fill a gap are the mean pixel of the data set.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CROP_FRACTION = 0.125  # largest shift, of the image's side
+CUTOUT_FRACTION = 0.5  # side of the hole, of the image's side
+FLIP_PROBABILITY = 0.5
+LARGEST_SCALE = 1.2
+LARGEST_ROTATION = 15.0  # degrees
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One drawn transformation: its family, and its strengths by name.
+
+    family: a name of FAMILIES, or "none" for the identity.
+    values: strength -> tensor (count,); count 1 is shared by every image of a batch. Positions are
+        fractions in [0, 1), so a draw fits images of any size.
+    """
+
+    family: str
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of transformations: (images, values) -> images, and the range of each strength."""
+
+    transform: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    ranges: Mapping[str, tuple[float, float]]
+
+
+def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Draw:
+    """Draw one of the families, each equally likely, and uniform strengths for `count` images.
+
+    families: names of FAMILIES, e.g. STRATEGIES["dsa"]; none of them gives the identity.
+    count: 1 for a siamese draw, N for a draw per image of a batch of N.
+    Raises ValueError for an unknown family or a count below 1.
+    Source: DSA, section 3.2; one family a call is the reference's mode 'S'.
+    """
+    unknown = [name for name in families if name not in FAMILIES]
+    if unknown:
+        raise ValueError(
+            f"unknown augmentation family {unknown[0]!r}; choose from {', '.join(FAMILIES)}"
+        )
+    if count < 1:
+        raise ValueError(f"count={count} images cannot be augmented; choose count >= 1")
+    if not families:
+        return Draw("none")
+    device = generator.device
+    chosen = torch.randint(len(families), (), generator=generator, device=device).item()
+    values = {
+        name: low + (high - low) * torch.rand(count, generator=generator, device=device)
+        for name, (low, high) in FAMILIES[families[chosen]].ranges.items()
+    }
+    return Draw(families[chosen], values)
+
+
+def apply(images: Tensor, drawn: Draw) -> Tensor:
+    """Transform normalised images (N, channels, H, W) by a draw; same shape, differentiable.
+
+    Raises ValueError when the draw's count is neither 1 nor N.
+    """
+    if not drawn.values:
+        return images
+    count = len(next(iter(drawn.values.values())))
+    if count not in (1, len(images)):
+        raise ValueError(
+            f"the draw holds strengths for {count} images but the batch has {len(images)}; "
+            f"draw with count=1 (shared by all) or count={len(images)}"
+        )
+    values = {name: value.to(images.device) for name, value in drawn.values.items()}
+    return FAMILIES[drawn.family].transform(images, values)
+
+
+def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Add brightness, then scale about the pixel's mean of channels, then about the image's mean.
+
+    Saturation leaves an image of one channel as it is.
+    """
+    brightness, saturation, contrast = (
+        values[name].to(images.dtype).view(-1, 1, 1, 1)
+        for name in ("brightness", "saturation", "contrast")
+    )
+    images = images + brightness
+    grey = images.mean(dim=1, keepdim=True)
+    images = (images - grey) * saturation + grey
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - mean) * contrast + mean
+
+
+def _crop(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Pad with zeros, then cut out a window of the old size at a whole-pixel corner."""
+    height, width = images.shape[-2:]
+    margin_y, margin_x = _rounded(CROP_FRACTION * height), _rounded(CROP_FRACTION * width)
+    padded = F.pad(images, (margin_x, margin_x, margin_y, margin_y))
+    top = _position(values["top"], 2 * margin_y + 1)
+    left = _position(values["left"], 2 * margin_x + 1)
+    if len(top) == 1:
+        return padded[:, :, top : top + height, left : left + width]
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.arange(width, device=images.device)
+    # Gathering from flat images is three times as fast as indexing by row and column.
+    pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
+    pixels = pixels[:, None].expand(-1, images.shape[1], -1)
+    return padded.flatten(2).gather(2, pixels).view(images.shape)
+
+
+def _cutout(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Zero a rectangle of half the height and half the width, at most a quarter of the image.
+
+    Its centre is uniform over the image, so the border may clip it (as in the reference).
+    """
+    rows = _hole(values["row"], images.shape[-2])
+    columns = _hole(values["column"], images.shape[-1])
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def _hole(fraction: Tensor, length: int) -> Tensor:
+    """Which of `length` rows or columns the hole covers: bool (count, length)."""
+    size = _rounded(CUTOUT_FRACTION * length)
+    # The centre of an even hole lies between pixels, which has one place more than a pixel's.
+    start = _position(fraction, length + 1 - size % 2)[:, None] - size // 2
+    index = torch.arange(length, device=fraction.device)
+    return (index >= start) & (index < start + size)
+
+
+def _flip(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Mirror left and right where the coin fell below FLIP_PROBABILITY."""
+    mirrored = (values["coin"] < FLIP_PROBABILITY).view(-1, 1, 1, 1)
+    return torch.where(mirrored, images.flip(-1), images)
+
+
+def _scale(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Stretch the sampling grid about the centre: above 1 shrinks the content, below 1 enlarges."""
+    return _warp(images, torch.diag_embed(torch.stack((values["x"], values["y"]), dim=1)))
+
+
+def _rotate(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Rotate the content about the centre, anticlockwise for positive degrees."""
+    radians = torch.deg2rad(values["degrees"])
+    cosine, sine = radians.cos(), radians.sin()
+    # A grid runs from -1 to 1 along both sides: without the aspect a rectangle would be sheared.
+    aspect = images.shape[-1] / images.shape[-2]
+    matrices = torch.stack((cosine, -sine / aspect, sine * aspect, cosine), dim=1)
+    return _warp(images, matrices.view(-1, 2, 2))
+
+
+def _warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Sample images bilinearly, zero outside, at matrices (count, 2, 2) times the output's grid."""
+    affine = F.pad(matrices.to(images.dtype), (0, 1))
+    shape = (len(matrices), *images.shape[1:])
+    grid = F.affine_grid(affine, shape, align_corners=False).expand(len(images), -1, -1, -1)
+    return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
+
+
+def _rounded(pixels: float) -> int:
+    """Nearest whole number of pixels, halves up."""
+    return int(pixels + 0.5)
+
+
+def _position(fraction: Tensor, places: int) -> Tensor:
+    """Map fractions in [0, 1) to whole numbers 0 .. places - 1, all equally likely."""
+    return (fraction * places).long()
+
+
+FAMILIES: dict[str, Family] = {
+    "color": Family(
+        _color, {"brightness": (-0.5, 0.5), "saturation": (0.0, 2.0), "contrast": (0.5, 1.5)}
+    ),
+    "crop": Family(_crop, {"top": (0.0, 1.0), "left": (0.0, 1.0)}),
+    "cutout": Family(_cutout, {"row": (0.0, 1.0), "column": (0.0, 1.0)}),
+    "flip": Family(_flip, {"coin": (0.0, 1.0)}),
+    "scale": Family(
+        _scale, {"x": (1 / LARGEST_SCALE, LARGEST_SCALE), "y": (1 / LARGEST_SCALE, LARGEST_SCALE)}
+    ),
+    "rotate": Family(_rotate, {"degrees": (-LARGEST_ROTATION, LARGEST_ROTATION)}),
+}
+
+# Digits are not mirrored: a mirrored 2 is not a 2.
+STRATEGIES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "dsa": tuple(FAMILIES),
+    "dsa_no_flip": tuple(name for name in FAMILIES if name != "flip"),
+}

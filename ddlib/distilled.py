@@ -1,0 +1,119 @@
+"""A distilled set: its images and labels, and what made them, in one safe file."""
+
+import base64
+import json
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+
+from ddlib.data import Normalisation
+from ddlib.files import write_atomically
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """A synthetic set S of k = ipc x C images, grouped by class in ascending label.
+
+    images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64.
+    data, method, parameters and seed say what S was made from and how.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    normalisation: Normalisation
+    classes: tuple[str, ...]
+    data: str
+    method: str
+    parameters: dict[str, Any]
+    seed: int
+
+    @property
+    def k(self) -> int:
+        return len(self.labels)
+
+    @property
+    def ipc(self) -> int:
+        return self.k // len(self.classes)
+
+    def pixels(self) -> torch.Tensor:
+        """Return the images as one looks at them: (k, H, W, channels) uint8."""
+        unit = self.normalisation.denormalise(self.images)
+        return unit.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def save(self, path: Path) -> None:
+        """Write the set to one safetensors file, atomically; equal sets give equal bytes."""
+        described = {
+            "normalisation": asdict(self.normalisation),
+            "classes": self.classes,
+            "data": self.data,
+            "method": self.method,
+            "parameters": self.parameters,
+            "seed": self.seed,
+        }
+        content = safetensors.torch.save(
+            {"images": self.images.contiguous(), "labels": self.labels},
+            metadata={"distilled": json.dumps(described, sort_keys=True)},
+        )
+        write_atomically(path, content)
+
+
+def load_distilled(path: Path) -> DistilledSet:
+    """Return the distilled set that `DistilledSet.save` wrote to `path`.
+
+    Raises FileNotFoundError if there is no file, ValueError if it is truncated or something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no distilled set at {path}; check the path")
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            described = json.loads(file.metadata()["distilled"])
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a whole distilled set ({error}); delete it and distil again"
+        ) from error
+    mean, std = described["normalisation"]["mean"], described["normalisation"]["std"]
+    described["normalisation"] = Normalisation(tuple(mean), tuple(std))
+    described["classes"] = tuple(described["classes"])
+    return DistilledSet(images, labels, **described)
+
+
+def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
+    """Return one row a distilled image, to look at: method, ipc, k, label, class_name, copy, url.
+
+    `url` holds the image as a PNG data address, enlarged to at least `side` pixels with its
+    pixels kept square; `copy` counts the images of a class from 0.
+    """
+    rows = []
+    for synthetic in sets:
+        for index, pixels in enumerate(synthetic.pixels()):
+            label = int(synthetic.labels[index])
+            rows.append(
+                {
+                    "method": synthetic.method,
+                    "ipc": synthetic.ipc,
+                    "k": synthetic.k,
+                    "label": label,
+                    "class_name": synthetic.classes[label],
+                    "copy": index % synthetic.ipc,
+                    "url": _png_address(pixels, side),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _png_address(pixels: torch.Tensor, side: int) -> str:
+    """Return `pixels` (H, W, channels) uint8 as a PNG data address."""
+    image = Image.fromarray(pixels.squeeze(-1).numpy())
+    factor = max(1, -(-side // max(image.size)))
+    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    buffer = BytesIO()
+    enlarged.save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

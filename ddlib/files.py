@@ -1,0 +1,30 @@
+"""Files that are either whole or absent."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, through a temporary file beside it, so no reader sees half.
+
+    Missing folders are made. Raises OSError with a sentence that names the folder if it cannot
+    be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the folder {path.parent} ({error.strerror}); choose another folder "
+            "or make this one writable"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

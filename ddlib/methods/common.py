@@ -1,0 +1,79 @@
+"""What the methods share: first images, batches of real images, and the finished set."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+
+from ddlib.data import DataSet
+from ddlib.distilled import DistilledSet
+from ddlib.parameters import Parameters
+from ddlib.seeds import generator
+
+INITIALISATIONS = ("real", "noise")
+
+
+def class_members(dataset: DataSet) -> list[torch.Tensor]:
+    """Return, for each class, the indices of its training images in ascending order."""
+    labels = dataset.train.labels
+    return [torch.nonzero(labels == label).flatten() for label in range(dataset.class_count)]
+
+
+def synthetic_labels(class_count: int, ipc: int) -> torch.Tensor:
+    """Return the labels (ipc x C,) of a distilled set: grouped by class, ascending."""
+    return torch.arange(class_count).repeat_interleave(ipc)
+
+
+def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
+    """Return indices (ipc x C,) of random training images, `ipc` of each class.
+
+    Under one seed a smaller choice is part of a larger one.
+    """
+    stream = generator("random members", seed)
+    return torch.cat(
+        [
+            members[torch.randperm(len(members), generator=stream)[:ipc]]
+            for members in class_members(dataset)
+        ]
+    )
+
+
+def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:
+    """Return the images (ipc x C, channels, H, W) that a method starts from.
+
+    "real" are the random control's images of the same seed; "noise" is N(0, 1) in normalised
+    pixels.
+    """
+    if initialisation == "real":
+        return dataset.train.images[random_members(dataset, ipc, seed)].clone()
+    shape = (ipc * dataset.class_count, *dataset.image_shape)
+    return torch.randn(shape, generator=generator("noise", seed, ipc))
+
+
+def real_batches(
+    dataset: DataSet, size: int, stream: torch.Generator
+) -> Iterator[list[torch.Tensor]]:
+    """Yield without end, for each class, the indices of `size` real images, none twice.
+
+    A class of fewer images gives all it has.
+    """
+    every = class_members(dataset)
+    while True:
+        yield [members[torch.randperm(len(members), generator=stream)[:size]] for members in every]
+
+
+def finished(
+    dataset: DataSet, images: torch.Tensor, method: str, parameters: Parameters, seed: int
+) -> DistilledSet:
+    """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
+    images = images.detach().clone()
+    return DistilledSet(
+        images=images,
+        labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),
+        normalisation=dataset.normalisation,
+        classes=dataset.classes,
+        data=dataset.name,
+        method=method,
+        parameters=asdict(parameters),
+        seed=seed,
+    )

@@ -1,0 +1,131 @@
+"""Controls that select real images instead of making new ones: random, herding, k-center.
+
+All three give each class one order in which its images are chosen, so the choice of every size
+is a prefix of the same order.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ddlib.data import DataSet
+from ddlib.distilled import DistilledSet
+from ddlib.methods.common import class_members, finished, random_members
+from ddlib.networks import Network, embed, initial_parameters
+from ddlib.parameters import Parameters, setting
+from ddlib.seeds import generator
+from ddlib.training import Recipe, train
+
+
+@dataclass(frozen=True)
+class RandomSelection(Parameters):
+    """Random real images: nothing to set."""
+
+
+@dataclass(frozen=True)
+class FeatureSelection(Parameters):
+    """Features come from a network trained for `steps` SGD steps on the real set (0: untrained)."""
+
+    steps: int = setting(300)
+    batch_size: int = setting(64, least=1)
+    learning_rate: float = setting(0.01)
+
+
+def random(
+    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: RandomSelection
+) -> dict[int, DistilledSet]:
+    """Choose `ipc` random real images a class, for every ipc."""
+    orders = random_members(dataset, max(ipcs), seed).view(dataset.class_count, -1)
+    return _prefixes(dataset, orders, ipcs, "random", parameters, seed)
+
+
+def herding(
+    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
+) -> dict[int, DistilledSet]:
+    """Choose the real images whose running mean of features stays nearest to the class mean.
+
+    Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
+    """
+    orders = _feature_orders(dataset, network, max(ipcs), seed, parameters, herding_order)
+    return _prefixes(dataset, orders, ipcs, "herding", parameters, seed)
+
+
+def k_center(
+    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
+) -> dict[int, DistilledSet]:
+    """Choose real images greedily so that the farthest image of a class is as near as possible.
+
+    Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
+    """
+    orders = _feature_orders(dataset, network, max(ipcs), seed, parameters, k_center_order)
+    return _prefixes(dataset, orders, ipcs, "k_center", parameters, seed)
+
+
+def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the indices (count,) that herding picks from `features` (N, F), none twice.
+
+    The j-th pick makes the mean of the first j nearest to the mean of all.
+    """
+    target, total = features.mean(0), torch.zeros_like(features[0])
+    free = torch.zeros(len(features))
+    picks = []
+    for size in range(1, count + 1):
+        distances = (target * size - total - features).pow(2).sum(1) + free
+        picks.append(int(distances.argmin()))
+        total = total + features[picks[-1]]
+        free[picks[-1]] = torch.inf
+    return torch.tensor(picks)
+
+
+def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the indices (count,) of a greedy k-center cover of `features` (N, F).
+
+    It starts at the point nearest to the mean and then takes the point farthest from all taken.
+    """
+    picks = [int((features - features.mean(0)).pow(2).sum(1).argmin())]
+    nearest = torch.full((len(features),), torch.inf)
+    while len(picks) < count:
+        nearest = torch.minimum(nearest, (features - features[picks[-1]]).pow(2).sum(1))
+        nearest[picks] = -1.0
+        picks.append(int(nearest.argmax()))
+    return torch.tensor(picks)
+
+
+def _feature_orders(
+    dataset: DataSet,
+    network: Network,
+    count: int,
+    seed: int,
+    parameters: FeatureSelection,
+    order: Callable[[torch.Tensor, int], torch.Tensor],
+) -> torch.Tensor:
+    """Return training indices (C, count), each class in the order that `order` picks it."""
+    theta = initial_parameters(network, generator("feature weights", seed))
+    if parameters.steps:
+        recipe = Recipe(parameters.steps, parameters.batch_size, parameters.learning_rate)
+        real = dataset.train
+        stream = generator("feature batches", seed)
+        theta = train(network, theta, real.images, real.labels, recipe, stream)
+    orders = []
+    for members in class_members(dataset):
+        with torch.no_grad():
+            features = embed(network, theta, dataset.train.images[members])
+        orders.append(members[order(features, count)])
+    return torch.stack(orders)
+
+
+def _prefixes(
+    dataset: DataSet,
+    orders: torch.Tensor,
+    ipcs: Sequence[int],
+    method: str,
+    parameters: Parameters,
+    seed: int,
+) -> dict[int, DistilledSet]:
+    """Return, for every ipc, the first `ipc` images of each class's order (C, max ipc)."""
+    sets = {}
+    for ipc in ipcs:
+        images = dataset.train.images[orders[:, :ipc].flatten()]
+        sets[ipc] = finished(dataset, images, method, parameters, seed)
+    return sets

@@ -1,0 +1,123 @@
+"""Parameters as people write them in YAML, checked before anything runs."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+ByIpc = float | Mapping[int, float]
+"""One number for every size, or a table {ipc: number}."""
+
+
+def setting(
+    default: Any, *, choices: Iterable[str] | None = None, least: float = 0, by_ipc: bool = False
+) -> Any:
+    """Declare one parameter of a `Parameters` class: its default, and what it may be.
+
+    choices: the allowed words; least: the smallest allowed number; by_ipc: whether a table
+    {ipc: number} may stand for the number. Numbers must be whole where the default is.
+    """
+    example = next(iter(default.values())) if isinstance(default, Mapping) else default
+    metadata = {
+        "choices": choices,
+        "least": least,
+        "by_ipc": by_ipc,
+        "whole": isinstance(example, int),
+    }
+    if isinstance(default, Mapping):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Base of parameter sets: a frozen dataclass whose fields are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        for declared in fields(self):
+            _check(declared.name, getattr(self, declared.name), **declared.metadata)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any] | None, what: str) -> Self:
+        """Return the parameters that `given` names, defaults for the rest.
+
+        Raises ValueError for an unknown name, with the allowed ones, and for a bad value.
+        """
+        given = _mapping(given, what)
+        check_names(given, [declared.name for declared in fields(cls)], f"parameter of {what}")
+        try:
+            return cls(**given)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+
+
+def read_options(
+    function: Callable, given: Mapping[str, Any], what: str, own: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return `given` as a dictionary if all its names are optional arguments of `function`.
+
+    own: names that the caller reads itself. Raises ValueError with the allowed names otherwise.
+    """
+    given = dict(_mapping(given, what))
+    signature = inspect.signature(function).parameters.values()
+    allowed = [argument.name for argument in signature if argument.default is not argument.empty]
+    check_names(given, [*own, *allowed], f"parameter of {what}")
+    return given
+
+
+def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None:
+    """Raise ValueError, with the allowed names, if one of `given` is not among them."""
+    allowed = list(allowed)
+    for name in given:
+        if name not in allowed:
+            close = difflib.get_close_matches(str(name), allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            listed = ", ".join(allowed) or "none"
+            raise ValueError(f"{name!r} is not a {kind}; {hint}allowed: {listed}")
+
+
+def at_ipc(value: ByIpc, ipc: int) -> float:
+    """Return `value` at `ipc`: a table is interpolated linearly, and constant past its ends."""
+    if not isinstance(value, Mapping):
+        return value
+    sizes = sorted(value)
+    below = max((size for size in sizes if size <= ipc), default=sizes[0])
+    above = min((size for size in sizes if size >= ipc), default=sizes[-1])
+    if below == above or ipc < sizes[0]:
+        return value[below]
+    if ipc > sizes[-1]:
+        return value[above]
+    share = (ipc - below) / (above - below)
+    return value[below] + share * (value[above] - value[below])
+
+
+def _mapping(given: Any, what: str) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} must be a table of names and values, got {given!r}")
+    return given
+
+
+def _check(
+    name: str, value: Any, choices: Iterable[str] | None, least: float, by_ipc: bool, whole: bool
+) -> None:
+    if choices is not None:
+        check_names([value], choices, name)
+    elif by_ipc and isinstance(value, Mapping):
+        if not value:
+            raise ValueError(f"{name} is an empty table; give at least one ipc: number")
+        for ipc, number in value.items():
+            if not _is_number(ipc, int) or ipc < 1:
+                raise ValueError(f"{name} has {ipc!r} for an ipc; give whole numbers from 1")
+            _check(f"{name}[{ipc}]", number, None, least, False, whole)
+    elif not _is_number(value, int if whole else int | float) or not least <= value < math.inf:
+        kind = "whole number" if whole else "number"
+        table = " or a table {ipc: number}" if by_ipc else ""
+        raise ValueError(f"{name}={value!r} must be a {kind} of at least {least}{table}")
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
