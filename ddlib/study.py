@@ -1,0 +1,444 @@
+"""A grid of trials (method x ipc x seed) -> worker processes -> one tidy table, resumable.
+
+A trial is plain data with a fingerprint of all that decides its result. What is finished is a
+file named by that fingerprint, written atomically, so that a rerun only does what is missing.
+"""
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from distributed import Client, Future, LocalCluster, as_completed
+from tqdm import tqdm
+
+from ddlib import data, networks, work
+from ddlib.distilled import DistilledSet, load_distilled
+from ddlib.files import write_atomically
+from ddlib.methods import METHODS
+from ddlib.parameters import Parameters, check_names, read_options
+from ddlib.training import DivergedError, Recipe
+
+COLUMNS = [
+    *("data", "network", "method", "ipc", "k", "seed", "evaluation"),
+    *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
+    *("status", "message"),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
+
+    data: options of `ddlib.data.load`, with its `name`; network: options of the network
+    registered under its `name`; training: fields of `ddlib.training.Recipe`; methods: {name:
+    parameters}; k: sizes in images in all; seeds: how many, counted from 0; evaluations: networks
+    trained on each distilled set; workers: processes on this machine (default: one a core), unless
+    scheduler_address names a running Dask scheduler; results: the folder to write, from the
+    project's root; draws: bootstrap draws of a fit; tolerance: the part of the floor at which the
+    law counts as saturated.
+    """
+
+    data: Mapping[str, Any]
+    network: Mapping[str, Any]
+    training: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any] | None]
+    k: list[int]
+    results: str
+    seeds: int = 5
+    evaluations: int = 1
+    workers: int | None = None
+    scheduler_address: str | None = None
+    draws: int = 1000
+    tolerance: float = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that has passed every check: its data set, what to run, and where results go."""
+
+    settings: Settings
+    dataset: data.DataSet
+    context: work.Context
+    recipe: Recipe
+    parameters: dict[str, Parameters]
+    ipcs: list[int]
+    folder: Path
+
+    @property
+    def seeds(self) -> range:
+        return range(self.settings.seeds)
+
+    @cached_property
+    def trials(self) -> list["Trial"]:
+        """Every trial of the grid, in the order of the table."""
+        return [
+            Trial(self, method, ipc, seed)
+            for method in self.parameters
+            for ipc in self.ipcs
+            for seed in self.seeds
+        ]
+
+    def reference_path(self, seed: int) -> Path:
+        """The full-data reference of `seed`, shared by studies whose results lie side by side."""
+        identity = [asdict(self.context), asdict(self.recipe), seed]
+        name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
+        return self.folder.parent / "references" / name
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One distilled set and its evaluation."""
+
+    plan: Plan
+    method: str
+    ipc: int
+    seed: int
+
+    @property
+    def identity(self) -> list[Any]:
+        """All that decides the distilled set."""
+        parameters = asdict(self.plan.parameters[self.method])
+        return [asdict(self.plan.context), self.method, parameters, self.ipc, self.seed]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-ipc{self.ipc}-seed{self.seed}"
+
+    @property
+    def set_path(self) -> Path:
+        name = f"{self.name}-{fingerprint(self.identity)}.safetensors"
+        return self.plan.folder / "distilled" / name
+
+    @property
+    def path(self) -> Path:
+        evaluated = [self.identity, asdict(self.plan.recipe), self.plan.settings.evaluations]
+        return self.plan.folder / "trials" / f"{self.name}-{fingerprint(evaluated)}.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study found.
+
+    trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats); references:
+    the networks trained on all data, one row a seed; costs: seconds of every trial.
+    """
+
+    plan: Plan
+    trials: pd.DataFrame
+    references: pd.DataFrame
+    costs: pd.DataFrame
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """The trials that did not end well, with what went wrong."""
+        failed = self.trials[self.trials["status"] != "ok"]
+        return failed[["method", "ipc", "k", "seed", "status", "message"]].reset_index(drop=True)
+
+    def distilled(self, seed: int = 0) -> list[DistilledSet]:
+        """Return the distilled sets of one seed, every method and size, that are there."""
+        paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
+        return [load_distilled(path) for path in paths if path.exists()]
+
+
+def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the parameters cells of a running notebook set, its `globals()` given.
+
+    Papermill only logs a warning for a name the notebook does not know; here every name that the
+    last parameters cell assigns is returned, so that `read_settings` can refuse it.
+    """
+    names = {declared.name for declared in fields(Settings)} & set(namespace)
+    cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
+    for statement in ast.parse(cells[-1]).body if cells else []:
+        if isinstance(statement, ast.Assign):
+            names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    return {name: namespace[name] for name in sorted(names)}
+
+
+def read_settings(given: Mapping[str, Any]) -> Settings:
+    """Return `given` as settings; ValueError for a name that is unknown or missing."""
+    check_names(given, [declared.name for declared in fields(Settings)], "parameter of this study")
+    for declared in fields(Settings):
+        if declared.default is MISSING and declared.name not in given:
+            raise ValueError(f"the parameter {declared.name!r} is missing; add it to the YAML file")
+    return Settings(**given)
+
+
+def prepare(settings: Settings) -> Plan:
+    """Check every parameter against the data, and return the study ready to run.
+
+    Raises ValueError or OSError, in one sentence, before anything is computed.
+    """
+    for name in ("seeds", "evaluations", "draws"):
+        _check_count(name, getattr(settings, name))
+    if settings.workers is not None:
+        _check_count("workers", settings.workers)
+    check_names(settings.methods, METHODS, "method")
+    parameters = {
+        name: METHODS[name].parameters.read(given, f"the method {name!r}")
+        for name, given in settings.methods.items()
+    }
+    recipe = Recipe.read(settings.training, "training")
+    options = _named(settings.data, "data")
+    read_options(data.load, options, "data", own=["name"])
+    shape = _named(settings.network, "network")
+    check_names([shape["name"]], networks.NETWORKS, "network")
+    read_options(
+        networks.NETWORKS[shape["name"]], shape, f"the network {shape['name']!r}", ["name"]
+    )
+    folder = results_folder(settings.results)
+    write_atomically(folder / "settings.json", _json(asdict(settings)))
+    dataset = data.load(**options)
+    context = work.Context(_text(options), _text(shape), work.digest(dataset))
+    networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    ipcs = _ipcs(settings.k, dataset)
+    return Plan(settings, dataset, context, recipe, parameters, ipcs, folder)
+
+
+def run(settings: Settings) -> Result:
+    """Do what is missing of a study, in worker processes, and return all of it.
+
+    Every finished trial is on disk at once; interrupt and run again to go on. A trial that
+    diverged is kept as such, one that failed for another reason is tried again.
+    """
+    plan = prepare(settings)
+    trials = [trial for trial in plan.trials if not _is_settled(trial.path)]
+    seeds = [seed for seed in plan.seeds if not plan.reference_path(seed).exists()]
+    if trials or seeds:
+        with _client(settings) as client:
+            _Run(plan, client, trials, seeds).finish()
+    return collect(plan)
+
+
+def collect(plan: Plan) -> Result:
+    """Return the tables of what is on disk, and write them as Parquet beside it."""
+    references = pd.DataFrame(
+        {"seed": seed, **_read(plan.reference_path(seed))} for seed in plan.seeds
+    )
+    references["error"] = 1 - references["accuracy"]
+    records = [(trial, _read(trial.path)) for trial in plan.trials if trial.path.exists()]
+    rows = [row for trial, record in records for row in _rows(trial, record)]
+    trials = pd.DataFrame(rows, columns=COLUMNS)
+    for measure in ("error", "cross_entropy"):
+        trials[f"gap_{measure}"] = trials[measure] - references[measure].mean()
+    costs = pd.DataFrame(
+        {"method": trial.method, "ipc": trial.ipc, "seed": trial.seed, **record["seconds"]}
+        for trial, record in records
+    )
+    for name, table in (("trials", trials), ("references", references), ("costs", costs)):
+        write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
+    return Result(plan, trials, references, costs)
+
+
+def results_folder(path: str) -> Path:
+    """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
+
+    Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
+    the same folder.
+    """
+    here = Path.cwd()
+    roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
+    return (roots[0] if roots else here) / path
+
+
+def fingerprint(identity: Any) -> str:
+    """Return 12 hexadecimal digits that name plain data."""
+    return hashlib.sha256(_json(identity)).hexdigest()[:12]
+
+
+class _Run:
+    """The trials under way: what each future stands for, and the bar that counts them."""
+
+    def __init__(self, plan: Plan, client: Client, trials: list[Trial], seeds: list[int]):
+        self.plan, self.client = plan, client
+        self.waiting: dict[Future, Callable[[Future], None]] = {}
+        self.bar = tqdm(total=len(trials) + len(seeds), desc="trials", file=sys.stdout, ncols=90)
+        self.queue = as_completed([])
+        for seed in seeds:
+            self._submit(
+                lambda future, seed=seed: self._save_reference(seed, future),
+                *(work.reference, plan.context, plan.recipe, seed),
+            )
+        there = [trial for trial in trials if trial.set_path.exists()]
+        for trial in there:
+            self._evaluate(trial, load_distilled(trial.set_path), None)
+        for job in _jobs([trial for trial in trials if trial not in there]):
+            first = job[0]
+            self._submit(
+                lambda future, job=job: self._save_sets(job, future),
+                *(work.distil, plan.context, first.method, plan.parameters[first.method]),
+                *([trial.ipc for trial in job], first.seed),
+            )
+
+    def finish(self) -> None:
+        """Take results as they come until none is left."""
+        with self.bar:
+            for future in self.queue:
+                self.waiting.pop(future)(future)
+
+    def _submit(self, then: Callable[[Future], None], *call: Any) -> None:
+        future = self.client.submit(*call, pure=False)
+        self.waiting[future] = then
+        self.queue.add(future)
+
+    def _evaluate(self, trial: Trial, synthetic: DistilledSet, seconds: float | None) -> None:
+        [remote] = self.client.scatter([synthetic], hash=False)
+        self._submit(
+            lambda future: self._save_trial(trial, seconds, future),
+            *(work.evaluate, self.plan.context, remote, self.plan.recipe, trial.seed),
+            self.plan.settings.evaluations,
+        )
+
+    def _save_sets(self, job: list[Trial], future: Future) -> None:
+        if future.exception() is not None:
+            for trial in job:
+                self._save_failure(trial, future.exception())
+            return
+        outcomes, seconds = future.result()
+        for trial in job:
+            outcome = outcomes[trial.ipc]
+            if isinstance(outcome, DivergedError):
+                self._save_failure(trial, outcome)
+            else:
+                outcome.save(trial.set_path)
+                self._evaluate(trial, outcome, seconds / len(job))
+
+    def _save_trial(self, trial: Trial, distil_seconds: float | None, future: Future) -> None:
+        if future.exception() is not None:
+            self._save_failure(trial, future.exception())
+            return
+        scores, seconds = future.result()
+        self._save(
+            trial,
+            status="ok",
+            message="",
+            scores=[asdict(score) for score in scores],
+            seconds={"distil_seconds": distil_seconds, "evaluate_seconds": seconds},
+        )
+
+    def _save_failure(self, trial: Trial, error: BaseException) -> None:
+        diverged = isinstance(error, DivergedError)
+        self._save(
+            trial,
+            status="diverged" if diverged else "failed",
+            message=str(error) if diverged else f"{type(error).__name__}: {error}",
+            scores=[],
+            seconds={},
+        )
+
+    def _save(self, trial: Trial, **record: Any) -> None:
+        write_atomically(trial.path, _json(record))
+        self.bar.update()
+
+    def _save_reference(self, seed: int, future: Future) -> None:
+        score = asdict(future.result())
+        write_atomically(self.plan.reference_path(seed), _json(score))
+        self.bar.update()
+
+
+def _jobs(trials: list[Trial]) -> Iterator[list[Trial]]:
+    """Group trials into calls: all sizes of a method that shares work over them, else one each.
+
+    Large sizes come first, so that the last calls to end are short ones.
+    """
+    shared: dict[tuple[str, int], list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: -trial.ipc):
+        if METHODS[trial.method].shares:
+            shared.setdefault((trial.method, trial.seed), []).append(trial)
+    yield from shared.values()
+    for trial in sorted(trials, key=lambda trial: -trial.ipc):
+        if not METHODS[trial.method].shares:
+            yield [trial]
+
+
+@contextmanager
+def _client(settings: Settings) -> Iterator[Client]:
+    """Give a client of the named scheduler, or of one-thread worker processes on this machine."""
+    if settings.scheduler_address is not None:
+        try:
+            client = Client(settings.scheduler_address, timeout="20s")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"no Dask scheduler answers at scheduler_address={settings.scheduler_address!r}; "
+                "start one, or leave the parameter out to work on this machine"
+            ) from error
+        with client:
+            yield client
+        return
+    cluster = LocalCluster(
+        n_workers=settings.workers, threads_per_worker=1, dashboard_address=None, memory_limit=0
+    )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+def _rows(trial: Trial, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a trial's rows of the table: one an evaluation, or one that says how it failed."""
+    row = {
+        "data": trial.plan.dataset.name,
+        "network": trial.plan.settings.network["name"],
+        "method": trial.method,
+        "ipc": trial.ipc,
+        "k": trial.ipc * trial.plan.dataset.class_count,
+        "seed": trial.seed,
+        "status": record["status"],
+        "message": record["message"],
+    }
+    scores = [
+        {"evaluation": number, **score, "error": 1 - score["accuracy"]}
+        for number, score in enumerate(record["scores"])
+    ]
+    nothing = {"evaluation": 0, "accuracy": None, "error": None, "cross_entropy": None}
+    return [{**row, **score} for score in scores or [nothing]]
+
+
+def _ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
+    """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
+    if not isinstance(ks, list | tuple) or not ks:
+        raise ValueError(f"k={ks!r} must be a list of sizes, such as [10, 50, 100]")
+    count = dataset.class_count
+    for k in ks:
+        _check_count("k", k)
+        if k % count:
+            raise ValueError(
+                f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
+                f"{max(k // count, 1) * count} or {(k // count + 1) * count}"
+            )
+        data.check_ipc(dataset, k // count)
+    return sorted({k // count for k in ks})
+
+
+def _named(given: Any, what: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise ValueError(
+            f"{what} must be a table with a name, such as {{name: ...}}, got {given!r}"
+        )
+    return dict(given)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _is_settled(path: Path) -> bool:
+    return path.exists() and _read(path)["status"] != "failed"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _text(plain: Any) -> str:
+    return json.dumps(plain, sort_keys=True)
+
+
+def _json(plain: Any) -> bytes:
+    return _text(plain).encode()

@@ -1,0 +1,82 @@
+"""The jobs that worker processes do for a study; each opens the data set once and keeps it."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from ddlib import data, networks
+from ddlib.distilled import DistilledSet
+from ddlib.methods import METHODS
+from ddlib.parameters import Parameters
+from ddlib.training import DivergedError, Recipe, Score, train_and_score
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a worker needs to open a study's data set and network: JSON options, and a digest."""
+
+    data: str
+    network: str
+    digest: str
+
+
+def digest(dataset: data.DataSet) -> str:
+    """Return a fingerprint of every image and label, so that other data never passes for these."""
+    content = hashlib.sha256()
+    for split in (dataset.train, dataset.test):
+        content.update(split.images.numpy().data)
+        content.update(split.labels.numpy().data)
+    return content.hexdigest()
+
+
+def distil(
+    context: Context, method: str, parameters: Parameters, ipcs: Sequence[int], seed: int
+) -> tuple[dict[int, DistilledSet | DivergedError], float]:
+    """Return the outcome of every size, and the seconds it took."""
+    dataset, network = _open(context)
+    start = time.perf_counter()
+    outcomes = METHODS[method].distil(dataset, network, ipcs, seed, parameters)
+    return outcomes, time.perf_counter() - start
+
+
+def evaluate(
+    context: Context, synthetic: DistilledSet, recipe: Recipe, seed: int, evaluations: int
+) -> tuple[list[Score], float]:
+    """Return the scores of `evaluations` networks trained on a distilled set, and the seconds."""
+    dataset, network = _open(context)
+    start = time.perf_counter()
+    scores = [
+        train_and_score(
+            network, synthetic.images, synthetic.labels, dataset.test, recipe, (seed, number)
+        )
+        for number in range(evaluations)
+    ]
+    return scores, time.perf_counter() - start
+
+
+def reference(context: Context, recipe: Recipe, seed: int) -> Score:
+    """Return the score of a network trained on the whole training set."""
+    dataset, network = _open(context)
+    real = dataset.train
+    return train_and_score(network, real.images, real.labels, dataset.test, recipe, (seed, 0))
+
+
+@lru_cache(maxsize=1)
+def _open(context: Context) -> tuple[data.DataSet, networks.Network]:
+    torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
+    dataset = data.load(**json.loads(context.data))
+    if digest(dataset) != context.digest:
+        raise ValueError(
+            f"this worker finds other images for {dataset.name} than the study started with; give "
+            "every worker the same DDLIB_DATA"
+        )
+    options = json.loads(context.network)
+    network = networks.build(
+        **options, image_shape=dataset.image_shape, class_count=dataset.class_count
+    )
+    return dataset, network
