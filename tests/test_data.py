@@ -1,0 +1,586 @@
+import gzip
+import os
+import pickle
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ddlib import data
+from ddlib.data import DATASETS, Normalisation, check_ipc, load
+
+real_data = pytest.mark.skipif(
+    not os.environ.get("DDLIB_DATA"), reason="DDLIB_DATA names no folder of real data"
+)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A root that DDLIB_DATA names, with an empty home, so that no real data are found."""
+    monkeypatch.setenv("DDLIB_DATA", str(tmp_path / "root"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "root"
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_npz(folder, *, train=None, test=None):
+    """Two classes, 6 training and 4 test images of 5 x 5, changed by train=... and test=..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count, changes in (("train", 6, train), ("test", 4, test)):
+        arrays = {
+            "images": pixels(count, 5, 5, 3, seed=count),
+            "labels": np.arange(count) % 2,
+            "class_names": np.array(["cat", "dog"]),
+        }
+        arrays |= changes or {}
+        kept = {key: value for key, value in arrays.items() if value is not None}
+        np.savez(folder / f"{split}.npz", **kept)
+    return folder
+
+
+def write_images(folder, *, size=(8, 6), test="test", classes=("ant", "bee")):
+    """ImageFolder of PNG files: three training and two test images a class; size is (W, H)."""
+    for split, count in (("train", 3), (test, 2)):
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.fromarray(pixels(size[1], size[0], 3, seed=10 * label + i))
+                picture.save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_mnist(raw, *, pack=False):
+    """torchvision's layout of MNIST with 20 training and 10 test images of 4 x 4."""
+    raw.mkdir(parents=True)
+    for split, count in (("train", 20), ("t10k", 10)):
+        parts = {
+            "images-idx3": pixels(count, 4, 4, seed=count),
+            "labels-idx1": np.arange(count) % 10,
+        }
+        for part, array in parts.items():
+            path = raw / f"{split}-{part}-ubyte"
+            if pack:
+                path.with_name(path.name + ".gz").write_bytes(gzip.compress(idx(array)))
+            else:
+                path.write_bytes(idx(array))
+    return raw
+
+
+# ---- what a data set holds ----
+
+
+def test_digits_are_the_embedded_images_split_two_to_one_by_class():
+    digits = load("digits")
+    assert digits.image_shape == (1, 8, 8)
+    assert (digits.channels, digits.image_size, digits.class_count) == (1, 8, 10)
+    assert digits.classes == tuple("0123456789")
+    original = load_digits()
+    assert len(digits.train.labels) + len(digits.test.labels) == len(original.target) == 1797
+    assert len(digits.test.labels) == 599
+    for label in range(10):
+        share = (digits.test.labels == label).sum().item() / (original.target == label).sum()
+        assert share == pytest.approx(1 / 3, abs=0.01)
+    both = torch.cat([digits.train.images, digits.test.images])
+    grey = (digits.normalisation.denormalise(both) * 16).round().int().reshape(-1, 64).tolist()
+    assert sorted(grey) == sorted(original.images.astype(int).reshape(-1, 64).tolist())
+
+
+def test_tensors_are_float32_contiguous_and_normalised_by_the_training_images():
+    digits = load("digits")
+    for split in (digits.train, digits.test):
+        assert (split.images.dtype, split.labels.dtype) == (torch.float32, torch.int64)
+        assert split.images.is_contiguous()
+    assert digits.train.images.double().mean().item() == pytest.approx(0, abs=1e-5)
+    assert digits.train.images.double().std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_load_twice_gives_equal_bytes_and_leaves_random_state_alone():
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, second = load("digits", image_size=12), load("digits", image_size=12)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    for split in ("train", "test"):
+        one, other = getattr(first, split), getattr(second, split)
+        assert one.images.numpy().tobytes() == other.images.numpy().tobytes()
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_data_set_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        load("digits").name = "other"
+
+
+def test_normalisation_by_hand_and_back():
+    normalisation = Normalisation((0.5, 0.2, 0.0), (0.25, 0.1, 2.0))
+    unit = torch.tensor([1.0, 0.1, 0.5]).view(1, 3, 1, 1)
+    normalised = normalisation.normalise(unit)
+    assert normalised.flatten().tolist() == pytest.approx([2.0, -1.0, 0.25])
+    torch.testing.assert_close(normalisation.denormalise(normalised), unit)
+    outside = torch.tensor([9.0, -9.0, 0.0]).view(1, 3, 1, 1)
+    assert normalisation.denormalise(outside).flatten().tolist() == [1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="1 channels do not fit a normalisation of 3"):
+        normalisation.normalise(torch.zeros(2, 1, 4, 4))
+
+
+# ---- named sets in their layouts ----
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(
+    ("name", "folder", "mean", "std"),
+    [("mnist", "MNIST", 0.1307, 0.3081), ("fashion_mnist", "FashionMNIST", 0.2861, 0.3530)],
+)
+def test_idx_files_plain_and_packed(root, name, folder, mean, std, pack):
+    write_mnist(root / folder / "raw", pack=pack)
+    loaded = load(name)
+    expected = (pixels(20, 4, 4, seed=20)[:, None] / 255 - mean) / std
+    np.testing.assert_allclose(loaded.train.images.numpy(), expected, atol=1e-5)
+    assert loaded.test.labels.tolist() == list(range(10))
+    assert loaded.class_count == 10
+
+
+def test_home_cache_is_searched_after_the_root(root, tmp_path):
+    write_mnist(tmp_path / "home" / ".cache" / "ddlib" / "MNIST" / "raw")
+    assert load("mnist").train.images.shape == (20, 1, 4, 4)
+    grey = {"images": pixels(6, 9, 9)}, {"images": pixels(4, 9, 9)}
+    write_npz(root / "mnist", train=grey[0], test=grey[1])
+    assert load("mnist").train.images.shape == (6, 1, 9, 9)
+
+
+def test_cifar_in_the_layout_of_torchvision(root, monkeypatch):
+    reader = data.published.CIFAR10
+    folder = root / reader.base_folder
+    folder.mkdir(parents=True)
+    images = pixels(4, 3, 32, 32)
+    batch = {"data": images.reshape(4, -1), "labels": [1, 0, 1, 0]}
+    for file, content in (
+        ("batch", batch),
+        ("batches.meta", {"label_names": ["plane", "car"]}),
+    ):
+        (folder / file).write_bytes(pickle.dumps(content))
+    monkeypatch.setattr(reader, "train_list", [["batch", None]])
+    monkeypatch.setattr(reader, "test_list", [["batch", None]])
+    monkeypatch.setattr(reader, "meta", reader.meta | {"md5": None})
+    loaded = load("cifar10")
+    assert loaded.classes == ("plane", "car")
+    assert loaded.train.labels.tolist() == [1, 0, 1, 0]
+    unit = loaded.normalisation.denormalise(loaded.train.images)
+    np.testing.assert_allclose(unit.numpy(), images / 255, atol=1e-6)
+
+
+def test_damaged_cifar_is_refused_before_it_is_unpickled(root):
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    (folder / "train").write_bytes(b"not the published file")
+    with pytest.raises(ValueError, match="cifar-100-python is incomplete or damaged; delete it"):
+        load("cifar100")
+
+
+def test_packed_cifar_uses_published_statistics(root):
+    write_npz(root / "cifar10")
+    loaded = load("cifar10")
+    assert loaded.normalisation.std == (0.2023, 0.1994, 0.2010)
+    expected = (pixels(6, 5, 5, 3, seed=6) / 255 - [0.4914, 0.4822, 0.4465]) / [
+        0.2023,
+        0.1994,
+        0.2010,
+    ]
+    np.testing.assert_allclose(
+        loaded.train.images.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("copy", ["imagenette2", "imagenette2-80"])
+def test_imagenette_has_readable_names_and_64_pixels(root, copy):
+    write_images(root / copy, size=(90, 80), test="val", classes=("n01440764", "n03888257"))
+    loaded = load("imagenette")
+    assert loaded.classes == ("tench", "parachute")
+    assert loaded.image_shape == (3, 64, 64)
+    assert load("imagenette", image_size=16).image_shape == (3, 16, 16)
+
+
+def test_download_only_when_asked_and_into_the_root(root, monkeypatch):
+    asked = []
+
+    def fetch(folder):
+        asked.append(folder)
+        write_mnist(folder / "MNIST" / "raw")
+
+    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], download=fetch))
+    with pytest.raises(FileNotFoundError) as caught:
+        load("mnist")
+    assert asked == []
+    for part in (str(root), ".cache/ddlib", "set DDLIB_DATA", "download: true", "your own data"):
+        assert part in str(caught.value)
+    assert load("mnist", download=True).train.images.shape == (20, 1, 4, 4)
+    load("mnist", download=True)  # found now: nothing is fetched again
+    assert asked == [root]
+
+
+def test_download_goes_to_the_home_cache_without_a_root(root, tmp_path, monkeypatch):
+    monkeypatch.delenv("DDLIB_DATA")
+    fetch = lambda folder: write_mnist(folder / "MNIST" / "raw")  # noqa: E731
+    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], download=fetch))
+    load("mnist", download=True)
+    assert (tmp_path / "home/.cache/ddlib/MNIST/raw/train-images-idx3-ubyte").exists()
+
+
+def test_failed_download_is_one_sentence(root, monkeypatch):
+    def fetch(folder):
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], download=fetch))
+    with pytest.raises(ConnectionError, match=r"downloading cifar10 to .* failed: no route"):
+        load("cifar10", download=True)
+
+
+# ---- folders of your own ----
+
+
+@pytest.mark.parametrize("given", [str, lambda path: path])
+def test_own_npz_is_normalised_by_its_training_images(tmp_path, given):
+    loaded = load(given(write_npz(tmp_path / "pets")))
+    assert (loaded.name, loaded.classes) == ("pets", ("cat", "dog"))
+    unit = pixels(6, 5, 5, 3, seed=6) / 255
+    assert loaded.normalisation.mean == pytest.approx(unit.mean((0, 1, 2)))
+    assert loaded.normalisation.std == pytest.approx(unit.std((0, 1, 2)))
+    back = loaded.normalisation.denormalise(loaded.train.images).numpy()
+    np.testing.assert_allclose(back, unit.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_own_grey_images_without_a_channel_axis(tmp_path):
+    folder = write_npz(
+        tmp_path, train={"images": pixels(6, 5, 7)}, test={"images": pixels(4, 5, 7)}
+    )
+    assert load(folder).image_shape == (1, 5, 7)
+
+
+def test_constant_channel_stays_finite(tmp_path):
+    images = pixels(6, 5, 5, 3)
+    images[..., 1] = 77
+    loaded = load(write_npz(tmp_path, train={"images": images}))
+    assert loaded.train.images[:, 1].abs().max() < 1e-4
+    assert loaded.test.images.isfinite().all()
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_own_image_folder(tmp_path, test):
+    folder = write_images(tmp_path / "insects", test=test)
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    loaded = load(folder)
+    assert loaded.classes == ("ant", "bee")
+    assert loaded.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert loaded.test.images.shape == (4, 3, 6, 8)
+    unit = loaded.normalisation.denormalise(loaded.train.images)[4]
+    expected = pixels(6, 8, 3, seed=11).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(unit.numpy(), expected, atol=1e-6)
+
+
+# ---- options ----
+
+
+def test_classes_are_renumbered_in_the_order_given(tmp_path):
+    images = np.zeros((6, 2, 2), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None]
+    arrays = {
+        "images": images,
+        "labels": np.array([0, 1, 2, 0, 1, 2]),
+        "class_names": np.array(["a", "b", "c"]),
+    }
+    folder = write_npz(tmp_path, train=arrays, test=arrays)
+    for chosen in (["c", "a"], [2, 0], ["c", 0]):
+        loaded = load(folder, classes=chosen)
+        assert loaded.classes == ("c", "a")
+        assert loaded.train.labels.tolist() == loaded.test.labels.tolist() == [1, 0, 1, 0]
+        grey = loaded.normalisation.denormalise(loaded.train.images)[:, 0, 0, 0] * 255
+        assert grey.round().tolist() == [0, 2, 3, 5]
+
+
+def test_per_class_keeps_the_first_training_images_and_the_whole_test_set(tmp_path):
+    labels = np.array([1, 1, 1, 1, 0, 0])
+    folder = write_npz(tmp_path, train={"labels": labels})
+    whole, capped = load(folder), load(folder, per_class=3)
+    assert torch.equal(capped.train.images, whole.train.images[[0, 1, 2, 4, 5]])
+    assert capped.train.labels.tolist() == [1, 1, 1, 0, 0]
+    assert torch.equal(capped.test.images, whole.test.images)
+    assert capped.normalisation == whole.normalisation
+
+
+def test_image_size_resizes_the_shorter_side_then_crops_the_centre(tmp_path):
+    # Columns of grey 0, 0, 90, 90, 90, 90, 200, 200: halved, then 2 of 4 columns are kept.
+    row = np.array([0, 0, 90, 90, 90, 90, 200, 200], np.uint8)
+    images = np.broadcast_to(row, (6, 4, 8))
+    folder = write_npz(tmp_path, train={"images": images}, test={"images": images[:4]})
+    loaded = load(folder, image_size=2)
+    assert loaded.image_shape == (1, 2, 2)
+    grey = loaded.normalisation.denormalise(loaded.train.images) * 255
+    # Antialiased bilinear at half size weighs four columns by 1, 3, 3, 1 eighths: columns 1 to 4
+    # give 7/8 of 90 = 78.75, columns 3 to 6 give 7/8 of 90 + 1/8 of 200 = 103.75.
+    np.testing.assert_allclose(grey[0, 0].numpy(), [[78.75, 103.75]] * 2, atol=0.51)
+
+
+def test_image_size_of_files_of_any_shape_agrees_with_torch(tmp_path):
+    folder = write_images(tmp_path, size=(40, 30))
+    tall = pixels(50, 20, 3, seed=5)
+    Image.fromarray(tall).save(folder / "train" / "ant" / "9.png")
+    loaded = load(folder, image_size=10)
+    assert loaded.image_shape == (3, 10, 10)
+    grey = loaded.normalisation.denormalise(loaded.train.images)[3] * 255
+    halved = torch.nn.functional.interpolate(
+        torch.tensor(tall).permute(2, 0, 1)[None].double(),
+        (25, 10),
+        mode="bilinear",
+        antialias=True,
+    )
+    # Pillow rounds to whole grey levels after each of its two passes.
+    assert (grey - halved[0, :, 7:17]).abs().max() <= 1.01
+
+
+def test_image_size_makes_train_and_test_alike(tmp_path):
+    folder = write_npz(tmp_path, test={"images": pixels(4, 7, 9, 3)})
+    assert load(folder, image_size=5).test.images.shape == (4, 3, 5, 5)
+
+
+# ---- check_ipc ----
+
+
+def test_ipc_up_to_the_smallest_class(tmp_path):
+    dataset = load(write_npz(tmp_path, train={"labels": np.array([0, 0, 0, 0, 1, 1])}))
+    check_ipc(dataset, 2)
+    with pytest.raises(ValueError, match="ipc=3 is more than the 2 images of class dog; choose"):
+        check_ipc(dataset, 3)
+
+
+@pytest.mark.parametrize("ipc", [0, -1, 1.0, True, "1", None])
+def test_ipc_must_be_a_positive_whole_number(ipc):
+    with pytest.raises(ValueError, match=r"ipc=.* is not a positive whole number"):
+        check_ipc(load("digits"), ipc)
+
+
+# ---- bad input ----
+
+
+def test_unknown_data_set_names_the_known_and_the_close():
+    with pytest.raises(ValueError, match="did you mean fashion_mnist") as caught:
+        load("FashionMNIST")
+    assert all(name in str(caught.value) for name in DATASETS)
+    assert "path of a folder" in str(caught.value)
+    for name in ("", None, 5, "qqq"):
+        with pytest.raises(ValueError, match=r"unknown data set .*; choose one of digits"):
+            load(name)
+
+
+def test_missing_folder(tmp_path):
+    for name in (tmp_path / "nowhere", str(tmp_path / "nowhere")):
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist; give an existing"):
+            load(name)
+
+
+def test_folder_without_data(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"train.npz or train does not exist; a data folder"
+    ):
+        load(tmp_path)
+
+
+def test_missing_files(tmp_path, root):
+    (write_npz(tmp_path / "a") / "test.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test.npz does not exist; a data folder holds"):
+        load(tmp_path / "a")
+    write_images(tmp_path / "b", test="elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"test or val does not exist"):
+        load(tmp_path / "b")
+    (write_mnist(root / "MNIST" / "raw") / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match=r"t10k-labels-idx1-ubyte or .*gz does not exist"):
+        load("mnist")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1])
+def test_truncated_npz(tmp_path, keep):
+    path = write_npz(tmp_path) / "train.npz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train.npz cannot be read .* truncated or not an npz"):
+        load(tmp_path)
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    write_npz(tmp_path, train={"class_names": np.array(["cat", "dog"], dtype=object)})
+    with pytest.raises(ValueError, match=r"train.npz cannot be read .* not an npz of plain arrays"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("keep", [0, 2, 9, 17, -1])
+def test_truncated_idx(root, keep, pack):
+    raw = write_mnist(root / "MNIST" / "raw", pack=pack)
+    path = raw / ("train-images-idx3-ubyte" + (".gz" if pack else ""))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(
+        ValueError, match=r"train-images-idx3-ubyte.* truncated or .*fetch it again"
+    ):
+        load("mnist")
+
+
+@pytest.mark.parametrize("keep", [0, 20, 100, -30])
+def test_truncated_image(tmp_path, keep):
+    path = write_images(tmp_path) / "train" / "bee" / "1.png"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"bee/1.png cannot be read .*; replace or remove it"):
+        load(tmp_path)
+
+
+def test_image_of_more_than_8_bits(tmp_path):
+    path = write_images(tmp_path) / "train" / "ant" / "0.png"
+    Image.fromarray(np.full((6, 8), 40000, np.uint16)).save(path)
+    with pytest.raises(ValueError, match=r"ant/0.png cannot be read .*not 8-bit"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("array", ["images", "labels", "class_names"])
+def test_npz_that_lacks_an_array(tmp_path, array):
+    write_npz(tmp_path, test={array: None})
+    with pytest.raises(ValueError, match=f"test.npz lacks {array}; it needs images, labels, class"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "seen"),
+    [
+        (pixels(6, 5, 5, 3) / 255, r"float64 \(6, 5, 5, 3\)"),
+        (pixels(6, 25), r"uint8 \(6, 25\)"),
+        (pixels(6, 3, 5, 5), r"uint8 \(6, 3, 5, 5\)"),
+        (pixels(6, 5, 5, 3, 1), r"uint8 \(6, 5, 5, 3, 1\)"),
+    ],
+)
+def test_images_of_wrong_dtype_or_rank(tmp_path, images, seen):
+    folder = write_npz(tmp_path / "pets", train={"images": images})
+    with pytest.raises(ValueError, match=f"pets train: images are {seen}; give uint8"):
+        load(folder)
+
+
+@pytest.mark.parametrize("labels", [np.arange(6.0) % 2, np.zeros((6, 1), int)])
+def test_labels_of_wrong_dtype_or_rank(tmp_path, labels):
+    with pytest.raises(ValueError, match=r"train: labels are .*; give integers \(N,\)"):
+        load(write_npz(tmp_path, train={"labels": labels}))
+
+
+def test_train_and_test_of_differing_shape(tmp_path):
+    folder = write_npz(tmp_path / "a", test={"images": pixels(4, 7, 9, 3)})
+    with pytest.raises(ValueError, match=r"\(5, 5, 3\) but test images are \(7, 9, 3\)"):
+        load(folder)
+    folder = write_npz(tmp_path / "b", test={"images": pixels(4, 5, 5)})
+    with pytest.raises(ValueError, match=r"\(5, 5, 3\) but test images are \(5, 5, 1\)"):
+        load(folder, image_size=5)
+
+
+def test_image_files_of_differing_shape(tmp_path):
+    folder = write_images(tmp_path)
+    Image.fromarray(pixels(9, 7, 3)).save(folder / "train" / "bee" / "2.png")
+    with pytest.raises(ValueError, match=r"bee/2.png is \(9, 7\) but .*ant/0.png is \(6, 8\)"):
+        load(folder)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_class_absent_from_a_split(tmp_path, split):
+    count = {"train": 6, "test": 4}[split]
+    folder = write_npz(tmp_path / "pets", **{split: {"labels": np.zeros(count, int)}})
+    with pytest.raises(ValueError, match=f"pets {split}: no images of class dog; add some"):
+        load(folder)
+    assert load(folder, classes=["cat"]).classes == ("cat",)
+
+
+def test_class_folder_absent_from_test(tmp_path):
+    folder = write_images(tmp_path / "insects")
+    (folder / "train" / "wasp").mkdir()
+    Image.fromarray(pixels(6, 8, 3)).save(folder / "train" / "wasp" / "0.png")
+    with pytest.raises(ValueError, match="insects test: no images of class wasp"):
+        load(folder)
+
+
+def test_splits_without_images(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "a" / split / "ant").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"train holds no images"):
+        load(tmp_path / "a")
+    nothing = {"images": pixels(0, 5, 5, 3), "labels": np.zeros(0, int)}
+    with pytest.raises(ValueError, match="b train: no images of class cat, dog"):
+        load(write_npz(tmp_path / "b", train=nothing))
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_labels_out_of_range(tmp_path, label):
+    folder = write_npz(tmp_path, test={"labels": np.array([0, 1, 0, label])})
+    with pytest.raises(
+        ValueError, match=f"label {label} is out of range; 2 class names allow 0 to 1"
+    ):
+        load(folder)
+
+
+def test_counts_of_labels_and_images_differ(tmp_path):
+    folder = write_npz(tmp_path, train={"labels": np.array([0, 1, 0])})
+    with pytest.raises(ValueError, match="6 images but 3 labels; give one label an image"):
+        load(folder)
+
+
+def test_class_names_that_differ_between_splits(tmp_path):
+    folder = write_npz(tmp_path, test={"class_names": np.array(["dog", "cat"])})
+    with pytest.raises(ValueError, match=r"class_names of train.npz .* and of test.npz .* differ"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cow"], "unknown class 'cow'; choose from 0, 1, 2"),
+        ([10], "unknown class 10; choose from .* or labels 0 to 9"),
+        ([3, "3"], "names a class twice"),
+        ([], "not a list of class names"),
+        ("3", "not a list of class names"),
+    ],
+)
+def test_wrong_classes(classes, message):
+    with pytest.raises(ValueError, match=message):
+        load("digits", classes=classes)
+
+
+@pytest.mark.parametrize("option", ["per_class", "image_size"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, True, "8"])
+def test_options_that_are_not_positive_whole_numbers(option, value):
+    with pytest.raises(ValueError, match=f"{option}=.* is not a positive whole number"):
+        load("digits", **{option: value})
+
+
+# ---- real data ----
+
+
+@real_data
+def test_real_mnist():
+    mnist = load("mnist")
+    assert mnist.train.images.shape == (60_000, 1, 28, 28)
+    assert mnist.test.images.shape == (10_000, 1, 28, 28)
+    assert mnist.train.labels[0] == 5
+    assert mnist.train.images.mean().item() == pytest.approx(0, abs=1e-3)
+    assert mnist.train.images.std().item() == pytest.approx(1, abs=1e-3)
+    assert mnist.train.labels.bincount().min() == 5421  # class 5 is the smallest
+
+
+@real_data
+def test_real_cifar10():
+    cifar = load("cifar10", per_class=1000)
+    assert cifar.train.images.shape == (10_000, 3, 32, 32)
+    assert cifar.test.images.shape == (10_000, 3, 32, 32)
+    assert cifar.test.labels.bincount().tolist() == [1000] * 10
+    assert cifar.classes[:3] == ("airplane", "automobile", "bird")
+    # The published deviations are means over images, so these are near 1, not 1.
+    assert cifar.train.images.mean((0, 2, 3)).abs().max() < 0.05
+    assert (cifar.train.images.std((0, 2, 3)) - 1.2).abs().max() < 0.15

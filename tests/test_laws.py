@@ -1,0 +1,436 @@
+"""Laws of the gap: fits, intervals, rivals, null and saturation against independent numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, special, stats
+
+from ddlib import laws
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+KS = (10, 50, 100, 200, 500, 1000)
+CURVES = {
+    "inverse_sqrt": lambda k, a, c: a / np.sqrt(k) + c,
+    "free_exponent": lambda k, a, b, c: a * np.power(k, -b) + c,
+    "pure_power": lambda k, a, b: a * np.power(k, -b),
+    "exponential": lambda k, a, tau, c: a * np.exp(-k / tau) + c,
+    "inverse": lambda k, a, c: a / k + c,
+    "logarithmic": lambda k, a, c: c - a * np.log(k),
+}
+TRUTHS = [
+    ("inverse_sqrt", (1.2, 0.05)),
+    ("inverse_sqrt", (3.0, -0.1)),
+    ("free_exponent", (1.5, 0.8, 0.1)),
+    ("free_exponent", (0.9, 0.2, -0.05)),
+    ("pure_power", (0.9, 0.3)),
+    ("exponential", (0.4, 120.0, 0.1)),
+    ("inverse", (4.0, 0.08)),
+    ("logarithmic", (0.06, 0.5)),
+]
+
+
+def table(law, truth, *, ks=KS, seeds=5, noise=0.01, shared=0.0, fall=0.0, generator=0):
+    """Draw gaps: noise at k=10 falling as k^-fall, plus a shift shared by all k of a seed."""
+    rng = np.random.default_rng(generator)
+    ks = np.array(ks, dtype=float)
+    own = rng.normal(size=(seeds, len(ks))) * noise * (ks / ks[0]) ** -fall
+    gaps = CURVES[law](ks, *truth) + own + rng.normal(size=(seeds, 1)) * shared
+    return pd.DataFrame(gaps, columns=ks.astype(int))
+
+
+def balanced(law, truth, ks=KS):
+    """Gaps of 5 seeds with one and the same seed variance, 0.01^2 x 2.5, at every k."""
+    steps = 0.01 * np.array([[-2, -1, 0, 1, 2]])
+    orders = [np.roll(steps[0], i * i) for i in range(len(ks))]
+    gaps = CURVES[law](np.array(ks, dtype=float), *truth) + np.stack(orders, axis=1)
+    return pd.DataFrame(gaps, columns=list(ks))
+
+
+# Equal variances: the shrunk error is s / sqrt(5) times the bias of the log at 4 degrees.
+BALANCED_ERROR = 0.01 * np.sqrt(2.5 / 5) * np.exp(-(special.digamma(2) - np.log(2)) / 2)
+
+
+def within(value, interval):
+    return interval.low <= value <= interval.high
+
+
+@pytest.mark.parametrize(("law", "truth"), TRUTHS)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_noise_free_parameters_are_recovered(law, truth, seeds):
+    found = laws.fit(table(law, truth, noise=0.0, seeds=seeds), law, draws=20)
+    estimates = [found.parameters[p].estimate for p in found.law.parameters]
+    assert estimates == pytest.approx(truth, rel=1e-6, abs=1e-7)
+    assert found.r2 == pytest.approx(1.0, abs=1e-9)
+    assert found.loo_error < 1e-6
+    assert not found.identifiable
+    assert "no intervals" in found.reason
+
+
+@pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "exponential", "logarithmic"])
+def test_weighted_estimates_match_scipy(law):
+    gaps = table("free_exponent", (1.5, 0.8, 0.1), fall=0.3, generator=4)
+    means = laws.seed_means(gaps)
+    start = {"free_exponent": (1, 0.7, 0), "exponential": (0.5, 50, 0.1)}.get(law, (1, 0))
+    expected, _ = optimize.curve_fit(
+        CURVES[law], means.ks, means.means, p0=start, sigma=means.errors, ftol=1e-14, xtol=1e-14
+    )
+    found = laws.fit(gaps, law, draws=20)
+    estimates = [found.parameters[p].estimate for p in found.law.parameters]
+    assert estimates == pytest.approx(expected, rel=1e-5)
+    curve = CURVES[law](means.ks, *expected)
+    assert found.r2 == pytest.approx(
+        1 - np.sum((means.means - curve) ** 2) / np.sum((means.means - means.means.mean()) ** 2),
+        abs=1e-6,
+    )
+
+
+def test_errors_of_equal_seed_variances_are_equal():
+    means = laws.seed_means(balanced("inverse_sqrt", (1.0, 0.05)))
+    assert means.errors == pytest.approx(np.full(6, BALANCED_ERROR))
+
+
+def test_errors_are_drawn_to_their_trend():
+    gaps = table("inverse_sqrt", (1, 0), ks=range(10, 210, 10), fall=1.0, generator=1)
+    means = laws.seed_means(gaps)
+    truth = 0.01 * (means.ks / 10) ** -1.0 / np.sqrt(5)
+    raw = gaps.std().to_numpy() / np.sqrt(5)
+    miss, raw_miss = (np.abs(np.log(e / truth)).mean() for e in (means.errors, raw))
+    assert miss < 0.5 * raw_miss
+
+
+def test_a_k_without_seed_variance_keeps_a_positive_error():
+    gaps = table("inverse_sqrt", (1, 0.05))
+    gaps[200] = gaps[200].mean()
+    gaps.loc[1:, 500] = np.nan
+    means = laws.seed_means(gaps)
+    squares = ((gaps - gaps.mean()) ** 2).sum().sum()
+    pooled = squares / (5 * 4)  # five k with four degrees of freedom, one k with none
+    assert (means.errors**2 * means.counts >= 0.01 * pooled).all()
+    assert list(means.counts) == [5, 5, 5, 5, 1, 5]
+
+
+def test_intervals_of_a_linear_law_are_t_intervals_over_seeds():
+    gaps = balanced("inverse_sqrt", (1.0, 0.05))
+    design = np.stack([np.array(KS) ** -0.5, np.ones(6)], axis=1)
+    per_seed = np.linalg.lstsq(design, gaps.to_numpy().T)[0]  # (2, 5)
+    inflation = BALANCED_ERROR / (0.01 * np.sqrt(2.5 / 5))
+    half = stats.t.ppf(0.975, 4) * per_seed.std(axis=1, ddof=1) / np.sqrt(5) * inflation
+    found = laws.fit(gaps, "inverse_sqrt", draws=40_000)
+    for parameter, centre, width in zip(("a", "c"), per_seed.mean(axis=1), half, strict=True):
+        estimate, low, high = found.parameters[parameter]
+        assert estimate == pytest.approx(centre)
+        assert high - estimate == pytest.approx(width, rel=0.04)
+        assert estimate - low == pytest.approx(width, rel=0.04)
+
+
+NOISES = {
+    "independent": {},
+    "seeds shared over k": {"shared": 0.01},
+    "falling with k": {"fall": 0.5},
+}
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_intervals_cover_the_inverse_square_root(noise):
+    truth, hits = {"a": 1.0, "c": 0.05}, []
+    for i in range(400):
+        gaps = table("inverse_sqrt", (1.0, 0.05), generator=i, **noise)
+        found = laws.fit(gaps, "inverse_sqrt", draws=400, seed=i)
+        ahead = found.predict(2000).iloc[0]
+        hits.append([within(truth[p], found.parameters[p]) for p in truth])
+        hits[-1].append(ahead.low <= 1 / np.sqrt(2000) + 0.05 <= ahead.high)
+    coverage = np.mean(hits, axis=0)
+    assert (coverage >= 0.90).all(), coverage
+    assert (coverage <= 0.99).all(), coverage
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_intervals_cover_the_free_exponent(noise):
+    hits = []
+    for i in range(200):
+        gaps = table("free_exponent", (1.0, 0.5, 0.05), generator=1000 + i, **noise)
+        hits.append(within(0.5, laws.fit(gaps, "free_exponent", draws=200, seed=i).parameters["b"]))
+    assert 0.90 <= np.mean(hits) <= 0.99
+
+
+RIVALS = [
+    ("inverse_sqrt", (1.0, 0.05)),
+    ("free_exponent", (2.0, 0.75, 0.1)),
+    ("pure_power", (0.9, 0.3)),
+    ("exponential", (0.4, 120.0, 0.1)),
+    ("inverse", (4.0, 0.08)),
+    ("logarithmic", (0.06, 0.5)),
+]
+
+
+@pytest.mark.parametrize(("law", "truth"), RIVALS)
+def test_the_true_law_wins(law, truth):
+    ks = (10, 20, 50, 100, 200, 500, 700, 1000)
+    wins = 0
+    for i in range(10):
+        fits = laws.fit_all(table(law, truth, ks=ks, noise=0.002, generator=i), draws=20)
+        choice = laws.best(fits)
+        scores = {name: found.aicc for name, found in fits.items()}
+        assert choice.criterion == "aicc"
+        assert scores[choice.law] == min(scores.values())
+        near = {name for name in scores if scores[name] - scores[choice.law] <= 2}
+        assert set(choice.rivals) == near - {choice.law}
+        wins += choice.law == law
+    assert wins >= 8
+
+
+def test_aicc_by_hand():
+    gaps = balanced("inverse", (4.0, 0.1))
+    design = np.stack([np.array(KS) ** -0.5, np.ones(6)], axis=1)
+    means = gaps.mean().to_numpy()
+    rss = np.linalg.lstsq(design, means)[1][0]
+    # p = 2 parameters, 6 points: 2p + 2p(p+1)/(6-2-1) = 4 + 12/3
+    assert laws.fit(gaps, "inverse_sqrt", draws=20).aicc == pytest.approx(
+        rss / BALANCED_ERROR**2 + 4 + 4
+    )
+    assert laws.fit(gaps.iloc[:, :4], "free_exponent", draws=20).aicc is None  # 4 - 3 - 1 = 0
+
+
+@pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "pure_power"])
+def test_leave_one_out_matches_a_naive_loop(law):
+    gaps = table("free_exponent", (1.5, 0.6, 0.1), noise=0.005, generator=2)
+    table_ = laws.seed_means(gaps)
+    ks, means, errors = table_.ks, table_.means, table_.errors
+    start = {"inverse_sqrt": (1, 0), "free_exponent": (1.5, 0.6, 0.1), "pure_power": (0.9, 0.3)}
+    misses = []
+    for i in range(len(ks)):
+        keep = np.arange(len(ks)) != i
+        estimate, _ = optimize.curve_fit(
+            CURVES[law], ks[keep], means[keep], p0=start[law], sigma=errors[keep], xtol=1e-13
+        )
+        misses.append(means[i] - CURVES[law](ks[i], *estimate))
+    expected = np.sqrt(np.mean(np.square(misses)))
+    assert laws.fit(gaps, law, draws=20).loo_error == pytest.approx(expected, rel=1e-4)
+
+
+def test_null_matches_a_naive_loop():
+    weights = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    curves = np.random.default_rng(7).uniform(size=(50, 6))
+    expected = []
+    for curve in curves:
+        falling = np.array(sorted(curve, reverse=True))
+        slope, floor = np.polyfit(np.array(KS) ** -0.5, falling, 1, w=np.sqrt(weights))
+        misses = falling - slope * np.array(KS) ** -0.5 - floor
+        expected.append(1 - np.sum(misses**2) / np.sum((falling - falling.mean()) ** 2))
+    assert laws.null_r2(KS, "inverse_sqrt", 50, 7, weights) == pytest.approx(expected)
+
+
+def test_the_fit_reports_its_null():
+    gaps = table("inverse_sqrt", (1.0, 0.05), fall=0.5)
+    found = laws.fit(gaps, "free_exponent", draws=200, seed=3)
+    null = laws.null_r2(KS, "free_exponent", 200, 3, laws.seed_means(gaps).errors ** -2)
+    assert found.r2_null == pytest.approx(np.median(null))
+    assert found.r2_null_95 == pytest.approx(np.percentile(null, 95))
+    assert found.r2_null_share == pytest.approx(np.mean(null >= found.r2))
+
+
+def test_a_wider_law_reaches_a_higher_null_on_every_curve():
+    wide, narrow = (laws.null_r2(KS, law, 100) for law in ("free_exponent", "inverse_sqrt"))
+    assert (wide >= narrow - 1e-9).all()
+
+
+@pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "inverse", "exponential"])
+def test_saturation_matches_a_search_on_a_grid(law):
+    found = laws.fit(table(law, dict(TRUTHS[::-1])[law], noise=0.001, ks=(*KS, 2000)), law)
+    values = [found.parameters[p].estimate for p in found.law.parameters]
+    limit = abs(values[-1])
+    grid = np.arange(1, 200_000)
+    curve = CURVES[law](grid.astype(float), *values)
+    reducible = curve - values[-1]
+    within = grid[reducible <= 0.05][0]
+    assert within - 1 <= found.k_within(0.05).estimate <= within
+    marginal = grid[1:][np.diff(curve) > -1e-4][0]
+    assert found.k_marginal(1e-4).estimate == pytest.approx(marginal, abs=1.5)
+    if values[-1] > 0:
+        at = grid[reducible <= 0.5 * limit][0]
+        assert at - 1 <= found.k_sat(0.5).estimate <= at
+
+
+def test_saturation_of_the_inverse_square_root_in_closed_form():
+    found = laws.fit(table("inverse_sqrt", (1.0, 0.05)), "inverse_sqrt")
+    a, c = found.parameters["a"].estimate, found.parameters["c"].estimate
+    assert found.k_sat(0.5).estimate == pytest.approx((a / (0.5 * c)) ** 2)
+    assert found.k_within(0.02).estimate == pytest.approx((a / 0.02) ** 2)
+    assert found.k_marginal(1e-5).estimate == pytest.approx((a / 2e-5) ** (2 / 3))
+    # monotone in a alone, so the interval of a carries over end by end
+    low, high = found.parameters["a"][1:]
+    assert found.k_marginal(1e-5)[1:] == pytest.approx([(x / 2e-5) ** (2 / 3) for x in (low, high)])
+    assert within((1 / (0.5 * 0.05)) ** 2, found.k_sat(0.5))
+
+
+def test_saturation_of_laws_without_floor():
+    log = laws.fit(table("logarithmic", (0.06, 0.5)), "logarithmic")
+    a = log.parameters["a"].estimate
+    assert log.k_marginal(1e-4).estimate == pytest.approx(a / 1e-4)
+    with pytest.raises(ValueError, match="no floor"):
+        log.k_sat(0.1)
+    with pytest.raises(ValueError, match="no limit"):
+        log.k_within(0.1)
+    below = laws.fit(table("inverse_sqrt", (1.0, -0.1)), "inverse_sqrt")
+    with pytest.raises(ValueError, match="does not saturate above 0"):
+        below.k_sat(0.1)
+    with pytest.raises(ValueError, match="choose a number > 0"):
+        below.k_marginal(0)
+
+
+def test_saturation_is_unbounded_where_the_floor_may_be_zero():
+    found = laws.fit(table("inverse_sqrt", (1.0, 0.0), generator=3, shared=0.02), "inverse_sqrt")
+    assert found.parameters["c"].low < 0 < found.parameters["c"].estimate
+    assert found.k_sat(0.1).high == np.inf
+    assert found.k_sat(0.1).low > 0
+
+
+def test_prediction_matches_the_formula_and_has_an_interval():
+    found = laws.fit(table("free_exponent", (1.5, 0.8, 0.1)), "free_exponent")
+    a, b, c = (found.parameters[p].estimate for p in "abc")
+    ahead = found.predict([5, 3000])
+    assert list(ahead.columns) == ["k", "gap", "low", "high"]
+    assert ahead.gap.to_numpy() == pytest.approx([a * 5**-b + c, a * 3000**-b + c])
+    assert (ahead.low < ahead.gap).all()
+    assert (ahead.gap < ahead.high).all()
+    with pytest.raises(ValueError, match="choose k > 0"):
+        found.predict([0, 10])
+
+
+ROUGH = pd.DataFrame(np.random.default_rng(0).normal(0.3, 0.02, size=(5, 6)), columns=list(KS))
+FALLING = table("inverse_sqrt", (1.0, 0.05))
+HOLES = FALLING.mask(np.random.default_rng(1).uniform(size=FALLING.shape) < 0.3)
+ODD_TABLES = {
+    "flat": (ROUGH, "interval of a includes 0|does not fall"),
+    "rising": (pd.DataFrame(1 - FALLING.to_numpy(), columns=list(KS)), "does not fall"),
+    "zero": (FALLING * 0, "does not fall"),
+    "constant": (FALLING * 0 + 0.3, "does not fall"),
+    "two points": (FALLING[[10, 50]], "gaps at 2 distinct k"),
+    "one seed": (FALLING.iloc[:1], "one seed, so no seed variance"),
+    "alike seeds": (FALLING.iloc[[0, 0, 0]], "no difference between the seeds"),
+    "empty column": (FALLING.assign(**{"k": np.nan}).rename(columns={"k": 2000}), ""),
+    "holes": (HOLES, ""),
+    "all failed": (FALLING * np.nan, "gaps at 0 distinct k"),
+    "nothing": (pd.DataFrame(), "gaps at 0 distinct k"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TABLES)
+def test_odd_tables_say_what_is_wrong(name):
+    gaps, reason = ODD_TABLES[name]
+    fits = laws.fit_all(gaps, draws=50)
+    first = fits["inverse_sqrt"]
+    assert first.identifiable == (reason == "")
+    assert pd.Series([first.reason]).str.contains(reason).all() if reason else first.reason == ""
+    rows = laws.summary(fits)
+    assert list(rows.law) == list(laws.LAWS)
+    numbers = rows.drop(columns=["law", "reason"])
+    assert not any(isinstance(x, float) and np.isnan(x) for x in numbers.to_numpy().ravel())
+    assert (rows.identifiable == (rows.reason == "")).all()
+    lines = laws.curves(fits, [10, 2000])
+    assert set(lines.law) == {n for n, found in fits.items() if found.fitted}
+    assert lines.gap.notna().all()
+    for found in fits.values():
+        if not found.fitted:
+            with pytest.raises(ValueError, match="was not fitted: gaps at"):
+                found.predict(10)
+            assert rows.set_index("law").loc[found.law.name, "a"] is pd.NA
+        elif found.parameters["a"].estimate <= 0:
+            with pytest.raises(ValueError, match="does not fall"):
+                found.k_marginal(1e-3)
+
+
+def test_a_column_of_failures_is_as_if_it_were_not_there():
+    gone = FALLING.copy()
+    gone[100] = np.nan
+    whole, less = (laws.fit(g, "inverse_sqrt") for g in (gone, FALLING.drop(columns=100)))
+    assert whole.parameters == less.parameters
+
+
+def test_columns_in_any_order_give_the_same_fit():
+    fits = [
+        laws.fit(g, "free_exponent", draws=50)
+        for g in (FALLING, FALLING[[500, 10, 1000, 50, 200, 100]])
+    ]
+    assert fits[0].parameters == fits[1].parameters
+
+
+def test_an_exponent_without_a_hold_is_not_identifiable():
+    found = laws.fit(table("logarithmic", (0.06, 0.5), noise=0.02, generator=1), "free_exponent")
+    assert not found.identifiable
+    assert "the interval of b reaches the bound of its search [0.01, 5]" in found.reason
+
+
+def test_one_seed_gives_estimates_without_intervals():
+    found = laws.fit(FALLING.iloc[:1], "inverse_sqrt")
+    design = np.stack([np.array(KS) ** -0.5, np.ones(6)], axis=1)
+    a, c = np.linalg.lstsq(design, FALLING.iloc[0].to_numpy())[0]
+    assert found.parameters["a"] == (pytest.approx(a), None, None)
+    assert found.k_sat(0.5) == (pytest.approx((a / (0.5 * c)) ** 2), None, None)
+    assert found.predict(300).low.isna().all()
+    assert found.aicc is None
+
+
+def test_without_aicc_the_least_leave_one_out_error_decides():
+    fits = laws.fit_all(FALLING.iloc[:1], draws=20)
+    choice = laws.best(fits)
+    errors = {name: found.loo_error for name, found in fits.items()}
+    assert choice.criterion == "loo_error"
+    assert choice.law == min(errors, key=errors.get)
+    assert set(choice.rivals) == set(laws.LAWS) - {choice.law}
+    assert laws.best(laws.fit_all(FALLING[[10, 50]])) is None
+
+
+def test_same_seed_same_bytes():
+    np.random.seed(0)  # to see that the global state is left alone
+    before = np.random.get_state()[1].copy()
+    first, again, other = (laws.fit(FALLING, "exponential", seed=s) for s in (1, 1, 2))
+    assert first.coefficients.tobytes() == again.coefficients.tobytes()
+    assert first == again
+    assert first.parameters != other.parameters
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_two_seeds_give_wide_intervals_without_warnings():
+    two, five = (laws.fit(FALLING.iloc[:n], "inverse_sqrt").parameters["a"] for n in (2, 5))
+    assert two.high - two.low > 2 * (five.high - five.low)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="unknown law 'sqrt'; choose one of inverse_sqrt"):
+        laws.fit(FALLING, "sqrt")
+    with pytest.raises(ValueError, match="level=95"):
+        laws.fit(FALLING, "inverse", level=95)
+    for gaps in (FALLING.rename(columns={10: 0}), FALLING.rename(columns={10: 50}), FALLING / 0):
+        with pytest.raises(ValueError, match="distinct k > 0 and finite"):
+            laws.fit(gaps, "inverse")
+
+
+def trials():
+    rows = []
+    for k, seed, evaluation in [(k, s, e) for k in (20, 10) for s in (1, 0) for e in (0, 1)]:
+        failed = (k, seed) == (10, 1) or (k, seed, evaluation) == (20, 0, 1)
+        rows.append(
+            {"method": "dm", "k": k, "seed": seed, "evaluation": evaluation}
+            | {"gap_error": np.nan if failed else 1 / k + 0.1 * seed + 0.01 * evaluation}
+            | {"gap_cross_entropy": 5.0, "status": "failed" if failed else "ok"}
+        )
+    return pd.DataFrame([*rows, rows[0] | {"method": "dc", "k": 30}])
+
+
+def test_gap_matrix_averages_evaluations_and_keeps_failures_visible():
+    matrix = laws.gap_matrix(trials(), "dm", "gap_error")
+    assert list(matrix.index) == [0, 1]
+    assert list(matrix.columns) == [10, 20]
+    assert matrix.loc[0].to_numpy() == pytest.approx([0.1 + 0.005, 0.05])
+    assert np.isnan(matrix.loc[1, 10])
+    assert matrix.loc[1, 20] == pytest.approx(0.05 + 0.1 + 0.005)
+    assert laws.gap_matrix(trials(), "dm", "gap_cross_entropy").loc[1, 20] == 5.0
+
+
+def test_gap_matrix_names_what_is_allowed():
+    with pytest.raises(ValueError, match="'accuracy'; choose one of gap_error, gap_cross_entropy"):
+        laws.gap_matrix(trials(), "dm", "accuracy")
+    with pytest.raises(ValueError, match="no trials of method 'mtt'; the table has: dc, dm"):
+        laws.gap_matrix(trials(), "mtt")
