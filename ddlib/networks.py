@@ -89,8 +89,10 @@ def build(
         return NETWORKS[name](tuple(image_shape), class_count, **options)
 
 
-def initial_parameters(network: Network, generator: torch.Generator) -> Theta:
-    """Return fresh weights, drawn from PyTorch's default initial distribution.
+def initial_parameters(
+    network: Network, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Theta:
+    """Return fresh weights on `device`, drawn from PyTorch's default initial distribution.
 
     Convolutions and linear layers: weights and biases uniform in +-1/sqrt(fan_in) (He et al.
     2015 with gain 1/sqrt(3)); norms: ones and zeros. `torch.nn`'s own initialisers read the
@@ -116,7 +118,7 @@ def initial_parameters(network: Network, generator: torch.Generator) -> Theta:
                 f"no initial distribution is known for layer {prefix!r} of type "
                 f"{type(layer).__name__}; add its rule to ddlib.networks.initial_parameters"
             )
-    return theta
+    return {name: value.to(device) for name, value in theta.items()}
 
 
 def logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:

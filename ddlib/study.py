@@ -7,6 +7,7 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 import ast
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from distributed import Client, Future, LocalCluster, as_completed
 from tqdm import tqdm
 
@@ -24,7 +26,7 @@ from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import write_atomically
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters, check_names, read_options
-from ddlib.training import DivergedError, Recipe
+from ddlib.training import DivergedError, Recipe, Score
 
 COLUMNS = [
     *("data", "network", "method", "ipc", "k", "seed", "evaluation"),
@@ -41,9 +43,9 @@ class Settings:
     registered under its `name`; training: fields of `ddlib.training.Recipe`; methods: {name:
     parameters}; k: sizes in images in all; seeds: how many, counted from 0; evaluations: networks
     trained on each distilled set; workers: processes on this machine (default: one a core), unless
-    scheduler_address names a running Dask scheduler; results: the folder to write, from the
-    project's root; draws: bootstrap draws of a fit; tolerance: the part of the floor at which the
-    law counts as saturated.
+    scheduler_address names a running Dask scheduler; device: "cpu", or the accelerator's name;
+    results: the folder to write, from the project's root; draws: bootstrap draws of a fit;
+    tolerance: the part of the floor at which the law counts as saturated.
     """
 
     data: Mapping[str, Any]
@@ -55,6 +57,7 @@ class Settings:
     seeds: int = 5
     evaluations: int = 1
     workers: int | None = None
+    device: str = "cpu"
     scheduler_address: str | None = None
     draws: int = 1000
     tolerance: float = 0.1
@@ -138,9 +141,10 @@ class Result:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """The trials that did not end well, with what went wrong."""
-        failed = self.trials[self.trials["status"] != "ok"]
-        return failed[["method", "ipc", "k", "seed", "status", "message"]].reset_index(drop=True)
+        """The trials, and the networks trained on all data, that did not end well, and why."""
+        everything = pd.concat([self.references.assign(method="all data"), self.trials])
+        failed = everything[everything["status"] != "ok"]
+        return failed[["method", "k", "seed", "status", "message"]].reset_index(drop=True)
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed, every method and size, that are there."""
@@ -171,6 +175,20 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
+def read_methods(settings: Settings) -> dict[str, Parameters]:
+    """Return the checked parameters of every method; ValueError for an unknown or a bad one."""
+    if not isinstance(settings.methods, Mapping) or not settings.methods:
+        raise ValueError(
+            f"methods must be a table {{name: parameters}}, got {settings.methods!r}; choose from "
+            f"{', '.join(METHODS)}"
+        )
+    check_names(settings.methods, METHODS, "method")
+    return {
+        name: METHODS[name].parameters.read(given, f"the method {name!r}")
+        for name, given in settings.methods.items()
+    }
+
+
 def prepare(settings: Settings) -> Plan:
     """Check every parameter against the data, and return the study ready to run.
 
@@ -180,11 +198,7 @@ def prepare(settings: Settings) -> Plan:
         _check_count(name, getattr(settings, name))
     if settings.workers is not None:
         _check_count("workers", settings.workers)
-    check_names(settings.methods, METHODS, "method")
-    parameters = {
-        name: METHODS[name].parameters.read(given, f"the method {name!r}")
-        for name, given in settings.methods.items()
-    }
+    parameters = read_methods(settings)
     recipe = Recipe.read(settings.training, "training")
     options = _named(settings.data, "data")
     read_options(data.load, options, "data", own=["name"])
@@ -196,7 +210,9 @@ def prepare(settings: Settings) -> Plan:
     folder = results_folder(settings.results)
     write_atomically(folder / "settings.json", _json(asdict(settings)))
     dataset = data.load(**options)
-    context = work.Context(_text(options), _text(shape), work.digest(dataset))
+    context = work.Context(
+        _text(options), _text(shape), work.digest(dataset), _device(settings.device)
+    )
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     ipcs = _ipcs(settings.k, dataset)
     return Plan(settings, dataset, context, recipe, parameters, ipcs, folder)
@@ -210,7 +226,7 @@ def run(settings: Settings) -> Result:
     """
     plan = prepare(settings)
     trials = [trial for trial in plan.trials if not _is_settled(trial.path)]
-    seeds = [seed for seed in plan.seeds if not plan.reference_path(seed).exists()]
+    seeds = [seed for seed in plan.seeds if not _is_settled(plan.reference_path(seed))]
     if trials or seeds:
         with _client(settings) as client:
             _Run(plan, client, trials, seeds).finish()
@@ -220,12 +236,19 @@ def run(settings: Settings) -> Result:
 def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it."""
     references = pd.DataFrame(
-        {"seed": seed, **_read(plan.reference_path(seed))} for seed in plan.seeds
+        {"seed": seed, **scored}
+        for seed in plan.seeds
+        for scored in _scored(_read(plan.reference_path(seed)))
     )
-    references["error"] = 1 - references["accuracy"]
     records = [(trial, _read(trial.path)) for trial in plan.trials if trial.path.exists()]
-    rows = [row for trial, record in records for row in _rows(trial, record)]
-    trials = pd.DataFrame(rows, columns=COLUMNS)
+    trials = pd.DataFrame(
+        [
+            {**_described(trial), **scored}
+            for trial, record in records
+            for scored in _scored(record)
+        ],
+        columns=COLUMNS,
+    )
     for measure in ("error", "cross_entropy"):
         trials[f"gap_{measure}"] = trials[measure] - references[measure].mean()
     costs = pd.DataFrame(
@@ -315,32 +338,31 @@ class _Run:
             self._save_failure(trial, future.exception())
             return
         scores, seconds = future.result()
-        self._save(
-            trial,
-            status="ok",
-            message="",
-            scores=[asdict(score) for score in scores],
-            seconds={"distil_seconds": distil_seconds, "evaluate_seconds": seconds},
-        )
+        cost = {"distil_seconds": distil_seconds, "evaluate_seconds": seconds}
+        self._save(trial, {**_success(scores), "seconds": cost})
 
     def _save_failure(self, trial: Trial, error: BaseException) -> None:
-        diverged = isinstance(error, DivergedError)
-        self._save(
-            trial,
-            status="diverged" if diverged else "failed",
-            message=str(error) if diverged else f"{type(error).__name__}: {error}",
-            scores=[],
-            seconds={},
-        )
+        self._save(trial, {**_failure(error), "seconds": {}})
 
-    def _save(self, trial: Trial, **record: Any) -> None:
+    def _save(self, trial: Trial, record: dict[str, Any]) -> None:
         write_atomically(trial.path, _json(record))
         self.bar.update()
 
     def _save_reference(self, seed: int, future: Future) -> None:
-        score = asdict(future.result())
-        write_atomically(self.plan.reference_path(seed), _json(score))
+        error = future.exception()
+        record = _failure(error) if error else _success([future.result()])
+        write_atomically(self.plan.reference_path(seed), _json(record))
         self.bar.update()
+
+
+def _success(scores: list[Score]) -> dict[str, Any]:
+    return {"status": "ok", "message": "", "scores": [asdict(score) for score in scores]}
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    diverged = isinstance(error, DivergedError)
+    message = str(error) if diverged else f"{type(error).__name__}: {error}"
+    return {"status": "diverged" if diverged else "failed", "message": message, "scores": []}
 
 
 def _jobs(trials: list[Trial]) -> Iterator[list[Trial]]:
@@ -379,24 +401,25 @@ def _client(settings: Settings) -> Iterator[Client]:
         yield client
 
 
-def _rows(trial: Trial, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a trial's rows of the table: one an evaluation, or one that says how it failed."""
-    row = {
+def _described(trial: Trial) -> dict[str, Any]:
+    return {
         "data": trial.plan.dataset.name,
         "network": trial.plan.settings.network["name"],
         "method": trial.method,
         "ipc": trial.ipc,
         "k": trial.ipc * trial.plan.dataset.class_count,
         "seed": trial.seed,
-        "status": record["status"],
-        "message": record["message"],
     }
-    scores = [
-        {"evaluation": number, **score, "error": 1 - score["accuracy"]}
-        for number, score in enumerate(record["scores"])
+
+
+def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row an evaluation of a record, or one row that says how it failed."""
+    ending = {"status": record["status"], "message": record["message"]}
+    nothing = {"accuracy": math.nan, "cross_entropy": math.nan}
+    return [
+        {"evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
+        for number, score in enumerate(record["scores"] or [nothing])
     ]
-    nothing = {"evaluation": 0, "accuracy": None, "error": None, "cross_entropy": None}
-    return [{**row, **score} for score in scores or [nothing]]
 
 
 def _ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
@@ -421,6 +444,15 @@ def _named(given: Any, what: str) -> dict[str, Any]:
             f"{what} must be a table with a name, such as {{name: ...}}, got {given!r}"
         )
     return dict(given)
+
+
+def _device(name: Any) -> str:
+    """Return `name` if it is a device this machine has; ValueError with the choices otherwise."""
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.append(torch.accelerator.current_accelerator().type)
+    check_names([name], there, "device of this machine")
+    return name
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -138,7 +138,7 @@ def train_and_score(
     process each: stacking their weights (torch.func.vmap) turns convolutions into grouped ones,
     2 to 3 times slower at k >= 100 on a CPU and no faster at k = 10.
     """
-    theta = initial_parameters(network, generator("evaluation weights", seed))
+    theta = initial_parameters(network, generator("evaluation weights", seed), images.device)
     theta = train(network, theta, images, labels, recipe, generator("evaluation batches", seed))
     result = score(network, theta, test)
     if not math.isfinite(result.cross_entropy):

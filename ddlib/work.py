@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -23,6 +23,7 @@ class Context:
     data: str
     network: str
     digest: str
+    device: str
 
 
 def digest(dataset: data.DataSet) -> str:
@@ -50,10 +51,9 @@ def evaluate(
     """Return the scores of `evaluations` networks trained on a distilled set, and the seconds."""
     dataset, network = _open(context)
     start = time.perf_counter()
+    images, labels = synthetic.images.to(context.device), synthetic.labels.to(context.device)
     scores = [
-        train_and_score(
-            network, synthetic.images, synthetic.labels, dataset.test, recipe, (seed, number)
-        )
+        train_and_score(network, images, labels, dataset.test, recipe, (seed, number))
         for number in range(evaluations)
     ]
     return scores, time.perf_counter() - start
@@ -79,4 +79,8 @@ def _open(context: Context) -> tuple[data.DataSet, networks.Network]:
     network = networks.build(
         **options, image_shape=dataset.image_shape, class_count=dataset.class_count
     )
-    return dataset, network
+    on_device = {
+        name: data.Split(split.images.to(context.device), split.labels.to(context.device))
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    return replace(dataset, **on_device), network

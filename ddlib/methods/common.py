@@ -15,7 +15,7 @@ INITIALISATIONS = ("real", "noise")
 
 def class_members(dataset: DataSet) -> list[torch.Tensor]:
     """Return, for each class, the indices of its training images in ascending order."""
-    labels = dataset.train.labels
+    labels = dataset.train.labels.cpu()
     return [torch.nonzero(labels == label).flatten() for label in range(dataset.class_count)]
 
 
@@ -47,7 +47,8 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     if initialisation == "real":
         return dataset.train.images[random_members(dataset, ipc, seed)].clone()
     shape = (ipc * dataset.class_count, *dataset.image_shape)
-    return torch.randn(shape, generator=generator("noise", seed, ipc))
+    noise = torch.randn(shape, generator=generator("noise", seed, ipc))
+    return noise.to(dataset.train.images.device)
 
 
 def real_batches(
@@ -66,7 +67,7 @@ def finished(
     dataset: DataSet, images: torch.Tensor, method: str, parameters: Parameters, seed: int
 ) -> DistilledSet:
     """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
-    images = images.detach().clone()
+    images = images.detach().cpu().clone()
     return DistilledSet(
         images=images,
         labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),

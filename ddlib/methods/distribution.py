@@ -53,18 +53,19 @@ def distil(
     Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023), eq. 5.
     The reference draws one augmentation a class where this draws one for all classes.
     """
+    real = dataset.train
     sizes = {ipc: _Size.start(dataset, ipc, seed, parameters) for ipc in ipcs}
     outcomes: dict[int, DistilledSet | DivergedError] = {}
     families = augment.STRATEGIES[parameters.augmentation]
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     for iteration in range(parameters.iterations):
-        theta = initial_parameters(network, generator("matching weights", seed, iteration))
+        fresh = generator("matching weights", seed, iteration)
+        theta = initial_parameters(network, fresh, real.images.device)
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, iteration))
         rows = torch.cat(next(batches))
         with torch.no_grad():
-            real = augment.apply(dataset.train.images[rows], drawn)
-            features = embed(network, theta, real)
-            target = class_means(features, dataset.train.labels[rows], dataset.class_count)
+            features = embed(network, theta, augment.apply(real.images[rows], drawn))
+            target = class_means(features, real.labels[rows], dataset.class_count)
         for ipc in [ipc for ipc in ipcs if ipc not in outcomes]:
             size = sizes[ipc]
             features = embed(network, theta, augment.apply(size.images, drawn))
@@ -83,7 +84,7 @@ def distil(
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, class_count: int) -> torch.Tensor:
     """Return the mean (C, F) of the features (N, F) of each class."""
-    sums = torch.zeros(class_count, features.shape[1]).index_add(0, labels, features)
+    sums = features.new_zeros(class_count, features.shape[1]).index_add(0, labels, features)
     return sums / torch.bincount(labels, minlength=class_count)[:, None]
 
 
@@ -108,4 +109,5 @@ class _Size:
         optimiser = torch.optim.SGD(
             [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
         )
-        return cls(images, synthetic_labels(dataset.class_count, ipc), optimiser)
+        labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
+        return cls(images, labels, optimiser)

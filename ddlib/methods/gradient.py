@@ -72,7 +72,7 @@ def _distil_size(
     dataset: DataSet, network: Network, ipc: int, seed: int, parameters: GradientMatching
 ) -> torch.Tensor:
     images = initial_images(dataset, ipc, parameters.initialisation, seed).requires_grad_()
-    labels = synthetic_labels(dataset.class_count, ipc)
+    labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
     optimiser = torch.optim.SGD(
         [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
     )
@@ -80,7 +80,8 @@ def _distil_size(
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
     inner = inner_recipe(parameters, ipc, len(labels))
     for iteration in range(round(at_ipc(parameters.iterations, ipc))):
-        theta = initial_parameters(network, generator("matching weights", seed, iteration))
+        fresh = generator("matching weights", seed, iteration)
+        theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
         for outer in range(outer_steps):
             optimiser.zero_grad()
@@ -124,7 +125,7 @@ def match(
     than per-class weight gradients through torch.func.vmap, which become grouped convolutions.
     """
     theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
-    total = torch.zeros(())
+    total = images.new_zeros(())
     for label, synthetic in enumerate(images.chunk(dataset.class_count)):
         real = weight_gradients(network, theta, dataset.train.images[batch[label]], label)
         made = weight_gradients(network, theta, synthetic, label, create_graph=True)
@@ -142,7 +143,7 @@ def weight_gradients(
     Only weights of two or more dimensions count: biases and norms are left out, as in the
     reference.
     """
-    labels = torch.full((len(images),), label)
+    labels = torch.full((len(images),), label, device=images.device)
     loss = F.cross_entropy(logits(network, theta, images), labels)
     weights = [value for value in theta.values() if value.dim() >= 2]
     return list(torch.autograd.grad(loss, weights, create_graph=create_graph))
@@ -154,7 +155,7 @@ def distance(synthetic: list[torch.Tensor], real: list[torch.Tensor]) -> torch.T
     A row holds all that leads to one output: a convolution's (I x h x w), a linear layer's
     (inputs). Source: Zhao et al. (ICLR 2021), equation 10; 1e-6 keeps the denominator off zero.
     """
-    total = torch.zeros(())
+    total = synthetic[0].new_zeros(())
     for ours, theirs in zip(synthetic, real, strict=True):
         ours, theirs = ours.flatten(1), theirs.flatten(1)
         norms = ours.norm(dim=1) * theirs.norm(dim=1)

@@ -68,7 +68,7 @@ def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
     The j-th pick makes the mean of the first j nearest to the mean of all.
     """
     target, total = features.mean(0), torch.zeros_like(features[0])
-    free = torch.zeros(len(features))
+    free = features.new_zeros(len(features))
     picks = []
     for size in range(1, count + 1):
         distances = (target * size - total - features).pow(2).sum(1) + free
@@ -84,7 +84,7 @@ def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
     It starts at the point nearest to the mean and then takes the point farthest from all taken.
     """
     picks = [int((features - features.mean(0)).pow(2).sum(1).argmin())]
-    nearest = torch.full((len(features),), torch.inf)
+    nearest = features.new_full((len(features),), torch.inf)
     while len(picks) < count:
         nearest = torch.minimum(nearest, (features - features[picks[-1]]).pow(2).sum(1))
         nearest[picks] = -1.0
@@ -101,16 +101,16 @@ def _feature_orders(
     order: Callable[[torch.Tensor, int], torch.Tensor],
 ) -> torch.Tensor:
     """Return training indices (C, count), each class in the order that `order` picks it."""
-    theta = initial_parameters(network, generator("feature weights", seed))
+    real = dataset.train
+    theta = initial_parameters(network, generator("feature weights", seed), real.images.device)
     if parameters.steps:
         recipe = Recipe(parameters.steps, parameters.batch_size, parameters.learning_rate)
-        real = dataset.train
         stream = generator("feature batches", seed)
         theta = train(network, theta, real.images, real.labels, recipe, stream)
     orders = []
     for members in class_members(dataset):
         with torch.no_grad():
-            features = embed(network, theta, dataset.train.images[members])
+            features = embed(network, theta, real.images[members])
         orders.append(members[order(features, count)])
     return torch.stack(orders)
 
