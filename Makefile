@@ -1,0 +1,41 @@
+# Two commands do everything: `make study` and `make test`.
+PYTHON ?= python3.11
+NOTEBOOK ?= notebooks/01_scaling_law.ipynb
+PARAMETERS ?= parameters/scaling_law/quick.yaml
+
+BIN := .venv/bin
+# results/scaling_law/quick for parameters/scaling_law/quick.yaml
+RESULTS := $(patsubst parameters/%.yaml,results/%,$(PARAMETERS))
+EXECUTED := $(RESULTS)/$(notdir $(NOTEBOOK))
+
+.PHONY: study test lab check install
+
+## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables in results/
+study: .venv/installed
+	@mkdir -p $(RESULTS)
+	$(BIN)/papermill $(NOTEBOOK) $(EXECUTED) -f $(PARAMETERS) --log-output --no-progress-bar \
+		|| { $(BIN)/python -m ddlib.page $(EXECUTED); exit 1; }
+	$(BIN)/python -m ddlib.page $(EXECUTED)
+
+## test: the whole test suite
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+## lab: explore in JupyterLab, on this machine only and with its token
+lab: .venv/installed
+	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+## check: format and lint
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+## install: make .venv from the project's own files
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) is not here; install Python 3.11 or pass PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@

@@ -1,0 +1,96 @@
+"""Sentences that say what fitted laws show, computed from the fits and never typed by hand."""
+
+from collections.abc import Mapping
+
+from ddlib.laws import LAWS, Fit, Interval, best
+
+NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & Anderson 2002)
+
+
+def scaling(fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float) -> str:
+    """Return Markdown, one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
+
+    fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; tolerance:
+    the part of the floor at which the reducible part of the gap counts as spent.
+    """
+    paragraphs = []
+    for method, fits in fits_by_method.items():
+        law = fits["inverse_sqrt"]
+        if law.fitted:
+            sentences = [
+                _exponent(fits["free_exponent"]),
+                _choice(fits),
+                _quality(law),
+                _floor(law, unit),
+                _saturation(law, tolerance),
+            ]
+        else:
+            sentences = [f"No curve can be fitted: {law.reason}."]
+        paragraphs.append(f"**{method}.** {' '.join(sentences)}")
+    return "\n\n".join(paragraphs)
+
+
+def between(interval: Interval) -> str:
+    """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`."""
+    if interval.low is None:
+        return f"{interval.estimate:.3g} (no interval: one seed)"
+    return f"{interval.estimate:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+
+
+def _exponent(free: Fit) -> str:
+    if not free.fitted:
+        return f"The exponent cannot be fitted: {free.reason}."
+    b = free.parameters["b"]
+    found = f"Left free, the exponent is b = {between(b)}"
+    if b.low is None or not free.identifiable:
+        return f"{found}, but it is not identifiable: {free.reason}."
+    if b.low <= 0.5 <= b.high:
+        return f"{found}, so 1/√k survives."
+    return f"{found}, so 1/√k is rejected: the gap falls {'slower' if b.high < 0.5 else 'faster'}."
+
+
+def _choice(fits: Mapping[str, Fit]) -> str:
+    choice = best(dict(fits))
+    if choice is None:
+        return "No law can be preferred."
+    criterion = {"aicc": "AICc", "loo_error": "The leave-one-k-out error"}[choice.criterion]
+    text = f"{criterion} prefers {LAWS[choice.law].formula}"
+    if choice.rivals:
+        text += f", which cannot be told from {_listed(LAWS[law].formula for law in choice.rivals)}"
+    own = fits["inverse_sqrt"].aicc
+    if choice.criterion == "aicc" and choice.law != "inverse_sqrt" and own is not None:
+        behind = own - fits[choice.law].aicc
+        verdict = "which is no evidence against it" if behind <= NEAR else "which counts against it"
+        text += f"; a/√k + c is {behind:.1f} units behind, {verdict}"
+    return f"{text}."
+
+
+def _quality(law: Fit) -> str:
+    above = law.r2 > law.r2_null_95
+    return (
+        f"a/√k + c explains R² = {law.r2:.3f} of the seed means (linear gaps), where random "
+        f"falling curves reach {law.r2_null:.3f} in the middle and {law.r2_null_95:.3f} at their "
+        f"best 5 %: "
+        f"this R² {'is' if above else 'is not'} evidence for the law."
+    )
+
+
+def _floor(law: Fit, unit: str) -> str:
+    c = law.parameters["c"]
+    text = f"Its floor is c = {between(c)} {unit}"
+    if c.low is not None and c.low <= 0 <= c.high:
+        return f"{text}, so no floor can be told from none."
+    return f"{text}."
+
+
+def _saturation(law: Fit, tolerance: float) -> str:
+    try:
+        k = law.k_sat(tolerance)
+    except ValueError as reason:
+        return f"There is no saturation point: {reason}."
+    return f"The reducible part is down to {tolerance:.0%} of the floor at k = {between(k)}."
+
+
+def _listed(names) -> str:
+    names = list(names)
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -1,0 +1,58 @@
+"""environment.yml, pyproject.toml, the parameters files and the notebooks agree with each other."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ddlib import study
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
+
+
+def code_cells(path: Path) -> list:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def test_environment_and_project_name_the_same_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project["dependencies"] + project["optional-dependencies"]["test"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    [pip] = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert sorted(pip) == sorted([*named, "-e ."])
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for dependency in project["dependencies"] + project["optional-dependencies"]["test"]:
+        assert "==" in dependency or (">=" in dependency and "<" in dependency), dependency
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean_and_takes_parameters(path):
+    cells = code_cells(path)
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 14
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_profile_names_only_parameters_that_exist(path):
+    settings = study.read_settings(yaml.safe_load(path.read_text()))
+    study.read_methods(settings)
+    assert settings.results == f"results/{path.parent.name}/{path.stem}"
+    assert len(settings.k) >= 6
+    assert settings.seeds >= 5
+
+
+def test_notebook_01_defaults_are_its_quick_profile():
+    [cell] = [c for c in code_cells(NOTEBOOKS[0]) if "parameters" in c.metadata.get("tags", [])]
+    defaults = {}
+    exec(compile(ast.parse(cell.source), "parameters", "exec"), {}, defaults)
+    quick = yaml.safe_load((ROOT / "parameters/scaling_law/quick.yaml").read_text())
+    assert study.read_settings(defaults) == study.read_settings(quick)
