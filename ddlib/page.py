@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -16,57 +15,12 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
+from ddlib.files import write_atomically
+
 VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-TEMPLATE = """{% extends "base.html.j2" %}
-{% block header %}<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ resources.page.title | e }}</title>
-<style>{{ resources.page.style }}</style></head>{% endblock %}
-{% block body_header %}<body><main>{{ resources.page.banner }}{% endblock %}
-{% block input_group %}<details class="code">
-<summary>code [{{ cell.execution_count or " " }}]</summary>
-{{ cell.source | highlight_code(metadata=cell.metadata) }}</details>{% endblock %}
-{% block output_area_prompt %}{% endblock %}
-{% block empty_in_prompt %}{% endblock %}
-{% block body_footer %}</main>{{ resources.page.script }}</body></html>{% endblock %}
-{% block footer %}{% endblock %}"""
-
-STYLE = """
-body { margin: 0; background: #fff; color: #222; font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 1000px; margin: 2rem auto 4rem; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em; }
-p, li { max-width: 46rem; }
-pre { overflow-x: auto; margin: .4rem 0; font: 13px/1.45 ui-monospace, Consolas, monospace; }
-code { font: .9em ui-monospace, Consolas, monospace; background: #f4f4f4; padding: 0 .2em; }
-pre code { background: none; padding: 0; }
-details.code { margin: .5rem 0; border-left: 3px solid #ddd; padding-left: .7rem; }
-.code summary { cursor: pointer; color: #666; font-size: 13px; }
-.jp-OutputArea-output { margin: .6rem 0; overflow-x: auto; }
-[data-mime-type$=stderr] { color: #666; }
-.stopped { background: #fdecea; border: 1px solid #b3261e; padding: .6rem 1rem; }
-table { border-collapse: collapse; border: 0; font-size: 14px; margin: .6rem 0; }
-th, td { padding: .25rem .7rem; text-align: right; border: 0; border-bottom: 1px solid #e4e4e4; }
-thead th { border-bottom: 2px solid #888; }
-figure.chart { margin: 1rem 0; }
-img { max-width: 100%; height: auto; }
-math[display="block"] { margin: .8rem 0; font-size: 1.1em; }
-"""
-
-# Each figure holds its specification and its picture; the picture stays where no script runs.
-DRAW = """
-for (const figure of document.querySelectorAll("figure.chart")) {
-  const box = document.createElement("div");
-  const spec = JSON.parse(figure.querySelector("script").textContent);
-  const actions = {export: true, source: false, compiled: false, editor: false};
-  figure.append(box);
-  vegaEmbed(box, spec, {mode: "vega-lite", actions})
-    .then(() => figure.querySelector("img").remove())
-    .catch((problem) => { console.error(problem); box.remove(); });
-}
-"""
+TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
 def write_page(notebook_path: str | Path, html_path: str | Path) -> None:
@@ -77,13 +31,7 @@ def write_page(notebook_path: str | Path, html_path: str | Path) -> None:
     """
     notebook_path, html_path = Path(notebook_path), Path(html_path)
     page = _render(_read(notebook_path), notebook_path)
-    html_path.parent.mkdir(parents=True, exist_ok=True)
-    draft = html_path.with_name(f".{html_path.name}.{os.getpid()}.part")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, html_path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(html_path, page.encode())
 
 
 def _read(path: Path) -> nbformat.NotebookNode:
@@ -115,12 +63,13 @@ def _render(notebook: nbformat.NotebookNode, path: Path) -> str:
     title = re.search(r"^# +([^$\n]+)$", "\n".join(c.source for c in notebook.cells), re.MULTILINE)
     page = {
         "title": title[1] if title else path.stem,
-        "style": STYLE + HtmlFormatter().get_style_defs(".highlight"),
+        "code_style": HtmlFormatter().get_style_defs(".highlight"),
         "banner": _banner(notebook),
-        "script": f"<script>{bundle}</script><script>{DRAW}</script>" if bundle else "",
+        "bundle": bundle,
     }
     exporter = HTMLExporter(
-        raw_template=TEMPLATE, filters={"markdown2html": _markdown_filter(path.parent)}
+        raw_template=TEMPLATE.read_text(encoding="utf-8"),
+        filters={"markdown2html": _markdown_filter(path.parent)},
     )
     return exporter.from_notebook_node(notebook, {"page": page})[0]
 

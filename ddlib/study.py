@@ -144,6 +144,7 @@ class Result:
         """The trials, and the networks trained on all data, that did not end well, and why."""
         everything = pd.concat([self.references.assign(method="all data"), self.trials])
         failed = everything[everything["status"] != "ok"]
+        failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         return failed[["method", "k", "seed", "status", "message"]].reset_index(drop=True)
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
@@ -194,10 +195,7 @@ def prepare(settings: Settings) -> Plan:
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    for name in ("seeds", "evaluations", "draws"):
-        _check_count(name, getattr(settings, name))
-    if settings.workers is not None:
-        _check_count("workers", settings.workers)
+    _check_values(settings)
     parameters = read_methods(settings)
     recipe = Recipe.read(settings.training, "training")
     options = _named(settings.data, "data")
@@ -207,14 +205,16 @@ def prepare(settings: Settings) -> Plan:
     read_options(
         networks.NETWORKS[shape["name"]], shape, f"the network {shape['name']!r}", ["name"]
     )
-    folder = results_folder(settings.results)
-    write_atomically(folder / "settings.json", _json(asdict(settings)))
+    for option in shape.keys() - {"name"}:
+        _check_count(f"the network {shape['name']!r}: {option}", shape[option])
     dataset = data.load(**options)
     context = work.Context(
         _text(options), _text(shape), work.digest(dataset), _device(settings.device)
     )
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     ipcs = _ipcs(settings.k, dataset)
+    folder = results_folder(settings.results)
+    write_atomically(folder / "settings.json", _json(asdict(settings)))
     return Plan(settings, dataset, context, recipe, parameters, ipcs, folder)
 
 
@@ -312,10 +312,10 @@ class _Run:
         self.queue.add(future)
 
     def _evaluate(self, trial: Trial, synthetic: DistilledSet, seconds: float | None) -> None:
-        [remote] = self.client.scatter([synthetic], hash=False)
+        # Not scattered: a worker that dies would take its scattered sets with it.
         self._submit(
             lambda future: self._save_trial(trial, seconds, future),
-            *(work.evaluate, self.plan.context, remote, self.plan.recipe, trial.seed),
+            *(work.evaluate, self.plan.context, synthetic, self.plan.recipe, trial.seed),
             self.plan.settings.evaluations,
         )
 
@@ -395,7 +395,10 @@ def _client(settings: Settings) -> Iterator[Client]:
             yield client
         return
     cluster = LocalCluster(
-        n_workers=settings.workers, threads_per_worker=1, dashboard_address=None, memory_limit=0
+        n_workers=settings.workers,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
     )
     with cluster, Client(cluster) as client:
         yield client
@@ -430,9 +433,10 @@ def _ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
     for k in ks:
         _check_count("k", k)
         if k % count:
+            neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
             raise ValueError(
                 f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
-                f"{max(k // count, 1) * count} or {(k // count + 1) * count}"
+                f"{' or '.join(neighbours)}"
             )
         data.check_ipc(dataset, k // count)
     return sorted({k // count for k in ks})
@@ -453,6 +457,21 @@ def _device(name: Any) -> str:
         there.append(torch.accelerator.current_accelerator().type)
     check_names([name], there, "device of this machine")
     return name
+
+
+def _check_values(settings: Settings) -> None:
+    """Raise ValueError if a setting that is one plain value is not what it should be."""
+    for name in ("seeds", "evaluations", "draws"):
+        _check_count(name, getattr(settings, name))
+    if settings.workers is not None:
+        _check_count("workers", settings.workers)
+    for name, example in (("results", "results/mine"), ("scheduler_address", "tcp://host:8786")):
+        value = getattr(settings, name)
+        if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
+            raise ValueError(f"{name}={value!r} must be a text, such as {example}")
+    tolerance = settings.tolerance
+    if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -154,8 +155,8 @@ def test_a_page_is_replaced_whole_or_not_at_all(convert, tmp_path, monkeypatch):
     before = (tmp_path / "run.html").read_bytes()
 
     def full_disc(source, target):
-        assert "new" in source.read_text("utf-8")
-        assert source.parent == target.parent
+        assert "new" in Path(source).read_text("utf-8")
+        assert Path(source).parent == target.parent
         raise OSError("disc is full")
 
     monkeypatch.setattr(os, "replace", full_disc)
