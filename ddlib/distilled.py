@@ -15,6 +15,7 @@ from PIL import Image
 
 from ddlib.data import Normalisation
 from ddlib.files import write_atomically
+from ddlib.parameters import whole_keys
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,17 @@ def load_distilled(path: Path) -> DistilledSet:
         with safetensors.safe_open(str(path), "pt") as file:
             described = json.loads(file.metadata()["distilled"])
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
+        mean, std = described["normalisation"]["mean"], described["normalisation"]["std"]
+        described["normalisation"] = Normalisation(tuple(mean), tuple(std))
+        described["classes"] = tuple(described["classes"])
+        described["parameters"] = {
+            name: whole_keys(value) for name, value in described["parameters"].items()
+        }
+        return DistilledSet(images, labels, **described)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a whole distilled set ({error}); delete it and distil again"
         ) from error
-    mean, std = described["normalisation"]["mean"], described["normalisation"]["std"]
-    described["normalisation"] = Normalisation(tuple(mean), tuple(std))
-    described["classes"] = tuple(described["classes"])
-    return DistilledSet(images, labels, **described)
 
 
 def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:

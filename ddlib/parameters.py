@@ -48,7 +48,7 @@ class Parameters:
         given = _mapping(given, what)
         check_names(given, [declared.name for declared in fields(cls)], f"parameter of {what}")
         try:
-            return cls(**given)
+            return cls(**{name: whole_keys(value) for name, value in given.items()})
         except ValueError as error:
             raise ValueError(f"{what}: {error}") from None
 
@@ -76,6 +76,13 @@ def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None
             hint = f"did you mean {close[0]!r}? " if close else ""
             listed = ", ".join(allowed) or "none"
             raise ValueError(f"{name!r} is not a {kind}; {hint}allowed: {listed}")
+
+
+def whole_keys(value: Any) -> Any:
+    """Return a table {ipc: number} with whole keys, which JSON and papermill turn into text."""
+    if not isinstance(value, Mapping):
+        return value
+    return {int(key) if str(key).isdecimal() else key: number for key, number in value.items()}
 
 
 def at_ipc(value: ByIpc, ipc: int) -> float:

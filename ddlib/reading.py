@@ -1,5 +1,6 @@
 """Sentences that say what fitted laws show, computed from the fits and never typed by hand."""
 
+import math
 from collections.abc import Mapping
 
 from ddlib.laws import LAWS, Fit, Interval, best
@@ -7,11 +8,14 @@ from ddlib.laws import LAWS, Fit, Interval, best
 NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & Anderson 2002)
 
 
-def scaling(fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float) -> str:
+def scaling(
+    fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float, unseen_k: int
+) -> str:
     """Return Markdown, one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
 
     fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; tolerance:
-    the part of the floor at which the reducible part of the gap counts as spent.
+    the part of the floor at which the reducible part of the gap counts as spent; unseen_k: a size
+    that was not measured, to predict.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
@@ -23,6 +27,7 @@ def scaling(fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, toleranc
                 _quality(law),
                 _floor(law, unit),
                 _saturation(law, tolerance),
+                _prediction(law, unseen_k, unit),
             ]
         else:
             sentences = [f"No curve can be fitted: {law.reason}."]
@@ -89,6 +94,12 @@ def _saturation(law: Fit, tolerance: float) -> str:
     except ValueError as reason:
         return f"There is no saturation point: {reason}."
     return f"The reducible part is down to {tolerance:.0%} of the floor at k = {between(k)}."
+
+
+def _prediction(law: Fit, k: int, unit: str) -> str:
+    gap, low, high = law.predict(k)[["gap", "low", "high"]].iloc[0]
+    interval = Interval(gap, None, None) if math.isnan(low) else Interval(gap, low, high)
+    return f"At k = {k}, which was not measured, it predicts a gap of {between(interval)} {unit}."
 
 
 def _listed(names) -> str:
