@@ -8,10 +8,20 @@ from ddlib.laws import LAWS, Fit, Interval, best
 NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & Anderson 2002)
 
 
+class Text(str):
+    """Markdown that a notebook renders and a terminal shows as it is."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def scaling(
     fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float, unseen_k: int
-) -> str:
-    """Return Markdown, one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
+) -> "Text":
+    """Return one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
 
     fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; tolerance:
     the part of the floor at which the reducible part of the gap counts as spent; unseen_k: a size
@@ -32,14 +42,21 @@ def scaling(
         else:
             sentences = [f"No curve can be fitted: {law.reason}."]
         paragraphs.append(f"**{method}.** {' '.join(sentences)}")
-    return "\n\n".join(paragraphs)
+    return Text("\n\n".join(paragraphs))
 
 
 def between(interval: Interval) -> str:
     """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`."""
     if interval.low is None:
-        return f"{interval.estimate:.3g} (no interval: one seed)"
-    return f"{interval.estimate:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+        return f"{_number(interval.estimate)} (no interval: one seed)"
+    ends = f"{_number(interval.low)} to {_number(interval.high)}"
+    return f"{_number(interval.estimate)} ({ends})"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "no bound"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _exponent(free: Fit) -> str:

@@ -7,6 +7,7 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 import ast
 import hashlib
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -306,8 +307,8 @@ class _Run:
             for future in self.queue:
                 self.waiting.pop(future)(future)
 
-    def _submit(self, then: Callable[[Future], None], *call: Any) -> None:
-        future = self.client.submit(*call, pure=False)
+    def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> None:
+        future = self.client.submit(*call, pure=False, priority=priority)
         self.waiting[future] = then
         self.queue.add(future)
 
@@ -317,6 +318,7 @@ class _Run:
             lambda future: self._save_trial(trial, seconds, future),
             *(work.evaluate, self.plan.context, synthetic, self.plan.recipe, trial.seed),
             self.plan.settings.evaluations,
+            priority=1,  # before sets that are still to be distilled: done is done
         )
 
     def _save_sets(self, job: list[Trial], future: Future) -> None:
@@ -399,6 +401,7 @@ def _client(settings: Settings) -> Iterator[Client]:
         threads_per_worker=1,
         dashboard_address="127.0.0.1:0",
         memory_limit=0,
+        silence_logs=logging.ERROR,  # a worker slow to leave is no news
     )
     with cluster, Client(cluster) as client:
         yield client

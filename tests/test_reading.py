@@ -1,0 +1,89 @@
+"""Sentences about curves whose truth is known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddlib import laws, reading
+
+KS = np.array([10, 20, 50, 100, 200, 500, 1000, 2000])
+
+
+def seeds(curve, noise=0.002, count=5):
+    draws = np.random.default_rng(0).normal(0, noise, (count, len(KS)))
+    return pd.DataFrame(curve(KS) + draws, index=range(count), columns=KS)
+
+
+def read(table, tolerance=0.1, unseen=4000):
+    fits = laws.fit_all(table, draws=200)
+    return fits, reading.scaling({"dm": fits}, "nats", tolerance, unseen)
+
+
+def test_a_true_inverse_square_root_survives():
+    fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05))
+    assert text.startswith("**dm.** Left free, the exponent is b = ")
+    assert "so 1/√k survives" in text
+    assert "AICc prefers a/√k + c." in text
+    assert "this R² is evidence for the law" in text
+    assert "so no floor can be told from none" not in text
+    # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
+    saturation = fits["inverse_sqrt"].k_sat(0.1)
+    assert saturation.low < 40000 < saturation.high
+    assert f"down to 10% of the floor at k = {reading.between(saturation)}." in text
+
+
+@pytest.mark.parametrize(("exponent", "way"), [(1.0, "faster"), (0.2, "slower")])
+def test_another_exponent_is_rejected_and_named(exponent, way):
+    _, text = read(seeds(lambda k: k**-exponent + 0.02, noise=0.0005))
+    assert f"so 1/√k is rejected: the gap falls {way}." in text
+    assert "which counts against it" in text
+
+
+def test_the_prediction_is_that_of_the_fit():
+    fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05), unseen=5000)
+    gap, low, high = fits["inverse_sqrt"].predict(5000)[["gap", "low", "high"]].iloc[0]
+    assert f"At k = 5000, which was not measured, it predicts a gap of {gap:.3g}" in text
+    assert f"({low:.3g} to {high:.3g}) nats." in text
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((0.314159, 0.2, 0.4), "0.314 (0.2 to 0.4)"),
+        ((40012.3, 900, math.inf), "40,012 (900 to no bound)"),
+        ((2.0, None, None), "2 (no interval: one seed)"),
+    ],
+)
+def test_intervals_in_words(interval, words):
+    assert reading.between(laws.Interval(*interval)) == words
+
+
+def test_no_floor_is_said_to_be_none():
+    _, text = read(seeds(lambda k: 1 / np.sqrt(k)))
+    assert "so no floor can be told from none" in text
+
+
+def test_too_few_sizes_are_not_identifiable():
+    _, text = read(seeds(lambda k: 1 / np.sqrt(k)).iloc[:, :2])
+    assert text.startswith("**dm.** No curve can be fitted: ")
+
+
+def test_one_seed_has_no_interval():
+    _, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05, count=1))
+    assert "(no interval: one seed)" in text
+    assert "it is not identifiable" in text
+    assert "nan" not in text
+
+
+def test_flat_and_rising_gaps_do_not_saturate():
+    for curve in (lambda k: 0.1 + 0 * k, lambda k: np.log(k)):
+        _, text = read(seeds(curve))
+        assert "survives" not in text
+        assert "nan" not in text
+
+
+def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
+    text = reading.Text("**dm.** b")
+    assert repr(text) == text._repr_markdown_() == "**dm.** b"
