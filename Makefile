@@ -23,7 +23,7 @@ test: .venv/installed
 
 ## lab: explore in JupyterLab, on this machine only and with its token
 lab: .venv/installed
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(LAB) notebooks
 
 ## check: format and lint
 check: .venv/installed

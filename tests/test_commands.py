@@ -1,0 +1,78 @@
+"""Every command of the README is one that works."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+MAKE = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
+
+
+def test_the_readme_has_its_two_commands_first():
+    assert COMMANDS[:2] == ["make study", "make test"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_files_and_targets_of_a_command_exist(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        run = subprocess.run(
+            [*MAKE, "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        words = shlex.split(run.stdout.replace("\\\n", " "), comments=True)
+    inputs = [word for word in words if re.match(r"(notebooks|parameters)/", word)]
+    assert all((ROOT / word).exists() for word in inputs)
+    assert inputs or command in ("make test", "make check", "make lab")
+
+
+def test_study_names_its_results_after_its_parameters():
+    run = subprocess.run(
+        [*MAKE, "--dry-run", "study", "PARAMETERS=parameters/scaling_law/mnist.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    executed = "results/scaling_law/mnist/01_scaling_law.ipynb"
+    assert f"papermill notebooks/01_scaling_law.ipynb {executed} " in run.stdout
+    assert f"-m ddlib.page {executed}" in run.stdout
+
+
+def test_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    server = subprocess.Popen(
+        [*MAKE, "lab", f"LAB=--no-browser --allow-root --port={port}"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        address = next(
+            found[0] for line in server.stderr if (found := re.search(r"http://\S+token=\S+", line))
+        )
+        host, token = re.fullmatch(r"http://([^/]+)/\S*\?token=(\S+)", address).groups()
+        assert host.startswith(("127.0.0.1:", "localhost:"))
+        assert len(token) >= 40
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"http://{host}/api/sessions")
+        with urllib.request.urlopen(f"http://{host}/api/sessions?token={token}") as answer:
+            assert json.load(answer) == []
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
