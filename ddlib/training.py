@@ -26,10 +26,15 @@ class DivergedError(RuntimeError):
     """A loss or a pixel is no longer a finite number."""
 
     def __init__(self, step: int, what: str):
-        super().__init__(
-            f"{what} stopped being a finite number at step {step}; choose a smaller learning rate"
-        )
+        super().__init__(step, what)  # worker processes send it back by these arguments
         self.step = step
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} stopped being a finite number at step {self.step}; "
+            "choose a smaller learning rate"
+        )
 
 
 @dataclass(frozen=True)

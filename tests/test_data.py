@@ -1,4 +1,3 @@
-import gzip
 import os
 import pickle
 from dataclasses import FrozenInstanceError, replace
@@ -60,7 +59,7 @@ def idx(array):
     return header + array.astype(np.uint8).tobytes()
 
 
-def write_mnist(raw, *, pack=False):
+def write_mnist(raw):
     """torchvision's layout of MNIST with 20 training and 10 test images of 4 x 4."""
     raw.mkdir(parents=True)
     for split, count in (("train", 20), ("t10k", 10)):
@@ -69,11 +68,7 @@ def write_mnist(raw, *, pack=False):
             "labels-idx1": np.arange(count) % 10,
         }
         for part, array in parts.items():
-            path = raw / f"{split}-{part}-ubyte"
-            if pack:
-                path.with_name(path.name + ".gz").write_bytes(gzip.compress(idx(array)))
-            else:
-                path.write_bytes(idx(array))
+            (raw / f"{split}-{part}-ubyte").write_bytes(idx(array))
     return raw
 
 
@@ -83,7 +78,7 @@ def write_mnist(raw, *, pack=False):
 def test_digits_are_the_embedded_images_split_two_to_one_by_class():
     digits = load("digits")
     assert digits.image_shape == (1, 8, 8)
-    assert (digits.channels, digits.image_size, digits.class_count) == (1, 8, 10)
+    assert digits.class_count == 10
     assert digits.classes == tuple("0123456789")
     original = load_digits()
     assert len(digits.train.labels) + len(digits.test.labels) == len(original.target) == 1797
@@ -129,25 +124,25 @@ def test_normalisation_by_hand_and_back():
     torch.testing.assert_close(normalisation.denormalise(normalised), unit)
     outside = torch.tensor([9.0, -9.0, 0.0]).view(1, 3, 1, 1)
     assert normalisation.denormalise(outside).flatten().tolist() == [1.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match="1 channels do not fit a normalisation of 3"):
+    with pytest.raises(ValueError, match="images have 1 channels, but the normalisation has 3"):
         normalisation.normalise(torch.zeros(2, 1, 4, 4))
 
 
 # ---- named sets in their layouts ----
 
 
-@pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize(
     ("name", "folder", "mean", "std"),
     [("mnist", "MNIST", 0.1307, 0.3081), ("fashion_mnist", "FashionMNIST", 0.2861, 0.3530)],
 )
-def test_idx_files_plain_and_packed(root, name, folder, mean, std, pack):
-    write_mnist(root / folder / "raw", pack=pack)
+def test_idx_files(root, name, folder, mean, std):
+    write_mnist(root / folder / "raw")
     loaded = load(name)
     expected = (pixels(20, 4, 4, seed=20)[:, None] / 255 - mean) / std
     np.testing.assert_allclose(loaded.train.images.numpy(), expected, atol=1e-5)
     assert loaded.test.labels.tolist() == list(range(10))
-    assert loaded.class_count == 10
+    first = {"mnist": "0", "fashion_mnist": "T-shirt/top"}
+    assert (loaded.class_count, loaded.classes[0]) == (10, first[name])
 
 
 def test_home_cache_is_searched_after_the_root(root, tmp_path):
@@ -298,12 +293,15 @@ def test_classes_are_renumbered_in_the_order_given(tmp_path):
         "class_names": np.array(["a", "b", "c"]),
     }
     folder = write_npz(tmp_path, train=arrays, test=arrays)
-    for chosen in (["c", "a"], [2, 0], ["c", 0]):
-        loaded = load(folder, classes=chosen)
-        assert loaded.classes == ("c", "a")
-        assert loaded.train.labels.tolist() == loaded.test.labels.tolist() == [1, 0, 1, 0]
-        grey = loaded.normalisation.denormalise(loaded.train.images)[:, 0, 0, 0] * 255
-        assert grey.round().tolist() == [0, 2, 3, 5]
+    loaded = load(folder, classes=["c", "a"])
+    assert loaded.classes == ("c", "a")
+    assert loaded.train.labels.tolist() == loaded.test.labels.tolist() == [1, 0, 1, 0]
+    grey = loaded.normalisation.denormalise(loaded.train.images)[:, 0, 0, 0] * 255
+    assert grey.round().tolist() == [0, 2, 3, 5]
+
+
+def test_names_that_yaml_reads_as_numbers_are_names_still():
+    assert load("digits", classes=[7, "1"]).classes == ("7", "1")
 
 
 def test_per_class_keeps_the_first_training_images_and_the_whole_test_set(tmp_path):
@@ -387,21 +385,19 @@ def test_missing_folder(tmp_path):
 
 
 def test_folder_without_data(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"train.npz or train does not exist; a data folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"holds no train.npz or train$"):
         load(tmp_path)
 
 
 def test_missing_files(tmp_path, root):
     (write_npz(tmp_path / "a") / "test.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"test.npz does not exist; a data folder holds"):
+    with pytest.raises(FileNotFoundError, match=r"holds no test.npz or test or val$"):
         load(tmp_path / "a")
     write_images(tmp_path / "b", test="elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"test or val does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"holds no test.npz or test or val$"):
         load(tmp_path / "b")
     (write_mnist(root / "MNIST" / "raw") / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(FileNotFoundError, match=r"t10k-labels-idx1-ubyte or .*gz does not exist"):
+    with pytest.raises(ValueError, match="MNIST is incomplete or damaged; delete it"):
         load("mnist")
 
 
@@ -415,19 +411,18 @@ def test_truncated_npz(tmp_path, keep):
 
 def test_pickled_arrays_are_refused(tmp_path):
     write_npz(tmp_path, train={"class_names": np.array(["cat", "dog"], dtype=object)})
-    with pytest.raises(ValueError, match=r"train.npz cannot be read .* not an npz of plain arrays"):
+    with pytest.raises(
+        ValueError, match=r"train.npz cannot be read .* not an npz of the plain arrays"
+    ):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
 @pytest.mark.parametrize("keep", [0, 2, 9, 17, -1])
-def test_truncated_idx(root, keep, pack):
-    raw = write_mnist(root / "MNIST" / "raw", pack=pack)
-    path = raw / ("train-images-idx3-ubyte" + (".gz" if pack else ""))
+def test_truncated_idx(root, keep, part):
+    path = write_mnist(root / "MNIST" / "raw") / f"train-{part}-ubyte"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(
-        ValueError, match=r"train-images-idx3-ubyte.* truncated or .*fetch it again"
-    ):
+    with pytest.raises(ValueError, match=r"MNIST is incomplete or damaged; delete it"):
         load("mnist")
 
 
@@ -439,17 +434,10 @@ def test_truncated_image(tmp_path, keep):
         load(tmp_path)
 
 
-def test_image_of_more_than_8_bits(tmp_path):
-    path = write_images(tmp_path) / "train" / "ant" / "0.png"
-    Image.fromarray(np.full((6, 8), 40000, np.uint16)).save(path)
-    with pytest.raises(ValueError, match=r"ant/0.png cannot be read .*not 8-bit"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize("array", ["images", "labels", "class_names"])
 def test_npz_that_lacks_an_array(tmp_path, array):
     write_npz(tmp_path, test={array: None})
-    with pytest.raises(ValueError, match=f"test.npz lacks {array}; it needs images, labels, class"):
+    with pytest.raises(ValueError, match=f"test.npz cannot be read .*{array} is not a file"):
         load(tmp_path)
 
 
@@ -470,7 +458,7 @@ def test_images_of_wrong_dtype_or_rank(tmp_path, images, seen):
 
 @pytest.mark.parametrize("labels", [np.arange(6.0) % 2, np.zeros((6, 1), int)])
 def test_labels_of_wrong_dtype_or_rank(tmp_path, labels):
-    with pytest.raises(ValueError, match=r"train: labels are .*; give integers \(N,\)"):
+    with pytest.raises(ValueError, match=r"train: 6 images but labels .*; give one integer label"):
         load(write_npz(tmp_path, train={"labels": labels}))
 
 
@@ -503,7 +491,9 @@ def test_class_folder_absent_from_test(tmp_path):
     folder = write_images(tmp_path / "insects")
     (folder / "train" / "wasp").mkdir()
     Image.fromarray(pixels(6, 8, 3)).save(folder / "train" / "wasp" / "0.png")
-    with pytest.raises(ValueError, match="insects test: no images of class wasp"):
+    with pytest.raises(
+        ValueError, match=r"insects: the training classes \(ant, bee, wasp\) differ"
+    ):
         load(folder)
 
 
@@ -520,32 +510,33 @@ def test_splits_without_images(tmp_path):
 @pytest.mark.parametrize("label", [2, -1])
 def test_labels_out_of_range(tmp_path, label):
     folder = write_npz(tmp_path, test={"labels": np.array([0, 1, 0, label])})
-    with pytest.raises(
-        ValueError, match=f"label {label} is out of range; 2 class names allow 0 to 1"
-    ):
+    with pytest.raises(ValueError, match=f"label {label} has no class name; give labels 0 to 1"):
         load(folder)
 
 
 def test_counts_of_labels_and_images_differ(tmp_path):
     folder = write_npz(tmp_path, train={"labels": np.array([0, 1, 0])})
-    with pytest.raises(ValueError, match="6 images but 3 labels; give one label an image"):
+    with pytest.raises(
+        ValueError, match=r"6 images but labels int64 \(3,\); give one integer label"
+    ):
         load(folder)
 
 
 def test_class_names_that_differ_between_splits(tmp_path):
     folder = write_npz(tmp_path, test={"class_names": np.array(["dog", "cat"])})
-    with pytest.raises(ValueError, match=r"class_names of train.npz .* and of test.npz .* differ"):
+    with pytest.raises(ValueError, match=r"classes \(cat, dog\) differ from the test classes"):
         load(folder)
 
 
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["cow"], "unknown class 'cow'; choose from 0, 1, 2"),
-        ([10], "unknown class 10; choose from .* or labels 0 to 9"),
-        ([3, "3"], "names a class twice"),
-        ([], "not a list of class names"),
-        ("3", "not a list of class names"),
+        (["cow"], "unknown class cow; choose from 0, 1, 2"),
+        ([10], "unknown class 10; choose from 0, 1, 2"),
+        ([3, "3"], "is not a list of class names, each once"),
+        ([], "is not a list of class names"),
+        ("3", "is not a list of class names"),
+        (3, "is not a list of class names"),
     ],
 )
 def test_wrong_classes(classes, message):

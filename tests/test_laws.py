@@ -106,8 +106,8 @@ def test_a_k_without_seed_variance_keeps_a_positive_error():
     means = laws.seed_means(gaps)
     squares = ((gaps - gaps.mean()) ** 2).sum().sum()
     pooled = squares / (5 * 4)  # five k with four degrees of freedom, one k with none
-    assert (means.errors**2 * means.counts >= 0.01 * pooled).all()
-    assert list(means.counts) == [5, 5, 5, 5, 1, 5]
+    counts = np.array([5, 5, 5, 5, 1, 5])
+    assert (means.errors**2 * counts >= 0.01 * pooled).all()
 
 
 def test_intervals_of_a_linear_law_are_t_intervals_over_seeds():
@@ -131,10 +131,17 @@ NOISES = {
 }
 
 
+@pytest.fixture
+def no_null(monkeypatch):
+    """Skip the null, half of the time of a fit, where only the intervals count."""
+    monkeypatch.setattr(laws, "null_r2", lambda *_: np.zeros(1))
+
+
+@pytest.mark.usefixtures("no_null")
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_intervals_cover_the_inverse_square_root(noise):
     truth, hits = {"a": 1.0, "c": 0.05}, []
-    for i in range(400):
+    for i in range(300):
         gaps = table("inverse_sqrt", (1.0, 0.05), generator=i, **noise)
         found = laws.fit(gaps, "inverse_sqrt", draws=400, seed=i)
         ahead = found.predict(2000).iloc[0]
@@ -145,10 +152,11 @@ def test_intervals_cover_the_inverse_square_root(noise):
     assert (coverage <= 0.99).all(), coverage
 
 
+@pytest.mark.usefixtures("no_null")
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_intervals_cover_the_free_exponent(noise):
     hits = []
-    for i in range(200):
+    for i in range(150):
         gaps = table("free_exponent", (1.0, 0.5, 0.05), generator=1000 + i, **noise)
         hits.append(within(0.5, laws.fit(gaps, "free_exponent", draws=200, seed=i).parameters["b"]))
     assert 0.90 <= np.mean(hits) <= 0.99
@@ -227,7 +235,6 @@ def test_the_fit_reports_its_null():
     null = laws.null_r2(KS, "free_exponent", 200, 3, laws.seed_means(gaps).errors ** -2)
     assert found.r2_null == pytest.approx(np.median(null))
     assert found.r2_null_95 == pytest.approx(np.percentile(null, 95))
-    assert found.r2_null_share == pytest.approx(np.mean(null >= found.r2))
 
 
 def test_a_wider_law_reaches_a_higher_null_on_every_curve():
@@ -235,28 +242,22 @@ def test_a_wider_law_reaches_a_higher_null_on_every_curve():
     assert (wide >= narrow - 1e-9).all()
 
 
-@pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "inverse", "exponential"])
+@pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "inverse"])
 def test_saturation_matches_a_search_on_a_grid(law):
     found = laws.fit(table(law, dict(TRUTHS[::-1])[law], noise=0.001, ks=(*KS, 2000)), law)
     values = [found.parameters[p].estimate for p in found.law.parameters]
-    limit = abs(values[-1])
     grid = np.arange(1, 200_000)
     curve = CURVES[law](grid.astype(float), *values)
-    reducible = curve - values[-1]
-    within = grid[reducible <= 0.05][0]
-    assert within - 1 <= found.k_within(0.05).estimate <= within
     marginal = grid[1:][np.diff(curve) > -1e-4][0]
     assert found.k_marginal(1e-4).estimate == pytest.approx(marginal, abs=1.5)
-    if values[-1] > 0:
-        at = grid[reducible <= 0.5 * limit][0]
-        assert at - 1 <= found.k_sat(0.5).estimate <= at
+    at = grid[curve - values[-1] <= 0.5 * values[-1]][0]
+    assert at - 1 <= found.k_sat(0.5).estimate <= at
 
 
 def test_saturation_of_the_inverse_square_root_in_closed_form():
     found = laws.fit(table("inverse_sqrt", (1.0, 0.05)), "inverse_sqrt")
     a, c = found.parameters["a"].estimate, found.parameters["c"].estimate
     assert found.k_sat(0.5).estimate == pytest.approx((a / (0.5 * c)) ** 2)
-    assert found.k_within(0.02).estimate == pytest.approx((a / 0.02) ** 2)
     assert found.k_marginal(1e-5).estimate == pytest.approx((a / 2e-5) ** (2 / 3))
     # monotone in a alone, so the interval of a carries over end by end
     low, high = found.parameters["a"][1:]
@@ -264,16 +265,14 @@ def test_saturation_of_the_inverse_square_root_in_closed_form():
     assert within((1 / (0.5 * 0.05)) ** 2, found.k_sat(0.5))
 
 
-def test_saturation_of_laws_without_floor():
-    log = laws.fit(table("logarithmic", (0.06, 0.5)), "logarithmic")
-    a = log.parameters["a"].estimate
-    assert log.k_marginal(1e-4).estimate == pytest.approx(a / 1e-4)
-    with pytest.raises(ValueError, match="no floor"):
-        log.k_sat(0.1)
-    with pytest.raises(ValueError, match="no limit"):
-        log.k_within(0.1)
+def test_what_cannot_saturate_says_why():
+    for law in ("logarithmic", "exponential"):
+        with pytest.raises(ValueError, match="is not a power law; use one"):
+            laws.fit(FALLING, law, draws=20).k_sat(0.1)
+    with pytest.raises(ValueError, match="does not saturate above 0: its floor is c=0"):
+        laws.fit(FALLING, "pure_power", draws=20).k_sat(0.1)
     below = laws.fit(table("inverse_sqrt", (1.0, -0.1)), "inverse_sqrt")
-    with pytest.raises(ValueError, match="does not saturate above 0"):
+    with pytest.raises(ValueError, match=r"does not saturate above 0: its floor is c=-0\.1"):
         below.k_sat(0.1)
     with pytest.raises(ValueError, match="choose a number > 0"):
         below.k_marginal(0)
@@ -400,8 +399,6 @@ def test_two_seeds_give_wide_intervals_without_warnings():
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="unknown law 'sqrt'; choose one of inverse_sqrt"):
         laws.fit(FALLING, "sqrt")
-    with pytest.raises(ValueError, match="level=95"):
-        laws.fit(FALLING, "inverse", level=95)
     for gaps in (FALLING.rename(columns={10: 0}), FALLING.rename(columns={10: 50}), FALLING / 0):
         with pytest.raises(ValueError, match="distinct k > 0 and finite"):
             laws.fit(gaps, "inverse")
@@ -430,7 +427,31 @@ def test_gap_matrix_averages_evaluations_and_keeps_failures_visible():
 
 
 def test_gap_matrix_names_what_is_allowed():
-    with pytest.raises(ValueError, match="'accuracy'; choose one of gap_error, gap_cross_entropy"):
+    with pytest.raises(ValueError, match="'accuracy'; choose gap_error or gap_cross"):
         laws.gap_matrix(trials(), "dm", "accuracy")
     with pytest.raises(ValueError, match="no trials of method 'mtt'; the table has: dc, dm"):
         laws.gap_matrix(trials(), "mtt")
+
+
+def test_a_study_is_fitted_and_tabulated_method_by_method():
+    tables = {"dm": FALLING, "dc": FALLING + 0.1, "random": ROUGH, "mtt": FALLING[[10, 50]]}
+    rows = [
+        {"method": method, "k": k, "seed": seed, "gap_error": gap, "status": "ok"}
+        for method, gaps in tables.items()
+        for seed, row in gaps.iterrows()
+        for k, gap in row.items()
+    ]
+    found = laws.fit_table(pd.DataFrame(rows), "gap_error", draws=50, seed=3)
+    assert list(found) == list(tables)
+    assert found["dc"] == laws.fit_all(tables["dc"], draws=50, seed=3)
+    summary, curves = laws.tables(found, [10, 2000])
+    assert summary.columns[0] == curves.columns[0] == "method"
+    assert list(summary.method) == [method for method in tables for _ in laws.LAWS]
+    alone = summary[summary.method == "dc"].drop(columns="method").reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, laws.summary(found["dc"]))
+    assert len(curves) == 3 * 6 * 2  # mtt has no curve
+    assert curves[["k", "gap", "low", "high"]].notna().all(axis=None)
+    floors = laws.floors(found).set_index("method")
+    assert list(floors.index) == ["dm", "dc"]
+    assert tuple(floors.loc["dm"]) == found["dm"]["inverse_sqrt"].parameters["c"]
+    assert floors.floor["dc"] == pytest.approx(floors.floor["dm"] + 0.1)

@@ -76,9 +76,10 @@ def distil(
             size.optimiser.zero_grad()
             loss.backward()
             size.optimiser.step()
-    for ipc in ipcs:
-        if ipc not in outcomes:
-            outcomes[ipc] = finished(dataset, sizes[ipc].images, "dm", parameters, seed)
+    for ipc in [ipc for ipc in ipcs if ipc not in outcomes]:
+        outcomes[ipc] = finished(dataset, sizes[ipc].images, "dm", parameters, seed)
+        if not torch.isfinite(outcomes[ipc].images).all():
+            outcomes[ipc] = DivergedError(parameters.iterations, "a pixel")
     return outcomes
 
 

@@ -77,9 +77,10 @@ def _distil_size(
         [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
     )
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
+    iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
     inner = inner_recipe(parameters, ipc, len(labels))
-    for iteration in range(round(at_ipc(parameters.iterations, ipc))):
+    for iteration in range(iterations):
         fresh = generator("matching weights", seed, iteration)
         theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
@@ -91,6 +92,8 @@ def _distil_size(
             optimiser.step()
             if inner and outer < outer_steps - 1:
                 theta = train(network, theta, images.detach(), labels, inner, stream)
+    if not torch.isfinite(images).all():
+        raise DivergedError(iterations * outer_steps, "a pixel")
     return images
 
 

@@ -1,0 +1,56 @@
+"""What the tests share: one thread, and a data set small enough to check by hand."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from ddlib.data import DataSet, Normalisation, Split
+
+torch.set_num_threads(1)
+
+
+def _split(prototypes: torch.Tensor, per_class: int, stream: torch.Generator) -> Split:
+    """Noisy copies of each class's prototype, in shuffled order."""
+    labels = torch.arange(len(prototypes)).repeat_interleave(per_class)
+    labels = labels[torch.randperm(len(labels), generator=stream)]
+    noise = torch.randn(len(labels), *prototypes.shape[1:], generator=stream)
+    return Split(prototypes[labels] + 0.7 * noise, labels)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> DataSet:
+    """Three classes of 1x8x8 images, noise about a prototype: 40 to train on, 20 to test, each."""
+    stream = torch.Generator().manual_seed(5)
+    prototypes = torch.randn(3, 1, 8, 8, generator=stream)
+    return DataSet(
+        name="tiny",
+        train=_split(prototypes, 40, stream),
+        test=_split(prototypes, 20, stream),
+        normalisation=Normalisation((0.5,), (0.25,)),
+        classes=("ant", "bee", "cat"),
+    )
+
+
+@pytest.fixture(scope="session")
+def ordinary_convnet() -> Callable[..., nn.Sequential]:
+    """Build a ConvNet the way torch.nn means it to be built: (body, head), with given weights."""
+
+    def build(theta: dict[str, torch.Tensor], depth: int, padding: int = 0) -> nn.Sequential:
+        width, channels = next(iter(theta.values())).shape[:2]
+        layers: list[nn.Module] = [nn.ZeroPad2d(padding)]
+        for _ in range(depth):
+            layers += [nn.Conv2d(channels, width, 3, padding=1)]
+            layers += [nn.InstanceNorm2d(width, affine=True), nn.ReLU(), nn.AvgPool2d(2)]
+            channels = width
+        class_count, features = theta["head.weight"].shape
+        head = nn.Linear(features, class_count)
+        network = nn.Sequential(nn.Sequential(*layers, nn.Flatten()), head)
+        network.to(theta["head.weight"].dtype)
+        flat = nn.utils.parameters_to_vector(theta.values())
+        assert len(flat) == sum(value.numel() for value in network.parameters())
+        nn.utils.vector_to_parameters(flat.clone(), network.parameters())
+        return network
+
+    return build

@@ -1,0 +1,213 @@
+import base64
+import io
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddlib.data import Normalisation
+from ddlib.distilled import DistilledSet, load_distilled, pictures
+from ddlib.networks import build
+from ddlib.training import Recipe, train_and_score
+
+
+def made(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
+    stream = torch.Generator().manual_seed(seed)
+    fields = {
+        "images": torch.randn(ipc * len(classes), channels, side, side, generator=stream),
+        "labels": torch.arange(len(classes)).repeat_interleave(ipc),
+        "normalisation": Normalisation((0.5, 0.25, 0.0)[:channels], (0.25, 0.5, 1.0)[:channels]),
+        "classes": classes,
+        "data": "insects",
+        "method": "dc",
+        "parameters": {"iterations": 5, "learning_rate": 0.1, "outer_steps": {1: 1, 5: 3, 10: 9}},
+        "seed": 7,
+    }
+    return DistilledSet(**{**fields, **changes})
+
+
+def assert_equal_sets(ours, theirs):
+    assert torch.equal(ours.images, theirs.images)
+    assert ours.images.dtype == theirs.images.dtype == torch.float32
+    assert torch.equal(ours.labels, theirs.labels)
+    assert ours.labels.dtype == theirs.labels.dtype == torch.int64
+    for name in ("normalisation", "classes", "data", "method", "parameters", "seed"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_saved_comes_back(tmp_path, channels):
+    synthetic = made(channels=channels)
+    synthetic.save(tmp_path / "new" / "set.safetensors")
+    loaded = load_distilled(tmp_path / "new" / "set.safetensors")
+    assert_equal_sets(loaded, synthetic)
+    assert list(loaded.parameters["outer_steps"]) == [1, 5, 10]  # whole numbers, as they were
+    assert (loaded.k, loaded.ipc) == (6, 2)
+
+
+def test_equal_sets_give_equal_bytes(tmp_path):
+    paths = [tmp_path / name for name in ("first", "again", "loaded", "other")]
+    made().save(paths[0])
+    shuffled = dict(reversed(made().parameters.items()))
+    made(parameters=shuffled).save(paths[1])
+    load_distilled(paths[0]).save(paths[2])
+    made(seed=1).save(paths[3])
+    first, again, loaded, other = (path.read_bytes() for path in paths)
+    assert first == again == loaded
+    assert first != other
+
+
+def test_images_that_are_views_are_saved_whole(tmp_path):
+    synthetic = made()
+    flipped = torch.arange(96.0).view(6, 4, 4, 1).permute(0, 3, 2, 1)
+    replace(synthetic, images=flipped).save(tmp_path / "set")
+    assert torch.equal(load_distilled(tmp_path / "set").images, flipped)
+
+
+def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
+    """The format by its specification: length, JSON header, and nothing but the tensors' bytes."""
+    synthetic = made()
+    synthetic.save(tmp_path / "set")
+    content = (tmp_path / "set").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    body = content[8 + length :]
+    described = json.loads(header.pop("__metadata__")["distilled"])
+    assert described["method"] == "dc"
+    assert described["normalisation"] == {"mean": [0.5], "std": [0.25]}
+    assert set(header) == {"images", "labels"}
+    arrays = {
+        name: np.frombuffer(body[slice(*entry["data_offsets"])], types[entry["dtype"]])
+        for types in ({"F32": "<f4", "I64": "<i8"},)
+        for name, entry in header.items()
+    }
+    assert len(body) == sum(array.nbytes for array in arrays.values())
+    assert np.array_equal(arrays["images"], synthetic.images.numpy().ravel())
+    assert np.array_equal(arrays["labels"], [0, 0, 1, 1, 2, 2])
+    with pytest.raises(Exception, match=r".") as raised:
+        pickle.loads(content)
+    assert isinstance(raised.value, pickle.UnpicklingError | ValueError | EOFError | KeyError)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 60, 0.3, 0.7, 0.99, -1])
+def test_a_truncated_file_is_refused_in_one_sentence(tmp_path, keep):
+    path = tmp_path / "set.safetensors"
+    made().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match=r"is not a whole distilled set .*; delete it") as raised:
+        load_distilled(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def safetensors_file(metadata):
+    header = {"images": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header["labels"] = {"dtype": "I64", "shape": [1], "data_offsets": [4, 12]}
+    if metadata is not None:
+        header["__metadata__"] = metadata
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(12)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"some text that was never a distilled set",
+        pickle.dumps({"images": [1, 2, 3]}),
+        safetensors_file(None),
+        safetensors_file({"format": "pt"}),
+        safetensors_file({"distilled": "{"}),
+        safetensors_file({"distilled": "{}"}),
+        safetensors_file({"distilled": "[]"}),
+    ],
+    ids=["text", "pickle", "no metadata", "other metadata", "half JSON", "empty", "a list"],
+)
+def test_another_file_is_refused(tmp_path, content):
+    (tmp_path / "set").write_bytes(content)
+    with pytest.raises(ValueError, match="is not a whole distilled set"):
+        load_distilled(tmp_path / "set")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no distilled set at .*absent; check"):
+        load_distilled(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="there is no distilled set"):
+        load_distilled(tmp_path)
+
+
+def test_pixels_are_denormalised_clamped_and_rounded():
+    # value * 0.25 + 0.5, times 255: 0.1 -> 133.875, -1 -> 63.75, +-9 -> clamped
+    images = torch.tensor([[[[0.1, -1.0], [9.0, -9.0]]]])
+    synthetic = made(classes=("ant",), ipc=1, side=2, images=images)
+    assert synthetic.pixels().tolist() == [[[[134], [64]], [[255], [0]]]]
+    assert synthetic.pixels().dtype == torch.uint8
+
+
+def test_pixels_keep_their_channel():
+    # red 0 * 0.25 + 0.5 = 0.5; green 0.91 * 0.5 + 0.25 = 0.705; blue 0.2 * 1 + 0 = 0.2
+    images = torch.tensor([0.0008, 0.91, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    pixels = made(classes=("ant",), ipc=1, channels=3, side=2, images=images).pixels()
+    assert pixels.shape == (1, 2, 2, 3)
+    assert pixels[0, 1, 1].tolist() == [128, 180, 51]  # 127.55, 179.775, 51
+
+
+def decoded(url):
+    start, content = url.split(",")
+    assert start == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+
+
+def test_pictures_has_one_row_an_image():
+    sets = [made(ipc=1), made(ipc=2, method="dm")]
+    table = pictures(sets)
+    assert list(table.columns) == ["method", "ipc", "k", "label", "class_name", "copy", "url"]
+    rows = list(table.drop(columns="url").itertuples(index=False, name=None))
+    assert rows == [
+        ("dc", 1, 3, 0, "ant", 0),
+        ("dc", 1, 3, 1, "bee", 0),
+        ("dc", 1, 3, 2, "cat", 0),
+        ("dm", 2, 6, 0, "ant", 0),
+        ("dm", 2, 6, 0, "ant", 1),
+        ("dm", 2, 6, 1, "bee", 0),
+        ("dm", 2, 6, 1, "bee", 1),
+        ("dm", 2, 6, 2, "cat", 0),
+        ("dm", 2, 6, 2, "cat", 1),
+    ]
+
+
+@pytest.mark.parametrize(("side", "factor"), [(4, 14), (8, 7), (10, 6), (28, 2), (56, 1), (64, 1)])
+def test_pictures_enlarge_to_the_asked_side_and_keep_pixels_square(side, factor):
+    synthetic = made(classes=("ant",), ipc=2, side=side)
+    for url, pixels in zip(pictures([synthetic])["url"], synthetic.pixels().numpy(), strict=True):
+        shown = decoded(url)
+        assert np.array_equal(shown, np.kron(pixels[..., 0], np.ones((factor, factor), np.uint8)))
+
+
+def test_pictures_show_colour():
+    synthetic = made(classes=("ant",), ipc=1, channels=3, side=4)
+    shown = decoded(pictures([synthetic], side=8)["url"][0])
+    assert shown.shape == (8, 8, 3)
+    assert np.array_equal(shown[::2, ::2], synthetic.pixels()[0].numpy())
+
+
+def test_pictures_of_nothing_is_an_empty_table():
+    assert len(pictures([])) == 0
+
+
+def test_a_loaded_set_is_ready_to_train_on(tiny, tmp_path):
+    means = torch.stack([tiny.train.images[tiny.train.labels == c].mean(0) for c in range(3)])
+    synthetic = made(images=means, ipc=1, side=8)
+    synthetic.save(tmp_path / "set")
+    loaded = load_distilled(tmp_path / "set")
+    network = build("mlp", tiny.image_shape, 3, width=16, depth=2)
+    recipe = Recipe(30, 16, 0.1)
+    result = train_and_score(network, loaded.images, loaded.labels, tiny.test, recipe, 0)
+    assert result == train_and_score(
+        network, synthetic.images, synthetic.labels, tiny.test, recipe, 0
+    )
+    assert result.accuracy > 0.9  # class means of classes that hardly overlap

@@ -1,0 +1,68 @@
+import os
+import stat
+
+import pytest
+
+from ddlib.files import write_atomically
+
+
+def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "set.bin"
+    write_atomically(path, b"\x00\xff\n")
+    assert path.read_bytes() == b"\x00\xff\n"
+    assert os.listdir(path.parent) == ["set.bin"]
+
+
+def test_replaces_what_was_there(tmp_path):
+    path = tmp_path / "set.bin"
+    path.write_bytes(b"old and longer")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["set.bin"]
+
+
+def test_others_may_read_the_file(tmp_path):
+    write_atomically(tmp_path / "set.bin", b"x")
+    assert stat.S_IMODE((tmp_path / "set.bin").stat().st_mode) == 0o644
+
+
+def test_takes_a_path_as_text(tmp_path):
+    write_atomically(str(tmp_path / "set.bin"), b"x")
+    assert (tmp_path / "set.bin").read_bytes() == b"x"
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
+    path = tmp_path / "set.bin"
+    path.write_bytes(b"old")
+    seen = []
+    replace = os.replace
+
+    def look_then_replace(source, target):
+        with open(source, "rb") as file:
+            seen.append((path.read_bytes(), file.read()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look_then_replace)
+    write_atomically(path, b"new")
+    assert seen == [(b"old", b"new")]  # all is written before the name changes hands
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+    path = tmp_path / "set.bin"
+    path.write_bytes(b"old")
+
+    def fail(source, target):
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["set.bin"]
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match=r"cannot write to the folder .*results.*choose another"):
+        write_atomically(tmp_path / "results" / "set.bin", b"x")

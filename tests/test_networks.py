@@ -1,0 +1,199 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ddlib import networks
+from ddlib.networks import Network, build, embed, initial_parameters, logits
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count, *shape, seed=1):
+    return torch.randn(count, *shape, generator=stream(seed))
+
+
+@pytest.mark.parametrize(
+    ("shape", "class_count", "depth", "published"),
+    [
+        ((1, 28, 28), 10, 3, 317_706),
+        ((3, 32, 32), 10, 3, 320_010),
+        ((3, 32, 32), 100, 3, 504_420),
+        ((3, 128, 128), 10, 5, 615_690),
+    ],
+)
+def test_convnet_has_as_many_weights_as_the_reference(shape, class_count, depth, published):
+    network = build("convnet", shape, class_count, depth=depth)
+    assert sum(value.numel() for value in network.parameters()) == published
+    theta = initial_parameters(network, stream())
+    assert sum(value.numel() for value in theta.values()) == published
+
+
+def test_mlp_has_three_linear_layers_of_width_128():
+    theta = initial_parameters(build("mlp", (1, 28, 28), 10), stream())
+    assert [tuple(value.shape) for value in theta.values()] == [
+        *((128, 784), (128,)),
+        *((128, 128), (128,)),
+        *((10, 128), (10,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "width", "depth", "padding"),
+    [
+        ((1, 28, 28), 6, 3, 2),  # 28 -> 32, as the reference pads MNIST
+        ((3, 32, 32), 5, 3, 0),
+        ((2, 8, 8), 4, 1, 0),
+        ((1, 8, 8), 4, 2, 0),
+        ((1, 6, 6), 3, 2, 1),  # 6 -> 8
+        ((1, 8, 16), 3, 3, 0),  # the smallest side that depth 3 takes
+        ((3, 20, 28), 4, 3, (2, 2, 2, 2)),  # 20 -> 24 and 28 -> 32
+        ((1, 24, 28), 4, 3, (2, 2, 0, 0)),
+    ],
+)
+def test_convnet_equals_one_built_from_torch_nn(ordinary_convnet, shape, width, depth, padding):
+    network = build("convnet", shape, 7, width=width, depth=depth)
+    theta = initial_parameters(network, stream())
+    for value in theta.values():  # norms of one and zero would hide a missing affine map
+        value.add_(0.3 * torch.randn(value.shape, generator=stream(value.numel())))
+    batch = images(5, *shape)
+    ordinary = ordinary_convnet(theta, depth, padding)
+    torch.testing.assert_close(logits(network, theta, batch), ordinary(batch))
+    torch.testing.assert_close(embed(network, theta, batch), ordinary[0](batch))
+
+
+def test_convnet_pads_an_odd_side_to_at_least_the_next_multiple():
+    network = build("convnet", (1, 9, 15), 4, width=3, depth=2)  # 9 -> 12, 15 -> 16
+    theta = initial_parameters(network, stream())
+    assert embed(network, theta, images(2, 1, 9, 15)).shape == (2, 3 * 3 * 4)
+
+
+def test_convnet_of_the_published_mnist_shape_embeds_into_2048_features():
+    network = build("convnet", (1, 28, 28), 10)
+    theta = initial_parameters(network, stream())
+    assert embed(network, theta, images(1, 1, 28, 28)).shape == (1, 2048)
+
+
+@pytest.mark.parametrize(("width", "depth"), [(128, 3), (16, 2), (16, 1)])
+def test_mlp_equals_a_loop_over_its_layers(width, depth):
+    network = build("mlp", (2, 4, 3), 5, width=width, depth=depth)
+    theta = initial_parameters(network, stream())
+    batch = images(6, 2, 4, 3)
+    values = list(theta.values())
+    features = batch.reshape(6, 24)
+    for layer in range(depth - 1):
+        features = (features @ values[2 * layer].T + values[2 * layer + 1]).clamp(min=0)
+    scores = features @ values[-2].T + values[-1]
+    torch.testing.assert_close(embed(network, theta, batch), features)
+    torch.testing.assert_close(logits(network, theta, batch), scores)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
+def test_the_head_of_the_features_gives_the_logits(name):
+    network = build(name, (1, 8, 8), 3, width=6, depth=2)
+    theta = initial_parameters(network, stream())
+    batch = images(10, 1, 8, 8)
+    features = embed(network, theta, batch)
+    head = F.linear(features, theta["head.weight"], theta["head.bias"])
+    torch.testing.assert_close(head, logits(network, theta, batch))
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 150])
+def test_features_do_not_depend_on_how_images_are_cut_into_passes(count, monkeypatch):
+    network = build("convnet", (1, 8, 8), 3, width=6, depth=2)
+    theta = initial_parameters(network, stream())
+    batch = images(count, 1, 8, 8).requires_grad_()
+    features = embed(network, theta, batch)
+    weights = torch.randn(features.shape, generator=stream(3))
+    gradient = torch.autograd.grad((features * weights).sum(), batch)[0]
+    monkeypatch.setattr(networks, "CHUNK", 10**6)
+    single = embed(network, theta, batch)
+    torch.testing.assert_close(features, single)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad((single * weights).sum(), batch)[0], rtol=1e-4, atol=1e-5
+    )
+    one_by_one = torch.cat([embed(network, theta, batch[i : i + 1]) for i in range(count)])
+    torch.testing.assert_close(features, one_by_one)
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "least"), [((1, 8, 8), 4, 16), ((3, 7, 32), 3, 8), ((3, 32, 1), 1, 2)]
+)
+def test_an_image_too_small_is_refused_in_one_sentence(shape, depth, least):
+    message = (
+        f"a ConvNet of depth {depth} halves the image {depth} times, which needs images of at "
+        f"least {least} pixels, got {shape[1]}x{shape[2]}; choose a smaller depth"
+    )
+    with pytest.raises(ValueError, match="choose a smaller depth") as raised:
+        build("convnet", shape, 10, depth=depth)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
+def test_initial_weights_follow_the_default_distribution_of_torch(name):
+    network = build(name, (3, 32, 32), 10, width=64)
+    theta = initial_parameters(network, stream())
+    assert list(theta) == [parameter for parameter, _ in network.named_parameters()]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = networks.NETWORKS[name]((3, 32, 32), 10, width=64).state_dict()
+    for parameter, value in theta.items():
+        assert value.shape == theirs[parameter].shape
+        assert value.dtype == torch.float32
+        if value.dim() == 1:
+            continue
+        bound = 1 / math.sqrt(value[0].numel())
+        assert value.abs().max() <= bound
+        assert theirs[parameter].abs().max() <= bound
+        error = 4 / math.sqrt(value.numel())  # four standard errors of a mean, in deviations
+        deviation = bound / math.sqrt(3)  # of a uniform distribution
+        assert abs(value.mean()) < error * deviation
+        assert value.std() == pytest.approx(deviation, rel=error)
+        assert theirs[parameter].std() == pytest.approx(deviation, rel=error)
+
+
+def test_initial_biases_have_the_bound_of_their_layer_and_norms_are_one_and_zero():
+    theta = initial_parameters(build("convnet", (3, 16, 16), 10, width=256, depth=2), stream())
+    convolution, bias, scale, shift = list(theta.values())[4:8]
+    assert convolution.shape == (256, 256, 3, 3)
+    bound = 1 / math.sqrt(256 * 9)
+    assert 0.9 * bound < bias.abs().max() <= bound  # 256 draws: all below 0.9 with chance 2e-12
+    assert bias.min() < 0 < bias.max()
+    assert torch.equal(scale, torch.ones(256))
+    assert torch.equal(shift, torch.zeros(256))
+
+
+def test_initial_weights_are_their_seeds_and_leave_the_global_state_alone():
+    before = torch.get_rng_state()
+    network = build("convnet", (1, 8, 8), 3, width=4, depth=2)
+    first, again, other = (initial_parameters(network, stream(seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in first.items():
+        assert torch.equal(value, again[name])
+        if value.dim() > 1:
+            assert not torch.equal(value, other[name])
+
+
+def test_weights_of_one_draw_are_independent_between_layers():
+    theta = initial_parameters(build("mlp", (1, 8, 8), 64, width=64), stream())
+    first, second, third = (value.flatten() for value in theta.values() if value.dim() > 1)
+    for one, two in ((first, second), (second, third)):
+        correlation = torch.corrcoef(torch.stack([one, two]))[0, 1]
+        assert abs(correlation) < 4 / math.sqrt(64 * 64)
+
+
+def test_a_layer_without_a_rule_is_refused_by_name():
+    odd = Network(nn.Sequential(nn.Flatten(), nn.Bilinear(4, 4, 4)), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"layer 'body\.1' of type Bilinear; add its rule"):
+        initial_parameters(odd, stream())
+
+
+def test_layers_without_a_bias_are_drawn_too():
+    network = Network(nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), nn.Linear(3, 2))
+    theta = initial_parameters(network, stream())
+    assert list(theta) == ["body.1.weight", "head.weight", "head.bias"]
+    assert logits(network, theta, images(2, 1, 2, 2)).shape == (2, 2)

@@ -1,0 +1,122 @@
+import math
+from dataclasses import FrozenInstanceError, dataclass
+
+import numpy as np
+import pytest
+
+from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, read_options, setting
+
+
+@dataclass(frozen=True)
+class Cooking(Parameters):
+    minutes: int = setting(20)
+    eggs: int = setting(2, least=1)
+    heat: float = setting(0.5)
+    pan: str = setting("iron", choices=["iron", "steel"])
+    salt: ByIpc = setting(1.0, by_ipc=True)
+    stirs: ByIpc = setting({1: 1, 10: 50}, by_ipc=True)
+
+
+def test_defaults_stand_where_nothing_is_given():
+    for parameters in (Cooking(), Cooking.read(None, "soup"), Cooking.read({}, "soup")):
+        assert parameters == Cooking(20, 2, 0.5, "iron", 1.0, {1: 1, 10: 50})
+
+
+def test_given_values_replace_defaults():
+    read = Cooking.read({"eggs": 3, "heat": 1, "salt": {5: 0.1, 50: 2}}, "soup")
+    assert (read.eggs, read.heat, read.salt, read.minutes) == (3, 1, {5: 0.1, 50: 2}, 20)
+
+
+def test_parameters_are_frozen_and_share_no_table():
+    with pytest.raises(FrozenInstanceError):
+        Cooking().eggs = 3
+    Cooking().stirs[10] = 7
+    assert Cooking().stirs == {1: 1, 10: 50}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"minutes": 1.5}, r"minutes=1\.5 must be a whole number of at least 0"),
+        ({"minutes": -1}, r"minutes=-1 must be a whole number of at least 0"),
+        ({"minutes": True}, r"minutes=True must be a whole number"),
+        ({"minutes": "20"}, r"minutes='20' must be a whole number"),
+        ({"minutes": None}, r"minutes=None must be a whole number"),
+        ({"minutes": {1: 2}}, r"minutes=\{1: 2\} must be a whole number"),
+        ({"eggs": 0}, r"eggs=0 must be a whole number of at least 1"),
+        ({"heat": -0.1}, r"heat=-0\.1 must be a number of at least 0"),
+        ({"heat": math.nan}, r"heat=nan must be a number of at least 0"),
+        ({"heat": math.inf}, r"heat=inf must be a number of at least 0"),
+        ({"pan": "irn"}, r"'irn' is not a pan; did you mean 'iron'\? allowed: iron, steel"),
+        ({"pan": ["iron"]}, r"\['iron'\] is not a pan; .*allowed: iron, steel"),
+        ({"salt": "much"}, r"salt='much' must be a number .* or a table \{ipc: number\}"),
+        ({"salt": {}}, r"salt is an empty table; give at least one ipc: number"),
+        ({"salt": {0: 1.0}}, r"salt has 0 for an ipc; give whole numbers from 1"),
+        ({"salt": {"1": 1.0}}, r"salt has '1' for an ipc; give whole numbers from 1"),
+        ({"salt": {1: 1.0, 10: -2}}, r"salt\[10\]=-2 must be a number of at least 0"),
+        ({"stirs": {1: 1.5}}, r"stirs\[1\]=1\.5 must be a whole number"),
+        ({"stirs": 1.5}, r"stirs=1\.5 must be a whole number"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_sentence(given, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        Cooking.read(given, "soup")
+    assert str(raised.value).startswith("soup: ")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=message):
+        Cooking(**given)  # checked however it is made
+
+
+def test_an_unknown_name_is_refused_with_the_allowed_ones():
+    message = (
+        "'egs' is not a parameter of soup; did you mean 'eggs'? "
+        "allowed: minutes, eggs, heat, pan, salt, stirs"
+    )
+    with pytest.raises(ValueError, match="egs") as raised:
+        Cooking.read({"egs": 3}, "soup")
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("given", [["eggs"], "eggs", 3])
+def test_what_is_not_a_table_is_refused(given):
+    with pytest.raises(ValueError, match="soup must be a table of names and values, got"):
+        Cooking.read(given, "soup")
+
+
+def test_check_names_without_a_near_miss_lists_the_allowed():
+    with pytest.raises(ValueError, match=r"^'x' is not a dish; allowed: none$"):
+        check_names(["x"], [], "dish")
+    check_names(["soup"], ["soup", "stew"], "dish")
+    check_names([], [], "dish")
+
+
+def cook(fish, pan="iron", *, heat=0.5):
+    return fish, pan, heat
+
+
+def test_options_are_the_optional_arguments_and_the_callers_own_names():
+    assert read_options(cook, {"pan": "steel", "heat": 1}, "cook") == {"pan": "steel", "heat": 1}
+    assert read_options(cook, {"name": "x"}, "cook", own=["name"]) == {"name": "x"}
+    with pytest.raises(ValueError, match=r"'fish' is not a parameter of cook; allowed: pan, heat"):
+        read_options(cook, {"fish": "cod"}, "cook")
+    with pytest.raises(ValueError, match="cook must be a table"):
+        read_options(cook, ["pan"], "cook")
+
+
+def test_one_number_serves_every_size():
+    assert at_ipc(0.3, 1) == at_ipc(0.3, 1000) == 0.3
+
+
+@pytest.mark.parametrize("ipc", [1, 2, 3, 5, 7, 10, 12, 40, 50, 51, 1000])
+def test_a_table_is_interpolated_and_constant_past_its_ends(ipc):
+    table = {50: 10, 3: 1, 10: 50}
+    assert at_ipc(table, ipc) == pytest.approx(np.interp(ipc, [3, 10, 50], [1, 50, 10]))
+
+
+def test_a_table_of_one_entry_is_constant():
+    assert [at_ipc({10: 4.0}, ipc) for ipc in (1, 10, 99)] == [4.0, 4.0, 4.0]
+
+
+def test_published_entries_come_back_exactly():
+    table = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
+    assert {ipc: at_ipc(table, ipc) for ipc in table} == table

@@ -1,0 +1,61 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ddlib.seeds import generator
+
+
+def draws(*keys, count=64):
+    return torch.randint(2**31, (count,), generator=generator(*keys))
+
+
+def test_equal_keys_give_the_same_stream():
+    assert torch.equal(draws("real", 3), draws("real", 3))
+
+
+@pytest.mark.parametrize(
+    "other", [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()]
+)
+def test_different_keys_give_unrelated_streams(other):
+    ours, theirs = draws("real", 3, count=4096), draws(*other, count=4096)
+    assert (ours == theirs).sum() <= 1  # chance: 4096 / 2^31
+    correlation = torch.corrcoef(torch.stack([ours, theirs]).double())[0, 1]
+    assert abs(correlation) < 4 / 4096**0.5  # four standard errors
+
+
+def test_keys_do_not_run_into_each_other():
+    assert not torch.equal(draws("a", 12), draws("a1", 2))
+    assert not torch.equal(draws(("a", 1), 2), draws("a", (1, 2)))
+
+
+def test_a_stream_does_not_depend_on_what_else_is_drawn():
+    alone = draws("real", 3)
+    other, late = generator("noise", 3), generator("real", 3)
+    torch.rand(1000, generator=other)
+    assert torch.equal(torch.randint(2**31, (64,), generator=late), alone)
+
+
+def test_the_global_state_is_neither_read_nor_changed():
+    before = torch.get_rng_state()
+    first = draws("real", 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng():
+        torch.manual_seed(12345)
+        assert torch.equal(draws("real", 3), first)
+
+
+def test_another_process_sees_the_same_stream():
+    # Python's own hash() of a string differs between these two processes.
+    code = (
+        "import torch; from ddlib.seeds import generator; "
+        "print(torch.randint(2**31, (4,), generator=generator('real', (3, 1))).tolist())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    expected = torch.randint(2**31, (4,), generator=generator("real", (3, 1))).tolist()
+    assert process.stdout.strip() == str(expected)

@@ -1,0 +1,762 @@
+"""A study: what is in its tables, what a rerun does, and what happens when something goes wrong.
+
+Worker processes take seconds to start, so two tests only use them; the rest run on a Dask
+scheduler inside the test process, which is also what `scheduler_address` is for.
+"""
+
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import statistics
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from distributed import Client, LocalCluster
+from papermill.parameterize import parameterize_notebook
+
+from ddlib import data, networks, study, work
+from ddlib.methods import METHODS, Method, selection
+from ddlib.parameters import Parameters
+from ddlib.seeds import generator
+from ddlib.training import DivergedError, Recipe, train, train_and_score
+
+DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
+DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
+DC = {"iterations": 2, "outer_steps": 2, "inner_epochs": 1, "real_batch": 8}
+GRID = {
+    "data": DIGITS,
+    "network": {"name": "mlp", "width": 16, "depth": 2},
+    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
+    "methods": {"random": None, "dm": DM, "dc": DC},
+    "k": [6, 3],
+    "seeds": 2,
+    "evaluations": 2,
+}
+TRIALS = 3 * 2 * 2
+
+
+def settings(folder: Path, **changes) -> study.Settings:
+    return study.read_settings(GRID | {"results": str(folder)} | changes)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each result of a study was last written: trials, distilled sets, references."""
+    files = [path for path in folder.parent.rglob("*") if path.suffix in (".json", ".safetensors")]
+    return {path.name: path.stat().st_mtime_ns for path in files if path.name != "settings.json"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    settings: study.Settings
+    result: study.Result
+    folder: Path
+
+    def table(self, name: str) -> bytes:
+        return (self.folder / f"{name}.parquet").read_bytes()
+
+    def copy(self, root: Path) -> Path:
+        """Copy the study and its references below `root`; return the study's folder there."""
+        return shutil.copytree(self.folder.parent, root / "copy") / self.folder.name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished") / "grid"
+    chosen = settings(folder, workers=2)
+    return Finished(chosen, study.run(chosen), folder)
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """The address of a scheduler that runs already, with one worker."""
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    monkeypatch.setattr(study, "_client", lambda settings: pytest.fail("workers were started"))
+
+
+# The tables.
+
+
+def test_the_table_has_one_row_per_trial_and_evaluation(finished):
+    table = finished.result.trials
+    assert list(table.columns) == [
+        *("data", "network", "method", "ipc", "k", "seed", "evaluation"),
+        *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
+        *("status", "message"),
+    ]
+    grid = list(itertools.product(["random", "dm", "dc"], [1, 2], [0, 1], [0, 1]))
+    rows = table[["method", "ipc", "seed", "evaluation"]].itertuples(index=False)
+    assert [tuple(row) for row in rows] == grid
+    assert list(table["k"]) == [3 * ipc for _, ipc, _, _ in grid]
+    assert set(table["data"]) == {"digits"}
+    assert set(table["network"]) == {"mlp"}
+    assert set(table["status"]) == {"ok"}
+    assert set(table["message"]) == {""}
+    assert finished.result.failures.empty
+
+
+def test_accuracies_are_fractions_of_the_whole_test_set(finished):
+    count = len(data.load(**DIGITS).test.labels)
+    for table in (finished.result.trials, finished.result.references):
+        right = table["accuracy"] * count
+        assert np.allclose(right, right.round(), atol=1e-9)
+        assert table["accuracy"].between(0, 1).all()
+        assert np.allclose(table["error"], 1 - table["accuracy"])
+        assert (table["cross_entropy"] > 0).all()
+    assert (finished.result.trials["accuracy"] < 1).any()
+
+
+@pytest.mark.parametrize("measure", ["error", "cross_entropy"])
+def test_a_gap_is_measured_from_the_mean_of_the_references(finished, measure):
+    references = pd.read_parquet(finished.folder / "references.parquet")
+    assert list(references["seed"]) == [0, 1]
+    floor = statistics.fmean(references[measure])
+    assert references[measure].nunique() == 2
+    for row in finished.result.trials.to_dict("records"):
+        assert row[f"gap_{measure}"] == pytest.approx(row[measure] - floor, abs=1e-15)
+
+
+def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
+    for name in ("trials", "references", "costs"):
+        written = pd.read_parquet(finished.folder / f"{name}.parquet")
+        pd.testing.assert_frame_equal(written, getattr(finished.result, name), check_exact=True)
+    assert json.loads((finished.folder / "settings.json").read_text()) == asdict(finished.settings)
+    files = [path for path in finished.folder.parent.rglob("*") if path.is_file()]
+    kinds = pd.Series([f"{path.parent.name}/*{path.suffix}" for path in files]).value_counts()
+    assert kinds.to_dict() == {
+        "trials/*.json": TRIALS,
+        "distilled/*.safetensors": TRIALS,
+        "references/*.json": 2,
+        "grid/*.parquet": 3,
+        "grid/*.json": 1,
+    }
+    assert not [path for path in files if path.name.startswith(".")]
+
+
+def test_costs_are_seconds_of_every_trial(finished):
+    costs = finished.result.costs
+    assert list(costs.columns) == ["method", "ipc", "seed", "distil_seconds", "evaluate_seconds"]
+    assert len(costs) == TRIALS
+    assert (costs[["distil_seconds", "evaluate_seconds"]] > 0).all(axis=None)
+
+
+def test_sizes_that_share_a_call_share_its_cost(tmp_path, scheduler, monkeypatch):
+    distil = work.distil
+    monkeypatch.setattr(work, "distil", lambda *call: (distil(*call)[0], 12.0))
+    methods = {"random": None, "dc": DC}
+    result = study.run(settings(tmp_path, methods=methods, scheduler_address=scheduler))
+    seconds = result.costs.groupby("method")["distil_seconds"].unique().to_dict()
+    assert seconds == {"random": [6.0], "dc": [12.0]}
+
+
+@pytest.mark.parametrize("method", ["random", "dm", "dc"])
+def test_a_trial_is_what_its_own_call_gives(finished, method):
+    """Distilled alone, in this process, a set of the sweep is the same to the last bit."""
+    dataset = data.load(**DIGITS)
+    network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
+    parameters = METHODS[method].parameters(**(GRID["methods"][method] or {}))
+    synthetic = METHODS[method].distil(dataset, network, [2], 1, parameters)[2]
+    [kept] = [one for one in finished.result.distilled(1) if (one.method, one.k) == (method, 6)]
+    assert torch.equal(kept.images, synthetic.images)
+    assert torch.equal(kept.labels, torch.tensor([0, 0, 1, 1, 2, 2]))
+    rows = finished.result.trials.query("method == @method and k == 6 and seed == 1")
+    for row in rows.itertuples():
+        score = train_and_score(
+            *(network, synthetic.images, synthetic.labels, dataset.test),
+            *(Recipe(steps=20, batch_size=16, learning_rate=0.05), (1, row.evaluation)),
+        )
+        assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
+    assert rows["cross_entropy"].nunique() == 2
+
+
+def test_a_reference_is_the_same_training_on_all_data(finished):
+    dataset = data.load(**DIGITS)
+    network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
+    recipe = Recipe(steps=20, batch_size=16, learning_rate=0.05)
+    real = dataset.train
+    assert len(real.labels) == 60
+    for row in finished.result.references.itertuples():
+        score = train_and_score(
+            network, real.images, real.labels, dataset.test, recipe, (row.seed, 0)
+        )
+        assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
+
+
+def test_distilled_sets_of_one_seed_can_be_looked_at(finished):
+    sets = finished.result.distilled(seed=1)
+    names = [(one.method, one.ipc, one.seed, one.data) for one in sets]
+    grid = itertools.product(["random", "dm", "dc"], [1, 2], [1], ["digits"])
+    assert names == list(grid)
+    assert finished.result.distilled(seed=2) == []
+
+
+# Running again.
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_rerun_does_nothing_and_gives_the_same_tables(finished):
+    before = stamps(finished.folder)
+    tables = {name: finished.table(name) for name in ("trials", "references", "costs")}
+    again = study.run(finished.settings)
+    assert stamps(finished.folder) == before
+    assert len(before) == 2 * TRIALS + 2
+    assert {name: finished.table(name) for name in tables} == tables
+    pd.testing.assert_frame_equal(again.trials, finished.result.trials, check_exact=True)
+
+
+@pytest.mark.slow
+def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
+    finished, tmp_path, monkeypatch
+):
+    """Elsewhere, with one worker instead of two, which is killed with most trials still to do."""
+    save, saved = study._Run._save, []
+
+    def save_and_kill(run, trial, record):
+        save(run, trial, record)
+        saved.append(trial)
+        if len(saved) == 2:
+            [process] = run.client.run(os.getpid).values()
+            assert process != os.getpid()
+            os.kill(process, signal.SIGKILL)
+
+    monkeypatch.setattr(study._Run, "_save", save_and_kill)
+    result = study.run(settings(tmp_path / "elsewhere" / "other", workers=1))
+    assert len(saved) == TRIALS
+    assert result.failures.empty
+    for name in ("trials", "references"):
+        assert (tmp_path / f"elsewhere/other/{name}.parquet").read_bytes() == finished.table(name)
+
+
+def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
+    finished, tmp_path, scheduler, monkeypatch
+):
+    monkeypatch.setattr(study, "LocalCluster", lambda **_: pytest.fail("a cluster was started"))
+    folder = finished.copy(tmp_path)
+    before = stamps(folder)
+    [trial] = folder.glob("trials/dm-ipc2-seed1-*")
+    [other] = folder.glob("trials/dc-ipc1-seed0-*")
+    [distilled] = folder.glob("distilled/dc-ipc1-seed0-*")
+    [reference] = folder.parent.glob("references/digits-seed1-*")
+    lost = {path.name for path in (trial, other, distilled, reference)}
+    contents = distilled.read_bytes()
+    for path in (trial, other, distilled, reference):
+        path.unlink()
+    study.run(settings(folder, scheduler_address=scheduler))
+    after = stamps(folder)
+    assert {name for name in before if after[name] != before[name]} == lost
+    assert after.keys() == before.keys()
+    assert distilled.read_bytes() == contents
+    for name in ("trials", "references"):
+        assert (folder / f"{name}.parquet").read_bytes() == finished.table(name)
+
+
+def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
+    finished, tmp_path, scheduler, monkeypatch
+):
+    chosen = settings(tmp_path / "study", scheduler_address=scheduler)
+    save, saved = study._Run._save, []
+
+    def save_and_interrupt(run, trial, record):
+        save(run, trial, record)
+        saved.append(trial.path)
+        if len(saved) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study._Run, "_save", save_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(chosen)
+    assert set((tmp_path / "study/trials").iterdir()) == set(saved)
+    before = stamps(tmp_path / "study")
+    study.run(chosen)
+    assert (tmp_path / "study/trials.parquet").read_bytes() == finished.table("trials")
+    after = stamps(tmp_path / "study")
+    assert before.items() <= after.items()
+    assert len(after) == 2 * TRIALS + 2
+
+
+def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
+    """The file names of the trials, distilled sets and references of a changed study."""
+    plan = study.prepare(settings(tmp_path / "names", **changes))
+    return (
+        {trial.path.name for trial in plan.trials},
+        {trial.set_path.name for trial in plan.trials},
+        {plan.reference_path(seed).name for seed in plan.seeds},
+    )
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    ("change", "trials", "sets", "references"),
+    [
+        ({"data": DIGITS | {"per_class": 19}}, 0, 0, 0),
+        ({"network": {"name": "mlp", "width": 17, "depth": 2}}, 0, 0, 0),
+        ({"training": GRID["training"] | {"momentum": 0.8}}, 0, TRIALS, 0),
+        ({"evaluations": 3}, 0, TRIALS, 2),
+        ({"methods": GRID["methods"] | {"dm": DM | {"momentum": 0.4}}}, 8, 8, 2),
+        ({"methods": {"dc": DC, "random": {}, "herding": {}}}, 8, 8, 2),
+        ({"k": [3, 9]}, 6, 6, 2),
+        ({"seeds": 1}, 6, 6, 1),
+        ({"seeds": 3, "workers": 1, "draws": 7, "tolerance": 0.3}, TRIALS, TRIALS, 2),
+        ({"scheduler_address": "tcp://127.0.0.1:1"}, TRIALS, TRIALS, 2),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_what_is_kept_depends_on_all_that_decides_it(tmp_path, change, trials, sets, references):
+    """How many of the grid's files a changed study takes over: no stale one, none in vain."""
+    before, after = names(tmp_path), names(tmp_path, **change)
+    kept = [len(old & new) for old, new in zip(before, after, strict=True)]
+    assert kept == [trials, sets, references]
+
+
+# What fails is shown as failed.
+
+
+def test_a_diverged_size_is_recorded_and_the_others_go_on(finished, tmp_path, scheduler):
+    """The first step is taken from finite images; its huge rate is what breaks the next one."""
+    folder = finished.copy(tmp_path)
+    methods = {"dm": DM | {"learning_rate": {1: 1e30, 2: 1.0}}, "dc": DC}
+    chosen = settings(folder, methods=methods, seeds=1, scheduler_address=scheduler)
+    result = study.run(chosen)
+    bad = result.trials[result.trials["status"] != "ok"]
+    [row] = bad.to_dict("records")
+    assert (row["method"], row["k"], row["seed"], row["status"]) == ("dm", 3, 0, "diverged")
+    assert row["message"] == (
+        "the matching loss stopped being a finite number at step 1; choose a smaller learning rate"
+    )
+    for measure in ("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"):
+        assert math.isnan(row[measure])
+    [failure] = result.failures.to_dict("records")
+    assert failure == {name: row[name] for name in ("method", "k", "seed", "status", "message")}
+    fine = result.trials[result.trials["status"] == "ok"]
+    before = finished.result.trials.query(
+        "seed == 0 and (method == 'dc' or method == 'dm' and k == 6)"
+    )
+    columns = ["k", "evaluation", "accuracy", "cross_entropy"]
+    in_the_grid = before.sort_values("method", ascending=False)[columns]
+    assert np.array_equal(fine[columns], in_the_grid)
+    floor = finished.result.references["error"][0]
+    assert np.allclose(fine["gap_error"], fine["error"] - floor, rtol=0, atol=1e-15)
+
+
+def divergence(learning_rate: float) -> DivergedError:
+    """What training on all data for the study's seed 0 ends in."""
+    dataset = data.load(**DIGITS)
+    network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
+    theta = networks.initial_parameters(network, generator("evaluation weights", (0, 0)))
+    recipe = Recipe(steps=20, batch_size=16, learning_rate=learning_rate)
+    stream = generator("evaluation batches", (0, 0))
+    with pytest.raises(DivergedError) as error:
+        train(network, theta, dataset.train.images, dataset.train.labels, recipe, stream)
+    return error.value
+
+
+def test_a_training_that_diverges_is_recorded_with_its_step_and_kept(
+    tmp_path, scheduler, monkeypatch
+):
+    chosen = settings(
+        tmp_path / "study",
+        training={"steps": 20, "batch_size": 16, "learning_rate": 1e12},
+        methods={"random": None},
+        seeds=1,
+        scheduler_address=scheduler,
+    )
+    result = study.run(chosen)
+    failures = result.failures
+    assert list(failures["method"]) == ["all data", "random", "random"]
+    assert list(failures["k"])[1:] == [3, 6]
+    assert pd.isna(failures["k"][0])
+    assert set(failures["status"]) == {"diverged"}
+    step = divergence(1e12).step
+    assert 0 < step < 20
+    assert f"at step {step};" in failures["message"][0]
+    assert failures["message"].str.match(r"the training loss .* at step \d+; choose").all()
+    assert result.trials[["error", "gap_error", "gap_cross_entropy"]].isna().all(axis=None)
+    assert len(result.trials) == 2
+    monkeypatch.setattr(study, "_client", lambda _: pytest.fail("what diverged is tried again"))
+    assert study.run(chosen).failures.equals(failures)
+
+
+@dataclass(frozen=True)
+class Nothing(Parameters):
+    """A method without parameters."""
+
+
+def test_a_crash_is_recorded_and_tried_again(finished, tmp_path, scheduler, monkeypatch):
+    def crash(dataset, network, ipcs, seed, parameters):
+        if ipcs == [2] and seed == 0:
+            raise MemoryError("no room for 6 images")
+        return selection.random(dataset, network, ipcs, seed, parameters)
+
+    folder = finished.copy(tmp_path).with_name("sibling")
+    references = stamps(folder).keys() & {path.name for path in folder.parent.glob("references/*")}
+    assert len(references) == 2
+    before = stamps(folder)
+    monkeypatch.setitem(METHODS, "fragile", Method(crash, Nothing, shares=False))
+    methods = {"fragile": {}, "random": {}}
+    chosen = settings(folder, methods=methods, scheduler_address=scheduler)
+    result = study.run(chosen)
+    assert result.failures.to_dict("records") == [
+        {
+            **{"method": "fragile", "k": 6, "seed": 0, "status": "failed"},
+            "message": "MemoryError: no room for 6 images",
+        }
+    ]
+    assert len(result.trials) == 2 * TRIALS // 3 * 2 - 1
+    assert {name: stamps(folder)[name] for name in references} == {
+        name: before[name] for name in references
+    }
+    before = stamps(folder)
+    whole = Method(selection.random, Nothing, shares=False)
+    monkeypatch.setitem(METHODS, "fragile", whole)
+    again = study.run(chosen)
+    assert again.failures.empty
+    written = {name for name, time in stamps(folder).items() if before.get(name) != time}
+    assert {name.rsplit("-", 1)[0] for name in written} == {"fragile-ipc2-seed0"}
+    measures = ["k", "seed", "evaluation", "accuracy", "cross_entropy", "gap_error"]
+    ours, theirs = (again.trials.query("method == @name")[measures] for name in methods)
+    assert np.array_equal(ours, theirs)
+
+
+def write_own_data(folder: Path, seed: int) -> None:
+    """Two classes of 4x4 noise, one dark and one bright."""
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(seed)
+    labels = np.arange(12) % 2
+    for split in ("train", "test"):
+        images = (random.integers(0, 120, (12, 4, 4)) + 120 * labels[:, None, None]).astype("uint8")
+        np.savez(folder / f"{split}.npz", images=images, labels=labels, class_names=["dark", "lit"])
+
+
+def replace_data(folder: Path) -> None:
+    write_own_data(folder, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "FileNotFoundError: data folder {} does not exist"),
+        (replace_data, "ValueError: this worker finds other images for own than the study"),
+    ],
+)
+def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
+    tmp_path, scheduler, monkeypatch, spoil, message
+):
+    folder, client = tmp_path / "own", study._client
+    write_own_data(folder, seed=0)
+    chosen = settings(
+        tmp_path / "results" / "study",
+        data={"name": str(folder)},
+        methods={"random": None, "dc": DC},
+        k=[2, 4],
+        seeds=1,
+        evaluations=1,
+        scheduler_address=scheduler,
+    )
+
+    @contextmanager
+    def spoilt(settings):
+        spoil(folder)
+        with client(settings) as ready:
+            yield ready
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "_client", spoilt)
+        result = study.run(chosen)
+    assert list(result.failures["method"]) == ["all data", "random", "random", "dc", "dc"]
+    assert set(result.failures["status"]) == {"failed"}
+    assert result.failures["message"].str.startswith(message.format(folder)).all()
+    assert result.trials["gap_error"].isna().all()
+    write_own_data(folder, seed=0)
+    again = study.run(chosen)
+    assert again.failures.empty
+    assert len(again.trials) == 4
+    assert again.trials["gap_error"].notna().all()
+
+
+# Bad input: one clear sentence before anything runs.
+
+
+def with_method(name: str, **parameters) -> dict:
+    return {"methods": {"random": None, name: parameters}}
+
+
+BAD = {
+    "data set": (
+        {"data": {"name": "digit"}},
+        "unknown data set 'digit'; did you mean digits? choose one of digits, mnist",
+    ),
+    "data is a name": ({"data": "digits"}, "data must be a table with a name"),
+    "data option": (
+        {"data": {"name": "digits", "perclass": 3}},
+        "'perclass' is not a parameter of data; did you mean 'per_class'? allowed: name, classes",
+    ),
+    "class": ({"data": {"name": "digits", "classes": [10]}}, "unknown class 10; choose from 0, 1"),
+    "per_class": (
+        {"data": {"name": "digits", "per_class": "3"}},
+        "per_class='3' is not a positive whole number",
+    ),
+    "network": (
+        {"network": {"name": "mpl"}},
+        "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, convnet",
+    ),
+    "network is a name": ({"network": "mlp"}, "network must be a table with a name"),
+    "network without a name": ({"network": {"width": 3}}, "network must be a table with a name"),
+    "network option": (
+        {"network": {"name": "mlp", "widht": 3}},
+        "'widht' is not a parameter of the network 'mlp'; did you mean 'width'? allowed: name, "
+        "width, depth",
+    ),
+    "network argument that is the data's": (
+        {"network": {"name": "mlp", "class_count": 3}},
+        "'class_count' is not a parameter of the network 'mlp'",
+    ),
+    "network width in words": (
+        {"network": {"name": "mlp", "width": "16"}},
+        "the network 'mlp': width='16' must be a whole number of at least 1",
+    ),
+    "network of no depth": (
+        {"network": {"name": "convnet", "depth": 0}},
+        "the network 'convnet': depth=0 must be a whole number of at least 1",
+    ),
+    "network too deep": (
+        {"network": {"name": "convnet", "depth": 4}},
+        "needs images of at least 16 pixels, got 8x8; choose a smaller depth",
+    ),
+    "training": (
+        {"training": {"stpes": 3}},
+        "'stpes' is not a parameter of training; did you mean 'steps'? allowed: steps, batch_size",
+    ),
+    "training is a list": ({"training": [300]}, "training must be a table of names and values"),
+    "steps": ({"training": {"steps": 0}}, "training: steps=0 must be a whole number of at least 1"),
+    "rate in words": (
+        {"training": {"learning_rate": "1e-2"}},
+        "training: learning_rate='1e-2' must be a number of at least 0",
+    ),
+    "schedule": (
+        {"training": {"schedule": "cosin"}},
+        "training: 'cosin' is not a schedule; did you mean 'cosine'? allowed: constant, cosine",
+    ),
+    "method": (with_method("dmm"), "'dmm' is not a method; did you mean 'dm'? allowed: random, "),
+    "methods is a list": ({"methods": ["dm"]}, "methods must be a table {name: parameters}"),
+    "no methods": ({"methods": {}}, "methods must be a table {name: parameters}, got {}"),
+    "method parameter": (
+        with_method("dm", iteration=3),
+        "'iteration' is not a parameter of the method 'dm'; did you mean 'iterations'? allowed: ",
+    ),
+    "method parameter's value": (
+        with_method("dc", learning_rate={"one": 0.1}),
+        "the method 'dc': learning_rate has 'one' for an ipc; give whole numbers from 1",
+    ),
+    "ipc": (
+        {"k": [3, 63]},
+        "ipc=21 is more than the 20 images of class 0; choose ipc <= 20",
+    ),
+    "k between two sizes": (
+        {"k": [3, 7]},
+        "k=7 is not a multiple of the 3 classes of digits; choose 6 or 9",
+    ),
+    "k below the smallest": (
+        {"k": [2]},
+        "k=2 is not a multiple of the 3 classes of digits; choose 3",
+    ),
+    "k is one number": ({"k": 30}, "k=30 must be a list of sizes, such as [10, 50, 100]"),
+    "k is empty": ({"k": []}, "k=[] must be a list of sizes"),
+    "k in words": ({"k": ["3"]}, "k='3' must be a whole number of at least 1"),
+    "k of nothing": ({"k": [0, 3]}, "k=0 must be a whole number of at least 1"),
+    "no seeds": ({"seeds": 0}, "seeds=0 must be a whole number of at least 1"),
+    "list of seeds": ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
+    "seeds is a truth": ({"seeds": True}, "seeds=True must be a whole number of at least 1"),
+    "half an evaluation": ({"evaluations": 0.5}, "evaluations=0.5 must be a whole number"),
+    "no workers": ({"workers": 0}, "workers=0 must be a whole number of at least 1"),
+    "workers in words": ({"workers": "two"}, "workers='two' must be a whole number of at least 1"),
+    "draws": ({"draws": "many"}, "draws='many' must be a whole number of at least 1"),
+    "tolerance in words": ({"tolerance": "small"}, "tolerance='small' must be a number above 0"),
+    "no tolerance": ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
+    "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
+    "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
+    "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
+    "port for an address": (
+        {"scheduler_address": 8786},
+        "scheduler_address=8786 must be a text, such as tcp://",
+    ),
+    "misspelt parameter": (
+        {"sedes": 3},
+        "'sedes' is not a parameter of this study; did you mean 'seeds'? allowed: data, network",
+    ),
+    "unknown parameter": (
+        {"xyzzy": 3},
+        "'xyzzy' is not a parameter of this study; allowed: data, network, training, methods, k,",
+    ),
+}
+
+
+def refusal(folder: Path, error: type[Exception], **changes) -> str:
+    """The sentence with which a study is refused."""
+    with pytest.raises(error) as refused:
+        study.run(settings(folder, **changes))
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(("changes", "sentence"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
+    message = refusal(tmp_path / "study", ValueError, **changes)
+    assert sentence in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_below_the_smallest_names_one_neighbour_only(tmp_path):
+    assert refusal(tmp_path, ValueError, k=[2]).endswith("choose 3")
+
+
+@pytest.mark.parametrize("name", ["data", "network", "training", "methods", "k", "results"])
+def test_a_missing_parameter_is_named(name):
+    given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
+    with pytest.raises(ValueError, match=f"^the parameter '{name}' is missing; add it to the YAML"):
+        study.read_settings(given)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_missing_and_truncated_data_are_refused(tmp_path):
+    own = tmp_path / "own"
+    message = refusal(tmp_path / "study", FileNotFoundError, data={"name": str(own)}, k=[2])
+    assert message == f"data folder {own} does not exist; give an existing folder"
+    write_own_data(own, seed=0)
+    whole = (own / "train.npz").read_bytes()
+    (own / "train.npz").write_bytes(whole[: len(whole) // 2])
+    message = refusal(tmp_path / "study", ValueError, data={"name": str(own)}, k=[2])
+    assert message.startswith(f"{own / 'train.npz'} cannot be read")
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_refused_change_leaves_the_settings_of_the_last_run(finished):
+    before = (finished.folder / "settings.json").read_bytes()
+    refusal(finished.folder, ValueError, k=[3, 7])
+    assert (finished.folder / "settings.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("a file, so no folder can be below it")
+    message = refusal(tmp_path / "file" / "study", OSError)
+    assert message.startswith(f"cannot write to the folder {tmp_path / 'file' / 'study'} (")
+    assert "choose another folder" in message
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(study, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
+    message = refusal(tmp_path / "study", ValueError, scheduler_address=address)
+    assert message.startswith(f"no Dask scheduler answers at scheduler_address={address!r}; ")
+    message = refusal(tmp_path / "study", ValueError, scheduler_address="no://address")
+    assert message.startswith("no Dask scheduler answers at scheduler_address='no://address'; ")
+
+
+# Notebooks.
+
+DEFAULTS = """# Parameters
+data = {"name": "digits"}
+network, training = {"name": "mlp"}, {}
+methods = {"random": {}}
+k = [10, 20]
+results = "results/x"
+seeds = 5
+"""
+
+
+def executed(*sources: str) -> dict:
+    """The namespace of a notebook whose cells have run."""
+    namespace = {"In": [""]}
+    for source in sources:
+        namespace["In"].append(source)
+        exec(source, namespace)
+    return namespace
+
+
+def injected(**parameters) -> str:
+    """The cell that papermill puts below the parameters cell."""
+    cells = [nbformat.v4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]})]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": kernel, "papermill": {}}
+    )
+    [_, cell] = parameterize_notebook(notebook, parameters).cells
+    return cell.source
+
+
+def test_the_parameters_cell_gives_the_settings():
+    namespace = executed(DEFAULTS, "import pandas as pd\nanswer = 42")
+    given = study.notebook_parameters(namespace)
+    assert given == {
+        **{"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}},
+        **{"methods": {"random": {}}, "k": [10, 20], "results": "results/x", "seeds": 5},
+    }
+    assert study.read_settings(given).evaluations == 1
+
+
+def test_papermill_overrides_the_parameters_cell():
+    """Papermill writes the keys of a table as text, which must not change what a table means."""
+    rates = {1: 1, 100: 50.5}
+    injection = injected(seeds=2, methods={"dm": {"learning_rate": rates}}, workers=None)
+    given = study.notebook_parameters(executed(DEFAULTS, injection, "seedz = 7"))
+    defaults = study.notebook_parameters(executed(DEFAULTS))
+    assert given.keys() == defaults.keys() | {"workers"}
+    unchanged = defaults.keys() - {"seeds", "methods"}
+    assert {name: given[name] for name in unchanged} == {name: defaults[name] for name in unchanged}
+    read = study.read_settings(given)
+    assert (read.seeds, read.workers) == (2, None)
+    assert study.read_methods(read)["dm"].learning_rate == rates
+
+
+def test_papermill_cannot_inject_a_name_the_study_does_not_know():
+    namespace = executed(DEFAULTS, injected(sedes=2))
+    with pytest.raises(ValueError, match="'sedes' is not a parameter of this study; did you mean"):
+        study.read_settings(study.notebook_parameters(namespace))
+
+
+def test_a_misspelling_that_is_put_right_is_forgotten():
+    """In JupyterLab the cell is edited and run again; the old name is still in the namespace."""
+    namespace = executed(DEFAULTS + "sedes = 2\n", DEFAULTS.replace("seeds = 5", "seeds = 2"))
+    assert namespace["sedes"] == 2
+    assert study.read_settings(study.notebook_parameters(namespace)).seeds == 2
+
+
+def test_results_lie_in_the_project_wherever_the_notebook_runs(tmp_path, monkeypatch):
+    (tmp_path / "project" / "notebooks" / "deep").mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").touch()
+    (tmp_path / "pyproject.toml").touch()  # of another project, which holds this one
+    expected = tmp_path / "project" / "results" / "x"
+    for where in ("project", "project/notebooks", "project/notebooks/deep"):
+        monkeypatch.chdir(tmp_path / where)
+        assert study.results_folder("results/x") == expected
+    assert study.results_folder(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+    monkeypatch.chdir(tmp_path)
+    assert study.results_folder("results/x") == tmp_path / "results" / "x"
+    (tmp_path / "pyproject.toml").unlink()
+    assert study.results_folder("results/x") == tmp_path / "results" / "x"
