@@ -142,8 +142,8 @@ def load(
     train, test = _checked(f"{name} train", pair[0]), _checked(f"{name} test", pair[1])
     _check_alike(name, train, test, image_size)
     chosen = _chosen_labels(classes, train.classes)
-    kept = _selected(f"{name} train", train, chosen, per_class)
-    tests = _selected(f"{name} test", test, chosen, None)
+    kept = _select(f"{name} train", train, chosen, per_class)
+    tests = _select(f"{name} test", test, chosen, None)
     normalisation = source.normalisation or _measure(train)
     return DataSet(
         name,
@@ -221,9 +221,7 @@ def _read_published(dataset: type, folder: str, root: Path, _size: int | None) -
     try:  # torchvision compares the checksums of CIFAR before it unpickles anything
         parts = [dataset(root, train=True), dataset(root, train=False)]
     except (RuntimeError, AssertionError, LookupError, ValueError) as error:
-        raise ValueError(
-            f"{place} is incomplete or damaged; delete it and pass download: true"
-        ) from error
+        raise ValueError(f"{place} is damaged; delete it and pass download: true") from error
     names = tuple(name.split(" - ")[0] for name in parts[0].classes)  # MNIST's are "0 - zero"
     return [Pictures(np.asarray(part.data), np.asarray(part.targets), names) for part in parts]
 
@@ -291,15 +289,10 @@ def _checked(where: str, pictures: Pictures) -> Pictures:
     shape = f"{images.dtype} {images.shape}"
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"{where}: images are {shape}; give uint8 (N, H, W), or (N, H, W, channels) with 1 or "
-            "3 channels"
-        )
+        raise ValueError(f"{where}: images are {shape}; give uint8 (N, H, W, 1 or 3 channels)")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{where}: {len(images)} images but labels {labels.dtype} {labels.shape}; give one "
-            "integer label an image"
-        )
+        given = f"{labels.dtype} {labels.shape}"
+        raise ValueError(f"{where}: labels are {given}; give integers ({len(images)},)")
     wrong = labels[(labels < 0) | (labels > last)]
     if len(wrong):
         raise ValueError(f"{where}: label {wrong[0]} has no class name; give labels 0 to {last}")
@@ -331,14 +324,10 @@ def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[i
     return [names.index(str(name)) for name in chosen]
 
 
-def _selected(
-    where: str, pictures: Pictures, chosen: Sequence[int], per_class: int | None
-) -> Pictures:
+def _select(where: str, pictures: Pictures, chosen: list[int], per_class: int | None) -> Pictures:
     absent = [pictures.classes[label] for label in chosen if label not in pictures.labels]
     if absent:
-        raise ValueError(
-            f"{where}: no images of class {', '.join(absent)}; add some, or choose other classes"
-        )
+        raise ValueError(f"{where}: no images of class {', '.join(absent)}; add some or drop it")
     rows = [np.flatnonzero(pictures.labels == label)[:per_class] for label in chosen]
     rows = np.sort(np.concatenate(rows))  # the order of the file, whatever that of the classes
     labels = np.array([chosen.index(label) for label in pictures.labels[rows]])

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
@@ -325,12 +325,17 @@ class _Run:
         self.queue.add(future)
 
     def _evaluate(self, trial: Trial, synthetic: DistilledSet, seconds: float | None) -> None:
-        # Not scattered: a worker that dies would take its scattered sets with it.
+        # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
+        # before sets that are still to be distilled: done is done.
+        job = (work.evaluate, self.plan.context, synthetic, self.plan.recipe, trial.seed)
+        networks_trained = [
+            self.client.submit(*job, number, pure=False, priority=1)
+            for number in range(self.plan.settings.evaluations)
+        ]
         self._submit(
             lambda future: self._save_trial(trial, seconds, future),
-            *(work.evaluate, self.plan.context, synthetic, self.plan.recipe, trial.seed),
-            self.plan.settings.evaluations,
-            priority=1,  # before sets that are still to be distilled: done is done
+            *(list, networks_trained),
+            priority=1,
         )
 
     def _save_sets(self, job: list[Trial], future: Future) -> None:
@@ -351,8 +356,8 @@ class _Run:
         if future.exception() is not None:
             self._save_failure(trial, future.exception())
             return
-        scores, seconds = future.result()
-        cost = {"distil_seconds": distil_seconds, "evaluate_seconds": seconds}
+        scores, seconds = zip(*future.result(), strict=True)
+        cost = {"distil_seconds": distil_seconds, "evaluate_seconds": sum(seconds)}
         self._save(trial, {**_success(scores), "seconds": cost})
 
     def _save_failure(self, trial: Trial, error: BaseException) -> None:
@@ -369,7 +374,7 @@ class _Run:
         self.bar.update()
 
 
-def _success(scores: list[Score]) -> dict[str, Any]:
+def _success(scores: Iterable[Score]) -> dict[str, Any]:
     return {"status": "ok", "message": "", "scores": [asdict(score) for score in scores]}
 
 

@@ -46,17 +46,14 @@ def distil(
 
 
 def evaluate(
-    context: Context, synthetic: DistilledSet, recipe: Recipe, seed: int, evaluations: int
-) -> tuple[list[Score], float]:
-    """Return the scores of `evaluations` networks trained on a distilled set, and the seconds."""
+    context: Context, synthetic: DistilledSet, recipe: Recipe, seed: int, number: int
+) -> tuple[Score, float]:
+    """Return the score of the network `number` trained on a distilled set, and the seconds."""
     dataset, network = _open(context)
     start = time.perf_counter()
     images, labels = synthetic.images.to(context.device), synthetic.labels.to(context.device)
-    scores = [
-        train_and_score(network, images, labels, dataset.test, recipe, (seed, number))
-        for number in range(evaluations)
-    ]
-    return scores, time.perf_counter() - start
+    result = train_and_score(network, images, labels, dataset.test, recipe, (seed, number))
+    return result, time.perf_counter() - start
 
 
 def reference(context: Context, recipe: Recipe, seed: int) -> Score:
