@@ -405,10 +405,10 @@ def summary(fits: Fits) -> pd.DataFrame:
 
 def curves(fits: Fits, ks) -> pd.DataFrame:
     """Tabulate the fitted curves at ks: law, k, gap, low, high; unfitted laws are left out."""
-    tables = {name: found.predict(ks) for name, found in fits.items() if found.fitted}
-    if not tables:
+    lines = {name: found.predict(ks) for name, found in fits.items() if found.fitted}
+    if not lines:
         return pd.DataFrame({"law": [], "k": [], "gap": [], "low": [], "high": []})
-    return _stacked(tables, "law")
+    return _stacked(lines, "law")
 
 
 def tables(fits_by_method: dict[str, Fits], ks) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -428,8 +428,9 @@ def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "floor", "low", "high"])
 
 
-def _stacked(tables: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
-    return pd.concat(tables, names=[name]).droplevel(1).reset_index()
+def _stacked(frames: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
+    """Stack frames below each other, their keys in a leading column."""
+    return pd.concat(frames, names=[name]).droplevel(1).reset_index()
 
 
 def _interval(values: np.ndarray) -> Interval:

@@ -56,15 +56,16 @@ class Parameters:
 def read_options(
     function: Callable, given: Mapping[str, Any], what: str, own: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return `given` as a dictionary if all its names are optional arguments of `function`.
+    """Return the optional arguments of `function`, with what `given` says in their place.
 
-    own: names that the caller reads itself. Raises ValueError with the allowed names otherwise.
+    own: names that the caller reads itself, returned as given. Raises ValueError with the allowed
+    names for any other.
     """
-    given = dict(_mapping(given, what))
+    given = _mapping(given, what)
     signature = inspect.signature(function).parameters.values()
-    allowed = [argument.name for argument in signature if argument.default is not argument.empty]
-    check_names(given, [*own, *allowed], f"parameter of {what}")
-    return given
+    defaults = {each.name: each.default for each in signature if each.default is not each.empty}
+    check_names(given, [*own, *defaults], f"parameter of {what}")
+    return {**defaults, **given}
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None:
@@ -75,7 +76,8 @@ def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None
             close = difflib.get_close_matches(str(name), allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             listed = ", ".join(allowed) or "none"
-            raise ValueError(f"{name!r} is not a {kind}; {hint}allowed: {listed}")
+            article = "an" if kind[0] in "aeiou" else "a"
+            raise ValueError(f"{name!r} is not {article} {kind}; {hint}allowed: {listed}")
 
 
 def whole_keys(value: Any) -> Any:

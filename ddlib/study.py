@@ -40,6 +40,11 @@ KEEP_MEMORY = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+DASK = {
+    # Distilled sets travel to the workers with their jobs; Dask warns above 10 MB.
+    "distributed.admin.large-graph-warning-threshold": "1GB",
+    "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
+}
 
 COLUMNS = [
     *("data", "network", "method", "ipc", "k", "seed", "evaluation"),
@@ -104,7 +109,7 @@ class Plan:
 
     def reference_path(self, seed: int) -> Path:
         """The full-data reference of `seed`, shared by studies whose results lie side by side."""
-        identity = [asdict(self.context), asdict(self.recipe), seed]
+        identity = [self.context.identity, asdict(self.recipe), seed]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
         return self.folder.parent / "references" / name
 
@@ -122,7 +127,7 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         parameters = asdict(self.plan.parameters[self.method])
-        return [asdict(self.plan.context), self.method, parameters, self.ipc, self.seed]
+        return [self.plan.context.identity, self.method, parameters, self.ipc, self.seed]
 
     @property
     def name(self) -> str:
@@ -211,22 +216,13 @@ def prepare(settings: Settings) -> Plan:
     _check_values(settings)
     parameters = read_methods(settings)
     recipe = Recipe.read(settings.training, "training")
-    options = _named(settings.data, "data")
-    read_options(data.load, options, "data", own=["name"])
-    shape = _named(settings.network, "network")
-    check_names([shape["name"]], networks.NETWORKS, "network")
-    read_options(
-        networks.NETWORKS[shape["name"]], shape, f"the network {shape['name']!r}", ["name"]
-    )
-    for option in shape.keys() - {"name"}:
-        _check_count(f"the network {shape['name']!r}: {option}", shape[option])
+    options, shape = _data_options(settings), _network_options(settings)
+    device = _device(settings.device)
     dataset = data.load(**options)
-    context = work.Context(
-        _text(options), _text(shape), work.digest(dataset), _device(settings.device)
-    )
+    context = work.Context(_text(options), _text(shape), work.digest(dataset), device)
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     ipcs = _ipcs(settings.k, dataset)
-    folder = results_folder(settings.results)
+    folder = from_root(settings.results)
     write_atomically(folder / "settings.json", _json(asdict(settings)))
     return Plan(settings, dataset, context, recipe, parameters, ipcs, folder)
 
@@ -273,7 +269,7 @@ def collect(plan: Plan) -> Result:
     return Result(plan, trials, references, costs)
 
 
-def results_folder(path: str) -> Path:
+def from_root(path: str) -> Path:
     """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
 
     Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
@@ -405,15 +401,16 @@ def _client(settings: Settings) -> Iterator[Client]:
     if settings.scheduler_address is not None:
         try:
             client = Client(settings.scheduler_address, timeout="20s")
+            client.wait_for_workers(1, timeout=60)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"no Dask scheduler answers at scheduler_address={settings.scheduler_address!r}; "
+                f"no Dask workers answer at scheduler_address={settings.scheduler_address!r}; "
                 "start one, or leave the parameter out to work on this machine"
             ) from error
         with client:
             yield client
         return
-    dask.config.set({"distributed.nanny.pre-spawn-environ": KEEP_MEMORY})
+    dask.config.set(DASK)
     cluster = LocalCluster(
         n_workers=settings.workers,
         threads_per_worker=1,
@@ -446,6 +443,23 @@ def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _data_options(settings: Settings) -> dict[str, Any]:
+    options = read_options(data.load, _named(settings.data, "data"), "data", own=["name"])
+    folder = from_root(options["name"])
+    own = options["name"] not in data.DATASETS and folder.exists()
+    return {**options, "name": str(folder)} if own else options
+
+
+def _network_options(settings: Settings) -> dict[str, Any]:
+    given = _named(settings.network, "network")
+    check_names([given["name"]], networks.NETWORKS, "network")
+    what = f"the network {given['name']!r}"
+    shape = read_options(networks.NETWORKS[given["name"]], given, what, own=["name"])
+    for option in shape.keys() - {"name"}:
+        _check_count(f"{what}: {option}", shape[option])
+    return shape
+
+
 def _ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
     """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
     if not isinstance(ks, list | tuple) or not ks:
@@ -459,7 +473,10 @@ def _ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
                 f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
                 f"{' or '.join(neighbours)}"
             )
-        data.check_ipc(dataset, k // count)
+        try:
+            data.check_ipc(dataset, k // count)
+        except ValueError as error:
+            raise ValueError(f"k={k} of {count} classes: {error}") from None
     return sorted({k // count for k in ks})
 
 

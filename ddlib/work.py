@@ -25,6 +25,11 @@ class Context:
     digest: str
     device: str
 
+    @property
+    def identity(self) -> list[str]:
+        """What decides results: the images themselves, not how they were asked for."""
+        return [self.digest, self.network, self.device]
+
 
 def digest(dataset: data.DataSet) -> str:
     """Return a fingerprint of every image and label, so that other data never passes for these."""

@@ -660,7 +660,7 @@ def test_a_refused_change_leaves_the_settings_of_the_last_run(finished):
 
 
 @pytest.mark.usefixtures("no_workers")
-def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path):
+def test_a_from_root_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file, so no folder can be below it")
     message = refusal(tmp_path / "file" / "study", OSError)
     assert message.startswith(f"cannot write to the folder {tmp_path / 'file' / 'study'} (")
@@ -673,9 +673,9 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(study, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
     message = refusal(tmp_path / "study", ValueError, scheduler_address=address)
-    assert message.startswith(f"no Dask scheduler answers at scheduler_address={address!r}; ")
+    assert message.startswith(f"no Dask workers answer at scheduler_address={address!r}; ")
     message = refusal(tmp_path / "study", ValueError, scheduler_address="no://address")
-    assert message.startswith("no Dask scheduler answers at scheduler_address='no://address'; ")
+    assert message.startswith("no Dask workers answer at scheduler_address='no://address'; ")
 
 
 # Notebooks.
@@ -754,9 +754,9 @@ def test_results_lie_in_the_project_wherever_the_notebook_runs(tmp_path, monkeyp
     expected = tmp_path / "project" / "results" / "x"
     for where in ("project", "project/notebooks", "project/notebooks/deep"):
         monkeypatch.chdir(tmp_path / where)
-        assert study.results_folder("results/x") == expected
-    assert study.results_folder(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+        assert study.from_root("results/x") == expected
+    assert study.from_root(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
     monkeypatch.chdir(tmp_path)
-    assert study.results_folder("results/x") == tmp_path / "results" / "x"
+    assert study.from_root("results/x") == tmp_path / "results" / "x"
     (tmp_path / "pyproject.toml").unlink()
-    assert study.results_folder("results/x") == tmp_path / "results" / "x"
+    assert study.from_root("results/x") == tmp_path / "results" / "x"
