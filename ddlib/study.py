@@ -4,22 +4,20 @@ A trial is plain data with a fingerprint of all that decides its result. What is
 file named by that fingerprint, written atomically, so that a rerun only does what is missing.
 """
 
-import ast
 import hashlib
 import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dask
 import pandas as pd
-import torch
 from distributed import Client, Future, LocalCluster, as_completed
 from tqdm import tqdm
 
@@ -27,7 +25,17 @@ from ddlib import data, networks, work
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import write_atomically
 from ddlib.methods import METHODS
-from ddlib.parameters import Parameters, check_names, read_options
+from ddlib.parameters import Parameters
+from ddlib.settings import (
+    Settings,
+    check_values,
+    data_options,
+    from_root,
+    network_options,
+    read_device,
+    read_ipcs,
+    read_methods,
+)
 from ddlib.training import DivergedError, Recipe, Score
 
 # Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
@@ -51,34 +59,6 @@ COLUMNS = [
     *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
     *("status", "message"),
 ]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
-
-    data: options of `ddlib.data.load`, with its `name`; network: options of the network
-    registered under its `name`; training: fields of `ddlib.training.Recipe`; methods: {name:
-    parameters}; k: sizes in images in all; seeds: how many, counted from 0; evaluations: networks
-    trained on each distilled set; workers: processes on this machine (default: one a core), unless
-    scheduler_address names a running Dask scheduler; device: "cpu", or the accelerator's name;
-    results: the folder to write, from the project's root; draws: bootstrap draws of a fit;
-    tolerance: the part of the floor at which the law counts as saturated.
-    """
-
-    data: Mapping[str, Any]
-    network: Mapping[str, Any]
-    training: Mapping[str, Any]
-    methods: Mapping[str, Mapping[str, Any] | None]
-    k: list[int]
-    results: str
-    seeds: int = 5
-    evaluations: int = 1
-    workers: int | None = None
-    device: str = "cpu"
-    scheduler_address: str | None = None
-    draws: int = 1000
-    tolerance: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -171,57 +151,20 @@ class Result:
         return [load_distilled(path) for path in paths if path.exists()]
 
 
-def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the parameters cells of a running notebook set, its `globals()` given.
-
-    Papermill only logs a warning for a name the notebook does not know; here every name that the
-    last parameters cell assigns is returned, so that `read_settings` can refuse it.
-    """
-    names = {declared.name for declared in fields(Settings)} & set(namespace)
-    cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    for statement in ast.parse(cells[-1]).body if cells else []:
-        if isinstance(statement, ast.Assign):
-            names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
-    return {name: namespace[name] for name in sorted(names)}
-
-
-def read_settings(given: Mapping[str, Any]) -> Settings:
-    """Return `given` as settings; ValueError for a name that is unknown or missing."""
-    check_names(given, [declared.name for declared in fields(Settings)], "parameter of this study")
-    for declared in fields(Settings):
-        if declared.default is MISSING and declared.name not in given:
-            raise ValueError(f"the parameter {declared.name!r} is missing; add it to the YAML file")
-    return Settings(**given)
-
-
-def read_methods(settings: Settings) -> dict[str, Parameters]:
-    """Return the checked parameters of every method; ValueError for an unknown or a bad one."""
-    if not isinstance(settings.methods, Mapping) or not settings.methods:
-        raise ValueError(
-            f"methods must be a table {{name: parameters}}, got {settings.methods!r}; choose from "
-            f"{', '.join(METHODS)}"
-        )
-    check_names(settings.methods, METHODS, "method")
-    return {
-        name: METHODS[name].parameters.read(given, f"the method {name!r}")
-        for name, given in settings.methods.items()
-    }
-
-
 def prepare(settings: Settings) -> Plan:
     """Check every parameter against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    _check_values(settings)
+    check_values(settings)
     parameters = read_methods(settings)
     recipe = Recipe.read(settings.training, "training")
-    options, shape = _data_options(settings), _network_options(settings)
-    device = _device(settings.device)
+    options, shape = data_options(settings), network_options(settings)
+    device = read_device(settings.device)
     dataset = data.load(**options)
     context = work.Context(_text(options), _text(shape), work.digest(dataset), device)
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
-    ipcs = _ipcs(settings.k, dataset)
+    ipcs = read_ipcs(settings.k, dataset)
     folder = from_root(settings.results)
     write_atomically(folder / "settings.json", _json(asdict(settings)))
     return Plan(settings, dataset, context, recipe, parameters, ipcs, folder)
@@ -267,17 +210,6 @@ def collect(plan: Plan) -> Result:
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
     return Result(plan, trials, references, costs)
-
-
-def from_root(path: str) -> Path:
-    """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
-
-    Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
-    the same folder.
-    """
-    here = Path.cwd()
-    roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
-    return (roots[0] if roots else here) / path
 
 
 def fingerprint(identity: Any) -> str:
@@ -441,80 +373,6 @@ def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
         {"evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
-
-
-def _data_options(settings: Settings) -> dict[str, Any]:
-    options = read_options(data.load, _named(settings.data, "data"), "data", own=["name"])
-    folder = from_root(options["name"])
-    own = options["name"] not in data.DATASETS and folder.exists()
-    return {**options, "name": str(folder)} if own else options
-
-
-def _network_options(settings: Settings) -> dict[str, Any]:
-    given = _named(settings.network, "network")
-    check_names([given["name"]], networks.NETWORKS, "network")
-    what = f"the network {given['name']!r}"
-    shape = read_options(networks.NETWORKS[given["name"]], given, what, own=["name"])
-    for option in shape.keys() - {"name"}:
-        _check_count(f"{what}: {option}", shape[option])
-    return shape
-
-
-def _ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
-    """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
-    if not isinstance(ks, list | tuple) or not ks:
-        raise ValueError(f"k={ks!r} must be a list of sizes, such as [10, 50, 100]")
-    count = dataset.class_count
-    for k in ks:
-        _check_count("k", k)
-        if k % count:
-            neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
-            raise ValueError(
-                f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
-                f"{' or '.join(neighbours)}"
-            )
-        try:
-            data.check_ipc(dataset, k // count)
-        except ValueError as error:
-            raise ValueError(f"k={k} of {count} classes: {error}") from None
-    return sorted({k // count for k in ks})
-
-
-def _named(given: Any, what: str) -> dict[str, Any]:
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise ValueError(
-            f"{what} must be a table with a name, such as {{name: ...}}, got {given!r}"
-        )
-    return dict(given)
-
-
-def _device(name: Any) -> str:
-    """Return `name` if it is a device this machine has; ValueError with the choices otherwise."""
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        there.append(torch.accelerator.current_accelerator().type)
-    check_names([name], there, "device of this machine")
-    return name
-
-
-def _check_values(settings: Settings) -> None:
-    """Raise ValueError if a setting that is one plain value is not what it should be."""
-    for name in ("seeds", "evaluations", "draws"):
-        _check_count(name, getattr(settings, name))
-    if settings.workers is not None:
-        _check_count("workers", settings.workers)
-    for name, example in (("results", "results/mine"), ("scheduler_address", "tcp://host:8786")):
-        value = getattr(settings, name)
-        if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
-            raise ValueError(f"{name}={value!r} must be a text, such as {example}")
-    tolerance = settings.tolerance
-    if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def _is_settled(path: Path) -> bool:

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import yaml
 
-from ddlib import study
+from ddlib.settings import read_methods, read_settings
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -43,8 +43,8 @@ def test_notebook_is_clean_and_takes_parameters(path):
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_profile_names_only_parameters_that_exist(path):
-    settings = study.read_settings(yaml.safe_load(path.read_text()))
-    study.read_methods(settings)
+    settings = read_settings(yaml.safe_load(path.read_text()))
+    read_methods(settings)
     assert settings.results == f"results/{path.parent.name}/{path.stem}"
     assert len(settings.k) >= 6
     assert settings.seeds >= 5
@@ -55,4 +55,4 @@ def test_notebook_01_defaults_are_its_quick_profile():
     defaults = {}
     exec(compile(ast.parse(cell.source), "parameters", "exec"), {}, defaults)
     quick = yaml.safe_load((ROOT / "parameters/scaling_law/quick.yaml").read_text())
-    assert study.read_settings(defaults) == study.read_settings(quick)
+    assert read_settings(defaults) == read_settings(quick)

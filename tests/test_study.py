@@ -28,6 +28,7 @@ from ddlib import data, networks, study, work
 from ddlib.methods import METHODS, Method, selection
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
+from ddlib.settings import Settings, from_root, notebook_parameters, read_methods, read_settings
 from ddlib.training import DivergedError, Recipe, train, train_and_score
 
 DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
@@ -45,8 +46,8 @@ GRID = {
 TRIALS = 3 * 2 * 2
 
 
-def settings(folder: Path, **changes) -> study.Settings:
-    return study.read_settings(GRID | {"results": str(folder)} | changes)
+def settings(folder: Path, **changes) -> Settings:
+    return read_settings(GRID | {"results": str(folder)} | changes)
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -57,7 +58,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Finished:
-    settings: study.Settings
+    settings: Settings
     result: study.Result
     folder: Path
 
@@ -637,7 +638,7 @@ def test_a_size_below_the_smallest_names_one_neighbour_only(tmp_path):
 def test_a_missing_parameter_is_named(name):
     given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
     with pytest.raises(ValueError, match=f"^the parameter '{name}' is missing; add it to the YAML"):
-        study.read_settings(given)
+        read_settings(given)
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -712,39 +713,39 @@ def injected(**parameters) -> str:
 
 def test_the_parameters_cell_gives_the_settings():
     namespace = executed(DEFAULTS, "import pandas as pd\nanswer = 42")
-    given = study.notebook_parameters(namespace)
+    given = notebook_parameters(namespace)
     assert given == {
         **{"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}},
         **{"methods": {"random": {}}, "k": [10, 20], "results": "results/x", "seeds": 5},
     }
-    assert study.read_settings(given).evaluations == 1
+    assert read_settings(given).evaluations == 1
 
 
 def test_papermill_overrides_the_parameters_cell():
     """Papermill writes the keys of a table as text, which must not change what a table means."""
     rates = {1: 1, 100: 50.5}
     injection = injected(seeds=2, methods={"dm": {"learning_rate": rates}}, workers=None)
-    given = study.notebook_parameters(executed(DEFAULTS, injection, "seedz = 7"))
-    defaults = study.notebook_parameters(executed(DEFAULTS))
+    given = notebook_parameters(executed(DEFAULTS, injection, "seedz = 7"))
+    defaults = notebook_parameters(executed(DEFAULTS))
     assert given.keys() == defaults.keys() | {"workers"}
     unchanged = defaults.keys() - {"seeds", "methods"}
     assert {name: given[name] for name in unchanged} == {name: defaults[name] for name in unchanged}
-    read = study.read_settings(given)
+    read = read_settings(given)
     assert (read.seeds, read.workers) == (2, None)
-    assert study.read_methods(read)["dm"].learning_rate == rates
+    assert read_methods(read)["dm"].learning_rate == rates
 
 
 def test_papermill_cannot_inject_a_name_the_study_does_not_know():
     namespace = executed(DEFAULTS, injected(sedes=2))
     with pytest.raises(ValueError, match="'sedes' is not a parameter of this study; did you mean"):
-        study.read_settings(study.notebook_parameters(namespace))
+        read_settings(notebook_parameters(namespace))
 
 
 def test_a_misspelling_that_is_put_right_is_forgotten():
     """In JupyterLab the cell is edited and run again; the old name is still in the namespace."""
     namespace = executed(DEFAULTS + "sedes = 2\n", DEFAULTS.replace("seeds = 5", "seeds = 2"))
     assert namespace["sedes"] == 2
-    assert study.read_settings(study.notebook_parameters(namespace)).seeds == 2
+    assert read_settings(notebook_parameters(namespace)).seeds == 2
 
 
 def test_results_lie_in_the_project_wherever_the_notebook_runs(tmp_path, monkeypatch):
@@ -754,9 +755,9 @@ def test_results_lie_in_the_project_wherever_the_notebook_runs(tmp_path, monkeyp
     expected = tmp_path / "project" / "results" / "x"
     for where in ("project", "project/notebooks", "project/notebooks/deep"):
         monkeypatch.chdir(tmp_path / where)
-        assert study.from_root("results/x") == expected
-    assert study.from_root(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+        assert from_root("results/x") == expected
+    assert from_root(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
     monkeypatch.chdir(tmp_path)
-    assert study.from_root("results/x") == tmp_path / "results" / "x"
+    assert from_root("results/x") == tmp_path / "results" / "x"
     (tmp_path / "pyproject.toml").unlink()
-    assert study.from_root("results/x") == tmp_path / "results" / "x"
+    assert from_root("results/x") == tmp_path / "results" / "x"

@@ -1,0 +1,170 @@
+"""The parameters of a study, checked before anything runs.
+
+Papermill only logs a warning for a name that a notebook does not know, and YAML has no types: here
+every name and every value is looked at, and refused in one sentence.
+"""
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddlib import data, networks
+from ddlib.methods import METHODS
+from ddlib.parameters import Parameters, check_names, read_options
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
+
+    data: options of `ddlib.data.load`, with its `name`; network: options of the network
+    registered under its `name`; training: fields of `ddlib.training.Recipe`; methods: {name:
+    parameters}; k: sizes in images in all; seeds: how many, counted from 0; evaluations: networks
+    trained on each distilled set; workers: processes on this machine (default: one a core), unless
+    scheduler_address names a running Dask scheduler; device: "cpu", or the accelerator's name;
+    results: the folder to write, from the project's root; draws: bootstrap draws of a fit;
+    tolerance: the part of the floor at which the law counts as saturated.
+    """
+
+    data: Mapping[str, Any]
+    network: Mapping[str, Any]
+    training: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any] | None]
+    k: list[int]
+    results: str
+    seeds: int = 5
+    evaluations: int = 1
+    workers: int | None = None
+    device: str = "cpu"
+    scheduler_address: str | None = None
+    draws: int = 1000
+    tolerance: float = 0.1
+
+
+def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the parameters cells of a running notebook set, its `globals()` given.
+
+    Papermill only logs a warning for a name the notebook does not know; here every name that the
+    last parameters cell assigns is returned, so that `read_settings` can refuse it.
+    """
+    names = {declared.name for declared in fields(Settings)} & set(namespace)
+    cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
+    for statement in ast.parse(cells[-1]).body if cells else []:
+        if isinstance(statement, ast.Assign):
+            names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    return {name: namespace[name] for name in sorted(names)}
+
+
+def read_settings(given: Mapping[str, Any]) -> Settings:
+    """Return `given` as settings; ValueError for a name that is unknown or missing."""
+    check_names(given, [declared.name for declared in fields(Settings)], "parameter of this study")
+    for declared in fields(Settings):
+        if declared.default is MISSING and declared.name not in given:
+            raise ValueError(f"the parameter {declared.name!r} is missing; add it to the YAML file")
+    return Settings(**given)
+
+
+def read_methods(settings: Settings) -> dict[str, Parameters]:
+    """Return the checked parameters of every method; ValueError for an unknown or a bad one."""
+    if not isinstance(settings.methods, Mapping) or not settings.methods:
+        raise ValueError(
+            f"methods must be a table {{name: parameters}}, got {settings.methods!r}; choose from "
+            f"{', '.join(METHODS)}"
+        )
+    check_names(settings.methods, METHODS, "method")
+    return {
+        name: METHODS[name].parameters.read(given, f"the method {name!r}")
+        for name, given in settings.methods.items()
+    }
+
+
+def from_root(path: str) -> Path:
+    """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
+
+    Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
+    the same folder.
+    """
+    here = Path.cwd()
+    roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
+    return (roots[0] if roots else here) / path
+
+
+def data_options(settings: Settings) -> dict[str, Any]:
+    """Return the checked arguments of `ddlib.data.load`; your own folder counts from the root."""
+    options = read_options(data.load, _named(settings.data, "data"), "data", own=["name"])
+    folder = from_root(options["name"])
+    own = options["name"] not in data.DATASETS and folder.exists()
+    return {**options, "name": str(folder)} if own else options
+
+
+def network_options(settings: Settings) -> dict[str, Any]:
+    """Return the checked options of the network, defaults filled in, with its `name`."""
+    given = _named(settings.network, "network")
+    check_names([given["name"]], networks.NETWORKS, "network")
+    what = f"the network {given['name']!r}"
+    shape = read_options(networks.NETWORKS[given["name"]], given, what, own=["name"])
+    for option in shape.keys() - {"name"}:
+        _check_count(f"{what}: {option}", shape[option])
+    return shape
+
+
+def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
+    """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
+    if not isinstance(ks, list | tuple) or not ks:
+        raise ValueError(f"k={ks!r} must be a list of sizes, such as [10, 50, 100]")
+    count = dataset.class_count
+    for k in ks:
+        _check_count("k", k)
+        if k % count:
+            neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
+            raise ValueError(
+                f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
+                f"{' or '.join(neighbours)}"
+            )
+        try:
+            data.check_ipc(dataset, k // count)
+        except ValueError as error:
+            raise ValueError(f"k={k} of {count} classes: {error}") from None
+    return sorted({k // count for k in ks})
+
+
+def _named(given: Any, what: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise ValueError(
+            f"{what} must be a table with a name, such as {{name: ...}}, got {given!r}"
+        )
+    return dict(given)
+
+
+def read_device(name: Any) -> str:
+    """Return `name` if it is a device this machine has; ValueError with the choices otherwise."""
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.append(torch.accelerator.current_accelerator().type)
+    check_names([name], there, "device of this machine")
+    return name
+
+
+def check_values(settings: Settings) -> None:
+    """Raise ValueError if a setting that is one plain value is not what it should be."""
+    for name in ("seeds", "evaluations", "draws"):
+        _check_count(name, getattr(settings, name))
+    if settings.workers is not None:
+        _check_count("workers", settings.workers)
+    for name, example in (("results", "results/mine"), ("scheduler_address", "tcp://host:8786")):
+        value = getattr(settings, name)
+        if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
+            raise ValueError(f"{name}={value!r} must be a text, such as {example}")
+    tolerance = settings.tolerance
+    if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
