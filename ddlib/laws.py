@@ -7,7 +7,7 @@ closed form, and theta (an exponent or a scale) by a search over the profile.
 Letters: S seeds, K distinct k, D bootstrap draws.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -235,6 +235,14 @@ def _draw_means(table: SeedMeans, draws: int, generator: np.random.Generator) ->
     return table.means + np.where(size > 0, noise, alone) * table.errors / spread
 
 
+def _draw_levels(references: Sequence[float], draws: int, generator: np.random.Generator):
+    """Draw errors (D, 1) of the mean of the references, Student t; none for fewer than two."""
+    if len(references) < 2:
+        return np.zeros((draws, 1))
+    error = np.std(references, ddof=1) / np.sqrt(len(references))
+    return error * generator.standard_t(len(references) - 1, (draws, 1))
+
+
 def _solve(shapes, means, weights, floor: bool):
     """Weighted least squares of means on a f + c over the last axis; returns a, c, residual sum."""
     total = weights.sum(axis=-1, keepdims=True)  # a law without floor is not centred: means 0
@@ -288,10 +296,19 @@ def null_r2(ks, law: str, draws: int = 1000, seed: int = 0, weights=None) -> np.
     return _r2(curves, law.curve(ks, _fit_curves(law, ks, curves, weights[None])))
 
 
-def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fit:
+def fit(
+    gaps: pd.DataFrame,
+    law: str,
+    *,
+    references: Sequence[float] = (),
+    draws: int = 1000,
+    seed: int = 0,
+) -> Fit:
     """Fit one law to a table of gaps by weighted least squares on the seed means.
 
-    gaps: index seed, columns k, NaN where a trial failed. Weights: see `seed_means`. Intervals
+    gaps: index seed, columns k, NaN where a trial failed; references: the risks on all data whose
+    mean the gaps are measured from, one a seed: their error moves all gaps together, and so
+    widens the interval of the floor. Weights: see `seed_means`. Intervals
     (95 %) are percentiles of a multiplier bootstrap over seeds: each draw adds to the means the
     seeds' residuals times random Gaussian weights, one a seed, scaled to the shrunk standard
     errors, over sqrt(chi2/df) with df = seeds - 1: Student t, where resampled rows would be too
@@ -309,7 +326,8 @@ def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fi
     curves, weights = table.means[None], table.weights[None]
     if table.errors is not None:
         generator = np.random.default_rng(seed)
-        curves = np.concatenate([curves, _draw_means(table, draws, generator)])
+        drawn = _draw_means(table, draws, generator)
+        curves = np.concatenate([curves, drawn + _draw_levels(references, draws, generator)])
     coefficients = _fit_curves(law, table.ks, curves, weights)
     parameters = {name: _interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
     reason = _doubt(law, table, parameters)
@@ -317,16 +335,24 @@ def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fi
     return Fit(law, parameters, **quality, reason=reason, coefficients=coefficients)
 
 
-def fit_all(gaps: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> Fits:
-    """Fit every law of `LAWS` to a table of gaps; see `fit`."""
-    return {name: fit(gaps, name, draws=draws, seed=seed) for name in LAWS}
+def fit_all(gaps: pd.DataFrame, **options) -> Fits:
+    """Fit every law of `LAWS` to a table of gaps; options and gaps as in `fit`."""
+    return {name: fit(gaps, name, **options) for name in LAWS}
 
 
-def fit_table(trials: pd.DataFrame, measure: str, *, draws=1000, seed=0) -> dict[str, Fits]:
-    """Fit every law to every method of a study: {method: {law: Fit}}; see `gap_matrix`, `fit`."""
-    methods = trials["method"].unique()
-    gaps = {method: gap_matrix(trials, method, measure) for method in methods}
-    return {method: fit_all(gaps[method], draws=draws, seed=seed) for method in methods}
+def fit_table(
+    trials: pd.DataFrame, references: pd.DataFrame, measure: str, **options
+) -> dict[str, Fits]:
+    """Fit every law to every method of a study: {method: {law: Fit}}.
+
+    trials, references: the study's tables; measure: see `gap_matrix`; options: draws and seed of
+    `fit`.
+    """
+    risks = references[measure.removeprefix("gap_")].dropna()
+    return {
+        method: fit_all(gap_matrix(trials, method, measure), references=risks, **options)
+        for method in trials["method"].unique()
+    }
 
 
 def _quality(law: Law, table: SeedMeans, coefficients, draws: int, seed: int) -> dict:

@@ -153,6 +153,35 @@ def test_intervals_cover_the_inverse_square_root(noise):
 
 
 @pytest.mark.usefixtures("no_null")
+def test_the_floor_covers_its_truth_only_if_the_references_are_known():
+    hits = []
+    for i in range(300):
+        references = np.random.default_rng([7, i]).normal(0.2, 0.02, 5)
+        gaps = table("inverse_sqrt", (1.0, 0.05 + 0.2), generator=i) - references.mean()
+        options = {"draws": 400, "seed": i}
+        floors = [
+            laws.fit(gaps, "inverse_sqrt", references=known, **options).parameters["c"]
+            for known in (references, ())
+        ]
+        hits.append([within(0.05, floor) for floor in floors])
+    known, unknown = np.mean(hits, axis=0)
+    assert 0.90 <= known <= 0.99
+    assert unknown < 0.75
+
+
+def test_references_widen_intervals_and_move_no_estimate():
+    without = laws.fit(FALLING, "inverse_sqrt", draws=400)
+    equal = laws.fit(FALLING, "inverse_sqrt", references=[0.3, 0.3], draws=400)
+    spread = laws.fit(FALLING, "inverse_sqrt", references=[0.2, 0.3, 0.4], draws=400)
+    assert equal.parameters == without.parameters
+    for name in ("a", "c"):
+        assert spread.parameters[name].estimate == without.parameters[name].estimate
+    # A shift of all gaps is a shift of the floor alone.
+    assert spread.parameters["a"] == pytest.approx(without.parameters["a"])
+    assert spread.parameters["c"].high > without.parameters["c"].high
+
+
+@pytest.mark.usefixtures("no_null")
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_intervals_cover_the_free_exponent(noise):
     hits = []
@@ -441,9 +470,10 @@ def test_a_study_is_fitted_and_tabulated_method_by_method():
         for seed, row in gaps.iterrows()
         for k, gap in row.items()
     ]
-    found = laws.fit_table(pd.DataFrame(rows), "gap_error", draws=50, seed=3)
+    references = pd.DataFrame({"error": [0.01, 0.02, None]})
+    found = laws.fit_table(pd.DataFrame(rows), references, "gap_error", draws=50, seed=3)
     assert list(found) == list(tables)
-    assert found["dc"] == laws.fit_all(tables["dc"], draws=50, seed=3)
+    assert found["dc"] == laws.fit_all(tables["dc"], references=[0.01, 0.02], draws=50, seed=3)
     summary, curves = laws.tables(found, [10, 2000])
     assert summary.columns[0] == curves.columns[0] == "method"
     assert list(summary.method) == [method for method in tables for _ in laws.LAWS]

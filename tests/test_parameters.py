@@ -1,10 +1,19 @@
+import json
 import math
 from dataclasses import FrozenInstanceError, dataclass
 
 import numpy as np
 import pytest
 
-from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, read_options, setting
+from ddlib.parameters import (
+    ByIpc,
+    Parameters,
+    at_ipc,
+    check_names,
+    read_options,
+    setting,
+    whole_keys,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,13 @@ def test_given_values_replace_defaults():
     assert (read.eggs, read.heat, read.salt, read.minutes) == (3, 1, {5: 0.1, 50: 2}, 20)
 
 
+def test_a_table_that_went_through_json_is_read_as_it_was():
+    read = Cooking.read(json.loads(json.dumps({"salt": {1: 0.5, 10: 2}, "pan": "steel"})), "soup")
+    assert read == Cooking(salt={1: 0.5, 10: 2}, pan="steel")
+    assert whole_keys({"1": 2, 3: 4, "x": 5}) == {1: 2, 3: 4, "x": 5}
+    assert whole_keys(0.5) == 0.5
+
+
 def test_parameters_are_frozen_and_share_no_table():
     with pytest.raises(FrozenInstanceError):
         Cooking().eggs = 3
@@ -47,12 +63,13 @@ def test_parameters_are_frozen_and_share_no_table():
         ({"heat": -0.1}, r"heat=-0\.1 must be a number of at least 0"),
         ({"heat": math.nan}, r"heat=nan must be a number of at least 0"),
         ({"heat": math.inf}, r"heat=inf must be a number of at least 0"),
+        ({"salt": {"-1": 1.0}}, r"salt has '-1' for an ipc; give whole numbers from 1"),
         ({"pan": "irn"}, r"'irn' is not a pan; did you mean 'iron'\? allowed: iron, steel"),
         ({"pan": ["iron"]}, r"\['iron'\] is not a pan; .*allowed: iron, steel"),
         ({"salt": "much"}, r"salt='much' must be a number .* or a table \{ipc: number\}"),
         ({"salt": {}}, r"salt is an empty table; give at least one ipc: number"),
         ({"salt": {0: 1.0}}, r"salt has 0 for an ipc; give whole numbers from 1"),
-        ({"salt": {"1": 1.0}}, r"salt has '1' for an ipc; give whole numbers from 1"),
+        ({"salt": {"one": 1.0}}, r"salt has 'one' for an ipc; give whole numbers from 1"),
         ({"salt": {1: 1.0, 10: -2}}, r"salt\[10\]=-2 must be a number of at least 0"),
         ({"stirs": {1: 1.5}}, r"stirs\[1\]=1\.5 must be a whole number"),
         ({"stirs": 1.5}, r"stirs=1\.5 must be a whole number"),
@@ -86,6 +103,8 @@ def test_what_is_not_a_table_is_refused(given):
 def test_check_names_without_a_near_miss_lists_the_allowed():
     with pytest.raises(ValueError, match=r"^'x' is not a dish; allowed: none$"):
         check_names(["x"], [], "dish")
+    with pytest.raises(ValueError, match=r"^'x' is not an egg; allowed: duck, hen$"):
+        check_names(["x"], ["duck", "hen"], "egg")
     check_names(["soup"], ["soup", "stew"], "dish")
     check_names([], [], "dish")
 
@@ -95,8 +114,12 @@ def cook(fish, pan="iron", *, heat=0.5):
 
 
 def test_options_are_the_optional_arguments_and_the_callers_own_names():
-    assert read_options(cook, {"pan": "steel", "heat": 1}, "cook") == {"pan": "steel", "heat": 1}
-    assert read_options(cook, {"name": "x"}, "cook", own=["name"]) == {"name": "x"}
+    assert read_options(cook, {"pan": "steel"}, "cook") == {"pan": "steel", "heat": 0.5}
+    assert read_options(cook, None, "cook") == {"pan": "iron", "heat": 0.5}
+    given = {"heat": 1, "name": "x"}
+    read = read_options(cook, given, "cook", own=["name"])
+    assert read == {"pan": "iron", "heat": 1, "name": "x"}
+    assert given == {"heat": 1, "name": "x"}
     with pytest.raises(ValueError, match=r"'fish' is not a parameter of cook; allowed: pan, heat"):
         read_options(cook, {"fish": "cod"}, "cook")
     with pytest.raises(ValueError, match="cook must be a table"):

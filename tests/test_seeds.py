@@ -26,6 +26,12 @@ def test_different_keys_give_unrelated_streams(other):
     assert abs(correlation) < 4 / 4096**0.5  # four standard errors
 
 
+def test_thousands_of_streams_are_all_different():
+    # Any two of 64-bit streams coincide with chance 1e-11; of 24-bit ones twelve pairs would.
+    firsts = {tuple(draws("matching weights", seed, count=4).tolist()) for seed in range(20_000)}
+    assert len(firsts) == 20_000
+
+
 def test_keys_do_not_run_into_each_other():
     assert not torch.equal(draws("a", 12), draws("a1", 2))
     assert not torch.equal(draws(("a", 1), 2), draws("a", (1, 2)))

@@ -297,7 +297,7 @@ def test_one_seed_gives_one_score_and_the_same_start_to_every_set(tiny, network)
         ({"batch_size": 0}, "batch_size=0 must be"),
         ({"learning_rate": math.nan}, "learning_rate=nan must be"),
         ({"schedule": "cosin"}, "'cosin' is not a schedule; did you mean 'cosine'"),
-        ({"augmentation": "dsa_flip"}, "'dsa_flip' is not an? augmentation; .*allowed: none, dsa"),
+        ({"augmentation": "dsa_flip"}, "'dsa_flip' is not an augmentation; .*allowed: none, dsa"),
     ],
 )
 def test_a_bad_recipe_is_refused(given, message):

@@ -61,7 +61,7 @@ def covering_radius(points, centres):
     return max(min(np.linalg.norm(point - points[c]) for c in centres) for point in points)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("count", "size"), [(25, 6), (40, 2), (12, 30)])
 def test_both_orders_equal_naive_double_loops(count, size, seed):
     points = cloud(count, size, seed) + 3  # off the origin, so that the mean matters
