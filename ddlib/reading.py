@@ -93,7 +93,7 @@ def _quality(law: Fit) -> str:
         f"a/√k + c explains R² = {law.r2:.3f} of the seed means (linear gaps), where random "
         f"falling curves reach {law.r2_null:.3f} in the middle and {law.r2_null_95:.3f} at their "
         f"best 5 %: "
-        f"this R² {'is' if above else 'is not'} evidence for the law."
+        f"the law explains {'more' if above else 'no more'} than falling alone would."
     )
 
 

@@ -26,7 +26,7 @@ def test_a_true_inverse_square_root_survives():
     assert text.startswith("**dm.** Left free, the exponent is b = ")
     assert "so 1/√k survives" in text
     assert "AICc prefers a/√k + c." in text
-    assert "this R² is evidence for the law" in text
+    assert "the law explains more than falling alone would" in text
     assert "so no floor can be told from none" not in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
     saturation = fits["inverse_sqrt"].k_sat(0.1)
