@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+import numpy as np
+
 ByIpc = float | Mapping[int, float]
 """One number for every size, or a table {ipc: number}."""
 
@@ -92,14 +94,7 @@ def at_ipc(value: ByIpc, ipc: int) -> float:
     if not isinstance(value, Mapping):
         return value
     sizes = sorted(value)
-    below = max((size for size in sizes if size <= ipc), default=sizes[0])
-    above = min((size for size in sizes if size >= ipc), default=sizes[-1])
-    if below == above or ipc < sizes[0]:
-        return value[below]
-    if ipc > sizes[-1]:
-        return value[above]
-    share = (ipc - below) / (above - below)
-    return value[below] + share * (value[above] - value[below])
+    return float(np.interp(ipc, sizes, [value[size] for size in sizes]))
 
 
 def _mapping(given: Any, what: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -50,6 +51,17 @@ def test_study_names_its_results_after_its_parameters():
     assert f"-m ddlib.page {executed}" in run.stdout
 
 
+def wait_for(host: str) -> None:
+    """Wait until a server that has printed its address also listens there."""
+    name, port = host.split(":")
+    for _ in range(100):
+        try:
+            socket.create_connection((name, int(port)), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
 def test_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -69,6 +81,7 @@ def test_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
         host, token = re.fullmatch(r"http://([^/]+)/\S*\?token=(\S+)", address).groups()
         assert host.startswith(("127.0.0.1:", "localhost:"))
         assert len(token) >= 40
+        wait_for(host)
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"http://{host}/api/sessions")
         with urllib.request.urlopen(f"http://{host}/api/sessions?token={token}") as answer:

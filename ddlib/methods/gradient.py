@@ -85,20 +85,28 @@ def _distil_size(
         theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
         for outer in range(outer_steps):
+            step = iteration * outer_steps + outer
             optimiser.zero_grad()
             value = match(dataset, network, theta, next(batches), images)
             if not torch.isfinite(value):
-                raise DivergedError(iteration * outer_steps + outer, "the matching loss")
+                raise DivergedError(step, "the matching loss")
             optimiser.step()
             if inner and outer < outer_steps - 1:
-                theta = train(network, theta, images.detach(), labels, inner, stream)
+                try:
+                    theta = train(network, theta, images.detach(), labels, inner, stream)
+                except DivergedError as error:
+                    raise DivergedError(step, "the loss of the network trained on S") from error
     if not torch.isfinite(images).all():
         raise DivergedError(iterations * outer_steps, "a pixel")
     return images
 
 
 def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | None:
-    """Return how the network is trained on S between two outer steps; None for no training."""
+    """Return how the network is trained on S between two outer steps; None for no training.
+
+    Batches are always full: where k is not a multiple of the batch, an epoch takes the first of
+    the next permutation where the reference takes a short batch.
+    """
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
     if not epochs:
         return None
