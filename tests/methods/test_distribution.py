@@ -12,24 +12,6 @@ from ddlib.training import DivergedError
 EVERYTHING = 40  # a real batch of all images of a class
 
 
-@pytest.fixture(scope="module")
-def network(tiny):
-    return build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2)
-
-
-@pytest.fixture
-def drawn_weights(monkeypatch):
-    """The initial weights that distillation draws, in order."""
-    drawn = []
-
-    def record(*arguments):
-        drawn.append(initial_parameters(*arguments))
-        return drawn[-1]
-
-    monkeypatch.setattr(distribution, "initial_parameters", record)
-    return drawn
-
-
 @pytest.fixture
 def applied(monkeypatch):
     """What augmentation is applied to, in order: (images, draw)."""

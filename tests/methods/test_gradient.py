@@ -23,26 +23,8 @@ EVERYTHING = 40  # a real batch of all images of a class
 
 
 @pytest.fixture(scope="module")
-def network(tiny):
-    return build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2)
-
-
-@pytest.fixture(scope="module")
 def perceptron(tiny):
     return build("mlp", tiny.image_shape, tiny.class_count, width=10, depth=2)
-
-
-@pytest.fixture
-def drawn_weights(monkeypatch):
-    """The initial weights that distillation draws, in order."""
-    drawn = []
-
-    def record(*arguments):
-        drawn.append(initial_parameters(*arguments))
-        return drawn[-1]
-
-    monkeypatch.setattr(gradient, "initial_parameters", record)
-    return drawn
 
 
 def settings(**changes):
