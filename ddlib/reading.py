@@ -88,6 +88,8 @@ def _choice(fits: Mapping[str, Fit]) -> str:
 
 
 def _quality(law: Fit) -> str:
+    if law.r2 is None:
+        return "The mean gap is the same at every k, so R² says nothing."
     above = law.r2 > law.r2_null_95
     return (
         f"a/√k + c explains R² = {law.r2:.3f} of the seed means (linear gaps), where random "

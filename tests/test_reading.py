@@ -84,6 +84,12 @@ def test_flat_and_rising_gaps_do_not_saturate():
         assert "nan" not in text
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.1, -0.1])
+def test_exactly_equal_gaps_are_read_without_r2(gap):
+    table = pd.DataFrame([[gap] * len(KS)] * 5, columns=KS)
+    assert "so R² says nothing" in read(table)[1]
+
+
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
     text = reading.Text("**dm.** b")
     assert repr(text) == text._repr_markdown_() == "**dm.** b"
