@@ -5,7 +5,8 @@ PARAMETERS ?= parameters/scaling_law/quick.yaml
 
 BIN := .venv/bin
 # results/scaling_law/quick for parameters/scaling_law/quick.yaml
-RESULTS := $(patsubst parameters/%.yaml,results/%,$(PARAMETERS))
+INSIDE := $(patsubst ./%,%,$(subst $(CURDIR)/,,$(PARAMETERS)))
+RESULTS := results/$(basename $(if $(filter /%,$(INSIDE)),$(notdir $(INSIDE)),$(INSIDE:parameters/%=%)))
 EXECUTED := $(RESULTS)/$(notdir $(NOTEBOOK))
 
 .PHONY: study test lab check install

@@ -38,6 +38,7 @@ def scaling(
                 _floor(law, unit),
                 _saturation(law, tolerance),
                 _prediction(law, unseen_k, unit),
+                _verdict(fits),
             ]
         else:
             sentences = [f"No curve can be fitted: {law.reason}."]
@@ -48,7 +49,7 @@ def scaling(
 def between(interval: Interval) -> str:
     """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`."""
     if interval.low is None:
-        return f"{_number(interval.estimate)} (no interval: one seed)"
+        return f"{_number(interval.estimate)} (no interval)"
     ends = f"{_number(interval.low)} to {_number(interval.high)}"
     return f"{_number(interval.estimate)} ({ends})"
 
@@ -67,8 +68,8 @@ def _exponent(free: Fit) -> str:
     if b.low is None or not free.identifiable:
         return f"{found}, but it is not identifiable: {free.reason}."
     if b.low <= 0.5 <= b.high:
-        return f"{found}, so 1/√k survives."
-    return f"{found}, so 1/√k is rejected: the gap falls {'slower' if b.high < 0.5 else 'faster'}."
+        return f"{found}, which holds 1/2."
+    return f"{found}: the gap falls {'slower' if b.high < 0.5 else 'faster'} than 1/√k."
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:
@@ -82,8 +83,7 @@ def _choice(fits: Mapping[str, Fit]) -> str:
     own = fits["inverse_sqrt"].aicc
     if choice.criterion == "aicc" and choice.law != "inverse_sqrt" and own is not None:
         behind = own - fits[choice.law].aicc
-        verdict = "which is no evidence against it" if behind <= NEAR else "which counts against it"
-        text += f"; a/√k + c is {behind:.1f} units behind, {verdict}"
+        text += f"; a/√k + c is {behind:.1f} units behind"
     return f"{text}."
 
 
@@ -104,6 +104,8 @@ def _floor(law: Fit, unit: str) -> str:
     text = f"Its floor is c = {between(c)} {unit}"
     if c.low is not None and c.low <= 0 <= c.high:
         return f"{text}, so no floor can be told from none."
+    if c.high is not None and c.high < 0:
+        return f"{text}: below zero, so the points fall faster than a/√k does."
     return f"{text}."
 
 
@@ -112,13 +114,34 @@ def _saturation(law: Fit, tolerance: float) -> str:
         k = law.k_sat(tolerance)
     except ValueError as reason:
         return f"There is no saturation point: {reason}."
-    return f"The reducible part is down to {tolerance:.0%} of the floor at k = {between(k)}."
+    return (
+        f"Were a/√k + c the law, its reducible part would be down to {tolerance:.0%} of the floor "
+        f"at k = {between(k)}."
+    )
 
 
 def _prediction(law: Fit, k: int, unit: str) -> str:
     gap, low, high = law.predict(k)[["gap", "low", "high"]].iloc[0]
     interval = Interval(gap, None, None) if math.isnan(low) else Interval(gap, low, high)
     return f"At k = {k}, which was not measured, it predicts a gap of {between(interval)} {unit}."
+
+
+def _verdict(fits: Mapping[str, Fit]) -> str:
+    """Weigh the three conditions under which 1/sqrt(k) survives; one that fails rejects it."""
+    law, free = fits["inverse_sqrt"], fits["free_exponent"]
+    if not (law.identifiable and free.identifiable) or law.aicc is None:
+        return "Whether 1/√k holds cannot be decided from these points."
+    b = free.parameters["b"]
+    least = min(fit.aicc for fit in fits.values() if fit.aicc is not None)
+    against = {
+        "the exponent": not b.low <= 0.5 <= b.high,
+        "AICc": law.aicc - least > NEAR,
+        "R²": law.r2 <= law.r2_null_95,
+    }
+    failed = [what for what, fails in against.items() if fails]
+    if failed:
+        return f"So 1/√k does not survive: against it speaks {' and '.join(failed)}."
+    return "So 1/√k survives: the exponent, AICc and R² all allow it."
 
 
 def _listed(names) -> str:

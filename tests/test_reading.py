@@ -1,6 +1,7 @@
 """Sentences about curves whose truth is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def read(table, tolerance=0.1, unseen=4000):
 def test_a_true_inverse_square_root_survives():
     fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05))
     assert text.startswith("**dm.** Left free, the exponent is b = ")
-    assert "so 1/√k survives" in text
+    assert "So 1/√k survives: the exponent, AICc and R² all allow it." in text
     assert "AICc prefers a/√k + c." in text
     assert "the law explains more than falling alone would" in text
     assert "so no floor can be told from none" not in text
@@ -37,8 +38,8 @@ def test_a_true_inverse_square_root_survives():
 @pytest.mark.parametrize(("exponent", "way"), [(1.0, "faster"), (0.2, "slower")])
 def test_another_exponent_is_rejected_and_named(exponent, way):
     _, text = read(seeds(lambda k: k**-exponent + 0.02, noise=0.0005))
-    assert f"so 1/√k is rejected: the gap falls {way}." in text
-    assert "which counts against it" in text
+    assert f": the gap falls {way} than 1/√k." in text
+    assert "So 1/√k does not survive: against it speaks the exponent and AICc" in text
 
 
 def test_the_prediction_is_that_of_the_fit():
@@ -53,7 +54,7 @@ def test_the_prediction_is_that_of_the_fit():
     [
         ((0.314159, 0.2, 0.4), "0.314 (0.2 to 0.4)"),
         ((40012.3, 900, math.inf), "40,012 (900 to no bound)"),
-        ((2.0, None, None), "2 (no interval: one seed)"),
+        ((2.0, None, None), "2 (no interval)"),
     ],
 )
 def test_intervals_in_words(interval, words):
@@ -72,7 +73,7 @@ def test_too_few_sizes_are_not_identifiable():
 
 def test_one_seed_has_no_interval():
     _, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05, count=1))
-    assert "(no interval: one seed)" in text
+    assert "(no interval)" in text
     assert "it is not identifiable" in text
     assert "nan" not in text
 
@@ -88,6 +89,16 @@ def test_flat_and_rising_gaps_do_not_saturate():
 def test_exactly_equal_gaps_are_read_without_r2(gap):
     table = pd.DataFrame([[gap] * len(KS)] * 5, columns=KS)
     assert "so R² says nothing" in read(table)[1]
+
+
+def test_one_failed_condition_is_enough_to_reject():
+    """The gap is a pure power near 1/2: the exponent holds 1/2, AICc prefers the shorter law."""
+    fits = laws.fit_all(seeds(lambda k: 1 / np.sqrt(k) + 0.05), draws=200)
+    rival = replace(fits["pure_power"], aicc=fits["inverse_sqrt"].aicc - 2.5)
+    text = reading.scaling({"dm": fits | {"pure_power": rival}}, "nats", 0.1, 4000)
+    assert "which holds 1/2." in text
+    assert "a/√k + c is 2.5 units behind" in text
+    assert text.endswith("So 1/√k does not survive: against it speaks AICc.")
 
 
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
