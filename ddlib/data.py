@@ -5,11 +5,12 @@ options then take one path for all of them.
 """
 
 import difflib
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
@@ -22,6 +23,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision import datasets as published
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,55 @@ class Normalisation:
         return (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
 
 
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """ZCA: values in [0, 1] decorrelated over an image, and left as near to it as that allows.
+
+    mean: (P,) of the P = channels x H x W values of an image; matrix: (P, P), symmetric.
+    """
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
+    @classmethod
+    def fit(cls, pixels: torch.Tensor, white: int) -> "Whitening":
+        """Return U (S + 0.1)^-1/2 U^T of the covariance U S U^T of pixels (N, P) / white.
+
+        pixels: whole numbers, whose sums are exact in float64 in any order. The 0.1 keeps
+        directions of hardly any variance from being blown up. Source: Cazenavette et al. (CVPR
+        2022), whose code takes kornia's ZCAWhitening with eps=0.1.
+        """
+        count, values = pixels.shape
+        sums = torch.zeros(values, dtype=torch.float64)
+        products = torch.zeros(values, values, dtype=torch.float64)
+        for chunk in pixels.split(1024):
+            exact = chunk.double()
+            sums += exact.sum(0)
+            products.addmm_(exact.T, exact)
+        mean = sums / count
+        covariance = (products - count * mean.outer(mean)) / max(count - 1, 1) / white**2
+        variances, axes = torch.linalg.eigh(covariance)
+        matrix = axes * (variances + 0.1).rsqrt() @ axes.T
+        return cls((mean / white).float(), matrix.float())
+
+    def normalise(self, unit_images: torch.Tensor) -> torch.Tensor:
+        """Images (N, channels, H, W) with values in [0, 1] -> zero mean, decorrelated."""
+        mean, matrix = self._on(unit_images)
+        return ((unit_images.flatten(1) - mean) @ matrix).view(unit_images.shape)
+
+    def denormalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Whitened images (N, channels, H, W) -> values in [0, 1], clamped."""
+        mean, matrix = self._on(images)
+        flat = torch.linalg.solve(matrix, images.flatten(1), left=False) + mean
+        return flat.view(images.shape).clamp(0, 1)
+
+    def _on(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        given, wanted = images.shape[1:].numel(), len(self.mean)
+        if given != wanted:
+            raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
+        return (value.to(images) for value in (self.mean, self.matrix))
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A training and a test split that share their normalisation and class names."""
@@ -63,7 +115,7 @@ class DataSet:
     name: str
     train: Split
     test: Split
-    normalisation: Normalisation
+    normalisation: Normalisation | Whitening
     classes: tuple[str, ...]
 
     @property
@@ -112,6 +164,7 @@ def load(
     classes: Sequence[str] | None = None,
     per_class: int | None = None,
     image_size: int | None = None,
+    zca: bool = False,
     download: bool = False,
 ) -> DataSet:
     """Load a named data set or a folder of your own, whole and normalised.
@@ -124,13 +177,12 @@ def load(
     per_class: keep the first per_class training images of every class (all, if it has fewer).
     image_size: pixels; the shorter side is resized to it (bilinear, antialiased), then the centre
         is cropped. Named sets use published statistics, others those of all their training images.
+    zca: whiten (see `Whitening`, fitted to all training images) instead of normalising channels.
     download: fetch a named set that is not found.
     Raises ValueError for bad options or data, FileNotFoundError for what is not there,
     ConnectionError for a download that fails.
     """
-    for option, value in (("per_class", per_class), ("image_size", image_size)):
-        if value is not None:
-            _check_positive(option, value)
+    _check_options(per_class, image_size, zca)
     source = DATASETS.get(name)
     if source:
         image_size = image_size or source.image_size
@@ -144,14 +196,16 @@ def load(
     chosen = _chosen_labels(classes, train.classes)
     kept = _select(f"{name} train", train, chosen, per_class)
     tests = _select(f"{name} test", test, chosen, None)
-    normalisation = source.normalisation or _measure(train)
-    return DataSet(
-        name,
-        train=_split(kept, image_size, normalisation),
-        test=_split(tests, image_size, normalisation),
-        normalisation=normalisation,
-        classes=tuple(train.classes[label] for label in chosen),
-    )
+    with _one_thread():
+        whitening = _whitening(name, train, image_size) if zca else None
+        normalisation = whitening or source.normalisation or _measure(train)
+        return DataSet(
+            name,
+            train=_split(kept, image_size, normalisation),
+            test=_split(tests, image_size, normalisation),
+            normalisation=normalisation,
+            classes=tuple(train.classes[label] for label in chosen),
+        )
 
 
 def check_ipc(dataset: DataSet, ipc: int) -> None:
@@ -278,6 +332,14 @@ def _decode(path: str) -> np.ndarray:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
 
 
+def _check_options(per_class: int | None, image_size: int | None, zca: bool) -> None:
+    for option, value in (("per_class", per_class), ("image_size", image_size)):
+        if value is not None:
+            _check_positive(option, value)
+    if not isinstance(zca, bool):
+        raise ValueError(f"zca={zca!r} is neither true nor false; choose one")
+
+
 def _check_positive(option: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{option}={value!r} is not a positive whole number; choose 1 or more")
@@ -347,6 +409,28 @@ def _measure(pictures: Pictures) -> Normalisation:
     return Normalisation(tuple(mean), tuple(std))
 
 
+def _whitening(name: str, pictures: Pictures, image_size: int | None) -> Whitening:
+    channels, (height, width) = pictures.images.shape[-1], pictures.images.shape[1:3]
+    values = channels * (image_size**2 if image_size else height * width)
+    if values > LARGEST_WHITENED:
+        raise ValueError(
+            f"zca: true needs a matrix of {values} x {values} values for {name}, too large to "
+            f"decompose; choose an image_size of at most {math.isqrt(LARGEST_WHITENED // channels)}"
+        )
+    return Whitening.fit(_pixels(pictures, image_size).flatten(1), pictures.white)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Whiten to the same bytes in every process: sums depend on how threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _resize(image: np.ndarray, size: int | None) -> np.ndarray:
     """One image (H, W, channels), uint8: shorter side to size, then the centre."""
     if size is None or image.shape[:2] == (size, size):
@@ -360,9 +444,16 @@ def _resize(image: np.ndarray, size: int | None) -> np.ndarray:
     return np.asarray(centre).reshape(size, size, -1)
 
 
-def _split(pictures: Pictures, image_size: int | None, normalisation: Normalisation) -> Split:
+def _pixels(pictures: Pictures, image_size: int | None) -> torch.Tensor:
+    """Return the resized images (N, channels, H, W), uint8."""
     images = np.stack([_resize(image, image_size) for image in pictures.images])
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _split(
+    pictures: Pictures, image_size: int | None, normalisation: Normalisation | Whitening
+) -> Split:
+    pixels = _pixels(pictures, image_size)
     normalised = torch.empty(pixels.shape)
     # In chunks, so that the floats are in memory only once.
     for chunk, target in zip(pixels.split(1024), normalised.split(1024), strict=True):

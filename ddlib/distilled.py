@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from ddlib.data import Normalisation
+from ddlib.data import Normalisation, Whitening
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 
@@ -23,17 +23,21 @@ class DistilledSet:
     """A synthetic set S of k = ipc x C images, grouped by class in ascending label.
 
     images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64.
-    data, method, parameters and seed say what S was made from and how.
+    data, method, parameters, seed and network (its name and options; empty where a set was made
+    outside a study) say what S was made from and how; learned holds the numbers that a method
+    learns along with the images, by name.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    normalisation: Normalisation
+    normalisation: Normalisation | Whitening
     classes: tuple[str, ...]
     data: str
     method: str
     parameters: dict[str, Any]
     seed: int
+    network: dict[str, Any] = field(default_factory=dict)
+    learned: dict[str, float] = field(default_factory=dict)
 
     @property
     def k(self) -> int:
@@ -49,17 +53,24 @@ class DistilledSet:
         return unit.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def save(self, path: Path) -> None:
-        """Write the set to one safetensors file, atomically; equal sets give equal bytes."""
+        """Write the set to one safetensors file, atomically; equal sets give equal bytes.
+
+        The file of a whitened set holds `mean` and `matrix` as well: images @ matrix^-1 + mean.
+        """
+        whitened = isinstance(self.normalisation, Whitening)
+        whitening = vars(self.normalisation) if whitened else {}
         described = {
-            "normalisation": asdict(self.normalisation),
+            "normalisation": None if whitened else asdict(self.normalisation),
             "classes": self.classes,
             "data": self.data,
             "method": self.method,
             "parameters": self.parameters,
             "seed": self.seed,
+            "network": self.network,
+            "learned": self.learned,
         }
         content = safetensors.torch.save(
-            {"images": self.images.contiguous(), "labels": self.labels},
+            {"images": self.images.contiguous(), "labels": self.labels, **whitening},
             metadata={"distilled": json.dumps(described, sort_keys=True)},
         )
         write_atomically(path, content)
@@ -76,8 +87,12 @@ def load_distilled(path: Path) -> DistilledSet:
         with safetensors.safe_open(str(path), "pt") as file:
             described = json.loads(file.metadata()["distilled"])
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        mean, std = described["normalisation"]["mean"], described["normalisation"]["std"]
-        described["normalisation"] = Normalisation(tuple(mean), tuple(std))
+            if described["normalisation"] is None:
+                normalisation = Whitening(file.get_tensor("mean"), file.get_tensor("matrix"))
+            else:
+                mean, std = described["normalisation"]["mean"], described["normalisation"]["std"]
+                normalisation = Normalisation(tuple(mean), tuple(std))
+        described["normalisation"] = normalisation
         described["classes"] = tuple(described["classes"])
         described["parameters"] = {
             name: whole_keys(value) for name, value in described["parameters"].items()

@@ -1,6 +1,7 @@
 """Train a network for a fixed number of steps, and score it on a whole test set."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,18 +24,16 @@ single drop to a tenth at half-time."""
 
 
 class DivergedError(RuntimeError):
-    """A loss or a pixel is no longer a finite number."""
+    """A loss or a pixel is no longer a finite number, or another number is out of its range."""
 
-    def __init__(self, step: int, what: str):
-        super().__init__(step, what)  # worker processes send it back by these arguments
+    def __init__(self, step: int, what: str, how: str = "stopped being a finite number"):
+        super().__init__(step, what, how)  # worker processes send it back by these arguments
         self.step = step
         self.what = what
+        self.how = how
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} stopped being a finite number at step {self.step}; "
-            "choose a smaller learning rate"
-        )
+        return f"{self.what} {self.how} at step {self.step}; choose a smaller learning rate"
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,19 @@ def train(
     images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Raises
     DivergedError with the step at which the loss is not finite.
     """
+    steps = training_steps(network, theta, images, labels, recipe, generator)
+    return deque(steps, maxlen=1).pop()
+
+
+def training_steps(
+    network: Network,
+    theta: Theta,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> Iterator[Theta]:
+    """Yield the weights after each step of `train`; the next step overwrites them, so copy."""
     theta = {name: value.clone().requires_grad_() for name, value in theta.items()}
     optimiser = torch.optim.SGD(
         theta.values(),
@@ -114,7 +126,7 @@ def train(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return {name: value.detach() for name, value in theta.items()}
+        yield {name: value.detach() for name, value in theta.items()}
 
 
 @torch.no_grad()

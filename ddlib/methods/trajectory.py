@@ -1,0 +1,267 @@
+"""MTT, matching training trajectories: steps on S should lead where an expert's steps on D led."""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ddlib import augment
+from ddlib.data import DataSet
+from ddlib.distilled import DistilledSet
+from ddlib.methods.common import INITIALISATIONS, finished, initial_images, synthetic_labels
+from ddlib.networks import Network, Theta, initial_parameters, logits
+from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
+from ddlib.seeds import generator
+from ddlib.training import DivergedError, Recipe, batches, training_steps
+
+GRADIENTS = ("exact", "tesla")
+
+Step = tuple[torch.Tensor, augment.Draw]
+"""What a student's step sees: the indices of a batch of S, and its augmentation."""
+
+
+@dataclass(frozen=True)
+class TrajectoryMatching(Parameters):
+    """Defaults are the author's for CIFAR-10 (Cazenavette et al., CVPR 2022), as tables by ipc.
+
+    The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size is
+    what the student's learned step size starts from; expert_steps the SGD steps between two
+    snapshots of an expert, 0 for an epoch of the real set; max_start and expert_epochs count
+    snapshots; a synthetic_batch of 0 is all of S. The gradient of an image shrinks like 1/ipc,
+    so small sets want smaller learning rates. For `gradient` see `match`.
+    """
+
+    iterations: ByIpc = setting(5000, by_ipc=True)
+    student_steps: ByIpc = setting({1: 50, 10: 30, 50: 30}, least=1, by_ipc=True)
+    expert_epochs: ByIpc = setting(2, least=1, by_ipc=True)
+    max_start: ByIpc = setting({1: 2, 10: 20, 50: 40}, least=1, by_ipc=True)
+    learning_rate: ByIpc = setting({1: 100.0, 10: 100.0, 50: 1000.0}, by_ipc=True)
+    step_size: ByIpc = setting({1: 0.01, 10: 0.001, 50: 0.001}, by_ipc=True)
+    step_size_learning_rate: ByIpc = setting({1: 1e-7, 10: 1e-5, 50: 1e-5}, by_ipc=True)
+    momentum: float = setting(0.5)
+    synthetic_batch: int = setting(0)
+    initialisation: str = setting("real", choices=INITIALISATIONS)
+    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    gradient: str = setting("exact", choices=GRADIENTS)
+    experts: int = setting(100, least=1)
+    expert_steps: int = setting(0)
+    expert_learning_rate: float = setting(0.01)
+    expert_momentum: float = setting(0.0)
+    expert_weight_decay: float = setting(0.0)
+    expert_batch: int = setting(256, least=1)
+    expert_augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+
+
+def jobs(parameters: TrajectoryMatching) -> list[dict[str, Any]]:
+    """Return one job an expert: its number, and how it is trained, no further than is matched."""
+    starts, epochs = (_largest(value) for value in (parameters.max_start, parameters.expert_epochs))
+    recipe = {
+        "batch_size": parameters.expert_batch,
+        "learning_rate": parameters.expert_learning_rate,
+        "momentum": parameters.expert_momentum,
+        "weight_decay": parameters.expert_weight_decay,
+        "augmentation": parameters.expert_augmentation,
+    }
+    common = {"epochs": starts - 1 + epochs, "epoch_steps": parameters.expert_steps, **recipe}
+    return [{"expert": number, **common} for number in range(parameters.experts)]
+
+
+def _largest(value: ByIpc) -> int:
+    return max(value.values()) if isinstance(value, Mapping) else value
+
+
+def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
+    """Train one expert on the real set; return its weights (epochs + 1, P) float32 as a .npy file.
+
+    Row 0 holds the initial weights, row t those after t epochs: `epoch_steps` SGD steps, or as
+    many batches as the set needs. Raises DivergedError. Source: Cazenavette et al. (CVPR 2022),
+    section 3.2.
+    """
+    real, recipe = dataset.train, dict(job)
+    number, epochs, every = (recipe.pop(name) for name in ("expert", "epochs", "epoch_steps"))
+    every = every or math.ceil(len(real.labels) / recipe["batch_size"])
+    recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
+    theta = initial_parameters(network, generator("expert weights", number), real.images.device)
+    snapshots = [flatten(theta)]
+    stream = generator("expert batches", number)
+    trained = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    for step, theta in enumerate(trained, start=1):
+        if step % every == 0:
+            snapshots.append(flatten(theta))
+    content = io.BytesIO()
+    np.save(content, torch.stack(snapshots).cpu().numpy())
+    return content.getvalue()
+
+
+def distil(
+    dataset: DataSet,
+    network: Network,
+    ipcs: Sequence[int],
+    seed: int,
+    parameters: TrajectoryMatching,
+    prepared: Sequence[Path],
+) -> dict[int, DistilledSet | DivergedError]:
+    """Distil each size: min over S and the student's step size of `match` to the experts.
+
+    prepared: the files of `make`. Sizes share experts and, up to their ranges of starts, the
+    pairs that are matched. The step size that S was made for is the set's learned "step_size".
+    Where it falls to zero or below, training on S would climb: that counts as divergence, where
+    the reference goes on.
+
+    Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
+    2022), algorithm 1. Batches of S are always full, where the reference's may be short.
+    """
+    experts = [np.load(path, mmap_mode="r") for path in prepared]
+    outcomes: dict[int, DistilledSet | DivergedError] = {}
+    for ipc in ipcs:
+        try:
+            images, step_size = _distil_size(dataset, network, ipc, seed, parameters, experts)
+            learned = {"step_size": step_size.item()}
+            outcomes[ipc] = finished(dataset, images, "mtt", parameters, seed, learned)
+        except DivergedError as error:
+            outcomes[ipc] = error
+    return outcomes
+
+
+def _distil_size(
+    dataset: DataSet,
+    network: Network,
+    ipc: int,
+    seed: int,
+    parameters: TrajectoryMatching,
+    experts: Sequence[np.ndarray],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the images (ipc x C, channels, H, W) and the step size."""
+    images = initial_images(dataset, ipc, parameters.initialisation, seed).requires_grad_()
+    labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
+    step_size = images.new_tensor(at_ipc(parameters.step_size, ipc)).requires_grad_()
+    image_rate, step_size_rate = (
+        {"params": [value], "lr": at_ipc(rate, ipc)}
+        for value, rate in (
+            (images, parameters.learning_rate),
+            (step_size, parameters.step_size_learning_rate),
+        )
+    )
+    optimiser = torch.optim.SGD([image_rate, step_size_rate], momentum=parameters.momentum)
+    iterations = round(at_ipc(parameters.iterations, ipc))
+    starts = generator("expert starts", seed)
+    for iteration in range(iterations):
+        pair = (weights.to(images) for weights in _draw_pair(experts, parameters, ipc, starts))
+        steps = _draw_steps(len(labels), ipc, parameters, generator("student", seed, iteration))
+        loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
+        if not torch.isfinite(loss):
+            raise DivergedError(iteration, "the matching loss")
+        optimiser.step()
+        if step_size <= 0:
+            raise DivergedError(iteration, "the learned step size", "fell to zero or below")
+    for values, what in ((images, "a pixel"), (step_size, "the learned step size")):
+        if not torch.isfinite(values).all():
+            raise DivergedError(iterations, what)
+    return images, step_size
+
+
+def _draw_pair(
+    experts: Sequence[np.ndarray],
+    parameters: TrajectoryMatching,
+    ipc: int,
+    stream: torch.Generator,
+) -> Iterator[torch.Tensor]:
+    """Yield the weights (P,) of an expert at a random start, and `expert_epochs` later.
+
+    Every size takes the same two numbers of the stream, so all see the same experts.
+    """
+    number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
+    expert = experts[int(number * len(experts))]
+    start = int(place * round(at_ipc(parameters.max_start, ipc)))
+    for row in (start, start + round(at_ipc(parameters.expert_epochs, ipc))):
+        yield torch.from_numpy(np.array(expert[row]))
+
+
+def _draw_steps(
+    k: int, ipc: int, parameters: TrajectoryMatching, stream: torch.Generator
+) -> list[Step]:
+    """Return the batches of the student's steps, with strengths of its own for every image."""
+    families = augment.STRATEGIES[parameters.augmentation]
+    rows = batches(k, parameters.synthetic_batch or k, stream)
+    count = round(at_ipc(parameters.student_steps, ipc))
+    drawn = ((batch, augment.draw(families, len(batch), stream)) for batch in rows)
+    return [step for step, _ in zip(drawn, range(count), strict=False)]
+
+
+def match(
+    network: Network,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    step_size: torch.Tensor,
+    start: torch.Tensor,
+    target: torch.Tensor,
+    steps: Sequence[Step],
+    gradient: str = "exact",
+) -> torch.Tensor:
+    """Return |theta_N - target|^2 / |start - target|^2; set the gradients of images and step_size.
+
+    theta_0 = start; theta_i+1 = theta_i - step_size g_i, with g_i the gradient of the
+    cross-entropy of step i. start, target: flat weights (P,), without gradient.
+
+    Only the theta_i are kept on the way: the sweep back from the end computes each step anew, so
+    that memory holds the graph of one step however many there are, and carries the adjoint
+    a_i = d loss / d theta_i: a_i = a_i+1 - step_size (d g_i / d theta_i) a_i+1. "tesla" holds
+    a_i at its last value a_N, which drops the dependence of every theta_i on the images and on
+    the step size (d theta_i / d X and d theta_i / d step_size in g_i), and is cheaper by the
+    products with d g_i / d theta_i.
+
+    Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
+    Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".
+    """
+    alpha = step_size.detach()
+    thetas = [start.detach().requires_grad_()]
+    for step in steps:
+        moved = _weight_gradient(network, thetas[-1], images.detach(), labels, step)
+        thetas.append((thetas[-1].detach() - alpha * moved).requires_grad_())
+    missed, scale = thetas.pop().detach() - target, (start - target).square().sum()
+    adjoint = 2 * missed / scale
+    images.grad, step_size.grad = torch.zeros_like(images), torch.zeros_like(step_size)
+    for theta, step in zip(reversed(thetas), reversed(steps), strict=True):
+        along = adjoint @ _weight_gradient(network, theta, images, labels, step, create_graph=True)
+        wanted = [images, theta] if gradient == "exact" else [images]
+        by_images, *by_theta = torch.autograd.grad(along, wanted)
+        images.grad -= alpha * by_images
+        step_size.grad -= along.detach()
+        for product in by_theta:
+            adjoint = adjoint - alpha * product
+    return missed.square().sum() / scale
+
+
+def _weight_gradient(
+    network: Network,
+    theta: torch.Tensor,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    step: Step,
+    create_graph: bool = False,
+) -> torch.Tensor:
+    """Return the gradient (P,) by the flat weights of the mean cross-entropy of one step."""
+    rows, drawn = step
+    scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
+    loss = F.cross_entropy(scores, labels[rows])
+    return torch.autograd.grad(loss, theta, create_graph=create_graph)[0]
+
+
+def flatten(theta: Theta) -> torch.Tensor:
+    """Return a copy of all weights in one vector (P,)."""
+    return torch.cat([value.flatten() for value in theta.values()])
+
+
+def unflatten(network: Network, flat: torch.Tensor) -> Theta:
+    """Return the weights of `network` as views of the vector (P,) that `flatten` made."""
+    shapes = {name: value.shape for name, value in network.named_parameters()}
+    parts = flat.split([shape.numel() for shape in shapes.values()])
+    return {
+        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
