@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 
 from ddlib import data
@@ -126,6 +127,105 @@ def test_normalisation_by_hand_and_back():
     assert normalisation.denormalise(outside).flatten().tolist() == [1.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="images have 1 channels, but the normalisation has 3"):
         normalisation.normalise(torch.zeros(2, 1, 4, 4))
+
+
+# ---- whitening ----
+
+
+def unit_images(folder, split="train"):
+    """The images of a folder of `write_npz` as numpy arrays in [0, 1], one row an image."""
+    with np.load(folder / f"{split}.npz") as arrays:
+        images = arrays["images"].transpose(0, 3, 1, 2) / 255
+    return images.reshape(len(images), -1)
+
+
+def reference_whitening(unit):
+    """(Sigma + 0.1)^-1/2 as the inverse of a matrix root, and the mean."""
+    return np.linalg.inv(sqrtm(np.cov(unit.T) + 0.1 * np.eye(unit.shape[1]))), unit.mean(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_both_splits_are_whitened_as_the_training_images_ask(tmp_path, channels):
+    shapes = {"train": (40, 5, 5, channels), "test": (30, 5, 5, channels)}
+    changes = {
+        split: {"images": pixels(*shape, seed=shape[0]), "labels": np.arange(shape[0]) % 2}
+        for split, shape in shapes.items()
+    }
+    folder = write_npz(tmp_path, **changes)
+    loaded = load(folder, zca=True)
+    matrix, mean = reference_whitening(unit_images(folder))
+    for name, split in (("train", loaded.train), ("test", loaded.test)):
+        expected = (unit_images(folder, name) - mean) @ matrix
+        assert split.images.shape[1:] == (channels, 5, 5)
+        assert (split.images.dtype, split.images.is_contiguous()) == (torch.float32, True)
+        np.testing.assert_allclose(split.images.flatten(1).numpy(), expected, atol=1e-5)
+
+
+def test_whitened_images_have_the_covariance_of_the_closed_form():
+    plain, whitened = load("digits"), load("digits", zca=True)
+    unit = plain.normalisation.denormalise(plain.train.images).flatten(1).double().numpy()
+    variances, axes = np.linalg.eigh(np.cov(unit.T))
+    expected = axes @ np.diag(variances / (variances + 0.1)) @ axes.T
+    images = whitened.train.images.flatten(1).double().numpy()
+    np.testing.assert_allclose(np.cov(images.T), expected, atol=1e-5)
+    np.testing.assert_allclose(images.mean(0), 0, atol=1e-6)
+
+
+def test_whitening_is_undone():
+    plain, whitened = load("digits"), load("digits", zca=True)
+    for split in ("train", "test"):
+        unit = plain.normalisation.denormalise(getattr(plain, split).images)
+        images = getattr(whitened, split).images
+        back = whitened.normalisation.denormalise(images)
+        torch.testing.assert_close(back, unit, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            whitened.normalisation.normalise(back), images, rtol=0, atol=1e-4
+        )
+        assert torch.equal(getattr(whitened, split).labels, getattr(plain, split).labels)
+    far = whitened.normalisation.denormalise(100 * whitened.train.images)
+    assert (far.min(), far.max()) == (0, 1)  # clamped
+    with pytest.raises(ValueError, match="images have 16 values each, but the whitening has 64"):
+        whitened.normalisation.normalise(torch.zeros(2, 1, 4, 4))
+
+
+def test_whitening_is_fitted_to_all_training_images_whatever_is_kept():
+    whole, part = load("digits", zca=True), load("digits", zca=True, classes=["3"], per_class=7)
+    assert torch.equal(whole.normalisation.matrix, part.normalisation.matrix)
+    kept = whole.train.images[whole.train.labels == 3][:7]
+    torch.testing.assert_close(part.train.images, kept, rtol=0, atol=1e-5)
+
+
+def test_images_are_whitened_at_the_size_asked_for():
+    loaded = load("digits", zca=True, image_size=4)
+    assert loaded.normalisation.matrix.shape == (16, 16)
+    assert loaded.image_shape == (1, 4, 4)
+
+
+def test_whitening_gives_the_same_bytes_whatever_the_threads():
+    before = torch.get_num_threads()
+    try:
+        loaded = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            loaded.append(load("digits", zca=True).train.images.numpy().tobytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert loaded[0] == loaded[1]
+
+
+def test_images_too_large_to_whiten_are_refused_before_the_work(tmp_path):
+    train, test = ({"images": pixels(count, 48, 48, 3)} for count in (6, 4))
+    folder = write_npz(tmp_path / "pets", train=train, test=test)
+    with pytest.raises(ValueError, match=r"a matrix of 6912 x 6912 values for pets.* at most 36"):
+        load(folder, zca=True)
+    assert load(folder, zca=True, image_size=10).normalisation.matrix.shape == (300, 300)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_zca_that_is_neither_true_nor_false(value):
+    with pytest.raises(ValueError, match=f"zca={value!r} is neither true nor false; choose one"):
+        load("digits", zca=value)
 
 
 # ---- named sets in their layouts ----

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from PIL import Image
 
-from ddlib.data import Normalisation
+from ddlib.data import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, load_distilled, pictures
 from ddlib.networks import build
 from ddlib.training import Recipe, train_and_score
@@ -91,6 +92,33 @@ def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
     with pytest.raises(Exception, match=r".") as raised:
         pickle.loads(content)
     assert isinstance(raised.value, pickle.UnpicklingError | ValueError | EOFError | KeyError)
+
+
+def test_a_whitened_set_carries_what_undoes_it(tmp_path):
+    """With W = 2 on the diagonal and 0 elsewhere, a value is half the whitened plus the mean."""
+    whitening = Whitening(torch.full((16,), 0.25), 2 * torch.eye(16))
+    images = torch.tensor([0.4, -0.1, 9.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    synthetic = made(ipc=1, images=images, normalisation=whitening)
+    paths = [tmp_path / name for name in ("first", "again", "loaded")]
+    synthetic.save(paths[0])
+    synthetic.save(paths[1])
+    loaded = load_distilled(paths[0])
+    loaded.save(paths[2])
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert torch.equal(loaded.images, images)
+    assert torch.equal(loaded.normalisation.mean, whitening.mean)
+    assert torch.equal(loaded.normalisation.matrix, whitening.matrix)
+    for values in (synthetic.pixels(), loaded.pixels()):
+        assert values[:, 0, 0, 0].tolist() == [115, 51, 255]  # 0.45, 0.2 and more than 1
+    tensors = safetensors.numpy.load_file(paths[0])
+    assert set(tensors) == {"images", "labels", "mean", "matrix"}
+
+
+def test_a_whitened_set_without_its_matrix_is_not_whole(tmp_path):
+    described = {"distilled": json.dumps({"normalisation": None})}
+    (tmp_path / "set").write_bytes(safetensors_file(described))
+    with pytest.raises(ValueError, match="is not a whole distilled set"):
+        load_distilled(tmp_path / "set")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 60, 0.3, 0.7, 0.99, -1])

@@ -518,6 +518,10 @@ BAD = {
         {"data": {"name": "digits", "per_class": "3"}},
         "per_class='3' is not a positive whole number",
     ),
+    "zca": (
+        {"data": {"name": "digits", "zca": "yes"}},
+        "zca='yes' is neither true nor false",
+    ),
     "network": (
         {"network": {"name": "mpl"}},
         "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, convnet",

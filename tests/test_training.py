@@ -230,6 +230,8 @@ def test_a_divergence_survives_the_way_back_from_a_worker_process():
     assert str(error) == (
         "the matching loss stopped being a finite number at step 7; choose a smaller learning rate"
     )
+    error = pickle.loads(pickle.dumps(DivergedError(3, "the step size", "fell below zero")))
+    assert str(error) == "the step size fell below zero at step 3; choose a smaller learning rate"
 
 
 def test_a_divergence_after_the_last_step_is_found_on_the_test_set(tiny, network):
