@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ class DistilledSet:
     """A synthetic set S of k = ipc x C images, grouped by class in ascending label.
 
     images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64.
-    data, method, parameters and seed say what S was made from and how.
+    data, method, parameters, seed and network (its name and options; empty where a set was made
+    outside a study) say what S was made from and how; learned holds the numbers that a method
+    learns along with the images, by name.
     """
 
     images: torch.Tensor
@@ -34,6 +36,8 @@ class DistilledSet:
     method: str
     parameters: dict[str, Any]
     seed: int
+    network: dict[str, Any] = field(default_factory=dict)
+    learned: dict[str, float] = field(default_factory=dict)
 
     @property
     def k(self) -> int:
@@ -57,6 +61,8 @@ class DistilledSet:
             "method": self.method,
             "parameters": self.parameters,
             "seed": self.seed,
+            "network": self.network,
+            "learned": self.learned,
         }
         content = safetensors.torch.save(
             {"images": self.images.contiguous(), "labels": self.labels},

@@ -1,6 +1,6 @@
 """What the methods share: first images, batches of real images, and the finished set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 import torch
@@ -64,7 +64,12 @@ def real_batches(
 
 
 def finished(
-    dataset: DataSet, images: torch.Tensor, method: str, parameters: Parameters, seed: int
+    dataset: DataSet,
+    images: torch.Tensor,
+    method: str,
+    parameters: Parameters,
+    seed: int,
+    learned: Mapping[str, float] | None = None,
 ) -> DistilledSet:
     """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
     images = images.detach().cpu().clone()
@@ -77,4 +82,5 @@ def finished(
         method=method,
         parameters=asdict(parameters),
         seed=seed,
+        learned=dict(learned or {}),
     )
