@@ -49,4 +49,5 @@ METHODS: dict[str, Method] = {
     "k_center": Method(selection.k_center, selection.FeatureSelection, shares=True),
     "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
     "dc": Method(gradient.distil, gradient.GradientMatching, shares=False),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, shares=False),
 }
