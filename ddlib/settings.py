@@ -118,13 +118,7 @@ def data_options(settings: Settings) -> dict[str, Any]:
 
 def network_options(settings: Settings) -> dict[str, Any]:
     """Return the checked options of the network, defaults filled in, with its `name`."""
-    given = _named(settings.network, "network")
-    check_names([given["name"]], networks.NETWORKS, "network")
-    what = f"the network {given['name']!r}"
-    shape = read_options(networks.NETWORKS[given["name"]], given, what, own=["name"])
-    for option in shape.keys() - {"name"}:
-        _check_count(f"{what}: {option}", shape[option])
-    return shape
+    return networks.read_network(_named(settings.network, "network"))
 
 
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:

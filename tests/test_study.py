@@ -613,6 +613,10 @@ BAD = {
         {"network": {"name": "mlp", "width": "16"}},
         "the network 'mlp': width='16' must be a whole number of at least 1",
     ),
+    "network norm": (
+        {"network": {"name": "convnet", "norm": "bacth"}},
+        "'bacth' is not a norm of the network 'convnet'; did you mean 'batch'? allowed: instance, ",
+    ),
     "network of no depth": (
         {"network": {"name": "convnet", "depth": 0}},
         "the network 'convnet': depth=0 must be a whole number of at least 1",

@@ -9,6 +9,7 @@ from torch import nn
 from ddlib import augment
 from ddlib.data import DataSet, Split
 from ddlib.methods import gradient
+from ddlib.methods.common import real_batches
 from ddlib.methods.gradient import (
     GradientMatching,
     SiameseGradientMatching,
@@ -19,6 +20,7 @@ from ddlib.methods.gradient import (
     weight_gradients,
 )
 from ddlib.networks import build, initial_parameters
+from ddlib.seeds import generator
 from ddlib.training import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
@@ -384,6 +386,41 @@ def test_a_run_equals_the_reference_algorithm_written_out(
             velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
             images = (images - 0.2 * velocity).detach()
             for _ in range(4 if outer < 2 else 0):
+                ordinary.zero_grad()
+                F.cross_entropy(ordinary(images), labels).backward()
+                with torch.no_grad():
+                    for value in ordinary.parameters():
+                        value -= 0.05 * value.grad
+    torch.testing.assert_close(made, images, rtol=1e-3, atol=1e-4)
+    assert (made - start).abs().max() > 0.05
+
+
+def test_a_run_under_batch_norm_equals_the_reference_algorithm_written_out(
+    tiny, ordinary_convnet, drawn_weights
+):
+    """Statistics from 16 real images a class, then frozen; inner training moves them again."""
+    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    start = distil(tiny, network, [2], 0, settings(iterations=0))[2].images
+    parameters = settings(
+        outer_steps=3, learning_rate=0.2, network_learning_rate=0.05, real_batch=EVERYTHING
+    )
+    made = distil(tiny, network, [2], 0, parameters)[2].images
+    samples = real_batches(tiny, 16, generator("statistics", 0))
+    images, velocity = start, torch.zeros_like(start)
+    for theta in drawn_weights:
+        ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d)
+        for outer in range(3):
+            sample = torch.cat(next(samples))
+            assert tiny.train.labels[sample].bincount().tolist() == [16, 16, 16]
+            ordinary.train()(tiny.train.images[sample])
+            ordinary.eval()
+            images = images.detach().requires_grad_()
+            total = reference_match(ordinary, tiny, everything(tiny), images)
+            velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
+            images = (images - 0.2 * velocity).detach()
+            ordinary.train()
+            for _ in range(2 if outer < 2 else 0):
                 ordinary.zero_grad()
                 F.cross_entropy(ordinary(images), labels).backward()
                 with torch.no_grad():
