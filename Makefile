@@ -4,19 +4,12 @@ NOTEBOOK ?= notebooks/01_scaling_law.ipynb
 PARAMETERS ?= parameters/scaling_law/quick.yaml
 
 BIN := .venv/bin
-# results/scaling_law/quick for parameters/scaling_law/quick.yaml
-INSIDE := $(patsubst ./%,%,$(subst $(CURDIR)/,,$(PARAMETERS)))
-RESULTS := results/$(basename $(if $(filter /%,$(INSIDE)),$(notdir $(INSIDE)),$(INSIDE:parameters/%=%)))
-EXECUTED := $(RESULTS)/$(notdir $(NOTEBOOK))
 
 .PHONY: study test lab check install
 
-## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables in results/
+## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
-	@mkdir -p $(RESULTS)
-	$(BIN)/papermill $(NOTEBOOK) $(EXECUTED) -f $(PARAMETERS) --log-output --no-progress-bar \
-		|| { $(BIN)/python -m ddlib.page $(EXECUTED); exit 1; }
-	$(BIN)/python -m ddlib.page $(EXECUTED)
+	$(BIN)/python -m ddlib.execute $(NOTEBOOK) $(PARAMETERS)
 
 ## test: the whole test suite
 test: .venv/installed

@@ -28,3 +28,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` if it is missing; raise OSError as `write_atomically` would if it cannot."""
+    probe = Path(folder) / ".probe"
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)

@@ -239,15 +239,35 @@ def _draw_levels(references: Sequence[float], draws: int, generator: np.random.G
     """Draw errors (D, 1) of the mean of the references, Student t; none for fewer than two."""
     if len(references) < 2:
         return np.zeros((draws, 1))
-    error = np.std(references, ddof=1) / np.sqrt(len(references))
-    return error * generator.standard_t(len(references) - 1, (draws, 1))
+    shifts = generator.standard_t(len(references) - 1, (draws, 1))
+    return np.sqrt(_level_variance(references)) * shifts
 
 
-def _solve(shapes, means, weights, floor: bool):
-    """Weighted least squares of means on a f + c over the last axis; returns a, c, residual sum."""
-    total = weights.sum(axis=-1, keepdims=True)  # a law without floor is not centred: means 0
-    shape_mean = floor * (weights * shapes).sum(axis=-1, keepdims=True) / total
-    gap_mean = floor * (weights * means).sum(axis=-1, keepdims=True) / total
+def _level_variance(references: Sequence[float]) -> float:
+    """Return the squared error of the mean of the references; none for fewer than two."""
+    return float(np.var(references, ddof=1) / len(references)) if len(references) > 1 else 0.0
+
+
+def _centring(weights, level: float):
+    """Return the part of its weighted mean that each series loses before least squares.
+
+    Errors that share one shift of variance `level` have covariance diag(1/w) + level 11', whose
+    inverse is what subtracting this part gives (Sherman & Morrison 1950): none for no shift, all
+    for a free floor, which is a shift without bound.
+    """
+    total = weights.sum(axis=-1, keepdims=True)
+    return 1 - 1 / np.sqrt(1 + level * total)
+
+
+def _solve(shapes, means, weights, level: float):
+    """Generalised least squares of means on a f + c over the last axis; returns a, c, chi2.
+
+    level: the variance of a shift that all means share; infinite for a law with a free floor c,
+    and c is 0 otherwise.
+    """
+    part, total = _centring(weights, level), weights.sum(axis=-1, keepdims=True)
+    shape_mean = part * (weights * shapes).sum(axis=-1, keepdims=True) / total
+    gap_mean = part * (weights * means).sum(axis=-1, keepdims=True) / total
     f, g = shapes - shape_mean, means - gap_mean
     weighted = weights * f
     ff, fg = (weighted * f).sum(axis=-1), (weighted * g).sum(axis=-1)
@@ -255,21 +275,22 @@ def _solve(shapes, means, weights, floor: bool):
     size = np.sqrt(ff * (weights * means**2).sum(axis=-1))
     a = np.where(np.abs(fg) > SAME * size, fg, 0.0) / np.where(ff > 0, ff, 1.0)
     rss = (weights * (g - a[..., None] * f) ** 2).sum(axis=-1)
-    return a, gap_mean[..., 0] - a * shape_mean[..., 0], rss
+    return a, np.isinf(level) * (gap_mean[..., 0] - a * shape_mean[..., 0]), rss
 
 
-def _fit_curves(law: Law, ks, means, weights) -> np.ndarray:
+def _fit_curves(law: Law, ks, means, weights, level: float = 0.0) -> np.ndarray:
     """Fit many curves, means (D, K) with weights (D or 1, K); returns (a, theta, c) as (D, 3).
 
     theta is searched on a grid in log theta over its whole range, then on ever finer grids
     around the best point: no starting value, no local optimum wider than the first grid.
     """
-    floor, means, weights = "c" in law.parameters, means[:, None], weights[:, None]
+    level = np.inf if "c" in law.parameters else level
+    means, weights = means[:, None], weights[:, None]
     low, high = np.log(SEARCHED[law.parameters[1]](ks)) if law.theta is None else (0.0, 0.0)
     grid, step = np.linspace(low, high, 81)[None], (high - low) / 80
     while True:
         thetas = np.exp(grid) if law.theta is None else np.full((1, 1), law.theta)
-        a, c, rss = _solve(law.shape(ks, thetas[..., None]), means, weights, floor)
+        a, c, rss = _solve(law.shape(ks, thetas[..., None]), means, weights, level)
         best = rss.argmin(axis=1)[:, None]
         if step < 1e-8:
             break
@@ -304,11 +325,12 @@ def fit(
     draws: int = 1000,
     seed: int = 0,
 ) -> Fit:
-    """Fit one law to a table of gaps by weighted least squares on the seed means.
+    """Fit one law to a table of gaps by generalised least squares on the seed means.
 
     gaps: index seed, columns k, NaN where a trial failed; references: the risks on all data whose
-    mean the gaps are measured from, one a seed: their error moves all gaps together, and so
-    widens the interval of the floor. Weights: see `seed_means`. Intervals
+    mean the gaps are measured from, one a seed: their error moves all gaps together, so it
+    widens the interval of a floor, and a law without one may miss all gaps by as much. Weights:
+    see `seed_means`. Intervals
     (95 %) are percentiles of a multiplier bootstrap over seeds: each draw adds to the means the
     seeds' residuals times random Gaussian weights, one a seed, scaled to the shrunk standard
     errors, over sqrt(chi2/df) with df = seeds - 1: Student t, where resampled rows would be too
@@ -323,15 +345,16 @@ def fit(
     if len(table.ks) < needed:
         found = f"gaps at {len(table.ks)} distinct k"
         return Fit(law, reason=f"{found}; {law.formula} needs at least {needed}")
-    curves, weights = table.means[None], table.weights[None]
+    curves, weights, level = table.means[None], table.weights[None], 0.0
     if table.errors is not None:
+        level = _level_variance(references)
         generator = np.random.default_rng(seed)
         drawn = _draw_means(table, draws, generator)
         curves = np.concatenate([curves, drawn + _draw_levels(references, draws, generator)])
-    coefficients = _fit_curves(law, table.ks, curves, weights)
+    coefficients = _fit_curves(law, table.ks, curves, weights, level)
     parameters = {name: _interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
     reason = _doubt(law, table, parameters)
-    quality = _quality(law, table, coefficients[0], draws, seed)
+    quality = _quality(law, table, coefficients[0], level, draws, seed)
     return Fit(law, parameters, **quality, reason=reason, coefficients=coefficients)
 
 
@@ -355,7 +378,7 @@ def fit_table(
     }
 
 
-def _quality(law: Law, table: SeedMeans, coefficients, draws: int, seed: int) -> dict:
+def _quality(law: Law, table: SeedMeans, coefficients, level: float, draws: int, seed: int) -> dict:
     ks, means, weights, p = table.ks, table.means, table.weights, len(law.parameters)
     curve = law.curve(ks, coefficients)
     null = null_r2(ks, law.name, draws, seed, weights)
@@ -363,9 +386,11 @@ def _quality(law: Law, table: SeedMeans, coefficients, draws: int, seed: int) ->
     spare = len(ks) - p - 1
     aicc = None
     if table.errors is not None and spare > 0:
-        aicc = float((weights * (means - curve) ** 2).sum() + 2 * p + 2 * p * (p + 1) / spare)
+        misses = means - curve
+        centred = misses - _centring(weights, level) * np.average(misses, weights=weights)
+        aicc = float((weights * centred**2).sum() + 2 * p + 2 * p * (p + 1) / spare)
     kept = weights * (1 - np.eye(len(ks)))
-    left_out = _fit_curves(law, ks, np.tile(means, (len(ks), 1)), kept)
+    left_out = _fit_curves(law, ks, np.tile(means, (len(ks), 1)), kept, level)
     misses = means - np.diag(law.curve(ks, left_out))
     return {
         "r2": None if flat else float(_r2(means, curve)),

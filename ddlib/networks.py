@@ -1,92 +1,55 @@
-"""The networks, each a body that embeds images and a linear head, used through plain weights.
+"""The networks through plain weights: build one, draw its weights, ask for logits or features.
 
 A network here is a shape: its weights live outside it, in a dictionary `theta` from parameter
 name to tensor. That is what lets one network be evaluated at many weights, and gradients be
 taken with respect to weights that are themselves results.
+
+Under batch norm, `theta` may also hold running statistics. Fresh weights have none, and then every
+pass normalises by its own batch; training starts and updates them, and later passes use them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from ddlib.parameters import check_names, check_options, read_options
+from ddlib.zoo import NETWORKS, BatchNorm, Network
 
 Theta = dict[str, torch.Tensor]
 
 CHUNK = 64  # images a forward pass: larger ones fall out of the processor's cache (2x slower)
 
 
-class Network(nn.Module):
-    """A classifier in two parts: `body` maps images to features, `head` features to logits."""
+def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `name` of a network and its options, checked, with defaults for the rest.
 
-    def __init__(self, body: nn.Module, head: nn.Module):
-        super().__init__()
-        self.body = body
-        self.head = head
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(images))
-
-
-def mlp(
-    image_shape: tuple[int, int, int], class_count: int, width: int = 128, depth: int = 3
-) -> Network:
-    """Return a perceptron of `depth` linear layers, the last of them the head.
-
-    The reference MLP of Zhao et al. (ICLR 2021) is width 128, depth 3.
+    Raises ValueError, with what is allowed, for an unknown name or option and for a bad value.
     """
-    features = math.prod(image_shape)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(features, width), nn.ReLU()]
-        features = width
-    return Network(nn.Sequential(*layers), nn.Linear(features, class_count))
-
-
-def convnet(
-    image_shape: tuple[int, int, int], class_count: int, width: int = 128, depth: int = 3
-) -> Network:
-    """Return ConvNet-D: `depth` blocks of 3x3 convolution, instance norm, ReLU, 2x2 average pool.
-
-    The first convolution pads the image to the next multiple of 2^depth (28 -> 32 at depth 3),
-    as the reference does. Source: Gidaris & Komodakis (CVPR 2018); Zhao et al. (ICLR 2021).
-
-    Raises ValueError if the image is too small for `depth` poolings.
-    """
-    channels, height, side = image_shape
-    block = 2**depth
-    if min(height, side) < block:
-        raise ValueError(
-            f"a ConvNet of depth {depth} halves the image {depth} times, which needs images of at "
-            f"least {block} pixels, got {height}x{side}; choose a smaller depth"
-        )
-    layers: list[nn.Module] = []
-    padding = tuple(1 + math.ceil((-size % block) / 2) for size in (height, side))
-    for _ in range(depth):
-        layers += [
-            nn.Conv2d(channels, width, 3, padding=padding),
-            nn.GroupNorm(width, width),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
-        channels, padding = width, (1, 1)
-    features = width * math.ceil(height / block) * math.ceil(side / block)
-    return Network(nn.Sequential(*layers, nn.Flatten()), nn.Linear(features, class_count))
-
-
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "convnet": convnet}
+    name = given["name"]
+    check_names([name], NETWORKS, "network")
+    what = f"the network {name!r}"
+    read = read_options(NETWORKS[name], given, what, own=["name"])
+    check_options(NETWORKS[name], {key: read[key] for key in read if key != "name"}, what)
+    return read
 
 
 def build(
-    name: str, image_shape: tuple[int, int, int], class_count: int, **options: int
+    name: str, image_shape: tuple[int, int, int], class_count: int, **options: int | str
 ) -> Network:
     """Return the network registered under `name` for images of `image_shape` = (channels, H, W).
 
-    Its own weights stay unset: draw them with `initial_parameters`.
+    Its own weights stay unset: draw them with `initial_parameters`. Raises ValueError for what
+    `read_network` refuses, and for an image too small for the network.
     """
+    checked = read_network({"name": name, **options})
+    constructor = NETWORKS[checked.pop("name")]
     with torch.device("meta"):
-        return NETWORKS[name](tuple(image_shape), class_count, **options)
+        return constructor(tuple(image_shape), class_count, **checked)
 
 
 def initial_parameters(
@@ -95,39 +58,96 @@ def initial_parameters(
     """Return fresh weights on `device`, drawn from PyTorch's default initial distribution.
 
     Convolutions and linear layers: weights and biases uniform in +-1/sqrt(fan_in) (He et al.
-    2015 with gain 1/sqrt(3)); norms: ones and zeros. `torch.nn`'s own initialisers read the
-    global random state, so the rule is written out here.
+    2015 with gain 1/sqrt(3)); norms: ones and zeros; attention: Glorot & Bengio (2010) uniform,
+    biases zero; a class token: zeros; a position embedding: N(0, 0.02^2). These are the layers'
+    own defaults, also where torchvision's models draw convolutions anew. `torch.nn`'s own
+    initialisers read the global random state, so the rules are written out here.
 
     Raises ValueError for a layer whose rule is not known.
     """
-    theta: Theta = {}
-    for prefix, layer in network.named_modules():
-        own = dict(layer.named_parameters(prefix, recurse=False))
-        if not own:
-            continue
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))
-            for name, value in own.items():
-                draw = torch.rand(value.shape, generator=generator)
-                theta[name] = draw.mul_(2 * bound).sub_(bound)
-        elif isinstance(layer, nn.GroupNorm | nn.LayerNorm):
-            theta[f"{prefix}.weight"] = torch.ones(layer.weight.shape)
-            theta[f"{prefix}.bias"] = torch.zeros(layer.bias.shape)
-        else:
-            raise ValueError(
-                f"no initial distribution is known for layer {prefix!r} of type "
-                f"{type(layer).__name__}; add its rule to ddlib.networks.initial_parameters"
-            )
-    return {name: value.to(device) for name, value in theta.items()}
+    return {
+        name: _draw(layer, name, value.shape, generator).to(device)
+        for prefix, layer in network.named_modules()
+        for name, value in layer.named_parameters(prefix, recurse=False)
+    }
 
 
-def logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the class scores (N, C) of `images` (N, channels, H, W) at weights `theta`."""
+def _draw(
+    layer: nn.Module, name: str, shape: torch.Size, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the initial value of the parameter `name`, of `layer`."""
+    prefix, _, own = name.rpartition(".")
+    attention = isinstance(layer, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
+    if own == "class_token" or (attention and own.endswith("bias")):
+        return torch.zeros(shape)
+    if own == "pos_embedding":
+        return torch.randn(shape, generator=generator).mul_(0.02)
+    if isinstance(layer, nn.GroupNorm | nn.LayerNorm | BatchNorm):
+        return torch.ones(shape) if own == "weight" else torch.zeros(shape)
+    if own == "in_proj_weight":
+        bound = math.sqrt(6 / sum(shape))
+    elif isinstance(layer, nn.Conv2d | nn.Linear):
+        bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    else:
+        raise ValueError(
+            f"no initial distribution is known for layer {prefix!r} of type "
+            f"{type(layer).__name__}; add its rule to ddlib.networks.initial_parameters"
+        )
+    return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
+
+
+def logits(
+    network: Network, theta: Theta, images: torch.Tensor, training: bool = False
+) -> torch.Tensor:
+    """Return the class scores (N, C) of `images` (N, channels, H, W) at weights `theta`.
+
+    training: normalise by the batch, and update the running statistics of `theta` in place, if it
+    holds any; otherwise they are used. Without batch norm it makes no difference.
+    """
+    for layer in network.batch_norms:
+        layer.training = training
     return functional_call(network, theta, (images,))
 
 
 def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the features (N, F) that the body gives for `images` (N, channels, H, W)."""
+    """Return the features (N, F) that the body gives for `images` (N, channels, H, W).
+
+    Under batch norm without running statistics, all images are normalised as one batch.
+    """
+    for layer in network.batch_norms:
+        layer.training = False
     body = {name[5:]: value for name, value in theta.items() if name.startswith("body.")}
-    features = [functional_call(network.body, body, (part,)) for part in images.split(CHUNK)]
+    together = network.batch_norms and not has_statistics(theta)
+    size = len(images) if together or images.device.type != "cpu" else CHUNK
+    features = [functional_call(network.body, body, (part,)) for part in images.split(size)]
     return torch.cat(features).flatten(1)
+
+
+def has_statistics(theta: Theta) -> bool:
+    """Return whether `theta` holds the running statistics of batch norms."""
+    return any(name.endswith(".running_mean") for name in theta)
+
+
+def with_statistics(network: Network, theta: Theta) -> Theta:
+    """Return `theta` with running statistics of its own, to be updated in place.
+
+    They are copies of those that it holds, or else mean 0 and variance 1. Without batch norm
+    nothing is added.
+    """
+    statistics: Theta = {}
+    for prefix, layer in network.named_modules():
+        if isinstance(layer, BatchNorm):
+            weight = theta[f"{prefix}.weight"].detach()
+            for name, start in (("running_mean", 0.0), ("running_var", 1.0)):
+                held = theta.get(f"{prefix}.{name}", torch.full_like(weight, start))
+                statistics[f"{prefix}.{name}"] = held.clone()
+    return {**theta, **statistics}
+
+
+@torch.no_grad()
+def with_batch_seen(network: Network, theta: Theta, images: torch.Tensor) -> Theta:
+    """Return `theta` with the running statistics after one training pass over `images`."""
+    theta = with_statistics(network, theta)
+    if network.batch_norms:
+        logits(network, theta, images, training=True)
+    return theta

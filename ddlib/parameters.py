@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 
 import numpy as np
 
@@ -68,6 +68,24 @@ def read_options(
     defaults = {each.name: each.default for each in signature if each.default is not each.empty}
     check_names(given, [*own, *defaults], f"parameter of {what}")
     return {**defaults, **given}
+
+
+def check_options(function: Callable, options: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError if one of `options` is not what `function` annotates its argument with.
+
+    That is `int` (a whole number of at least 1), a `Literal` of words, or a union of the two.
+    """
+    hints = get_type_hints(function)
+    for name, value in options.items():
+        kinds = get_args(hints[name]) if int in get_args(hints[name]) else (hints[name],)
+        words = [word for kind in kinds for word in get_args(kind)]
+        if int not in kinds:
+            check_names([value], words, f"{name} of {what}")
+        elif not (_is_number(value, int) and value >= 1) and value not in words:
+            raise ValueError(
+                f"{what}: {name}={value!r} must be "
+                + " or ".join(["a whole number of at least 1", *map(repr, words)])
+            )
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from ddlib.laws import LAWS, Fit, Interval, best
 
+SMALL_GAIN = 1e-4  # what one more image should still gain: an image in 10,000, or 1e-4 nats
 NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & Anderson 2002)
 
 
@@ -19,13 +20,13 @@ class Text(str):
 
 
 def scaling(
-    fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float, unseen_k: int
+    fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float, largest_k: int
 ) -> "Text":
     """Return one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
 
     fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; tolerance:
-    the part of the floor at which the reducible part of the gap counts as spent; unseen_k: a size
-    that was not measured, to predict.
+    the part of the floor at which the reducible part of the gap counts as spent; largest_k: the
+    largest size that was measured; twice as many images are predicted.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
@@ -36,14 +37,27 @@ def scaling(
                 _choice(fits),
                 _quality(law),
                 _floor(law, unit),
-                _saturation(law, tolerance),
-                _prediction(law, unseen_k, unit),
+                _saturation(law, tolerance, largest_k),
+                _marginal(law, largest_k, unit),
+                _prediction(law, 2 * largest_k, unit),
                 _verdict(fits),
             ]
         else:
             sentences = [f"No curve can be fitted: {law.reason}."]
-        paragraphs.append(f"**{method}.** {' '.join(sentences)}")
+        paragraphs.append(f"**{method}.** {' '.join(filter(None, sentences))}")
     return Text("\n\n".join(paragraphs))
+
+
+def effort(steps: int, batch_size: int, count: int) -> Text:
+    """Say how much of all data, `count` images, the networks trained on it have seen."""
+    passes = steps * batch_size / count
+    seen = f"{steps} steps of {batch_size} images, {passes:.3g} passes over its {count:,} images"
+    if passes >= 1:
+        return Text(f"They took {seen}.")
+    return Text(
+        f"They took {seen}: some were never seen. Training these networks longer would lower R(D), "
+        "and so raise every gap and every floor below."
+    )
 
 
 def between(interval: Interval) -> str:
@@ -109,15 +123,31 @@ def _floor(law: Fit, unit: str) -> str:
     return f"{text}."
 
 
-def _saturation(law: Fit, tolerance: float) -> str:
+def _saturation(law: Fit, tolerance: float, largest_k: int) -> str:
     try:
         k = law.k_sat(tolerance)
     except ValueError as reason:
         return f"There is no saturation point: {reason}."
     return (
         f"Were a/√k + c the law, its reducible part would be down to {tolerance:.0%} of the floor "
-        f"at k = {between(k)}."
+        f"at k = {between(k)}{_beyond(k, largest_k)}."
     )
+
+
+def _marginal(law: Fit, largest_k: int, unit: str) -> str:
+    if law.parameters["a"].estimate <= 0:
+        return ""
+    k = law.k_marginal(SMALL_GAIN)
+    return (
+        f"One more image gains less than {SMALL_GAIN:g} {unit} from k = {between(k)} on"
+        f"{_beyond(k, largest_k)}."
+    )
+
+
+def _beyond(k: Interval, largest_k: int) -> str:
+    if k.estimate <= largest_k:
+        return ""
+    return f", which lies beyond the largest k measured, {largest_k}, and so is extrapolated"
 
 
 def _prediction(law: Fit, k: int, unit: str) -> str:

@@ -27,7 +27,8 @@ class Settings:
     parameters}; k: sizes in images in all; seeds: how many, counted from 0; evaluations: networks
     trained on each distilled set; workers: processes on this machine (default: one a core), unless
     scheduler_address names a running Dask scheduler; device: "cpu", or the accelerator's name;
-    results: the folder to write, from the project's root; draws: bootstrap draws of a fit;
+    results: the folder to write, from the project's root; cache: the folder of what all studies
+    share, networks trained on all data and what methods prepare; draws: bootstrap draws of a fit;
     tolerance: the part of the floor at which the law counts as saturated.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     methods: Mapping[str, Mapping[str, Any] | None]
     k: list[int]
     results: str
+    cache: str = "results/cache"
     seeds: int = 5
     evaluations: int = 1
     workers: int | None = None
@@ -46,26 +48,38 @@ class Settings:
     tolerance: float = 0.1
 
 
+REQUIRED = [declared.name for declared in fields(Settings) if declared.default is MISSING]
+
+
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the parameters cells of a running notebook set, its `globals()` given.
 
     Papermill only logs a warning for a name the notebook does not know; here every name that the
-    last parameters cell assigns is returned, so that `read_settings` can refuse it.
+    last parameters cell assigns is returned, so that `read_settings` can refuse it. A file that
+    describes a study of its own, so gives one of the settings without a default, gives them all:
+    those that it leaves out are not taken from the notebook's example.
     """
     names = {declared.name for declared in fields(Settings)} & set(namespace)
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    for statement in ast.parse(cells[-1]).body if cells else []:
-        if isinstance(statement, ast.Assign):
-            names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
-    return {name: namespace[name] for name in sorted(names)}
+    given = {
+        node.id
+        for statement in (ast.parse(cells[-1]).body if cells else [])
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    if given & set(REQUIRED):
+        names -= set(REQUIRED) - given
+    return {name: namespace[name] for name in sorted(names | given)}
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
     """Return `given` as settings; ValueError for a name that is unknown or missing."""
     check_names(given, [declared.name for declared in fields(Settings)], "parameter of this study")
-    for declared in fields(Settings):
-        if declared.default is MISSING and declared.name not in given:
-            raise ValueError(f"the parameter {declared.name!r} is missing; add it to the YAML file")
+    for name in REQUIRED:
+        if name not in given:
+            raise ValueError(f"the parameter {name!r} is missing; add it to the YAML file")
     return Settings(**given)
 
 
@@ -104,13 +118,7 @@ def data_options(settings: Settings) -> dict[str, Any]:
 
 def network_options(settings: Settings) -> dict[str, Any]:
     """Return the checked options of the network, defaults filled in, with its `name`."""
-    given = _named(settings.network, "network")
-    check_names([given["name"]], networks.NETWORKS, "network")
-    what = f"the network {given['name']!r}"
-    shape = read_options(networks.NETWORKS[given["name"]], given, what, own=["name"])
-    for option in shape.keys() - {"name"}:
-        _check_count(f"{what}: {option}", shape[option])
-    return shape
+    return networks.read_network(_named(settings.network, "network"))
 
 
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
@@ -156,7 +164,8 @@ def check_values(settings: Settings) -> None:
         _check_count(name, getattr(settings, name))
     if settings.workers is not None:
         _check_count("workers", settings.workers)
-    for name, example in (("results", "results/mine"), ("scheduler_address", "tcp://host:8786")):
+    texts = {"results": "results/mine", "cache": "results/cache"}
+    for name, example in {**texts, "scheduler_address": "tcp://host:8786"}.items():
         value = getattr(settings, name)
         if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
             raise ValueError(f"{name}={value!r} must be a text, such as {example}")

@@ -4,7 +4,6 @@ A trial is plain data with a fingerprint of all that decides its result. What is
 file named by that fingerprint, written atomically, so that a rerun only does what is missing.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -23,7 +22,8 @@ from tqdm import tqdm
 
 from ddlib import data, networks, work
 from ddlib.distilled import DistilledSet, load_distilled
-from ddlib.files import write_atomically
+from ddlib.files import check_writable, write_atomically
+from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters
 from ddlib.settings import (
@@ -72,6 +72,7 @@ class Plan:
     parameters: dict[str, Parameters]
     ipcs: list[int]
     folder: Path
+    cache: Path
 
     @property
     def seeds(self) -> range:
@@ -87,11 +88,25 @@ class Plan:
             for seed in self.seeds
         ]
 
+    @property
+    def evaluation(self) -> list[Any]:
+        """All that decides how a network is trained and scored."""
+        return [asdict(self.recipe), code_digest("ddlib.training")]
+
     def reference_path(self, seed: int) -> Path:
-        """The full-data reference of `seed`, shared by studies whose results lie side by side."""
-        identity = [self.context.identity, asdict(self.recipe), seed]
+        """The full-data reference of `seed`, shared by all studies with this cache."""
+        identity = [self.context.identity, self.evaluation, seed]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
-        return self.folder.parent / "references" / name
+        return self.cache / "references" / name
+
+    def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
+        """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
+        entry = METHODS[method]
+        jobs = entry.preparation.jobs(self.parameters[method]) if entry.preparation else []
+        folder = self.cache / "prepared"
+        identity = [self.context.identity, code_digest(entry.module)]
+        names = [f"{method}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
+        return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,8 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         parameters = asdict(self.plan.parameters[self.method])
-        return [self.plan.context.identity, self.method, parameters, self.ipc, self.seed]
+        code = code_digest(METHODS[self.method].module)
+        return [self.plan.context.identity, self.method, parameters, code, self.ipc, self.seed]
 
     @property
     def name(self) -> str:
@@ -120,7 +136,7 @@ class Trial:
 
     @property
     def path(self) -> Path:
-        evaluated = [self.identity, asdict(self.plan.recipe), self.plan.settings.evaluations]
+        evaluated = [self.identity, self.plan.evaluation, self.plan.settings.evaluations]
         return self.plan.folder / "trials" / f"{self.name}-{fingerprint(evaluated)}.json"
 
 
@@ -129,7 +145,8 @@ class Result:
     """What a study found.
 
     trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats); references:
-    the networks trained on all data, one row a seed; costs: seconds of every trial.
+    the networks trained on all data, one row a seed; costs: seconds of one core of every trial;
+    prepare_seconds are those of all that its method made once, for all sizes and seeds together.
     """
 
     plan: Plan
@@ -162,12 +179,14 @@ def prepare(settings: Settings) -> Plan:
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)
     dataset = data.load(**options)
-    context = work.Context(_text(options), _text(shape), work.digest(dataset), device)
+    texts = plain_text(options), plain_text(shape)
+    context = work.Context(*texts, images_digest(dataset), device)
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     ipcs = read_ipcs(settings.k, dataset)
-    folder = from_root(settings.results)
+    folder, cache = from_root(settings.results), from_root(settings.cache)
+    check_writable(cache)
     write_atomically(folder / "settings.json", _json(asdict(settings)))
-    return Plan(settings, dataset, context, recipe, parameters, ipcs, folder)
+    return Plan(settings, dataset, context, recipe, parameters, ipcs, folder, cache)
 
 
 def run(settings: Settings) -> Result:
@@ -203,18 +222,10 @@ def collect(plan: Plan) -> Result:
     )
     for measure in ("error", "cross_entropy"):
         trials[f"gap_{measure}"] = trials[measure] - references[measure].mean()
-    costs = pd.DataFrame(
-        {"method": trial.method, "ipc": trial.ipc, "seed": trial.seed, **record["seconds"]}
-        for trial, record in records
-    )
+    costs = pd.DataFrame(_costs(plan, records))
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
     return Result(plan, trials, references, costs)
-
-
-def fingerprint(identity: Any) -> str:
-    """Return 12 hexadecimal digits that name plain data."""
-    return hashlib.sha256(_json(identity)).hexdigest()[:12]
 
 
 class _Run:
@@ -225,6 +236,7 @@ class _Run:
         self.waiting: dict[Future, Callable[[Future], None]] = {}
         self.bar = tqdm(total=len(trials) + len(seeds), desc="trials", file=sys.stdout, ncols=90)
         self.queue = as_completed([])
+        self.prepared: dict[str, list[Path | Future]] = {}
         for seed in seeds:
             self._submit(
                 lambda future, seed=seed: self._save_reference(seed, future),
@@ -232,13 +244,13 @@ class _Run:
             )
         there = [trial for trial in trials if trial.set_path.exists()]
         for trial in there:
-            self._evaluate(trial, load_distilled(trial.set_path), None)
+            self._evaluate(trial, load_distilled(trial.set_path))
         for job in _jobs([trial for trial in trials if trial not in there]):
             first = job[0]
             self._submit(
                 lambda future, job=job: self._save_sets(job, future),
                 *(work.distil, plan.context, first.method, plan.parameters[first.method]),
-                *([trial.ipc for trial in job], first.seed),
+                *([trial.ipc for trial in job], first.seed, self._prepare(first.method)),
             )
 
     def finish(self) -> None:
@@ -247,12 +259,30 @@ class _Run:
             for future in self.queue:
                 self.waiting.pop(future)(future)
 
-    def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> None:
+    def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> Future:
         future = self.client.submit(*call, pure=False, priority=priority)
         self.waiting[future] = then
         self.queue.add(future)
+        return future
 
-    def _evaluate(self, trial: Trial, synthetic: DistilledSet, seconds: float | None) -> None:
+    def _prepare(self, method: str) -> list[Path | Future]:
+        """Return the files that `method` works from; what is missing is being made.
+
+        A job that fails fails the trials that wait for it, and is tried again with them.
+        """
+        if method not in self.prepared:
+            self.prepared[method] = [
+                path if path.exists() else self._start_preparation(method, job, path)
+                for job, path in self.plan.preparations(method)
+            ]
+        return self.prepared[method]
+
+    def _start_preparation(self, method: str, job: dict[str, Any], path: Path) -> Future:
+        self.bar.total += 1
+        call = (work.prepare, self.plan.context, method, job, path)
+        return self._submit(lambda future: self.bar.update(), *call, priority=2)
+
+    def _evaluate(self, trial: Trial, synthetic: DistilledSet) -> None:
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
         # before sets that are still to be distilled: done is done.
         job = (work.evaluate, self.plan.context, synthetic, self.plan.recipe, trial.seed)
@@ -261,7 +291,7 @@ class _Run:
             for number in range(self.plan.settings.evaluations)
         ]
         self._submit(
-            lambda future: self._save_trial(trial, seconds, future),
+            lambda future: self._save_trial(trial, future),
             *(list, networks_trained),
             priority=1,
         )
@@ -277,19 +307,19 @@ class _Run:
             if isinstance(outcome, DivergedError):
                 self._save_failure(trial, outcome)
             else:
+                work.write_seconds(trial.set_path, seconds / len(job))
                 outcome.save(trial.set_path)
-                self._evaluate(trial, outcome, seconds / len(job))
+                self._evaluate(trial, outcome)
 
-    def _save_trial(self, trial: Trial, distil_seconds: float | None, future: Future) -> None:
+    def _save_trial(self, trial: Trial, future: Future) -> None:
         if future.exception() is not None:
             self._save_failure(trial, future.exception())
             return
         scores, seconds = zip(*future.result(), strict=True)
-        cost = {"distil_seconds": distil_seconds, "evaluate_seconds": sum(seconds)}
-        self._save(trial, {**_success(scores), "seconds": cost})
+        self._save(trial, {**_success(scores), "seconds": sum(seconds)})
 
     def _save_failure(self, trial: Trial, error: BaseException) -> None:
-        self._save(trial, {**_failure(error), "seconds": {}})
+        self._save(trial, {**_failure(error), "seconds": None})
 
     def _save(self, trial: Trial, record: dict[str, Any]) -> None:
         write_atomically(trial.path, _json(record))
@@ -365,6 +395,20 @@ def _described(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    prepared = {
+        method: sum(work.read_seconds(path) or 0 for _, path in plan.preparations(method))
+        for method in plan.parameters
+    }
+    for trial, record in records:
+        yield {
+            **{"method": trial.method, "ipc": trial.ipc, "seed": trial.seed},
+            "prepare_seconds": prepared[trial.method],
+            "distil_seconds": work.read_seconds(trial.set_path),
+            "evaluate_seconds": record["seconds"],
+        }
+
+
 def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row an evaluation of a record, or one row that says how it failed."""
     ending = {"status": record["status"], "message": record["message"]}
@@ -383,9 +427,5 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _text(plain: Any) -> str:
-    return json.dumps(plain, sort_keys=True)
-
-
 def _json(plain: Any) -> bytes:
-    return _text(plain).encode()
+    return plain_text(plain).encode()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ddlib import augment
 from ddlib.data import Split
-from ddlib.networks import CHUNK, Network, Theta, initial_parameters, logits
+from ddlib.networks import CHUNK, Network, Theta, initial_parameters, logits, with_statistics
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 
@@ -88,7 +88,8 @@ def train(
 ) -> Theta:
     """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
 
-    images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Raises
+    images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Under batch norm
+    the weights come with running statistics, which the optimiser does not see. Raises
     DivergedError with the step at which the loss is not finite.
     """
     steps = training_steps(network, theta, images, labels, recipe, generator)
@@ -104,9 +105,9 @@ def training_steps(
     generator: torch.Generator,
 ) -> Iterator[Theta]:
     """Yield the weights after each step of `train`; the next step overwrites them, so copy."""
-    theta = {name: value.clone().requires_grad_() for name, value in theta.items()}
+    theta = {name: value.clone() for name, value in with_statistics(network, theta).items()}
     optimiser = torch.optim.SGD(
-        theta.values(),
+        [theta[name].requires_grad_() for name, _ in network.named_parameters()],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -119,7 +120,7 @@ def training_steps(
         batch = next(stream)
         seen = images[batch]
         seen = augment.apply(seen, augment.draw(families, len(seen), generator))
-        loss = F.cross_entropy(logits(network, theta, seen), labels[batch])
+        loss = F.cross_entropy(logits(network, theta, seen, training=True), labels[batch])
         if not math.isfinite(loss.item()):
             raise DivergedError(step, "the training loss")
         optimiser.param_groups[0]["lr"] = recipe.learning_rate * schedule(step / recipe.steps)
@@ -133,7 +134,8 @@ def training_steps(
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return accuracy and mean cross-entropy (nats) of `theta` over the whole of `split`."""
     right, nats = 0, 0.0
-    for images, labels in zip(split.images.split(CHUNK), split.labels.split(CHUNK), strict=True):
+    size = CHUNK if split.images.device.type == "cpu" else 1024
+    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
         scores = logits(network, theta, images)
         right += int((scores.argmax(1) == labels).sum())
         nats += F.cross_entropy(scores, labels, reduction="sum").item()

@@ -37,12 +37,17 @@ def tiny() -> DataSet:
 def ordinary_convnet() -> Callable[..., nn.Sequential]:
     """Build a ConvNet the way torch.nn means it to be built: (body, head), with given weights."""
 
-    def build(theta: dict[str, torch.Tensor], depth: int, padding: int = 0) -> nn.Sequential:
+    def build(
+        theta: dict[str, torch.Tensor],
+        depth: int,
+        padding: int = 0,
+        norm: Callable[..., nn.Module] = nn.InstanceNorm2d,
+    ) -> nn.Sequential:
         width, channels = next(iter(theta.values())).shape[:2]
         layers: list[nn.Module] = [nn.ZeroPad2d(padding)]
         for _ in range(depth):
             layers += [nn.Conv2d(channels, width, 3, padding=1)]
-            layers += [nn.InstanceNorm2d(width, affine=True), nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [norm(width, affine=True), nn.ReLU(), nn.AvgPool2d(2)]
             channels = width
         class_count, features = theta["head.weight"].shape
         head = nn.Linear(features, class_count)

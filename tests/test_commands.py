@@ -38,29 +38,6 @@ def test_files_and_targets_of_a_command_exist(command):
     assert inputs or command in ("make test", "make check", "make lab")
 
 
-@pytest.mark.parametrize(
-    ("parameters", "folder"),
-    [
-        ("parameters/scaling_law/mnist.yaml", "scaling_law/mnist"),
-        ("./parameters/scaling_law/mnist.yaml", "scaling_law/mnist"),
-        (f"{ROOT}/parameters/scaling_law/mnist.yaml", "scaling_law/mnist"),
-        ("mine.yaml", "mine"),
-        ("/elsewhere/mine.yaml", "mine"),
-    ],
-)
-def test_study_names_its_results_after_its_parameters(parameters, folder):
-    run = subprocess.run(
-        [*MAKE, "--dry-run", "study", f"PARAMETERS={parameters}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    executed = f"results/{folder}/01_scaling_law.ipynb"
-    assert f"papermill notebooks/01_scaling_law.ipynb {executed} " in run.stdout
-    assert f"-m ddlib.page {executed}" in run.stdout
-
-
 def wait_for(host: str) -> None:
     """Wait until a server that has printed its address also listens there."""
     name, port = host.split(":")

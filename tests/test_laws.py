@@ -229,6 +229,28 @@ def test_aicc_by_hand():
     assert laws.fit(gaps.iloc[:, :4], "free_exponent", draws=20).aicc is None  # 4 - 3 - 1 = 0
 
 
+def test_a_law_without_floor_may_miss_by_the_error_of_the_references():
+    """Generalised least squares with the shift in the covariance, by scipy and by the inverse."""
+    gaps = table("pure_power", (0.9, 0.3), noise=0.005, shared=0.01, generator=4) + 0.03
+    references = np.array([0.2, 0.26, 0.23, 0.3, 0.21])
+    seeds = laws.seed_means(gaps)
+    shift = references.var(ddof=1) / 5
+    covariance = np.diag(seeds.errors**2) + shift
+    expected, _ = optimize.curve_fit(
+        CURVES["pure_power"], seeds.ks, seeds.means, p0=(0.9, 0.3), sigma=covariance, xtol=1e-13
+    )
+    found = laws.fit(gaps, "pure_power", references=references, draws=20)
+    estimates = [found.parameters[name].estimate for name in ("a", "b")]
+    assert estimates == pytest.approx(expected, rel=1e-5)
+    misses = seeds.means - CURVES["pure_power"](seeds.ks, *expected)
+    chi2 = misses @ np.linalg.solve(covariance, misses)
+    assert found.aicc == pytest.approx(chi2 + 4 + 4, rel=1e-6)
+    alone = laws.fit(gaps, "pure_power", draws=20)
+    assert alone.aicc > found.aicc  # the same points without that excuse
+    floor = [laws.fit(gaps, "inverse_sqrt", references=r, draws=20).aicc for r in (references, ())]
+    assert floor[0] == pytest.approx(floor[1])
+
+
 @pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "pure_power"])
 def test_leave_one_out_matches_a_naive_loop(law):
     gaps = table("free_exponent", (1.5, 0.6, 0.1), noise=0.005, generator=2)

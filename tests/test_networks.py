@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib import networks
-from ddlib.networks import Network, build, embed, initial_parameters, logits
+from ddlib.networks import (
+    Network,
+    build,
+    embed,
+    initial_parameters,
+    logits,
+    with_batch_seen,
+    with_statistics,
+)
 
 
 def stream(seed=0):
@@ -197,3 +205,86 @@ def test_layers_without_a_bias_are_drawn_too():
     theta = initial_parameters(network, stream())
     assert list(theta) == ["body.1.weight", "head.weight", "head.bias"]
     assert logits(network, theta, images(2, 1, 2, 2)).shape == (2, 2)
+
+
+@pytest.fixture
+def normed():
+    """A ConvNet with batch norm, its weights, and the same network as torch.nn builds it."""
+    network = build("convnet", (1, 8, 8), 3, width=6, depth=2, norm="batch")
+    return network, initial_parameters(network, stream())
+
+
+def test_fresh_weights_normalise_by_the_batch_however_large(normed, ordinary_convnet):
+    network, theta = normed
+    ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
+    batch = images(150, 1, 8, 8)
+    torch.testing.assert_close(embed(network, theta, batch), ordinary[0](batch))
+    torch.testing.assert_close(logits(network, theta, batch), ordinary(batch))
+    assert list(theta) == [name for name, _ in network.named_parameters()]
+
+
+def test_running_statistics_are_those_of_torch_nn(normed, ordinary_convnet):
+    network, theta = normed
+    ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
+    start = with_statistics(network, theta)
+    seen = with_batch_seen(network, theta, images(20, 1, 8, 8))
+    twice = with_batch_seen(network, seen, 2 * images(30, 1, 8, 8))
+    for made, count, scale in ((start, 0, 1), (seen, 20, 1), (twice, 30, 2)):
+        if count:
+            ordinary(scale * images(count, 1, 8, 8))
+        kept = {name: value for name, value in made.items() if name not in theta}
+        theirs = {
+            f"body.{int(name.split('.')[1]) - 1}.{name.split('.')[2]}": value  # no padding layer
+            for name, value in ordinary.named_buffers()
+            if "running" in name
+        }
+        assert list(kept) == list(theirs)
+        for name, value in kept.items():
+            torch.testing.assert_close(value, theirs[name])
+    ordinary.eval()
+    batch = images(130, 1, 8, 8, seed=9)
+    torch.testing.assert_close(logits(network, twice, batch), ordinary(batch))
+    torch.testing.assert_close(embed(network, twice, batch), ordinary[0](batch))
+
+
+def test_only_training_moves_statistics_and_only_its_own(normed):
+    network, theta = normed
+    seen = with_batch_seen(network, theta, images(20, 1, 8, 8))
+    before = {name: value.clone() for name, value in seen.items()}
+    logits(network, seen, images(5, 1, 8, 8))
+    embed(network, seen, images(5, 1, 8, 8))
+    with_batch_seen(network, seen, images(5, 1, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in seen.items())
+    logits(network, seen, images(5, 1, 8, 8), training=True)
+    assert not torch.equal(seen["body.1.running_mean"], before["body.1.running_mean"])
+
+
+def test_known_statistics_allow_features_in_passes(normed, monkeypatch):
+    network, theta = normed
+    batch = images(150, 1, 8, 8)
+    seen = with_batch_seen(network, theta, batch)
+    lengths = []
+    network.body.register_forward_hook(lambda *called: lengths.append(len(called[1][0])))
+    embed(network, seen, batch)
+    embed(network, theta, batch)
+    assert lengths == [64, 64, 22, 150]
+
+
+def test_without_batch_norm_there_are_no_statistics():
+    network = build("convnet", (1, 8, 8), 3, width=4)
+    theta = initial_parameters(network, stream())
+    for made in (with_statistics(network, theta), with_batch_seen(network, theta, None)):
+        assert list(made) == list(theta)
+        assert all(made[name] is value for name, value in theta.items())
+
+
+@pytest.mark.parametrize(("device", "lengths"), [("cpu", [64, 64, 2]), ("meta", [130])])
+def test_only_a_processor_takes_images_in_passes(device, lengths):
+    network = build("mlp", (1, 8, 8), 3, width=4)
+    theta = {
+        name: value.to(device) for name, value in initial_parameters(network, stream()).items()
+    }
+    seen = []
+    network.body.register_forward_hook(lambda *called: seen.append(len(called[1][0])))
+    embed(network, theta, images(130, 1, 8, 8).to(device))
+    assert seen == lengths

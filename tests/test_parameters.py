@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import FrozenInstanceError, dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ddlib.parameters import (
     Parameters,
     at_ipc,
     check_names,
+    check_options,
     read_options,
     setting,
     whole_keys,
@@ -124,6 +126,49 @@ def test_options_are_the_optional_arguments_and_the_callers_own_names():
         read_options(cook, {"fish": "cod"}, "cook")
     with pytest.raises(ValueError, match="cook must be a table"):
         read_options(cook, ["pan"], "cook")
+
+
+Salt = Literal["sea", "rock"]
+
+
+def bake(minutes: int = 40, salt: Salt = "sea", crust: int | Literal["thin", "thick"] = 3):
+    return minutes, salt, crust
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"minutes": 1, "salt": "rock", "crust": "thin"}, {"crust": 5}, {"salt": "sea"}]
+)
+def test_options_of_their_annotated_kind_pass(given):
+    check_options(bake, given, "the bread")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"minutes": 0}, "the bread: minutes=0 must be a whole number of at least 1"),
+        ({"minutes": 2.5}, "the bread: minutes=2.5 must be a whole number of at least 1"),
+        ({"minutes": None}, "the bread: minutes=None must be a whole number of at least 1"),
+        ({"minutes": "thin"}, "the bread: minutes='thin' must be a whole number of at least 1"),
+        ({"salt": 1}, "1 is not a salt of the bread; allowed: sea, rock"),
+        ({"salt": [1]}, "[1] is not a salt of the bread; allowed: sea, rock"),
+        (
+            {"salt": "rok"},
+            "'rok' is not a salt of the bread; did you mean 'rock'? allowed: sea, rock",
+        ),
+        (
+            {"crust": "no"},
+            "the bread: crust='no' must be a whole number of at least 1 or 'thin' or 'thick'",
+        ),
+        (
+            {"crust": True},
+            "the bread: crust=True must be a whole number of at least 1 or 'thin' or 'thick'",
+        ),
+    ],
+)
+def test_options_of_another_kind_are_refused(given, message):
+    with pytest.raises(ValueError, match="the bread") as raised:
+        check_options(bake, {"minutes": 40, **given}, "the bread")
+    assert str(raised.value) == message
 
 
 def test_one_number_serves_every_size():

@@ -17,9 +17,9 @@ def seeds(curve, noise=0.002, count=5):
     return pd.DataFrame(curve(KS) + draws, index=range(count), columns=KS)
 
 
-def read(table, tolerance=0.1, unseen=4000):
+def read(table, tolerance=0.1, largest=2000):
     fits = laws.fit_all(table, draws=200)
-    return fits, reading.scaling({"dm": fits}, "nats", tolerance, unseen)
+    return fits, reading.scaling({"dm": fits}, "nats", tolerance, largest)
 
 
 def test_a_true_inverse_square_root_survives():
@@ -32,7 +32,18 @@ def test_a_true_inverse_square_root_survives():
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
     saturation = fits["inverse_sqrt"].k_sat(0.1)
     assert saturation.low < 40000 < saturation.high
-    assert f"down to 10% of the floor at k = {reading.between(saturation)}." in text
+    beyond = "which lies beyond the largest k measured, 2000, and so is extrapolated."
+    assert f"down to 10% of the floor at k = {reading.between(saturation)}, {beyond}" in text
+    # -dG/dk = k^-3/2 / 2 is 1e-4 at k = 5000^(2/3) = 292
+    marginal = fits["inverse_sqrt"].k_marginal(1e-4)
+    assert marginal.low < 292.4 < marginal.high
+    assert f"less than 0.0001 nats from k = {reading.between(marginal)} on." in text
+
+
+def test_a_saturation_point_within_the_measured_sizes_is_not_called_extrapolated():
+    fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.5), largest=2000)
+    assert fits["inverse_sqrt"].k_sat(0.1).estimate < 2000
+    assert "extrapolated" not in text
 
 
 @pytest.mark.parametrize(("exponent", "way"), [(1.0, "faster"), (0.2, "slower")])
@@ -43,7 +54,7 @@ def test_another_exponent_is_rejected_and_named(exponent, way):
 
 
 def test_the_prediction_is_that_of_the_fit():
-    fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05), unseen=5000)
+    fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05), largest=2500)
     gap, low, high = fits["inverse_sqrt"].predict(5000)[["gap", "low", "high"]].iloc[0]
     assert f"At k = 5000, which was not measured, it predicts a gap of {gap:.3g}" in text
     assert f"({low:.3g} to {high:.3g}) nats." in text
@@ -95,10 +106,19 @@ def test_one_failed_condition_is_enough_to_reject():
     """The gap is a pure power near 1/2: the exponent holds 1/2, AICc prefers the shorter law."""
     fits = laws.fit_all(seeds(lambda k: 1 / np.sqrt(k) + 0.05), draws=200)
     rival = replace(fits["pure_power"], aicc=fits["inverse_sqrt"].aicc - 2.5)
-    text = reading.scaling({"dm": fits | {"pure_power": rival}}, "nats", 0.1, 4000)
+    text = reading.scaling({"dm": fits | {"pure_power": rival}}, "nats", 0.1, 2000)
     assert "which holds 1/2." in text
     assert "a/√k + c is 2.5 units behind" in text
     assert text.endswith("So 1/√k does not survive: against it speaks AICc.")
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes"), [(300, "0.32 passes over its 60,000 images"), (1000, "1.07 passes")]
+)
+def test_what_the_networks_trained_on_all_data_have_seen(steps, passes):
+    text = reading.effort(steps, 64, 60_000)
+    assert f"{steps} steps of 64 images, {passes}" in text
+    assert ("some were never seen" in text) == (steps == 300)
 
 
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():

@@ -13,7 +13,7 @@ import signal
 import socket
 import statistics
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -25,8 +25,8 @@ from distributed import Client, LocalCluster
 from papermill.parameterize import parameterize_notebook
 
 from ddlib import data, networks, study, work
-from ddlib.methods import METHODS, Method, selection
-from ddlib.parameters import Parameters
+from ddlib.methods import METHODS, Method, Preparation, selection
+from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 from ddlib.settings import Settings, from_root, notebook_parameters, read_methods, read_settings
 from ddlib.training import DivergedError, Recipe, train, train_and_score
@@ -47,7 +47,8 @@ TRIALS = 3 * 2 * 2
 
 
 def settings(folder: Path, **changes) -> Settings:
-    return read_settings(GRID | {"results": str(folder)} | changes)
+    places = {"results": str(folder), "cache": str(folder.parent / "cache")}
+    return read_settings(GRID | places | changes)
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -148,6 +149,7 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
     assert kinds.to_dict() == {
         "trials/*.json": TRIALS,
         "distilled/*.safetensors": TRIALS,
+        "distilled/*.seconds": TRIALS,
         "references/*.json": 2,
         "grid/*.parquet": 3,
         "grid/*.json": 1,
@@ -157,9 +159,12 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
 
 def test_costs_are_seconds_of_every_trial(finished):
     costs = finished.result.costs
-    assert list(costs.columns) == ["method", "ipc", "seed", "distil_seconds", "evaluate_seconds"]
+    assert list(costs.columns) == [
+        *("method", "ipc", "seed", "prepare_seconds", "distil_seconds", "evaluate_seconds")
+    ]
     assert len(costs) == TRIALS
     assert (costs[["distil_seconds", "evaluate_seconds"]] > 0).all(axis=None)
+    assert (costs["prepare_seconds"] == 0).all()
 
 
 def test_sizes_that_share_a_call_share_its_cost(tmp_path, scheduler, monkeypatch):
@@ -257,8 +262,8 @@ def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
     before = stamps(folder)
     [trial] = folder.glob("trials/dm-ipc2-seed1-*")
     [other] = folder.glob("trials/dc-ipc1-seed0-*")
-    [distilled] = folder.glob("distilled/dc-ipc1-seed0-*")
-    [reference] = folder.parent.glob("references/digits-seed1-*")
+    [distilled] = folder.glob("distilled/dc-ipc1-seed0-*.safetensors")
+    [reference] = folder.parent.glob("cache/references/digits-seed1-*")
     lost = {path.name for path in (trial, other, distilled, reference)}
     contents = distilled.read_bytes()
     for path in (trial, other, distilled, reference):
@@ -405,16 +410,20 @@ class Nothing(Parameters):
 
 
 def test_a_crash_is_recorded_and_tried_again(finished, tmp_path, scheduler, monkeypatch):
-    def crash(dataset, network, ipcs, seed, parameters):
-        if ipcs == [2] and seed == 0:
+    broken = True
+
+    def fragile(dataset, network, ipcs, seed, parameters):
+        if broken and ipcs == [2] and seed == 0:
             raise MemoryError("no room for 6 images")
         return selection.random(dataset, network, ipcs, seed, parameters)
 
     folder = finished.copy(tmp_path).with_name("sibling")
-    references = stamps(folder).keys() & {path.name for path in folder.parent.glob("references/*")}
+    references = stamps(folder).keys() & {
+        path.name for path in folder.parent.glob("cache/references/*")
+    }
     assert len(references) == 2
     before = stamps(folder)
-    monkeypatch.setitem(METHODS, "fragile", Method(crash, Nothing, shares=False))
+    monkeypatch.setitem(METHODS, "fragile", Method(fragile, Nothing, shares=False))
     methods = {"fragile": {}, "random": {}}
     chosen = settings(folder, methods=methods, scheduler_address=scheduler)
     result = study.run(chosen)
@@ -429,8 +438,7 @@ def test_a_crash_is_recorded_and_tried_again(finished, tmp_path, scheduler, monk
         name: before[name] for name in references
     }
     before = stamps(folder)
-    whole = Method(selection.random, Nothing, shares=False)
-    monkeypatch.setitem(METHODS, "fragile", whole)
+    broken = False
     again = study.run(chosen)
     assert again.failures.empty
     written = {name for name, time in stamps(folder).items() if before.get(name) != time}
@@ -496,6 +504,74 @@ def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     assert again.trials["gap_error"].notna().all()
 
 
+# What a method makes once.
+
+
+@dataclass(frozen=True)
+class Shifted(Parameters):
+    """Random images, each moved by a number that took effort to make."""
+
+    shifts: int = setting(2)
+
+
+def make_shift(dataset, network, job):
+    return str(job["shift"]).encode()
+
+
+def shifted(dataset, network, ipcs, seed, parameters, prepared):
+    total = sum(int(path.read_text()) for path in prepared)
+    sets = selection.random(dataset, network, ipcs, seed, parameters)
+    return {ipc: replace(one, images=one.images + total) for ipc, one in sets.items()}
+
+
+def shift_jobs(parameters):
+    return [{"shift": 10**number} for number in range(parameters.shifts)]
+
+
+def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, monkeypatch):
+    """By all seeds and sizes, and by a second study beside the first."""
+    made = []
+
+    def make(dataset, network, job):
+        made.append(job["shift"])
+        return make_shift(dataset, network, job)
+
+    entry = Method(shifted, Shifted, shares=False, preparation=Preparation(shift_jobs, make))
+    monkeypatch.setitem(METHODS, "shifted", entry)
+    chosen = settings(
+        tmp_path / "one", methods={"shifted": {}, "random": {}}, scheduler_address=scheduler
+    )
+    result = study.run(chosen)
+    assert sorted(made) == [1, 10]
+    sets = result.distilled()
+    for moved, plain in zip(sets[:2], sets[2:], strict=True):
+        assert torch.equal(moved.images, plain.images + 11)
+        assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
+    seconds = result.costs.groupby("method")["prepare_seconds"].unique()
+    assert seconds["random"] == [0]
+    assert len(seconds["shifted"]) == 1
+    assert seconds["shifted"][0] > 0
+    more = {"methods": {"shifted": {"shifts": 3}}, "scheduler_address": scheduler}
+    study.run(settings(tmp_path / "two", **more))
+    assert sorted(made) == [1, 10, 100]
+
+
+def test_a_preparation_that_fails_fails_what_waits_for_it_and_is_tried_again(
+    tmp_path, scheduler, monkeypatch
+):
+    def fail(dataset, network, job):
+        raise MemoryError("no room for experts")
+
+    methods = {"methods": {"shifted": {}, "random": {}}, "seeds": 1}
+    chosen = settings(tmp_path / "one", **methods, scheduler_address=scheduler)
+    for make, failures in ((fail, 2), (make_shift, 0)):
+        entry = Method(shifted, Shifted, shares=False, preparation=Preparation(shift_jobs, make))
+        monkeypatch.setitem(METHODS, "shifted", entry)
+        result = study.run(chosen)
+        assert list(result.failures["method"]) == ["shifted"] * failures
+        assert set(result.failures["message"]) <= {"MemoryError: no room for experts"}
+
+
 # Bad input: one clear sentence before anything runs.
 
 
@@ -540,6 +616,10 @@ BAD = {
     "network width in words": (
         {"network": {"name": "mlp", "width": "16"}},
         "the network 'mlp': width='16' must be a whole number of at least 1",
+    ),
+    "network norm": (
+        {"network": {"name": "convnet", "norm": "bacth"}},
+        "'bacth' is not a norm of the network 'convnet'; did you mean 'batch'? allowed: instance, ",
     ),
     "network of no depth": (
         {"network": {"name": "convnet", "depth": 0}},
@@ -602,6 +682,7 @@ BAD = {
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
     "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
     "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
+    "cache is a number": ({"cache": 5}, "cache=5 must be a text, such as results/cache"),
     "port for an address": (
         {"scheduler_address": 8786},
         "scheduler_address=8786 must be a text, such as tcp://",
@@ -665,11 +746,14 @@ def test_a_refused_change_leaves_the_settings_of_the_last_run(finished):
 
 
 @pytest.mark.usefixtures("no_workers")
-def test_a_from_root_that_cannot_be_written_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["results", "cache"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("a file, so no folder can be below it")
-    message = refusal(tmp_path / "file" / "study", OSError)
-    assert message.startswith(f"cannot write to the folder {tmp_path / 'file' / 'study'} (")
+    folder = tmp_path / "file" / "study"
+    message = refusal(tmp_path / "fine" / "study", OSError, **{name: str(folder)})
+    assert message.startswith(f"cannot write to the folder {folder} (")
     assert "choose another folder" in message
+    assert not (tmp_path / "fine" / "study").exists()
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
@@ -728,15 +812,28 @@ def test_the_parameters_cell_gives_the_settings():
 def test_papermill_overrides_the_parameters_cell():
     """Papermill writes the keys of a table as text, which must not change what a table means."""
     rates = {1: 1, 100: 50.5}
-    injection = injected(seeds=2, methods={"dm": {"learning_rate": rates}}, workers=None)
-    given = notebook_parameters(executed(DEFAULTS, injection, "seedz = 7"))
     defaults = notebook_parameters(executed(DEFAULTS))
+    changed = defaults | {"seeds": 2, "methods": {"dm": {"learning_rate": rates}}}
+    injection = injected(**changed, workers=None)
+    given = notebook_parameters(executed(DEFAULTS, injection, "seedz = 7"))
     assert given.keys() == defaults.keys() | {"workers"}
     unchanged = defaults.keys() - {"seeds", "methods"}
     assert {name: given[name] for name in unchanged} == {name: defaults[name] for name in unchanged}
     read = read_settings(given)
     assert (read.seeds, read.workers) == (2, None)
     assert read_methods(read)["dm"].learning_rate == rates
+
+
+def test_a_file_that_is_no_study_of_its_own_changes_the_notebooks_example():
+    given = notebook_parameters(executed(DEFAULTS, injected(seeds=2)))
+    assert given == notebook_parameters(executed(DEFAULTS)) | {"seeds": 2}
+
+
+def test_a_study_of_its_own_takes_nothing_from_the_notebooks_example():
+    given = notebook_parameters(executed(DEFAULTS, injected(data={"name": "mnist"}, k=[10])))
+    assert given == {"data": {"name": "mnist"}, "k": [10], "seeds": 5}
+    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
+        read_settings(given)
 
 
 def test_papermill_cannot_inject_a_name_the_study_does_not_know():

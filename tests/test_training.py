@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ddlib import training
 from ddlib.data import Split
@@ -33,9 +34,9 @@ def seen(monkeypatch):
     """The image batches that training passes to the network, as they come."""
     batches_seen = []
 
-    def record(network, theta, images):
+    def record(network, theta, images, training):
         batches_seen.append(images.clone())
-        return logits(network, theta, images)
+        return logits(network, theta, images, training)
 
     monkeypatch.setattr(training, "logits", record)
     return batches_seen
@@ -305,3 +306,53 @@ def test_one_seed_gives_one_score_and_the_same_start_to_every_set(tiny, network)
 def test_a_bad_recipe_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**given)
+
+
+def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_loop(
+    tiny, ordinary_convnet
+):
+    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
+    theta = initial_parameters(network, stream(11))
+    recipe = Recipe(15, 32, 0.05, 0.9, 0.01, "cosine")
+    images, labels = tiny.train.images, tiny.train.labels
+    trained = train(network, theta, images, labels, recipe, stream(4))
+    ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
+    optimiser = torch.optim.SGD(ordinary.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 15)
+    source = batches(120, 32, stream(4))
+    for _ in range(15):
+        batch = next(source)
+        optimiser.zero_grad()
+        F.cross_entropy(ordinary(images[batch]), labels[batch]).backward()
+        optimiser.step()
+        schedule.step()
+    layers = [layer for layer in ordinary.modules() if isinstance(layer, nn.BatchNorm2d)]
+    statistics = [value for layer in layers for value in (layer.running_mean, layer.running_var)]
+    expected = [*ordinary.parameters(), *statistics]
+    assert len(trained) == len(expected) == 14
+    for ours, theirs in zip(trained.values(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=1e-5)
+        assert not ours.requires_grad
+    assert set(theta) == set(trained) - {name for name in trained if "running" in name}
+
+    ordinary.eval()
+    scores = ordinary(tiny.test.images).detach()
+    result = score(network, trained, tiny.test)
+    assert result.accuracy == (scores.argmax(1) == tiny.test.labels).double().mean().item()
+    nats = F.cross_entropy(scores, tiny.test.labels).item()
+    assert result.cross_entropy == pytest.approx(nats, rel=1e-3)
+    again = train(network, theta, images, labels, recipe, stream(4))
+    assert all(torch.equal(value, again[name]) for name, value in trained.items())
+
+
+def test_training_goes_on_from_the_statistics_it_is_given(tiny):
+    network = build("convnet", tiny.image_shape, 3, width=4, norm="batch")
+    theta = initial_parameters(network, stream())
+    still, images, labels = Recipe(5, 256, 0.0, **PLAIN), tiny.train.images, tiny.train.labels
+    once = train(network, theta, images, labels, still, stream())
+    before = once["body.1.running_var"].clone()
+    twice = train(network, once, images, labels, still, stream())
+    assert torch.equal(once["body.1.running_var"], before)
+    # At fixed weights a batch moves the variance a tenth of the way from 1 to its own.
+    own = (before - 0.9**5) / (1 - 0.9**5)
+    torch.testing.assert_close(twice["body.1.running_var"], own + 0.9**10 * (1 - own))

@@ -6,18 +6,41 @@ Every method is `distil(dataset, network, ipcs, seed, parameters)` and returns o
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ddlib.methods import distribution, gradient, selection
 from ddlib.parameters import Parameters
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """What a method makes once for all its sizes and seeds, such as networks trained on all data.
+
+    jobs(parameters): a list of plain data, one a file; it holds all that decides the file besides
+    the data set and the network. make(dataset, network, job): the content of that file, bytes.
+    """
+
+    jobs: Callable[[Any], list[dict[str, Any]]]
+    make: Callable[..., bytes]
+
+
+@dataclass(frozen=True)
 class Method:
-    """A method: how it distils, its parameters, and whether one call shares work over sizes."""
+    """A method: how it distils, its parameters, and whether one call shares work over sizes.
+
+    With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
+    more argument.
+    """
 
     distil: Callable
     parameters: type[Parameters]
     shares: bool
+    preparation: Preparation | None = None
+
+    @property
+    def module(self) -> str:
+        """The name of the module whose code decides what it distils."""
+        return self.distil.__module__
 
 
 METHODS: dict[str, Method] = {
@@ -26,4 +49,5 @@ METHODS: dict[str, Method] = {
     "k_center": Method(selection.k_center, selection.FeatureSelection, shares=True),
     "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
     "dc": Method(gradient.distil, gradient.GradientMatching, shares=False),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, shares=False),
 }

@@ -12,7 +12,7 @@ import torch
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import class_members, finished, random_members
-from ddlib.networks import Network, embed, initial_parameters
+from ddlib.networks import Network, embed, initial_parameters, with_batch_seen
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 from ddlib.training import Recipe, train
@@ -107,6 +107,8 @@ def _feature_orders(
         recipe = Recipe(parameters.steps, parameters.batch_size, parameters.learning_rate)
         stream = generator("feature batches", seed)
         theta = train(network, theta, real.images, real.labels, recipe, stream)
+    else:  # or batch norms would see one class at a time
+        theta = with_batch_seen(network, theta, real.images[random_members(dataset, 16, seed)])
     orders = []
     for members in class_members(dataset):
         with torch.no_grad():

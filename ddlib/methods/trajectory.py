@@ -88,12 +88,12 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     every = every or math.ceil(len(real.labels) / recipe["batch_size"])
     recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
     theta = initial_parameters(network, generator("expert weights", number), real.images.device)
-    snapshots = [flatten(theta)]
+    snapshots = [flatten(network, theta)]
     stream = generator("expert batches", number)
     trained = training_steps(network, theta, real.images, real.labels, recipe, stream)
     for step, theta in enumerate(trained, start=1):
         if step % every == 0:
-            snapshots.append(flatten(theta))
+            snapshots.append(flatten(network, theta))
     content = io.BytesIO()
     np.save(content, torch.stack(snapshots).cpu().numpy())
     return content.getvalue()
@@ -115,7 +115,8 @@ def distil(
     the reference goes on.
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
-    2022), algorithm 1. Batches of S are always full, where the reference's may be short.
+    2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
+    batch norm, students normalise by their own batch.
     """
     experts = [np.load(path, mmap_mode="r") for path in prepared]
     outcomes: dict[int, DistilledSet | DivergedError] = {}
@@ -253,9 +254,9 @@ def _weight_gradient(
     return torch.autograd.grad(loss, theta, create_graph=create_graph)[0]
 
 
-def flatten(theta: Theta) -> torch.Tensor:
-    """Return a copy of all weights in one vector (P,)."""
-    return torch.cat([value.flatten() for value in theta.values()])
+def flatten(network: Network, theta: Theta) -> torch.Tensor:
+    """Return a copy of all weights, without running statistics, in one vector (P,)."""
+    return torch.cat([theta[name].flatten() for name, _ in network.named_parameters()])
 
 
 def unflatten(network: Network, flat: torch.Tensor) -> Theta:

@@ -103,6 +103,28 @@ def test_two_steps_equal_the_reference_written_class_by_class(
     assert (made - start).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("ipc", [1, 30])
+def test_batch_norms_see_all_classes_of_a_side_at_once(tiny, ordinary_convnet, drawn_weights, ipc):
+    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
+    start = distil(tiny, network, [ipc], 0, settings(iterations=0))[ipc].images
+    rate = 4.0 * ipc
+    parameters = settings(iterations=2, learning_rate=rate, momentum=0.5, real_batch=EVERYTHING)
+    made = distil(tiny, network, [ipc], 0, parameters)[ipc].images
+    images, velocity = start, torch.zeros_like(start)
+    for theta in drawn_weights:
+        images = images.detach().requires_grad_()
+        body = ordinary_convnet(theta, 2, norm=torch.nn.BatchNorm2d)[0].train()
+        real, synthetic = body(tiny.train.images), body(images)  # 120 and 3 x ipc images
+        loss = 0
+        for label in range(3):
+            real_mean = real[tiny.train.labels == label].mean(dim=0)
+            loss = loss + (real_mean - synthetic[label * ipc :][:ipc].mean(dim=0)).pow(2).sum()
+        velocity = 0.5 * velocity + torch.autograd.grad(loss, images)[0]
+        images = images - rate * velocity
+    torch.testing.assert_close(made, images.detach(), rtol=1e-4, atol=1e-5)
+    assert (made - start).abs().max() > 0.01
+
+
 def test_every_iteration_draws_one_new_network_for_all_sizes(tiny, network, drawn_weights):
     distil(tiny, network, [1, 2, 5], 0, settings(iterations=4))
     firsts = [theta["head.weight"] for theta in drawn_weights]

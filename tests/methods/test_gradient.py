@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ddlib import augment
 from ddlib.data import DataSet, Split
 from ddlib.methods import gradient
+from ddlib.methods.common import real_batches
 from ddlib.methods.gradient import (
     GradientMatching,
+    SiameseGradientMatching,
     distance,
     distil,
     inner_recipe,
@@ -17,9 +20,11 @@ from ddlib.methods.gradient import (
     weight_gradients,
 )
 from ddlib.networks import build, initial_parameters
+from ddlib.seeds import generator
 from ddlib.training import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
+PLAIN = [augment.Draw("none")] * 3  # what the images of three classes go through: nothing
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +81,18 @@ def reference_distance(ours, theirs):
     return total
 
 
-def reference_match(ordinary, dataset, batch, images):
+def reference_match(ordinary, dataset, batch, images, drawn=PLAIN):
     """The reference's way: one graph over all classes, one sum, differentiated once."""
     parameters = list(ordinary.parameters())
     ipc = len(images) // dataset.class_count
     total = 0
     for label, rows in enumerate(batch):
-        real_loss = F.cross_entropy(
-            ordinary(dataset.train.images[rows]), dataset.train.labels[rows]
-        )
+        seen = augment.apply(dataset.train.images[rows], drawn[label])
+        real_loss = F.cross_entropy(ordinary(seen), dataset.train.labels[rows])
         real = [value.detach() for value in torch.autograd.grad(real_loss, parameters)]
         synthetic = images[label * ipc : (label + 1) * ipc]
         labels = torch.tensor([label] * ipc)
-        loss = F.cross_entropy(ordinary(synthetic), labels)
+        loss = F.cross_entropy(ordinary(augment.apply(synthetic, drawn[label])), labels)
         made = torch.autograd.grad(loss, parameters, create_graph=True)
         total = total + reference_distance(made, real)
     return total
@@ -105,7 +109,10 @@ def test_defaults_are_the_published_ones():
         "network_batch": 256,
         "real_batch": 256,
         "initialisation": "noise",
+        "augmentation": "none",
     }
+    changed = {"initialisation": "real", "augmentation": "dsa"}
+    assert vars(SiameseGradientMatching()) == vars(GradientMatching()) | changed
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5])
@@ -191,7 +198,7 @@ def test_match_equals_one_graph_over_the_summed_loss(
     batch = [rows[label : label + 7 + label] for label, rows in enumerate(everything(tiny))]
 
     images = start.clone().requires_grad_()
-    value = match(dataset, body, theta, batch, images)
+    value = match(dataset, body, theta, batch, images, PLAIN)
     naive_images = start.clone().requires_grad_()
     naive = reference_match(ordinary, dataset, batch, naive_images)
     naive.backward()
@@ -208,16 +215,14 @@ def test_match_has_the_gradient_that_finite_differences_give(tiny, network, perc
     stream = torch.Generator().manual_seed(1)
     start = torch.randn(6, 1, 8, 8, generator=stream, dtype=torch.float64)
     images = start.clone().requires_grad_()
-    match(dataset, body, theta, batch, images)
+    match(dataset, body, theta, batch, images, PLAIN)
     width = 1e-6
     for flat in torch.randperm(start.numel(), generator=stream)[:12].tolist():
         nudge = torch.zeros_like(start).view(-1)
         nudge[flat] = width
         values = [
-            match(
-                dataset, body, theta, batch, (start + side * nudge.view_as(start)).requires_grad_()
-            )
-            for side in (1, -1)
+            match(dataset, body, theta, batch, images.requires_grad_(), PLAIN)
+            for images in (start + nudge.view_as(start), start - nudge.view_as(start))
         ]
         slope = (values[0] - values[1]).item() / (2 * width)
         assert images.grad.view(-1)[flat].item() == pytest.approx(slope, rel=1e-4, abs=1e-6)
@@ -227,9 +232,9 @@ def test_match_adds_to_the_gradient_and_leaves_the_weights(tiny, network):
     theta = weights(network)
     before = {name: value.clone() for name, value in theta.items()}
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    match(tiny, network, theta, everything(tiny), images)
+    match(tiny, network, theta, everything(tiny), images, PLAIN)
     once = images.grad.clone()
-    match(tiny, network, theta, everything(tiny), images)
+    match(tiny, network, theta, everything(tiny), images, PLAIN)
     torch.testing.assert_close(images.grad, 2 * once)
     for name, value in theta.items():
         assert torch.equal(value, before[name])
@@ -240,9 +245,9 @@ def test_match_adds_to_the_gradient_and_leaves_the_weights(tiny, network):
 def test_images_that_are_the_real_batch_match_it(tiny, network):
     batch = [rows[:4] for rows in everything(tiny)]
     images = tiny.train.images[torch.cat(batch)].clone().requires_grad_()
-    same = match(tiny, network, weights(network), batch, images)
+    same = match(tiny, network, weights(network), batch, images, PLAIN)
     others = [rows[4:8] for rows in everything(tiny)]
-    assert same < 0.1 * match(tiny, network, weights(network), others, images)
+    assert same < 0.1 * match(tiny, network, weights(network), others, images, PLAIN)
 
 
 @pytest.fixture
@@ -250,7 +255,7 @@ def counted(monkeypatch):
     """Stand-ins for matching and training that only note how they were called."""
     calls = []
 
-    def count_match(dataset, network, theta, batch, images):
+    def count_match(dataset, network, theta, batch, images, drawn):
         calls.append(("match", theta, images.detach().clone()))
         return torch.ones(())
 
@@ -308,7 +313,7 @@ def test_inner_training_is_plain_sgd_over_the_images_as_they_are(tiny, network, 
     train, matching = gradient.train, gradient.match
 
     def record_match(*arguments):
-        seen.append(("match", arguments[-1].detach().clone()))
+        seen.append(("match", arguments[4].detach().clone()))
         return matching(*arguments)
 
     def record_train(network, theta, images, labels, recipe, stream):
@@ -390,6 +395,41 @@ def test_a_run_equals_the_reference_algorithm_written_out(
     assert (made - start).abs().max() > 0.05
 
 
+def test_a_run_under_batch_norm_equals_the_reference_algorithm_written_out(
+    tiny, ordinary_convnet, drawn_weights
+):
+    """Statistics from 16 real images a class, then frozen; inner training moves them again."""
+    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    start = distil(tiny, network, [2], 0, settings(iterations=0))[2].images
+    parameters = settings(
+        outer_steps=3, learning_rate=0.2, network_learning_rate=0.05, real_batch=EVERYTHING
+    )
+    made = distil(tiny, network, [2], 0, parameters)[2].images
+    samples = real_batches(tiny, 16, generator("statistics", 0))
+    images, velocity = start, torch.zeros_like(start)
+    for theta in drawn_weights:
+        ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d)
+        for outer in range(3):
+            sample = torch.cat(next(samples))
+            assert tiny.train.labels[sample].bincount().tolist() == [16, 16, 16]
+            ordinary.train()(tiny.train.images[sample])
+            ordinary.eval()
+            images = images.detach().requires_grad_()
+            total = reference_match(ordinary, tiny, everything(tiny), images)
+            velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
+            images = (images - 0.2 * velocity).detach()
+            ordinary.train()
+            for _ in range(2 if outer < 2 else 0):
+                ordinary.zero_grad()
+                F.cross_entropy(ordinary(images), labels).backward()
+                with torch.no_grad():
+                    for value in ordinary.parameters():
+                        value -= 0.05 * value.grad
+    torch.testing.assert_close(made, images, rtol=1e-3, atol=1e-4)
+    assert (made - start).abs().max() > 0.05
+
+
 def test_each_size_is_distilled_by_itself(tiny, network):
     parameters = settings(learning_rate={1: 0.1, 3: 0.3})
     together = distil(tiny, network, [1, 2, 3], 0, parameters)
@@ -420,7 +460,8 @@ def test_gradients_match_better_on_networks_that_were_not_matched(tiny, network,
     before, after = (
         sum(
             match(
-                tiny, body, weights(body, 10_000 + seed), everything(tiny), images.requires_grad_()
+                *(tiny, body, weights(body, 10_000 + seed), everything(tiny)),
+                *(images.requires_grad_(), PLAIN),
             ).item()
             for seed in range(5)
         )
@@ -449,7 +490,7 @@ def test_divergence_names_the_outer_step(tiny, network, monkeypatch):
 
 
 def test_pixels_that_overflow_in_the_last_step_are_a_divergence_too(tiny, network, monkeypatch):
-    def overflow(dataset, network, theta, batch, images):
+    def overflow(dataset, network, theta, batch, images, drawn):
         images.grad = torch.full_like(images, 1e38)
         return torch.ones(())
 
@@ -458,3 +499,68 @@ def test_pixels_that_overflow_in_the_last_step_are_a_divergence_too(tiny, networ
     outcome = distil(tiny, network, [1], 0, parameters)[1]
     assert isinstance(outcome, DivergedError)
     assert "a pixel stopped being a finite number at step 1" in str(outcome)
+
+
+# DSA: the same, under augmentation that both sides share.
+
+
+@pytest.mark.parametrize("family", augment.FAMILIES)
+def test_under_augmentation_match_equals_one_graph_over_the_summed_loss(
+    tiny, network, ordinary_convnet, family
+):
+    dataset, batch = in_float64(tiny), [rows[:6] for rows in everything(tiny)]
+    theta = weights(network, seed=3, dtype=torch.float64)
+    stream = torch.Generator().manual_seed(1)
+    drawn = [augment.draw([family], 1, stream) for _ in range(3)]
+    start = torch.randn(6, 1, 8, 8, generator=stream, dtype=torch.float64)
+    images, naive_images = (start.clone().requires_grad_() for _ in range(2))
+    value = match(dataset, network, theta, batch, images, drawn)
+    ordinary = ordinary_convnet(theta, 2)
+    naive = reference_match(ordinary, dataset, batch, naive_images, drawn)
+    naive.backward()
+    assert value.item() == pytest.approx(naive.item(), rel=1e-5)
+    torch.testing.assert_close(images.grad, naive_images.grad, rtol=1e-5, atol=1e-7)
+    assert images.grad.abs().max() > 1e-3
+
+
+def test_both_sides_of_a_class_go_through_one_draw_and_classes_through_their_own(
+    tiny, network, monkeypatch
+):
+    applied = []
+    apply = augment.apply
+
+    def record(images, drawn):
+        if not drawn.values or len(next(iter(drawn.values.values()))) == 1:  # not inner training
+            applied.append((drawn, len(images)))
+        return apply(images, drawn)
+
+    monkeypatch.setattr(augment, "apply", record)
+    parameters = SiameseGradientMatching(iterations=2, outer_steps=2, inner_epochs=1, real_batch=8)
+    before = torch.get_rng_state()
+    distil(tiny, network, [2], 0, parameters)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [count for _, count in applied] == [8, 2] * 3 * 4
+    draws = [drawn for drawn, _ in applied]
+    assert all(real is made for real, made in zip(draws[::2], draws[1::2], strict=True))
+    assert len({id(drawn) for drawn in draws}) == 3 * 4
+    assert len({drawn.family for drawn in draws}) > 1
+
+
+def test_the_network_is_trained_under_draws_of_each_images_own(tiny, network, counted):
+    parameters = SiameseGradientMatching(iterations=1, outer_steps=2, augmentation="dsa_no_flip")
+    distil(tiny, network, [10], 0, parameters)
+    [recipe] = [call[1] for call in counted if call[0] == "train"]
+    assert recipe.augmentation == "dsa_no_flip"
+
+
+def test_dsa_gives_a_set_of_its_own_name_and_one_seed_one_set(tiny, network):
+    given = {"iterations": 3, "outer_steps": 1, "real_batch": 8}
+    first, again = (
+        distil(tiny, network, [2], 0, SiameseGradientMatching(**given))[2] for _ in range(2)
+    )
+    assert first.method == "dsa"
+    assert torch.equal(first.images, again.images)
+    plain = distil(tiny, network, [2], 0, SiameseGradientMatching(**given, augmentation="none"))[2]
+    dc = distil(tiny, network, [2], 0, GradientMatching(**given, initialisation="real"))[2]
+    assert torch.equal(plain.images, dc.images)
+    assert not torch.equal(plain.images, first.images)

@@ -17,6 +17,7 @@ from ddlib.methods.selection import (
     random,
 )
 from ddlib.networks import build, initial_parameters
+from ddlib.seeds import generator
 
 CONTROLS = {
     "random": (random, RandomSelection()),
@@ -174,6 +175,19 @@ def test_the_features_of_an_untrained_network_decide(
         members = (tiny.train.labels == label).nonzero().flatten()
         expected = members[by_hand(features[members], 8)]
         assert torch.equal(made.images[8 * label : 8 * label + 8], tiny.train.images[expected])
+
+
+def test_untrained_batch_norms_take_their_statistics_from_all_classes(tiny, ordinary_convnet):
+    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
+    controls = herding(tiny, network, [2], 4, FeatureSelection(steps=0))
+    theta = initial_parameters(network, generator("feature weights", 4))
+    ordinary = ordinary_convnet(theta, 2, norm=torch.nn.BatchNorm2d).train()
+    ordinary(tiny.train.images[random_members(tiny, 16, 4)])
+    ordinary.eval()
+    for label, members in enumerate(class_members(tiny)):
+        picks = herding_order(ordinary[0](tiny.train.images[members]).detach(), 2)
+        chosen = controls[2].images[2 * label : 2 * label + 2]
+        assert torch.equal(chosen, tiny.train.images[members[picks]])
 
 
 def test_features_are_trained_on_the_whole_real_set_as_the_parameters_say(

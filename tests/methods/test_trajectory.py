@@ -174,7 +174,7 @@ def test_an_epoch_is_the_steps_asked_for_or_a_pass_over_the_set(
 
     def record(*arguments):
         for theta in train(*arguments):
-            taken.append(flatten(theta))
+            taken.append(flatten(network, theta))
             yield theta
 
     monkeypatch.setattr(trajectory, "training_steps", record)
@@ -206,7 +206,7 @@ def test_an_expert_that_diverges_says_so(tiny, network):
 
 def test_flat_weights_are_the_weights_in_the_order_of_the_network(network):
     theta = initial_parameters(network, torch.Generator().manual_seed(0))
-    flat = flatten(theta)
+    flat = flatten(network, theta)
     back = unflatten(network, flat)
     assert list(back) == list(theta)
     assert all(torch.equal(back[name], theta[name]) for name in theta)

@@ -33,7 +33,7 @@ def execute(folder: Path, cwd: Path | None = None, **parameters) -> nbformat.Not
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    notebook = execute(folder, **TINY, results=str(folder / "results"))
+    notebook = execute(folder, **TINY, results=str(folder / "results"), cache=str(folder / "cache"))
     return folder, notebook
 
 
@@ -71,7 +71,7 @@ def test_what_failed_is_shown_as_failed(executed):
         ({"sedes": 3}, "'sedes' is not a parameter of this study; did you mean 'seeds'?"),
         (
             {"methods": {"dn": {}}},
-            "'dn' is not a method; allowed: random, herding, k_center, dm, dc",
+            "'dn' is not a method; allowed: random, herding, k_center, dm, dc, dsa",
         ),
         ({"k": [15]}, "k=15 is not a multiple of the 10 classes of digits; choose 10 or 20"),
     ],
@@ -87,5 +87,11 @@ def test_a_wrong_parameter_fails_before_anything_runs(tmp_path, wrong, sentence)
 def test_it_runs_from_its_own_folder_as_jupyterlab_does(executed):
     folder, _ = executed
     before = (folder / "results" / "trials.parquet").read_bytes()
-    execute(folder, cwd=NOTEBOOK.parent, **TINY, results=str(folder / "results"))
+    execute(
+        folder,
+        cwd=NOTEBOOK.parent,
+        **TINY,
+        results=str(folder / "results"),
+        cache=str(folder / "cache"),
+    )
     assert (folder / "results" / "trials.parquet").read_bytes() == before

@@ -1,0 +1,94 @@
+"""Names for results: short digests of all that decides them, settings, images and code."""
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddlib.data import DataSet
+
+PACKAGE = Path(__file__).parent
+BESIDE_THE_NUMBERS = {"ddlib.data", "ddlib.files", "ddlib.fingerprints"}
+"""Modules whose code decides no number: what `data` reads is told by the images' own digest."""
+
+
+def plain_text(plain: Any) -> str:
+    """Return plain data as JSON with sorted names, one text for equal data."""
+    return json.dumps(plain, sort_keys=True)
+
+
+def fingerprint(identity: Any) -> str:
+    """Return 12 hexadecimal digits that name plain data."""
+    return _digest(plain_text(identity).encode())
+
+
+def images_digest(dataset: DataSet) -> str:
+    """Return a fingerprint of every image and label, so that other data never passes for these."""
+    content = hashlib.sha256()
+    for split in (dataset.train, dataset.test):
+        content.update(split.images.numpy().data)
+        content.update(split.labels.numpy().data)
+    return content.hexdigest()
+
+
+@cache
+def code_digest(module: str) -> str:
+    """Return a fingerprint of the code of `module` and of all of ddlib that it imports.
+
+    Comments, docstrings and layout do not count; PyTorch's version does. Results kept under
+    another digest are those of another program, so a study computes them again.
+    """
+    found: dict[str, str] = {}
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        source = _source(name)
+        if source is None or name in found or name in BESIDE_THE_NUMBERS:
+            continue
+        tree = _without_docstrings(ast.parse(source.read_text()))
+        found[name] = ast.dump(tree)
+        pending += _imports(tree)
+    return _digest(plain_text([torch.__version__, sorted(found.items())]).encode())
+
+
+def _source(name: str) -> Path | None:
+    """Return the file of the module that decides numbers; None for a package or other libraries."""
+    if name.startswith("ddlib."):
+        path = PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        return path if path.exists() else None
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    return Path(loaded) if loaded else None
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Yield what a tree imports of ddlib, by full name: modules, and names inside modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            names = []
+        yield from (name for name in names if name.startswith("ddlib."))
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]
+    return tree
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -1,0 +1,80 @@
+"""Running a notebook with a file of parameters: where its files go, and what is refused."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ddlib.execute import main
+
+GIVEN = {
+    "data": {"name": "digits"},
+    "network": {"name": "mlp"},
+    "training": {},
+    "methods": {"random": {}},
+    "k": [10],
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a notebook of one cell, whose source is given; return its results folder."""
+
+    def execute(source: str, text: str | None = None, **changes) -> Path:
+        given = GIVEN | {"results": str(tmp_path / "out")} | changes
+        parameters = tmp_path / "mine.yaml"
+        parameters.write_text(yaml.safe_dump(given) if text is None else text)
+        cells = [
+            nbformat.v4.new_code_cell("k = None", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(source),
+        ]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, tmp_path / "question.ipynb")
+        main([str(tmp_path / "question.ipynb"), str(parameters)])
+        return tmp_path / "out"
+
+    return execute
+
+
+def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
+    folder = run("print('sizes', k)")
+    executed = nbformat.read(folder / "question.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "sizes [10]\n"
+    assert "sizes [10]" in (folder / "question.html").read_text()
+    assert capsys.readouterr().out.endswith(f"read {folder / 'question.html'}\n")
+
+
+def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"question\.ipynb stopped in cell 3: no such luck"):
+        run("raise ValueError('no such luck')")
+    assert "This run stopped with an error" in (tmp_path / "out" / "question.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "sentence"),
+    [
+        ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
+        ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
+        ("k: [10]", {}, "the parameter 'data' is missing; add it to the YAML file"),
+        (None, {"seedz": 3}, "'seedz' is not a parameter of this study; did you mean 'seeds'"),
+    ],
+)
+def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        run("", text, **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"cannot write to the folder .*; choose another folder"):
+        run("", results=str(tmp_path / "file" / "out"))
+
+
+def test_missing_files_and_arguments_are_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"there is no file .*nowhere\.ipynb; check the path"):
+        main([str(tmp_path / "nowhere.ipynb"), str(tmp_path / "mine.yaml")])
+    with pytest.raises(SystemExit, match=r"usage: python -m ddlib\.execute NOTEBOOK"):
+        main([])

@@ -1,0 +1,92 @@
+"""Names of results: equal for equal programs and data, different for all that changes a number."""
+
+import sys
+
+import pytest
+import torch
+
+from ddlib import fingerprints
+from ddlib.data import DataSet, Split
+from ddlib.fingerprints import code_digest, fingerprint, images_digest
+
+PROGRAM = '''"""A module."""
+import math
+
+def area(radius):
+    """Return the area."""
+    return math.pi * radius**2
+'''
+
+
+@pytest.fixture
+def digest(tmp_path, monkeypatch):
+    """Digest a program's text, as a module outside the package."""
+
+    def of(text: str) -> str:
+        path = tmp_path / "own_method.py"
+        path.write_text(text)
+        module = type(sys)("own_method")
+        module.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, "own_method", module)
+        code_digest.cache_clear()
+        return code_digest("own_method")
+
+    yield of
+    code_digest.cache_clear()
+
+
+def test_the_order_of_names_does_not_matter_and_values_do():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1, "b": 2}) != fingerprint({"a": 1, "b": 3})
+    assert len(fingerprint([])) == 12
+
+
+def test_words_beside_the_code_do_not_count(digest):
+    other = PROGRAM.replace("Return the area", "Say how large it is").replace(
+        "import math", "# the circle\nimport math"
+    )
+    assert other != PROGRAM
+    assert digest(other.replace("radius**2", "radius ** 2")) == digest(PROGRAM)
+
+
+def test_a_change_of_the_code_counts(digest):
+    assert digest(PROGRAM.replace("radius**2", "radius**3")) != digest(PROGRAM)
+
+
+def test_code_that_is_imported_counts_at_any_depth(digest, tmp_path, monkeypatch):
+    """A copy of the package, in which a module that only `training` imports is changed."""
+    package = tmp_path / "ddlib"
+    package.mkdir()
+    (package / "training.py").write_text("from ddlib import augment\n")
+    (package / "augment.py").write_text("from ddlib.seeds import generator\nimport ddlib.data\n")
+    (package / "seeds.py").write_text("shift = 1\n")
+    (package / "data.py").write_text("root = 1\n")
+    monkeypatch.setattr(fingerprints, "PACKAGE", package)
+    program = "from ddlib.training import train\n"
+    before = digest(program)
+    (package / "data.py").write_text("root = 2\n")
+    assert digest(program) == before
+    (package / "seeds.py").write_text("shift = 2\n")
+    assert digest(program) != before
+
+
+def test_the_version_of_pytorch_counts(digest, monkeypatch):
+    before = digest(PROGRAM)
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert digest(PROGRAM) != before
+
+
+def test_every_image_and_label_counts(tiny):
+    def changed(split: str, part: str) -> DataSet:
+        pair = {name: getattr(tiny, name) for name in ("train", "test")}
+        tensors = {"images": pair[split].images.clone(), "labels": pair[split].labels.clone()}
+        tensors[part].view(-1)[-1] += 1
+        return DataSet(
+            **{**vars(tiny), **pair, split: Split(**tensors)},
+        )
+
+    digests = {images_digest(tiny)}
+    for split in ("train", "test"):
+        for part in ("images", "labels"):
+            digests.add(images_digest(changed(split, part)))
+    assert len(digests) == 5
