@@ -142,14 +142,12 @@ def _distil_size(
     images = initial_images(dataset, ipc, parameters.initialisation, seed).requires_grad_()
     labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
     step_size = images.new_tensor(at_ipc(parameters.step_size, ipc)).requires_grad_()
-    image_rate, step_size_rate = (
-        {"params": [value], "lr": at_ipc(rate, ipc)}
-        for value, rate in (
-            (images, parameters.learning_rate),
-            (step_size, parameters.step_size_learning_rate),
-        )
-    )
-    optimiser = torch.optim.SGD([image_rate, step_size_rate], momentum=parameters.momentum)
+    rates = (parameters.learning_rate, parameters.step_size_learning_rate)
+    groups = [
+        {"params": [learned], "lr": at_ipc(rate, ipc)}
+        for learned, rate in zip((images, step_size), rates, strict=True)
+    ]
+    optimiser = torch.optim.SGD(groups, momentum=parameters.momentum)
     iterations = round(at_ipc(parameters.iterations, ipc))
     starts = generator("expert starts", seed)
     for iteration in range(iterations):
