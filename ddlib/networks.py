@@ -95,8 +95,8 @@ def initial_parameters(
     """Return fresh weights on `device`, drawn from PyTorch's default initial distribution.
 
     Convolutions and linear layers: weights and biases uniform in +-1/sqrt(fan_in) (He et al.
-    2015 with gain 1/sqrt(3)); norms: ones and zeros. `torch.nn`'s own initialisers read the
-    global random state, so the rule is written out here.
+    2015 with gain 1/sqrt(3)); norms: ones and zeros; embeddings: N(0, 1). `torch.nn`'s own
+    initialisers read the global random state, so the rule is written out here.
 
     Raises ValueError for a layer whose rule is not known.
     """
@@ -113,6 +113,8 @@ def initial_parameters(
         elif isinstance(layer, nn.GroupNorm | nn.LayerNorm):
             theta[f"{prefix}.weight"] = torch.ones(layer.weight.shape)
             theta[f"{prefix}.bias"] = torch.zeros(layer.bias.shape)
+        elif isinstance(layer, nn.Embedding):
+            theta[f"{prefix}.weight"] = torch.randn(layer.weight.shape, generator=generator)
         else:
             raise ValueError(
                 f"no initial distribution is known for layer {prefix!r} of type "

@@ -25,16 +25,14 @@ single drop to a tenth at half-time."""
 class DivergedError(RuntimeError):
     """A loss or a pixel is no longer a finite number."""
 
-    def __init__(self, step: int, what: str):
-        super().__init__(step, what)  # worker processes send it back by these arguments
+    def __init__(self, step: int, what: str, advice: str = "choose a smaller learning rate"):
+        super().__init__(step, what, advice)  # worker processes send it back by these arguments
         self.step = step
         self.what = what
+        self.advice = advice
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} stopped being a finite number at step {self.step}; "
-            "choose a smaller learning rate"
-        )
+        return f"{self.what} stopped being a finite number at step {self.step}; {self.advice}"
 
 
 @dataclass(frozen=True)
