@@ -197,6 +197,7 @@ def _fresh_unet(dataset: DataSet, channels: Sequence[int]) -> tuple[nn.Module, d
         "up_block_types": ["UpBlock2D"] * len(channels),
         "layers_per_block": 1,
         "norm_num_groups": math.gcd(8, *channels),
+        "attention_head_dim": None,  # one head, whatever the channels
         "num_class_embeds": dataset.class_count + 1,
     }
     unet = _empty_unet(settings)

@@ -124,15 +124,17 @@ def _check(
             raise ValueError(f"{name}={value!r} must be text")
     elif kind is list:
         if not isinstance(value, list):
-            raise ValueError(f"{name}={value!r} must be a list of whole numbers")
+            raise ValueError(
+                f"{name}={value!r} must be a list of whole numbers of at least {least}"
+            )
         for position, number in enumerate(value):
             _check(f"{name}[{position}]", number, None, least, False, int)
-    elif (
-        not _is_number(value, int if kind is int else int | float) or not least <= value < math.inf
-    ):
-        number = "whole number" if kind is int else "number"
-        table = " or a table {ipc: number}" if by_ipc else ""
-        raise ValueError(f"{name}={value!r} must be a {number} of at least {least}{table}")
+    else:
+        whole = kind is int
+        if not _is_number(value, int if whole else int | float) or not least <= value < math.inf:
+            sort = "whole number" if whole else "number"
+            table = " or a table {ipc: number}" if by_ipc else ""
+            raise ValueError(f"{name}={value!r} must be a {sort} of at least {least}{table}")
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -62,6 +62,8 @@ class ModeGuidedDiffusion(Parameters):
                 f"steps={self.steps} is more than unet_timesteps={self.unet_timesteps}; choose "
                 "fewer sampling steps, or more timesteps"
             )
+        if not self.unet_channels:
+            raise ValueError("unet_channels is empty; give the channels of at least one level")
         if self.unet_label_drop > 1:
             raise ValueError(f"unet_label_drop={self.unet_label_drop} is a share; choose 0 to 1")
 
