@@ -59,9 +59,10 @@ def initial_parameters(
 
     Convolutions and linear layers: weights and biases uniform in +-1/sqrt(fan_in) (He et al.
     2015 with gain 1/sqrt(3)); norms: ones and zeros; attention: Glorot & Bengio (2010) uniform,
-    biases zero; a class token: zeros; a position embedding: N(0, 0.02^2). These are the layers'
-    own defaults, also where torchvision's models draw convolutions anew. `torch.nn`'s own
-    initialisers read the global random state, so the rules are written out here.
+    biases zero; a class token: zeros; a position embedding: N(0, 0.02^2); other embeddings:
+    N(0, 1). These are the layers' own defaults, also where torchvision's models draw convolutions
+    anew. `torch.nn`'s own initialisers read the global random state, so the rules are written out
+    here.
 
     Raises ValueError for a layer whose rule is not known.
     """
@@ -82,6 +83,8 @@ def _draw(
         return torch.zeros(shape)
     if own == "pos_embedding":
         return torch.randn(shape, generator=generator).mul_(0.02)
+    if isinstance(layer, nn.Embedding):
+        return torch.randn(shape, generator=generator)
     if isinstance(layer, nn.GroupNorm | nn.LayerNorm | BatchNorm):
         return torch.ones(shape) if own == "weight" else torch.zeros(shape)
     if own == "in_proj_weight":

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_args, get_type_hints
 
@@ -19,17 +20,18 @@ def setting(
     """Declare one parameter of a `Parameters` class: its default, and what it may be.
 
     choices: the allowed words; least: the smallest allowed number; by_ipc: whether a table
-    {ipc: number} may stand for the number. Numbers must be whole where the default is.
+    {ipc: number} may stand for the number. Numbers must be whole where the default is. Where the
+    default is text without choices, any text may stand; where it is a list, whole numbers.
     """
     example = next(iter(default.values())) if isinstance(default, Mapping) else default
     metadata = {
         "choices": choices,
         "least": least,
         "by_ipc": by_ipc,
-        "whole": isinstance(example, int),
+        "kind": type(example),
     }
-    if isinstance(default, Mapping):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
+    if isinstance(default, Mapping | list):
+        return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -124,7 +126,7 @@ def _mapping(given: Any, what: str) -> Mapping[str, Any]:
 
 
 def _check(
-    name: str, value: Any, choices: Iterable[str] | None, least: float, by_ipc: bool, whole: bool
+    name: str, value: Any, choices: Iterable[str] | None, least: float, by_ipc: bool, kind: type
 ) -> None:
     if choices is not None:
         check_names([value], choices, name)
@@ -134,11 +136,23 @@ def _check(
         for ipc, number in value.items():
             if not _is_number(ipc, int) or ipc < 1:
                 raise ValueError(f"{name} has {ipc!r} for an ipc; give whole numbers from 1")
-            _check(f"{name}[{ipc}]", number, None, least, False, whole)
-    elif not _is_number(value, int if whole else int | float) or not least <= value < math.inf:
-        kind = "whole number" if whole else "number"
-        table = " or a table {ipc: number}" if by_ipc else ""
-        raise ValueError(f"{name}={value!r} must be a {kind} of at least {least}{table}")
+            _check(f"{name}[{ipc}]", number, None, least, False, kind)
+    elif kind is str:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{name}={value!r} must be text")
+    elif kind is list:
+        if not isinstance(value, list):
+            raise ValueError(
+                f"{name}={value!r} must be a list of whole numbers of at least {least}"
+            )
+        for position, number in enumerate(value):
+            _check(f"{name}[{position}]", number, None, least, False, int)
+    else:
+        whole = kind is int
+        if not _is_number(value, int if whole else int | float) or not least <= value < math.inf:
+            sort = "whole number" if whole else "number"
+            table = " or a table {ipc: number}" if by_ipc else ""
+            raise ValueError(f"{name}={value!r} must be a {sort} of at least {least}{table}")
 
 
 def _is_number(value: Any, kind: Any) -> bool:

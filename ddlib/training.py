@@ -26,14 +26,21 @@ single drop to a tenth at half-time."""
 class DivergedError(RuntimeError):
     """A loss or a pixel is no longer a finite number, or another number is out of its range."""
 
-    def __init__(self, step: int, what: str, how: str = "stopped being a finite number"):
-        super().__init__(step, what, how)  # worker processes send it back by these arguments
+    def __init__(
+        self,
+        step: int,
+        what: str,
+        how: str = "stopped being a finite number",
+        advice: str = "choose a smaller learning rate",
+    ):
+        super().__init__(step, what, how, advice)  # workers send it back by these arguments
         self.step = step
         self.what = what
         self.how = how
+        self.advice = advice
 
     def __str__(self) -> str:
-        return f"{self.what} {self.how} at step {self.step}; choose a smaller learning rate"
+        return f"{self.what} {self.how} at step {self.step}; {self.advice}"
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,14 @@ def test_weights_of_one_draw_are_independent_between_layers():
         assert abs(correlation) < 4 / math.sqrt(64 * 64)
 
 
+def test_embeddings_are_drawn_from_the_unit_normal_as_torch_does():
+    network = Network(nn.Embedding(100, 64), nn.Linear(64, 2))
+    table = initial_parameters(network, stream())["body.weight"]
+    assert table.shape == (100, 64)
+    assert abs(table.mean()) < 4 / 80  # four standard errors of 6400 draws
+    assert table.std() == pytest.approx(1, abs=4 / math.sqrt(2 * 6400))
+
+
 def test_a_layer_without_a_rule_is_refused_by_name():
     odd = Network(nn.Sequential(nn.Flatten(), nn.Bilinear(4, 4, 4)), nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"layer 'body\.1' of type Bilinear; add its rule"):

@@ -26,11 +26,13 @@ class Cooking(Parameters):
     pan: str = setting("iron", choices=["iron", "steel"])
     salt: ByIpc = setting(1.0, by_ipc=True)
     stirs: ByIpc = setting({1: 1, 10: 50}, by_ipc=True)
+    cook: str = setting("anyone")
+    spoons: list[int] = setting([3, 1], least=1)
 
 
 def test_defaults_stand_where_nothing_is_given():
     for parameters in (Cooking(), Cooking.read(None, "soup"), Cooking.read({}, "soup")):
-        assert parameters == Cooking(20, 2, 0.5, "iron", 1.0, {1: 1, 10: 50})
+        assert parameters == Cooking(20, 2, 0.5, "iron", 1.0, {1: 1, 10: 50}, "anyone", [3, 1])
 
 
 def test_given_values_replace_defaults():
@@ -49,7 +51,14 @@ def test_parameters_are_frozen_and_share_no_table():
     with pytest.raises(FrozenInstanceError):
         Cooking().eggs = 3
     Cooking().stirs[10] = 7
+    Cooking().spoons.append(7)
     assert Cooking().stirs == {1: 1, 10: 50}
+    assert Cooking().spoons == [3, 1]
+
+
+def test_text_and_lists_of_whole_numbers_may_be_any():
+    read = Cooking.read({"cook": "/home/me", "spoons": []}, "soup")
+    assert (read.cook, read.spoons) == ("/home/me", [])
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,12 @@ def test_parameters_are_frozen_and_share_no_table():
         ({"salt": {1: 1.0, 10: -2}}, r"salt\[10\]=-2 must be a number of at least 0"),
         ({"stirs": {1: 1.5}}, r"stirs\[1\]=1\.5 must be a whole number"),
         ({"stirs": 1.5}, r"stirs=1\.5 must be a whole number"),
+        ({"cook": ""}, r"cook='' must be text"),
+        ({"cook": None}, r"cook=None must be text"),
+        ({"spoons": 3}, r"spoons=3 must be a list of whole numbers of at least 1"),
+        ({"spoons": {1: 3}}, r"spoons=\{1: 3\} must be a list of whole numbers"),
+        ({"spoons": [3, 0]}, r"spoons\[1\]=0 must be a whole number of at least 1"),
+        ({"spoons": [1.5]}, r"spoons\[0\]=1\.5 must be a whole number"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_sentence(given, message):
@@ -89,7 +104,7 @@ def test_a_bad_value_is_refused_in_one_sentence(given, message):
 def test_an_unknown_name_is_refused_with_the_allowed_ones():
     message = (
         "'egs' is not a parameter of soup; did you mean 'eggs'? "
-        "allowed: minutes, eggs, heat, pan, salt, stirs"
+        "allowed: minutes, eggs, heat, pan, salt, stirs, cook, spoons"
     )
     with pytest.raises(ValueError, match="egs") as raised:
         Cooking.read({"egs": 3}, "soup")

@@ -1,0 +1,232 @@
+"""MGD3, mode-guided diffusion: one generated image for each mode of each class.
+
+The paper's setting is `generator:` a DiT pipeline. With the default, `generator: unet`, this is
+mode guidance with a small model that the study itself trains, not the paper's DiT: its images are
+only as good as that model, and the paper's numbers say nothing about them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from ddlib.data import DataSet
+from ddlib.distilled import DistilledSet
+from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
+from ddlib.methods.common import class_members, finished, synthetic_labels
+from ddlib.networks import Network
+from ddlib.parameters import Parameters, setting
+from ddlib.seeds import generator
+from ddlib.training import DivergedError
+
+
+@dataclass(frozen=True)
+class ModeGuidedDiffusion(Parameters):
+    """Defaults of sampling are the paper's; the UNet's are ours, for digits.
+
+    generator: "unet", or the folder or hub name of a DiT pipeline. images: "generated", or
+    "nearest" for the real image nearest to each mode (the paper's ablation "mode discovery").
+    guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
+    the way. class_ids: a DiT's ids for the data set's classes; empty for ImageNette's own, or
+    else 0..C-1.
+    """
+
+    generator: str = setting("unet")
+    class_ids: list[int] = setting([])
+    images: str = setting("generated", choices=("generated", "nearest"))
+    sampler: str = setting("ddpm", choices=("ddpm", "ddim"))
+    steps: int = setting(50, least=1)
+    guidance: float = setting(0.1)
+    stop: int = setting(25)
+    classifier_free_guidance: float = setting(4.0)
+    unet_channels: list[int] = setting([32, 32], least=1)
+    unet_steps: int = setting(1000, least=1)
+    unet_batch_size: int = setting(64, least=1)
+    unet_learning_rate: float = setting(0.002)
+    unet_timesteps: int = setting(1000, least=1)
+    unet_label_drop: float = setting(0.1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stop > self.steps:
+            raise ValueError(
+                f"stop={self.stop} is more than the {self.steps} sampling steps; choose stop <= "
+                "steps (0 guides all the way)"
+            )
+        if self.generator == "unet" and self.steps > self.unet_timesteps:
+            raise ValueError(
+                f"steps={self.steps} is more than unet_timesteps={self.unet_timesteps}; choose "
+                "fewer sampling steps, or more timesteps"
+            )
+        if not self.unet_channels:
+            raise ValueError("unet_channels is empty; give the channels of at least one level")
+        if self.unet_label_drop > 1:
+            raise ValueError(f"unet_label_drop={self.unet_label_drop} is a share; choose 0 to 1")
+
+
+def jobs(parameters: ModeGuidedDiffusion) -> list[dict[str, Any]]:
+    """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
+    if parameters.generator != "unet" or parameters.images == "nearest":
+        return []
+    own = {name: value for name, value in asdict(parameters).items() if name.startswith("unet_")}
+    return [{name.removeprefix("unet_"): value for name, value in own.items()}]
+
+
+def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
+    """Return the file of the UNet that `job` describes, trained on the real set."""
+    return train_unet(dataset, job)
+
+
+def distil(
+    dataset: DataSet,
+    network: Network,
+    ipcs: Sequence[int],
+    seed: int,
+    parameters: ModeGuidedDiffusion,
+    prepared: Sequence[Path],
+) -> dict[int, DistilledSet | DivergedError]:
+    """Draw, for every ipc, one image a mode, guided towards it; latents are shared by the sizes.
+
+    `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
+    its code, which moves the mean (`ddpm_step`) where the paper's equation 6 moves the noise.
+    """
+    if parameters.generator == "unet":
+        levels = len(parameters.unet_channels)
+        model = load_unet(next(iter(prepared), None), dataset, levels)
+    else:
+        model = load_dit(parameters.generator, dataset, parameters.class_ids)
+    found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
+    for label, members in enumerate(class_members(dataset)):
+        images = dataset.train.images[members]
+        with torch.no_grad():
+            latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
+        for ipc in ipcs:
+            centres = modes(latents, ipc, generator("modes", seed, ipc, label))
+            if parameters.images == "nearest":
+                centres = images[torch.cdist(centres.flatten(1), latents.flatten(1)).argmin(1)]
+            found[ipc].append(centres)
+    outcomes: dict[int, DistilledSet | DivergedError] = {}
+    for ipc in ipcs:
+        images = torch.cat(found[ipc])
+        if parameters.images == "generated":
+            images = _generate(model, images, ipc, seed, parameters)
+        outcomes[ipc] = finished(dataset, images, "mgd3", parameters, seed)
+        if not torch.isfinite(images).all():
+            advice = "choose less guidance or classifier_free_guidance"
+            outcomes[ipc] = DivergedError(parameters.steps, "a generated pixel", advice=advice)
+    return outcomes
+
+
+def modes(latents: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
+    """Return the `ipc` k-means centroids (ipc, c, h, w) of the latents (N, c, h, w) of a class."""
+    points = latents.flatten(1).cpu().numpy()
+    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
+        means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32).fit(points)
+    centres = torch.from_numpy(means.cluster_centers_).to(latents)
+    return centres.view(ipc, *latents.shape[1:])
+
+
+def _generate(
+    model: ImageGenerator,
+    targets: torch.Tensor,
+    ipc: int,
+    seed: int,
+    parameters: ModeGuidedDiffusion,
+) -> torch.Tensor:
+    """Return an image for each mode (ipc x C, c, h, w), grouped by class.
+
+    Each image has its own random stream, so it does not depend on its company in a chunk.
+    """
+    labels = synthetic_labels(len(model.class_ids), ipc)
+    streams = [
+        generator("mode guidance", seed, ipc, label, number % ipc)
+        for number, label in enumerate(labels.tolist())
+    ]
+    class_ids = torch.tensor(model.class_ids)[labels].to(targets.device)
+    images = []
+    for rows in torch.arange(len(labels)).split(model.chunk):
+        chunk = [streams[row] for row in rows]
+        latents = sample(model, targets[rows], class_ids[rows], chunk, parameters)
+        with torch.no_grad():
+            images.append(model.decode(latents))
+    return torch.cat(images)
+
+
+@torch.no_grad()
+def sample(
+    model: ImageGenerator,
+    targets: torch.Tensor,
+    class_ids: torch.Tensor,
+    streams: list[torch.Generator],
+    parameters: ModeGuidedDiffusion,
+) -> torch.Tensor:
+    """Return latents (N, c, h, w) drawn from the model, each guided towards its mode.
+
+    targets: the modes (N, c, h, w); class_ids: (N,); streams: one for each image.
+    The null class's half of classifier-free guidance shares the forward pass.
+    """
+    from diffusers.utils.torch_utils import randn_tensor
+
+    step, scheduler = STEPS[parameters.sampler], _scheduler(model, parameters)
+    scale = parameters.classifier_free_guidance
+    labels = torch.cat([class_ids, torch.full_like(class_ids, model.null_class)])
+    latents = randn_tensor(targets.shape, generator=streams, device=targets.device)
+    for left, t in zip(range(parameters.steps, 0, -1), scheduler.timesteps, strict=True):
+        conditional, free = model.noise(torch.cat([latents, latents]), t, labels).chunk(2)
+        noise = free + scale * (conditional - free)
+        guidance = parameters.guidance if left > parameters.stop else 0.0
+        latents = step(scheduler, noise, t, latents, targets, guidance, streams)
+    return latents
+
+
+def ddpm_step(
+    scheduler: Any,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    latents: torch.Tensor,
+    targets: torch.Tensor,
+    guidance: float,
+    streams: list[torch.Generator],
+) -> torch.Tensor:
+    """Return x_{t-1} = mean + guidance sigma_t (mode - x0) + sigma_t z.
+
+    x0 is the estimate from the noise after classifier-free guidance, as in the reference, where
+    both halves of the batch carry it.
+    """
+    made = scheduler.step(noise, t, latents, generator=streams)
+    kept, before = scheduler.alphas_cumprod[t], scheduler.previous_timestep(t)
+    kept_before = scheduler.alphas_cumprod[before] if before >= 0 else torch.tensor(1.0)
+    sigma = ((1 - kept_before) / (1 - kept) * (1 - kept / kept_before)).sqrt()
+    return made.prev_sample + guidance * sigma * (targets - made.pred_original_sample)
+
+
+def ddim_step(
+    scheduler: Any,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    latents: torch.Tensor,
+    targets: torch.Tensor,
+    guidance: float,
+    streams: list[torch.Generator],
+) -> torch.Tensor:
+    """Return the deterministic x_{t-1} from noise - sqrt(1 - alphabar_t) guidance (mode - x0)."""
+    estimate = scheduler.step(noise, t, latents).pred_original_sample
+    scale = guidance * (1 - scheduler.alphas_cumprod[t]).sqrt()
+    return scheduler.step(noise - scale * (targets - estimate), t, latents).prev_sample
+
+
+STEPS = {"ddpm": ddpm_step, "ddim": ddim_step}
+
+
+def _scheduler(model: ImageGenerator, parameters: ModeGuidedDiffusion) -> Any:
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+    kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[parameters.sampler]
+    own = {name: value for name, value in model.schedule.items() if not name.startswith("_")}
+    made = kind.from_config({**own, "variance_type": "fixed_small"})
+    made.set_timesteps(parameters.steps)
+    return made
