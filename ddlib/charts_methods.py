@@ -129,7 +129,14 @@ class _Marks:
         names, colours = list(self.colours), list(self.colours.values())
         shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
         dashes = [[5, 4] if name.lower() in CONTROLS else [1, 0] for name in names]
-        legend = alt.Legend(orient="top", title=None, symbolSize=90, symbolOpacity=1, columns=8)
+        legend = alt.Legend(
+            orient="top",
+            title=None,
+            columns=8,
+            symbolSize=90,
+            symbolOpacity=1,
+            symbolStrokeWidth=0,  # else the lines' dashes fray the symbols
+        )
         self.colour, self.shape, self.dash = (
             channel("method:N", scale=alt.Scale(domain=names, range=values), legend=shown)
             for channel, values, shown in (
@@ -168,9 +175,10 @@ def _errors(table: pd.DataFrame, bottom: float) -> pd.DataFrame:
 
 def _apart(front: pd.DataFrame) -> pd.DataFrame:
     """Return the points of the front that are far enough from each other to carry a label."""
-    heights, kept = np.log(front["error"]), []
-    for i, height in heights.sort_values().items():
-        if not kept or height - heights[kept[-1]] > 0.04 * np.ptp(heights):
+    places = np.log(front[["seconds", "error"]].astype(float))
+    places, kept = places / np.ptp(places, axis=0).replace(0, 1) / (0.1, 0.04), []
+    for i in front.sort_values("error").index:  # the best are labelled first
+        if not (np.abs(places.loc[kept] - places.loc[i]) < 1).all(axis=1).any():
             kept.append(i)
     return front.loc[kept]
 
