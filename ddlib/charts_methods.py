@@ -176,7 +176,8 @@ def _errors(table: pd.DataFrame, bottom: float) -> pd.DataFrame:
 def _apart(front: pd.DataFrame) -> pd.DataFrame:
     """Return the points of the front that are far enough from each other to carry a label."""
     places = np.log(front[["seconds", "error"]].astype(float))
-    places, kept = places / np.ptp(places, axis=0).replace(0, 1) / (0.1, 0.04), []
+    reach = np.ptp(places, axis=0) * [0.1, 0.04]  # a label is wider than high
+    places, kept = places / reach.replace(0, 1), []
     for i in front.sort_values("error").index:  # the best are labelled first
         if not (np.abs(places.loc[kept] - places.loc[i]) < 1).all(axis=1).any():
             kept.append(i)

@@ -230,41 +230,41 @@ def spread(trials: pd.DataFrame) -> pd.DataFrame:
     return found.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
 
 
-def agreement(trials: pd.DataFrame, draws: int = 2000, seed: int = 0) -> Agreement:
+def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
     """Test whether the methods come in the same order at every k, by Kendall's W of their means.
 
     Methods without a result at some k and seeds that are not complete are left out. p is the part
-    of `draws` in which methods shuffled within each seed, all k of a seed alike, agree as much:
-    what a seed shares over k is kept.
+    of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
+    Noise that a seed shares over k can make orders alike, too: read p beside `spread`, which says
+    whether there is more than noise.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
     missing = table.columns[table.isna().all()].get_level_values("method").unique()
     table = table.drop(columns=missing, level="method").dropna()
     methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
-    values = table.to_numpy().reshape(len(table), len(methods), len(ks)).swapaxes(1, 2)
-    for name, few in (("method", methods), ("size", ks), ("seed", table.index)):
-        if len(few) < 2:
-            reason = f"{len(few) or 'no'} {name} with a result everywhere"
-            return Agreement(np.nan, np.nan, methods, ks, reason)
-    generator, w = np.random.default_rng(seed), kendall_w(values.mean(axis=0))
-    shuffled = np.empty(draws)
-    for draw in range(draws):
-        order = generator.random((len(values), 1, len(methods))).argsort(axis=-1)
-        shuffled[draw] = kendall_w(np.take_along_axis(values, order, axis=-1).mean(axis=0))
+    few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
+    if few or table.empty:
+        reason = f"{few[0] if few else 'no seed'} with a result everywhere"
+        return Agreement(np.nan, np.nan, methods, ks, reason)
+    means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
+    w = kendall_w(means)
     if np.isnan(w):
         return Agreement(w, np.nan, methods, ks, "all methods reach the same accuracy at every k")
-    return Agreement(w, float((1 + (shuffled >= w - SAME).sum()) / (1 + draws)), methods, ks, "")
+    shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
+    shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
+    return Agreement(float(w), (1 + (shuffled >= w - SAME).sum()) / draws, methods, ks, "")
 
 
-def kendall_w(values: np.ndarray) -> float:
-    """Return Kendall's coefficient of concordance of K rankings of M items, values (K, M).
+def kendall_w(values: np.ndarray) -> np.ndarray:
+    """Return Kendall's coefficient of concordance of K rankings of M items, values (..., K, M).
 
     Equal values share their mean rank, with the usual correction; NaN where all are equal.
     """
     ranks = stats.rankdata(np.round(values, 12), axis=-1)  # equal but for rounding is equal
     ranks -= ranks.mean(axis=-1, keepdims=True)
-    most = len(ranks) * (ranks**2).sum()
-    return float((ranks.sum(axis=0) ** 2).sum() / most) if most else np.nan
+    most = ranks.shape[-2] * (ranks**2).sum(axis=(-2, -1))
+    agreed = (ranks.sum(axis=-2) ** 2).sum(axis=-1)
+    return np.divide(agreed, most, out=np.full(np.shape(most), np.nan), where=most > 0)
 
 
 def crossings(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -204,7 +204,9 @@ def _leader(row: Mapping) -> str:
     if not isinstance(row["runner_up"], str):
         return f"{text}, the only method."
     test = row["reason"] or f"Holm {_p(row['p_holm'])}"
-    text += f", {_number(row['difference'])} ahead of {row['runner_up']} ({test})"
+    by = f"{_number(row['difference'])} " if row["difference"] > 0 else ""
+    text += f", {'level with' if row['difference'] == 0 else f'{by}ahead of'} {row['runner_up']} "
+    text += f"({test})"
     if row["untold"]:
         return f"{text}; not told from the best: {listed(row['untold'], 'and')}."
     return f"{text}, told from every other method."
@@ -305,8 +307,7 @@ def _order(order: Agreement) -> str:
     alike = "more" if order.p <= LEVEL else "not more"
     return (
         f"Over {len(order.ks)} sizes the order of {listed(order.methods, 'and')} agrees with "
-        f"Kendall's W = {order.w:.2f} ({_p(order.p)}): {alike} than methods that were all alike "
-        f"would."
+        f"Kendall's W = {order.w:.2f} ({_p(order.p)}): {alike} than orders drawn at random would."
     )
 
 
