@@ -352,7 +352,8 @@ def _interchangeable(
         most = pairs[["low", "high"]].abs().max(axis=None)
         return (
             "So these trials do not tell the methods apart: they may be interchangeable, but "
-            f"differences up to {_number(most)} are not excluded."
+            f"differences up to {_number(most)} are not excluded"
+            f"{', and that one order holds over k hints at some' if order.p <= LEVEL else ''}."
         )
     against_it = [f"the method matters at k = {listed(told, 'and')}"] if len(told) else []
     if bent:

@@ -379,6 +379,19 @@ def test_methods_that_do_not_differ_may_be_interchangeable():
     assert f"they may be interchangeable, but differences up to {most:.3g} are not" in text
 
 
+def test_one_order_without_a_difference_at_any_size_is_a_hint():
+    table = trials({(m, k): [0.8, 0.9] for m in "ab" for k in range(10, 80, 10)})
+    learned = comparison.spread(table).assign(survives=False, reason="")
+    numbers = ["range", "noise", "icc", "p", "p_holm"]
+    order = comparison.Agreement(1.0, 0.02, ("a", "b"), (10, 20), "")
+    pairs = comparison.paired(table).assign(low=-0.03, high=0.05)
+    nothing = comparison.exponents({})
+    text = reading.surrogates(learned.assign(**dict.fromkeys(numbers, 0.5)), order, pairs, nothing)
+    assert text.endswith(
+        "up to 0.05 are not excluded, and that one order holds over k hints at some."
+    )
+
+
 def test_six_seeds_let_sign_flips_confirm():
     values = {("a", 10): np.full(6, 0.9), ("b", 10): 0.8 + np.arange(6) / 1000}
     text = everything(trials(values), references(0.99, 0.99), {})
