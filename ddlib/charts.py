@@ -19,8 +19,11 @@ METHOD_COLOURS = {
     "random": "#666666",
     "herding": "#009E73",
     "k_center": "#B0508C",
+    "dsa": "#E69F00",
+    "mtt": "#332288",
+    "mgd3": "#7A0019",
 }
-SPARE_COLOURS = ("#B98600", "#332288", "#44AA99", "#882255", "#56B4E9", "#999933")
+SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
 # Label, colour and dashes of each law; the law under test is the only black, solid line.
 LAWS = {
     "inverse_sqrt": ("a/√k + c", "#000000", (1, 0)),
@@ -31,6 +34,7 @@ LAWS = {
     "logarithmic": ("c − a·log k", "#7755BB", (10, 2, 2, 2, 2, 2)),
 }
 INK, FAINT = "#222222", "#5A5A5A"
+SIZE_TITLE = "distilled images in all, k (log scale)"
 # Complete, so that a dark JupyterLab theme cannot mix its own light ink in.
 CONFIG = {
     "background": "white",
@@ -116,7 +120,7 @@ def distilled_images(pictures: pd.DataFrame) -> alt.ConcatChart:
         blocks.append(
             alt.Chart(block, title=alt.Title(method, color=colour))
             .mark_image(width=side - 2, height=side - 2, smooth=False)
-            .encode(x.title(None), y, url="url:N", tooltip=_tips(["class_name:N", "k", "ipc"]))
+            .encode(x.title(None), y, url="url:N", tooltip=tips(["class_name:N", "k", "ipc"]))
             .properties(width=alt.Step(side), height=alt.Step(side))
         )
     title = alt.Title(
@@ -148,7 +152,7 @@ def gap_against_k(
         heading = alt.Title(method, color=colour, subtitle=_account(seeds, ends, axes.bottom))
         panels.append(
             alt.layer(*layers, _means(seeds, axes, colour))
-            .add_params(_zoom(i))
+            .add_params(zoom(i))
             .properties(width=WIDTH // columns - 60, height=250, title=heading)
         )
     title = alt.Title(
@@ -174,7 +178,7 @@ def rivals(
     rows = []
     for i, (method, colour) in enumerate(method_colours(gaps["method"]).items()):
         seeds, curve, fits = (t[t["method"] == method] for t in (gaps, curves, summary))
-        lines = alt.layer(_law_lines(curve, axes), _means(seeds, axes, INK)).add_params(_zoom(i))
+        lines = alt.layer(_law_lines(curve, axes), _means(seeds, axes, INK)).add_params(zoom(i))
         lines = lines.properties(width=340, height=190, title=alt.Title(method, color=colour))
         rows.append(alt.hconcat(lines, _evidence(fits), spacing=30))
     title = alt.Title(
@@ -203,28 +207,35 @@ def _log_axes(
     least = min([*seeds, *(floor for floor in floors if floor >= reach)], default=reach)
     bottom = max(least, reach) / 1.25
     ks = pd.concat([gaps["k"], curves["k"]]).astype(float)
-    digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
-    steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
     x_scale = alt.Scale(type="log", domain=[ks.min() / 1.15, ks.max() * 1.15], nice=False)
     y_scale = alt.Scale(type="log", domain=[bottom, top], nice=False)
-    x_axis = alt.Axis(values=sorted(gaps["k"].unique().tolist()), format="d", labelOverlap=True)
-    y_axis = alt.Axis(
-        values=[step for step in steps if bottom <= step <= top], format="~g", labelOverlap=True
-    )
+    y_axis = alt.Axis(values=log_ticks(bottom, top), format="~g", labelOverlap=True)
     return LogAxes(
-        alt.X("k:Q", scale=x_scale, axis=x_axis, title="distilled images in all, k (log scale)"),
+        alt.X("k:Q", scale=x_scale, axis=size_axis(gaps["k"]), title=SIZE_TITLE),
         alt.Y("gap:Q", scale=y_scale, axis=y_axis, title=f"{measure_title}, log scale"),
         bottom,
         top,
     )
 
 
-def _zoom(panel: int) -> alt.Parameter:
-    # Without a key the wheel must go on scrolling the page.
+def log_ticks(bottom: float, top: float) -> list[float]:
+    """Return round numbers from bottom to top that are spread out on a log axis."""
+    digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
+    steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
+    return [step for step in steps if bottom <= step <= top]
+
+
+def size_axis(ks: pd.Series) -> alt.Axis:
+    """Return an axis that labels the sizes k that were measured."""
+    return alt.Axis(values=sorted(ks.unique().tolist()), format="d", labelOverlap=True)
+
+
+def zoom(panel: int) -> alt.Parameter:
+    """Return the zoom of one panel, with the Ctrl key; without one the wheel scrolls the page."""
     return alt.selection_interval(name=f"zoom_{panel}", bind="scales", zoom="wheel![event.ctrlKey]")
 
 
-def _tips(fields: list[str]) -> list[alt.Tooltip]:
+def tips(fields: list[str]) -> list[alt.Tooltip]:
     """Show texts (marked :N) as they are, and numbers with four digits."""
     texts = [alt.Tooltip(field) for field in fields if field.endswith(":N")]
     numbers = [field for field in fields if not field.endswith(":N")]
@@ -237,7 +248,7 @@ def _mean(gaps: pd.DataFrame) -> pd.DataFrame:
 
 def _account(gaps: pd.DataFrame, floor: np.ndarray, bottom: float) -> list[str]:
     """Say what the panel cannot show: an interval, gaps below the axis, trials without a gap."""
-    value, low, high = (_number(end, ".2g") for end in floor)
+    value, low, high = (number(end, ".2g") for end in floor)
     where = "" if floor[0] >= bottom else ", below the axis"
     heading = f"floor {value} ({low} to {high}){where}"
     below, zero = (gaps["gap"] < bottom).sum(), (gaps["gap"] <= 0).sum()
@@ -255,9 +266,9 @@ def _points(table: pd.DataFrame, axes: LogAxes, shape: str, lift: float, **mark)
     below, edge = table["value"] < axes.bottom, axes.bottom * (axes.top / axes.bottom) ** lift
     table = table.assign(gap=table["value"].mask(below, edge), below=below)
     down = alt.when(alt.datum.below).then(alt.value("triangle-down"))
-    tips = _tips([*table.columns.intersection(["seed"]), "k", "value"])
+    shown = tips([*table.columns.intersection(["seed"]), "k", "value"])
     marks = alt.Chart(table).mark_point(clip=True, stroke="white", strokeWidth=0.6, **mark)
-    return marks.encode(axes.x, axes.y, shape=down.otherwise(alt.value(shape)), tooltip=tips)
+    return marks.encode(axes.x, axes.y, shape=down.otherwise(alt.value(shape)), tooltip=shown)
 
 
 def _means(gaps: pd.DataFrame, axes: LogAxes, colour: str) -> alt.Chart:
@@ -270,10 +281,9 @@ def _curve_with_band(curve: pd.DataFrame, axes: LogAxes, colour: str) -> list[al
     band = ends.assign(k=curve["k"], gap=ends["low"])[curve["high"] > 0]
     area = alt.Chart(band).mark_area(clip=True, color=colour, opacity=0.16)
     line = alt.Chart(curve[curve["gap"] > 0]).mark_line(clip=True, color=colour, strokeWidth=2)
-    tips = _tips(["k", "gap", "low", "high"])
     return [
         area.encode(axes.x, axes.y.stack(None), alt.Y2("high:Q")),
-        line.encode(axes.x, axes.y, tooltip=tips),
+        line.encode(axes.x, axes.y, tooltip=tips(["k", "gap", "low", "high"])),
     ]
 
 
@@ -296,7 +306,7 @@ def _law_lines(curves: pd.DataFrame, axes: LogAxes) -> alt.Chart:
         axes.y,
         alt.Color("label:N", scale=alt.Scale(domain=labels, range=colours), legend=legend),
         alt.StrokeDash("label:N", scale=alt.Scale(domain=labels, range=dashes), legend=legend),
-        tooltip=_tips(["label:N", "k", "gap"]),
+        tooltip=tips(["label:N", "k", "gap"]),
     )
 
 
@@ -322,7 +332,7 @@ def _evidence(summary: pd.DataFrame) -> alt.LayerChart:
             stroke=alt.Stroke("ink:N", scale=None),
             fill=alt.Fill("fill:N", scale=None),
             shape=alt.when(far).then(alt.value("triangle-right")).otherwise(alt.value("circle")),
-            tooltip=_tips(["label:N", "delta_aicc", "loo_error", "r2", "r2_null"]),
+            tooltip=tips(["label:N", "delta_aicc", "loo_error", "r2", "r2_null"]),
         ),
     ]
     for test, align, dx in ((far, "right", -9), (~far, "left", 9)):
@@ -347,11 +357,11 @@ def _evidence_table(summary: pd.DataFrame) -> pd.DataFrame:
         label=summary["law"].map(_labels()),
         shown=numbers["delta_aicc"].clip(upper=AICC_EDGE).fillna(0),
         far=numbers["delta_aicc"] > AICC_EDGE,
-        value=[_number(delta, ".1f", "no AICc") for delta in numbers["delta_aicc"]],
+        value=[number(delta, ".1f", "no AICc") for delta in numbers["delta_aicc"]],
         ink=ink,
         fill=ink.where(summary["identifiable"].astype(bool), "white"),
-        loo=[_number(error, "#.2g") for error in numbers["loo_error"]],
-        fit=[f"{_number(r2, '.3f')} ({_number(null, '.2f')})" for r2, null in pairs],
+        loo=[number(error, "#.2g") for error in numbers["loo_error"]],
+        fit=[f"{number(r2, '.3f')} ({number(null, '.2f')})" for r2, null in pairs],
     )
 
 
@@ -359,5 +369,6 @@ def _labels() -> dict[str, str]:
     return {law: label for law, (label, _, _) in LAWS.items()}
 
 
-def _number(value: float, pattern: str, missing: str = "–") -> str:
+def number(value: float, pattern: str, missing: str = "–") -> str:
+    """Return a number for people: a true minus sign, and a dash where there is none."""
     return missing if np.isnan(value) else format(value, pattern).replace("-", "−")

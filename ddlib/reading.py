@@ -1,8 +1,11 @@
-"""Sentences that say what fitted laws show, computed from the fits and never typed by hand."""
+"""Sentences that say what results show, computed from the results and never typed by hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import pandas as pd
+
+from ddlib.comparison import LEVEL, Agreement, against, crossings
 from ddlib.laws import LAWS, Fit, Interval, best
 
 SMALL_GAIN = 1e-4  # what one more image should still gain: an image in 10,000, or 1e-4 nats
@@ -60,6 +63,38 @@ def effort(steps: int, batch_size: int, count: int) -> Text:
     )
 
 
+def comparison(
+    pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame, baseline: str = "random"
+) -> "Text":
+    """Say which method gives most per image and per second, and what the tests can tell.
+
+    pairs, ranks, spent: the tables `paired`, `ranking` and `cost_table` of `ddlib.comparison`.
+    """
+    parts = {
+        "Per image": [*map(_leader, ranks.to_dict("records")), _tally(ranks)],
+        f"Against {baseline}": _over_baseline(against(pairs, baseline), baseline),
+        "Per second": [_rate(spent, baseline), _front(spent)],
+        "The tests": [_power(pairs)],
+    }
+    return Text("\n\n".join(f"**{head}**\n\n{_bullets(lines)}" for head, lines in parts.items()))
+
+
+def surrogates(
+    weights: pd.DataFrame, order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame
+) -> "Text":
+    """Say whether the learned methods behave as interchangeable surrogates of one objective.
+
+    weights, order: `spread` and `agreement` of the learned methods' trials; pairs, exponents: the
+    tables of those names, all of `ddlib.comparison`.
+    """
+    methods = set().union(*weights["methods"])
+    pairs = pairs[pairs["first"].isin(methods) & pairs["second"].isin(methods)]
+    swaps = crossings(pairs)
+    lines = [*map(_weight, weights.to_dict("records")), _order(order), _swaps(swaps)]
+    verdict = _interchangeable(weights, order, pairs, swaps, exponents)
+    return Text(f"{_bullets([*lines, _exponents(exponents)])}\n\n{verdict}")
+
+
 def between(interval: Interval) -> str:
     """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`."""
     if interval.low is None:
@@ -93,7 +128,7 @@ def _choice(fits: Mapping[str, Fit]) -> str:
     criterion = {"aicc": "AICc", "loo_error": "The leave-one-k-out error"}[choice.criterion]
     text = f"{criterion} prefers {LAWS[choice.law].formula}"
     if choice.rivals:
-        text += f", which cannot be told from {_listed(LAWS[law].formula for law in choice.rivals)}"
+        text += f", which cannot be told from {listed(LAWS[law].formula for law in choice.rivals)}"
     own = fits["inverse_sqrt"].aicc
     if choice.criterion == "aicc" and choice.law != "inverse_sqrt" and own is not None:
         behind = own - fits[choice.law].aicc
@@ -174,6 +209,191 @@ def _verdict(fits: Mapping[str, Fit]) -> str:
     return "So 1/√k survives: the exponent, AICc and R² all allow it."
 
 
-def _listed(names) -> str:
-    names = list(names)
-    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+def listed(names: Iterable, word: str = "or") -> str:
+    """Return names as a list in words: `a, b or c`."""
+    names = [str(name) for name in names]
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _of_row(row: Mapping, estimate: str) -> str:
+    """Return the estimate of a table's row with its interval, where it has one, in words."""
+    ends = [None if math.isnan(row[end]) else row[end] for end in ("low", "high")]
+    return between(Interval(row[estimate], *ends))
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
+def _leader(row: Mapping) -> str:
+    text = f"k = {row['k']}: {row['best']} with {_of_row(row, 'accuracy')}"
+    if not isinstance(row["runner_up"], str):
+        return f"{text}, the only method."
+    test = row["reason"] or f"Holm {_p(row['p_holm'])}"
+    by = f"{_number(row['difference'])} " if row["difference"] > 0 else ""
+    text += f", {'level with' if row['difference'] == 0 else f'{by}ahead of'} {row['runner_up']} "
+    text += f"({test})"
+    if row["untold"]:
+        return f"{text}; not told from the best: {listed(row['untold'], 'and')}."
+    return f"{text}, told from every other method."
+
+
+def _tally(ranks: pd.DataFrame) -> str:
+    counts: dict[str, int] = {}
+    for best_one, untold in zip(ranks["best"], ranks["untold"], strict=True):
+        for method in (best_one, *untold):
+            counts[method] = counts.get(method, 0) + 1
+    if not counts:
+        return "No method reached an accuracy."
+    ordered = sorted(counts, key=counts.get, reverse=True)
+    sizes = listed((f"{method} at {counts[method]}" for method in ordered), "and")
+    return f"Best, or not told from the best, of {len(ranks)} sizes: {sizes}."
+
+
+def _over_baseline(table: pd.DataFrame, baseline: str) -> list[str]:
+    if table.empty:
+        return [f"The study has no {baseline} beside another method, so nothing to compare with."]
+    up, told, untested = table["low"] > 0, table["survives"], table["reason"] != ""
+    down = table["high"] < 0
+    groups = {
+        "better": up & told,
+        "better before the correction only,": up & ~told,
+        "worse": down & told,
+        "worse before the correction only,": down & ~told,
+        "not told apart": ~(up | down | untested),
+        "not testable": untested,
+    }
+    lines = []
+    for method, rows in table.groupby("method", sort=False)["k"]:
+        places = {words: rows[where[rows.index]] for words, where in groups.items()}
+        found = [_at(words, ks) for words, ks in places.items() if len(ks)]
+        lines.append(f"{method}: {'; '.join(found)}.")
+    return lines
+
+
+def _at(what: str, ks: Iterable[int]) -> str:
+    return f"{what} at k = {listed(ks, 'and')}"
+
+
+def _rate(spent: pd.DataFrame, baseline: str) -> str:
+    known = spent.dropna(subset="gain_per_second")
+    if known.empty:
+        return f"No method's gain over {baseline} for a second of distillation is known."
+    top = known.loc[known["gain_per_second"].idxmax()]
+    return (
+        f"Most accuracy over {baseline} for a second of distillation: {top['method']} at k = "
+        f"{top['k']}, {_number(top['gain'])} in {_number(top['distil_seconds'])} s."
+    )
+
+
+def _front(spent: pd.DataFrame) -> str:
+    front = spent[spent["front"]].sort_values("seconds")
+    points = (
+        f"{row['method']} at k = {row['k']} ({_number(row['accuracy'])} in "
+        f"{_number(row['seconds'])} s)"
+        for row in front.to_dict("records")
+    )
+    text = "Not beaten in accuracy by anything as fast, distillation and one training together: "
+    return f"{text}{listed(points, 'and') or 'nothing with a known time'}."
+
+
+def _power(pairs: pd.DataFrame) -> str:
+    tested = pairs[pairs["reason"] == ""]
+    if tested.empty:
+        return "No comparison can be tested: that takes two methods, two seeds and some variance."
+    survivors, least = tested[tested["survives"]], 2.0 ** (1 - tested["n"].max())
+    text = (
+        f"{len(survivors)} of {len(tested)} comparisons survive Holm's correction, which asks "
+        f"p ≤ {LEVEL / len(tested):.2g} of the first. The t test takes the differences for normal"
+    )
+    if least > LEVEL:
+        return (
+            f"{text}; the sign-flip test does not, but with {tested['n'].max()} seeds its p cannot "
+            f"fall below {least:.3g}, so it can confirm nothing."
+        )
+    confirmed = (survivors["p_flip"] <= LEVEL).sum()
+    return f"{text}; the sign-flip test does not, and finds p ≤ {LEVEL} for {confirmed} of them."
+
+
+def _weight(row: Mapping) -> str:
+    if row["reason"]:
+        return f"k = {row['k']}: {row['reason']}."
+    ranks = "" if math.isnan(row["p_friedman"]) else f", Friedman {_p(row['p_friedman'])}"
+    return (
+        f"k = {row['k']}: {listed(row['methods'], 'and')} range over {_number(row['range'])}, the "
+        f"noise of a seed is {_number(row['noise'])}; the method explains "
+        f"{max(row['icc'], 0):.0%} of the variance within seeds (Holm {_p(row['p_holm'])}{ranks}), "
+        f"so {'it matters' if row['survives'] else 'it cannot be told to matter'}."
+    )
+
+
+def _order(order: Agreement) -> str:
+    if order.reason:
+        return f"Whether one order holds at every k is not testable: {order.reason}."
+    alike = "more" if order.p <= LEVEL else "not more"
+    return (
+        f"Over {len(order.ks)} sizes the order of {listed(order.methods, 'and')} agrees with "
+        f"Kendall's W = {order.w:.2f} ({_p(order.p)}): {alike} than orders drawn at random would."
+    )
+
+
+def _swaps(swaps: pd.DataFrame) -> str:
+    if swaps.empty:
+        return "No two methods change places beyond doubt."
+    return " ".join(
+        f"{row['first']} leads {row['second']} at k = {listed(row['first_leads'], 'and')} and "
+        f"trails it at k = {listed(row['second_leads'], 'and')}."
+        for row in swaps.to_dict("records")
+    )
+
+
+def _exponents(table: pd.DataFrame) -> str:
+    sound = table[table["reason"] == ""]
+    if sound.empty:
+        return "No two methods' exponents of a/k^b + c can be compared."
+    far = [
+        f"{row['first']} ({_number(row['b_first'])}) and {row['second']} "
+        f"({_number(row['b_second'])}) differ by {_of_row(row, 'difference')}"
+        for row in sound[sound["differs"]].to_dict("records")
+    ]
+    widest = (sound["high"] - sound["low"]).max()
+    text = f"The exponents b of a/k^b + c can be compared for {len(sound)} of {len(table)} pairs: "
+    none = f"none differ, within intervals up to {widest:.2g} wide"
+    return f"{text}{'; '.join(far) or none}."
+
+
+def _interchangeable(
+    weights: pd.DataFrame,
+    order: Agreement,
+    pairs: pd.DataFrame,
+    swaps: pd.DataFrame,
+    exponents: pd.DataFrame,
+) -> str:
+    """Weigh differences at each k, the order over k and the exponents; one is enough to reject."""
+    tested = weights[weights["reason"] == ""]
+    if tested.empty:
+        return "So whether the methods are interchangeable cannot be decided from these trials."
+    told, bent = tested.loc[tested["survives"], "k"], exponents["differs"].any()
+    if told.empty and not bent:
+        most = pairs[["low", "high"]].abs().max(axis=None)
+        return (
+            "So these trials do not tell the methods apart: they may be interchangeable, but "
+            f"differences up to {_number(most)} are not excluded"
+            f"{', and that one order holds over k hints at some' if order.p <= LEVEL else ''}."
+        )
+    against_it = [f"the method matters at k = {listed(told, 'and')}"] if len(told) else []
+    if bent:
+        against_it.append("their gaps fall with different exponents")
+    text = f"So the methods are not interchangeable: {listed(against_it, 'and')}."
+    if len(swaps):
+        return f"{text} Nor is one merely better than another: some change places with k."
+    if order.p <= LEVEL:
+        return (
+            f"{text} But one order holds over k, as it would if all served one objective with "
+            "unequal success."
+        )
+    return f"{text} Whether one order holds over k cannot be told."

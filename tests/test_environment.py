@@ -50,9 +50,10 @@ def test_profile_names_only_parameters_that_exist(path):
     assert settings.seeds >= 5
 
 
-def test_notebook_01_defaults_are_its_quick_profile():
-    [cell] = [c for c in code_cells(NOTEBOOKS[0]) if "parameters" in c.metadata.get("tags", [])]
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_defaults_of_a_notebook_are_its_quick_profile(path):
+    [cell] = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
     defaults = {}
     exec(compile(ast.parse(cell.source), "parameters", "exec"), {}, defaults)
-    quick = yaml.safe_load((ROOT / "parameters/scaling_law/quick.yaml").read_text())
+    quick = yaml.safe_load((ROOT / "parameters" / path.stem[3:] / "quick.yaml").read_text())
     assert read_settings(defaults) == read_settings(quick)

@@ -1,49 +1,18 @@
 """Notebook 01 as papermill runs it: what it leaves behind, and what it refuses."""
 
-from pathlib import Path
-
-import nbformat
 import pandas as pd
-import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from running import NOTEBOOKS, TINY, execute, outputs
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_scaling_law.ipynb"
-TINY = {
-    "data": {"name": "digits"},
-    "network": {"name": "mlp", "width": 16, "depth": 2},
-    "training": {"steps": 20, "batch_size": 64},
-    "methods": {
-        "random": {},
-        "dm": {"iterations": 2, "real_batch": 8, "learning_rate": {1: 1, 10: 10}},
-        "dc": {"iterations": 1, "real_batch": 8, "learning_rate": 1e30},
-    },
-    "k": [10, 20, 40, 80],
-    "seeds": 3,
-    "draws": 100,
-}
-
-
-def execute(folder: Path, cwd: Path | None = None, **parameters) -> nbformat.NotebookNode:
-    out = folder / "out.ipynb"
-    papermill.execute_notebook(NOTEBOOK, out, parameters, cwd=cwd, progress_bar=False)
-    return nbformat.read(out, 4)
+NOTEBOOK = NOTEBOOKS / "01_scaling_law.ipynb"
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    notebook = execute(folder, **TINY, results=str(folder / "results"), cache=str(folder / "cache"))
+    notebook = execute(NOTEBOOK, folder, **TINY, results=str(folder / "results"))
     return folder, notebook
-
-
-def outputs(notebook, kind):
-    return [
-        output["data"][kind]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if kind in output.get("data", {})
-    ]
 
 
 def test_it_leaves_figures_a_table_and_sentences(executed):
@@ -79,7 +48,7 @@ def test_what_failed_is_shown_as_failed(executed):
 def test_a_wrong_parameter_fails_before_anything_runs(tmp_path, wrong, sentence):
     given = {**TINY, "results": str(tmp_path / "results"), **wrong}
     with pytest.raises(PapermillExecutionError) as stopped:
-        execute(tmp_path, **given)
+        execute(NOTEBOOK, tmp_path, **given)
     assert sentence in str(stopped.value.evalue)
     assert not (tmp_path / "results").exists()
 
@@ -87,11 +56,5 @@ def test_a_wrong_parameter_fails_before_anything_runs(tmp_path, wrong, sentence)
 def test_it_runs_from_its_own_folder_as_jupyterlab_does(executed):
     folder, _ = executed
     before = (folder / "results" / "trials.parquet").read_bytes()
-    execute(
-        folder,
-        cwd=NOTEBOOK.parent,
-        **TINY,
-        results=str(folder / "results"),
-        cache=str(folder / "cache"),
-    )
+    execute(NOTEBOOK, folder, cwd=NOTEBOOKS, **TINY, results=str(folder / "results"))
     assert (folder / "results" / "trials.parquet").read_bytes() == before

@@ -1,0 +1,394 @@
+"""Methods compared under one protocol: differences within seeds, costs, scores, and agreement.
+
+All functions read the study's tidy tables. A seed shares initial weights, real batches and first
+images over methods, so methods are compared seed by seed. Accuracies and all that is made of them
+are fractions; evaluations of one distilled set are averaged first. What cannot be tested says why
+in a column `reason` and keeps its p-values empty (NaN).
+
+Letters: S seeds, M methods, K sizes.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ddlib.laws import SAME, Fits
+
+CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
+LEVEL = 0.05
+EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
+PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
+SPREAD = ["methods", "n", "range", "noise", "icc", "f", "p", "p_friedman", "reason"]
+
+
+class Agreement(NamedTuple):
+    """Whether the order of the methods is the same at every k; `reason` says why not tested."""
+
+    w: float  # Kendall's W over sizes: 0 no common order, 1 the same order at every k
+    p: float
+    methods: tuple[str, ...]
+    ks: tuple[int, ...]
+    reason: str
+
+
+def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracies, rows (k, seed), columns methods in order of appearance; NaN if failed."""
+    values = trials["accuracy"].where(trials["status"] == "ok")
+    table = values.groupby([trials["k"], trials["seed"], trials["method"]]).mean()
+    return table.unstack("method").reindex(columns=trials["method"].unique())
+
+
+def learned(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials of the methods that learn images: all but CONTROLS."""
+    return trials[~trials["method"].isin(CONTROLS)]
+
+
+def full_data(references: pd.DataFrame) -> pd.DataFrame:
+    """Return one row, n, accuracy, low, high: the networks trained on all data."""
+    names = ["n", "accuracy", "low", "high"]
+    return pd.DataFrame([_student(_full_by_seed(references))], columns=names)
+
+
+def accuracies(trials: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate accuracy and gap to full data with Student t intervals (95 %) over seeds.
+
+    Columns: method, ipc, k, seeds (asked for), n (that ended well), accuracy, low, high, gap,
+    gap_low, gap_high, one row for each method and k. The gap is taken seed by seed. Intervals are
+    NaN for one seed and where all seeds agree.
+    """
+    full, rows = _full_by_seed(references), []
+    by_size = seed_accuracies(trials)
+    for (method, ipc, k), group in trials.groupby(["method", "ipc", "k"], sort=False):
+        own = by_size[method].loc[k]
+        n, *accuracy = _student(own)
+        _, *gap = _student(full - own)
+        rows.append((method, ipc, k, group["seed"].nunique(), n, *accuracy, *gap))
+    names = ["accuracy", "low", "high", "gap", "gap_low", "gap_high"]
+    return pd.DataFrame(rows, columns=["method", "ipc", "k", "seeds", "n", *names])
+
+
+def paired(trials: pd.DataFrame) -> pd.DataFrame:
+    """Compare each pair of methods at each k, seed by seed: first minus second.
+
+    Columns: k, first, second, n (seeds of both), difference with its Student t interval (95 %),
+    p (two-sided paired t test), p_flip (exact sign-flip permutation test), reason, p_holm,
+    survives. Holm's correction (1979) covers every testable row, because the pairs worth reading
+    (the best and its runner-up) are chosen after the fact. It corrects the t test: with S seeds
+    the least p_flip is 2^(1-S), which no correction can bring below 5 % for few seeds.
+    """
+    rows = [
+        (k, first, second, *_compare(table[first] - table[second]))
+        for k, table in _sizes(seed_accuracies(trials))
+        for first, second in combinations(table.columns, 2)
+    ]
+    pairs = pd.DataFrame(rows, columns=["k", "first", "second", *PAIR])
+    p_holm = holm(pairs["p"])
+    return pairs.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
+
+
+def against(pairs: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
+    """Return the rows of `paired` that involve `baseline`, as method minus baseline.
+
+    Columns: k, method, then as in `paired`; no rows where the study has no such method.
+    """
+    ahead = pairs[pairs["first"] == baseline]
+    mirrored = {"difference": -ahead["difference"], "low": -ahead["high"], "high": -ahead["low"]}
+    ahead = ahead.assign(**mirrored, first=ahead["second"])
+    both = pd.concat([pairs[pairs["second"] == baseline], ahead]).sort_index()
+    return both.drop(columns="second").rename(columns={"first": "method"}).reset_index(drop=True)
+
+
+def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the best method at each k, and whether it can be told from the others.
+
+    table: see `accuracies`; pairs: see `paired`. Columns: k, best, accuracy, low, high, runner_up,
+    difference, p_holm, survives, reason (of best against runner-up), untold (the methods whose
+    difference from the best does not survive the correction).
+    """
+    rows = []
+    for k, size in table.dropna(subset="accuracy").groupby("k"):
+        size = size.sort_values("accuracy", ascending=False, kind="stable")
+        best = size.iloc[0]
+        row = {"k": k, "best": best["method"], **best[["accuracy", "low", "high"]]}
+        others = against(pairs[pairs["k"] == k], best["method"]).set_index("method")
+        others = others.loc[size["method"].iloc[1:]]
+        if len(others):
+            second = others.iloc[0]
+            row |= {"runner_up": second.name, "difference": -second["difference"]}
+            row |= second[["p_holm", "survives", "reason"]]
+        rows.append(row | {"untold": tuple(others.index[~others["survives"].astype(bool)])})
+    names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
+    return pd.DataFrame(rows, columns=[*names, "p_holm", "survives", "reason", "untold"])
+
+
+def cost_table(
+    costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame, baseline: str = "random"
+) -> pd.DataFrame:
+    """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
+
+    costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
+    distil_seconds, train_seconds, seconds (both), gain (accuracy over `baseline` at the same k),
+    gain_per_second (of distillation; NaN for the baseline, which distils nothing), front (see
+    `front`). Training is that of one network, test included; as every method trains the same
+    network for the same steps on k images, it is the mean over the methods.
+    """
+    spent = costs.reindex(columns=["method", "ipc", "distil_seconds", "evaluate_seconds"])
+    spent = spent.astype({"distil_seconds": float, "evaluate_seconds": float})
+    networks = trials["evaluation"].max() + 1
+    train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
+    distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()
+    found = table[["method", "ipc", "k", "accuracy"]].merge(distil, how="left")
+    base = found[found["method"] == baseline].set_index("k")["accuracy"]
+    gain = found["accuracy"] - found["k"].map(base).astype(float)
+    found = found.assign(train_seconds=found["ipc"].map(train).astype(float))
+    seconds = found["distil_seconds"] + found["train_seconds"]
+    return found.assign(
+        seconds=seconds,
+        gain=gain,
+        gain_per_second=(gain / found["distil_seconds"]).where(found["method"] != baseline),
+        front=front(seconds, found["accuracy"]),
+    )
+
+
+def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
+    """Say which points no other beats: at most as many seconds, at least the accuracy, not equal.
+
+    Points without a number are never on the front.
+    """
+    cost, value = seconds.to_numpy(float), accuracy.to_numpy(float)
+    as_good = (cost[:, None] <= cost) & (value[:, None] >= value)  # (beats, beaten)
+    better = as_good & ~as_good.T
+    known = ~np.isnan(cost) & ~np.isnan(value)
+    return pd.Series(known & ~better.any(axis=0), index=seconds.index)
+
+
+def label_robust_score(full, synthetic, random, weight: float = 0.5):
+    """Return DD-Ranking's LRS in [0, 1] of accuracies in [0, 1], numbers or Series.
+
+    full: on all data with hard labels; synthetic, random: under one protocol, with hard labels as
+    here. alpha = w IOR - (1 - w) HLR, LRS = (e^alpha - e^-1) / (e - e^-1), IOR = synthetic -
+    random, HLR = full - synthetic. Raises ValueError for accuracies in percent, which would push
+    the score out of [0, 1].
+
+    Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
+    """
+    _check_fractions(full, synthetic, random)
+    return _robust_score(weight * (synthetic - random) - (1 - weight) * (full - synthetic))
+
+
+def augmentation_robust_score(
+    synthetic, random, plain_synthetic, plain_random, weight: float = 0.5
+):
+    """Return DD-Ranking's ARS in [0, 1] of accuracies in [0, 1], numbers or Series.
+
+    synthetic, random: evaluated with augmentation; plain_synthetic, plain_random: without. beta =
+    w (synthetic - random) + (1 - w) (plain_synthetic - plain_random), scored as in LRS. One study
+    evaluates one way, so it takes the `accuracies` of two studies that differ in `training:
+    augmentation` alone, indexed by method and k.
+
+    Source: as `label_robust_score`.
+    """
+    _check_fractions(synthetic, random, plain_synthetic, plain_random)
+    plain = plain_synthetic - plain_random
+    return _robust_score(weight * (synthetic - random) + (1 - weight) * plain)
+
+
+def dd_ranking(
+    table: pd.DataFrame, full: pd.DataFrame, baseline: str = "random", weight: float = 0.5
+) -> pd.DataFrame:
+    """Tabulate HLR, IOR and LRS (fractions) of `accuracies` and `full_data`; NaN without baseline.
+
+    Columns: method, ipc, k, hlr, ior, lrs.
+    """
+    base = table[table["method"] == baseline].set_index("k")["accuracy"]
+    random, whole = table["k"].map(base).astype(float), float(full["accuracy"].iloc[0])
+    return table[["method", "ipc", "k"]].assign(
+        hlr=whole - table["accuracy"],
+        ior=table["accuracy"] - random,
+        lrs=label_robust_score(whole, table["accuracy"], random, weight),
+    )
+
+
+def spread(trials: pd.DataFrame) -> pd.DataFrame:
+    """Weigh, at each k, the differences between methods against the noise of the seeds.
+
+    Two-way analysis of variance with seeds as blocks, over seeds that all methods finished.
+    Columns: k, methods (names), n, range (of the methods' means), noise (standard deviation of
+    one accuracy once method and seed are taken out), icc, f and p (of F = MS methods / MS noise),
+    p_friedman (ranks; three methods or more), reason, p_holm (over k), survives. The intraclass
+    correlation, (MSm - MSe) / (MSm + (S - 1) MSe), is the share of the variance within seeds that
+    the methods explain (Shrout & Fleiss 1979, ICC(3,1), methods in the place of targets): near
+    0, any method does as well as another; near 1, the method decides.
+    """
+    rows = [(k, *_two_way(table)) for k, table in _sizes(seed_accuracies(trials))]
+    found = pd.DataFrame(rows, columns=["k", *SPREAD])
+    p_holm = holm(found["p"])
+    return found.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
+
+
+def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
+    """Test whether the methods come in the same order at every k, by Kendall's W of their means.
+
+    Methods without a result at some k and seeds that are not complete are left out. p is the part
+    of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
+    Noise that a seed shares over k can make orders alike, too: read p beside `spread`, which says
+    whether there is more than noise.
+    """
+    table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
+    missing = table.columns[table.isna().all()].get_level_values("method").unique()
+    table = table.drop(columns=missing, level="method").dropna()
+    methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
+    few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
+    if few or table.empty:
+        reason = f"{few[0] if few else 'no seed'} with a result everywhere"
+        return Agreement(np.nan, np.nan, methods, ks, reason)
+    means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
+    w = kendall_w(means)
+    if np.isnan(w):
+        return Agreement(w, np.nan, methods, ks, "all methods reach the same accuracy at every k")
+    shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
+    shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
+    return Agreement(float(w), (1 + (shuffled >= w - SAME).sum()) / draws, methods, ks, "")
+
+
+def kendall_w(values: np.ndarray) -> np.ndarray:
+    """Return Kendall's coefficient of concordance of K rankings of M items, values (..., K, M).
+
+    Equal values share their mean rank, with the usual correction; NaN where all are equal.
+    """
+    ranks = stats.rankdata(np.round(values, 12), axis=-1)  # equal but for rounding is equal
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    most = ranks.shape[-2] * (ranks**2).sum(axis=(-2, -1))
+    agreed = (ranks.sum(axis=-2) ** 2).sum(axis=-1)
+    return np.divide(agreed, most, out=np.full(np.shape(most), np.nan), where=most > 0)
+
+
+def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of `paired` that change places: each leads at some k, beyond doubt.
+
+    Columns: first, second, first_leads and second_leads (tuples of k), of differences that survive
+    the correction.
+    """
+    told, rows = pairs[pairs["survives"]], []
+    for names, group in told.groupby(["first", "second"], sort=False):
+        leads = [tuple(group.loc[sign * group["difference"] > 0, "k"]) for sign in (1, -1)]
+        if all(leads):
+            rows.append((*names, *leads))
+    return pd.DataFrame(rows, columns=["first", "second", "first_leads", "second_leads"])
+
+
+def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
+    """Compare the fitted exponents b of a k^-b + c of each pair of methods, controls left out.
+
+    fits_by_method: see `ddlib.laws.fit_table`, whose draws give all methods the same weights of
+    the seeds, so that differences of draws are within seeds too. Columns: first, second, b_first,
+    b_second, difference, low, high, differs, reason. The intervals hold together with 95 %
+    (Bonferroni over the pairs that can be compared).
+    """
+    fits = {name: each["free_exponent"] for name, each in fits_by_method.items()}
+    names = [name for name in fits if name not in CONTROLS]
+    sound = sum(fits[name].identifiable for name in names)
+    tail = LEVEL / max(sound * (sound - 1), 1)  # of the sound * (sound - 1) / 2 pairs, each side
+    rows = []
+    for pair in combinations(names, 2):
+        vague = [f"{name}: {fits[name].reason}" for name in pair if not fits[name].identifiable]
+        b = [fits[name].parameters["b"].estimate if fits[name].fitted else np.nan for name in pair]
+        low = high = np.nan
+        if not vague:
+            draws = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
+            low, high = np.quantile(draws, [tail, 1 - tail])
+        differs = bool(low > 0 or high < 0)
+        rows.append((*pair, *b, b[0] - b[1], low, high, differs, "; ".join(vague)))
+    names = ["first", "second", "b_first", "b_second", "difference", "low", "high", "differs"]
+    return pd.DataFrame(rows, columns=[*names, "reason"])
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """Return p-values adjusted for the family of all that are not NaN (Holm 1979)."""
+    tested = p.dropna().sort_values()
+    factors = np.arange(len(tested), 0, -1)
+    return (tested * factors).cummax().clip(upper=1.0).reindex(p.index)
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """Return the two-sided p of a mean of n differences if their signs were coin flips.
+
+    All 2^n flips are counted up to n = EXACT; beyond, 2^EXACT are drawn, the observed among them.
+    """
+    n = len(differences)
+    if n <= EXACT:
+        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    else:
+        signs = np.random.default_rng(0).choice([-1, 1], (2**EXACT, n))
+        signs[0] = 1
+    sums = np.abs(signs @ differences)
+    return float((sums >= sums[0] - SAME * np.abs(differences).sum()).mean())
+
+
+def _full_by_seed(references: pd.DataFrame) -> pd.Series:
+    return references["accuracy"].groupby(references["seed"]).mean()
+
+
+def _sizes(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Yield each k with its accuracies (S, M), rows seeds."""
+    for k in table.index.unique("k"):
+        yield k, table.loc[k]
+
+
+def _student(values: pd.Series) -> tuple[int, float, float, float]:
+    """Return n, mean and its 95 % interval; NaN ends where the seeds show no variance."""
+    values = values.dropna()
+    n, mean = len(values), values.mean()
+    if n < 2 or np.ptp(values) <= SAME:
+        return n, mean, np.nan, np.nan
+    half = stats.t.ppf(1 - LEVEL / 2, n - 1) * values.std() / np.sqrt(n)
+    return n, mean, mean - half, mean + half
+
+
+def _compare(differences: pd.Series) -> tuple:
+    """Return the values of PAIR for the differences of two methods, one a seed."""
+    values = differences.dropna().to_numpy()
+    n, mean, low, high = _student(differences)
+    if n < 2:
+        reason = "one seed" if n else "no seed in common"
+        return n, mean, low, high, np.nan, np.nan, f"not testable: {reason}"
+    p_flip = sign_flip(values)
+    if np.isnan(low):
+        reason = "not testable: the same difference in every seed"
+        return n, mean, low, high, np.nan, p_flip, reason
+    return n, mean, low, high, float(stats.ttest_1samp(values, 0).pvalue), p_flip, ""
+
+
+def _two_way(table: pd.DataFrame) -> tuple:
+    """Return the values of SPREAD for accuracies (S, M)."""
+    table = table.dropna(axis=1, how="all").dropna()
+    (n, m), names = table.shape, tuple(table.columns)
+    nothing = [np.nan] * 6
+    if m < 2 or n < 2:
+        few = f"{m} method{'s' * (m != 1)}" if m < 2 else f"{n} seed{'s' * (n != 1)}"
+        return names, n, *nothing, f"not testable: {few}"
+    values = table.to_numpy()
+    means = values.mean(axis=0)
+    rest = values - means - values.mean(axis=1, keepdims=True) + values.mean()
+    methods, error = n * means.var(ddof=1), (rest**2).sum() / ((n - 1) * (m - 1))
+    if error <= SAME**2:
+        reason = "not testable: the same differences in every seed"
+        return names, n, np.ptp(means), 0.0, *nothing[:4], reason
+    f, icc = methods / error, (methods - error) / (methods + (n - 1) * error)
+    p = stats.f.sf(f, m - 1, (n - 1) * (m - 1))
+    friedman = float(stats.friedmanchisquare(*values.T).pvalue) if m > 2 else np.nan
+    return names, n, np.ptp(means), np.sqrt(error), icc, f, float(p), friedman, ""
+
+
+def _check_fractions(*accuracies) -> None:
+    for accuracy in accuracies:
+        if np.any(np.asarray(accuracy) > 1) or np.any(np.asarray(accuracy) < 0):
+            raise ValueError("accuracies must be fractions from 0 to 1; divide percents by 100")
+
+
+def _robust_score(advantage):
+    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))

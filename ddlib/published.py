@@ -1,0 +1,128 @@
+"""Accuracies that papers published beside those of a study, and how the settings differ.
+
+published.csv holds one row a figure, fractions; tag "paper" is read in a paper's table,
+"unverified" is quoted from memory or second hand; epochs and augmentation are those of the
+evaluation, empty where it is not stated; row "all data" is the network trained on all of D.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ddlib.reading import Text, listed
+
+TABLE = Path(__file__).with_suffix(".csv")
+# How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.
+RECIPE = {
+    "batch_size": 256,
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+}
+WHOLE = ["ipc", "width", "depth", "epochs"]
+
+
+def read() -> pd.DataFrame:
+    """Return every published figure: data, method, ipc, accuracy, deviation, tag and setting."""
+    return pd.read_csv(TABLE).astype(dict.fromkeys(WHOLE, "Int64"))
+
+
+def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
+    """Join a study's accuracies with the figures published for the same data, method and ipc.
+
+    table, full: see `comparison.accuracies` and `comparison.full_data`; data: the data set's name.
+    Columns: method, ipc, k, accuracy, published, deviation, difference (ours minus published),
+    tag, network, width, depth, epochs, steps (of SGD, at the reference's batch size),
+    augmentation, note. No rows where nothing was published.
+    """
+    names = ["method", "ipc", "k", "accuracy"]
+    ours = pd.concat([table[names], full[["accuracy"]].assign(method="all data")])
+    ours = ours.astype({"ipc": "Int64", "k": "Int64"})
+    theirs = read().query("data == @data").drop(columns="data")
+    theirs = theirs.rename(columns={"accuracy": "published"})
+    found = ours.merge(theirs, on=["method", "ipc"])
+    found.insert(6, "difference", found["accuracy"] - found["published"])
+    batches = np.ceil(found["k"].astype(float) / RECIPE["batch_size"])
+    steps = (found["epochs"].astype(float) * batches).astype("Int64")
+    found.insert(found.columns.get_loc("epochs") + 1, "steps", steps)
+    return found
+
+
+def differences(plan: Any, found: pd.DataFrame) -> Text:
+    """Say how a study's setting differs from that of the figures that stand beside its own.
+
+    plan: the study's `Plan`; found: see `beside`. What is compared: data, network, training,
+    evaluation, and each method's parameters against their defaults, which are the papers'.
+    """
+    if found.empty:
+        return Text(f"Nothing is published for {plan.dataset.name} at these methods and sizes.")
+    points = [*_data(plan), *_network(plan, found), *_training(plan, found), *_methods(plan, found)]
+    notes = found.dropna(subset="note").groupby("note", sort=False)["method"].unique()
+    points += [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
+    if unverified := sorted(set(found.loc[found["tag"] == "unverified", "method"])):
+        points.append(f"not verified in the paper itself: {listed(unverified, 'and')}")
+    lines = "".join(f"\n- {point}" for point in points)
+    return Text(
+        f"The figures differ from ours in setting:\n{lines}" if points else "No difference."
+    )
+
+
+def _data(plan: Any) -> list[str]:
+    options = json.loads(plan.context.data)
+    changed = {name: options.get(name) for name in ("classes", "per_class", "image_size")}
+    kept = [f"{name} = {value}" for name, value in changed.items() if value is not None]
+    return [f"data: {', '.join(kept)}, where the papers take all"] if kept else []
+
+
+def _network(plan: Any, found: pd.DataFrame) -> list[str]:
+    own = _described(json.loads(plan.context.network))
+    theirs = found[["network", "width", "depth"]].drop_duplicates()
+    theirs = [
+        _described({"name": name, "width": w, "depth": d}) for name, w, d in theirs.to_numpy()
+    ]
+    other = [text for text in theirs if text != own]
+    return [f"network: {own}, where the papers take {listed(other)}"] if other else []
+
+
+def _described(network: dict[str, Any]) -> str:
+    options = [f"{name} {value}" for name, value in network.items() if name != "name"]
+    return " ".join([network["name"], *(text for text in options if not text.endswith("<NA>"))])
+
+
+def _training(plan: Any, found: pd.DataFrame) -> list[str]:
+    recipe = asdict(plan.recipe)
+    points = [
+        f"{name} = {recipe[name]}, where the papers take {value}"
+        for name, value in RECIPE.items()
+        if recipe[name] != value
+    ]
+    steps = found["steps"].dropna()
+    if len(steps) and not (steps == recipe["steps"]).all():
+        theirs = " to ".join(f"{step:,}" for step in sorted({steps.min(), steps.max()}))
+        points.append(
+            f"{recipe['steps']} steps of training at every k, where the papers' take {theirs}"
+        )
+    for name, rows in found.groupby("augmentation", sort=False):
+        if name != recipe["augmentation"]:
+            methods = listed(rows["method"].unique(), "and")
+            theirs = "one of their own" if name == "other" else name
+            points.append(f"augmentation {recipe['augmentation']}, where {methods} had {theirs}")
+    return points
+
+
+def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
+    points = []
+    for method, parameters in plan.parameters.items():
+        default, own = asdict(type(parameters)()), asdict(parameters)
+        changed = [f"{name} {own[name]} (papers: {default[name]})" for name in own]
+        changed = [
+            text for name, text in zip(own, changed, strict=True) if own[name] != default[name]
+        ]
+        if changed and method in set(found["method"]):
+            points.append(f"{method}: {', '.join(changed)}")
+    return points

@@ -1,0 +1,55 @@
+"""Notebook 02 as papermill runs it: with a method that fails, and with little to compare."""
+
+import pandas as pd
+import pytest
+from running import NOTEBOOKS, TINY, execute, outputs
+
+from ddlib.page import write_page
+
+NOTEBOOK = NOTEBOOKS / "02_methods.ipynb"
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    notebook = execute(NOTEBOOK, folder, **TINY, results=str(folder / "results"))
+    return folder, notebook
+
+
+def test_it_leaves_figures_tables_and_sentences(executed):
+    folder, notebook = executed
+    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 4
+    assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 3 * 4 * 3
+    comparison, surrogates, published = outputs(notebook, "text/markdown")
+    assert comparison.count("\n- k = ") == 4
+    assert "\n- dm: " in comparison
+    # dc failed everywhere, so dm is alone
+    assert "- k = 10: not testable: 1 method." in surrogates
+    assert "cannot be decided from these trials" in surrogates
+    assert published == "Nothing is published for digits at these methods and sizes."
+    assert not any("nan" in text for text in (comparison, surrogates))
+
+
+def test_what_failed_is_shown_as_failed(executed):
+    _, notebook = executed
+    assert notebook.cells[-1]["outputs"][0]["data"]["text/plain"].count("diverged") == 12
+    chart = outputs(notebook, "application/vnd.vegalite.v5+json")[0]
+    assert "No accuracy: dc at k = 10, dc at k = 20" in " ".join(chart["title"]["subtitle"])
+
+
+def test_it_becomes_a_page(executed):
+    folder, _ = executed
+    write_page(folder / "out.ipynb", folder / "out.html")
+    page = (folder / "out.html").read_text()
+    assert "<title>Which distillation method gives most" in page
+    assert page.count('<figure class="chart">') == 4
+
+
+def test_one_method_and_one_seed_are_no_error(tmp_path):
+    lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [10], "seeds": 1}
+    notebook = execute(NOTEBOOK, tmp_path, **lonely, results=str(tmp_path / "results"))
+    comparison, surrogates, _ = outputs(notebook, "text/markdown")
+    assert "the only method" in comparison
+    assert "no random beside another method" in comparison
+    assert "No comparison can be tested" in comparison
+    assert "cannot be decided" in surrogates

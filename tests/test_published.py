@@ -1,0 +1,117 @@
+"""The published figures are well formed, and stand beside ours with the settings that differ."""
+
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from ddlib import published
+from ddlib.methods import METHODS
+from ddlib.parameters import Parameters, setting
+from ddlib.training import Recipe
+
+REFERENCE = Recipe(steps=1000, batch_size=256, schedule="step", augmentation="dsa")
+
+
+@dataclass(frozen=True)
+class Matching(Parameters):
+    iterations: int = setting(20000)
+    real_batch: int = setting(256)
+
+
+@dataclass
+class Plan:
+    """What `differences` reads of a study's plan."""
+
+    recipe: Recipe = REFERENCE
+    parameters: dict = field(default_factory=lambda: {"dm": Matching()})
+    network: dict = field(default_factory=lambda: {"name": "convnet", "width": 128, "depth": 3})
+    options: dict = field(default_factory=lambda: {"name": "cifar10", "classes": None})
+
+    @property
+    def context(self):
+        return SimpleNamespace(network=json.dumps(self.network), data=json.dumps(self.options))
+
+    @property
+    def dataset(self):
+        return SimpleNamespace(name=self.options["name"])
+
+
+@pytest.fixture
+def ours() -> pd.DataFrame:
+    rows = [("dm", 1, 10, 0.2), ("dm", 10, 100, 0.4), ("dm", 2, 20, 0.3), ("mine", 1, 10, 0.1)]
+    return pd.DataFrame(rows, columns=["method", "ipc", "k", "accuracy"])
+
+
+FULL = pd.DataFrame({"accuracy": [0.8]})
+
+
+def test_every_figure_is_a_fraction_with_a_tag_and_stands_once():
+    table = published.read()
+    assert table["accuracy"].between(0.01, 1).all()
+    assert (table["deviation"].dropna() < 0.05).all()
+    assert set(table["tag"]) == {"paper", "unverified"}
+    assert not table.duplicated(["data", "method", "ipc"]).any()
+    assert set(METHODS) <= set(table["method"])
+    assert (table["ipc"].isna() == (table["method"] == "all data")).all()
+    assert table.loc[table["ipc"].isna(), "data"].tolist() == list(table["data"].unique())
+
+
+def test_figures_join_at_equal_data_method_and_ipc(ours):
+    found = published.beside(ours, FULL, "cifar10")
+    # PAD's table: DM 26.0 and 48.9 at 1 and 10 images a class, 84.8 for all of CIFAR-10
+    assert found["method"].tolist() == ["dm", "dm", "all data"]
+    assert found["published"].tolist() == [0.26, 0.489, 0.848]
+    assert found["difference"].tolist() == pytest.approx([-0.06, -0.089, -0.048])
+    # 1000 epochs of one batch of 256 each
+    assert found["steps"].tolist() == [1000, 1000, pd.NA]
+    assert published.beside(ours, FULL, "digits").empty
+
+
+def test_steps_count_the_batches_of_an_epoch(ours):
+    large = ours.assign(ipc=50, k=500).head(1)
+    assert published.beside(large, FULL, "cifar10")["steps"].iloc[0] == 2000
+
+
+def test_equal_settings_have_no_difference(ours):
+    found = published.beside(ours, FULL, "cifar10")
+    assert published.differences(Plan(), found) == "No difference."
+
+
+def test_every_difference_of_setting_is_told(ours):
+    plan = Plan(
+        recipe=Recipe(steps=300, batch_size=64, learning_rate=0.03),
+        parameters={"dm": Matching(iterations=100), "random": Parameters()},
+        network={"name": "convnet", "width": 32, "depth": 3},
+        options={"name": "cifar10", "classes": ["cat", "dog"], "per_class": None},
+    )
+    text = published.differences(plan, published.beside(ours, FULL, "cifar10"))
+    for point in (
+        "- data: classes = ['cat', 'dog'], where the papers take all",
+        "- network: convnet width 32 depth 3, where the papers take convnet width 128 depth 3",
+        "- batch_size = 64, where the papers take 256",
+        "- learning_rate = 0.03, where the papers take 0.01",
+        "- schedule = cosine, where the papers take step",
+        "- 300 steps of training at every k, where the papers' take 1,000",
+        "- augmentation none, where dm had dsa",
+        "- dm: iterations 100 (papers: 20000)",
+    ):
+        assert f"{point}\n" in f"{text}\n"
+    assert "real_batch" not in text
+
+
+def test_notes_and_doubts_are_told():
+    ours = pd.DataFrame({"method": ["mtt", "dm"], "ipc": 1, "k": 10, "accuracy": 0.3})
+    text = published.differences(Plan(), published.beside(ours, FULL, "cifar10"))
+    assert "- published for mtt: best of many test evaluations, ZCA" in text
+    plan = Plan(options={"name": "mnist"})
+    text = published.differences(plan, published.beside(ours, FULL, "mnist"))
+    assert "- not verified in the paper itself: all data and dm" in text
+
+
+def test_nothing_published_is_said(ours):
+    plan = Plan(options={"name": "digits"})
+    found = published.beside(ours, FULL, "digits")
+    assert published.differences(plan, found).startswith("Nothing is published for digits")
