@@ -131,13 +131,15 @@ def cost_table(
     """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
 
     costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
-    distil_seconds, train_seconds, seconds (both), gain (accuracy over `baseline` at the same k),
-    gain_per_second (of distillation; NaN for the baseline, which distils nothing), front (see
-    `front`). Training is that of one network, test included; as every method trains the same
-    network for the same steps on k images, it is the mean over the methods.
+    distil_seconds (of one set on its own, so with all that its method makes once for many),
+    train_seconds, seconds (both), gain (accuracy over `baseline` at the same k), gain_per_second
+    (of distillation; NaN for the baseline, which distils nothing), front (see `front`). Training
+    is that of one network, test included; as every method trains the same network for the same
+    steps on k images, it is the mean over the methods.
     """
-    spent = costs.reindex(columns=["method", "ipc", "distil_seconds", "evaluate_seconds"])
-    spent = spent.astype({"distil_seconds": float, "evaluate_seconds": float})
+    names = ["prepare_seconds", "distil_seconds", "evaluate_seconds"]
+    spent = costs.reindex(columns=["method", "ipc", *names]).astype(dict.fromkeys(names, float))
+    spent["distil_seconds"] += spent["prepare_seconds"].fillna(0)
     networks = trials["evaluation"].max() + 1
     train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
     distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()

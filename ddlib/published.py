@@ -80,7 +80,8 @@ def _data(plan: Any) -> list[str]:
 
 
 def _network(plan: Any, found: pd.DataFrame) -> list[str]:
-    own = _described(json.loads(plan.context.network))
+    named = json.loads(plan.context.network)
+    own = _described({key: named[key] for key in ("name", "width", "depth") if key in named})
     theirs = found[["network", "width", "depth"]].drop_duplicates()
     theirs = [
         _described({"name": name, "width": w, "depth": d}) for name, w, d in theirs.to_numpy()
@@ -117,7 +118,7 @@ def _training(plan: Any, found: pd.DataFrame) -> list[str]:
 
 def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
     points = []
-    for method, parameters in plan.parameters.items():
+    for method, (_, parameters) in plan.methods.items():
         default, own = asdict(type(parameters)()), asdict(parameters)
         changed = [f"{name} {own[name]} (papers: {default[name]})" for name in own]
         changed = [

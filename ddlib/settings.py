@@ -24,12 +24,13 @@ class Settings:
 
     data: options of `ddlib.data.load`, with its `name`; network: options of the network
     registered under its `name`; training: fields of `ddlib.training.Recipe`; methods: {name:
-    parameters}; k: sizes in images in all; seeds: how many, counted from 0; evaluations: networks
-    trained on each distilled set; workers: processes on this machine (default: one a core), unless
-    scheduler_address names a running Dask scheduler; device: "cpu", or the accelerator's name;
-    results: the folder to write, from the project's root; cache: the folder of what all studies
-    share, networks trained on all data and what methods prepare; draws: bootstrap draws of a fit;
-    tolerance: the part of the floor at which the law counts as saturated.
+    parameters}, where a name of your own says with `method: dm` whose variant it is; k: sizes in
+    images in all; seeds: how many, counted from 0; evaluations: networks trained on each distilled
+    set; workers: processes on this machine (default: one a core), unless scheduler_address names a
+    running Dask scheduler; device: "cpu", or the accelerator's name; results: the folder to write,
+    from the project's root; cache: the folder of what all studies share, networks trained on all
+    data and what methods prepare; draws: bootstrap draws of a fit; tolerance: the part of the
+    floor at which the law counts as saturated.
     """
 
     data: Mapping[str, Any]
@@ -83,18 +84,25 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
-def read_methods(settings: Settings) -> dict[str, Parameters]:
-    """Return the checked parameters of every method; ValueError for an unknown or a bad one."""
+def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
+    """Return, by the name it has in this study, every method and its checked parameters.
+
+    The method is that of the name, or of `method:` among the parameters, so that one method can
+    stand in a study several times. Raises ValueError for an unknown one or a bad parameter.
+    """
     if not isinstance(settings.methods, Mapping) or not settings.methods:
         raise ValueError(
             f"methods must be a table {{name: parameters}}, got {settings.methods!r}; choose from "
             f"{', '.join(METHODS)}"
         )
-    check_names(settings.methods, METHODS, "method")
-    return {
-        name: METHODS[name].parameters.read(given, f"the method {name!r}")
-        for name, given in settings.methods.items()
-    }
+    read = {}
+    for name, given in settings.methods.items():
+        variant = isinstance(given, Mapping) and "method" in given
+        method = given["method"] if variant else name
+        check_names([method], METHODS, "method")
+        own = {key: given[key] for key in given if key != "method"} if variant else given
+        read[name] = method, METHODS[method].parameters.read(own, f"the method {name!r}")
+    return read
 
 
 def from_root(path: str) -> Path:

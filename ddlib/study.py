@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Plan:
     dataset: data.DataSet
     context: work.Context
     recipe: Recipe
-    parameters: dict[str, Parameters]
+    methods: dict[str, tuple[str, Parameters]]
     ipcs: list[int]
     folder: Path
     cache: Path
@@ -83,7 +83,7 @@ class Plan:
         """Every trial of the grid, in the order of the table."""
         return [
             Trial(self, method, ipc, seed)
-            for method in self.parameters
+            for method in self.methods
             for ipc in self.ipcs
             for seed in self.seeds
         ]
@@ -101,11 +101,11 @@ class Plan:
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
-        entry = METHODS[method]
-        jobs = entry.preparation.jobs(self.parameters[method]) if entry.preparation else []
-        folder = self.cache / "prepared"
+        base, parameters = self.methods[method]
+        entry, folder = METHODS[base], self.cache / "prepared"
+        jobs = entry.preparation.jobs(parameters) if entry.preparation else []
         identity = [self.context.identity, code_digest(entry.module)]
-        names = [f"{method}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
+        names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
 
@@ -121,13 +121,18 @@ class Trial:
     @property
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
-        parameters = asdict(self.plan.parameters[self.method])
-        code = code_digest(METHODS[self.method].module)
-        return [self.plan.context.identity, self.method, parameters, code, self.ipc, self.seed]
+        base, parameters = self.plan.methods[self.method]
+        made_by = [base, asdict(parameters), code_digest(METHODS[base].module)]
+        return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property
     def name(self) -> str:
         return f"{self.method}-ipc{self.ipc}-seed{self.seed}"
+
+    @property
+    def shares(self) -> bool:
+        """Whether one call distils all sizes."""
+        return METHODS[self.plan.methods[self.method][0]].shares
 
     @property
     def set_path(self) -> Path:
@@ -174,7 +179,7 @@ def prepare(settings: Settings) -> Plan:
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
     check_values(settings)
-    parameters = read_methods(settings)
+    methods = read_methods(settings)
     recipe = Recipe.read(settings.training, "training")
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)
@@ -186,7 +191,7 @@ def prepare(settings: Settings) -> Plan:
     folder, cache = from_root(settings.results), from_root(settings.cache)
     check_writable(cache)
     write_atomically(folder / "settings.json", _json(asdict(settings)))
-    return Plan(settings, dataset, context, recipe, parameters, ipcs, folder, cache)
+    return Plan(settings, dataset, context, recipe, methods, ipcs, folder, cache)
 
 
 def run(settings: Settings) -> Result:
@@ -249,7 +254,7 @@ class _Run:
             first = job[0]
             self._submit(
                 lambda future, job=job: self._save_sets(job, future),
-                *(work.distil, plan.context, first.method, plan.parameters[first.method]),
+                *(work.distil, plan.context, *plan.methods[first.method]),
                 *([trial.ipc for trial in job], first.seed, self._prepare(first.method)),
             )
 
@@ -279,7 +284,7 @@ class _Run:
 
     def _start_preparation(self, method: str, job: dict[str, Any], path: Path) -> Future:
         self.bar.total += 1
-        call = (work.prepare, self.plan.context, method, job, path)
+        call = (work.prepare, self.plan.context, self.plan.methods[method][0], job, path)
         return self._submit(lambda future: self.bar.update(), *call, priority=2)
 
     def _evaluate(self, trial: Trial, synthetic: DistilledSet) -> None:
@@ -308,8 +313,9 @@ class _Run:
                 self._save_failure(trial, outcome)
             else:
                 work.write_seconds(trial.set_path, seconds / len(job))
-                outcome.save(trial.set_path)
-                self._evaluate(trial, outcome)
+                named = replace(outcome, method=trial.method)
+                named.save(trial.set_path)
+                self._evaluate(trial, named)
 
     def _save_trial(self, trial: Trial, future: Future) -> None:
         if future.exception() is not None:
@@ -349,11 +355,11 @@ def _jobs(trials: list[Trial]) -> Iterator[list[Trial]]:
     """
     shared: dict[tuple[str, int], list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: -trial.ipc):
-        if METHODS[trial.method].shares:
+        if trial.shares:
             shared.setdefault((trial.method, trial.seed), []).append(trial)
     yield from shared.values()
     for trial in sorted(trials, key=lambda trial: -trial.ipc):
-        if not METHODS[trial.method].shares:
+        if not trial.shares:
             yield [trial]
 
 
@@ -398,7 +404,7 @@ def _described(trial: Trial) -> dict[str, Any]:
 def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     prepared = {
         method: sum(work.read_seconds(path) or 0 for _, path in plan.preparations(method))
-        for method in plan.parameters
+        for method in plan.methods
     }
     for trial, record in records:
         yield {

@@ -83,7 +83,7 @@ def test_equal_settings_have_no_difference(ours):
 def test_every_difference_of_setting_is_told(ours):
     plan = Plan(
         recipe=Recipe(steps=300, batch_size=64, learning_rate=0.03),
-        parameters={"dm": Matching(iterations=100), "random": Parameters()},
+        methods={"dm": ("dm", Matching(iterations=100)), "random": ("random", Parameters())},
         network={"name": "convnet", "width": 32, "depth": 3},
         options={"name": "cifar10", "classes": ["cat", "dog"], "per_class": None},
     )

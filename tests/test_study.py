@@ -821,7 +821,7 @@ def test_papermill_overrides_the_parameters_cell():
     assert {name: given[name] for name in unchanged} == {name: defaults[name] for name in unchanged}
     read = read_settings(given)
     assert (read.seeds, read.workers) == (2, None)
-    assert read_methods(read)["dm"].learning_rate == rates
+    assert read_methods(read)["dm"][1].learning_rate == rates
 
 
 def test_a_file_that_is_no_study_of_its_own_changes_the_notebooks_example():

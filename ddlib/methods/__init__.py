@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ddlib.methods import distribution, gradient, selection
+from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
 from ddlib.parameters import Parameters
 
 
@@ -50,4 +50,16 @@ METHODS: dict[str, Method] = {
     "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
     "dc": Method(gradient.distil, gradient.GradientMatching, shares=False),
     "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, shares=False),
+    "mtt": Method(
+        trajectory.distil,
+        trajectory.TrajectoryMatching,
+        shares=False,
+        preparation=Preparation(trajectory.jobs, trajectory.make),
+    ),
+    "mgd3": Method(
+        diffusion.distil,
+        diffusion.ModeGuidedDiffusion,
+        shares=True,
+        preparation=Preparation(diffusion.jobs, diffusion.make),
+    ),
 }

@@ -40,7 +40,7 @@ def test_what_failed_is_shown_as_failed(executed):
         ({"sedes": 3}, "'sedes' is not a parameter of this study; did you mean 'seeds'?"),
         (
             {"methods": {"dn": {}}},
-            "'dn' is not a method; allowed: random, herding, k_center, dm, dc, dsa",
+            "'dn' is not a method; allowed: random, herding, k_center, dm, dc, dsa, mtt",
         ),
         ({"k": [15]}, "k=15 is not a multiple of the 10 classes of digits; choose 10 or 20"),
     ],
