@@ -63,6 +63,14 @@ def effort(steps: int, batch_size: int, count: int) -> Text:
     )
 
 
+def per_image(ranks: pd.DataFrame) -> Text:
+    """Say which method gives most at each k, and whether it can be told from the others.
+
+    ranks: the table `ranking` of `ddlib.comparison`.
+    """
+    return Text(_bullets([*map(_leader, ranks.to_dict("records")), _tally(ranks)]))
+
+
 def comparison(
     pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame, baseline: str = "random"
 ) -> "Text":
