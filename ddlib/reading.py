@@ -314,9 +314,11 @@ def _power(pairs: pd.DataFrame) -> str:
     if tested.empty:
         return "No comparison can be tested: that takes two methods, two seeds and some variance."
     survivors, least = tested[tested["survives"]], 2.0 ** (1 - tested["n"].max())
+    largest = tested.groupby("k").size().max()
     text = (
-        f"{len(survivors)} of {len(tested)} comparisons survive Holm's correction, which asks "
-        f"p ≤ {LEVEL / len(tested):.2g} of the first. The t test takes the differences for normal"
+        f"{len(survivors)} of {len(tested)} comparisons survive Holm's correction over the pairs "
+        f"at one k, which asks p ≤ {LEVEL / largest:.2g} of the first. The t test takes the "
+        "differences for normal"
     )
     if least > LEVEL:
         return (

@@ -146,6 +146,15 @@ def test_holm_by_hand():
     assert comparison.holm(pd.Series([0.6, 0.7])).tolist() == [1.0, 1.0]
 
 
+def test_the_correction_covers_the_pairs_at_one_size():
+    values = noisy({(m, k): level for m, level in (("a", 0.5), ("b", 0.8)) for k in (10, 20)})
+    values |= noisy({("c", 10): 0.6}, seed=1)
+    pairs = comparison.paired(trials(values)).query("reason == ''")
+    assert list(pairs["k"]) == [10, 10, 10, 20]
+    assert pairs["p_holm"].iloc[:3].min() == pytest.approx(3 * pairs["p"].iloc[:3].min())
+    assert pairs["p_holm"].iloc[3] == pairs["p"].iloc[3]
+
+
 def test_differences_to_the_baseline_are_method_minus_baseline():
     values = {("dm", 10): [0.8, 0.9, 0.7], ("random", 10): [0.5, 0.7, 0.6]}
     values["dc", 10] = [0.4, 0.7, 0.5]

@@ -26,7 +26,7 @@ class Plan:
     """What `differences` reads of a study's plan."""
 
     recipe: Recipe = REFERENCE
-    parameters: dict = field(default_factory=lambda: {"dm": Matching()})
+    methods: dict = field(default_factory=lambda: {"dm": ("dm", Matching())})
     network: dict = field(default_factory=lambda: {"name": "convnet", "width": 128, "depth": 3})
     options: dict = field(default_factory=lambda: {"name": "cifar10", "classes": None})
 
