@@ -1,5 +1,7 @@
 """The figures that compare methods: accuracy against k and against seconds, and differences."""
 
+from collections.abc import Sequence
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -233,6 +235,22 @@ def _forest(rows: pd.DataFrame, marks: _Marks) -> alt.LayerChart:
         ),
     ]
     return alt.layer(*layers).properties(width=(WIDTH - 250) // 3, height=alt.Step(22))
+
+
+def training_loss(losses: Sequence[float], points: int = 100) -> alt.Chart:
+    """Draw the loss of a generator's training (steps,), averaged over equal runs of steps."""
+    values = np.asarray(losses, dtype=float)
+    runs = np.array_split(values, min(points, len(values)))
+    ends = np.cumsum([len(run) for run in runs])
+    table = pd.DataFrame({"step": ends, "loss": [run.mean() for run in runs]})
+    y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False), title="mean loss, log scale")
+    line = alt.Chart(table).mark_line(color=method_colours(pd.Series(["mgd3"]))["mgd3"])
+    title = f"Training of the generator: the loss ends at {table['loss'].iloc[-1]:.3g}"
+    return (
+        line.encode(alt.X("step:Q", title="training step"), y, tooltip=tips(["step", "loss"]))
+        .properties(width=WIDTH // 2, height=180, title=alt.Title(title))
+        .configure(**CONFIG)
+    )
 
 
 def _missing(table: pd.DataFrame, what: str = "accuracy") -> str:

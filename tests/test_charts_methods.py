@@ -167,3 +167,10 @@ def test_figures_become_pictures_of_at_most_1000_pixels(table, forest):
     ):
         _, metadata = charts._mime_bundle(chart.to_dict())
         assert 600 <= metadata["image/png"]["width"] <= 1000
+
+
+def test_the_loss_of_training_is_averaged_over_runs_of_steps():
+    chart = charts_methods.training_loss([4.0, 2.0, 1.0, 3.0, 0.5, 0.5], points=3)
+    assert chart.data["step"].tolist() == [2, 4, 6]
+    assert chart.data["loss"].tolist() == [3.0, 2.0, 0.5]
+    assert "ends at 0.5" in chart.to_dict()["title"]["text"]
