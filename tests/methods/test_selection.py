@@ -211,18 +211,26 @@ def test_features_are_trained_on_the_whole_real_set_as_the_parameters_say(
     assert len(calls) == 1
 
 
-def test_every_registered_method_shares_one_signature(tiny, network):
+def test_every_registered_method_shares_one_signature(tiny, network, tmp_path):
     given = {
         "random": {},
         "herding": {"steps": 2},
         "k_center": {"steps": 2},
         "dm": {"iterations": 1, "real_batch": 4},
         "dc": {"iterations": 1, "real_batch": 4, "outer_steps": 2, "inner_epochs": 1},
+        "dsa": {"iterations": 1, "real_batch": 4, "outer_steps": 2, "inner_epochs": 1},
+        "mtt": {"iterations": 1, "student_steps": 1, "experts": 2, "expert_steps": 1},
+        "mgd3": {"steps": 2, "stop": 1, "unet_steps": 2, "unet_channels": [8]},
     }
     assert set(given) == set(METHODS)
     for name, method in METHODS.items():
-        parameters = method.parameters.read(given[name], name)
-        outcomes = method.distil(tiny, network, [1, 2], 0, parameters)
+        parameters, more = method.parameters.read(given[name], name), []
+        if method.preparation:
+            jobs = method.preparation.jobs(parameters)
+            more.append([tmp_path / f"{name}-{number}" for number in range(len(jobs))])
+            for job, path in zip(jobs, more[0], strict=True):
+                path.write_bytes(method.preparation.make(tiny, network, job))
+        outcomes = method.distil(tiny, network, [1, 2], 0, parameters, *more)
         assert list(outcomes) == [1, 2]
         for ipc, made in outcomes.items():
             assert (made.method, made.ipc, made.seed) == (name, ipc, 0)
