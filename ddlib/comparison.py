@@ -43,8 +43,9 @@ def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def learned(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials of the methods that learn images: all but CONTROLS."""
-    return trials[~trials["method"].isin(CONTROLS)]
+    """Return the trials of the methods that learn images: neither CONTROLS nor variants."""
+    own = trials["method"] == trials.get("base", trials["method"])
+    return trials[own & ~trials["method"].isin(CONTROLS)]
 
 
 def full_data(references: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +141,7 @@ def cost_table(
     """
     names = ["prepare_seconds", "distil_seconds", "evaluate_seconds"]
     spent = costs.reindex(columns=["method", "ipc", *names]).astype(dict.fromkeys(names, float))
-    spent["distil_seconds"] += spent["prepare_seconds"].fillna(0)
+    spent["distil_seconds"] += spent["prepare_seconds"]
     networks = trials["evaluation"].max() + 1
     train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
     distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()

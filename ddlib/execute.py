@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ddlib.files import check_writable
 from ddlib.page import write_page
-from ddlib.settings import from_root, read_settings
+from ddlib.settings import check_values, from_root, read_settings
 
 
 def execute(notebook: Path, parameters: Path) -> Path:
@@ -32,9 +32,12 @@ def execute(notebook: Path, parameters: Path) -> Path:
         raise ValueError(f"{parameters} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{parameters} must hold a table of names and values, got {given!r}")
-    folder = from_root(read_settings(given).results)
-    check_writable(folder)
-    executed = folder / notebook.name
+    settings = read_settings(given)
+    check_values(settings)
+    executed = from_root(settings.results) / notebook.name
+    if executed.resolve() == notebook.resolve():
+        raise ValueError(f"results={settings.results!r} is the notebook's own folder; name another")
+    check_writable(executed.parent)
     try:
         papermill.execute_notebook(
             *(notebook, executed, given), log_output=True, progress_bar=False

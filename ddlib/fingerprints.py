@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from ddlib.data import DataSet
 
 PACKAGE = Path(__file__).parent
-BESIDE_THE_NUMBERS = {"ddlib.data", "ddlib.files", "ddlib.fingerprints"}
-"""Modules whose code decides no number: what `data` reads is told by the images' own digest."""
+BESIDE_THE_NUMBERS = {"ddlib.files", "ddlib.fingerprints"}
+"""Modules whose code decides no number."""
+LIBRARIES = ("torch", "torchvision", "diffusers", "scikit-learn")
 
 
 def plain_text(plain: Any) -> str:
@@ -29,8 +31,14 @@ def fingerprint(identity: Any) -> str:
 
 
 def images_digest(dataset: DataSet) -> str:
-    """Return a fingerprint of every image and label, so that other data never passes for these."""
-    content = hashlib.sha256()
+    """Return a fingerprint of a data set, so that other data never passes for these.
+
+    It holds every image and label, their shape, the class names and the normalisation.
+    """
+    content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
+    for value in vars(dataset.normalisation).values():
+        plain = value.tolist() if isinstance(value, torch.Tensor) else value
+        content.update(repr(plain).encode())
     for split in (dataset.train, dataset.test):
         content.update(split.images.numpy().data)
         content.update(split.labels.numpy().data)
@@ -41,7 +49,7 @@ def images_digest(dataset: DataSet) -> str:
 def code_digest(module: str) -> str:
     """Return a fingerprint of the code of `module` and of all of ddlib that it imports.
 
-    Comments, docstrings and layout do not count; PyTorch's version does. Results kept under
+    Comments, docstrings and layout do not count; the versions of LIBRARIES do. Results kept under
     another digest are those of another program, so a study computes them again.
     """
     found: dict[str, str] = {}
@@ -54,7 +62,8 @@ def code_digest(module: str) -> str:
         tree = _without_docstrings(ast.parse(source.read_text()))
         found[name] = ast.dump(tree)
         pending += _imports(tree)
-    return _digest(plain_text([torch.__version__, sorted(found.items())]).encode())
+    versions = [version(library) for library in LIBRARIES]
+    return _digest(plain_text([versions, sorted(found.items())]).encode())
 
 
 def _source(name: str) -> Path | None:

@@ -23,17 +23,20 @@ class Text(str):
 
 
 def scaling(
-    fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, tolerance: float, largest_k: int
+    fits_by_method: Mapping[str, Mapping[str, Fit]],
+    unit: str,
+    tolerance: float,
+    largest: Mapping[str, int],
 ) -> "Text":
     """Return one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
 
     fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; tolerance:
-    the part of the floor at which the reducible part of the gap counts as spent; largest_k: the
-    largest size that was measured; twice as many images are predicted.
+    the part of the floor at which the reducible part of the gap counts as spent; largest: the
+    largest size that was measured of each method; twice as many images are predicted.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
-        law = fits["inverse_sqrt"]
+        law, largest_k = fits["inverse_sqrt"], largest.get(method)
         if law.fitted:
             sentences = [
                 _exponent(fits["free_exponent"]),
@@ -55,12 +58,8 @@ def effort(steps: int, batch_size: int, count: int) -> Text:
     """Say how much of all data, `count` images, the networks trained on it have seen."""
     passes = steps * batch_size / count
     seen = f"{steps} steps of {batch_size} images, {passes:.3g} passes over its {count:,} images"
-    if passes >= 1:
-        return Text(f"They took {seen}.")
-    return Text(
-        f"They took {seen}: some were never seen. Training these networks longer would lower R(D), "
-        "and so raise every gap and every floor below."
-    )
+    unseen = "some were never seen, and " if passes < 1 else ""
+    return Text(f"They took {seen}: {unseen}R(D) is that of so many steps, not of convergence.")
 
 
 def per_image(ranks: pd.DataFrame) -> Text:

@@ -6,6 +6,7 @@ every name and every value is looked at, and refused in one sentence.
 
 import ast
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -100,6 +101,11 @@ def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
         variant = isinstance(given, Mapping) and "method" in given
         method = given["method"] if variant else name
         check_names([method], METHODS, "method")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)) or (name in METHODS and name != method):
+            raise ValueError(
+                f"{name!r} cannot name a variant of the method {method!r}; choose a name of "
+                "letters, digits, _, - and . that is no other method's"
+            )
         own = {key: given[key] for key in given if key != "method"} if variant else given
         read[name] = method, METHODS[method].parameters.read(own, f"the method {name!r}")
     return read

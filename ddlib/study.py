@@ -55,7 +55,7 @@ DASK = {
 }
 
 COLUMNS = [
-    *("data", "network", "method", "ipc", "k", "seed", "evaluation"),
+    *("data", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
     *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
     *("status", "message"),
 ]
@@ -241,7 +241,7 @@ class _Run:
         self.waiting: dict[Future, Callable[[Future], None]] = {}
         self.bar = tqdm(total=len(trials) + len(seeds), desc="trials", file=sys.stdout, ncols=90)
         self.queue = as_completed([])
-        self.prepared: dict[str, list[Path | Future]] = {}
+        self.making: dict[Path, Future] = {}
         for seed in seeds:
             self._submit(
                 lambda future, seed=seed: self._save_reference(seed, future),
@@ -275,17 +275,12 @@ class _Run:
 
         A job that fails fails the trials that wait for it, and is tried again with them.
         """
-        if method not in self.prepared:
-            self.prepared[method] = [
-                path if path.exists() else self._start_preparation(method, job, path)
-                for job, path in self.plan.preparations(method)
-            ]
-        return self.prepared[method]
-
-    def _start_preparation(self, method: str, job: dict[str, Any], path: Path) -> Future:
-        self.bar.total += 1
-        call = (work.prepare, self.plan.context, self.plan.methods[method][0], job, path)
-        return self._submit(lambda future: self.bar.update(), *call, priority=2)
+        for job, path in self.plan.preparations(method):
+            if path not in self.making and not path.exists():
+                self.bar.total += 1
+                call = (work.prepare, self.plan.context, self.plan.methods[method][0], job, path)
+                self.making[path] = self._submit(lambda _: self.bar.update(), *call, priority=2)
+        return [self.making.get(path, path) for _, path in self.plan.preparations(method)]
 
     def _evaluate(self, trial: Trial, synthetic: DistilledSet) -> None:
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
@@ -395,6 +390,7 @@ def _described(trial: Trial) -> dict[str, Any]:
         "data": trial.plan.dataset.name,
         "network": trial.plan.settings.network["name"],
         "method": trial.method,
+        "base": trial.plan.methods[trial.method][0],
         "ipc": trial.ipc,
         "k": trial.ipc * trial.plan.dataset.class_count,
         "seed": trial.seed,
@@ -403,7 +399,7 @@ def _described(trial: Trial) -> dict[str, Any]:
 
 def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     prepared = {
-        method: sum(work.read_seconds(path) or 0 for _, path in plan.preparations(method))
+        method: sum(work.read_seconds(path) or math.nan for _, path in plan.preparations(method))
         for method in plan.methods
     }
     for trial, record in records:

@@ -39,7 +39,8 @@ def references(*accuracies: float) -> pd.DataFrame:
 
 def costs(table: pd.DataFrame, seconds: dict[str, float | None]) -> pd.DataFrame:
     rows = table[["method", "ipc", "seed"]].drop_duplicates()
-    return rows.assign(distil_seconds=rows["method"].map(seconds), evaluate_seconds=4.0)
+    distil = rows["method"].map(seconds)
+    return rows.assign(prepare_seconds=0.0, distil_seconds=distil, evaluate_seconds=4.0)
 
 
 def noisy(means: dict, seed: int = 0, noise: float = 0.01) -> dict:
@@ -194,6 +195,22 @@ def test_costs_by_hand():
     assert spent["gain"].tolist() == pytest.approx([0, 0, 0.3])
     assert spent["gain_per_second"].tolist() == pytest.approx([math.nan] * 2 + [0.05], nan_ok=True)
     assert spent["front"].tolist() == [False, True, False]
+
+
+def test_what_a_method_makes_once_is_part_of_its_cost():
+    table = trials({("random", 10): [0.4, 0.6], ("mtt", 10): [0.8, 0.8]})
+    found = comparison.accuracies(table, references(1.0, 1.0))
+    for made, expected in ((5.0, 11.0), (math.nan, math.nan)):
+        given = costs(table, {"random": 0.0, "mtt": 6.0})
+        given.loc[given["method"] == "mtt", "prepare_seconds"] = made
+        spent = comparison.cost_table(given, table, found).set_index("method")
+        assert spent.loc["mtt", "distil_seconds"] == pytest.approx(expected, nan_ok=True)
+
+
+def test_variants_are_not_learned_methods_of_their_own():
+    table = trials({("dm", 10): [0.4], ("dm_fast", 10): [0.5], ("random", 10): [0.3]})
+    table["base"] = table["method"].replace({"dm_fast": "dm"})
+    assert list(comparison.learned(table)["method"].unique()) == ["dm"]
 
 
 def test_costs_of_reused_and_failed_sets_are_missing():

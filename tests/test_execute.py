@@ -58,6 +58,7 @@ def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
         ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
         ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
         ("k: [10]", {}, "the parameter 'data' is missing; add it to the YAML file"),
+        (None, {"results": 5}, "results=5 must be a text, such as results/mine"),
         (None, {"seedz": 3}, "'seedz' is not a parameter of this study; did you mean 'seeds'"),
     ],
 )
@@ -71,6 +72,11 @@ def test_a_results_folder_that_cannot_be_written_is_refused(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"cannot write to the folder .*; choose another folder"):
         run("", results=str(tmp_path / "file" / "out"))
+
+
+def test_a_notebook_is_not_executed_onto_itself(run, tmp_path):
+    with pytest.raises(SystemExit, match="is the notebook's own folder; name another"):
+        run("", results=str(tmp_path))
 
 
 def test_missing_files_and_arguments_are_named(tmp_path):

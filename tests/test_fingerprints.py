@@ -1,12 +1,12 @@
 """Names of results: equal for equal programs and data, different for all that changes a number."""
 
 import sys
+from dataclasses import replace
 
 import pytest
-import torch
 
 from ddlib import fingerprints
-from ddlib.data import DataSet, Split
+from ddlib.data import DataSet, Normalisation, Split
 from ddlib.fingerprints import code_digest, fingerprint, images_digest
 
 PROGRAM = '''"""A module."""
@@ -58,21 +58,21 @@ def test_code_that_is_imported_counts_at_any_depth(digest, tmp_path, monkeypatch
     package = tmp_path / "ddlib"
     package.mkdir()
     (package / "training.py").write_text("from ddlib import augment\n")
-    (package / "augment.py").write_text("from ddlib.seeds import generator\nimport ddlib.data\n")
+    (package / "augment.py").write_text("from ddlib.seeds import generator\nimport ddlib.files\n")
     (package / "seeds.py").write_text("shift = 1\n")
-    (package / "data.py").write_text("root = 1\n")
+    (package / "files.py").write_text("root = 1\n")
     monkeypatch.setattr(fingerprints, "PACKAGE", package)
     program = "from ddlib.training import train\n"
     before = digest(program)
-    (package / "data.py").write_text("root = 2\n")
+    (package / "files.py").write_text("root = 2\n")
     assert digest(program) == before
     (package / "seeds.py").write_text("shift = 2\n")
     assert digest(program) != before
 
 
-def test_the_version_of_pytorch_counts(digest, monkeypatch):
+def test_the_versions_of_libraries_count(digest, monkeypatch):
     before = digest(PROGRAM)
-    monkeypatch.setattr(torch, "__version__", "0.0")
+    monkeypatch.setattr(fingerprints, "version", lambda library: "0.0")
     assert digest(PROGRAM) != before
 
 
@@ -89,4 +89,6 @@ def test_every_image_and_label_counts(tiny):
     for split in ("train", "test"):
         for part in ("images", "labels"):
             digests.add(images_digest(changed(split, part)))
-    assert len(digests) == 5
+    digests.add(images_digest(replace(tiny, classes=("ant", "bee", "dog"))))
+    digests.add(images_digest(replace(tiny, normalisation=Normalisation((0.5,), (0.3,)))))
+    assert len(digests) == 7

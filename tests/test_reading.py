@@ -19,7 +19,7 @@ def seeds(curve, noise=0.002, count=5):
 
 def read(table, tolerance=0.1, largest=2000):
     fits = laws.fit_all(table, draws=200)
-    return fits, reading.scaling({"dm": fits}, "nats", tolerance, largest)
+    return fits, reading.scaling({"dm": fits}, "nats", tolerance, {"dm": largest})
 
 
 def test_a_true_inverse_square_root_survives():
@@ -106,7 +106,7 @@ def test_one_failed_condition_is_enough_to_reject():
     """The gap is a pure power near 1/2: the exponent holds 1/2, AICc prefers the shorter law."""
     fits = laws.fit_all(seeds(lambda k: 1 / np.sqrt(k) + 0.05), draws=200)
     rival = replace(fits["pure_power"], aicc=fits["inverse_sqrt"].aicc - 2.5)
-    text = reading.scaling({"dm": fits | {"pure_power": rival}}, "nats", 0.1, 2000)
+    text = reading.scaling({"dm": fits | {"pure_power": rival}}, "nats", 0.1, {"dm": 2000})
     assert "which holds 1/2." in text
     assert "a/√k + c is 2.5 units behind" in text
     assert text.endswith("So 1/√k does not survive: against it speaks AICc.")
@@ -119,6 +119,7 @@ def test_what_the_networks_trained_on_all_data_have_seen(steps, passes):
     text = reading.effort(steps, 64, 60_000)
     assert f"{steps} steps of 64 images, {passes}" in text
     assert ("some were never seen" in text) == (steps == 300)
+    assert text.endswith("R(D) is that of so many steps, not of convergence.")
 
 
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():

@@ -103,7 +103,7 @@ def no_workers(monkeypatch):
 def test_the_table_has_one_row_per_trial_and_evaluation(finished):
     table = finished.result.trials
     assert list(table.columns) == [
-        *("data", "network", "method", "ipc", "k", "seed", "evaluation"),
+        *("data", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
         *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
         *("status", "message"),
     ]
@@ -538,13 +538,13 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
 
     entry = Method(shifted, Shifted, shares=False, preparation=Preparation(shift_jobs, make))
     monkeypatch.setitem(METHODS, "shifted", entry)
-    chosen = settings(
-        tmp_path / "one", methods={"shifted": {}, "random": {}}, scheduler_address=scheduler
-    )
-    result = study.run(chosen)
-    assert sorted(made) == [1, 10]
+    methods = {"shifted": {}, "random": {}, "same": {"method": "shifted"}}
+    result = study.run(settings(tmp_path / "one", methods=methods, scheduler_address=scheduler))
+    assert sorted(made) == [1, 10]  # a variant that asks for the same takes it, too
+    assert set(result.trials.query("method == 'same'")["base"]) == {"shifted"}
     sets = result.distilled()
-    for moved, plain in zip(sets[:2], sets[2:], strict=True):
+    assert [one.method for one in sets] == ["shifted"] * 2 + ["random"] * 2 + ["same"] * 2
+    for moved, plain in zip(sets[:2], sets[2:4], strict=True):
         assert torch.equal(moved.images, plain.images + 11)
         assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
     seconds = result.costs.groupby("method")["prepare_seconds"].unique()
@@ -644,6 +644,15 @@ BAD = {
         "training: 'cosin' is not a schedule; did you mean 'cosine'? allowed: constant, cosine",
     ),
     "method": (with_method("dmm"), "'dmm' is not a method; did you mean 'dm'? allowed: random, "),
+    "variant of nothing": (with_method("mine", method="dmm"), "'dmm' is not a method; did you"),
+    "variant under another method's name": (
+        with_method("dc", method="dm"),
+        "'dc' cannot name a variant of the method 'dm'; choose a name of letters, digits, _, - and",
+    ),
+    "variant outside the folder": (
+        with_method("../mine", method="dm"),
+        "'../mine' cannot name a variant of the method 'dm'",
+    ),
     "methods is a list": ({"methods": ["dm"]}, "methods must be a table {name: parameters}"),
     "no methods": ({"methods": {}}, "methods must be a table {name: parameters}, got {}"),
     "method parameter": (
@@ -829,7 +838,7 @@ def test_a_file_that_is_no_study_of_its_own_changes_the_notebooks_example():
     assert given == notebook_parameters(executed(DEFAULTS)) | {"seeds": 2}
 
 
-def test_a_study_of_its_own_takes_nothing_from_the_notebooks_example():
+def test_a_study_of_its_own_must_give_all_that_has_no_default():
     given = notebook_parameters(executed(DEFAULTS, injected(data={"name": "mnist"}, k=[10])))
     assert given == {"data": {"name": "mnist"}, "k": [10], "seeds": 5}
     with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
