@@ -62,27 +62,33 @@ def effort(steps: int, batch_size: int, count: int) -> Text:
     return Text(f"They took {seen}: {unseen}R(D) is that of so many steps, not of convergence.")
 
 
-def per_image(ranks: pd.DataFrame) -> Text:
-    """Say which method gives most at each k, and whether it can be told from the others.
+def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame, baseline: str = "random") -> Text:
+    """Say which method gives most at each k, and where each beats the baseline or falls short.
 
-    ranks: the table `ranking` of `ddlib.comparison`.
+    pairs, ranks: the tables `paired` and `ranking` of `ddlib.comparison`.
     """
-    return Text(_bullets([*map(_leader, ranks.to_dict("records")), _tally(ranks)]))
+    return _sections(_per_image(pairs, ranks, baseline))
 
 
 def comparison(
     pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame, baseline: str = "random"
-) -> "Text":
+) -> Text:
     """Say which method gives most per image and per second, and what the tests can tell.
 
     pairs, ranks, spent: the tables `paired`, `ranking` and `cost_table` of `ddlib.comparison`.
     """
-    parts = {
+    costs = {"Per second": [_rate(spent, baseline), _front(spent)], "The tests": [_power(pairs)]}
+    return _sections(_per_image(pairs, ranks, baseline) | costs)
+
+
+def _per_image(pairs: pd.DataFrame, ranks: pd.DataFrame, baseline: str) -> dict[str, list[str]]:
+    return {
         "Per image": [*map(_leader, ranks.to_dict("records")), _tally(ranks)],
         f"Against {baseline}": _over_baseline(against(pairs, baseline), baseline),
-        "Per second": [_rate(spent, baseline), _front(spent)],
-        "The tests": [_power(pairs)],
     }
+
+
+def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
     return Text("\n\n".join(f"**{head}**\n\n{_bullets(lines)}" for head, lines in parts.items()))
 
 

@@ -56,9 +56,11 @@ def everything(table: pd.DataFrame, full: pd.DataFrame, seconds: dict) -> str:
     fits = laws.fit_table(learned, full, "gap_error", draws=50)
     spent = comparison.cost_table(costs(table, seconds), table, found)
     comparison.dd_ranking(found, comparison.full_data(full))
+    ranks = comparison.ranking(found, pairs)
+    assert reading.comparison(pairs, ranks, spent).startswith(reading.per_image(pairs, ranks))
     return "\n".join(
         [
-            reading.comparison(pairs, comparison.ranking(found, pairs), spent),
+            reading.comparison(pairs, ranks, spent),
             reading.surrogates(
                 comparison.spread(learned),
                 comparison.agreement(learned),
