@@ -163,6 +163,7 @@ def load(
     *,
     classes: Sequence[str] | None = None,
     per_class: int | None = None,
+    held_out: int | None = None,
     image_size: int | None = None,
     zca: bool = False,
     download: bool = False,
@@ -175,6 +176,8 @@ def load(
         class, read as RGB.
     classes: names of classes to keep; labels become 0..C-1 in this order.
     per_class: keep the first per_class training images of every class (all, if it has fewer).
+    held_out: test on the last held_out training images of every class, which are then not trained
+        on: for choosing a method's parameters without a look at the test set.
     image_size: pixels; the shorter side is resized to it (bilinear, antialiased), then the centre
         is cropped. Named sets use published statistics, others those of all their training images.
     zca: whiten (see `Whitening`, fitted to all training images) instead of normalising channels.
@@ -182,7 +185,7 @@ def load(
     Raises ValueError for bad options or data, FileNotFoundError for what is not there,
     ConnectionError for a download that fails.
     """
-    _check_options(per_class, image_size, zca)
+    _check_options({"per_class": per_class, "held_out": held_out, "image_size": image_size}, zca)
     source = DATASETS.get(name)
     if source:
         image_size = image_size or source.image_size
@@ -194,8 +197,9 @@ def load(
     train, test = _checked(f"{name} train", pair[0]), _checked(f"{name} test", pair[1])
     _check_alike(name, train, test, image_size)
     chosen = _chosen_labels(classes, train.classes)
-    kept = _select(f"{name} train", train, chosen, per_class)
-    tests = _select(f"{name} test", test, chosen, None)
+    rest, tested = _hold_out(name, train, held_out) if held_out else (train, test)
+    kept = _select(f"{name} train", rest, chosen, per_class)
+    tests = _select(f"{name} test", tested, chosen, None)
     with _one_thread():
         whitening = _whitening(name, train, image_size) if zca else None
         normalisation = whitening or source.normalisation or _measure(train)
@@ -332,8 +336,8 @@ def _decode(path: str) -> np.ndarray:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
 
 
-def _check_options(per_class: int | None, image_size: int | None, zca: bool) -> None:
-    for option, value in (("per_class", per_class), ("image_size", image_size)):
+def _check_options(counts: dict[str, int | None], zca: bool) -> None:
+    for option, value in counts.items():
         if value is not None:
             _check_positive(option, value)
     if not isinstance(zca, bool):
@@ -384,6 +388,21 @@ def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[i
         if str(name) not in names:  # YAML reads the names of digits as numbers
             raise ValueError(f"unknown class {name}; choose from {', '.join(names)}")
     return [names.index(str(name)) for name in chosen]
+
+
+def _hold_out(name: str, train: Pictures, count: int) -> Pair:
+    """Return the training set without the last `count` images of every class, and those."""
+    held = np.zeros(len(train.labels), dtype=bool)
+    for label, class_name in enumerate(train.classes):
+        members = np.flatnonzero(train.labels == label)
+        if 0 < len(members) <= count:
+            raise ValueError(
+                f"held_out={count} leaves nothing of the {len(members)} training images of class "
+                f"{class_name} of {name}; choose held_out < {len(members)}"
+            )
+        held[members[-count:]] = True
+    parts = (~held, held)
+    return [replace(train, images=train.images[at], labels=train.labels[at]) for at in parts]
 
 
 def _select(where: str, pictures: Pictures, chosen: list[int], per_class: int | None) -> Pictures:

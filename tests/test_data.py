@@ -414,6 +414,25 @@ def test_per_class_keeps_the_first_training_images_and_the_whole_test_set(tmp_pa
     assert capped.normalisation == whole.normalisation
 
 
+def test_held_out_tests_on_the_last_training_images_of_every_class(tmp_path):
+    labels = np.array([1, 1, 1, 1, 0, 0])
+    folder = write_npz(tmp_path, train={"labels": labels})
+    whole, held = load(folder), load(folder, held_out=1)
+    assert torch.equal(held.train.images, whole.train.images[[0, 1, 2, 4]])
+    assert torch.equal(held.test.images, whole.train.images[[3, 5]])
+    assert held.test.labels.tolist() == [1, 0]
+    assert held.normalisation == whole.normalisation
+    capped = load(folder, held_out=1, per_class=2)
+    assert torch.equal(capped.train.images, whole.train.images[[0, 1, 4]])
+    assert torch.equal(capped.test.images, held.test.images)
+
+
+def test_held_out_that_takes_a_whole_class(tmp_path):
+    folder = write_npz(tmp_path, train={"labels": np.array([1, 1, 1, 1, 0, 0])})
+    with pytest.raises(ValueError, match="held_out=2 leaves nothing of the 2 training images"):
+        load(folder, held_out=2)
+
+
 def test_image_size_resizes_the_shorter_side_then_crops_the_centre(tmp_path):
     # Columns of grey 0, 0, 90, 90, 90, 90, 200, 200: halved, then 2 of 4 columns are kept.
     row = np.array([0, 0, 90, 90, 90, 90, 200, 200], np.uint8)
@@ -642,7 +661,7 @@ def test_wrong_classes(classes, message):
         load("digits", classes=classes)
 
 
-@pytest.mark.parametrize("option", ["per_class", "image_size"])
+@pytest.mark.parametrize("option", ["per_class", "held_out", "image_size"])
 @pytest.mark.parametrize("value", [0, -3, 2.5, True, "8"])
 def test_options_that_are_not_positive_whole_numbers(option, value):
     with pytest.raises(ValueError, match=f"{option}=.* is not a positive whole number"):
