@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from ddlib import data, networks
+from ddlib.configurations import Configuration, expand, read_configurations
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters, check_names, read_options
+from ddlib.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,11 @@ class Settings:
     """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
 
     data: options of `ddlib.data.load`, with its `name`; network: options of the network
-    registered under its `name`; training: fields of `ddlib.training.Recipe`; methods: {name:
+    registered under its `name`, on which methods distil; training: fields of
+    `ddlib.training.Recipe`; configurations: {name: what it changes of network and training, and
+    more}, under each of which every set is evaluated (see `ddlib.configurations`; default: the one
+    of network and training); families: {name: configurations}; probe: test images on which trained
+    networks are compared; methods: {name:
     parameters}, where a name of your own says with `method: dm` whose variant it is; k: sizes in
     images in all; seeds: how many, counted from 0; evaluations: networks trained on each distilled
     set; workers: processes on this machine (default: one a core), unless scheduler_address names a
@@ -40,6 +46,9 @@ class Settings:
     methods: Mapping[str, Mapping[str, Any] | None]
     k: list[int]
     results: str
+    configurations: Mapping[str, Mapping[str, Any] | None] | None = None
+    families: Mapping[str, Any] | None = None
+    probe: int = 500
     cache: str = "results/cache"
     seeds: int = 5
     evaluations: int = 1
@@ -111,6 +120,17 @@ def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
     return read
 
 
+def read_evaluations(settings: Settings) -> dict[str, Configuration]:
+    """Return, by name, the configurations under which every distilled set is evaluated.
+
+    Raises ValueError for a bad one, and for a training that is none.
+    """
+    Recipe.read(settings.training, "training")
+    base = {"network": network_options(settings), **(settings.training or {})}
+    given = {"own": {}} if settings.configurations is None else settings.configurations
+    return read_configurations(expand(given), base)
+
+
 def from_root(path: str) -> Path:
     """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
 
@@ -174,7 +194,7 @@ def read_device(name: Any) -> str:
 
 def check_values(settings: Settings) -> None:
     """Raise ValueError if a setting that is one plain value is not what it should be."""
-    for name in ("seeds", "evaluations", "draws"):
+    for name in ("seeds", "evaluations", "draws", "probe"):
         _check_count(name, getattr(settings, name))
     if settings.workers is not None:
         _check_count("workers", settings.workers)

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import numpy as np
 import pandas as pd
 from distributed import Client, Future, LocalCluster, as_completed
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from ddlib import data, networks, work
+from ddlib.configurations import Configuration, Family, read_families
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import check_writable, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
@@ -33,6 +36,7 @@ from ddlib.settings import (
     from_root,
     network_options,
     read_device,
+    read_evaluations,
     read_ipcs,
     read_methods,
 )
@@ -55,7 +59,7 @@ DASK = {
 }
 
 COLUMNS = [
-    *("data", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
+    *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
     *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
     *("status", "message"),
 ]
@@ -68,7 +72,8 @@ class Plan:
     settings: Settings
     dataset: data.DataSet
     context: work.Context
-    recipe: Recipe
+    configurations: dict[str, Configuration]
+    families: dict[str, Family]
     methods: dict[str, tuple[str, Parameters]]
     ipcs: list[int]
     folder: Path
@@ -82,22 +87,58 @@ class Plan:
     def trials(self) -> list["Trial"]:
         """Every trial of the grid, in the order of the table."""
         return [
-            Trial(self, method, ipc, seed)
+            Trial(self, method, ipc, seed, configuration)
+            for configuration in self.configurations
             for method in self.methods
             for ipc in self.ipcs
             for seed in self.seeds
         ]
 
     @property
-    def evaluation(self) -> list[Any]:
-        """All that decides how a network is trained and scored."""
-        return [asdict(self.recipe), code_digest("ddlib.training")]
+    def recipe(self) -> Recipe:
+        """How the networks of the first configuration, the study's own, are trained."""
+        return next(iter(self.configurations.values())).recipe
 
-    def reference_path(self, seed: int) -> Path:
+    @property
+    def references(self) -> list[tuple[str, int]]:
+        """Configuration and seed of every network to train on all data."""
+        return [(name, seed) for name in self.configurations for seed in self.seeds]
+
+    def evaluation(self, configuration: str) -> list[Any]:
+        """All that decides how a network is trained and scored."""
+        return [asdict(self.configurations[configuration]), code_digest("ddlib.configurations")]
+
+    def reference_path(self, configuration: str, seed: int) -> Path:
         """The full-data reference of `seed`, shared by all studies with this cache."""
-        identity = [self.context.identity, self.evaluation, seed]
+        identity = [self.context.identity, self.evaluation(configuration), seed]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
         return self.cache / "references" / name
+
+    def reference_paths(self, configuration: str, seed: int) -> tuple[Path, Path]:
+        """The files of a reference: its score, and what it showed on the probe images."""
+        return self.reference_path(configuration, seed), self.observed_path(configuration, seed)
+
+    def has_reference(self, configuration: str, seed: int) -> bool:
+        """Whether a reference is settled: it diverged, or ended and left what it showed."""
+        path, observed = self.reference_paths(configuration, seed)
+        return _is_settled(path) and (observed.exists() or _read(path)["status"] == "diverged")
+
+    def observed_path(self, configuration: str, seed: int) -> Path:
+        """What the full-data reference showed on the probe images; see `work.reference`."""
+        identity = [self.reference_path(configuration, seed).stem, self.settings.probe]
+        name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.safetensors"
+        return self.cache / "observed" / name
+
+    def pretrained_path(self, configuration: str) -> Path | None:
+        """The pretrained body that a configuration starts from; None where it has none."""
+        chosen = self.configurations[configuration]
+        if not chosen.pretrained:
+            return None
+        plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
+        code = code_digest("ddlib.configurations")
+        identity = [self.context.digest, self.context.device, plain, code]
+        name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
+        return self.cache / "pretrained" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
@@ -111,12 +152,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trial:
-    """One distilled set and its evaluation."""
+    """One distilled set and its evaluation under one configuration."""
 
     plan: Plan
     method: str
     ipc: int
     seed: int
+    configuration: str
 
     @property
     def identity(self) -> list[Any]:
@@ -141,7 +183,8 @@ class Trial:
 
     @property
     def path(self) -> Path:
-        evaluated = [self.identity, self.plan.evaluation, self.plan.settings.evaluations]
+        evaluation = self.plan.evaluation(self.configuration)
+        evaluated = [self.identity, evaluation, self.plan.settings.evaluations]
         return self.plan.folder / "trials" / f"{self.name}-{fingerprint(evaluated)}.json"
 
 
@@ -150,8 +193,9 @@ class Result:
     """What a study found.
 
     trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats); references:
-    the networks trained on all data, one row a seed; costs: seconds of one core of every trial;
-    prepare_seconds are those of all that its method made once, for all sizes and seeds together.
+    the networks trained on all data, one row a seed and configuration; costs: seconds of one core
+    of every trial; prepare_seconds are those of all that its method made once, for all sizes and
+    seeds together.
     """
 
     plan: Plan
@@ -167,10 +211,21 @@ class Result:
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         return failed[["method", "k", "seed", "status", "message"]].reset_index(drop=True)
 
+    def observed(self, configuration: str) -> dict[str, np.ndarray]:
+        """Return what the networks trained on all data under a configuration showed, seed by seed.
+
+        Arrays (S, ...) by the names of `work.reference`; seeds without one are left out.
+        """
+        paths = [self.plan.observed_path(configuration, seed) for seed in self.plan.seeds]
+        shown = [load_file(path) for path in paths if path.exists()]
+        return (
+            {name: np.stack([each[name] for each in shown]) for name in shown[0]} if shown else {}
+        )
+
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed, every method and size, that are there."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
-        return [load_distilled(path) for path in paths if path.exists()]
+        return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
 
 
 def prepare(settings: Settings) -> Plan:
@@ -180,18 +235,31 @@ def prepare(settings: Settings) -> Plan:
     """
     check_values(settings)
     methods = read_methods(settings)
-    recipe = Recipe.read(settings.training, "training")
+    configurations = read_evaluations(settings)
+    families = read_families(settings.families, configurations) if settings.families else {}
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)
     dataset = data.load(**options)
     texts = plain_text(options), plain_text(shape)
     context = work.Context(*texts, images_digest(dataset), device)
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    for name, configuration in configurations.items():
+        _check_fits(name, configuration, dataset)
     ipcs = read_ipcs(settings.k, dataset)
     folder, cache = from_root(settings.results), from_root(settings.cache)
     check_writable(cache)
     write_atomically(folder / "settings.json", _json(asdict(settings)))
-    return Plan(settings, dataset, context, recipe, methods, ipcs, folder, cache)
+    places = ipcs, folder, cache
+    return Plan(settings, dataset, context, configurations, families, methods, *places)
+
+
+def _check_fits(name: str, configuration: Configuration, dataset: data.DataSet) -> None:
+    try:
+        configuration.build(dataset.image_shape, dataset.class_count)
+    except ValueError as error:
+        raise ValueError(
+            f"the configuration {name!r} does not fit {dataset.name}: {error}"
+        ) from None
 
 
 def run(settings: Settings) -> Result:
@@ -202,19 +270,19 @@ def run(settings: Settings) -> Result:
     """
     plan = prepare(settings)
     trials = [trial for trial in plan.trials if not _is_settled(trial.path)]
-    seeds = [seed for seed in plan.seeds if not _is_settled(plan.reference_path(seed))]
-    if trials or seeds:
+    references = [pair for pair in plan.references if not plan.has_reference(*pair)]
+    if trials or references:
         with _client(settings) as client:
-            _Run(plan, client, trials, seeds).finish()
+            _Run(plan, client, trials, references).finish()
     return collect(plan)
 
 
 def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it."""
     references = pd.DataFrame(
-        {"seed": seed, **scored}
-        for seed in plan.seeds
-        for scored in _scored(_read(plan.reference_path(seed)))
+        {"configuration": configuration, "seed": seed, **scored}
+        for configuration, seed in plan.references
+        for scored in _scored(_read(plan.reference_path(configuration, seed)))
     )
     records = [(trial, _read(trial.path)) for trial in plan.trials if trial.path.exists()]
     trials = pd.DataFrame(
@@ -226,7 +294,8 @@ def collect(plan: Plan) -> Result:
         columns=COLUMNS,
     )
     for measure in ("error", "cross_entropy"):
-        trials[f"gap_{measure}"] = trials[measure] - references[measure].mean()
+        full = references.groupby("configuration")[measure].mean()
+        trials[f"gap_{measure}"] = trials[measure] - trials["configuration"].map(full)
     costs = pd.DataFrame(_costs(plan, records))
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
@@ -236,21 +305,30 @@ def collect(plan: Plan) -> Result:
 class _Run:
     """The trials under way: what each future stands for, and the bar that counts them."""
 
-    def __init__(self, plan: Plan, client: Client, trials: list[Trial], seeds: list[int]):
+    def __init__(
+        self, plan: Plan, client: Client, trials: list[Trial], references: list[tuple[str, int]]
+    ):
         self.plan, self.client = plan, client
         self.waiting: dict[Future, Callable[[Future], None]] = {}
-        self.bar = tqdm(total=len(trials) + len(seeds), desc="trials", file=sys.stdout, ncols=90)
+        count = len(trials) + len(references)
+        self.bar = tqdm(total=count, desc="trials", file=sys.stdout, ncols=90)
         self.queue = as_completed([])
         self.making: dict[Path, Future] = {}
-        for seed in seeds:
+        for name, seed in references:
+            paths, start = plan.reference_paths(name, seed), self._start(name)
             self._submit(
-                lambda future, seed=seed: self._save_reference(seed, future),
-                *(work.reference, plan.context, plan.recipe, seed),
+                lambda future, paths=paths: self._save_reference(*paths, future),
+                *(work.reference, plan.context, plan.configurations[name], seed, start),
+                plan.settings.probe,
             )
-        there = [trial for trial in trials if trial.set_path.exists()]
-        for trial in there:
-            self._evaluate(trial, load_distilled(trial.set_path))
-        for job in _jobs([trial for trial in trials if trial not in there]):
+        self.wanted: dict[Path, list[Trial]] = {}
+        for trial in trials:
+            self.wanted.setdefault(trial.set_path, []).append(trial)
+        for path, evaluations in self.wanted.items():
+            if path.exists():
+                self._evaluate(evaluations, load_distilled(path))
+        missing = [each[0] for path, each in self.wanted.items() if not path.exists()]
+        for job in _jobs(missing):
             first = job[0]
             self._submit(
                 lambda future, job=job: self._save_sets(job, future),
@@ -275,42 +353,65 @@ class _Run:
 
         A job that fails fails the trials that wait for it, and is tried again with them.
         """
-        for job, path in self.plan.preparations(method):
-            if path not in self.making and not path.exists():
-                self.bar.total += 1
-                call = (work.prepare, self.plan.context, self.plan.methods[method][0], job, path)
-                self.making[path] = self._submit(lambda _: self.bar.update(), *call, priority=2)
-        return [self.making.get(path, path) for _, path in self.plan.preparations(method)]
+        base = self.plan.methods[method][0]
+        return [
+            self._make(path, work.prepare, self.plan.context, base, job, path)
+            for job, path in self.plan.preparations(method)
+        ]
 
-    def _evaluate(self, trial: Trial, synthetic: DistilledSet) -> None:
+    def _start(self, name: str) -> Path | Future | None:
+        """Return the file that holds the pretrained weights of a configuration, if it has any."""
+        path = self.plan.pretrained_path(name)
+        if path is None:
+            return None
+        configuration = self.plan.configurations[name]
+        return self._make(path, work.pretrain, self.plan.context, configuration, path)
+
+    def _make(self, path: Path, *call: Any) -> Path | Future:
+        """Return `path`, or what will be it: a file that several trials wait for is made once."""
+        if path.exists():
+            return path
+        if path not in self.making:
+            self.bar.total += 1
+            self.making[path] = self._submit(lambda _: self.bar.update(), *call, priority=2)
+        return self.making[path]
+
+    def _evaluate(self, trials: list[Trial], synthetic: DistilledSet) -> None:
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
         # before sets that are still to be distilled: done is done.
-        job = (work.evaluate, self.plan.context, synthetic, self.plan.recipe, trial.seed)
-        networks_trained = [
-            self.client.submit(*job, number, pure=False, priority=1)
-            for number in range(self.plan.settings.evaluations)
-        ]
-        self._submit(
-            lambda future: self._save_trial(trial, future),
-            *(list, networks_trained),
-            priority=1,
-        )
+        for trial in trials:
+            configuration = self.plan.configurations[trial.configuration]
+            job = (work.evaluate, self.plan.context, synthetic, configuration, trial.seed)
+            start = self._start(trial.configuration)
+            networks_trained = [
+                self.client.submit(*job, number, start, pure=False, priority=1)
+                for number in range(self.plan.settings.evaluations)
+            ]
+            self._submit(
+                lambda future, trial=trial: self._save_trial(trial, future),
+                *(list, networks_trained),
+                priority=1,
+            )
 
     def _save_sets(self, job: list[Trial], future: Future) -> None:
         if future.exception() is not None:
-            for trial in job:
-                self._save_failure(trial, future.exception())
+            for one in job:
+                self._save_failures(one.set_path, future.exception())
             return
         outcomes, seconds = future.result()
-        for trial in job:
-            outcome = outcomes[trial.ipc]
+        for one in job:
+            outcome, path = outcomes[one.ipc], one.set_path
             if isinstance(outcome, DivergedError):
-                self._save_failure(trial, outcome)
+                self._save_failures(path, outcome)
             else:
-                work.write_seconds(trial.set_path, seconds / len(job))
-                named = replace(outcome, method=trial.method)
-                named.save(trial.set_path)
-                self._evaluate(trial, named)
+                work.write_seconds(path, seconds / len(job))
+                named = replace(outcome, method=one.method)
+                named.save(path)
+                self._evaluate(self.wanted[path], named)
+
+    def _save_failures(self, set_path: Path, error: BaseException) -> None:
+        for trial in self.wanted[set_path]:
+            self._save_failure(trial, error)
 
     def _save_trial(self, trial: Trial, future: Future) -> None:
         if future.exception() is not None:
@@ -326,10 +427,15 @@ class _Run:
         write_atomically(trial.path, _json(record))
         self.bar.update()
 
-    def _save_reference(self, seed: int, future: Future) -> None:
+    def _save_reference(self, path: Path, observed_path: Path, future: Future) -> None:
         error = future.exception()
-        record = _failure(error) if error else _success([future.result()])
-        write_atomically(self.plan.reference_path(seed), _json(record))
+        if error:
+            record = _failure(error)
+        else:
+            score, observed = future.result()
+            write_atomically(observed_path, observed)
+            record = _success([score])
+        write_atomically(path, _json(record))
         self.bar.update()
 
 
@@ -388,7 +494,8 @@ def _client(settings: Settings) -> Iterator[Client]:
 def _described(trial: Trial) -> dict[str, Any]:
     return {
         "data": trial.plan.dataset.name,
-        "network": trial.plan.settings.network["name"],
+        "configuration": trial.configuration,
+        "network": trial.plan.configurations[trial.configuration].network["name"],
         "method": trial.method,
         "base": trial.plan.methods[trial.method][0],
         "ipc": trial.ipc,

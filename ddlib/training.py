@@ -22,6 +22,35 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor on the learning rate as a function of the share of steps done; `step` is the reference's
 single drop to a tenth at half-time."""
 
+OPTIMISERS: dict[str, Callable[[list[torch.Tensor], "Recipe"], torch.optim.Optimizer]] = {
+    "sgd": lambda weights, recipe: torch.optim.SGD(
+        *(weights, recipe.learning_rate, recipe.momentum),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    ),
+    "nesterov": lambda weights, recipe: torch.optim.SGD(
+        *(weights, recipe.learning_rate, recipe.momentum),
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        fused=True,
+    ),
+    "rmsprop": lambda weights, recipe: torch.optim.RMSprop(
+        weights, recipe.learning_rate, weight_decay=recipe.weight_decay
+    ),
+    "adam": lambda weights, recipe: torch.optim.Adam(
+        weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    ),
+    "adamw": lambda weights, recipe: torch.optim.AdamW(
+        weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    ),
+}
+"""Optimisers by name. RMSprop's and Adam's averages decay as PyTorch has it; momentum is SGD's, and
+Nesterov's, alone."""
+
+BOTH = {"flip_crop": ("flip", "crop")}  # families that are applied one after the other
+MIXES = ("mixup", "cutmix")
+AUGMENTATIONS = (*augment.STRATEGIES, *BOTH, *MIXES)
+
 
 class DivergedError(RuntimeError):
     """A loss or a pixel is no longer a finite number, or another number is out of its range."""
@@ -45,7 +74,7 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe(Parameters):
-    """How a network is trained: SGD for a fixed number of steps, whatever the size of the set.
+    """How a network is trained: for a fixed number of steps, whatever the size of the set.
 
     Steps, not epochs, are fixed, so that k and training length are not confounded. Defaults are
     the evaluation of Zhao et al. (ICLR 2021) but for their length and schedule.
@@ -57,7 +86,18 @@ class Recipe(Parameters):
     momentum: float = setting(0.9)
     weight_decay: float = setting(5e-4)
     schedule: str = setting("cosine", choices=SCHEDULES)
-    augmentation: str = setting("none", choices=augment.STRATEGIES)
+    augmentation: str = setting("none", choices=AUGMENTATIONS)
+    optimizer: str = setting("sgd", choices=OPTIMISERS)
+    label_smoothing: float = setting(0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing > 1:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} is a share; choose 0 (none) to 1"
+            )
+        if self.optimizer == "nesterov" and not self.momentum:
+            raise ValueError("optimizer='nesterov' needs a momentum above 0; choose 0.9, or 'sgd'")
 
 
 @dataclass(frozen=True)
@@ -112,29 +152,83 @@ def training_steps(
     generator: torch.Generator,
 ) -> Iterator[Theta]:
     """Yield the weights after each step of `train`; the next step overwrites them, so copy."""
-    theta = {name: value.clone() for name, value in with_statistics(network, theta).items()}
-    optimiser = torch.optim.SGD(
-        [theta[name].requires_grad_() for name, _ in network.named_parameters()],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    families = augment.STRATEGIES[recipe.augmentation]
-    schedule = SCHEDULES[recipe.schedule]
+    theta, optimiser = prepared(network, theta, recipe)
     stream = batches(len(labels), recipe.batch_size, generator)
     for step in range(recipe.steps):
         batch = next(stream)
-        seen = images[batch]
-        seen = augment.apply(seen, augment.draw(families, len(seen), generator))
-        loss = F.cross_entropy(logits(network, theta, seen, training=True), labels[batch])
-        if not math.isfinite(loss.item()):
-            raise DivergedError(step, "the training loss")
-        optimiser.param_groups[0]["lr"] = recipe.learning_rate * schedule(step / recipe.steps)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        advance(network, theta, optimiser, images[batch], labels[batch], recipe, step, generator)
         yield {name: value.detach() for name, value in theta.items()}
+
+
+def prepared(network: Network, theta: Theta, recipe: Recipe) -> tuple[Theta, torch.optim.Optimizer]:
+    """Return a copy of the weights to train, and the optimiser that moves them in place."""
+    theta = {name: value.clone() for name, value in with_statistics(network, theta).items()}
+    weights = [theta[name].requires_grad_() for name, _ in network.named_parameters()]
+    return theta, OPTIMISERS[recipe.optimizer](weights, recipe)
+
+
+def advance(
+    network: Network,
+    theta: Theta,
+    optimiser: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    recipe: Recipe,
+    step: int,
+    generator: torch.Generator,
+) -> None:
+    """Move `theta` by step number `step` of the recipe, in place, on one batch.
+
+    images: (N, channels, H, W); labels: (N,). The augmentation is drawn from `generator`. Raises
+    DivergedError for a loss that is not finite.
+    """
+    images, others, kept = _augmented(images, recipe.augmentation, generator)
+    scores = logits(network, theta, images, training=True)
+    loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+    if others is not None:
+        other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
+        loss = kept * loss + (1 - kept) * other
+    if not math.isfinite(loss.item()):
+        raise DivergedError(step, "the training loss")
+    factor = SCHEDULES[recipe.schedule](step / recipe.steps)
+    optimiser.param_groups[0]["lr"] = recipe.learning_rate * factor
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def _augmented(
+    images: torch.Tensor, augmentation: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+    """Return images to train on, whose labels count for a share too (None: nobody's), and theirs.
+
+    mixup (Zhang et al., ICLR 2018) blends each image with another of the batch; cutmix (Yun et
+    al., ICCV 2019) pastes one rectangle of the other. The share is uniform, their alpha of 1, and
+    one for the batch.
+    """
+    if augmentation not in MIXES:
+        names = BOTH.get(augmentation)
+        for families in zip(names) if names else [augment.STRATEGIES[augmentation]]:
+            images = augment.apply(images, augment.draw(families, len(images), generator))
+        return images, None, 1.0
+    others = torch.randperm(len(images), generator=generator)
+    kept, *centre = torch.rand(3, generator=generator).tolist()
+    if augmentation == "mixup":
+        return kept * images + (1 - kept) * images[others], others, kept
+    rows, columns = (
+        _span(size, at, math.sqrt(1 - kept))
+        for size, at in zip(images.shape[-2:], centre, strict=True)
+    )
+    mixed = images.clone()
+    mixed[..., rows, columns] = images[others][..., rows, columns]
+    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed, others, 1 - pasted / math.prod(images.shape[-2:])
+
+
+def _span(size: int, at: float, share: float) -> slice:
+    """Return a span of `share` of `size` pixels about the fraction `at`, cut at the borders."""
+    middle, half = int(at * size), int(share * size) // 2
+    return slice(max(middle - half, 0), min(middle + half, size))
 
 
 @torch.no_grad()
@@ -156,16 +250,25 @@ def train_and_score(
     test: Split,
     recipe: Recipe,
     seed: object,
+    theta: Theta | None = None,
 ) -> Score:
     """Return the last-step score on `test` of a fresh network trained on images and labels.
 
-    `seed` names the initial weights, the batch order and the augmentation; sets that are
-    compared under one seed start from the same weights. Seeds run one after another in a worker
-    process each: stacking their weights (torch.func.vmap) turns convolutions into grouped ones,
-    2 to 3 times slower at k >= 100 on a CPU and no faster at k = 10.
+    `seed` names the initial weights, unless `theta` gives them, the batch order and the
+    augmentation; sets that are compared under one seed start from the same weights. Seeds run one
+    after another in a worker process each: stacking their weights (torch.func.vmap) turns
+    convolutions into grouped ones, 2 to 3 times slower at k >= 100 on a CPU and no faster at
+    k = 10.
     """
-    theta = initial_parameters(network, generator("evaluation weights", seed), images.device)
+    if theta is None:
+        stream = generator("evaluation weights", seed)
+        theta = initial_parameters(network, stream, images.device)
     theta = train(network, theta, images, labels, recipe, generator("evaluation batches", seed))
+    return final_score(network, theta, test, recipe)
+
+
+def final_score(network: Network, theta: Theta, test: Split, recipe: Recipe) -> Score:
+    """Return the score of weights that the recipe ended with; DivergedError if it is not finite."""
     result = score(network, theta, test)
     if not math.isfinite(result.cross_entropy):
         raise DivergedError(recipe.steps, "the test loss")

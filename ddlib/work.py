@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 
-from ddlib import data, networks
+from ddlib import configurations, data, networks
+from ddlib.configurations import Configuration
 from ddlib.distilled import DistilledSet
 from ddlib.files import write_atomically
 from ddlib.fingerprints import images_digest
 from ddlib.methods import METHODS
+from ddlib.networks import Network, Theta
 from ddlib.parameters import Parameters
-from ddlib.training import DivergedError, Recipe, Score, train_and_score
+from ddlib.seeds import generator
+from ddlib.training import DivergedError, Score, final_score, train_and_score, training_steps
+
+SPANS = 4  # parts of a training over which the change of the logits is kept
 
 
 @dataclass(frozen=True)
@@ -80,39 +86,113 @@ def distil(
     return outcomes, seconds
 
 
+def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
+    """Make the pretrained body that a configuration starts from, as the file `path`."""
+    dataset, _ = _open(context)
+    write_atomically(path, configurations.pretrain(dataset, configuration))
+    return path
+
+
 def evaluate(
-    context: Context, synthetic: DistilledSet, recipe: Recipe, seed: int, number: int
+    context: Context,
+    synthetic: DistilledSet,
+    configuration: Configuration,
+    seed: int,
+    number: int,
+    body: Path | None,
 ) -> tuple[Score, float]:
-    """Return the score of the network `number` trained on a distilled set, and the seconds."""
-    dataset, network = _open(context)
+    """Return the score of the network `number` trained on a distilled set, and the seconds.
+
+    body: the file of the pretrained body that the configuration starts from, if it has any.
+    """
+    dataset, network = _open(context, configuration)
     start = time.perf_counter()
     images, labels = synthetic.images.to(context.device), synthetic.labels.to(context.device)
-    result = train_and_score(network, images, labels, dataset.test, recipe, (seed, number))
+    seeds = (seed, number)
+    theta = _initial(context, network, configuration, seeds, body)
+    result = train_and_score(
+        network, images, labels, dataset.test, configuration.recipe, seeds, theta
+    )
     return result, time.perf_counter() - start
 
 
-def reference(context: Context, recipe: Recipe, seed: int) -> Score:
-    """Return the score of a network trained on the whole training set."""
-    dataset, network = _open(context)
-    real = dataset.train
-    return train_and_score(network, real.images, real.labels, dataset.test, recipe, (seed, 0))
+def reference(
+    context: Context, configuration: Configuration, seed: int, body: Path | None, probe: int
+) -> tuple[Score, bytes]:
+    """Return the score of a network trained on the whole training set, and what it showed.
+
+    That is a file of safetensors over `probe` test images, N, spread evenly over the test set:
+    probabilities (N, C) and features (N, F) of the trained network, and increments (SPANS, N x C),
+    the change of its logits, centred over classes, over each of SPANS equal parts of the training.
+    """
+    dataset, network = _open(context, configuration)
+    real, test, recipe = dataset.train, dataset.test, configuration.recipe
+    seen = test.images[_spread(len(test.labels), probe)]
+    theta = _initial(context, network, configuration, (seed, 0), body)
+    stream = generator("evaluation batches", (seed, 0))
+    snapshots = [_centred_logits(network, theta, seen)]
+    ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
+    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    for done, theta in enumerate(steps, 1):
+        snapshots += [_centred_logits(network, theta, seen) for end in ends if end == done]
+    result = final_score(network, theta, test, recipe)
+    with torch.no_grad():
+        observed = {
+            "probabilities": networks.logits(network, theta, seen).softmax(1),
+            "features": networks.embed(network, theta, seen),
+            "increments": torch.stack(snapshots).diff(dim=0).flatten(1),
+        }
+    halved = {name: value.half().contiguous().cpu() for name, value in observed.items()}
+    halved["probabilities"] = observed["probabilities"].contiguous().cpu()
+    return result, save(halved)
+
+
+@torch.no_grad()
+def _centred_logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
+    scores = networks.logits(network, theta, images)
+    return scores - scores.mean(1, keepdim=True)
+
+
+def _spread(count: int, wanted: int) -> torch.Tensor:
+    """Return `wanted` of `count` indices, evenly spread; all where there are fewer."""
+    return torch.arange(min(wanted, count)) * count // min(wanted, count)
+
+
+def _initial(
+    context: Context,
+    network: Network,
+    configuration: Configuration,
+    seed: object,
+    body: Path | None,
+) -> Theta:
+    weights = load(body.read_bytes()) if body else None
+    theta = configuration.initial(network, generator("evaluation weights", seed), weights)
+    return {name: value.to(context.device) for name, value in theta.items()}
 
 
 @lru_cache(maxsize=1)
-def _open(context: Context) -> tuple[data.DataSet, networks.Network]:
+def _dataset(options: str, digest: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = data.load(**json.loads(context.data))
-    if images_digest(dataset) != context.digest:
+    dataset = data.load(**json.loads(options))
+    if images_digest(dataset) != digest:
         raise ValueError(
             f"this worker finds other images for {dataset.name} than the study started with; give "
             "every worker the same DDLIB_DATA"
         )
-    options = json.loads(context.network)
+    on_device = {
+        name: data.Split(split.images.to(device), split.labels.to(device))
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    return replace(dataset, **on_device)
+
+
+def _open(
+    context: Context, configuration: Configuration | None = None
+) -> tuple[data.DataSet, networks.Network]:
+    """Return the data set, and the network of a configuration, or else the study's own."""
+    dataset = _dataset(context.data, context.digest, context.device)
+    options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
         **options, image_shape=dataset.image_shape, class_count=dataset.class_count
     )
-    on_device = {
-        name: data.Split(split.images.to(context.device), split.labels.to(context.device))
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-    }
-    return replace(dataset, **on_device), network
+    return dataset, network

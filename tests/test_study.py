@@ -29,7 +29,7 @@ from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 from ddlib.settings import Settings, from_root, notebook_parameters, read_methods, read_settings
-from ddlib.training import DivergedError, Recipe, train, train_and_score
+from ddlib.training import DivergedError, Recipe, train, train_and_score, training_steps
 
 DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
 DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
@@ -103,7 +103,7 @@ def no_workers(monkeypatch):
 def test_the_table_has_one_row_per_trial_and_evaluation(finished):
     table = finished.result.trials
     assert list(table.columns) == [
-        *("data", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
+        *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
         *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
         *("status", "message"),
     ]
@@ -151,6 +151,7 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
         "distilled/*.safetensors": TRIALS,
         "distilled/*.seconds": TRIALS,
         "references/*.json": 2,
+        "observed/*.safetensors": 2,
         "grid/*.parquet": 3,
         "grid/*.json": 1,
     }
@@ -226,7 +227,7 @@ def test_a_rerun_does_nothing_and_gives_the_same_tables(finished):
     tables = {name: finished.table(name) for name in ("trials", "references", "costs")}
     again = study.run(finished.settings)
     assert stamps(finished.folder) == before
-    assert len(before) == 2 * TRIALS + 2
+    assert len(before) == 2 * TRIALS + 4
     assert {name: finished.table(name) for name in tables} == tables
     pd.testing.assert_frame_equal(again.trials, finished.result.trials, check_exact=True)
 
@@ -264,7 +265,8 @@ def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
     [other] = folder.glob("trials/dc-ipc1-seed0-*")
     [distilled] = folder.glob("distilled/dc-ipc1-seed0-*.safetensors")
     [reference] = folder.parent.glob("cache/references/digits-seed1-*")
-    lost = {path.name for path in (trial, other, distilled, reference)}
+    [observed] = folder.parent.glob("cache/observed/digits-seed1-*")
+    lost = {path.name for path in (trial, other, distilled, reference, observed)}
     contents = distilled.read_bytes()
     for path in (trial, other, distilled, reference):
         path.unlink()
@@ -299,7 +301,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
     assert (tmp_path / "study/trials.parquet").read_bytes() == finished.table("trials")
     after = stamps(tmp_path / "study")
     assert before.items() <= after.items()
-    assert len(after) == 2 * TRIALS + 2
+    assert len(after) == 2 * TRIALS + 4
 
 
 def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
@@ -308,7 +310,7 @@ def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
     return (
         {trial.path.name for trial in plan.trials},
         {trial.set_path.name for trial in plan.trials},
-        {plan.reference_path(seed).name for seed in plan.seeds},
+        {plan.reference_path("own", seed).name for seed in plan.seeds},
     )
 
 
@@ -871,3 +873,98 @@ def test_results_lie_in_the_project_wherever_the_notebook_runs(tmp_path, monkeyp
     assert from_root("results/x") == tmp_path / "results" / "x"
     (tmp_path / "pyproject.toml").unlink()
     assert from_root("results/x") == tmp_path / "results" / "x"
+
+
+# Several configurations.
+
+SEVERAL = {
+    "configurations": {
+        "own": {},
+        "adam": {"optimizer": "adam", "learning_rate": 0.01},
+        "lenet": {"network": {"name": "lenet"}},
+        "taught": {"initialisation": "contrastive", "pretraining": {"steps": 2}},
+    },
+    "families": {"all": ["own", "adam", "lenet", "taught"], "own alone": ["own"]},
+    "methods": {"random": None, "dm": DM},
+    "k": [3],
+    "seeds": 2,
+    "evaluations": 1,
+    "probe": 7,
+}
+
+
+def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(tmp_path, scheduler):
+    chosen = settings(tmp_path / "several", scheduler_address=scheduler, **SEVERAL)
+    result = study.run(chosen)
+    assert result.failures.empty
+    names = list(SEVERAL["configurations"])
+    rows = result.trials[["configuration", "method", "seed"]].itertuples(index=False)
+    assert [tuple(row) for row in rows] == list(itertools.product(names, ["random", "dm"], [0, 1]))
+    assert list(result.trials["network"].iloc[[0, 4, 8, 12]]) == ["mlp", "mlp", "lenet", "mlp"]
+    assert len(list((tmp_path / "several/distilled").glob("*.safetensors"))) == 4
+    assert len(result.distilled(seed=0)) == 2
+    assert result.plan.families["all"].members == tuple(names)
+    full = result.references.groupby("configuration")["error"].mean()
+    for row in result.trials.to_dict("records"):
+        assert row["gap_error"] == pytest.approx(row["error"] - full[row["configuration"]])
+    assert result.trials["cross_entropy"].nunique() == len(result.trials)
+
+
+def test_a_set_under_another_configuration_is_what_a_plain_training_gives(tmp_path, scheduler):
+    chosen = settings(tmp_path / "several", scheduler_address=scheduler, **SEVERAL)
+    result = study.run(chosen)
+    dataset = data.load(**DIGITS)
+    network = networks.build("lenet", dataset.image_shape, 3)
+    [synthetic] = [one for one in result.distilled(1) if one.method == "dm"]
+    recipe = Recipe(steps=20, batch_size=16, learning_rate=0.05)
+    score = train_and_score(
+        network, synthetic.images, synthetic.labels, dataset.test, recipe, (1, 0)
+    )
+    [row] = result.trials.query(
+        "configuration == 'lenet' and method == 'dm' and seed == 1"
+    ).itertuples()
+    assert (row.accuracy, row.cross_entropy) == (score.accuracy, score.cross_entropy)
+
+
+def test_what_trained_networks_showed_on_the_probe_images(tmp_path, scheduler):
+    """Probabilities and features at the end; logits' changes over four quarters of the training."""
+    chosen = settings(tmp_path / "several", scheduler_address=scheduler, **SEVERAL)
+    shown = study.run(chosen).observed("adam")
+    dataset = data.load(**DIGITS)
+    count = len(dataset.test.labels)
+    seen = dataset.test.images[[i * count // 7 for i in range(7)]]
+    network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
+    recipe = Recipe(steps=20, batch_size=16, learning_rate=0.01, optimizer="adam")
+    for seed in (0, 1):
+        theta = networks.initial_parameters(network, generator("evaluation weights", (seed, 0)))
+        stream = generator("evaluation batches", (seed, 0))
+        real, scores = dataset.train, [networks.logits(network, theta, seen)]
+        steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+        for number, theta in enumerate(steps, 1):
+            if number in (5, 10, 15, 20):
+                scores.append(networks.logits(network, theta, seen))
+        scores = [each - each.mean(1, keepdim=True) for each in scores]
+        moved = torch.stack([b - a for a, b in itertools.pairwise(scores)]).flatten(1)
+        assert np.allclose(shown["probabilities"][seed], scores[-1].softmax(1), atol=1e-6)
+        assert np.allclose(shown["increments"][seed], moved, rtol=2e-3, atol=1e-4)
+        features = networks.embed(network, theta, seen)
+        assert np.allclose(shown["features"][seed], features, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"configurations": {}}, "configurations must be a table"),
+        (
+            {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
+            "the configuration 'small' does not fit digits: patch=9 is larger",
+        ),
+        ({"configurations": {"a": {"optimizer": "adan"}}}, "did you mean 'adam'"),
+        ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
+        ({"probe": 0}, "probe=0 must be a whole number of at least 1"),
+    ],
+)
+def test_bad_configurations_are_refused_before_anything_runs(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        study.run(settings(tmp_path / "study", **change))

@@ -1,0 +1,350 @@
+"""Configurations of training, families of them, and what a configuration starts from.
+
+A configuration is all that decides how a network is trained besides the data: the network, the
+optimiser and its numbers, the augmentation, and the weights that training starts from.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+
+from ddlib import augment, networks
+from ddlib.data import DataSet
+from ddlib.networks import Network, Theta
+from ddlib.parameters import Parameters, check_names, setting
+from ddlib.seeds import generator
+from ddlib.training import DivergedError, Recipe, advance, batches, prepared
+
+ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
+TEMPERATURE = 0.5  # of the contrastive loss
+
+
+@dataclass(frozen=True)
+class Pretraining(Parameters):
+    """How a body is pretrained on the unlabelled real images; learning rates are Adam's."""
+
+    steps: int = setting(300, least=1)
+    batch_size: int = setting(128, least=2)
+    learning_rate: float = setting(0.001)
+
+
+@dataclass(frozen=True)
+class State:
+    """What an update operator carries from step to step besides the weights: plain values.
+
+    step: the steps done; moments: the optimiser's, as its state dictionary has them; stream: the
+    state of the generator that augmentation is drawn from.
+    """
+
+    step: int
+    moments: dict[str, Any]
+    stream: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a network is trained, whatever it is trained on.
+
+    network: its name and options, as `ddlib.networks.read_network` gives them; recipe: how it is
+    trained; initialisation: a name of INITIALISATIONS; pretraining: for the two initialisations
+    that are pretrained, and otherwise without effect.
+    """
+
+    network: Mapping[str, Any]
+    recipe: Recipe
+    initialisation: str = "default"
+    pretraining: Pretraining = field(default_factory=Pretraining)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], what: str) -> "Configuration":
+        """Return the configuration that a flat table gives: fields of Recipe, and the others.
+
+        Raises ValueError, in one sentence, for an unknown name or a bad value.
+        """
+        own = ("network", "initialisation", "pretraining")
+        recipe = [declared.name for declared in fields(Recipe)]
+        check_names(given, [*own, *recipe], f"parameter of {what}")
+        named = given.get("network")
+        if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
+            raise ValueError(f"{what}: network must be a table with a name, got {named!r}")
+        initialisation = given.get("initialisation", "default")
+        check_names([initialisation], INITIALISATIONS, f"initialisation of {what}")
+        return cls(
+            network=networks.read_network(named),
+            recipe=Recipe.read({name: given[name] for name in recipe if name in given}, what),
+            initialisation=initialisation,
+            pretraining=Pretraining.read(given.get("pretraining"), f"the pretraining of {what}"),
+        )
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its networks start from a body that was pretrained on the real images."""
+        return self.initialisation in PRETRAINED
+
+    def build(self, image_shape: tuple[int, int, int], class_count: int) -> Network:
+        """Return its network for images (channels, H, W); ValueError where they do not fit."""
+        return networks.build(**self.network, image_shape=image_shape, class_count=class_count)
+
+    def initial(
+        self, network: Network, stream: torch.Generator, body: Theta | None = None
+    ) -> Theta:
+        """Return the weights that training starts from, on the CPU.
+
+        body: the pretrained weights of the body, which a pretrained configuration must be given;
+        the head is drawn anew.
+        """
+        theta = networks.initial_parameters(network, stream)
+        if self.initialisation == "orthogonal":
+            for name, value in theta.items():
+                if value.ndim > 1 and name.endswith("weight") and not name.startswith("head."):
+                    gain = torch.nn.init.calculate_gain("relu")
+                    torch.nn.init.orthogonal_(value, gain, generator=stream)
+        if self.pretrained:
+            theta |= body
+        return theta
+
+    def start(self, network: Network, theta: Theta, seed: object) -> tuple[Theta, State]:
+        """Return weights and state from which `update` goes on; `theta` itself stays as it is."""
+        theta, optimiser = prepared(network, theta, self.recipe)
+        stream = generator("update", seed).get_state()
+        return _detached(theta), State(0, optimiser.state_dict()["state"], stream)
+
+    def update(
+        self, network: Network, theta: Theta, state: State, batch: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[Theta, State]:
+        """Apply the update operator once: weights and state after one step on a batch.
+
+        batch: images (N, channels, H, W) and labels (N,). A pure function: what it is given stays
+        as it is. It takes the step that `ddlib.training.train` takes in place.
+        """
+        stream = torch.Generator()
+        stream.set_state(state.stream)
+        theta, optimiser = prepared(network, theta, self.recipe)
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": deepcopy(state.moments), "param_groups": groups})
+        advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
+        moments = optimiser.state_dict()["state"]
+        return _detached(theta), State(state.step + 1, moments, stream.get_state())
+
+
+def _detached(theta: Theta) -> Theta:
+    return {name: value.detach() for name, value in theta.items()}
+
+
+def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
+    """Return the body's weights, as safetensors, pretrained on the real images without labels.
+
+    All that decides them is the configuration's network, initialisation and pretraining.
+    """
+    plain = json.dumps([dict(configuration.network), configuration.initialisation], sort_keys=True)
+    learn = PRETRAINED[configuration.initialisation]
+    theta = learn(dataset, configuration, generator("pretraining", plain))
+    names = [name for name, _ in configuration.build(dataset.image_shape, 1).named_parameters()]
+    body = {name: theta[name].contiguous() for name in names if name.startswith("body.")}
+    if not all(torch.isfinite(value).all() for value in body.values()):
+        raise DivergedError(configuration.pretraining.steps, "a pretrained weight")
+    return save(body)
+
+
+def predict_rotation(
+    dataset: DataSet, configuration: Configuration, stream: torch.Generator
+) -> Theta:
+    """Learn by which quarter turn an image was rotated (Gidaris et al., ICLR 2018).
+
+    Each batch holds its images in all four positions. Raises ValueError for images that are not
+    square.
+    """
+    _, height, width = dataset.image_shape
+    if height != width:
+        raise ValueError(
+            f"initialisation 'rotation' turns images by quarters, but these are {height}x{width}; "
+            "choose 'contrastive', or square images by image_size"
+        )
+    network = configuration.build(dataset.image_shape, ROTATIONS)
+    recipe = _adam(configuration.pretraining)
+    theta, optimiser = prepared(network, networks.initial_parameters(network, stream), recipe)
+    images = dataset.train.images
+    each = batches(len(images), max(configuration.pretraining.batch_size // ROTATIONS, 1), stream)
+    for step in range(recipe.steps):
+        seen = images[next(each)]
+        turned = torch.cat([seen.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
+        turns = torch.arange(ROTATIONS).repeat_interleave(len(seen))
+        advance(network, theta, optimiser, turned, turns, recipe, step, stream)
+    return _detached(theta)
+
+
+def contrast(dataset: DataSet, configuration: Configuration, stream: torch.Generator) -> Theta:
+    """Learn to tell two views of one image from those of others (SimCLR; Chen et al., ICML 2020).
+
+    A view takes one family of DSA for every image, with strengths of the image's own; the
+    projection is linear, to 64 values; the loss is NT-Xent over one batch.
+    """
+    network = configuration.build(dataset.image_shape, 64)
+    recipe = _adam(configuration.pretraining)
+    theta, optimiser = prepared(network, networks.initial_parameters(network, stream), recipe)
+    images = dataset.train.images
+    each = batches(len(images), configuration.pretraining.batch_size, stream)
+    for step in range(recipe.steps):
+        seen = images[next(each)]
+        views = [
+            augment.apply(seen, augment.draw(augment.STRATEGIES["dsa"], len(seen), stream))
+            for _ in range(2)
+        ]
+        projected = networks.logits(network, theta, torch.cat(views), training=True)
+        loss = contrastive_loss(projected)
+        if not torch.isfinite(loss):
+            raise DivergedError(step, "the contrastive loss")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return _detached(theta)
+
+
+def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
+    """Return NT-Xent of 2N projections (2N, F): rows i and i + N are views of one image.
+
+    The mean over rows of -log softmax of the cosine to the other view, among the cosines to all
+    other rows over TEMPERATURE (SimCLR, equation 1).
+    """
+    count = len(projected) // 2
+    unit = F.normalize(projected)
+    cosines = (unit @ unit.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(cosines, torch.arange(2 * count).roll(count))
+
+
+def _adam(pretraining: Pretraining) -> Recipe:
+    plain = asdict(pretraining)
+    return Recipe(**plain, optimizer="adam", weight_decay=0.0, schedule="constant")
+
+
+PRETRAINED = {"rotation": predict_rotation, "contrastive": contrast}
+INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of configurations by name; `series` names the growing families it is one of."""
+
+    name: str
+    members: tuple[str, ...]
+    series: str = ""
+
+
+def read_configurations(
+    given: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
+) -> dict[str, Configuration]:
+    """Return every configuration by its name: what `given` says of it, and `base` for the rest.
+
+    base: a flat table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a
+    bad configuration, and for two that are the same.
+    """
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(
+            f"configurations must be a table {{name: changes}}, got {given!r}; give at least one, "
+            "such as {own: {}}"
+        )
+    read: dict[str, Configuration] = {}
+    for name, changes in given.items():
+        what = f"the configuration {name!r}"
+        if not isinstance(changes, Mapping | None):
+            raise ValueError(f"{what} must be a table of what it changes, got {changes!r}")
+        configuration = Configuration.read({**base, **(changes or {})}, what)
+        for other, there in read.items():
+            if there == configuration:
+                raise ValueError(f"{what} is the same as {other!r}; drop one of them")
+        read[str(name)] = configuration
+    return read
+
+
+def expand(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the table {name: changes} of configurations with every product written out.
+
+    An entry {product: {field: [values]}} stands for one configuration a combination of values,
+    named by the entry and the values: `grid` of {optimizer: [sgd, adam]} gives grid-sgd and
+    grid-adam. One field is a varying axis.
+    """
+    written: dict[str, dict[str, Any]] = {}
+    for name, changes in given.items():
+        if not isinstance(changes, Mapping) or "product" not in changes:
+            written[name] = changes
+            continue
+        axes = changes["product"]
+        if not isinstance(axes, Mapping) or not all(
+            isinstance(values, list) and values for values in axes.values()
+        ):
+            raise ValueError(
+                f"the product of {name!r} must be a table {{field: [values]}}, got {axes!r}"
+            )
+        rest = {key: value for key, value in changes.items() if key != "product"}
+        for values in itertools.product(*axes.values()):
+            label = "-".join([str(name), *map(_label, values)])
+            written[label] = {**rest, **dict(zip(axes, values, strict=True))}
+    return written
+
+
+def _label(value: Any) -> str:
+    return str(value["name"]) if isinstance(value, Mapping) and "name" in value else str(value)
+
+
+def read_families(given: Mapping[str, Any], configurations: Sequence[str]) -> dict[str, Family]:
+    """Return the families by name: lists of configurations, or {nested: list, sizes: list}.
+
+    A list may name an entry with a product, for all that it stands for. A nested entry gives one
+    growing family a size, named `name-size`, of the first configurations of its list. Raises
+    ValueError, in one sentence, for an empty family, an unknown or doubled member, or a size that
+    does not fit.
+    """
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(f"families must be a table {{name: configurations}}, got {given!r}")
+    families: dict[str, Family] = {}
+    for name, entry in given.items():
+        nested = isinstance(entry, Mapping)
+        if nested:
+            check_names(entry, ["nested", "sizes"], f"parameter of the family {name!r}")
+        members = _members(name, entry.get("nested") if nested else entry, configurations)
+        if not nested:
+            families[name] = Family(name, members)
+            continue
+        for size in _sizes(name, entry.get("sizes"), len(members)):
+            label = f"{name}-{size}"
+            families[label] = Family(label, members[:size], series=name)
+    return families
+
+
+def _members(name: str, given: Any, configurations: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"the family {name!r} is empty; list the configurations it holds")
+    members: list[str] = []
+    for one in map(str, given):
+        found = [known for known in configurations if known.startswith(f"{one}-")]
+        if one in configurations:
+            found = [one]
+        check_names([one] if not found else [], configurations, f"configuration of {name!r}")
+        members += found
+    doubled = [one for one in members if members.count(one) > 1]
+    if doubled:
+        raise ValueError(f"the family {name!r} holds {doubled[0]!r} twice; drop one")
+    return tuple(members)
+
+
+def _sizes(name: str, given: Any, most: int) -> list[int]:
+    if (
+        not isinstance(given, list)
+        or not given
+        or sorted(set(map(str, given))) != sorted(map(str, given))
+    ):
+        raise ValueError(f"the family {name!r} needs sizes, a list of different numbers")
+    for size in given:
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
+            raise ValueError(
+                f"the family {name!r} has the size {size!r}; choose 1 to {most}, the number of "
+                "its configurations"
+            )
+    return sorted(given)
