@@ -99,18 +99,12 @@ def noise_floor(
     seeds, half = values.shape[1], values.shape[1] // 2
     grams = np.einsum("msd,mtd->mst", values, values)
     order = np.random.default_rng(seed).random((draws, seeds)).argsort(axis=1)
-    signs = np.zeros((draws, seeds))
-    np.put_along_axis(signs, order[:, :half], 1.0, axis=1)
-    np.put_along_axis(signs, order[:, half : 2 * half], -1.0, axis=1)
-    # <mean of one half - mean of the other> without its squares: within pairs of opposite signs
-    # the product is left out too, as `prediction_distance` leaves it out between configurations.
-    allowed = signs[:, :, None] * signs[:, None]
-    first, second = order[:, :half], order[:, half : 2 * half]
-    rows = np.arange(draws)[:, None]
-    allowed[rows, first, second] = allowed[rows, second, first] = 0
-    allowed[:, np.arange(seeds), np.arange(seeds)] = 0
-    squares = np.einsum("dst,mst->dm", allowed, grams) / np.sqrt(half * (half - 1))
-    return float(_root(np.quantile(squares / np.sqrt(seeds * (seeds - 1)), quantile)))
+    one_seed = np.eye(seeds)
+    contrasts = one_seed[order[:, :half]] - one_seed[order[:, half : 2 * half]]  # (D, h, S)
+    products = contrasts[:, None] @ grams @ contrasts[:, None].swapaxes(-2, -1)  # (D, M, h, h)
+    sums = products.sum(axis=(-2, -1)) - np.trace(products, axis1=-2, axis2=-1)
+    squares = sums / np.sqrt(half * (half - 1) * seeds * (seeds - 1))
+    return float(_root(np.quantile(squares, quantile)))
 
 
 def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
