@@ -136,7 +136,7 @@ def test_intervals_of_the_distance_cover_it(difference):
         draws = coverage.prediction_draws(noisy(rng, means, 5, 0.03), 200, trial)[:, 0, 1]
         low, high = np.quantile(draws, [0.025, 0.975])
         covered += low <= np.sqrt(2) * difference <= high
-    assert 0.9 <= covered / 200  # 95 %, less three standard errors of 200 trials
+    assert covered / 200 >= 0.9  # 95 %, less three standard errors of 200 trials
 
 
 @pytest.mark.parametrize("seeds", [4, 6])
@@ -226,7 +226,9 @@ def test_every_registered_distance_gives_a_distance_matrix():
     inputs = {
         "predictions": rng.dirichlet(np.ones(3), size=(4, 3, 5)),
         "updates": rng.normal(size=(4, 2, 7)),
-        "representations": [rng.normal(size=(1, 25, f)) + np.zeros((2, 1, 1)) for f in (3, 4, 5, 6)],
+        "representations": [
+            rng.normal(size=(1, 25, f)) + np.zeros((2, 1, 1)) for f in (3, 4, 5, 6)
+        ],
     }
     assert set(inputs) == set(coverage.DISTANCES)
     for name, measure in coverage.DISTANCES.items():
@@ -307,9 +309,9 @@ def test_exact_numbers_match_brute_force(seed):
         assert all(distance.loc[a, b] > radius for a, b in combinations(packing, 2))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_covering_number_lies_between_packing_numbers(seed):
-    distance = cloud(30, dimensions=3, seed=seed)
+    distance = cloud(20, dimensions=3, seed=seed)
     for radius in np.quantile(distance, [0.15, 0.3, 0.5]):
         greedy = coverage.greedy_cover(distance, radius)
         assert (distance.loc[list(greedy)].min() <= radius).all()
@@ -345,7 +347,7 @@ def test_curve_of_a_subset_matches_brute_force_at_every_distance():
 
 def test_band_is_the_quantiles_of_the_drawn_curves():
     distance = line(6)
-    scales = np.linspace(0.5, 1.5, 41)
+    scales = np.linspace(0.5, 1.5, 21)
     curve = coverage.h_cov_curve(distance, draws=scales[:, None, None] * distance.to_numpy())
     at_one = curve[curve["radius"] == 1].iloc[0]
     # At r = 1 a line of spacing 0.5 has N = 2, one of spacing 1 has N = 2, one of 1.5 has N = 6.
@@ -502,7 +504,7 @@ def predictions(m=2, seeds=4, images=5):
         (lambda: coverage.prediction_draws(predictions(seeds=2)), "2 seeds .* least 3"),
         (lambda: coverage.noise_floor(predictions(seeds=3)), "3 seeds .* least 4"),
         (lambda: coverage.noise_floor(predictions(), 95), "quantile is 95"),
-        (lambda: coverage.update_distance(np.eye(2)[:, None] * [[[1], [0]]], "ab"), "3|shapes"),
+        (lambda: coverage.update_distance(np.eye(2), "ab"), r"shapes \[\(2,\)\] for 2 names"),
         (lambda: coverage.update_distance(np.eye(2)[:, :, None], "ab"), "'a' does not move.* 1"),
         (
             lambda: coverage.representation_distance([np.ones((2, 19, 3))] * 2, "ab"),
