@@ -114,7 +114,7 @@ class Fit:
         if not (k > 0).all():
             raise ValueError(f"cannot predict at k={k.min():g}; choose k > 0")
         gaps = self.law.curve(k, self.coefficients).T
-        rows = [(x, *_interval(values)) for x, values in zip(k, gaps, strict=True)]
+        rows = [(x, *interval(values)) for x, values in zip(k, gaps, strict=True)]
         return pd.DataFrame(rows, columns=["k", "gap", "low", "high"], dtype=float)
 
     def k_sat(self, tau: float) -> Interval:
@@ -128,7 +128,7 @@ class Fit:
             raise ValueError(f"the gap does not saturate above 0: its floor is c={c[0]:.3g}")
         with np.errstate(divide="ignore", invalid="ignore"):
             k = (tau * np.maximum(c, 0) / a) ** (-1 / b)
-        return _interval(np.where(a > 0, k, 0.0))
+        return interval(np.where(a > 0, k, 0.0))
 
     def k_marginal(self, tolerance: float) -> Interval:
         """Return the k of a power law past which one more sample gains less than `tolerance`.
@@ -136,7 +136,7 @@ class Fit:
         -dG/dk = tolerance, so (a / (2 tolerance))^(2/3) for the inverse square root.
         """
         a, b, _ = self._falling_power(tolerance)
-        return _interval((b * np.maximum(a, 0) / tolerance) ** (1 / (b + 1)))
+        return interval((b * np.maximum(a, 0) / tolerance) ** (1 / (b + 1)))
 
     def _check_fitted(self) -> None:
         if not self.fitted:
@@ -352,7 +352,7 @@ def fit(
         drawn = _draw_means(table, draws, generator)
         curves = np.concatenate([curves, drawn + _draw_levels(references, draws, generator)])
     coefficients = _fit_curves(law, table.ks, curves, weights, level)
-    parameters = {name: _interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
+    parameters = {name: interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
     reason = _doubt(law, table, parameters)
     quality = _quality(law, table, coefficients[0], level, draws, seed)
     return Fit(law, parameters, **quality, reason=reason, coefficients=coefficients)
@@ -484,7 +484,7 @@ def _stacked(frames: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
     return pd.concat(frames, names=[name]).droplevel(1).reset_index()
 
 
-def _interval(values: np.ndarray) -> Interval:
+def interval(values: np.ndarray) -> Interval:
     """Return the estimate values[0] with the percentile interval of the draws values[1:]."""
     if len(values) == 1:
         return Interval(float(values[0]), None, None)

@@ -1,0 +1,255 @@
+"""Planner: from a pilot of few k and few configurations to the images that a family needs.
+
+Each member's gaps are fitted by a power law with a floor; the family's worst gap is the largest of
+the curves. Gaps, families, seeds and letters are those of `coverage_laws`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+
+from ddlib import laws
+from ddlib.coverage_laws import Cube, Families, lay_out, seed_weights, worst_over
+from ddlib.laws import Interval
+
+POWER_LAWS = ("inverse_sqrt", "free_exponent", "pure_power", "inverse")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The k and images per class that hold a family's worst gap at epsilon; None if refused."""
+
+    epsilon: float
+    pilot: tuple[float, float]  # smallest and largest k measured
+    member: str | None = None  # the one that needs most
+    k: Interval | None = None  # infinite where the floor is above epsilon
+    ipc: Interval | None = None
+    saturation: Interval | None = None  # None where the gap has no floor above 0
+    reason: str = ""  # why there is no plan
+
+    @property
+    def reading(self) -> str:
+        """Say the plan in two sentences."""
+        goal, k = f"a worst gap of {self.epsilon:g}", self.k
+        if self.reason:
+            return f"No plan for {goal}: {self.reason}."
+        least = "" if k.low is None else f" (95 % interval from {k.low:.0f})"
+        if np.isinf(k.estimate):
+            text = f"No k reaches {goal}{least}: the gap of {self.member} levels off above it."
+        else:
+            ends = "" if k.low is None else f" ({k.low:.0f} to {k.high:.0f})"
+            text = f"{goal.capitalize()} needs k = {k.estimate:.0f}{ends}, that is "
+            text += (
+                f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
+            )
+        if self.saturation is None:
+            return f"{text} No floor above 0 was found, so no saturation point."
+        return f"{text} Its gap saturates at k = {self.saturation.estimate:.0f}."
+
+    @property
+    def _beyond(self) -> str:
+        """Say whether the k needed was measured."""
+        smallest, largest = self.pilot
+        if self.k.estimate < smallest:
+            return f", and the smallest k measured, {smallest:g}, is enough"
+        if self.k.estimate > largest:
+            return (
+                f", extrapolated {self.k.estimate / largest:.1f} times past the largest k measured"
+            )
+        return ""
+
+
+def plan(
+    pilot_gaps: pd.DataFrame,
+    members: Sequence[str],
+    epsilon: float,
+    class_count: int,
+    measure: str = "gap_error",
+    *,
+    law: str = "inverse_sqrt",
+    tolerance: float = 0.5,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Plan:
+    """Plan the k for a worst gap of epsilon over members from a pilot of a few k.
+
+    Each member's gaps are fitted by a power law of `laws.LAWS`, and the family needs the k of the
+    member that needs most. In each draw that member is chosen in another draw, so the interval
+    does not lean upwards with M twice; the estimate still does, a little: it errs to more images.
+    tolerance: see `laws.Fit.k_sat`. Refused, with `reason`, where a member's law was not fitted or
+    that of the deciding member is not identifiable. Raises as `worst_gaps`.
+    """
+    if not class_count >= 1 or not np.isfinite(epsilon):
+        raise ValueError(
+            f"epsilon={epsilon}, class_count={class_count}; choose a gap, a count >= 1"
+        )
+    cube = lay_out(pilot_gaps, {"pilot": members}, measure)
+    fits = _member_fits(cube, members, cube.ks, law, draws, seed)
+    here = Plan(epsilon, (cube.ks[0], cube.ks[-1]))
+    needed = _needed(_coefficients(fits, draws), epsilon)
+    member = list(fits)[needed[:, 0].argmax()]
+    if fits[member].reason:
+        return replace(here, reason=f"{member}: {fits[member].reason}")
+    k = laws.interval(_measured_elsewhere(needed))
+    ipc = Interval(*(np.ceil(np.round(value / class_count, 9)) for value in k))
+    try:
+        saturation = fits[member].k_sat(tolerance)
+    except ValueError:
+        saturation = None
+    return replace(here, member=member, k=k, ipc=ipc, saturation=saturation)
+
+
+def better_spend(
+    gaps: pd.DataFrame,
+    members: Sequence[str],
+    k: float,
+    measure: str = "gap_error",
+    *,
+    law: str = "inverse_sqrt",
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare, at k, doubling the images of a method with switching to another, by fitted laws.
+
+    gaps: with a column method. One row an ordered pair; columns: method, other, k, gap (worst over
+    members), doubling (its fall from k to 2k), switch (its fall from method to other at k), each
+    with _low and _high, better ("more images", "switch" or "" where the draws do not tell).
+    Draws reweight the same seeds in both methods. Raises as `plan`, and for one method.
+    """
+    curves = {}
+    for method, own in gaps.groupby("method", sort=False):
+        cube = lay_out(own, {"given": members}, measure)
+        fits = _member_fits(cube, members, cube.ks, law, draws, seed)
+        curves[method] = _measured_elsewhere(_curves(fits, [k, 2 * k], draws))
+    if len(curves) < 2:
+        raise ValueError(f"{len(curves)} method; give gaps of at least 2 to compare")
+    rows = []
+    for method, other in permutations(curves, 2):
+        here = curves[method][:, 0]
+        parts = {"gap": here, "doubling": here - curves[method][:, 1]}
+        parts["switch"] = here - curves[other][:, 0]
+        row = {"method": method, "other": other, "k": k}
+        for name, values in parts.items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), laws.interval(values), strict=True)
+        _, low, high = laws.interval(parts["doubling"] - parts["switch"])
+        rows.append(row | {"better": "more images" if low > 0 else "switch" if high < 0 else ""})
+    return pd.DataFrame(rows)
+
+
+def back_test(
+    gaps: pd.DataFrame,
+    families: Families,
+    pilot_ks: Sequence[float],
+    pilot_configurations: Sequence[str],
+    measure: str = "gap_error",
+    *,
+    distances: pd.DataFrame | None = None,
+    law: str = "inverse_sqrt",
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predict, from the pilot alone, what the rest of the study measured; show the error.
+
+    A pilot configuration is predicted by its own fitted law; another by that of the nearest pilot
+    configuration in `distances` (C, C), or without distances as one more draw from the pilot's
+    spread (Student t); a family by its worst member. One row for each configuration and family at
+    each k of which the pilot lacked something. Columns: name, kind ("configuration" or "family"),
+    held_out ("k", "configuration" or "both"), k, predicted (median of draws), low, high (for the
+    measured value: its seeds' noise is in it), measured (see `worst_gaps`), error (predicted -
+    measured), inside. Raises ValueError for an unknown pilot k or configuration, and where one
+    pilot configuration would have to show a spread.
+    """
+    everyone = list(dict.fromkeys(name for members in families.values() for name in members))
+    cube = lay_out(gaps, {**families, "pilot": pilot_configurations}, measure)
+    if missing := sorted(set(pilot_ks) - set(cube.ks)):
+        known = ", ".join(f"{k:g}" for k in cube.ks)
+        raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {known}")
+    fits = _member_fits(cube, pilot_configurations, pilot_ks, law, draws, seed)
+    curves = _all_curves(fits, everyone, cube.ks, distances, draws, seed)
+    weights, rows = seed_weights(cube.values.shape[1], draws, seed), []
+    subjects = [(name, "configuration", [name]) for name in everyone]
+    for name, kind, members in subjects + [(f, "family", m) for f, m in families.items()]:
+        pilot = np.array([curves[member] for member in members if member in fits])
+        parts = [curves[member] for member in members if member not in fits]
+        held = {True: "both", False: "configuration"} if parts else {True: "k", False: ""}
+        predicted = np.max([*parts, *([_measured_elsewhere(pilot)] if len(pilot) else [])], axis=0)
+        measured = worst_over(cube.of(members), weights)
+        for j, k in enumerate(cube.ks):
+            if lacked := held[k not in pilot_ks]:
+                compared = _compared(predicted[:, j], measured[:, j])
+                rows.append((name, kind, lacked, k, *compared))
+    names = ["predicted", "low", "high", "measured", "error", "inside"]
+    return pd.DataFrame(rows, columns=["name", "kind", "held_out", "k", *names])
+
+
+def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:
+    """Fit a power law to each member at ks; raises ValueError where there are too few k for it."""
+    if law not in POWER_LAWS:
+        raise ValueError(f"{law!r} is not a power law; choose one of {', '.join(POWER_LAWS)}")
+    kept = np.isin(cube.ks, ks)
+    fits = {}
+    for name, values in zip(members, cube.of(members)[..., kept], strict=True):
+        table = pd.DataFrame(values, columns=cube.ks[kept])
+        fits[name] = laws.fit(table, law, draws=draws, seed=seed)
+        if not fits[name].fitted:
+            raise ValueError(f"no curve for {name!r}: {fits[name].reason}")
+    return fits
+
+
+def _coefficients(fits: dict[str, laws.Fit], draws: int) -> np.ndarray:
+    """Return (a, theta, c) of fits (M, 1 + D, 3); a fit without draws repeats its estimate."""
+    return np.stack([np.broadcast_to(fit.coefficients, (1 + draws, 3)) for fit in fits.values()])
+
+
+def _curves(fits: dict[str, laws.Fit], ks, draws: int) -> np.ndarray:
+    """Return the fitted gaps (M, 1 + D, K) at ks."""
+    ks = np.asarray(ks, dtype=float)
+    law = next(iter(fits.values())).law
+    return law.curve(ks, _coefficients(fits, draws))
+
+
+def _needed(coefficients: np.ndarray, epsilon: float) -> np.ndarray:
+    """Return the k (M, 1 + D) at which power laws fall to epsilon: 0 always, inf never."""
+    a, b, c = np.moveaxis(coefficients, -1, 0)
+    room = epsilon - c
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        k = np.where(a > 0, a / room, 0.0) ** (1 / b)
+    return np.where(room <= 0, np.where((a <= 0) & (room == 0), 0.0, np.inf), k)
+
+
+def _measured_elsewhere(values: np.ndarray) -> np.ndarray:
+    """Return the largest of members (M, 1 + D, ...), chosen in one draw and taken from the next."""
+    chosen = values.argmax(axis=0)
+    chosen[1:] = np.roll(chosen[1:], 1, axis=0)
+    return np.take_along_axis(values, chosen[None], axis=0)[0]
+
+
+def _all_curves(fits, names, ks, distances, draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Return the gaps (1 + D, K) that the pilot's fits predict for each name, in the pilot or not.
+
+    A configuration outside the pilot takes the nearest curve, or mean and spread of all.
+    """
+    pilot, generator = _curves(fits, ks, draws), np.random.default_rng([seed, 1])
+    curves, known = dict(zip(fits, pilot, strict=True)), list(fits)
+    if len(known) < 2 and distances is None and set(names) - set(known):
+        raise ValueError("one pilot configuration shows no spread; give 2 or more, or distances")
+    for name in names:
+        if name in fits:
+            continue
+        if distances is not None:
+            curves[name] = curves[distances.loc[name, known].idxmin()]
+        else:
+            spread = pilot.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(known))
+            shifts = generator.standard_t(len(known) - 1, (1 + draws, 1))
+            curves[name] = pilot.mean(axis=0) + shifts * spread
+    return curves
+
+
+def _compared(predicted: np.ndarray, measured: np.ndarray) -> tuple:
+    """Return predicted, low, high, measured, error, inside for draws (1 + D,) of both."""
+    centre, value = float(np.median(predicted)), float(measured[0])
+    _, low, high = laws.interval(predicted + measured - value)
+    return centre, low, high, value, centre - value, bool(low <= value <= high)
