@@ -158,6 +158,11 @@ DISTANCES: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], pd.DataFram
 }
 
 
+def pairs(distance: pd.DataFrame) -> np.ndarray:
+    """Return the distances (M(M-1)/2,) of all pairs."""
+    return _pairs(_matrix(distance))
+
+
 def triangle_violations(distance: pd.DataFrame) -> Triangles:
     """Count the triples of a distance matrix that break the triangle inequality."""
     matrix = _matrix(distance)

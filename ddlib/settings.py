@@ -29,7 +29,9 @@ class Settings:
     registered under its `name`, on which methods distil; training: fields of
     `ddlib.training.Recipe`; configurations: {name: what it changes of network and training, and
     more}, under each of which every set is evaluated (see `ddlib.configurations`; default: the one
-    of network and training); families: {name: configurations}; probe: test images on which trained
+    of network and training); families: {name: configurations}; spread: size and count of families of
+    equal size, from tight to wide; epsilons: gaps to hold; pilot: the k and
+    the configurations that a plan is made from; probe: test images on which trained
     networks are compared; methods: {name:
     parameters}, where a name of your own says with `method: dm` whose variant it is; k: sizes in
     images in all; seeds: how many, counted from 0; evaluations: networks trained on each distilled
@@ -48,6 +50,9 @@ class Settings:
     results: str
     configurations: Mapping[str, Mapping[str, Any] | None] | None = None
     families: Mapping[str, Any] | None = None
+    spread: Mapping[str, int] | None = None
+    epsilons: list[float] | None = None
+    pilot: Mapping[str, list] | None = None
     probe: int = 500
     cache: str = "results/cache"
     seeds: int = 5
@@ -203,6 +208,18 @@ def check_values(settings: Settings) -> None:
         value = getattr(settings, name)
         if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
             raise ValueError(f"{name}={value!r} must be a text, such as {example}")
+    for epsilon in settings.epsilons or []:
+        if not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilons hold {epsilon!r}; give gaps above 0, such as 0.05")
+    if settings.pilot is not None:
+        check_names(settings.pilot, ["k", "configurations"], "parameter of pilot")
+        check_names(settings.pilot.get("k", []), settings.k, "k of this study")
+        known = settings.configurations or ["own"]
+        check_names(settings.pilot.get("configurations", []), known, "configuration of the pilot")
+    if settings.spread is not None:
+        check_names(settings.spread, ["size", "count"], "parameter of spread")
+        for name in ("size", "count"):
+            _check_count(f"{name} of spread", settings.spread.get(name))
     tolerance = settings.tolerance
     if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")

@@ -1,0 +1,197 @@
+"""The figures of the coverage law: gaps by configuration, the map, H_cov against r, and k*."""
+
+from collections.abc import Mapping, Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ddlib.charts import CONFIG, FAINT, INK, SIZE_TITLE, WIDTH, log_ticks, size_axis, tips, zoom
+
+# Okabe and Ito's colours with others of like lightness between; series repeat them past their end.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+
+
+def gaps_by_configuration(gaps: pd.DataFrame, measure: str = "gap_error") -> alt.ConcatChart:
+    """Draw each configuration's mean gap against k, one panel a method; the worst is heavy.
+
+    `gaps` has columns method, configuration, k, seed and the measure.
+    """
+    means = gaps.groupby(["method", "configuration", "k"], sort=False, as_index=False)
+    means = means[measure].mean().dropna()
+    worst = means.loc[means.groupby(["method", "k"])[measure].idxmax()]
+    low, high = means[measure].min(), means[measure].max()
+    names = list(dict.fromkeys(means["configuration"]))
+    ks = means["k"].astype(float)
+    scale = alt.Scale(type="log", domain=[ks.min() / 1.15, ks.max() * 1.15], nice=False)
+    x = alt.X("k:Q", scale=scale, axis=size_axis(means["k"]), title=SIZE_TITLE)
+    y = alt.Y(f"{measure}:Q", scale=alt.Scale(domain=[min(low, 0), high]), title=_named(measure))
+    colour = alt.Color("configuration:N", scale=_colours(names), title=None)
+    dash = alt.StrokeDash("configuration:N", scale=_dashes(names), title=None)
+    panels = []
+    for i, (method, rows) in enumerate(means.groupby("method", sort=False)):
+        base = alt.Chart(rows).encode(x, y, colour, tooltip=tips(["configuration:N", "k", measure]))
+        top = alt.Chart(worst[worst["method"] == method]).encode(x, y)
+        layers = [
+            base.mark_line(strokeWidth=1.6).encode(dash),
+            top.mark_line(color=INK, strokeWidth=3.5, opacity=0.35),
+            base.mark_point(filled=True, size=30, opacity=1),
+        ]
+        panel = alt.layer(*layers).add_params(zoom(i))
+        panels.append(panel.properties(width=WIDTH // 2 - 60, height=300, title=str(method)))
+    title = alt.Title(
+        "Who needs most? Gap to all data, of every configuration, against k",
+        subtitle="Means over seeds. The broad line is the largest of them at each k.",
+    )
+    return alt.concat(*panels, columns=2, title=title).configure(**CONFIG)
+
+
+def configuration_map(
+    points: pd.DataFrame, share: float, centres: Sequence[str], radius: float
+) -> alt.LayerChart:
+    """Draw the configurations in the plane, index configuration, columns x, y; centres are filled.
+
+    share: of the distances' variance that the plane shows; centres: those of a least cover.
+    """
+    table = points.rename_axis("configuration").reset_index()
+    table["role"] = np.where(table["configuration"].isin(centres), "centre of the cover", "covered")
+    reach = 1.25 * max(points.abs().to_numpy().max(), 1e-9)
+    axis = alt.Axis(format=".2~g", tickCount=5)
+    base = alt.Chart(table).encode(
+        alt.X("x:Q", scale=alt.Scale(domain=[-reach, reach], nice=False), axis=axis, title=None),
+        alt.Y("y:Q", scale=alt.Scale(domain=[-reach, reach], nice=False), axis=axis, title=None),
+        tooltip=tips(["configuration:N", "role:N"]),
+    )
+    fill = alt.Scale(domain=["centre of the cover", "covered"], range=["#0072B2", "#FFFFFF"])
+    dots = base.mark_point(size=110, filled=True, stroke="#0072B2", strokeWidth=1.5, opacity=1)
+    names = base.mark_text(dy=-13, fontSize=11, color=INK).encode(text="configuration:N")
+    title = alt.Title(
+        f"{len(centres)} balls of radius {radius:.2g} cover {len(points)} configurations",
+        subtitle=f"Classical scaling; the plane shows {share:.0%} of the distances' variance, so "
+        "balls cannot be drawn true to scale. Filled: centres of a least cover.",
+    )
+    chart = alt.layer(dots.encode(fill=alt.Fill("role:N", scale=fill, title=None)), names)
+    return chart.properties(width=560, height=420, title=title).configure(**CONFIG)
+
+
+def h_cov_against_radius(
+    curves: pd.DataFrame, floor: float, radii: pd.Series
+) -> alt.LayerChart:
+    """Draw the steps of H_cov(r) of several families; below the noise floor r says nothing.
+
+    `curves` has columns family, radius, h_cov; `radii` the radii that the study uses, dotted.
+    """
+    names = list(dict.fromkeys(curves["family"]))
+    end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
+    last = curves.groupby("family", sort=False).tail(1).assign(radius=end)
+    x = alt.X("radius:Q", scale=alt.Scale(domain=[0, end], nice=False), title="radius r")
+    lines = alt.Chart(pd.concat([curves, last])).mark_line(interpolate="step-after").encode(
+        x,
+        alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats"),
+        alt.Color("family:N", scale=_colours(names), sort=names, title=None),
+        alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None),
+        tooltip=tips(["family:N", "radius", "h_cov"]),
+    )
+    noise = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [floor]}))
+    used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
+    layers = [
+        noise.mark_rect(color="#EEEEEE").encode(x, alt.X2("end:Q")),
+        used.mark_rule(color=FAINT, strokeDash=[2, 3]).encode(x, tooltip=tips(["radius"])),
+        lines,
+    ]
+    title = alt.Title(
+        "How many balls of radius r does a family need?",
+        subtitle=f"Grey: distances that seeds alone reach (r < {floor:.2g}). Dots: the radii used.",
+    )
+    return alt.layer(*layers).properties(width=WIDTH, height=320, title=title).configure(**CONFIG)
+
+
+def k_star_against(
+    k_stars: pd.DataFrame, measures: pd.DataFrame, predictors: Mapping[str, str], groups: pd.Series
+) -> alt.ConcatChart:
+    """Draw k* of each family against each predictor, one panel a predictor, a row an epsilon.
+
+    `k_stars` as `ddlib.coverage_laws.k_star` tabulates them; predictors: {column of measures:
+    axis title}; groups: family -> the series or group it belongs to. A triangle marks a k* that
+    lies beyond the measured sizes.
+    """
+    table = k_stars.merge(measures.rename_axis("family").reset_index(), on="family")
+    table = table.assign(
+        group=table["family"].map(groups),
+        shown=np.select(
+            [table["censored"] == "", table["censored"].str.startswith("above")],
+            ["measured", "above"],
+            "below",
+        ),
+        low=table["low"].clip(table["smallest"], table["largest"]),
+        high=table["high"].clip(table["smallest"], table["largest"]),
+    )
+    names = list(dict.fromkeys(table["group"]))
+    shapes = alt.Scale(
+        domain=["measured", "above", "below"], range=["circle", "triangle-up", "triangle-down"]
+    )
+    panels = []
+    for epsilon, rows in table.groupby("epsilon"):
+        for predictor, label in predictors.items():
+            base = alt.Chart(rows).encode(
+                alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
+                alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
+                color=alt.Color("group:N", scale=_colours(names), sort=names, title=None),
+                tooltip=tips(["family:N", predictor, "k_star", "low", "high", "censored:N"]),
+            )
+            bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+            dots = base.mark_point(size=70, filled=True, opacity=1).encode(
+                shape=alt.Shape("shown:N", scale=shapes, title=None)
+            )
+            panels.append(alt.layer(bars, dots).properties(width=230, height=230))
+    title = alt.Title(
+        "Does H_cov say how many images a family needs?",
+        subtitle="One mark a family, with the 95 % interval over seeds; triangles: k* lies beyond "
+        "the measured sizes.",
+    )
+    return alt.concat(*panels, columns=len(predictors), title=title).configure(**CONFIG)
+
+
+def back_test(tested: pd.DataFrame) -> alt.LayerChart:
+    """Draw predicted against measured gaps of what a pilot did not see, with 95 % intervals.
+
+    `tested` has columns name, kind, held_out, k, predicted, low, high, measured.
+    """
+    kinds = list(dict.fromkeys(tested["held_out"]))
+    ends = tested[["predicted", "measured"]].to_numpy(float)
+    bottom, top = np.nanmin(ends), np.nanmax(ends)
+    domain = [bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom)]
+    scale = alt.Scale(domain=domain, nice=False)
+    base = alt.Chart(tested).encode(
+        alt.X("measured:Q", scale=scale, title="measured gap"),
+        alt.Y("predicted:Q", scale=scale, title="predicted from the pilot"),
+        alt.Color("held_out:N", scale=_colours(kinds), sort=kinds, title="not in the pilot"),
+        tooltip=tips(["name:N", "held_out:N", "k", "predicted", "low", "high", "measured"]),
+    )
+    line = alt.Chart(pd.DataFrame({"at": domain})).mark_line(color=FAINT, strokeDash=[4, 3])
+    bars = base.mark_rule(opacity=0.35, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    dots = base.mark_point(size=50, filled=True, opacity=1)
+    layers = [line.encode(alt.X("at:Q"), alt.Y("at:Q")), bars, dots]
+    title = alt.Title(
+        "What the pilot predicts, and what the rest of the study measured",
+        subtitle="On the dashed line the prediction is right; bars are its 95 % intervals.",
+    )
+    return alt.layer(*layers).properties(width=460, height=400, title=title).configure(**CONFIG)
+
+
+def _named(measure: str) -> str:
+    return {"gap_error": "gap in test error", "gap_cross_entropy": "gap in nats"}[measure]
+
+
+def _colours(names: Sequence[str]) -> alt.Scale:
+    return alt.Scale(
+        domain=list(names), range=[COLOURS[i % len(COLOURS)] for i in range(len(names))]
+    )
+
+
+def _dashes(names: Sequence[str]) -> alt.Scale:
+    """Return dashes that tell apart names of one colour."""
+    kinds = ([1, 0], [5, 2], [2, 2])
+    dashes = [kinds[i // len(COLOURS) % len(kinds)] for i in range(len(names))]
+    return alt.Scale(domain=list(names), range=dashes)

@@ -1,0 +1,133 @@
+"""Sentences on the coverage law, computed from the results and never typed by hand."""
+
+import numpy as np
+import pandas as pd
+
+from ddlib.comparison import LEVEL
+from ddlib.coverage import Triangles
+from ddlib.reading import Text
+
+NEAR = 2  # AICc units within which two predictors cannot be told apart (Burnham & Anderson 2002)
+NAMES = {"h_cov": "H_cov", "log_members": "ln M", "members": "M", "constant": "a constant"}
+
+
+def distances(triangles: Triangles, floor: float, radius: float) -> Text:
+    """Say whether the distances are a metric here, and whether r stands above the seeds' noise."""
+    if triangles.count:
+        first, second, third = triangles.triple
+        metric = (
+            f"The triangle inequality fails in {triangles.count} triples ({triangles.share:.1%}), "
+            f"worst by {triangles.worst:.2g} for {first}, {second}, {third}: no metric, so the "
+            "bounds between covers and packings need not hold."
+        )
+    else:
+        metric = "The triangle inequality holds for all triples."
+    noise = f"Seeds alone reach a distance of {floor:.2g}; the radius used is {radius:.2g}"
+    if radius <= floor:
+        noise += ", no more than that: H_cov counts noise here"
+    return Text(f"{metric} {noise}.")
+
+
+def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
+    """Say, at each epsilon, whether H_cov explains k*, and better than ln M and the others do."""
+    paragraphs = []
+    for epsilon, rows in regressions.groupby("epsilon"):
+        table = rows.set_index("predictor")
+        h_cov, rival = table.loc["h_cov"], table.loc["log_members"]
+        sentences = [f"**Worst gap {epsilon:g}.** k* of {h_cov['n']:.0f} families"]
+        if h_cov["censored"]:
+            sentences[0] += f", {h_cov['censored']:.0f} of them only bounded"
+        sentences[0] += "."
+        if h_cov["reason"]:
+            sentences.append(f"Nothing can be said: {h_cov['reason']}.")
+        else:
+            sentences += [_slope(h_cov), _against(h_cov, rival, table)]
+        if within is not None:
+            sentences.append(_within(within[within["epsilon"] == epsilon]))
+        paragraphs.append(" ".join(filter(None, sentences)))
+    return Text("\n\n".join(paragraphs))
+
+
+def _slope(row: pd.Series) -> str:
+    text = f"A nat of H_cov goes with {row['slope']:.0f} more images"
+    if pd.isna(row["low"]):
+        return f"{text}, without an interval, as too many draws leave the measured sizes."
+    sure = row["low"] > 0 or row["high"] < 0
+    text += f" ({row['low']:.0f} to {row['high']:.0f} over draws of seeds)"
+    text += "" if sure else ", which may be none"
+    order = "not by chance" if row["p"] <= LEVEL else "no more than chance gives"
+    return f"{text}; R² {row['r2']:.2f}, {order} (permutation p = {row['p']:.3f})."
+
+
+def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
+    known = table[table["loo"].notna()].sort_values("loo")
+    best = NAMES.get(known.index[0], known.index[0])
+    text = f"Least wrong at left-out families is {best} ({known['loo'].iloc[0]:.0f} images)"
+    if best != "H_cov":
+        text += f", H_cov errs by {h_cov['loo']:.0f}"
+    if rival["reason"]:
+        return f"{text}. ln M explains nothing: {rival['reason']}."
+    ahead = rival["aicc"] - h_cov["aicc"]
+    verdict = "explain k* alike"
+    if ahead > NEAR:
+        verdict = "differ: H_cov explains k* better"
+    elif ahead < -NEAR:
+        verdict = "differ: ln M explains k* better"
+    text += f". H_cov and ln M {verdict} (AICc {ahead:+.1f} in favour of H_cov"
+    if pd.notna(h_cov["beats"]):
+        text += f"; larger R² in {h_cov['beats']:.0%} of the draws"
+    return f"{text})."
+
+
+def _within(rows: pd.DataFrame) -> str:
+    found = rows[(rows["predictor"] == "h_cov")]
+    if found.empty:
+        return ""
+    row = found.iloc[-1]  # all groups together, where there are several
+    if row["reason"]:
+        return f"Among families of equal M nothing can be said of H_cov: {row['reason']}."
+    told = "rises with H_cov" if row["p"] <= LEVEL else "is not shown to rise with H_cov"
+    return (
+        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, k* {told} "
+        f"(τ = {row['tau']:.2f}, one-sided p = {row['p']:.3f})."
+    )
+
+
+def root_law(fitted: pd.DataFrame) -> Text:
+    """Say which measure H makes worst gaps most like a sqrt(H / k) + c."""
+    table = fitted.set_index("predictor")
+    known = table[table["aicc"].notna()].sort_values("aicc")
+    if known.empty:
+        return Text(f"Nothing can be fitted: {table['reason'].iloc[0]}.")
+    name, best = known.index[0], known.iloc[0]
+    text = (
+        f"Worst gaps are nearest to a sqrt(H / k) + c with H = {NAMES.get(name, name)} "
+        f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {_interval(best)})."
+    )
+    for rival in ("h_cov", "log_members", "constant"):
+        if rival in known.index and rival != name:
+            row = known.loc[rival]
+            text += f" {NAMES[rival]}: {row['delta_aicc']:.1f} AICc units behind."
+    return Text(text)
+
+
+def _interval(row: pd.Series) -> str:
+    if pd.isna(row["low"]):
+        return "no interval"
+    return f"{row['low']:.2f} to {row['high']:.2f}"
+
+
+def back_test(tested: pd.DataFrame) -> Text:
+    """Say how far off the pilot's predictions were, by what they had not seen."""
+    lines = []
+    for (kind, held), rows in tested.groupby(["kind", "held_out"], sort=False):
+        known = rows.dropna(subset=["error"])
+        if known.empty:
+            continue
+        plural = kind.replace("family", "families").replace("ion", "ions")
+        lines.append(
+            f"- {plural}, held out: {held}: mean error {known['error'].mean():+.3f}, root mean "
+            f"square {np.sqrt((known['error'] ** 2).mean()):.3f}; the 95 % interval held "
+            f"{known['inside'].astype(bool).mean():.0%} of {len(known)}"
+        )
+    return Text("\n".join(lines) or "The pilot saw everything: nothing is left to test it on.")
