@@ -104,6 +104,7 @@ def test_defaults_are_the_published_ones():
     [
         ({"gradient": "telsa"}, "'telsa' is not a gradient; did you mean 'tesla'"),
         ({"max_start": {1: 2, 10: 0}}, r"max_start\[10\]=0 must be a whole number of at least 1"),
+        ({"synthetic_batch": {1: 2.5}}, r"synthetic_batch\[1\]=2.5 must be a whole number"),
         ({"student_steps": 0}, "student_steps=0 must be a whole number of at least 1"),
         ({"expert_steps": None}, "expert_steps=None must be a whole number of at least 0"),
     ],
@@ -499,6 +500,13 @@ def test_smaller_batches_take_every_image_once_before_any_twice(tiny, network, m
             assert sorted(torch.cat(epoch).tolist()) == list(range(6))
     orders = {tuple(torch.cat([rows for rows, _ in call["steps"]]).tolist()) for call in matched}
     assert len(orders) == 3
+
+
+@pytest.mark.parametrize(("ipc", "size"), [(1, 2), (2, 3), (3, 4), (4, 4)])
+def test_the_batch_of_s_may_be_a_table(tiny, network, matched, numbered, ipc, size):
+    parameters = settings(synthetic_batch={1: 2, 3: 4}, iterations=1)
+    distil(tiny, network, [ipc], 0, parameters, numbered)
+    assert [len(rows) for rows, _ in matched[0]["steps"]] == [size] * 3
 
 
 def test_every_image_of_every_step_has_an_augmentation_of_its_own(tiny, network, matched, numbered):
