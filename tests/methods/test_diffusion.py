@@ -273,6 +273,19 @@ def test_nearest_images_are_the_real_ones_closest_to_each_mode(tiny, monkeypatch
             assert torch.equal(made[5].images[5 * label + row], best)
 
 
+def test_modes_as_images_are_the_means_of_the_clusters():
+    points, means = blobs()
+    split = Split(points / 5, torch.zeros(60, dtype=torch.int64))
+    dataset = DataSet("own", split, split, Normalisation((0.5,), (0.25,)), ("one",))
+    parameters = settings(images="modes")
+    assert jobs(parameters) == []
+    made = distil(dataset, None, [1, 3], 0, parameters, [])
+    assert made[3].images.shape == (3, 1, 1, 2)
+    for ipc, expected in ((1, points.mean(0, keepdim=True)), (3, means)):
+        found, expected = (torch.tensor(ordered(each)) for each in (made[ipc].images, expected / 5))
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
 # The UNet
 
 
@@ -509,6 +522,9 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(dit, coloured, monkeypa
         torch.testing.assert_close(targets[rows], latents[own][order], rtol=1e-4, atol=1e-5)
         pixels = made.images[rows] * 0.25 + 0.5
         torch.testing.assert_close(pixels, shown[own][order], rtol=1e-4, atol=1e-4)
+    modes_shown = distil(coloured, None, [10], 0, replace(parameters, images="modes"), [])[10]
+    torch.testing.assert_close(modes_shown.images, made.images)
+    assert len(asked) == 4  # chunks of 8 of the 30 images: none is asked for again
 
 
 def test_images_of_another_size_are_resized_there_and_back(dit, coloured):
@@ -571,7 +587,7 @@ def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
         ({"generator": 3}, r"generator=3 must be text"),
         ({"class_ids": 3}, r"class_ids=3 must be a list of whole numbers"),
         ({"class_ids": [0, -1]}, r"class_ids\[1\]=-1 must be a whole number of at least 0"),
-        ({"images": "closest"}, r"'closest' is not an images; allowed: generated, nearest"),
+        ({"images": "closest"}, r"'closest' is not an images; allowed: generated, modes, nearest"),
         ({"sampler": "dppm"}, r"did you mean 'ddpm'\? allowed: ddpm, ddim"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
         ({"unet_timesteps": 40}, r"steps=50 is more than unet_timesteps=40; choose fewer"),
