@@ -457,16 +457,15 @@ def coloured():
     return DataSet("own", split, split, Normalisation((0.5,) * 3, (0.25,) * 3), ("x", "y", "z"))
 
 
-@pytest.fixture(scope="module")
-def dit(tmp_path_factory):
-    """The folder of a DiT with learned variance on the 4x4 latents of a VAE that halves 8x8."""
+def save_dit(folder, channels=8, **schedule):
+    """Save a DiT of so many channels of output on the 4x4 latents of a VAE that halves 8x8."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = DiTTransformer2DModel(
             num_attention_heads=2,
             attention_head_dim=4,
             in_channels=4,
-            out_channels=8,
+            out_channels=channels,
             num_layers=2,
             norm_num_groups=2,
             sample_size=4,
@@ -480,9 +479,15 @@ def dit(tmp_path_factory):
             norm_num_groups=2,
             scaling_factor=0.3,
         )
-    folder = tmp_path_factory.mktemp("dit")
-    DiTPipeline(transformer, vae, DDIMScheduler(**LINEAR)).save_pretrained(folder)
+    scheduler = DDIMScheduler(**LINEAR, **schedule)
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    """The folder of a DiT with learned variance, like DiT-XL/2."""
+    return save_dit(tmp_path_factory.mktemp("dit"))
 
 
 def test_a_dit_without_guidance_draws_what_its_pipeline_draws(dit, coloured):
@@ -567,6 +572,29 @@ def test_class_ids_that_do_not_fit_are_refused(dit, coloured, ids):
 def test_a_dit_of_another_number_of_channels_is_refused(dit, tiny):
     with pytest.raises(ValueError, match="makes images of 3 channels, but those of tiny have 1"):
         load_dit(str(dit), tiny, [])
+
+
+@pytest.mark.parametrize("channels", [4, 8])
+def test_the_noise_is_without_the_variance_that_a_dit_may_have_learned(
+    coloured, tmp_path, channels
+):
+    save_dit(tmp_path, channels)
+    model = load_dit(str(tmp_path), coloured, [])
+    own = DiTTransformer2DModel.from_pretrained(tmp_path / "transformer", low_cpu_mem_usage=False)
+    latents, labels = normal(4, 2, 4, 4, 4), torch.tensor([3, 1000])
+    with torch.no_grad():
+        noise = model.noise(latents, torch.tensor(500), labels)
+        whole = own(latents, timestep=torch.tensor([500, 500]), class_labels=labels).sample
+    assert whole.shape == (2, channels, 4, 4)
+    assert torch.equal(noise, whole[:, :4])
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_a_dit_that_does_not_predict_noise_is_refused(coloured, tmp_path, kind):
+    save_dit(tmp_path, prediction_type=kind)
+    with pytest.raises(ValueError, match=f"predicts '{kind}' .* choose one with 'epsilon'") as e:
+        load_dit(str(tmp_path), coloured, [])
+    assert "\n" not in str(e.value)
 
 
 def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
