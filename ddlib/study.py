@@ -104,7 +104,9 @@ class Plan:
         base, parameters = self.methods[method]
         entry, folder = METHODS[base], self.cache / "prepared"
         jobs = entry.preparation.jobs(parameters) if entry.preparation else []
-        identity = [self.context.identity, code_digest(entry.module)]
+        of_network = not entry.preparation or entry.preparation.of_network
+        context = self.context if of_network else replace(self.context, network="any")
+        identity = [context.identity, code_digest(entry.module)]
         names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 

@@ -18,10 +18,12 @@ class Preparation:
 
     jobs(parameters): a list of plain data, one a file; it holds all that decides the file besides
     the data set and the network. make(dataset, network, job): the content of that file, bytes.
+    of_network: whether the network decides it; if not, studies of all networks share the file.
     """
 
     jobs: Callable[[Any], list[dict[str, Any]]]
     make: Callable[..., bytes]
+    of_network: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,6 @@ METHODS: dict[str, Method] = {
         diffusion.distil,
         diffusion.ModeGuidedDiffusion,
         shares=True,
-        preparation=Preparation(diffusion.jobs, diffusion.make),
+        preparation=Preparation(diffusion.jobs, diffusion.make, of_network=False),
     ),
 }
