@@ -124,7 +124,8 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        made_by = [base, asdict(parameters), code_digest(METHODS[base].module)]
+        entry = METHODS[base]
+        made_by = [base, asdict(parameters), code_digest(entry.module), *entry.outside(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property

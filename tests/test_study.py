@@ -579,6 +579,21 @@ def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
         assert path != unet
 
 
+def test_other_weights_in_the_same_folder_are_another_trial(tmp_path):
+    weights = tmp_path / "dit" / "weights.bin"
+    weights.parent.mkdir()
+    methods = {"mgd3": {"generator": str(weights.parent)}, "random": None}
+    names = []
+    for content in (b"1", b"12", b"1"):
+        weights.write_bytes(content)
+        trials = study.prepare(settings(tmp_path / "one", methods=methods)).trials
+        names.append({trial.method: (trial.set_path, trial.path) for trial in trials})
+    first, changed, back = names
+    assert first == back
+    assert first["random"] == changed["random"]
+    assert not set(first["mgd3"]) & set(changed["mgd3"])
+
+
 def test_a_preparation_that_fails_fails_what_waits_for_it_and_is_tried_again(
     tmp_path, scheduler, monkeypatch
 ):

@@ -31,13 +31,15 @@ class Method:
     """A method: how it distils, its parameters, and whether one call shares work over sizes.
 
     With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
-    more argument.
+    more argument. outside(parameters): plain data that names what `distil` reads besides the data
+    set, such as a digest of weights that the parameters give as a folder.
     """
 
     distil: Callable
     parameters: type[Parameters]
     shares: bool
     preparation: Preparation | None = None
+    outside: Callable[[Any], list[Any]] = lambda parameters: []
 
     @property
     def module(self) -> str:
@@ -63,5 +65,6 @@ METHODS: dict[str, Method] = {
         diffusion.ModeGuidedDiffusion,
         shares=True,
         preparation=Preparation(diffusion.jobs, diffusion.make, of_network=False),
+        outside=diffusion.outside,
     ),
 }

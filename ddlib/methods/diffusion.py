@@ -16,12 +16,15 @@ from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
+from ddlib.fingerprints import files_digest
 from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
 from ddlib.methods.common import class_members, finished, synthetic_labels
 from ddlib.networks import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError
+
+DIT_FILES = (".json", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class ModeGuidedDiffusion(Parameters):
     The UNet works on pixels, where guidance 1, stop 5 to 10 and classifier_free_guidance 2 gave
     better sets of digits (judged on training images) than the paper's values.
 
-    generator: "unet", or the folder or hub name of a DiT pipeline. images: "generated", or one of
+    generator: "unet", or the folder or hub name of a DiT pipeline; a study knows a folder's results
+    by the content of its files, those of the hub by the name alone. images: "generated", or one of
     two controls: "modes" for the modes themselves, decoded, and "nearest" for the real image
     nearest to each (the paper's ablation "mode discovery").
     guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
@@ -78,6 +82,13 @@ def jobs(parameters: ModeGuidedDiffusion) -> list[dict[str, Any]]:
         return []
     own = {name: value for name, value in asdict(parameters).items() if name.startswith("unet_")}
     return [{name.removeprefix("unet_"): value for name, value in own.items()}]
+
+
+def outside(parameters: ModeGuidedDiffusion) -> list[str]:
+    """Return a digest of the settings and weights of a DiT in a folder, nothing for other names."""
+    folder = Path(parameters.generator)
+    local = parameters.generator != "unet" and folder.is_dir()
+    return [files_digest(folder, DIT_FILES)] if local else []
 
 
 def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from ddlib.methods.diffusion import (
     jobs,
     make,
     modes,
+    outside,
     sample,
 )
 from ddlib.seeds import generator
@@ -595,6 +597,25 @@ def test_a_dit_that_does_not_predict_noise_is_refused(coloured, tmp_path, kind):
     with pytest.raises(ValueError, match=f"predicts '{kind}' .* choose one with 'epsilon'") as e:
         load_dit(str(tmp_path), coloured, [])
     assert "\n" not in str(e.value)
+
+
+def test_a_dit_in_a_folder_is_known_by_its_content_and_one_of_the_hub_by_its_name(dit, tmp_path):
+    copy = shutil.copytree(dit, tmp_path / "copy")
+    [digest] = outside(ModeGuidedDiffusion(generator=str(dit)))
+    assert outside(ModeGuidedDiffusion(generator=str(copy))) == [digest]
+    for part in ("transformer", "vae"):
+        [weights] = (copy / part).glob("*.safetensors")
+        whole = bytearray(weights.read_bytes())
+        whole[-1] ^= 1
+        weights.write_bytes(whole)
+        [changed] = outside(ModeGuidedDiffusion(generator=str(copy)))
+        assert changed != digest
+        digest = changed
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("0.02", "0.03"))
+    assert outside(ModeGuidedDiffusion(generator=str(copy))) != [digest]
+    for name in ("unet", "facebook/DiT-XL-2-256"):
+        assert outside(ModeGuidedDiffusion(generator=name)) == []
 
 
 def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
