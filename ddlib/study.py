@@ -145,7 +145,9 @@ class Plan:
         base, parameters = self.methods[method]
         entry, folder = METHODS[base], self.cache / "prepared"
         jobs = entry.preparation.jobs(parameters) if entry.preparation else []
-        identity = [self.context.identity, code_digest(entry.module)]
+        of_network = not entry.preparation or entry.preparation.of_network
+        context = self.context if of_network else replace(self.context, network="any")
+        identity = [context.identity, code_digest(entry.module)]
         names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
@@ -164,7 +166,8 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        made_by = [base, asdict(parameters), code_digest(METHODS[base].module)]
+        entry = METHODS[base]
+        made_by = [base, asdict(parameters), code_digest(entry.module), *entry.outside(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property

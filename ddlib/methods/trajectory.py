@@ -117,7 +117,8 @@ def distil(
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
     2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
-    batch norm, students normalise by their own batch.
+    batch norm, students and experts normalise by their own batch, as the reference's, which stay
+    in training mode; no running statistics are matched.
     """
     experts = [np.load(path, mmap_mode="r") for path in prepared]
     outcomes: dict[int, DistilledSet | DivergedError] = {}
