@@ -214,6 +214,13 @@ class Result:
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         return failed[["method", "k", "seed", "status", "message"]].reset_index(drop=True)
 
+    def under(self, configuration: str | None = None) -> "Result":
+        """Return the part of this result of one configuration, by default the first."""
+        name = configuration or next(iter(self.plan.configurations))
+        tables = (self.trials, self.references, self.costs)
+        own = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
+        return Result(self.plan, *own)
+
     def observed(self, configuration: str) -> dict[str, np.ndarray]:
         """Return what the networks trained on all data under a configuration showed, seed by seed.
 
@@ -514,7 +521,8 @@ def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[
     }
     for trial, record in records:
         yield {
-            **{"method": trial.method, "ipc": trial.ipc, "seed": trial.seed},
+            **{"configuration": trial.configuration, "method": trial.method},
+            **{"ipc": trial.ipc, "seed": trial.seed},
             "prepare_seconds": prepared[trial.method],
             "distil_seconds": work.read_seconds(trial.set_path),
             "evaluate_seconds": record["seconds"],

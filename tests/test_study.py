@@ -161,7 +161,8 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
 def test_costs_are_seconds_of_every_trial(finished):
     costs = finished.result.costs
     assert list(costs.columns) == [
-        *("method", "ipc", "seed", "prepare_seconds", "distil_seconds", "evaluate_seconds")
+        *("configuration", "method", "ipc", "seed"),
+        *("prepare_seconds", "distil_seconds", "evaluate_seconds"),
     ]
     assert len(costs) == TRIALS
     assert (costs[["distil_seconds", "evaluate_seconds"]] > 0).all(axis=None)
@@ -946,6 +947,10 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(tmp
     for row in result.trials.to_dict("records"):
         assert row["gap_error"] == pytest.approx(row["error"] - full[row["configuration"]])
     assert result.trials["cross_entropy"].nunique() == len(result.trials)
+    assert set(result.under().trials["configuration"]) == {"own"}
+    part = result.under("lenet")
+    assert len(part.trials) == len(part.costs) == 4
+    assert list(part.references["seed"]) == [0, 1]
 
 
 def test_a_set_under_another_configuration_is_what_a_plain_training_gives(tmp_path, scheduler):
