@@ -190,9 +190,7 @@ def augmentation_robust_score(
     """Return DD-Ranking's ARS in [0, 1] of accuracies in [0, 1], numbers or Series.
 
     synthetic, random: evaluated with augmentation; plain_synthetic, plain_random: without. beta =
-    w (synthetic - random) + (1 - w) (plain_synthetic - plain_random), scored as in LRS. One study
-    evaluates one way, so it takes the `accuracies` of two studies that differ in `training:
-    augmentation` alone, indexed by method and k.
+    w (synthetic - random) + (1 - w) (plain_synthetic - plain_random), scored as in LRS.
 
     Source: as `label_robust_score`.
     """
@@ -202,19 +200,36 @@ def augmentation_robust_score(
 
 
 def dd_ranking(
-    table: pd.DataFrame, full: pd.DataFrame, baseline: str = "random", weight: float = 0.5
+    table: pd.DataFrame,
+    full: pd.DataFrame,
+    augmented: pd.DataFrame | None = None,
+    baseline: str = "random",
+    weight: float = 0.5,
 ) -> pd.DataFrame:
-    """Tabulate HLR, IOR and LRS (fractions) of `accuracies` and `full_data`; NaN without baseline.
+    """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
 
-    Columns: method, ipc, k, hlr, ior, lrs.
+    augmented: `accuracies` of the same sets under a configuration that augments, which ARS needs.
+    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without the baseline, or without `augmented`.
     """
-    base = table[table["method"] == baseline].set_index("k")["accuracy"]
-    random, whole = table["k"].map(base).astype(float), float(full["accuracy"].iloc[0])
-    return table[["method", "ipc", "k"]].assign(
+    random, whole = _of_baseline(table, baseline), float(full["accuracy"].iloc[0])
+    scores = table[["method", "ipc", "k"]].assign(
         hlr=whole - table["accuracy"],
         ior=table["accuracy"] - random,
         lrs=label_robust_score(whole, table["accuracy"], random, weight),
     )
+    if augmented is None:
+        return scores.assign(ars=np.nan)
+    others = table[["method", "k"]].merge(augmented, on=["method", "k"], how="left")
+    seen = _of_baseline(augmented, baseline, others["k"])
+    plain = table["accuracy"].to_numpy(), random.to_numpy()
+    ars = augmentation_robust_score(others["accuracy"], seen, *plain, weight)
+    return scores.assign(ars=ars.to_numpy())
+
+
+def _of_baseline(table: pd.DataFrame, baseline: str, ks: pd.Series | None = None) -> pd.Series:
+    """Return the accuracy of the baseline at each k, by default those of the table's rows."""
+    own = table[table["method"] == baseline].set_index("k")["accuracy"]
+    return (table["k"] if ks is None else ks).map(own).astype(float)
 
 
 def spread(trials: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,10 @@
-"""Names for results: short digests of all that decides them, settings, images and code."""
+"""Names for results: short digests of all that decides them: settings, images, code, weights."""
 
 import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +43,26 @@ def images_digest(dataset: DataSet) -> str:
         content.update(split.images.numpy().data)
         content.update(split.labels.numpy().data)
     return content.hexdigest()
+
+
+def files_digest(folder: Path, suffixes: Iterable[str]) -> str:
+    """Return a fingerprint of the files below `folder` whose names end in one of `suffixes`.
+
+    It holds their content and where they are in the folder. A process reads a file once, and again
+    only if its size or its time of change differs.
+    """
+    found: dict[str, str] = {}
+    for path in [path for suffix in suffixes for path in folder.rglob(f"*{suffix}")]:
+        now = path.stat()
+        digest = _file_digest(path, now.st_size, now.st_mtime_ns)
+        found[path.relative_to(folder).as_posix()] = digest
+    return fingerprint(found)
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

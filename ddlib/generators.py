@@ -65,7 +65,8 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     the variance that a DiT may have learned unused. class_ids: empty for ImageNette's own, where
     the classes are ImageNette's, else 0..C-1.
 
-    Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data.
+    Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data
+    or does not predict noise.
     """
     from diffusers import DiTPipeline
 
@@ -77,6 +78,12 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
             "folder that DiTPipeline.save_pretrained wrote, or a name on the Hugging Face hub "
             "such as facebook/DiT-XL-2-256, which needs the network the first time"
         ) from error
+    predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if predicts != "epsilon":
+        raise ValueError(
+            f"generator={name!r} predicts {predicts!r} by its scheduler's prediction_type, but "
+            "guidance is written for models that predict the noise; choose one with 'epsilon'"
+        )
     device = dataset.train.images.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
     null_class = transformer.config.num_embeds_ada_norm

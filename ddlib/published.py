@@ -1,8 +1,9 @@
 """Accuracies that papers published beside those of a study, and how the settings differ.
 
-published.csv holds one row a figure, fractions; tag "paper" is read in a paper's table,
-"unverified" is quoted from memory or second hand; epochs and augmentation are those of the
-evaluation, empty where it is not stated; row "all data" is the network trained on all of D.
+published.csv holds one row a figure, fractions; tag "paper" is read in a paper's table, "readme" in
+that of the authors' code, "unverified" is quoted from memory or second hand; epochs and
+augmentation are those of the evaluation, empty where it is not stated; row "all data" is the
+network trained on all of D.
 """
 
 import json
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
+from ddlib.parameters import at_ipc
 from ddlib.reading import Text, listed
+from ddlib.settings import from_root
 
 TABLE = Path(__file__).with_suffix(".csv")
 # How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.
@@ -57,7 +61,8 @@ def differences(plan: Any, found: pd.DataFrame) -> Text:
     """Say how a study's setting differs from that of the figures that stand beside its own.
 
     plan: the study's `Plan`; found: see `beside`. What is compared: data, network, training,
-    evaluation, and each method's parameters against their defaults, which are the papers'.
+    evaluation, and each method's parameters at the sizes of `found` against the papers', which
+    are those of parameters/methods/*_reference.yaml for the data set, or else the defaults.
     """
     if found.empty:
         return Text(f"Nothing is published for {plan.dataset.name} at these methods and sizes.")
@@ -117,13 +122,18 @@ def _training(plan: Any, found: pd.DataFrame) -> list[str]:
 
 
 def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
+    reference = from_root(f"parameters/methods/{plan.dataset.name}_reference.yaml")
+    published = yaml.safe_load(reference.read_text())["methods"] if reference.exists() else {}
     points = []
     for method, (_, parameters) in plan.methods.items():
-        default, own = asdict(type(parameters)()), asdict(parameters)
-        changed = [f"{name} {own[name]} (papers: {default[name]})" for name in own]
+        ipcs = found.loc[found["method"] == method, "ipc"]
+        own = asdict(parameters)
+        theirs = asdict(type(parameters).read(published.get(method), method))
         changed = [
-            text for name, text in zip(own, changed, strict=True) if own[name] != default[name]
+            f"{name} {own[name]} (papers: {theirs[name]})"
+            for name in own
+            if any(at_ipc(own[name], ipc) != at_ipc(theirs[name], ipc) for ipc in ipcs)
         ]
-        if changed and method in set(found["method"]):
+        if changed:
             points.append(f"{method}: {', '.join(changed)}")
     return points

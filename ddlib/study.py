@@ -145,7 +145,9 @@ class Plan:
         base, parameters = self.methods[method]
         entry, folder = METHODS[base], self.cache / "prepared"
         jobs = entry.preparation.jobs(parameters) if entry.preparation else []
-        identity = [self.context.identity, code_digest(entry.module)]
+        of_network = not entry.preparation or entry.preparation.of_network
+        context = self.context if of_network else replace(self.context, network="any")
+        identity = [context.identity, code_digest(entry.module)]
         names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
@@ -164,7 +166,8 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        made_by = [base, asdict(parameters), code_digest(METHODS[base].module)]
+        entry = METHODS[base]
+        made_by = [base, asdict(parameters), code_digest(entry.module), *entry.outside(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property
@@ -210,6 +213,13 @@ class Result:
         failed = everything[everything["status"] != "ok"]
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         return failed[["method", "k", "seed", "status", "message"]].reset_index(drop=True)
+
+    def under(self, configuration: str | None = None) -> "Result":
+        """Return the part of this result of one configuration, by default the first."""
+        name = configuration or next(iter(self.plan.configurations))
+        tables = (self.trials, self.references, self.costs)
+        own = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
+        return Result(self.plan, *own)
 
     def observed(self, configuration: str) -> dict[str, np.ndarray]:
         """Return what the networks trained on all data under a configuration showed, seed by seed.
@@ -511,7 +521,8 @@ def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[
     }
     for trial, record in records:
         yield {
-            **{"method": trial.method, "ipc": trial.ipc, "seed": trial.seed},
+            **{"configuration": trial.configuration, "method": trial.method},
+            **{"ipc": trial.ipc, "seed": trial.seed},
             "prepare_seconds": prepared[trial.method],
             "distil_seconds": work.read_seconds(trial.set_path),
             "evaluate_seconds": record["seconds"],

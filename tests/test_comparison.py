@@ -277,6 +277,18 @@ def test_dd_ranking_by_hand():
     expected = (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
     assert scores["lrs"][1] == pytest.approx(expected)
     assert math.isnan(scores["lrs"][2])
+    assert scores["ars"].isna().all()
+
+
+def test_the_augmentation_robust_score_of_a_study_by_hand():
+    plain = trials({("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("dm", 20): [0.9, 0.9]})
+    other = trials({("dm", 10): [0.7, 0.9], ("random", 10): [0.6, 0.8], ("dm", 20): [0.9, 0.9]})
+    full = references(0.9, 1.0)
+    found, seen = (comparison.accuracies(each, full) for each in (plain, other))
+    scores = comparison.dd_ranking(found, comparison.full_data(full), seen)
+    beta = [0.0, 0.5 * 0.1 + 0.5 * 0.3]
+    expected = [(math.exp(b) - math.exp(-1)) / (math.e - math.exp(-1)) for b in beta]
+    assert scores["ars"].tolist() == pytest.approx([*expected, math.nan], nan_ok=True)
 
 
 def test_spread_repeats_the_example_of_shrout_and_fleiss():

@@ -683,6 +683,19 @@ def test_real_mnist():
 
 
 @real_data
+def test_real_fashion_mnist():
+    try:
+        fashion = load("fashion_mnist")
+    except FileNotFoundError:
+        pytest.skip("FashionMNIST is not among the real data")
+    assert fashion.train.labels.bincount().tolist() == [6000] * 10
+    assert fashion.test.labels.bincount().tolist() == [1000] * 10
+    assert fashion.classes[fashion.train.labels[0]] == "Ankle boot"
+    assert fashion.train.images.mean().item() == pytest.approx(0, abs=1e-3)
+    assert fashion.train.images.std().item() == pytest.approx(1, abs=1e-3)
+
+
+@real_data
 def test_real_cifar10():
     cifar = load("cifar10", per_class=1000)
     assert cifar.train.images.shape == (10_000, 3, 32, 32)

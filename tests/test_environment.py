@@ -8,11 +8,27 @@ import nbformat
 import pytest
 import yaml
 
-from ddlib.settings import read_methods, read_settings
+from ddlib.networks import build
+from ddlib.settings import (
+    check_values,
+    data_options,
+    network_options,
+    read_methods,
+    read_settings,
+)
+from ddlib.training import Recipe
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
+# Pixels, channels and classes: the data need not be there.
+SHAPES = {
+    "digits": (8, 1, 10),
+    "mnist": (28, 1, 10),
+    "cifar10": (32, 3, 10),
+    "cifar100": (32, 3, 100),
+    "imagenette": (64, 3, 10),
+}
 
 
 def code_cells(path: Path) -> list:
@@ -47,11 +63,20 @@ def test_notebook_is_clean_and_takes_parameters(path):
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_profile_names_only_parameters_that_exist(path):
+def test_profile_is_valid_without_its_data_and_its_device(path):
     settings = read_settings(yaml.safe_load(path.read_text()))
+    check_values(settings)
     read_methods(settings)
+    Recipe.read(settings.training, "training")
+    options, network = data_options(settings), network_options(settings)
+    side, channels, class_count = SHAPES[options["name"]]
+    side = options["image_size"] or side
+    build(**network, image_shape=(channels, side, side), class_count=class_count)
+    assert isinstance(options["zca"], bool)
+    assert settings.device in ("cpu", "cuda")
+    assert all(k > 0 and k % class_count == 0 for k in settings.k)
     assert settings.results == f"results/{path.parent.name}/{path.stem}"
-    assert len(settings.k) >= 6
+    assert len(set(settings.k)) >= 6
     assert settings.seeds >= 5
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ddlib import fingerprints
 from ddlib.data import DataSet, Normalisation, Split
-from ddlib.fingerprints import code_digest, fingerprint, images_digest
+from ddlib.fingerprints import code_digest, files_digest, fingerprint, images_digest
 
 PROGRAM = '''"""A module."""
 import math
@@ -92,3 +92,37 @@ def test_every_image_and_label_counts(tiny):
     digests.add(images_digest(replace(tiny, classes=("ant", "bee", "dog"))))
     digests.add(images_digest(replace(tiny, normalisation=Normalisation((0.5,), (0.3,)))))
     assert len(digests) == 7
+
+
+def test_every_file_counts_with_its_place_and_content(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "part").mkdir(parents=True)
+    (folder / "part" / "weights.bin").write_bytes(b"1234")
+    (folder / "index.json").write_text("{}")
+
+    def digest() -> str:
+        return files_digest(folder, (".bin", ".json"))
+
+    seen = [digest()]
+    assert digest() == seen[0]
+    (folder / "readme.md").write_text("not read")
+    assert digest() == seen[0]
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert files_digest(moved, (".json", ".bin")) == seen[0]
+    moved.rename(folder)
+    for change in (
+        lambda: (folder / "part" / "weights.bin").write_bytes(b"12345"),
+        lambda: (folder / "index.json").write_text("[]"),
+        lambda: (folder / "part" / "weights.bin").rename(folder / "weights.bin"),
+        lambda: (folder / "weights.bin").unlink(),
+    ):
+        change()
+        seen.append(digest())
+    assert len(set(seen)) == 5
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    first = files_digest(tmp_path, [".bin"])
+    monkeypatch.setattr(fingerprints.hashlib, "file_digest", lambda *given: pytest.fail("read"))
+    assert files_digest(tmp_path, [".bin"]) == first

@@ -9,16 +9,12 @@ import pytest
 
 from ddlib import published
 from ddlib.methods import METHODS
-from ddlib.parameters import Parameters, setting
+from ddlib.methods.distribution import DistributionMatching
+from ddlib.methods.trajectory import TrajectoryMatching
+from ddlib.parameters import Parameters
 from ddlib.training import Recipe
 
 REFERENCE = Recipe(steps=1000, batch_size=256, schedule="step", augmentation="dsa")
-
-
-@dataclass(frozen=True)
-class Matching(Parameters):
-    iterations: int = setting(20000)
-    real_batch: int = setting(256)
 
 
 @dataclass
@@ -26,7 +22,7 @@ class Plan:
     """What `differences` reads of a study's plan."""
 
     recipe: Recipe = REFERENCE
-    methods: dict = field(default_factory=lambda: {"dm": ("dm", Matching())})
+    methods: dict = field(default_factory=lambda: {"dm": ("dm", DistributionMatching())})
     network: dict = field(default_factory=lambda: {"name": "convnet", "width": 128, "depth": 3})
     options: dict = field(default_factory=lambda: {"name": "cifar10", "classes": None})
 
@@ -52,7 +48,7 @@ def test_every_figure_is_a_fraction_with_a_tag_and_stands_once():
     table = published.read()
     assert table["accuracy"].between(0.01, 1).all()
     assert (table["deviation"].dropna() < 0.05).all()
-    assert set(table["tag"]) == {"paper", "unverified"}
+    assert set(table["tag"]) == {"paper", "readme", "unverified"}
     assert not table.duplicated(["data", "method", "ipc"]).any()
     assert set(METHODS) <= set(table["method"])
     assert (table["ipc"].isna() == (table["method"] == "all data")).all()
@@ -83,7 +79,10 @@ def test_equal_settings_have_no_difference(ours):
 def test_every_difference_of_setting_is_told(ours):
     plan = Plan(
         recipe=Recipe(steps=300, batch_size=64, learning_rate=0.03),
-        methods={"dm": ("dm", Matching(iterations=100)), "random": ("random", Parameters())},
+        methods={
+            "dm": ("dm", DistributionMatching(iterations=100)),
+            "random": ("random", Parameters()),
+        },
         network={"name": "convnet", "width": 32, "depth": 3},
         options={"name": "cifar10", "classes": ["cat", "dog"], "per_class": None},
     )
@@ -100,6 +99,31 @@ def test_every_difference_of_setting_is_told(ours):
     ):
         assert f"{point}\n" in f"{text}\n"
     assert "real_batch" not in text
+    assert "momentum" not in text
+
+
+def test_parameters_are_compared_at_the_sizes_shown_with_those_for_the_data_set():
+    ours = pd.DataFrame({"method": "mtt", "ipc": [10], "k": [1000], "accuracy": 0.3})
+    found = published.beside(ours, FULL, "cifar100")
+    # the author's table for CIFAR-100 at ipc 10: N = 20, M = 2, starts below 20, rate 1000
+    theirs = {
+        "student_steps": {10: 20, 50: 7},
+        "max_start": 20,
+        "learning_rate": 1000,
+        "step_size": 0.01,
+        "step_size_learning_rate": 1e-5,
+        "synthetic_batch": 1000,
+    }
+    for parameters, told in (
+        (TrajectoryMatching(**theirs), []),
+        (TrajectoryMatching(**theirs | {"max_start": 5}), ["max_start 5 (papers:"]),
+        (TrajectoryMatching(), ["student_steps", "learning_rate", "step_size"]),
+    ):
+        plan = Plan(methods={"mtt": ("mtt", parameters)}, options={"name": "cifar100"})
+        lines = published.differences(plan, found).splitlines()
+        lines = [line for line in lines if line.startswith("- mtt:")]
+        assert len(lines) == bool(told)
+        assert all(text in line for line in lines for text in told)
 
 
 def test_notes_and_doubts_are_told():

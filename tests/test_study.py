@@ -161,7 +161,8 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
 def test_costs_are_seconds_of_every_trial(finished):
     costs = finished.result.costs
     assert list(costs.columns) == [
-        *("method", "ipc", "seed", "prepare_seconds", "distil_seconds", "evaluate_seconds")
+        *("configuration", "method", "ipc", "seed"),
+        *("prepare_seconds", "distil_seconds", "evaluate_seconds"),
     ]
     assert len(costs) == TRIALS
     assert (costs[["distil_seconds", "evaluate_seconds"]] > 0).all(axis=None)
@@ -558,6 +559,44 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
     assert sorted(made) == [1, 10, 100]
 
 
+def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
+    methods = {"mgd3": {"unet_steps": 3}, "mtt": {"experts": 2}}
+    wide, narrow = (
+        study.prepare(settings(tmp_path / str(width), methods=methods, network=network))
+        for width, network in ((16, GRID["network"]), (8, {"name": "mlp", "width": 8}))
+    )
+    assert wide.preparations("mgd3") == narrow.preparations("mgd3")
+    for (job, path), (again, other) in zip(
+        wide.preparations("mtt"), narrow.preparations("mtt"), strict=True
+    ):
+        assert job == again
+        assert path != other
+    [(_, unet)] = wide.preparations("mgd3")
+    others = {
+        "data": {"data": DIGITS | {"per_class": 19}},
+        "job": {"methods": {"mgd3": {"unet_steps": 4}}},
+    }
+    for name, changes in others.items():
+        chosen = settings(tmp_path / name, **{"methods": methods, **changes})
+        [(_, path)] = study.prepare(chosen).preparations("mgd3")
+        assert path != unet
+
+
+def test_other_weights_in_the_same_folder_are_another_trial(tmp_path):
+    weights = tmp_path / "dit" / "weights.bin"
+    weights.parent.mkdir()
+    methods = {"mgd3": {"generator": str(weights.parent)}, "random": None}
+    names = []
+    for content in (b"1", b"12", b"1"):
+        weights.write_bytes(content)
+        trials = study.prepare(settings(tmp_path / "one", methods=methods)).trials
+        names.append({trial.method: (trial.set_path, trial.path) for trial in trials})
+    first, changed, back = names
+    assert first == back
+    assert first["random"] == changed["random"]
+    assert not set(first["mgd3"]) & set(changed["mgd3"])
+
+
 def test_a_preparation_that_fails_fails_what_waits_for_it_and_is_tried_again(
     tmp_path, scheduler, monkeypatch
 ):
@@ -908,6 +947,10 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(tmp
     for row in result.trials.to_dict("records"):
         assert row["gap_error"] == pytest.approx(row["error"] - full[row["configuration"]])
     assert result.trials["cross_entropy"].nunique() == len(result.trials)
+    assert set(result.under().trials["configuration"]) == {"own"}
+    part = result.under("lenet")
+    assert len(part.trials) == len(part.costs) == 4
+    assert list(part.references["seed"]) == [0, 1]
 
 
 def test_a_set_under_another_configuration_is_what_a_plain_training_gives(tmp_path, scheduler):

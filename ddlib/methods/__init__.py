@@ -18,10 +18,12 @@ class Preparation:
 
     jobs(parameters): a list of plain data, one a file; it holds all that decides the file besides
     the data set and the network. make(dataset, network, job): the content of that file, bytes.
+    of_network: whether the network decides it; if not, studies of all networks share the file.
     """
 
     jobs: Callable[[Any], list[dict[str, Any]]]
     make: Callable[..., bytes]
+    of_network: bool = True
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class Method:
     """A method: how it distils, its parameters, and whether one call shares work over sizes.
 
     With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
-    more argument.
+    more argument. outside(parameters): plain data that names what `distil` reads besides the data
+    set, such as a digest of weights that the parameters give as a folder.
     """
 
     distil: Callable
     parameters: type[Parameters]
     shares: bool
     preparation: Preparation | None = None
+    outside: Callable[[Any], list[Any]] = lambda parameters: []
 
     @property
     def module(self) -> str:
@@ -60,6 +64,7 @@ METHODS: dict[str, Method] = {
         diffusion.distil,
         diffusion.ModeGuidedDiffusion,
         shares=True,
-        preparation=Preparation(diffusion.jobs, diffusion.make),
+        preparation=Preparation(diffusion.jobs, diffusion.make, of_network=False),
+        outside=diffusion.outside,
     ),
 }

@@ -16,12 +16,15 @@ from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
+from ddlib.fingerprints import files_digest
 from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
 from ddlib.methods.common import class_members, finished, synthetic_labels
 from ddlib.networks import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError
+
+DIT_FILES = (".json", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,10 @@ class ModeGuidedDiffusion(Parameters):
     The UNet works on pixels, where guidance 1, stop 5 to 10 and classifier_free_guidance 2 gave
     better sets of digits (judged on training images) than the paper's values.
 
-    generator: "unet", or the folder or hub name of a DiT pipeline. images: "generated", or
-    "nearest" for the real image nearest to each mode (the paper's ablation "mode discovery").
+    generator: "unet", or the folder or hub name of a DiT pipeline; a study knows a folder's results
+    by the content of its files, those of the hub by the name alone. images: "generated", or one of
+    two controls: "modes" for the modes themselves, decoded, and "nearest" for the real image
+    nearest to each (the paper's ablation "mode discovery").
     guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
     the way. class_ids: a DiT's ids for the data set's classes; empty for ImageNette's own, or
     else 0..C-1.
@@ -40,7 +45,7 @@ class ModeGuidedDiffusion(Parameters):
 
     generator: str = setting("unet")
     class_ids: list[int] = setting([])
-    images: str = setting("generated", choices=("generated", "nearest"))
+    images: str = setting("generated", choices=("generated", "modes", "nearest"))
     sampler: str = setting("ddpm", choices=("ddpm", "ddim"))
     steps: int = setting(50, least=1)
     guidance: float = setting(0.1)
@@ -73,10 +78,17 @@ class ModeGuidedDiffusion(Parameters):
 
 def jobs(parameters: ModeGuidedDiffusion) -> list[dict[str, Any]]:
     """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
-    if parameters.generator != "unet" or parameters.images == "nearest":
+    if parameters.generator != "unet" or parameters.images != "generated":
         return []
     own = {name: value for name, value in asdict(parameters).items() if name.startswith("unet_")}
     return [{name.removeprefix("unet_"): value for name, value in own.items()}]
+
+
+def outside(parameters: ModeGuidedDiffusion) -> list[str]:
+    """Return a digest of the settings and weights of a DiT in a folder, nothing for other names."""
+    folder = Path(parameters.generator)
+    local = parameters.generator != "unet" and folder.is_dir()
+    return [files_digest(folder, DIT_FILES)] if local else []
 
 
 def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
@@ -117,6 +129,9 @@ def distil(
         images = torch.cat(found[ipc])
         if parameters.images == "generated":
             images = _generate(model, images, ipc, seed, parameters)
+        elif parameters.images == "modes":
+            with torch.no_grad():
+                images = torch.cat([model.decode(part) for part in images.split(model.chunk)])
         outcomes[ipc] = finished(dataset, images, "mgd3", parameters, seed)
         if not torch.isfinite(images).all():
             advice = "choose less guidance or classifier_free_guidance"

@@ -33,8 +33,9 @@ class TrajectoryMatching(Parameters):
     The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size is
     what the student's learned step size starts from; expert_steps the SGD steps between two
     snapshots of an expert, 0 for an epoch of the real set; max_start and expert_epochs count
-    snapshots; a synthetic_batch of 0 is all of S. The gradient of an image shrinks like 1/ipc,
-    so small sets want smaller learning rates. For `gradient` see `match`.
+    snapshots; a synthetic_batch of 0 is all of S, for which a table, being interpolated, should
+    give k. The gradient of an image shrinks like 1/ipc, so small sets want smaller learning
+    rates. For `gradient` see `match`.
     """
 
     iterations: ByIpc = setting(5000, by_ipc=True)
@@ -45,7 +46,7 @@ class TrajectoryMatching(Parameters):
     step_size: ByIpc = setting({1: 0.01, 10: 0.001, 50: 0.001}, by_ipc=True)
     step_size_learning_rate: ByIpc = setting({1: 1e-7, 10: 1e-5, 50: 1e-5}, by_ipc=True)
     momentum: float = setting(0.5)
-    synthetic_batch: int = setting(0)
+    synthetic_batch: ByIpc = setting(0, by_ipc=True)
     initialisation: str = setting("real", choices=INITIALISATIONS)
     augmentation: str = setting("dsa", choices=augment.STRATEGIES)
     gradient: str = setting("exact", choices=GRADIENTS)
@@ -116,7 +117,8 @@ def distil(
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
     2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
-    batch norm, students normalise by their own batch.
+    batch norm, students and experts normalise by their own batch, as the reference's, which stay
+    in training mode; no running statistics are matched.
     """
     experts = [np.load(path, mmap_mode="r") for path in prepared]
     outcomes: dict[int, DistilledSet | DivergedError] = {}
@@ -187,7 +189,7 @@ def _draw_steps(
 ) -> list[Step]:
     """Return the batches of the student's steps, with strengths of its own for every image."""
     families = augment.STRATEGIES[parameters.augmentation]
-    rows = batches(k, parameters.synthetic_batch or k, stream)
+    rows = batches(k, round(at_ipc(parameters.synthetic_batch, ipc)) or k, stream)
     count = round(at_ipc(parameters.student_steps, ipc))
     drawn = ((batch, augment.draw(families, len(batch), stream)) for batch in rows)
     return [step for step, _ in zip(drawn, range(count), strict=False)]

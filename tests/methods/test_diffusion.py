@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from ddlib.methods.diffusion import (
     jobs,
     make,
     modes,
+    outside,
     sample,
 )
 from ddlib.seeds import generator
@@ -273,6 +275,19 @@ def test_nearest_images_are_the_real_ones_closest_to_each_mode(tiny, monkeypatch
             assert torch.equal(made[5].images[5 * label + row], best)
 
 
+def test_modes_as_images_are_the_means_of_the_clusters():
+    points, means = blobs()
+    split = Split(points / 5, torch.zeros(60, dtype=torch.int64))
+    dataset = DataSet("own", split, split, Normalisation((0.5,), (0.25,)), ("one",))
+    parameters = settings(images="modes")
+    assert jobs(parameters) == []
+    made = distil(dataset, None, [1, 3], 0, parameters, [])
+    assert made[3].images.shape == (3, 1, 1, 2)
+    for ipc, expected in ((1, points.mean(0, keepdim=True)), (3, means)):
+        found, expected = (torch.tensor(ordered(each)) for each in (made[ipc].images, expected / 5))
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
 # The UNet
 
 
@@ -444,16 +459,15 @@ def coloured():
     return DataSet("own", split, split, Normalisation((0.5,) * 3, (0.25,) * 3), ("x", "y", "z"))
 
 
-@pytest.fixture(scope="module")
-def dit(tmp_path_factory):
-    """The folder of a DiT with learned variance on the 4x4 latents of a VAE that halves 8x8."""
+def save_dit(folder, channels=8, **schedule):
+    """Save a DiT of so many channels of output on the 4x4 latents of a VAE that halves 8x8."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = DiTTransformer2DModel(
             num_attention_heads=2,
             attention_head_dim=4,
             in_channels=4,
-            out_channels=8,
+            out_channels=channels,
             num_layers=2,
             norm_num_groups=2,
             sample_size=4,
@@ -467,9 +481,15 @@ def dit(tmp_path_factory):
             norm_num_groups=2,
             scaling_factor=0.3,
         )
-    folder = tmp_path_factory.mktemp("dit")
-    DiTPipeline(transformer, vae, DDIMScheduler(**LINEAR)).save_pretrained(folder)
+    scheduler = DDIMScheduler(**LINEAR, **schedule)
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    """The folder of a DiT with learned variance, like DiT-XL/2."""
+    return save_dit(tmp_path_factory.mktemp("dit"))
 
 
 def test_a_dit_without_guidance_draws_what_its_pipeline_draws(dit, coloured):
@@ -509,6 +529,9 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(dit, coloured, monkeypa
         torch.testing.assert_close(targets[rows], latents[own][order], rtol=1e-4, atol=1e-5)
         pixels = made.images[rows] * 0.25 + 0.5
         torch.testing.assert_close(pixels, shown[own][order], rtol=1e-4, atol=1e-4)
+    modes_shown = distil(coloured, None, [10], 0, replace(parameters, images="modes"), [])[10]
+    torch.testing.assert_close(modes_shown.images, made.images)
+    assert len(asked) == 4  # chunks of 8 of the 30 images: none is asked for again
 
 
 def test_images_of_another_size_are_resized_there_and_back(dit, coloured):
@@ -553,6 +576,48 @@ def test_a_dit_of_another_number_of_channels_is_refused(dit, tiny):
         load_dit(str(dit), tiny, [])
 
 
+@pytest.mark.parametrize("channels", [4, 8])
+def test_the_noise_is_without_the_variance_that_a_dit_may_have_learned(
+    coloured, tmp_path, channels
+):
+    save_dit(tmp_path, channels)
+    model = load_dit(str(tmp_path), coloured, [])
+    own = DiTTransformer2DModel.from_pretrained(tmp_path / "transformer", low_cpu_mem_usage=False)
+    latents, labels = normal(4, 2, 4, 4, 4), torch.tensor([3, 1000])
+    with torch.no_grad():
+        noise = model.noise(latents, torch.tensor(500), labels)
+        whole = own(latents, timestep=torch.tensor([500, 500]), class_labels=labels).sample
+    assert whole.shape == (2, channels, 4, 4)
+    assert torch.equal(noise, whole[:, :4])
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_a_dit_that_does_not_predict_noise_is_refused(coloured, tmp_path, kind):
+    save_dit(tmp_path, prediction_type=kind)
+    with pytest.raises(ValueError, match=f"predicts '{kind}' .* choose one with 'epsilon'") as e:
+        load_dit(str(tmp_path), coloured, [])
+    assert "\n" not in str(e.value)
+
+
+def test_a_dit_in_a_folder_is_known_by_its_content_and_one_of_the_hub_by_its_name(dit, tmp_path):
+    copy = shutil.copytree(dit, tmp_path / "copy")
+    [digest] = outside(ModeGuidedDiffusion(generator=str(dit)))
+    assert outside(ModeGuidedDiffusion(generator=str(copy))) == [digest]
+    for part in ("transformer", "vae"):
+        [weights] = (copy / part).glob("*.safetensors")
+        whole = bytearray(weights.read_bytes())
+        whole[-1] ^= 1
+        weights.write_bytes(whole)
+        [changed] = outside(ModeGuidedDiffusion(generator=str(copy)))
+        assert changed != digest
+        digest = changed
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("0.02", "0.03"))
+    assert outside(ModeGuidedDiffusion(generator=str(copy))) != [digest]
+    for name in ("unet", "facebook/DiT-XL-2-256"):
+        assert outside(ModeGuidedDiffusion(generator=name)) == []
+
+
 def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
     for place in (tmp_path / "nothing", tmp_path):
         with pytest.raises(FileNotFoundError, match=r"generator=.* cannot be loaded") as raised:
@@ -571,7 +636,7 @@ def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
         ({"generator": 3}, r"generator=3 must be text"),
         ({"class_ids": 3}, r"class_ids=3 must be a list of whole numbers"),
         ({"class_ids": [0, -1]}, r"class_ids\[1\]=-1 must be a whole number of at least 0"),
-        ({"images": "closest"}, r"'closest' is not an images; allowed: generated, nearest"),
+        ({"images": "closest"}, r"'closest' is not an images; allowed: generated, modes, nearest"),
         ({"sampler": "dppm"}, r"did you mean 'ddpm'\? allowed: ddpm, ddim"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
         ({"unet_timesteps": 40}, r"steps=50 is more than unet_timesteps=40; choose fewer"),

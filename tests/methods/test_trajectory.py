@@ -104,6 +104,7 @@ def test_defaults_are_the_published_ones():
     [
         ({"gradient": "telsa"}, "'telsa' is not a gradient; did you mean 'tesla'"),
         ({"max_start": {1: 2, 10: 0}}, r"max_start\[10\]=0 must be a whole number of at least 1"),
+        ({"synthetic_batch": {1: 2.5}}, r"synthetic_batch\[1\]=2.5 must be a whole number"),
         ({"student_steps": 0}, "student_steps=0 must be a whole number of at least 1"),
         ({"expert_steps": None}, "expert_steps=None must be a whole number of at least 0"),
     ],
@@ -143,12 +144,14 @@ def test_experts_do_not_depend_on_what_only_students_use():
     assert jobs(settings(expert_learning_rate=0.2)) != jobs(settings())
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_snapshots_equal_an_ordinary_loop_of_sgd(tiny, network, ordinary_convnet, momentum):
+@pytest.mark.parametrize(("norm", "momentum"), [("instance", 0.0), ("instance", 0.9), ("batch", 0)])
+def test_snapshots_equal_an_ordinary_loop_of_sgd(tiny, ordinary_convnet, norm, momentum):
     """Two epochs of two batches of half the 120 images; momentum lasts from epoch to epoch."""
+    network = build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2, norm=norm)
     made = snapshots(make(tiny, network, job(momentum=momentum, weight_decay=0.01)))
     theta = initial_parameters(network, generator("expert weights", 1))
-    ordinary = ordinary_convnet(theta, 2)
+    layer = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}[norm]
+    ordinary = ordinary_convnet(theta, 2, norm=layer)
     parameters = list(ordinary.parameters())
     optimiser = torch.optim.SGD(parameters, lr=0.1, momentum=momentum, weight_decay=0.01)
     stream = generator("expert batches", 1)
@@ -218,24 +221,28 @@ def test_flat_weights_are_the_weights_in_the_order_of_the_network(network):
 # The objective and its gradients.
 
 
-def ordinary_scores(flat, images):
+def batch_norm(images, weight, bias):
+    return F.batch_norm(images, None, None, weight, bias, training=True)
+
+
+def ordinary_scores(flat, images, norm=F.instance_norm):
     """The logits of the ConvNet of width 6 and depth 2, from torch's plain functions."""
     sizes = [54, 6, 6, 6, 324, 6, 6, 6, 72, 3]
     values = list(flat.split(sizes))
     for channels in (1, 6):
         kernel, bias, scale, shift = (values.pop(0) for _ in range(4))
         images = F.conv2d(images, kernel.view(6, channels, 3, 3), bias, padding=1)
-        images = F.instance_norm(images, weight=scale, bias=shift)
+        images = norm(images, weight=scale, bias=shift)
         images = F.avg_pool2d(F.relu(images), 2)
     return F.linear(images.flatten(1), values[0].view(3, 24), values[1])
 
 
-def naive_unroll(start, target, images, step_size, steps):
+def naive_unroll(start, target, images, step_size, steps, norm=F.instance_norm):
     """The loss in one graph through every step."""
     theta = start.clone().requires_grad_()
     for rows, drawn in steps:
         seen = augment.apply(images[rows], drawn)
-        loss = F.cross_entropy(ordinary_scores(theta, seen), LABELS[rows])
+        loss = F.cross_entropy(ordinary_scores(theta, seen, norm), LABELS[rows])
         theta = theta - step_size * torch.autograd.grad(loss, theta, create_graph=True)[0]
     return ((theta - target) ** 2).sum() / ((start - target) ** 2).sum()
 
@@ -276,6 +283,20 @@ def test_loss_and_gradients_equal_one_graph_through_all_steps(network, pair, ste
     assert loss.item() == pytest.approx(naive.item(), rel=1e-8)
     torch.testing.assert_close(images.grad, naive_images.grad, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(step_size.grad, naive_step_size.grad, rtol=1e-8, atol=1e-10)
+    assert naive_images.grad.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("steps", [whole_steps(3), changing_steps(3)])
+def test_under_batch_norm_students_normalise_by_their_own_batch(pair, steps):
+    network = build("convnet", (1, 8, 8), 3, width=6, depth=2, norm="batch")
+    images, step_size = student()
+    loss = match(network, images, LABELS, step_size, *pair, steps)
+    naive_images, naive_step_size = student()
+    naive = naive_unroll(*pair, naive_images, naive_step_size, steps, batch_norm)
+    naive.backward()
+    assert loss.item() == pytest.approx(naive.item(), rel=1e-8)
+    torch.testing.assert_close(images.grad, naive_images.grad, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(step_size.grad, naive_step_size.grad, rtol=1e-7, atol=1e-9)
     assert naive_images.grad.abs().max() > 1e-4
 
 
@@ -501,6 +522,13 @@ def test_smaller_batches_take_every_image_once_before_any_twice(tiny, network, m
     assert len(orders) == 3
 
 
+@pytest.mark.parametrize(("ipc", "size"), [(1, 2), (2, 3), (3, 4), (4, 4)])
+def test_the_batch_of_s_may_be_a_table(tiny, network, matched, numbered, ipc, size):
+    parameters = settings(synthetic_batch={1: 2, 3: 4}, iterations=1)
+    distil(tiny, network, [ipc], 0, parameters, numbered)
+    assert [len(rows) for rows, _ in matched[0]["steps"]] == [size] * 3
+
+
 def test_every_image_of_every_step_has_an_augmentation_of_its_own(tiny, network, matched, numbered):
     parameters = settings(augmentation="dsa_no_flip", student_steps=8, iterations=5)
     distil(tiny, network, [2], 0, parameters, numbered)
@@ -579,14 +607,17 @@ def test_no_iterations_leave_the_first_images_and_the_step_size(tiny, network, e
     assert made.learned == {"step_size": pytest.approx(0.05)}
 
 
-@pytest.mark.parametrize("gradient", ["exact", "tesla"])
-def test_students_come_nearer_to_the_experts(tiny, network, experts, monkeypatch, gradient):
+@pytest.mark.parametrize(
+    ("norm", "gradient"), [("instance", "exact"), ("instance", "tesla"), ("batch", "exact")]
+)
+def test_students_come_nearer_to_the_experts(tiny, tmp_path, monkeypatch, norm, gradient):
+    network = build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2, norm=norm)
     losses = []
     monkeypatch.setattr(
         trajectory, "match", lambda *given: losses.append(match(*given)) or losses[-1]
     )
     parameters = settings(iterations=60, student_steps=5, learning_rate=30, gradient=gradient)
-    distil(tiny, network, [2], 0, parameters, experts)
+    distil(tiny, network, [2], 0, parameters, prepare(tiny, network, parameters, tmp_path))
     assert torch.stack(losses[-10:]).mean() < 0.9 * torch.stack(losses[:10]).mean()
 
 
