@@ -142,9 +142,9 @@ def test_intervals_of_the_distance_cover_it(difference):
 @pytest.mark.parametrize("seeds", [4, 6])
 def test_noise_floor_is_passed_by_one_in_twenty_equal_pairs(seeds):
     rng = np.random.default_rng(5)
-    values = noisy(rng, np.full((60, 12), 0.5), seeds)
-    distances = coverage.prediction_distance(values, range(60)).to_numpy()
-    passed = distances[np.triu_indices(60, 1)] > coverage.noise_floor(values)
+    values = noisy(rng, np.full((200, 12), 0.5), seeds)
+    distances = coverage.prediction_distance(values, range(200)).to_numpy()
+    passed = distances[np.triu_indices(200, 1)] > coverage.noise_floor(values)
     assert passed.mean() == pytest.approx(0.05, abs=0.02)
 
 
