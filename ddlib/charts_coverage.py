@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.charts import CONFIG, FAINT, INK, SIZE_TITLE, WIDTH, log_ticks, size_axis, tips, zoom
+from ddlib.charts import CONFIG, FAINT, INK, SIZE_TITLE, WIDTH, size_axis, tips, zoom
 
 # Okabe and Ito's colours with others of like lightness between; series repeat them past their end.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
@@ -75,9 +75,7 @@ def configuration_map(
     return chart.properties(width=560, height=420, title=title).configure(**CONFIG)
 
 
-def h_cov_against_radius(
-    curves: pd.DataFrame, floor: float, radii: pd.Series
-) -> alt.LayerChart:
+def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
     """Draw the steps of H_cov(r) of several families; below the noise floor r says nothing.
 
     `curves` has columns family, radius, h_cov; `radii` the radii that the study uses, dotted.
@@ -86,12 +84,16 @@ def h_cov_against_radius(
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
     last = curves.groupby("family", sort=False).tail(1).assign(radius=end)
     x = alt.X("radius:Q", scale=alt.Scale(domain=[0, end], nice=False), title="radius r")
-    lines = alt.Chart(pd.concat([curves, last])).mark_line(interpolate="step-after").encode(
-        x,
-        alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats"),
-        alt.Color("family:N", scale=_colours(names), sort=names, title=None),
-        alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None),
-        tooltip=tips(["family:N", "radius", "h_cov"]),
+    lines = (
+        alt.Chart(pd.concat([curves, last]))
+        .mark_line(interpolate="step-after")
+        .encode(
+            x,
+            alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats"),
+            alt.Color("family:N", scale=_colours(names), sort=names, title=None),
+            alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None),
+            tooltip=tips(["family:N", "radius", "h_cov"]),
+        )
     )
     noise = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [floor]}))
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))

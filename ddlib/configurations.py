@@ -71,13 +71,10 @@ class Configuration:
         own = ("network", "initialisation", "pretraining")
         recipe = [declared.name for declared in fields(Recipe)]
         check_names(given, [*own, *recipe], f"parameter of {what}")
-        named = given.get("network")
-        if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
-            raise ValueError(f"{what}: network must be a table with a name, got {named!r}")
         initialisation = given.get("initialisation", "default")
         check_names([initialisation], INITIALISATIONS, f"initialisation of {what}")
         return cls(
-            network=networks.read_network(named),
+            network=networks.read_network(given.get("network")),
             recipe=Recipe.read({name: given[name] for name in recipe if name in given}, what),
             initialisation=initialisation,
             pretraining=Pretraining.read(given.get("pretraining"), f"the pretraining of {what}"),
@@ -100,15 +97,9 @@ class Configuration:
         body: the pretrained weights of the body, which a pretrained configuration must be given;
         the head is drawn anew.
         """
-        theta = networks.initial_parameters(network, stream)
         if self.initialisation == "orthogonal":
-            for name, value in theta.items():
-                if value.ndim > 1 and name.endswith("weight") and not name.startswith("head."):
-                    gain = torch.nn.init.calculate_gain("relu")
-                    torch.nn.init.orthogonal_(value, gain, generator=stream)
-        if self.pretrained:
-            theta |= body
-        return theta
+            return networks.orthogonal_parameters(network, stream)
+        return networks.initial_parameters(network, stream) | (body or {})
 
     def start(self, network: Network, theta: Theta, seed: object) -> tuple[Theta, State]:
         """Return weights and state from which `update` goes on; `theta` itself stays as it is."""

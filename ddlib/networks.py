@@ -28,8 +28,13 @@ CHUNK = 64  # images a forward pass: larger ones fall out of the processor's cac
 def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `name` of a network and its options, checked, with defaults for the rest.
 
-    Raises ValueError, with what is allowed, for an unknown name or option and for a bad value.
+    Raises ValueError, with what is allowed, for no name, an unknown name or option, and for a bad
+    value.
     """
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise ValueError(
+            f"network must be a table with a name, such as {{name: convnet}}, got {given!r}"
+        )
     name = given["name"]
     check_names([name], NETWORKS, "network")
     what = f"the network {name!r}"
@@ -97,6 +102,39 @@ def _draw(
             f"{type(layer).__name__}; add its rule to ddlib.networks.initial_parameters"
         )
     return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
+
+
+def orthogonal_parameters(
+    network: Network, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Theta:
+    """Return weights on `device` whose convolutions and linear layers are orthogonal.
+
+    A weight is taken as the matrix (outputs, inputs x height x width), one for each group of a
+    convolution and for each of query, key and value: its shorter side is orthonormal, times sqrt(2)
+    in the body for what ReLU takes away. Their biases are zero; other layers are as in
+    `initial_parameters`. Source: Saxe et al. (ICLR 2014); the gain is that of He et al. (2015).
+    """
+    theta = initial_parameters(network, generator)
+    for prefix, layer in network.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+            continue
+        attention = isinstance(layer, nn.MultiheadAttention)
+        own, matrices = ("in_proj_", 3) if attention else ("", getattr(layer, "groups", 1))
+        value = theta[f"{prefix}.{own}weight"]
+        rows = torch.randn(value.shape, generator=generator).view(
+            matrices, len(value) // matrices, -1
+        )
+        tall = rows if rows.shape[1] >= rows.shape[2] else rows.mT
+        made, triangle = torch.linalg.qr(tall)
+        made = (
+            made * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]
+        )  # or QR's signs would bias it
+        made = made if tall is rows else made.mT
+        gain = math.sqrt(2) if prefix.startswith("body") else 1.0
+        theta[f"{prefix}.{own}weight"] = gain * made.reshape(value.shape)
+        if f"{prefix}.{own}bias" in theta:
+            theta[f"{prefix}.{own}bias"].zero_()
+    return {name: value.to(device) for name, value in theta.items()}
 
 
 def logits(

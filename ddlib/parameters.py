@@ -15,19 +15,26 @@ ByIpc = float | Mapping[int, float]
 
 
 def setting(
-    default: Any, *, choices: Iterable[str] | None = None, least: float = 0, by_ipc: bool = False
+    default: Any,
+    *,
+    choices: Iterable[str] | None = None,
+    least: float = 0,
+    by_ipc: bool = False,
+    each: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Declare one parameter of a `Parameters` class: its default, and what it may be.
 
     choices: the allowed words; least: the smallest allowed number; by_ipc: whether a table
     {ipc: number} may stand for the number. Numbers must be whole where the default is. Where the
-    default is text without choices, any text may stand; where it is a list, whole numbers.
+    default is text without choices, any text may stand; where it is a list, whole numbers, or what
+    `each` reads without a ValueError.
     """
     example = next(iter(default.values())) if isinstance(default, Mapping) else default
     metadata = {
         "choices": choices,
         "least": least,
         "by_ipc": by_ipc,
+        "each": each,
         "kind": type(example),
     }
     if isinstance(default, Mapping | list):
@@ -41,7 +48,12 @@ class Parameters:
 
     def __post_init__(self) -> None:
         for declared in fields(self):
-            _check(declared.name, getattr(self, declared.name), **declared.metadata)
+            value, metadata = getattr(self, declared.name), dict(declared.metadata)
+            each = metadata.pop("each")
+            if each:
+                _check_each(declared.name, value, each)
+            else:
+                _check(declared.name, value, **metadata)
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None, what: str) -> Self:
@@ -153,6 +165,16 @@ def _check(
             sort = "whole number" if whole else "number"
             table = " or a table {ipc: number}" if by_ipc else ""
             raise ValueError(f"{name}={value!r} must be a {sort} of at least {least}{table}")
+
+
+def _check_each(name: str, value: Any, read: Callable[[Any], Any]) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"{name}={value!r} must be a list")
+    for position, one in enumerate(value):
+        try:
+            read(one)
+        except ValueError as error:
+            raise ValueError(f"{name}[{position}]: {error}") from None
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -28,18 +28,18 @@ class Settings:
     data: options of `ddlib.data.load`, with its `name`; network: options of the network
     registered under its `name`, on which methods distil; training: fields of
     `ddlib.training.Recipe`; configurations: {name: what it changes of network and training, and
-    more}, under each of which every set is evaluated (see `ddlib.configurations`; default: the one
-    of network and training); families: {name: configurations}; spread: size and count of families of
-    equal size, from tight to wide; epsilons: gaps to hold; pilot: the k and
-    the configurations that a plan is made from; probe: test images on which trained
-    networks are compared; methods: {name:
-    parameters}, where a name of your own says with `method: dm` whose variant it is; k: sizes in
-    images in all; seeds: how many, counted from 0; evaluations: networks trained on each distilled
-    set; workers: processes on this machine (default: one a core), unless scheduler_address names a
-    running Dask scheduler; device: "cpu", or the accelerator's name; results: the folder to write,
-    from the project's root; cache: the folder of what all studies share, networks trained on all
-    data and what methods prepare; draws: bootstrap draws of a fit; tolerance: the part of the
-    floor at which the law counts as saturated.
+    more}, under each of which every set is evaluated (see `ddlib.configurations`; default: the
+    one of network and training); families: {name: configurations}; spread: size and count of
+    families of equal size, from tight to wide; epsilons: gaps to hold; pilot: the k and the
+    configurations that a plan is made from; probe: test images on which trained networks are
+    compared; methods: {name: parameters}, where a name of your own says with `method: dm` whose
+    variant it is; k: sizes in images in all; seeds: how many, counted from 0; evaluations:
+    networks trained on each distilled set; workers: processes on this machine (default: one a
+    core), unless scheduler_address names a running Dask scheduler; device: "cpu", or the
+    accelerator's name; results: the folder to write, from the project's root; cache: the folder
+    of what all studies share, networks trained on all data and what methods prepare; draws:
+    bootstrap draws of a fit; tolerance: the part of the floor at which the law counts as
+    saturated.
     """
 
     data: Mapping[str, Any]

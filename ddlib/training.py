@@ -47,6 +47,9 @@ OPTIMISERS: dict[str, Callable[[list[torch.Tensor], "Recipe"], torch.optim.Optim
 """Optimisers by name. RMSprop's and Adam's averages decay as PyTorch has it; momentum is SGD's, and
 Nesterov's, alone."""
 
+STEP = ("optimizer", "learning_rate", "momentum", "weight_decay", "label_smoothing")
+"""The fields of a Recipe that decide a step, whatever the length, batches and augmentation."""
+
 BOTH = {"flip_crop": ("flip", "crop")}  # families that are applied one after the other
 MIXES = ("mixup", "cutmix")
 AUGMENTATIONS = (*augment.STRATEGIES, *BOTH, *MIXES)

@@ -126,15 +126,6 @@ def test_labels_are_smoothed_as_the_closed_form_has_it(tiny):
     assert torch.allclose(moved["head.bias"], expected, atol=1e-6)
 
 
-def test_orthogonal_weights_are_orthogonal_and_others_stay(tiny):
-    chosen = configuration(network=CONVNET, initialisation="orthogonal")
-    _, theta = start(tiny, chosen)
-    _, default = start(tiny, configuration(network=CONVNET))
-    flat = theta["body.0.weight"].flatten(1)
-    assert torch.allclose(flat @ flat.T, 2 * torch.eye(len(flat)), atol=1e-5)  # gain sqrt(2)
-    assert torch.equal(theta["head.weight"], default["head.weight"])
-
-
 @pytest.fixture(scope="module")
 def digits():
     return load("digits")

@@ -12,6 +12,7 @@ from ddlib.networks import (
     embed,
     initial_parameters,
     logits,
+    orthogonal_parameters,
     with_batch_seen,
     with_statistics,
 )
@@ -296,3 +297,40 @@ def test_only_a_processor_takes_images_in_passes(device, lengths):
     network.body.register_forward_hook(lambda *called: seen.append(len(called[1][0])))
     embed(network, theta, images(130, 1, 8, 8).to(device))
     assert seen == lengths
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "matrices"),
+    [
+        ("mlp", "body.1.weight", 1),
+        ("convnet", "body.0.weight", 1),
+        ("mobilenet_v2", "body.1.conv.0.0.weight", "channels"),
+        ("vit", "body.1.encoder.layers.encoder_layer_0.self_attention.in_proj_weight", 3),
+        ("convnet", "head.weight", 1),
+    ],
+)
+def test_orthogonal_weights_keep_lengths_along_their_shorter_side(name, weight, matrices):
+    network = build(name, (1, 8, 8), 3)
+    before = torch.get_rng_state()
+    theta, again = (orthogonal_parameters(network, stream(2)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    value = theta[weight]
+    assert torch.equal(value, again[weight])
+    assert value.shape == dict(network.named_parameters())[weight].shape
+    count = len(value) if matrices == "channels" else matrices
+    squared = 1.0 if weight.startswith("head") else 2.0
+    for matrix in value.reshape(count, len(value) // count, -1):
+        rows = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+        torch.testing.assert_close(rows @ rows.T, squared * torch.eye(len(rows)), atol=1e-5, rtol=0)
+    bias = weight.removesuffix("weight") + "bias"
+    assert not theta.get(bias, torch.zeros(1)).any()
+
+
+def test_orthogonal_matrices_favour_no_direction():
+    """Entries of a uniformly drawn orthogonal matrix are as often positive as negative."""
+    network = build("mlp", (1, 4, 4), 4, width=16, depth=2)
+    firsts = [orthogonal_parameters(network, stream(seed))["body.1.weight"] for seed in range(60)]
+    positive = (torch.stack(firsts) > 0).double().mean(0)  # standard deviation 0.065
+    assert positive.min() > 0.15
+    assert positive.max() < 0.85
+    assert abs(positive.diagonal().mean() - 0.5) < 0.1

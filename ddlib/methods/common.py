@@ -1,16 +1,55 @@
 """What the methods share: first images, batches of real images, and the finished set."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 import torch
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.parameters import Parameters
+from ddlib.networks import Network, build, read_network
+from ddlib.parameters import Parameters, check_names
 from ddlib.seeds import generator
+from ddlib.training import STEP, Recipe
 
 INITIALISATIONS = ("real", "noise")
+
+PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
+
+T = TypeVar("T")
+
+
+def read_configuration(given: Any) -> None:
+    """Raise ValueError unless `given` is a table of a network and of fields of `training.STEP`."""
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"a configuration must be a table, such as {{network: {{name: mlp}}}}, got {given!r}"
+        )
+    check_names(given, ["network", *STEP], "field of a configuration to distil for")
+    if "network" in given:
+        read_network(given["network"])
+    replace(PLAIN_SGD, **{name: given[name] for name in given if name != "network"})
+
+
+def build_configurations(
+    dataset: DataSet, network: Network, tables: Sequence[Mapping[str, Any]]
+) -> list[tuple[Network, dict[str, Any]]]:
+    """Return, of each configuration to distil for, its network and what else its table says.
+
+    A table without a network leaves `network`, and so do no tables at all.
+    """
+    shape, built = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
+    for table in tables or [{}]:
+        changes = dict(table)
+        own = changes.pop("network", None)
+        built.append((build(**own, **shape) if own else network, changes))
+    return built
+
+
+def draw_one(choices: Sequence[T], *keys: object) -> T:
+    """Return one of `choices`, all equally likely, by the stream that `keys` name."""
+    return choices[int(torch.randint(len(choices), (), generator=generator(*keys)))]
 
 
 def class_members(dataset: DataSet) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,8 +11,11 @@ from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     INITIALISATIONS,
+    build_configurations,
+    draw_one,
     finished,
     initial_images,
+    read_configuration,
     real_batches,
     synthetic_labels,
 )
@@ -27,6 +31,9 @@ class DistributionMatching(Parameters):
 
     An image's gradient shrinks like 1/ipc, so the reference's one learning rate moves large sets
     slowly; `learning_rate: {1: 1, 100: 100}` moves every size alike.
+
+    configurations: tables of a `network`, of which every iteration draws one to embed images, so
+    that S is made for all of them; no network is trained, so what else they say is of no weight.
     """
 
     iterations: int = setting(20000)
@@ -35,6 +42,7 @@ class DistributionMatching(Parameters):
     real_batch: int = setting(256, least=1)
     initialisation: str = setting("real", choices=INITIALISATIONS)
     augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
 
 
 def distil(
@@ -46,7 +54,8 @@ def distil(
 ) -> dict[int, DistilledSet | DivergedError]:
     """Distil every size against the same real batches: min_S of `objective` over fresh networks.
 
-    Each iteration draws one network, one augmentation and one real batch a class; the real side
+    Each iteration draws one network (with `configurations`, that of one of them, so that the
+    objective is their mean), one augmentation and one real batch a class; the real side
     does not depend on S, so its one forward pass serves every size, and each size is what it
     would be if distilled alone.
 
@@ -54,11 +63,13 @@ def distil(
     The reference draws one augmentation a class where this draws one for all classes.
     """
     real = dataset.train
+    choices = build_configurations(dataset, network, parameters.configurations)
     sizes = {ipc: _Size.start(dataset, ipc, seed, parameters) for ipc in ipcs}
     outcomes: dict[int, DistilledSet | DivergedError] = {}
     families = augment.STRATEGIES[parameters.augmentation]
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     for iteration in range(parameters.iterations):
+        network, _ = draw_one(choices, "matching configuration", seed, iteration)
         fresh = generator("matching weights", seed, iteration)
         theta = initial_parameters(network, fresh, real.images.device)
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, iteration))

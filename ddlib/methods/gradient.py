@@ -1,8 +1,8 @@
 """DC and DSA, gradient matching: a training step on S should move a network as one on D does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,22 @@ from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     INITIALISATIONS,
+    PLAIN_SGD,
+    build_configurations,
+    draw_one,
     finished,
     initial_images,
+    read_configuration,
     real_batches,
     synthetic_labels,
 )
-from ddlib.networks import Network, Theta, initial_parameters, logits, with_batch_seen
+from ddlib.networks import (
+    Network,
+    Theta,
+    initial_parameters,
+    logits,
+    with_batch_seen,
+)
 from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, train
@@ -33,6 +43,10 @@ class GradientMatching(Parameters):
 
     `outer_steps` and `inner_epochs` are its tables by ipc; sizes between the published ones are
     interpolated, larger ones take the last entry. An MLP wants a learning rate of 0.01.
+
+    configurations: tables of a `network` and of fields of `training.STEP` for its training on S;
+    every iteration draws one, so that S is made for all of them. What a table leaves out is as
+    without it.
     """
 
     iterations: ByIpc = setting(1000, by_ipc=True)
@@ -45,6 +59,7 @@ class GradientMatching(Parameters):
     real_batch: int = setting(256, least=1)
     initialisation: str = setting("noise", choices=INITIALISATIONS)
     augmentation: str = setting("none", choices=augment.STRATEGIES)
+    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
 
     method: ClassVar[str] = "dc"
 
@@ -72,7 +87,8 @@ def distil(
 ) -> dict[int, DistilledSet | DivergedError]:
     """Distil each size: min_S over initial weights and training steps of the summed `distance`.
 
-    Every iteration draws a network; each of its outer steps matches the gradients of S and of a
+    Every iteration draws a network (with `configurations`, one of those and its optimizer, which
+    starts anew after each outer step); each of its outer steps matches the gradients of S and of a
     real batch, class by class, moves S once, and then trains the network on S. With an
     augmentation, one draw a class is applied to its synthetic and to its real images alike, and
     the network is trained on S under draws of each image's own. Batch norms see real images of
@@ -104,10 +120,13 @@ def _distil_size(
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
-    inner = inner_recipe(parameters, ipc, len(labels))
+    choices = build_configurations(dataset, network, parameters.configurations)
+    plain = inner_recipe(parameters, ipc, len(labels))
     families = augment.STRATEGIES[parameters.augmentation]
     draws = generator("matching augmentation", seed)
     for iteration in range(iterations):
+        network, changes = draw_one(choices, "matching configuration", seed, iteration)
+        inner = replace(plain, **changes) if plain else None
         fresh = generator("matching weights", seed, iteration)
         theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
@@ -141,13 +160,11 @@ def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | Non
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
     if not epochs:
         return None
-    return Recipe(
+    return replace(
+        PLAIN_SGD,
         steps=epochs * -(-k // parameters.network_batch),
         batch_size=parameters.network_batch,
         learning_rate=parameters.network_learning_rate,
-        momentum=0.0,
-        weight_decay=0.0,
-        schedule="constant",
         augmentation=parameters.augmentation,
     )
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddlib.methods import distribution
+from ddlib.methods.common import draw_one
 from ddlib.methods.distribution import DistributionMatching, class_means, distil, objective
 from ddlib.methods.selection import RandomSelection, random
 from ddlib.networks import build, initial_parameters
@@ -50,6 +51,7 @@ def test_defaults_are_the_published_ones():
         "real_batch": 256,
         "initialisation": "real",
         "augmentation": "dsa",
+        "configurations": [],
     }
 
 
@@ -326,3 +328,86 @@ def test_a_perceptron_is_matched_as_well(tiny):
     means = torch.stack([tiny.train.images[tiny.train.labels == c].mean(0) for c in range(3)])
     # Matching mean features of many random layers pulls the one image towards the class mean.
     assert (made - means).pow(2).sum() < 0.7 * (start - means).pow(2).sum()
+
+
+FAMILY = [
+    {"network": {"name": "mlp", "width": 5, "depth": 2}},
+    {"network": {"name": "lenet"}},
+    {"network": {"name": "convnet", "width": 3, "depth": 1}},
+]
+
+
+def test_for_a_family_every_iteration_matches_the_features_of_one_of_its_networks(
+    tiny, network, drawn_weights
+):
+    """The run equals gradient descent on the losses of the networks that were drawn, in turn."""
+    given = settings(
+        iterations=8,
+        real_batch=EVERYTHING,
+        momentum=0.0,
+        learning_rate=0.1,
+        configurations=FAMILY,
+    )
+    made = distil(tiny, network, [2], 3, given)[2]
+    built = [build(**each["network"], image_shape=(1, 8, 8), class_count=3) for each in FAMILY]
+    shapes = [[value.shape for value in each.parameters()] for each in built]
+    synthetic = random(tiny, network, [2], 3, RandomSelection())[2].images.clone()
+    drawn = []
+    for theta in drawn_weights:
+        drawn.append(shapes.index([value.shape for value in theta.values()]))
+        body = {name: value for name, value in theta.items() if name.startswith("body.")}
+        body = {name.removeprefix("body."): value for name, value in body.items()}
+
+        def forward(images, body=body, chosen=built[drawn[-1]]):
+            return torch.func.functional_call(chosen.body, body, (images,)).flatten(1)
+
+        synthetic.requires_grad_()
+        loss = reference_loss(forward, tiny.train.images, tiny.train.labels, synthetic, 2)
+        (slope,) = torch.autograd.grad(loss, synthetic)
+        synthetic = (synthetic - 0.1 * slope).detach()
+    torch.testing.assert_close(made.images, synthetic, rtol=1e-4, atol=1e-5)
+    assert len(drawn) == 8
+    assert len(set(drawn)) > 1
+
+
+def test_the_networks_of_a_family_are_drawn_alike_often_and_by_the_seed():
+    drawn = [[draw_one("abc", "test", seed, i) for i in range(600)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for letter in "abc":  # 200 expected, standard deviation sqrt(600 x 1/3 x 2/3) = 11.5
+        assert abs(drawn[0].count(letter) - 200) < 50
+
+
+def test_a_family_of_the_studys_own_network_gives_the_same_bytes(tiny, network):
+    own = {"network": {"name": "convnet", "width": 6, "depth": 2}}
+    plain, alone, twice = (
+        distil(tiny, network, [1], 0, settings(configurations=given))[1].images
+        for given in ([], [own], [own, {}])
+    )
+    assert torch.equal(plain, alone)
+    assert torch.equal(plain, twice)
+
+
+def test_sizes_distilled_for_a_family_share_its_draws(tiny, network):
+    given = settings(configurations=FAMILY)
+    together = distil(tiny, network, [1, 3], 0, given)
+    for ipc in (1, 3):
+        alone = distil(tiny, network, [ipc], 0, given)[ipc]
+        assert torch.equal(together[ipc].images, alone.images)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("mlp", "configurations='mlp' must be a list"),
+        (["mlp"], r"configurations\[0\]: a configuration must be a table"),
+        ([{"network": "mlp"}], r"configurations\[0\]: network must be a table with a name"),
+        ([{}, {"network": {"name": "mpl"}}], r"\[1\]: 'mpl' is not a network; did you mean 'mlp'"),
+        ([{"network": {"name": "mlp", "widht": 3}}], "'widht' is not a parameter of the network"),
+        ([{"optimiser": "adam"}], "'optimiser' is not a field .*did you mean 'optimizer'"),
+        ([{"optimizer": "nesterov"}], "nesterov needs a momentum above 0"),
+        ([{"learning_rate": -1}], "learning_rate=-1 must be"),
+    ],
+)
+def test_a_bad_family_to_distil_for_is_refused_when_it_is_read(given, message):
+    with pytest.raises(ValueError, match=message):
+        settings(configurations=given)

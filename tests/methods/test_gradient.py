@@ -110,6 +110,7 @@ def test_defaults_are_the_published_ones():
         "real_batch": 256,
         "initialisation": "noise",
         "augmentation": "none",
+        "configurations": [],
     }
     changed = {"initialisation": "real", "augmentation": "dsa"}
     assert vars(SiameseGradientMatching()) == vars(GradientMatching()) | changed
@@ -564,3 +565,61 @@ def test_dsa_gives_a_set_of_its_own_name_and_one_seed_one_set(tiny, network):
     dc = distil(tiny, network, [2], 0, GradientMatching(**given, initialisation="real"))[2]
     assert torch.equal(plain.images, dc.images)
     assert not torch.equal(plain.images, first.images)
+
+
+def test_for_a_family_every_iteration_takes_the_network_and_the_optimizer_of_one_of_it(
+    tiny, network, drawn_weights
+):
+    """Six iterations by hand, each for the configuration whose network was drawn."""
+    family = [
+        {"network": {"name": "mlp", "width": 10, "depth": 2}, "learning_rate": 0.05},
+        {
+            "network": {"name": "mlp", "width": 6, "depth": 2},
+            "optimizer": "adam",
+            "learning_rate": 0.01,
+        },
+    ]
+    parameters = settings(
+        iterations=6,
+        inner_epochs=3,
+        learning_rate=0.2,
+        real_batch=EVERYTHING,
+        configurations=family,
+    )
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    images = distil(tiny, network, [2], 0, replace(parameters, iterations=0))[2].images
+    made = distil(tiny, network, [2], 0, parameters)[2].images
+    velocity, widths = torch.zeros_like(images), []
+    for theta in drawn_weights:
+        ordinary = ordinary_mlp(theta)
+        widths.append(len(theta["body.1.bias"]))
+        for outer in range(2):
+            images = images.detach().requires_grad_()
+            total = reference_match(ordinary, tiny, everything(tiny), images)
+            velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
+            images = (images - 0.2 * velocity).detach()
+            weights = list(ordinary.parameters())
+            if widths[-1] == 10:
+                optimiser = torch.optim.SGD(weights, 0.05)
+            else:
+                optimiser = torch.optim.Adam(weights, 0.01)
+            for _ in range(3 if outer == 0 else 0):
+                optimiser.zero_grad()
+                F.cross_entropy(ordinary(images), labels).backward()
+                optimiser.step()
+    assert set(widths) == {6, 10}
+    torch.testing.assert_close(made, images, rtol=1e-3, atol=1e-4)
+
+
+def test_a_family_of_the_studys_own_configuration_gives_the_same_bytes(tiny, perceptron):
+    own = {"network": {"name": "mlp", "width": 10, "depth": 2}, "optimizer": "sgd"}
+    plain, alone = (
+        distil(tiny, perceptron, [2], 0, settings(configurations=given))[2].images
+        for given in ([], [own, own])
+    )
+    assert torch.equal(plain, alone)
+
+
+def test_a_bad_family_to_distil_for_is_refused_when_it_is_read():
+    with pytest.raises(ValueError, match=r"configurations\[1\]: 'adm' is not an optimizer"):
+        settings(configurations=[{}, {"optimizer": "adm"}])
