@@ -293,6 +293,7 @@ def test_the_set_says_what_made_it(tiny, network):
         "iterations": 4,
         "learning_rate": {1: 1, 5: 5},
         "momentum": 0.5,
+        "configurations": [],
         "real_batch": 8,
         "initialisation": "real",
         "augmentation": "none",
@@ -404,7 +405,7 @@ def test_sizes_distilled_for_a_family_share_its_draws(tiny, network):
         ([{}, {"network": {"name": "mpl"}}], r"\[1\]: 'mpl' is not a network; did you mean 'mlp'"),
         ([{"network": {"name": "mlp", "widht": 3}}], "'widht' is not a parameter of the network"),
         ([{"optimiser": "adam"}], "'optimiser' is not a field .*did you mean 'optimizer'"),
-        ([{"optimizer": "nesterov"}], "nesterov needs a momentum above 0"),
+        ([{"optimizer": "nesterov"}], "needs a momentum above 0"),
         ([{"learning_rate": -1}], "learning_rate=-1 must be"),
     ],
 )
