@@ -33,21 +33,20 @@ class Plan:
     @property
     def reading(self) -> str:
         """Say the plan in two sentences."""
-        goal, k = f"a worst gap of {self.epsilon:g}", self.k
+        goal = f"a worst gap of {self.epsilon:g}"
         if self.reason:
             return f"No plan for {goal}: {self.reason}."
-        least = "" if k.low is None else f" (95 % interval from {k.low:.0f})"
-        if np.isinf(k.estimate):
-            text = f"No k reaches {goal}{least}: the gap of {self.member} levels off above it."
+        if np.isinf(self.k.estimate):
+            text = f"No k reaches {goal}{_ends(self.k)}: {self.member} levels off above it."
         else:
-            ends = "" if k.low is None else f" ({k.low:.0f} to {k.high:.0f})"
-            text = f"{goal.capitalize()} needs k = {k.estimate:.0f}{ends}, that is "
+            text = f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{_ends(self.k)}, that is "
             text += (
                 f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
             )
         if self.saturation is None:
             return f"{text} No floor above 0 was found, so no saturation point."
-        return f"{text} Its gap saturates at k = {self.saturation.estimate:.0f}."
+        found = f"{self.saturation.estimate:.0f}{_ends(self.saturation)}"
+        return f"{text} Its gap saturates at k = {found}."
 
     @property
     def _beyond(self) -> str:
@@ -88,13 +87,15 @@ def plan(
         )
     cube = lay_out(pilot_gaps, {"pilot": members}, measure)
     fits = _member_fits(cube, members, cube.ks, law, draws, seed)
-    here = Plan(epsilon, (cube.ks[0], cube.ks[-1]))
+    here = Plan(epsilon, (float(cube.ks[0]), float(cube.ks[-1])))
     needed = _needed(_coefficients(fits, draws), epsilon)
     member = list(fits)[needed[:, 0].argmax()]
     if fits[member].reason:
         return replace(here, reason=f"{member}: {fits[member].reason}")
     k = laws.interval(_measured_elsewhere(needed))
-    ipc = Interval(*(np.ceil(np.round(value / class_count, 9)) for value in k))
+    ipc = Interval(
+        *(None if value is None else float(np.ceil(round(value / class_count, 9))) for value in k)
+    )
     try:
         saturation = fits[member].k_sat(tolerance)
     except ValueError:
@@ -183,6 +184,12 @@ def back_test(
                 rows.append((name, kind, lacked, k, *compared))
     names = ["predicted", "low", "high", "measured", "error", "inside"]
     return pd.DataFrame(rows, columns=["name", "kind", "held_out", "k", *names])
+
+
+def _ends(interval: Interval) -> str:
+    if interval.low is None:
+        return ""
+    return f" (95 % interval {interval.low:.0f} to {interval.high:.0f})"
 
 
 def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:
