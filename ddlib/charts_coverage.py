@@ -27,7 +27,8 @@ def gaps_by_configuration(gaps: pd.DataFrame, measure: str = "gap_error") -> alt
     scale = alt.Scale(type="log", domain=[ks.min() / 1.15, ks.max() * 1.15], nice=False)
     x = alt.X("k:Q", scale=scale, axis=size_axis(means["k"]), title=SIZE_TITLE)
     y = alt.Y(f"{measure}:Q", scale=alt.Scale(domain=[min(low, 0), high]), title=_named(measure))
-    colour = alt.Color("configuration:N", scale=_colours(names), title=None)
+    legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=2)
+    colour = alt.Color("configuration:N", scale=_colours(names), title=None, legend=legend)
     dash = alt.StrokeDash("configuration:N", scale=_dashes(names), title=None)
     panels = []
     for i, (method, rows) in enumerate(means.groupby("method", sort=False)):
@@ -56,6 +57,8 @@ def configuration_map(
     """
     table = points.rename_axis("configuration").reset_index()
     table["role"] = np.where(table["configuration"].isin(centres), "centre of the cover", "covered")
+    # Neighbours' names take turns at four heights, so that they can be read.
+    table["height"] = table["x"].rank(method="first").astype(int) % 4
     reach = 1.25 * max(points.abs().to_numpy().max(), 1e-9)
     axis = alt.Axis(format=".2~g", tickCount=5)
     base = alt.Chart(table).encode(
@@ -65,14 +68,19 @@ def configuration_map(
     )
     fill = alt.Scale(domain=["centre of the cover", "covered"], range=["#0072B2", "#FFFFFF"])
     dots = base.mark_point(size=110, filled=True, stroke="#0072B2", strokeWidth=1.5, opacity=1)
-    names = base.mark_text(dy=-13, fontSize=11, color=INK).encode(text="configuration:N")
+    names = [
+        base.transform_filter(alt.datum.height == height)
+        .mark_text(dy=dy, fontSize=11, color=INK)
+        .encode(text="configuration:N")
+        for height, dy in enumerate((-14, 15, -28, 29))
+    ]
     title = alt.Title(
         f"{len(centres)} balls of radius {radius:.2g} cover {len(points)} configurations",
         subtitle=f"Classical scaling; the plane shows {share:.0%} of the distances' variance, so "
         "balls cannot be drawn true to scale. Filled: centres of a least cover.",
     )
-    chart = alt.layer(dots.encode(fill=alt.Fill("role:N", scale=fill, title=None)), names)
-    return chart.properties(width=560, height=420, title=title).configure(**CONFIG)
+    chart = alt.layer(dots.encode(fill=alt.Fill("role:N", scale=fill, title=None)), *names)
+    return chart.properties(width=560, height=560, title=title).configure(**CONFIG)
 
 
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:

@@ -1,0 +1,61 @@
+"""Notebook 03 as papermill runs it, on a few small configurations."""
+
+import pandas as pd
+import pytest
+from running import NOTEBOOKS, TINY, execute, outputs
+
+from ddlib.page import write_page
+
+NOTEBOOK = NOTEBOOKS / "03_coverage_law.ipynb"
+SMALL = {
+    **TINY,
+    "methods": {"random": {}, "dm": TINY["methods"]["dm"]},
+    "configurations": {
+        "own": {},
+        "adam": {"optimizer": "adam", "learning_rate": 0.01},
+        "narrow": {"network": {"name": "mlp", "width": 4, "depth": 2}},
+        "lenet": {"network": {"name": "lenet"}},
+        "mixup": {"augmentation": "mixup"},
+    },
+    "families": {
+        "grow": {"nested": ["own", "adam", "narrow", "lenet"], "sizes": [1, 2, 3, 4]},
+        "pair": ["own", "mixup"],
+    },
+    "spread": {"size": 2, "count": 3},
+    "epsilons": [0.05, 0.3],
+    "pilot": {"k": [10, 20, 40], "configurations": ["own", "narrow", "mixup"]},
+    "seeds": 4,
+    "probe": 60,
+}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, execute(NOTEBOOK, folder, **SMALL, results=str(folder / "results"))
+
+
+def test_it_leaves_figures_tables_and_sentences(executed):
+    folder, notebook = executed
+    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 5
+    trials = pd.read_parquet(folder / "results" / "trials.parquet")
+    assert len(trials) == 5 * 2 * 4 * 4
+    assert set(trials["status"]) == {"ok"}
+    texts = outputs(notebook, "text/markdown")
+    assert texts[0].startswith("The triangle inequality")
+    assert "**Worst gap 0.05.** k* of 8 families" in texts[1]
+    assert "Worst gaps are nearest to a sqrt(H / k) + c" in texts[2]
+    assert "families, held out: configuration" in texts[3]
+    printed = "".join(
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "stream" and output["name"] == "stdout"
+    )
+    assert "a worst gap of 0.3" in printed.lower()
+
+
+def test_it_becomes_a_page(executed):
+    folder, _ = executed
+    write_page(folder / "out.ipynb", folder / "out.html")
+    assert (folder / "out.html").read_text().count('<figure class="chart">') == 5

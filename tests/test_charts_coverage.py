@@ -1,0 +1,97 @@
+import numpy as np
+import pandas as pd
+import vl_convert
+
+from ddlib import charts_coverage as charts
+
+
+def layers(chart):
+    """The layers of a chart's panels, one list a panel."""
+    spec = chart.to_dict()
+    return [panel["layer"] for panel in spec.get("concat", [spec])], spec
+
+
+def rows(spec, layer):
+    return spec["datasets"][layer["data"]["name"]]
+
+
+def gaps():
+    cells = {
+        ("a", 10): [0.4, 0.6],
+        ("a", 20): [0.1, 0.3],
+        ("b", 10): [0.2, 0.2],
+        ("b", 20): [0.3, 0.5],
+    }
+    return pd.DataFrame(
+        {"method": "dm", "configuration": name, "k": k, "seed": seed, "gap_error": value}
+        for (name, k), values in cells.items()
+        for seed, value in enumerate(values)
+    )
+
+
+def test_the_broad_line_is_the_largest_mean_at_each_k():
+    [panel], spec = layers(charts.gaps_by_configuration(gaps()))
+    worst = [(row["configuration"], row["k"], row["gap_error"]) for row in rows(spec, panel[1])]
+    assert worst == [("a", 10, 0.5), ("b", 20, 0.4)]
+    vl_convert.vegalite_to_svg(spec)
+
+
+def test_a_map_fills_the_centres_of_the_cover():
+    points = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.0]}, index=["a", "b", "c"])
+    [panel], spec = layers(charts.configuration_map(points, 0.8, ("b",), 1.5))
+    table = rows(spec, panel[0] if "data" in panel[0] else spec)
+    roles = {row["configuration"]: row["role"] for row in table}
+    assert roles == {"a": "covered", "b": "centre of the cover", "c": "covered"}
+    assert "1 balls of radius 1.5 cover 3 configurations" in spec["title"]["text"]
+    assert "80%" in spec["title"]["subtitle"]
+
+
+def test_steps_of_h_cov_go_on_to_the_end_of_the_axis():
+    curves = pd.DataFrame({"family": ["f", "f"], "radius": [0.0, 1.0], "h_cov": [np.log(2), 0.0]})
+    radii = pd.Series([0.5, 2.0])
+    [panel], spec = layers(charts.h_cov_against_radius(curves, 0.3, radii))
+    noise, used, lines = (rows(spec, layer) for layer in panel)
+    assert noise == [{"radius": 0.0, "end": 0.3}]
+    assert [row["radius"] for row in used] == [0.5, 2.0]
+    assert [row["radius"] for row in lines] == [0.0, 1.0, 2.1]
+
+
+def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
+    k_stars = pd.DataFrame(
+        {
+            "family": ["f", "g", "h"],
+            "epsilon": 0.1,
+            "k_star": [30.0, 100.0, 10.0],
+            "low": [20.0, 60.0, 0.0],
+            "high": [40.0, np.inf, 12.0],
+            "censored": ["", "above the largest k", "below the smallest k"],
+            "smallest": 10.0,
+            "largest": 100.0,
+        }
+    )
+    measures = pd.DataFrame({"h_cov": [0.0, 1.0, 2.0]}, index=["f", "g", "h"])
+    groups = pd.Series({"f": "one", "g": "one", "h": "two"})
+    [panel], spec = layers(charts.k_star_against(k_stars, measures, {"h_cov": "H"}, groups))
+    table = rows(spec, panel[0] if "data" in panel[0] else spec)
+    assert [row["shown"] for row in table] == ["measured", "above", "below"]
+    assert [(row["low"], row["high"]) for row in table] == [(20, 40), (60, 100), (10, 12)]
+    vl_convert.vegalite_to_svg(spec)
+
+
+def test_the_back_test_has_its_line_of_no_error():
+    tested = pd.DataFrame(
+        {
+            "name": ["a", "b"],
+            "kind": "configuration",
+            "held_out": ["k", "both"],
+            "k": [100, 200],
+            "predicted": [0.1, 0.2],
+            "low": [0.0, 0.1],
+            "high": [0.2, 0.3],
+            "measured": [0.2, 0.0],
+        }
+    )
+    [panel], spec = layers(charts.back_test(tested))
+    ends = [row["at"] for row in rows(spec, panel[0])]
+    assert np.allclose(ends, [-0.01, 0.21])
+    vl_convert.vegalite_to_svg(spec)

@@ -1,0 +1,101 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddlib import reading_coverage as reading
+from ddlib.coverage import Triangles
+
+
+def test_distances_say_where_the_triangle_fails_and_whether_r_is_noise():
+    held = reading.distances(Triangles(0, 0.0, 0.0, ()), 0.1, 0.2)
+    assert held.startswith("The triangle inequality holds for all triples.")
+    assert "noise here" not in held
+    broken = reading.distances(Triangles(3, 0.25, 0.4, ("a", "b", "c")), 0.2, 0.2)
+    assert "fails in 3 triples (25.0%), worst by 0.4 for a, b, c" in broken
+    assert "H_cov counts noise here" in broken
+
+
+def regression(predictor, **changes):
+    row = {"epsilon": 0.1, "predictor": predictor, "n": 8, "censored": 0, "slope": 20.0}
+    row |= {"low": 10.0, "high": 30.0, "r2": 0.8, "p": 0.01, "loo": 5.0, "aicc": 10.0}
+    return row | {"beats": np.nan, "reason": "", **changes}
+
+
+def within(**changes):
+    row = {"epsilon": 0.1, "predictor": "h_cov", "group": "4", "n": 5, "tau": 0.8, "p": 0.03}
+    return pd.DataFrame([row | {"reason": "", **changes}])
+
+
+def test_a_law_that_holds_is_said_to_hold():
+    table = pd.DataFrame(
+        [
+            regression("constant", slope=np.nan, loo=20.0, aicc=30.0),
+            regression("log_members", loo=15.0, aicc=20.0),
+            regression("h_cov", beats=0.97),
+        ]
+    )
+    text = reading.explained(table, within())
+    assert "A nat of H_cov goes with 20 more images (10 to 30 over draws of seeds)" in text
+    assert "not by chance (permutation p = 0.010)" in text
+    assert "Least wrong at left-out families is H_cov (5 images)." in text
+    assert "H_cov explains k* better (AICc +10.0" in text
+    assert "larger R² in 97% of the draws" in text
+    assert "k* rises with H_cov (τ = 0.80, one-sided p = 0.030)" in text
+
+
+@pytest.mark.parametrize(
+    ("h_cov", "rival", "phrases"),
+    [
+        ({"low": -5.0, "p": 0.4}, {}, ["which may be none", "no more than chance gives"]),
+        ({"aicc": 15.0, "loo": 9.0}, {}, ["ln M explains k* better (AICc -5.0", "H_cov errs by 9"]),
+        ({"aicc": 11.0}, {}, ["H_cov and ln M explain k* alike (AICc -1.0"]),
+        ({}, {"reason": "the same everywhere"}, ["ln M explains nothing: the same everywhere."]),
+        ({"reason": "1 of 8 inside"}, {}, ["Nothing can be said: 1 of 8 inside."]),
+        ({"low": np.nan, "high": np.nan}, {}, ["without an interval"]),
+        ({"censored": 3}, {}, ["k* of 8 families, 3 of them only bounded."]),
+    ],
+)
+def test_a_law_that_fails_is_said_to_fail(h_cov, rival, phrases):
+    table = pd.DataFrame([regression("log_members", **rival), regression("h_cov", **h_cov)])
+    text = reading.explained(table, None)
+    for phrase in phrases:
+        assert phrase in text
+
+
+def test_families_of_equal_size_may_say_nothing():
+    table = pd.DataFrame([regression("log_members"), regression("h_cov")])
+    assert "k* is not shown to rise" in reading.explained(table, within(p=0.4))
+    assert "nothing can be said of H_cov: all alike." in reading.explained(
+        table, within(reason="all alike")
+    )
+
+
+def test_the_root_law_names_the_best_measure_and_how_far_the_others_are():
+    rows = [("vendi", 0.0), ("h_cov", 3.0), ("log_members", 8.0), ("constant", 12.0)]
+    table = pd.DataFrame(
+        {"predictor": name, "aicc": delta, "delta_aicc": delta, "slope": 0.5, "low": 0.4}
+        | {"high": 0.6, "r2": 0.9, "reason": ""}
+        for name, delta in rows
+    )
+    text = reading.root_law(table)
+    assert "with H = vendi (R² 0.90, a = 0.50, 0.40 to 0.60)" in text
+    assert "H_cov: 3.0 AICc units behind. ln M: 8.0" in text
+    nothing = table.assign(aicc=np.nan, reason="too few")
+    assert reading.root_law(nothing) == "Nothing can be fitted: too few."
+
+
+def test_the_back_test_counts_errors_and_intervals():
+    tested = pd.DataFrame(
+        {
+            "kind": ["family", "family"],
+            "held_out": ["k", "k"],
+            "error": [0.03, -0.04],
+            "inside": [True, False],
+        }
+    )
+    text = reading.back_test(tested)
+    assert text == (
+        "- families, held out: k: mean error -0.005, root mean square 0.035; the 95 % interval "
+        "held 50% of 2"
+    )
+    assert "nothing is left" in reading.back_test(tested.assign(error=np.nan))
