@@ -171,12 +171,13 @@ def regressions(
     Censored k* enter by their probability (Tobit), so none is dropped; without them this is least
     squares. One row an epsilon and predictor, "constant" first. Columns: n, censored, slope with
     low and high (over draws of seeds: what the measured families say, not families at large), r2
-    (1 - exp(2 (l0 - l) / n), that of least squares where nothing is censored), p (of r2 with the
-    predictor permuted over families), loo (root mean square error at families left out; a censored
-    one counts the distance to its bound, if short of it), loo_group (at whole `groups` left out:
-    {family: series}), aicc, delta_aicc (to the least), beats (part of the seed draws in which r2
-    exceeds the rival's), reason. Nested families share members, so they are not independent: p
-    and aicc are too sure of themselves and loo too small; trust loo_group and `within_equal`.
+    (1 - exp(2 (l0 - l) / n), that of least squares where nothing is censored), p (two-sided, of r2
+    with the predictor permuted over families), loo (root mean square error at families left out; a
+    censored one counts the distance to its bound, if short of it), loo_group (at whole `groups`
+    left out: {family: series}), aicc, delta_aicc (to the least), beats (part of the seed draws in
+    which r2 exceeds the rival's), reason. Nested families share members, so they are not
+    independent: p and aicc are too sure of themselves and loo too small; trust loo_group and
+    `within_equal`.
     Raises ValueError for families that k_stars does not have.
     """
     rows = []
@@ -421,7 +422,7 @@ def _left_out(design, y, codes, labels) -> float:
 def _known_interval(values: np.ndarray) -> Interval:
     """Return `laws.interval`, without ends where over a twentieth of the draws had no answer."""
     known = values[~np.isnan(values)]
-    if len(values) > 1 and (np.isnan(values[0]) or len(known) < 0.95 * len(values)):
+    if np.isnan(values[0]) or len(known) < 0.95 * len(values):
         return Interval(float(values[0]), None, None)
     return laws.interval(known)
 
@@ -430,7 +431,7 @@ def _tobit(design, y, codes, weights) -> tuple[np.ndarray, np.ndarray]:
     """Regress many y (B, n) on a design (n, p): coefficients (B, p), log likelihoods (B,).
 
     Normal errors, maximum likelihood; codes (B, n) as in `_assess`, weights (1 or B, n) 0 or 1.
-    NaN where the points do not determine the fit: fewer uncensored than p, or p + 1 with censored.
+    NaN where the uncensored do not determine it: fewer than p, or p + 1 beside censored ones.
     Least squares where nothing is censored; else Newton's method in (coefficients / sigma,
     1 / sigma), in which the likelihood is concave (Olsen 1978).
     """
@@ -439,8 +440,8 @@ def _tobit(design, y, codes, weights) -> tuple[np.ndarray, np.ndarray]:
     weights = np.broadcast_to(weights, y.shape)
     inside = weights * (codes == 0)
     censored = (inside < weights).any(axis=1)
-    squares = np.einsum("bn,np,nq->bpq", weights, x, x)
-    determined = (inside.sum(axis=1) >= x.shape[1] + censored) & (np.linalg.det(squares) > SAME)
+    squares, own = (np.einsum("bn,np,nq->bpq", w, x, x) for w in (weights, inside))
+    determined = (inside.sum(axis=1) >= x.shape[1] + censored) & (np.linalg.det(own) > SAME)
     squares[~determined] = np.eye(x.shape[1])
     found = np.linalg.solve(squares, ((weights * y) @ x)[..., None])[..., 0]
     rss = (weights * (y - found @ x.T) ** 2).sum(axis=1)

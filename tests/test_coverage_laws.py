@@ -56,18 +56,18 @@ def row(found, predictor):
 
 def test_worst_gaps_by_hand():
     gaps = pd.DataFrame(
-        [("a", 1, 0.1), ("a", 2, 0.5), ("a", 3, 0.3), ("b", 1, 0.4), ("b", 2, 0.2), ("b", 3, 0.0)],
+        [("a", 1, 0.1), ("a", 2, 0.5), ("a", 3, 0.3), ("b", 1, 0.38), ("b", 2, 0.2), ("b", 3, 0.0)],
         columns=["configuration", "seed", "gap_error"],
     ).assign(k=10)
     found = coverage_laws.worst_gaps(gaps, {"f": ["a", "b"]}).set_index("seed")
-    # Without seed 1: a 0.4, b 0.1. Without 2: a 0.2, b 0.2 (the first). Without 3: a 0.3, b 0.3.
+    # Without seed 1: a 0.4, b 0.1. Without 2: a 0.2, b 0.19. Without 3: a 0.3, b 0.29.
     assert found["worst_member"].tolist() == ["a", "a", "a"]
     assert found["worst"].tolist() == [0.1, 0.5, 0.3]
-    assert found["mean"].tolist() == pytest.approx([0.25, 0.35, 0.15])
+    assert found["mean"].tolist() == pytest.approx([0.24, 0.35, 0.15])
     assert found["raw"].tolist() == pytest.approx([0.3] * 3)
     gaps.loc[gaps["configuration"] == "b", "gap_error"] += 0.15
     found = coverage_laws.worst_gaps(gaps, {"f": ["a", "b"]}).set_index("seed")
-    # Without 1: a 0.4, b 0.25. Without 2: a 0.2, b 0.35. Without 3: a 0.3, b 0.45.
+    # Without 1: a 0.4, b 0.25. Without 2: a 0.2, b 0.34. Without 3: a 0.3, b 0.44.
     assert found["worst_member"].tolist() == ["a", "b", "b"]
     assert found["worst"].tolist() == pytest.approx([0.1, 0.35, 0.15])
 
@@ -322,7 +322,8 @@ def test_censored_k_star_enter_by_their_probability():
     assert h["loo"] == pytest.approx(np.sqrt(np.mean(np.square(misses))), rel=1e-3)
 
 
-def test_censoring_does_not_flatten_the_slope():
+def test_censoring_does_not_flatten_the_slope(monkeypatch):
+    monkeypatch.setattr(coverage_laws, "DRAWN", 2)  # the null is not asked for here
     rng, slopes = np.random.default_rng(0), []
     x = np.linspace(0, 3, 20)
     for _ in range(60):
@@ -346,10 +347,10 @@ def test_the_permutation_null_counts_every_order():
 
 def test_permutation_p_values_are_uniform_where_nothing_is_there():
     rng, p_values = np.random.default_rng(0), []
-    for _ in range(100):
-        y = rng.uniform(20, 700, 6)
+    for _ in range(80):
+        y = rng.uniform(20, 700, 5)
         k_stars = given(y.clip(10, 500), ["above" if value > 500 else "" for value in y])
-        found = coverage_laws.regressions(k_stars, measured(h_cov=rng.normal(size=6) ** 2))
+        found = coverage_laws.regressions(k_stars, measured(h_cov=rng.normal(size=5) ** 2))
         p_values.append(row(found, "h_cov")["p"])
     assert stats.kstest([p for p in p_values if p == p], "uniform").pvalue > 0.01
 
