@@ -11,9 +11,9 @@ BIN := .venv/bin
 study: .venv/installed
 	$(BIN)/python -m ddlib.execute $(NOTEBOOK) $(PARAMETERS)
 
-## test: the whole test suite
+## test: the whole test suite, one file a core at a time
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 ## lab: explore in JupyterLab, on this machine only and with its token
 lab: .venv/installed
