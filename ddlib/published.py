@@ -30,6 +30,15 @@ RECIPE = {
 }
 WHOLE = ["ipc", "width", "depth", "epochs"]
 
+TRAINING_IMAGES = {
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "imagenette": 9_469,
+}
+"""Images to train on of the public sets; a copy at hand may hold fewer."""
+
 
 def read() -> pd.DataFrame:
     """Return every published figure: data, method, ipc, accuracy, deviation, tag and setting."""
@@ -81,7 +90,11 @@ def _data(plan: Any) -> list[str]:
     options = json.loads(plan.context.data)
     changed = {name: options.get(name) for name in ("classes", "per_class", "image_size")}
     kept = [f"{name} = {value}" for name, value in changed.items() if value is not None]
-    return [f"data: {', '.join(kept)}, where the papers take all"] if kept else []
+    points = [f"data: {', '.join(kept)}, where the papers take all"] if kept else []
+    count, public = len(plan.dataset.train.labels), TRAINING_IMAGES.get(plan.dataset.name, 0)
+    if count < public:
+        points.append(f"{count:,} images to train on, where the public set has {public:,}")
+    return points
 
 
 def _network(plan: Any, found: pd.DataFrame) -> list[str]:

@@ -30,9 +30,12 @@ class Plan:
     def context(self):
         return SimpleNamespace(network=json.dumps(self.network), data=json.dumps(self.options))
 
+    images: int = 50_000
+
     @property
     def dataset(self):
-        return SimpleNamespace(name=self.options["name"])
+        labels = range(self.images)
+        return SimpleNamespace(name=self.options["name"], train=SimpleNamespace(labels=labels))
 
 
 @pytest.fixture
@@ -124,6 +127,13 @@ def test_parameters_are_compared_at_the_sizes_shown_with_those_for_the_data_set(
         lines = [line for line in lines if line.startswith("- mtt:")]
         assert len(lines) == bool(told)
         assert all(text in line for line in lines for text in told)
+
+
+def test_a_smaller_training_set_is_told(ours):
+    found = published.beside(ours, FULL, "cifar10")
+    half = published.differences(Plan(images=25_000), found)
+    assert "- 25,000 images to train on, where the public set has 50,000" in half
+    assert published.differences(Plan(images=50_000), found) == "No difference."
 
 
 def test_notes_and_doubts_are_told():
