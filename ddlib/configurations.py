@@ -276,12 +276,16 @@ def expand(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         rest = {key: value for key, value in changes.items() if key != "product"}
         for values in itertools.product(*axes.values()):
             label = "-".join([str(name), *map(_label, values)])
+            if label in written or label in given:
+                raise ValueError(f"two configurations are named {label!r}; rename one of them")
             written[label] = {**rest, **dict(zip(axes, values, strict=True))}
     return written
 
 
 def _label(value: Any) -> str:
-    return str(value["name"]) if isinstance(value, Mapping) and "name" in value else str(value)
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "-".join(f"{'' if key == 'name' else key}{one}" for key, one in value.items())
 
 
 def read_families(given: Mapping[str, Any], configurations: Sequence[str]) -> dict[str, Family]:

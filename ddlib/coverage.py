@@ -10,7 +10,7 @@ Letters: M configurations, S seeds, N probe images, C classes, F features, D dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,30 @@ PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqr
 QUANTILE = 0.25  # of the distances: the default radius, see `radii`
 QUANTILES = (0.1, QUANTILE, 0.5, 0.75)
 ROUNDING = 1e-9  # a ball holds what is this part of the diameter beyond its radius
+
+
+def check_study(settings: Any) -> None:
+    """Raise ValueError, before anything is computed, for a study too small for what is read of it.
+
+    settings: `ddlib.settings.Settings`, of which seeds, probe, configurations, families and spread
+    are looked at.
+    """
+    count = len(settings.configurations or [])
+    products = any("product" in (each or {}) for each in (settings.configurations or {}).values())
+    if count < 3 and not products:
+        raise ValueError(f"{count} configurations make no families; give at least 3")
+    if not settings.families:
+        raise ValueError("families is missing; name at least one, a list of configurations")
+    if settings.seeds < 4:
+        raise ValueError(f"seeds={settings.seeds} leave no noise floor; choose at least 4")
+    if settings.probe < PROBES:
+        raise ValueError(f"probe={settings.probe} images are too few; choose at least {PROBES}")
+    spread = settings.spread or {"size": 2, "count": 2}
+    if min(spread["size"], spread["count"]) < 2 or (spread["size"] >= count and not products):
+        raise ValueError(
+            f"spread={dict(spread)} gives no choice; choose 2 <= size < {count} "
+            "configurations and count >= 2"
+        )
 
 
 class Triangles(NamedTuple):

@@ -370,6 +370,8 @@ def _refusal(name: str, x: np.ndarray, codes: np.ndarray) -> str:
         return f"{name} is missing or negative for a family"
     if name != "constant" and np.ptp(x) <= SAME * np.abs(x).max():
         return f"{name} is the same in every family, so it explains nothing"
+    if name != "constant" and np.ptp(x[codes == 0]) <= SAME * np.abs(x).max():
+        return f"{name} is the same in every family with k* inside the grid"
     return ""
 
 

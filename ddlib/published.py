@@ -88,8 +88,9 @@ def differences(plan: Any, found: pd.DataFrame) -> Text:
 
 def _data(plan: Any) -> list[str]:
     options = json.loads(plan.context.data)
-    changed = {name: options.get(name) for name in ("classes", "per_class", "image_size")}
-    kept = [f"{name} = {value}" for name, value in changed.items() if value is not None]
+    names = ("classes", "per_class", "held_out", "image_size", "zca")
+    changed = {name: options.get(name) for name in names}
+    kept = [f"{name} = {value}" for name, value in changed.items() if value]
     points = [f"data: {', '.join(kept)}, where the papers take all"] if kept else []
     count, public = len(plan.dataset.train.labels), TRAINING_IMAGES.get(plan.dataset.name, 0)
     if count < public:
@@ -98,7 +99,7 @@ def _data(plan: Any) -> list[str]:
 
 
 def _network(plan: Any, found: pd.DataFrame) -> list[str]:
-    named = json.loads(plan.context.network)
+    named = plan.network
     own = _described({key: named[key] for key in ("name", "width", "depth") if key in named})
     theirs = found[["network", "width", "depth"]].drop_duplicates()
     theirs = [

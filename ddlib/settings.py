@@ -7,7 +7,7 @@ every name and every value is looked at, and refused in one sentence.
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     Papermill only logs a warning for a name the notebook does not know; here every name that the
     last parameters cell assigns is returned, so that `read_settings` can refuse it. A file that
     describes a study of its own, so gives one of the settings without a default, gives them all:
-    those that it leaves out are not taken from the notebook's example.
+    nothing that it leaves out is taken from the notebook's example.
     """
     names = {declared.name for declared in fields(Settings)} & set(namespace)
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
@@ -86,7 +86,7 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
     if given & set(REQUIRED):
-        names -= set(REQUIRED) - given
+        names = set()
     return {name: namespace[name] for name in sorted(names | given)}
 
 
@@ -134,6 +134,18 @@ def read_evaluations(settings: Settings) -> dict[str, Configuration]:
     base = {"network": network_options(settings), **(settings.training or {})}
     given = {"own": {}} if settings.configurations is None else settings.configurations
     return read_configurations(expand(given), base)
+
+
+def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable[str]) -> None:
+    """Raise ValueError unless a pilot is a list of the study's k and one of its configurations."""
+    if pilot is None:
+        return
+    check_names(pilot, ["k", "configurations"], "parameter of pilot")
+    for key, known in (("k", ks), ("configurations", names)):
+        chosen = pilot.get(key)
+        if not isinstance(chosen, list) or not chosen:
+            raise ValueError(f"pilot needs {key}, a list of some of this study's, got {chosen!r}")
+        check_names(map(str, chosen), map(str, known), f"{key} of this study")
 
 
 def from_root(path: str) -> Path:
@@ -211,11 +223,6 @@ def check_values(settings: Settings) -> None:
     for epsilon in settings.epsilons or []:
         if not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
             raise ValueError(f"epsilons hold {epsilon!r}; give gaps above 0, such as 0.05")
-    if settings.pilot is not None:
-        check_names(settings.pilot, ["k", "configurations"], "parameter of pilot")
-        check_names(settings.pilot.get("k", []), settings.k, "k of this study")
-        known = settings.configurations or ["own"]
-        check_names(settings.pilot.get("configurations", []), known, "configuration of the pilot")
     if settings.spread is not None:
         check_names(settings.spread, ["size", "count"], "parameter of spread")
         for name in ("size", "count"):

@@ -31,6 +31,7 @@ from ddlib.methods import METHODS
 from ddlib.parameters import Parameters
 from ddlib.settings import (
     Settings,
+    check_pilot,
     check_values,
     data_options,
     from_root,
@@ -100,6 +101,11 @@ class Plan:
         return next(iter(self.configurations.values())).recipe
 
     @property
+    def network(self) -> dict[str, Any]:
+        """The network of the first configuration, its name and options."""
+        return dict(next(iter(self.configurations.values())).network)
+
+    @property
     def references(self) -> list[tuple[str, int]]:
         """Configuration and seed of every network to train on all data."""
         return [(name, seed) for name in self.configurations for seed in self.seeds]
@@ -124,8 +130,9 @@ class Plan:
         return _is_settled(path) and (observed.exists() or _read(path)["status"] == "diverged")
 
     def observed_path(self, configuration: str, seed: int) -> Path:
-        """What the full-data reference showed on the probe images; see `work.reference`."""
-        identity = [self.reference_path(configuration, seed).stem, self.settings.probe]
+        """What the full-data reference showed; see `ddlib.probing.train_and_observe`."""
+        made = [self.settings.probe, code_digest("ddlib.probing")]
+        identity = [self.reference_path(configuration, seed).stem, made]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.safetensors"
         return self.cache / "observed" / name
 
@@ -212,7 +219,24 @@ class Result:
         everything = pd.concat([self.references.assign(method="all data"), self.trials])
         failed = everything[everything["status"] != "ok"]
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
-        return failed[["method", "k", "seed", "status", "message"]].reset_index(drop=True)
+        columns = ["configuration", "method", "k", "seed", "status", "message"]
+        return failed[columns].reset_index(drop=True)
+
+    @property
+    def sound(self) -> list[str]:
+        """The configurations whose networks trained on all data ended well, every seed."""
+        ended = (self.references["status"] == "ok").groupby(self.references["configuration"]).all()
+        return [name for name in self.plan.configurations if ended[name]]
+
+    @property
+    def augmented(self) -> "Result | None":
+        """The part under the configuration that differs from the first in augmenting alone."""
+        (_, first), *rest = self.plan.configurations.items()
+        for name, other in rest:
+            plain = replace(other, recipe=replace(other.recipe, augmentation="none"))
+            if first.recipe.augmentation == "none" and plain == first:
+                return self.under(name)
+        return None
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result of one configuration, by default the first."""
@@ -224,7 +248,7 @@ class Result:
     def observed(self, configuration: str) -> dict[str, np.ndarray]:
         """Return what the networks trained on all data under a configuration showed, seed by seed.
 
-        Arrays (S, ...) by the names of `work.reference`; seeds without one are left out.
+        Arrays (S, ...) by the names of `probing.train_and_observe`; seeds without one are left out.
         """
         paths = [self.plan.observed_path(configuration, seed) for seed in self.plan.seeds]
         shown = [load_file(path) for path in paths if path.exists()]
@@ -246,6 +270,7 @@ def prepare(settings: Settings) -> Plan:
     check_values(settings)
     methods = read_methods(settings)
     configurations = read_evaluations(settings)
+    check_pilot(settings.pilot, settings.k, configurations)
     families = read_families(settings.families, configurations) if settings.families else {}
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)

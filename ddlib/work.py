@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from ddlib import configurations, data, networks
 from ddlib.configurations import Configuration
@@ -19,10 +19,9 @@ from ddlib.fingerprints import images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.parameters import Parameters
+from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Score, final_score, train_and_score, training_steps
-
-SPANS = 4  # parts of a training over which the change of the logits is kept
+from ddlib.training import DivergedError, Score, final_score, train_and_score
 
 
 @dataclass(frozen=True)
@@ -121,41 +120,13 @@ def reference(
 ) -> tuple[Score, bytes]:
     """Return the score of a network trained on the whole training set, and what it showed.
 
-    That is a file of safetensors over `probe` test images, N, spread evenly over the test set:
-    probabilities (N, C) and features (N, F) of the trained network, and increments (SPANS, N x C),
-    the change of its logits, centred over classes, over each of SPANS equal parts of the training.
+    The latter is the file of `ddlib.probing.train_and_observe` over `probe` test images.
     """
     dataset, network = _open(context, configuration)
     real, test, recipe = dataset.train, dataset.test, configuration.recipe
-    seen = test.images[_spread(len(test.labels), probe)]
     theta = _initial(context, network, configuration, (seed, 0), body)
-    stream = generator("evaluation batches", (seed, 0))
-    snapshots = [_centred_logits(network, theta, seen)]
-    ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
-    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
-    for done, theta in enumerate(steps, 1):
-        snapshots += [_centred_logits(network, theta, seen) for end in ends if end == done]
-    result = final_score(network, theta, test, recipe)
-    with torch.no_grad():
-        observed = {
-            "probabilities": networks.logits(network, theta, seen).softmax(1),
-            "features": networks.embed(network, theta, seen),
-            "increments": torch.stack(snapshots).diff(dim=0).flatten(1),
-        }
-    halved = {name: value.half().contiguous().cpu() for name, value in observed.items()}
-    halved["probabilities"] = observed["probabilities"].contiguous().cpu()
-    return result, save(halved)
-
-
-@torch.no_grad()
-def _centred_logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    scores = networks.logits(network, theta, images)
-    return scores - scores.mean(1, keepdim=True)
-
-
-def _spread(count: int, wanted: int) -> torch.Tensor:
-    """Return `wanted` of `count` indices, evenly spread; all where there are fewer."""
-    return torch.arange(min(wanted, count)) * count // min(wanted, count)
+    theta, observed = train_and_observe(network, theta, real, test, recipe, (seed, 0), probe)
+    return final_score(network, theta, test, recipe), observed
 
 
 def _initial(

@@ -239,9 +239,9 @@ def test_a_product_is_every_combination():
     written = expand(given)
     assert list(written) == [
         "own",
-        "grid-sgd-mlp",
+        "grid-sgd-mlp-width10-depth2",
         "grid-sgd-lenet",
-        "grid-adam-mlp",
+        "grid-adam-mlp-width10-depth2",
         "grid-adam-lenet",
     ]
     assert written["grid-adam-lenet"] == {
@@ -309,6 +309,13 @@ def test_a_bad_configuration_is_refused_in_one_sentence(given, message):
 def test_a_bad_family_is_refused_in_one_sentence(given, message):
     with pytest.raises(ValueError, match=message):
         read_families(given, ["a", "b"])
+
+
+def test_names_that_meet_are_refused():
+    with pytest.raises(ValueError, match="two configurations are named 'g-adam'; rename"):
+        expand({"g-adam": {}, "g": {"product": {"optimizer": ["adam"]}}})
+    with pytest.raises(ValueError, match="two configurations are named 'g-1'"):
+        expand({"g": {"product": {"momentum": [1, "1"]}}})
 
 
 def test_a_product_that_is_none_is_refused():

@@ -13,6 +13,7 @@ from ddlib.settings import (
     check_values,
     data_options,
     network_options,
+    notebook_parameters,
     read_methods,
     read_settings,
 )
@@ -47,6 +48,18 @@ def test_every_dependency_has_a_lower_and_an_upper_bound():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for dependency in project["dependencies"] + project["optional-dependencies"]["test"]:
         assert "==" in dependency or (">=" in dependency and "<" in dependency), dependency
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_profile_takes_nothing_from_the_example_of_its_notebook(path):
+    [notebook] = [one for one in NOTEBOOKS if one.stem[3:] == path.parent.name]
+    [cell] = [c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
+    given = yaml.safe_load(path.read_text())
+    injected = "# Parameters\n" + "\n".join(f"{key} = {value!r}" for key, value in given.items())
+    namespace = {"In": [cell.source, injected]}
+    for source in namespace["In"]:
+        exec(compile(source, "parameters", "exec"), {}, namespace)
+    assert notebook_parameters(namespace) == given
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -28,7 +28,7 @@ class Plan:
 
     @property
     def context(self):
-        return SimpleNamespace(network=json.dumps(self.network), data=json.dumps(self.options))
+        return SimpleNamespace(data=json.dumps(self.options))
 
     images: int = 50_000
 

@@ -44,6 +44,7 @@ GRID = {
     "evaluations": 2,
 }
 TRIALS = 3 * 2 * 2
+COLUMNS = ("configuration", "method", "k", "seed", "status", "message")  # of failures
 
 
 def settings(folder: Path, **changes) -> Settings:
@@ -357,7 +358,7 @@ def test_a_diverged_size_is_recorded_and_the_others_go_on(finished, tmp_path, sc
     for measure in ("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"):
         assert math.isnan(row[measure])
     [failure] = result.failures.to_dict("records")
-    assert failure == {name: row[name] for name in ("method", "k", "seed", "status", "message")}
+    assert failure == {name: row[name] for name in COLUMNS}
     fine = result.trials[result.trials["status"] == "ok"]
     before = finished.result.trials.query(
         "seed == 0 and (method == 'dc' or method == 'dm' and k == 6)"
@@ -432,7 +433,8 @@ def test_a_crash_is_recorded_and_tried_again(finished, tmp_path, scheduler, monk
     result = study.run(chosen)
     assert result.failures.to_dict("records") == [
         {
-            **{"method": "fragile", "k": 6, "seed": 0, "status": "failed"},
+            **{"configuration": "own", "method": "fragile", "k": 6, "seed": 0},
+            "status": "failed",
             "message": "MemoryError: no room for 6 images",
         }
     ]
@@ -881,7 +883,7 @@ def test_a_file_that_is_no_study_of_its_own_changes_the_notebooks_example():
 
 def test_a_study_of_its_own_must_give_all_that_has_no_default():
     given = notebook_parameters(executed(DEFAULTS, injected(data={"name": "mnist"}, k=[10])))
-    assert given == {"data": {"name": "mnist"}, "k": [10], "seeds": 5}
+    assert given == {"data": {"name": "mnist"}, "k": [10]}
     with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
         read_settings(given)
 

@@ -19,7 +19,7 @@ def executed(tmp_path_factory):
 def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
     assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 4
-    assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 3 * 4 * 3 * 2
+    assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 3 * 4 * 3
     comparison, surrogates, published = outputs(notebook, "text/markdown")
     assert comparison.count("\n- k = ") == 4
     assert "\n- dm: " in comparison
@@ -32,7 +32,7 @@ def test_it_leaves_figures_tables_and_sentences(executed):
 
 def test_what_failed_is_shown_as_failed(executed):
     _, notebook = executed
-    assert notebook.cells[-1]["outputs"][0]["data"]["text/plain"].count("diverged") == 24
+    assert notebook.cells[-1]["outputs"][0]["data"]["text/plain"].count("diverged") == 12
     chart = outputs(notebook, "application/vnd.vegalite.v5+json")[0]
     assert "No accuracy: dc at k = 10, dc at k = 20" in " ".join(chart["title"]["subtitle"])
 

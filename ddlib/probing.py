@@ -1,0 +1,63 @@
+"""What a training on all data shows on probe images: predictions, features, and their movement."""
+
+from collections.abc import Iterator
+
+import torch
+from safetensors.torch import save
+
+from ddlib import networks
+from ddlib.data import Split
+from ddlib.networks import Network, Theta
+from ddlib.seeds import generator
+from ddlib.training import Recipe, training_steps
+
+SPANS = 4  # parts of a training over which the change of the logits is kept
+
+
+def train_and_observe(
+    network: Network,
+    theta: Theta,
+    real: Split,
+    test: Split,
+    recipe: Recipe,
+    seed: object,
+    probe: int,
+) -> tuple[Theta, bytes]:
+    """Train from `theta` on `real`; return the weights, and a file of safetensors.
+
+    The file holds, over N = `probe` test images spread evenly over the test set (all, if it has
+    fewer): probabilities (N, C) and features (N, F) of the trained network, and increments
+    (SPANS, N x C), the change of its logits, centred over classes, over each of SPANS equal parts
+    of the training. Features and increments have half precision. Batches are those of
+    `ddlib.training.train_and_score` under the same seed.
+    """
+    count = len(test.labels)
+    seen = test.images[torch.arange(min(probe, count)) * count // min(probe, count)]
+    snapshots = [_centred_logits(network, theta, seen)]
+    for moved in _at_ends(network, theta, real, recipe, seed):
+        snapshots.append(_centred_logits(network, moved, seen))
+    with torch.no_grad():
+        observed = {
+            "probabilities": networks.logits(network, moved, seen).softmax(1),
+            "features": networks.embed(network, moved, seen).half(),
+            "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
+        }
+    return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})
+
+
+def _at_ends(
+    network: Network, theta: Theta, real: Split, recipe: Recipe, seed: object
+) -> Iterator[Theta]:
+    """Yield the weights at the end of each part of the training."""
+    ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
+    stream = generator("evaluation batches", seed)
+    yield from (theta for end in ends if end == 0)  # fewer steps than parts
+    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    for done, moved in enumerate(steps, 1):
+        yield from (moved for end in ends if end == done)
+
+
+@torch.no_grad()
+def _centred_logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
+    scores = networks.logits(network, theta, images)
+    return scores - scores.mean(1, keepdim=True)
