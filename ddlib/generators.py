@@ -24,6 +24,9 @@ from ddlib.training import SCHEDULES, DivergedError, batches
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
 
+UNET_CHUNK_PIXELS = 64 * 64**2
+"""Most pixels in a forward pass of the UNet: 64 images up to 64 pixels a side, 16 at 128."""
+
 IMAGENET_IDS = {
     "tench": 0,
     "English springer": 217,
@@ -175,8 +178,9 @@ def load_unet(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerato
     def noise(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample
 
-    classes = range(dataset.class_count)
-    return ImageGenerator(encode, decode, noise, schedule, classes, len(classes), 64)
+    classes, (_, height, width) = range(dataset.class_count), dataset.image_shape
+    chunk = max(1, min(64, UNET_CHUNK_PIXELS // (height * width)))
+    return ImageGenerator(encode, decode, noise, schedule, classes, len(classes), chunk)
 
 
 def unet_losses(path: Path) -> torch.Tensor:

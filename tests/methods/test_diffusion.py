@@ -372,6 +372,13 @@ def test_pixels_are_padded_for_the_unet_and_cropped_back(height, width, levels):
     torch.testing.assert_close(model.decode(pixels), split.images, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("side", "chunk"), [(8, 64), (32, 64), (64, 64), (128, 16), (1024, 1)])
+def test_large_images_are_drawn_fewer_at_a_time(side, chunk):
+    split = Split(torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64))
+    data = DataSet("own", split, split, Normalisation((0.5,) * 3, (0.5,) * 3), ("one",))
+    assert load_unet(None, data, levels=2).chunk == chunk
+
+
 # distil
 
 
