@@ -86,7 +86,7 @@ def configuration_map(
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
     """Draw the steps of H_cov(r) of several families; below the noise floor r says nothing.
 
-    `curves` has columns family, radius, h_cov; `radii` the radii that the study uses, dotted.
+    `curves` has columns family, radius, h_cov, low, high; `radii` those that the study uses.
     """
     names = list(dict.fromkeys(curves["family"]))
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
@@ -103,16 +103,27 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
             tooltip=tips(["family:N", "radius", "h_cov"]),
         )
     )
+    band = alt.Chart(pd.concat([curves, last])).mark_area(
+        interpolate="step-after", opacity=0.12, clip=True
+    )
+    band = band.encode(
+        x,
+        alt.Y("low:Q", title=None),
+        alt.Y2("high:Q"),
+        alt.Color("family:N", scale=_colours(names), sort=names, title=None),
+    )
     noise = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [floor]}))
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
     layers = [
         noise.mark_rect(color="#EEEEEE").encode(x, alt.X2("end:Q")),
         used.mark_rule(color=FAINT, strokeDash=[2, 3]).encode(x, tooltip=tips(["radius"])),
+        band,
         lines,
     ]
     title = alt.Title(
         "How many balls of radius r does a family need?",
-        subtitle=f"Grey: distances that seeds alone reach (r < {floor:.2g}). Dots: the radii used.",
+        subtitle="Bands: 95 % over seeds. Dots: the radii used. Grey: distances that seeds alone "
+        f"reach (r < {floor:.2g}).",
     )
     return alt.layer(*layers).properties(width=WIDTH, height=320, title=title).configure(**CONFIG)
 

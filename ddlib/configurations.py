@@ -255,30 +255,39 @@ def read_configurations(
 
 
 def expand(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the table {name: changes} of configurations with every product written out.
+    """Return, by entry, the table {name: changes} of the configurations that it stands for.
 
     An entry {product: {field: [values]}} stands for one configuration a combination of values,
     named by the entry and the values: `grid` of {optimizer: [sgd, adam]} gives grid-sgd and
-    grid-adam. One field is a varying axis.
+    grid-adam; one field is a varying axis. Any other stands for itself. Raises ValueError for a
+    product that is none, and for two configurations of one name.
     """
     written: dict[str, dict[str, Any]] = {}
     for name, changes in given.items():
-        if not isinstance(changes, Mapping) or "product" not in changes:
-            written[name] = changes
-            continue
-        axes = changes["product"]
-        if not isinstance(axes, Mapping) or not all(
-            isinstance(values, list) and values for values in axes.values()
-        ):
-            raise ValueError(
-                f"the product of {name!r} must be a table {{field: [values]}}, got {axes!r}"
-            )
-        rest = {key: value for key, value in changes.items() if key != "product"}
-        for values in itertools.product(*axes.values()):
-            label = "-".join([str(name), *map(_label, values)])
-            if label in written or label in given:
-                raise ValueError(f"two configurations are named {label!r}; rename one of them")
-            written[label] = {**rest, **dict(zip(axes, values, strict=True))}
+        product = isinstance(changes, Mapping) and "product" in changes
+        written[str(name)] = _product(str(name), changes) if product else {str(name): changes}
+    labels = [label for each in written.values() for label in each]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two configurations are named {label!r}; rename one of them")
+    return written
+
+
+def _product(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    axes = changes["product"]
+    if not isinstance(axes, Mapping) or not all(
+        isinstance(values, list) and values for values in axes.values()
+    ):
+        raise ValueError(
+            f"the product of {name!r} must be a table {{field: [values]}}, got {axes!r}"
+        )
+    rest = {key: value for key, value in changes.items() if key != "product"}
+    written = {}
+    for values in itertools.product(*axes.values()):
+        label = "-".join([name, *map(_label, values)])
+        if label in written:
+            raise ValueError(f"two configurations are named {label!r}; give different values")
+        written[label] = {**rest, **dict(zip(axes, values, strict=True))}
     return written
 
 
@@ -288,58 +297,49 @@ def _label(value: Any) -> str:
     return "-".join(f"{'' if key == 'name' else key}{one}" for key, one in value.items())
 
 
-def read_families(given: Mapping[str, Any], configurations: Sequence[str]) -> dict[str, Family]:
+def read_families(
+    given: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
+) -> dict[str, Family]:
     """Return the families by name: lists of configurations, or {nested: list, sizes: list}.
 
-    A list may name an entry with a product, for all that it stands for. A nested entry gives one
-    growing family a size, named `name-size`, of the first configurations of its list. Raises
-    ValueError, in one sentence, for an empty family, an unknown or doubled member, or a size that
-    does not fit.
+    entries: the names of the configurations that each entry of `expand` stands for; a list may
+    name an entry, for all of them, or one of the configurations. A nested entry gives one growing
+    family a size, named `name-size`, of the first configurations of its list; default: every size
+    from 2. Raises ValueError, in one sentence, for an empty family, an unknown or doubled member,
+    or a size that does not fit.
     """
     if not isinstance(given, Mapping) or not given:
         raise ValueError(f"families must be a table {{name: configurations}}, got {given!r}")
+    known = {label: [label] for labels in entries.values() for label in labels} | dict(entries)
     families: dict[str, Family] = {}
     for name, entry in given.items():
-        nested = isinstance(entry, Mapping)
-        if nested:
-            check_names(entry, ["nested", "sizes"], f"parameter of the family {name!r}")
-        members = _members(name, entry.get("nested") if nested else entry, configurations)
-        if not nested:
-            families[name] = Family(name, members)
+        if not isinstance(entry, Mapping):
+            families[name] = Family(name, _members(name, entry, known))
             continue
-        for size in _sizes(name, entry.get("sizes"), len(members)):
+        check_names(entry, ["nested", "sizes"], f"parameter of the family {name!r}")
+        members = _members(name, entry.get("nested"), known)
+        for size in _sizes(name, entry.get("sizes", list(range(2, len(members) + 1))), members):
             label = f"{name}-{size}"
             families[label] = Family(label, members[:size], series=name)
     return families
 
 
-def _members(name: str, given: Any, configurations: Sequence[str]) -> tuple[str, ...]:
+def _members(name: str, given: Any, known: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if not isinstance(given, list) or not given:
         raise ValueError(f"the family {name!r} is empty; list the configurations it holds")
-    members: list[str] = []
-    for one in map(str, given):
-        found = [known for known in configurations if known.startswith(f"{one}-")]
-        if one in configurations:
-            found = [one]
-        check_names([one] if not found else [], configurations, f"configuration of {name!r}")
-        members += found
-    doubled = [one for one in members if members.count(one) > 1]
-    if doubled:
-        raise ValueError(f"the family {name!r} holds {doubled[0]!r} twice; drop one")
+    check_names(map(str, given), known, f"configuration of {name!r}")
+    members = [member for one in given for member in known[str(one)]]
+    for one in members:
+        if members.count(one) > 1:
+            raise ValueError(f"the family {name!r} holds {one!r} twice; drop one")
     return tuple(members)
 
 
-def _sizes(name: str, given: Any, most: int) -> list[int]:
-    if (
-        not isinstance(given, list)
-        or not given
-        or sorted(set(map(str, given))) != sorted(map(str, given))
-    ):
-        raise ValueError(f"the family {name!r} needs sizes, a list of different numbers")
-    for size in given:
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
-            raise ValueError(
-                f"the family {name!r} has the size {size!r}; choose 1 to {most}, the number of "
-                "its configurations"
-            )
+def _sizes(name: str, given: Any, members: Sequence[str]) -> list[int]:
+    whole = isinstance(given, list) and given and all(type(size) is int for size in given)
+    if not whole or len(set(given)) < len(given) or min(given) < 1 or max(given) > len(members):
+        raise ValueError(
+            f"the family {name!r} has the sizes {given!r}; give a list of different numbers from 1 "
+            f"to {len(members)}, the number of its configurations"
+        )
     return sorted(given)

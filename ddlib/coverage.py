@@ -10,7 +10,7 @@ Letters: M configurations, S seeds, N probe images, C classes, F features, D dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,34 +19,11 @@ from scipy import optimize, spatial, stats
 from ddlib.laws import SAME
 
 EXACT = 60  # up to this many configurations covers and packings are solved exactly
+NOISE_SEEDS = 4  # fewest seeds for the noise floor
 PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqrt(2 / N(N - 3))
 QUANTILE = 0.25  # of the distances: the default radius, see `radii`
 QUANTILES = (0.1, QUANTILE, 0.5, 0.75)
 ROUNDING = 1e-9  # a ball holds what is this part of the diameter beyond its radius
-
-
-def check_study(settings: Any) -> None:
-    """Raise ValueError, before anything is computed, for a study too small for what is read of it.
-
-    settings: `ddlib.settings.Settings`, of which seeds, probe, configurations, families and spread
-    are looked at.
-    """
-    count = len(settings.configurations or [])
-    products = any("product" in (each or {}) for each in (settings.configurations or {}).values())
-    if count < 3 and not products:
-        raise ValueError(f"{count} configurations make no families; give at least 3")
-    if not settings.families:
-        raise ValueError("families is missing; name at least one, a list of configurations")
-    if settings.seeds < 4:
-        raise ValueError(f"seeds={settings.seeds} leave no noise floor; choose at least 4")
-    if settings.probe < PROBES:
-        raise ValueError(f"probe={settings.probe} images are too few; choose at least {PROBES}")
-    spread = settings.spread or {"size": 2, "count": 2}
-    if min(spread["size"], spread["count"]) < 2 or (spread["size"] >= count and not products):
-        raise ValueError(
-            f"spread={dict(spread)} gives no choice; choose 2 <= size < {count} "
-            "configurations and count >= 2"
-        )
 
 
 class Triangles(NamedTuple):
@@ -118,7 +95,7 @@ def noise_floor(probabilities: Sequence[np.ndarray], quantile: float = 0.95) -> 
     """
     if not 0 < quantile < 1:
         raise ValueError(f"the quantile is {quantile}; choose a number between 0 and 1")
-    values = _predictions(probabilities, range(len(probabilities)), 4)
+    values = _predictions(probabilities, range(len(probabilities)), NOISE_SEEDS)
     seeds = values.shape[1]
     overlap = 2 * (_gram_vectors(values) ** 2).sum(axis=-1).mean() / (seeds * (seeds - 3))
     if overlap == 0:
@@ -182,9 +159,25 @@ DISTANCES: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], pd.DataFram
 }
 
 
-def pairs(distance: pd.DataFrame) -> np.ndarray:
-    """Return the distances (M(M-1)/2,) of all pairs."""
-    return _pairs(_matrix(distance))
+def distances(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.DataFrame]:
+    """Return the distance matrix of every kind of DISTANCES between configurations, by name.
+
+    observed: {configuration: what `ddlib.study.Result.observed` gives of it}, with the same seeds
+    for all. Updates are in function space, over parts of the training, and means over seeds.
+    """
+    names, shown = list(observed), observed.values()
+    arrays = {
+        "predictions": [each["probabilities"] for each in shown],
+        "updates": [each["increments"].mean(axis=0) for each in shown],
+        "representations": [each["features"] for each in shown],
+    }
+    return {kind: distance(arrays[kind], names) for kind, distance in DISTANCES.items()}
+
+
+def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return how alike distance matrices order the pairs: Spearman's correlation of each two."""
+    pairs = {kind: _pairs(_matrix(distance)) for kind, distance in kinds.items()}
+    return pd.DataFrame(pairs).corr("spearman")
 
 
 def triangle_violations(distance: pd.DataFrame) -> Triangles:

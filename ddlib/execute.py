@@ -11,9 +11,9 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from ddlib.files import check_writable
+from ddlib.files import check_writable, from_root
 from ddlib.page import write_page
-from ddlib.settings import check_values, from_root, read_settings
+from ddlib.settings import check_values, read_settings
 
 
 def execute(notebook: Path, parameters: Path) -> Path:

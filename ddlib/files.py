@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and where a project's paths count from."""
 
 import os
 import tempfile
@@ -35,3 +35,14 @@ def check_writable(folder: Path) -> None:
     probe = Path(folder) / ".probe"
     write_atomically(probe, b"")
     probe.unlink(missing_ok=True)
+
+
+def from_root(path: str) -> Path:
+    """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
+
+    Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
+    the same folder.
+    """
+    here = Path.cwd()
+    roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
+    return (roots[0] if roots else here) / path

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from ddlib.files import from_root
 from ddlib.parameters import at_ipc
 from ddlib.reading import Text, listed
-from ddlib.settings import from_root
 
 TABLE = Path(__file__).with_suffix(".csv")
 # How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.

@@ -9,13 +9,20 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddlib import data, networks
-from ddlib.configurations import Configuration, expand, read_configurations
+from ddlib.configurations import (
+    Configuration,
+    Family,
+    expand,
+    read_configurations,
+    read_families,
+)
+from ddlib.coverage import NOISE_SEEDS, PROBES
+from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters, check_names, read_options
 from ddlib.training import Recipe
@@ -132,8 +139,42 @@ def read_evaluations(settings: Settings) -> dict[str, Configuration]:
     """
     Recipe.read(settings.training, "training")
     base = {"network": network_options(settings), **(settings.training or {})}
-    given = {"own": {}} if settings.configurations is None else settings.configurations
-    return read_configurations(expand(given), base)
+    entries = _entries(settings)
+    flat = {name: changes for each in entries.values() for name, changes in each.items()}
+    return read_configurations(flat, base)
+
+
+def read_sets(settings: Settings) -> dict[str, Family]:
+    """Return the families of configurations by name; ValueError for a bad one."""
+    if settings.families is None:
+        return {}
+    entries = {name: list(each) for name, each in _entries(settings).items()}
+    return read_families(settings.families, entries)
+
+
+def _entries(settings: Settings) -> dict[str, dict[str, Any]]:
+    given = settings.configurations
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"configurations must be a table {{name: changes}}, got {given!r}")
+    return expand({"own": {}} if given is None else given)
+
+
+def check_coverage(settings: Settings) -> None:
+    """Raise ValueError, before anything runs, for a study too small to read coverage from."""
+    count = len(read_evaluations(settings))
+    if count < 3:
+        raise ValueError(f"{count} configurations make no families; give at least 3")
+    if settings.families is None:
+        raise ValueError("families is missing; name at least one, a list of configurations")
+    for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
+        if getattr(settings, name) < least:
+            given = getattr(settings, name)
+            raise ValueError(f"{name}={given} are too few to measure distances; choose >= {least}")
+    if settings.spread and not (2 <= settings.spread["size"] < count):
+        raise ValueError(
+            f"spread: size={settings.spread['size']} gives no choice among {count} "
+            f"configurations; choose 2 to {count - 1}"
+        )
 
 
 def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable[str]) -> None:
@@ -148,17 +189,6 @@ def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable
         check_names(map(str, chosen), map(str, known), f"{key} of this study")
 
 
-def from_root(path: str) -> Path:
-    """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
-
-    Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
-    the same folder.
-    """
-    here = Path.cwd()
-    roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
-    return (roots[0] if roots else here) / path
-
-
 def data_options(settings: Settings) -> dict[str, Any]:
     """Return the checked arguments of `ddlib.data.load`; your own folder counts from the root."""
     options = read_options(data.load, _named(settings.data, "data"), "data", own=["name"])
@@ -169,7 +199,7 @@ def data_options(settings: Settings) -> dict[str, Any]:
 
 def network_options(settings: Settings) -> dict[str, Any]:
     """Return the checked options of the network, defaults filled in, with its `name`."""
-    return networks.read_network(_named(settings.network, "network"))
+    return networks.read_network(settings.network)
 
 
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
@@ -226,12 +256,12 @@ def check_values(settings: Settings) -> None:
     if settings.spread is not None:
         check_names(settings.spread, ["size", "count"], "parameter of spread")
         for name in ("size", "count"):
-            _check_count(f"{name} of spread", settings.spread.get(name))
+            _check_count(f"{name} of spread", settings.spread.get(name), least=2)
     tolerance = settings.tolerance
     if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")
 
 
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+def _check_count(name: str, value: Any, least: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

@@ -23,9 +23,9 @@ from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from ddlib import data, networks, work
-from ddlib.configurations import Configuration, Family, read_families
+from ddlib.configurations import Configuration, Family
 from ddlib.distilled import DistilledSet, load_distilled
-from ddlib.files import check_writable, write_atomically
+from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters
@@ -34,12 +34,12 @@ from ddlib.settings import (
     check_pilot,
     check_values,
     data_options,
-    from_root,
     network_options,
     read_device,
     read_evaluations,
     read_ipcs,
     read_methods,
+    read_sets,
 )
 from ddlib.training import DivergedError, Recipe, Score
 
@@ -229,6 +229,16 @@ class Result:
         return [name for name in self.plan.configurations if ended[name]]
 
     @property
+    def families(self) -> dict[str, Family]:
+        """The plan's families, of `sound` configurations alone; one without any is left out."""
+        sound, left = self.sound, {}
+        for name, family in self.plan.families.items():
+            members = tuple(member for member in family.members if member in sound)
+            if members:
+                left[name] = replace(family, members=members)
+        return left
+
+    @property
     def augmented(self) -> "Result | None":
         """The part under the configuration that differs from the first in augmenting alone."""
         (_, first), *rest = self.plan.configurations.items()
@@ -271,7 +281,7 @@ def prepare(settings: Settings) -> Plan:
     methods = read_methods(settings)
     configurations = read_evaluations(settings)
     check_pilot(settings.pilot, settings.k, configurations)
-    families = read_families(settings.families, configurations) if settings.families else {}
+    families = read_sets(settings)
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)
     dataset = data.load(**options)

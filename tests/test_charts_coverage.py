@@ -12,7 +12,8 @@ def layers(chart):
 
 
 def rows(spec, layer):
-    return spec["datasets"][layer["data"]["name"]]
+    """The table of a layer, or that of the whole chart where its layers share one."""
+    return spec["datasets"][layer.get("data", spec.get("data"))["name"]]
 
 
 def gaps():
@@ -39,7 +40,7 @@ def test_the_broad_line_is_the_largest_mean_at_each_k():
 def test_a_map_fills_the_centres_of_the_cover():
     points = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.0]}, index=["a", "b", "c"])
     [panel], spec = layers(charts.configuration_map(points, 0.8, ("b",), 1.5))
-    table = rows(spec, panel[0] if "data" in panel[0] else spec)
+    table = rows(spec, panel[0])
     roles = {row["configuration"]: row["role"] for row in table}
     assert roles == {"a": "covered", "b": "centre of the cover", "c": "covered"}
     assert "1 balls of radius 1.5 cover 3 configurations" in spec["title"]["text"]
@@ -47,13 +48,21 @@ def test_a_map_fills_the_centres_of_the_cover():
 
 
 def test_steps_of_h_cov_go_on_to_the_end_of_the_axis():
-    curves = pd.DataFrame({"family": ["f", "f"], "radius": [0.0, 1.0], "h_cov": [np.log(2), 0.0]})
+    curves = pd.DataFrame(
+        {
+            "family": ["f", "f"],
+            "radius": [0.0, 1.0],
+            "h_cov": [np.log(2), 0.0],
+            "low": 0.0,
+            "high": np.log(2),
+        }
+    )
     radii = pd.Series([0.5, 2.0])
     [panel], spec = layers(charts.h_cov_against_radius(curves, 0.3, radii))
-    noise, used, lines = (rows(spec, layer) for layer in panel)
+    noise, used, band, lines = (rows(spec, layer) for layer in panel)
     assert noise == [{"radius": 0.0, "end": 0.3}]
     assert [row["radius"] for row in used] == [0.5, 2.0]
-    assert [row["radius"] for row in lines] == [0.0, 1.0, 2.1]
+    assert [row["radius"] for row in lines] == [row["radius"] for row in band] == [0.0, 1.0, 2.1]
 
 
 def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
@@ -72,7 +81,7 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     measures = pd.DataFrame({"h_cov": [0.0, 1.0, 2.0]}, index=["f", "g", "h"])
     groups = pd.Series({"f": "one", "g": "one", "h": "two"})
     [panel], spec = layers(charts.k_star_against(k_stars, measures, {"h_cov": "H"}, groups))
-    table = rows(spec, panel[0] if "data" in panel[0] else spec)
+    table = rows(spec, panel[0])
     assert [row["shown"] for row in table] == ["measured", "above", "below"]
     assert [(row["low"], row["high"]) for row in table] == [(20, 40), (60, 100), (10, 12)]
     vl_convert.vegalite_to_svg(spec)

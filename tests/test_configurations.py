@@ -237,37 +237,44 @@ def test_a_product_is_every_combination():
         },
     }
     written = expand(given)
-    assert list(written) == [
-        "own",
-        "grid-sgd-mlp-width10-depth2",
-        "grid-sgd-lenet",
-        "grid-adam-mlp-width10-depth2",
-        "grid-adam-lenet",
-    ]
-    assert written["grid-adam-lenet"] == {
-        "schedule": "constant",
-        "optimizer": "adam",
-        "network": {"name": "lenet"},
+    assert written["own"] == {"own": {}}
+    assert written["grid"] == {
+        f"grid-{optimizer}-{label}": {
+            "schedule": "constant",
+            "optimizer": optimizer,
+            "network": network,
+        }
+        for optimizer in ("sgd", "adam")
+        for label, network in (("mlp-width10-depth2", MLP), ("lenet", {"name": "lenet"}))
     }
+
+
+ENTRIES = {"own": ["own"], "grid": ["grid-sgd", "grid-adam"], "grid-own": ["grid-own"]}
 
 
 def test_families_are_lists_products_and_growing_series():
-    names = ["own", "grid-sgd", "grid-adam", "wide"]
     families = read_families(
         {
-            "pair": ["own", "wide"],
-            "all": ["wide", "grid"],
-            "grow": {"nested": names, "sizes": [3, 1]},
+            "pair": ["own", "grid-own"],
+            "all": ["grid-own", "grid"],  # a name that starts alike is no part of the product
+            "one": ["grid-sgd"],
+            "grow": {"nested": ["own", "grid", "grid-own"], "sizes": [3, 1]},
+            "each": {"nested": ["own", "grid"]},
         },
-        names,
+        ENTRIES,
     )
     assert {name: family.members for name, family in families.items()} == {
-        "pair": ("own", "wide"),
-        "all": ("wide", "grid-sgd", "grid-adam"),
+        "pair": ("own", "grid-own"),
+        "all": ("grid-own", "grid-sgd", "grid-adam"),
+        "one": ("grid-sgd",),
         "grow-1": ("own",),
         "grow-3": ("own", "grid-sgd", "grid-adam"),
+        "each-2": ("own", "grid-sgd"),
+        "each-3": ("own", "grid-sgd", "grid-adam"),
     }
-    assert [family.series for family in families.values()] == ["", "", "grow", "grow"]
+    assert [family.series for family in families.values()] == [
+        *["", "", "", "grow", "grow", "each", "each"]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -301,20 +308,24 @@ def test_a_bad_configuration_is_refused_in_one_sentence(given, message):
         ({"f": ["a", "c"]}, "'c' is not a configuration of 'f'"),
         ({"f": ["a", "a"]}, "holds 'a' twice"),
         ({"f": {"nested": ["a"], "size": [1]}}, "'size' is not a parameter of the family"),
-        ({"f": {"nested": ["a", "b"], "sizes": [3]}}, "size 3; choose 1 to 2"),
-        ({"f": {"nested": ["a", "b"], "sizes": [1, 1]}}, "list of different numbers"),
+        (
+            {"f": {"nested": ["a", "b"], "sizes": [3]}},
+            r"sizes \[3\]; give a list of different numbers from 1 to 2",
+        ),
+        ({"f": {"nested": ["a", "b"], "sizes": [1, True]}}, "give a list of different"),
+        ({"f": {"nested": ["a", "b"], "sizes": [1, 1]}}, "give a list of different numbers"),
         ({"f": {"nested": [], "sizes": [1]}}, "is empty"),
     ],
 )
 def test_a_bad_family_is_refused_in_one_sentence(given, message):
     with pytest.raises(ValueError, match=message):
-        read_families(given, ["a", "b"])
+        read_families(given, {"a": ["a"], "b": ["b"]})
 
 
 def test_names_that_meet_are_refused():
     with pytest.raises(ValueError, match="two configurations are named 'g-adam'; rename"):
         expand({"g-adam": {}, "g": {"product": {"optimizer": ["adam"]}}})
-    with pytest.raises(ValueError, match="two configurations are named 'g-1'"):
+    with pytest.raises(ValueError, match="two configurations are named 'g-1'; give"):
         expand({"g": {"product": {"momentum": [1, "1"]}}})
 
 

@@ -547,3 +547,24 @@ def test_bad_input_is_refused_in_the_users_words(call, message):
 
 def test_greedy_cover_takes_any_number():
     assert len(coverage.greedy_cover(line(200), 199)) == 1
+
+
+def test_distances_take_each_kind_from_what_was_observed():
+    """Every kind is its own function's, updates as means over seeds; orders agree by Spearman."""
+    generator = np.random.default_rng(3)
+    observed = {}
+    for number, name in enumerate("abcd"):
+        shares = generator.dirichlet(np.ones(3), (4, 24)) + number
+        observed[name] = {
+            "probabilities": shares / shares.sum(axis=-1, keepdims=True),
+            "increments": generator.normal(size=(4, 2, 9)),
+            "features": np.linspace(0, 1, 24)[:, None] + generator.normal(size=(4, 24, 5)) / 9,
+        }
+    kinds = coverage.distances(observed)
+    assert list(kinds) == list(coverage.DISTANCES)
+    updates = [each["increments"].mean(axis=0) for each in observed.values()]
+    pd.testing.assert_frame_equal(kinds["updates"], coverage.update_distance(updates, list("abcd")))
+    upper = np.triu_indices(4, 1)
+    ranks = {kind: pd.Series(table.to_numpy()[upper]).rank() for kind, table in kinds.items()}
+    expected = pd.DataFrame(ranks).corr()
+    pd.testing.assert_frame_equal(coverage.agreement(kinds), expected)

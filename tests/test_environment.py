@@ -67,12 +67,7 @@ def test_notebook_is_clean_and_takes_parameters(path):
     cells = code_cells(path)
     assert not any(cell.outputs or cell.execution_count for cell in cells)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
-    lengths = [
-        len(cell.source.splitlines())
-        for cell in cells
-        if "parameters" not in cell.metadata.get("tags", [])
-    ]
-    assert max(lengths) <= 20
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 20
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

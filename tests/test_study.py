@@ -23,12 +23,21 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 from papermill.parameterize import parameterize_notebook
+from safetensors.torch import load as parse
 
 from ddlib import data, networks, study, work
+from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
+from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
-from ddlib.settings import Settings, from_root, notebook_parameters, read_methods, read_settings
+from ddlib.settings import (
+    Settings,
+    check_coverage,
+    notebook_parameters,
+    read_methods,
+    read_settings,
+)
 from ddlib.training import DivergedError, Recipe, train, train_and_score, training_steps
 
 DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
@@ -1013,3 +1022,102 @@ def test_what_trained_networks_showed_on_the_probe_images(tmp_path, scheduler):
 def test_bad_configurations_are_refused_before_anything_runs(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         study.run(settings(tmp_path / "study", **change))
+
+
+def test_a_configuration_without_a_reference_is_left_out_of_families(tmp_path, scheduler):
+    """One network on all data that diverges takes its configuration, and no other with it."""
+    wild = {"wild": {"learning_rate": 1e30}}
+    changes = {
+        "configurations": SEVERAL["configurations"] | wild,
+        "families": {"all": ["own", "wild", "lenet"], "wild alone": ["wild"]},
+    }
+    chosen = settings(tmp_path / "wild", scheduler_address=scheduler, **SEVERAL | changes)
+    result = study.run(chosen)
+    assert result.sound == ["own", "adam", "lenet", "taught"]
+    assert {name: family.members for name, family in result.families.items()} == {
+        "all": ("own", "lenet")
+    }
+    assert result.observed("wild") == {}
+    assert set(result.failures["configuration"]) == {"wild"}
+    assert (result.failures["method"] == "all data").sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        ({"faster": {"learning_rate": 0.1}, "seen": {"augmentation": "dsa"}}, "seen"),
+        ({"both": {"learning_rate": 0.1, "augmentation": "dsa"}}, None),
+        ({}, None),
+    ],
+)
+def test_the_augmented_part_differs_in_augmenting_alone(tmp_path, scheduler, others, found):
+    configurations = {"own": {}, **others}
+    changes = {**SEVERAL, "configurations": configurations, "families": None, "seeds": 1}
+    result = study.run(settings(tmp_path / "x", scheduler_address=scheduler, **changes))
+    part = result.augmented
+    assert (part and part.trials["configuration"].unique().tolist()) == (found and [found])
+
+
+def test_a_training_shorter_than_its_parts_is_observed_too(tiny):
+    network = networks.build("mlp", tiny.image_shape, 3, width=4, depth=1)
+    theta = networks.initial_parameters(network, generator("few"))
+    recipe = Recipe(steps=2, batch_size=8)
+    _, content = train_and_observe(network, theta, tiny.train, tiny.test, recipe, 0, 5)
+    moved = parse(content)["increments"]
+    assert moved.shape == (4, 15)
+    still = [bool((part == 0).all()) for part in moved]
+    assert still == [True, False, True, False]  # the steps end the second and the last part
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    ("pilot", "message"),
+    [
+        ({"k": [3]}, "pilot needs configurations, a list of some of this study's, got None"),
+        ({"configurations": ["own"]}, "pilot needs k"),
+        ({"k": [30], "configurations": ["own"]}, "'30' is not a k of this study; did you mean '3'"),
+        ({"k": [3], "configurations": ["grid"]}, "'grid' is not a configurations of this study"),
+        ({"ks": [3]}, "'ks' is not a parameter of pilot"),
+    ],
+)
+def test_a_bad_pilot_is_refused_before_anything_runs(tmp_path, pilot, message):
+    configurations = {"own": {}, "grid": {"product": {"optimizer": ["adam", "rmsprop"]}}}
+    with pytest.raises(ValueError, match=message):
+        study.run(settings(tmp_path / "x", configurations=configurations, pilot=pilot))
+    fine = {"k": [3], "configurations": ["own", "grid-adam"]}
+    study.prepare(settings(tmp_path / "x", configurations=configurations, pilot=fine))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"configurations": {"own": {}, "adam": {"optimizer": "adam"}}}, "2 configurations make"),
+        ({"families": None}, "families is missing"),
+        ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
+        ({"probe": 19}, "probe=19 are too few"),
+        ({"spread": {"size": 4, "count": 2}}, "size=4 gives no choice among 4 configurations"),
+    ],
+)
+def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, message):
+    enough = {**SEVERAL, "seeds": 4, "probe": 20, "spread": {"size": 3, "count": 2}}
+    check_coverage(settings(tmp_path, **enough))
+    with pytest.raises(ValueError, match=message):
+        check_coverage(settings(tmp_path, **enough | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"spread": {"size": 1, "count": 2}},
+            "size of spread=1 must be a whole number of at least 2",
+        ),
+        ({"spread": {"size": 2}}, "count of spread=None must be"),
+        ({"spread": {"sizes": 2}}, "'sizes' is not a parameter of spread"),
+        ({"epsilons": [0]}, "epsilons hold 0; give gaps above 0"),
+        ({"configurations": ["own"]}, "configurations must be a table"),
+    ],
+)
+def test_bad_settings_of_coverage_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        study.prepare(settings(tmp_path / "x", **changes))

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
+from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
 from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
 from ddlib.methods.common import class_members, finished, synthetic_labels
@@ -34,10 +35,10 @@ class ModeGuidedDiffusion(Parameters):
     The UNet works on pixels, where guidance 1, stop 5 to 10 and classifier_free_guidance 2 gave
     better sets of digits (judged on training images) than the paper's values.
 
-    generator: "unet", or the folder or hub name of a DiT pipeline; a study knows a folder's results
-    by the content of its files, those of the hub by the name alone. images: "generated", or one of
-    two controls: "modes" for the modes themselves, decoded, and "nearest" for the real image
-    nearest to each (the paper's ablation "mode discovery").
+    generator: "unet", or the folder (from the project's root) or hub name of a DiT pipeline; a
+    study knows a folder by the content of its files, one of the hub by its name alone. images:
+    "generated", or one of two controls: "modes" for the modes themselves, decoded, and "nearest"
+    for the real image nearest to each (the paper's ablation "mode discovery").
     guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
     the way. class_ids: a DiT's ids for the data set's classes; empty for ImageNette's own, or
     else 0..C-1.
@@ -86,7 +87,7 @@ def jobs(parameters: ModeGuidedDiffusion) -> list[dict[str, Any]]:
 
 def outside(parameters: ModeGuidedDiffusion) -> list[str]:
     """Return a digest of the settings and weights of a DiT in a folder, nothing for other names."""
-    folder = Path(parameters.generator)
+    folder = from_root(parameters.generator)
     local = parameters.generator != "unet" and folder.is_dir()
     return [files_digest(folder, DIT_FILES)] if local else []
 
@@ -113,7 +114,9 @@ def distil(
         levels = len(parameters.unet_channels)
         model = load_unet(next(iter(prepared), None), dataset, levels)
     else:
-        model = load_dit(parameters.generator, dataset, parameters.class_ids)
+        folder = from_root(parameters.generator)
+        name = str(folder) if folder.is_dir() else parameters.generator
+        model = load_dit(name, dataset, parameters.class_ids)
     found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
         images = dataset.train.images[members]

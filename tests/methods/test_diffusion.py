@@ -625,6 +625,16 @@ def test_a_dit_in_a_folder_is_known_by_its_content_and_one_of_the_hub_by_its_nam
         assert outside(ModeGuidedDiffusion(generator=name)) == []
 
 
+def test_the_folder_of_a_dit_counts_from_the_projects_root(dit, tmp_path, monkeypatch):
+    shutil.copytree(dit, tmp_path / "weights")
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert outside(ModeGuidedDiffusion(generator="weights")) == outside(
+        ModeGuidedDiffusion(generator=str(dit))
+    )
+
+
 def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
     for place in (tmp_path / "nothing", tmp_path):
         with pytest.raises(FileNotFoundError, match=r"generator=.* cannot be loaded") as raised:
