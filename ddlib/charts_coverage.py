@@ -10,7 +10,6 @@ from ddlib.charts import CONFIG, FAINT, INK, SIZE_TITLE, WIDTH, size_axis, tips,
 
 # Okabe and Ito's colours with others of like lightness between; series repeat them past their end.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 
 
 def gaps_by_configuration(gaps: pd.DataFrame, measure: str = "gap_error") -> alt.ConcatChart:

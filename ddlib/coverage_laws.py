@@ -42,7 +42,6 @@ ABOVE, BELOW = "above the largest k", "below the smallest k"
 ORDERS = 5040  # up to this many orders (7 families) all are counted
 DRAWN = 2000  # orders drawn beyond that, the observed among them
 FEWEST = 3  # families with a k* inside the grid that a regression needs
-PARTS = {"k": "larger k", "configuration": "new configuration", "both": "both"}
 
 
 class Cube(NamedTuple):

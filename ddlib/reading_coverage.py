@@ -5,9 +5,8 @@ import pandas as pd
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
-from ddlib.reading import Text
+from ddlib.reading import NEAR, Text
 
-NEAR = 2  # AICc units within which two predictors cannot be told apart (Burnham & Anderson 2002)
 NAMES = {"h_cov": "H_cov", "log_members": "ln M", "members": "M", "constant": "a constant"}
 
 
@@ -60,11 +59,7 @@ def _slope(row: pd.Series) -> str:
 
 
 def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
-    known = table[table["loo"].notna()].sort_values("loo")
-    best = NAMES.get(known.index[0], known.index[0])
-    text = f"Least wrong at left-out families is {best} ({known['loo'].iloc[0]:.0f} images)"
-    if best != "H_cov":
-        text += f", H_cov errs by {h_cov['loo']:.0f}"
+    text = _left_out(table["loo"].dropna().sort_values())
     if rival["reason"]:
         return f"{text}. ln M explains nothing: {rival['reason']}."
     ahead = rival["aicc"] - h_cov["aicc"]
@@ -77,6 +72,17 @@ def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
     if pd.notna(h_cov["beats"]):
         text += f"; larger R² in {h_cov['beats']:.0%} of the draws"
     return f"{text})."
+
+
+def _left_out(errors: pd.Series) -> str:
+    """Name the predictor of least error at left-out families, and that of H_cov."""
+    if errors.empty:
+        return "What a left-out family needs cannot be predicted: the others do not tell"
+    best = NAMES.get(errors.index[0], errors.index[0])
+    text = f"Least wrong at left-out families is {best} ({errors.iloc[0]:.0f} images)"
+    if best != "H_cov" and "h_cov" in errors:
+        text += f", H_cov errs by {errors['h_cov']:.0f}"
+    return text
 
 
 def _within(rows: pd.DataFrame) -> str:

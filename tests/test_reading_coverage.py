@@ -52,6 +52,8 @@ def test_a_law_that_holds_is_said_to_hold():
         ({}, {"reason": "the same everywhere"}, ["ln M explains nothing: the same everywhere."]),
         ({"reason": "1 of 8 inside"}, {}, ["Nothing can be said: 1 of 8 inside."]),
         ({"low": np.nan, "high": np.nan}, {}, ["without an interval"]),
+        ({"loo": np.nan}, {}, ["Least wrong at left-out families is ln M (5 images). H_cov"]),
+        ({"loo": np.nan}, {"loo": np.nan}, ["a left-out family needs cannot be predicted"]),
         ({"censored": 3}, {}, ["k* of 8 families, 3 of them only bounded."]),
     ],
 )
