@@ -10,7 +10,9 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
+    AVERAGES,
     INITIALISATIONS,
+    TINY,
     build_configurations,
     draw_one,
     finished,
@@ -34,6 +36,7 @@ class DistributionMatching(Parameters):
 
     configurations: tables of a `network`, of which every iteration draws one to embed images, so
     that S is made for all of them; no network is trained, so what else they say is of no weight.
+    For `average` see AVERAGES.
     """
 
     iterations: int = setting(20000)
@@ -43,6 +46,7 @@ class DistributionMatching(Parameters):
     initialisation: str = setting("real", choices=INITIALISATIONS)
     augmentation: str = setting("dsa", choices=augment.STRATEGIES)
     configurations: list[dict[str, Any]] = setting([], each=read_configuration)
+    average: str = setting("arithmetic", choices=AVERAGES)
 
 
 def distil(
@@ -85,7 +89,7 @@ def distil(
                 outcomes[ipc] = DivergedError(iteration, "the matching loss")
                 continue
             size.optimiser.zero_grad()
-            loss.backward()
+            ((loss + TINY).log() if parameters.average == "geometric" else loss).backward()
             size.optimiser.step()
     for ipc in [ipc for ipc in ipcs if ipc not in outcomes]:
         outcomes[ipc] = finished(dataset, sizes[ipc].images, "dm", parameters, seed)

@@ -11,8 +11,10 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
+    AVERAGES,
     INITIALISATIONS,
     PLAIN_SGD,
+    TINY,
     build_configurations,
     draw_one,
     finished,
@@ -46,7 +48,7 @@ class GradientMatching(Parameters):
 
     configurations: tables of a `network` and of fields of `training.STEP` for its training on S;
     every iteration draws one, so that S is made for all of them. What a table leaves out is as
-    without it.
+    without it. For `average` see AVERAGES.
     """
 
     iterations: ByIpc = setting(1000, by_ipc=True)
@@ -60,6 +62,7 @@ class GradientMatching(Parameters):
     initialisation: str = setting("noise", choices=INITIALISATIONS)
     augmentation: str = setting("none", choices=augment.STRATEGIES)
     configurations: list[dict[str, Any]] = setting([], each=read_configuration)
+    average: str = setting("arithmetic", choices=AVERAGES)
 
     method: ClassVar[str] = "dc"
 
@@ -140,6 +143,8 @@ def _distil_size(
             value = match(dataset, network, theta, next(batches), images, drawn)
             if not torch.isfinite(value):
                 raise DivergedError(step, "the matching loss")
+            if parameters.average == "geometric":
+                images.grad /= value + TINY
             optimiser.step()
             if inner and outer < outer_steps - 1:
                 try:

@@ -52,6 +52,7 @@ def test_defaults_are_the_published_ones():
         "initialisation": "real",
         "augmentation": "dsa",
         "configurations": [],
+        "average": "arithmetic",
     }
 
 
@@ -297,6 +298,8 @@ def test_the_set_says_what_made_it(tiny, network):
         "real_batch": 8,
         "initialisation": "real",
         "augmentation": "none",
+        "configurations": [],
+        "average": "arithmetic",
     }
     assert not made.images.requires_grad
 
@@ -338,8 +341,9 @@ FAMILY = [
 ]
 
 
+@pytest.mark.parametrize("average", ["arithmetic", "geometric"])
 def test_for_a_family_every_iteration_matches_the_features_of_one_of_its_networks(
-    tiny, network, drawn_weights
+    tiny, network, drawn_weights, average
 ):
     """The run equals gradient descent on the losses of the networks that were drawn, in turn."""
     given = settings(
@@ -348,6 +352,7 @@ def test_for_a_family_every_iteration_matches_the_features_of_one_of_its_network
         momentum=0.0,
         learning_rate=0.1,
         configurations=FAMILY,
+        average=average,
     )
     made = distil(tiny, network, [2], 3, given)[2]
     built = [build(**each["network"], image_shape=(1, 8, 8), class_count=3) for each in FAMILY]
@@ -364,6 +369,7 @@ def test_for_a_family_every_iteration_matches_the_features_of_one_of_its_network
 
         synthetic.requires_grad_()
         loss = reference_loss(forward, tiny.train.images, tiny.train.labels, synthetic, 2)
+        loss = loss if average == "arithmetic" else loss.log()
         (slope,) = torch.autograd.grad(loss, synthetic)
         synthetic = (synthetic - 0.1 * slope).detach()
     torch.testing.assert_close(made.images, synthetic, rtol=1e-4, atol=1e-5)

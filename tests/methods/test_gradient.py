@@ -111,6 +111,7 @@ def test_defaults_are_the_published_ones():
         "initialisation": "noise",
         "augmentation": "none",
         "configurations": [],
+        "average": "arithmetic",
     }
     changed = {"initialisation": "real", "augmentation": "dsa"}
     assert vars(SiameseGradientMatching()) == vars(GradientMatching()) | changed
@@ -346,6 +347,8 @@ def test_an_inner_epoch_is_as_many_batches_as_the_set_needs(k, epochs, steps):
         "label_smoothing": 0.0,
         "schedule": "constant",
         "augmentation": "none",
+        "optimizer": "sgd",
+        "label_smoothing": 0.0,
     }
 
 
@@ -569,8 +572,9 @@ def test_dsa_gives_a_set_of_its_own_name_and_one_seed_one_set(tiny, network):
     assert not torch.equal(plain.images, first.images)
 
 
+@pytest.mark.parametrize("average", ["arithmetic", "geometric"])
 def test_for_a_family_every_iteration_takes_the_network_and_the_optimizer_of_one_of_it(
-    tiny, network, drawn_weights
+    tiny, network, drawn_weights, average
 ):
     """Six iterations by hand, each for the configuration whose network was drawn."""
     family = [
@@ -587,6 +591,7 @@ def test_for_a_family_every_iteration_takes_the_network_and_the_optimizer_of_one
         learning_rate=0.2,
         real_batch=EVERYTHING,
         configurations=family,
+        average=average,
     )
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     images = distil(tiny, network, [2], 0, replace(parameters, iterations=0))[2].images
@@ -598,6 +603,7 @@ def test_for_a_family_every_iteration_takes_the_network_and_the_optimizer_of_one
         for outer in range(2):
             images = images.detach().requires_grad_()
             total = reference_match(ordinary, tiny, everything(tiny), images)
+            total = total if average == "arithmetic" else total.log()
             velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
             images = (images - 0.2 * velocity).detach()
             weights = list(ordinary.parameters())
