@@ -1,10 +1,11 @@
-"""The figures of the coverage law: gaps by configuration, the map, H_cov against r, and k*."""
+"""The figures of the coverage law: gaps by configuration, the map, H_cov, k*, and transfer."""
 
 from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ddlib.charts import CONFIG, FAINT, INK, SIZE_TITLE, WIDTH, size_axis, tips, zoom
 
@@ -171,6 +172,47 @@ def k_star_against(
         "the measured sizes.",
     )
     return alt.concat(*panels, columns=len(predictors), title=title).configure(**CONFIG)
+
+
+def transfer(gaps: pd.DataFrame, ks: Sequence[int], measure: str = "gap_error") -> alt.ConcatChart:
+    """Draw the gap of every configuration after each method, one panel a size of `ks`.
+
+    `gaps` has columns method, configuration, k, seed and the measure; bars are 95 % intervals over
+    seeds (Student t). Configurations stand in the order of the first method's mean gap.
+    """
+    cells = gaps.groupby(["method", "configuration", "k", "seed"], sort=False)[measure].mean()
+    table = cells.groupby(level=[0, 1, 2], sort=False).agg(["mean", "sem", "count"]).reset_index()
+    half = table["sem"] * stats.t.ppf(0.975, (table["count"] - 1).clip(1))
+    table = table.assign(gap=table["mean"], low=table["mean"] - half, high=table["mean"] + half)
+    methods = list(dict.fromkeys(table["method"]))
+    means = table[table["method"] == methods[0]].groupby("configuration")["gap"].mean()
+    order = list(means.sort_values().index)
+    table = table.drop(columns=["mean", "sem", "count"])
+    table = table[table["k"].isin(ks)].dropna(subset="gap")
+    shapes = alt.Scale(domain=methods, range=["circle", "square", "diamond", "cross"])
+    panels = []
+    for i, k in enumerate(ks):
+        rows = table[table["k"] == k]
+        base = alt.Chart(rows).encode(
+            alt.Y(
+                "configuration:N", sort=order, title=None, axis=alt.Axis(labels=i == 0, grid=True)
+            ),
+            alt.Color("method:N", scale=_colours(methods), sort=methods, title=None),
+            tooltip=tips(["method:N", "configuration:N", "k", "gap", "low", "high"]),
+        )
+        bars = base.mark_rule(opacity=0.5).encode(
+            alt.X("low:Q", title=_named(measure)), alt.X2("high:Q")
+        )
+        dots = base.mark_point(size=55, filled=True, opacity=1).encode(
+            alt.X("gap:Q"), shape=alt.Shape("method:N", scale=shapes, sort=methods, title=None)
+        )
+        size = {"width": 200, "height": alt.Step(19)}
+        panels.append(alt.layer(bars, dots).properties(**size, title=f"k = {k}"))
+    title = alt.Title(
+        "Distilled on one network, or for all: the gap of every configuration",
+        subtitle="Means over seeds with 95 % intervals, in the order of the first method's gaps.",
+    )
+    return alt.hconcat(*panels, title=title).configure(**CONFIG)
 
 
 def back_test(tested: pd.DataFrame) -> alt.LayerChart:

@@ -200,12 +200,13 @@ def greedy_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     r apart, so they are a packing as well: N(r) <= their number <= P(r) <= N(r/2), the last where
     the triangle inequality holds. Any M; see `exact_cover` for N.
     """
+    return tuple(distance.index[_greedy(_matrix(distance), radius)])
+
+
+def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
+    """Return the centres of `exact_cover`, or for more than EXACT members of `greedy_cover`."""
     matrix = _matrix(distance)
-    reach = _reach(matrix, radius)
-    centres = [int(matrix.max(axis=1).argmin())]
-    while (left := matrix[centres].min(axis=0)).max() > reach:
-        centres.append(int(left.argmax()))
-    return tuple(distance.index[centres])
+    return tuple(distance.index[(_greedy if len(matrix) > EXACT else _cover)(matrix, radius)])
 
 
 def exact_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
@@ -234,13 +235,14 @@ def h_cov_curve(
     members: the family, default all. draws: (D, all, all), such as `prediction_draws`, for a 95 %
     band of H_cov at these radii; draws are noisier than the estimate, which lifts the band where
     r is near the noise. Columns: radius, covering_number, h_cov, and low, high with draws.
-    Raises as `measures`, and for draws of another shape.
+    Beyond EXACT members the numbers are those of `greedy_cover`. Raises as `measures`, and for
+    draws of another shape.
     """
     chosen = list(distance.index if members is None else members)
     matrix = _matrix(distance, chosen)
     levels = np.unique(np.append(0.0, matrix))
     numbers = np.zeros(len(levels), dtype=int)
-    numbers[[0, -1]] = [len(_cover(matrix, levels[i])) for i in (0, -1)]
+    numbers[[0, -1]] = [_number(matrix, levels[i]) for i in (0, -1)]
     spans = [(0, len(levels) - 1)]
     while spans:  # N falls with r, so nothing jumps between two radii of equal N
         low, high = spans.pop()
@@ -248,7 +250,7 @@ def h_cov_curve(
             numbers[low:high] = numbers[low]
             continue
         middle = (low + high) // 2
-        numbers[middle] = len(_cover(matrix, levels[middle]))
+        numbers[middle] = _number(matrix, levels[middle])
         spans += [(low, middle), (middle, high)]
     jumps = np.append(True, np.diff(numbers) < 0)
     curve = pd.DataFrame({"radius": levels[jumps], "covering_number": numbers[jumps]})
@@ -258,7 +260,7 @@ def h_cov_curve(
     if np.shape(draws)[1:] != distance.shape:
         raise ValueError(f"draws have shape {np.shape(draws)}; give (D, *{distance.shape})")
     places = np.ix_(range(len(draws)), *[distance.index.get_indexer(chosen)] * 2)
-    numbers = [[len(_cover(drawn, r)) for r in curve["radius"]] for drawn in draws[places]]
+    numbers = [[_number(drawn, r) for r in curve["radius"]] for drawn in draws[places]]
     low, high = np.quantile(np.log(numbers), [0.025, 0.975], axis=0)
     return curve.assign(low=low, high=high)
 
@@ -273,13 +275,14 @@ def measures(
     Leinster & Cobbold 2012); effective_rank; mean_distance (over pairs; 0 for one member). The
     effective rank of K/M of Roy & Vetterli (2007) is the Vendi score by definition, so this is
     the participation ratio of the same eigenvalues, -ln sum lambda^2. A repeated configuration
-    leaves h_cov and packing alone, but shifts the weights of the others.
+    leaves h_cov and packing alone, but shifts the weights of the others. Beyond EXACT members both
+    count the centres of `greedy_cover`, which lie between them.
 
     K = exp(-d / bandwidth) is positive semidefinite wherever d is of negative type (Schoenberg
     1938): Euclidean distances are, and 1 - CKA, half a squared one, is too; a Gaussian kernel
     would ask d itself to be Euclidean. Noise may break it: negative eigenvalues count as 0.
-    Raises ValueError for a family that is empty, repeats a name, or names an unknown one; for
-    more than EXACT members; and for a bandwidth that is not positive.
+    Raises ValueError for a family that is empty, repeats a name, or names an unknown one; and for
+    a bandwidth that is not positive.
     """
     if not 0 < bandwidth < np.inf:
         raise ValueError(f"the bandwidth is {bandwidth}; choose a number > 0, see radii")
@@ -292,8 +295,8 @@ def measures(
         rows[name] = {
             "members": m,
             "log_members": np.log(m),
-            "h_cov": np.log(len(_cover(matrix, radius))),
-            "packing": np.log(len(_packing(matrix, radius))),
+            "h_cov": np.log(_number(matrix, radius)),
+            "packing": np.log(_number(matrix, radius, _packing)),
             "vendi": -(eigenvalues * np.log(eigenvalues)).sum(),
             "leinster_cobbold": -np.log(kernel.sum(axis=1)).mean(),
             "effective_rank": -np.log((eigenvalues**2).sum()),
@@ -484,6 +487,20 @@ def _near(matrix: np.ndarray, radius: float) -> np.ndarray:
         advice = f"up to {EXACT}; use greedy_cover, or choose fewer members"
         raise ValueError(f"{len(matrix)} configurations; exact covers and packings go {advice}")
     return matrix <= _reach(matrix, radius)
+
+
+def _greedy(matrix: np.ndarray, radius: float) -> list[int]:
+    """Return the places of the centres that `greedy_cover` takes."""
+    reach = _reach(matrix, radius)
+    centres = [int(matrix.max(axis=1).argmin())]
+    while (left := matrix[centres].min(axis=0)).max() > reach:
+        centres.append(int(left.argmax()))
+    return centres
+
+
+def _number(matrix: np.ndarray, radius: float, solve=None) -> int:
+    """Return the number of centres, of `solve` or a least cover; greedy beyond EXACT members."""
+    return len((_greedy if len(matrix) > EXACT else solve or _cover)(matrix, radius))
 
 
 def _cover(matrix: np.ndarray, radius: float) -> np.ndarray:

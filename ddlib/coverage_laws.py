@@ -35,6 +35,7 @@ import pandas as pd
 from scipy import special
 
 from ddlib import laws
+from ddlib.comparison import LEVEL, PAIR, compare_seeds, holm
 from ddlib.laws import SAME, Interval
 
 Families = Mapping[str, Sequence[str]]
@@ -111,6 +112,40 @@ def worst_gaps(gaps: pd.DataFrame, families: Families, measure="gap_error") -> p
         ]
     names = ["family", "k", "seed", "worst", "mean", "worst_member", "raw"]
     return pd.DataFrame(rows, columns=names)
+
+
+def transfer(gaps: pd.DataFrame, families: Families, measure: str = "gap_error") -> pd.DataFrame:
+    """Compare what families get from each method with what they get from the first, by seeds.
+
+    gaps: with a column method, the first of which is the one compared with. For sets distilled on
+    one network against sets distilled for all. Columns: family, k, gap ("worst", see `worst_gaps`,
+    or "mean" over members), method, first and other (means over seeds of the two methods), then
+    those of `comparison.paired`: n, difference (other - first), low, high, p, p_flip, reason,
+    p_holm (over all rows of one kind of gap), survives. Raises as `worst_gaps`, and ValueError for
+    one method.
+    """
+    found = {
+        method: worst_gaps(own, families, measure).set_index(["family", "k", "seed"])
+        for method, own in gaps.groupby("method", sort=False)
+    }
+    first, *others = found
+    if not others:
+        raise ValueError(f"only {first!r} was run; give a second method to compare it with")
+    rows = [
+        (
+            *(family, k, kind, method, cell[first].mean(), cell[method].mean()),
+            *compare_seeds(cell[method] - cell[first]),
+        )
+        for kind in ("worst", "mean")
+        for method in others
+        for (family, k), cell in pd.DataFrame(
+            {name: each[kind] for name, each in found.items()}
+        ).groupby(level=["family", "k"], sort=False)
+    ]
+    names = ["family", "k", "gap", "method", "first", "other", *PAIR]
+    table = pd.DataFrame(rows, columns=names)
+    p_holm = table.groupby("gap")["p"].transform(holm)
+    return table.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
 
 
 def k_star(

@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pytest
 import vl_convert
 
 from ddlib import charts_coverage as charts
@@ -8,7 +9,7 @@ from ddlib import charts_coverage as charts
 def layers(chart):
     """The layers of a chart's panels, one list a panel."""
     spec = chart.to_dict()
-    return [panel["layer"] for panel in spec.get("concat", [spec])], spec
+    return [panel["layer"] for panel in spec.get("concat", spec.get("hconcat", [spec]))], spec
 
 
 def rows(spec, layer):
@@ -103,4 +104,26 @@ def test_the_back_test_has_its_line_of_no_error():
     [panel], spec = layers(charts.back_test(tested))
     ends = [row["at"] for row in rows(spec, panel[0])]
     assert np.allclose(ends, [-0.01, 0.21])
+    vl_convert.vegalite_to_svg(spec)
+
+
+def test_transfer_draws_every_configuration_with_its_interval():
+    values = {("one", "a"): 0.1, ("one", "b"): 0.3, ("all", "a"): 0.2, ("all", "b"): 0.2}
+    gaps = pd.DataFrame(
+        [
+            {"method": m, "configuration": c, "k": k, "seed": s, "gap_error": gap + 0.01 * s / k}
+            for (m, c), gap in values.items()
+            for k in (10, 100)
+            for s in range(3)
+        ]
+    )
+    panels, spec = layers(charts.transfer(gaps, [10, 100]))
+    assert len(panels) == 2
+    table = {(row["method"], row["configuration"]): row for row in rows(spec, spec["hconcat"][0])}
+    assert set(table) == set(values)
+    found = table["one", "a"]
+    half = 0.001 / np.sqrt(3) * 4.302653  # Student t, two degrees of freedom
+    assert found["gap"] == pytest.approx(0.101)
+    assert found["high"] - found["gap"] == pytest.approx(half, rel=1e-5)
+    assert panels[0][0]["encoding"]["y"]["sort"] == ["a", "b"]
     vl_convert.vegalite_to_svg(spec)

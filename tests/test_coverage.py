@@ -283,6 +283,20 @@ def test_cover_and_packing_of_a_circle(m, radius):
     assert len(coverage.exact_packing(circle(m), radius)) == m // (radius + 1)
 
 
+def test_beyond_what_is_solved_exactly_covers_are_greedy():
+    distance = line(coverage.EXACT + 5)
+    members = list(distance.index)
+    found = coverage.measures(distance, {"all": members, "few": members[:10]}, 2, 1)
+    greedy = coverage.greedy_cover(distance, 2)
+    assert coverage.cover(distance, 2) == greedy
+    assert found.loc["all", ["h_cov", "packing"]].tolist() == [np.log(len(greedy))] * 2
+    few = distance.loc[members[:10], members[:10]]
+    assert coverage.cover(few, 2) == coverage.exact_cover(few, 2)
+    assert found.loc["few", "packing"] == np.log(len(coverage.exact_packing(few, 2)))
+    curve = coverage.h_cov_curve(distance)
+    assert curve["covering_number"].iloc[[0, -1]].tolist() == [len(members), 1]
+
+
 def test_balls_are_closed_in_spite_of_rounding():
     distance = euclidean(0.1 * np.arange(9)[:, None])
     assert distance.iloc[2, 3] > 0.1  # 0.30000000000000004 - 0.2

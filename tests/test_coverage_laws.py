@@ -488,3 +488,24 @@ def test_olsens_derivatives_are_those_of_differences():
         special.log_ndtr(z),
     )
     assert value(theta[0]) == pytest.approx(logs.sum())
+
+
+def test_transfer_compares_methods_by_seeds_with_holms_correction():
+    """Against scipy's paired t test on the worst gaps themselves."""
+    first = table([1.0, 2.0], noise=0.01).assign(method="one")
+    other = table([1.5, 2.0], noise=0.01, generator=7).assign(method="all")
+    gaps, families = pd.concat([first, other]), {"a": ["c0"], "b": ["c0", "c1"]}
+    found = coverage_laws.transfer(gaps, families)
+    assert len(found) == 2 * 2 * len(KS)
+    assert found["p_holm"].ge(found["p"]).all()
+    for cell in found.itertuples():
+        tables = [coverage_laws.worst_gaps(own, families) for own in (first, other)]
+        values = [t[(t["family"] == cell.family) & (t["k"] == cell.k)] for t in tables]
+        one, two = (each.set_index("seed")[cell.gap] for each in values)
+        assert (cell.first, cell.other) == (pytest.approx(one.mean()), pytest.approx(two.mean()))
+        assert cell.p == pytest.approx(stats.ttest_rel(two, one).pvalue)
+    told = found[found["survives"] & (found["gap"] == "worst")]
+    assert set(told["family"]) == {"a"}
+    assert (told["difference"] > 0).all()
+    with pytest.raises(ValueError, match=r"^only 'one' was run; give a second method"):
+        coverage_laws.transfer(first, families)

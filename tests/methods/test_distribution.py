@@ -294,7 +294,6 @@ def test_the_set_says_what_made_it(tiny, network):
         "iterations": 4,
         "learning_rate": {1: 1, 5: 5},
         "momentum": 0.5,
-        "configurations": [],
         "real_batch": 8,
         "initialisation": "real",
         "augmentation": "none",

@@ -343,8 +343,6 @@ def test_an_inner_epoch_is_as_many_batches_as_the_set_needs(k, epochs, steps):
         "learning_rate": 0.01,
         "momentum": 0.0,
         "weight_decay": 0.0,
-        "optimizer": "sgd",
-        "label_smoothing": 0.0,
         "schedule": "constant",
         "augmentation": "none",
         "optimizer": "sgd",

@@ -37,7 +37,7 @@ def executed(tmp_path_factory):
 
 def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
-    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 5
+    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 6
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 5 * 2 * 4 * 4
     assert set(trials["status"]) == {"ok"}
@@ -45,7 +45,8 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     assert texts[0].startswith("The triangle inequality")
     assert "**Worst gap 0.05.** k* of 8 families" in texts[1]
     assert "Worst gaps are nearest to a sqrt(H / k) + c" in texts[2]
-    assert "families, held out: configuration" in texts[3]
+    assert texts[3].startswith("**dm** instead of random: the worst gap changes by")
+    assert "families, held out: configuration" in texts[4]
     printed = "".join(
         output["text"]
         for cell in notebook.cells
@@ -53,9 +54,10 @@ def test_it_leaves_figures_tables_and_sentences(executed):
         if output["output_type"] == "stream" and output["name"] == "stdout"
     )
     assert "a worst gap of 0.3" in printed.lower()
+    assert "\nown, adam, mixup\n" in printed  # those that share the first one's network
 
 
 def test_it_becomes_a_page(executed):
     folder, _ = executed
     write_page(folder / "out.ipynb", folder / "out.html")
-    assert (folder / "out.html").read_text().count('<figure class="chart">') == 5
+    assert (folder / "out.html").read_text().count('<figure class="chart">') == 6
