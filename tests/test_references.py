@@ -12,7 +12,7 @@ import yaml
 
 from ddlib import published
 from ddlib.parameters import at_ipc
-from ddlib.settings import read_methods, read_settings
+from ddlib.settings import read_evaluations, read_methods, read_sets, read_settings
 from ddlib.training import Recipe
 
 FOLDER = Path(__file__).parents[1] / "parameters" / "methods"
@@ -122,3 +122,19 @@ def test_every_figure_up_to_fifty_images_stands_beside_a_reference():
     table = published.read()
     table = table[table["data"].isin(CLASSES) & (table["ipc"] <= 50)]
     assert set(zip(table["data"], table["method"], table["ipc"], strict=True)) <= cells
+
+
+@pytest.mark.parametrize("profile", ["mnist", "cifar10"])
+def test_the_coverage_law_is_put_to_enough_families_sizes_and_seeds(profile):
+    given = yaml.safe_load((FOLDER.parent / "coverage_law" / f"{profile}.yaml").read_text())
+    settings = read_settings(given)
+    nested = {family.series for family in read_sets(settings).values()} - {""}
+    assert len(read_evaluations(settings)) >= 12
+    assert len(nested) >= 5
+    assert settings.spread["count"] >= 3
+    assert len(settings.k) >= 5
+    assert settings.seeds >= 4
+    [for_all] = [each for each in settings.methods.values() if "configurations" in each]
+    networks = {one.network["name"] for one in read_evaluations(settings).values()}
+    assert {each["network"]["name"] for each in for_all["configurations"]} == networks
+    assert networks >= {"resnet18", "vgg16", "mobilenet_v2", "convnet", "vit"}
