@@ -1,11 +1,11 @@
-"""The linear and the logistic model under gradient descent: every term of the chain of bounds.
+"""The linear model under gradient descent: every term of the chain of bounds in closed form.
 
 What S misses of D in one step bounds how far the trained weights end up apart, and that bounds the
 gap in risk (arXiv 2512.05817). Here each link can be computed, so each inequality can be checked.
 
 A squared loss enters by two moments alone, H = X'X/N + ridge I and b = X'y/N, so `Moments` stands
 for a data set: gradient H theta - b, one step theta - rate (H theta - b). Risks are half mean
-squared errors, up to a constant. Labels of the logistic model are -1 and 1.
+squared errors, up to a constant.
 
 Letters: N samples, d weights, T steps. All arrays are float64.
 """
@@ -13,7 +13,7 @@ Letters: N samples, d weights, T steps. All arrays are float64.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import pandas as pd
 
 
 class Moments(NamedTuple):
@@ -80,9 +80,7 @@ def contraction(hessian: np.ndarray, rate: float) -> float:
     return float(np.abs(1 - rate * np.linalg.eigvalsh(hessian)).max())
 
 
-def discrepancies(
-    synthetic: Moments, real: Moments, path: np.ndarray, rate: float
-) -> np.ndarray:
+def discrepancies(synthetic: Moments, real: Moments, path: np.ndarray, rate: float) -> np.ndarray:
     """Return how far one step on S lands from one on D, at all T places (T, d) that steps start."""
     missed = path @ (synthetic.hessian - real.hessian) - (synthetic.target - real.target)
     return rate * np.linalg.norm(missed, axis=1)
@@ -130,7 +128,9 @@ def random_problem(generator: np.random.Generator) -> Problem:
     weights, noise = generator.normal(size=width), generator.uniform(0, 1)
     scales = 10 ** generator.uniform(-1, 0.3, width)
     inputs, tests = (generator.normal(size=(n, width)) * scales for n in (count, 400))
-    outputs, answers = (x @ weights + noise * generator.normal(size=len(x)) for x in (inputs, tests))
+    outputs, answers = (
+        x @ weights + noise * generator.normal(size=len(x)) for x in (inputs, tests)
+    )
     chosen = generator.integers(0, count, k)
     moved = generator.uniform(0, 1)
     made = inputs[chosen] + moved * generator.normal(size=(k, width)) * scales
@@ -143,88 +143,29 @@ def random_problem(generator: np.random.Generator) -> Problem:
     return Problem(real, moments(made, labels, ridge), risk, start, rate, steps)
 
 
-def logistic_loss(
-    theta: np.ndarray, inputs: np.ndarray, labels: np.ndarray, ridge: float = 0.0
-) -> float:
-    """Return the mean of ln(1 + exp(-y x'theta)) in nats, and ridge |theta|^2 / 2."""
-    return float(np.logaddexp(0, -labels * (inputs @ theta)).mean() + ridge * theta @ theta / 2)
+def knob_tables(
+    rho: float, noise: float, k: int, count: int, spread: float, steps: int = 60
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what the sliders show: distances over steps, and worst gaps over sizes.
 
-
-def logistic_gradient(
-    theta: np.ndarray, inputs: np.ndarray, labels: np.ndarray, ridge: float = 0.0
-) -> np.ndarray:
-    """Return the gradient (d,) of `logistic_loss` for inputs (N, d) and labels (N,)."""
-    pulls = -labels * special.expit(-labels * (inputs @ theta))
-    return inputs.T @ pulls / len(labels) + ridge * theta
-
-
-def logistic_path(
-    data: tuple[np.ndarray, np.ndarray], ridge: float, start: np.ndarray, rate: float, steps: int
-) -> np.ndarray:
-    """Return the path (T + 1, d) of gradient descent on data = (inputs, labels)."""
-    path = [start]
-    for _ in range(steps):
-        path.append(path[-1] - rate * logistic_gradient(path[-1], *data, ridge))
-    return np.array(path)
-
-
-def logistic_curvature(inputs: np.ndarray, ridge: float) -> tuple[float, float]:
-    """Return bounds (least, largest) on the eigenvalues of the Hessian at any weights.
-
-    A label's curvature p (1 - p) lies in (0, 1/4], so they lie between ridge and
-    ridge + largest eigenvalue of X'X / (4 N).
+    Steps: 8 directions contract by factors from 0 to rho, each missing noise / sqrt(8 k) a step;
+    columns step, value, line ("bound", "distance"). Sizes: N configurations at an angle `spread`
+    (degrees) from a common one, gap |cos Z + sin Z_c| noise / sqrt(k); columns k, value, line
+    ("bound", "mean worst gap"). Draws are the same at every call, so pictures move smoothly.
     """
-    largest = np.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]
-    return ridge, ridge + float(largest) / 4
-
-
-def logistic_chain(real, synthetic, ridge: float, start: np.ndarray, rate: float, steps: int):
-    """Return, step by step, how far two trainings are apart, and statement 1's bound.
-
-    real, synthetic: (inputs (N, d), labels (N,)). Returned are the distances (T + 1,), the bound
-    (T + 1,) with the numerical rho, that rho, and the rho that holds at any weights. The numerical
-    one is the largest factor by which D's step changed the distance of the two paths.
-    """
-    ours = logistic_path(synthetic, ridge, start, rate, steps)
-    theirs = logistic_path(real, ridge, start, rate, steps)
-    stepped = np.array([at - rate * logistic_gradient(at, *real, ridge) for at in ours[:-1]])
-    apart = np.linalg.norm(ours - theirs, axis=1)
-    moved = apart[:-1] > 0
-    factors = np.linalg.norm(stepped - theirs[1:], axis=1)[moved] / apart[:-1][moved]
-    rho = float(factors.max(initial=0.0))
-    worst = np.linalg.norm(ours[1:] - stepped, axis=1).max()
-    bound = np.array([distance_bound(rho, worst, t) for t in range(steps + 1)])
-    least, largest = logistic_curvature(real[0], ridge)
-    return apart, bound, rho, max(abs(1 - rate * least), abs(1 - rate * largest))
-
-
-def logistic_minimum(inputs: np.ndarray, labels: np.ndarray, ridge: float = 0.0) -> np.ndarray:
-    """Return a minimiser (d,) by Newton's method; of least norm where the features are redundant.
-
-    Raises ValueError where there is none, as for classes that a line separates.
-    """
-    theta = np.zeros(inputs.shape[1])
-    for _ in range(100):
-        p = special.expit(inputs @ theta)
-        hessian = (inputs.T * (p * (1 - p))) @ inputs / len(labels) + ridge * np.eye(len(theta))
-        gradient = logistic_gradient(theta, inputs, labels, ridge)
-        theta = theta - np.linalg.lstsq(hessian, gradient, rcond=1e-10)[0]
-        if np.linalg.norm(gradient) < 1e-13:
-            return theta
-    raise ValueError("the logistic loss has no minimiser here; add a ridge or overlapping classes")
-
-
-def pl_constant(gradients: np.ndarray, excesses: np.ndarray) -> float:
-    """Return the largest mu with |gradient|^2 >= 2 mu excess at all T places: (T, d) and (T,)."""
-    away = excesses > 1e-14
-    return float(((gradients[away] ** 2).sum(axis=1) / (2 * excesses[away])).min(initial=np.inf))
-
-
-def pl_bound(excess: float, mu: float, rate: float, error: float, steps: int) -> float:
-    """Return (1 - rate mu)^T excess + error^2 / (2 mu) (1 - (1 - rate mu)^T) (statement 3).
-
-    excess: L_D at the start less its least value; error: the largest distance between the
-    gradients of S and D on S's path; rate at most 1 / smoothness. The parameters may be anywhere.
-    """
-    left = (1 - rate * mu) ** steps
-    return float(left * excess + error**2 / (2 * mu) * (1 - left))
+    ratios, missed = np.linspace(0, rho, 8), noise / np.sqrt(k)
+    times = np.arange(steps + 1)
+    grown = np.array([geometric(ratios, t) for t in times])
+    apart = missed * np.sqrt((grown**2).mean(axis=1))
+    lines = {"bound": missed * grown[:, -1], "distance": apart}
+    parts = [pd.DataFrame({"step": times, "value": v, "line": n}) for n, v in lines.items()]
+    sizes = np.unique(np.geomspace(1, 1000, 60).round())
+    generator, angle = np.random.default_rng(0), np.deg2rad(spread)
+    shared, own = generator.normal(size=(400, 1)), generator.normal(size=(400, count))
+    worst = np.abs(np.cos(angle) * shared + np.sin(angle) * own).max(axis=1).mean()
+    lines = {"bound": np.sqrt(2 * np.log(2 * count)), "mean worst gap": worst}
+    gaps = [
+        pd.DataFrame({"k": sizes, "value": v * noise / np.sqrt(sizes), "line": n})
+        for n, v in lines.items()
+    ]
+    return pd.concat(parts, ignore_index=True), pd.concat(gaps, ignore_index=True)

@@ -327,7 +327,9 @@ def least_size(
     for k in range(1, largest + 1):
         for _ in range(attempts):
             start = real[generator.choice(len(real), k, replace=False)].ravel()
-            found = optimize.least_squares(missed, start, slopes, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+            found = optimize.least_squares(
+                missed, start, slopes, xtol=1e-15, ftol=1e-15, gtol=1e-15
+            )
             if np.abs(found.fun).max() < CLOSE:
                 return k
     raise ValueError(f"no {largest} points match D for all configurations; allow more attempts")
