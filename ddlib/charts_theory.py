@@ -54,12 +54,13 @@ def curves(
     dots: bool = False,
     colour: str = "line",
     order: Sequence[str] | None = None,
-    share_y: bool = True,
+    share_x: bool = True,
 ) -> alt.ConcatChart:
     """Draw lines of y against x by the column `colour`, one panel a value of `panel`.
 
     labels: axis titles of x and y; log: the axes that are logarithmic ("", "x", "y", "xy");
-    dashed: the lines to dash, as bounds are; dots: mark the points too. Values at or below LEAST
+    dashed: the lines to dash, as bounds are; dots: mark the points too; share_x: one range of x for
+    all panels. Values at or below LEAST
     are drawn at LEAST on a log axis.
     """
     table = table.copy()
@@ -67,17 +68,16 @@ def curves(
         table[y] = table[y].clip(LEAST)
     names = list(order or dict.fromkeys(table[colour]))
     dashes = alt.Scale(domain=names, range=[[5, 3] if n in dashed else [1, 0] for n in names])
-    y_scale = _scale(table[y], "y" in log) if share_y else None
+    shared = _scale(table[x], "x" in log) if share_x else None
+    y_scale = _scale(table[y], "y" in log)
     groups = table.groupby(panel, sort=False) if panel else [(None, table)]
     groups = list(groups)
     count = min(columns, len(groups))
     panels = []
     for name, rows in groups:
         base = alt.Chart(rows).encode(
-            _axis(alt.X, x, labels[x], rows[x], "x" in log, _scale(table[x], "x" in log)),
-            _axis(
-                alt.Y, y, labels[y], table[y], "y" in log, y_scale or _scale(rows[y], "y" in log)
-            ),
+            _axis(alt.X, x, labels[x], "x" in log, shared or _scale(rows[x], "x" in log)),
+            _axis(alt.Y, y, labels[y], "y" in log, y_scale),
             _colour(colour, names),
             tooltip=tips([f"{colour}:N", x, y]),
         )
@@ -88,10 +88,9 @@ def curves(
         ]
         if dots:
             layers.append(base.mark_point(filled=True, size=35, opacity=1, clip=True))
-        heading = alt.Title(str(name)) if panel else alt.Undefined
-        panels.append(
-            alt.layer(*layers).properties(width=WIDTH // count - 80, height=230, title=heading)
-        )
+        size = {"width": WIDTH // count - 80, "height": 230}
+        heading = {"title": alt.Title(str(name))} if panel else {}
+        panels.append(alt.layer(*layers).properties(**size, **heading))
     return _row(panels, title, subtitle, count)
 
 
@@ -175,9 +174,7 @@ def _row(panels: list, title: str, subtitle: str, columns: int) -> alt.ConcatCha
 
 
 def _scheme(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(
-        domain=list(names), range=[COLOURS[i % len(COLOURS)] for i, _ in enumerate(names)]
-    )
+    return alt.Scale(domain=list(names), range=list((COLOURS * 2)[: len(names)]))
 
 
 def _colour(field: str, names: Sequence[str]) -> alt.Color:
@@ -191,7 +188,7 @@ def _scale(values: pd.Series, log: bool) -> alt.Scale:
     return alt.Scale(type="log", domain=[known.min() / 1.2, known.max() * 1.2], nice=False)
 
 
-def _axis(channel, field: str, title: str, values: pd.Series, log: bool, scale: alt.Scale):
+def _axis(channel, field: str, title: str, log: bool, scale: alt.Scale):
     if not log:
         return channel(f"{field}:Q", title=title, scale=scale)
     return _log(field, title, scale, channel)
@@ -204,6 +201,6 @@ def _log(field: str, title: str, scale: alt.Scale, channel):
         steps = np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
         every = int(np.ceil(len(steps) / 7))
         ticks = [float(f"1e{int(step)}") for step in steps[::every]]
-    shown = "~g" if 1e-3 <= low and high <= 1e5 else "~e"
+    shown = "~g" if low >= 1e-3 and high <= 1e5 else "~e"
     axis = alt.Axis(values=ticks, format=shown, labelOverlap=True)
     return channel(f"{field}:Q", scale=scale, axis=axis, title=f"{title} (log scale)")

@@ -80,7 +80,6 @@ def objectives(
     batch = next(real_batches(dataset, 10**9, generator("measured", 0)))
     drawn = [AS_IS] * dataset.class_count
     found: dict[str, list] = {"dc": [], "dm": [], "mtt": []}
-    whole, count = dataset.train, dataset.class_count
     for number, expert in enumerate(experts):
         for at in range(0, EPOCHS - SPAN + 1, SPAN):
             theta = trajectory.unflatten(network, expert[at])
@@ -90,11 +89,11 @@ def objectives(
             found["mtt"].append(_student(network, images, labels, expert[at], expert[at + SPAN]))
         theta = initial_parameters(network, generator("measuring weights", number))
         with torch.no_grad():
-            real = distribution.class_means(
-                embed(network, theta, whole.images), whole.labels, count
-            )
-            made = distribution.class_means(embed(network, theta, images), labels, count)
-        found["dm"].append(float(distribution.objective(made, real)))
+            means = [
+                distribution.class_means(embed(network, theta, seen), of, dataset.class_count)
+                for seen, of in ((images, labels), (dataset.train.images, dataset.train.labels))
+            ]
+        found["dm"].append(float(distribution.objective(*means)))
     best = np.mean(found.pop("mtt"), axis=0).min()
     return {name: float(np.mean(values)) for name, values in found.items()} | {"mtt": float(best)}
 

@@ -93,6 +93,49 @@ def fit_line(x: np.ndarray, curves: np.ndarray) -> Line:
     return Line(Interval(mean, mean - half, mean + half), r2)
 
 
+def slopes(table: pd.DataFrame) -> tuple[Line, tuple[Line, Line], float]:
+    """Return k*'s line in ln N over all families, those over either half of them, and a ratio.
+
+    table: as `simulate_worst` returns it. k* is in units of sigma^2 / epsilon^2; the ratio is the
+    largest mean worst gap over its union bound.
+    """
+    worst = table.pivot(index="seed", columns="count", values="worst")
+    x, stars = np.log(worst.columns.to_numpy(float)), sample_size(worst.to_numpy(), 1.0)
+    middle = len(x) // 2
+    halves = (
+        fit_line(x[: middle + 1], stars[:, : middle + 1]),
+        fit_line(x[middle:], stars[:, middle:]),
+    )
+    ratio = worst.mean() / union_bound(worst.columns.to_numpy(float), 1)
+    return fit_line(x, stars), halves, float(ratio.max())
+
+
+def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame:
+    """Tabulate k* of sampled S against ln M: columns x, k_star (sigma^2 / epsilon^2), line.
+
+    Families of M independent directions, and of M / 8 with 8 members each: duplicates, and near
+    duplicates at 20 degrees; beside them the union bound of M.
+    """
+    counts = np.array(counts)
+    fewer = counts[counts >= 16] // 8
+    kinds = {
+        "M independent": (counts, 1, 0.0),
+        "M/8, each 8 times": (fewer, 8, 0.0),
+        "M/8, and 8 near each": (fewer, 8, np.deg2rad(20)),
+    }
+    parts = []
+    for line, (sizes, copies, angle) in kinds.items():
+        found = simulate_worst(sizes, draws, seeds, np.random.default_rng(0), copies, angle)
+        worst = found.groupby("members")["worst"].mean()
+        star = sample_size(worst.to_numpy(), 1.0)
+        parts.append(pd.DataFrame({"x": np.log(worst.index), "k_star": star, "line": line}))
+    bound = 2 * np.log(2 * counts)
+    parts.append(
+        pd.DataFrame({"x": np.log(counts), "k_star": bound, "line": "union bound 2 ln(2M)"})
+    )
+    return pd.concat(parts, ignore_index=True)
+
+
 def fano_success(k: np.ndarray | int, worlds: int, nats: float) -> np.ndarray:
     """Return the most worlds, as a share, that k samples of B nats can serve: Fano's inequality.
 
@@ -191,15 +234,17 @@ def _best_alphabet(worlds, epsilon: float, k: int, alphabet: int, generator) -> 
             worst = np.abs((shares @ points)[:, None] - worlds).max(axis=-1)
             best = max(best, float((worst.min(axis=0) <= epsilon).mean()))
             weights = shares[worst.argmin(axis=0)]
-
-            def excess(flat, weights=weights):
-                missed = weights @ flat.reshape(points.shape) - worlds
-                over = np.sign(missed) * np.maximum(np.abs(missed) - 0.99 * epsilon, 0)
-                return (over**2).sum(), 2 * (weights.T @ over).ravel()
-
-            found = optimize.minimize(excess, points.ravel(), jac=True, method="L-BFGS-B")
+            aims = (weights, worlds, 0.99 * epsilon)
+            found = optimize.minimize(_excess, points.ravel(), aims, method="L-BFGS-B", jac=True)
             points = found.x.reshape(points.shape)
     return best
+
+
+def _excess(flat, weights, worlds, epsilon: float) -> tuple[float, np.ndarray]:
+    """Return the summed squares by which gaps exceed epsilon, and their slope by the points."""
+    missed = weights @ flat.reshape(weights.shape[1], -1) - worlds
+    over = np.sign(missed) * np.maximum(np.abs(missed) - epsilon, 0)
+    return (over**2).sum(), 2 * (weights.T @ over).ravel()
 
 
 def noisy_nats(power: float, noise: float) -> float:
@@ -242,6 +287,48 @@ def noisy_success(
         rest = np.sqrt((length**2 - own**2) / max(others, 1))
         tried += [chance(own, share * rest) for share in np.linspace(-1, 1, 11)]
     return np.max(tried, axis=0)
+
+
+def channel_table(
+    worlds: int, epsilon: float, alphabets: Sequence[int], noise: float, largest: int
+) -> pd.DataFrame:
+    """Tabulate what every distiller reaches in every channel: channel, line, k, success, bound.
+
+    alphabets: sizes q of quantised channels, for k from 1 to where q^k holds all worlds, but no
+    more than 4; noise: that of the noisy channel, for 15 k up to `largest`.
+    """
+    rows, means = [], separated_worlds(worlds, epsilon)
+    for alphabet in alphabets:
+        channel, nats = f"{alphabet} symbols", np.log(alphabet)
+        enough = int(np.ceil(np.log(worlds) / nats - 1e-9))
+        for line in DISTILLERS:
+            generator = np.random.default_rng(0)
+            for k in range(1, min(enough, 4) + 1):
+                success = quantised_success(line, means, epsilon, k, alphabet, generator)
+                rows.append((channel, line, k, success, float(fano_success(k, worlds, nats))))
+    ks = np.unique(np.geomspace(1, largest, 15).round().astype(int))
+    bound = fano_success(ks, worlds, noisy_nats((2.01 * epsilon) ** 2, noise))
+    for line in NOISY:
+        success = noisy_success(line, worlds, epsilon, ks, noise)
+        rows += [("noise", line, *row) for row in zip(ks, success, bound, strict=True)]
+    return pd.DataFrame(rows, columns=["channel", "line", "k", "success", "bound"])
+
+
+def channel_sizes(counts: Sequence[int], success: float = 0.5) -> pd.DataFrame:
+    """Tabulate k for a chance of `success` in the noisy channel: x (ln W), k_star, line.
+
+    k is in units of noise^2 / epsilon^2, so the noise is 1 and k runs over a grid of reals.
+    """
+    ks, parts = np.geomspace(0.02, 200, 400), []
+    nats = noisy_nats(2.01**2, 1.0)
+    x = np.log(np.asarray(counts, dtype=float))
+    for line in ("mean", "free decoder"):
+        reached = [noisy_success(line, int(count), 1.0, ks, 1.0) >= success for count in counts]
+        star = [float(ks[each.argmax()]) for each in reached]
+        parts.append(pd.DataFrame({"x": x, "k_star": star, "line": line}))
+    bound = [max(fano_size(success, int(count), nats), 0.0) for count in counts]
+    parts.append(pd.DataFrame({"x": x, "k_star": bound, "line": "Fano's bound"}))
+    return pd.concat(parts, ignore_index=True)
 
 
 @dataclass(frozen=True)
