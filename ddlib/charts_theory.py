@@ -8,7 +8,10 @@ import pandas as pd
 
 from ddlib.charts import CONFIG, FAINT, INK, WIDTH, log_ticks, tips
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019"),
+    *("#56B4E9", "#999933"),
+)
 LEAST = 1e-12  # log axes end here; what is smaller counts as nothing
 
 
@@ -35,7 +38,9 @@ def bounds_against_values(table: pd.DataFrame) -> alt.ConcatChart:
         line = alt.Chart(line).mark_line(color=INK, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
         heading = alt.Title(label, subtitle=f"{len(shown)} of {len(table)} problems")
         panels.append((dots + line).properties(width=300, height=280, title=heading))
-    subtitle = "No dot lies below the dashed line, where a bound equals what it bounds."
+    subtitle = (
+        "Dashed: a bound that equals what it bounds; a dot below would break it."
+    )
     return _row(panels, "The chain of bounds on random problems", subtitle, 2)
 
 
@@ -51,7 +56,7 @@ def curves(
     log: str = "y",
     dashed: Sequence[str] = (),
     columns: int = 3,
-    dots: bool = False,
+    marked: Sequence[str] = (),
     colour: str = "line",
     order: Sequence[str] | None = None,
     share_x: bool = True,
@@ -59,9 +64,8 @@ def curves(
     """Draw lines of y against x by the column `colour`, one panel a value of `panel`.
 
     labels: axis titles of x and y; log: the axes that are logarithmic ("", "x", "y", "xy");
-    dashed: the lines to dash, as bounds are; dots: mark the points too; share_x: one range of x for
-    all panels. Values at or below LEAST
-    are drawn at LEAST on a log axis.
+    dashed: the lines to dash, as bounds are; marked: the lines whose points are marked; share_x:
+    one range of x for all panels. Values at or below LEAST are drawn at LEAST on a log axis.
     """
     table = table.copy()
     if "y" in log:
@@ -86,8 +90,9 @@ def curves(
                 strokeDash=alt.StrokeDash(f"{colour}:N", scale=dashes, sort=names, title=None)
             )
         ]
-        if dots:
-            layers.append(base.mark_point(filled=True, size=35, opacity=1, clip=True))
+        if marked:
+            points = base.transform_filter(alt.FieldOneOfPredicate(colour, list(marked)))
+            layers.append(points.mark_point(filled=True, size=35, opacity=1, clip=True))
         size = {"width": WIDTH // count - 80, "height": 230}
         heading = {"title": alt.Title(str(name))} if panel else {}
         panels.append(alt.layer(*layers).properties(**size, **heading))
@@ -136,7 +141,10 @@ def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatCh
         )
         layer = base.mark_line() + base.mark_point(filled=True, size=35, opacity=1)
         panels.append(layer.properties(width=WIDTH // 3 - 60, height=230, title=alt.Title(title)))
-    return _row(panels, "What k* follows: three regimes side by side", "", 3)
+    title = "What k* follows: three regimes side by side"
+    heading = alt.Title(title)
+    chart = alt.concat(*panels, columns=3, title=heading, spacing=24)
+    return chart.resolve_scale(color="independent").configure(**CONFIG)
 
 
 def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
@@ -151,10 +159,12 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
         (sizes, "k", "Worst gap of the family"),
     ):
         log = x == "k"
-        scale = alt.Scale(type="log" if log else "linear", nice=False)
+        kind, title_x = ("log", "samples k (log scale)") if log else ("linear", "step t")
+        scale = alt.Scale(type=kind, nice=False)
+        axis = alt.Axis(values=[1, 10, 100, 1000] if log else list(range(0, 61, 10)))
         base = alt.Chart(table).encode(
-            alt.X(f"{x}:Q", scale=scale, title="samples k (log scale)" if log else "step t"),
-            alt.Y("value:Q", title=None, scale=alt.Scale(type="log" if log else "linear")),
+            alt.X(f"{x}:Q", scale=scale, title=title_x, axis=axis),
+            alt.Y("value:Q", title=None, scale=alt.Scale(type=kind)),
             _colour("line", names),
             strokeDash=alt.StrokeDash(
                 "line:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0], [1, 0]]), title=None
@@ -178,7 +188,8 @@ def _scheme(names: Sequence[str]) -> alt.Scale:
 
 
 def _colour(field: str, names: Sequence[str]) -> alt.Color:
-    return alt.Color(f"{field}:N", scale=_scheme(names), sort=list(names), title=None)
+    legend = alt.Legend(title=None, labelLimit=300)
+    return alt.Color(f"{field}:N", scale=_scheme(names), sort=list(names), legend=legend)
 
 
 def _scale(values: pd.Series, log: bool) -> alt.Scale:
@@ -201,6 +212,8 @@ def _log(field: str, title: str, scale: alt.Scale, channel):
         steps = np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
         every = int(np.ceil(len(steps) / 7))
         ticks = [float(f"1e{int(step)}") for step in steps[::every]]
+    if field == "k":  # counts
+        ticks = [tick for tick in ticks if tick == round(tick)]
     shown = "~g" if low >= 1e-3 and high <= 1e5 else "~e"
     axis = alt.Axis(values=ticks, format=shown, labelOverlap=True)
     return channel(f"{field}:Q", scale=scale, axis=axis, title=f"{title} (log scale)")

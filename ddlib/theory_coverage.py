@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from ddlib.laws import Interval
 
 DISTILLERS = ("samples", "herding", "every choice", "best alphabet", "free decoder")
+COPIES, ANGLE = 8, np.deg2rad(20)  # of the families with near duplicates
 NOISY = ("mean", "best mean", "free decoder")
 CLOSE = 1e-7  # gaps below this count as none
 
@@ -43,14 +44,14 @@ def union_bound(count: np.ndarray | int, k: np.ndarray | float, sigma: float = 1
 
 
 def cover_bound(
-    count: int, radius: float, width: int, k: np.ndarray | float, sigma: float = 1.0
+    count: int, members: int, radius: float, k: np.ndarray | float, sigma: float = 1.0
 ) -> np.ndarray:
-    """Return the bound for any family that N balls of this radius cover (statement 13).
+    """Return the bound for M members that N balls of this radius cover (statement 13).
 
-    sigma (sqrt(2 ln(2N)) + radius sqrt(d)) / sqrt(k): the worst centre, and how far a member may
-    be from its centre.
+    sigma (sqrt(2 ln(2N)) + radius sqrt(2 ln(2M))) / sqrt(k): the worst centre, and how far the
+    worst member may be from its own.
     """
-    return union_bound(count, k, sigma) + sigma * radius * np.sqrt(width / np.asarray(k))
+    return union_bound(count, k, sigma) + radius * union_bound(members, k, sigma)
 
 
 def sample_size(worst: np.ndarray | float, epsilon: float, sigma: float = 1.0) -> np.ndarray:
@@ -113,15 +114,15 @@ def slopes(table: pd.DataFrame) -> tuple[Line, tuple[Line, Line], float]:
 def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame:
     """Tabulate k* of sampled S against ln M: columns x, k_star (sigma^2 / epsilon^2), line.
 
-    Families of M independent directions, and of M / 8 with 8 members each: duplicates, and near
-    duplicates at 20 degrees; beside them the union bound of M.
+    Families of M independent directions, and of N = M / COPIES with COPIES members each:
+    duplicates, and near duplicates at ANGLE; beside them the bounds of statements 12 and 13.
     """
     counts = np.array(counts)
-    fewer = counts[counts >= 16] // 8
+    fewer = counts[counts >= 2 * COPIES] // COPIES
     kinds = {
-        "M independent": (counts, 1, 0.0),
-        "M/8, each 8 times": (fewer, 8, 0.0),
-        "M/8, and 8 near each": (fewer, 8, np.deg2rad(20)),
+        "independent": (counts, 1, 0.0),
+        "duplicates": (fewer, COPIES, 0.0),
+        "near duplicates": (fewer, COPIES, ANGLE),
     }
     parts = []
     for line, (sizes, copies, angle) in kinds.items():
@@ -129,10 +130,13 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
         worst = found.groupby("members")["worst"].mean()
         star = sample_size(worst.to_numpy(), 1.0)
         parts.append(pd.DataFrame({"x": np.log(worst.index), "k_star": star, "line": line}))
-    bound = 2 * np.log(2 * counts)
-    parts.append(
-        pd.DataFrame({"x": np.log(counts), "k_star": bound, "line": "union bound 2 ln(2M)"})
-    )
+    radius = 2 * np.sin(ANGLE / 2)
+    near = cover_bound(fewer, fewer * COPIES, radius, 1) ** 2
+    for line, members, bound in (
+        ("union bound", counts, union_bound(counts, 1) ** 2),
+        ("bound for near duplicates", fewer * COPIES, near),
+    ):
+        parts.append(pd.DataFrame({"x": np.log(members), "k_star": bound, "line": line}))
     return pd.concat(parts, ignore_index=True)
 
 

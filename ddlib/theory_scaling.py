@@ -76,6 +76,16 @@ def least_squares_excess(width: int, noise: float, k: np.ndarray | float) -> np.
     return noise**2 * width / (2 * (np.asarray(k, dtype=float) - width - 1))
 
 
+def linear_term(population: Population, shift: np.ndarray, k: np.ndarray | float) -> np.ndarray:
+    """Return the root mean square of the gap's linear term under a shift (d,), exactly.
+
+    Least squares has covariance noise^2 S^-1 / (k - d - 1), and the slope is -S shift, so this is
+    noise sqrt(shift'S shift / (k - d - 1)) (statement 8).
+    """
+    spread = float(shift @ (population.variances * shift))
+    return population.noise * np.sqrt(spread / (np.asarray(k, dtype=float) - len(shift) - 1))
+
+
 def sample_discrepancies(
     population: Population,
     theta: np.ndarray,
@@ -105,9 +115,9 @@ def sample_excesses(
 ) -> pd.DataFrame:
     """Simulate least squares on S sampled from the population; a row a draw.
 
-    Columns k, excess (at the risk that the population's weights minimise) and shifted (the gap in
-    a risk whose best weights are `shift` (d,) further on, so that its slope is not zero at the
-    population's weights; it has a sign).
+    Columns k, excess (at the risk that the population's weights minimise) and linear: what the
+    slope adds in a risk whose best weights are `shift` (d,) further on. The gap there is their
+    sum, which has a sign.
     """
     rows = []
     for k in ks:
@@ -117,7 +127,7 @@ def sample_excesses(
         move = found[..., 0] - population.weights
         excess = (move**2 * population.variances).sum(axis=1) / 2
         slope = -population.variances * shift
-        rows.append(pd.DataFrame({"k": k, "excess": excess, "shifted": excess + move @ slope}))
+        rows.append(pd.DataFrame({"k": k, "excess": excess, "linear": move @ slope}))
     return pd.concat(rows, ignore_index=True)
 
 
