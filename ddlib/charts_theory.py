@@ -38,9 +38,7 @@ def bounds_against_values(table: pd.DataFrame) -> alt.ConcatChart:
         line = alt.Chart(line).mark_line(color=INK, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
         heading = alt.Title(label, subtitle=f"{len(shown)} of {len(table)} problems")
         panels.append((dots + line).properties(width=300, height=280, title=heading))
-    subtitle = (
-        "Dashed: a bound that equals what it bounds; a dot below would break it."
-    )
+    subtitle = "Dashed: a bound that equals what it bounds; a dot below would break it."
     return _row(panels, "The chain of bounds on random problems", subtitle, 2)
 
 

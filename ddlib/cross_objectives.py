@@ -8,6 +8,7 @@ has seen, on their way through training on D.
 import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,18 @@ STEP_SIZES = (0.003, 0.01, 0.03, 0.1, 0.3)
 MEASURES = ("dc", "dm", "mtt", "gap_error", "gap_cross_entropy")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: threads that wait for each other make small networks slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def cross_objectives(
     dataset: DataSet,
     network: Network,

@@ -37,19 +37,21 @@ def sliders() -> dict[str, widgets.Widget]:
     return made
 
 
-def explorer() -> widgets.VBox:
-    """Return the sliders above their picture, which follows every move."""
-    knobs, screen = sliders(), widgets.Output()
+def explorer() -> None:
+    """Show the sliders, and below them their picture, which follows every move.
 
-    def redraw(_=None) -> None:
+    The picture is an output like any other, updated in its place; so it stays where no kernel
+    runs.
+    """
+    knobs = sliders()
+
+    def drawn() -> dict:
         spec = picture(**{name: slider.value for name, slider in knobs.items()}).to_dict()
         spec["$schema"] = "https://vega.github.io/schema/vega-lite/v5.json"
-        screen.clear_output(wait=True)
-        with screen:
-            # No picture for viewers without scripts: making one would slow the slider down.
-            display({"application/vnd.vegalite.v5+json": spec, "text/plain": "<chart>"}, raw=True)
+        # No PNG for viewers without scripts: making one would slow the slider down.
+        return {"application/vnd.vegalite.v5+json": spec, "text/plain": "<chart>"}
 
+    display(widgets.VBox(list(knobs.values())))
+    screen = display(drawn(), raw=True, display_id=True)
     for slider in knobs.values():
-        slider.observe(redraw, "value")
-    redraw()
-    return widgets.VBox([*knobs.values(), screen])
+        slider.observe(lambda _: screen.update(drawn(), raw=True), "value")

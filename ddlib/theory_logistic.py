@@ -101,6 +101,8 @@ def logistic_minimum(inputs: np.ndarray, labels: np.ndarray, ridge: float = 0.0)
         hessian = (inputs.T * (p * (1 - p))) @ inputs / len(labels) + ridge * np.eye(len(theta))
         gradient = logistic_gradient(theta, inputs, labels, ridge)
         theta = theta - np.linalg.lstsq(hessian, gradient, rcond=1e-10)[0]
+        if ridge == 0 and (labels * (inputs @ theta) > 0).all():
+            break
         if np.linalg.norm(gradient) < 1e-13:
             return theta
     raise ValueError("the logistic loss has no minimiser here; add a ridge or overlapping classes")
