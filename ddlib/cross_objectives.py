@@ -30,7 +30,7 @@ UNSEEN = 1000  # number of the first expert that measures; those of a method cou
 EXPERTS, EPOCHS, SPAN = 2, 6, 2  # how many measure, their snapshots, and what MTT's students span
 STUDENT_STEPS = 10
 AS_IS = Draw("none", {})
-STEP_SIZES = (0.003, 0.01, 0.03, 0.1, 0.3)
+STEP_SIZES = (0.01, 0.03, 0.1)
 MEASURES = ("dc", "dm", "mtt", "gap_error", "gap_cross_entropy")
 
 

@@ -224,6 +224,7 @@ def _nearest(means: np.ndarray, worlds: np.ndarray) -> np.ndarray:
     return means[worst.argmin(axis=0)]
 
 
+@threadpool_limits.wrap(limits=1)
 def _best_alphabet(worlds, epsilon: float, k: int, alphabet: int, generator) -> float:
     """Return what alphabets reach that are optimised directly, from a few first ones.
 
