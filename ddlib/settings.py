@@ -24,7 +24,7 @@ from ddlib.configurations import (
 from ddlib.coverage import NOISE_SEEDS, PROBES
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.parameters import Parameters, check_names, read_options
+from ddlib.parameters import Parameters, check_names, read_options, setting
 from ddlib.training import Recipe
 
 
@@ -46,7 +46,7 @@ class Settings:
     accelerator's name; results: the folder to write, from the project's root; cache: the folder
     of what all studies share, networks trained on all data and what methods prepare; draws:
     bootstrap draws of a fit; tolerance: the part of the floor at which the law counts as
-    saturated.
+    saturated; theory: fields of `Theory`, which notebook 04 reads.
     """
 
     data: Mapping[str, Any]
@@ -69,6 +69,26 @@ class Settings:
     scheduler_address: str | None = None
     draws: int = 1000
     tolerance: float = 0.1
+    theory: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Theory(Parameters):
+    """The knobs of the theory course.
+
+    problems: random problems on which bounds are checked; dimension: weights of the linear model;
+    noise: standard deviation of its labels' noise; configurations: sizes N of families when S is
+    sampled; worlds: possible data sets when S goes through a channel; optimised: sizes M of
+    families when S is optimised; coverage: the results folder of notebook 03.
+    """
+
+    problems: int = setting(1000, least=1)
+    dimension: int = setting(5, least=2)
+    noise: float = setting(0.5)
+    configurations: list[int] = setting([2, 8, 32, 128, 512, 4096], least=2)
+    worlds: int = setting(16, least=3)
+    optimised: list[int] = setting([1, 2, 4, 8, 12, 16], least=1)
+    coverage: str = setting("results/coverage_law/quick")
 
 
 REQUIRED = [declared.name for declared in fields(Settings) if declared.default is MISSING]
@@ -157,6 +177,14 @@ def _entries(settings: Settings) -> dict[str, dict[str, Any]]:
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"configurations must be a table {{name: changes}}, got {given!r}")
     return expand({"own": {}} if given is None else given)
+
+
+def read_theory(settings: Settings) -> Theory:
+    """Return the knobs of the theory course; ValueError for an unknown or a bad one."""
+    knobs = Theory.read(settings.theory, "theory")
+    if len(set(knobs.configurations)) < 3:
+        raise ValueError(f"configurations={knobs.configurations}: a line needs 3 sizes at least")
+    return knobs
 
 
 def check_coverage(settings: Settings) -> None:

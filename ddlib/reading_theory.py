@@ -1,0 +1,239 @@
+"""Sentences on the theory course, computed from its numbers and never typed by hand."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ddlib.comparison import LEVEL
+from ddlib.files import from_root
+from ddlib.laws import Interval
+from ddlib.reading import NEAR, Text
+from ddlib.theory_coverage import ANGLE, COPIES, Line
+
+NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
+REGRESSIONS = "regressions.parquet"  # what notebook 03 leaves
+LOGS = {"h_cov": "H_cov", "log_members": "ln M", "packing": "the log packing number"}
+
+
+def chains(table: pd.DataFrame) -> Text:
+    """Say whether both bounds held on all problems, and how loose they are."""
+    parts = []
+    for value, name in {"distance": "distance of the weights", "gap": "gap in risk"}.items():
+        bound = table[f"{value}_bound"]
+        broken = int((table[value] > bound * (1 + 1e-9) + 1e-12).sum())
+        known = table[value] > 0
+        loose = float((bound[known] / table.loc[known, value]).median())
+        held = "holds on all" if not broken else f"FAILS on {broken} of"
+        parts.append(f"the bound on the {name} {held} {len(table)}, at a median {loose:.3g} times")
+    expanding = int((table["rho"] >= 1).sum())
+    return Text(
+        f"Of {len(table)} random problems {parts[0]} what it bounds; {parts[1]}. In {expanding} "
+        "no step contracts (ρ ≥ 1): the bounds hold and grow with T."
+    )
+
+
+def logistic(found: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]]) -> Text:
+    """Say, case by case, what contracts and what does not."""
+    lines = []
+    for name, (table, numbers) in found.items():
+        half, last = table.iloc[len(table) // 2], table.iloc[-1]
+        grows = last["distance"] / half["distance"] - 1
+        sure = numbers["rho_anywhere"]
+        given = f"guaranteed {sure:.3f}" if sure < 1 else "nothing guaranteed: 1 at flat places"
+        held = bool((table["excess"] <= table["excess_bound"] * (1 + 1e-9) + 1e-12).all())
+        lines.append(
+            f"- {name}: numerical ρ {numbers['rho']:.3f} ({given}); over the second half of the "
+            f"steps the weights move {grows:+.1%} further apart, while the loss on D ends "
+            f"{last['excess']:.3g} nats above its least; the PL bound {last['excess_bound']:.3g} "
+            f"(μ = {numbers['mu']:.2g}) {'holds' if held else 'FAILS'}"
+        )
+    return Text("\n".join(lines))
+
+
+def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
+    """Say what minimising each surrogate did to the gap, and which bound was tightest."""
+    lines = []
+    for name, table in traces.items():
+        first, last = table.iloc[0], table.iloc[-1]
+        names = [c for c in table.columns if c.startswith("bound_")]
+        held = all((table["gap"] <= table[c] * (1 + 1e-9) + 1e-12).all() for c in names)
+        tight = min(names, key=lambda c: np.log(table[c].clip(1e-300)).mean())
+        lines.append(
+            f"- {name} matching: its objective falls from {first[name]:.3g} to {last[name]:.2g}, "
+            f"the absolute gap from {abs(first['gap']):.3g} to {abs(last['gap']):.2g} in "
+            f"{len(table) - 1} iterations; the three bounds {'hold' if held else 'FAIL'} all the "
+            f"way, that of {tight.removeprefix('bound_')} matching is the tightest"
+        )
+    return Text("\n".join(lines))
+
+
+def crossed(ratios: pd.DataFrame, base: str = "random") -> Text:
+    """Say which set is best by each objective, and whether objectives order sets as the gap does.
+
+    ratios: index the method that made a set, columns the measures, `gap_cross_entropy` among them.
+    """
+    objectives = [name for name in ratios.columns if not name.startswith("gap")]
+    lines = []
+    for name in objectives:
+        best = ratios[name].idxmin()
+        own = f"; its own reach {ratios.loc[name, name]:.2f}" if name in ratios.index else ""
+        tau = ratios[name].corr(ratios["gap_cross_entropy"], method="kendall")
+        lines.append(
+            f"- by the objective of {name}, best are the sets of {best} "
+            f"({ratios.loc[best, name]:.2f} of {base}{'' if best == name else own}); it orders the "
+            f"{len(ratios)} kinds of set as the gap in nats does with Kendall's τ = {tau:.2f}"
+        )
+    return Text("\n".join(lines))
+
+
+def exponents(found: Mapping[str, tuple[Interval, float]]) -> Text:
+    """Say which exponents agree with the prediction; found: {quantity: (exponent, predicted)}."""
+    lines = []
+    for name, (exponent, predicted) in found.items():
+        agrees = exponent.low <= predicted <= exponent.high
+        lines.append(
+            f"- {name}: exponent {exponent.estimate:.3f} ({exponent.low:.3f} to "
+            f"{exponent.high:.3f}), predicted {predicted:g}: "
+            f"{'it agrees' if agrees else 'it does NOT agree'}"
+        )
+    return Text("\n".join(lines))
+
+
+def floors(table: pd.DataFrame) -> Text:
+    """Say which factors leave a floor: a gap that the largest k does not lower by half."""
+    gaps = table.groupby(["factor", "k"], sort=False)[["gap", "excess"]].median()
+    plain = gaps.loc["nothing", "excess"].iloc[-1] if "nothing" in gaps.index else 0.0
+    lines = []
+    for factor in dict.fromkeys(table["factor"]):
+        own = gaps.loc[factor, "gap"]
+        last, before, k = own.iloc[-1], own.iloc[-2], own.index[-1]
+        if last < NOTHING:
+            told = f"no floor, the gap at k = {k} is {last:.0e}"
+        elif last > before / 2:
+            told = f"a floor, {last:.2g} at k = {k} against {before:.2g} at half of that"
+        else:
+            told = f"still falling, {last:.2g} at k = {k} against {before:.2g} at half of that"
+        more = gaps.loc[factor, "excess"].iloc[-1] - plain
+        if factor == "label noise":
+            told += f"; but the risk of D's own training is {more:.2g} higher than without it"
+        lines.append(f"- {factor}: {told}")
+    return Text("\n".join(lines))
+
+
+def sampled(line: Line, limit: float, halves: tuple[Line, Line], highest: float) -> Text:
+    """Say whether k* is linear in H_cov, with which slope, and how near the union bound is.
+
+    limit: 2, the union bound's slope in units of sigma^2 / epsilon^2; halves: the same lines over
+    the smaller and the larger families; highest: the largest ratio of worst gap to bound.
+    """
+    slope, (first, second) = line.slope, halves
+    order = "rises towards" if second.slope.estimate > first.slope.estimate else "moves away from"
+    return Text(
+        f"k* grows by {slope.estimate:.2f} σ²/ε² a nat of H_cov ({slope.low:.2f} to "
+        f"{slope.high:.2f} over seeds), R² {line.r2:.4f}. The slope {order} the union bound's "
+        f"{limit:g}: {first.slope.estimate:.2f} over the smaller families, "
+        f"{second.slope.estimate:.2f} over the larger. The mean worst gap is at most "
+        f"{highest:.0%} of its bound."
+    )
+
+
+def duplicates(table: pd.DataFrame) -> Text:
+    """Say what duplicates and near duplicates do to k*; table: `theory_coverage.sampled_sizes`."""
+    wide = table.pivot(index="x", columns="line", values="k_star")
+    wide = wide.dropna(subset=["duplicates"])
+    alone = table[table["line"] == "independent"]
+    alone = np.interp(wide.index - np.log(COPIES), alone["x"], alone["k_star"])
+    same = np.abs(wide["duplicates"] / alone - 1).max()
+    extra = wide["near duplicates"] / alone - 1
+    inside = bool((wide["near duplicates"] <= wide["bound for near duplicates"]).all())
+    return Text(
+        f"With {COPIES} duplicates of each configuration k* changes by {same:.1%} at most: only "
+        f"the number of distinct ones counts. {COPIES} near duplicates of each, "
+        f"{np.rad2deg(ANGLE):.0f}° off, raise it by {extra.iloc[0]:.0%} in the smallest family and "
+        f"by {extra.iloc[-1]:.0%} in the largest; they stay "
+        f"{'below' if inside else 'NOT below'} the bound of statement 13."
+    )
+
+
+def typical(whole: Interval, late: Interval, sizes: int) -> Text:
+    """Say where between -1/2 and -1 a typical gap falls under a shift, over all and late sizes."""
+    return Text(
+        f"A typical |gap| under a shift falls with exponent {whole.estimate:.2f} ({whole.low:.2f} "
+        f"to {whole.high:.2f}) over all sizes, and {late.estimate:.2f} ({late.low:.2f} to "
+        f"{late.high:.2f}) over the {sizes} largest: it is a sum of both terms, and the linear "
+        "one, of exponent -1/2, is what is left in the end."
+    )
+
+
+def channel(table: pd.DataFrame) -> Text:
+    """Say whether any distiller beat Fano's bound; columns line, k, success, bound."""
+    beaten = table[table["success"] > table["bound"] + 1e-9]
+    tight = table[table["bound"] < 1]  # beyond, it allows everything
+    near = (tight["success"] / tight["bound"]).groupby(tight["line"]).max().sort_values()
+    told = "No distiller serves more worlds than Fano's bound allows"
+    if len(beaten):
+        told = f"Fano's bound is beaten by {', '.join(sorted(set(beaten['line'])))}"
+    return Text(
+        f"{told}, in {len(table)} combinations of distiller and k. Nearest to it comes "
+        f"{near.index[-1]}, with {near.iloc[-1]:.0%} of "
+        "what the bound allows, where that is less than everything."
+    )
+
+
+def optimised(table: pd.DataFrame) -> Text:
+    """Say what k* of optimised S follows: R^2 with M, with the rank, and with ln M."""
+    lines = []
+    for kind, rows in table.groupby("kind", sort=False):
+        means = rows.groupby("count")[["rank", "k_star"]].mean().reset_index()
+        if means["k_star"].nunique() == 1:
+            told = f"k* is {means['k_star'].iloc[0]:g} whatever the family"
+        else:
+            predictors = {"M": means["count"], "its rank": means["rank"]}
+            predictors["ln M"] = np.log(means["count"])
+            shares = {n: np.corrcoef(x, means["k_star"])[0, 1] ** 2 for n, x in predictors.items()}
+            told = "R² of k* with " + ", ".join(f"{n} {r:.2f}" for n, r in shares.items())
+        last = means.iloc[-1]
+        lines.append(
+            f"- {kind}: {told} (M = {last['count']:g} has rank {last['rank']:g} and needs "
+            f"{last['k_star']:.3g})"
+        )
+    return Text("\n".join(lines))
+
+
+def deep_networks(folder: str) -> Text:
+    """Say which regime the networks of notebook 03 resemble, from the table that it left.
+
+    Sampled or channel: k* follows a log, H_cov or ln M; optimised: it follows M itself. Decided by
+    AICc, and only where k* follows the better one beyond chance.
+    """
+    path = from_root(folder) / REGRESSIONS
+    if not Path(path).is_file():
+        return Text(
+            f"The table of notebook 03 is not there ({folder}/{REGRESSIONS}), so nothing is said "
+            "of deep networks here. Run notebook 03 with its quick profile, then this cell again."
+        )
+    lines = []
+    for epsilon, rows in pd.read_parquet(path).groupby("epsilon"):
+        known = rows[rows["aicc"].notna()].set_index("predictor")
+        logs = known[known.index.isin(LOGS)].sort_values("aicc")
+        if logs.empty or not {"members", "constant"} <= set(known.index):
+            lines.append(f"- worst gap {epsilon:g}: too few k* are known to compare regimes")
+            continue
+        best, members = logs.iloc[0], known.loc["members"]
+        ahead = members["aicc"] - best["aicc"]
+        told = (
+            f"{LOGS[logs.index[0]]} has R² {best['r2']:.2f} (p = {best['p']:.3f}), M itself "
+            f"{members['r2']:.2f} (p = {members['p']:.3f}), AICc {ahead:+.1f} in favour of the log"
+        )
+        if min(best["p"], members["p"]) > LEVEL:
+            verdict = "k* follows neither beyond chance, so no regime is recognised"
+        elif ahead > NEAR:
+            verdict = "that is the regime of sampled sets, (a)"
+        elif ahead < -NEAR:
+            verdict = "that is the regime of optimised sets, (c)"
+        else:
+            verdict = "the regimes cannot be told apart on families this small"
+        lines.append(f"- worst gap {epsilon:g}: {told}; {verdict}")
+    return Text("\n".join(lines))

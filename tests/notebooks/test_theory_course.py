@@ -1,0 +1,85 @@
+"""Notebook 04 as papermill runs it, on few problems, and as a page without a network."""
+
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from running import NOTEBOOKS, TINY, execute, outputs
+
+from ddlib.page import write_page
+from ddlib.reading_theory import deep_networks
+
+NOTEBOOK = NOTEBOOKS / "04_theory.ipynb"
+SMALL = {
+    **TINY,
+    "methods": {"random": {}, "dm": TINY["methods"]["dm"]},
+    "k": [10, 40, 100],
+    "seeds": 2,
+    "draws": 60,
+    "theory": {"problems": 20, "configurations": [2, 16, 64], "worlds": 5, "optimised": [1, 3]},
+}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    given = {**SMALL, "theory": {**SMALL["theory"], "coverage": str(folder / "nowhere")}}
+    notebook = execute(NOTEBOOK, folder, **given, results=str(folder / "results"))
+    write_page(folder / "out.ipynb", folder / "out.html")
+    return notebook, BeautifulSoup((folder / "out.html").read_text(), "html.parser")
+
+
+def test_it_leaves_figures_and_sentences(executed):
+    notebook, _ = executed
+    assert len(outputs(notebook, "image/png")) == 12
+    texts = outputs(notebook, "text/markdown")
+    assert texts[0].startswith("Of 20 random problems the bound on the distance")
+    assert not any("nan" in text or "FAIL" in text for text in texts)
+    assert "The table of notebook 03 is not there" in texts[-1]
+
+
+def test_its_sliders_stand_above_a_picture(executed):
+    notebook, _ = executed
+    [cell] = [c for c in notebook.cells if c.source == "explore_theory.explorer()"]
+    kinds = [set(output.data) for output in cell.outputs]
+    assert "application/vnd.jupyter.widget-view+json" in kinds[0]
+    assert "application/vnd.vegalite.v5+json" in kinds[1]
+
+
+def test_every_formula_becomes_mathml(executed):
+    _, soup = executed
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    prose = re.sub(r"`[^`]*`", "", prose)
+    blocks = re.findall(r"\$\$.+?\$\$", prose, re.DOTALL)
+    inline = re.findall(r"\$[^$]+\$", re.sub(r"\$\$.+?\$\$", "", prose, flags=re.DOTALL))
+    assert len(blocks) + len(inline) > 150
+    assert len(soup("math")) == len(blocks) + len(inline)
+    assert not any("\\" in math.text for math in soup("math"))  # no command left untranslated
+    assert "$" not in "".join(p.text for p in soup("p"))
+
+
+def test_statements_are_numbered_and_proved():
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    numbers = [int(n) for n in re.findall(r"\*\*Statement (\d+)", prose)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert prose.count("*Proof.*") == prose.count("∎") == len(numbers)
+
+
+def test_it_reads_the_table_of_notebook_03(tmp_path):
+    rows = [("constant", 0.0, 30.0, None), ("members", 0.5, 20.0, 0.01)]
+    rows += [("log_members", 0.9, 10.0, 0.001), ("h_cov", 0.8, 12.0, 0.001)]
+    table = pd.DataFrame(rows, columns=["predictor", "r2", "aicc", "p"]).assign(epsilon=0.1)
+    table.to_parquet(tmp_path / "regressions.parquet")
+    assert "ln M has R² 0.90" in deep_networks(str(tmp_path))
+    assert "the regime of sampled sets, (a)" in deep_networks(str(tmp_path))
+    swapped = table.assign(aicc=[30.0, 5.0, 10.0, 12.0])
+    swapped.to_parquet(tmp_path / "regressions.parquet")
+    assert "the regime of optimised sets, (c)" in deep_networks(str(tmp_path))
+    table.assign(p=0.5).to_parquet(tmp_path / "regressions.parquet")
+    assert "no regime is recognised" in deep_networks(str(tmp_path))
+    table.assign(aicc=[30.0, 11.0, 10.0, 12.0]).to_parquet(tmp_path / "regressions.parquet")
+    assert "cannot be told apart" in deep_networks(str(tmp_path))
