@@ -21,7 +21,7 @@ lab: .venv/installed
 
 ## app: the explorers as an app, on this machine only
 app: .venv/installed
-	$(BIN)/voila --Voila.ip=127.0.0.1 $(APP) notebooks/05_explore.ipynb
+	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline $(APP) notebooks/05_explore.ipynb
 
 ## check: format and lint
 check: .venv/installed

@@ -14,10 +14,12 @@ import pandas as pd
 from ddlib.charts import CONFIG, FAINT, INK, LAWS, method_colours, size_axis, tips
 
 LEFT, RIGHT = 470, 215  # widths of the panels; with their axes they fit beside JupyterLab's sidebar
-SHEETS = 720  # width of the row of distilled images
+SHEET, ACROSS = (240, 130), 3  # place of a sheet of distilled images, and sheets in a row
 MEMBER, CENTRE = "#0072B2", "#D55E00"
 ROLES = {"centre of a ball": CENTRE, "covered": MEMBER, "not in the family": "#FFFFFF"}
 SIZE = "distilled images, k (log scale)"
+SATURATED = {"shape": "triangle-down", "size": 110, "filled": True, "clip": True, "opacity": 1}
+SATURATION = ["method:N", "law:N", "k_sat"]
 Spec = dict[str, Any]
 
 
@@ -32,7 +34,7 @@ def ipc_view(
     gains: pd.DataFrame,
     numbers: pd.DataFrame,
     sheets: pd.DataFrame,
-    k: int,
+    now: tuple[int, float],
     measure_title: str,
     heading: tuple[str, str],
 ) -> Spec:
@@ -40,8 +42,8 @@ def ipc_view(
 
     gaps: method, k, seed, gap; curves: method, law, k, gap, low, high; gains: method, law, k,
     gain; numbers: method, law, k, gap, gain, k_sat, gap_sat, the last two where there is a
-    saturation point; sheets: method, ipc, url; k: the size now; heading: title and subtitle. The
-    first law's curves have bands.
+    saturation point; sheets: method, ipc, url; now: k, and the gain at which k_sat is; heading:
+    title and subtitle. The first law's curves have bands.
     """
     curves = curves.assign(label=[LAWS[law][0] for law in curves["law"]])
     first = curves[curves["law"] == curves["law"].iloc[0]] if len(curves) else curves
@@ -51,11 +53,14 @@ def ipc_view(
         "curves": curves,
         "band": first.dropna(subset="low"),
         "here": numbers,
-        "now": pd.DataFrame({"k": [k]}),
-        "saturated": saturated.assign(k=saturated["k_sat"], gap=saturated["gap_sat"]),
+        "now": pd.DataFrame({"k": [now[0]], "gain": [now[1]]}),
+        "saturated": saturated.assign(k=saturated["k_sat"], gap=saturated["gap_sat"], gain=now[1]),
         "gains": gains[gains["gain"] > 0],
         "gain": numbers[numbers["gain"] > 0],
-        "sheets": sheets,
+        "sheets": sheets.assign(  # in pixels
+            left=np.arange(len(sheets)) % ACROSS * SHEET[0],
+            top=np.arange(len(sheets)) // ACROSS * SHEET[1],
+        ),
     }
     ks = tuple(sorted(gaps["k"].unique().tolist()))
     # The ends depend on what is chosen and not on the slider, so that dragging moves the mark.
@@ -65,7 +70,7 @@ def ipc_view(
     span = (ks, 2.1 * ks[-1])
     gap = _gap_panel(methods, laws, span, (float(bottom), float(top)), measure_title)
     rows = [[gap, _gain_panel(methods, span)]]
-    rows += [[_sheet_row(tuple(sheets["method"]))]] if len(sheets) else []
+    rows += [[_sheets(len(sheets))]] if len(sheets) else []
     return _filled(_frame(*rows), tables, heading)
 
 
@@ -141,8 +146,12 @@ def _on(table: str) -> alt.Chart:
 
 def _frame(*rows: list[Spec]) -> Spec:
     """Put panels, each an `_panel`, in rows; Altair's own concatenation copies them at length."""
-    lines = [row[0] if len(row) == 1 else {"hconcat": row, "spacing": 25} for row in rows]
-    whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12}
+    apart = {
+        "spacing": 25,
+        "resolve": {"scale": dict.fromkeys(("color", "strokeDash"), "independent")},
+    }
+    lines = [row[0] if len(row) == 1 else {"hconcat": row} | apart for row in rows]
+    whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12, "align": "none"}
     return {"$schema": alt.SCHEMA_URL, "config": CONFIG} | whole
 
 
@@ -174,7 +183,6 @@ def _gap_panel(methods, laws, span, ends: tuple[float, float], measure_title: st
     here = tips(["method:N", "law:N", "k", "gap", "low", "high"])
     seeds = _on("gaps").mark_point(filled=True, size=26, opacity=0.6)
     square = _on("here").mark_point(shape="square", size=90, strokeWidth=2.5, clip=True)
-    mark = {"shape": "triangle-down", "size": 110, "filled": True, "clip": True, "opacity": 1}
     layers = [
         _on("band").mark_area(clip=True, opacity=0.15).encode(x, low, alt.Y2("high:Q"), colour),
         _on("curves")
@@ -183,7 +191,7 @@ def _gap_panel(methods, laws, span, ends: tuple[float, float], measure_title: st
         seeds.encode(x, y, colour, tooltip=tips(["method:N", "k", "seed", "gap"])),
         _on("now").mark_rule(color=INK, strokeDash=[4, 3]).encode(x),
         square.encode(x, y, colour, tooltip=here),
-        _on("saturated").mark_point(**mark).encode(x, y, colour, tooltip=here[:2]),
+        _on("saturated").mark_point(**SATURATED).encode(x, y, colour, tooltip=tips(SATURATION)),
     ]
     subtitle = "Dots: seeds. Lines, band: fits. Squares: predicted. ▼ k_sat."
     title = alt.Title("Gap to all data", subtitle=subtitle, fontSize=12)
@@ -201,24 +209,29 @@ def _gain_panel(methods, span) -> Spec:
         _on("gains").mark_line(strokeWidth=2, clip=True).encode(x, y, colour, detail="law:N"),
         _on("now").mark_rule(color=INK, strokeDash=[4, 3]).encode(x),
         square.encode(x, y, colour, tooltip=tips(["method:N", "law:N", "k", "gain"])),
+        _on("now").mark_rule(color=FAINT, strokeDash=[2, 2]).encode(y),
+        _on("saturated").mark_point(**SATURATED).encode(x, y, colour, tooltip=tips(SATURATION)),
     ]
-    title = alt.Title("Gain of the next image", subtitle="by the fits, log scale", fontSize=12)
+    title = alt.Title("Gain of the next image", subtitle="Dots across: the tolerance.", fontSize=12)
     return _panel(alt.layer(*layers).properties(width=RIGHT, height=270, title=title))
 
 
 @cache
-def _sheet_row(methods: tuple[str, ...]) -> Spec:
-    step = min(170, SHEETS // len(methods))
-    axis = alt.Axis(domain=False, ticks=False, labelAngle=0, orient="top", labelLimit=step)
-    side = {"width": step - 12, "height": step - 12, "align": "center", "baseline": "top"}
-    title = alt.Title(
-        "Distilled images", subtitle="a row a class, at most 10 images in it", fontSize=12
-    )
-    x = alt.X("method:N", sort=list(methods), title=None, axis=axis)
-    chart = _on("sheets").mark_image(smooth=False, **side)
-    chart = chart.encode(x, y=alt.value(0), url="url:N", tooltip=tips(["method:N", "ipc"]))
-    size = {"width": alt.Step(step), "height": step - 12, "view": {"stroke": None}}
-    return _panel(chart.properties(title=title, **size))
+def _sheets(count: int) -> Spec:
+    (width, height), across = SHEET, min(count, ACROSS)
+    x, y = (alt.X("left:Q", scale=None, axis=None), alt.Y("top:Q", scale=None, axis=None))
+    corner = {"align": "left", "baseline": "top"}
+    image = _on("sheets").mark_image(smooth=False, width=width - 12, height=height - 20, **corner)
+    layers = [
+        image.transform_calculate(top="datum.top + 16").encode(
+            x, y, url="url:N", tooltip=tips(["method:N", "ipc"])
+        ),
+        _on("sheets").mark_text(fontSize=12, color=INK, **corner).encode(x, y, text="method:N"),
+    ]
+    subtitle = "a column a class; at most 10 classes, and 5 images of each"
+    title = alt.Title("Distilled images", subtitle=subtitle, fontSize=12)
+    place = {"width": width * across, "height": height * -(-count // ACROSS)}
+    return _panel(alt.layer(*layers).properties(title=title, view={"stroke": None}, **place))
 
 
 @cache

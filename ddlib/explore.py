@@ -34,7 +34,7 @@ DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
 MEASURES = {"gap_error": "test error", "gap_cross_entropy": "test cross-entropy"}
 UNITS = {"gap_error": "gap in test error (fraction)", "gap_cross_entropy": "gap (nats)"}
 FIRST = ("random", "dm", "dc")  # methods ticked at first, where a study has them
-TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LEAST = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # gains of an image
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
 OWN = "your own choice"
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
@@ -151,17 +151,16 @@ class IpcExplorer(Explorer):
         self.methods = Ticks("Methods", tables.methods, _at_first(tables))
         self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
         self.groups = (self.methods.box, self.laws.box)
-        tolerances = sorted({*TOLERANCES, tolerance})
         self.controls = {
             "study": _choice("Data set", [each.name for each in studies]),
             "configuration": _choice("Trained as", tables.configurations),
             "measure": _choice("Measure", [(name, key) for key, name in MEASURES.items()]),
             "ipc": _slider("IPC", _ipcs(tables), 10),
-            "tolerance": _slider("Tolerance", [(f"{t:.0%}", t) for t in tolerances], tolerance),
+            "tolerance": _slider("Tolerance", [(f"{gain:g}", gain) for gain in LEAST], 1e-4),
             "methods": self.methods,
             "laws": self.laws,
         }
-        self.draws, self._fit = draws, cache(self._fitted)
+        self.draws, self.part, self._fit = draws, tolerance, cache(self._fitted)
         super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "tolerance")])
         self.controls["study"].observe(self._new_study, names="value")
 
@@ -204,20 +203,20 @@ class IpcExplorer(Explorer):
         gaps = gaps[["method", "k", "seed", measure]].rename(columns={measure: "gap"}).dropna()
         if gaps.empty:
             raise ValueError(f"every trial of {reading.listed(methods, 'and')} failed")
-        ipc, tolerance = self.controls["ipc"].value, self.controls["tolerance"].value
+        ipc, least = self.controls["ipc"].value, self.controls["tolerance"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = at_size(fits, gaps, k, tolerance)
+        numbers = at_size(fits, gaps, k, least, self.part)
         ks = np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60)
         drawn = _drawn(fits, ks)
         gains = _gains(fits, ks[:-1])
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)
         chart = charts_explore.ipc_view(
-            gaps, drawn, gains, numbers, sheets, k, UNITS[measure], heading
+            gaps, drawn, gains, numbers, sheets, (k, least), UNITS[measure], heading
         )
         seen = gaps[gaps["k"] == k].groupby("method")["gap"].mean().reindex(methods)
-        table = ipc_table(numbers, seen, measure, float(risks.mean()))
+        table = ipc_table(numbers, seen, measure, float(risks.mean()), self.part)
         return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
 
     def _sheets(self, methods: list[str], ipc: int) -> tuple[pd.DataFrame, str]:

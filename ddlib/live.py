@@ -18,12 +18,13 @@ export default {
       busy = true;
       while (again) {
         again = false;
-        const next = document.createElement("div");
+        const next = document.createElement("div"), inside = document.createElement("div");
+        next.append(inside);
         next.setAttribute("role", "img");
         next.setAttribute("aria-label", model.get("label"));
         const options = { mode: "vega-lite", renderer: "svg", actions: false };
         try {
-          const drawn = await vegaEmbed(next, structuredClone(model.get("spec")), options);
+          const drawn = await vegaEmbed(inside, structuredClone(model.get("spec")), options);
           el.replaceChildren(next);
           if (shown) shown.finalize();
           shown = drawn;

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,34 +35,47 @@ class Need(NamedTuple):
         return [np.nan if value is None else float(value) for value in values]
 
 
-def at_size(fits: dict, gaps: pd.DataFrame, k: float, tolerance: float) -> pd.DataFrame:
+def at_size(
+    fits: dict, gaps: pd.DataFrame, k: float, least_gain: float, tolerance: float
+) -> pd.DataFrame:
     """Tabulate what fits say at k: a row a method and law.
 
-    Columns: method, law, k, gap, low, high (predicted), gain, gain_low, gain_high (of the next
-    image), k_sat, k_sat_low, k_sat_high (at the tolerance), gap_sat (the curve there), remark (why
-    something is missing), measured, sd, n (over seeds at k). fits: {(method, law): Fit}; gaps:
-    method, k, seed, gap.
+    Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
+    which the next image gains less than least_gain), spent (where the reducible part is down to
+    the fraction tolerance of the floor), each of the three with _low and _high, gap_sat (the curve
+    at k_sat), no_k_sat and no_spent (why there is none), measured, sd, n (over seeds at k). fits:
+    {(method, law): Fit}; gaps: method, k, seed, gap.
     """
     here = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std", "count"])
     rows = []
     for (method, law), found in fits.items():
-        row = {"method": method, "law": law, "k": k, "remark": found.reason}
+        row = {"method": method, "law": law, "k": k, "no_k_sat": found.reason}
+        row["no_spent"] = found.reason
         if method in here.index:
             row |= zip(("measured", "sd", "n"), here.loc[method], strict=True)
         if found.fitted:
             row |= found.predict(k).iloc[0][["gap", "low", "high"]]
-            row |= zip(("gain", "gain_low", "gain_high"), found.gain(k), strict=True)
-            try:
-                k_sat = found.k_sat(tolerance)
-                row |= zip(("k_sat", "k_sat_low", "k_sat_high"), k_sat, strict=True)
-                if k_sat.estimate > 0:
-                    row["gap_sat"] = found.predict(k_sat.estimate)["gap"].iloc[0]
-            except ValueError as reason:
-                row["remark"] = row["remark"] or str(reason)
+            row |= _ended(found.gain(k), "gain")
+            row |= _or_reason(lambda: found.k_marginal(least_gain), "k_sat")  # noqa: B023
+            row |= _or_reason(lambda: found.k_sat(tolerance), "spent")  # noqa: B023
+            if row.get("k_sat", 0) > 0:
+                row["gap_sat"] = found.predict(row["k_sat"])["gap"].iloc[0]
         rows.append(row)
-    names = ["gap", "low", "high", "gain", "gain_low", "gain_high", "k_sat", "k_sat_low"]
-    names += ["k_sat_high", "gap_sat", "remark", "measured", "sd", "n"]
+    ends = [f"{name}{end}" for name in ("gain", "k_sat", "spent") for end in ("", "_low", "_high")]
+    names = ["gap", "low", "high", *ends, "gap_sat", "no_k_sat", "no_spent", "measured", "sd", "n"]
     return pd.DataFrame(rows).reindex(columns=["method", "law", "k", *names])
+
+
+def _ended(found: Interval, name: str) -> dict:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def _or_reason(ask: Callable[[], Interval], name: str) -> dict:
+    """Return what `ask` finds, or why it finds nothing."""
+    try:
+        return _ended(ask(), name)
+    except ValueError as reason:
+        return {f"no_{name}": str(reason)}
 
 
 def recommendation(
@@ -101,11 +114,14 @@ def recommendation(
     return text
 
 
-def ipc_table(numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float) -> str:
+def ipc_table(
+    numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float, tolerance: float
+) -> str:
     """Tabulate predicted against measured, a row a method and law; or measured alone.
 
     numbers: `at_size`; seen: the mean gap at this size by method, NaN where it was not measured;
-    measure: of `laws.gap_matrix`; level: the mean risk on all data.
+    measure: of `laws.gap_matrix`; level: the mean risk on all data; tolerance: see
+    `at_size`.
     """
     error = measure == "gap_error"
     what, sign = ("accuracy", -1) if error else ("cross-entropy", 1)
@@ -120,14 +136,20 @@ def ipc_table(numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float
         measured = f"{full + sign * row['measured']:.3f} ± {row['sd']:.3f}"
         cells.append(measured if there else "not measured")
         cells.append(_ends(row, "gain", "{:.2g}"))
-        cells.append(_ends(row, "k_sat", "{:.0f}") or f"none: {row['remark']}")
+        for name in ("k_sat", "spent"):
+            cells.append(_ends(row, name, "{:.0f}") or f"none: {row[f'no_{name}']}")
         rows.append(cells)
     for method, gap in seen.items() if numbers.empty else ():
         measured = "not measured" if math.isnan(gap) else f"{full + sign * gap:.3f}"
-        rows.append([method, "no fit is ticked", "", measured, "", ""])
+        rows.append([method, "no fit is ticked", "", measured, "", "", ""])
     head = ["method", "fit", f"predicted {what}", f"measured {what}"]
     note = f"On all data: {what} {full:.3f}. In brackets: 95 %; ±: between seeds."
-    return _table([*head, "the next image gains", "k_sat"], rows, note)
+    head += [
+        "the next image gains",
+        "k_sat: gains less from k =",
+        f"{tolerance:.0%} of floor at k =",
+    ]
+    return _table(head, rows, note)
 
 
 def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: Tables) -> str:

@@ -24,8 +24,9 @@ from ddlib.files import from_root, write_atomically
 from ddlib.settings import Settings, read_sets, read_settings
 
 EXAMPLE = Path(__file__).parent / "example"
-COPIES = 10  # images of a class on a sheet, at most
-SHEET_PIXELS = 160  # a sheet is enlarged to about this width and height, pixels kept square
+CLASSES, COPIES = 10, 5  # on a sheet, at most: columns and rows
+SHEET_PIXELS = 270  # a sheet is enlarged to about this width or height, pixels kept square
+PAPER = 128  # grey between the images of a sheet
 DISTANCES = "distances.parquet"
 
 
@@ -89,7 +90,7 @@ class Tables:
         return found
 
     def sheet(self, method: str, ipc: int) -> bytes | None:
-        """Return a PNG of the distilled images, a row a class; None where there are none."""
+        """Return a PNG of the distilled images, a column a class; None where there are none."""
         found = self.sheets.get((method, ipc))
         return _drawn(found) if isinstance(found, Path) else found
 
@@ -188,12 +189,13 @@ def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
 
 
 def _drawn(path: Path) -> bytes:
-    """Draw a distilled set: a row a class, up to COPIES images in it."""
+    """Draw a distilled set: a column a class, a row an image of it, a pixel of grey between."""
     synthetic = load_distilled(path)
     pixels = synthetic.pixels().numpy()  # (k, H, W, channels), grouped by class
-    copies, (height, width, channels) = min(synthetic.ipc, COPIES), pixels.shape[1:]
-    grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:, :copies]
-    sheet = grid.transpose(0, 2, 1, 3, 4).reshape(-1, copies * width, channels)
+    height, width, channels = pixels.shape[1:]
+    grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:CLASSES, :COPIES]
+    grid = np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
+    sheet = grid.transpose(1, 2, 0, 3, 4).reshape(grid.shape[1] * (height + 1), -1, channels)
     return _png(Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet))
 
 
