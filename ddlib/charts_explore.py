@@ -151,7 +151,7 @@ def _frame(*rows: list[Spec]) -> Spec:
         "resolve": {"scale": dict.fromkeys(("color", "strokeDash"), "independent")},
     }
     lines = [row[0] if len(row) == 1 else {"hconcat": row} | apart for row in rows]
-    whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12, "align": "none"}
+    whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12}
     return {"$schema": alt.SCHEMA_URL, "config": CONFIG} | whole
 
 

@@ -55,6 +55,7 @@ class Ticks(traitlets.HasTraits):
 
     def __init__(self, title: str, names: Sequence[str], ticked: Iterable[str]) -> None:
         super().__init__()
+        self.boxes: dict[str, widgets.Checkbox] = {}
         self.title, self.box, self._busy = title, _row([]), False
         self.set(names, ticked)
         self.observe(self._show, names="value")
@@ -72,6 +73,10 @@ class Ticks(traitlets.HasTraits):
         title.style.text_align = "right"
         self.box.children = (title, *self.boxes.values())
         self._read()
+
+    @traitlets.validate("value")
+    def _in_order(self, proposal) -> tuple[str, ...]:
+        return tuple(name for name in self.boxes if name in proposal["value"])
 
     def _read(self, _=None) -> None:
         if not self._busy:
