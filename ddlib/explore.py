@@ -270,9 +270,12 @@ class CoverageExplorer(Explorer):
         self.controls["study"].observe(self._new_study, names="value")
 
     def _set_radius(self, tables: Tables) -> None:
+        """Let the radius go from 0 past the largest distance in round steps, from the usual one."""
         slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
-        slider.min, slider.max, slider.step = 0.0, 1.05 * farthest, farthest / 100
-        slider.value = float(coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE])
+        slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
+        slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
+        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
+        slider.value = slider.step * round(usual / slider.step)
 
     def _new_study(self, _) -> None:
         tables = self.tables

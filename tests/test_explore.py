@@ -1,4 +1,4 @@
-"""Explorers: each choice shows what the library computes, quickly, and says where it has no data."""
+"""Explorers: a choice shows what the library computes, at once, and says where it has no data."""
 
 import base64
 import dataclasses
