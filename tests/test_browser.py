@@ -32,8 +32,12 @@ def serving(words: list[str], folder: Path, log: Path):
     """Run a server of the Makefile on a free port of this machine; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(folder), "JUPYTER_CONFIG_DIR": "none"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment = {
+        **os.environ,
+        "JUPYTER_RUNTIME_DIR": str(folder),
+        "JUPYTER_CONFIG_DIR": str(folder),
+    }
+    environment["JUPYTER_RUNTIME_DIR"] = str(folder)
     command = [*MAKE, *(word.format(port=port) for word in words)]
     with log.open("w") as out:
         server = subprocess.Popen(
