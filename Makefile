@@ -5,7 +5,7 @@ PARAMETERS ?= parameters/scaling_law/quick.yaml
 
 BIN := .venv/bin
 
-.PHONY: study test lab check install
+.PHONY: study test lab app check install
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
@@ -18,6 +18,10 @@ test: .venv/installed
 ## lab: explore in JupyterLab, on this machine only and with its token
 lab: .venv/installed
 	$(BIN)/jupyter lab --ip=127.0.0.1 $(LAB) notebooks
+
+## app: the explorers as an app, on this machine only
+app: .venv/installed
+	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline $(APP) notebooks/05_explore.ipynb
 
 ## check: format and lint
 check: .venv/installed

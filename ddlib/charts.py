@@ -77,11 +77,12 @@ def enable() -> None:
     JupyterLab renders the Vega-Lite 5 MIME type and none newer; the PNG beside it serves viewers
     that run no scripts. To be called once in a notebook.
     """
-    alt.renderers.register("ddlib", _mime_bundle)
+    alt.renderers.register("ddlib", mime_bundle)
     alt.renderers.enable("ddlib")
 
 
-def _mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
+def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
+    """Return a chart for JupyterLab and as a PNG, by MIME type, and what to know of each."""
     picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=2))).convert("RGB")
     png = io.BytesIO()
     picture.save(png, "PNG", optimize=True)  # as it comes, the file is five times as large

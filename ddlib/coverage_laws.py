@@ -240,6 +240,25 @@ def regressions(
     return found.assign(delta_aicc=found["aicc"] - least)
 
 
+def k_star_on_line(k_stars: KStars, h: pd.Series, at: float) -> tuple[Interval | None, str]:
+    """Read k* at H_cov = `at` off the line k* = intercept + slope H_cov through measured families.
+
+    k_stars: at one epsilon; h: H_cov by family. The line is that of `regressions`, so censored k*
+    enter by their probability; the interval is over draws of seeds: how well the line is known,
+    not how far a family may lie from it. Returns None and the reason where there is no line; k*
+    is never below 0.
+    """
+    for _, table, draws in _by_epsilon(k_stars, h.to_frame()):
+        codes = np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
+        values, x = np.clip(draws, table["smallest"], table["largest"]), h.to_numpy(float)
+        if reason := _refusal("H_cov", x, codes[0]):
+            return None, reason
+        design = np.column_stack([np.ones(len(x)), x])
+        found, _ = _tobit(design, np.asarray(values), codes, np.ones((1, len(x))))
+        return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
+    raise ValueError("no k* was given; call k_star with one epsilon")
+
+
 def within_equal(
     k_stars: KStars, measures: pd.DataFrame, *, by: str = "members", seed: int = 0
 ) -> pd.DataFrame:

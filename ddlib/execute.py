@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ddlib.files import check_writable, from_root
 from ddlib.page import write_page
-from ddlib.settings import check_values, read_settings
+from ddlib.settings import read_parameters
 
 
 def execute(notebook: Path, parameters: Path) -> Path:
@@ -32,8 +32,7 @@ def execute(notebook: Path, parameters: Path) -> Path:
         raise ValueError(f"{parameters} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{parameters} must hold a table of names and values, got {given!r}")
-    settings = read_settings(given)
-    check_values(settings)
+    settings = read_parameters(given)
     executed = from_root(settings.results) / notebook.name
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"results={settings.results!r} is the notebook's own folder; name another")

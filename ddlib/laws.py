@@ -117,6 +117,16 @@ class Fit:
         rows = [(x, *interval(values)) for x, values in zip(k, gaps, strict=True)]
         return pd.DataFrame(rows, columns=["k", "gap", "low", "high"], dtype=float)
 
+    def gain(self, k: float, more: float = 1) -> Interval:
+        """Return how much the gap falls from k to k + `more` samples; raises as `predict`."""
+        if not more > 0:
+            raise ValueError(f"cannot add {more:g} samples; choose more > 0")
+        self._check_fitted()
+        if not k > 0:
+            raise ValueError(f"cannot predict at k={k:g}; choose k > 0")
+        here, there = self.law.curve(np.array([k, k + more], dtype=float), self.coefficients).T
+        return interval(here - there)
+
     def k_sat(self, tau: float) -> Interval:
         """Saturation point: the k at which the reducible part is the fraction tau of the floor.
 

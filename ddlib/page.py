@@ -136,6 +136,10 @@ def _figure(spec: dict, png: str | None) -> str:
 class _MathRenderer(IPythonRenderer):
     """Markdown to HTML with formulas as MathML, which browsers draw by themselves."""
 
+    def block_html(self, html: str) -> str:
+        # To embed images it is parsed, which closes a <details> before what it is to hide.
+        return super().block_html(html) if "<img" in html else f"{html}\n"
+
     def block_math(self, body: str) -> str:
         return _mathml(body, "block")
 

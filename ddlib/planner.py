@@ -82,14 +82,39 @@ def plan(
     Refused, with `reason`, where the law of the deciding member is
     not identifiable. Raises as `worst_gaps`, and where the k are too few for the law.
     """
+    cube = lay_out(pilot_gaps, {"pilot": members}, measure)
+    fits = _member_fits(cube, members, cube.ks, law, draws, seed)
+    return plan_from(fits, epsilon, class_count, cube.ks, tolerance)
+
+
+def fit_members(
+    gaps: pd.DataFrame,
+    members: Sequence[str],
+    measure: str = "gap_error",
+    *,
+    law: str = "inverse_sqrt",
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, laws.Fit]:
+    """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons."""
+    cube = lay_out(gaps, {"pilot": members}, measure)
+    return _member_fits(cube, members, cube.ks, law, draws, seed)
+
+
+def plan_from(
+    fits: dict[str, laws.Fit],
+    epsilon: float,
+    class_count: int,
+    ks: Sequence[float],
+    tolerance: float = 0.5,
+) -> Plan:
+    """Plan as `plan` does from members' fits; ks: the sizes that were measured, ascending."""
     if not class_count >= 1 or not np.isfinite(epsilon):
         raise ValueError(
             f"epsilon={epsilon}, class_count={class_count}; choose a gap, a count >= 1"
         )
-    cube = lay_out(pilot_gaps, {"pilot": members}, measure)
-    fits = _member_fits(cube, members, cube.ks, law, draws, seed)
-    here = Plan(epsilon, (float(cube.ks[0]), float(cube.ks[-1])))
-    needed = _needed(_coefficients(fits, draws), epsilon)
+    here = Plan(epsilon, (float(ks[0]), float(ks[-1])))
+    needed = _needed(_coefficients(fits, _draws(fits)), epsilon)
     member = list(fits)[needed[:, 0].argmax()]
     if fits[member].reason:
         return replace(here, reason=f"{member}: {fits[member].reason}")
@@ -102,6 +127,41 @@ def plan(
     except ValueError:
         saturation = None
     return replace(here, member=member, k=k, ipc=ipc, saturation=saturation)
+
+
+def compare_plans(
+    fits_by_method: dict[str, dict[str, laws.Fit]],
+    epsilon: float,
+    budget: float,
+    class_count: int,
+    ks: Sequence[float],
+) -> pd.DataFrame:
+    """Tabulate what every method needs for a worst gap of epsilon, the method to take first.
+
+    fits_by_method: {method: `fit_members`}; budget: the most k that can be afforded; ks: the sizes
+    that were measured. Columns: method, member (that decides), k, ipc, each with _low and _high,
+    gap (worst gap predicted at the budget) with gap_low, gap_high, within (whether k is at most
+    the budget), r2 and r2_null_95 of the deciding member's fit, reason (why there is no plan).
+    Methods within the budget come first, by k; then those out of it, by the gap at the budget.
+    """
+    rows = []
+    for method, fits in fits_by_method.items():
+        found = plan_from(fits, epsilon, class_count, ks)
+        gap = laws.interval(_measured_elsewhere(_curves(fits, [budget], _draws(fits)))[:, 0])
+        unknown = Interval(np.nan, None, None)
+        row = {"method": method, "member": found.member, "reason": found.reason}
+        parts = {"k": found.k or unknown, "ipc": found.ipc or unknown, "gap": gap}
+        for name, value in parts.items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), value, strict=True)
+        row["within"] = bool(found.k and found.k.estimate <= budget)
+        quality = fits[found.member] if found.member else None
+        row["r2"] = quality.r2 if quality else None
+        row["r2_null_95"] = quality.r2_null_95 if quality else None
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["order"] = table["k"].where(table["within"], table["gap"])
+    table = table.sort_values(["within", "order"], ascending=[False, True], kind="stable")
+    return table.drop(columns="order").reset_index(drop=True)
 
 
 def better_spend(
@@ -205,6 +265,11 @@ def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> di
         if not fits[name].fitted:
             raise ValueError(f"no curve for {name!r}: {fits[name].reason}")
     return fits
+
+
+def _draws(fits: dict[str, laws.Fit]) -> int:
+    """Return the number of draws that fits share; a fit without seed variance has none."""
+    return max(len(fit.coefficients) for fit in fits.values()) - 1
 
 
 def _coefficients(fits: dict[str, laws.Fit], draws: int) -> np.ndarray:

@@ -91,18 +91,36 @@ class Theory(Parameters):
     coverage: str = setting("results/coverage_law/quick")
 
 
-REQUIRED = [declared.name for declared in fields(Settings) if declared.default is MISSING]
+@dataclass(frozen=True)
+class Exploration:
+    """The parameters of notebook 05: which studies to explore.
+
+    studies: results folders, from the project's root; empty for the example that comes with the
+    library; results: the folder for the executed notebook; draws: bootstrap draws of a fit;
+    tolerance: as in `Settings`.
+    """
+
+    studies: list[str]
+    results: str
+    draws: int = 200
+    tolerance: float = 0.1
 
 
-def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def required(kind: type) -> list[str]:
+    """Return the parameters of `kind` that have no default."""
+    return [declared.name for declared in fields(kind) if declared.default is MISSING]
+
+
+def notebook_parameters(namespace: Mapping[str, Any], kind: type = Settings) -> dict[str, Any]:
     """Return what the parameters cells of a running notebook set, its `globals()` given.
 
+    kind: Settings, or what else the notebook takes.
     Papermill only logs a warning for a name the notebook does not know; here every name that the
     last parameters cell assigns is returned, so that `read_settings` can refuse it. A file that
     describes a study of its own, so gives one of the settings without a default, gives them all:
     nothing that it leaves out is taken from the notebook's example.
     """
-    names = {declared.name for declared in fields(Settings)} & set(namespace)
+    names = {declared.name for declared in fields(kind)} & set(namespace)
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
     given = {
         node.id
@@ -112,18 +130,46 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
         for node in ast.walk(target)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    if given & set(REQUIRED):
+    if given & set(required(kind)):
         names = set()
     return {name: namespace[name] for name in sorted(names | given)}
 
 
+def read_parameters(given: Mapping[str, Any]) -> "Settings | Exploration":
+    """Return the checked parameters of a study, or of what to explore if they name `studies`."""
+    if "studies" in given:
+        return read_exploration(given)
+    settings = read_settings(given)
+    check_values(settings)
+    return settings
+
+
 def read_settings(given: Mapping[str, Any]) -> Settings:
     """Return `given` as settings; ValueError for a name that is unknown or missing."""
-    check_names(given, [declared.name for declared in fields(Settings)], "parameter of this study")
-    for name in REQUIRED:
+    return _read(Settings, given, "parameter of this study")
+
+
+def read_exploration(given: Mapping[str, Any]) -> Exploration:
+    """Return `given` as what to explore; ValueError for a wrong name, a missing one or a value."""
+    asked = _read(Exploration, given, "parameter of the explorers")
+    if not isinstance(asked.studies, list) or not all(isinstance(s, str) for s in asked.studies):
+        raise ValueError(
+            f"studies={asked.studies!r} must be a list of results folders, such as "
+            "[results/methods/quick], or empty for the example"
+        )
+    if not isinstance(asked.results, str) or not asked.results:
+        raise ValueError(f"results={asked.results!r} must be a text, such as results/mine")
+    _check_count("draws", asked.draws)
+    check_tolerance(asked.tolerance)
+    return asked
+
+
+def _read(kind: type, given: Mapping[str, Any], what: str) -> Any:
+    check_names(given, [declared.name for declared in fields(kind)], what)
+    for name in required(kind):
         if name not in given:
             raise ValueError(f"the parameter {name!r} is missing; add it to the YAML file")
-    return Settings(**given)
+    return kind(**given)
 
 
 def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
@@ -285,7 +331,11 @@ def check_values(settings: Settings) -> None:
         check_names(settings.spread, ["size", "count"], "parameter of spread")
         for name in ("size", "count"):
             _check_count(f"{name} of spread", settings.spread.get(name), least=2)
-    tolerance = settings.tolerance
+    check_tolerance(settings.tolerance)
+
+
+def check_tolerance(tolerance: Any) -> None:
+    """Raise ValueError unless the tolerance is a number above 0."""
     if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")
 

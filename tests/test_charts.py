@@ -198,7 +198,7 @@ def test_pictures_become_a_grid():
 def test_pictures_reach_the_png_with_sharp_pixels():
     row = {"method": "DM", "k": 1, "ipc": 1, "class_name": "0"}
     table = pd.DataFrame([row | {"url": picture(RED, BLUE, BLUE, RED)}])
-    png = charts._mime_bundle(charts.distilled_images(table).to_dict())[0]["image/png"]
+    png = charts.mime_bundle(charts.distilled_images(table).to_dict())[0]["image/png"]
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
     # A side of 62 pixels at scale 2, half of them red and half blue: nothing was blended.
     assert colours[RED] == colours[BLUE] == 124 * 124 / 2

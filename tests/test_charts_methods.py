@@ -165,7 +165,7 @@ def test_figures_become_pictures_of_at_most_1000_pixels(table, forest):
         charts_methods.differences(forest),
         charts_methods.accuracy_against_seconds(spent),
     ):
-        _, metadata = charts._mime_bundle(chart.to_dict())
+        _, metadata = charts.mime_bundle(chart.to_dict())
         assert 600 <= metadata["image/png"]["width"] <= 1000
 
 

@@ -509,3 +509,23 @@ def test_transfer_compares_methods_by_seeds_with_holms_correction():
     assert (told["difference"] > 0).all()
     with pytest.raises(ValueError, match=r"^only 'one' was run; give a second method"):
         coverage_laws.transfer(first, families)
+
+
+def test_k_star_is_read_off_the_line_of_the_regression():
+    h = pd.Series([0.0, 0.7, 1.1, 1.6], index=[f"f{i}" for i in range(4)])
+    k_stars = given([20.0, 90.0, 130.0, 180.0], draws=[[22.0, 92.0, 132.0, 182.0]] * 40)
+    slope, intercept = np.polyfit(h, [20.0, 90.0, 130.0, 180.0], 1)
+    found, reason = coverage_laws.k_star_on_line(k_stars, h, 1.3)
+    assert reason == ""
+    centre = intercept + slope * 1.3
+    assert found == pytest.approx((centre, centre + 2, centre + 2))
+    fitted = row(coverage_laws.regressions(k_stars, h.to_frame("h_cov")), "h_cov")
+    assert (slope, slope) == pytest.approx((fitted["slope"], fitted["low"]))
+
+
+def test_a_line_through_too_few_families_is_refused():
+    h = pd.Series([0.0, 0.7, 1.1], index=["f0", "f1", "f2"])
+    k_stars = given([20.0, 90.0, 500.0], ["", "", "above"])
+    found, reason = coverage_laws.k_star_on_line(k_stars, h, 1.0)
+    assert found is None
+    assert reason == "2 of 3 families have k* inside the grid; it takes 3"

@@ -10,11 +10,14 @@ import yaml
 
 from ddlib.networks import build
 from ddlib.settings import (
+    Exploration,
+    Settings,
     check_values,
     data_options,
     network_options,
     notebook_parameters,
     read_methods,
+    read_parameters,
     read_settings,
 )
 from ddlib.training import Recipe
@@ -22,6 +25,8 @@ from ddlib.training import Recipe
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
+KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
+STUDIES = [path for path in PROFILES if path.parent.name not in KINDS]
 # Pixels, channels and classes: the data need not be there.
 SHAPES = {
     "digits": (8, 1, 10),
@@ -59,7 +64,8 @@ def test_a_profile_takes_nothing_from_the_example_of_its_notebook(path):
     namespace = {"In": [cell.source, injected]}
     for source in namespace["In"]:
         exec(compile(source, "parameters", "exec"), {}, namespace)
-    assert notebook_parameters(namespace) == given
+    kind = KINDS.get(path.parent.name, Settings)
+    assert notebook_parameters(namespace, kind) == given
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -70,7 +76,7 @@ def test_notebook_is_clean_and_takes_parameters(path):
     assert max(len(cell.source.splitlines()) for cell in cells) <= 20
 
 
-@pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_profile_is_valid_without_its_data_and_its_device(path):
     settings = read_settings(yaml.safe_load(path.read_text()))
     check_values(settings)
@@ -83,7 +89,8 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
     assert isinstance(options["zca"], bool)
     assert settings.device in ("cpu", "cuda")
     assert all(k > 0 and k % class_count == 0 for k in settings.k)
-    assert settings.results == f"results/{path.parent.name}/{path.stem}"
+    if path.parent.name == "start_here":
+        return  # a lesson, which fits no law to its own few trials
     assert len(set(settings.k)) >= 6
     assert settings.seeds >= 5
 
@@ -94,4 +101,10 @@ def test_defaults_of_a_notebook_are_its_quick_profile(path):
     defaults = {}
     exec(compile(ast.parse(cell.source), "parameters", "exec"), {}, defaults)
     quick = yaml.safe_load((ROOT / "parameters" / path.stem[3:] / "quick.yaml").read_text())
-    assert read_settings(defaults) == read_settings(quick)
+    assert read_parameters(defaults) == read_parameters(quick)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_profile_names_its_own_results_folder(path):
+    results = read_parameters(yaml.safe_load(path.read_text())).results
+    assert results == f"results/{path.parent.name}/{path.stem}"

@@ -181,3 +181,32 @@ def test_bad_pilots_are_refused():
         planner.back_test(gaps, families, [10, 20, 50], ["vgg"])
     with pytest.raises(ValueError, match="one pilot configuration shows no spread"):
         planner.back_test(gaps, families, [10, 20, 50], ["c0"], draws=20)
+
+
+def test_a_plan_from_fits_is_the_plan():
+    gaps = pilot(table([0.5, 1.0, 0.8], noise=0.005))
+    fits = planner.fit_members(gaps, MEMBERS, draws=50)
+    for epsilon in (0.05, 0.07, 0.3):
+        found = planner.plan_from(fits, epsilon, 10, [10, 20, 50, 100])
+        assert found == planner.plan(gaps, MEMBERS, epsilon, 10, draws=50)
+
+
+def test_plans_are_compared_by_need_within_the_budget_and_by_gap_beyond_it():
+    # G = a/√k + 0.02, so a gap of 0.07 takes (a / 0.05)^2: 100, 400 and 1600 images.
+    made = {"cheap": 0.5, "fair": 1.0, "dear": 2.0}
+    fits = {
+        method: planner.fit_members(table([a / 2, a], noise=1e-7), ["c0", "c1"], draws=50)
+        for method, a in reversed(made.items())
+    }
+    found = planner.compare_plans(fits, 0.07, 500, 10, list(KS))
+    assert list(found["method"]) == ["cheap", "fair", "dear"]
+    assert list(found["within"]) == [True, True, False]
+    assert found["k"].to_numpy() == pytest.approx([100, 400, 1600], rel=1e-3)
+    assert found["ipc"].to_numpy() == pytest.approx([10, 40, 160], abs=1)
+    assert found["gap"].to_numpy() == pytest.approx(
+        [a / np.sqrt(500) + 0.02 for a in made.values()], rel=1e-4
+    )
+    assert set(found["member"]) == {"c1"}
+    none = planner.compare_plans(fits, 0.021, 50, 10, list(KS))
+    assert not none["within"].any()
+    assert list(none["method"]) == ["cheap", "fair", "dear"]

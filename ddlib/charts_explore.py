@@ -1,0 +1,326 @@
+"""The pictures of the explorers: a choice of results, drawn from tables alone.
+
+They are drawn at every move of a slider, so a picture is a Vega-Lite specification in two parts:
+its frame, which Altair builds once for all choices alike, and its tables, put beside it by name.
+"""
+
+from functools import cache
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ddlib.charts import CONFIG, FAINT, INK, LAWS, method_colours, size_axis, tips
+
+LEFT, RIGHT = 470, 215  # widths of the panels; with their axes they fit beside JupyterLab's sidebar
+SHEET, ACROSS = (240, 130), 3  # place of a sheet of distilled images, and sheets in a row
+MEMBER, CENTRE = "#0072B2", "#D55E00"
+ROLES = {"centre of a ball": CENTRE, "covered": MEMBER, "not in the family": "#FFFFFF"}
+SIZE = "distilled images, k (log scale)"
+SATURATED = {"shape": "triangle-down", "size": 110, "filled": True, "clip": True, "opacity": 1}
+SATURATION = ["method:N", "law:N", "k_sat"]
+Spec = dict[str, Any]
+
+
+def message(text: str) -> Spec:
+    """Draw a sentence in the place of a picture that a choice has no data for."""
+    return _filled(_message(), {"text": pd.DataFrame({"text": [text]})})
+
+
+def ipc_view(
+    gaps: pd.DataFrame,
+    curves: pd.DataFrame,
+    gains: pd.DataFrame,
+    numbers: pd.DataFrame,
+    sheets: pd.DataFrame,
+    now: tuple[int, float],
+    measure_title: str,
+    heading: tuple[str, str],
+) -> Spec:
+    """Draw gaps with fitted curves, the gain of the next image, and what was distilled.
+
+    gaps: method, k, seed, gap; curves: method, law, k, gap, low, high; gains: method, law, k,
+    gain; numbers: method, law, k, gap, gain, k_sat, gap_sat, the last two where there is a
+    saturation point; sheets: method, ipc, url; now: k, and the gain at which k_sat is; heading:
+    title and subtitle. The first law's curves have bands.
+    """
+    curves = curves.assign(label=[LAWS[law][0] for law in curves["law"]])
+    first = curves[curves["law"] == curves["law"].iloc[0]] if len(curves) else curves
+    saturated = numbers.dropna(subset="gap_sat")[["method", "law", "k_sat", "gap_sat"]]
+    tables = {
+        "gaps": gaps,
+        "curves": curves,
+        "band": first.dropna(subset="low"),
+        "here": numbers,
+        "now": pd.DataFrame({"k": [now[0]], "gain": [now[1]]}),
+        "saturated": saturated.assign(k=saturated["k_sat"], gap=saturated["gap_sat"], gain=now[1]),
+        "gains": gains[gains["gain"] > 0],
+        "gain": numbers[numbers["gain"] > 0],
+        "sheets": sheets.assign(  # in pixels
+            left=np.arange(len(sheets)) % ACROSS * SHEET[0],
+            top=np.arange(len(sheets)) // ACROSS * SHEET[1],
+        ),
+    }
+    ks = tuple(sorted(gaps["k"].unique().tolist()))
+    # The ends depend on what is chosen and not on the slider, so that dragging moves the mark.
+    bottom = np.nanmin([0.0, gaps["gap"].min(), curves["gap"].min()])
+    top = 1.05 * np.nanmax([gaps["gap"].max(), curves["gap"].max()])
+    methods, laws = tuple(dict.fromkeys(gaps["method"])), tuple(dict.fromkeys(curves["law"]))
+    span = (ks, 2.1 * ks[-1])
+    gap = _gap_panel(methods, laws, span, (float(bottom), float(top)), measure_title)
+    rows = [[gap, _gain_panel(methods, span)]]
+    rows += [[_sheets(len(sheets))]] if len(sheets) else []
+    return _filled(_frame(*rows), tables, heading)
+
+
+def coverage_view(
+    points: pd.DataFrame,
+    centres: list[str],
+    radius: float,
+    curve: pd.DataFrame,
+    noise: float,
+    needs: pd.DataFrame,
+    ks: list[int],
+    farthest: float,
+    heading: tuple[str, str],
+) -> Spec:
+    """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
+
+    points: configuration, x, y, role (of ROLES), centre (of the ball that it is put into, missing
+    outside the family); curve: radius, h_cov; needs: what, k, low, high; ks: sizes measured;
+    farthest: the largest distance of all.
+    """
+    places, turn = points.set_index("configuration"), np.linspace(0, 2 * np.pi, 49)
+    balls = [
+        places.loc[[name] * 49, ["x", "y"]].assign(ball=name, order=range(49)) for name in centres
+    ]
+    balls = pd.concat(balls)
+    balls["x"] += radius * np.tile(np.cos(turn), len(centres))
+    balls["y"] += radius * np.tile(np.sin(turn), len(centres))
+    spokes = points.dropna(subset="centre")
+    ends = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
+    edge = 1.1 * max(farthest, noise)
+    low, high = min(ks) / 2, 3 * max(ks)
+    tables = {
+        # Neighbours' names take turns at four heights, so that they can be read.
+        "points": points.assign(height=points["x"].rank(method="first").astype(int) % 4),
+        "balls": balls,
+        "spokes": spokes.assign(x2=ends[:, 0], y2=ends[:, 1]),
+        "steps": pd.concat([curve, curve.tail(1).assign(radius=edge)]),
+        "noise": pd.DataFrame({"radius": [0.0], "end": [noise]}),
+        "here": pd.DataFrame({"radius": [radius]}),
+        "needs": needs.assign(**{each: needs[each].clip(low, high) for each in ("low", "high")}),
+    }
+    tables["needs"]["shown"] = needs["k"].clip(low, high)
+    reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
+    return _filled(_coverage_frame(reach, edge, tuple(ks), tuple(needs["what"])), tables, heading)
+
+
+def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> Spec:
+    """Draw the images per class that each method needs, with intervals, and the budget.
+
+    table: `ddlib.planner.compare_plans`; a method without a finite need has no mark.
+    """
+    edge = 2000.0
+    known = table[["method", "member", "ipc", "ipc_low", "ipc_high", "r2"]]
+    known = known[np.isfinite(known["ipc"].astype(float))]
+    ends = {end: known[end].astype(float).clip(0.5, edge) for end in ("ipc", "ipc_low", "ipc_high")}
+    tables = {"plans": known.assign(**ends), "budget": pd.DataFrame({"ipc": [budget]})}
+    return _filled(_plans_frame(tuple(table["method"]), edge), tables, heading)
+
+
+def _filled(frame: Spec, tables: dict[str, pd.DataFrame], heading=None) -> Spec:
+    """Put tables beside a frame by name, and its title over it."""
+    rows = {}
+    for name, table in tables.items():
+        plain = table.astype(object).where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
+        rows[name] = plain.to_dict("records")
+    title = {"title": {"text": heading[0], "subtitle": heading[1]}} if heading else {}
+    return frame | title | {"datasets": rows}
+
+
+def _on(table: str) -> alt.Chart:
+    return alt.Chart(alt.NamedData(table))
+
+
+def _frame(*rows: list[Spec]) -> Spec:
+    """Put panels, each an `_panel`, in rows; Altair's own concatenation copies them at length."""
+    apart = {
+        "spacing": 25,
+        "resolve": {"scale": dict.fromkeys(("color", "strokeDash"), "independent")},
+    }
+    lines = [row[0] if len(row) == 1 else {"hconcat": row} | apart for row in rows]
+    whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12}
+    return {"$schema": alt.SCHEMA_URL, "config": CONFIG} | whole
+
+
+def _panel(chart: alt.TopLevelMixin) -> Spec:
+    spec = chart.to_dict()
+    return {key: spec[key] for key in spec if key not in ("$schema", "config")}
+
+
+@cache
+def _message() -> Spec:
+    text = _on("text").mark_text(fontSize=14, color=INK).encode(text="text:N")
+    return _frame([_panel(text.properties(width=LEFT + RIGHT, height=120))])
+
+
+@cache
+def _gap_panel(methods, laws, span, ends: tuple[float, float], measure_title: str) -> Spec:
+    legend = alt.Legend(orient="top", title=None, columns=6, symbolType="circle", symbolOpacity=1)
+    colour, scale = _method_colour(methods, legend), alt.Scale(domain=list(ends), nice=False)
+    x = _k_axis(span, size_axis(pd.Series(span[0])))
+    y = alt.Y("gap:Q", scale=scale, title=measure_title)
+    low = alt.Y("low:Q", scale=scale, title=measure_title)
+    labels, dashes = [LAWS[law][0] for law in laws], [list(LAWS[law][2]) for law in laws]
+    legend = alt.Legend(orient="top", title=None, symbolType="stroke", symbolSize=400)
+    dash = alt.StrokeDash(
+        "label:N",
+        scale=alt.Scale(domain=labels, range=dashes),
+        legend=legend if len(laws) > 1 else None,
+    )
+    here = tips(["method:N", "law:N", "k", "gap", "low", "high"])
+    seeds = _on("gaps").mark_point(filled=True, size=26, opacity=0.6)
+    square = _on("here").mark_point(shape="square", size=90, strokeWidth=2.5, clip=True)
+    layers = [
+        _on("band").mark_area(clip=True, opacity=0.15).encode(x, low, alt.Y2("high:Q"), colour),
+        _on("curves")
+        .mark_line(clip=True, strokeWidth=2)
+        .encode(x, y, colour, dash, tooltip=tips(["method:N", "label:N", "k", "gap"])),
+        seeds.encode(x, y, colour, tooltip=tips(["method:N", "k", "seed", "gap"])),
+        _on("now").mark_rule(color=INK, strokeDash=[4, 3]).encode(x),
+        square.encode(x, y, colour, tooltip=here),
+        _on("saturated").mark_point(**SATURATED).encode(x, y, colour, tooltip=tips(SATURATION)),
+    ]
+    subtitle = "Dots: seeds. Lines, band: fits. Squares: predicted. ▼ k_sat."
+    title = alt.Title("Gap to all data", subtitle=subtitle, fontSize=12)
+    return _panel(alt.layer(*layers).properties(width=LEFT, height=270, title=title))
+
+
+@cache
+def _gain_panel(methods, span) -> Spec:
+    x = _k_axis(span, alt.Axis(format="~g", values=[1, 10, 100, 1000, 10_000]))
+    colour = _method_colour(methods, None)
+    axis, scale = alt.Axis(format="~g", tickCount=5), alt.Scale(type="log", nice=False)
+    y = alt.Y("gain:Q", scale=scale, title=None, axis=axis)
+    square = _on("gain").mark_point(shape="square", size=90, strokeWidth=2.5)
+    layers = [
+        _on("gains").mark_line(strokeWidth=2, clip=True).encode(x, y, colour, detail="law:N"),
+        _on("now").mark_rule(color=INK, strokeDash=[4, 3]).encode(x),
+        square.encode(x, y, colour, tooltip=tips(["method:N", "law:N", "k", "gain"])),
+        _on("now").mark_rule(color=FAINT, strokeDash=[2, 2]).encode(y),
+        _on("saturated").mark_point(**SATURATED).encode(x, y, colour, tooltip=tips(SATURATION)),
+    ]
+    title = alt.Title("Gain of the next image", subtitle="Dots across: the tolerance.", fontSize=12)
+    return _panel(alt.layer(*layers).properties(width=RIGHT, height=270, title=title))
+
+
+@cache
+def _sheets(count: int) -> Spec:
+    (width, height), across = SHEET, min(count, ACROSS)
+    x, y = (alt.X("left:Q", scale=None, axis=None), alt.Y("top:Q", scale=None, axis=None))
+    corner = {"align": "left", "baseline": "top"}
+    image = _on("sheets").mark_image(smooth=False, width=width - 12, height=height - 20, **corner)
+    layers = [
+        image.transform_calculate(top="datum.top + 16").encode(
+            x, y, url="url:N", tooltip=tips(["method:N", "ipc"])
+        ),
+        _on("sheets").mark_text(fontSize=12, color=INK, **corner).encode(x, y, text="method:N"),
+    ]
+    subtitle = "a column a class; at most 10 classes, and 5 images of each"
+    title = alt.Title("Distilled images", subtitle=subtitle, fontSize=12)
+    place = {"width": width * across, "height": height * -(-count // ACROSS)}
+    return _panel(alt.layer(*layers).properties(title=title, view={"stroke": None}, **place))
+
+
+@cache
+def _coverage_frame(reach: float, edge: float, ks: tuple[int, ...], ways: tuple[str, ...]) -> Spec:
+    right = {"vconcat": [_panel(_steps(edge)), _panel(_needs(ks, ways))], "spacing": 15}
+    return _frame([_panel(_map(reach)), right])
+
+
+def _map(reach: float) -> alt.LayerChart:
+    axis = alt.Axis(format=".2~g", tickCount=5)
+    scale = alt.Scale(domain=[-reach, reach], nice=False)
+    x = alt.X("x:Q", scale=scale, axis=axis, title=None)
+    y = alt.Y("y:Q", scale=scale, axis=axis, title=None)
+    fill = alt.Scale(domain=list(ROLES), range=list(ROLES.values()))
+    role = alt.Fill("role:N", scale=fill, legend=alt.Legend(orient="bottom", title=None))
+    base = _on("points").encode(x, y, tooltip=tips(["configuration:N", "role:N"]))
+    names = [
+        base.transform_filter(alt.datum.height == height)
+        .mark_text(dy=dy, fontSize=11, color=INK)
+        .encode(text="configuration:N")
+        for height, dy in enumerate((-13, 14, -25, 26))
+    ]
+    ball = {"filled": True, "fill": CENTRE, "fillOpacity": 0.06, "stroke": CENTRE, "clip": True}
+    spoke = _on("spokes").mark_rule(color=CENTRE, opacity=0.5)
+    layers = [
+        _on("balls").mark_line(**ball).encode(x, y, detail="ball:N", order="order:Q"),
+        spoke.encode(x, y, alt.X2("x2:Q"), alt.Y2("y2:Q")),
+        base.mark_point(size=100, filled=True, stroke=INK, strokeWidth=1, opacity=1).encode(role),
+        *names,
+    ]
+    return alt.layer(*layers).properties(width=380, height=380)
+
+
+def _steps(edge: float) -> alt.LayerChart:
+    x = alt.X("radius:Q", scale=alt.Scale(domain=[0, edge], nice=False), title="radius r")
+    y = alt.Y("h_cov:Q", title="H_cov(r), nats", scale=alt.Scale(domainMin=0))
+    line = _on("steps").mark_line(interpolate="step-after", color=MEMBER)
+    layers = [
+        _on("noise").mark_rect(color="#EEEEEE").encode(x, alt.X2("end:Q")),
+        line.encode(x, y, tooltip=tips(["radius", "h_cov"])),
+        _on("here").mark_rule(color=CENTRE, strokeWidth=2, strokeDash=[4, 3]).encode(x),
+    ]
+    title = alt.Title("H_cov(r)", subtitle="Grey: what seeds alone reach.", fontSize=12)
+    return alt.layer(*layers).properties(width=310, height=165, title=title)
+
+
+def _needs(ks: tuple[int, ...], ways: tuple[str, ...]) -> alt.LayerChart:
+    scale = alt.Scale(type="log", domain=[min(ks) / 2, 3 * max(ks)], nice=False)
+    shared = {"scale": scale, "axis": size_axis(pd.Series(ks)), "title": "k* (log scale)"}
+    y = alt.Y("what:N", sort=list(ways), title=None)
+    base = _on("needs").encode(y=y, tooltip=tips(["what:N", "k", "low", "high"]))
+    bars = base.mark_rule(color=FAINT, strokeWidth=3, opacity=0.5)
+    layers = [
+        bars.encode(alt.X("low:Q", **shared), alt.X2("high:Q")),
+        base.mark_point(filled=True, size=80, color=MEMBER, opacity=1).encode(
+            alt.X("shown:Q", **shared)
+        ),
+    ]
+    title = alt.Title("Images that hold the worst gap at ε", fontSize=12)
+    return alt.layer(*layers).properties(width=230, height=95, title=title)
+
+
+@cache
+def _plans_frame(methods: tuple[str, ...], edge: float) -> Spec:
+    axis = alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+    scale = alt.Scale(type="log", domain=[0.5, edge], nice=False)
+    shared = {"scale": scale, "axis": axis, "title": "images per class (log scale)"}
+    order = list(methods)
+    y = alt.Y("method:N", sort=order, title=None, scale=alt.Scale(domain=order))
+    base = _on("plans").encode(y=y, color=_method_colour(methods, None))
+    shown = tips(["method:N", "member:N", "ipc", "ipc_low", "ipc_high", "r2"])
+    bars = base.mark_rule(strokeWidth=3, opacity=0.45)
+    dots = base.mark_point(filled=True, size=90, opacity=1)
+    layers = [
+        bars.encode(alt.X("ipc_low:Q", **shared), alt.X2("ipc_high:Q")),
+        dots.encode(alt.X("ipc:Q", **shared), tooltip=shown),
+        _on("budget").mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.X("ipc:Q", **shared)),
+    ]
+    return _frame([_panel(alt.layer(*layers).properties(width=560, height=24 * len(methods)))])
+
+
+def _method_colour(methods: tuple[str, ...], legend: alt.Legend | None) -> alt.Color:
+    colours = method_colours(pd.Series(methods))
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color("method:N", scale=scale, legend=legend)
+
+
+def _k_axis(span: tuple[tuple[int, ...], float], axis: alt.Axis) -> alt.X:
+    """Return the axis of k; span: the sizes that were measured, and the largest shown."""
+    ks, end = span
+    scale = alt.Scale(type="log", domain=[ks[0] / 1.1, end], nice=False)
+    return alt.X("k:Q", scale=scale, axis=axis, title=SIZE)

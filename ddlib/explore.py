@@ -1,0 +1,520 @@
+"""Explorers of the two laws: controls, a picture and numbers that follow every change.
+
+They read the tables of studies that ended (`ddlib.tables`) and compute by `laws`, `coverage`,
+`coverage_laws` and `planner`; what costs time is kept for the next change. Each explorer is one
+widget; shown where no kernel runs, it is a picture of its first choice.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import traitlets
+
+from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner, reading
+from ddlib.charts_explore import ROLES, Spec
+from ddlib.laws import Interval
+from ddlib.live import Picture
+from ddlib.reading_explore import (
+    Need,
+    at_size,
+    coverage_table,
+    ipc_table,
+    plan_table,
+    recommendation,
+)
+from ddlib.tables import Tables
+
+DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
+MEASURES = {"gap_error": "test error", "gap_cross_entropy": "test cross-entropy"}
+UNITS = {"gap_error": "gap in test error (fraction)", "gap_cross_entropy": "gap (nats)"}
+FIRST = ("random", "dm", "dc")  # methods ticked at first, where a study has them
+LEAST = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # gains of an image
+EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
+OWN = "your own choice"
+IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
+
+
+class View(NamedTuple):
+    """What an explorer shows of one choice; label: the picture in words."""
+
+    chart: Spec
+    numbers: str  # HTML
+    label: str
+
+
+class Ticks(traitlets.HasTraits):
+    """A row of checkboxes; `value` holds the names that are ticked, in their order."""
+
+    value = traitlets.Tuple()
+
+    def __init__(self, title: str, names: Sequence[str], ticked: Iterable[str]) -> None:
+        super().__init__()
+        self.boxes: dict[str, widgets.Checkbox] = {}
+        self.title, self.box, self._busy = title, _row([]), False
+        self.set(names, ticked)
+        self.observe(self._show, names="value")
+
+    def set(self, names: Sequence[str], ticked: Iterable[str]) -> None:
+        """Offer other names, with these ticked."""
+        ticked, layout = set(ticked), widgets.Layout(width="auto", margin="0 14px 0 0")
+        self.boxes = {
+            name: widgets.Checkbox(name in ticked, description=name, indent=False, layout=layout)
+            for name in names
+        }
+        for box in self.boxes.values():
+            box.observe(self._read, names="value")
+        title = widgets.Label(self.title, layout=widgets.Layout(width="80px"))
+        title.style.text_align = "right"
+        self.box.children = (title, *self.boxes.values())
+        self._read()
+
+    @traitlets.validate("value")
+    def _in_order(self, proposal) -> tuple[str, ...]:
+        return tuple(name for name in self.boxes if name in proposal["value"])
+
+    def _read(self, _=None) -> None:
+        if not self._busy:
+            self.value = tuple(name for name, box in self.boxes.items() if box.value)
+
+    def _show(self, change) -> None:
+        self._busy = True
+        for name, box in self.boxes.items():
+            box.value = name in change["new"]
+        self._busy = False
+
+
+class Explorer:
+    """Controls over a picture over numbers; a change of a control draws both anew.
+
+    controls: the widgets that choose, by name. Where a choice has no data, `choose` raises
+    ValueError, and its sentence stands in the place of the picture.
+    """
+
+    def __init__(self, studies: Sequence[Tables], rows: Sequence[Sequence[str]]) -> None:
+        self.studies = {tables.name: tables for tables in studies}
+        self.picture, self.numbers = Picture(), widgets.HTML()
+        self._quiet = False
+        for control in self.controls.values():
+            control.observe(self._changed, names="value")
+        lines = [_row(self.controls[name] for name in row) for row in rows]
+        self.box = widgets.VBox([*lines, *self.groups, self.picture, self.numbers])
+        self.update()
+        self._still = charts.mime_bundle(self.view.chart)
+
+    groups: Sequence[widgets.Widget] = ()
+
+    def choose(self) -> View:
+        """Return what the controls choose; ValueError where there is nothing to show."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Compute and show what the controls choose."""
+        try:
+            self.view = self.choose()
+        except ValueError as reason:
+            text = f"Nothing to show: {reason}."
+            self.view = View(charts_explore.message(text), "", text)
+        self.picture.show(self.view.chart, self.view.label)
+        self.numbers.value = self.view.numbers
+
+    @property
+    def tables(self) -> Tables:
+        """The study that is chosen."""
+        return self.studies[self.controls["study"].value]
+
+    def _changed(self, change) -> None:
+        if not self._quiet:
+            self.update()
+
+    @contextmanager
+    def together(self):
+        """Change several controls and draw once."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+        self.update()
+
+    def _repr_mimebundle_(self, **options):
+        """Return the live widget beside a still picture, for pages without a kernel."""
+        live, (still, metadata) = self.box._repr_mimebundle_(**options), self._still
+        return {**still, **live}, metadata
+
+
+class IpcExplorer(Explorer):
+    """How far do k images go? Fits, the next image's gain, k_sat and images at every IPC."""
+
+    def __init__(self, studies: Sequence[Tables], draws: int = DRAWS, tolerance: float = 0.1):
+        tables = studies[0]
+        self.methods = Ticks("Methods", tables.methods, _at_first(tables))
+        self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
+        self.groups = (self.methods.box, self.laws.box)
+        self.controls = {
+            "study": _choice("Data set", [each.name for each in studies]),
+            "configuration": _choice("Trained as", tables.configurations),
+            "measure": _choice("Measure", [(name, key) for key, name in MEASURES.items()]),
+            "ipc": _slider("IPC", _ipcs(tables), 10),
+            "tolerance": _slider("Tolerance", [(f"{gain:g}", gain) for gain in LEAST], 1e-4),
+            "methods": self.methods,
+            "laws": self.laws,
+        }
+        self.draws, self.part, self._fit = draws, tolerance, cache(self._fitted)
+        super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "tolerance")])
+        self.controls["study"].observe(self._new_study, names="value")
+
+    def _new_study(self, _) -> None:
+        with self.together():
+            tables, chosen = self.tables, self.controls["ipc"].value
+            self.controls["configuration"].options = tables.configurations
+            self.controls["ipc"].options = _ipcs(tables)
+            self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
+            self.methods.set(tables.methods, _at_first(tables))
+
+    def _changed(self, change) -> None:
+        if change["owner"] is not self.controls["study"]:
+            super()._changed(change)
+
+    def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
+        """Fit one law to one method, as `laws.fit_table` does."""
+        trials, references = _under(self.studies[study], configuration)
+        gaps = laws.gap_matrix(trials, method, measure)
+        risks = references[measure.removeprefix("gap_")].dropna()
+        return laws.fit(gaps, law, references=risks, draws=self.draws)
+
+    def fits(self) -> dict[tuple[str, str], laws.Fit]:
+        """Return the fits that are ticked, by method and law."""
+        chosen = [law for law, each in laws.LAWS.items() if each.formula in self.laws.value]
+        place = [self.controls[name].value for name in ("study", "configuration")]
+        measure = self.controls["measure"].value
+        return {
+            (method, law): self._fit(*place, method, measure, law)
+            for method in self.methods.value
+            for law in chosen
+        }
+
+    def choose(self) -> View:
+        methods, measure = list(self.methods.value), self.controls["measure"].value
+        if not methods:
+            raise ValueError("no method is ticked; tick at least one")
+        trials, references = _under(self.tables, self.controls["configuration"].value)
+        gaps = trials[trials["method"].isin(methods) & (trials["status"] == "ok")]
+        gaps = gaps[["method", "k", "seed", measure]].rename(columns={measure: "gap"}).dropna()
+        if gaps.empty:
+            raise ValueError(f"every trial of {reading.listed(methods, 'and')} failed")
+        ipc, least = self.controls["ipc"].value, self.controls["tolerance"].value
+        fits, k = self.fits(), ipc * self.tables.class_count
+        risks = references[measure.removeprefix("gap_")].dropna()
+        numbers = at_size(fits, gaps, k, least, self.part)
+        ks = np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60)
+        drawn = _drawn(fits, ks)
+        gains = _gains(fits, ks[:-1])
+        sheets, remark = self._sheets(methods, ipc)
+        heading = (f"IPC {ipc}, k = {k} images in all", remark)
+        chart = charts_explore.ipc_view(
+            gaps, drawn, gains, numbers, sheets, (k, least), UNITS[measure], heading
+        )
+        seen = gaps[gaps["k"] == k].groupby("method")["gap"].mean().reindex(methods)
+        table = ipc_table(numbers, seen, measure, float(risks.mean()), self.part)
+        return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
+
+    def _sheets(self, methods: list[str], ipc: int) -> tuple[pd.DataFrame, str]:
+        """Return the sheets at the nearest IPC that was distilled, at most, and a remark."""
+        tables = self.tables
+        there = sorted({size for method, size in tables.sheets if method in methods})
+        near = max((size for size in there if size <= ipc), default=there[0] if there else 0)
+        rows = [(method, near, tables.sheet_address(method, near)) for method in methods]
+        sheets = pd.DataFrame(rows, columns=["method", "ipc", "url"]).dropna()
+        if sheets.empty:
+            return sheets, "This study kept no distilled images."
+        if near == ipc:
+            return sheets, "The images below were distilled at this size."
+        return sheets, f"IPC {ipc} was not distilled; the images below are those of IPC {near}."
+
+
+class CoverageExplorer(Explorer):
+    """What does a family of configurations cost? Its cover, H_cov(r), k* and its worst member."""
+
+    def __init__(self, studies: Sequence[Tables], draws: int = DRAWS):
+        known = [tables for tables in studies if tables.distances is not None]
+        if not known:
+            raise ValueError(
+                "no study here has distances between configurations; give the results folder of "
+                "notebook 03"
+            )
+        tables, self.draws = known[0], draws
+        self.members = Ticks("Family", list(tables.distances.index), tables.distances.index)
+        self.groups = (self.members.box,)
+        self.controls = {
+            "study": _choice("Data set", [each.name for each in known]),
+            "method": _choice("Method", tables.methods),
+            "preset": _choice("Preset", [*tables.families, OWN]),
+            "radius": widgets.FloatSlider(**_labelled("Radius r"), readout_format=".3f"),
+            "epsilon": _slider("Gap ε", list(EPSILONS), 0.05),
+            "k": _slider("k now", tables.sizes, tables.sizes[0]),
+            "members": self.members,
+        }
+        self._set_radius(tables)
+        self._curve, self._needed = cache(_curve), cache(self._k_stars)
+        self._worst = cache(self._worst_gaps)
+        self._plans, self._place = cache(self._member_fits), cache(_embedded)
+        self._by_name = {each.name: each for each in known}
+        rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
+        super().__init__(known, rows)
+        self.controls["study"].observe(self._new_study, names="value")
+
+    def _set_radius(self, tables: Tables) -> None:
+        """Let the radius go from 0 past the largest distance in round steps, from the usual one."""
+        slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
+        slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
+        slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
+        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
+        slider.value = slider.step * round(usual / slider.step)
+
+    def _new_study(self, _) -> None:
+        tables = self.tables
+        with self.together():
+            self.controls["method"].options = tables.methods
+            self.controls["preset"].options = [*tables.families, OWN]
+            self.controls["k"].options = tables.sizes
+            self.members.set(list(tables.distances.index), tables.distances.index)
+            self._set_radius(tables)
+
+    def _changed(self, change) -> None:
+        if self._quiet or change["owner"] is self.controls["study"]:
+            return
+        if change["owner"] is self.controls["preset"] and change["new"] != OWN:
+            with self.together():
+                self.members.value = self.tables.families[change["new"]]
+        elif change["owner"] is self.members:
+            chosen = set(self.members.value)
+            same = [n for n, each in self.tables.families.items() if set(each) == chosen]
+            with self.together():
+                self.controls["preset"].value = same[0] if same else OWN
+        else:
+            super()._changed(change)
+
+    def _k_stars(self, study: str, method: str, members: tuple[str, ...] | None):
+        """Return k* at every epsilon of the slider, of one family or of all presets."""
+        tables = self._by_name[study]
+        families = tables.families if members is None else {"chosen": members}
+        gaps = tables.gaps[tables.gaps["method"] == method]
+        return coverage_laws.k_star(gaps, families, EPSILONS, draws=self.draws)
+
+    def _worst_gaps(self, study: str, method: str, members: tuple[str, ...]) -> pd.DataFrame:
+        gaps = self._by_name[study].gaps
+        return coverage_laws.worst_gaps(gaps[gaps["method"] == method], {"chosen": members})
+
+    def _member_fits(self, study: str, method: str, member: str) -> laws.Fit:
+        gaps = self._by_name[study].gaps
+        own = gaps[gaps["method"] == method]
+        return planner.fit_members(own, [member], draws=self.draws)[member]
+
+    def choose(self) -> View:
+        tables, members = self.tables, tuple(self.members.value)
+        if not members:
+            raise ValueError("the family is empty; tick at least one configuration")
+        radius, epsilon = self.controls["radius"].value, self.controls["epsilon"].value
+        method, k = self.controls["method"].value, self.controls["k"].value
+        own = tables.distances.loc[list(members), list(members)]
+        centres = list(coverage.exact_cover(own, radius))
+        curve, h_cov = self._curve(tables, members), math.log(len(centres))
+        needs = self.needs(members, radius, epsilon, h_cov)
+        worst = self._worst(tables.name, method, members).query("k == @k")
+        points, share = self._place(tables)
+        points = _roles(points, members, centres, own)
+        heading = (
+            f"{len(centres)} balls of radius {radius:.3f} cover {len(members)} configurations: "
+            f"H_cov = {h_cov:.2f}",
+            f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide "
+            "or too narrow; a line joins each member to its centre.",
+        )
+        rows = pd.DataFrame(
+            [(n.what, *n.ends) for n in needs], columns=["what", "k", "low", "high"]
+        )
+        chart = charts_explore.coverage_view(
+            *(points, centres, radius, curve, tables.noise, rows, tables.sizes),
+            float(tables.distances.to_numpy().max()),
+            heading,
+        )
+        return View(
+            chart,
+            coverage_table(needs, worst, epsilon, k, radius, tables),
+            heading[0],
+        )
+
+    def needs(self, members, radius: float, epsilon: float, h_cov: float) -> list[Need]:
+        """Return k*(epsilon) of a family: measured, by its members' fits, and by H_cov alone."""
+        study, method = self.controls["study"].value, self.controls["method"].value
+        tables = self.tables
+        measured = _at_epsilon(self._needed(study, method, members), epsilon)
+        row = measured.table.iloc[0]
+        found = [
+            Need("measured", Interval(row["k_star"], row["low"], row["high"]), row["censored"])
+        ]
+        fits = {member: self._plans(study, method, member) for member in members}
+        planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
+        found.append(Need("members' fits", planned.k, planned.reason))
+        others = {n: each for n, each in tables.families.items() if set(each) != set(members)}
+        h = pd.Series({n: _level(self._curve(tables, each), radius) for n, each in others.items()})
+        k_stars = _at_epsilon(self._needed(study, method, None), epsilon, list(others))
+        return [
+            *found,
+            Need("by H_cov", *coverage_laws.k_star_on_line(k_stars, h, h_cov)),
+        ]
+
+
+class Planner(Explorer):
+    """Which method, and how many images per class, for a gap and a budget?"""
+
+    def __init__(self, studies: Sequence[Tables], draws: int = DRAWS):
+        tables, self.draws = studies[0], draws
+        self.controls = {
+            "study": _choice("Data set", [each.name for each in studies]),
+            "family": _choice("Used as", _families(tables)),
+            "epsilon": _slider("Target gap", list(EPSILONS), 0.05),
+            "budget": _slider("Budget, IPC", list(IPCS), 50),
+        }
+        self._fit = cache(self._fitted)
+        super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
+        self.controls["study"].observe(self._new_study, names="value")
+
+    def _new_study(self, _) -> None:
+        with self.together():
+            self.controls["family"].options = _families(self.tables)
+
+    def _changed(self, change) -> None:
+        if change["owner"] is not self.controls["study"]:
+            super()._changed(change)
+
+    def _fitted(self, study: str, method: str, member: str) -> laws.Fit | str:
+        gaps = self.studies[study].gaps
+        try:
+            own = gaps[gaps["method"] == method]
+            return planner.fit_members(own, [member], draws=self.draws)[member]
+        except ValueError as reason:
+            return str(reason)
+
+    def choose(self) -> View:
+        tables, study = self.tables, self.controls["study"].value
+        members = _families(tables, names=False)[self.controls["family"].value]
+        epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
+        fits = {
+            method: {member: self._fit(study, method, member) for member in members}
+            for method in tables.methods
+        }
+        bad = {m: t for m, each in fits.items() for t in each.values() if isinstance(t, str)}
+        fits = {method: each for method, each in fits.items() if method not in bad}
+        if not fits:
+            raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
+        ks, count = tables.sizes, tables.class_count
+        table = planner.compare_plans(fits, epsilon, budget * count, count, ks)
+        text = recommendation(table, tables, members, epsilon, budget)
+        title = f"Images per class for a gap of {epsilon:g}"
+        subtitle = "Dots: need by the fitted law, with its 95 % interval. Dashes: the budget."
+        chart = charts_explore.plans_view(table, budget, (title, subtitle))
+        return View(chart, f"<p>{text}</p>{plan_table(table, bad)}", text)
+
+
+def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    both = (tables.trials, tables.references)
+    return tuple(table[table["configuration"] == configuration] for table in both)
+
+
+def _drawn(fits: dict, ks: np.ndarray) -> pd.DataFrame:
+    parts = [
+        found.predict(ks).assign(method=method, law=law)
+        for (method, law), found in fits.items()
+        if found.fitted
+    ]
+    columns = ["method", "law", "k", "gap", "low", "high"]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns, dtype=float)
+
+
+def _gains(fits: dict, ks: np.ndarray) -> pd.DataFrame:
+    rows = [
+        (method, law, k, found.gain(k).estimate)
+        for (method, law), found in fits.items()
+        if found.fitted
+        for k in ks[::4]
+    ]
+    return pd.DataFrame(rows, columns=["method", "law", "k", "gain"])
+
+
+def _curve(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
+    return coverage.h_cov_curve(tables.distances, members)
+
+
+def _level(curve: pd.DataFrame, radius: float) -> float:
+    """Return H_cov at a radius: that of the last jump up to it."""
+    reach = radius + coverage.ROUNDING * curve["radius"].max()
+    return float(curve.loc[curve["radius"] <= reach, "h_cov"].iloc[-1])
+
+
+def _embedded(tables: Tables) -> tuple[pd.DataFrame, float]:
+    points, share = coverage.embed(tables.distances)
+    return points.rename_axis("configuration").reset_index(), share
+
+
+def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame) -> pd.DataFrame:
+    """Give every configuration its role, and every member the nearest centre."""
+    centre, covered, outside = ROLES
+    names = points["configuration"]
+    role = np.where(names.isin(centres), centre, np.where(names.isin(members), covered, outside))
+    nearest = own.loc[:, centres].idxmin(axis=1)
+    return points.assign(role=role, centre=names.map(nearest))
+
+
+def _at_epsilon(k_stars, epsilon: float, families: Sequence[str] | None = None):
+    """Return the rows of one epsilon, and of some families, of k*."""
+    table = k_stars.table
+    kept = np.isclose(table["epsilon"], epsilon)
+    kept &= table["family"].isin(families if families is not None else table["family"])
+    rows = table[kept].reset_index(drop=True)
+    return coverage_laws.KStars(rows, k_stars.draws[kept], k_stars.raw[kept])
+
+
+def _families(tables: Tables, names: bool = True):
+    alone = {f"{name} alone": (name,) for name in tables.configurations}
+    found = {**tables.families, **alone}
+    return list(found) if names else found
+
+
+def _ipcs(tables: Tables) -> list[int]:
+    """Return the measured IPC, and others between and up to twice the largest."""
+    largest = tables.ipcs[-1]
+    between = [ipc for ipc in IPCS if tables.ipcs[0] <= ipc <= 2 * largest]
+    return sorted({*tables.ipcs, *between, 2 * largest})
+
+
+def _at_first(tables: Tables) -> list[str]:
+    return [name for name in FIRST if name in tables.methods] or tables.methods[:3]
+
+
+def _labelled(description: str) -> dict:
+    return {
+        "description": description,
+        "style": {"description_width": "80px"},
+        "layout": widgets.Layout(width="auto", min_width="260px", flex="1 1 260px"),
+    }
+
+
+def _choice(description: str, options) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, **_labelled(description))
+
+
+def _slider(description: str, options: list, value) -> widgets.SelectionSlider:
+    known = [each[1] if isinstance(each, tuple) else each for each in options]
+    value = value if value in known else known[len(known) // 2]
+    return widgets.SelectionSlider(options=options, value=value, **_labelled(description))
+
+
+def _row(children: Iterable[widgets.Widget]) -> widgets.HBox:
+    layout = widgets.Layout(flex_flow="row wrap", max_width="900px")
+    return widgets.HBox(list(children), layout=layout)

@@ -1,0 +1,63 @@
+"""A chart that a running kernel updates in place, without a network: one widget, one picture."""
+
+from functools import lru_cache
+
+import anywidget
+import traitlets
+import vl_convert
+
+# The next picture is drawn out of sight and then takes the place of the last, so nothing flickers;
+# pictures that were overtaken while one was being drawn are skipped.
+SCRIPT = """
+export default {
+  async render({ model, el }) {
+    let shown = null, busy = false, again = false;
+    async function draw() {
+      again = true;
+      if (busy) return;
+      busy = true;
+      while (again) {
+        again = false;
+        const next = document.createElement("div"), inside = document.createElement("div");
+        next.append(inside);
+        next.setAttribute("role", "img");
+        next.setAttribute("aria-label", model.get("label"));
+        const options = { mode: "vega-lite", renderer: "svg", actions: false };
+        try {
+          const drawn = await vegaEmbed(inside, structuredClone(model.get("spec")), options);
+          el.replaceChildren(next);
+          if (shown) shown.finalize();
+          shown = drawn;
+        } catch (problem) {
+          console.error(problem);
+        }
+      }
+      busy = false;
+    }
+    model.on("change:spec", draw);
+    await draw();
+    return () => { model.off("change:spec", draw); if (shown) shown.finalize(); };
+  },
+};
+"""
+
+
+class Picture(anywidget.AnyWidget):
+    """A chart in a notebook or an app; give it another with `show`."""
+
+    spec = traitlets.Dict().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self) -> None:
+        super().__init__(_esm=_script())
+
+    def show(self, spec: dict, label: str) -> None:
+        """Show a Vega-Lite specification; label: the picture in words."""
+        with self.hold_sync():
+            self.label, self.spec = label, spec
+
+
+@lru_cache(maxsize=1)
+def _script() -> str:
+    """Return the script with Vega, which vl-convert brings along: nothing to download."""
+    return vl_convert.javascript_bundle(SCRIPT)

@@ -1,0 +1,213 @@
+"""What the explorers say in numbers: small tables and a recommendation, as HTML."""
+
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ddlib import laws, reading
+from ddlib.laws import Interval
+from ddlib.tables import Tables
+
+CELL = "padding:3px 10px;text-align:left;border-bottom:1px solid #ddd"
+TABLE = "border-collapse:collapse;font-size:13px;line-height:1.4"
+KNOWN = {  # how k* is known
+    "measured": "from the gaps that were measured",
+    "members' fits": "a/√k + c of each member, the largest k",
+    "by H_cov": "the line k* against H_cov of the other families",
+}
+
+
+class Need(NamedTuple):
+    """One way to know k*: its name, k* with its interval if known, and a remark or a reason."""
+
+    what: str
+    k: Interval | None
+    remark: str
+
+    @property
+    def ends(self) -> list[float]:
+        """The estimate, low and high as numbers to draw; NaN where there is none."""
+        values = self.k or (None, None, None)
+        return [np.nan if value is None else float(value) for value in values]
+
+
+def at_size(
+    fits: dict, gaps: pd.DataFrame, k: float, least_gain: float, tolerance: float
+) -> pd.DataFrame:
+    """Tabulate what fits say at k: a row a method and law.
+
+    Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
+    which the next image gains less than least_gain), spent (where the reducible part is down to
+    the fraction tolerance of the floor), each of the three with _low and _high, gap_sat (the curve
+    at k_sat), no_k_sat and no_spent (why there is none), measured, sd, n (over seeds at k). fits:
+    {(method, law): Fit}; gaps: method, k, seed, gap.
+    """
+    here = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std", "count"])
+    rows = []
+    for (method, law), found in fits.items():
+        row = {"method": method, "law": law, "k": k, "no_k_sat": found.reason}
+        row["no_spent"] = found.reason
+        if method in here.index:
+            row |= zip(("measured", "sd", "n"), here.loc[method], strict=True)
+        if found.fitted:
+            row |= found.predict(k).iloc[0][["gap", "low", "high"]]
+            row |= _ended(found.gain(k), "gain")
+            row |= _or_reason(lambda: found.k_marginal(least_gain), "k_sat")  # noqa: B023
+            row |= _or_reason(lambda: found.k_sat(tolerance), "spent")  # noqa: B023
+            if row.get("k_sat", 0) > 0:
+                row["gap_sat"] = found.predict(row["k_sat"])["gap"].iloc[0]
+        rows.append(row)
+    ends = [f"{name}{end}" for name in ("gain", "k_sat", "spent") for end in ("", "_low", "_high")]
+    names = ["gap", "low", "high", *ends, "gap_sat", "no_k_sat", "no_spent", "measured", "sd", "n"]
+    return pd.DataFrame(rows).reindex(columns=["method", "law", "k", *names])
+
+
+def _ended(found: Interval, name: str) -> dict:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def _or_reason(ask: Callable[[], Interval], name: str) -> dict:
+    """Return what `ask` finds, or why it finds nothing."""
+    try:
+        return _ended(ask(), name)
+    except ValueError as reason:
+        return {f"no_{name}": str(reason)}
+
+
+def recommendation(
+    table: pd.DataFrame, tables: Tables, members: Sequence[str], epsilon: float, budget: float
+) -> str:
+    """Say which method to take at how many images per class, and what that rests on (HTML)."""
+    best, ks = table.iloc[0], tables.sizes
+    goal, where = f"a gap of {epsilon:g}", reading.listed(members, "and")
+    where = where if len(members) <= 3 else f"all {len(members)} configurations"
+    seeds = tables.trials["seed"].nunique()
+    rests = (
+        f"This rests on a/√k + c, fitted to {seeds} seeds at {len(ks)} sizes from k = {ks[0]} to "
+        f"{ks[-1]}, and on nothing else"
+    )
+    if not best["within"]:
+        near = table.sort_values("gap").iloc[0]
+        gap = reading.between(Interval(*near[["gap", "gap_low", "gap_high"]]))
+        return (
+            f"<b>No method holds {goal} within {budget:g} images per class under "
+            f"{html.escape(where)}.</b> {html.escape(near['method'])} comes nearest: it would "
+            f"leave {gap} at the budget. {rests}."
+        )
+    ipc = Interval(*(max(end, 1.0) for end in best[["ipc", "ipc_low", "ipc_high"]]))
+    fit = f"R² = {best['r2']:.3f} under {html.escape(best['member'])}, which decides"
+    past = best["k"] / ks[-1]
+    beyond = f"; k lies {past:.1f} times past the largest measured" if past > 1 else ""
+    inside = table[table["within"]].iloc[1:]
+    alike = inside.loc[inside["k_low"] <= best["k_high"], "method"]
+    text = (
+        f"Take <b>{html.escape(best['method'])}</b> with <b>{ipc.estimate:g} images per class</b>"
+    )
+    text += f" (95 % interval {_end(ipc.low)} to {_end(ipc.high)}) for {goal} under "
+    text += f"{html.escape(where)}. {rests} ({fit}{beyond})."
+    if len(alike):
+        text += f" Their intervals do not tell it from {html.escape(reading.listed(alike, 'and'))}."
+    return text
+
+
+def ipc_table(
+    numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float, tolerance: float
+) -> str:
+    """Tabulate predicted against measured, a row a method and law; or measured alone.
+
+    numbers: `at_size`; seen: the mean gap at this size by method, NaN where it was not measured;
+    measure: of `laws.gap_matrix`; level: the mean risk on all data; tolerance: see
+    `at_size`.
+    """
+    error = measure == "gap_error"
+    what, sign = ("accuracy", -1) if error else ("cross-entropy", 1)
+    full = 1 - level if error else level
+    ends = ("gap", "high", "low") if error else ("gap", "low", "high")
+    rows = []
+    for row in numbers.to_dict("records"):
+        names = zip(("v", "v_low", "v_high"), ends, strict=True)
+        predicted = {name: full + sign * row[end] for name, end in names}
+        there = not math.isnan(row["measured"])
+        cells = [row["method"], laws.LAWS[row["law"]].formula, _ends(predicted, "v", "{:.3f}")]
+        measured = f"{full + sign * row['measured']:.3f} ± {row['sd']:.3f}"
+        cells.append(measured if there else "not measured")
+        cells.append(_ends(row, "gain", "{:.2g}"))
+        for name in ("k_sat", "spent"):
+            cells.append(_ends(row, name, "{:.0f}") or f"none: {row[f'no_{name}']}")
+        rows.append(cells)
+    for method, gap in seen.items() if numbers.empty else ():
+        measured = "not measured" if math.isnan(gap) else f"{full + sign * gap:.3f}"
+        rows.append([method, "no fit is ticked", "", measured, "", "", ""])
+    head = ["method", "fit", f"predicted {what}", f"measured {what}"]
+    note = f"On all data: {what} {full:.3f}. In brackets: 95 %; ±: between seeds."
+    head += [
+        "the next image gains",
+        "k_sat: gains less from k =",
+        f"{tolerance:.0%} of floor at k =",
+    ]
+    return _table(head, rows, note)
+
+
+def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: Tables) -> str:
+    """Tabulate k* as it is known in several ways, and the family's worst member at k."""
+    rows = []
+    for need in needs:
+        value = "unknown"
+        if need.k is not None:
+            values = dict(zip(("v", "v_low", "v_high"), need.ends, strict=True))
+            value = _ends(values, "v", "{:.0f}")
+        if need.remark.startswith(("above", "below")):
+            value = f"{need.remark[:5]} {need.k.estimate:.0f}"
+        rows.append([f"k*, {need.what}", value, need.remark or KNOWN[need.what]])
+    named = worst["worst_member"].mode().iloc[0]
+    gap = f"{worst['worst'].mean():.3f}"
+    rows.append([f"worst member at k = {k}", named, f"worst gap {gap}, mean over seeds"])
+    low = " r is no more than seeds alone reach: H_cov counts noise." * (radius <= tables.noise)
+    note = f"k* holds the worst gap at or below ε = {epsilon:g}. In brackets: 95 %.{low}"
+    return _table(["of the family", "value", "how it is known"], rows, note)
+
+
+def plan_table(table: pd.DataFrame, bad: dict[str, str]) -> str:
+    """Tabulate `planner.compare_plans`; bad: why a method has no fit, by method."""
+    rows = []
+    for row in table.to_dict("records"):
+        reason = row["reason"] or ("" if row["within"] else "beyond the budget")
+        need = "unknown" if math.isnan(row["ipc"]) else _ends(row, "ipc", "{:.0f}")
+        rows.append([row["method"], need, _ends(row, "gap", "{:.3f}"), row["member"] or "", reason])
+    rows += [[method, "unknown", "", "", reason] for method, reason in bad.items()]
+    head = ["method", "images per class", "gap at the budget", "decided by", "remark"]
+    return _table(head, rows, "In brackets: 95 %.")
+
+
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]], note: str) -> str:
+    top = "".join(f'<th scope="col" style="{CELL}">{html.escape(name)}</th>' for name in head)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="{CELL}">{html.escape(str(text))}</td>' for text in row)
+        + "</tr>"
+        for row in rows
+    )
+    caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(note)}</caption>'
+    rows = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<table style="{TABLE}">{rows}{caption}</table>'
+
+
+def _ends(row, name: str, pattern: str) -> str:
+    """Return an estimate with its interval, `12 (8 to 20)`; infinity is no bound."""
+    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+    if values[0] is None or math.isnan(values[0]):
+        return ""
+    texts = ["no k" if math.isinf(values[0]) else pattern.format(values[0])]
+    known = [end for end in values[1:] if end is not None and not math.isnan(end)]
+    if len(known) < 2:
+        return f"{texts[0]} (no interval)"
+    ends = ["no bound" if math.isinf(end) else pattern.format(end) for end in known]
+    return f"{texts[0]} ({ends[0]} to {ends[1]})"
+
+
+def _end(value: float) -> str:
+    return "no bound" if math.isinf(value) else f"{value:g}"

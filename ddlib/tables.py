@@ -1,0 +1,219 @@
+"""The tables of a study that ended, from its results folder or from the example: to explore.
+
+`python -m ddlib.tables example FOLDER...` makes the example that comes with the library from the
+results folders of the quick profiles of notebooks 02 and 03.
+"""
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ddlib import coverage, coverage_laws
+from ddlib.distilled import load_distilled
+from ddlib.files import from_root, write_atomically
+from ddlib.settings import Settings, read_sets, read_settings
+
+EXAMPLE = Path(__file__).parent / "example"
+CLASSES, COPIES = 10, 5  # on a sheet, at most: columns and rows
+SHEET_PIXELS = 270  # a sheet is enlarged to about this width or height, pixels kept square
+PAPER = 128  # grey between the images of a sheet
+DISTANCES = "distances.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What a study left, as `ddlib.study.Result` has it, without its data and networks.
+
+    name: how readers call it; trials, references, costs: its tables; distances: (C, C) between
+    predictions, None where notebook 03 did not run on it; noise: the distance that seeds alone
+    reach; sheets: {(method, ipc): a PNG, or the file of the distilled set}, of the first seed.
+    """
+
+    name: str
+    settings: Settings
+    trials: pd.DataFrame
+    references: pd.DataFrame
+    costs: pd.DataFrame
+    distances: pd.DataFrame | None
+    noise: float
+    sheets: Mapping[tuple[str, int], bytes | Path] = field(repr=False)
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(self.trials["method"]))
+
+    @property
+    def ipcs(self) -> list[int]:
+        return sorted(self.trials["ipc"].unique().tolist())
+
+    @property
+    def sizes(self) -> list[int]:
+        """The k that were measured, ascending."""
+        return sorted(self.trials["k"].unique().tolist())
+
+    @property
+    def class_count(self) -> int:
+        return int(self.trials["k"].iloc[0] // self.trials["ipc"].iloc[0])
+
+    @cached_property
+    def configurations(self) -> list[str]:
+        """Those whose networks trained on all data ended well, every seed."""
+        ended = (self.references["status"] == "ok").groupby(self.references["configuration"]).all()
+        return [name for name in dict.fromkeys(self.trials["configuration"]) if ended[name]]
+
+    @cached_property
+    def gaps(self) -> pd.DataFrame:
+        """The trials, each gap measured from its seed's own network trained on all data."""
+        sound = self.trials[self.trials["configuration"].isin(self.configurations)]
+        return coverage_laws.own_references(sound, self.references)
+
+    @cached_property
+    def families(self) -> dict[str, tuple[str, ...]]:
+        """The families of the study: all, nested and other, and those of equal size."""
+        known = self.configurations if self.distances is None else list(self.distances.index)
+        found = {"all configurations": tuple(known)}
+        for name, family in read_sets(self.settings).items():
+            if members := tuple(each for each in family.members if each in known):
+                found[name] = members
+        if self.settings.spread and self.distances is not None:
+            found |= coverage.spread_families(self.distances, **self.settings.spread)
+        return found
+
+    def sheet(self, method: str, ipc: int) -> bytes | None:
+        """Return a PNG of the distilled images, a column a class; None where there are none."""
+        found = self.sheets.get((method, ipc))
+        return _drawn(found) if isinstance(found, Path) else found
+
+    def sheet_address(self, method: str, ipc: int) -> str | None:
+        """Return the sheet as a data address, enlarged with its pixels kept square."""
+        png = self.sheet(method, ipc)
+        if png is None:
+            return None
+        image = Image.open(BytesIO(png))
+        factor = max(1, round(SHEET_PIXELS / max(image.size)))
+        large = image.resize(
+            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+        )
+        return "data:image/png;base64," + base64.b64encode(_png(large)).decode()
+
+
+def read(folder: str | Path) -> Tables:
+    """Return the tables in a study's results folder, such as "results/scaling_law/quick".
+
+    A path counts from the project's root. Of several distilled sets of one method and size, left
+    by other settings, the newest is shown. Raises FileNotFoundError, in one sentence, where no
+    study has ended, ValueError where a table is empty.
+    """
+    folder = from_root(str(folder))
+    needed = [folder / name for name in ("settings.json", "trials.parquet", "references.parquet")]
+    if missing := [path.name for path in needed if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{folder} holds no finished study ({missing[0]} is not there); give the results "
+            "folder of a notebook that ran to its end"
+        )
+    settings = read_settings(json.loads(needed[0].read_text()))
+    trials, references = map(pd.read_parquet, needed[1:])
+    if trials.empty:
+        raise ValueError(f"the study in {folder} has no trials; run its notebook again")
+    costs = folder / "costs.parquet"
+    distances, noise = _distances(folder / DISTANCES)
+    return Tables(
+        name=f"{trials['data'].iloc[0]}: {folder.parent.name}/{folder.name}",
+        settings=settings,
+        trials=trials,
+        references=references,
+        costs=pd.read_parquet(costs) if costs.is_file() else pd.DataFrame(),
+        distances=distances,
+        noise=noise,
+        sheets=_sheets(folder),
+    )
+
+
+def example() -> list[Tables]:
+    """Return the example: the quick profiles of notebooks 02 and 03 on digits, as they ran."""
+    return [read(EXAMPLE / notebook / "quick") for notebook in ("methods", "coverage_law")]
+
+
+def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:
+    """Write the distances between configurations and their noise floor into a results folder."""
+    table = distance.stack().rename_axis(["first", "second"]).rename("distance").reset_index()
+    write_atomically(folder / DISTANCES, table.assign(noise=noise).to_parquet(index=False))
+
+
+def write_example(folders: list[Path], target: Path = EXAMPLE) -> None:
+    """Write what `read` needs of these results folders to `target`, images as small sheets."""
+    for folder in folders:
+        tables, place = read(folder), target / Path(folder).parent.name / Path(folder).name
+        for name in ("settings.json", "trials.parquet", "references.parquet", "costs.parquet"):
+            write_atomically(place / name, _small(from_root(str(folder)) / name))
+        if tables.distances is not None:
+            write_distances(place, tables.distances, tables.noise)
+        rows = [(*key, tables.sheet(*key)) for key in tables.sheets if key[0] in tables.methods]
+        sheets = pd.DataFrame(rows, columns=["method", "ipc", "png"])
+        write_atomically(place / "sheets.parquet", sheets.to_parquet(index=False))
+
+
+def _small(path: Path) -> bytes:
+    if path.suffix != ".parquet":
+        return path.read_bytes()
+    return pd.read_parquet(path).to_parquet(index=False, compression="zstd")
+
+
+def _distances(path: Path) -> tuple[pd.DataFrame | None, float]:
+    if not path.is_file():
+        return None, 0.0
+    table = pd.read_parquet(path)
+    names = list(dict.fromkeys(table["first"]))
+    matrix = table.pivot(index="first", columns="second", values="distance").loc[names, names]
+    matrix.index, matrix.columns = names, names
+    return matrix, float(table["noise"].iloc[0])
+
+
+def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
+    if (folder / "sheets.parquet").is_file():
+        table = pd.read_parquet(folder / "sheets.parquet")
+        return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
+    files = sorted((folder / "distilled").glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
+    named = [(re.fullmatch(r"(.+)-ipc(\d+)-seed0-\w+", path.stem), path) for path in files]
+    return {(found[1], int(found[2])): path for found, path in named if found}
+
+
+def _drawn(path: Path) -> bytes:
+    """Draw a distilled set: a column a class, a row an image of it, a pixel of grey between."""
+    synthetic = load_distilled(path)
+    pixels = synthetic.pixels().numpy()  # (k, H, W, channels), grouped by class
+    height, width, channels = pixels.shape[1:]
+    grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:CLASSES, :COPIES]
+    grid = np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
+    sheet = grid.transpose(1, 2, 0, 3, 4).reshape(grid.shape[1] * (height + 1), -1, channels)
+    return _png(Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def main(arguments: list[str]) -> None:
+    """Run `python -m ddlib.tables example FOLDER...`."""
+    if arguments[:1] != ["example"] or len(arguments) < 2:
+        sys.exit("usage: python -m ddlib.tables example RESULTS_FOLDER...")
+    try:
+        write_example([Path(folder) for folder in arguments[1:]])
+    except (OSError, ValueError) as problem:
+        sys.exit(str(problem))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

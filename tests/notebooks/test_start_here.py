@@ -1,0 +1,73 @@
+"""Notebook 00: every step in seconds, answers that run, and one line of links in all notebooks."""
+
+import re
+
+import nbformat
+import papermill
+import pytest
+from running import NOTEBOOKS, outputs
+
+from ddlib.page import write_page
+
+NOTEBOOK = NOTEBOOKS / "00_start_here.ipynb"
+ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
+FAST = {
+    "methods": {
+        "random": {},
+        "dm": {"iterations": 2, "real_batch": 8, "learning_rate": 1, "augmentation": "none"},
+    },
+    "data": {"name": "digits"},
+    "network": {"name": "convnet", "width": 8, "depth": 2},
+    "training": {"steps": 10, "batch_size": 64},
+    "k": [10, 20],
+    "seeds": 2,
+}
+
+
+def answers() -> list[str]:
+    """Return the code of the hidden answers."""
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return re.findall(r"<details>.*?```python\n(.*?)```.*?</details>", text, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Run the notebook with its answers pasted into new cells, on little."""
+    folder = tmp_path_factory.mktemp("lesson")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    notebook.cells += [nbformat.v4.new_code_cell(answer) for answer in answers()]
+    nbformat.write(notebook, folder / "in.ipynb")
+    given = {**FAST, "results": str(folder / "results")}
+    papermill.execute_notebook(folder / "in.ipynb", folder / "out.ipynb", given, progress_bar=False)
+    return folder, nbformat.read(folder / "out.ipynb", 4)
+
+
+def test_it_shows_a_set_two_laws_and_what_they_say(executed):
+    _, notebook = executed
+    charts = outputs(notebook, "application/vnd.vegalite.v5+json")
+    assert len(charts) == 3 + 1  # the set, a figure a law, and the answer about noise
+    kept, scaling, coverage = outputs(notebook, "text/markdown")
+    assert kept.startswith("With 0.8% of the images, the distilled set keeps ")
+    assert scaling.count("Left free, the exponent is b =") == 2
+    assert coverage.startswith("**Worst gap 0.05.** k* of 17 families")
+
+
+def test_its_answers_are_hidden_and_run(executed):
+    folder, notebook = executed
+    assert len(answers()) == 3
+    printed = [output["text"] for cell in notebook.cells[-3:] for output in cell["outputs"][:1]]
+    assert re.fullmatch(r"10 -?0\.\d+\n20 -?0\.\d+\n", printed[0])
+    assert re.fullmatch(r"0\.\d+\n", printed[1])
+    assert printed[2].count("\n") == 5
+    write_page(folder / "out.ipynb", folder / "out.html")
+    page = (folder / "out.html").read_text()
+    hidden = re.findall(r"<details><summary>.*?</summary>(.*?)</details>", page, re.DOTALL)
+    assert sum("<p>" in each for each in hidden) == len(hidden) >= 9
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_notebook_links_to_all_in_one_line(path):
+    cell = nbformat.read(path, 4).cells[1]
+    assert re.findall(r"\]\(([^)]+)\)", cell.source) == [each.name for each in ALL]
+    assert cell.source == nbformat.read(NOTEBOOK, 4).cells[1].source

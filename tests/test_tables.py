@@ -1,0 +1,127 @@
+"""Tables of a study that ended: from its results folder, and from the example."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from ddlib import coverage, tables
+from ddlib.data import Normalisation
+from ddlib.distilled import DistilledSet
+
+
+@pytest.fixture(scope="module")
+def example():
+    return tables.example()
+
+
+def test_the_example_holds_the_quick_profiles_of_two_notebooks(example):
+    methods, law = example
+    assert methods.name == "digits: methods/quick"
+    assert law.name == "digits: coverage_law/quick"
+    assert methods.sizes == law.sizes == [10, 20, 50, 100, 200, 400]
+    assert (methods.class_count, methods.ipcs) == (10, [1, 2, 5, 10, 20, 40])
+    assert {"random", "dm", "dc", "dsa", "mtt", "mgd3"} <= set(methods.methods)
+    assert methods.distances is None
+    assert list(law.distances.index) == law.configurations
+    files = [path for path in tables.EXAMPLE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 400_000
+
+
+def test_families_are_those_of_the_settings_and_of_equal_size(example):
+    _, law = example
+    assert law.families["all configurations"] == tuple(law.configurations)
+    assert law.families["optimisation-3"] == ("own", "adam", "rmsprop")
+    spread = coverage.spread_families(law.distances, 4, 5)
+    assert {name: law.families[name] for name in spread} == spread
+
+
+def test_gaps_come_from_each_seeds_own_reference(example):
+    _, law = example
+    trial = law.gaps.query("configuration == 'mlp' and seed == 2 and k == 50").iloc[0]
+    reference = law.references.query("configuration == 'mlp' and seed == 2").iloc[0]
+    assert trial["gap_error"] == pytest.approx(trial["error"] - reference["error"])
+
+
+def test_written_distances_are_read_back(tmp_path):
+    names = ["b", "a", "c"]
+    points = np.random.default_rng(0).normal(size=(3, 2))
+    matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    distance = pd.DataFrame(matrix, index=names, columns=names)
+    shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / "mine" / "quick")
+    tables.write_distances(tmp_path / "mine" / "quick", distance, 0.25)
+    found = tables.read(tmp_path / "mine" / "quick")
+    assert found.name == "digits: mine/quick"
+    assert found.noise == 0.25
+    pd.testing.assert_frame_equal(found.distances, distance)
+
+
+def test_a_sheet_shows_a_column_a_class(tmp_path):
+    images = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 1, 2, 2) / 10
+    made = DistilledSet(
+        images, torch.tensor([0, 0, 0, 1, 1, 1]), Normalisation((0.0,), (1.0,)), ("a", "b"),
+        data="x", method="dm", parameters={}, seed=0,
+    )  # fmt: skip
+    folder = tmp_path / "results"
+    shutil.copytree(tables.EXAMPLE / "methods" / "quick", folder)
+    (folder / "sheets.parquet").unlink()
+    made.save(folder / "distilled" / "dm-ipc3-seed0-abc.safetensors")
+    made.save(folder / "distilled" / "dm-ipc3-seed1-abd.safetensors")
+    found = tables.read(folder)
+    assert list(found.sheets) == [("dm", 3)]
+    (tmp_path / "sheet.png").write_bytes(found.sheet("dm", 3))
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert pixels.shape == (9, 6)  # three images of 2 + 1 pixels high, two wide
+    tenth = [round(value * 25.5) for value in range(6)]
+    assert pixels[1::3, 1].tolist() == tenth[:3]
+    assert pixels[1::3, 4].tolist() == tenth[3:]
+    assert (pixels[0] == tables.PAPER).all()
+    assert found.sheet("dm", 5) is None
+    assert found.sheet_address("dm", 5) is None
+    assert found.sheet_address("dm", 3).startswith("data:image/png;base64,")
+
+
+def test_the_example_is_what_its_command_writes(tmp_path, example):
+    folders = [tables.EXAMPLE / "methods" / "quick"]
+    tables.write_example(folders, tmp_path)
+    again = tables.read(tmp_path / "methods" / "quick")
+    pd.testing.assert_frame_equal(again.trials, example[0].trials)
+    assert dict(again.sheets) == dict(example[0].sheets)
+
+
+@pytest.mark.parametrize("missing", ["settings.json", "trials.parquet"])
+def test_a_folder_without_a_finished_study_is_refused(tmp_path, missing):
+    folder = tmp_path / "mine"
+    shutil.copytree(tables.EXAMPLE / "methods" / "quick", folder)
+    (folder / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"holds no finished study \\({missing} is not"):
+        tables.read(folder)
+
+
+def test_a_study_without_trials_is_refused(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(tables.EXAMPLE / "methods" / "quick", folder)
+    pd.read_parquet(folder / "trials.parquet").head(0).to_parquet(folder / "trials.parquet")
+    with pytest.raises(ValueError, match="has no trials; run its notebook again"):
+        tables.read(folder)
+
+
+def test_configurations_whose_networks_failed_are_left_out(example):
+    _, law = example
+    references = law.references.assign(
+        status=law.references["status"].mask(law.references["configuration"] == "vit", "diverged")
+    )
+    found = dataclasses.replace(law, references=references)
+    assert "vit" not in found.configurations
+    assert "vit" not in set(found.gaps["configuration"])
+
+
+def test_the_command_says_what_is_wrong():
+    with pytest.raises(SystemExit, match=r"usage: python -m ddlib.tables example"):
+        tables.main([])
+    with pytest.raises(SystemExit, match="holds no finished study"):
+        tables.main(["example", "nowhere/at_all"])
