@@ -162,7 +162,7 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
         axis = alt.Axis(values=[1, 10, 100, 1000] if log else list(range(0, 61, 10)))
         base = alt.Chart(table).encode(
             alt.X(f"{x}:Q", scale=scale, title=title_x, axis=axis),
-            alt.Y("value:Q", title=None, scale=alt.Scale(type=kind)),
+            alt.Y("value:Q", title=None, scale=alt.Scale(type=kind), axis=alt.Axis(tickCount=5)),
             _colour("line", names),
             strokeDash=alt.StrokeDash(
                 "line:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0], [1, 0]]), title=None

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from ddlib.laws import Interval
 
 DISTILLERS = ("samples", "herding", "every choice", "best alphabet", "free decoder")
-COPIES, ANGLE = 8, np.deg2rad(20)  # of the families with near duplicates
+COPIES, ANGLES = 8, (5, 20)  # of the families with near duplicates; degrees
 NOISY = ("mean", "best mean", "free decoder")
 CLOSE = 1e-7  # gaps below this count as none
 
@@ -115,14 +115,15 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
     """Tabulate k* of sampled S against ln M: columns x, k_star (sigma^2 / epsilon^2), line.
 
     Families of M independent directions, and of N = M / COPIES with COPIES members each:
-    duplicates, and near duplicates at ANGLE; beside them the bounds of statements 12 and 13.
+    duplicates, and near duplicates at ANGLES; beside them the union bound of M, and for near
+    duplicates that of statement 13.
     """
     counts = np.array(counts)
     fewer = counts[counts >= 2 * COPIES] // COPIES
     kinds = {
         "independent": (counts, 1, 0.0),
         "duplicates": (fewer, COPIES, 0.0),
-        "near duplicates": (fewer, COPIES, ANGLE),
+        **{f"{angle}° apart": (fewer, COPIES, np.deg2rad(angle)) for angle in ANGLES},
     }
     parts = []
     for line, (sizes, copies, angle) in kinds.items():
@@ -130,13 +131,13 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
         worst = found.groupby("members")["worst"].mean()
         star = sample_size(worst.to_numpy(), 1.0)
         parts.append(pd.DataFrame({"x": np.log(worst.index), "k_star": star, "line": line}))
-    radius = 2 * np.sin(ANGLE / 2)
-    near = cover_bound(fewer, fewer * COPIES, radius, 1) ** 2
-    for line, members, bound in (
-        ("union bound", counts, union_bound(counts, 1) ** 2),
-        ("bound for near duplicates", fewer * COPIES, near),
-    ):
-        parts.append(pd.DataFrame({"x": np.log(members), "k_star": bound, "line": line}))
+    bounds = {"union bound of M": (counts, union_bound(counts, 1))}
+    for angle in ANGLES:
+        radius = 2 * np.sin(np.deg2rad(angle) / 2)
+        bound = cover_bound(fewer, fewer * COPIES, radius, 1)
+        bounds[f"statement 13 at {angle}°"] = fewer * COPIES, bound
+    for line, (members, bound) in bounds.items():
+        parts.append(pd.DataFrame({"x": np.log(members), "k_star": bound**2, "line": line}))
     return pd.concat(parts, ignore_index=True)
 
 

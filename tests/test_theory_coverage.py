@@ -203,3 +203,24 @@ def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():
     again = regimes.optimised_sizes(["network"], [6], width, 1, copies=4)
     assert again["rank"].iloc[0] == 6
     assert again["k_star"].iloc[0] <= stars.loc[6, "network"] + 1
+
+
+def test_every_line_of_the_sampled_regime_keeps_its_place():
+    wide = regimes.sampled_sizes([16, 128, 1024], 300, 4).pivot(
+        index="x", columns="line", values="k_star"
+    )
+    exact = [regimes.expected_maximum(count) ** 2 for count in (16, 128, 1024)]
+    assert wide["independent"].to_numpy() == pytest.approx(exact, rel=0.05)
+    fewer = [regimes.expected_maximum(count) ** 2 for count in (2, 16, 128)]
+    assert wide["duplicates"].to_numpy() == pytest.approx(fewer, rel=0.05)
+    for angle in regimes.ANGLES:
+        assert (wide["duplicates"] < wide[f"{angle}° apart"]).all()
+        assert (wide[f"{angle}° apart"] < wide[f"statement 13 at {angle}°"]).all()
+        assert (wide[f"{angle}° apart"] < wide["union bound of M"]).all()
+
+
+def test_the_channel_table_holds_every_distiller_and_never_more_than_fano():
+    table = regimes.channel_table(5, 0.1, (2, 4), 0.3, 50)
+    assert (table["success"] <= table["bound"] + 1e-9).all()
+    assert set(table["channel"]) == {"2 symbols", "4 symbols", "noise"}
+    assert set(table["line"]) == {*regimes.DISTILLERS, *regimes.NOISY}
