@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 SCREENS = ROOT / "results" / "screens"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 MAKE = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
-PATIENCE = 60_000  # milliseconds: a busy machine may take long to open, never to answer
+PATIENCE = 60_000  # milliseconds: a machine may be busy with much else
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here: install Debian's package chromium"
@@ -38,7 +38,7 @@ def serving(words: list[str], folder: Path, log: Path):
         "JUPYTER_CONFIG_DIR": str(folder),
     }
     environment["JUPYTER_RUNTIME_DIR"] = str(folder)
-    command = [*MAKE, *(word.format(port=port) for word in words)]
+    command = [word.format(port=port) for word in words]
     with log.open("w") as out:
         server = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
@@ -68,6 +68,7 @@ def browser():
 @pytest.fixture
 def watched(browser):
     """Return a page of 1280 pixels, with all it complains of, and all hosts that it asks."""
+    playwright.expect.set_options(timeout=PATIENCE)
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
     page.set_default_timeout(PATIENCE)
     page.complaints, page.hosts = [], set()
@@ -136,12 +137,12 @@ def _cells(explorer) -> re.Pattern:
 
 def open_app(page, port: int) -> None:
     page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
-    playwright.expect(page.locator("[role=img] svg")).to_have_count(3, timeout=PATIENCE)
+    playwright.expect(page.locator("[role=img] svg")).to_have_count(3)
 
 
 def test_the_app_follows_every_control(watched, tmp_path):
     found = tables.example()
-    words = ["app", "APP=--no-browser --port={port}"]
+    words = [*MAKE, "app", "APP=--no-browser --port={port}"]
     with serving(words, tmp_path, tmp_path / "log") as port:
         open_app(watched, port)
         _drive_ipc(Driven(watched, 0, explore.IpcExplorer(found)))
@@ -159,7 +160,7 @@ def _drive_ipc(ipc: Driven) -> None:
     ipc.slide("IPC", "ipc", "ArrowRight", 12)
     answered = time.perf_counter() - start
     assert ipc.shape() != before
-    assert answered < 2  # from key to picture; 0.2 s on a quiet machine
+    assert answered < 5  # from key to picture and numbers; a fraction of a second where it is quiet
     ipc.slide("Tolerance", "tolerance", "ArrowLeft ArrowLeft", 5e-4)
     ipc.tick("mtt", ipc.twin.methods)
     ipc.tick("a k^-b + c", ipc.twin.laws)
@@ -213,19 +214,23 @@ def _screen(name: str) -> Path:
 
 
 def test_jupyterlab_follows_the_keyboard(watched, tmp_path):
+    # A copy, in a folder of its own: JupyterLab saves what it runs.
     shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", tmp_path)
-    quiet = "--LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
-    place = f"--ServerApp.root_dir={tmp_path} --LabApp.workspaces_dir={tmp_path}"
-    quiet += " --LabApp.expose_app_in_browser=True"
-    secret = "--IdentityProvider.token=only-here --allow-root --no-browser --port={port}"
-    words = ["lab", f"LAB={secret} {quiet} {place}"]
+    words = [sys.executable, "-m", "jupyter", "lab", "--ip=127.0.0.1", "--port={port}"]
+    words += ["--no-browser", "--allow-root", "--IdentityProvider.token=only-here"]
+    words += [f"--ServerApp.root_dir={tmp_path}", f"--LabApp.workspaces_dir={tmp_path}"]
+    words += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    words += ["--LabApp.news_url=", "--LabApp.expose_app_in_browser=True"]
     with serving(words, tmp_path / "runtime", tmp_path / "log") as port:
         address = f"http://127.0.0.1:{port}/lab/tree/05_explore.ipynb?token=only-here"
         watched.goto(address, wait_until="domcontentloaded")
         watched.locator(".jp-CodeCell").first.wait_for()
-        watched.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        session = "jupyterapp.shell.currentWidget?.sessionContext?.session"
+        watched.wait_for_function(f"() => {session}?.kernel?.status === 'idle'")
+        # Not awaited: the command ends with the last cell, or never where the kernel is lost.
+        watched.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
         ipc = Driven(watched, 0, explore.IpcExplorer(tables.example()))
-        playwright.expect(ipc.picture.locator("svg")).to_be_visible(timeout=PATIENCE)
+        playwright.expect(ipc.picture.locator("svg")).to_be_visible()
         ipc.slide("IPC", "ipc", "ArrowLeft ArrowLeft", 6)
         ipc.tick("mtt", ipc.twin.methods)
         watched.screenshot(path=_screen("lab_ipc.png"))
