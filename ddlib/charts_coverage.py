@@ -195,7 +195,10 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int], measure: str = "gap_error") 
         rows = table[table["k"] == k]
         base = alt.Chart(rows).encode(
             alt.Y(
-                "configuration:N", sort=order, title=None, axis=alt.Axis(labels=i == 0, grid=True)
+                "configuration:N",
+                scale=alt.Scale(domain=order),
+                title=None,
+                axis=alt.Axis(labels=i == 0, grid=True),
             ),
             alt.Color("method:N", scale=_colours(methods), sort=methods, title=None),
             tooltip=tips(["method:N", "configuration:N", "k", "gap", "low", "high"]),
@@ -209,7 +212,7 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int], measure: str = "gap_error") 
         size = {"width": 200, "height": alt.Step(19)}
         panels.append(alt.layer(bars, dots).properties(**size, title=f"k = {k}"))
     title = alt.Title(
-        "Distilled on one network, or for all: the gap of every configuration",
+        "Distilled on one network, or for several: the gap of every configuration",
         subtitle="Means over seeds with 95 % intervals, in the order of the first method's gaps.",
     )
     return alt.hconcat(*panels, title=title).configure(**CONFIG)

@@ -83,7 +83,7 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     least p_flip is 2^(1-S), which no correction can bring below 5 % for few seeds.
     """
     rows = [
-        (k, first, second, *compare_seeds(table[first] - table[second]))
+        (k, first, second, *_compare(table[first] - table[second]))
         for k, table in _sizes(seed_accuracies(trials))
         for first, second in combinations(table.columns, 2)
     ]
@@ -368,8 +368,8 @@ def _student(values: pd.Series) -> tuple[int, float, float, float]:
     return n, mean, mean - half, mean + half
 
 
-def compare_seeds(differences: pd.Series) -> tuple:
-    """Return the values of PAIR for the differences of two methods, one a seed; see `paired`."""
+def _compare(differences: pd.Series) -> tuple:
+    """Return the values of PAIR for the differences of two methods, one a seed."""
     values = differences.dropna().to_numpy()
     n, mean, low, high = _student(differences)
     if n < 2:

@@ -35,7 +35,6 @@ import pandas as pd
 from scipy import special
 
 from ddlib import laws
-from ddlib.comparison import LEVEL, PAIR, compare_seeds, holm
 from ddlib.laws import SAME, Interval
 
 Families = Mapping[str, Sequence[str]]
@@ -114,38 +113,55 @@ def worst_gaps(gaps: pd.DataFrame, families: Families, measure="gap_error") -> p
     return pd.DataFrame(rows, columns=names)
 
 
-def transfer(gaps: pd.DataFrame, families: Families, measure: str = "gap_error") -> pd.DataFrame:
-    """Compare what families get from each method with what they get from the first, by seeds.
+def transfer(
+    gaps: pd.DataFrame,
+    families: Families,
+    measure: str = "gap_error",
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare what families get from each method with what they get from the first.
 
-    gaps: with a column method, the first of which is the one compared with. For sets distilled on
-    one network against sets distilled for all. Columns: family, k, gap ("worst", see `worst_gaps`,
-    or "mean" over members), method, first and other (means over seeds of the two methods), then
-    those of `comparison.paired`: n, difference (other - first), low, high, p, p_flip, reason,
-    p_holm (over all rows of one kind of gap), survives. Raises as `worst_gaps`, and ValueError for
+    gaps: with a column method, the first of which is the one compared with; for sets distilled on
+    one network against sets distilled for several. Columns: family, k, gap ("worst", see the
+    module, or "mean" over members), method, n (seeds in which no trial of either failed), first
+    and other (the two gaps), difference (other - first) with low and high over draws that reweight
+    the same seeds in both, raw (that of the largest means, which leans the other way), told (the
+    interval excludes 0, and raw has its sign). Cases are not corrected for their number: families
+    that share their worst member repeat one another. Raises as `worst_gaps`, and ValueError for
     one method.
     """
-    found = {
-        method: worst_gaps(own, families, measure).set_index(["family", "k", "seed"])
-        for method, own in gaps.groupby("method", sort=False)
-    }
-    first, *others = found
+    first, *others = gaps["method"].unique()
     if not others:
         raise ValueError(f"only {first!r} was run; give a second method to compare it with")
-    rows = [
-        (
-            *(family, k, kind, method, cell[first].mean(), cell[method].mean()),
-            *compare_seeds(cell[method] - cell[first]),
+    names = {name for members in families.values() for name in members}
+    used, rows = gaps[gaps["configuration"].isin(names)], []
+    weights = {}
+    for method in others:
+        both = used[used["method"].isin([first, method])]
+        failed = both[both.get("status", "ok") != "ok"] if "status" in both else both[:0]
+        both = both[~both["seed"].isin(failed["seed"])]
+        ours, theirs = (
+            lay_out(both[both["method"] == one], families, measure) for one in (first, method)
         )
-        for kind in ("worst", "mean")
-        for method in others
-        for (family, k), cell in pd.DataFrame(
-            {name: each[kind] for name, each in found.items()}
-        ).groupby(level=["family", "k"], sort=False)
-    ]
-    names = ["family", "k", "gap", "method", "first", "other", *PAIR]
-    table = pd.DataFrame(rows, columns=names)
-    p_holm = table.groupby("gap")["p"].transform(holm)
-    return table.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
+        n = ours.values.shape[1]
+        weights.setdefault(n, seed_weights(n, draws, seed))
+        for family, members in families.items():
+            cells = ours.of(members), theirs.of(members)
+            worst = [worst_over(values, weights[n]) for values in cells]
+            mean = [weights[n][0] @ values.mean(axis=0) for values in cells]
+            raw = [values.mean(axis=1).max(axis=0) for values in cells]
+            for kind, pair in (("worst", worst), ("mean", mean)):
+                for j, k in enumerate(ours.ks):
+                    before, after = (values[:, j] for values in pair)
+                    change, low, high = laws.interval(after - before)
+                    lean = raw[1][j] - raw[0][j] if kind == "worst" else change
+                    told = (low > 0 and lean > 0) or (high < 0 and lean < 0)
+                    case = (family, k, kind, method, n, before[0], after[0])
+                    rows.append((*case, change, low, high, lean, told))
+    columns = ["family", "k", "gap", "method", "n", "first", "other"]
+    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "raw", "told"])
 
 
 def k_star(
@@ -246,8 +262,10 @@ def k_star_on_line(k_stars: KStars, h: pd.Series, at: float) -> tuple[Interval |
     k_stars: at one epsilon; h: H_cov by family. The line is that of `regressions`, so censored k*
     enter by their probability; the interval is over draws of seeds: how well the line is known,
     not how far a family may lie from it. Returns None and the reason where there is no line; k*
-    is never below 0.
+    is never below 0. Raises ValueError for several epsilons.
     """
+    if k_stars.table["epsilon"].nunique() != 1:
+        raise ValueError("give the k* of one epsilon")
     for _, table, draws in _by_epsilon(k_stars, h.to_frame()):
         codes = np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
         values, x = np.clip(draws, table["smallest"], table["largest"]), h.to_numpy(float)

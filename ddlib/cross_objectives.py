@@ -7,8 +7,7 @@ has seen, on their way through training on D.
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pandas as pd
 import torch
 
 from ddlib.augment import Draw
-from ddlib.data import DataSet
+from ddlib.data import DataSet, one_thread
 from ddlib.distilled import DistilledSet
 from ddlib.methods import METHODS, distribution, gradient, trajectory
 from ddlib.methods.common import PLAIN_SGD, real_batches
@@ -32,17 +31,6 @@ STUDENT_STEPS = 10
 AS_IS = Draw("none", {})
 STEP_SIZES = (0.01, 0.03, 0.1)
 MEASURES = ("dc", "dm", "mtt", "gap_error", "gap_cross_entropy")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: threads that wait for each other make small networks slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()

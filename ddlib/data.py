@@ -200,7 +200,7 @@ def load(
     rest, tested = _hold_out(name, train, held_out) if held_out else (train, test)
     kept = _select(f"{name} train", rest, chosen, per_class)
     tests = _select(f"{name} test", tested, chosen, None)
-    with _one_thread():
+    with one_thread():
         whitening = _whitening(name, train, image_size) if zca else None
         normalisation = whitening or source.normalisation or _measure(train)
         return DataSet(
@@ -440,8 +440,8 @@ def _whitening(name: str, pictures: Pictures, image_size: int | None) -> Whiteni
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Whiten to the same bytes in every process: sums depend on how threads share them."""
+def one_thread() -> Iterator[None]:
+    """Compute to the same bytes in every process: sums depend on how threads share them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,21 +1,17 @@
-"""What trainings on all data show: predictions, features, and how they move outputs and weights."""
+"""What a training on all data shows on probe images: predictions, features, and their movement."""
 
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
 from ddlib import networks
-from ddlib.configurations import Configuration
-from ddlib.data import DataSet, Split
+from ddlib.data import Split
 from ddlib.networks import Network, Theta
 from ddlib.seeds import generator
-from ddlib.training import Recipe, batches, training_steps
+from ddlib.training import Recipe, training_steps
 
 SPANS = 4  # parts of a training over which the change of the logits is kept
-BURST = 5  # steps that make up an update: the first alone knows no momentum
 
 
 def train_and_observe(
@@ -49,45 +45,10 @@ def train_and_observe(
     return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})
 
 
-def update_fields(
-    dataset: DataSet, configurations: Mapping[str, Configuration], seed: object
-) -> dict[str, np.ndarray]:
-    """Return what each configuration adds to the same P weights, (SPANS, P), at shared states.
-
-    The states are the weights before each of SPANS equal parts of the first configuration's own
-    training on the real images. From each, every configuration applies its update operator BURST
-    times, its optimiser new, to the same batches; where a training starts from makes no
-    difference here. Raises ValueError for configurations that do not share their network.
-    """
-    first, *others = configurations
-    own = configurations[first]
-    for name in others:
-        if configurations[name].network != own.network:
-            raise ValueError(
-                f"{name!r} has other weights than {first!r}; compare them in function space"
-            )
-    network = own.build(dataset.image_shape, dataset.class_count)
-    theta = own.initial(network, generator("shared state", seed))
-    images, labels = dataset.train.images, dataset.train.labels
-    rows = batches(len(labels), own.recipe.batch_size, generator("shared batches", seed))
-    shared = [[next(rows) for _ in range(BURST)] for _ in range(SPANS)]
-    fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
-    ends = _at_ends(network, theta, dataset.train, own.recipe, seed)
-    for state, drawn in zip(chain([theta], ends), shared, strict=False):
-        for name, configuration in configurations.items():
-            moved, carried = configuration.start(network, state, seed)
-            for batch in drawn:
-                batch = images[batch], labels[batch]
-                moved, carried = configuration.update(network, moved, carried, batch)
-            parts = [(moved[key] - state[key]).flatten() for key, _ in network.named_parameters()]
-            fields[name].append(torch.cat(parts).double().cpu().numpy())
-    return {name: np.stack(updates) for name, updates in fields.items()}
-
-
 def _at_ends(
     network: Network, theta: Theta, real: Split, recipe: Recipe, seed: object
 ) -> Iterator[Theta]:
-    """Yield the weights at the end of each part of the training; the next part overwrites them."""
+    """Yield the weights at the end of each part of the training."""
     ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
     stream = generator("evaluation batches", seed)
     yield from (theta for end in ends if end == 0)  # fewer steps than parts

@@ -129,14 +129,18 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
     for method, own in compared.groupby("method", sort=False):
         parts = []
         for kind, rows in own.groupby("gap", sort=False):
-            known, told = rows["difference"].dropna(), rows[rows["survives"]]["difference"]
+            change, told = rows["difference"], rows[rows["told"]]["difference"]
             parts.append(
-                f"the {kind} gap changes by {known.mean():+.3f} on average ({known.min():+.3f} to "
-                f"{known.max():+.3f}); beyond seed noise it is smaller in {(told < 0).sum()} and "
-                f"larger in {(told > 0).sum()} of {len(rows)} cases"
+                f"the {kind} gap changes by {change.mean():+.3f} on average ({change.min():+.3f} "
+                f"to {change.max():+.3f}); beyond the noise of {rows['n'].iloc[0]} seeds it is "
+                f"smaller in {(told < 0).sum()} and larger in {(told > 0).sum()} of {len(rows)} "
+                "cases"
             )
         paragraphs.append(f"**{method}** instead of {first}: {'; '.join(parts)}.")
-    note = "A case is a family at one k; paired t tests over seeds, with Holm's correction."
+    note = (
+        "A case is a family at one k, judged by its 95 % interval; cases overlap, and their number "
+        "is not corrected for. No change beyond the noise is not the same as no change."
+    )
     return Text("\n\n".join([*paragraphs, note]))
 
 

@@ -125,5 +125,5 @@ def test_transfer_draws_every_configuration_with_its_interval():
     half = 0.001 / np.sqrt(3) * 4.302653  # Student t, two degrees of freedom
     assert found["gap"] == pytest.approx(0.101)
     assert found["high"] - found["gap"] == pytest.approx(half, rel=1e-5)
-    assert panels[0][0]["encoding"]["y"]["sort"] == ["a", "b"]
+    assert [p[0]["encoding"]["y"]["scale"]["domain"] for p in panels] == [["a", "b"]] * 2
     vl_convert.vegalite_to_svg(spec)

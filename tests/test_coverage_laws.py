@@ -490,25 +490,56 @@ def test_olsens_derivatives_are_those_of_differences():
     assert value(theta[0]) == pytest.approx(logs.sum())
 
 
-def test_transfer_compares_methods_by_seeds_with_holms_correction():
-    """Against scipy's paired t test on the worst gaps themselves."""
-    first = table([1.0, 2.0], noise=0.01).assign(method="one")
-    other = table([1.5, 2.0], noise=0.01, generator=7).assign(method="all")
-    gaps, families = pd.concat([first, other]), {"a": ["c0"], "b": ["c0", "c1"]}
-    found = coverage_laws.transfer(gaps, families)
+def two_methods(first, other):
+    return pd.concat([first.assign(method="one"), other.assign(method="all")])
+
+
+def test_transfer_compares_methods_by_their_worst_and_mean_gaps():
+    """Differences by hand; the interval of a mean of seeds is that of the paired t test."""
+    first, other = (table(a, noise=0.01, generator=i) for i, a in enumerate([(1, 2), (1.5, 2)]))
+    families = {"a": ["c0"], "b": ["c0", "c1"]}
+    found = coverage_laws.transfer(two_methods(first, other), families, draws=20_000)
     assert len(found) == 2 * 2 * len(KS)
-    assert found["p_holm"].ge(found["p"]).all()
-    for cell in found.itertuples():
+    for case in found.itertuples():
         tables = [coverage_laws.worst_gaps(own, families) for own in (first, other)]
-        values = [t[(t["family"] == cell.family) & (t["k"] == cell.k)] for t in tables]
-        one, two = (each.set_index("seed")[cell.gap] for each in values)
-        assert (cell.first, cell.other) == (pytest.approx(one.mean()), pytest.approx(two.mean()))
-        assert cell.p == pytest.approx(stats.ttest_rel(two, one).pvalue)
-    told = found[found["survives"] & (found["gap"] == "worst")]
-    assert set(told["family"]) == {"a"}
-    assert (told["difference"] > 0).all()
+        cells = [t[(t["family"] == case.family) & (t["k"] == case.k)] for t in tables]
+        one, two = (cell.set_index("seed")[case.gap] for cell in cells)
+        assert (case.first, case.other) == (pytest.approx(one.mean()), pytest.approx(two.mean()))
+        assert case.difference == pytest.approx(two.mean() - one.mean())
+        if case.gap == "mean":
+            interval = stats.ttest_rel(two, one).confidence_interval()
+            assert (case.low, case.high) == pytest.approx(tuple(interval), abs=3e-3)
+        else:
+            raw = cells[1]["raw"].iloc[0] - cells[0]["raw"].iloc[0]
+            assert case.raw == pytest.approx(raw)
+    small = found[(found["k"] == 10) & (found["gap"] == "worst")].set_index("family")
+    assert small["told"].to_dict() == {"a": True, "b": False}
     with pytest.raises(ValueError, match=r"^only 'one' was run; give a second method"):
-        coverage_laws.transfer(first, families)
+        coverage_laws.transfer(first.assign(method="one"), families)
+
+
+def test_transfer_uses_no_seed_in_which_a_trial_failed():
+    first, other = table([1, 2], noise=0.01), table([1, 2], noise=0.01, generator=1)
+    families = {"a": ["c0", "c1"]}
+    gone = (other["seed"] == 0) & (other["configuration"] == "c1") & (other["k"] == 20)
+    status = np.where(gone, "diverged", "ok")
+    given = two_methods(first.assign(status="ok"), other.assign(status=status))
+    found = coverage_laws.transfer(given, families)
+    left = two_methods(*(each[each["seed"] > 0] for each in (first, other)))
+    pd.testing.assert_frame_equal(found, coverage_laws.transfer(left, families))
+    assert set(found["n"]) == {4}
+
+
+def test_a_difference_that_only_the_corrected_worst_gaps_show_is_not_told():
+    """One clear worst member against many that tie: corrected gaps lean down, raw ones up."""
+    first = table([2.0, *[0.1] * 12], noise=0.02, floor=0)
+    other = table([2.0] * 13, noise=0.02, floor=0, generator=1)
+    families = {"all": names(*range(13))}
+    found = coverage_laws.transfer(two_methods(first, other), families)
+    worst = found[found["gap"] == "worst"]
+    apart = np.sign(worst["difference"]) != np.sign(worst["raw"])
+    assert apart.any()
+    assert not worst[apart]["told"].any()
 
 
 def test_k_star_is_read_off_the_line_of_the_regression():

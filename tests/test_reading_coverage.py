@@ -108,14 +108,15 @@ def test_transfer_says_which_gaps_change_beyond_noise():
         {
             "gap": ["worst", "worst", "mean", "mean"],
             "method": "all",
-            "difference": [0.1, -0.2, 0.01, np.nan],
-            "survives": [True, True, False, False],
+            "n": 4,
+            "difference": [0.1, -0.2, 0.01, 0.03],
+            "told": [True, True, False, False],
         }
     )
     text = reading.transfer(compared, "one")
     assert text.startswith(
         "**all** instead of one: the worst gap changes by -0.050 on average (-0.200 to +0.100); "
-        "beyond seed noise it is smaller in 1 and larger in 1 of 2 cases; the mean gap changes by "
-        "+0.010 on average (+0.010 to +0.010); beyond seed noise it is smaller in 0 and larger in "
-        "0 of 2 cases."
+        "beyond the noise of 4 seeds it is smaller in 1 and larger in 1 of 2 cases; the mean gap "
+        "changes by +0.020 on average (+0.010 to +0.030); beyond the noise of 4 seeds it is "
+        "smaller in 0 and larger in 0 of 2 cases."
     )

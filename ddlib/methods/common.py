@@ -16,9 +16,10 @@ from ddlib.training import STEP, Recipe
 INITIALISATIONS = ("real", "noise")
 
 AVERAGES = ("arithmetic", "geometric")
-"""How an objective is averaged over configurations. Its size differs by orders of magnitude from
-network to network (under DM, gradients of digits by seven, AlexNet to MobileNetV2), and the largest
-decides an arithmetic mean. A geometric one divides each gradient by its objective's own value."""
+"""How an objective is averaged over draws of configurations, weights and batches. Its size differs
+by orders of magnitude from network to network, and the largest decides an arithmetic mean. A
+geometric one divides each gradient by its objective's own value, which also changes with ipc, so
+its learning rates are not those of the arithmetic one."""
 
 TINY = 1e-30  # keeps an objective that is 0, and so does not move S, off a division by 0
 

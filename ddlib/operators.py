@@ -1,0 +1,70 @@
+"""Configurations as update operators: how they move the same weights on the same batches."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from ddlib.configurations import Configuration
+from ddlib.data import DataSet
+from ddlib.networks import Network, Theta
+from ddlib.seeds import generator
+from ddlib.training import DivergedError, batches, training_steps
+
+STATES = 4  # shared weights, evenly spread over a training
+BURST = 5  # steps that make up an update: the first alone knows no momentum
+
+
+def update_fields(
+    dataset: DataSet, configurations: Mapping[str, Configuration], seed: object
+) -> dict[str, np.ndarray]:
+    """Return what each configuration adds to the same P weights, (STATES, P), at shared states.
+
+    The states are the weights at the start of each of STATES equal parts of a training of the
+    first configuration on the real images, from weights that are not pretrained. From each, every
+    configuration applies its update operator BURST times to the same batches, its optimiser and
+    its schedule new. So batch size, schedule and start make no difference here, and an augmentation
+    enters with the noise of one draw. Those that diverge from a shared state are left out. Raises
+    ValueError for configurations that do not share their network.
+    """
+    first, *others = configurations
+    own = configurations[first]
+    for name in others:
+        if configurations[name].network != own.network:
+            raise ValueError(
+                f"{name!r} has other weights than {first!r}; compare them in function space"
+            )
+    network = own.build(dataset.image_shape, dataset.class_count)
+    images, labels = dataset.train.images, dataset.train.labels
+    rows = batches(len(labels), own.recipe.batch_size, generator("shared batches", seed))
+    fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
+    for number, state in enumerate(_states(dataset, own, network, seed)):
+        drawn = [next(rows) for _ in range(BURST)]
+        for name in list(fields):
+            moved, carried = configurations[name].start(network, state, (seed, number))
+            try:
+                for batch in drawn:
+                    batch = images[batch], labels[batch]
+                    moved, carried = configurations[name].update(network, moved, carried, batch)
+            except DivergedError:
+                del fields[name]
+                continue
+            parts = [(moved[key] - state[key]).flatten() for key, _ in network.named_parameters()]
+            fields[name].append(torch.cat(parts).double().cpu().numpy())
+    return {name: np.stack(updates) for name, updates in fields.items()}
+
+
+def _states(
+    dataset: DataSet, own: Configuration, network: Network, seed: object
+) -> Iterator[Theta]:
+    """Yield the shared weights; the next ones overwrite them."""
+    train = dataset.train
+    theta = own.initial(network, generator("shared state", seed))
+    starts = [part * own.recipe.steps // STATES for part in range(STATES)]
+    yield from (theta for start in starts if start == 0)
+    stream = generator("shared training", seed)
+    steps = training_steps(network, theta, train.images, train.labels, own.recipe, stream)
+    for done, moved in enumerate(steps, 1):
+        yield from (moved for start in starts if start == done)
+        if done == starts[-1]:
+            return
