@@ -71,11 +71,19 @@ class LogAxes(NamedTuple):
     top: float
 
 
+LIVE = "application/vnd.vegalite.v5+json"  # the newest MIME type that JupyterLab renders
+
+
+def live(spec: dict) -> dict:
+    """Return a chart's specification as JupyterLab's renderer of `LIVE` wants it."""
+    return spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+
+
 def enable() -> None:
     """Show charts live in JupyterLab without a network, and as a picture everywhere else.
 
-    JupyterLab renders the Vega-Lite 5 MIME type and none newer; the PNG beside it serves viewers
-    that run no scripts. To be called once in a notebook.
+    The PNG beside the live chart serves viewers that run no scripts. To be called once in a
+    notebook.
     """
     alt.renderers.register("ddlib", mime_bundle)
     alt.renderers.enable("ddlib")
@@ -87,12 +95,10 @@ def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
     png = io.BytesIO()
     picture.save(png, "PNG", optimize=True)  # as it comes, the file is five times as large
     width, height = (side // 2 for side in picture.size)
-    live = "application/vnd.vegalite.v5+json"
-    spec = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
     menu = {"export": True, "source": False, "compiled": False, "editor": False}
-    bundle = {live: spec, "image/png": png.getvalue(), "text/plain": "<chart>"}
+    bundle = {LIVE: live(spec), "image/png": png.getvalue(), "text/plain": "<chart>"}
     return bundle, {
-        live: {"embed_options": {"actions": menu}},
+        LIVE: {"embed_options": {"actions": menu}},
         "image/png": {"width": width, "height": height},
     }
 

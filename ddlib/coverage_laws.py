@@ -41,6 +41,7 @@ Families = Mapping[str, Sequence[str]]
 ABOVE, BELOW = "above the largest k", "below the smallest k"
 ORDERS = 5040  # up to this many orders (7 families) all are counted
 DRAWN = 2000  # orders drawn beyond that, the observed among them
+GAPS = ("worst", "mean")
 FEWEST = 3  # families with a k* inside the grid that a regression needs
 
 
@@ -125,43 +126,46 @@ def transfer(
 
     gaps: with a column method, the first of which is the one compared with; for sets distilled on
     one network against sets distilled for several. Columns: family, k, gap ("worst", see the
-    module, or "mean" over members), method, n (seeds in which no trial of either failed), first
-    and other (the two gaps), difference (other - first) with low and high over draws that reweight
-    the same seeds in both, raw (that of the largest means, which leans the other way), told (the
-    interval excludes 0, and raw has its sign). Cases are not corrected for their number: families
-    that share their worst member repeat one another. Raises as `worst_gaps`, and ValueError for
-    one method.
+    module, or "mean" over members), method, n (seeds in which no trial of the members failed; with
+    fewer than two nothing else is known), first and other (the two gaps), difference (other -
+    first) with low and high over draws that reweight the same seeds in both, raw (that of the
+    largest means, which leans the other way), told (the interval excludes 0, and raw has its sign).
+    Cases are not corrected for their number: families that share their worst member repeat one
+    another. Raises as `worst_gaps`, and ValueError for one method.
     """
     first, *others = gaps["method"].unique()
     if not others:
         raise ValueError(f"only {first!r} was run; give a second method to compare it with")
-    names = {name for members in families.values() for name in members}
-    used, rows = gaps[gaps["configuration"].isin(names)], []
-    weights = {}
-    for method in others:
-        both = used[used["method"].isin([first, method])]
-        failed = both[both.get("status", "ok") != "ok"] if "status" in both else both[:0]
-        both = both[~both["seed"].isin(failed["seed"])]
-        ours, theirs = (
-            lay_out(both[both["method"] == one], families, measure) for one in (first, method)
-        )
-        n = ours.values.shape[1]
-        weights.setdefault(n, seed_weights(n, draws, seed))
-        for family, members in families.items():
-            cells = ours.of(members), theirs.of(members)
-            worst = [worst_over(values, weights[n]) for values in cells]
-            mean = [weights[n][0] @ values.mean(axis=0) for values in cells]
-            raw = [values.mean(axis=1).max(axis=0) for values in cells]
-            for kind, pair in (("worst", worst), ("mean", mean)):
-                for j, k in enumerate(ours.ks):
-                    before, after = (values[:, j] for values in pair)
-                    change, low, high = laws.interval(after - before)
-                    lean = raw[1][j] - raw[0][j] if kind == "worst" else change
-                    told = (low > 0 and lean > 0) or (high < 0 and lean < 0)
-                    case = (family, k, kind, method, n, before[0], after[0])
-                    rows.append((*case, change, low, high, lean, told))
+    rows, sizes = [], np.sort(gaps["k"].unique())
+    for method, (family, members) in product(others, families.items()):
+        both = gaps[gaps["method"].isin([first, method]) & gaps["configuration"].isin(members)]
+        failed = both.loc[both[measure].isna() | (both.get("status", "ok") != "ok"), "seed"]
+        both = both[~both["seed"].isin(failed)]
+        n = both["seed"].nunique()
+        if n < 2:
+            unknown = [np.nan] * 7
+            rows += [(family, k, kind, method, n, *unknown) for kind in GAPS for k in sizes]
+            continue
+        weights = seed_weights(n, draws, seed)
+        cells = [
+            lay_out(both[both["method"] == each], {family: members}, measure).of(members)
+            for each in (first, method)
+        ]
+        raw = np.diff([values.mean(axis=1).max(axis=0) for values in cells], axis=0)[0]
+        pairs = {
+            "worst": [worst_over(values, weights) for values in cells],
+            "mean": [weights[0] @ values.mean(axis=0) for values in cells],
+        }
+        for kind, (j, k) in product(GAPS, enumerate(sizes)):
+            before, after = (values[:, j] for values in pairs[kind])
+            change, low, high = laws.interval(after - before)
+            lean = raw[j] if kind == "worst" else change
+            told = (low > 0 and lean > 0) or (high < 0 and lean < 0)
+            case = (family, k, kind, method, n, before[0], after[0], change, low, high)
+            rows.append((*case, lean, told))
     columns = ["family", "k", "gap", "method", "n", "first", "other"]
-    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "raw", "told"])
+    table = pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "raw", "told"])
+    return table.assign(told=table["told"].eq(True))
 
 
 def k_star(

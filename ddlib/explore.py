@@ -6,6 +6,7 @@ widget; shown where no kernel runs, it is a picture of its first choice.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -89,11 +90,12 @@ class Ticks(traitlets.HasTraits):
         self._busy = False
 
 
-class Explorer:
+class Explorer(ABC):
     """Controls over a picture over numbers; a change of a control draws both anew.
 
-    controls: the widgets that choose, by name. Where a choice has no data, `choose` raises
-    ValueError, and its sentence stands in the place of the picture.
+    controls: the widgets that choose, by name, "study" among them; groups: those that are no line
+    of controls. Where a choice has no data, `choose` raises ValueError, and its sentence stands in
+    the place of the picture.
     """
 
     def __init__(self, studies: Sequence[Tables], rows: Sequence[Sequence[str]]) -> None:
@@ -107,11 +109,16 @@ class Explorer:
         self.update()
         self._still = charts.mime_bundle(self.view.chart)
 
+    controls: dict[str, widgets.Widget | Ticks]
     groups: Sequence[widgets.Widget] = ()
 
+    @abstractmethod
     def choose(self) -> View:
         """Return what the controls choose; ValueError where there is nothing to show."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def offer(self) -> None:
+        """Let the controls offer what the chosen study has."""
 
     def update(self) -> None:
         """Compute and show what the controls choose."""
@@ -129,18 +136,22 @@ class Explorer:
         return self.studies[self.controls["study"].value]
 
     def _changed(self, change) -> None:
-        if not self._quiet:
+        if change["owner"] is self.controls["study"]:
+            with self.together():
+                self.offer()
+        elif not self._quiet:
             self.update()
 
     @contextmanager
     def together(self):
-        """Change several controls and draw once."""
-        self._quiet = True
+        """Change several controls and draw once, after the outermost of such blocks."""
+        before, self._quiet = self._quiet, True
         try:
             yield
         finally:
-            self._quiet = False
-        self.update()
+            self._quiet = before
+        if not before:
+            self.update()
 
     def _repr_mimebundle_(self, **options):
         """Return the live widget beside a still picture, for pages without a kernel."""
@@ -167,19 +178,13 @@ class IpcExplorer(Explorer):
         }
         self.draws, self.part, self._fit = draws, tolerance, cache(self._fitted)
         super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "tolerance")])
-        self.controls["study"].observe(self._new_study, names="value")
 
-    def _new_study(self, _) -> None:
-        with self.together():
-            tables, chosen = self.tables, self.controls["ipc"].value
-            self.controls["configuration"].options = tables.configurations
-            self.controls["ipc"].options = _ipcs(tables)
-            self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
-            self.methods.set(tables.methods, _at_first(tables))
-
-    def _changed(self, change) -> None:
-        if change["owner"] is not self.controls["study"]:
-            super()._changed(change)
+    def offer(self) -> None:
+        tables, chosen = self.tables, self.controls["ipc"].value
+        self.controls["configuration"].options = tables.configurations
+        self.controls["ipc"].options = _ipcs(tables)
+        self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
+        self.methods.set(tables.methods, _at_first(tables))
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
@@ -264,10 +269,8 @@ class CoverageExplorer(Explorer):
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
         self._worst = cache(self._worst_gaps)
         self._plans, self._place = cache(self._member_fits), cache(_embedded)
-        self._by_name = {each.name: each for each in known}
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
-        self.controls["study"].observe(self._new_study, names="value")
 
     def _set_radius(self, tables: Tables) -> None:
         """Let the radius go from 0 past the largest distance in round steps, from the usual one."""
@@ -277,19 +280,18 @@ class CoverageExplorer(Explorer):
         usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
         slider.value = slider.step * round(usual / slider.step)
 
-    def _new_study(self, _) -> None:
+    def offer(self) -> None:
         tables = self.tables
-        with self.together():
-            self.controls["method"].options = tables.methods
-            self.controls["preset"].options = [*tables.families, OWN]
-            self.controls["k"].options = tables.sizes
-            self.members.set(list(tables.distances.index), tables.distances.index)
-            self._set_radius(tables)
+        self.controls["method"].options = tables.methods
+        self.controls["preset"].options = [*tables.families, OWN]
+        self.controls["k"].options = tables.sizes
+        self.members.set(list(tables.distances.index), tables.distances.index)
+        self._set_radius(tables)
 
     def _changed(self, change) -> None:
         if self._quiet or change["owner"] is self.controls["study"]:
-            return
-        if change["owner"] is self.controls["preset"] and change["new"] != OWN:
+            super()._changed(change)
+        elif change["owner"] is self.controls["preset"] and change["new"] != OWN:
             with self.together():
                 self.members.value = self.tables.families[change["new"]]
         elif change["owner"] is self.members:
@@ -302,19 +304,17 @@ class CoverageExplorer(Explorer):
 
     def _k_stars(self, study: str, method: str, members: tuple[str, ...] | None):
         """Return k* at every epsilon of the slider, of one family or of all presets."""
-        tables = self._by_name[study]
+        tables = self.studies[study]
         families = tables.families if members is None else {"chosen": members}
         gaps = tables.gaps[tables.gaps["method"] == method]
         return coverage_laws.k_star(gaps, families, EPSILONS, draws=self.draws)
 
     def _worst_gaps(self, study: str, method: str, members: tuple[str, ...]) -> pd.DataFrame:
-        gaps = self._by_name[study].gaps
+        gaps = self.studies[study].gaps
         return coverage_laws.worst_gaps(gaps[gaps["method"] == method], {"chosen": members})
 
     def _member_fits(self, study: str, method: str, member: str) -> laws.Fit:
-        gaps = self._by_name[study].gaps
-        own = gaps[gaps["method"] == method]
-        return planner.fit_members(own, [member], draws=self.draws)[member]
+        return _fit_member(self.studies[study], method, member, self.draws)
 
     def choose(self) -> View:
         tables, members = self.tables, tuple(self.members.value)
@@ -323,7 +323,7 @@ class CoverageExplorer(Explorer):
         radius, epsilon = self.controls["radius"].value, self.controls["epsilon"].value
         method, k = self.controls["method"].value, self.controls["k"].value
         own = tables.distances.loc[list(members), list(members)]
-        centres = list(coverage.exact_cover(own, radius))
+        centres = list(coverage.cover(own, radius))
         curve, h_cov = self._curve(tables, members), math.log(len(centres))
         needs = self.needs(members, radius, epsilon, h_cov)
         worst = self._worst(tables.name, method, members).query("k == @k")
@@ -377,33 +377,25 @@ class Planner(Explorer):
         tables, self.draws = studies[0], draws
         self.controls = {
             "study": _choice("Data set", [each.name for each in studies]),
-            "family": _choice("Used as", _families(tables)),
+            "family": _choice("Used as", list(_families(tables))),
             "epsilon": _slider("Target gap", list(EPSILONS), 0.05),
             "budget": _slider("Budget, IPC", list(IPCS), 50),
         }
         self._fit = cache(self._fitted)
         super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
-        self.controls["study"].observe(self._new_study, names="value")
 
-    def _new_study(self, _) -> None:
-        with self.together():
-            self.controls["family"].options = _families(self.tables)
-
-    def _changed(self, change) -> None:
-        if change["owner"] is not self.controls["study"]:
-            super()._changed(change)
+    def offer(self) -> None:
+        self.controls["family"].options = list(_families(self.tables))
 
     def _fitted(self, study: str, method: str, member: str) -> laws.Fit | str:
-        gaps = self.studies[study].gaps
         try:
-            own = gaps[gaps["method"] == method]
-            return planner.fit_members(own, [member], draws=self.draws)[member]
+            return _fit_member(self.studies[study], method, member, self.draws)
         except ValueError as reason:
             return str(reason)
 
     def choose(self) -> View:
         tables, study = self.tables, self.controls["study"].value
-        members = _families(tables, names=False)[self.controls["family"].value]
+        members = _families(tables)[self.controls["family"].value]
         epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
         fits = {
             method: {member: self._fit(study, method, member) for member in members}
@@ -480,10 +472,14 @@ def _at_epsilon(k_stars, epsilon: float, families: Sequence[str] | None = None):
     return coverage_laws.KStars(rows, k_stars.draws[kept], k_stars.raw[kept])
 
 
-def _families(tables: Tables, names: bool = True):
-    alone = {f"{name} alone": (name,) for name in tables.configurations}
-    found = {**tables.families, **alone}
-    return list(found) if names else found
+def _families(tables: Tables) -> dict[str, tuple[str, ...]]:
+    """Return the families of a study, and every configuration alone."""
+    return {**tables.families, **{f"{name} alone": (name,) for name in tables.configurations}}
+
+
+def _fit_member(tables: Tables, method: str, member: str, draws: int) -> laws.Fit:
+    own = tables.gaps[tables.gaps["method"] == method]
+    return planner.fit_members(own, [member], draws=draws)[member]
 
 
 def _ipcs(tables: Tables) -> list[int]:

@@ -3,7 +3,7 @@
 import ipywidgets as widgets
 from IPython.display import display
 
-from ddlib import charts_theory
+from ddlib import charts, charts_theory
 from ddlib.theory import knob_tables
 
 DEFAULTS = {"rho": 0.9, "noise": 1.0, "k": 20, "count": 16, "spread": 90}
@@ -47,9 +47,8 @@ def explorer() -> None:
 
     def drawn() -> dict:
         spec = picture(**{name: slider.value for name, slider in knobs.items()}).to_dict()
-        spec["$schema"] = "https://vega.github.io/schema/vega-lite/v5.json"
         # No PNG for viewers without scripts: making one would slow the slider down.
-        return {"application/vnd.vegalite.v5+json": spec, "text/plain": "<chart>"}
+        return {charts.LIVE: charts.live(spec), "text/plain": "<chart>"}
 
     display(widgets.VBox(list(knobs.values())))
     screen = display(drawn(), raw=True, display_id=True)

@@ -16,6 +16,7 @@ from ddlib.coverage_laws import Cube, Families, lay_out, seed_weights, worst_ove
 from ddlib.laws import Interval
 
 POWER_LAWS = ("inverse_sqrt", "free_exponent", "pure_power", "inverse")
+LAW = "inverse_sqrt"  # that of the paper
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def plan(
     class_count: int,
     measure: str = "gap_error",
     *,
-    law: str = "inverse_sqrt",
+    law: str = LAW,
     tolerance: float = 0.5,
     draws: int = 1000,
     seed: int = 0,
@@ -92,7 +93,7 @@ def fit_members(
     members: Sequence[str],
     measure: str = "gap_error",
     *,
-    law: str = "inverse_sqrt",
+    law: str = LAW,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, laws.Fit]:
@@ -170,7 +171,7 @@ def better_spend(
     k: float,
     measure: str = "gap_error",
     *,
-    law: str = "inverse_sqrt",
+    law: str = LAW,
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -209,7 +210,7 @@ def back_test(
     measure: str = "gap_error",
     *,
     distances: pd.DataFrame | None = None,
-    law: str = "inverse_sqrt",
+    law: str = LAW,
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
-from ddlib.reading import NEAR, Text
+from ddlib.reading import NEAR, Text, listed
 
 NAMES = {"h_cov": "H_cov", "log_members": "ln M", "members": "M", "constant": "a constant"}
 
@@ -127,15 +127,18 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
     """Say whether sets distilled otherwise serve families better than those of the first method."""
     paragraphs = []
     for method, own in compared.groupby("method", sort=False):
-        parts = []
-        for kind, rows in own.groupby("gap", sort=False):
+        parts, judged = [], own.dropna(subset="difference")
+        for kind, rows in judged.groupby("gap", sort=False):
             change, told = rows["difference"], rows[rows["told"]]["difference"]
             parts.append(
                 f"the {kind} gap changes by {change.mean():+.3f} on average ({change.min():+.3f} "
-                f"to {change.max():+.3f}); beyond the noise of {rows['n'].iloc[0]} seeds it is "
+                f"to {change.max():+.3f}); beyond the noise of {rows['n'].min()} seeds it is "
                 f"smaller in {(told < 0).sum()} and larger in {(told > 0).sum()} of {len(rows)} "
                 "cases"
             )
+        if missing := sorted(set(own["family"]) - set(judged["family"])):
+            names = listed(missing, "and")
+            parts.append(f"nothing is said of {names}, where trials of most seeds failed")
         paragraphs.append(f"**{method}** instead of {first}: {'; '.join(parts)}.")
     note = (
         "A case is a family at one k, judged by its 95 % interval; cases overlap, and their number "

@@ -8,15 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ddlib import laws, reading
+from ddlib import laws, planner, reading
 from ddlib.laws import Interval
 from ddlib.tables import Tables
 
 CELL = "padding:3px 10px;text-align:left;border-bottom:1px solid #ddd"
 TABLE = "border-collapse:collapse;font-size:13px;line-height:1.4"
+LAW = laws.LAWS[planner.LAW].formula
 KNOWN = {  # how k* is known
     "measured": "from the gaps that were measured",
-    "members' fits": "a/√k + c of each member, the largest k",
+    "members' fits": f"{LAW} of each member, the largest k",
     "by H_cov": "the line k* against H_cov of the other families",
 }
 
@@ -87,7 +88,7 @@ def recommendation(
     where = where if len(members) <= 3 else f"all {len(members)} configurations"
     seeds = tables.trials["seed"].nunique()
     rests = (
-        f"This rests on a/√k + c, fitted to {seeds} seeds at {len(ks)} sizes from k = {ks[0]} to "
+        f"This rests on {LAW}, fitted to {seeds} seeds at {len(ks)} sizes from k = {ks[0]} to "
         f"{ks[-1]}, and on nothing else"
     )
     if not best["within"]:

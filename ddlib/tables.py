@@ -34,7 +34,7 @@ DISTANCES = "distances.parquet"
 class Tables:
     """What a study left, as `ddlib.study.Result` has it, without its data and networks.
 
-    name: how readers call it; trials, references, costs: its tables; distances: (C, C) between
+    name: how readers call it; trials, references: its tables; distances: (C, C) between
     predictions, None where notebook 03 did not run on it; noise: the distance that seeds alone
     reach; sheets: {(method, ipc): a PNG, or the file of the distilled set}, of the first seed.
     """
@@ -43,7 +43,6 @@ class Tables:
     settings: Settings
     trials: pd.DataFrame
     references: pd.DataFrame
-    costs: pd.DataFrame
     distances: pd.DataFrame | None
     noise: float
     sheets: Mapping[tuple[str, int], bytes | Path] = field(repr=False)
@@ -125,14 +124,12 @@ def read(folder: str | Path) -> Tables:
     trials, references = map(pd.read_parquet, needed[1:])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
-    costs = folder / "costs.parquet"
     distances, noise = _distances(folder / DISTANCES)
     return Tables(
         name=f"{trials['data'].iloc[0]}: {folder.parent.name}/{folder.name}",
         settings=settings,
         trials=trials,
         references=references,
-        costs=pd.read_parquet(costs) if costs.is_file() else pd.DataFrame(),
         distances=distances,
         noise=noise,
         sheets=_sheets(folder),
@@ -154,7 +151,7 @@ def write_example(folders: list[Path], target: Path = EXAMPLE) -> None:
     """Write what `read` needs of these results folders to `target`, images as small sheets."""
     for folder in folders:
         tables, place = read(folder), target / Path(folder).parent.name / Path(folder).name
-        for name in ("settings.json", "trials.parquet", "references.parquet", "costs.parquet"):
+        for name in ("settings.json", "trials.parquet", "references.parquet"):
             write_atomically(place / name, _small(from_root(str(folder)) / name))
         if tables.distances is not None:
             write_distances(place, tables.distances, tables.noise)

@@ -22,6 +22,7 @@ from ddlib.laws import Interval
 DISTILLERS = ("samples", "herding", "every choice", "best alphabet", "free decoder")
 COPIES, ANGLES = 8, (5, 20)  # of the families with near duplicates; degrees
 NOISY = ("mean", "best mean", "free decoder")
+APART = 2.01  # between worlds, in epsilons: more than 2, so that no S serves two of them
 CLOSE = 1e-7  # gaps below this count as none
 
 
@@ -160,11 +161,11 @@ def counting_success(k: np.ndarray | int, worlds: int, alphabet: int) -> np.ndar
 
 
 def separated_worlds(count: int, epsilon: float) -> np.ndarray:
-    """Return W means (W, W) that no one S can serve in pairs: 2.01 epsilon along each direction.
+    """Return W means (W, W) that no one S can serve in pairs: APART epsilon along each direction.
 
     The family is the W directions themselves, so worlds differ by more than 2 epsilon in some gap.
     """
-    return 2.01 * epsilon * np.eye(count)
+    return APART * epsilon * np.eye(count)
 
 
 def served(means: np.ndarray, worlds: np.ndarray, epsilon: float) -> np.ndarray:
@@ -273,7 +274,7 @@ def noisy_success(
     """
     if distiller not in NOISY:
         raise ValueError(f"{distiller!r} is no distiller; choose from {', '.join(NOISY)}")
-    length, others = 2.01 * epsilon, worlds - 1
+    length, others = APART * epsilon, worlds - 1
     root = np.sqrt(np.asarray(k, dtype=float)) / noise
     if distiller == "free decoder":
         z = np.linspace(-9, 9, 2001)
@@ -313,7 +314,7 @@ def channel_table(
                 success = quantised_success(line, means, epsilon, k, alphabet, generator)
                 rows.append((channel, line, k, success, float(fano_success(k, worlds, nats))))
     ks = np.unique(np.geomspace(1, largest, 15).round().astype(int))
-    bound = fano_success(ks, worlds, noisy_nats((2.01 * epsilon) ** 2, noise))
+    bound = fano_success(ks, worlds, noisy_nats((APART * epsilon) ** 2, noise))
     for line in NOISY:
         success = noisy_success(line, worlds, epsilon, ks, noise)
         rows += [("noise", line, *row) for row in zip(ks, success, bound, strict=True)]
@@ -326,7 +327,7 @@ def channel_sizes(counts: Sequence[int], success: float = 0.5) -> pd.DataFrame:
     k is in units of noise^2 / epsilon^2, so the noise is 1 and k runs over a grid of reals.
     """
     ks, parts = np.geomspace(0.02, 200, 400), []
-    nats = noisy_nats(2.01**2, 1.0)
+    nats = noisy_nats(APART**2, 1.0)
     x = np.log(np.asarray(counts, dtype=float))
     for line in ("mean", "free decoder"):
         reached = [noisy_success(line, int(count), 1.0, ks, 1.0) >= success for count in counts]

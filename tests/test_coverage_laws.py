@@ -530,6 +530,19 @@ def test_transfer_uses_no_seed_in_which_a_trial_failed():
     assert set(found["n"]) == {4}
 
 
+def test_a_family_whose_trials_failed_in_most_seeds_is_not_judged_and_the_others_are():
+    first, other = table([1, 2], noise=0.01), table([1, 2], noise=0.01, generator=1)
+    lost = (other["seed"] > 0) & (other["configuration"] == "c1")
+    other["gap_error"] = other["gap_error"].mask(lost)
+    families = {"a": ["c0"], "b": ["c0", "c1"]}
+    found = coverage_laws.transfer(two_methods(first, other), families).set_index("family")
+    assert found.loc["b", "difference"].isna().all()
+    assert not found.loc["b", "told"].any()
+    assert set(found.loc["b", "n"]) == {1}
+    alone = coverage_laws.transfer(two_methods(first, other), {"a": ["c0"]}).set_index("family")
+    pd.testing.assert_frame_equal(found.loc[["a"]], alone)
+
+
 def test_a_difference_that_only_the_corrected_worst_gaps_show_is_not_told():
     """One clear worst member against many that tie: corrected gaps lean down, raw ones up."""
     first = table([2.0, *[0.1] * 12], noise=0.02, floor=0)

@@ -5,9 +5,8 @@ import time
 
 import pytest
 
-from ddlib import explore_theory
+from ddlib import charts, explore_theory
 
-MIME = "application/vnd.vegalite.v5+json"
 MOVES = {"rho": 0.5, "noise": 2.0, "k": 300, "count": 64, "spread": 10}
 
 
@@ -40,7 +39,7 @@ def explorer(monkeypatch):
 
 def drawn(screen) -> str:
     """All rows that the picture shows, whatever names its tables have."""
-    return json.dumps(sorted(json.dumps(t) for t in screen.shown[MIME]["datasets"].values()))
+    return json.dumps(sorted(json.dumps(t) for t in screen.shown[charts.LIVE]["datasets"].values()))
 
 
 def expected(**knobs) -> str:

@@ -106,11 +106,12 @@ def test_the_back_test_counts_errors_and_intervals():
 def test_transfer_says_which_gaps_change_beyond_noise():
     compared = pd.DataFrame(
         {
-            "gap": ["worst", "worst", "mean", "mean"],
+            "family": ["a", "a", "a", "a", "b"],
+            "gap": ["worst", "worst", "mean", "mean", "mean"],
             "method": "all",
-            "n": 4,
-            "difference": [0.1, -0.2, 0.01, 0.03],
-            "told": [True, True, False, False],
+            "n": [4, 4, 4, 4, 1],
+            "difference": [0.1, -0.2, 0.01, 0.03, np.nan],
+            "told": [True, True, False, False, False],
         }
     )
     text = reading.transfer(compared, "one")
@@ -118,5 +119,6 @@ def test_transfer_says_which_gaps_change_beyond_noise():
         "**all** instead of one: the worst gap changes by -0.050 on average (-0.200 to +0.100); "
         "beyond the noise of 4 seeds it is smaller in 1 and larger in 1 of 2 cases; the mean gap "
         "changes by +0.020 on average (+0.010 to +0.030); beyond the noise of 4 seeds it is "
-        "smaller in 0 and larger in 0 of 2 cases."
+        "smaller in 0 and larger in 0 of 2 cases; nothing is said of b, where trials of most "
+        "seeds failed."
     )
