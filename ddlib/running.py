@@ -59,7 +59,7 @@ class Running:
     def __init__(self, plan: "Plan", workers: Workers):
         self.plan, self.client, self.sees_cache = plan, workers.client, workers.sees_cache
         self.under_way: dict[Future, Callable[[Future], None]] = {}
-        self.queue = as_completed([])
+        self.queue = as_completed([], loop=self.client.loop)
         self.held: dict[Path, FileLock] = {}
         self.elsewhere: list[tuple[Path, Callable[[], bool], Go, Go]] = []
         self.waiting: dict[Path, list[tuple[Go, Fail]]] = {}

@@ -5,6 +5,7 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -251,15 +252,25 @@ class Result:
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
 
 
+def check(settings: Settings) -> None:
+    """Raise ValueError, in one sentence, for all that can be refused before data are read."""
+    check_values(settings)
+    read_methods(settings)
+    check_pilot(settings.pilot, settings.k, read_evaluations(settings))
+    read_sets(settings)
+    data_options(settings)
+    network_options(settings)
+    read_device(settings.device)
+
+
 def prepare(settings: Settings) -> Plan:
     """Check every parameter against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    check_values(settings)
+    check(settings)
     methods = read_methods(settings)
     configurations = read_evaluations(settings)
-    check_pilot(settings.pilot, settings.k, configurations)
     families = read_sets(settings)
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)
@@ -364,3 +375,9 @@ def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
         {"evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
+
+
+if __name__ == "__main__":
+    from ddlib.batch import main
+
+    main(sys.argv[1:])
