@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distributed import Future, as_completed
+from distributed.comm import CommClosedError
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress.json"  # beside the tables: how many trials are done, of how many
 Go, Fail = Callable[[], None], Callable[[BaseException], None]
+GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 LOOK_AGAIN = 1.0  # seconds between two looks at what another process is making
 
 
@@ -77,6 +79,8 @@ class Running:
                 while self.under_way or self.elsewhere:
                     for future in self._ended():
                         self._take(future)
+        except CommClosedError as error:
+            raise ConnectionError(GONE) from error
         finally:
             for lock in self.held.values():
                 lock.release()
@@ -110,9 +114,7 @@ class Running:
     def _take(self, future: Future) -> None:
         then = self.under_way.pop(future)
         if future.cancelled():
-            raise ConnectionError(
-                "the Dask scheduler went away; what is finished is kept: start it, and run again"
-            )
+            raise ConnectionError(GONE)
         then(future)
 
     def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> None:
