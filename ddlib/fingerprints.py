@@ -86,6 +86,12 @@ def code_digest(module: str) -> str:
     return _digest(plain_text([versions, sorted(found.items())]).encode())
 
 
+def library_digest() -> str:
+    """Return a fingerprint of all of ddlib, its templates and tables too, and of LIBRARIES."""
+    versions = [version(library) for library in LIBRARIES]
+    return fingerprint([versions, files_digest(PACKAGE, (".py", ".csv", ".j2"))])
+
+
 def _source(name: str) -> Path | None:
     """Return the file of the module that decides numbers; None for a package or other libraries."""
     if name.startswith("ddlib."):

@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, study, work
+from ddlib import cluster, data, networks, running, study, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -64,7 +64,11 @@ def settings(folder: Path, **changes) -> Settings:
 def stamps(folder: Path) -> dict[str, int]:
     """When each result of a study was last written: trials, distilled sets, references."""
     files = [path for path in folder.parent.rglob("*") if path.suffix in (".json", ".safetensors")]
-    return {path.name: path.stat().st_mtime_ns for path in files if path.name != "settings.json"}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in files
+        if path.name not in ("settings.json", "progress.json")
+    }
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def scheduler():
 
 @pytest.fixture
 def no_workers(monkeypatch):
-    monkeypatch.setattr(study, "_client", lambda settings: pytest.fail("workers were started"))
+    monkeypatch.setattr(study, "connect", lambda *_: pytest.fail("workers were started"))
 
 
 # The tables.
@@ -163,9 +167,12 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
         "references/*.json": 2,
         "observed/*.safetensors": 2,
         "grid/*.parquet": 3,
-        "grid/*.json": 1,
+        "grid/*.json": 2,  # settings, progress
+        "grid/*": 1,
     }
-    assert not [path for path in files if path.name.startswith(".")]
+    assert [path.name for path in files if path.name.startswith(".")] == [".lock"]
+    progress = json.loads((finished.folder / "progress.json").read_text())
+    assert progress == {"done": TRIALS + 2, "total": TRIALS + 2}
 
 
 def test_costs_are_seconds_of_every_trial(finished):
@@ -248,7 +255,7 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
     finished, tmp_path, monkeypatch
 ):
     """Elsewhere, with one worker instead of two, which is killed with most trials still to do."""
-    save, saved = study._Run._save, []
+    save, saved = running.Running._save, []
 
     def save_and_kill(run, trial, record):
         save(run, trial, record)
@@ -258,7 +265,7 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
             assert process != os.getpid()
             os.kill(process, signal.SIGKILL)
 
-    monkeypatch.setattr(study._Run, "_save", save_and_kill)
+    monkeypatch.setattr(running.Running, "_save", save_and_kill)
     result = study.run(settings(tmp_path / "elsewhere" / "other", workers=1))
     assert len(saved) == TRIALS
     assert result.failures.empty
@@ -269,7 +276,7 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
 def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
     finished, tmp_path, scheduler, monkeypatch
 ):
-    monkeypatch.setattr(study, "LocalCluster", lambda **_: pytest.fail("a cluster was started"))
+    monkeypatch.setattr(cluster, "LocalCluster", lambda **_: pytest.fail("a cluster was started"))
     folder = finished.copy(tmp_path)
     before = stamps(folder)
     [trial] = folder.glob("trials/dm-ipc2-seed1-*")
@@ -294,7 +301,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
     finished, tmp_path, scheduler, monkeypatch
 ):
     chosen = settings(tmp_path / "study", scheduler_address=scheduler)
-    save, saved = study._Run._save, []
+    save, saved = running.Running._save, []
 
     def save_and_interrupt(run, trial, record):
         save(run, trial, record)
@@ -303,7 +310,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(study._Run, "_save", save_and_interrupt)
+        patched.setattr(running.Running, "_save", save_and_interrupt)
         with pytest.raises(KeyboardInterrupt):
             study.run(chosen)
     assert set((tmp_path / "study/trials").iterdir()) == set(saved)
@@ -413,7 +420,7 @@ def test_a_training_that_diverges_is_recorded_with_its_step_and_kept(
     assert failures["message"].str.match(r"the training loss .* at step \d+; choose").all()
     assert result.trials[["error", "gap_error", "gap_cross_entropy"]].isna().all(axis=None)
     assert len(result.trials) == 2
-    monkeypatch.setattr(study, "_client", lambda _: pytest.fail("what diverged is tried again"))
+    monkeypatch.setattr(study, "connect", lambda *_: pytest.fail("what diverged is tried again"))
     assert study.run(chosen).failures.equals(failures)
 
 
@@ -486,7 +493,7 @@ def replace_data(folder: Path) -> None:
 def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     tmp_path, scheduler, monkeypatch, spoil, message
 ):
-    folder, client = tmp_path / "own", study._client
+    folder, client = tmp_path / "own", study.connect
     write_own_data(folder, seed=0)
     chosen = settings(
         tmp_path / "results" / "study",
@@ -499,13 +506,13 @@ def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     )
 
     @contextmanager
-    def spoilt(settings):
+    def spoilt(*given):
         spoil(folder)
-        with client(settings) as ready:
+        with client(*given) as ready:
             yield ready
 
     with monkeypatch.context() as patched:
-        patched.setattr(study, "_client", spoilt)
+        patched.setattr(study, "connect", spoilt)
         result = study.run(chosen)
     assert list(result.failures["method"]) == ["all data", "random", "random", "dc", "dc"]
     assert set(result.failures["status"]) == {"failed"}
@@ -821,7 +828,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr(study, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
+    monkeypatch.setattr(cluster, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
     message = refusal(tmp_path / "study", ValueError, scheduler_address=address)
     assert message.startswith(f"no Dask workers answer at scheduler_address={address!r}; ")
     message = refusal(tmp_path / "study", ValueError, scheduler_address="no://address")
