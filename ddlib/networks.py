@@ -162,7 +162,7 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
     together = network.batch_norms and not has_statistics(theta)
     size = len(images) if together or images.device.type != "cpu" else CHUNK
     features = [functional_call(network.body, body, (part,)) for part in images.split(size)]
-    return torch.cat(features).flatten(1)
+    return torch.cat(features).flatten(1).to(images.dtype)  # means and distances stay exact
 
 
 def has_statistics(theta: Theta) -> bool:

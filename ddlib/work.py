@@ -4,9 +4,9 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import load
 
 from ddlib import configurations, data, networks
 from ddlib.configurations import Configuration
+from ddlib.devices import precision
 from ddlib.distilled import DistilledSet
 from ddlib.files import write_atomically
 from ddlib.fingerprints import code_digest, images_digest
@@ -38,12 +39,24 @@ class Context:
     network: str
     digest: str
     device: str
+    precision: str
     code: str
 
     @property
     def identity(self) -> list[str]:
         """What decides results: the images themselves, not how they were asked for."""
-        return [self.digest, self.network, self.device]
+        return [self.digest, self.network, self.device, self.precision]
+
+
+def in_precision(job: Callable) -> Callable:
+    """Return a job whose first argument is a Context, computed with the precision it names."""
+
+    @wraps(job)
+    def rounded(context: Context, *rest: Any) -> Any:
+        with precision(context.precision, context.device):
+            return job(context, *rest)
+
+    return rounded
 
 
 def code() -> str:
@@ -56,6 +69,7 @@ def describe(token: Path) -> tuple[str, bool]:
     return code(), token.exists()
 
 
+@in_precision
 def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, float]:
     """Return what `METHODS[method].preparation` shares over sizes and seeds, and the seconds."""
     dataset, network = _open(context)
@@ -64,6 +78,7 @@ def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, 
     return content, time.perf_counter() - start
 
 
+@in_precision
 def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, float]:
     """Return the pretrained body that a configuration starts from, and the seconds."""
     dataset, _ = _open(context)
@@ -107,6 +122,7 @@ def _seconds_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.seconds")
 
 
+@in_precision
 def distil(
     context: Context,
     method: str,
@@ -131,6 +147,7 @@ def distil(
     return outcomes, seconds
 
 
+@in_precision
 def evaluate(
     context: Context,
     synthetic: DistilledSet,
@@ -154,6 +171,7 @@ def evaluate(
     return result, time.perf_counter() - start
 
 
+@in_precision
 def reference(
     context: Context, configuration: Configuration, seed: int, body: Path | bytes | None, probe: int
 ) -> tuple[Score, bytes]:

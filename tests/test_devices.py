@@ -1,6 +1,7 @@
 """Everything on a pretended accelerator: the CPU's numbers, one device, and hardly a wait."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +11,91 @@ from safetensors.torch import load
 from ddlib import augment
 from ddlib.configurations import Configuration, pretrain
 from ddlib.data import DataSet
+from ddlib.devices import check_precision, precision, read_device
 from ddlib.methods import METHODS
-from ddlib.networks import build, initial_parameters
+from ddlib.networks import build, embed, initial_parameters
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
+from ddlib.work import Context, in_precision
 
 CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
+
+
+def accelerators(monkeypatch, *types: str) -> None:
+    there = [SimpleNamespace(type=kind) for kind in types]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(there))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there[0])
+
+
+def test_auto_is_the_accelerator_or_else_the_cpu(monkeypatch):
+    accelerators(monkeypatch)
+    assert read_device("auto") == read_device("cpu") == "cpu"
+    accelerators(monkeypatch, "cuda")
+    assert read_device("auto") == read_device("cuda") == "cuda"
+    assert read_device("cpu") == "cpu"
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch):
+    accelerators(monkeypatch)
+    with pytest.raises(ValueError, match=r"'cuda' is not a device of .*allowed: auto, cpu$"):
+        read_device("cuda")
+
+
+def test_tf32_is_for_cuda():
+    check_precision("tf32", "cuda")
+    check_precision("bf16", "cpu")
+    with pytest.raises(ValueError, match="a mode of CUDA's units, and the device is 'mps'; choose"):
+        check_precision("tf32", "mps")
+
+
+SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+@pytest.mark.parametrize(("name", "within"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_switches_are_set_within_and_left_as_they_were(name, within):
+    before = [switch.fp32_precision for switch in SWITCHES]
+    with pytest.raises(KeyError) as raised, precision(name, "cpu"):
+        raise KeyError(*[switch.fp32_precision for switch in SWITCHES])
+    assert raised.value.args == (within, within)
+    assert [switch.fp32_precision for switch in SWITCHES] == before
+
+
+def test_bf16_rounds_the_factors_of_products_alone():
+    factor = torch.tensor([[1 + 2**-8 + 2**-12]])  # bfloat16 holds 1 + 2^-7 next to 1
+    with precision("bf16", "cpu"):
+        product = factor @ torch.ones(1, 1)
+        weight = torch.ones(1, 1, requires_grad=True)
+        (factor @ weight).sum().backward()
+    assert product.dtype == torch.bfloat16
+    assert product.item() == 1 + 2**-7
+    assert weight.grad.dtype == torch.float32
+    with precision("float32", "cpu"):
+        assert (factor @ torch.ones(1, 1)).item() == factor.item()
+
+
+def test_training_in_bf16_ends_near_that_in_float32_but_not_on_it(tiny):
+    network, exact = trained(tiny, 30)
+    with precision("bf16", "cpu"):
+        rounded = trained(tiny, 30)[1]
+        near = score(network, rounded, tiny.test)
+        assert embed(network, rounded, tiny.test.images).dtype == torch.float32
+    assert all(value.dtype == torch.float32 for value in rounded.values())
+    there = score(network, exact, tiny.test)
+    assert near.cross_entropy != there.cross_entropy
+    assert near.cross_entropy == pytest.approx(there.cross_entropy, rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["dm", "dc", "dsa", "mtt"])
+def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
+    exact = distilled(tiny, method, tmp_path, 1)
+    start = distilled(tiny, method, tmp_path, 0)
+    with precision("bf16", "cpu"):
+        rounded = distilled(tiny, method, tmp_path, 1)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    cosine = torch.cosine_similarity((rounded - start).flatten(), (exact - start).flatten(), dim=0)
+    assert cosine > 0.9
 
 
 def on_both(act: Callable, dataset: DataSet) -> tuple:
@@ -152,3 +231,21 @@ def test_the_pretended_accelerator_counts_and_refuses():
         assert sum(on.waits.values()) == 4
         with pytest.raises(AssertionError, match="two devices"):
             one + torch.ones(3)
+
+
+def test_device_and_precision_name_a_result():
+    contexts = [
+        Context("data", "network", "digest", device, rounding, "code")
+        for device in ("cpu", "cuda")
+        for rounding in ("float32", "bf16")
+    ]
+    assert len({tuple(context.identity) for context in contexts}) == 4
+
+
+def test_a_job_computes_with_the_precision_of_its_context():
+    @in_precision
+    def job(context: Context) -> torch.dtype:
+        return (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+
+    for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        assert job(Context("data", "network", "digest", "cpu", name, "code")) == kind

@@ -99,7 +99,7 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
     side = options["image_size"] or side
     build(**network, image_shape=(channels, side, side), class_count=class_count)
     assert isinstance(options["zca"], bool)
-    assert settings.device in ("cpu", "cuda")
+    assert settings.device in ("auto", "cuda")
     assert all(k > 0 and k % class_count == 0 for k in settings.k)
     if path.parent.name == "start_here":
         return  # a lesson, which fits no law to its own few trials

@@ -748,6 +748,14 @@ BAD = {
     "tolerance in words": ({"tolerance": "small"}, "tolerance='small' must be a number above 0"),
     "no tolerance": ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
+    "precision": (
+        {"precision": "fp16"},
+        "'fp16' is not a precision; did you mean 'bf16'? allowed: float32, tf32, bf16",
+    ),
+    "a GPU's precision": (
+        {"device": "cpu", "precision": "tf32"},
+        "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
+    ),
     "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
     "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
     "cache is a number": ({"cache": 5}, "cache=5 must be a text, such as results/cache"),
