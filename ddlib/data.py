@@ -12,10 +12,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,6 +104,20 @@ class Whitening:
         if given != wanted:
             raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
         return (value.to(images) for value in (self.mean, self.matrix))
+
+
+def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
+    """Return a normalisation for a file: tensors by name, and plain data, None for a whitening."""
+    if isinstance(normalisation, Whitening):
+        return {"mean": normalisation.mean, "matrix": normalisation.matrix}, None
+    return {}, asdict(normalisation)
+
+
+def unpack(plain: Any, tensor: Callable[[str], torch.Tensor]) -> Normalisation | Whitening:
+    """Return the normalisation that `pack` packed; tensor(name): one of its tensors."""
+    if plain is None:
+        return Whitening(tensor("mean"), tensor("matrix"))
+    return Normalisation(tuple(plain["mean"]), tuple(plain["std"]))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from ddlib.settings import (
     read_methods,
     read_sets,
 )
+from ddlib.shared import one_copy
 from ddlib.training import Recipe
 
 COLUMNS = [
@@ -277,8 +278,6 @@ def prepare(settings: Settings) -> Plan:
     device = read_device(settings.device)
     dataset = data.load(**options)
     texts = plain_text(options), plain_text(shape)
-    computed = device, settings.precision
-    context = work.Context(*texts, images_digest(dataset), *computed, work.code())
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     for name, configuration in configurations.items():
         _check_fits(name, configuration, dataset)
@@ -286,6 +285,10 @@ def prepare(settings: Settings) -> Plan:
     folder, cache = from_root(settings.results), from_root(settings.cache)
     check_writable(cache)
     write_atomically(folder / "settings.json", plain_text(asdict(settings)).encode())
+    digest = images_digest(dataset)
+    copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
+    dataset = one_copy(dataset, digest, copy)
+    context = work.Context(*texts, digest, str(copy), device, settings.precision, work.code())
     places = ipcs, folder, cache
     return Plan(settings, dataset, context, configurations, families, methods, *places)
 

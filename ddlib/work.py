@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from ddlib import configurations, data, networks
+from ddlib import configurations, data, networks, shared
 from ddlib.configurations import Configuration
 from ddlib.devices import precision
 from ddlib.distilled import DistilledSet
@@ -31,13 +31,15 @@ from ddlib.training import DivergedError, Score, final_score, train_and_score
 class Context:
     """What a worker needs to open a study's data set and network.
 
-    data, network: their options as JSON; digest: of the images; code: `code()` where the study
+    data, network: their options as JSON; digest: of the images; copy: a file of
+    `ddlib.shared.write`, where a worker sees it; code: `code()` where the study
     was started.
     """
 
     data: str
     network: str
     digest: str
+    copy: str
     device: str
     precision: str
     code: str
@@ -199,9 +201,9 @@ def _initial(
 
 
 @lru_cache(maxsize=1)
-def _dataset(options: str, digest: str, device: str) -> data.DataSet:
+def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = data.load(**json.loads(options))
+    dataset = shared.read(Path(copy), digest) or data.load(**json.loads(options))
     if images_digest(dataset) != digest:
         raise ValueError(
             f"this worker finds other images for {dataset.name} than the study started with; give "
@@ -224,7 +226,7 @@ def _open(
             f"({context.code}); install the same ddlib and versions of its libraries on every "
             "worker"
         )
-    dataset = _dataset(context.data, context.digest, context.device)
+    dataset = _dataset(context.data, context.digest, context.copy, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
         **options, image_shape=dataset.image_shape, class_count=dataset.class_count

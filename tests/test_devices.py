@@ -235,7 +235,7 @@ def test_the_pretended_accelerator_counts_and_refuses():
 
 def test_device_and_precision_name_a_result():
     contexts = [
-        Context("data", "network", "digest", device, rounding, "code")
+        Context("data", "network", "digest", "copy", device, rounding, "code")
         for device in ("cpu", "cuda")
         for rounding in ("float32", "bf16")
     ]
@@ -248,4 +248,4 @@ def test_a_job_computes_with_the_precision_of_its_context():
         return (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
 
     for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        assert job(Context("data", "network", "digest", "cpu", name, "code")) == kind
+        assert job(Context("data", "network", "digest", "copy", "cpu", name, "code")) == kind
