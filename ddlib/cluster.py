@@ -11,6 +11,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from ddlib import work
+from ddlib.devices import read_device
 from ddlib.settings import Settings
 
 # Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
@@ -48,7 +49,9 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     """
     dask.config.set(DASK)
     if settings.scheduler_address is None:
-        with _local(settings.workers) as client:
+        # Processes that share an accelerator would each hold the data in its memory.
+        one_card = read_device(settings.device) != "cpu"
+        with _local(settings.workers or (1 if one_card else None)) as client:
             yield Workers(client, sees_cache=True)
     else:
         with _connected(settings.scheduler_address) as client:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ddlib.devices import send
 from ddlib.parameters import check_names, check_options, read_options
 from ddlib.zoo import NETWORKS, BatchNorm, Network
 
@@ -72,7 +73,7 @@ def initial_parameters(
     Raises ValueError for a layer whose rule is not known.
     """
     return {
-        name: _draw(layer, name, value.shape, generator).to(device)
+        name: send(_draw(layer, name, value.shape, generator), device)
         for prefix, layer in network.named_modules()
         for name, value in layer.named_parameters(prefix, recurse=False)
     }
@@ -134,7 +135,7 @@ def orthogonal_parameters(
         theta[f"{prefix}.{own}weight"] = gain * made.reshape(value.shape)
         if f"{prefix}.{own}bias" in theta:
             theta[f"{prefix}.{own}bias"].zero_()
-    return {name: value.to(device) for name, value in theta.items()}
+    return {name: send(value, device) for name, value in theta.items()}
 
 
 def logits(
@@ -161,7 +162,7 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
     together = network.batch_norms and not has_statistics(theta)
     size = len(images) if together or images.device.type != "cpu" else CHUNK
     features = [functional_call(network.body, body, (part,)) for part in images.split(size)]
-    return torch.cat(features).flatten(1)
+    return torch.cat(features).flatten(1).to(images.dtype)  # means and distances stay exact
 
 
 def has_statistics(theta: Theta) -> bool:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from ddlib import data, networks, work
 from ddlib.cluster import connect
 from ddlib.configurations import Configuration, Family
+from ddlib.devices import check_precision, read_device
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
@@ -31,12 +32,12 @@ from ddlib.settings import (
     check_values,
     data_options,
     network_options,
-    read_device,
     read_evaluations,
     read_ipcs,
     read_methods,
     read_sets,
 )
+from ddlib.shared import one_copy
 from ddlib.training import Recipe
 
 COLUMNS = [
@@ -123,7 +124,8 @@ class Plan:
             return None
         plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
         code = code_digest("ddlib.configurations")
-        identity = [self.context.digest, self.context.device, plain, code]
+        computed = [self.context.device, self.context.precision]
+        identity = [self.context.digest, *computed, plain, code]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
         return self.cache / "pretrained" / name
 
@@ -260,7 +262,7 @@ def check(settings: Settings) -> None:
     read_sets(settings)
     data_options(settings)
     network_options(settings)
-    read_device(settings.device)
+    check_precision(settings.precision, read_device(settings.device))
 
 
 def prepare(settings: Settings) -> Plan:
@@ -276,7 +278,6 @@ def prepare(settings: Settings) -> Plan:
     device = read_device(settings.device)
     dataset = data.load(**options)
     texts = plain_text(options), plain_text(shape)
-    context = work.Context(*texts, images_digest(dataset), device, work.code())
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     for name, configuration in configurations.items():
         _check_fits(name, configuration, dataset)
@@ -284,6 +285,10 @@ def prepare(settings: Settings) -> Plan:
     folder, cache = from_root(settings.results), from_root(settings.cache)
     check_writable(cache)
     write_atomically(folder / "settings.json", plain_text(asdict(settings)).encode())
+    digest = images_digest(dataset)
+    copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
+    dataset = one_copy(dataset, digest, copy)
+    context = work.Context(*texts, digest, str(copy), device, settings.precision, work.code())
     places = ipcs, folder, cache
     return Plan(settings, dataset, context, configurations, families, methods, *places)
 

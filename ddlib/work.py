@@ -4,17 +4,18 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load
 
-from ddlib import configurations, data, networks
+from ddlib import configurations, data, networks, shared
 from ddlib.configurations import Configuration
+from ddlib.devices import precision
 from ddlib.distilled import DistilledSet
 from ddlib.files import write_atomically
 from ddlib.fingerprints import code_digest, images_digest
@@ -30,20 +31,34 @@ from ddlib.training import DivergedError, Score, final_score, train_and_score
 class Context:
     """What a worker needs to open a study's data set and network.
 
-    data, network: their options as JSON; digest: of the images; code: `code()` where the study
+    data, network: their options as JSON; digest: of the images; copy: a file of
+    `ddlib.shared.write`, where a worker sees it; code: `code()` where the study
     was started.
     """
 
     data: str
     network: str
     digest: str
+    copy: str
     device: str
+    precision: str
     code: str
 
     @property
     def identity(self) -> list[str]:
         """What decides results: the images themselves, not how they were asked for."""
-        return [self.digest, self.network, self.device]
+        return [self.digest, self.network, self.device, self.precision]
+
+
+def in_precision(job: Callable) -> Callable:
+    """Return a job whose first argument is a Context, computed with the precision it names."""
+
+    @wraps(job)
+    def rounded(context: Context, *rest: Any) -> Any:
+        with precision(context.precision, context.device):
+            return job(context, *rest)
+
+    return rounded
 
 
 def code() -> str:
@@ -56,6 +71,7 @@ def describe(token: Path) -> tuple[str, bool]:
     return code(), token.exists()
 
 
+@in_precision
 def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, float]:
     """Return what `METHODS[method].preparation` shares over sizes and seeds, and the seconds."""
     dataset, network = _open(context)
@@ -64,6 +80,7 @@ def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, 
     return content, time.perf_counter() - start
 
 
+@in_precision
 def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, float]:
     """Return the pretrained body that a configuration starts from, and the seconds."""
     dataset, _ = _open(context)
@@ -107,6 +124,7 @@ def _seconds_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.seconds")
 
 
+@in_precision
 def distil(
     context: Context,
     method: str,
@@ -131,6 +149,7 @@ def distil(
     return outcomes, seconds
 
 
+@in_precision
 def evaluate(
     context: Context,
     synthetic: DistilledSet,
@@ -154,6 +173,7 @@ def evaluate(
     return result, time.perf_counter() - start
 
 
+@in_precision
 def reference(
     context: Context, configuration: Configuration, seed: int, body: Path | bytes | None, probe: int
 ) -> tuple[Score, bytes]:
@@ -181,9 +201,9 @@ def _initial(
 
 
 @lru_cache(maxsize=1)
-def _dataset(options: str, digest: str, device: str) -> data.DataSet:
+def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = data.load(**json.loads(options))
+    dataset = shared.read(Path(copy), digest) or data.load(**json.loads(options))
     if images_digest(dataset) != digest:
         raise ValueError(
             f"this worker finds other images for {dataset.name} than the study started with; give "
@@ -206,7 +226,7 @@ def _open(
             f"({context.code}); install the same ddlib and versions of its libraries on every "
             "worker"
         )
-    dataset = _dataset(context.data, context.digest, context.device)
+    dataset = _dataset(context.data, context.digest, context.copy, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
         **options, image_shape=dataset.image_shape, class_count=dataset.class_count

@@ -166,6 +166,7 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
         "distilled/*.seconds": TRIALS,
         "references/*.json": 2,
         "observed/*.safetensors": 2,
+        "data/*.safetensors": 1,
         "grid/*.parquet": 3,
         "grid/*.json": 2,  # settings, progress
         "grid/*": 1,
@@ -245,7 +246,7 @@ def test_a_rerun_does_nothing_and_gives_the_same_tables(finished):
     tables = {name: finished.table(name) for name in ("trials", "references", "costs")}
     again = study.run(finished.settings)
     assert stamps(finished.folder) == before
-    assert len(before) == 2 * TRIALS + 4
+    assert len(before) == 2 * TRIALS + 4 + 1  # references, and the copy of the data
     assert {name: finished.table(name) for name in tables} == tables
     pd.testing.assert_frame_equal(again.trials, finished.result.trials, check_exact=True)
 
@@ -319,7 +320,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
     assert (tmp_path / "study/trials.parquet").read_bytes() == finished.table("trials")
     after = stamps(tmp_path / "study")
     assert before.items() <= after.items()
-    assert len(after) == 2 * TRIALS + 4
+    assert len(after) == 2 * TRIALS + 4 + 1
 
 
 def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
@@ -508,6 +509,7 @@ def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     @contextmanager
     def spoilt(*given):
         spoil(folder)
+        shutil.rmtree(tmp_path / "results" / "cache" / "data")  # as on another machine
         with client(*given) as ready:
             yield ready
 
@@ -748,6 +750,14 @@ BAD = {
     "tolerance in words": ({"tolerance": "small"}, "tolerance='small' must be a number above 0"),
     "no tolerance": ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
+    "precision": (
+        {"precision": "fp16"},
+        "'fp16' is not a precision; did you mean 'bf16'? allowed: float32, tf32, bf16",
+    ),
+    "a GPU's precision": (
+        {"device": "cpu", "precision": "tf32"},
+        "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
+    ),
     "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
     "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
     "cache is a number": ({"cache": 5}, "cache=5 must be a text, such as results/cache"),
