@@ -25,9 +25,10 @@ from tqdm import tqdm
 from ddlib import data, networks, work
 from ddlib.configurations import Configuration, Family
 from ddlib.distilled import DistilledSet, load_distilled
+from ddlib.extensions import network_code, read_extensions, use
 from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
-from ddlib.methods import METHODS
+from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
 from ddlib.settings import (
     Settings,
@@ -112,7 +113,17 @@ class Plan:
 
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
-        return [asdict(self.configurations[configuration]), code_digest("ddlib.configurations")]
+        plain = asdict(self.configurations[configuration])
+        return [plain, code_digest("ddlib.configurations"), *self.network_code(plain)]
+
+    def network_code(self, plain: Any) -> list[str]:
+        """Digests of the code of the networks of one's own that plain data names."""
+        return network_code(self.context.extensions, plain_text(plain))
+
+    def entry(self, method: str) -> Method:
+        """The registered method behind the name that it has in this study."""
+        use(self.context.extensions)  # another study may have been read since
+        return METHODS[self.methods[method][0]]
 
     def reference_path(self, configuration: str, seed: int) -> Path:
         """The full-data reference of `seed`, shared by all studies with this cache."""
@@ -143,18 +154,19 @@ class Plan:
             return None
         plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
         code = code_digest("ddlib.configurations")
-        identity = [self.context.digest, self.context.device, plain, code]
+        images = [self.context.digest, self.context.device]
+        identity = [*images, plain, code, *self.network_code(plain)]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
         return self.cache / "pretrained" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
         base, parameters = self.methods[method]
-        entry, folder = METHODS[base], self.cache / "prepared"
+        entry, folder = self.entry(method), self.cache / "prepared"
         jobs = entry.preparation.jobs(parameters) if entry.preparation else []
         of_network = not entry.preparation or entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
-        identity = [context.identity, code_digest(entry.module)]
+        identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
         names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
@@ -173,8 +185,9 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        entry = METHODS[base]
-        made_by = [base, asdict(parameters), code_digest(entry.module), *entry.outside(parameters)]
+        entry, plain = self.plan.entry(self.method), asdict(parameters)
+        code = [code_digest(entry.module), *self.plan.network_code(plain)]
+        made_by = [base, plain, *code, *entry.outside(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property
@@ -184,7 +197,7 @@ class Trial:
     @property
     def shares(self) -> bool:
         """Whether one call distils all sizes."""
-        return METHODS[self.plan.methods[self.method][0]].shares
+        return self.plan.entry(self.method).shares
 
     @property
     def set_path(self) -> Path:
@@ -278,6 +291,7 @@ def prepare(settings: Settings) -> Plan:
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
     check_values(settings)
+    extensions = read_extensions(settings.extensions)
     methods = read_methods(settings)
     configurations = read_evaluations(settings)
     check_pilot(settings.pilot, settings.k, configurations)
@@ -286,7 +300,7 @@ def prepare(settings: Settings) -> Plan:
     device = read_device(settings.device)
     dataset = data.load(**options)
     texts = plain_text(options), plain_text(shape)
-    context = work.Context(*texts, images_digest(dataset), device)
+    context = work.Context(*texts, images_digest(dataset), device, extensions)
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     for name, configuration in configurations.items():
         _check_fits(name, configuration, dataset)
@@ -375,9 +389,10 @@ class _Run:
         missing = [each[0] for path, each in self.wanted.items() if not path.exists()]
         for job in _jobs(missing):
             first = job[0]
+            base, parameters = plan.methods[first.method]
             self._submit(
                 lambda future, job=job: self._save_sets(job, future),
-                *(work.distil, plan.context, *plan.methods[first.method]),
+                *(work.distil, plan.context, base, asdict(parameters)),
                 *([trial.ipc for trial in job], first.seed, self._prepare(first.method)),
             )
 

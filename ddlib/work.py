@@ -14,11 +14,11 @@ from safetensors.torch import load
 from ddlib import configurations, data, networks
 from ddlib.configurations import Configuration
 from ddlib.distilled import DistilledSet
+from ddlib.extensions import Extension, network_code, use
 from ddlib.files import write_atomically
 from ddlib.fingerprints import images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
-from ddlib.parameters import Parameters
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Score, final_score, train_and_score
@@ -26,17 +26,22 @@ from ddlib.training import DivergedError, Score, final_score, train_and_score
 
 @dataclass(frozen=True)
 class Context:
-    """What a worker needs to open a study's data set and network: JSON options, and a digest."""
+    """What a worker needs to open a study's data set and network: JSON options, and a digest.
+
+    extensions: the files that bring more methods, networks and data sets, as text.
+    """
 
     data: str
     network: str
     digest: str
     device: str
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def identity(self) -> list[str]:
         """What decides results: the images themselves, not how they were asked for."""
-        return [self.digest, self.network, self.device]
+        code = network_code(self.extensions, self.network)
+        return [self.digest, self.network, self.device, *code]
 
 
 def prepare(context: Context, method: str, job: dict[str, Any], path: Path) -> Path:
@@ -67,16 +72,20 @@ def _seconds_path(path: Path) -> Path:
 def distil(
     context: Context,
     method: str,
-    parameters: Parameters,
+    parameters: dict[str, Any],
     ipcs: Sequence[int],
     seed: int,
     prepared: Sequence[Path],
 ) -> tuple[dict[int, DistilledSet | DivergedError], float]:
-    """Return the outcome of every size, and the seconds it took."""
+    """Return the outcome of every size, and the seconds it took.
+
+    parameters: plain data, since a worker only learns their class with the context's extensions.
+    """
     dataset, network = _open(context)
     start = time.perf_counter()
-    more = [prepared] if METHODS[method].preparation else []
-    outcomes = METHODS[method].distil(dataset, network, ipcs, seed, parameters, *more)
+    entry = METHODS[method]
+    more = [prepared] if entry.preparation else []
+    outcomes = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
     seconds = time.perf_counter() - start
     shape = json.loads(context.network)
     for ipc, outcome in outcomes.items():
@@ -161,6 +170,7 @@ def _open(
     context: Context, configuration: Configuration | None = None
 ) -> tuple[data.DataSet, networks.Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
+    use(context.extensions)
     dataset = _dataset(context.data, context.digest, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
