@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddlib.execute import WITH_PARENT, read_file
+from ddlib.extensions import read_extensions
 from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.fingerprints import files_digest, fingerprint, library_digest, plain_text
 from ddlib.running import PROGRESS
@@ -88,6 +89,7 @@ class Run:
     def identity(self) -> str:
         """Return a fingerprint of all that decides this run; the number of workers does not."""
         given = vars(self.settings) | {"workers": None, "scheduler_address": None}
+        given["extensions"] = [each.text for each in read_extensions(given.get("extensions"))]
         tables = [files_digest(folder, TABLES) for folder in self.inputs]
         return fingerprint([self.sources, plain_text(given), library_digest(), tables])
 

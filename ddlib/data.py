@@ -243,7 +243,7 @@ def _find(name: str, source: Source, image_size: int | None, download: bool) -> 
         for read, folder in ((source.read, root), (_read_own, root / name)):
             with suppress(FileNotFoundError):
                 return read(folder, image_size)
-    if not download:
+    if not download or source.download is None:
         raise FileNotFoundError(
             f"data set {name} is not in {' or '.join(map(str, roots))}: set DDLIB_DATA to a folder "
             "that holds it, pass download: true, or give the path of your own data"

@@ -251,9 +251,10 @@ class Running:
 
     def _distil(self, job: list["Trial"], files: Iterable[Path]) -> None:
         first = job[0]
+        base, parameters = self.plan.methods[first.method]
         self._submit(
             partial(self._save_sets, job),
-            *(work.distil, self.plan.context, *self.plan.methods[first.method]),
+            *(work.distil, self.plan.context, base, asdict(parameters)),
             *([trial.ipc for trial in job], first.seed, [self._give(path) for path in files]),
         )
 

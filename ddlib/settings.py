@@ -20,6 +20,7 @@ from ddlib.configurations import (
     read_families,
 )
 from ddlib.coverage import NOISE_SEEDS, PROBES
+from ddlib.extensions import read_extensions
 from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters, check_names, read_options, setting
@@ -46,7 +47,9 @@ class Settings:
     project's root; cache: the folder
     of what all studies share, networks trained on all data and what methods prepare; draws:
     bootstrap draws of a fit; tolerance: the part of the floor at which the law counts as
-    saturated; theory: fields of `Theory`, which notebook 04 reads.
+    saturated; theory: fields of `Theory`, which notebook 04 reads; extensions: Python files, from
+    the project's root, that bring methods, networks or data sets of your own (see
+    `ddlib.extensions`).
     """
 
     data: Mapping[str, Any]
@@ -71,6 +74,7 @@ class Settings:
     draws: int = 1000
     tolerance: float = 0.1
     theory: Mapping[str, Any] | None = None
+    extensions: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,13 @@ def read_parameters(given: Mapping[str, Any]) -> "Settings | Exploration":
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
-    """Return `given` as settings; ValueError for a name that is unknown or missing."""
-    return _read(Settings, given, "parameter of this study")
+    """Return `given` as settings, and use their extensions, whose names they may hold.
+
+    Raises ValueError for a name that is unknown or missing, and what `read_extensions` raises.
+    """
+    settings = _read(Settings, given, "parameter of this study")
+    read_extensions(settings.extensions)
+    return settings
 
 
 def read_exploration(given: Mapping[str, Any]) -> Exploration:

@@ -21,9 +21,10 @@ from ddlib.cluster import connect
 from ddlib.configurations import Configuration, Family
 from ddlib.devices import check_precision, read_device
 from ddlib.distilled import DistilledSet, load_distilled
+from ddlib.extensions import network_code, read_extensions, use
 from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
-from ddlib.methods import METHODS
+from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
 from ddlib.running import Running, alone, is_settled, read_record
 from ddlib.settings import (
@@ -93,7 +94,17 @@ class Plan:
 
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
-        return [asdict(self.configurations[configuration]), code_digest("ddlib.configurations")]
+        plain = asdict(self.configurations[configuration])
+        return [plain, code_digest("ddlib.configurations"), *self.network_code(plain)]
+
+    def network_code(self, plain: Any) -> list[str]:
+        """Digests of the code of the networks of one's own that plain data names."""
+        return network_code(self.context.extensions, plain_text(plain))
+
+    def entry(self, method: str) -> Method:
+        """The registered method behind the name that it has in this study."""
+        use(self.context.extensions)  # another study may have been read since
+        return METHODS[self.methods[method][0]]
 
     def reference_path(self, configuration: str, seed: int) -> Path:
         """The full-data reference of `seed`, shared by all studies with this cache."""
@@ -125,18 +136,18 @@ class Plan:
         plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
         code = code_digest("ddlib.configurations")
         computed = [self.context.device, self.context.precision]
-        identity = [self.context.digest, *computed, plain, code]
+        identity = [self.context.digest, *computed, plain, code, *self.network_code(plain)]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
         return self.cache / "pretrained" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
         base, parameters = self.methods[method]
-        entry, folder = METHODS[base], self.cache / "prepared"
+        entry, folder = self.entry(method), self.cache / "prepared"
         jobs = entry.preparation.jobs(parameters) if entry.preparation else []
         of_network = not entry.preparation or entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
-        identity = [context.identity, code_digest(entry.module)]
+        identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
         names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
@@ -155,8 +166,9 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        entry = METHODS[base]
-        made_by = [base, asdict(parameters), code_digest(entry.module), *entry.outside(parameters)]
+        entry, plain = self.plan.entry(self.method), asdict(parameters)
+        code = [code_digest(entry.module), *self.plan.network_code(plain)]
+        made_by = [base, plain, *code, *entry.outside(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property
@@ -166,7 +178,7 @@ class Trial:
     @property
     def shares(self) -> bool:
         """Whether one call distils all sizes."""
-        return METHODS[self.plan.methods[self.method][0]].shares
+        return self.plan.entry(self.method).shares
 
     @property
     def set_path(self) -> Path:
@@ -257,6 +269,7 @@ class Result:
 def check(settings: Settings) -> None:
     """Raise ValueError, in one sentence, for all that can be refused before data are read."""
     check_values(settings)
+    read_extensions(settings.extensions)
     read_methods(settings)
     check_pilot(settings.pilot, settings.k, read_evaluations(settings))
     read_sets(settings)
@@ -271,6 +284,7 @@ def prepare(settings: Settings) -> Plan:
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
     check(settings)
+    extensions = read_extensions(settings.extensions)
     methods = read_methods(settings)
     configurations = read_evaluations(settings)
     families = read_sets(settings)
@@ -288,7 +302,9 @@ def prepare(settings: Settings) -> Plan:
     digest = images_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
-    context = work.Context(*texts, digest, str(copy), device, settings.precision, work.code())
+    context = work.Context(
+        *texts, digest, str(copy), device, settings.precision, work.code(), extensions
+    )
     places = ipcs, folder, cache
     return Plan(settings, dataset, context, configurations, families, methods, *places)
 

@@ -17,11 +17,11 @@ from ddlib import configurations, data, networks, shared
 from ddlib.configurations import Configuration
 from ddlib.devices import precision
 from ddlib.distilled import DistilledSet
+from ddlib.extensions import Extension, network_code, use
 from ddlib.files import write_atomically
 from ddlib.fingerprints import code_digest, images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
-from ddlib.parameters import Parameters
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Score, final_score, train_and_score
@@ -32,8 +32,8 @@ class Context:
     """What a worker needs to open a study's data set and network.
 
     data, network: their options as JSON; digest: of the images; copy: a file of
-    `ddlib.shared.write`, where a worker sees it; code: `code()` where the study
-    was started.
+    `ddlib.shared.write`, where a worker sees it; code: `code()` where the study was started;
+    extensions: the files that bring more methods, networks and data sets, as text.
     """
 
     data: str
@@ -43,11 +43,13 @@ class Context:
     device: str
     precision: str
     code: str
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def identity(self) -> list[str]:
         """What decides results: the images themselves, not how they were asked for."""
-        return [self.digest, self.network, self.device, self.precision]
+        code = network_code(self.extensions, self.network)
+        return [self.digest, self.network, self.device, self.precision, *code]
 
 
 def in_precision(job: Callable) -> Callable:
@@ -128,19 +130,21 @@ def _seconds_path(path: Path) -> Path:
 def distil(
     context: Context,
     method: str,
-    parameters: Parameters,
+    parameters: dict[str, Any],
     ipcs: Sequence[int],
     seed: int,
     prepared: Sequence[Path | bytes],
 ) -> tuple[dict[int, DistilledSet | DivergedError], float]:
     """Return the outcome of every size, and the seconds it took.
 
+    parameters: plain data, since a worker only learns their class with the context's extensions;
     prepared: the files of `prepare`, or their content where the worker does not see them.
     """
     dataset, network = _open(context)
     start = time.perf_counter()
-    more = [[as_file(each) for each in prepared]] if METHODS[method].preparation else []
-    outcomes = METHODS[method].distil(dataset, network, ipcs, seed, parameters, *more)
+    entry = METHODS[method]
+    more = [[as_file(each) for each in prepared]] if entry.preparation else []
+    outcomes = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
     seconds = time.perf_counter() - start
     shape = json.loads(context.network)
     for ipc, outcome in outcomes.items():
@@ -226,6 +230,7 @@ def _open(
             f"({context.code}); install the same ddlib and versions of its libraries on every "
             "worker"
         )
+    use(context.extensions)
     dataset = _dataset(context.data, context.digest, context.copy, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
