@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from mounts import needs_mounts, run_with
 
 from ddlib import batch, execute, study
 from ddlib.settings import read_settings
@@ -65,8 +66,8 @@ class Project:
 
     def start(self, *options: str, before: str = "") -> subprocess.Popen:
         command = self.command(*options)
-        if before:  # in a mount namespace of its own
-            command = ["unshare", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
+        if before:
+            command = run_with(before, command)
         return subprocess.Popen(
             command,
             cwd=self.root,
@@ -242,15 +243,8 @@ def wait_until(true, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def can_mount() -> bool:
-    if not shutil.which("unshare"):
-        return False
-    tried = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"]
-    return subprocess.run(tried, capture_output=True).returncode == 0
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not can_mount(), reason="no mounts of one's own: needs Linux and its root")
+@needs_mounts
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
