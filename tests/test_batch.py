@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from distributed import LocalCluster
 from mounts import needs_mounts, run_with
 
 from ddlib import batch, execute, study
@@ -34,6 +35,15 @@ from ddlib import study
 from ddlib.settings import notebook_parameters, read_settings
 result = study.run(read_settings(notebook_parameters(globals())))
 print("trials:", len(result.trials))
+"""
+
+
+PARTLY = """
+# in the place of study.run(...)
+import pandas as pd
+from pathlib import Path
+for name, statuses in {"trials": ["ok", "failed", "failed"], "references": ["diverged"]}.items():
+    pd.DataFrame({"status": statuses}).to_parquet(Path(results) / f"{name}.parquet")
 """
 
 
@@ -234,6 +244,17 @@ def test_killed_and_gone_on_with_by_two_at_once_it_gives_the_same_tables(project
         assert len(list(project.results(name).glob("trials/*.json"))) == TRIALS
     assert len(list(project.root.glob("results/cache/references/*.json"))) == REFERENCES
     assert len(pd.read_parquet(project.results("study/two") / "trials.parquet")) == TRIALS
+
+
+@pytest.mark.slow
+def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one")
+    given = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **given) as local:
+        code, printed = run("parameters", "--scheduler-address", local.scheduler_address)
+    assert (code, statuses(printed)) == (0, {"study/one": "done"})
+    assert tables(project.results("study/one")) == undisturbed(project, "study/one")
 
 
 def wait_until(true, seconds: float = 120) -> None:
