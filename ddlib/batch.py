@@ -13,21 +13,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, TextIO
 
-import nbformat
 import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddlib.execute import WITH_PARENT, read_file
 from ddlib.extensions import read_extensions
-from ddlib.files import check_writable, from_root, write_atomically
+from ddlib.files import NOTE, PROGRESS, check_writable, from_root, write_atomically
 from ddlib.fingerprints import files_digest, fingerprint, library_digest, plain_text
-from ddlib.running import PROGRESS
+from ddlib.page import read_notebook
 from ddlib.settings import (
     Exploration,
     Settings,
@@ -37,9 +37,8 @@ from ddlib.settings import (
 )
 from ddlib.study import check
 
-NOTE = "run.json"  # beside the executed notebook: what decided it, once it has ended well
 LOOK_AGAIN = 0.3  # seconds between two looks at the processes
-LOST = ("failed", "not run")
+LOST = ("failed", "not run", "refused")
 TABLES = ("trials.parquet", "references.parquet")
 
 
@@ -61,16 +60,16 @@ class Run:
         return self.folder / f"{self.notebook.stem}.html"
 
     @cached_property
-    def sources(self) -> list[str]:
-        """The cells of the notebook, as they are written."""
-        return [cell.source for cell in nbformat.read(self.notebook, 4).cells]
+    def cells(self) -> list[tuple[str, str]]:
+        """The cells of the notebook, as they are written: kind and source."""
+        return [(cell.cell_type, cell.source) for cell in read_notebook(self.notebook).cells]
 
     @property
     def studies(self) -> bool:
         """Whether the notebook runs a study, so has trials to count."""
-        return any("study.run(" in source for source in self.sources)
+        return any(kind == "code" and "study.run(" in source for kind, source in self.cells)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How much of the progress bar this run is: its trials, and one for the rest."""
         if not self.studies:
@@ -91,20 +90,23 @@ class Run:
         given = vars(self.settings) | {"workers": None, "scheduler_address": None}
         given["extensions"] = [each.text for each in read_extensions(given.get("extensions"))]
         tables = [files_digest(folder, TABLES) for folder in self.inputs]
-        return fingerprint([self.sources, plain_text(given), library_digest(), tables])
+        return fingerprint([self.cells, plain_text(given), library_digest(), tables])
 
-    def is_current(self) -> bool:
-        """Whether it ended well, of what decides it now, and all that it left is still there."""
+    def is_current(self, identity: str) -> bool:
+        """Whether it ended well, of what `identity` names, and all that it left is still there."""
         path = self.folder / NOTE
         if not path.exists():
             return False
         note = json.loads(path.read_text())
         there = all((self.folder / name).exists() for name in note["files"])
-        return there and note["identity"] == self.identity()
+        return there and note["identity"] == identity
 
     def failed_trials(self) -> int:
         """Return how many trials, and networks trained on all data, failed: no divergence."""
         paths = [self.folder / name for name in TABLES] if self.studies else []
+        for path in paths:
+            if not path.exists():
+                raise FileNotFoundError(f"there is no {path}, though the notebook ended well")
         return sum(
             int((pd.read_parquet(path, columns=["status"])["status"] == "failed").sum())
             for path in paths
@@ -126,12 +128,13 @@ class Run:
 
 @dataclass
 class Ending:
-    """How a run of the batch ended: a row of the table at the end."""
+    """How a run ended, a row of the table at the end; folder: where its results should lie."""
 
     run: str
     status: str
     seconds: float | None = None
     message: str = ""
+    folder: Path | None = None
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -168,6 +171,7 @@ def read(path: Path) -> Run:
         check(settings)
     run = Run(name, notebooks[path.parent.name], path, settings)
     check_writable(run.folder)
+    _ = run.size  # which reads the notebook
     return run
 
 
@@ -176,16 +180,28 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Run], list[Ending]]:
     runs: dict[Path, Run] = {}
     refused = []
     for path in paths:
+        ending = Ending(f"{path.parent.name}/{path.stem}", "refused")
         try:
             run = read(path)
-            if run.folder in runs:
-                other = runs[run.folder].name
-                raise ValueError(f"its results folder is that of {other}; name another")
-            runs[run.folder] = run
         except (OSError, ValueError) as error:
-            name = f"{path.parent.name}/{path.stem}"
-            refused.append(Ending(name, "refused", message=str(error)))
+            refused.append(replace(ending, message=str(error), folder=_folder(path)))
+            continue
+        if run.folder in runs:
+            message = f"its results folder is that of {runs[run.folder].name}; name another"
+            refused.append(replace(ending, message=message))
+        else:
+            runs[run.folder] = run
+    for ending in refused:
+        ending.folder = None if ending.folder in runs else ending.folder
     return list(runs.values()), refused
+
+
+def _folder(path: Path) -> Path | None:
+    """Return the results folder that a file names, whatever else is wrong with it, if it does."""
+    try:
+        return from_root(read_file(path)["results"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass
@@ -202,7 +218,12 @@ class _Process:
 
 @dataclass
 class Batch:
-    """Runs, and how many go at once; `options` are parameters that go before those of the files."""
+    """Runs, and how many go at once.
+
+    options: parameters that go before those of the files; again: run what is current, too;
+    endings: of all that have ended, at the start those that were refused. Raises ValueError for
+    runs that read each other's tables.
+    """
 
     runs: list[Run]
     at_once: int
@@ -212,14 +233,25 @@ class Batch:
     under_way: list[_Process] = field(default_factory=list)
     waiting: list[Run] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.by_folder = {run.folder: run for run in self.runs}
+        known = {run.folder: self.by_folder.keys() & set(run.inputs) for run in self.runs}
+        self.order = TopologicalSorter(known)
+        try:
+            self.order.prepare()
+        except CycleError as error:
+            names = " reads ".join(self.by_folder[folder].name for folder in error.args[1][::-1])
+            raise ValueError(f"{names}: none can go first; change what one reads") from None
+
     def work(self) -> list[Ending]:
-        """Do all runs, with a bar over all of them; return how each ended, in the order given."""
-        self.waiting = list(self.runs)
+        """Do all runs, with a bar over all of them; return how each ended, refused ones last."""
         total = sum(run.size for run in self.runs)
         live = sys.stdout.isatty()
         bar = tqdm(total=total, desc="batch", file=sys.stdout, mininterval=0.5 if live else 60)
         try:
-            while self.waiting or self.under_way:
+            while self.order.is_active():
+                ready = set(self.order.get_ready())
+                self.waiting += [run for run in self.runs if run.folder in ready]
                 self._start_some()
                 self._end_some(bar)
                 self._show(bar)
@@ -228,28 +260,15 @@ class Batch:
             bar.close()
             for one in self.under_way:
                 self._leave(one)
-        order = {run.name: number for number, run in enumerate(self.runs)}
-        return sorted(self.endings, key=lambda ending: order[ending.run])
+        places = {folder: number for number, folder in enumerate(self.by_folder)}
+        return sorted(self.endings, key=lambda ending: places.get(ending.folder, len(places)))
 
     def _start_some(self) -> None:
         for run in list(self.waiting):
-            if len(self.under_way) >= self.at_once:
-                return
-            to_come = [other for other in self.waiting if other is not run]
-            to_come += [one.run for one in self.under_way]
-            if any(other.folder in run.inputs for other in to_come):
-                continue
-            lost = {ending.run for ending in self.endings if ending.status in LOST}
-            missing = [
-                other.name
-                for other in self.runs
-                if other.folder in run.inputs and other.name in lost
-            ]
-            if missing:
-                self.waiting.remove(run)
-                message = f"it reads what {', '.join(missing)} should have left"
-                self.endings.append(Ending(run.name, "not run", message=message))
-            else:
+            lost = [e.run for e in self.endings if e.status in LOST and e.folder in run.inputs]
+            if lost:
+                self._end(run, "not run", f"it reads what {', '.join(lost)} should have left")
+            elif len(self.under_way) < self.at_once:
                 self._start(run)
 
     def _start(self, run: Run) -> None:
@@ -259,58 +278,70 @@ class Batch:
             lock.acquire(timeout=0)
         except Timeout:
             return
-        self.waiting.remove(run)
-        identity = run.identity()
-        if not self.again and run.is_current():
-            lock.release()
-            self.endings.append(Ending(run.name, "up to date"))
-            return
+        try:
+            identity = run.identity()
+            if run.is_current(identity) and not self.again:
+                self._end(run, "up to date")
+            else:
+                self._launch(run, identity, lock)
+        except (OSError, ValueError) as error:
+            self._end(run, "failed", str(error))
+        finally:
+            if not any(one.lock is lock for one in self.under_way):
+                lock.release()
+
+    def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
         for name in (NOTE, PROGRESS):
             (run.folder / name).unlink(missing_ok=True)
         options = self.options if isinstance(run.settings, Settings) else {}
         given = [f"{name}={value}" for name, value in options.items()]
         log = (run.folder / f"{run.notebook.stem}.log").open("w")
+        command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT]
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "ddlib.execute",
-                WITH_PARENT,
-                run.notebook,
-                run.parameters,
-                *given,
-            ],
+            [*command, run.notebook, run.parameters, *given],
             stdin=subprocess.PIPE,  # ends when this process does, however it dies
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.waiting.remove(run)
         self.under_way.append(_Process(run, identity, lock, process, log, time.monotonic()))
 
-    def _end_some(self, bar: tqdm) -> None:
-        for one in list(self.under_way):
-            if one.process.poll() is not None:
-                self.under_way.remove(one)
-                ending = self._judge(one)
-                self._leave(one)
-                self.endings.append(ending)
-                tqdm.write(_line(ending, one.run), file=sys.stdout)
-                bar.refresh()
+    def _end(
+        self, run: Run, status: str, message: str = "", seconds: float | None = None
+    ) -> Ending:
+        if run in self.waiting:
+            self.waiting.remove(run)
+        self.order.done(run.folder)
+        self.endings.append(Ending(run.name, status, seconds, message, run.folder))
+        return self.endings[-1]
 
-    def _judge(self, one: _Process) -> Ending:
-        run, seconds = one.run, round(time.monotonic() - one.started, 1)
+    def _end_some(self, bar: tqdm) -> None:
+        for one in [one for one in self.under_way if one.process.poll() is not None]:
+            seconds = round(time.monotonic() - one.started, 1)
+            try:
+                status, message = self._judge(one)
+            except (OSError, ValueError) as error:
+                status, message = "failed", str(error)
+            self.under_way.remove(one)
+            self._leave(one)
+            ending = self._end(one.run, status, message, seconds)
+            tqdm.write(_line(ending, one.run), file=sys.stdout)
+            bar.refresh()
+
+    def _judge(self, one: _Process) -> tuple[str, str]:
+        """Return the status of a run whose process has ended, and what there is to say."""
+        if one.process.returncode < 0:
+            return "failed", f"its process was killed by signal {-one.process.returncode}"
         if one.process.returncode:
-            lines = Path(one.log.name).read_text().splitlines()
-            message = next((line for line in reversed(lines) if line.strip()), "it left no word")
-            if one.process.returncode < 0:
-                message = f"its process was killed by signal {-one.process.returncode}"
-            return Ending(run.name, "failed", seconds, message)
-        failed = run.failed_trials()
+            lines = Path(one.log.name).read_text(errors="replace").splitlines()
+            return "failed", next(filter(str.strip, reversed(lines)), "it left no word")
+        failed = one.run.failed_trials()
         if failed:
-            message = f"{failed} trials failed; the page lists them, and they are tried again"
-            return Ending(run.name, "incomplete", seconds, message)
-        run.write_note(one.identity)
-        return Ending(run.name, "done", seconds)
+            many = f"{failed} trials failed; the page lists them, and they are tried again"
+            return "incomplete", many
+        one.run.write_note(one.identity)
+        return "done", ""
 
     def _leave(self, one: _Process) -> None:
         one.process.stdin.close()  # a process that is still there ends with it
@@ -319,18 +350,17 @@ class Batch:
         one.lock.release()
 
     def _show(self, bar: tqdm) -> None:
-        settled = {ending.run for ending in self.endings}
-        done = sum(run.size for run in self.runs if run.name in settled)
-        elsewhere = [] if len(self.under_way) >= self.at_once else self.waiting
+        under_way = [one.run for one in self.under_way]
+        settled = [self.by_folder[e.folder] for e in self.endings if e.folder in self.by_folder]
+        elsewhere = [] if len(under_way) >= self.at_once else self.waiting
         at_work = [
-            f"{one.run.name} {one.run.done()}/{one.run.size - 1}"
-            if one.run.studies
-            else one.run.name
-            for one in self.under_way
+            f"{run.name} {run.done()}/{run.size - 1}" if run.studies else run.name
+            for run in under_way
         ]
         waits = [f"waiting for {run.name}" for run in elsewhere]
         bar.set_postfix_str(", ".join(at_work + waits), refresh=False)
-        bar.update(done + sum(one.run.done() for one in self.under_way) - bar.n)
+        done = sum(run.size for run in settled) + sum(run.done() for run in under_way)
+        bar.update(done - bar.n)
 
 
 def _line(ending: Ending, run: Run) -> str:
@@ -340,7 +370,7 @@ def _line(ending: Ending, run: Run) -> str:
 
 def table(endings: list[Ending]) -> str:
     """Return the endings as a table to print: run, status, seconds, message."""
-    rows = pd.DataFrame(endings)
+    rows = pd.DataFrame(endings).drop(columns="folder")
     rows["seconds"] = [
         "" if math.isnan(seconds) else f"{seconds:.0f}" for seconds in rows["seconds"].astype(float)
     ]
@@ -386,10 +416,12 @@ def main(arguments: list[str]) -> None:
     if given.scheduler_address:
         options = {"scheduler_address": given.scheduler_address}
     try:
-        endings = Batch(runs, at_once, options, given.again).work()
+        endings = Batch(runs, at_once, options, given.again, refused).work()
+    except ValueError as problem:
+        sys.exit(str(problem))
     except KeyboardInterrupt:
         sys.exit("stopped; what is finished is kept: the same command goes on from there")
-    print(table(endings + refused))
-    bad = [ending for ending in endings + refused if ending.status not in ("done", "up to date")]
+    print(table(endings))
+    bad = [ending for ending in endings if ending.status not in ("done", "up to date")]
     if bad:
-        sys.exit(f"{len(bad)} of {len(endings + refused)} runs did not end well")
+        sys.exit(f"{len(bad)} of {len(endings)} runs did not end well")

@@ -88,7 +88,7 @@ def _connected(address: str) -> Iterator[Client]:
 def _checked(client: Client, address: str, cache: Path) -> bool:
     """Return whether all workers see the cache folder; ValueError where one runs other code.
 
-    A worker that joins later is checked by each of its jobs.
+    A worker that joins later is checked by each of its jobs (see `work.UnfitWorkerError`).
     """
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=cache, prefix=".seen-") as token:

@@ -14,12 +14,16 @@ from typing import Any
 
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from ddlib.files import check_writable, explained, from_root
+from ddlib.files import NOTE, check_writable, explained, from_root
 from ddlib.page import write_page
 from ddlib.settings import read_parameters
 
+DIED = (
+    "the notebook's process died, perhaps for want of memory; what is finished is kept: run again"
+)
 WITH_PARENT = "--with-parent"  # the first argument of a process that is to end with its parent
 
 
@@ -45,7 +49,8 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     others: parameters that go before those of the file. The page, a file beside the executed
     notebook, is written also where a cell fails: it then says which and why. Raises
     FileNotFoundError for a missing file, ValueError for parameters that name no study, OSError for
-    a results folder that cannot be written, PapermillExecutionError for a failed cell.
+    a results folder that cannot be written, PapermillExecutionError for a failed cell,
+    ChildProcessError where the notebook's own process died.
     """
     if not notebook.is_file():
         raise FileNotFoundError(f"there is no file {notebook}; check the path")
@@ -55,16 +60,21 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"results={settings.results!r} is the notebook's own folder; name another")
     check_writable(executed.parent)
+    page = executed.with_suffix(".html")
+    for last in (page, executed.parent / NOTE):
+        last.unlink(missing_ok=True)  # of another run than this
     try:
         papermill.execute_notebook(
             *(notebook, executed, given), log_output=True, progress_bar=False
         )
-    except PapermillExecutionError:
-        write_page(executed, executed.with_suffix(".html"))
-        raise
     except OSError as error:
         raise explained(error, executed.parent) from error
-    write_page(executed, executed.with_suffix(".html"))
+    except (PapermillExecutionError, DeadKernelError) as error:
+        write_page(executed, page)
+        if isinstance(error, DeadKernelError):
+            raise ChildProcessError(DIED) from error
+        raise
+    write_page(executed, page)
     return executed
 
 

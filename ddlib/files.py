@@ -5,6 +5,12 @@ import os
 import tempfile
 from pathlib import Path
 
+NOTE = "run.json"
+"""Beside the tables of a study: what decided them, once a batch has ended well; see
+`ddlib.batch`."""
+PROGRESS = "progress.json"
+"""Beside them, too: how many trials are done, of how many."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`, through a temporary file beside it, so no reader sees half.

@@ -18,14 +18,13 @@ from tqdm import tqdm
 from ddlib import work
 from ddlib.cluster import Workers
 from ddlib.distilled import DistilledSet, load_distilled
-from ddlib.files import write_atomically
+from ddlib.files import PROGRESS, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.training import DivergedError, Score
 
 if TYPE_CHECKING:
     from ddlib.study import Plan, Trial
 
-PROGRESS = "progress.json"  # beside the tables: how many trials are done, of how many
 Go, Fail = Callable[[], None], Callable[[BaseException], None]
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 LOOK_AGAIN = 1.0  # seconds between two looks at what another process is making
@@ -70,9 +69,10 @@ class Running:
 
     def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
         """Do these trials and networks trained on all data; return when none is left."""
-        total = len(self.plan.trials) + len(self.plan.references)
-        done = total - len(trials) - len(references)
-        self.bar = tqdm(total=total, initial=done, desc="trials", file=sys.stdout, ncols=90)
+        self.total = len(self.plan.trials) + len(self.plan.references)
+        self.done = self.total - len(trials) - len(references)
+        shown = {"desc": "trials", "file": sys.stdout, "ncols": 90}
+        self.bar = tqdm(total=self.total, initial=self.done, **shown)
         try:
             with self.bar:
                 self._start(trials, references)
@@ -115,6 +115,9 @@ class Running:
         then = self.under_way.pop(future)
         if future.cancelled():
             raise ConnectionError(GONE)
+        if isinstance(future.exception(), work.UnfitWorkerError):
+            # The scheduler would give it every job that it is quick to fail.
+            raise ValueError(f"{future.exception()}, or stop it; what is finished is kept")
         then(future)
 
     def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> None:
@@ -188,12 +191,12 @@ class Running:
         if error is None:
             self._go_on(path)
             return
-        self._advance()
+        self.bar.update()
         for _, fail in self.waiting.pop(path):
             fail(error)
 
     def _go_on(self, path: Path) -> None:
-        self._advance()
+        self.bar.update()
         for go, _ in self.waiting.pop(path):
             go()
 
@@ -202,7 +205,8 @@ class Running:
         if self.sees_cache:
             return path.resolve()
         if path not in self.given:
-            self.given[path] = self.client.submit(work.pass_on, path.read_bytes(), pure=False)
+            content = path.read_bytes()
+            self.given[path] = self.client.submit(work.pass_on, content, pure=False, priority=2)
         return self.given[path]
 
     def _prepared(self, method: str) -> Iterator[tuple[Path, tuple[Any, ...]]]:
@@ -310,8 +314,10 @@ class Running:
         self._advance()
 
     def _advance(self) -> None:
+        """Count a trial or a network trained on all data; the bar alone counts what they need."""
         self.bar.update()
-        state = {"done": self.bar.n, "total": self.bar.total}
+        self.done += 1
+        state = {"done": self.done, "total": self.total}
         write_atomically(self.plan.folder / PROGRESS, plain_text(state).encode())
 
 

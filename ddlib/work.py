@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,14 @@ from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Score, final_score, train_and_score
+
+
+class UnfitWorkerError(RuntimeError):
+    """A worker that cannot do the jobs of a study, and would fail them as fast as it gets them."""
+
+
+def _unfit(reason: str) -> UnfitWorkerError:
+    return UnfitWorkerError(f"a worker on {platform.node()} {reason}")
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,13 @@ def pass_on(content: bytes) -> bytes:
 
 
 def as_file(given: Path | bytes) -> Path:
-    """Return a file with what a job was given: one that this worker sees, or content alone."""
+    """Return a file with what a job was given: one that this worker sees, or content alone.
+
+    Raises UnfitWorkerError for a path that it does not see after all.
+    """
     if isinstance(given, Path):
+        if not given.exists():
+            raise _unfit(f"does not see {given}, as others do; give it the folder")
         return given
     path = Path(_scratch().name) / hashlib.sha256(given).hexdigest()
     if not path.exists():
@@ -207,12 +221,7 @@ def _initial(
 @lru_cache(maxsize=1)
 def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = shared.read(Path(copy), digest) or data.load(**json.loads(options))
-    if images_digest(dataset) != digest:
-        raise ValueError(
-            f"this worker finds other images for {dataset.name} than the study started with; give "
-            "every worker the same DDLIB_DATA"
-        )
+    dataset = shared.read(Path(copy), digest) or _loaded(options, digest)
     on_device = {
         name: data.Split(split.images.to(device), split.labels.to(device))
         for name, split in (("train", dataset.train), ("test", dataset.test))
@@ -220,15 +229,27 @@ def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     return replace(dataset, **on_device)
 
 
+def _loaded(options: str, digest: str) -> data.DataSet:
+    try:
+        dataset = data.load(**json.loads(options))
+    except (OSError, ValueError) as error:
+        raise _unfit(f"cannot open the data: {error}") from error
+    if images_digest(dataset) != digest:
+        raise _unfit(
+            f"finds other images for {dataset.name} than the study started with; give every "
+            "worker the same DDLIB_DATA"
+        )
+    return dataset
+
+
 def _open(
     context: Context, configuration: Configuration | None = None
 ) -> tuple[data.DataSet, networks.Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
     if context.code != code():
-        raise ValueError(
-            f"this worker runs other code ({code()}) than the study was started with "
-            f"({context.code}); install the same ddlib and versions of its libraries on every "
-            "worker"
+        raise _unfit(
+            f"runs other code ({code()}) than the study was started with ({context.code}); install "
+            "the same ddlib and versions of its libraries on every worker"
         )
     use(context.extensions)
     dataset = _dataset(context.data, context.digest, context.copy, context.device)

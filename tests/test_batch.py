@@ -119,6 +119,11 @@ def statuses(printed: str) -> dict[str, str]:
     return dict(re.match(rf"\s*(\S+)\s+({words})\b", line).groups() for line in table)
 
 
+def current(project: Project, name: str) -> bool:
+    run = batch.read(project.root / "parameters" / f"{name}.yaml")
+    return run.is_current(run.identity())
+
+
 @pytest.mark.slow
 def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
     project, run, monkeypatch
@@ -153,8 +158,7 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
     with monkeypatch.context() as patched:
         patched.setattr(batch.subprocess, "Popen", started)
         assert again() == {"fine/one": "up to date"}
-    note = batch.read(project.root / "parameters/fine/one.yaml")
-    assert note.is_current()
+    assert current(project, "fine/one")
     for change in (
         lambda: (project.results("fine/one") / "01_fine.html").unlink(),
         lambda: project.parameters("fine/one", seeds=2),
@@ -163,13 +167,13 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
         before = fine.read_text(), project.parameters("fine/one").read_text()
         page = (project.results("fine/one") / "01_fine.html").read_text()
         change()
-        assert not batch.read(project.root / "parameters/fine/one.yaml").is_current()
+        assert not current(project, "fine/one")
         fine.write_text(before[0])
         (project.results("fine/one") / "01_fine.html").write_text(page)
         project.parameters("fine/one")
-    assert batch.read(project.root / "parameters/fine/one.yaml").is_current()
+    assert current(project, "fine/one")
     monkeypatch.setattr(batch, "library_digest", lambda: "another version")
-    assert not batch.read(project.root / "parameters/fine/one.yaml").is_current()
+    assert not current(project, "fine/one")
 
 
 @pytest.mark.slow
@@ -179,14 +183,17 @@ def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, ru
     project.notebook("03_fine", "from pathlib import Path; Path('done').touch()")
     project.parameters("reads/broken", theory={"coverage": "results/broken/x"})
     project.parameters("reads/fine", theory={"coverage": "results/fine/x"})
+    project.parameters("reads/refused", theory={"coverage": "results/fine/wrong"})
     project.parameters("broken/x")
     project.parameters("fine/x")
+    project.parameters("fine/wrong", seeds=0)
     code, printed = run("parameters/reads", "parameters/broken", "parameters/fine")
-    assert code == "2 of 4 runs did not end well"
+    assert code == "4 of 6 runs did not end well"
     assert statuses(printed) == {
-        **{"reads/broken": "not run", "reads/fine": "done"},
-        **{"broken/x": "failed", "fine/x": "done"},
+        **{"reads/broken": "not run", "reads/fine": "done", "reads/refused": "not run"},
+        **{"broken/x": "failed", "fine/x": "done", "fine/wrong": "refused"},
     }
+    assert "it reads what fine/wrong should have left" in printed
     assert "it reads what broken/x should have left" in printed
     assert printed.index("fine/x: done") < printed.index("reads/fine: done")
 
@@ -255,6 +262,9 @@ def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
         code, printed = run("parameters", "--scheduler-address", local.scheduler_address)
     assert (code, statuses(printed)) == (0, {"study/one": "done"})
     assert tables(project.results("study/one")) == undisturbed(project, "study/one")
+    assert current(project, "study/one")
+    study.run(read_settings(GIVEN | {"results": "results/study/one", "seeds": 1, "workers": 1}))
+    assert not current(project, "study/one")  # whose tables are others by now
 
 
 def wait_until(true, seconds: float = 120) -> None:
@@ -297,6 +307,9 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
     assert "no notebook takes other/one; put the file in a folder with the name of one: study" in (
         printed
     )
+    (project.root / "notebooks" / "02_torn.ipynb").write_text("{")
+    project.parameters("torn/one")
+    assert "torn/one: refused: " in run("parameters/torn")[1]
     shutil.rmtree(project.root / "parameters")
     for name in ("study/one", "study/two"):
         project.parameters(name, results="results/same")
@@ -305,6 +318,33 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
         "its results folder is that of study/one; name another"
     ]
     assert run("parameters", "--workers", "0")[0] == 2
+
+
+def test_runs_that_read_each_other_are_refused(project, run):
+    project.notebook("01_study", RUN)
+    for name, other in {"one": "two", "two": "three", "three": "one", "four": "one"}.items():
+        project.parameters(f"study/{name}", theory={"coverage": f"results/study/{other}"})
+    sentence, printed = run("parameters")
+    assert re.fullmatch(
+        r"(study/\w+ reads ){3}study/\w+: none can go first; change what one reads", sentence
+    )
+    for name, other in {"one": "two", "two": "three", "three": "one"}.items():
+        assert f"study/{name} reads study/{other}" in f"{sentence} {sentence}"
+    assert printed == ""
+
+
+def test_two_files_of_one_name_are_two_runs(project, run):
+    project.notebook("01_study", RUN)
+    for folder in ("a", "b"):
+        path = project.parameters("study/one", results=f"results/{folder}")
+        shutil.move(path.parent, project.root / folder / "study")
+        own = batch.read(project.root / folder / "study" / "one.yaml")
+        own.folder.mkdir(exist_ok=True)
+        own.write_note(own.identity())
+    code, printed = run("a", "b")
+    assert code == 0
+    assert printed.count("study/one up to date") == 2
+    assert f"{2 * (1 + TRIALS + REFERENCES)}/{2 * (1 + TRIALS + REFERENCES)} " in printed
 
 
 def test_the_bar_counts_every_trial_and_network(project):

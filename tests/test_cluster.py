@@ -17,7 +17,6 @@ from mounts import needs_mounts, run_with
 
 import ddlib
 from ddlib import running, study, work
-from ddlib.fingerprints import code_digest
 from ddlib.settings import Settings, read_settings
 
 ROOT = Path(ddlib.__file__).parents[1]
@@ -41,7 +40,7 @@ GRID = {
     "k": [6, 3],
     "seeds": 2,
 }
-TRIALS = 2 * 2 * 2 * 2
+TRIALS, REFERENCES = 2 * 2 * 2 * 2, 2 * 2
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
 WORKER = [sys.executable, "-m", "distributed.cli.dask_worker"]
 
@@ -142,6 +141,8 @@ def test_workers_without_our_folders_one_of_them_killed_give_the_same_tables(
     assert result.failures.empty
     assert len(result.trials) == TRIALS
     assert tables(tmp_path) == undisturbed
+    progress = json.loads((tmp_path / "results" / "progress.json").read_text())
+    assert progress == {"done": TRIALS + REFERENCES, "total": TRIALS + REFERENCES}
 
 
 @pytest.mark.slow
@@ -161,18 +162,55 @@ def test_a_scheduler_that_dies_is_named_and_what_is_done_is_kept(
     assert tables(tmp_path) == undisturbed
 
 
-@pytest.mark.slow
-def test_a_worker_with_other_code_is_refused_before_anything_runs(tmp_path, cluster):
+@pytest.fixture
+def other_code(tmp_path) -> Path:
+    """A folder with another ddlib."""
     other = shutil.copytree(Path(ddlib.__file__).parent, tmp_path / "other" / "ddlib")
     training = other / "training.py"
     training.write_text(training.read_text().replace("MIXES = ", "MIXES = BLENDS = "))
-    cluster.add(library=other.parent)
+    return other.parent
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_code_is_refused_before_anything_runs(tmp_path, cluster, other_code):
+    cluster.add(library=other_code)
     message = (
         r"^the Dask workers tcp://127\.0\.0\.1:\d+ run other code than this study \(\w{12}\); "
     )
     with pytest.raises(ValueError, match=message + "install the same ddlib"):
         study.run(settings(tmp_path, scheduler_address=cluster.address))
     assert not (tmp_path / "results" / "trials").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unfit", ["code", "folder"])
+@needs_mounts
+def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(
+    tmp_path, cluster, undisturbed, other_code, monkeypatch, unfit
+):
+    """It would be given all that it is quick to fail."""
+    cluster.add()
+    which = {"code": {"library": other_code}, "folder": {"hidden": tmp_path / "cache"}}
+    sentence = {"code": r"runs other code \(", "folder": r"does not see /\S+, as others do"}
+    connect = study.connect
+
+    @contextmanager
+    def connect_and_join(*given):
+        with connect(*given) as workers:
+            cluster.add(**which[unfit])
+            workers.client.wait_for_workers(2, timeout=60)
+            cluster.workers[0].kill()  # or it might be quick enough to do all
+            yield workers
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "connect", connect_and_join)
+        with pytest.raises(ValueError, match=f"^a worker on .* {sentence[unfit]}"):
+            study.run(settings(tmp_path, scheduler_address=cluster.address))
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("results/trials/*.json")]
+    assert all(record["status"] == "ok" for record in records)
+    with in_process() as address:
+        study.run(settings(tmp_path, scheduler_address=address))
+    assert tables(tmp_path) == undisturbed
 
 
 def test_a_worker_that_cannot_tell_its_code_is_refused(tmp_path, monkeypatch):
@@ -183,14 +221,6 @@ def test_a_worker_that_cannot_tell_its_code_is_refused(tmp_path, monkeypatch):
     sentence = r"cannot run this study \(ModuleNotFoundError: No module named 'ddlib'\); install"
     with in_process() as address, pytest.raises(ValueError, match=sentence):
         study.run(settings(tmp_path, scheduler_address=address))
-
-
-def test_a_worker_that_joins_later_with_other_code_does_no_job(tmp_path):
-    plan = study.prepare(settings(tmp_path))
-    assert plan.context.code == code_digest("ddlib.work")
-    stranger = work.Context(**{**vars(plan.context), "code": "0123456789ab"})
-    with pytest.raises(ValueError, match=r"runs other code \(\w{12}\) than .* \(0123456789ab\);"):
-        work.distil(stranger, "random", {}, [1], 0, [])
 
 
 def test_content_without_a_folder_becomes_a_file_of_the_worker():

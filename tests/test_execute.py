@@ -52,6 +52,17 @@ def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
     assert "This run stopped with an error" in (tmp_path / "out" / "question.html").read_text()
 
 
+def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("question.html", "run.json"):
+        (folder / name).write_text("of the last run")
+    with pytest.raises(SystemExit, match="process died, perhaps for want of memory; what is"):
+        run("import os\nos._exit(9)")
+    assert "of the last run" not in (folder / "question.html").read_text()
+    assert not (folder / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "sentence"),
     [

@@ -489,11 +489,11 @@ def replace_data(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (shutil.rmtree, "FileNotFoundError: data folder {} does not exist"),
-        (replace_data, "ValueError: this worker finds other images for own than the study"),
+        (shutil.rmtree, "cannot open the data: data folder {} does not exist"),
+        (replace_data, "finds other images for own than the study started with; give every"),
     ],
 )
-def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
+def test_a_worker_without_the_data_ends_the_study_and_fails_no_trial(
     tmp_path, scheduler, monkeypatch, spoil, message
 ):
     folder, client = tmp_path / "own", study.connect
@@ -517,11 +517,9 @@ def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
 
     with monkeypatch.context() as patched:
         patched.setattr(study, "connect", spoilt)
-        result = study.run(chosen)
-    assert list(result.failures["method"]) == ["all data", "random", "random", "dc", "dc"]
-    assert set(result.failures["status"]) == {"failed"}
-    assert result.failures["message"].str.startswith(message.format(folder)).all()
-    assert result.trials["gap_error"].isna().all()
+        with pytest.raises(ValueError, match=f"a worker on .* {message.format(folder)}"):
+            study.run(chosen)
+    assert not (tmp_path / "results" / "study" / "trials").exists()
     write_own_data(folder, seed=0)
     again = study.run(chosen)
     assert again.failures.empty
