@@ -2,14 +2,19 @@
 PYTHON ?= python3.11
 NOTEBOOK ?= notebooks/01_scaling_law.ipynb
 PARAMETERS ?= parameters/scaling_law/quick.yaml
+BATCH ?= $(wildcard parameters/*/quick.yaml)
 
 BIN := .venv/bin
 
-.PHONY: study test lab app check install
+.PHONY: study batch test lab app check install
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
 	$(BIN)/python -m ddlib.execute $(NOTEBOOK) $(PARAMETERS)
+
+## batch: run files of parameters, or folders of them, several at once; go on where it stopped
+batch: .venv/installed
+	$(BIN)/python -m ddlib.study batch $(OPTIONS) $(BATCH)
 
 ## test: the whole test suite, one file a core at a time
 test: .venv/installed

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddlib.devices import send
+
 CROP_FRACTION = 0.125  # largest shift, of the image's side
 CUTOUT_FRACTION = 0.5  # side of the hole, of the image's side
 FLIP_PROBABILITY = 0.5
@@ -37,7 +39,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of transformations: (images, values) -> images, and the range of each strength."""
+    """A family of transformations: (images, values) -> images, and the range of each strength.
+
+    A transform is given the values where they were drawn, on the CPU.
+    """
 
     transform: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     ranges: Mapping[str, tuple[float, float]]
@@ -82,8 +87,12 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
             f"the draw holds strengths for {count} images but the batch has {len(images)}; "
             f"draw with count=1 (shared by all) or count={len(images)}"
         )
-    values = {name: value.to(images.device) for name, value in drawn.values.items()}
-    return FAMILIES[drawn.family].transform(images, values)
+    return FAMILIES[drawn.family].transform(images, drawn.values)
+
+
+def _sent(values: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """Return the values where the images are."""
+    return {name: send(value, images.device) for name, value in values.items()}
 
 
 def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
@@ -91,6 +100,7 @@ def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
 
     Saturation leaves an image of one channel as it is.
     """
+    values = _sent(values, images)
     brightness, saturation, contrast = (
         values[name].to(images.dtype).view(-1, 1, 1, 1)
         for name in ("brightness", "saturation", "contrast")
@@ -109,8 +119,9 @@ def _crop(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     padded = F.pad(images, (margin_x, margin_x, margin_y, margin_y))
     top = _position(values["top"], 2 * margin_y + 1)
     left = _position(values["left"], 2 * margin_x + 1)
-    if len(top) == 1:
+    if len(top) == 1:  # whole numbers of the CPU, for which no device has to be asked
         return padded[:, :, top : top + height, left : left + width]
+    top, left = send(top, images.device), send(left, images.device)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
     # Gathering from flat images is three times as fast as indexing by row and column.
@@ -124,6 +135,7 @@ def _cutout(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
 
     Its centre is uniform over the image, so the border may clip it (as in the reference).
     """
+    values = _sent(values, images)
     rows = _hole(values["row"], images.shape[-2])
     columns = _hole(values["column"], images.shape[-1])
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
@@ -140,18 +152,19 @@ def _hole(fraction: Tensor, length: int) -> Tensor:
 
 def _flip(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     """Mirror left and right where the coin fell below FLIP_PROBABILITY."""
-    mirrored = (values["coin"] < FLIP_PROBABILITY).view(-1, 1, 1, 1)
+    mirrored = (_sent(values, images)["coin"] < FLIP_PROBABILITY).view(-1, 1, 1, 1)
     return torch.where(mirrored, images.flip(-1), images)
 
 
 def _scale(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     """Stretch the sampling grid about the centre: above 1 shrinks the content, below 1 enlarges."""
+    values = _sent(values, images)
     return _warp(images, torch.diag_embed(torch.stack((values["x"], values["y"]), dim=1)))
 
 
 def _rotate(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     """Rotate the content about the centre, anticlockwise for positive degrees."""
-    radians = torch.deg2rad(values["degrees"])
+    radians = torch.deg2rad(_sent(values, images)["degrees"])
     cosine, sine = radians.cos(), radians.sin()
     # A grid runs from -1 to 1 along both sides: without the aspect a rectangle would be sheared.
     aspect = images.shape[-1] / images.shape[-2]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its parts load when they are first used
 
 from ddlib.laws import SAME, Fits
 
@@ -279,7 +279,7 @@ def kendall_w(values: np.ndarray) -> np.ndarray:
 
     Equal values share their mean rank, with the usual correction; NaN where all are equal.
     """
-    ranks = stats.rankdata(np.round(values, 12), axis=-1)  # equal but for rounding is equal
+    ranks = scipy.stats.rankdata(np.round(values, 12), axis=-1)  # equal but for rounding is equal
     ranks -= ranks.mean(axis=-1, keepdims=True)
     most = ranks.shape[-2] * (ranks**2).sum(axis=(-2, -1))
     agreed = (ranks.sum(axis=-2) ** 2).sum(axis=-1)
@@ -364,7 +364,7 @@ def _student(values: pd.Series) -> tuple[int, float, float, float]:
     n, mean = len(values), values.mean()
     if n < 2 or np.ptp(values) <= SAME:
         return n, mean, np.nan, np.nan
-    half = stats.t.ppf(1 - LEVEL / 2, n - 1) * values.std() / np.sqrt(n)
+    half = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) * values.std() / np.sqrt(n)
     return n, mean, mean - half, mean + half
 
 
@@ -379,7 +379,7 @@ def _compare(differences: pd.Series) -> tuple:
     if np.isnan(low):
         reason = "not testable: the same difference in every seed"
         return n, mean, low, high, np.nan, p_flip, reason
-    return n, mean, low, high, float(stats.ttest_1samp(values, 0).pvalue), p_flip, ""
+    return n, mean, low, high, float(scipy.stats.ttest_1samp(values, 0).pvalue), p_flip, ""
 
 
 def _two_way(table: pd.DataFrame) -> tuple:
@@ -398,8 +398,8 @@ def _two_way(table: pd.DataFrame) -> tuple:
         reason = "not testable: the same differences in every seed"
         return names, n, np.ptp(means), 0.0, *nothing[:4], reason
     f, icc = methods / error, (methods - error) / (methods + (n - 1) * error)
-    p = stats.f.sf(f, m - 1, (n - 1) * (m - 1))
-    friedman = float(stats.friedmanchisquare(*values.T).pvalue) if m > 2 else np.nan
+    p = scipy.stats.f.sf(f, m - 1, (n - 1) * (m - 1))
+    friedman = float(scipy.stats.friedmanchisquare(*values.T).pvalue) if m > 2 else np.nan
     return names, n, np.ptp(means), np.sqrt(error), icc, f, float(p), friedman, ""
 
 

@@ -17,10 +17,11 @@ from safetensors.torch import save
 
 from ddlib import augment, networks
 from ddlib.data import DataSet
+from ddlib.devices import send
 from ddlib.networks import Network, Theta
 from ddlib.parameters import Parameters, check_names, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, advance, batches, prepared
+from ddlib.training import DivergedError, Recipe, Watch, advance, batches, prepared
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
 TEMPERATURE = 0.5  # of the contrastive loss
@@ -120,7 +121,9 @@ class Configuration:
         theta, optimiser = prepared(network, theta, self.recipe)
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": deepcopy(state.moments), "param_groups": groups})
-        advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
+        loss = advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
+        if not torch.isfinite(loss):
+            raise DivergedError(state.step, "the training loss")
         moments = optimiser.state_dict()["state"]
         return _detached(theta), State(state.step + 1, moments, stream.get_state())
 
@@ -158,16 +161,18 @@ def predict_rotation(
             f"initialisation 'rotation' turns images by quarters, but these are {height}x{width}; "
             "choose 'contrastive', or square images by image_size"
         )
-    network = configuration.build(dataset.image_shape, ROTATIONS)
-    recipe = _adam(configuration.pretraining)
-    theta, optimiser = prepared(network, networks.initial_parameters(network, stream), recipe)
-    images = dataset.train.images
+    network, images = configuration.build(dataset.image_shape, ROTATIONS), dataset.train.images
+    recipe, watch = _adam(configuration.pretraining), Watch()
+    theta = networks.initial_parameters(network, stream, images.device)
+    theta, optimiser = prepared(network, theta, recipe)
     each = batches(len(images), max(configuration.pretraining.batch_size // ROTATIONS, 1), stream)
     for step in range(recipe.steps):
-        seen = images[next(each)]
+        seen = images[send(next(each), images.device)]
         turned = torch.cat([seen.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
-        turns = torch.arange(ROTATIONS).repeat_interleave(len(seen))
-        advance(network, theta, optimiser, turned, turns, recipe, step, stream)
+        turns = torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(seen))
+        loss = advance(network, theta, optimiser, turned, turns, recipe, step, stream)
+        watch.see(loss.isfinite(), DivergedError(step, "the training loss"))
+    watch.check()
     return _detached(theta)
 
 
@@ -177,24 +182,24 @@ def contrast(dataset: DataSet, configuration: Configuration, stream: torch.Gener
     A view takes one family of DSA for every image, with strengths of the image's own; the
     projection is linear, to 64 values; the loss is NT-Xent over one batch.
     """
-    network = configuration.build(dataset.image_shape, 64)
-    recipe = _adam(configuration.pretraining)
-    theta, optimiser = prepared(network, networks.initial_parameters(network, stream), recipe)
-    images = dataset.train.images
+    network, images = configuration.build(dataset.image_shape, 64), dataset.train.images
+    recipe, watch = _adam(configuration.pretraining), Watch()
+    theta = networks.initial_parameters(network, stream, images.device)
+    theta, optimiser = prepared(network, theta, recipe)
     each = batches(len(images), configuration.pretraining.batch_size, stream)
     for step in range(recipe.steps):
-        seen = images[next(each)]
+        seen = images[send(next(each), images.device)]
         views = [
             augment.apply(seen, augment.draw(augment.STRATEGIES["dsa"], len(seen), stream))
             for _ in range(2)
         ]
         projected = networks.logits(network, theta, torch.cat(views), training=True)
         loss = contrastive_loss(projected)
-        if not torch.isfinite(loss):
-            raise DivergedError(step, "the contrastive loss")
+        watch.see(loss.isfinite(), DivergedError(step, "the contrastive loss"))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    watch.check()
     return _detached(theta)
 
 
@@ -207,7 +212,7 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
     count = len(projected) // 2
     unit = F.normalize(projected)
     cosines = (unit @ unit.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(cosines, torch.arange(2 * count).roll(count))
+    return F.cross_entropy(cosines, torch.arange(2 * count, device=unit.device).roll(count))
 
 
 def _adam(pretraining: Pretraining) -> Recipe:

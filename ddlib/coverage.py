@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, spatial, stats
+import scipy  # its parts load when they are first used
 
 from ddlib.laws import SAME
 
@@ -102,7 +102,7 @@ def noise_floor(probabilities: Sequence[np.ndarray], quantile: float = 0.95) -> 
         return 0.0
     traces = values.var(axis=1, ddof=1).sum(axis=-1)
     freedom = max((traces**2).mean() / overlap, 1.0)
-    excess = stats.chi2.ppf(quantile, freedom) - freedom
+    excess = scipy.stats.chi2.ppf(quantile, freedom) - freedom
     scale = np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
     return float(_root(scale * excess))
 
@@ -121,8 +121,8 @@ def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.D
         name, state = names[(norms == 0).nonzero()[0][0]], (norms == 0).nonzero()[1][0]
         raise ValueError(f"{name!r} does not move at state {state}; leave that state out for all")
     flat = (values / norms).reshape(len(values), -1)
-    distances = spatial.distance.pdist(flat) / np.sqrt(values.shape[1])
-    return _frame(spatial.distance.squareform(distances), names)
+    distances = scipy.spatial.distance.pdist(flat) / np.sqrt(values.shape[1])
+    return _frame(scipy.spatial.distance.squareform(distances), names)
 
 
 def representation_distance(
@@ -506,7 +506,7 @@ def _number(matrix: np.ndarray, radius: float, solve=None) -> int:
 def _cover(matrix: np.ndarray, radius: float) -> np.ndarray:
     """Return the places of a least cover's centres."""
     near = _near(matrix, radius)
-    return _solve(np.ones(len(matrix)), optimize.LinearConstraint(near.astype(float), lb=1))
+    return _solve(np.ones(len(matrix)), scipy.optimize.LinearConstraint(near.astype(float), lb=1))
 
 
 def _packing(matrix: np.ndarray, radius: float) -> np.ndarray:
@@ -520,12 +520,12 @@ def _packing(matrix: np.ndarray, radius: float) -> np.ndarray:
                 if near[other, clique].all():
                     clique.append(other)
             cliques = np.vstack([cliques, np.isin(np.arange(len(near)), clique)])
-    return _solve(-np.ones(len(near)), optimize.LinearConstraint(cliques, ub=1))
+    return _solve(-np.ones(len(near)), scipy.optimize.LinearConstraint(cliques, ub=1))
 
 
-def _solve(costs: np.ndarray, constraint: optimize.LinearConstraint) -> np.ndarray:
+def _solve(costs: np.ndarray, constraint: "scipy.optimize.LinearConstraint") -> np.ndarray:
     """Return the places of the ones in the binary x that minimises costs."""
-    found = optimize.milp(
+    found = scipy.optimize.milp(
         costs, integrality=np.ones(len(costs)), bounds=(0, 1), constraints=constraint
     )
     if not found.success:

@@ -1,7 +1,8 @@
 """Named data sets and folders of your own, whole in memory, with one normalisation each.
 
 Every reader returns the same small intermediate, `Pictures` of uint8 for each split; checks and
-options then take one path for all of them.
+options then take one path for all of them. The libraries that read are imported where they do:
+loading them takes longer than reading does.
 """
 
 import difflib
@@ -11,18 +12,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torchvision import datasets as published
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
@@ -106,6 +104,20 @@ class Whitening:
         if given != wanted:
             raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
         return (value.to(images) for value in (self.mean, self.matrix))
+
+
+def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
+    """Return a normalisation for a file: tensors by name, and plain data, None for a whitening."""
+    if isinstance(normalisation, Whitening):
+        return {"mean": normalisation.mean, "matrix": normalisation.matrix}, None
+    return {}, asdict(normalisation)
+
+
+def unpack(plain: Any, tensor: Callable[[str], torch.Tensor]) -> Normalisation | Whitening:
+    """Return the normalisation that `pack` packed; tensor(name): one of its tensors."""
+    if plain is None:
+        return Whitening(tensor("mean"), tensor("matrix"))
+    return Normalisation(tuple(plain["mean"]), tuple(plain["std"]))
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,7 @@ def _find(name: str, source: Source, image_size: int | None, download: bool) -> 
         for read, folder in ((source.read, root), (_read_own, root / name)):
             with suppress(FileNotFoundError):
                 return read(folder, image_size)
-    if not download:
+    if not download or source.download is None:
         raise FileNotFoundError(
             f"data set {name} is not in {' or '.join(map(str, roots))}: set DDLIB_DATA to a folder "
             "that holds it, pass download: true, or give the path of your own data"
@@ -265,6 +277,9 @@ def _first(folder: Path, *names: str) -> Path:
 
 
 def _read_digits(_root: Path, _size: int | None) -> Pair:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     images = (15 * digits.images).astype(np.uint8)  # 0..16 become 0..240: exact, finer to resize
     train, test = train_test_split(
@@ -274,10 +289,17 @@ def _read_digits(_root: Path, _size: int | None) -> Pair:
     return [Pictures(images[rows], digits.target[rows], names, white=240) for rows in (train, test)]
 
 
-def _read_published(dataset: type, folder: str, root: Path, _size: int | None) -> Pair:
-    place = _first(root, folder)
+def _torchvision(name: str) -> type:
+    """Return the data set of torchvision that is called `name`."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
+def _read_published(name: str, folder: str, root: Path, _size: int | None) -> Pair:
+    place, published = _first(root, folder), _torchvision(name)
     try:  # torchvision compares the checksums of CIFAR before it unpickles anything
-        parts = [dataset(root, train=True), dataset(root, train=False)]
+        parts = [published(root, train=True), published(root, train=False)]
     except (RuntimeError, AssertionError, LookupError, ValueError) as error:
         raise ValueError(f"{place} is damaged; delete it and pass download: true") from error
     names = tuple(name.split(" - ")[0] for name in parts[0].classes)  # MNIST's are "0 - zero"
@@ -286,7 +308,7 @@ def _read_published(dataset: type, folder: str, root: Path, _size: int | None) -
 
 def _read_imagenette(root: Path, image_size: int) -> Pair:
     copies = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
-    words = published.Imagenette._WNID_TO_CLASS  # "n01440764": ("tench", "Tinca tinca"), ...
+    words = _torchvision("Imagenette")._WNID_TO_CLASS  # "n01440764": ("tench", "Tinca tinca"), ...
     return [
         replace(split, classes=tuple(words.get(name, (name,))[0] for name in split.classes))
         for split in _read_own(_first(root, *copies), image_size)
@@ -311,6 +333,8 @@ def _read_npz(path: Path) -> Pictures:
 
 
 def _read_images(folder: Path, image_size: int | None) -> Pictures:
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
     names = sorted(entry.name for entry in folder.glob("[!.]*/"))
     labels = {name: label for label, name in enumerate(names)}
     files = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
@@ -480,27 +504,29 @@ def _split(
     return Split(normalised, torch.from_numpy(pictures.labels))
 
 
-def _published(dataset: type, folder: str, mean: Sequence[float], std: Sequence[float]) -> Source:
+def _fetch(name: str, root: Path, **options: str) -> None:
+    _torchvision(name)(root, download=True, **options)
+
+
+def _published(name: str, folder: str, mean: Sequence[float], std: Sequence[float]) -> Source:
     return Source(
-        partial(_read_published, dataset, folder),
-        partial(dataset, download=True),
-        Normalisation(mean, std),
+        partial(_read_published, name, folder), partial(_fetch, name), Normalisation(mean, std)
     )
 
 
 DATASETS: dict[str, Source] = {
     "digits": Source(_read_digits),
-    "mnist": _published(published.MNIST, "MNIST", (0.1307,), (0.3081,)),
-    "fashion_mnist": _published(published.FashionMNIST, "FashionMNIST", (0.2861,), (0.3530,)),
+    "mnist": _published("MNIST", "MNIST", (0.1307,), (0.3081,)),
+    "fashion_mnist": _published("FashionMNIST", "FashionMNIST", (0.2861,), (0.3530,)),
     "cifar10": _published(
-        published.CIFAR10, "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+        "CIFAR10", "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
     ),
     "cifar100": _published(
-        published.CIFAR100, "cifar-100-python", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
+        "CIFAR100", "cifar-100-python", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
     ),
     "imagenette": Source(
         _read_imagenette,
-        partial(published.Imagenette, size="160px", download=True),
+        partial(_fetch, "Imagenette", size="160px"),
         Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         image_size=64,
     ),

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from ddlib.data import Normalisation, Whitening
+from ddlib.data import Normalisation, Whitening, pack, unpack
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 
@@ -57,10 +57,9 @@ class DistilledSet:
 
         The file of a whitened set holds `mean` and `matrix` as well: images @ matrix^-1 + mean.
         """
-        whitened = isinstance(self.normalisation, Whitening)
-        whitening = vars(self.normalisation) if whitened else {}
+        whitening, normalisation = pack(self.normalisation)
         described = {
-            "normalisation": None if whitened else asdict(self.normalisation),
+            "normalisation": normalisation,
             "classes": self.classes,
             "data": self.data,
             "method": self.method,
@@ -87,12 +86,7 @@ def load_distilled(path: Path) -> DistilledSet:
         with safetensors.safe_open(str(path), "pt") as file:
             described = json.loads(file.metadata()["distilled"])
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-            if described["normalisation"] is None:
-                normalisation = Whitening(file.get_tensor("mean"), file.get_tensor("matrix"))
-            else:
-                mean, std = described["normalisation"]["mean"], described["normalisation"]["std"]
-                normalisation = Normalisation(tuple(mean), tuple(std))
-        described["normalisation"] = normalisation
+            described["normalisation"] = unpack(described["normalisation"], file.get_tensor)
         described["classes"] = tuple(described["classes"])
         described["parameters"] = {
             name: whole_keys(value) for name, value in described["parameters"].items()

@@ -1,37 +1,55 @@
 """Run a notebook with a file of parameters: `python -m ddlib.execute NOTEBOOK PARAMETERS`.
 
 The executed notebook and its page go where its tables go, the `results` folder of the parameters.
+More arguments, `workers=1` say, are parameters that go before those of the file.
 """
 
 import logging
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from ddlib.files import check_writable, from_root
+from ddlib.files import check_writable, explained, from_root
 from ddlib.page import write_page
 from ddlib.settings import read_parameters
 
+WITH_PARENT = "--with-parent"  # the first argument of a process that is to end with its parent
 
-def execute(notebook: Path, parameters: Path) -> Path:
-    """Run `notebook` with the YAML file `parameters`; return the executed notebook.
 
-    Its page, a file beside it, is written also where a cell fails: it then says which and why.
-    Raises FileNotFoundError for a missing file, ValueError for parameters that name no study,
-    OSError for a results folder that cannot be written, PapermillExecutionError for a failed cell.
+def read_file(parameters: Path) -> dict[str, Any]:
+    """Return the table in a YAML file of parameters.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that holds something else.
     """
-    for path in (notebook, parameters):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}; check the path")
+    if not parameters.is_file():
+        raise FileNotFoundError(f"there is no file {parameters}; check the path")
     try:
         given = yaml.safe_load(parameters.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{parameters} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{parameters} must hold a table of names and values, got {given!r}")
+    return given
+
+
+def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
+    """Run `notebook` with the YAML file `parameters`; return the executed notebook.
+
+    others: parameters that go before those of the file. The page, a file beside the executed
+    notebook, is written also where a cell fails: it then says which and why. Raises
+    FileNotFoundError for a missing file, ValueError for parameters that name no study, OSError for
+    a results folder that cannot be written, PapermillExecutionError for a failed cell.
+    """
+    if not notebook.is_file():
+        raise FileNotFoundError(f"there is no file {notebook}; check the path")
+    given = read_file(parameters) | others
     settings = read_parameters(given)
     executed = from_root(settings.results) / notebook.name
     if executed.resolve() == notebook.resolve():
@@ -41,21 +59,41 @@ def execute(notebook: Path, parameters: Path) -> Path:
         papermill.execute_notebook(
             *(notebook, executed, given), log_output=True, progress_bar=False
         )
-    finally:
-        if executed.exists():
-            write_page(executed, executed.with_suffix(".html"))
+    except PapermillExecutionError:
+        write_page(executed, executed.with_suffix(".html"))
+        raise
+    except OSError as error:
+        raise explained(error, executed.parent) from error
+    write_page(executed, executed.with_suffix(".html"))
     return executed
+
+
+def end_with_parent() -> None:
+    """End this process and its children when its standard input ends, so when its parent dies."""
+
+    def watch() -> None:
+        while os.read(0, 1024):  # sys.stdin has a lock, which is missed at the end
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: list[str]) -> None:
     """Run from a shell; one sentence and exit code 1 where it cannot."""
-    if len(arguments) != 2:
-        sys.exit("usage: python -m ddlib.execute NOTEBOOK.ipynb PARAMETERS.yaml")
+    if arguments[:1] == [WITH_PARENT]:
+        end_with_parent()
+        arguments = arguments[1:]
+    others = dict(argument.split("=", 1) for argument in arguments[2:] if "=" in argument)
+    if len(arguments) < 2 or len(arguments) != 2 + len(others):
+        sys.exit("usage: python -m ddlib.execute NOTEBOOK.ipynb PARAMETERS.yaml [NAME=VALUE ...]")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    values = {name: yaml.safe_load(value) for name, value in others.items()}
     try:
-        executed = execute(*map(Path, arguments))
+        executed = execute(*map(Path, arguments[:2]), **values)
     except PapermillExecutionError as stopped:
-        sys.exit(f"{arguments[0]} stopped in cell {stopped.exec_count}: {stopped.evalue}")
+        what = " ".join(stopped.evalue.split()) or stopped.ename
+        sys.exit(f"{arguments[0]} stopped in cell {stopped.exec_count}: {what}")
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
     print(f"read {executed.with_suffix('.html')}")

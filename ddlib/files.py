@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and where a project's paths count from."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -9,17 +10,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`, through a temporary file beside it, so no reader sees half.
 
     Missing folders are made. Raises OSError with a sentence that names the folder if it cannot
-    be written.
+    be written, and why: it is read-only, say, or its disk is full.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        _write(path, content)
     except OSError as error:
-        raise OSError(
-            f"cannot write to the folder {path.parent} ({error.strerror}); choose another folder "
-            "or make this one writable"
-        ) from error
+        raise explained(error, path.parent) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -28,6 +30,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def explained(error: OSError, folder: Path) -> OSError:
+    """Return the error of a write as one sentence: what cannot be written, why, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OSError(
+            f"the disk that holds {folder} is full; make room and run again: what is finished is "
+            "kept"
+        )
+    return OSError(
+        f"cannot write to the folder {folder} ({error.strerror or error}); choose another folder "
+        "or make this one writable"
+    )
 
 
 def check_writable(folder: Path) -> None:

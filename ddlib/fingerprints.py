@@ -79,20 +79,27 @@ def code_digest(module: str) -> str:
         source = _source(name)
         if source is None or name in found or name in BESIDE_THE_NUMBERS:
             continue
-        tree = _without_docstrings(ast.parse(source.read_text()))
-        found[name] = ast.dump(tree)
+        tree = _without_docstrings(ast.parse(source))
+        # An extension's own name holds a digest of its comments, too.
+        found[name if name.startswith("ddlib.") else ""] = ast.dump(tree)
         pending += _imports(tree)
     versions = [version(library) for library in LIBRARIES]
     return _digest(plain_text([versions, sorted(found.items())]).encode())
 
 
-def _source(name: str) -> Path | None:
-    """Return the file of the module that decides numbers; None for a package or other libraries."""
+def library_digest() -> str:
+    """Return a fingerprint of all of ddlib, its templates and tables too, and of LIBRARIES."""
+    versions = [version(library) for library in LIBRARIES]
+    return fingerprint([versions, files_digest(PACKAGE, (".py", ".csv", ".j2"))])
+
+
+def _source(name: str) -> str | None:
+    """Return the text of a module that decides numbers; None for a package or other libraries."""
     if name.startswith("ddlib."):
         path = PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        return path if path.exists() else None
-    loaded = getattr(sys.modules.get(name), "__file__", None)
-    return Path(loaded) if loaded else None
+        return path.read_text() if path.exists() else None
+    loader = getattr(sys.modules.get(name), "__loader__", None)  # an extension has no file
+    return loader.get_source(name) if hasattr(loader, "get_source") else None
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
+import scipy  # its parts load when they are first used
 
 SAME = 1e-12  # relative difference below which values count as equal (rounding)
 COLUMNS = {"a": 0, "b": 1, "tau": 1, "c": 2}  # of a parameter in the coefficients (a, theta, c)
@@ -221,8 +221,8 @@ def _shrunk_variances(ks, squares, freedom, scale: float) -> np.ndarray | None:
     own = freedom > 0
     half = freedom[own] / 2
     logs = np.log(np.maximum(squares[own] / freedom[own], 0.01 * pooled))
-    logs -= special.digamma(half) - np.log(half)  # E log(chi2/df): the logs become unbiased
-    noise = special.polygamma(1, half)
+    logs -= scipy.special.digamma(half) - np.log(half)  # E log(chi2/df): the logs become unbiased
+    noise = scipy.special.polygamma(1, half)
     degree = 1 if len(logs) > 2 else 0
     line = np.polyfit(np.log(ks[own]), logs, degree, w=noise**-0.5)
     trend = np.polyval(line, np.log(ks))

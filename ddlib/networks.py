@@ -17,12 +17,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ddlib.devices import send
 from ddlib.parameters import check_names, check_options, read_options
 from ddlib.zoo import NETWORKS, BatchNorm, Network
 
 Theta = dict[str, torch.Tensor]
 
-CHUNK = 32  # images a pass on a processor: those of more fall out of its cache
+CHUNK = 32  # images a pass on a processor: what more make falls out of its cache
+ACCELERATOR_CHUNK = 1024
 
 
 def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def initial_parameters(
     Raises ValueError for a layer whose rule is not known.
     """
     return {
-        name: _draw(layer, name, value.shape, generator).to(device)
+        name: send(_draw(layer, name, value.shape, generator), device)
         for prefix, layer in network.named_modules()
         for name, value in layer.named_parameters(prefix, recurse=False)
     }
@@ -134,7 +136,7 @@ def orthogonal_parameters(
         theta[f"{prefix}.{own}weight"] = gain * made.reshape(value.shape)
         if f"{prefix}.{own}bias" in theta:
             theta[f"{prefix}.{own}bias"].zero_()
-    return {name: value.to(device) for name, value in theta.items()}
+    return {name: send(value, device) for name, value in theta.items()}
 
 
 def logits(
@@ -161,12 +163,12 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
     together = network.batch_norms and not has_statistics(theta)
     parts = [images] if together else in_passes(images)
     features = [functional_call(network.body, body, (part,)) for part in parts]
-    return torch.cat(features).flatten(1)
+    return torch.cat(features).flatten(1).to(images.dtype)  # means and distances stay exact
 
 
 def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the images (N, ...) in as many parts as a device best takes: on a GPU, one."""
-    return images.split(CHUNK if images.device.type == "cpu" else max(1, len(images)))
+    """Return images, or their labels, (N, ...) in parts of as many as the device best takes."""
+    return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
 
 
 def has_statistics(theta: Theta) -> bool:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-import torch
-
 from ddlib import data, networks
 from ddlib.configurations import (
     Configuration,
@@ -22,6 +20,7 @@ from ddlib.configurations import (
     read_families,
 )
 from ddlib.coverage import NOISE_SEEDS, PROBES
+from ddlib.extensions import read_extensions
 from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters, check_names, read_options, setting
@@ -42,11 +41,15 @@ class Settings:
     compared; methods: {name: parameters}, where a name of your own says with `method: dm` whose
     variant it is; k: sizes in images in all; seeds: how many, counted from 0; evaluations:
     networks trained on each distilled set; workers: processes on this machine (default: one a
-    core), unless scheduler_address names a running Dask scheduler; device: "cpu", or the
-    accelerator's name; results: the folder to write, from the project's root; cache: the folder
+    core, or one for an accelerator), unless scheduler_address names a running Dask scheduler;
+    device: "auto" for this machine's accelerator, else its CPU, or the name of one; precision: of
+    `ddlib.devices.PRECISIONS`, in which networks compute; results: the folder to write, from the
+    project's root; cache: the folder
     of what all studies share, networks trained on all data and what methods prepare; draws:
     bootstrap draws of a fit; tolerance: the part of the floor at which the law counts as
-    saturated; theory: fields of `Theory`, which notebook 04 reads.
+    saturated; theory: fields of `Theory`, which notebook 04 reads; extensions: Python files, from
+    the project's root, that bring methods, networks or data sets of your own (see
+    `ddlib.extensions`).
     """
 
     data: Mapping[str, Any]
@@ -65,11 +68,13 @@ class Settings:
     seeds: int = 5
     evaluations: int = 1
     workers: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
+    precision: str = "float32"
     scheduler_address: str | None = None
     draws: int = 1000
     tolerance: float = 0.1
     theory: Mapping[str, Any] | None = None
+    extensions: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,13 @@ def read_parameters(given: Mapping[str, Any]) -> "Settings | Exploration":
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
-    """Return `given` as settings; ValueError for a name that is unknown or missing."""
-    return _read(Settings, given, "parameter of this study")
+    """Return `given` as settings, and use their extensions, whose names they may hold.
+
+    Raises ValueError for a name that is unknown or missing, and what `read_extensions` raises.
+    """
+    settings = _read(Settings, given, "parameter of this study")
+    read_extensions(settings.extensions)
+    return settings
 
 
 def read_exploration(given: Mapping[str, Any]) -> Exploration:
@@ -302,15 +312,6 @@ def _named(given: Any, what: str) -> dict[str, Any]:
             f"{what} must be a table with a name, such as {{name: ...}}, got {given!r}"
         )
     return dict(given)
-
-
-def read_device(name: Any) -> str:
-    """Return `name` if it is a device this machine has; ValueError with the choices otherwise."""
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        there.append(torch.accelerator.current_accelerator().type)
-    check_names([name], there, "device of this machine")
-    return name
 
 
 def check_values(settings: Settings) -> None:

@@ -4,60 +4,42 @@ A trial is plain data with a fingerprint of all that decides its result. What is
 file named by that fingerprint, written atomically, so that a rerun only does what is missing.
 """
 
-import json
-import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pandas as pd
-from distributed import Client, Future, LocalCluster, as_completed
 from safetensors.numpy import load_file
-from tqdm import tqdm
 
 from ddlib import data, networks, work
+from ddlib.cluster import connect
 from ddlib.configurations import Configuration, Family
+from ddlib.devices import check_precision, read_device
 from ddlib.distilled import DistilledSet, load_distilled
+from ddlib.extensions import network_code, read_extensions, use
 from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
-from ddlib.methods import METHODS
+from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
+from ddlib.running import Running, alone, is_settled, read_record
 from ddlib.settings import (
     Settings,
     check_pilot,
     check_values,
     data_options,
     network_options,
-    read_device,
     read_evaluations,
     read_ipcs,
     read_methods,
     read_sets,
 )
-from ddlib.training import DivergedError, Recipe, Score
-
-# Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
-# every step: half of the processor's time went there.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TOP_PAD_": str(2**28),
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-DASK = {
-    # Distilled sets travel to the workers with their jobs; Dask warns above 10 MB.
-    "distributed.admin.large-graph-warning-threshold": "1GB",
-    "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
-}
+from ddlib.shared import one_copy
+from ddlib.training import Recipe
 
 COLUMNS = [
     *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
@@ -112,7 +94,17 @@ class Plan:
 
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
-        return [asdict(self.configurations[configuration]), code_digest("ddlib.configurations")]
+        plain = asdict(self.configurations[configuration])
+        return [plain, code_digest("ddlib.configurations"), *self.network_code(plain)]
+
+    def network_code(self, plain: Any) -> list[str]:
+        """Digests of the code of the networks of one's own that plain data names."""
+        return network_code(self.context.extensions, plain_text(plain))
+
+    def entry(self, method: str) -> Method:
+        """The registered method behind the name that it has in this study."""
+        use(self.context.extensions)  # another study may have been read since
+        return METHODS[self.methods[method][0]]
 
     def reference_path(self, configuration: str, seed: int) -> Path:
         """The full-data reference of `seed`, shared by all studies with this cache."""
@@ -127,7 +119,7 @@ class Plan:
     def has_reference(self, configuration: str, seed: int) -> bool:
         """Whether a reference is settled: it diverged, or ended and left what it showed."""
         path, observed = self.reference_paths(configuration, seed)
-        return _is_settled(path) and (observed.exists() or _read(path)["status"] == "diverged")
+        return is_settled(path) and (observed.exists() or read_record(path)["status"] == "diverged")
 
     def observed_path(self, configuration: str, seed: int) -> Path:
         """What the full-data reference showed; see `ddlib.probing.train_and_observe`."""
@@ -143,18 +135,19 @@ class Plan:
             return None
         plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
         code = code_digest("ddlib.configurations")
-        identity = [self.context.digest, self.context.device, plain, code]
+        computed = [self.context.device, self.context.precision]
+        identity = [self.context.digest, *computed, plain, code, *self.network_code(plain)]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
         return self.cache / "pretrained" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
         base, parameters = self.methods[method]
-        entry, folder = METHODS[base], self.cache / "prepared"
+        entry, folder = self.entry(method), self.cache / "prepared"
         jobs = entry.preparation.jobs(parameters) if entry.preparation else []
         of_network = not entry.preparation or entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
-        identity = [context.identity, code_digest(entry.module)]
+        identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
         names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
         return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
 
@@ -173,8 +166,9 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        entry = METHODS[base]
-        made_by = [base, asdict(parameters), code_digest(entry.module), *entry.outside(parameters)]
+        entry, plain = self.plan.entry(self.method), asdict(parameters)
+        code = [code_digest(entry.module), *self.plan.network_code(plain)]
+        made_by = [base, plain, *code, *entry.outside(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property
@@ -184,7 +178,7 @@ class Trial:
     @property
     def shares(self) -> bool:
         """Whether one call distils all sizes."""
-        return METHODS[self.plan.methods[self.method][0]].shares
+        return self.plan.entry(self.method).shares
 
     @property
     def set_path(self) -> Path:
@@ -272,28 +266,45 @@ class Result:
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
 
 
+def check(settings: Settings) -> None:
+    """Raise ValueError, in one sentence, for all that can be refused before data are read."""
+    check_values(settings)
+    read_extensions(settings.extensions)
+    read_methods(settings)
+    check_pilot(settings.pilot, settings.k, read_evaluations(settings))
+    read_sets(settings)
+    data_options(settings)
+    network_options(settings)
+    check_precision(settings.precision, read_device(settings.device))
+
+
 def prepare(settings: Settings) -> Plan:
     """Check every parameter against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    check_values(settings)
+    check(settings)
+    extensions = read_extensions(settings.extensions)
     methods = read_methods(settings)
     configurations = read_evaluations(settings)
-    check_pilot(settings.pilot, settings.k, configurations)
     families = read_sets(settings)
     options, shape = data_options(settings), network_options(settings)
     device = read_device(settings.device)
     dataset = data.load(**options)
     texts = plain_text(options), plain_text(shape)
-    context = work.Context(*texts, images_digest(dataset), device)
     networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     for name, configuration in configurations.items():
         _check_fits(name, configuration, dataset)
     ipcs = read_ipcs(settings.k, dataset)
     folder, cache = from_root(settings.results), from_root(settings.cache)
     check_writable(cache)
-    write_atomically(folder / "settings.json", _json(asdict(settings)))
+    write_atomically(folder / "settings.json", plain_text(asdict(settings)).encode())
+    digest = images_digest(dataset)
+    copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
+    dataset = one_copy(dataset, digest, copy)
+    context = work.Context(
+        *texts, digest, str(copy), device, settings.precision, work.code(), extensions
+    )
     places = ipcs, folder, cache
     return Plan(settings, dataset, context, configurations, families, methods, *places)
 
@@ -311,15 +322,17 @@ def run(settings: Settings) -> Result:
     """Do what is missing of a study, in worker processes, and return all of it.
 
     Every finished trial is on disk at once; interrupt and run again to go on. A trial that
-    diverged is kept as such, one that failed for another reason is tried again.
+    diverged is kept as such, one that failed for another reason is tried again. One process at a
+    time works in a results folder.
     """
     plan = prepare(settings)
-    trials = [trial for trial in plan.trials if not _is_settled(trial.path)]
-    references = [pair for pair in plan.references if not plan.has_reference(*pair)]
-    if trials or references:
-        with _client(settings) as client:
-            _Run(plan, client, trials, references).finish()
-    return collect(plan)
+    with alone(plan.folder):
+        trials = [trial for trial in plan.trials if not is_settled(trial.path)]
+        references = [pair for pair in plan.references if not plan.has_reference(*pair)]
+        if trials or references:
+            with connect(settings, plan.cache) as workers:
+                Running(plan, workers).finish(trials, references)
+        return collect(plan)
 
 
 def collect(plan: Plan) -> Result:
@@ -327,9 +340,9 @@ def collect(plan: Plan) -> Result:
     references = pd.DataFrame(
         {"configuration": configuration, "seed": seed, **scored}
         for configuration, seed in plan.references
-        for scored in _scored(_read(plan.reference_path(configuration, seed)))
+        for scored in _scored(read_record(plan.reference_path(configuration, seed)))
     )
-    records = [(trial, _read(trial.path)) for trial in plan.trials if trial.path.exists()]
+    records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     trials = pd.DataFrame(
         [
             {**_described(trial), **scored}
@@ -345,195 +358,6 @@ def collect(plan: Plan) -> Result:
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
     return Result(plan, trials, references, costs)
-
-
-class _Run:
-    """The trials under way: what each future stands for, and the bar that counts them."""
-
-    def __init__(
-        self, plan: Plan, client: Client, trials: list[Trial], references: list[tuple[str, int]]
-    ):
-        self.plan, self.client = plan, client
-        self.waiting: dict[Future, Callable[[Future], None]] = {}
-        count = len(trials) + len(references)
-        self.bar = tqdm(total=count, desc="trials", file=sys.stdout, ncols=90)
-        self.queue = as_completed([])
-        self.making: dict[Path, Future] = {}
-        for name, seed in references:
-            paths, start = plan.reference_paths(name, seed), self._start(name)
-            self._submit(
-                lambda future, paths=paths: self._save_reference(*paths, future),
-                *(work.reference, plan.context, plan.configurations[name], seed, start),
-                plan.settings.probe,
-            )
-        self.wanted: dict[Path, list[Trial]] = {}
-        for trial in trials:
-            self.wanted.setdefault(trial.set_path, []).append(trial)
-        for path, evaluations in self.wanted.items():
-            if path.exists():
-                self._evaluate(evaluations, load_distilled(path))
-        missing = [each[0] for path, each in self.wanted.items() if not path.exists()]
-        for job in _jobs(missing):
-            first = job[0]
-            self._submit(
-                lambda future, job=job: self._save_sets(job, future),
-                *(work.distil, plan.context, *plan.methods[first.method]),
-                *([trial.ipc for trial in job], first.seed, self._prepare(first.method)),
-            )
-
-    def finish(self) -> None:
-        """Take results as they come until none is left."""
-        with self.bar:
-            for future in self.queue:
-                self.waiting.pop(future)(future)
-
-    def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> Future:
-        future = self.client.submit(*call, pure=False, priority=priority)
-        self.waiting[future] = then
-        self.queue.add(future)
-        return future
-
-    def _prepare(self, method: str) -> list[Path | Future]:
-        """Return the files that `method` works from; what is missing is being made.
-
-        A job that fails fails the trials that wait for it, and is tried again with them.
-        """
-        base = self.plan.methods[method][0]
-        return [
-            self._make(path, work.prepare, self.plan.context, base, job, path)
-            for job, path in self.plan.preparations(method)
-        ]
-
-    def _start(self, name: str) -> Path | Future | None:
-        """Return the file that holds the pretrained weights of a configuration, if it has any."""
-        path = self.plan.pretrained_path(name)
-        if path is None:
-            return None
-        configuration = self.plan.configurations[name]
-        return self._make(path, work.pretrain, self.plan.context, configuration, path)
-
-    def _make(self, path: Path, *call: Any) -> Path | Future:
-        """Return `path`, or what will be it: a file that several trials wait for is made once."""
-        if path.exists():
-            return path
-        if path not in self.making:
-            self.bar.total += 1
-            self.making[path] = self._submit(lambda _: self.bar.update(), *call, priority=2)
-        return self.making[path]
-
-    def _evaluate(self, trials: list[Trial], synthetic: DistilledSet) -> None:
-        # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
-        # before sets that are still to be distilled: done is done.
-        for trial in trials:
-            configuration = self.plan.configurations[trial.configuration]
-            job = (work.evaluate, self.plan.context, synthetic, configuration, trial.seed)
-            start = self._start(trial.configuration)
-            networks_trained = [
-                self.client.submit(*job, number, start, pure=False, priority=1)
-                for number in range(self.plan.settings.evaluations)
-            ]
-            self._submit(
-                lambda future, trial=trial: self._save_trial(trial, future),
-                *(list, networks_trained),
-                priority=1,
-            )
-
-    def _save_sets(self, job: list[Trial], future: Future) -> None:
-        if future.exception() is not None:
-            for one in job:
-                self._save_failures(one.set_path, future.exception())
-            return
-        outcomes, seconds = future.result()
-        for one in job:
-            outcome, path = outcomes[one.ipc], one.set_path
-            if isinstance(outcome, DivergedError):
-                self._save_failures(path, outcome)
-            else:
-                work.write_seconds(path, seconds / len(job))
-                named = replace(outcome, method=one.method)
-                named.save(path)
-                self._evaluate(self.wanted[path], named)
-
-    def _save_failures(self, set_path: Path, error: BaseException) -> None:
-        for trial in self.wanted[set_path]:
-            self._save_failure(trial, error)
-
-    def _save_trial(self, trial: Trial, future: Future) -> None:
-        if future.exception() is not None:
-            self._save_failure(trial, future.exception())
-            return
-        scores, seconds = zip(*future.result(), strict=True)
-        self._save(trial, {**_success(scores), "seconds": sum(seconds)})
-
-    def _save_failure(self, trial: Trial, error: BaseException) -> None:
-        self._save(trial, {**_failure(error), "seconds": None})
-
-    def _save(self, trial: Trial, record: dict[str, Any]) -> None:
-        write_atomically(trial.path, _json(record))
-        self.bar.update()
-
-    def _save_reference(self, path: Path, observed_path: Path, future: Future) -> None:
-        error = future.exception()
-        if error:
-            record = _failure(error)
-        else:
-            score, observed = future.result()
-            write_atomically(observed_path, observed)
-            record = _success([score])
-        write_atomically(path, _json(record))
-        self.bar.update()
-
-
-def _success(scores: Iterable[Score]) -> dict[str, Any]:
-    return {"status": "ok", "message": "", "scores": [asdict(score) for score in scores]}
-
-
-def _failure(error: BaseException) -> dict[str, Any]:
-    diverged = isinstance(error, DivergedError)
-    message = str(error) if diverged else f"{type(error).__name__}: {error}"
-    return {"status": "diverged" if diverged else "failed", "message": message, "scores": []}
-
-
-def _jobs(trials: list[Trial]) -> Iterator[list[Trial]]:
-    """Group trials into calls: all sizes of a method that shares work over them, else one each.
-
-    Large sizes come first, so that the last calls to end are short ones.
-    """
-    shared: dict[tuple[str, int], list[Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: -trial.ipc):
-        if trial.shares:
-            shared.setdefault((trial.method, trial.seed), []).append(trial)
-    yield from shared.values()
-    for trial in sorted(trials, key=lambda trial: -trial.ipc):
-        if not trial.shares:
-            yield [trial]
-
-
-@contextmanager
-def _client(settings: Settings) -> Iterator[Client]:
-    """Give a client of the named scheduler, or of one-thread worker processes on this machine."""
-    if settings.scheduler_address is not None:
-        try:
-            client = Client(settings.scheduler_address, timeout="20s")
-            client.wait_for_workers(1, timeout=60)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"no Dask workers answer at scheduler_address={settings.scheduler_address!r}; "
-                "start one, or leave the parameter out to work on this machine"
-            ) from error
-        with client:
-            yield client
-        return
-    dask.config.set(DASK)
-    cluster = LocalCluster(
-        n_workers=settings.workers,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=logging.ERROR,  # a worker slow to leave is no news
-    )
-    with cluster, Client(cluster) as client:
-        yield client
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -574,13 +398,7 @@ def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _is_settled(path: Path) -> bool:
-    return path.exists() and _read(path)["status"] != "failed"
+if __name__ == "__main__":
+    from ddlib.batch import main
 
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def _json(plain: Any) -> bytes:
-    return plain_text(plain).encode()
+    main(sys.argv[1:])

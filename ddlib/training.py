@@ -10,7 +10,15 @@ import torch.nn.functional as F
 
 from ddlib import augment
 from ddlib.data import Split
-from ddlib.networks import CHUNK, Network, Theta, initial_parameters, logits, with_statistics
+from ddlib.devices import send
+from ddlib.networks import (
+    Network,
+    Theta,
+    in_passes,
+    initial_parameters,
+    logits,
+    with_statistics,
+)
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 
@@ -54,6 +62,8 @@ BOTH = {"flip_crop": ("flip", "crop")}  # families that are applied one after th
 MIXES = ("mixup", "cutmix")
 AUGMENTATIONS = (*augment.STRATEGIES, *BOTH, *MIXES)
 
+CHECK_EVERY = 100  # numbers; to read each as it comes would keep an accelerator waiting
+
 
 class DivergedError(RuntimeError):
     """A loss or a pixel is no longer a finite number, or another number is out of its range."""
@@ -73,6 +83,32 @@ class DivergedError(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.what} {self.how} at step {self.step}; {self.advice}"
+
+
+class Watch:
+    """Finds the first number of a run that is not sound, without a look at each as it comes."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[torch.Tensor, DivergedError]] = []
+
+    def see(self, sound: torch.Tensor, error: DivergedError) -> None:
+        """Take note of whether a number is `sound`, a bool (); if not, `error` is to be raised.
+
+        It is raised here, at most CHECK_EVERY numbers later, or by `check`.
+        """
+        self._seen.append((sound.detach(), error))
+        if len(self._seen) >= CHECK_EVERY:
+            self.check()
+
+    def check(self) -> None:
+        """Raise the error of the first number that was not sound, if there was one."""
+        seen, self._seen = self._seen, []
+        if not seen:
+            return
+        flags = torch.stack([sound for sound, _ in seen]).cpu()
+        for sound, (_, error) in zip(flags.tolist(), seen, strict=True):
+            if not sound:
+                raise error
 
 
 @dataclass(frozen=True)
@@ -135,14 +171,16 @@ def train(
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
+    see: Callable[[torch.Tensor, int], None] | None = None,
 ) -> Theta:
     """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
 
     images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Under batch norm
     the weights come with running statistics, which the optimiser does not see. Raises
-    DivergedError with the step at which the loss is not finite.
+    DivergedError with the step at which the loss is not finite, unless `see` is there to be given
+    every step's loss () and number.
     """
-    steps = training_steps(network, theta, images, labels, recipe, generator)
+    steps = training_steps(network, theta, images, labels, recipe, generator, see)
     return deque(steps, maxlen=1).pop()
 
 
@@ -153,14 +191,25 @@ def training_steps(
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
+    see: Callable[[torch.Tensor, int], None] | None = None,
 ) -> Iterator[Theta]:
-    """Yield the weights after each step of `train`; the next step overwrites them, so copy."""
+    """Yield the weights after each step of `train`; the next step overwrites them, so copy.
+
+    A loss that is not finite may show up to CHECK_EVERY steps late.
+    """
+    watch = Watch()
     theta, optimiser = prepared(network, theta, recipe)
     stream = batches(len(labels), recipe.batch_size, generator)
     for step in range(recipe.steps):
-        batch = next(stream)
-        advance(network, theta, optimiser, images[batch], labels[batch], recipe, step, generator)
+        rows = send(next(stream), images.device)
+        batch = images[rows], labels[rows]
+        loss = advance(network, theta, optimiser, *batch, recipe, step, generator)
+        if see:
+            see(loss, step)
+        else:
+            watch.see(loss.isfinite(), DivergedError(step, "the training loss"))
         yield {name: value.detach() for name, value in theta.items()}
+    watch.check()
 
 
 def prepared(network: Network, theta: Theta, recipe: Recipe) -> tuple[Theta, torch.optim.Optimizer]:
@@ -179,11 +228,10 @@ def advance(
     recipe: Recipe,
     step: int,
     generator: torch.Generator,
-) -> None:
-    """Move `theta` by step number `step` of the recipe, in place, on one batch.
+) -> torch.Tensor:
+    """Move `theta` by step number `step` of the recipe, in place; return the loss () before it.
 
-    images: (N, channels, H, W); labels: (N,). The augmentation is drawn from `generator`. Raises
-    DivergedError for a loss that is not finite.
+    images: (N, channels, H, W); labels: (N,). The augmentation is drawn from `generator`.
     """
     images, others, kept = _augmented(images, recipe.augmentation, generator)
     scores = logits(network, theta, images, training=True)
@@ -191,13 +239,12 @@ def advance(
     if others is not None:
         other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
         loss = kept * loss + (1 - kept) * other
-    if not math.isfinite(loss.item()):
-        raise DivergedError(step, "the training loss")
     factor = SCHEDULES[recipe.schedule](step / recipe.steps)
     optimiser.param_groups[0]["lr"] = recipe.learning_rate * factor
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
+    return loss.detach()
 
 
 def _augmented(
@@ -214,7 +261,7 @@ def _augmented(
         for families in zip(names) if names else [augment.STRATEGIES[augmentation]]:
             images = augment.apply(images, augment.draw(families, len(images), generator))
         return images, None, 1.0
-    others = torch.randperm(len(images), generator=generator)
+    others = send(torch.randperm(len(images), generator=generator), images.device)
     kept, *centre = torch.rand(3, generator=generator).tolist()
     if augmentation == "mixup":
         return kept * images + (1 - kept) * images[others], others, kept
@@ -237,13 +284,13 @@ def _span(size: int, at: float, share: float) -> slice:
 @torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return accuracy and mean cross-entropy (nats) of `theta` over the whole of `split`."""
-    right, nats = 0, 0.0
-    size = CHUNK if split.images.device.type == "cpu" else 1024
-    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+    right, nats = [], []
+    for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
         scores = logits(network, theta, images)
-        right += int((scores.argmax(1) == labels).sum())
-        nats += F.cross_entropy(scores, labels, reduction="sum").item()
-    return Score(right / len(split.labels), nats / len(split.labels))
+        right.append((scores.argmax(1) == labels).sum())
+        nats.append(F.cross_entropy(scores, labels, reduction="sum"))
+    totals = (sum(torch.stack(parts).cpu().tolist()) for parts in (right, nats))
+    return Score(*(total / len(split.labels) for total in totals))
 
 
 def train_and_score(

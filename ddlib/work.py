@@ -1,24 +1,27 @@
 """The jobs that worker processes do for a study; each opens the data set once and keeps it."""
 
+import hashlib
 import json
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load
 
-from ddlib import configurations, data, networks
+from ddlib import configurations, data, networks, shared
 from ddlib.configurations import Configuration
+from ddlib.devices import precision
 from ddlib.distilled import DistilledSet
+from ddlib.extensions import Extension, network_code, use
 from ddlib.files import write_atomically
-from ddlib.fingerprints import images_digest
+from ddlib.fingerprints import code_digest, images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
-from ddlib.parameters import Parameters
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Score, final_score, train_and_score
@@ -26,27 +29,86 @@ from ddlib.training import DivergedError, Score, final_score, train_and_score
 
 @dataclass(frozen=True)
 class Context:
-    """What a worker needs to open a study's data set and network: JSON options, and a digest."""
+    """What a worker needs to open a study's data set and network.
+
+    data, network: their options as JSON; digest: of the images; copy: a file of
+    `ddlib.shared.write`, where a worker sees it; code: `code()` where the study was started;
+    extensions: the files that bring more methods, networks and data sets, as text.
+    """
 
     data: str
     network: str
     digest: str
+    copy: str
     device: str
+    precision: str
+    code: str
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def identity(self) -> list[str]:
         """What decides results: the images themselves, not how they were asked for."""
-        return [self.digest, self.network, self.device]
+        code = network_code(self.extensions, self.network)
+        return [self.digest, self.network, self.device, self.precision, *code]
 
 
-def prepare(context: Context, method: str, job: dict[str, Any], path: Path) -> Path:
-    """Make what `METHODS[method].preparation` shares over sizes and seeds, as the file `path`."""
+def in_precision(job: Callable) -> Callable:
+    """Return a job whose first argument is a Context, computed with the precision it names."""
+
+    @wraps(job)
+    def rounded(context: Context, *rest: Any) -> Any:
+        with precision(context.precision, context.device):
+            return job(context, *rest)
+
+    return rounded
+
+
+def code() -> str:
+    """Return a fingerprint of the code of all jobs in this process, and of its libraries."""
+    return code_digest("ddlib.work")
+
+
+def describe(token: Path) -> tuple[str, bool]:
+    """Return the `code` of this worker, and whether it sees the file `token`."""
+    return code(), token.exists()
+
+
+@in_precision
+def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, float]:
+    """Return what `METHODS[method].preparation` shares over sizes and seeds, and the seconds."""
     dataset, network = _open(context)
     start = time.perf_counter()
     content = METHODS[method].preparation.make(dataset, network, job)
-    write_seconds(path, time.perf_counter() - start)
-    write_atomically(path, content)
+    return content, time.perf_counter() - start
+
+
+@in_precision
+def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, float]:
+    """Return the pretrained body that a configuration starts from, and the seconds."""
+    dataset, _ = _open(context)
+    start = time.perf_counter()
+    content = configurations.pretrain(dataset, configuration)
+    return content, time.perf_counter() - start
+
+
+def pass_on(content: bytes) -> bytes:
+    """Return `content`: as a task's result, Dask takes it to each worker once, and anew if lost."""
+    return content
+
+
+def as_file(given: Path | bytes) -> Path:
+    """Return a file with what a job was given: one that this worker sees, or content alone."""
+    if isinstance(given, Path):
+        return given
+    path = Path(_scratch().name) / hashlib.sha256(given).hexdigest()
+    if not path.exists():
+        write_atomically(path, given)
     return path
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="ddlib-")
 
 
 def write_seconds(path: Path, seconds: float) -> None:
@@ -64,19 +126,25 @@ def _seconds_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.seconds")
 
 
+@in_precision
 def distil(
     context: Context,
     method: str,
-    parameters: Parameters,
+    parameters: dict[str, Any],
     ipcs: Sequence[int],
     seed: int,
-    prepared: Sequence[Path],
+    prepared: Sequence[Path | bytes],
 ) -> tuple[dict[int, DistilledSet | DivergedError], float]:
-    """Return the outcome of every size, and the seconds it took."""
+    """Return the outcome of every size, and the seconds it took.
+
+    parameters: plain data, since a worker only learns their class with the context's extensions;
+    prepared: the files of `prepare`, or their content where the worker does not see them.
+    """
     dataset, network = _open(context)
     start = time.perf_counter()
-    more = [prepared] if METHODS[method].preparation else []
-    outcomes = METHODS[method].distil(dataset, network, ipcs, seed, parameters, *more)
+    entry = METHODS[method]
+    more = [[as_file(each) for each in prepared]] if entry.preparation else []
+    outcomes = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
     seconds = time.perf_counter() - start
     shape = json.loads(context.network)
     for ipc, outcome in outcomes.items():
@@ -85,24 +153,18 @@ def distil(
     return outcomes, seconds
 
 
-def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
-    """Make the pretrained body that a configuration starts from, as the file `path`."""
-    dataset, _ = _open(context)
-    write_atomically(path, configurations.pretrain(dataset, configuration))
-    return path
-
-
+@in_precision
 def evaluate(
     context: Context,
     synthetic: DistilledSet,
     configuration: Configuration,
     seed: int,
     number: int,
-    body: Path | None,
+    body: Path | bytes | None,
 ) -> tuple[Score, float]:
     """Return the score of the network `number` trained on a distilled set, and the seconds.
 
-    body: the file of the pretrained body that the configuration starts from, if it has any.
+    body: the pretrained body that the configuration starts from, if any: its file or its content.
     """
     dataset, network = _open(context, configuration)
     start = time.perf_counter()
@@ -115,8 +177,9 @@ def evaluate(
     return result, time.perf_counter() - start
 
 
+@in_precision
 def reference(
-    context: Context, configuration: Configuration, seed: int, body: Path | None, probe: int
+    context: Context, configuration: Configuration, seed: int, body: Path | bytes | None, probe: int
 ) -> tuple[Score, bytes]:
     """Return the score of a network trained on the whole training set, and what it showed.
 
@@ -134,17 +197,17 @@ def _initial(
     network: Network,
     configuration: Configuration,
     seed: object,
-    body: Path | None,
+    body: Path | bytes | None,
 ) -> Theta:
-    weights = load(body.read_bytes()) if body else None
+    weights = load(as_file(body).read_bytes()) if body else None
     theta = configuration.initial(network, generator("evaluation weights", seed), weights)
     return {name: value.to(context.device) for name, value in theta.items()}
 
 
 @lru_cache(maxsize=1)
-def _dataset(options: str, digest: str, device: str) -> data.DataSet:
+def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = data.load(**json.loads(options))
+    dataset = shared.read(Path(copy), digest) or data.load(**json.loads(options))
     if images_digest(dataset) != digest:
         raise ValueError(
             f"this worker finds other images for {dataset.name} than the study started with; give "
@@ -161,7 +224,14 @@ def _open(
     context: Context, configuration: Configuration | None = None
 ) -> tuple[data.DataSet, networks.Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
-    dataset = _dataset(context.data, context.digest, context.device)
+    if context.code != code():
+        raise ValueError(
+            f"this worker runs other code ({code()}) than the study was started with "
+            f"({context.code}); install the same ddlib and versions of its libraries on every "
+            "worker"
+        )
+    use(context.extensions)
+    dataset = _dataset(context.data, context.digest, context.copy, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
         **options, image_shape=dataset.image_shape, class_count=dataset.class_count

@@ -4,6 +4,8 @@ Where torchvision has the architecture its own blocks are used, with what small 
 first convolution of 3x3 at full resolution in the place of 7x7 with stride and pooling, and one
 linear head. Images are padded with zeros, by the first layer, to a size that halves evenly, as the
 references pad MNIST from 28 to 32 pixels. There is no dropout: one seed gives one result.
+
+torchvision is imported where it is used: loading it takes longer than torch itself.
 """
 
 import math
@@ -14,10 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision.models.mobilenetv2 import MobileNetV2
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.vgg import cfgs
-from torchvision.models.vision_transformer import VisionTransformer
 
 ImageShape = tuple[int, int, int]
 Norm = Literal["instance", "group", "batch", "layer", "none"]
@@ -202,6 +200,8 @@ def vgg16(
 
 
 def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, norm: Norm) -> Network:
+    from torchvision.models.vgg import cfgs
+
     channels, padding = image_shape[0], [1 + margin for margin in _fit(image_shape, 32)[0]]
     layers: list[nn.Module] = []
     for entry in cfgs[column]:
@@ -236,10 +236,7 @@ def resnet18(
     channels = width
     for stage in range(4):
         wider = width * 2**stage
-        layers += [
-            _block(channels, wider, norm, downsampling),
-            BasicBlock(wider, wider, norm_layer=NORMS[norm]),
-        ]
+        layers += [_block(channels, wider, norm, downsampling), _block(wider, wider, norm)]
         channels = wider
     body = nn.Sequential(*layers)
     if downsampling == "stride":
@@ -249,8 +246,10 @@ def resnet18(
     return Network(body, nn.Linear(channels * math.prod(last), class_count))
 
 
-def _block(channels: int, wider: int, norm: Norm, downsampling: str) -> BasicBlock:
-    """Return the first block of a stage, which halves the image if it has more channels to give."""
+def _block(channels: int, wider: int, norm: Norm, downsampling: str = "stride") -> nn.Module:
+    """Return a block, which halves the image if it has more channels to give than it is given."""
+    from torchvision.models.resnet import BasicBlock
+
     if wider == channels:
         return BasicBlock(channels, wider, norm_layer=NORMS[norm])
     stride, pool = (2, []) if downsampling == "stride" else (1, [AveragePool()])
@@ -268,6 +267,8 @@ def mobilenet_v2(
     width: channels of the first convolution, 32 as published; the others follow, in multiples of
     8. Images below 16 pixels are padded to 16. Source: Sandler et al. (CVPR 2018), table 2.
     """
+    from torchvision.models.mobilenetv2 import MobileNetV2
+
     plan = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2]]
     plan += [[6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]  # expansion, channels, blocks, stride
     whole = MobileNetV2(
@@ -295,6 +296,8 @@ def vit(
 
     Raises ValueError for a patch larger than the image, and a width that heads do not divide.
     """
+    from torchvision.models.vision_transformer import VisionTransformer
+
     channels, height, side = image_shape
     if patch == "auto":
         patch = min(height, side, max(2, math.ceil(max(height, side) / 8)))
@@ -306,17 +309,18 @@ def vit(
     if width % heads:
         raise ValueError(f"width={width} is not a multiple of heads={heads}; choose one that is")
     square = patch * math.ceil(max(height, side) / patch)
-    body = _Transformer(square, patch, depth, heads, hidden_dim=width, mlp_dim=4 * width)
+    body = VisionTransformer(square, patch, depth, heads, hidden_dim=width, mlp_dim=4 * width)
     body.conv_proj = nn.Conv2d(channels, width, patch, patch)
     body.heads = nn.Identity()
     across, down = square - side, square - height
     pad = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
-    return Network(nn.Sequential(pad, body), nn.Linear(width, class_count))
+    return Network(_Unfused(pad, body), nn.Linear(width, class_count))
 
 
-class _Transformer(VisionTransformer):
+class _Unfused(nn.Sequential):
+    """Layers whose attention keeps off the fused kernels: gradient matching derives it twice."""
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # The fused kernels have no second derivative, which gradient matching takes.
         with sdpa_kernel(SDPBackend.MATH):
             return super().forward(images)
 

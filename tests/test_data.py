@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10
 
-from ddlib import data
 from ddlib.data import DATASETS, Normalisation, check_ipc, load
 
 real_data = pytest.mark.skipif(
@@ -254,7 +254,7 @@ def test_home_cache_is_searched_after_the_root(root, tmp_path):
 
 
 def test_cifar_in_the_layout_of_torchvision(root, monkeypatch):
-    reader = data.published.CIFAR10
+    reader = CIFAR10
     folder = root / reader.base_folder
     folder.mkdir(parents=True)
     images = pixels(4, 3, 32, 32)

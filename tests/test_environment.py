@@ -1,6 +1,8 @@
 """environment.yml, pyproject.toml, the parameters files and the notebooks agree with each other."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -27,6 +29,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
 KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
 STUDIES = [path for path in PROFILES if path.parent.name not in KINDS]
+# Together these take longer to load than all that a study of one small network needs.
+HEAVY = {
+    "torchvision",
+    "sklearn",
+    "scipy.stats",
+    "scipy.optimize",
+    "diffusers",
+    "altair",
+    "papermill",
+}
 # Pixels, channels and classes: the data need not be there.
 SHAPES = {
     "digits": (8, 1, 10),
@@ -87,7 +99,7 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
     side = options["image_size"] or side
     build(**network, image_shape=(channels, side, side), class_count=class_count)
     assert isinstance(options["zca"], bool)
-    assert settings.device in ("cpu", "cuda")
+    assert settings.device in ("auto", "cuda")
     assert all(k > 0 and k % class_count == 0 for k in settings.k)
     if path.parent.name == "start_here":
         return  # a lesson, which fits no law to its own few trials
@@ -109,3 +121,13 @@ def test_defaults_of_a_notebook_are_its_quick_profile(path):
 def test_profile_names_its_own_results_folder(path):
     results = read_parameters(yaml.safe_load(path.read_text())).results
     assert results == f"results/{path.parent.name}/{path.stem}"
+
+
+def test_a_study_starts_without_what_it_may_never_need():
+    listing = "import ddlib.study, sys; print(*sys.modules)"
+    started = subprocess.run(
+        [sys.executable, "-c", listing], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    loaded = set(started.stdout.split())
+    assert {"torch", "ddlib.methods.diffusion"} <= loaded
+    assert not loaded & HEAVY

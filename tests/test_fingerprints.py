@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 
@@ -25,8 +26,7 @@ def digest(tmp_path, monkeypatch):
     def of(text: str) -> str:
         path = tmp_path / "own_method.py"
         path.write_text(text)
-        module = type(sys)("own_method")
-        module.__file__ = str(path)
+        module = module_from_spec(spec_from_file_location("own_method", path))
         monkeypatch.setitem(sys.modules, "own_method", module)
         code_digest.cache_clear()
         return code_digest("own_method")

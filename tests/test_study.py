@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, study, work
+from ddlib import cluster, data, networks, running, study, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -64,7 +64,11 @@ def settings(folder: Path, **changes) -> Settings:
 def stamps(folder: Path) -> dict[str, int]:
     """When each result of a study was last written: trials, distilled sets, references."""
     files = [path for path in folder.parent.rglob("*") if path.suffix in (".json", ".safetensors")]
-    return {path.name: path.stat().st_mtime_ns for path in files if path.name != "settings.json"}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in files
+        if path.name not in ("settings.json", "progress.json")
+    }
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def scheduler():
 
 @pytest.fixture
 def no_workers(monkeypatch):
-    monkeypatch.setattr(study, "_client", lambda settings: pytest.fail("workers were started"))
+    monkeypatch.setattr(study, "connect", lambda *_: pytest.fail("workers were started"))
 
 
 # The tables.
@@ -162,10 +166,14 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
         "distilled/*.seconds": TRIALS,
         "references/*.json": 2,
         "observed/*.safetensors": 2,
+        "data/*.safetensors": 1,
         "grid/*.parquet": 3,
-        "grid/*.json": 1,
+        "grid/*.json": 2,  # settings, progress
+        "grid/*": 1,
     }
-    assert not [path for path in files if path.name.startswith(".")]
+    assert [path.name for path in files if path.name.startswith(".")] == [".lock"]
+    progress = json.loads((finished.folder / "progress.json").read_text())
+    assert progress == {"done": TRIALS + 2, "total": TRIALS + 2}
 
 
 def test_costs_are_seconds_of_every_trial(finished):
@@ -238,7 +246,7 @@ def test_a_rerun_does_nothing_and_gives_the_same_tables(finished):
     tables = {name: finished.table(name) for name in ("trials", "references", "costs")}
     again = study.run(finished.settings)
     assert stamps(finished.folder) == before
-    assert len(before) == 2 * TRIALS + 4
+    assert len(before) == 2 * TRIALS + 4 + 1  # references, and the copy of the data
     assert {name: finished.table(name) for name in tables} == tables
     pd.testing.assert_frame_equal(again.trials, finished.result.trials, check_exact=True)
 
@@ -248,7 +256,7 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
     finished, tmp_path, monkeypatch
 ):
     """Elsewhere, with one worker instead of two, which is killed with most trials still to do."""
-    save, saved = study._Run._save, []
+    save, saved = running.Running._save, []
 
     def save_and_kill(run, trial, record):
         save(run, trial, record)
@@ -258,7 +266,7 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
             assert process != os.getpid()
             os.kill(process, signal.SIGKILL)
 
-    monkeypatch.setattr(study._Run, "_save", save_and_kill)
+    monkeypatch.setattr(running.Running, "_save", save_and_kill)
     result = study.run(settings(tmp_path / "elsewhere" / "other", workers=1))
     assert len(saved) == TRIALS
     assert result.failures.empty
@@ -269,7 +277,7 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
 def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
     finished, tmp_path, scheduler, monkeypatch
 ):
-    monkeypatch.setattr(study, "LocalCluster", lambda **_: pytest.fail("a cluster was started"))
+    monkeypatch.setattr(cluster, "LocalCluster", lambda **_: pytest.fail("a cluster was started"))
     folder = finished.copy(tmp_path)
     before = stamps(folder)
     [trial] = folder.glob("trials/dm-ipc2-seed1-*")
@@ -294,7 +302,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
     finished, tmp_path, scheduler, monkeypatch
 ):
     chosen = settings(tmp_path / "study", scheduler_address=scheduler)
-    save, saved = study._Run._save, []
+    save, saved = running.Running._save, []
 
     def save_and_interrupt(run, trial, record):
         save(run, trial, record)
@@ -303,7 +311,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(study._Run, "_save", save_and_interrupt)
+        patched.setattr(running.Running, "_save", save_and_interrupt)
         with pytest.raises(KeyboardInterrupt):
             study.run(chosen)
     assert set((tmp_path / "study/trials").iterdir()) == set(saved)
@@ -312,7 +320,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
     assert (tmp_path / "study/trials.parquet").read_bytes() == finished.table("trials")
     after = stamps(tmp_path / "study")
     assert before.items() <= after.items()
-    assert len(after) == 2 * TRIALS + 4
+    assert len(after) == 2 * TRIALS + 4 + 1
 
 
 def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
@@ -413,7 +421,7 @@ def test_a_training_that_diverges_is_recorded_with_its_step_and_kept(
     assert failures["message"].str.match(r"the training loss .* at step \d+; choose").all()
     assert result.trials[["error", "gap_error", "gap_cross_entropy"]].isna().all(axis=None)
     assert len(result.trials) == 2
-    monkeypatch.setattr(study, "_client", lambda _: pytest.fail("what diverged is tried again"))
+    monkeypatch.setattr(study, "connect", lambda *_: pytest.fail("what diverged is tried again"))
     assert study.run(chosen).failures.equals(failures)
 
 
@@ -486,7 +494,7 @@ def replace_data(folder: Path) -> None:
 def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     tmp_path, scheduler, monkeypatch, spoil, message
 ):
-    folder, client = tmp_path / "own", study._client
+    folder, client = tmp_path / "own", study.connect
     write_own_data(folder, seed=0)
     chosen = settings(
         tmp_path / "results" / "study",
@@ -499,13 +507,14 @@ def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     )
 
     @contextmanager
-    def spoilt(settings):
+    def spoilt(*given):
         spoil(folder)
-        with client(settings) as ready:
+        shutil.rmtree(tmp_path / "results" / "cache" / "data")  # as on another machine
+        with client(*given) as ready:
             yield ready
 
     with monkeypatch.context() as patched:
-        patched.setattr(study, "_client", spoilt)
+        patched.setattr(study, "connect", spoilt)
         result = study.run(chosen)
     assert list(result.failures["method"]) == ["all data", "random", "random", "dc", "dc"]
     assert set(result.failures["status"]) == {"failed"}
@@ -741,6 +750,14 @@ BAD = {
     "tolerance in words": ({"tolerance": "small"}, "tolerance='small' must be a number above 0"),
     "no tolerance": ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
+    "precision": (
+        {"precision": "fp16"},
+        "'fp16' is not a precision; did you mean 'bf16'? allowed: float32, tf32, bf16",
+    ),
+    "a GPU's precision": (
+        {"device": "cpu", "precision": "tf32"},
+        "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
+    ),
     "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
     "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
     "cache is a number": ({"cache": 5}, "cache=5 must be a text, such as results/cache"),
@@ -821,7 +838,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr(study, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
+    monkeypatch.setattr(cluster, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
     message = refusal(tmp_path / "study", ValueError, scheduler_address=address)
     assert message.startswith(f"no Dask workers answer at scheduler_address={address!r}; ")
     message = refusal(tmp_path / "study", ValueError, scheduler_address="no://address")

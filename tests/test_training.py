@@ -10,7 +10,18 @@ from torch import nn
 from ddlib import training
 from ddlib.data import Split
 from ddlib.networks import build, initial_parameters, logits
-from ddlib.training import SCHEDULES, DivergedError, Recipe, batches, score, train, train_and_score
+from ddlib.training import (
+    CHECK_EVERY,
+    SCHEDULES,
+    DivergedError,
+    Recipe,
+    Watch,
+    batches,
+    score,
+    train,
+    train_and_score,
+    training_steps,
+)
 
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
@@ -356,3 +367,30 @@ def test_training_goes_on_from_the_statistics_it_is_given(tiny):
     # At fixed weights a batch moves the variance a tenth of the way from 1 to its own.
     own = (before - 0.9**5) / (1 - 0.9**5)
     torch.testing.assert_close(twice["body.1.running_var"], own + 0.9**10 * (1 - own))
+
+
+@pytest.mark.parametrize("first", [0, 98, 99, 100, 149])
+def test_a_watch_names_the_first_number_that_is_not_sound(first):
+    seen = []
+
+    def look():
+        watch = Watch()
+        for step in range(150):
+            seen.append(step)
+            watch.see(torch.tensor(step < first), DivergedError(step, "a number"))
+        watch.check()
+
+    with pytest.raises(DivergedError) as raised:
+        look()
+    assert raised.value.step == first
+    assert len(seen) == (100 if first < 100 else 150)
+
+
+def test_a_training_that_diverged_ends_at_the_next_look(network, theta, tiny):
+    images, labels = tiny.train.images, tiny.train.labels
+    steps = training_steps(network, theta, images, labels, Recipe(1000, 256, 1e30), stream())
+    done = 0
+    with pytest.raises(DivergedError):
+        for done, _ in enumerate(steps, 1):  # noqa: B007
+            pass
+    assert done == CHECK_EVERY - 1

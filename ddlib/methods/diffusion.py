@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
@@ -144,6 +143,8 @@ def distil(
 
 def modes(latents: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
     """Return the `ipc` k-means centroids (ipc, c, h, w) of the latents (N, c, h, w) of a class."""
+    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
+
     points = latents.flatten(1).cpu().numpy()
     with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
         means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32).fit(points)

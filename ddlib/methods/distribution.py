@@ -1,13 +1,14 @@
 """DM, distribution matching: class means of features under networks that are never trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ddlib import augment
 from ddlib.data import DataSet
+from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     AVERAGES,
@@ -24,7 +25,7 @@ from ddlib.methods.common import (
 from ddlib.networks import Network, embed, initial_parameters
 from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError
+from ddlib.training import DivergedError, Watch
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def distil(
         fresh = generator("matching weights", seed, iteration)
         theta = initial_parameters(network, fresh, real.images.device)
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, iteration))
-        rows = torch.cat(next(batches))
+        rows = send(torch.cat(next(batches)), real.images.device)
         with torch.no_grad():
             features = embed(network, theta, augment.apply(real.images[rows], drawn))
             target = class_means(features, real.labels[rows], dataset.class_count)
@@ -85,23 +86,30 @@ def distil(
             size = sizes[ipc]
             features = embed(network, theta, augment.apply(size.images, drawn))
             loss = objective(class_means(features, size.labels, dataset.class_count), target)
-            if not torch.isfinite(loss):
-                outcomes[ipc] = DivergedError(iteration, "the matching loss")
-                continue
             size.optimiser.zero_grad()
             ((loss + TINY).log() if parameters.average == "geometric" else loss).backward()
             size.optimiser.step()
+            try:
+                size.watch.see(loss.isfinite(), DivergedError(iteration, "the matching loss"))
+            except DivergedError as error:
+                outcomes[ipc] = error
     for ipc in [ipc for ipc in ipcs if ipc not in outcomes]:
-        outcomes[ipc] = finished(dataset, sizes[ipc].images, "dm", parameters, seed)
-        if not torch.isfinite(outcomes[ipc].images).all():
-            outcomes[ipc] = DivergedError(parameters.iterations, "a pixel")
+        images, watch = sizes[ipc].images, sizes[ipc].watch
+        try:
+            watch.see(images.isfinite().all(), DivergedError(parameters.iterations, "a pixel"))
+            watch.check()
+            outcomes[ipc] = finished(dataset, images, "dm", parameters, seed)
+        except DivergedError as error:
+            outcomes[ipc] = error
     return outcomes
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, class_count: int) -> torch.Tensor:
     """Return the mean (C, F) of the features (N, F) of each class."""
     sums = features.new_zeros(class_count, features.shape[1]).index_add(0, labels, features)
-    return sums / torch.bincount(labels, minlength=class_count)[:, None]
+    # Not bincount, which on an accelerator waits to learn the largest label.
+    ones = features.new_ones(len(labels))
+    return sums / features.new_zeros(class_count).index_add(0, labels, ones)[:, None]
 
 
 def objective(synthetic_means: torch.Tensor, real_means: torch.Tensor) -> torch.Tensor:
@@ -116,6 +124,7 @@ class _Size:
     images: torch.Tensor
     labels: torch.Tensor
     optimiser: torch.optim.Optimizer
+    watch: Watch = field(default_factory=Watch)
 
     @classmethod
     def start(

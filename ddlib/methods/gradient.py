@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 from ddlib import augment
 from ddlib.data import DataSet
+from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     AVERAGES,
@@ -33,7 +35,7 @@ from ddlib.networks import (
 )
 from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, train
+from ddlib.training import DivergedError, Recipe, Watch, train
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
@@ -127,7 +129,7 @@ def _distil_size(
     choices = build_configurations(dataset, network, parameters.configurations)
     plain = inner_recipe(parameters, ipc, len(labels))
     families = augment.STRATEGIES[parameters.augmentation]
-    draws = generator("matching augmentation", seed)
+    draws, watch = generator("matching augmentation", seed), Watch()
     for iteration in range(iterations):
         network, changes = draw_one(choices, "matching configuration", seed, iteration)
         inner = replace(plain, **changes) if plain else None
@@ -137,24 +139,26 @@ def _distil_size(
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
-                sample = dataset.train.images[torch.cat(next(samples))]
-                theta = with_batch_seen(network, theta, sample)
+                rows = send(torch.cat(next(samples)), images.device)
+                theta = with_batch_seen(network, theta, dataset.train.images[rows])
             optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
             value = match(dataset, network, theta, next(batches), images, drawn)
-            if not torch.isfinite(value):
-                raise DivergedError(step, "the matching loss")
+            watch.see(value.isfinite(), DivergedError(step, "the matching loss"))
             if parameters.average == "geometric":
                 images.grad /= value + TINY
             optimiser.step()
             if inner and outer < outer_steps - 1:
-                try:
-                    theta = train(network, theta, images.detach(), labels, inner, stream)
-                except DivergedError as error:
-                    raise DivergedError(step, "the loss of the network trained on S") from error
-    if not torch.isfinite(images).all():
-        raise DivergedError(iterations * outer_steps, "a pixel")
+                error = DivergedError(step, "the loss of the network trained on S")
+                see = partial(_see_inner, watch, error)
+                theta = train(network, theta, images.detach(), labels, inner, stream, see)
+    watch.see(images.isfinite().all(), DivergedError(iterations * outer_steps, "a pixel"))
+    watch.check()
     return images
+
+
+def _see_inner(watch: Watch, error: DivergedError, loss: torch.Tensor, _step: int) -> None:
+    watch.see(loss.isfinite(), error)
 
 
 def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | None:
@@ -196,7 +200,8 @@ def match(
         theta[name].requires_grad_()
     total = images.new_zeros(())
     for label, synthetic in enumerate(images.chunk(dataset.class_count)):
-        seen = augment.apply(dataset.train.images[batch[label]], drawn[label])
+        rows = send(batch[label], images.device)
+        seen = augment.apply(dataset.train.images[rows], drawn[label])
         real = weight_gradients(network, theta, seen, label)
         seen = augment.apply(synthetic, drawn[label])
         made = weight_gradients(network, theta, seen, label, create_graph=True)

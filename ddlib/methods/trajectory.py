@@ -13,12 +13,13 @@ import torch.nn.functional as F
 
 from ddlib import augment
 from ddlib.data import DataSet
+from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import INITIALISATIONS, finished, initial_images, synthetic_labels
 from ddlib.networks import Network, Theta, initial_parameters, logits
 from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, batches, training_steps
+from ddlib.training import DivergedError, Recipe, Watch, batches, training_steps
 
 GRADIENTS = ("exact", "tesla")
 
@@ -143,7 +144,7 @@ def _distil_size(
     """Return the images (ipc x C, channels, H, W) and the step size."""
     images = initial_images(dataset, ipc, parameters.initialisation, seed).requires_grad_()
     labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
-    step_size = images.new_tensor(at_ipc(parameters.step_size, ipc)).requires_grad_()
+    step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rates = (parameters.learning_rate, parameters.step_size_learning_rate)
     groups = [
         {"params": [learned], "lr": at_ipc(rate, ipc)}
@@ -151,19 +152,19 @@ def _distil_size(
     ]
     optimiser = torch.optim.SGD(groups, momentum=parameters.momentum)
     iterations = round(at_ipc(parameters.iterations, ipc))
-    starts = generator("expert starts", seed)
+    starts, watch = generator("expert starts", seed), Watch()
     for iteration in range(iterations):
-        pair = (weights.to(images) for weights in _draw_pair(experts, parameters, ipc, starts))
+        drawn = _draw_pair(experts, parameters, ipc, starts)
+        pair = (send(weights, images.device).to(images.dtype) for weights in drawn)
         steps = _draw_steps(len(labels), ipc, parameters, generator("student", seed, iteration))
         loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
-        if not torch.isfinite(loss):
-            raise DivergedError(iteration, "the matching loss")
+        watch.see(loss.isfinite(), DivergedError(iteration, "the matching loss"))
         optimiser.step()
-        if step_size <= 0:
-            raise DivergedError(iteration, "the learned step size", "fell to zero or below")
+        fell = DivergedError(iteration, "the learned step size", "fell to zero or below")
+        watch.see(~(step_size <= 0), fell)  # one that is no number shows in the next loss
     for values, what in ((images, "a pixel"), (step_size, "the learned step size")):
-        if not torch.isfinite(values).all():
-            raise DivergedError(iterations, what)
+        watch.see(values.isfinite().all(), DivergedError(iterations, what))
+    watch.check()
     return images, step_size
 
 
@@ -248,7 +249,7 @@ def _weight_gradient(
     create_graph: bool = False,
 ) -> torch.Tensor:
     """Return the gradient (P,) by the flat weights of the mean cross-entropy of one step."""
-    rows, drawn = step
+    rows, drawn = send(step[0], images.device), step[1]
     scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
     loss = F.cross_entropy(scores, labels[rows])
     return torch.autograd.grad(loss, theta, create_graph=create_graph)[0]

@@ -261,7 +261,7 @@ def counted(monkeypatch):
         calls.append(("match", theta, images.detach().clone()))
         return torch.ones(())
 
-    def count_train(network, theta, images, labels, recipe, stream):
+    def count_train(network, theta, images, labels, recipe, stream, see):
         assert not images.requires_grad
         calls.append(("train", recipe, images.clone(), labels.clone()))
         return {name: value + 1 for name, value in theta.items()}
@@ -318,7 +318,7 @@ def test_inner_training_is_plain_sgd_over_the_images_as_they_are(tiny, network, 
         seen.append(("match", arguments[4].detach().clone()))
         return matching(*arguments)
 
-    def record_train(network, theta, images, labels, recipe, stream):
+    def record_train(network, theta, images, labels, recipe, stream, see):
         seen.append(("train", images.clone()))
         return train(network, theta, images, labels, recipe, stream)
 
@@ -485,7 +485,7 @@ def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, perceptron):
 
 
 def test_divergence_names_the_outer_step(tiny, network, monkeypatch):
-    values = iter([1.0, 1.0, 1.0, 1.0, math.inf])
+    values = iter([1.0, 1.0, 1.0, 1.0, math.inf, math.nan])
     monkeypatch.setattr(gradient, "match", lambda *_: torch.tensor(next(values)))
     outcome = distil(tiny, network, [1], 0, settings(iterations=3, outer_steps=2))[1]
     assert isinstance(outcome, DivergedError)

@@ -1,0 +1,236 @@
+"""How time and memory grow with k, classes, pixels and configurations.
+
+`python -m benchmarks.growth` takes a few minutes. Every case has a process of its own. Exponents
+are slopes in log-log scale over the larger sizes: below them, what a call costs whatever its size
+hides the growth. Time is the median of a few runs; memory what the process held at most, less what
+it held before.
+"""
+
+import argparse
+import ctypes
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import scipy
+import torch
+
+from ddlib import charts, coverage
+from ddlib.data import DataSet, Normalisation, Split
+from ddlib.files import from_root, write_atomically
+from ddlib.methods import METHODS
+from ddlib.networks import build
+from ddlib.seeds import generator
+from ddlib.training import Recipe, train_and_score
+
+WIDTH = 16  # channels of the ConvNet; more make every point longer, and no exponent other
+REPEATS = 3
+BEYOND_LINEAR = [
+    "By their nature faster than linear: distances, for there is one for each pair of "
+    "configurations;",
+    "and exact covers, an NP-hard problem, which the library takes on for up to 60 configurations.",
+    "DM builds each configuration's network once a call, and then draws one an iteration.",
+]
+MEASURES = {"seconds": "seconds", "megabytes": "MB at most"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What grows: a job as a function of one size, and the sizes to measure it at."""
+
+    axis: str
+    job: str
+    sizes: tuple[int, ...]
+    make: Callable[[int], Callable[[], object]]
+
+
+def noise(class_count: int, side: int, per_class: int = 100) -> DataSet:
+    """Return a data set of random images, as fast to make as to forget."""
+    count = class_count * per_class
+    images = torch.randn(count, 3, side, side, generator=generator("images", count, side))
+    split = Split(images, torch.arange(count) % class_count)
+    names = tuple(map(str, range(class_count)))
+    return DataSet("noise", split, split, Normalisation((0.0,) * 3, (1.0,) * 3), names)
+
+
+def distil(
+    method: str, ipc: int, class_count: int = 10, side: int = 32, **options: object
+) -> Callable[[], object]:
+    """Return one iteration of a method, ready to run."""
+    dataset, entry = noise(class_count, side), METHODS[method]
+    network = build("convnet", dataset.image_shape, class_count, width=WIDTH, depth=3)
+    given = {"iterations": 1, "real_batch": 16, "initialisation": "noise", "augmentation": "none"}
+    parameters = entry.parameters.read({**given, **options}, method)
+    return lambda: entry.distil(dataset, network, [ipc], 0, parameters)
+
+
+def match_gradients(ipc: int, class_count: int = 10, side: int = 32) -> Callable[[], object]:
+    """Return one outer step of DC."""
+    return distil("dc", ipc, class_count, side, outer_steps=1, inner_epochs=0)
+
+
+def evaluate(k: int) -> Callable[[], object]:
+    """Return 20 training steps on k images, and a test on 1,000."""
+    dataset = noise(10, 32)
+    network = build("convnet", dataset.image_shape, 10, width=WIDTH, depth=3)
+    images, labels = torch.randn(k, 3, 32, 32, generator=generator("S")), torch.arange(k) % 10
+    recipe = Recipe(steps=20, batch_size=64)
+    return lambda: train_and_score(network, images, labels, dataset.test, recipe, 0)
+
+
+def several_configurations(count: int) -> Callable[[], object]:
+    """Return one iteration of DM for networks of `count` widths, of which it draws one."""
+    tables = [{"network": {"name": "convnet", "width": WIDTH + i % 4}} for i in range(count)]
+    return distil("dm", 5, configurations=tables)
+
+
+def measure_distances(count: int) -> Callable[[], object]:
+    """Return the distances between the predictions of `count` configurations."""
+    random = np.random.default_rng(0)
+    predictions = list(random.dirichlet(np.ones(10), (count, 4, 500)))
+    names = [str(number) for number in range(count)]
+    return lambda: coverage.prediction_distance(predictions, names)
+
+
+def cover_exactly(count: int) -> Callable[[], object]:
+    """Return a least cover of `count` configurations, points of a plane, at a small radius."""
+    points = np.random.default_rng(0).random((count, 2))
+    distance = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(points))
+    names = [str(number) for number in range(count)]
+    table = pd.DataFrame(distance, names, names)
+    return lambda: coverage.exact_cover(table, 0.15)
+
+
+CASES = (
+    Case("k", "DM iteration", (20, 50, 100, 200, 350, 600, 1000), lambda k: distil("dm", k // 10)),
+    Case(
+        "k", "DC outer step", (20, 50, 100, 200, 350, 600, 1000), lambda k: match_gradients(k // 10)
+    ),
+    Case("k", "evaluation", (20, 50, 100, 200, 350, 600, 1000), evaluate),
+    Case("classes", "DM iteration", (3, 6, 10, 18, 32, 56, 100), lambda c: distil("dm", 5, c)),
+    Case("classes", "DC outer step", (3, 6, 10, 18, 32, 56, 100), lambda c: match_gradients(5, c)),
+    Case(
+        *("pixels", "DM iteration", (256, 400, 576, 1024, 1600, 2304, 4096)),
+        lambda pixels: distil("dm", 5, side=round(pixels**0.5)),
+    ),
+    Case(
+        *("pixels", "DC outer step", (256, 400, 576, 1024, 1600, 2304, 4096)),
+        lambda pixels: match_gradients(5, side=round(pixels**0.5)),
+    ),
+    Case("configurations", "DM iteration", (3, 6, 12, 24, 48, 96), several_configurations),
+    Case("configurations", "distances", (12, 25, 50, 100, 200, 400), measure_distances),
+    Case("configurations", "exact cover", (10, 14, 20, 28, 40, 60), cover_exactly),
+)
+
+
+def measure(number: int, count: int | None = None) -> list[dict[str, object]]:
+    """Return a row a size, the first `count` of case `number` of CASES."""
+    torch.set_num_threads(1)
+    case = CASES[number]
+    case.make(case.sizes[0])()  # loads what any size needs
+    return [
+        {"axis": case.axis, "job": case.job, "size": size, **_measured(case.make(size))}
+        for size in case.sizes[:count]
+    ]
+
+
+def _measured(run: Callable[[], object]) -> dict[str, float]:
+    ctypes.CDLL(None).malloc_trim(0)  # or smaller sizes would have left room for larger ones
+    before, seconds = _memory("VmRSS"), []
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    megabytes = max(_memory("VmHWM") - before, 0) / 1024
+    return {"seconds": statistics.median(seconds), "megabytes": megabytes}
+
+
+def _memory(name: str) -> int:
+    """Return a line of this process's status, kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def grow(numbers: Sequence[int], count: int | None = None) -> pd.DataFrame:
+    """Return a row a point, of the cases `numbers`, at their first `count` sizes."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        cases = list(pool.map(measure, numbers, [count] * len(numbers)))
+    return pd.DataFrame([row for rows in cases for row in rows])
+
+
+def exponents(points: pd.DataFrame) -> pd.DataFrame:
+    """Return, by axis, job and measure, the slope in log-log scale and its 95 % interval.
+
+    points: columns axis, job, size, and those of MEASURES. The smallest third does not
+    count, nor does memory below 1 MB, which is chance; fewer than 3 points give no slope.
+    """
+    rows = []
+    for (axis, job), own in points.groupby(["axis", "job"], sort=False):
+        upper = own.nlargest(len(own) - len(own) // 3, "size")
+        for name in MEASURES:
+            known = upper[upper[name] > (1 if name == "megabytes" else 0)]
+            slope = low = high = np.nan
+            if len(known) >= 3:
+                line = scipy.stats.linregress(np.log(known["size"]), np.log(known[name]))
+                half = scipy.stats.t.ppf(0.975, len(known) - 2) * line.stderr
+                slope, low, high = line.slope, line.slope - half, line.slope + half
+            rows.append((axis, job, name, slope, low, high))
+    return pd.DataFrame(rows, columns=["axis", "job", "measure", "exponent", "low", "high"])
+
+
+def figure(points: pd.DataFrame, fitted: pd.DataFrame) -> alt.VConcatChart:
+    """Return the growth of both measures, a panel an axis; labels give the fitted exponents."""
+    axes = points["axis"].unique()
+    rows = [
+        alt.hconcat(*(_panel(points, fitted, axis, name) for axis in axes)).resolve_scale(
+            color="independent"
+        )
+        for name in MEASURES
+    ]
+    title = alt.Title("Growth of time and memory, with exponents", subtitle=BEYOND_LINEAR)
+    chart = alt.vconcat(*rows, title=title).resolve_scale(color="independent")
+    return chart.configure(**charts.CONFIG)
+
+
+def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> alt.Chart:
+    own, slopes = points[points["axis"] == axis], fitted.query("axis == @axis and measure == @name")
+    known = slopes.set_index("job")["exponent"]
+    labels = {job: f"{job}: {e:.2f}" if e == e else f"{job}: flat" for job, e in known.items()}
+    own = own.assign(label=own["job"].map(labels)).query(f"{name} > 0")
+    colours = list(charts.METHOD_COLOURS.values())[: len(labels)]
+    legend = alt.Legend(title=None, orient="top", direction="vertical", labelLimit=260)
+    scale = alt.Scale(domain=list(labels.values()), range=colours)
+    base = alt.Chart(own, width=210, height=180).encode(
+        alt.X("size:Q", title=axis).scale(type="log", nice=False).axis(tickCount=4),
+        alt.Y(f"{name}:Q", title=MEASURES[name]).scale(type="log"),
+        alt.Color("label:N", scale=scale, legend=legend),
+    )
+    return base.mark_line(point=True)
+
+
+def main() -> None:
+    """Measure, and leave table, exponents and figure in the folder of results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", default="results/bench")
+    folder = from_root(parser.parse_args().results)
+    points = grow(range(len(CASES)))
+    fitted = exponents(points)
+    write_atomically(folder / "growth.json", points.to_json(orient="records").encode())
+    write_atomically(folder / "growth_exponents.json", fitted.to_json(orient="records").encode())
+    figure(points, fitted).save(folder / "growth.png", scale_factor=2)
+    figure(points, fitted).save(folder / "growth.html", inline=True)
+    print(fitted.round(2).to_string(index=False))
+    print(f"look at {folder / 'growth.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Processes that do a study's jobs: one a core on this machine, or those of a Dask scheduler."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dask
+from distributed import Client, LocalCluster
+
+from ddlib import work
+from ddlib.devices import read_device
+from ddlib.settings import Settings
+
+# Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
+# every step: half of the processor's time went there.
+KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**28),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+DASK = {
+    # Distilled sets travel to the workers with their jobs; Dask warns above 10 MB.
+    "distributed.admin.large-graph-warning-threshold": "1GB",
+    "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
+}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Worker processes: the client that hands them jobs, and whether they see the cache folder."""
+
+    client: Client
+    sees_cache: bool
+
+
+@contextmanager
+def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
+    """Give the workers of the named scheduler, or else one-thread processes on this machine.
+
+    Nothing is taken for granted of a scheduler's workers but ddlib and the data: they may be on
+    other machines, without a folder that they share. Raises ValueError, in one sentence, if none
+    answers or if one runs other code.
+    """
+    dask.config.set(DASK)
+    if settings.scheduler_address is None:
+        # Processes that share an accelerator would each hold the data in its memory.
+        one_card = read_device(settings.device) != "cpu"
+        with _local(settings.workers or (1 if one_card else None)) as client:
+            yield Workers(client, sees_cache=True)
+    else:
+        with _connected(settings.scheduler_address) as client:
+            yield Workers(client, _checked(client, settings.scheduler_address, cache))
+
+
+@contextmanager
+def _local(count: int | None) -> Iterator[Client]:
+    cluster = LocalCluster(
+        n_workers=count,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        silence_logs=logging.ERROR,  # a worker slow to leave is no news
+    )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout="20s")
+        client.wait_for_workers(1, timeout=60)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
+            "parameter out to work on this machine"
+        ) from error
+    with client:
+        yield client
+
+
+def _checked(client: Client, address: str, cache: Path) -> bool:
+    """Return whether all workers see the cache folder; ValueError where one runs other code.
+
+    A worker that joins later is checked by each of its jobs.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cache, prefix=".seen-") as token:
+        try:
+            told = client.run(work.describe, Path(token.name).resolve())
+        except Exception as error:  # a worker without ddlib fails in many ways
+            raise ValueError(
+                f"the Dask workers at scheduler_address={address!r} cannot run this study "
+                f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
+            ) from error
+    ours = work.code()
+    others = [worker for worker, (code, _) in told.items() if code != ours]
+    if others:
+        raise ValueError(
+            f"the Dask workers {', '.join(others)} run other code than this study ({ours}); "
+            "install the same ddlib and the same versions of its libraries on each of them"
+        )
+    return all(seen for _, seen in told.values())

@@ -1,0 +1,17 @@
+"""Data of one's own, from any arrays. Here: is a handwritten digit even or odd?"""
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from ddlib.data import DATASETS, Pictures, Source
+
+
+def read_parity(root, image_size):
+    digits = load_digits()
+    images = digits.images.astype(np.uint8)  # (N, H, W) or (N, H, W, channels), 0 to white
+    labels = digits.target % 2
+    parts = slice(0, 1200), slice(1200, None)  # to train on, to test on
+    return [Pictures(images[p], labels[p], ("even", "odd"), white=16) for p in parts]
+
+
+DATASETS["parity"] = Source(read_parity)

@@ -1,0 +1,25 @@
+"""A method of one's own: k-means in the pixels of every class; the centres are the images."""
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.cluster import k_means
+
+from ddlib.methods import METHODS, Method, common
+from ddlib.parameters import Parameters, setting
+
+
+@dataclass(frozen=True)
+class Clustering(Parameters):
+    restarts: int = setting(1, least=1)
+
+
+def distil(dataset, network, ipcs, seed, parameters):
+    options = {"n_clusters": ipcs[0], "n_init": parameters.restarts, "random_state": seed}
+    pixels = dataset.train.images.cpu().flatten(1).numpy()
+    centres = [k_means(pixels[rows], **options)[0] for rows in common.class_members(dataset)]
+    images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.image_shape)
+    return {ipcs[0]: common.finished(dataset, images, "k_means", parameters, seed)}
+
+
+METHODS["k_means"] = Method(distil, Clustering, shares=False)  # so one size a call

@@ -1,0 +1,251 @@
+"""Everything on a pretended accelerator: the CPU's numbers, one device, and hardly a wait."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerator import NAME, There, accelerator, moved
+from safetensors.torch import load
+
+from ddlib import augment
+from ddlib.configurations import Configuration, pretrain
+from ddlib.data import DataSet
+from ddlib.devices import check_precision, precision, read_device
+from ddlib.methods import METHODS
+from ddlib.networks import build, embed, initial_parameters
+from ddlib.probing import train_and_observe
+from ddlib.seeds import generator
+from ddlib.training import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
+from ddlib.work import Context, in_precision
+
+CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
+
+
+def accelerators(monkeypatch, *types: str) -> None:
+    there = [SimpleNamespace(type=kind) for kind in types]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(there))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there[0])
+
+
+def test_auto_is_the_accelerator_or_else_the_cpu(monkeypatch):
+    accelerators(monkeypatch)
+    assert read_device("auto") == read_device("cpu") == "cpu"
+    accelerators(monkeypatch, "cuda")
+    assert read_device("auto") == read_device("cuda") == "cuda"
+    assert read_device("cpu") == "cpu"
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch):
+    accelerators(monkeypatch)
+    with pytest.raises(ValueError, match=r"'cuda' is not a device of .*allowed: auto, cpu$"):
+        read_device("cuda")
+
+
+def test_tf32_is_for_cuda():
+    check_precision("tf32", "cuda")
+    check_precision("bf16", "cpu")
+    with pytest.raises(ValueError, match="a mode of CUDA's units, and the device is 'mps'; choose"):
+        check_precision("tf32", "mps")
+
+
+SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+@pytest.mark.parametrize(("name", "within"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_switches_are_set_within_and_left_as_they_were(name, within):
+    before = [switch.fp32_precision for switch in SWITCHES]
+    with pytest.raises(KeyError) as raised, precision(name, "cpu"):
+        raise KeyError(*[switch.fp32_precision for switch in SWITCHES])
+    assert raised.value.args == (within, within)
+    assert [switch.fp32_precision for switch in SWITCHES] == before
+
+
+def test_bf16_rounds_the_factors_of_products_alone():
+    factor = torch.tensor([[1 + 2**-8 + 2**-12]])  # bfloat16 holds 1 + 2^-7 next to 1
+    with precision("bf16", "cpu"):
+        product = factor @ torch.ones(1, 1)
+        weight = torch.ones(1, 1, requires_grad=True)
+        (factor @ weight).sum().backward()
+    assert product.dtype == torch.bfloat16
+    assert product.item() == 1 + 2**-7
+    assert weight.grad.dtype == torch.float32
+    with precision("float32", "cpu"):
+        assert (factor @ torch.ones(1, 1)).item() == factor.item()
+
+
+def test_training_in_bf16_ends_near_that_in_float32_but_not_on_it(tiny):
+    network, exact = trained(tiny, 30)
+    with precision("bf16", "cpu"):
+        rounded = trained(tiny, 30)[1]
+        near = score(network, rounded, tiny.test)
+        assert embed(network, rounded, tiny.test.images).dtype == torch.float32
+    assert all(value.dtype == torch.float32 for value in rounded.values())
+    there = score(network, exact, tiny.test)
+    assert near.cross_entropy != there.cross_entropy
+    assert near.cross_entropy == pytest.approx(there.cross_entropy, rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["dm", "dc", "dsa", "mtt"])
+def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
+    exact = distilled(tiny, method, tmp_path, 1)
+    start = distilled(tiny, method, tmp_path, 0)
+    with precision("bf16", "cpu"):
+        rounded = distilled(tiny, method, tmp_path, 1)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    cosine = torch.cosine_similarity((rounded - start).flatten(), (exact - start).flatten(), dim=0)
+    assert cosine > 0.9
+
+
+def on_both(act: Callable, dataset: DataSet) -> tuple:
+    """Return what `act` gives for the data set on the CPU and there, and how often it waited."""
+    here = act(dataset)
+    with accelerator() as on:
+        there = act(moved(dataset))
+    return here, there, sum(on.waits.values())
+
+
+def trained(dataset: DataSet, steps: int, augmentation: str = "none"):
+    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    images, labels = dataset.train.images, dataset.train.labels
+    recipe = Recipe(steps=steps, batch_size=16, augmentation=augmentation)
+    theta = initial_parameters(network, generator("weights"), images.device)
+    return network, train(network, theta, images, labels, recipe, generator("batches"))
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_training_waits_for_no_step(tiny, augmentation):
+    act = lambda dataset: trained(dataset, 12, augmentation)[1]  # noqa: E731
+    here, there, waits = on_both(act, tiny)
+    assert waits == 1  # for the one look at twelve losses
+    for name, value in here.items():
+        torch.testing.assert_close(there[name].held, value)
+
+
+def test_a_long_training_looks_at_its_losses_now_and_then(tiny):
+    waits = on_both(lambda dataset: trained(dataset, 2 * CHECK_EVERY + 1)[1], tiny)[-1]
+    assert waits == 3
+
+
+def test_scoring_waits_once_however_many_batches(tiny, monkeypatch):
+    monkeypatch.setattr("ddlib.training.CHUNK", 7)
+    network, theta = trained(tiny, 3)
+    here = score(network, theta, tiny.test)
+    with accelerator() as on:
+        theta = {name: There(value.detach()) for name, value in theta.items()}
+        there = score(network, theta, moved(tiny).test)
+    assert there.accuracy == here.accuracy
+    assert there.cross_entropy == pytest.approx(here.cross_entropy)  # its batches are larger
+    assert sum(on.waits.values()) == 2  # for what is right, and for the nats
+
+
+def test_probing_waits_no_more_for_more_steps(tiny):
+    def observe(dataset: DataSet, steps: int) -> dict[str, torch.Tensor]:
+        network = build(**CONVNET, image_shape=dataset.image_shape, class_count=3)
+        theta = initial_parameters(network, generator("weights"), dataset.train.images.device)
+        recipe = Recipe(steps=steps, batch_size=16)
+        splits = dataset.train, dataset.test
+        return load(train_and_observe(network, theta, *splits, recipe, 0, 10)[1])
+
+    few = on_both(lambda dataset: observe(dataset, 4), tiny)
+    many = on_both(lambda dataset: observe(dataset, 40), tiny)
+    assert few[-1] == many[-1]
+    torch.testing.assert_close(many[0], many[1])
+
+
+SETTINGS = {
+    "dm": {"real_batch": 8, "augmentation": "dsa"},
+    "dc": {"real_batch": 8, "outer_steps": 2, "inner_epochs": 3},
+    "dsa": {"real_batch": 8, "outer_steps": 2, "inner_epochs": 3},
+    "mtt": {"experts": 2, "expert_steps": 2, "max_start": 2, "student_steps": 3},
+}
+
+
+def distilled(dataset: DataSet, method: str, folder, iterations: int) -> torch.Tensor:
+    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    entry = METHODS[method]
+    parameters = entry.parameters.read({**SETTINGS[method], "iterations": iterations}, method)
+    jobs = entry.preparation.jobs(parameters) if entry.preparation else []
+    paths = [folder / f"{dataset.train.images.device}-{number}" for number in range(len(jobs))]
+    for job, path in zip(jobs, paths, strict=True):
+        path.write_bytes(entry.preparation.make(dataset, network, job))
+    more = [paths] if jobs else []
+    return entry.distil(dataset, network, [2, 3], 0, parameters, *more)[3].images
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_matching_waits_for_no_iteration(tiny, tmp_path, method):
+    few = on_both(lambda dataset: distilled(dataset, method, tmp_path, 2), tiny)
+    many = on_both(lambda dataset: distilled(dataset, method, tmp_path, 12), tiny)
+    for here, there, _ in (few, many):
+        assert there.device.type == "cpu"
+        torch.testing.assert_close(there, here)
+    # DC and DSA look at 12 x (2 outer + 3 inner) losses a size, the others at fewer.
+    assert many[-1] - few[-1] <= 2 * 12 * 5 // CHECK_EVERY
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "k_center"])
+def test_selection_runs_there(tiny, tmp_path, method):
+    here, there, _ = on_both(lambda dataset: selected(dataset, method), tiny)
+    assert torch.equal(here, there)
+
+
+def selected(dataset: DataSet, method: str) -> torch.Tensor:
+    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    parameters = METHODS[method].parameters.read({}, method)
+    return METHODS[method].distil(dataset, network, [2], 0, parameters)[2].images
+
+
+@pytest.mark.parametrize("initialisation", ["rotation", "contrastive"])
+def test_pretraining_waits_for_no_step(tiny, initialisation):
+    def act(dataset: DataSet) -> dict[str, torch.Tensor]:
+        given = {"network": CONVNET, "initialisation": initialisation}
+        given["pretraining"] = {"steps": 5, "batch_size": 16}
+        return load(pretrain(dataset, Configuration.read(given, "this test")))
+
+    here, there, waits = on_both(act, tiny)
+    torch.testing.assert_close(there, here)
+    assert waits <= 1 + 2 * len(here)  # the losses; whether each weight is finite, and its copy
+
+
+@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("family", augment.FAMILIES)
+def test_augmenting_asks_the_device_for_nothing(family, count):
+    images = torch.randn(9, 3, 12, 10)
+    drawn = augment.draw([family], count, torch.Generator().manual_seed(1))
+    with accelerator() as on:
+        there = augment.apply(There(images), drawn)
+    assert not sum(on.waits.values())
+    torch.testing.assert_close(there.held, augment.apply(images, drawn))
+
+
+def test_the_pretended_accelerator_counts_and_refuses():
+    with accelerator() as on:
+        one = torch.ones(3, device=NAME)
+        assert one.sum().item() == 3
+        assert one[There(torch.tensor([True, False, True]))].sum().cpu() == 2
+        torch.ones(3).to(NAME, non_blocking=True)
+        assert sum(on.waits.values()) == 3
+        torch.ones(3).to(NAME)
+        assert sum(on.waits.values()) == 4
+        with pytest.raises(AssertionError, match="two devices"):
+            one + torch.ones(3)
+
+
+def test_device_and_precision_name_a_result():
+    contexts = [
+        Context("data", "network", "digest", "copy", device, rounding, "code")
+        for device in ("cpu", "cuda")
+        for rounding in ("float32", "bf16")
+    ]
+    assert len({tuple(context.identity) for context in contexts}) == 4
+
+
+def test_a_job_computes_with_the_precision_of_its_context():
+    @in_precision
+    def job(context: Context) -> torch.dtype:
+        return (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+
+    for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        assert job(Context("data", "network", "digest", "copy", "cpu", name, "code")) == kind
