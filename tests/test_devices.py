@@ -129,7 +129,7 @@ def test_a_long_training_looks_at_its_losses_now_and_then(tiny):
 
 
 def test_scoring_waits_once_however_many_batches(tiny, monkeypatch):
-    monkeypatch.setattr("ddlib.training.CHUNK", 7)
+    monkeypatch.setattr("ddlib.networks.CHUNK", 7)
     network, theta = trained(tiny, 3)
     here = score(network, theta, tiny.test)
     with accelerator() as on:
