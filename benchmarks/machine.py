@@ -20,9 +20,10 @@ def give_memory_back() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def keep_memory() -> None:
-    """Let glibc keep freed memory, as the worker processes of a study do."""
+def keep_memory(fetched: int = 0) -> None:
+    """Let glibc keep freed memory, as the worker processes of a study do, and fetch some bytes."""
     _set_memory({MMAP: 2**31 - 1, TRIM: 2**31 - 1, TOP_PAD: 2**28})
+    torch.ones(fetched, dtype=torch.uint8)
 
 
 def _set_memory(values: dict[int, int]) -> None:
