@@ -6,7 +6,7 @@ BATCH ?= $(wildcard parameters/*/quick.yaml)
 
 BIN := .venv/bin
 
-.PHONY: study batch test bench lab app check install
+.PHONY: study batch test bench lab app report check install
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
@@ -31,6 +31,10 @@ lab: .venv/installed
 ## app: the explorers as an app, on this machine only
 app: .venv/installed
 	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline $(APP) notebooks/05_explore.ipynb
+
+## report: a site of all executed notebooks, in results/report, to open from disk
+report: .venv/installed
+	$(BIN)/python -m ddlib.report
 
 ## check: format and lint
 check: .venv/installed

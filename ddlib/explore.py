@@ -21,6 +21,7 @@ from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner
 from ddlib.charts_explore import ROLES, Spec
 from ddlib.laws import Interval
 from ddlib.live import Picture
+from ddlib.page import NUMBERS
 from ddlib.reading_explore import (
     Need,
     at_size,
@@ -107,7 +108,8 @@ class Explorer(ABC):
         lines = [_row(self.controls[name] for name in row) for row in rows]
         self.box = widgets.VBox([*lines, *self.groups, self.picture, self.numbers])
         self.update()
-        self._still = charts.mime_bundle(self.view.chart)
+        still, self._metadata = charts.mime_bundle(self.view.chart)
+        self._still = {**still, NUMBERS: self.view.numbers}
 
     controls: dict[str, widgets.Widget | Ticks]
     groups: Sequence[widgets.Widget] = ()
@@ -154,9 +156,8 @@ class Explorer(ABC):
             self.update()
 
     def _repr_mimebundle_(self, **options):
-        """Return the live widget beside a still picture, for pages without a kernel."""
-        live, (still, metadata) = self.box._repr_mimebundle_(**options), self._still
-        return {**still, **live}, metadata
+        """Return the live widget beside a still picture and numbers, for where no kernel runs."""
+        return {**self._still, **self.box._repr_mimebundle_(**options)}, self._metadata
 
 
 class IpcExplorer(Explorer):

@@ -1,16 +1,22 @@
-"""A chart that a running kernel updates in place, without a network: one widget, one picture."""
+"""Charts that a running kernel updates in place, without a network: one widget, one picture."""
 
 from functools import lru_cache
 
 import anywidget
 import traitlets
 import vl_convert
+from ipywidgets import widget_serialization
 
 # The next picture is drawn out of sight and then takes the place of the last, so nothing flickers;
 # pictures that were overtaken while one was being drawn are skipped.
 SCRIPT = """
+async function vega() {
+  while (!globalThis.ddlibVega) await new Promise((resolve) => setTimeout(resolve, 20));
+  return globalThis.ddlibVega;
+}
 export default {
   async render({ model, el }) {
+    const vegaEmbed = await vega();
     let shown = null, busy = false, again = false;
     async function draw() {
       again = true;
@@ -42,14 +48,24 @@ export default {
 """
 
 
+class Vega(anywidget.AnyWidget):
+    """What draws the pictures: nothing to see, and a megabyte, so all pictures share one."""
+
+    def __init__(self) -> None:
+        share = "globalThis.ddlibVega = vegaEmbed; export default {};"
+        super().__init__(_esm=vl_convert.javascript_bundle(share))
+
+
 class Picture(anywidget.AnyWidget):
     """A chart in a notebook or an app; give it another with `show`."""
 
+    _esm = SCRIPT
+    vega = traitlets.Instance(Vega).tag(sync=True, **widget_serialization)
     spec = traitlets.Dict().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
 
     def __init__(self) -> None:
-        super().__init__(_esm=_script())
+        super().__init__(vega=_vega())
 
     def show(self, spec: dict, label: str) -> None:
         """Show a Vega-Lite specification; label: the picture in words."""
@@ -58,6 +74,5 @@ class Picture(anywidget.AnyWidget):
 
 
 @lru_cache(maxsize=1)
-def _script() -> str:
-    """Return the script with Vega, which vl-convert brings along: nothing to download."""
-    return vl_convert.javascript_bundle(SCRIPT)
+def _vega() -> Vega:
+    return Vega()

@@ -3,8 +3,10 @@
 import base64
 import html
 import json
+import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -19,6 +21,11 @@ from ddlib.files import write_atomically
 
 VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+NUMBERS = "application/vnd.ddlib.numbers+html"
+"""What stands below a chart where no kernel runs; viewers that do not know it pass over it."""
+
+Links = Callable[[str], str | None]
+"""From the file name of a notebook to the address of its page, or None where there is none."""
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
@@ -26,15 +33,33 @@ TEMPLATE = Path(__file__).with_suffix(".html.j2")
 def write_page(notebook_path: str | Path, html_path: str | Path) -> None:
     """Write an executed notebook as a page with live charts, MathML and nothing to download.
 
-    The page appears whole or not at all: it is written beside its place and moved there. Raises
-    FileNotFoundError where there is no notebook, ValueError where the file is not one.
+    A link to another notebook leads to that one's page of the same profile, if it is there by now
+    (see `pages_beside`). The page appears whole or not at all. Raises FileNotFoundError where there
+    is no notebook, ValueError where the file is not one.
     """
     notebook_path, html_path = Path(notebook_path), Path(html_path)
-    page = _render(_read(notebook_path), notebook_path)
+    page = render(read_notebook(notebook_path), notebook_path, pages_beside(html_path))
     write_atomically(html_path, page.encode())
 
 
-def _read(path: Path) -> nbformat.NotebookNode:
+def pages_beside(html_path: Path) -> Links:
+    """Return links from a page in `results/<study>/<profile>/` to those there of other notebooks.
+
+    They are looked for in the page's own folder and in every `results/*/<profile>/`.
+    """
+    folder = html_path.absolute().parent
+
+    def address(notebook: str) -> str | None:
+        name = Path(notebook).with_suffix(".html").name
+        places = [folder / name, *sorted(folder.parents[1].glob(f"*/{folder.name}/{name}"))]
+        there = next((place for place in places if place.is_file()), None)
+        return there and Path(os.path.relpath(there, folder)).as_posix()
+
+    return address
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Return the notebook at `path`; FileNotFoundError or ValueError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no notebook at {path}; give the path of an executed .ipynb file")
     content = path.read_bytes()
@@ -46,7 +71,12 @@ def _read(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def _render(notebook: nbformat.NotebookNode, path: Path) -> str:
+def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str = "") -> str:
+    """Return the page of a notebook; path: where it lies; above: HTML to stand at the top.
+
+    A link to a notebook goes where `links` says, and is plain text where that says None, or where
+    it would lead to this very page.
+    """
     # papermill's own error notes would say what the banner says.
     notebook.cells = [
         cell
@@ -60,30 +90,45 @@ def _render(notebook: nbformat.NotebookNode, path: Path) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_plain(output) for output in _merge_streams(cell.outputs)]
-    title = re.search(r"^# +([^$\n]+)$", "\n".join(c.source for c in notebook.cells), re.MULTILINE)
     page = {
-        "title": title[1] if title else path.stem,
+        "title": title(notebook) or path.stem,
         "code_style": HtmlFormatter().get_style_defs(".highlight"),
-        "banner": _banner(notebook),
+        "banner": above + _banner(notebook),
         "bundle": bundle,
     }
     exporter = HTMLExporter(
         raw_template=TEMPLATE.read_text(encoding="utf-8"),
-        filters={"markdown2html": _markdown_filter(path.parent)},
+        filters={"markdown2html": _markdown_filter(path, links)},
     )
     return exporter.from_notebook_node(notebook, {"page": page})[0]
 
 
-def _banner(notebook: nbformat.NotebookNode) -> str:
-    """Return a warning that links to the first cell that raised, or nothing."""
-    for i, cell in enumerate(notebook.cells, 1):
+def title(notebook: nbformat.NotebookNode) -> str:
+    """Return the first heading of a notebook that holds no formula, or nothing."""
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    found = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def failure(notebook: nbformat.NotebookNode) -> tuple[int, str, str] | None:
+    """Return number and id of the first cell that raised, and what; None where none did."""
+    for place, cell in enumerate(notebook.cells, 1):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                number = cell.execution_count or i
-                what = html.escape(f"{output.ename}: {output.evalue}")
-                link = f'<a href="#cell-id={cell.get("id", "")}">cell {number}</a>'
-                return f'<p class="stopped">This run stopped with an error in {link}: {what}</p>'
-    return ""
+                what = f"{output.ename}: {output.evalue}"
+                return cell.execution_count or place, cell.get("id", ""), what
+    return None
+
+
+def _banner(notebook: nbformat.NotebookNode) -> str:
+    """Return a warning that links to the first cell that raised, or nothing."""
+    stopped = failure(notebook)
+    if stopped is None:
+        return ""
+    number, name, what = stopped
+    link = f'<a href="#cell-id={name}">cell {number}</a>'
+    what = html.escape(what)
+    return f'<p class="stopped">This run stopped with an error in {link}: {what}</p>'
 
 
 def _merge_streams(outputs: list) -> list:
@@ -110,7 +155,8 @@ def _plain(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     data = output.get("data", {})
     vegalite = next(filter(VEGALITE.fullmatch, data), None)
     if vegalite:
-        output.data = {"text/html": _figure(data[vegalite], data.get("image/png"))}
+        figure = _figure(data[vegalite], data.get("image/png"))
+        output.data = {"text/html": figure + data.get(NUMBERS, "")}
     elif WIDGET in data:
         output.data = {"text/markdown": "*An interactive control: run the notebook to use it.*"}
     elif "text/latex" in data and "text/html" not in data:
@@ -122,12 +168,12 @@ def _figure(spec: dict, png: str | None) -> str:
     if png is None:
         png = base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
     width = int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # PNG header; scale 2
-    title = spec.get("title", "chart")
-    title = title.get("text", "chart") if isinstance(title, dict) else title
+    named = spec.get("title", "chart")
+    named = named.get("text", "chart") if isinstance(named, dict) else named
     # "$schema" would only make vega-embed compare version numbers; "</" would end the script.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
     image = (
-        f'<img alt="{html.escape(str(title))}" width="{width}" src="data:image/png;base64,{png}">'
+        f'<img alt="{html.escape(str(named))}" width="{width}" src="data:image/png;base64,{png}">'
     )
     script = f'<script type="application/json">{text}</script>'
     return f'<figure class="chart">{image}{script}</figure>'
@@ -135,6 +181,15 @@ def _figure(spec: dict, png: str | None) -> str:
 
 class _MathRenderer(IPythonRenderer):
     """Markdown to HTML with formulas as MathML, which browsers draw by themselves."""
+
+    links: Links
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        name = url.partition("#")[0]
+        if "://" in name or not name.endswith(".ipynb"):
+            return super().link(text, url, title)
+        address = self.links(name)
+        return super().link(text, address, title) if address else text
 
     def block_html(self, html: str) -> str:
         # To embed images it is parsed, which closes a <details> before what it is to hide.
@@ -157,20 +212,28 @@ def _mathml(formula: str, display: str) -> str:
         return f"<code>{html.escape(formula)}</code>"
 
 
-def _markdown_filter(folder: Path):
-    @jinja2.pass_context
-    def markdown_to_html(context, source: str) -> str:
-        attachments = context.get("cell", {}).get("attachments", {})
-        renderer = _MathRenderer(
-            escape=False,
-            embed_images=True,
-            exclude_anchor_links=True,  # adding one drops the formulas of a heading
-            path=str(folder),
-            attachments=attachments,
-        )
-        return MarkdownWithMath(renderer=renderer).render(source)
+def markdown_to_html(
+    source: str, path: Path = Path(), links: Links = lambda name: None, **more: dict
+) -> str:
+    """Return Markdown as HTML; path: the notebook that it stands in; more: its attachments."""
+    renderer = _MathRenderer(
+        escape=False,
+        embed_images=True,
+        exclude_anchor_links=True,  # adding one drops the formulas of a heading
+        path=str(path.parent),
+        **more,
+    )
+    renderer.links = lambda name: None if Path(name).name == path.name else links(name)
+    return MarkdownWithMath(renderer=renderer).render(source)
 
-    return markdown_to_html
+
+def _markdown_filter(path: Path, links: Links):
+    @jinja2.pass_context
+    def convert(context, source: str) -> str:
+        attachments = context.get("cell", {}).get("attachments", {})
+        return markdown_to_html(source, path, links, attachments=attachments)
+
+    return convert
 
 
 def main(arguments: list[str]) -> None:

@@ -188,6 +188,7 @@ def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
     The method is that of the name, or of `method:` among the parameters, so that one method can
     stand in a study several times. Raises ValueError for an unknown one or a bad parameter.
     """
+    read_extensions(settings.extensions)
     if not isinstance(settings.methods, Mapping) or not settings.methods:
         raise ValueError(
             f"methods must be a table {{name: parameters}}, got {settings.methods!r}; choose from "
@@ -213,6 +214,7 @@ def read_evaluations(settings: Settings) -> dict[str, Configuration]:
 
     Raises ValueError for a bad one, and for a training that is none.
     """
+    read_extensions(settings.extensions)
     Recipe.read(settings.training, "training")
     base = {"network": network_options(settings), **(settings.training or {})}
     entries = _entries(settings)
@@ -275,6 +277,7 @@ def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable
 
 def data_options(settings: Settings) -> dict[str, Any]:
     """Return the checked arguments of `ddlib.data.load`; your own folder counts from the root."""
+    read_extensions(settings.extensions)
     options = read_options(data.load, _named(settings.data, "data"), "data", own=["name"])
     folder = from_root(options["name"])
     own = options["name"] not in data.DATASETS and folder.exists()
@@ -283,6 +286,7 @@ def data_options(settings: Settings) -> dict[str, Any]:
 
 def network_options(settings: Settings) -> dict[str, Any]:
     """Return the checked options of the network, defaults filled in, with its `name`."""
+    read_extensions(settings.extensions)
     return networks.read_network(settings.network)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from distributed import LocalCluster
+from mounts import needs_mounts, run_with
 
 import ddlib
 from ddlib import running, study, work
@@ -69,8 +70,7 @@ class Cluster:
         command = [*WORKER, self.address, "--nthreads=1", "--no-nanny", "--no-dashboard"]
         if hidden:
             hidden.mkdir(parents=True, exist_ok=True)
-            hides = f'mount -t tmpfs none {hidden} && exec "$@"'
-            command = ["unshare", "--mount", "sh", "-c", hides, "sh", *command]
+            command = run_with(f"mount -t tmpfs none {hidden}", command)
         process = subprocess.Popen(
             [*command, "--host=127.0.0.1"],
             cwd=library,  # goes before what is installed
@@ -129,16 +129,8 @@ def after(count: int, act: Callable[[], None], monkeypatch) -> None:
     monkeypatch.setattr(running.Running, "_save", save_and_act)
 
 
-def can_hide() -> bool:
-    """Whether a process may have mounts of its own here."""
-    if not shutil.which("unshare"):
-        return False
-    tried = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"]
-    return subprocess.run(tried, capture_output=True).returncode == 0
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not can_hide(), reason="no mounts of one's own: needs Linux and its root")
+@needs_mounts
 def test_workers_without_our_folders_one_of_them_killed_give_the_same_tables(
     tmp_path, cluster, undisturbed, monkeypatch
 ):

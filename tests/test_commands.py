@@ -28,14 +28,26 @@ def test_the_readme_has_its_two_commands_first():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_files_and_targets_of_a_command_exist(command):
     words = shlex.split(command)
+    if words[0] == "dask":
+        return
     if words[0] == "make":
         run = subprocess.run(
             [*MAKE, "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
         )
         words = shlex.split(run.stdout.replace("\\\n", " "), comments=True)
-    inputs = [word for word in words if re.match(r"(notebooks|parameters)/", word)]
+    inputs = [word for word in words if re.match(r"(notebooks|parameters|examples)/", word)]
     assert all((ROOT / word).exists() for word in inputs)
-    assert inputs or command in ("make test", "make check", "make lab")
+    assert inputs or command in ("make test", "make lab", "make report")
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("dask ")])
+def test_dask_knows_the_options_of_a_command(command):
+    _, part, *words = shlex.split(command)
+    call = [sys.executable, "-m", f"distributed.cli.dask_{part}", "--help"]
+    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    options = [word for word in words if word.startswith("--")]
+    assert options
+    assert all(re.search(rf"{option}\b", told) for option in options)
 
 
 def wait_for(host: str) -> None:

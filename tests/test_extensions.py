@@ -13,7 +13,7 @@ from ddlib import data, study
 from ddlib.extensions import read_extensions, use
 from ddlib.methods import METHODS
 from ddlib.networks import build, initial_parameters
-from ddlib.settings import read_methods, read_parameters, read_settings
+from ddlib.settings import read_evaluations, read_methods, read_parameters, read_settings
 from ddlib.zoo import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -199,6 +199,10 @@ def test_a_plan_finds_its_own_method_after_another_study_was_read(write, tmp_pat
     read_extensions(None)
     assert "mine" not in METHODS
     assert [trial.path for trial in plan.trials] == names
+    read_extensions(None)
+    assert list(read_methods(plan.settings)) == ["random", "mine"]
+    read_extensions(None)
+    assert list(read_evaluations(plan.settings)) == ["plain", "other"]
 
 
 @pytest.fixture(scope="module")

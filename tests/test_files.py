@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -66,3 +67,18 @@ def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     with pytest.raises(OSError, match=r"cannot write to the folder .*results.*choose another"):
         write_atomically(tmp_path / "results" / "set.bin", b"x")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path, monkeypatch, number):
+    path = tmp_path / "set.bin"
+    path.write_bytes(b"old")
+
+    def fail(source, target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=f"the disk that holds {tmp_path} is full; make room and run"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["set.bin"]

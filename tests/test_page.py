@@ -182,3 +182,10 @@ def test_the_command_names_what_it_needs(tmp_path, convert):
     convert(code(stream("stdout", "done")))
     page.main([str(tmp_path / "run.ipynb"), str(tmp_path / "new" / "page.html")])
     assert (tmp_path / "new" / "page.html").read_bytes() == (tmp_path / "run.html").read_bytes()
+
+
+def test_the_numbers_of_an_explorer_stand_below_its_picture(convert):
+    shown = display(vegalite=SPEC, widget={"model_id": "0"})
+    shown.data[page.NUMBERS] = "<table><tr><td>42</td></tr></table>"
+    soup = convert(code(shown))
+    assert soup.figure.find_next("table").text == "42"

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import statistics
+import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ import pandas as pd
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
@@ -525,6 +527,68 @@ def test_a_worker_without_the_data_fails_every_trial_until_it_has_them(
     assert again.failures.empty
     assert len(again.trials) == 4
     assert again.trials["gap_error"].notna().all()
+
+
+# Two processes at once.
+
+
+def test_what_another_process_is_making_is_waited_for_and_taken(
+    finished, tmp_path, scheduler, monkeypatch
+):
+    """The lock of one network trained on all data is another's, who ends; its file is taken."""
+    chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
+    theirs = study.prepare(chosen).reference_path("own", 1)
+    (tmp_path / "cache" / "locks").mkdir()
+    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock")
+    lock.acquire()
+    looked, look = [], running.time.sleep
+
+    def end_meanwhile(seconds):
+        looked.append(seconds)
+        if len(looked) == 2:
+            for folder in ("references", "observed"):
+                source = finished.folder.parent / "cache" / folder
+                shutil.copytree(source, tmp_path / "cache" / folder, dirs_exist_ok=True)
+            os.utime(theirs, (1, 1))
+            lock.release()
+        look(0.01)
+
+    monkeypatch.setattr(running.time, "sleep", end_meanwhile)
+    result = study.run(chosen)
+    assert theirs.stat().st_mtime == 1
+    assert len(looked) >= 2
+    assert result.failures.empty
+    assert (tmp_path / "grid/references.parquet").read_bytes() == finished.table("references")
+
+
+def test_what_another_process_left_undone_is_done_here(finished, tmp_path, scheduler, monkeypatch):
+    chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
+    theirs = study.prepare(chosen).reference_path("own", 1)
+    (tmp_path / "cache" / "locks").mkdir()
+    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock")
+    lock.acquire()
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: lock.release())
+    study.run(chosen)
+    assert (tmp_path / "grid/references.parquet").read_bytes() == finished.table("references")
+    assert not list((tmp_path / "cache" / "locks").iterdir())
+
+
+def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys):
+    order = []
+
+    def second():
+        with running.alone(tmp_path):
+            order.append("second")
+
+    with running.alone(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(timeout=0.3)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
+    said = f"another process is at work in {tmp_path}; waiting for it to end\n"
+    assert capsys.readouterr().out == said
 
 
 # What a method makes once.

@@ -1,0 +1,336 @@
+"""A batch: what runs, what is left alone, what fails, and what survives a kill; real processes."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from distributed import LocalCluster
+from mounts import needs_mounts, run_with
+
+from ddlib import batch, execute, study
+from ddlib.settings import read_settings
+
+ROOT = Path(study.__file__).parents[1]
+GIVEN = {
+    "data": {"name": "digits", "classes": [0, 1, 2], "per_class": 20},
+    "network": {"name": "mlp", "width": 16, "depth": 2},
+    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
+    "methods": {"random": {}, "dm": {"iterations": 3, "real_batch": 8, "augmentation": "none"}},
+    "k": [3, 6, 9],
+    "seeds": 3,
+    "cache": "results/cache",
+}
+TRIALS, REFERENCES = 2 * 3 * 3, 3
+RUN = """
+from ddlib import study
+from ddlib.settings import notebook_parameters, read_settings
+result = study.run(read_settings(notebook_parameters(globals())))
+print("trials:", len(result.trials))
+"""
+
+
+PARTLY = """
+# in the place of study.run(...)
+import pandas as pd
+from pathlib import Path
+for name, statuses in {"trials": ["ok", "failed", "failed"], "references": ["diverged"]}.items():
+    pd.DataFrame({"status": statuses}).to_parquet(Path(results) / f"{name}.parquet")
+"""
+
+
+class Project:
+    """A project of one's own in a folder: notebooks, and files of parameters for them."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        (root / "pyproject.toml").touch()
+        (root / "notebooks").mkdir()
+
+    def notebook(self, name: str, *sources: str) -> Path:
+        cells = [nbformat.v4.new_code_cell("k = None", metadata={"tags": ["parameters"]})]
+        cells[0].source = "# Parameters\nk = None"
+        cells += [nbformat.v4.new_code_cell(source) for source in sources]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        path = self.root / "notebooks" / f"{name}.ipynb"
+        nbformat.write(notebook, path)
+        return path
+
+    def parameters(self, name: str, **changes) -> Path:
+        path = self.root / "parameters" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(GIVEN | {"results": f"results/{name}"} | changes))
+        return path
+
+    def command(self, *options: str) -> list[str]:
+        return [sys.executable, "-m", "ddlib.study", "batch", *options, "parameters"]
+
+    def start(self, *options: str, before: str = "") -> subprocess.Popen:
+        command = self.command(*options)
+        if before:
+            command = run_with(before, command)
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def results(self, name: str) -> Path:
+        return self.root / "results" / name
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a batch in this process; return its exit code or sentence, and what it printed."""
+
+    def call(*arguments: str) -> tuple[object, str]:
+        try:
+            batch.main(["batch", *arguments])
+            code = 0
+        except SystemExit as left:
+            code = left.code
+        return code, capsys.readouterr().out
+
+    return call
+
+
+def statuses(printed: str) -> dict[str, str]:
+    """The status of every run, from the table at the end."""
+    table = re.split(r"\brun +status +seconds.*\n", printed)[-1].splitlines()
+    words = "done|up to date|failed|incomplete|refused|not run"
+    return dict(re.match(rf"\s*(\S+)\s+({words})\b", line).groups() for line in table)
+
+
+@pytest.mark.slow
+def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
+    project, run, monkeypatch
+):
+    fine = project.notebook("01_fine", "print('sizes', k)")
+    project.notebook("02_broken", "print('so far')", "raise ValueError('no such luck,\\nat all')")
+    for name in ("fine/one", "broken/one"):
+        project.parameters(name)
+    project.parameters("fine/wrong", seeds=0)
+    code, printed = run("parameters", "--workers", "2")
+    assert code == "2 of 3 runs did not end well"
+    assert statuses(printed) == {
+        "fine/one": "done",
+        "broken/one": "failed",
+        "fine/wrong": "refused",
+    }
+    assert "02_broken.ipynb stopped in cell 4: no such luck, at all" in printed
+    assert re.search(r"fine/wrong: refused: seeds=0 must be ", printed)
+    assert "100%" in printed
+    partial = nbformat.read(project.results("broken/one") / "02_broken.ipynb", 4)
+    assert [o.text for c in partial.cells for o in c.get("outputs", []) if "text" in o] == [
+        "so far\n"
+    ]
+    assert "This run stopped" in (project.results("broken/one") / "02_broken.html").read_text()
+
+    def again() -> dict[str, str]:
+        return statuses(run("parameters/fine/one.yaml")[1])
+
+    def started(run):
+        raise AssertionError(f"{run.name} was started")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch.subprocess, "Popen", started)
+        assert again() == {"fine/one": "up to date"}
+    note = batch.read(project.root / "parameters/fine/one.yaml")
+    assert note.is_current()
+    for change in (
+        lambda: (project.results("fine/one") / "01_fine.html").unlink(),
+        lambda: project.parameters("fine/one", seeds=2),
+        lambda: project.notebook("01_fine", "print('sizes', k, 'changed')"),
+    ):
+        before = fine.read_text(), project.parameters("fine/one").read_text()
+        page = (project.results("fine/one") / "01_fine.html").read_text()
+        change()
+        assert not batch.read(project.root / "parameters/fine/one.yaml").is_current()
+        fine.write_text(before[0])
+        (project.results("fine/one") / "01_fine.html").write_text(page)
+        project.parameters("fine/one")
+    assert batch.read(project.root / "parameters/fine/one.yaml").is_current()
+    monkeypatch.setattr(batch, "library_digest", lambda: "another version")
+    assert not batch.read(project.root / "parameters/fine/one.yaml").is_current()
+
+
+@pytest.mark.slow
+def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, run):
+    project.notebook("01_reads", "print(1)")
+    project.notebook("02_broken", "raise ValueError('no')")
+    project.notebook("03_fine", "from pathlib import Path; Path('done').touch()")
+    project.parameters("reads/broken", theory={"coverage": "results/broken/x"})
+    project.parameters("reads/fine", theory={"coverage": "results/fine/x"})
+    project.parameters("broken/x")
+    project.parameters("fine/x")
+    code, printed = run("parameters/reads", "parameters/broken", "parameters/fine")
+    assert code == "2 of 4 runs did not end well"
+    assert statuses(printed) == {
+        **{"reads/broken": "not run", "reads/fine": "done"},
+        **{"broken/x": "failed", "fine/x": "done"},
+    }
+    assert "it reads what broken/x should have left" in printed
+    assert printed.index("fine/x: done") < printed.index("reads/fine: done")
+
+
+def undisturbed(project: Project, name: str) -> list[bytes]:
+    """The tables of the study of a file of parameters, where nothing happens to it."""
+    given = yaml.safe_load((project.root / "parameters" / f"{name}.yaml").read_text())
+    elsewhere = project.root / "elsewhere"
+    places = {"results": str(elsewhere / "results"), "cache": str(elsewhere / "cache")}
+    study.run(read_settings(given | places | {"workers": 1}))
+    return tables(elsewhere / "results")
+
+
+def tables(folder: Path) -> list[bytes]:
+    return [(folder / f"{name}.parquet").read_bytes() for name in ("trials", "references")]
+
+
+def processes(root: Path) -> list[str]:
+    """The commands of all processes that work below `root`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(entry / "cwd")).is_relative_to(root):
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return [command for command in found if "multiprocessing.resource_tracker" not in command]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
+def test_killed_and_gone_on_with_by_two_at_once_it_gives_the_same_tables(project, monkeypatch):
+    project.notebook("01_study", RUN)
+    for name in ("study/one", "study/two"):  # which share the networks trained on all data
+        project.parameters(name)
+    first = project.start("--workers", "2")
+    trials = project.results("study/one") / "trials"
+    wait_until(lambda: trials.exists() and len(list(trials.iterdir())) >= 3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    monkeypatch.chdir("/")
+    wait_until(lambda: not processes(project.root), 30)
+    kept = {path: path.stat().st_mtime_ns for path in trials.iterdir() if path.suffix == ".json"}
+    assert len(kept) >= 3
+    both = [project.start("--workers", "2") for _ in range(2)]
+    printed = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], printed
+    ended = [statuses(text) for text in printed]
+    for name in ("study/one", "study/two"):
+        assert sorted(each[name] for each in ended) == ["done", "up to date"]
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    expected = undisturbed(project, "study/one")
+    for name in ("study/one", "study/two"):
+        assert tables(project.results(name)) == expected
+        assert len(list(project.results(name).glob("trials/*.json"))) == TRIALS
+    assert len(list(project.root.glob("results/cache/references/*.json"))) == REFERENCES
+    assert len(pd.read_parquet(project.results("study/two") / "trials.parquet")) == TRIALS
+
+
+@pytest.mark.slow
+def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one")
+    given = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **given) as local:
+        code, printed = run("parameters", "--scheduler-address", local.scheduler_address)
+    assert (code, statuses(printed)) == (0, {"study/one": "done"})
+    assert tables(project.results("study/one")) == undisturbed(project, "study/one")
+
+
+def wait_until(true, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@needs_mounts
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("size=40k", r"the disk that holds \S*results/\S* is full; make room and run again: what"),
+        ("ro", r"cannot write to the folder \S*results/\S* \(Read-only file system\); choose an"),
+    ],
+)
+def test_a_disk_that_takes_nothing_more_is_said_in_one_sentence(project, options, sentence):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one")
+    (project.root / "results").mkdir()
+    hides = f"mount -t tmpfs -o {options} none {project.root}/results"
+    process = project.start("--workers", "1", before=hides)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    last = printed.strip().splitlines()[-2]
+    assert re.search(rf"study/one +(failed|refused) .*{sentence}", last), printed
+    assert "Traceback" not in printed
+
+
+def test_what_cannot_be_a_batch_is_refused(project, run):
+    project.notebook("01_study", RUN)
+    assert run("nowhere")[0] == "there is no file or folder nowhere; check the path"
+    (project.root / "empty").mkdir()
+    assert run("empty")[0].startswith("no .yaml file in what was given; name files")
+    project.parameters("other/one")
+    code, printed = run("parameters")
+    assert code == "1 of 1 runs did not end well"
+    assert "no notebook takes other/one; put the file in a folder with the name of one: study" in (
+        printed
+    )
+    shutil.rmtree(project.root / "parameters")
+    for name in ("study/one", "study/two"):
+        project.parameters(name, results="results/same")
+    _, refused = batch.read_all(batch.find([project.root / "parameters"]))
+    assert [ending.message for ending in refused] == [
+        "its results folder is that of study/one; name another"
+    ]
+    assert run("parameters", "--workers", "0")[0] == 2
+
+
+def test_the_bar_counts_every_trial_and_network(project):
+    project.notebook("01_study", RUN)
+    one = batch.read(project.parameters("study/one"))
+    assert one.size == 1 + TRIALS + REFERENCES
+    plan = study.prepare(one.settings)
+    assert one.size == 1 + len(plan.trials) + len(plan.references)
+
+
+def test_more_workers_are_not_another_run(project):
+    project.notebook("01_study", RUN)
+    identities = [
+        batch.read(project.parameters("study/one", **changes)).identity()
+        for changes in ({}, {"workers": 7}, {"scheduler_address": "tcp://a:1"}, {"draws": 7})
+    ]
+    assert identities[0] == identities[1] == identities[2] != identities[3]
+
+
+def test_a_process_ends_with_its_parent():
+    code = "import time; from ddlib import execute; execute.end_with_parent(); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True
+    )
+    time.sleep(0.1)
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert execute.WITH_PARENT.startswith("--")
