@@ -47,7 +47,8 @@ class Case:
     """Two ways to the same numbers; both return them.
 
     tolerance: the length of their difference over that of the results, at most: a sum in another
-    order moves a few activations over ReLU's kink, and with it single pixels' gradients by much;
+    order moves a few of ten million activations over ReLU's kink, and with it single pixels'
+    gradients by much. In float64 they are as good as equal, which a test sees to;
     least: the seconds below which the machine cannot go, if that is known.
     """
 
@@ -55,7 +56,7 @@ class Case:
     data: str
     reference: Callable[[], torch.Tensor]
     ours: Callable[[], torch.Tensor]
-    tolerance: float = 1e-3
+    tolerance: float = 1e-2
     least: Callable[[], float] | None = None
 
 
@@ -214,7 +215,7 @@ def evaluation(setting: Setting) -> Case:
         ]
         return _table(scores)
 
-    return Case(f"evaluation of {scale.networks} networks", setting.data, theirs, ours, 1e-2)
+    return Case(f"evaluation of {scale.networks} networks", setting.data, theirs, ours)
 
 
 def test_pass(setting: Setting) -> Case:
@@ -227,7 +228,7 @@ def test_pass(setting: Setting) -> Case:
         *("test pass", setting.data),
         lambda: reference.test(setting.convnet(setting.theta), split),
         lambda: _table([score(setting.network, setting.theta, split)])[0],
-        *(1e-3, least),
+        least=least,
     )
 
 

@@ -7,7 +7,15 @@ import torch
 
 from benchmarks import machine
 from benchmarks.__main__ import line, main, measure
-from benchmarks.cases import QUICK, SHAPES, Case, all_cases, make_setting
+from benchmarks.cases import (
+    QUICK,
+    SHAPES,
+    Case,
+    all_cases,
+    distribution_matching,
+    gradient_matching,
+    make_setting,
+)
 from ddlib.networks import embed, logits
 
 
@@ -71,3 +79,22 @@ def test_the_least_time_grows_with_the_number_of_images():
     theta = make_setting(QUICK, "mnist").theta
     one, ten = (machine.least_seconds(theta, SHAPES["mnist"], count) for count in (1, 10))
     assert 0 < one < ten
+
+
+@pytest.mark.parametrize("data", SHAPES)
+@pytest.mark.parametrize("method", ["dm", "dc", "dsa"])
+def test_in_float64_both_ways_to_match_are_equal(data, method):
+    torch.set_default_dtype(torch.float64)
+    try:
+        setting = make_setting(QUICK, data)
+        strategy = {"dc": "none"}.get(method, setting.strategy)
+        if method == "dm":
+            case = distribution_matching(setting, QUICK.ipcs, "DM")
+        else:
+            case = gradient_matching(setting, method, strategy)
+        theirs, ours = case.reference(), case.ours()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert ours.dtype == torch.float64
+    assert theirs.abs().max() > 1e-6
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
