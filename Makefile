@@ -6,7 +6,7 @@ BATCH ?= $(wildcard parameters/*/quick.yaml)
 
 BIN := .venv/bin
 
-.PHONY: study batch test lab app report check install
+.PHONY: study batch test bench lab app report check install
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
@@ -19,6 +19,10 @@ batch: .venv/installed
 ## test: the whole test suite, one file a core at a time
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+## bench: how fast, against the obvious implementations; BENCH=--quick to see that it works
+bench: .venv/installed
+	$(BIN)/python -m benchmarks $(BENCH)
 
 ## lab: explore in JupyterLab, on this machine only and with its token
 lab: .venv/installed

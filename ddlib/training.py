@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from ddlib import augment
 from ddlib.data import Split
 from ddlib.devices import send
-from ddlib.networks import CHUNK, Network, Theta, initial_parameters, logits, with_statistics
+from ddlib.networks import (
+    Network,
+    Theta,
+    in_passes,
+    initial_parameters,
+    logits,
+    with_statistics,
+)
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 
@@ -278,8 +285,7 @@ def _span(size: int, at: float, share: float) -> slice:
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return accuracy and mean cross-entropy (nats) of `theta` over the whole of `split`."""
     right, nats = [], []
-    size = CHUNK if split.images.device.type == "cpu" else 1024
-    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+    for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
         scores = logits(network, theta, images)
         right.append((scores.argmax(1) == labels).sum())
         nats.append(F.cross_entropy(scores, labels, reduction="sum"))

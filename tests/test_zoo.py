@@ -376,3 +376,18 @@ def test_networks_survive_being_copied():
     twin = copy.deepcopy(network)
     inside = [layer for layer in twin.modules() if isinstance(layer, zoo.BatchNorm)]
     assert [id(layer) for layer in twin.batch_norms] == [id(layer) for layer in inside]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 9, 7), (1, 1, 2, 2), (4, 5, 3, 4)])
+def test_average_pool_is_that_of_torch_up_to_its_second_derivative(shape):
+    batch = images(*shape).double().requires_grad_()
+    ours, theirs = zoo.AveragePool()(batch), F.avg_pool2d(batch, 2)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(theirs.shape, generator=stream(2), dtype=torch.float64).requires_grad_()
+    firsts = []
+    for pooled in (ours, theirs):
+        (first,) = torch.autograd.grad((pooled.exp() * weights).sum(), batch, create_graph=True)
+        firsts.append((first, *torch.autograd.grad((first**3).sum(), [batch, weights])))
+    for one, other in zip(*firsts, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradgradcheck(zoo.AveragePool(), batch)

@@ -28,6 +28,7 @@ from ddlib.methods.common import (
 from ddlib.networks import (
     Network,
     Theta,
+    in_passes,
     initial_parameters,
     logits,
     with_batch_seen,
@@ -216,12 +217,16 @@ def weight_gradients(
     """Return the gradients of the mean cross-entropy of images of one class.
 
     Only weights of two or more dimensions count: biases and norms are left out, as in the
-    reference.
+    reference. A processor takes the images in passes whose activations stay in its cache.
     """
-    labels = torch.full((len(images),), label, device=images.device)
-    loss = F.cross_entropy(logits(network, theta, images), labels)
     weights = [value for value in theta.values() if value.dim() >= 2]
-    return list(torch.autograd.grad(loss, weights, create_graph=create_graph))
+    passes = []
+    for part in in_passes(images):
+        labels = torch.full((len(part),), label, device=images.device)
+        loss = F.cross_entropy(logits(network, theta, part), labels, reduction="sum")
+        loss = loss / len(images)
+        passes.append(torch.autograd.grad(loss, weights, create_graph=create_graph))
+    return [sum(layer) for layer in zip(*passes, strict=True)]
 
 
 def distance(synthetic: list[torch.Tensor], real: list[torch.Tensor]) -> torch.Tensor:

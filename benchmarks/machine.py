@@ -1,0 +1,73 @@
+"""What the machine can do: how memory is kept, and how fast convolutions are at best."""
+
+import ctypes
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+
+from ddlib.networks import Theta
+
+TRIM, TOP_PAD, MMAP = -1, -2, -3  # glibc's numbers of these parameters
+REPEATS = 5
+BATCHES = (16, 32, 64, 256)
+
+
+def give_memory_back() -> None:
+    """Let glibc do as it does by default once it has seen large tensors, which it maps anew."""
+    _set_memory({MMAP: 32 * 2**20, TRIM: 64 * 2**20, TOP_PAD: 128 * 2**10})
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_memory(fetched: int = 0) -> None:
+    """Let glibc keep freed memory, as the worker processes of a study do, and fetch some bytes."""
+    _set_memory({MMAP: 2**31 - 1, TRIM: 2**31 - 1, TOP_PAD: 2**28})
+    torch.ones(fetched, dtype=torch.uint8)
+
+
+def _set_memory(values: dict[int, int]) -> None:
+    for name, value in values.items():
+        if not ctypes.CDLL(None).mallopt(name, value):
+            raise OSError("this C library takes no mallopt; run the benchmarks on Linux with glibc")
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return how long a call took."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def least_seconds(theta: Theta, image_shape: tuple[int, int, int], count: int) -> float:
+    """Return the least time in which `count` images pass the body of a ConvNet of three blocks.
+
+    A layer's convolution in the faster of two memory layouts, over BATCHES, plus one pass over
+    what it gives, read and written in place. No layer can do with less, unless it is fused with
+    the next one; norm and pooling count as that one pass.
+    """
+    keep_memory()
+    total, (_, height, width) = 0.0, image_shape
+    height, width = (8 * -(-size // 8) for size in (height, width))
+    for number in (0, 4, 8):
+        weight = theta[f"body.{number}.weight"]
+        total += count * min(_layer_seconds(weight, height, width))
+        height, width = height // 2, width // 2
+    return total
+
+
+def _layer_seconds(weight: torch.Tensor, height: int, width: int) -> Iterable[float]:
+    """Yield the seconds an image of a convolution and a pass over its result, best of a few."""
+    stream = torch.Generator().manual_seed(0)
+    for batch in BATCHES:
+        images = torch.randn(batch, weight.shape[1], height, width, generator=stream)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            given = [tensor.contiguous(memory_format=layout) for tensor in (images, weight)]
+            given.append(weight.new_zeros(len(weight)))
+            made = F.conv2d(*given, padding=1)
+            convolution = min(
+                seconds(lambda g=given: F.conv2d(*g, padding=1)) for _ in range(REPEATS)
+            )
+            passing = min(seconds(made.relu_) for _ in range(REPEATS))
+            yield (convolution + passing) / batch

@@ -1,0 +1,100 @@
+"""The benchmarks at their smallest: both ways agree, and a run is kept."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import machine
+from benchmarks.__main__ import line, main, measure
+from benchmarks.cases import (
+    QUICK,
+    SHAPES,
+    Case,
+    all_cases,
+    distribution_matching,
+    gradient_matching,
+    make_setting,
+)
+from ddlib.networks import embed, logits
+
+
+def test_a_quick_run_measures_every_case_and_keeps_it(tmp_path, capsys):
+    main(["--quick", "--threads", "1", "--results", str(tmp_path)])
+    [path] = tmp_path.iterdir()
+    kept = json.loads(path.read_text())
+    assert path.name == f"{kept['commit']}-quick-1threads.json"
+    assert (kept["threads"], kept["scale"]["width"]) == (1, QUICK.width)
+    names = [(record["case"], record["data"]) for record in kept["cases"]]
+    assert names[: len(names) - 3] == [(case.name, case.data) for case in all_cases(QUICK)]
+    assert [name for name, _ in names[-3:]] == [
+        "DM iteration, a process a core",
+        "DC outer step, a process a core",
+        "evaluation, a process a core",
+    ]
+    for record in kept["cases"]:
+        assert 0 <= record["difference"] < 1e-2
+        assert all(0 < taken < 60 for taken in record["seconds"]["ours"])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(names) + 2  # a head, and where it is kept
+
+
+def test_one_case_can_be_chosen(tmp_path):
+    chosen = ["--only", "real side", "--repeats", "2"]
+    main(["--quick", "--threads", "1", "--results", str(tmp_path), *chosen])
+    [path] = tmp_path.iterdir()
+    records = json.loads(path.read_text())["cases"]
+    assert [record["case"] for record in records] == ["DM real side"] * 2
+    assert [len(taken) for taken in records[0]["seconds"].values()] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("data", SHAPES)
+def test_the_obvious_network_is_the_librarys(data):
+    setting = make_setting(QUICK, data)
+    images = setting.dataset.test.images[:5]
+    network = setting.convnet(setting.theta)
+    theirs = logits(setting.network, setting.theta, images)
+    torch.testing.assert_close(network(images), theirs)
+    body = embed(setting.network, setting.theta, images)
+    torch.testing.assert_close(network.body(images), body)
+
+
+def test_results_that_are_apart_are_no_measurement():
+    wrong = Case("a case", "mnist", lambda: torch.ones(4), lambda: torch.tensor([1, 1, 1, 1.1]))
+    with pytest.raises(AssertionError, match=r"a case on mnist: results are 5\.0e-02 apart"):
+        measure(wrong, 1)
+
+
+def test_ratios_are_of_runs_side_by_side_and_the_share_is_of_the_best():
+    taken = {"reference": [6.0, 4.0, 9.0], "reference_kept": [3.0, 4.0, 3.0]}
+    seconds = {**taken, "ours": [2.0, 2.0, 3.0]}
+    printed = line({"case": "c", "data": "d", "seconds": seconds, "least_seconds": 1.5})
+    assert printed.split() == [
+        *("c", "d", "6.000", "2.000"),
+        *("3.00", "(2.00-3.00)", "1.50", "(1.00-2.00)", "75%"),
+    ]
+
+
+def test_the_least_time_grows_with_the_number_of_images():
+    theta = make_setting(QUICK, "mnist").theta
+    one, ten = (machine.least_seconds(theta, SHAPES["mnist"], count) for count in (1, 10))
+    assert 0 < one < ten
+
+
+@pytest.mark.parametrize("data", SHAPES)
+@pytest.mark.parametrize("method", ["dm", "dc", "dsa"])
+def test_in_float64_both_ways_to_match_are_equal(data, method):
+    torch.set_default_dtype(torch.float64)
+    try:
+        setting = make_setting(QUICK, data)
+        strategy = {"dc": "none"}.get(method, setting.strategy)
+        if method == "dm":
+            case = distribution_matching(setting, QUICK.ipcs, "DM")
+        else:
+            case = gradient_matching(setting, method, strategy)
+        theirs, ours = case.reference(), case.ours()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert ours.dtype == torch.float64
+    assert theirs.abs().max() > 1e-6
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
