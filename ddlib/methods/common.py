@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
@@ -12,6 +13,9 @@ from ddlib.networks import Network, build, read_network
 from ddlib.parameters import Parameters, check_names
 from ddlib.seeds import generator
 from ddlib.training import STEP, Recipe
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 INITIALISATIONS = ("real", "noise")
 
@@ -108,6 +112,15 @@ def real_batches(
     every = class_members(dataset)
     while True:
         yield [members[torch.randperm(len(members), generator=stream)[:size]] for members in every]
+
+
+def k_means(points: torch.Tensor, clusters: int, stream: torch.Generator) -> "KMeans":
+    """Return scikit-learn's k-means of `points` (N, F) on the CPU, with what `stream` seeds."""
+    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
+
+    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
+        means = KMeans(clusters, n_init=1, random_state=stream.initial_seed() % 2**32)
+        return means.fit(points.numpy())
 
 
 def finished(

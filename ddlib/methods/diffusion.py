@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
 from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
-from ddlib.methods.common import class_members, finished, synthetic_labels
+from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
 from ddlib.networks import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
@@ -143,11 +142,7 @@ def distil(
 
 def modes(latents: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
     """Return the `ipc` k-means centroids (ipc, c, h, w) of the latents (N, c, h, w) of a class."""
-    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
-
-    points = latents.flatten(1).cpu().numpy()
-    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
-        means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32).fit(points)
+    means = k_means(latents.flatten(1).cpu(), ipc, stream)
     centres = torch.from_numpy(means.cluster_centers_).to(latents)
     return centres.view(ipc, *latents.shape[1:])
 

@@ -10,6 +10,7 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
+from ddlib.methods.acceleration import Accelerated, Plateau, RealBatches
 from ddlib.methods.common import (
     AVERAGES,
     INITIALISATIONS,
@@ -19,17 +20,16 @@ from ddlib.methods.common import (
     finished,
     initial_images,
     read_configuration,
-    real_batches,
     synthetic_labels,
 )
 from ddlib.networks import Network, embed, initial_parameters
-from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
+from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Watch
 
 
 @dataclass(frozen=True)
-class DistributionMatching(Parameters):
+class DistributionMatching(Accelerated):
     """Defaults are the reference's (Zhao & Bilen, WACV 2023), but for digits, which do not flip.
 
     An image's gradient shrinks like 1/ipc, so the reference's one learning rate moves large sets
@@ -38,6 +38,10 @@ class DistributionMatching(Parameters):
     configurations: tables of a `network`, of which every iteration draws one to embed images, so
     that S is made for all of them; no network is trained, so what else they say is of no weight.
     For `average` see AVERAGES.
+
+    pool: how many networks there are, each with one real batch and one augmentation that stay its
+    own; 0 draws all anew every iteration. What is real is then computed once a network, not once
+    an iteration, and S fits this pool instead of the mean over all networks.
     """
 
     iterations: int = setting(20000)
@@ -48,6 +52,7 @@ class DistributionMatching(Parameters):
     augmentation: str = setting("dsa", choices=augment.STRATEGIES)
     configurations: list[dict[str, Any]] = setting([], each=read_configuration)
     average: str = setting("arithmetic", choices=AVERAGES)
+    pool: int = setting(0)
 
 
 def distil(
@@ -62,46 +67,52 @@ def distil(
     Each iteration draws one network (with `configurations`, that of one of them, so that the
     objective is their mean), one augmentation and one real batch a class; the real side
     does not depend on S, so its one forward pass serves every size, and each size is what it
-    would be if distilled alone.
+    would be if distilled alone (on an accelerator, but for rounding).
 
     Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023), eq. 5.
     The reference draws one augmentation a class where this draws one for all classes.
     """
     real = dataset.train
     choices = build_configurations(dataset, network, parameters.configurations)
-    sizes = {ipc: _Size.start(dataset, ipc, seed, parameters) for ipc in ipcs}
-    outcomes: dict[int, DistilledSet | DivergedError] = {}
+    sizes = [_Size.start(dataset, ipc, seed, parameters) for ipc in ipcs]
     families = augment.STRATEGIES[parameters.augmentation]
-    batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
+    batches = RealBatches(dataset, parameters.real_batch, seed, parameters)
+    targets: dict[int, torch.Tensor] = {}
     for iteration in range(parameters.iterations):
-        network, _ = draw_one(choices, "matching configuration", seed, iteration)
-        fresh = generator("matching weights", seed, iteration)
+        active = [size for size in sizes if not size.ended]
+        if not active:
+            break
+        turn = iteration % parameters.pool if parameters.pool else iteration
+        network, _ = draw_one(choices, "matching configuration", seed, turn)
+        fresh = generator("matching weights", seed, turn)
         theta = initial_parameters(network, fresh, real.images.device)
-        drawn = augment.draw(families, 1, generator("matching augmentation", seed, iteration))
-        rows = send(torch.cat(next(batches)), real.images.device)
-        with torch.no_grad():
-            features = embed(network, theta, augment.apply(real.images[rows], drawn))
-            target = class_means(features, real.labels[rows], dataset.class_count)
-        for ipc in [ipc for ipc in ipcs if ipc not in outcomes]:
-            size = sizes[ipc]
-            features = embed(network, theta, augment.apply(size.images, drawn))
-            loss = objective(class_means(features, size.labels, dataset.class_count), target)
-            size.optimiser.zero_grad()
-            ((loss + TINY).log() if parameters.average == "geometric" else loss).backward()
-            size.optimiser.step()
-            try:
-                size.watch.see(loss.isfinite(), DivergedError(iteration, "the matching loss"))
-            except DivergedError as error:
-                outcomes[ipc] = error
-    for ipc in [ipc for ipc in ipcs if ipc not in outcomes]:
-        images, watch = sizes[ipc].images, sizes[ipc].watch
-        try:
-            watch.see(images.isfinite().all(), DivergedError(parameters.iterations, "a pixel"))
-            watch.check()
-            outcomes[ipc] = finished(dataset, images, "dm", parameters, seed)
-        except DivergedError as error:
-            outcomes[ipc] = error
-    return outcomes
+        drawn = augment.draw(families, 1, generator("matching augmentation", seed, turn))
+        target = targets.get(turn)
+        if target is None:
+            rows = send(torch.cat(batches.draw(network, theta)), real.images.device)
+            with torch.no_grad():
+                features = embed(network, theta, augment.apply(real.images[rows], drawn))
+                target = class_means(features, real.labels[rows], dataset.class_count)
+            if parameters.pool:
+                targets[turn] = target
+        # Small sets share an accelerator's passes; a processor keeps each as if it were alone.
+        alone = real.images.device.type == "cpu" or network.batch_norms
+        for group in [[size] for size in active] if alone else [active]:
+            images = torch.cat([size.images for size in group])
+            features = embed(network, theta, augment.apply(images, drawn))
+            own = features.split([len(size.labels) for size in group])
+            losses = [
+                objective(class_means(each, size.labels, dataset.class_count), target)
+                for size, each in zip(group, own, strict=True)
+            ]
+            for size in group:
+                size.optimiser.zero_grad()
+            geometric = parameters.average == "geometric"
+            sum((loss + TINY).log() if geometric else loss for loss in losses).backward()
+            for size, loss in zip(group, losses, strict=True):
+                size.optimiser.step()
+                size.see(loss.detach(), iteration)
+    return {size.ipc: size.outcome(dataset, parameters, seed) for size in sizes}
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, class_count: int) -> torch.Tensor:
@@ -117,14 +128,18 @@ def objective(synthetic_means: torch.Tensor, real_means: torch.Tensor) -> torch.
     return (real_means - synthetic_means).pow(2).sum()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Size:
     """The state of one size of the sweep."""
 
+    ipc: int
     images: torch.Tensor
     labels: torch.Tensor
     optimiser: torch.optim.Optimizer
+    plateau: Plateau
     watch: Watch = field(default_factory=Watch)
+    ended: bool = False
+    error: DivergedError | None = None
 
     @classmethod
     def start(
@@ -135,4 +150,26 @@ class _Size:
             [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
         )
         labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
-        return cls(images, labels, optimiser)
+        return cls(ipc, images, labels, optimiser, Plateau(parameters))
+
+    def see(self, loss: torch.Tensor, iteration: int) -> None:
+        """Take note of the loss () of an iteration, which may be the last."""
+        try:
+            self.watch.see(loss.isfinite(), DivergedError(iteration, "the matching loss"))
+            self.ended = self.plateau.reached(loss)
+        except DivergedError as error:
+            self.error, self.ended = error, True
+
+    def outcome(
+        self, dataset: DataSet, parameters: DistributionMatching, seed: int
+    ) -> DistilledSet | DivergedError:
+        """Return the distilled set, or why there is none."""
+        if self.error:
+            return self.error
+        try:
+            finite = self.images.isfinite().all()
+            self.watch.see(finite, DivergedError(parameters.iterations, "a pixel"))
+            self.watch.check()
+        except DivergedError as error:
+            return error
+        return finished(dataset, self.images, "dm", parameters, seed)

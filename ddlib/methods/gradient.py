@@ -12,6 +12,7 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
+from ddlib.methods.acceleration import Accelerated, Plateau, RealBatches
 from ddlib.methods.common import (
     AVERAGES,
     INITIALISATIONS,
@@ -33,7 +34,7 @@ from ddlib.networks import (
     logits,
     with_batch_seen,
 )
-from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
+from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, Watch, train
 
@@ -43,7 +44,7 @@ STATISTICS_BATCH = 16  # real images a class from which batch norms take their s
 
 
 @dataclass(frozen=True)
-class GradientMatching(Parameters):
+class GradientMatching(Accelerated):
     """Defaults are the reference's (Zhao et al., ICLR 2021).
 
     `outer_steps` and `inner_epochs` are its tables by ipc; sizes between the published ones are
@@ -122,7 +123,7 @@ def _distil_size(
     optimiser = torch.optim.SGD(
         [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
     )
-    batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
+    batches = RealBatches(dataset, parameters.real_batch, seed, parameters)
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
@@ -130,12 +131,14 @@ def _distil_size(
     plain = inner_recipe(parameters, ipc, len(labels))
     families = augment.STRATEGIES[parameters.augmentation]
     draws, watch = generator("matching augmentation", seed), Watch()
+    plateau = Plateau(parameters)
     for iteration in range(iterations):
         network, changes = draw_one(choices, "matching configuration", seed, iteration)
         inner = replace(plain, **changes) if plain else None
         fresh = generator("matching weights", seed, iteration)
         theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
+        values: list[torch.Tensor] = []
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
@@ -143,15 +146,19 @@ def _distil_size(
                 theta = with_batch_seen(network, theta, dataset.train.images[rows])
             optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
-            value = match(dataset, network, theta, next(batches), images, drawn)
+            batch = batches.draw(network, theta)
+            value = match(dataset, network, theta, batch, images, drawn)
             watch.see(value.isfinite(), DivergedError(step, "the matching loss"))
             if parameters.average == "geometric":
                 images.grad /= value + TINY
             optimiser.step()
+            values.append(value)
             if inner and outer < outer_steps - 1:
                 error = DivergedError(step, "the loss of the network trained on S")
                 see = partial(_see_inner, watch, error)
                 theta = train(network, theta, images.detach(), labels, inner, stream, see)
+        if plateau.reached(torch.stack(values).mean()):
+            break
     watch.see(images.isfinite().all(), DivergedError(iterations * outer_steps, "a pixel"))
     watch.check()
     return images

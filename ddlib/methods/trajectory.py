@@ -15,9 +15,10 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
+from ddlib.methods.acceleration import Plateau, Stopping
 from ddlib.methods.common import INITIALISATIONS, finished, initial_images, synthetic_labels
 from ddlib.networks import Network, Theta, initial_parameters, logits
-from ddlib.parameters import ByIpc, Parameters, at_ipc, setting
+from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, Watch, batches, training_steps
 
@@ -28,7 +29,7 @@ Step = tuple[torch.Tensor, augment.Draw]
 
 
 @dataclass(frozen=True)
-class TrajectoryMatching(Parameters):
+class TrajectoryMatching(Stopping):
     """Defaults are the author's for CIFAR-10 (Cazenavette et al., CVPR 2022), as tables by ipc.
 
     The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size is
@@ -153,6 +154,7 @@ def _distil_size(
     optimiser = torch.optim.SGD(groups, momentum=parameters.momentum)
     iterations = round(at_ipc(parameters.iterations, ipc))
     starts, watch = generator("expert starts", seed), Watch()
+    plateau = Plateau(parameters)
     for iteration in range(iterations):
         drawn = _draw_pair(experts, parameters, ipc, starts)
         pair = (send(weights, images.device).to(images.dtype) for weights in drawn)
@@ -162,6 +164,8 @@ def _distil_size(
         optimiser.step()
         fell = DivergedError(iteration, "the learned step size", "fell to zero or below")
         watch.see(~(step_size <= 0), fell)  # one that is no number shows in the next loss
+        if plateau.reached(loss):
+            break
     for values, what in ((images, "a pixel"), (step_size, "the learned step size")):
         watch.see(values.isfinite().all(), DivergedError(iterations, what))
     watch.check()

@@ -11,6 +11,7 @@ from ddlib.networks import build, initial_parameters
 from ddlib.training import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
+OFF = {"pool": 0, "representatives": 0, "keep": 10, "plateau": 0.0, "window": 100}
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def test_defaults_are_the_published_ones():
         "augmentation": "dsa",
         "configurations": [],
         "average": "arithmetic",
+        **OFF,
     }
 
 
@@ -299,6 +301,7 @@ def test_the_set_says_what_made_it(tiny, network):
         "augmentation": "none",
         "configurations": [],
         "average": "arithmetic",
+        **OFF,
     }
     assert not made.images.requires_grad
 
