@@ -1,5 +1,6 @@
 """A study under way: what waits for what, what other processes are making, and what is done."""
 
+import itertools
 import json
 import sys
 import time
@@ -293,9 +294,11 @@ class Running:
         # before sets that are still to be distilled: done is done.
         plan, name = self.plan, trial.configuration
         job = work.evaluate, plan.context, synthetic, plan.configurations[name], trial.seed
+        numbers = list(range(plan.settings.evaluations))
+        alone = plan.context.device == "cpu"  # an accelerator trains all of them together
         networks_trained = [
-            self.client.submit(*job, number, self._body(name), pure=False, priority=1)
-            for number in range(plan.settings.evaluations)
+            self.client.submit(*job, some, self._body(name), pure=False, priority=1)
+            for some in ([[number] for number in numbers] if alone else [numbers])
         ]
         self._submit(partial(self._save_trial, trial), list, networks_trained, priority=1)
 
@@ -304,7 +307,7 @@ class Running:
             self._fail_trial(trial, future.exception())
             return
         scores, seconds = zip(*future.result(), strict=True)
-        self._save(trial, {**success(scores), "seconds": sum(seconds)})
+        self._save(trial, {**success(itertools.chain(*scores)), "seconds": sum(seconds)})
 
     def _fail_trial(self, trial: "Trial", error: BaseException) -> None:
         self._save(trial, {**failure(error), "seconds": None})

@@ -233,21 +233,26 @@ def advance(
 
     images: (N, channels, H, W); labels: (N,). The augmentation is drawn from `generator`.
     """
-    images, others, kept = _augmented(images, recipe.augmentation, generator)
+    images, others, kept = augmented(images, recipe.augmentation, generator)
     scores = logits(network, theta, images, training=True)
     loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
     if others is not None:
         other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
         loss = kept * loss + (1 - kept) * other
-    factor = SCHEDULES[recipe.schedule](step / recipe.steps)
-    optimiser.param_groups[0]["lr"] = recipe.learning_rate * factor
+    set_rate(optimiser, recipe, step)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     return loss.detach()
 
 
-def _augmented(
+def set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+    """Give the optimiser the learning rate of step number `step` of the recipe."""
+    factor = SCHEDULES[recipe.schedule](step / recipe.steps)
+    optimiser.param_groups[0]["lr"] = recipe.learning_rate * factor
+
+
+def augmented(
     images: torch.Tensor, augmentation: str, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor | None, float]:
     """Return images to train on, whose labels count for a share too (None: nobody's), and theirs.
@@ -306,7 +311,7 @@ def train_and_score(
 
     `seed` names the initial weights, unless `theta` gives them, the batch order and the
     augmentation; sets that are compared under one seed start from the same weights. Seeds run one
-    after another in a worker process each: stacking their weights (torch.func.vmap) turns
+    after another in a worker process each: stacking their weights (`ddlib.together`) turns
     convolutions into grouped ones, 2 to 3 times slower at k >= 100 on a CPU and no faster at
     k = 10.
     """

@@ -25,7 +25,8 @@ from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Score, final_score, train_and_score
+from ddlib.together import train_and_score_all
+from ddlib.training import DivergedError, Score, final_score
 
 
 class UnfitWorkerError(RuntimeError):
@@ -173,22 +174,21 @@ def evaluate(
     synthetic: DistilledSet,
     configuration: Configuration,
     seed: int,
-    number: int,
+    numbers: Sequence[int],
     body: Path | bytes | None,
-) -> tuple[Score, float]:
-    """Return the score of the network `number` trained on a distilled set, and the seconds.
+) -> tuple[list[Score], float]:
+    """Return the scores of the networks `numbers` trained on a distilled set, and the seconds.
 
     body: the pretrained body that the configuration starts from, if any: its file or its content.
     """
     dataset, network = _open(context, configuration)
     start = time.perf_counter()
     images, labels = synthetic.images.to(context.device), synthetic.labels.to(context.device)
-    seeds = (seed, number)
-    theta = _initial(context, network, configuration, seeds, body)
-    result = train_and_score(
-        network, images, labels, dataset.test, configuration.recipe, seeds, theta
-    )
-    return result, time.perf_counter() - start
+    seeds = [(seed, number) for number in numbers]
+    thetas = [_initial(context, network, configuration, each, body) for each in seeds]
+    recipe = configuration.recipe
+    scores = train_and_score_all(network, images, labels, dataset.test, recipe, seeds, thetas)
+    return scores, time.perf_counter() - start
 
 
 @in_precision

@@ -19,7 +19,7 @@ from ddlib.configurations import (
 )
 from ddlib.data import Split, load
 from ddlib.seeds import generator
-from ddlib.training import OPTIMISERS, Recipe, _augmented, train
+from ddlib.training import OPTIMISERS, Recipe, augmented, train
 
 MLP = {"name": "mlp", "width": 10, "depth": 2}
 CONVNET = {"name": "convnet", "width": 4, "depth": 1}
@@ -193,7 +193,7 @@ def test_a_mixed_image_counts_for_the_labels_of_both(augmentation):
     images = torch.cat([torch.ones(8, 1, 10, 10), torch.zeros(8, 1, 10, 10)])
     kept_shares = []
     for seed in range(40):
-        mixed, others, kept = _augmented(images, augmentation, generator("mix", seed))
+        mixed, others, kept = augmented(images, augmentation, generator("mix", seed))
         expected = kept * images.mean((1, 2, 3)) + (1 - kept) * images[others].mean((1, 2, 3))
         assert torch.allclose(mixed.mean((1, 2, 3)), expected, atol=1e-6)
         assert 0 <= kept <= 1
@@ -204,7 +204,7 @@ def test_a_mixed_image_counts_for_the_labels_of_both(augmentation):
 
 def test_flip_and_crop_are_both_applied():
     row = torch.arange(16.0).expand(64, 1, 16, 16).contiguous() + 1
-    seen, others, _ = _augmented(row, "flip_crop", generator("both"))
+    seen, others, _ = augmented(row, "flip_crop", generator("both"))
     assert others is None
     kinds = Counter()
     for image in seen:

@@ -1,0 +1,107 @@
+"""Networks trained together are what they are one after another."""
+
+from dataclasses import replace
+
+import pytest
+from accelerator import There, accelerator, moved
+
+from ddlib import together, zoo
+from ddlib.networks import build, initial_parameters
+from ddlib.seeds import generator
+from ddlib.together import train_and_score_all
+from ddlib.training import AUGMENTATIONS, OPTIMISERS, DivergedError, Recipe, train_and_score
+
+SEEDS = [(3, 0), (3, 1), (3, 2)]
+CONVNET = {"name": "convnet", "width": 4, "depth": 2}
+
+
+def in_float64(dataset):
+    """Return the data set in numbers in which another order of sums shows nowhere."""
+    splits = {
+        name: replace(split, images=split.images.double())
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    return replace(dataset, **splits)
+
+
+def prepared(dataset, shape):
+    network = build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    fresh = [initial_parameters(network, generator("evaluation weights", seed)) for seed in SEEDS]
+    thetas = [{name: value.double() for name, value in theta.items()} for theta in fresh]
+    return network, thetas, in_float64(dataset)
+
+
+def train_there(dataset, recipe, shape=CONVNET):
+    """Return the scores of three networks trained together elsewhere, and how often that waited."""
+    network, thetas, dataset = prepared(dataset, shape)
+    with accelerator() as on:
+        there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
+        dataset = moved(dataset)
+        images, labels = dataset.train.images[:21], dataset.train.labels[:21]
+        given = network, images, labels, dataset.test, recipe
+        return train_and_score_all(*given, SEEDS, there), sum(on.waits.values())
+
+
+def train_here(dataset, recipe, shape=CONVNET):
+    """Return the scores of the same networks one after another on a processor."""
+    network, thetas, dataset = prepared(dataset, shape)
+    images, labels = dataset.train.images[:21], dataset.train.labels[:21]
+    given = network, images, labels, dataset.test, recipe
+    return [train_and_score(*given, *own) for own in zip(SEEDS, thetas, strict=True)]
+
+
+def agree(dataset, recipe, shape=CONVNET):
+    made, alone = train_there(dataset, recipe, shape)[0], train_here(dataset, recipe, shape)
+    assert len(made) == len(alone)
+    for ours, theirs in zip(made, alone, strict=True):
+        assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-9)
+        assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
+    assert len({score.cross_entropy for score in alone}) == len(alone)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
+    recipe = Recipe(steps=6, batch_size=8, augmentation=augmentation, label_smoothing=0.1)
+    agree(tiny, recipe)
+
+
+def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
+    sizes, train = [], together._train
+    monkeypatch.setattr(together, "ACCELERATOR_CHUNK", 16)
+    monkeypatch.setattr(
+        together, "_train", lambda *given: sizes.append(len(given[4])) or train(*given)
+    )
+    recipe = Recipe(steps=2, batch_size=8)
+    agree(tiny, recipe)
+    assert sizes == [2, 1]
+
+
+def test_training_together_waits_for_no_step(tiny):
+    few, many = (train_there(tiny, Recipe(steps=n, batch_size=8))[1] for n in (3, 30))
+    assert few == many == 3  # for the losses, for what is right, and for the nats
+
+
+def test_one_that_diverges_ends_them_all(tiny):
+    with pytest.raises(DivergedError, match="the training loss stopped being a finite number at"):
+        train_there(tiny, Recipe(steps=9, batch_size=8, learning_rate=1e30))
+
+
+def test_a_processor_trains_one_after_another(tiny, monkeypatch):
+    network = build("mlp", tiny.image_shape, 3, width=8)
+    thetas = [initial_parameters(network, generator("weights", seed)) for seed in SEEDS]
+    given = network, tiny.train.images, tiny.train.labels, tiny.test, Recipe(steps=3)
+    monkeypatch.setattr(together, "_train", None)
+    made = train_and_score_all(*given, SEEDS, thetas)
+    assert made == [train_and_score(*given, *own) for own in zip(SEEDS, thetas, strict=True)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
+    recipe = Recipe(steps=6, batch_size=8, optimizer=optimizer, schedule="step")
+    agree(tiny, recipe, {"name": "mlp", "width": 8})
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
+    options = {"vit": {"width": 12}, "lenet": {}, "alexnet": {}}.get(name, {"width": 4})
+    agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
