@@ -83,22 +83,27 @@ def describe(token: Path) -> tuple[str, bool]:
     return code(), token.exists()
 
 
+def seconds(context: Context) -> float:
+    """Return a time of which differences count: a processor's own, whatever else it is at."""
+    return time.thread_time() if context.device == "cpu" else time.perf_counter()
+
+
 @in_precision
 def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, float]:
     """Return what `METHODS[method].preparation` shares over sizes and seeds, and the seconds."""
     dataset, network = _open(context)
-    start = time.perf_counter()
+    start = seconds(context)
     content = METHODS[method].preparation.make(dataset, network, job)
-    return content, time.perf_counter() - start
+    return content, seconds(context) - start
 
 
 @in_precision
 def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, float]:
     """Return the pretrained body that a configuration starts from, and the seconds."""
     dataset, _ = _open(context)
-    start = time.perf_counter()
+    start = seconds(context)
     content = configurations.pretrain(dataset, configuration)
-    return content, time.perf_counter() - start
+    return content, seconds(context) - start
 
 
 def pass_on(content: bytes) -> bytes:
@@ -156,16 +161,16 @@ def distil(
     prepared: the files of `prepare`, or their content where the worker does not see them.
     """
     dataset, network = _open(context)
-    start = time.perf_counter()
+    start = seconds(context)
     entry = METHODS[method]
     more = [[as_file(each) for each in prepared]] if entry.preparation else []
     outcomes = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
-    seconds = time.perf_counter() - start
+    taken = seconds(context) - start
     shape = json.loads(context.network)
     for ipc, outcome in outcomes.items():
         if isinstance(outcome, DistilledSet):
             outcomes[ipc] = replace(outcome, network=shape)
-    return outcomes, seconds
+    return outcomes, taken
 
 
 @in_precision
@@ -182,13 +187,13 @@ def evaluate(
     body: the pretrained body that the configuration starts from, if any: its file or its content.
     """
     dataset, network = _open(context, configuration)
-    start = time.perf_counter()
+    start = seconds(context)
     images, labels = synthetic.images.to(context.device), synthetic.labels.to(context.device)
     seeds = [(seed, number) for number in numbers]
     thetas = [_initial(context, network, configuration, each, body) for each in seeds]
     recipe = configuration.recipe
     scores = train_and_score_all(network, images, labels, dataset.test, recipe, seeds, thetas)
-    return scores, time.perf_counter() - start
+    return scores, seconds(context) - start
 
 
 @in_precision

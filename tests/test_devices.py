@@ -1,5 +1,6 @@
 """Everything on a pretended accelerator: the CPU's numbers, one device, and hardly a wait."""
 
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -19,7 +20,7 @@ from ddlib.networks import build, embed, initial_parameters
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
-from ddlib.work import Context, in_precision
+from ddlib.work import Context, in_precision, seconds
 
 CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
 
@@ -253,3 +254,11 @@ def test_a_job_computes_with_the_precision_of_its_context():
 
     for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         assert job(Context("data", "network", "digest", "copy", "cpu", name, "code")) == kind
+
+
+def test_a_processor_counts_its_own_seconds_and_an_accelerator_those_that_pass():
+    for device, least, most in (("cpu", 0, 0.1), ("cuda", 0.2, 60)):
+        context = Context("data", "network", "digest", "copy", device, "float32", "code")
+        start = seconds(context)
+        time.sleep(0.2)
+        assert least <= seconds(context) - start < most
