@@ -120,7 +120,7 @@ def all_cases(scale: Scale) -> Iterator[Case]:
 
 def real_side(setting: Setting) -> Case:
     """The features of DM's real batch, which is all of its real side."""
-    rows = torch.cat(_first_rows(setting))
+    rows = torch.cat(first_rows(setting))
     images, count = setting.dataset.train.images[rows], setting.scale.real_batch
 
     @torch.no_grad()
@@ -145,7 +145,7 @@ def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> C
         moved = []
         for ipc in ipcs:
             images = initial_images(setting.dataset, ipc, "real", SEED).requires_grad_()
-            network, rows = setting.convnet(setting.theta), _first_rows(setting)
+            network, rows = setting.convnet(setting.theta), first_rows(setting)
             reference.match_distributions(network, setting.dataset, rows, images, drawn)
             moved.append(-RATE * images.grad)
         return torch.cat(moved)
@@ -161,7 +161,7 @@ def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
         images = initial_images(setting.dataset, ipc, "real", SEED).requires_grad_()
         draws, families = generator("matching augmentation", SEED), augment.STRATEGIES[strategy]
         drawn = [augment.draw(families, 1, draws) for _ in setting.dataset.classes]
-        network, rows = setting.convnet(setting.theta), _first_rows(setting)
+        network, rows = setting.convnet(setting.theta), first_rows(setting)
         reference.match_gradients(network, setting.dataset, rows, images, drawn)
         return -RATE * images.grad
 
@@ -184,7 +184,7 @@ def _moves(
     return torch.cat([made[ipc].images - start for ipc, start in zip(ipcs, starts, strict=True)])
 
 
-def _first_rows(setting: Setting) -> list[torch.Tensor]:
+def first_rows(setting: Setting) -> list[torch.Tensor]:
     """Return the rows that the library draws in a method's first iteration, class by class."""
     return next(real_batches(setting.dataset, setting.scale.real_batch, generator("real", SEED)))
 

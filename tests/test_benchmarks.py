@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import machine
+from benchmarks import compiled, machine
 from benchmarks.__main__ import line, main, measure
 from benchmarks.cases import (
     QUICK,
@@ -16,6 +16,7 @@ from benchmarks.cases import (
     gradient_matching,
     make_setting,
 )
+from benchmarks.compiled import Earned
 from ddlib.networks import embed, logits
 
 
@@ -98,3 +99,16 @@ def test_in_float64_both_ways_to_match_are_equal(data, method):
     assert ours.dtype == torch.float64
     assert theirs.abs().max() > 1e-6
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_compiling_is_earned_back_by_what_each_iteration_saves():
+    assert Earned(6.0, [2.0, 3.0, 2.5], [2.0, 1.5, 1.0]).iterations == 6
+    assert Earned(6.0, [2.0], [2.0]).iterations == float("inf")
+
+
+@pytest.mark.parametrize("data", SHAPES)
+def test_a_compiled_real_side_is_measured(data):
+    earned = compiled.measure(QUICK, data, backend="eager")  # what needs no C++ compiler
+    assert len(earned.plain) == len(earned.compiled) == 3
+    assert min(earned.compiling, *earned.plain, *earned.compiled) > 0
+    assert compiled.line(data, earned).split()[0] == data

@@ -1,0 +1,100 @@
+"""Whether torch.compile pays on DM's real side: `python -m benchmarks.compiled`.
+
+It needs a C++ compiler. Prints seconds to compile, seconds a real side with and without, and the
+iterations after which the compilation is earned back.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.func import functional_call
+
+from benchmarks import machine
+from benchmarks.cases import QUICK, SHAPES, Scale, first_rows, make_setting
+from ddlib.networks import CHUNK, Theta, embed
+from ddlib.zoo import Network
+
+LINE = "{:8} {:>10} {:>9} {:>9} {:>19} {:>11}"
+HEAD = ("data", "compile s", "plain s", "made s", "ratio", "iterations")
+
+
+@dataclass(frozen=True)
+class Earned:
+    """Seconds to compile, and of real sides without and with it, in turn."""
+
+    compiling: float
+    plain: list[float]
+    compiled: list[float]
+
+    @property
+    def iterations(self) -> float:
+        """How many it takes until compiling is earned back; infinite if it never is."""
+        saved = statistics.median(self.plain) - statistics.median(self.compiled)
+        return self.compiling / saved if saved > 0 else float("inf")
+
+
+@torch.no_grad()
+def measure(scale: Scale, data: str, backend: str = "inductor") -> Earned:
+    """Time the real side both ways; AssertionError where the features are apart.
+
+    backend: of torch.compile. What it made in an earlier run is not used, so that compiling counts.
+    """
+    machine.keep_memory(scale.memory)
+    setting = make_setting(scale, data)
+    images = setting.dataset.train.images[torch.cat(first_rows(setting))]
+    body = {name[5:]: value for name, value in setting.theta.items() if name.startswith("body.")}
+    torch.compiler.reset()
+    made = torch.compile(partial(_pass, setting.network), backend=backend, dynamic=False)
+    start = time.perf_counter()
+    with torch._inductor.utils.fresh_inductor_cache():
+        for rest in {CHUNK, len(images) % CHUNK} - {0}:  # each shape is compiled by itself
+            made(body, images[:rest])
+    compiling = time.perf_counter() - start
+
+    def compiled() -> torch.Tensor:
+        return torch.cat([made(body, part) for part in images.split(CHUNK)])
+
+    def plain() -> torch.Tensor:
+        return embed(setting.network, setting.theta, images)
+
+    torch.testing.assert_close(compiled(), plain(), rtol=1e-4, atol=1e-4)
+    taken: list[tuple[float, float]] = [
+        (machine.seconds(plain), machine.seconds(compiled)) for _ in range(max(3, scale.repeats))
+    ]
+    return Earned(compiling, *map(list, zip(*taken, strict=True)))
+
+
+def _pass(network: Network, body: Theta, images: torch.Tensor) -> torch.Tensor:
+    return functional_call(network.body, body, (images,)).flatten(1)
+
+
+def line(data: str, earned: Earned) -> str:
+    """Return a row of the printed table; ratios are medians with their range."""
+    ratios = [a / b for a, b in zip(earned.plain, earned.compiled, strict=True)]
+    return LINE.format(
+        *(data, f"{earned.compiling:.1f}"),
+        *(f"{statistics.median(each):.3f}" for each in (earned.plain, earned.compiled)),
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+        f"{earned.iterations:.0f}",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure both data sets, a line each."""
+    parser = argparse.ArgumentParser(prog="benchmarks.compiled", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small: to see that it works")
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    print(LINE.format(*HEAD))
+    for data in SHAPES:
+        print(line(data, measure(QUICK if asked.quick else Scale(), data)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
