@@ -16,8 +16,8 @@ from benchmarks import machine, processes
 from benchmarks.cases import QUICK, Case, Scale, all_cases
 from ddlib.files import from_root, write_atomically
 
-LINE = "{:34} {:8} {:>9} {:>8} {:>19} {:>19} {:>6}"
-HEAD = ("case", "data", "theirs s", "ours s", "ratio", "memory kept", "limit")
+LINE = "{:34} {:8} {:>9} {:>8} {:>19} {:>19} {:>6} {:>8}"
+HEAD = ("case", "data", "theirs s", "ours s", "ratio", "memory kept", "limit", "at most")
 
 
 def measure(case: Case, repeats: int, memory: int = 0) -> dict[str, Any]:
@@ -45,14 +45,18 @@ def measure(case: Case, repeats: int, memory: int = 0) -> dict[str, Any]:
 
 
 def line(record: dict[str, Any]) -> str:
-    """Return a row of the printed table; ratios are medians with their range."""
+    """Return a row of the printed table; ratios are medians with their range.
+
+    The last column is the ratio that a library at the machine's limit would have.
+    """
     taken, least = record["seconds"], record["least_seconds"]
     ours = statistics.median(taken["ours"])
     share = f"{least / min(taken['ours']):.0%}" if least else ""  # both are bests
     ratios = [_ratio(taken[name], taken["ours"]) for name in ("reference", "reference_kept")]
     theirs = statistics.median(taken["reference"] or taken["reference_kept"])
+    most = f"{theirs / least:.2f}" if least else ""
     return LINE.format(
-        *(record["case"], record["data"], f"{theirs:.3f}", f"{ours:.3f}"), *ratios, share
+        *(record["case"], record["data"], f"{theirs:.3f}", f"{ours:.3f}"), *ratios, share, most
     )
 
 

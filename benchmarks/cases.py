@@ -79,6 +79,11 @@ class Setting:
     def strategy(self) -> str:
         return "dsa_no_flip" if self.data == "mnist" else "dsa"
 
+    def least(self, passed: int, trained: int) -> Callable[[], float]:
+        """The seconds that images take at least, forward, and forward and back."""
+        shape = SHAPES[self.data]
+        return partial(machine.least_seconds, self.theta, shape, passed, trained)
+
     def convnet(self, theta: Theta) -> reference.ConvNet:
         return reference.ConvNet(theta, self.padding)
 
@@ -132,8 +137,7 @@ def real_side(setting: Setting) -> Case:
     def ours() -> torch.Tensor:
         return embed(setting.network, setting.theta, images)
 
-    least = partial(machine.least_seconds, setting.theta, SHAPES[setting.data], len(images))
-    return Case("DM real side", setting.data, theirs, ours, least=least)
+    return Case("DM real side", setting.data, theirs, ours, least=setting.least(len(images), 0))
 
 
 def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> Case:
@@ -150,7 +154,10 @@ def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> C
             moved.append(-RATE * images.grad)
         return torch.cat(moved)
 
-    return Case(name, setting.data, theirs, lambda: _moves(setting, "dm", ipcs, setting.strategy))
+    scale = setting.scale
+    least = setting.least(scale.classes * scale.real_batch, scale.classes * sum(ipcs))
+    ours = partial(_moves, setting, "dm", ipcs, setting.strategy)
+    return Case(name, setting.data, theirs, ours, least=least)
 
 
 def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
@@ -167,9 +174,10 @@ def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
 
     name = f"{method.upper()} outer step"
     once = {"outer_steps": 1, "inner_epochs": 0}
-    return Case(
-        name, setting.data, theirs, lambda: _moves(setting, method, [ipc], strategy, **once)
-    )
+    ours = partial(_moves, setting, method, [ipc], strategy, **once)
+    # A gradient's own gradient takes at least as long as the gradient.
+    least = setting.least(0, setting.scale.classes * (setting.scale.real_batch + 2 * ipc))
+    return Case(name, setting.data, theirs, ours, least=least)
 
 
 def _moves(
@@ -215,7 +223,9 @@ def evaluation(setting: Setting) -> Case:
         ]
         return _table(scores)
 
-    return Case(f"evaluation of {scale.networks} networks", setting.data, theirs, ours)
+    trained = scale.networks * scale.steps * scale.classes * scale.ipc
+    least = setting.least(scale.networks * scale.test, trained)
+    return Case(f"evaluation of {scale.networks} networks", setting.data, theirs, ours, least=least)
 
 
 def test_pass(setting: Setting) -> Case:
@@ -223,12 +233,11 @@ def test_pass(setting: Setting) -> Case:
     train = setting.dataset.train
     count = 10 * setting.scale.real_batch
     split = Split(train.images[:count], train.labels[:count])
-    least = partial(machine.least_seconds, setting.theta, SHAPES[setting.data], len(split.labels))
     return Case(
         *("test pass", setting.data),
         lambda: reference.test(setting.convnet(setting.theta), split),
         lambda: _table([score(setting.network, setting.theta, split)])[0],
-        least=least,
+        least=setting.least(len(split.labels), 0),
     )
 
 

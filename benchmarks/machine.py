@@ -3,6 +3,7 @@
 import ctypes
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -40,34 +41,53 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def least_seconds(theta: Theta, image_shape: tuple[int, int, int], count: int) -> float:
-    """Return the least time in which `count` images pass the body of a ConvNet of three blocks.
+def least_seconds(
+    theta: Theta, image_shape: tuple[int, int, int], passed: int, trained: int = 0
+) -> float:
+    """Return the least time in which images pass the body of a ConvNet of three blocks.
 
-    A layer's convolution in the faster of two memory layouts, over BATCHES, plus one pass over
-    what it gives, read and written in place. No layer can do with less, unless it is fused with
-    the next one; norm and pooling count as that one pass.
+    `passed` images pass it forward; `trained` ones forward, and back to the gradients of all
+    weights. A layer's convolution, or the two of its gradients, in the faster of two memory
+    layouts, over BATCHES, plus one pass over what it gives, read and written in place. No layer
+    can do with less, unless it is fused with the next one; norm and pooling count as that one pass.
     """
     keep_memory()
     total, (_, height, width) = 0.0, image_shape
     height, width = (8 * -(-size // 8) for size in (height, width))
     for number in (0, 4, 8):
         weight = theta[f"body.{number}.weight"]
-        total += count * min(_layer_seconds(weight, height, width))
+        seconds_each = list(_layer_seconds(weight, height, width, trained > 0, first=number == 0))
+        forward, backward = (min(each) for each in zip(*seconds_each, strict=True))
+        total += (passed + trained) * forward + trained * backward
         height, width = height // 2, width // 2
     return total
 
 
-def _layer_seconds(weight: torch.Tensor, height: int, width: int) -> Iterable[float]:
-    """Yield the seconds an image of a convolution and a pass over its result, best of a few."""
+def _layer_seconds(
+    weight: torch.Tensor, height: int, width: int, backward: bool, first: bool
+) -> Iterable[tuple[float, float]]:
+    """Yield the seconds an image of a convolution, forward and back, best of a few.
+
+    Each comes with a pass over its result. The first layer has no gradient of its input.
+    """
     stream = torch.Generator().manual_seed(0)
     for batch in BATCHES:
         images = torch.randn(batch, weight.shape[1], height, width, generator=stream)
         for layout in (torch.contiguous_format, torch.channels_last):
-            given = [tensor.contiguous(memory_format=layout) for tensor in (images, weight)]
-            given.append(weight.new_zeros(len(weight)))
-            made = F.conv2d(*given, padding=1)
-            convolution = min(
-                seconds(lambda g=given: F.conv2d(*g, padding=1)) for _ in range(REPEATS)
+            x, w = (tensor.contiguous(memory_format=layout) for tensor in (images, weight))
+            bias = weight.new_zeros(len(weight))
+            made = F.conv2d(x, w, bias, padding=1)
+            options = [len(weight)], (1, 1), (1, 1), (1, 1), False, (0, 0), 1
+            back = partial(
+                torch.ops.aten.convolution_backward,
+                *(made, x, w),
+                *options,
+                [not first, True, True],
             )
-            passing = min(seconds(made.relu_) for _ in range(REPEATS))
-            yield (convolution + passing) / batch
+            passing = _best(made.relu_)
+            forward = _best(partial(F.conv2d, x, w, bias, padding=1)) + passing
+            yield forward / batch, (_best(back) + passing) / batch if backward else 0.0
+
+
+def _best(run: Callable[[], object]) -> float:
+    return min(seconds(run) for _ in range(REPEATS))

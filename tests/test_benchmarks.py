@@ -72,7 +72,7 @@ def test_ratios_are_of_runs_side_by_side_and_the_share_is_of_the_best():
     printed = line({"case": "c", "data": "d", "seconds": seconds, "least_seconds": 1.5})
     assert printed.split() == [
         *("c", "d", "6.000", "2.000"),
-        *("3.00", "(2.00-3.00)", "1.50", "(1.00-2.00)", "75%"),
+        *("3.00", "(2.00-3.00)", "1.50", "(1.00-2.00)", "75%", "4.00"),
     ]
 
 
@@ -80,6 +80,8 @@ def test_the_least_time_grows_with_the_number_of_images():
     theta = make_setting(QUICK, "mnist").theta
     one, ten = (machine.least_seconds(theta, SHAPES["mnist"], count) for count in (1, 10))
     assert 0 < one < ten
+    trained = machine.least_seconds(theta, SHAPES["mnist"], 0, 10)
+    assert trained > 1.2 * ten
 
 
 @pytest.mark.parametrize("data", SHAPES)
