@@ -37,7 +37,7 @@ result = study.run(read_settings(notebook_parameters(globals())))
 print("trials:", len(result.trials))
 """
 
-
+READS = "# as notebook 04 does: read_theory(settings)"
 PARTLY = """
 # in the place of study.run(...)
 import pandas as pd
@@ -178,7 +178,7 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
 
 @pytest.mark.slow
 def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, run):
-    project.notebook("01_reads", "print(1)")
+    project.notebook("01_reads", READS)
     project.notebook("02_broken", "raise ValueError('no')")
     project.notebook("03_fine", "from pathlib import Path; Path('done').touch()")
     project.parameters("reads/broken", theory={"coverage": "results/broken/x"})
@@ -321,7 +321,7 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
 
 
 def test_runs_that_read_each_other_are_refused(project, run):
-    project.notebook("01_study", RUN)
+    project.notebook("01_study", READS)
     for name, other in {"one": "two", "two": "three", "three": "one", "four": "one"}.items():
         project.parameters(f"study/{name}", theory={"coverage": f"results/study/{other}"})
     sentence, printed = run("parameters")

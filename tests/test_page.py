@@ -144,7 +144,7 @@ def test_a_stopped_run_says_so_at_the_top(convert):
     failed = new_code_cell("run()", outputs=[error], execution_count=7, id="failed")
     soup = convert(note, new_markdown_cell("# Question"), failed, new_code_cell("never()"))
     banner = soup.main.find(True)
-    assert banner.text == "This run stopped with an error in cell 7: ValueError: ipc <= 500"
+    assert banner.text == "This run stopped in cell 7: ValueError: ipc <= 500"
     assert soup.find(id=banner.a["href"].removeprefix("#")).find("pre").text.strip() == "run()"
     assert "An Exception" not in soup.text
     assert soup.title.text == "Question"

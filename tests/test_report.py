@@ -24,7 +24,11 @@ def write(results, folder: str, name: str, *outputs, data: str = "digits", run: 
         *(new_markdown_cell(f"# Is {name} a question?"), new_markdown_cell(BAR)),
         new_code_cell("draw()", execution_count=1 if run else None, outputs=list(outputs)),
         new_markdown_cell("## Reading\n\nComputed."),
-        new_code_cell("read()", outputs=[new_output("display_data", {"text/markdown": READING})]),
+        new_code_cell(
+            "read()",
+            execution_count=2 if run else None,
+            outputs=[new_output("display_data", {"text/markdown": READING})],
+        ),
     ]
     made = {"parameters": {"data": {"name": data}}, "duration": 61.7}
     path = results / folder / f"{name}.ipynb"
@@ -62,7 +66,7 @@ def test_the_index_tells_every_run(results):
     assert rows[0].th.text == "Is 01_one a question?01_one, one/night"
     assert [row("td")[0].text for row in rows] == ["mnist", "digits", "digits", "digits"]
     assert rows[0]("td")[1].get_text(" ").split() == ["ok", "62", "s"]
-    assert "failed in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[1].text
+    assert "stopped in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[1].text
     assert [p.text for p in rows[0]("p")] == [
         "dm. The exponent is b = 0.5 (0.4 to 0.6), so the law survives.",
         "random. It falls faster: b = 0.8.",
