@@ -6,6 +6,7 @@ import nbformat
 import pytest
 import yaml
 
+from ddlib import page
 from ddlib.execute import main
 
 GIVEN = {
@@ -59,7 +60,10 @@ def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp
         (folder / name).write_text("of the last run")
     with pytest.raises(SystemExit, match="process died in cell 3, perhaps for want of"):
         run("import os\nos._exit(9)")
-    assert "of the last run" not in (folder / "question.html").read_text()
+    text = (folder / "question.html").read_text()
+    assert "of the last run" not in text
+    assert "This run stopped in" in text
+    assert page.failure(nbformat.read(folder / "question.ipynb", 4))[::2] == (3, page.NO_END)
     assert not (folder / "run.json").exists()
 
 

@@ -141,6 +141,39 @@ def test_a_report_that_fails_leaves_the_last_one(results, monkeypatch):
     assert not (index.parent / "five").exists()
 
 
+@pytest.mark.slow
+def test_a_run_under_way_or_killed_is_not_called_ok(tmp_path):
+    results = tmp_path / "results"
+    cells = [
+        new_code_cell("k = None", metadata={"tags": ["parameters"]}),
+        new_code_cell("import time; time.sleep(600)"),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = tmp_path / "01_long.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), notebook)
+    (tmp_path / "mine.yaml").write_text(f"studies: []\nresults: {results}/long/one\n")
+
+    def told() -> str:
+        try:
+            [row] = soup(report.write_report(results)).tbody("tr")
+        except FileNotFoundError:
+            return ""
+        return row("td")[1].text.strip()
+
+    command = [sys.executable, "-m", "ddlib.execute", notebook, tmp_path / "mine.yaml"]
+    results.mkdir()
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 60
+            while not told().startswith("stopped in cell 3") and time.monotonic() < end:
+                time.sleep(0.2)
+            under_way, running = told(), process.poll() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert running
+    assert under_way == told() == f"stopped in cell 3: {page.NO_END}"
+
+
 def test_nothing_to_show_is_said(tmp_path):
     with pytest.raises(SystemExit, match=r"no executed notebook lies below .*; run one first"):
         report.main([str(tmp_path)])

@@ -887,6 +887,25 @@ def test_a_refused_change_leaves_the_settings_of_the_last_run(finished):
     assert (finished.folder / "settings.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["alone", "connect"])
+def test_settings_are_replaced_with_the_tables_they_belong_to(finished, tmp_path, monkeypatch, name):
+    """Here another study waits for its folder in vain, or for workers."""
+
+    def give_up(*_):
+        raise KeyboardInterrupt
+
+    folder = finished.copy(tmp_path)
+    before = [(folder / name).read_bytes() for name in ("settings.json", "trials.parquet")]
+    with monkeypatch.context() as patched:
+        patched.setattr(study, name, give_up)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(settings(folder, seeds=1, k=[9]))
+    assert [(folder / n).read_bytes() for n in ("settings.json", "trials.parquet")] == before
+    study.run(settings(folder, seeds=1, workers=1))
+    assert json.loads((folder / "settings.json").read_text())["seeds"] == 1
+    assert set(pd.read_parquet(folder / "trials.parquet")["seed"]) == {0}
+
+
 @pytest.mark.usefixtures("no_workers")
 @pytest.mark.parametrize("name", ["results", "cache"])
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
