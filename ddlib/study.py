@@ -296,7 +296,7 @@ def prepare(settings: Settings) -> Plan:
         _check_fits(name, configuration, dataset)
     ipcs = read_ipcs(settings.k, dataset)
     folder, cache = from_root(settings.results), from_root(settings.cache)
-    for place in (folder, cache):
+    for place in (cache, folder):
         check_writable(place)
     digest = images_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from clusters import held, write_holding
 from distributed import LocalCluster
 from mounts import needs_mounts, run_with
 
@@ -270,6 +271,39 @@ def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
     assert not current(project, "study/one")  # whose tables are others by now
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
+def test_killed_in_the_midst_of_a_trial_on_a_cluster_it_goes_on_to_the_same_tables(
+    project, cluster, monkeypatch
+):
+    hold = project.root / "hold"
+    write_holding(project.root / "holding.py", hold)
+    project.notebook("01_study", RUN)
+    methods = {**GIVEN["methods"], "holding": {}}
+    project.parameters("study/one", extensions=["holding.py"], methods=methods)
+    expected = undisturbed(project, "study/one")
+    hold.mkdir()
+    for _ in range(2):
+        cluster.add()
+    first = project.start("--scheduler-address", cluster.address)
+    assert held(hold) in {worker.pid for worker in cluster.workers}
+    trials = project.results("study/one") / "trials"
+    wait_until(lambda: trials.exists() and len(list(trials.glob("*.json"))) >= 3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    monkeypatch.chdir("/")
+    wait_until(lambda: not processes(project.root), 30)
+    kept = {path: path.stat().st_mtime_ns for path in trials.glob("*.json")}
+    assert 3 <= len(kept) < TRIALS * 3 // 2
+    shutil.rmtree(hold)
+    second = project.start("--scheduler-address", cluster.address)
+    printed = second.communicate(timeout=300)[0]
+    assert second.returncode == 0, printed
+    assert statuses(printed) == {"study/one": "done"}
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert tables(project.results("study/one")) == expected
+
+
 def wait_until(true, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -284,7 +318,11 @@ def wait_until(true, seconds: float = 120) -> None:
     [
         ("size=40k", "true", f"(failed|refused) .*{FULL}"),
         ("size=64k", "{ cat /dev/zero >results/full 2>/dev/null || true; }", f"refused .*{FULL}"),
-        ("ro", "true", r"refused .*cannot write to \S* \S* \S*results/\S* \(Read-only file system\);"),
+        (
+            "ro",
+            "true",
+            r"refused .*cannot write to \S* \S* \S*results/\S* \(Read-only file system\);",
+        ),
     ],
 )
 def test_a_disk_that_takes_nothing_more_is_said_in_one_sentence(project, options, then, sentence):

@@ -1,6 +1,11 @@
 """The report: what its index says of every run, and where its links lead, also in a browser."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
@@ -8,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ddlib import charts, report
-from ddlib.page import write_page
+from ddlib.page import NO_END, write_page
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 SPEC = {"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x"}}}
@@ -171,7 +176,7 @@ def test_a_run_under_way_or_killed_is_not_called_ok(tmp_path):
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     assert running
-    assert under_way == told() == f"stopped in cell 3: {page.NO_END}"
+    assert under_way == told() == f"stopped in cell 3: {NO_END}"
 
 
 def test_nothing_to_show_is_said(tmp_path):

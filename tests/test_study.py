@@ -888,7 +888,9 @@ def test_a_refused_change_leaves_the_settings_of_the_last_run(finished):
 
 
 @pytest.mark.parametrize("name", ["alone", "connect"])
-def test_settings_are_replaced_with_the_tables_they_belong_to(finished, tmp_path, monkeypatch, name):
+def test_settings_are_replaced_with_the_tables_they_belong_to(
+    finished, tmp_path, monkeypatch, name
+):
     """Here another study waits for its folder in vain, or for workers."""
 
     def give_up(*_):
