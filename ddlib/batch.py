@@ -201,7 +201,7 @@ def read(path: Path) -> Run:
         check(settings)
     run = Run(name, notebooks[path.parent.name], path, settings)
     check_writable(run.folder)
-    _ = run.size  # which reads the notebook
+    _ = run.size, run.inputs  # which read the notebook, and what it reads
     return run
 
 

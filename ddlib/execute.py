@@ -23,7 +23,7 @@ from ddlib.page import failure, read_notebook, write_page
 from ddlib.settings import read_parameters
 
 DIED = (
-    "the notebook's process died in cell {}, perhaps for want of memory; what is finished is kept: "
+    "the notebook's process died {}, perhaps for want of memory; what is finished is kept: "
     "run again"
 )
 WITH_PARENT = "--with-parent"  # the first argument of a process that is to end with its parent
@@ -80,8 +80,9 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):
-            number, *_ = failure(read_notebook(executed))
-            raise ChildProcessError(DIED.format(number)) from error
+            stopped = failure(read_notebook(executed))
+            where = f"in cell {stopped[0]}" if stopped else "after its last cell"
+            raise ChildProcessError(DIED.format(where)) from error
         raise
     write_page(executed, page)
     return executed

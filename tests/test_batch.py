@@ -184,6 +184,7 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
 def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, run):
     project.notebook("01_reads", READS)
     project.notebook("02_broken", "raise ValueError('no')")
+    project.parameters("reads/wrong", theory={"noise": "no"})
     project.notebook("03_fine", "from pathlib import Path; Path('done').touch()")
     project.parameters("reads/broken", theory={"coverage": "results/broken/x"})
     project.parameters("reads/fine", theory={"coverage": "results/fine/x"})
@@ -192,10 +193,11 @@ def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, ru
     project.parameters("fine/x")
     project.parameters("fine/wrong", seeds=0)
     code, printed = run("parameters/reads", "parameters/broken", "parameters/fine")
-    assert code == "4 of 6 runs did not end well"
+    assert code == "5 of 7 runs did not end well"
     assert statuses(printed) == {
         **{"reads/broken": "not run", "reads/fine": "done", "reads/refused": "not run"},
         **{"broken/x": "failed", "fine/x": "done", "fine/wrong": "refused"},
+        "reads/wrong": "refused",
     }
     assert "it reads what fine/wrong should have left" in printed
     assert "it reads what broken/x should have left" in printed
