@@ -1,8 +1,8 @@
 """Every file of parameters through its notebook, several at once: `python -m ddlib.study batch`.
 
 A run is a notebook with one file of parameters. What ended well leaves a note of all that decided
-it, and is left alone until its notebook, its parameters, the library or the tables that it reads
-change. A run stands or falls alone; each has a process, which ends with the batch.
+it, and is left alone until its notebook, its parameters, the library, or the tables and images that
+it reads change. A run stands or falls alone; each has a process, which ends with the batch.
 """
 
 import argparse
