@@ -1,8 +1,8 @@
 """Every file of parameters through its notebook, several at once: `python -m ddlib.study batch`.
 
 A run is a notebook with one file of parameters. What ended well leaves a note of all that decided
-it, and is left alone until its notebook, its parameters, the library or the tables that it reads
-change. A run stands or falls alone; each has a process, which ends with the batch.
+it, and is left alone until its notebook, its parameters, the library, or the tables and images that
+it reads change. A run stands or falls alone; each has a process, which ends with the batch.
 """
 
 import argparse
@@ -13,33 +13,43 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, TextIO
+from threading import Thread
+from typing import Any, BinaryIO
 
 import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ddlib import data
+from ddlib.devices import read_device
 from ddlib.execute import WITH_PARENT, read_file
 from ddlib.extensions import read_extensions
-from ddlib.files import NOTE, PROGRESS, check_writable, from_root, write_atomically
+from ddlib.files import NOTE, PROGRESS, check_writable, explained, from_root, write_atomically
 from ddlib.fingerprints import files_digest, fingerprint, library_digest, plain_text
+from ddlib.methods import METHODS
 from ddlib.page import read_notebook
 from ddlib.settings import (
     Exploration,
     Settings,
+    data_options,
     read_evaluations,
+    read_methods,
     read_parameters,
     read_theory,
 )
 from ddlib.study import check
 
 LOOK_AGAIN = 0.3  # seconds between two looks at the processes
+LAST = 4000  # bytes of what a process said, to find its last sentence in
+PATIENCE = 5  # seconds for that to arrive; what a killed process started may keep its pipe open
 LOST = ("failed", "not run", "refused")
 TABLES = ("trials.parquet", "references.parquet")
+READ = (".parquet", "settings.json", ".safetensors")  # what notebooks read of a results folder
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,10 @@ class Run:
     @property
     def studies(self) -> bool:
         """Whether the notebook runs a study, so has trials to count."""
-        return any(kind == "code" and "study.run(" in source for kind, source in self.cells)
+        return self._says("study.run(")
+
+    def _says(self, code: str) -> bool:
+        return any(kind == "code" and code in source for kind, source in self.cells)
 
     @cached_property
     def size(self) -> int:
@@ -83,14 +96,31 @@ class Run:
         """The results folders whose tables this run reads."""
         if isinstance(self.settings, Exploration):
             return [from_root(name) for name in self.settings.studies]
-        return [from_root(read_theory(self.settings).coverage)] if self.settings.theory else []
+        read = [read_theory(self.settings).coverage] if self._says("read_theory(") else []
+        return [from_root(name) for name in read]
+
+    @property
+    def on_card(self) -> bool:
+        """Whether it computes on an accelerator of this machine, which runs then take in turn."""
+        given = self.settings
+        here = isinstance(given, Settings) and given.scheduler_address is None
+        return here and read_device(given.device) != "cpu"
 
     def identity(self) -> str:
-        """Return a fingerprint of all that decides this run; the number of workers does not."""
+        """Return a fingerprint of all that decides this run; the number of workers does not.
+
+        Images, which may be many, are known by the sizes of their files and when they changed.
+        """
         given = vars(self.settings) | {"workers": None, "scheduler_address": None}
         given["extensions"] = [each.text for each in read_extensions(given.get("extensions"))]
-        tables = [files_digest(folder, TABLES) for folder in self.inputs]
-        return fingerprint([self.cells, plain_text(given), library_digest(), tables])
+        tables = [files_digest(folder, READ) for folder in self.inputs]
+        read = [self.cells, plain_text(given), library_digest(), tables]
+        if isinstance(self.settings, Settings):
+            methods = read_methods(self.settings).values()
+            read += [METHODS[base].outside(parameters) for base, parameters in methods]
+            stats = [path.stat() for path in data.files(data_options(self.settings)["name"])]
+            read += [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+        return fingerprint(read)
 
     def is_current(self, identity: str) -> bool:
         """Whether it ended well, of what `identity` names, and all that it left is still there."""
@@ -171,7 +201,7 @@ def read(path: Path) -> Run:
         check(settings)
     run = Run(name, notebooks[path.parent.name], path, settings)
     check_writable(run.folder)
-    _ = run.size  # which reads the notebook
+    _ = run.size, run.inputs  # which read the notebook, and what it reads
     return run
 
 
@@ -212,22 +242,37 @@ class _Process:
     identity: str
     lock: FileLock
     process: subprocess.Popen
-    log: TextIO
+    log: BinaryIO
     started: float
+    last: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.listener = Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        """Keep what the process says in its log, and the last of it here: the disk may be full."""
+        with suppress(OSError), self.log, self.process.stdout as pipe:
+            while said := pipe.read1():
+                self.last = (self.last + said)[-LAST:]
+                with suppress(OSError):
+                    self.log.write(said)
 
 
 @dataclass
 class Batch:
     """Runs, and how many go at once.
 
-    options: parameters that go before those of the files; again: run what is current, too;
-    endings: of all that have ended, at the start those that were refused. Raises ValueError for
-    runs that read each other's tables.
+    share: workers of a run on the CPU whose file leaves them open; scheduler_address: a cluster to
+    use instead, whatever the files say; again: run what is current, too; endings: of all that have
+    ended, at the start those that were refused. Raises ValueError for runs that read each other's
+    tables.
     """
 
     runs: list[Run]
     at_once: int
-    options: dict[str, Any]
+    share: int
+    scheduler_address: str | None = None
     again: bool = False
     endings: list[Ending] = field(default_factory=list)
     under_way: list[_Process] = field(default_factory=list)
@@ -268,23 +313,29 @@ class Batch:
             lost = [e.run for e in self.endings if e.status in LOST and e.folder in run.inputs]
             if lost:
                 self._end(run, "not run", f"it reads what {', '.join(lost)} should have left")
-            elif len(self.under_way) < self.at_once:
+            elif len(self.under_way) < self.at_once and not self._in_turn(run):
                 self._start(run)
+
+    def _in_turn(self, run: Run) -> bool:
+        """Whether a run is to wait for another to leave the accelerator."""
+        others = any(one.run.on_card for one in self.under_way)
+        return run.on_card and others and not self.scheduler_address
 
     def _start(self, run: Run) -> None:
         """Start a run, unless it is current; leave it waiting while another batch is at it."""
         lock = FileLock(run.folder / ".batch.lock")
         try:
             lock.acquire(timeout=0)
-        except Timeout:
-            return
-        try:
             identity = run.identity()
             if run.is_current(identity) and not self.again:
                 self._end(run, "up to date")
             else:
                 self._launch(run, identity, lock)
-        except (OSError, ValueError) as error:
+        except Timeout:
+            return
+        except OSError as error:
+            self._end(run, "failed", str(explained(error, run.folder)))
+        except ValueError as error:
             self._end(run, "failed", str(error))
         finally:
             if not any(one.lock is lock for one in self.under_way):
@@ -293,19 +344,27 @@ class Batch:
     def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
         for name in (NOTE, PROGRESS):
             (run.folder / name).unlink(missing_ok=True)
-        options = self.options if isinstance(run.settings, Settings) else {}
-        given = [f"{name}={value}" for name, value in options.items()]
-        log = (run.folder / f"{run.notebook.stem}.log").open("w")
+        given = [f"{name}={value}" for name, value in self._options(run).items()]
+        log = (run.folder / f"{run.notebook.stem}.log").open("wb", buffering=0)
         command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT]
         process = subprocess.Popen(
             [*command, run.notebook, run.parameters, *given],
             stdin=subprocess.PIPE,  # ends when this process does, however it dies
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         self.waiting.remove(run)
         self.under_way.append(_Process(run, identity, lock, process, log, time.monotonic()))
+
+    def _options(self, run: Run) -> dict[str, Any]:
+        """Return the parameters that go before those of a run's file: where, or how many work."""
+        if isinstance(run.settings, Exploration):
+            return {}
+        if self.scheduler_address:
+            return {"scheduler_address": self.scheduler_address}
+        decided = run.settings.workers or run.settings.scheduler_address or run.on_card
+        return {} if decided else {"workers": self.share}
 
     def _end(
         self, run: Run, status: str, message: str = "", seconds: float | None = None
@@ -331,10 +390,11 @@ class Batch:
 
     def _judge(self, one: _Process) -> tuple[str, str]:
         """Return the status of a run whose process has ended, and what there is to say."""
+        one.listener.join(PATIENCE)
         if one.process.returncode < 0:
             return "failed", f"its process was killed by signal {-one.process.returncode}"
         if one.process.returncode:
-            lines = Path(one.log.name).read_text(errors="replace").splitlines()
+            lines = one.last.decode(errors="replace").splitlines()
             return "failed", next(filter(str.strip, reversed(lines)), "it left no word")
         failed = one.run.failed_trials()
         if failed:
@@ -346,7 +406,6 @@ class Batch:
     def _leave(self, one: _Process) -> None:
         one.process.stdin.close()  # a process that is still there ends with it
         one.process.wait()
-        one.log.close()
         one.lock.release()
 
     def _show(self, bar: tqdm) -> None:
@@ -388,7 +447,11 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="batch")
     batch = commands.add_parser("batch", help="run files of parameters, several at once")
     batch.add_argument("paths", nargs="+", type=Path, help="YAML files, or folders of them")
-    batch.add_argument("--workers", type=_count, help="processes in all; default: one a core")
+    batch.add_argument(
+        "--workers",
+        type=_count,
+        help="processes in all, for files that leave it open; default: one a core",
+    )
     batch.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
     batch.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
     batch.add_argument("--again", action="store_true", help="run what is up to date, too")
@@ -412,11 +475,10 @@ def main(arguments: list[str]) -> None:
         print(f"{ending.run}: refused: {ending.message}", flush=True)
     workers = given.workers or os.cpu_count() or 1
     at_once = min(given.at_once or workers, len(runs)) or 1
-    options = {"workers": max(1, workers // at_once)}
-    if given.scheduler_address:
-        options = {"scheduler_address": given.scheduler_address}
+    share = max(1, workers // at_once)
     try:
-        endings = Batch(runs, at_once, options, given.again, refused).work()
+        batch = Batch(runs, at_once, share, given.scheduler_address, given.again, refused)
+        endings = batch.work()
     except ValueError as problem:
         sys.exit(str(problem))
     except KeyboardInterrupt:

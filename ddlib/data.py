@@ -22,6 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
+"""What a folder of one's own holds: to train and to test on, the first that is there of each."""
+IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
 LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
 
@@ -161,13 +164,15 @@ class Source:
     """A named data set: how to read it from a root folder and how to fetch it into one.
 
     read(root, image_size) raises FileNotFoundError where the root lacks the set. A normalisation
-    of None is measured on the training images.
+    of None is measured on the training images. folders: those below the root, the first that is
+    there, whose files it reads.
     """
 
     read: Callable[[Path, int | None], Pair]
     download: Callable[[Path], object] | None = None
     normalisation: Normalisation | None = None
     image_size: int | None = None
+    folders: tuple[str, ...] = ()
 
 
 def load(
@@ -236,9 +241,31 @@ def check_ipc(dataset: DataSet, ipc: int) -> None:
         )
 
 
-def _find(name: str, source: Source, image_size: int | None, download: bool) -> Pair:
+def files(name: str) -> list[Path]:
+    """Return the files that `load` reads for a name, unopened; none of a set that is not there.
+
+    A set that a file of one's own brings is known by its `Source.folders`.
+    """
+    source = DATASETS.get(name)
+    places = [(Path(name).expanduser(), OWN)]
+    if source:
+        published = [(root, [source.folders]) for root in _roots()]
+        places = [each for root, one in published for each in ((root, one), (root / name, OWN))]
+    for folder, parts in places:
+        with suppress(FileNotFoundError):
+            found = [_first(folder, *names) for names in parts]
+            within = [[part] if part.is_file() else part.rglob("*") for part in found]
+            return sorted(path for paths in within for path in paths if path.is_file())
+    return []
+
+
+def _roots() -> list[Path]:
     places = (os.environ.get("DDLIB_DATA"), "~/.cache/ddlib")
-    roots = [Path(place).expanduser() for place in places if place]
+    return [Path(place).expanduser() for place in places if place]
+
+
+def _find(name: str, source: Source, image_size: int | None, download: bool) -> Pair:
+    roots = _roots()
     for root in roots:
         for read, folder in ((source.read, root), (_read_own, root / name)):
             with suppress(FileNotFoundError):
@@ -307,16 +334,15 @@ def _read_published(name: str, folder: str, root: Path, _size: int | None) -> Pa
 
 
 def _read_imagenette(root: Path, image_size: int) -> Pair:
-    copies = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
     words = _torchvision("Imagenette")._WNID_TO_CLASS  # "n01440764": ("tench", "Tinca tinca"), ...
     return [
         replace(split, classes=tuple(words.get(name, (name,))[0] for name in split.classes))
-        for split in _read_own(_first(root, *copies), image_size)
+        for split in _read_own(_first(root, *IMAGENETTE), image_size)
     ]
 
 
 def _read_own(folder: Path, image_size: int | None) -> Pair:
-    paths = [_first(folder, "train.npz", "train"), _first(folder, "test.npz", "test", "val")]
+    paths = [_first(folder, *names) for names in OWN]
     return [_read_images(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
 
 
@@ -510,7 +536,10 @@ def _fetch(name: str, root: Path, **options: str) -> None:
 
 def _published(name: str, folder: str, mean: Sequence[float], std: Sequence[float]) -> Source:
     return Source(
-        partial(_read_published, name, folder), partial(_fetch, name), Normalisation(mean, std)
+        partial(_read_published, name, folder),
+        partial(_fetch, name),
+        Normalisation(mean, std),
+        folders=(folder,),
     )
 
 
@@ -529,5 +558,6 @@ DATASETS: dict[str, Source] = {
         partial(_fetch, "Imagenette", size="160px"),
         Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         image_size=64,
+        folders=IMAGENETTE,
     ),
 }

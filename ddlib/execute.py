@@ -16,15 +16,24 @@ import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
 
-from ddlib.files import NOTE, check_writable, explained, from_root
-from ddlib.page import write_page
+from ddlib.files import NOTE, check_writable, from_root, write_atomically
+from ddlib.page import failure, read_notebook, write_page
 from ddlib.settings import read_parameters
 
 DIED = (
-    "the notebook's process died, perhaps for want of memory; what is finished is kept: run again"
+    "the notebook's process died {}, perhaps for want of memory; what is finished is kept: "
+    "run again"
 )
 WITH_PARENT = "--with-parent"  # the first argument of a process that is to end with its parent
+
+
+class WholeFiles(LocalHandler):
+    """Writes for papermill, which saves a notebook after every cell: whole, or not at all."""
+
+    def write(self, text: str, path: str) -> None:
+        write_atomically(Path(path), text.encode())
 
 
 def read_file(parameters: Path) -> dict[str, Any]:
@@ -63,16 +72,17 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     page = executed.with_suffix(".html")
     for last in (page, executed.parent / NOTE):
         last.unlink(missing_ok=True)  # of another run than this
+    papermill_io.register(str(executed), WholeFiles())
     try:
         papermill.execute_notebook(
             *(notebook, executed, given), log_output=True, progress_bar=False
         )
-    except OSError as error:
-        raise explained(error, executed.parent) from error
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):
-            raise ChildProcessError(DIED) from error
+            stopped = failure(read_notebook(executed))
+            where = f"in cell {stopped[0]}" if stopped else "after its last cell"
+            raise ChildProcessError(DIED.format(where)) from error
         raise
     write_page(executed, page)
     return executed

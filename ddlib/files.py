@@ -10,6 +10,7 @@ NOTE = "run.json"
 `ddlib.batch`."""
 PROGRESS = "progress.json"
 """Beside them, too: how many trials are done, of how many."""
+PROBE = 16_384  # bytes that a disk must take before anything starts
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -39,7 +40,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def explained(error: OSError, folder: Path) -> OSError:
-    """Return the error of a write as one sentence: what cannot be written, why, and what to do."""
+    """Return the error of a write as one sentence: what cannot be written, why, and what to do.
+
+    One that is a sentence already, so has no number, is returned as it is.
+    """
+    if error.errno is None:
+        return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OSError(
             f"the disk that holds {folder} is full; make room and run again: what is finished is "
@@ -52,10 +58,17 @@ def explained(error: OSError, folder: Path) -> OSError:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` if it is missing; raise OSError as `write_atomically` would if it cannot."""
-    probe = Path(folder) / ".probe"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)
+    """Make `folder` if it is missing; raise OSError as `write_atomically` would if it cannot.
+
+    A few kilobytes are written to its disk, and leave no file: a full one takes empty files.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(PROBE))
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise explained(error, folder) from error
 
 
 def from_root(path: str) -> Path:

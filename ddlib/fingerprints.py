@@ -88,9 +88,10 @@ def code_digest(module: str) -> str:
 
 
 def library_digest() -> str:
-    """Return a fingerprint of all of ddlib, its templates and tables too, and of LIBRARIES."""
+    """Return a fingerprint of all of ddlib, its templates and example too, and of LIBRARIES."""
     versions = [version(library) for library in LIBRARIES]
-    return fingerprint([versions, files_digest(PACKAGE, (".py", ".csv", ".j2"))])
+    suffixes = (".py", ".csv", ".j2", ".json", ".parquet")
+    return fingerprint([versions, files_digest(PACKAGE, suffixes)])
 
 
 def _source(name: str) -> str | None:

@@ -23,6 +23,7 @@ VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBERS = "application/vnd.ddlib.numbers+html"
 """What stands below a chart where no kernel runs; viewers that do not know it pass over it."""
+NO_END = "it has no end; its process died, or is still at work"
 
 Links = Callable[[str], str | None]
 """From the file name of a notebook to the address of its page, or None where there is none."""
@@ -111,24 +112,34 @@ def title(notebook: nbformat.NotebookNode) -> str:
 
 
 def failure(notebook: nbformat.NotebookNode) -> tuple[int, str, str] | None:
-    """Return number and id of the first cell that raised, and what; None where none did."""
-    for place, cell in enumerate(notebook.cells, 1):
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                what = f"{output.ename}: {output.evalue}"
-                return cell.execution_count or place, cell.get("id", ""), what
+    """Return number and id of the first cell that raised or did not end, and what; None for none.
+
+    A kernel that dies, or a run that is killed or under way, leaves no error behind.
+    """
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    for place, cell in enumerate(cells, 1):
+        errors = [output for output in cell.outputs if output.output_type == "error"]
+        if errors or not _ended(cell):
+            what = f"{errors[0].ename}: {errors[0].evalue}" if errors else NO_END
+            return cell.execution_count or place, cell.get("id", ""), what
     return None
 
 
+def _ended(cell: nbformat.NotebookNode) -> bool:
+    """Whether the kernel has answered, which papermill notes; others may note a count alone."""
+    answers = cell.metadata.get("execution")
+    return bool(cell.execution_count) and (answers is None or "shell.execute_reply" in answers)
+
+
 def _banner(notebook: nbformat.NotebookNode) -> str:
-    """Return a warning that links to the first cell that raised, or nothing."""
+    """Return a warning that links to the first cell that raised or did not end, or nothing."""
     stopped = failure(notebook)
     if stopped is None:
         return ""
     number, name, what = stopped
     link = f'<a href="#cell-id={name}">cell {number}</a>'
     what = html.escape(what)
-    return f'<p class="stopped">This run stopped with an error in {link}: {what}</p>'
+    return f'<p class="stopped">This run stopped in {link}: {what}</p>'
 
 
 def _merge_streams(outputs: list) -> list:

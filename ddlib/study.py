@@ -296,8 +296,8 @@ def prepare(settings: Settings) -> Plan:
         _check_fits(name, configuration, dataset)
     ipcs = read_ipcs(settings.k, dataset)
     folder, cache = from_root(settings.results), from_root(settings.cache)
-    check_writable(cache)
-    write_atomically(folder / "settings.json", plain_text(asdict(settings)).encode())
+    for place in (cache, folder):
+        check_writable(place)
     digest = images_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
@@ -336,7 +336,10 @@ def run(settings: Settings) -> Result:
 
 
 def collect(plan: Plan) -> Result:
-    """Return the tables of what is on disk, and write them as Parquet beside it."""
+    """Return the tables of what is on disk, and write them as Parquet beside it.
+
+    With them goes `settings.json`, without what decides no number: how many work at it, and where.
+    """
     references = pd.DataFrame(
         {"configuration": configuration, "seed": seed, **scored}
         for configuration, seed in plan.references
@@ -355,6 +358,8 @@ def collect(plan: Plan) -> Result:
         full = references.groupby("configuration")[measure].mean()
         trials[f"gap_{measure}"] = trials[measure] - trials["configuration"].map(full)
     costs = pd.DataFrame(_costs(plan, records))
+    told = asdict(replace(plan.settings, workers=None, scheduler_address=None))
+    write_atomically(plan.folder / "settings.json", plain_text(told).encode())
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
     return Result(plan, trials, references, costs)

@@ -1,14 +1,47 @@
 """What the tests share: one thread, and a data set small enough to check by hand."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from clusters import Cluster, started
 from torch import nn
 
 from ddlib.data import DataSet, Normalisation, Split
 
 torch.set_num_threads(1)
+
+NEEDED = ("Chromium", "Playwright", "mounts of one's own", "DDLIB_DATA")
+"""What some tests cannot do without: where DDLIB_NO_SKIPS is set, its absence fails them."""
+
+
+def _fail_if_needed(report: pytest.TestReport | pytest.CollectReport) -> None:
+    reason = str(report.longrepr)
+    if report.skipped and os.environ.get("DDLIB_NO_SKIPS") and any(n in reason for n in NEEDED):
+        report.outcome, report.longrepr = "failed", f"DDLIB_NO_SKIPS is set, but {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    report = yield
+    _fail_if_needed(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _fail_if_needed(report)
+    return report
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A scheduler of one's own, without workers yet."""
+    with started(tmp_path) as running:
+        yield running
 
 
 def _split(prototypes: torch.Tensor, per_class: int, stream: torch.Generator) -> Split:

@@ -12,11 +12,13 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 import yaml
+from clusters import held, write_holding
 from distributed import LocalCluster
 from mounts import needs_mounts, run_with
 
-from ddlib import batch, execute, study
+from ddlib import batch, execute, fingerprints, study
 from ddlib.settings import read_settings
 
 ROOT = Path(study.__file__).parents[1]
@@ -37,7 +39,8 @@ result = study.run(read_settings(notebook_parameters(globals())))
 print("trials:", len(result.trials))
 """
 
-
+FULL = r"the disk that holds \S*results/\S* is full; make room and run again: what is finished is"
+READS = "# as notebook 04 does: read_theory(settings)"
 PARTLY = """
 # in the place of study.run(...)
 import pandas as pd
@@ -74,10 +77,11 @@ class Project:
     def command(self, *options: str) -> list[str]:
         return [sys.executable, "-m", "ddlib.study", "batch", *options, "parameters"]
 
-    def start(self, *options: str, before: str = "") -> subprocess.Popen:
+    def start(self, *options: str, before: str = "", after: str = "true") -> subprocess.Popen:
         command = self.command(*options)
         if before:
-            command = run_with(before, command)
+            then = ["sh", "-c", f'"$@"; code=$?; {after}; exit $code', "sh"]
+            command = run_with(before, then + command)
         return subprocess.Popen(
             command,
             cwd=self.root,
@@ -178,8 +182,9 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
 
 @pytest.mark.slow
 def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, run):
-    project.notebook("01_reads", "print(1)")
+    project.notebook("01_reads", READS)
     project.notebook("02_broken", "raise ValueError('no')")
+    project.parameters("reads/wrong", theory={"noise": "no"})
     project.notebook("03_fine", "from pathlib import Path; Path('done').touch()")
     project.parameters("reads/broken", theory={"coverage": "results/broken/x"})
     project.parameters("reads/fine", theory={"coverage": "results/fine/x"})
@@ -188,10 +193,11 @@ def test_a_run_comes_after_those_whose_tables_it_reads_or_not_at_all(project, ru
     project.parameters("fine/x")
     project.parameters("fine/wrong", seeds=0)
     code, printed = run("parameters/reads", "parameters/broken", "parameters/fine")
-    assert code == "4 of 6 runs did not end well"
+    assert code == "5 of 7 runs did not end well"
     assert statuses(printed) == {
         **{"reads/broken": "not run", "reads/fine": "done", "reads/refused": "not run"},
         **{"broken/x": "failed", "fine/x": "done", "fine/wrong": "refused"},
+        "reads/wrong": "refused",
     }
     assert "it reads what fine/wrong should have left" in printed
     assert "it reads what broken/x should have left" in printed
@@ -267,6 +273,39 @@ def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
     assert not current(project, "study/one")  # whose tables are others by now
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
+def test_killed_in_the_midst_of_a_trial_on_a_cluster_it_goes_on_to_the_same_tables(
+    project, cluster, monkeypatch
+):
+    hold = project.root / "hold"
+    write_holding(project.root / "holding.py", hold)
+    project.notebook("01_study", RUN)
+    methods = {**GIVEN["methods"], "holding": {}}
+    project.parameters("study/one", extensions=["holding.py"], methods=methods)
+    expected = undisturbed(project, "study/one")
+    hold.mkdir()
+    for _ in range(2):
+        cluster.add()
+    first = project.start("--scheduler-address", cluster.address)
+    assert held(hold) in {worker.pid for worker in cluster.workers}
+    trials = project.results("study/one") / "trials"
+    wait_until(lambda: trials.exists() and len(list(trials.glob("*.json"))) >= 3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    monkeypatch.chdir("/")
+    wait_until(lambda: not processes(project.root), 30)
+    kept = {path: path.stat().st_mtime_ns for path in trials.glob("*.json")}
+    assert 3 <= len(kept) < TRIALS * 3 // 2
+    shutil.rmtree(hold)
+    second = project.start("--scheduler-address", cluster.address)
+    printed = second.communicate(timeout=300)[0]
+    assert second.returncode == 0, printed
+    assert statuses(printed) == {"study/one": "done"}
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert tables(project.results("study/one")) == expected
+
+
 def wait_until(true, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -277,23 +316,68 @@ def wait_until(true, seconds: float = 120) -> None:
 @pytest.mark.slow
 @needs_mounts
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "then", "sentence"),
     [
-        ("size=40k", r"the disk that holds \S*results/\S* is full; make room and run again: what"),
-        ("ro", r"cannot write to the folder \S*results/\S* \(Read-only file system\); choose an"),
+        ("size=40k", "true", f"(failed|refused) .*{FULL}"),
+        ("size=64k", "{ cat /dev/zero >results/full 2>/dev/null || true; }", f"refused .*{FULL}"),
+        (
+            "ro",
+            "true",
+            r"refused .*cannot write to \S* \S* \S*results/\S* \(Read-only file system\);",
+        ),
     ],
 )
-def test_a_disk_that_takes_nothing_more_is_said_in_one_sentence(project, options, sentence):
+def test_a_disk_that_takes_nothing_more_is_said_in_one_sentence(project, options, then, sentence):
     project.notebook("01_study", RUN)
     project.parameters("study/one")
     (project.root / "results").mkdir()
-    hides = f"mount -t tmpfs -o {options} none {project.root}/results"
+    hides = f"mount -t tmpfs -o {options} none results && {then}"
     process = project.start("--workers", "1", before=hides)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 1
     last = printed.strip().splitlines()[-2]
-    assert re.search(rf"study/one +(failed|refused) .*{sentence}", last), printed
+    assert re.search(rf"study/one +{sentence}", last), printed
     assert "Traceback" not in printed
+
+
+FILL = """
+from contextlib import suppress
+from pathlib import Path
+with suppress(OSError), open(Path(results) / "full", "wb", buffering=0) as file:
+    while True:
+        file.write(bytes(4096))
+"""
+
+
+@pytest.mark.slow
+@needs_mounts
+def test_a_disk_that_fills_up_takes_neither_the_sentence_nor_the_notebook(project):
+    project.notebook("01_fill", "print('so far')", FILL, "print('after')")
+    project.parameters("fill/one")
+    (project.root / "results").mkdir()
+    process = project.start(
+        before="mount -t tmpfs -o size=1m none results", after="cp -r results kept"
+    )
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert re.search(rf"fill/one +failed .*{FULL}", printed.strip().splitlines()[-2]), printed
+    kept = nbformat.read(project.root / "kept" / "fill" / "one" / "01_fill.ipynb", 4)
+    assert [o.text for c in kept.cells for o in c.get("outputs", [])] == ["so far\n"]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_lost_on_the_way_ends_its_own_run_alone(project, run):
+    lost = "import shutil; from pathlib import Path; shutil.rmtree('results/two/x')"
+    project.notebook("01_one", f"{lost}; Path('results/two/x').touch()")
+    for name in ("02_two", "03_three"):
+        project.notebook(name, "print(1)")
+    for name in ("one/x", "two/x", "three/x"):
+        project.parameters(name)
+    files = [f"parameters/{name}" for name in ("one", "two", "three")]
+    code, printed = run(*files, "--workers", "1")
+    assert code == "1 of 3 runs did not end well"
+    assert statuses(printed) == {"one/x": "done", "two/x": "failed", "three/x": "done"}
+    assert re.search(r"two/x +failed .*cannot write to the folder \S*two/x \(.*; choose", printed)
 
 
 def test_what_cannot_be_a_batch_is_refused(project, run):
@@ -321,7 +405,7 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
 
 
 def test_runs_that_read_each_other_are_refused(project, run):
-    project.notebook("01_study", RUN)
+    project.notebook("01_study", READS)
     for name, other in {"one": "two", "two": "three", "three": "one", "four": "one"}.items():
         project.parameters(f"study/{name}", theory={"coverage": f"results/study/{other}"})
     sentence, printed = run("parameters")
@@ -362,6 +446,160 @@ def test_more_workers_are_not_another_run(project):
         for changes in ({}, {"workers": 7}, {"scheduler_address": "tcp://a:1"}, {"draws": 7})
     ]
     assert identities[0] == identities[1] == identities[2] != identities[3]
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A machine with a card, as the batch sees it."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, monkeypatch):
+    project.notebook("01_study", RUN)
+    card = {"device": "cuda"}
+    for name, changes in {
+        **{"open": {"device": "cpu"}, "own": {"device": "cpu", "workers": 7}},
+        **{"card": card, "auto": {}, "one": card | {"workers": 1}},
+        "cluster": {"device": "cpu", "scheduler_address": "tcp://127.0.0.1:1"},
+    }.items():
+        project.parameters(f"study/{name}", **changes)
+    started = {}
+
+    def start(command, **_):
+        started[command[5].stem] = [word for word in command if "=" in str(word)]
+        raise OSError("not now")
+
+    monkeypatch.setattr(batch.subprocess, "Popen", start)
+    run("parameters", "--workers", "6", "--at-once", "2")
+    assert {name: given for name, given in started.items() if given} == {"open": ["workers=3"]}
+    assert len(started) == 6
+    run("parameters", "--workers", "1", "--at-once", "2")
+    assert started["open"] == ["workers=1"]
+    run("parameters", "--scheduler-address", "tcp://127.0.0.1:2")
+    assert set(map(tuple, started.values())) == {("scheduler_address=tcp://127.0.0.1:2",)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("accelerator")
+def test_runs_on_an_accelerator_take_turns_and_others_do_not_wait(project, run):
+    project.notebook(
+        "01_timed",
+        "import time; start = time.monotonic(); time.sleep(2)",
+        "from pathlib import Path",
+        "(Path(results) / 'times').write_text(f'{start} {time.monotonic()}')",
+    )
+    devices = {"one": "cuda", "two": "cuda", "three": "cpu"}
+    for name, device in devices.items():
+        project.parameters(f"timed/{name}", device=device)
+    files = [f"parameters/timed/{name}.yaml" for name in devices]
+    assert run(*files, "--workers", "3")[0] == 0
+    times = [project.results(f"timed/{name}") / "times" for name in devices]
+    one, two, three = [[float(t) for t in path.read_text().split()] for path in times]
+    assert one[1] < two[0]
+    assert three[0] < two[0]
+
+
+def ended(project: Project, name: str) -> None:
+    """Have a run be one that has ended well."""
+    run = batch.read(project.root / "parameters" / f"{name}.yaml")
+    run.write_note(run.identity())
+
+
+def touched(path: Path) -> Path:
+    """Write a file, or write on where there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("more")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("notebook", "given"),
+    [
+        ("explore", {"studies": ["results/coverage_law/quick"], "results": "results/explore/one"}),
+        ("theory", GIVEN | {"results": "results/theory/one"}),  # the default names that folder
+    ],
+)
+def test_every_table_that_a_run_reads_counts_and_nothing_else(project, notebook, given):
+    project.notebook(f"04_{notebook}", READS)
+    path = project.parameters(f"{notebook}/one")
+    path.write_text(yaml.safe_dump(given))
+    folder = project.results("coverage_law/quick")
+    tables = ["trials", "references", "costs", "distances", "regressions", "sheets"]
+    read = [*(f"{table}.parquet" for table in tables), "settings.json", "distilled/a.safetensors"]
+    for name in read:
+        touched(folder / name)
+        ended(project, f"{notebook}/one")
+        assert current(project, f"{notebook}/one")
+        touched(folder / name)
+        assert not current(project, f"{notebook}/one"), name
+    ended(project, f"{notebook}/one")
+    for name in ("run.json", "progress.json", "03.html", "03.ipynb", "03.log", "trials/a.json"):
+        touched(folder / name)
+    touched(project.results(f"{notebook}/one") / "later.parquet")  # of another notebook
+    assert current(project, f"{notebook}/one")
+
+
+def test_a_notebook_that_reads_no_theory_does_not_wait_for_its_table(project):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one")
+    ended(project, "study/one")
+    touched(project.results("coverage_law/quick") / "regressions.parquet")
+    assert current(project, "study/one")
+
+
+def test_the_example_in_the_library_counts(project, monkeypatch):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one")
+    package = shutil.copytree(fingerprints.PACKAGE, project.root / "ddlib")
+    monkeypatch.setattr(fingerprints, "PACKAGE", package)
+    for name in ("sheets.parquet", "settings.json"):
+        ended(project, "study/one")
+        assert current(project, "study/one")
+        touched(package / "example" / "methods" / "quick" / name)
+        assert not current(project, "study/one")
+
+
+def test_data_of_ones_own_count_and_what_lies_beside_them_does_not(project):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one", data={"name": "mine"})
+    for name in ("train.npz", "test/cat/1.png"):
+        touched(project.root / "mine" / name)
+    ended(project, "study/one")
+    for name in ("notes.txt", "val/cat/1.png", "results/trials.parquet"):
+        touched(project.root / "mine" / name)
+    assert current(project, "study/one")
+    for change in (
+        lambda: touched(project.root / "mine" / "train.npz"),
+        lambda: os.utime(project.root / "mine" / "train.npz", ns=(0, 5)),
+        lambda: touched(project.root / "mine" / "test/cat/2.png"),
+        lambda: (project.root / "mine" / "test/cat/1.png").unlink(),
+    ):
+        change()
+        assert not current(project, "study/one")
+        ended(project, "study/one")
+        assert current(project, "study/one")
+
+
+def test_named_data_count_where_they_are_found(project, monkeypatch):
+    project.notebook("01_study", RUN)
+    project.parameters("study/one", data={"name": "mnist"})
+    monkeypatch.setenv("DDLIB_DATA", str(project.root / "root"))
+    monkeypatch.setenv("HOME", str(project.root / "home"))
+    ended(project, "study/one")
+    for place, counts in {
+        "home/.cache/ddlib/MNIST/raw/images": True,
+        "root/mnist/train.npz": False,  # half a data set is none
+        "root/mnist/test.npz": True,  # which is found first
+        "home/.cache/ddlib/MNIST/raw/labels": False,
+        "root/cifar-10-batches-py/test_batch": False,
+        "root/MNIST/raw/images": True,
+    }.items():
+        touched(project.root / place)
+        assert current(project, "study/one") != counts, place
+        ended(project, "study/one")
 
 
 def test_a_process_ends_with_its_parent():

@@ -4,22 +4,20 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from clusters import Cluster, held, write_holding
 from distributed import LocalCluster
-from mounts import needs_mounts, run_with
+from mounts import needs_mounts
 
 import ddlib
 from ddlib import running, study, work
 from ddlib.settings import Settings, read_settings
 
-ROOT = Path(ddlib.__file__).parents[1]
 # Needs all that a job can be given: what a method prepares, and a pretrained body.
 GRID = {
     "data": {"name": "digits", "classes": [0, 1, 2], "per_class": 20},
@@ -41,8 +39,6 @@ GRID = {
     "seeds": 2,
 }
 TRIALS, REFERENCES = 2 * 2 * 2 * 2, 2 * 2
-DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-WORKER = [sys.executable, "-m", "distributed.cli.dask_worker"]
 
 
 def settings(root: Path, **changes) -> Settings:
@@ -54,49 +50,6 @@ def tables(root: Path) -> list[bytes]:
     return [
         (root / "results" / f"{name}.parquet").read_bytes() for name in ("trials", "references")
     ]
-
-
-@dataclass
-class Cluster:
-    """A scheduler on loopback, and its workers: processes that know nothing of each other."""
-
-    address: str
-    scheduler: subprocess.Popen
-    workers: list[subprocess.Popen] = field(default_factory=list)
-
-    def add(self, hidden: Path | None = None, library: Path = ROOT) -> None:
-        """Start a worker with the ddlib of `library`, to whom `hidden` is an empty folder."""
-        command = [*WORKER, self.address, "--nthreads=1", "--no-nanny", "--no-dashboard"]
-        if hidden:
-            hidden.mkdir(parents=True, exist_ok=True)
-            command = run_with(f"mount -t tmpfs none {hidden}", command)
-        process = subprocess.Popen(
-            [*command, "--host=127.0.0.1"],
-            cwd=library,  # goes before what is installed
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self.workers.append(process)
-
-
-@pytest.fixture
-def cluster(tmp_path) -> Iterator[Cluster]:
-    told = tmp_path / "scheduler.json"
-    scheduler = subprocess.Popen(
-        [*DASK, "--host=127.0.0.1", "--port=0", f"--scheduler-file={told}", "--no-dashboard"],
-        stderr=subprocess.DEVNULL,
-    )
-    started = Cluster("", scheduler)
-    try:
-        while not (told.exists() and told.read_text().strip().endswith("}")):
-            assert scheduler.poll() is None
-            time.sleep(0.05)
-        started.address = json.loads(told.read_text())["address"]
-        yield started
-    finally:
-        for process in [*started.workers, scheduler]:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +83,40 @@ def after(count: int, act: Callable[[], None], monkeypatch) -> None:
 
 @pytest.mark.slow
 @needs_mounts
-def test_workers_without_our_folders_one_of_them_killed_give_the_same_tables(
-    tmp_path, cluster, undisturbed, monkeypatch
+def test_workers_without_our_folders_one_of_them_killed_mid_trial_give_the_same_tables(
+    tmp_path, cluster
 ):
+    hold = tmp_path / "hold"
+    given = {
+        "extensions": [str(write_holding(tmp_path / "holding.py", hold))],
+        "methods": {**GRID["methods"], "holding": {}},
+    }
+    with in_process() as address:
+        study.run(settings(tmp_path / "undisturbed", scheduler_address=address, **given))
+    hold.mkdir()
     for _ in range(2):
         cluster.add(hidden=tmp_path / "cache")
-    after(3, cluster.workers[0].kill, monkeypatch)
-    result = study.run(settings(tmp_path, scheduler_address=cluster.address))
-    assert cluster.workers[0].wait(timeout=10) == -signal.SIGKILL
+    with ThreadPoolExecutor() as beside:
+        killed = beside.submit(kill_who_holds, hold, cluster)
+        result = study.run(settings(tmp_path, scheduler_address=cluster.address, **given))
+        assert killed.result().wait(timeout=10) == -signal.SIGKILL
     assert result.failures.empty
-    assert len(result.trials) == TRIALS
-    assert tables(tmp_path) == undisturbed
+    count = TRIALS * 3 // 2  # three methods, not two
+    assert len(result.trials) == count
+    assert tables(tmp_path) == tables(tmp_path / "undisturbed")
     progress = json.loads((tmp_path / "results" / "progress.json").read_text())
-    assert progress == {"done": TRIALS + REFERENCES, "total": TRIALS + REFERENCES}
+    assert progress == {"done": count + REFERENCES, "total": count + REFERENCES}
+
+
+def kill_who_holds(hold: Path, cluster: Cluster) -> subprocess.Popen:
+    """Kill the worker that holds a trial, then let the trial go; return its process."""
+    try:
+        chosen = next(one for one in cluster.workers if one.pid == held(hold))
+        assert chosen.poll() is None
+        chosen.kill()
+        return chosen
+    finally:
+        shutil.rmtree(hold)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 import yaml
 
+from ddlib import page
 from ddlib.execute import main
 
 GIVEN = {
@@ -49,7 +50,7 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
 def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
     with pytest.raises(SystemExit, match=r"question\.ipynb stopped in cell 3: no such luck"):
         run("raise ValueError('no such luck')")
-    assert "This run stopped with an error" in (tmp_path / "out" / "question.html").read_text()
+    assert "This run stopped in" in (tmp_path / "out" / "question.html").read_text()
 
 
 def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_path):
@@ -57,9 +58,12 @@ def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp
     folder.mkdir()
     for name in ("question.html", "run.json"):
         (folder / name).write_text("of the last run")
-    with pytest.raises(SystemExit, match="process died, perhaps for want of memory; what is"):
+    with pytest.raises(SystemExit, match="process died in cell 3, perhaps for want of"):
         run("import os\nos._exit(9)")
-    assert "of the last run" not in (folder / "question.html").read_text()
+    text = (folder / "question.html").read_text()
+    assert "of the last run" not in text
+    assert "This run stopped in" in text
+    assert page.failure(nbformat.read(folder / "question.ipynb", 4))[::2] == (3, page.NO_END)
     assert not (folder / "run.json").exists()
 
 

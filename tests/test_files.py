@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from ddlib.files import write_atomically
+from ddlib.files import check_writable, write_atomically
 
 
 def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
@@ -82,3 +82,24 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path, monkeypatch, numb
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["set.bin"]
+
+
+def test_a_folder_that_takes_a_few_kilobytes_is_made_and_left_empty(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append(os.fstat(file).st_size) or sync(file)
+    )
+    check_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path / "a" / "b") == []
+    [size] = synced
+    assert size >= 4096
+
+
+def test_a_disk_that_is_full_only_once_it_is_asked_to_keep_is_said(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"the disk that holds {tmp_path} is full; make room and run"):
+        check_writable(tmp_path)
+    assert os.listdir(tmp_path) == []

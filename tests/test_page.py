@@ -144,10 +144,36 @@ def test_a_stopped_run_says_so_at_the_top(convert):
     failed = new_code_cell("run()", outputs=[error], execution_count=7, id="failed")
     soup = convert(note, new_markdown_cell("# Question"), failed, new_code_cell("never()"))
     banner = soup.main.find(True)
-    assert banner.text == "This run stopped with an error in cell 7: ValueError: ipc <= 500"
+    assert banner.text == "This run stopped in cell 7: ValueError: ipc <= 500"
     assert soup.find(id=banner.a["href"].removeprefix("#")).find("pre").text.strip() == "run()"
     assert "An Exception" not in soup.text
     assert soup.title.text == "Question"
+
+
+@pytest.mark.parametrize(
+    ("count", "execution"),
+    [
+        (2, {"iopub.execute_input": "2026-01-01T00:00:00Z"}),  # the kernel died, or is at work
+        (None, {}),  # it died at once
+        (None, None),  # never begun
+    ],
+)
+def test_a_cell_without_an_answer_has_no_end(convert, count, execution):
+    answered = {"execution": {"shell.execute_reply": "2026-01-01T00:00:00Z"}}
+    first = new_code_cell("one()", execution_count=1, metadata=answered)
+    blank = new_code_cell(" \n")
+    last = new_code_cell("two()", execution_count=count, id="last")
+    if execution is not None:
+        last.metadata.execution = execution
+    banner = convert(first, blank, new_markdown_cell("text"), last).main.find(True)
+    assert banner.text == f"This run stopped in cell 2: {page.NO_END}"
+    assert banner.a["href"] == "#cell-id=last"
+
+
+def test_a_run_with_an_answer_to_every_cell_carries_no_warning(convert):
+    answered = {"execution": {"shell.execute_reply": "2026-01-01T00:00:00Z"}}
+    cells = [new_code_cell("one()", execution_count=1, metadata=answered), new_code_cell("")]
+    assert not convert(*cells).select(".stopped")
 
 
 def test_a_page_is_replaced_whole_or_not_at_all(convert, tmp_path, monkeypatch):

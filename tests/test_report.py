@@ -1,6 +1,11 @@
 """The report: what its index says of every run, and where its links lead, also in a browser."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
@@ -8,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ddlib import charts, report
-from ddlib.page import write_page
+from ddlib.page import NO_END, write_page
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 SPEC = {"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x"}}}
@@ -24,7 +29,11 @@ def write(results, folder: str, name: str, *outputs, data: str = "digits", run: 
         *(new_markdown_cell(f"# Is {name} a question?"), new_markdown_cell(BAR)),
         new_code_cell("draw()", execution_count=1 if run else None, outputs=list(outputs)),
         new_markdown_cell("## Reading\n\nComputed."),
-        new_code_cell("read()", outputs=[new_output("display_data", {"text/markdown": READING})]),
+        new_code_cell(
+            "read()",
+            execution_count=2 if run else None,
+            outputs=[new_output("display_data", {"text/markdown": READING})],
+        ),
     ]
     made = {"parameters": {"data": {"name": data}}, "duration": 61.7}
     path = results / folder / f"{name}.ipynb"
@@ -62,7 +71,7 @@ def test_the_index_tells_every_run(results):
     assert rows[0].th.text == "Is 01_one a question?01_one, one/night"
     assert [row("td")[0].text for row in rows] == ["mnist", "digits", "digits", "digits"]
     assert rows[0]("td")[1].get_text(" ").split() == ["ok", "62", "s"]
-    assert "failed in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[1].text
+    assert "stopped in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[1].text
     assert [p.text for p in rows[0]("p")] == [
         "dm. The exponent is b = 0.5 (0.4 to 0.6), so the law survives.",
         "random. It falls faster: b = 0.8.",
@@ -135,6 +144,39 @@ def test_a_report_that_fails_leaves_the_last_one(results, monkeypatch):
         report.write_report(results)
     assert index.read_bytes() == before
     assert not (index.parent / "five").exists()
+
+
+@pytest.mark.slow
+def test_a_run_under_way_or_killed_is_not_called_ok(tmp_path):
+    results = tmp_path / "results"
+    cells = [
+        new_code_cell("k = None", metadata={"tags": ["parameters"]}),
+        new_code_cell("import time; time.sleep(600)"),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = tmp_path / "01_long.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), notebook)
+    (tmp_path / "mine.yaml").write_text(f"studies: []\nresults: {results}/long/one\n")
+
+    def told() -> str:
+        try:
+            [row] = soup(report.write_report(results)).tbody("tr")
+        except FileNotFoundError:
+            return ""
+        return row("td")[1].text.strip()
+
+    command = [sys.executable, "-m", "ddlib.execute", notebook, tmp_path / "mine.yaml"]
+    results.mkdir()
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 60
+            while not told().startswith("stopped in cell 3") and time.monotonic() < end:
+                time.sleep(0.2)
+            under_way, running = told(), process.poll() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert running
+    assert under_way == told() == f"stopped in cell 3: {NO_END}"
 
 
 def test_nothing_to_show_is_said(tmp_path):

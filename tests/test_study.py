@@ -159,7 +159,9 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
     for name in ("trials", "references", "costs"):
         written = pd.read_parquet(finished.folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(finished.result, name), check_exact=True)
-    assert json.loads((finished.folder / "settings.json").read_text()) == asdict(finished.settings)
+    assert json.loads((finished.folder / "settings.json").read_text()) == asdict(
+        replace(finished.settings, workers=None)
+    )
     files = [path for path in finished.folder.parent.rglob("*") if path.is_file()]
     kinds = pd.Series([f"{path.parent.name}/*{path.suffix}" for path in files]).value_counts()
     assert kinds.to_dict() == {
@@ -883,6 +885,27 @@ def test_a_refused_change_leaves_the_settings_of_the_last_run(finished):
     before = (finished.folder / "settings.json").read_bytes()
     refusal(finished.folder, ValueError, k=[3, 7])
     assert (finished.folder / "settings.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["alone", "connect"])
+def test_settings_are_replaced_with_the_tables_they_belong_to(
+    finished, tmp_path, monkeypatch, name
+):
+    """Here another study waits for its folder in vain, or for workers."""
+
+    def give_up(*_):
+        raise KeyboardInterrupt
+
+    folder = finished.copy(tmp_path)
+    before = [(folder / name).read_bytes() for name in ("settings.json", "trials.parquet")]
+    with monkeypatch.context() as patched:
+        patched.setattr(study, name, give_up)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(settings(folder, seeds=1, k=[9]))
+    assert [(folder / n).read_bytes() for n in ("settings.json", "trials.parquet")] == before
+    study.run(settings(folder, seeds=1, workers=1))
+    assert json.loads((folder / "settings.json").read_text())["seeds"] == 1
+    assert set(pd.read_parquet(folder / "trials.parquet")["seed"]) == {0}
 
 
 @pytest.mark.usefixtures("no_workers")
