@@ -361,13 +361,18 @@ def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
             raise ValueError(f"no gaps of {unknown[0]!r} in family {family!r}; there are: {have}")
     if gaps["seed"].nunique() < 2:
         raise ValueError("one seed cannot tell the worst member from noise; give at least 2 seeds")
-    gaps = gaps.assign(method=gaps["configuration"], status=gaps.get("status", "ok"))
     names = list(dict.fromkeys(name for members in families.values() for name in members))
     seeds, ks = np.sort(gaps["seed"].unique()), np.sort(gaps["k"].unique())
     if ks[0] <= 0:
         raise ValueError(f"gaps at k={ks[0]:g}; every k must be > 0")
-    tables = [laws.gap_matrix(gaps, name, measure).reindex(seeds, columns=ks) for name in names]
-    return Cube(names, ks.astype(float), np.stack([t.fillna(t.mean()).to_numpy() for t in tables]))
+    gaps = gaps.assign(status=gaps.get("status", "ok"))
+    cells = laws.mean_gaps(gaps, measure, ["configuration", "seed", "k"])
+    cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy()
+    values = cells.reshape(len(names), len(seeds), len(ks))
+    kept = ~np.isnan(values)
+    means = np.where(kept, values, 0.0).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
+    means[~kept.any(axis=1)] = np.nan
+    return Cube(names, ks.astype(float), np.where(kept, values, means[:, None]))
 
 
 def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

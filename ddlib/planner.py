@@ -142,7 +142,7 @@ def compare_plans(
     fits_by_method: {method: `fit_members`}; budget: the most k that can be afforded; ks: the sizes
     that were measured. Columns: method, member (that decides), k, ipc, each with _low and _high,
     gap (worst gap predicted at the budget) with gap_low, gap_high, within (whether k is at most
-    the budget), r2 and r2_null_95 of the deciding member's fit, reason (why there is no plan).
+    the budget), r2 of the deciding member's fit, reason (why there is no plan).
     Methods within the budget come first, by k; then those out of it, by the gap at the budget.
     """
     rows = []
@@ -155,9 +155,7 @@ def compare_plans(
         for name, value in parts.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), value, strict=True)
         row["within"] = bool(found.k and found.k.estimate <= budget)
-        quality = fits[found.member] if found.member else None
-        row["r2"] = quality.r2 if quality else None
-        row["r2_null_95"] = quality.r2_null_95 if quality else None
+        row["r2"] = fits[found.member].r2 if found.member else None
         rows.append(row)
     table = pd.DataFrame(rows)
     table["order"] = table["k"].where(table["within"], table["gap"])
