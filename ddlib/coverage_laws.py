@@ -365,14 +365,20 @@ def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
     seeds, ks = np.sort(gaps["seed"].unique()), np.sort(gaps["k"].unique())
     if ks[0] <= 0:
         raise ValueError(f"gaps at k={ks[0]:g}; every k must be > 0")
-    gaps = gaps.assign(status=gaps.get("status", "ok"))
-    cells = laws.mean_gaps(gaps, measure, ["configuration", "seed", "k"])
-    cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy()
-    values = cells.reshape(len(names), len(seeds), len(ks))
-    kept = ~np.isnan(values)
-    means = np.where(kept, values, 0.0).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
-    means[~kept.any(axis=1)] = np.nan
-    return Cube(names, ks.astype(float), np.where(kept, values, means[:, None]))
+    laws.check_measure(measure)
+    gaps = gaps[(gaps.get("status", "ok") == "ok") & gaps[measure].notna()]
+    axes = {"configuration": names, "seed": seeds, "k": ks}
+    places = np.array([pd.Index(axis).get_indexer(gaps[name]) for name, axis in axes.items()])
+    kept = places[0] >= 0
+    sums, counts = np.zeros((2, *map(len, axes.values())))
+    np.add.at(sums, tuple(places[:, kept]), gaps[measure].to_numpy(float)[kept])
+    np.add.at(counts, tuple(places[:, kept]), 1)
+    with np.errstate(invalid="ignore"):
+        values, known = sums / counts, counts > 0
+        means = np.where(known, values, 0.0).sum(axis=1, keepdims=True) / known.sum(
+            axis=1, keepdims=True
+        )
+    return Cube(names, ks.astype(float), np.where(known, values, means))
 
 
 def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -131,6 +131,13 @@ class Fit:
         rows = [(x, *interval(values)) for x, values in zip(k, gaps, strict=True)]
         return pd.DataFrame(rows, columns=["k", "gap", "low", "high"], dtype=float)
 
+    def gap(self, k: float) -> Interval:
+        """Return what `predict` says of one k."""
+        self._check_fitted()
+        if not k > 0:
+            raise ValueError(f"cannot predict at k={k:g}; choose k > 0")
+        return interval(self.law.curve(np.array([k], dtype=float), self.coefficients)[:, 0])
+
     def gain(self, k: float, more: float = 1) -> Interval:
         """Return how much the gap falls from k to k + `more` samples; raises as `predict`."""
         if not more > 0:
@@ -195,22 +202,19 @@ def gap_matrix(trials: pd.DataFrame, method: str, measure: str = "gap_error") ->
     trials: the tidy table of the study. measure: "gap_error" or "gap_cross_entropy". Cells whose
     trials all failed are NaN. Raises ValueError for an unknown method or measure.
     """
+    check_measure(measure)
     rows = trials[trials["method"] == method]
     if rows.empty:
         known = ", ".join(sorted(trials["method"].unique()))
         raise ValueError(f"no trials of method {method!r}; the table has: {known}")
-    return mean_gaps(rows, measure, ["seed", "k"]).unstack("k")
+    gaps = rows[measure].where(rows["status"] == "ok")
+    return gaps.groupby([rows["seed"], rows["k"]]).mean().unstack("k")
 
 
-def mean_gaps(trials: pd.DataFrame, measure: str, keys: list[str]) -> pd.Series:
-    """Average the gaps of evaluations that went well, index `keys`; NaN where none did.
-
-    Raises ValueError for an unknown measure.
-    """
+def check_measure(measure: str) -> None:
+    """Raise ValueError for a measure that no table of trials has."""
     if measure not in ("gap_error", "gap_cross_entropy"):
         raise ValueError(f"unknown measure {measure!r}; choose gap_error or gap_cross_entropy")
-    gaps = trials[measure].where(trials["status"] == "ok")
-    return gaps.groupby([trials[key] for key in keys]).mean()
 
 
 def seed_means(gaps: pd.DataFrame) -> SeedMeans:

@@ -97,9 +97,12 @@ def fit_members(
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, laws.Fit]:
-    """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons."""
+    """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons.
+
+    A member with too few k has a fit without a curve, and its reason; `plan_from` needs curves.
+    """
     cube = lay_out(gaps, {"pilot": members}, measure)
-    return _member_fits(cube, members, cube.ks, law, draws, seed)
+    return _each_fit(cube, members, cube.ks, law, draws, seed)
 
 
 def plan_from(
@@ -254,6 +257,15 @@ def _ends(interval: Interval) -> str:
 
 def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:
     """Fit a power law to each member at ks; raises ValueError where there are too few k for it."""
+    fits = _each_fit(cube, members, ks, law, draws, seed)
+    for name, fit in fits.items():
+        if not fit.fitted:
+            raise ValueError(f"no curve for {name!r}: {fit.reason}")
+    return fits
+
+
+def _each_fit(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:
+    """Fit a power law to each member at ks, where there are enough k."""
     if law not in POWER_LAWS:
         raise ValueError(f"{law!r} is not a power law; choose one of {', '.join(POWER_LAWS)}")
     kept = np.isin(cube.ks, ks)
@@ -261,8 +273,6 @@ def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> di
     for name, values in zip(members, cube.of(members)[..., kept], strict=True):
         table = pd.DataFrame(values, columns=cube.ks[kept])
         fits[name] = laws.fit(table, law, draws=draws, seed=seed)
-        if not fits[name].fitted:
-            raise ValueError(f"no curve for {name!r}: {fits[name].reason}")
     return fits
 
 
