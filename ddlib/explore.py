@@ -309,7 +309,8 @@ class CoverageExplorer(Explorer):
             chosen = set(self.members.value)
             same = [n for n, each in self.tables.families.items() if set(each) == chosen]
             with self.together():
-                self.controls["preset"].value = same[0] if same else OWN
+                if self.controls["preset"].value not in same:  # several presets may be one family
+                    self.controls["preset"].value = same[0] if same else OWN
         else:
             super()._changed(change)
 
