@@ -291,6 +291,7 @@ def _screen(name: str) -> Path:
 def test_jupyterlab_follows_the_keyboard(watched, tmp_path):
     # A copy, in a folder of its own: JupyterLab saves what it runs.
     shutil.copy(ROOT / "notebooks" / "05_explore.ipynb", tmp_path)
+    shutil.copytree(ROOT / "notebooks" / "images", tmp_path / "images")
     words = [sys.executable, "-m", "jupyter", "lab", "--ip=127.0.0.1", "--port={port}"]
     words += ["--no-browser", "--allow-root", "--IdentityProvider.token=only-here"]
     words += [f"--ServerApp.root_dir={tmp_path}", f"--LabApp.workspaces_dir={tmp_path}"]

@@ -4,17 +4,20 @@ import base64
 import dataclasses
 import re
 import time
+from pathlib import Path
 
 import altair as alt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ddlib import coverage, coverage_laws, explore, laws, planner, tables
 from ddlib.coverage_laws import KStars
 from ddlib.page import _plain
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -370,6 +373,33 @@ def test_an_exported_page_shows_the_picture_and_not_a_remark(plans):
     output = nbformat.v4.new_output("display_data", data=bundle)
     _plain(output)
     assert '<figure class="chart">' in output.data["text/html"]
+
+
+def test_the_pictures_of_the_notebook_are_what_the_command_draws(tmp_path):
+    explore.write_pictures(tmp_path)
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["explore_coverage.png", "explore_ipc.png", "explore_planner.png"]
+    notebook = nbformat.read(NOTEBOOKS / "05_explore.ipynb", as_version=4)
+    shown = re.findall(r'src="images/(.*?)"', notebook.cells[-1].source)
+    assert sorted(shown) == made
+    for name in made:
+        kept = NOTEBOOKS / "images" / name
+        assert kept.stat().st_size < 120_000
+        pixels = [np.asarray(Image.open(at).convert("L"), float) for at in (kept, tmp_path / name)]
+        assert pixels[0].shape == pixels[1].shape, "python -m ddlib.explore notebooks/images"
+        # Edges may be smoothed otherwise elsewhere; a mark that moved is some thousands of pixels.
+        assert np.mean(np.abs(pixels[0] - pixels[1]) > 64) < 2e-4
+
+
+def test_a_preset_stays_chosen_where_another_is_the_same_family(example):
+    law = dataclasses.replace(example[1])
+    families = {"a": ("own", "adam"), "b": ("own", "adam"), "c": ("mlp", "vit", "own")}
+    law.__dict__["families"] = families
+    explorer = explore.CoverageExplorer([law])
+    for name in ("c", "b", "a"):
+        choose(explorer, preset=name)
+        assert explorer.controls["preset"].value == name
+        assert set(explorer.members.value) == set(families[name])
 
 
 def values_of(control) -> list:
