@@ -1,9 +1,11 @@
 """The pictures of the explorers: a choice of results, drawn from tables alone.
 
 They are drawn at every move of a slider, so a picture is a Vega-Lite specification in two parts:
-its frame, which Altair builds once for all choices alike, and its tables, put beside it by name.
+its frame, which Altair builds once, with names such as "@methods" in the place of what a choice
+decides; and its tables, put beside it by name.
 """
 
+import math
 from functools import cache
 from typing import Any
 
@@ -45,7 +47,7 @@ def ipc_view(
     saturation point; sheets: method, ipc, url; now: k, and the gain at which k_sat is; heading:
     title and subtitle. The first law's curves have bands.
     """
-    curves = curves.assign(label=[LAWS[law][0] for law in curves["law"]])
+    curves = curves.assign(label=curves["law"].map({law: each[0] for law, each in LAWS.items()}))
     first = curves[curves["law"] == curves["law"].iloc[0]] if len(curves) else curves
     saturated = numbers.dropna(subset="gap_sat")[["method", "law", "k_sat", "gap_sat"]]
     tables = {
@@ -62,16 +64,26 @@ def ipc_view(
             top=np.arange(len(sheets)) // ACROSS * SHEET[1],
         ),
     }
-    ks = tuple(sorted(gaps["k"].unique().tolist()))
+    ks = sorted(gaps["k"].unique().tolist())
     # The ends depend on what is chosen and not on the slider, so that dragging moves the mark.
     bottom = np.nanmin([0.0, gaps["gap"].min(), curves["gap"].min()])
     top = 1.05 * np.nanmax([gaps["gap"].max(), curves["gap"].max()])
-    methods, laws = tuple(dict.fromkeys(gaps["method"])), tuple(dict.fromkeys(curves["law"]))
-    span = (ks, 2.1 * ks[-1])
-    gap = _gap_panel(methods, laws, span, (float(bottom), float(top)), measure_title)
-    rows = [[gap, _gain_panel(methods, span)]]
-    rows += [[_sheets(len(sheets))]] if len(sheets) else []
-    return _filled(_frame(*rows), tables, heading)
+    laws = dict.fromkeys(curves["law"])
+    chosen = _coloured(gaps["method"]) | {
+        "@ks": ks,
+        "@first": ks[0] / 1.1,
+        "@last": 2.1 * ks[-1],
+        "@bottom": float(bottom),
+        "@top": float(top),
+        "@measure": measure_title,
+        "@laws": [LAWS[law][0] for law in laws],
+        "@dashes": [list(LAWS[law][2]) for law in laws],
+    }
+    rows = [[_gap_panel(), _gain_panel()]]
+    if len(sheets):
+        width, height = SHEET[0] * min(len(sheets), ACROSS), SHEET[1] * -(-len(sheets) // ACROSS)
+        rows.append([_sheets() | {"width": width, "height": height}])
+    return _filled(_frame(*rows), tables, heading, chosen)
 
 
 def coverage_view(
@@ -88,16 +100,19 @@ def coverage_view(
     """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
 
     points: configuration, x, y, role (of ROLES), centre (of the ball that it is put into, missing
-    outside the family); curve: radius, h_cov; needs: what, k, low, high; ks: sizes measured;
-    farthest: the largest distance of all.
+    outside the family); curve: radius, h_cov; needs: what, k, low, high, why (there is no k, or
+    ""); ks: sizes measured; farthest: the largest distance of all.
     """
     places, turn = points.set_index("configuration"), np.linspace(0, 2 * np.pi, 49)
-    balls = [
-        places.loc[[name] * 49, ["x", "y"]].assign(ball=name, order=range(49)) for name in centres
-    ]
-    balls = pd.concat(balls)
-    balls["x"] += radius * np.tile(np.cos(turn), len(centres))
-    balls["y"] += radius * np.tile(np.sin(turn), len(centres))
+    x, y = places.loc[centres, ["x", "y"]].to_numpy().T
+    balls = pd.DataFrame(
+        {
+            "ball": np.repeat(centres, len(turn)),
+            "order": np.tile(range(len(turn)), len(centres)),
+            "x": np.add.outer(x, radius * np.cos(turn)).ravel(),
+            "y": np.add.outer(y, radius * np.sin(turn)).ravel(),
+        }
+    )
     spokes = points.dropna(subset="centre")
     ends = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
     edge = 1.1 * max(farthest, noise)
@@ -127,17 +142,45 @@ def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> 
     known = known[np.isfinite(known["ipc"].astype(float))]
     ends = {end: known[end].astype(float).clip(0.5, edge) for end in ("ipc", "ipc_low", "ipc_high")}
     tables = {"plans": known.assign(**ends), "budget": pd.DataFrame({"ipc": [budget]})}
-    return _filled(_plans_frame(tuple(table["method"]), edge), tables, heading)
+    panel = _plans_panel(edge) | {"height": 24 * len(table)}
+    return _filled(_frame([panel]), tables, heading, _coloured(table["method"]))
 
 
-def _filled(frame: Spec, tables: dict[str, pd.DataFrame], heading=None) -> Spec:
-    """Put tables beside a frame by name, and its title over it."""
-    rows = {}
-    for name, table in tables.items():
-        plain = table.astype(object).where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
-        rows[name] = plain.to_dict("records")
+def _filled(
+    frame: Spec, tables: dict[str, pd.DataFrame], heading=None, chosen: Spec | None = None
+) -> Spec:
+    """Put what was chosen into a frame, tables beside it by name, and its title over it."""
     title = {"title": {"text": heading[0], "subtitle": heading[1]}} if heading else {}
-    return frame | title | {"datasets": rows}
+    rows = {name: _records(table) for name, table in tables.items()}
+    return _put(frame, chosen or {}) | title | {"datasets": rows}
+
+
+def _put(spec: Any, chosen: Spec) -> Any:
+    """Return a specification with what was chosen for names such as "@measure" or ["@methods"]."""
+    if isinstance(spec, dict):
+        return {key: _put(value, chosen) for key, value in spec.items()}
+    if isinstance(spec, list):
+        whole = len(spec) == 1 and isinstance(chosen.get(str(spec[0])), list)
+        return chosen[spec[0]] if whole else [_put(value, chosen) for value in spec]
+    return chosen.get(spec, spec) if isinstance(spec, str) else spec
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    """Return the rows of a table, without what is no number in JSON; `to_dict` takes far longer."""
+    columns = [
+        [
+            None if isinstance(v, float) and not math.isfinite(v) else v
+            for v in table[name].astype(object)
+        ]
+        for name in table
+    ]
+    return [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _coloured(methods: pd.Series) -> Spec:
+    """Return methods and their colours, by their names in a frame."""
+    colours = method_colours(methods)
+    return {"@methods": list(colours), "@colours": list(colours.values())}
 
 
 def _on(table: str) -> alt.Chart:
@@ -167,18 +210,15 @@ def _message() -> Spec:
 
 
 @cache
-def _gap_panel(methods, laws, span, ends: tuple[float, float], measure_title: str) -> Spec:
+def _gap_panel() -> Spec:
     legend = alt.Legend(orient="top", title=None, columns=6, symbolType="circle", symbolOpacity=1)
-    colour, scale = _method_colour(methods, legend), alt.Scale(domain=list(ends), nice=False)
-    x = _k_axis(span, size_axis(pd.Series(span[0])))
-    y = alt.Y("gap:Q", scale=scale, title=measure_title)
-    low = alt.Y("low:Q", scale=scale, title=measure_title)
-    labels, dashes = [LAWS[law][0] for law in laws], [list(LAWS[law][2]) for law in laws]
+    colour, scale = _method_colour(legend), alt.Scale(domain=["@bottom", "@top"], nice=False)
+    x = _k_axis(size_axis(pd.Series(["@ks"])))
+    y = alt.Y("gap:Q", scale=scale, title="@measure")
+    low = alt.Y("low:Q", scale=scale, title="@measure")
     legend = alt.Legend(orient="top", title=None, symbolType="stroke", symbolSize=400)
     dash = alt.StrokeDash(
-        "label:N",
-        scale=alt.Scale(domain=labels, range=dashes),
-        legend=legend if len(laws) > 1 else None,
+        "label:N", scale=alt.Scale(domain=["@laws"], range=["@dashes"]), legend=legend
     )
     here = tips(["method:N", "law:N", "k", "gap", "low", "high"])
     seeds = _on("gaps").mark_point(filled=True, size=26, opacity=0.6)
@@ -199,9 +239,9 @@ def _gap_panel(methods, laws, span, ends: tuple[float, float], measure_title: st
 
 
 @cache
-def _gain_panel(methods, span) -> Spec:
-    x = _k_axis(span, alt.Axis(format="~g", values=[1, 10, 100, 1000, 10_000]))
-    colour = _method_colour(methods, None)
+def _gain_panel() -> Spec:
+    x = _k_axis(alt.Axis(format="~g", values=[1, 10, 100, 1000, 10_000]))
+    colour = _method_colour(None)
     axis, scale = alt.Axis(format="~g", tickCount=5), alt.Scale(type="log", nice=False)
     y = alt.Y("gain:Q", scale=scale, title=None, axis=axis)
     square = _on("gain").mark_point(shape="square", size=90, strokeWidth=2.5)
@@ -217,8 +257,8 @@ def _gain_panel(methods, span) -> Spec:
 
 
 @cache
-def _sheets(count: int) -> Spec:
-    (width, height), across = SHEET, min(count, ACROSS)
+def _sheets() -> Spec:
+    width, height = SHEET
     x, y = (alt.X("left:Q", scale=None, axis=None), alt.Y("top:Q", scale=None, axis=None))
     corner = {"align": "left", "baseline": "top"}
     image = _on("sheets").mark_image(smooth=False, width=width - 12, height=height - 20, **corner)
@@ -230,8 +270,7 @@ def _sheets(count: int) -> Spec:
     ]
     subtitle = "a column a class; at most 10 classes, and 5 images of each"
     title = alt.Title("Distilled images", subtitle=subtitle, fontSize=12)
-    place = {"width": width * across, "height": height * -(-count // ACROSS)}
-    return _panel(alt.layer(*layers).properties(title=title, view={"stroke": None}, **place))
+    return _panel(alt.layer(*layers).properties(title=title, view={"stroke": None}))
 
 
 @cache
@@ -289,19 +328,21 @@ def _needs(ks: tuple[int, ...], ways: tuple[str, ...]) -> alt.LayerChart:
         base.mark_point(filled=True, size=80, color=MEMBER, opacity=1).encode(
             alt.X("shown:Q", **shared)
         ),
+        base.transform_filter("datum.why")
+        .mark_text(align="left", limit=222, color=FAINT)
+        .encode(x=alt.value(5), text="why:N", tooltip="why:N"),
     ]
     title = alt.Title("Images that hold the worst gap at ε", fontSize=12)
     return alt.layer(*layers).properties(width=230, height=95, title=title)
 
 
 @cache
-def _plans_frame(methods: tuple[str, ...], edge: float) -> Spec:
+def _plans_panel(edge: float) -> Spec:
     axis = alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
     scale = alt.Scale(type="log", domain=[0.5, edge], nice=False)
     shared = {"scale": scale, "axis": axis, "title": "images per class (log scale)"}
-    order = list(methods)
-    y = alt.Y("method:N", sort=order, title=None, scale=alt.Scale(domain=order))
-    base = _on("plans").encode(y=y, color=_method_colour(methods, None))
+    y = alt.Y("method:N", sort=["@methods"], title=None, scale=alt.Scale(domain=["@methods"]))
+    base = _on("plans").encode(y=y, color=_method_colour(None))
     shown = tips(["method:N", "member:N", "ipc", "ipc_low", "ipc_high", "r2"])
     bars = base.mark_rule(strokeWidth=3, opacity=0.45)
     dots = base.mark_point(filled=True, size=90, opacity=1)
@@ -310,17 +351,14 @@ def _plans_frame(methods: tuple[str, ...], edge: float) -> Spec:
         dots.encode(alt.X("ipc:Q", **shared), tooltip=shown),
         _on("budget").mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.X("ipc:Q", **shared)),
     ]
-    return _frame([_panel(alt.layer(*layers).properties(width=560, height=24 * len(methods)))])
+    return _panel(alt.layer(*layers).properties(width=560))
 
 
-def _method_colour(methods: tuple[str, ...], legend: alt.Legend | None) -> alt.Color:
-    colours = method_colours(pd.Series(methods))
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+def _method_colour(legend: alt.Legend | None) -> alt.Color:
+    scale = alt.Scale(domain=["@methods"], range=["@colours"])
     return alt.Color("method:N", scale=scale, legend=legend)
 
 
-def _k_axis(span: tuple[tuple[int, ...], float], axis: alt.Axis) -> alt.X:
-    """Return the axis of k; span: the sizes that were measured, and the largest shown."""
-    ks, end = span
-    scale = alt.Scale(type="log", domain=[ks[0] / 1.1, end], nice=False)
+def _k_axis(axis: alt.Axis) -> alt.X:
+    scale = alt.Scale(type="log", domain=["@first", "@last"], nice=False)
     return alt.X("k:Q", scale=scale, axis=axis, title=SIZE)

@@ -361,13 +361,24 @@ def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
             raise ValueError(f"no gaps of {unknown[0]!r} in family {family!r}; there are: {have}")
     if gaps["seed"].nunique() < 2:
         raise ValueError("one seed cannot tell the worst member from noise; give at least 2 seeds")
-    gaps = gaps.assign(method=gaps["configuration"], status=gaps.get("status", "ok"))
     names = list(dict.fromkeys(name for members in families.values() for name in members))
     seeds, ks = np.sort(gaps["seed"].unique()), np.sort(gaps["k"].unique())
     if ks[0] <= 0:
         raise ValueError(f"gaps at k={ks[0]:g}; every k must be > 0")
-    tables = [laws.gap_matrix(gaps, name, measure).reindex(seeds, columns=ks) for name in names]
-    return Cube(names, ks.astype(float), np.stack([t.fillna(t.mean()).to_numpy() for t in tables]))
+    laws.check_measure(measure)
+    gaps = gaps[(gaps.get("status", "ok") == "ok") & gaps[measure].notna()]
+    axes = {"configuration": names, "seed": seeds, "k": ks}
+    places = np.array([pd.Index(axis).get_indexer(gaps[name]) for name, axis in axes.items()])
+    kept = places[0] >= 0
+    sums, counts = np.zeros((2, *map(len, axes.values())))
+    np.add.at(sums, tuple(places[:, kept]), gaps[measure].to_numpy(float)[kept])
+    np.add.at(counts, tuple(places[:, kept]), 1)
+    with np.errstate(invalid="ignore"):
+        values, known = sums / counts, counts > 0
+        means = np.where(known, values, 0.0).sum(axis=1, keepdims=True) / known.sum(
+            axis=1, keepdims=True
+        )
+    return Cube(names, ks.astype(float), np.where(known, values, means))
 
 
 def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

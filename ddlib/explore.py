@@ -2,27 +2,37 @@
 
 They read the tables of studies that ended (`ddlib.tables`) and compute by `laws`, `coverage`,
 `coverage_laws` and `planner`; what costs time is kept for the next change. Each explorer is one
-widget; shown where no kernel runs, it is a picture of its first choice.
+widget; shown where no kernel runs, it is a picture of its first choice. A change is computed within
+a fifth of a second; with all methods and all laws ticked, one that fits all anew takes twice that.
+
+`python -m ddlib.explore notebooks/images` writes the pictures that notebook 05 shows on GitHub.
 """
 
+import gc
+import io
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import traitlets
+from PIL import Image
 
 from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner, reading
 from ddlib.charts_explore import ROLES, Spec
+from ddlib.files import write_atomically
 from ddlib.laws import Interval
 from ddlib.live import Picture
 from ddlib.page import NUMBERS
 from ddlib.reading_explore import (
+    KNOWN,
     Need,
     at_size,
     coverage_table,
@@ -30,7 +40,7 @@ from ddlib.reading_explore import (
     plan_table,
     recommendation,
 )
-from ddlib.tables import Tables
+from ddlib.tables import Tables, example, named
 
 DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
 MEASURES = {"gap_error": "test error", "gap_cross_entropy": "test cross-entropy"}
@@ -100,7 +110,7 @@ class Explorer(ABC):
     """
 
     def __init__(self, studies: Sequence[Tables], rows: Sequence[Sequence[str]]) -> None:
-        self.studies = {tables.name: tables for tables in studies}
+        self.studies = named(studies)
         self.picture, self.numbers = Picture(), widgets.HTML()
         self._quiet = False
         for control in self.controls.values():
@@ -108,8 +118,11 @@ class Explorer(ABC):
         lines = [_row(self.controls[name] for name in row) for row in rows]
         self.box = widgets.VBox([*lines, *self.groups, self.picture, self.numbers])
         self.update()
+        # What is there by now need not be searched for rubbish again: that takes a change's time.
+        gc.collect()
+        gc.freeze()
         still, self._metadata = charts.mime_bundle(self.view.chart)
-        self._still = {**still, NUMBERS: self.view.numbers}
+        self.still = {**still, NUMBERS: self.view.numbers}
 
     controls: dict[str, widgets.Widget | Ticks]
     groups: Sequence[widgets.Widget] = ()
@@ -157,7 +170,7 @@ class Explorer(ABC):
 
     def _repr_mimebundle_(self, **options):
         """Return the live widget beside a still picture and numbers, for where no kernel runs."""
-        return {**self._still, **self.box._repr_mimebundle_(**options)}, self._metadata
+        return {**self.still, **self.box._repr_mimebundle_(**options)}, self._metadata
 
 
 class IpcExplorer(Explorer):
@@ -169,7 +182,7 @@ class IpcExplorer(Explorer):
         self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
         self.groups = (self.methods.box, self.laws.box)
         self.controls = {
-            "study": _choice("Data set", [each.name for each in studies]),
+            "study": _choice("Data set", list(named(studies))),
             "configuration": _choice("Trained as", tables.configurations),
             "measure": _choice("Measure", [(name, key) for key, name in MEASURES.items()]),
             "ipc": _slider("IPC", _ipcs(tables), 10),
@@ -177,7 +190,8 @@ class IpcExplorer(Explorer):
             "methods": self.methods,
             "laws": self.laws,
         }
-        self.draws, self.part, self._fit = draws, tolerance, cache(self._fitted)
+        self.draws, self.part = draws, tolerance
+        self._fit, self._read, self._sheet = map(cache, (self._fitted, self._gaps, _sheet))
         super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "tolerance")])
 
     def offer(self) -> None:
@@ -189,10 +203,13 @@ class IpcExplorer(Explorer):
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
-        trials, references = _under(self.studies[study], configuration)
-        gaps = laws.gap_matrix(trials, method, measure)
-        risks = references[measure.removeprefix("gap_")].dropna()
+        gaps, risks = self._read(study, configuration, method, measure)
         return laws.fit(gaps, law, references=risks, draws=self.draws)
+
+    def _gaps(self, study: str, configuration: str, method: str, measure: str):
+        trials, references = _under(self.studies[study], configuration)
+        risks = references[measure.removeprefix("gap_")].dropna()
+        return laws.gap_matrix(trials, method, measure), risks
 
     def fits(self) -> dict[tuple[str, str], laws.Fit]:
         """Return the fits that are ticked, by method and law."""
@@ -220,7 +237,7 @@ class IpcExplorer(Explorer):
         numbers = at_size(fits, gaps, k, least, self.part)
         ks = np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60)
         drawn = _drawn(fits, ks)
-        gains = _gains(fits, ks[:-1])
+        gains = _gains(fits, ks[:-1:4])
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)
         chart = charts_explore.ipc_view(
@@ -235,7 +252,7 @@ class IpcExplorer(Explorer):
         tables = self.tables
         there = sorted({size for method, size in tables.sheets if method in methods})
         near = max((size for size in there if size <= ipc), default=there[0] if there else 0)
-        rows = [(method, near, tables.sheet_address(method, near)) for method in methods]
+        rows = [(method, near, self._sheet(tables, method, near)) for method in methods]
         sheets = pd.DataFrame(rows, columns=["method", "ipc", "url"]).dropna()
         if sheets.empty:
             return sheets, "This study kept no distilled images."
@@ -258,7 +275,7 @@ class CoverageExplorer(Explorer):
         self.members = Ticks("Family", list(tables.distances.index), tables.distances.index)
         self.groups = (self.members.box,)
         self.controls = {
-            "study": _choice("Data set", [each.name for each in known]),
+            "study": _choice("Data set", list(named(known))),
             "method": _choice("Method", tables.methods),
             "preset": _choice("Preset", [*tables.families, OWN]),
             "radius": widgets.FloatSlider(**_labelled("Radius r"), readout_format=".3f"),
@@ -268,8 +285,9 @@ class CoverageExplorer(Explorer):
         }
         self._set_radius(tables)
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
-        self._worst = cache(self._worst_gaps)
-        self._plans, self._place = cache(self._member_fits), cache(_embedded)
+        self._presets = cache(self._known_presets)
+        self._worst, self._fits = cache(self._worst_gaps), cache(_member_fits)
+        self._place, self._centres = cache(_embedded), cache(_centres)
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
 
@@ -299,23 +317,40 @@ class CoverageExplorer(Explorer):
             chosen = set(self.members.value)
             same = [n for n, each in self.tables.families.items() if set(each) == chosen]
             with self.together():
-                self.controls["preset"].value = same[0] if same else OWN
+                if self.controls["preset"].value not in same:  # several presets may be one family
+                    self.controls["preset"].value = same[0] if same else OWN
         else:
             super()._changed(change)
 
-    def _k_stars(self, study: str, method: str, members: tuple[str, ...] | None):
-        """Return k* at every epsilon of the slider, of one family or of all presets."""
-        tables = self.studies[study]
-        families = tables.families if members is None else {"chosen": members}
+    def _k_stars(self, tables: Tables, method: str, members: tuple[str, ...]):
+        """Return k* of a family at every epsilon of the slider, or why it has none."""
         gaps = tables.gaps[tables.gaps["method"] == method]
-        return coverage_laws.k_star(gaps, families, EPSILONS, draws=self.draws)
+        try:
+            return coverage_laws.k_star(gaps, {"chosen": members}, EPSILONS, draws=self.draws)
+        except ValueError as reason:
+            return str(reason)
 
-    def _worst_gaps(self, study: str, method: str, members: tuple[str, ...]) -> pd.DataFrame:
-        gaps = self.studies[study].gaps
-        return coverage_laws.worst_gaps(gaps[gaps["method"] == method], {"chosen": members})
+    def _known_presets(self, tables: Tables, method: str) -> coverage_laws.KStars | None:
+        """Return k* of the presets at every epsilon, without those that have none."""
+        gaps, families = tables.gaps[tables.gaps["method"] == method], tables.families
+        try:
+            return coverage_laws.k_star(gaps, families, EPSILONS, draws=self.draws)
+        except ValueError:
+            found = {n: self._needed(tables, method, each) for n, each in families.items()}
+        sound = {n: families[n] for n, each in found.items() if not isinstance(each, str)}
+        return coverage_laws.k_star(gaps, sound, EPSILONS, draws=self.draws) if sound else None
 
-    def _member_fits(self, study: str, method: str, member: str) -> laws.Fit:
-        return _fit_member(self.studies[study], method, member, self.draws)
+    def _worst_gaps(self, tables: Tables, method: str, members: tuple[str, ...]):
+        """Return {k: (worst member, its gap)}; where there is none, ("unknown", why)."""
+        gaps = tables.gaps[tables.gaps["method"] == method]
+        try:
+            found = coverage_laws.worst_gaps(gaps, {"chosen": members})
+        except ValueError as reason:
+            return dict.fromkeys(tables.sizes, ("unknown", str(reason)))
+        worst = {k: rows["worst_member"].mode().iloc[0] for k, rows in found.groupby("k")}
+        means = found.groupby("k")["worst"].mean().to_dict()
+        lost = {k: ("unknown", f"every trial of {name} failed") for k, name in worst.items()}
+        return lost | {k: (worst[k], mean) for k, mean in means.items() if not math.isnan(mean)}
 
     def choose(self) -> View:
         tables, members = self.tables, tuple(self.members.value)
@@ -324,10 +359,10 @@ class CoverageExplorer(Explorer):
         radius, epsilon = self.controls["radius"].value, self.controls["epsilon"].value
         method, k = self.controls["method"].value, self.controls["k"].value
         own = tables.distances.loc[list(members), list(members)]
-        centres = list(coverage.cover(own, radius))
+        centres = self._centres(tables, members, radius)
         curve, h_cov = self._curve(tables, members), math.log(len(centres))
         needs = self.needs(members, radius, epsilon, h_cov)
-        worst = self._worst(tables.name, method, members).query("k == @k")
+        worst = self._worst(tables, method, members)[k]
         points, share = self._place(tables)
         points = _roles(points, members, centres, own)
         heading = (
@@ -337,38 +372,57 @@ class CoverageExplorer(Explorer):
             "or too narrow; a line joins each member to its centre.",
         )
         rows = pd.DataFrame(
-            [(n.what, *n.ends) for n in needs], columns=["what", "k", "low", "high"]
+            [(n.what, *n.ends, n.why) for n in needs], columns=["what", "k", "low", "high", "why"]
         )
         chart = charts_explore.coverage_view(
             *(points, centres, radius, curve, tables.noise, rows, tables.sizes),
             float(tables.distances.to_numpy().max()),
             heading,
         )
-        return View(
-            chart,
-            coverage_table(needs, worst, epsilon, k, radius, tables),
-            heading[0],
-        )
+        words = [f"k* {need.what}: {need.why or need.value}" for need in needs]
+        table = coverage_table(needs, worst, epsilon, k, radius, tables)
+        return View(chart, table, ". ".join([heading[0], *words]))
 
     def needs(self, members, radius: float, epsilon: float, h_cov: float) -> list[Need]:
         """Return k*(epsilon) of a family: measured, by its members' fits, and by H_cov alone."""
-        study, method = self.controls["study"].value, self.controls["method"].value
-        tables = self.tables
-        measured = _at_epsilon(self._needed(study, method, members), epsilon)
-        row = measured.table.iloc[0]
-        found = [
-            Need("measured", Interval(row["k_star"], row["low"], row["high"]), row["censored"])
-        ]
-        fits = {member: self._plans(study, method, member) for member in members}
-        planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
-        found.append(Need("members' fits", planned.k, planned.reason))
-        others = {n: each for n, each in tables.families.items() if set(each) != set(members)}
-        h = pd.Series({n: _level(self._curve(tables, each), radius) for n, each in others.items()})
-        k_stars = _at_epsilon(self._needed(study, method, None), epsilon, list(others))
+        tables, method = self.tables, self.controls["method"].value
+        measured = self._needed(tables, method, members)
+        if isinstance(measured, str):
+            found = [Need("measured", None, measured)]
+        else:
+            row = measured.table.iloc[EPSILONS.index(epsilon)]
+            k_star = Interval(row["k_star"], row["low"], row["high"])
+            found = [Need("measured", k_star, row["censored"])]
         return [
             *found,
-            Need("by H_cov", *coverage_laws.k_star_on_line(k_stars, h, h_cov)),
+            self._by_fits(members, epsilon),
+            self._by_line(members, radius, epsilon, h_cov),
         ]
+
+    def _by_fits(self, members, epsilon: float) -> Need:
+        tables, method = self.tables, self.controls["method"].value
+        try:
+            fits = _of(self._fits(tables, method, self.draws), members)
+        except ValueError as reason:
+            return Need("members' fits", None, str(reason))
+        planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
+        return Need("members' fits", planned.k, planned.reason)
+
+    def _by_line(self, members, radius: float, epsilon: float, h_cov: float) -> Need:
+        """Read k* off the line through the other presets, as far as theirs are known."""
+        tables, method = self.tables, self.controls["method"].value
+        others = [n for n, each in tables.families.items() if set(each) != set(members)]
+        k_stars = self._presets(tables, method)
+        known = [n for n in others if k_stars and n in set(k_stars.table["family"])]
+        if not known:
+            return Need("by H_cov", None, "no other family has a k*")
+        curves = {n: self._curve(tables, tables.families[n]) for n in known}
+        h = pd.Series({n: _level(curve, radius) for n, curve in curves.items()})
+        line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon, known), h, h_cov)
+        if line and len(known) < len(others):
+            left = reading.listed([n for n in others if n not in known], "and")
+            reason = f"{KNOWN['by H_cov']}; {left} cannot be used"
+        return Need("by H_cov", line, reason)
 
 
 class Planner(Explorer):
@@ -377,33 +431,26 @@ class Planner(Explorer):
     def __init__(self, studies: Sequence[Tables], draws: int = DRAWS):
         tables, self.draws = studies[0], draws
         self.controls = {
-            "study": _choice("Data set", [each.name for each in studies]),
+            "study": _choice("Data set", list(named(studies))),
             "family": _choice("Used as", list(_families(tables))),
             "epsilon": _slider("Target gap", list(EPSILONS), 0.05),
             "budget": _slider("Budget, IPC", list(IPCS), 50),
         }
-        self._fit = cache(self._fitted)
+        self._fits = cache(_member_fits)
         super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
 
     def offer(self) -> None:
         self.controls["family"].options = list(_families(self.tables))
 
-    def _fitted(self, study: str, method: str, member: str) -> laws.Fit | str:
-        try:
-            return _fit_member(self.studies[study], method, member, self.draws)
-        except ValueError as reason:
-            return str(reason)
-
     def choose(self) -> View:
-        tables, study = self.tables, self.controls["study"].value
+        tables, fits, bad = self.tables, {}, {}
         members = _families(tables)[self.controls["family"].value]
         epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
-        fits = {
-            method: {member: self._fit(study, method, member) for member in members}
-            for method in tables.methods
-        }
-        bad = {m: t for m, each in fits.items() for t in each.values() if isinstance(t, str)}
-        fits = {method: each for method, each in fits.items() if method not in bad}
+        for method in tables.methods:
+            try:
+                fits[method] = _of(self._fits(tables, method, self.draws), members)
+            except ValueError as reason:
+                bad[method] = str(reason)
         if not fits:
             raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
         ks, count = tables.sizes, tables.class_count
@@ -421,22 +468,24 @@ def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def _drawn(fits: dict, ks: np.ndarray) -> pd.DataFrame:
-    parts = [
-        found.predict(ks).assign(method=method, law=law)
-        for (method, law), found in fits.items()
-        if found.fitted
-    ]
-    columns = ["method", "law", "k", "gap", "low", "high"]
-    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns, dtype=float)
+    """Tabulate fitted curves at ks; the first law's have intervals, which make the bands."""
+    fits = {key: found for key, found in fits.items() if found.fitted}
+    first = next(iter(fits), ("", ""))[1]
+    columns, none = ["method", "law", "k", "gap", "low", "high"], np.full(len(ks), np.nan)
+    rows = []
+    for (method, law), found in fits.items():
+        ends = found.predict(ks)[["low", "high"]].to_numpy().T if law == first else (none, none)
+        curve = found.law.curve(ks, found.coefficients[0])
+        rows += [(method, law, *row) for row in zip(ks, curve, *ends, strict=True)]
+    return pd.DataFrame(rows, columns=columns, dtype=None if rows else float)
 
 
 def _gains(fits: dict, ks: np.ndarray) -> pd.DataFrame:
-    rows = [
-        (method, law, k, found.gain(k).estimate)
-        for (method, law), found in fits.items()
-        if found.fitted
-        for k in ks[::4]
-    ]
+    rows = []
+    for (method, law), found in fits.items():
+        if found.fitted:
+            gaps = found.law.curve(np.stack([ks, ks + 1]), found.coefficients[0])
+            rows += [(method, law, *row) for row in zip(ks, gaps[0] - gaps[1], strict=True)]
     return pd.DataFrame(rows, columns=["method", "law", "k", "gain"])
 
 
@@ -448,6 +497,10 @@ def _level(curve: pd.DataFrame, radius: float) -> float:
     """Return H_cov at a radius: that of the last jump up to it."""
     reach = radius + coverage.ROUNDING * curve["radius"].max()
     return float(curve.loc[curve["radius"] <= reach, "h_cov"].iloc[-1])
+
+
+def _centres(tables: Tables, members: tuple[str, ...], radius: float) -> list[str]:
+    return list(coverage.cover(tables.distances.loc[list(members), list(members)], radius))
 
 
 def _embedded(tables: Tables) -> tuple[pd.DataFrame, float]:
@@ -464,11 +517,10 @@ def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame)
     return points.assign(role=role, centre=names.map(nearest))
 
 
-def _at_epsilon(k_stars, epsilon: float, families: Sequence[str] | None = None):
+def _at_epsilon(k_stars, epsilon: float, families: Sequence[str]) -> coverage_laws.KStars:
     """Return the rows of one epsilon, and of some families, of k*."""
     table = k_stars.table
-    kept = np.isclose(table["epsilon"], epsilon)
-    kept &= table["family"].isin(families if families is not None else table["family"])
+    kept = np.isclose(table["epsilon"], epsilon) & table["family"].isin(families)
     rows = table[kept].reset_index(drop=True)
     return coverage_laws.KStars(rows, k_stars.draws[kept], k_stars.raw[kept])
 
@@ -478,9 +530,24 @@ def _families(tables: Tables) -> dict[str, tuple[str, ...]]:
     return {**tables.families, **{f"{name} alone": (name,) for name in tables.configurations}}
 
 
-def _fit_member(tables: Tables, method: str, member: str, draws: int) -> laws.Fit:
+def _member_fits(tables: Tables, method: str, draws: int) -> dict[str, laws.Fit]:
+    """Fit a method's gaps under each configuration that has any."""
     own = tables.gaps[tables.gaps["method"] == method]
-    return planner.fit_members(own, [member], draws=draws)[member]
+    members = [name for name in tables.configurations if name in set(own["configuration"])]
+    return planner.fit_members(own, members, draws=draws)
+
+
+def _of(fits: dict[str, laws.Fit], members: Iterable[str]) -> dict[str, laws.Fit]:
+    """Return the fits of members; raises ValueError where one has no curve."""
+    for name in members:
+        if name not in fits or not fits[name].fitted:
+            why = fits[name].reason if name in fits else "no gaps"
+            raise ValueError(f"no curve for {name!r}: {why}")
+    return {name: fits[name] for name in members}
+
+
+def _sheet(tables: Tables, method: str, ipc: int) -> str | None:
+    return tables.sheet_address(method, ipc)
 
 
 def _ipcs(tables: Tables) -> list[int]:
@@ -515,3 +582,20 @@ def _slider(description: str, options: list, value) -> widgets.SelectionSlider:
 def _row(children: Iterable[widgets.Widget]) -> widgets.HBox:
     layout = widgets.Layout(flex_flow="row wrap", max_width="900px")
     return widgets.HBox(list(children), layout=layout)
+
+
+def write_pictures(folder: Path) -> None:
+    """Write the first picture of each explorer of the example, small: explore_ipc.png and so on."""
+    found = example()
+    kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
+    for name, kind in kinds.items():
+        picture = Image.open(io.BytesIO(kind(found).still["image/png"]))
+        file = io.BytesIO()
+        picture.quantize(128).save(file, "PNG", optimize=True)
+        write_atomically(folder / f"explore_{name}.png", file.getvalue())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m ddlib.explore FOLDER")
+    write_pictures(Path(sys.argv[1]))

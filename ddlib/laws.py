@@ -9,6 +9,7 @@ Letters: S seeds, K distinct k, D bootstrap draws.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -85,13 +86,26 @@ class Fit:
     law: Law
     parameters: dict[str, Interval] = field(default_factory=dict)
     r2: float | None = None  # of the seed means, unweighted, in linear gap space
-    r2_null: float | None = None  # median that random falling curves reach, see `null_r2`
-    r2_null_95: float | None = None  # 95th percentile of the same
     aicc: float | None = None
     loo_error: float | None = None  # root mean square of the errors at each k left out
     reason: str = ""
     # (1 + D, 3): estimate, then draws, of (a, theta, c); one row where there is no interval
     coefficients: np.ndarray = field(default=None, repr=False, compare=False)
+    draw_null: Callable[[], np.ndarray] = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def _null(self) -> np.ndarray | None:  # asked for seldom, and half the time of a fit
+        return self.draw_null() if self.fitted else None
+
+    @property
+    def r2_null(self) -> float | None:
+        """The median R² that random falling curves reach, see `null_r2`."""
+        return None if self._null is None else float(np.median(self._null))
+
+    @property
+    def r2_null_95(self) -> float | None:
+        """The 95th percentile of the same."""
+        return None if self._null is None else float(np.quantile(self._null, 0.95))
 
     @property
     def identifiable(self) -> bool:
@@ -116,6 +130,13 @@ class Fit:
         gaps = self.law.curve(k, self.coefficients).T
         rows = [(x, *interval(values)) for x, values in zip(k, gaps, strict=True)]
         return pd.DataFrame(rows, columns=["k", "gap", "low", "high"], dtype=float)
+
+    def gap(self, k: float) -> Interval:
+        """Return what `predict` says of one k."""
+        self._check_fitted()
+        if not k > 0:
+            raise ValueError(f"cannot predict at k={k:g}; choose k > 0")
+        return interval(self.law.curve(np.array([k], dtype=float), self.coefficients)[:, 0])
 
     def gain(self, k: float, more: float = 1) -> Interval:
         """Return how much the gap falls from k to k + `more` samples; raises as `predict`."""
@@ -181,14 +202,19 @@ def gap_matrix(trials: pd.DataFrame, method: str, measure: str = "gap_error") ->
     trials: the tidy table of the study. measure: "gap_error" or "gap_cross_entropy". Cells whose
     trials all failed are NaN. Raises ValueError for an unknown method or measure.
     """
-    if measure not in ("gap_error", "gap_cross_entropy"):
-        raise ValueError(f"unknown measure {measure!r}; choose gap_error or gap_cross_entropy")
+    check_measure(measure)
     rows = trials[trials["method"] == method]
     if rows.empty:
         known = ", ".join(sorted(trials["method"].unique()))
         raise ValueError(f"no trials of method {method!r}; the table has: {known}")
     gaps = rows[measure].where(rows["status"] == "ok")
     return gaps.groupby([rows["seed"], rows["k"]]).mean().unstack("k")
+
+
+def check_measure(measure: str) -> None:
+    """Raise ValueError for a measure that no table of trials has."""
+    if measure not in ("gap_error", "gap_cross_entropy"):
+        raise ValueError(f"unknown measure {measure!r}; choose gap_error or gap_cross_entropy")
 
 
 def seed_means(gaps: pd.DataFrame) -> SeedMeans:
@@ -203,8 +229,10 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
     gaps = gaps.astype(float)
     if not gaps.columns.is_unique or (gaps.columns <= 0).any() or np.isinf(gaps).any(axis=None):
         raise ValueError("gaps need columns of distinct k > 0 and finite values (NaN if failed)")
-    gaps = gaps.dropna(how="all").dropna(how="all", axis=1).sort_index(axis=1)
-    ks, values, counts = gaps.columns.to_numpy(float), gaps.to_numpy(), gaps.count().to_numpy()
+    ks, values = gaps.columns.to_numpy(float), gaps.to_numpy()
+    there = ~np.isnan(values)
+    order = np.argsort(ks)[there.any(axis=0)[np.argsort(ks)]]
+    ks, values, counts = ks[order], values[there.any(axis=1)][:, order], there.sum(axis=0)[order]
     means = np.nansum(values, axis=0) / counts
     residuals = np.nan_to_num(values - means)
     scale = np.abs(means).max(initial=0.0)
@@ -295,19 +323,45 @@ def _fit_curves(law: Law, ks, means, weights, level: float = 0.0) -> np.ndarray:
     around the best point: no starting value, no local optimum wider than the first grid.
     """
     level = np.inf if "c" in law.parameters else level
-    means, weights = means[:, None], weights[:, None]
-    low, high = np.log(SEARCHED[law.parameters[1]](ks)) if law.theta is None else (0.0, 0.0)
-    grid, step = np.linspace(low, high, 81)[None], (high - low) / 80
-    while True:
-        thetas = np.exp(grid) if law.theta is None else np.full((1, 1), law.theta)
-        a, c, rss = _solve(law.shape(ks, thetas[..., None]), means, weights, level)
-        best = rss.argmin(axis=1)[:, None]
-        if step < 1e-8:
-            break
-        centre = np.take_along_axis(np.broadcast_to(grid, rss.shape), best, axis=1)
-        grid, step = np.clip(centre + np.linspace(-step, step, 13), low, high), step / 6
-    found = (a, np.broadcast_to(thetas, rss.shape), c)
-    return np.stack([np.take_along_axis(x, best, axis=1)[:, 0] for x in found], axis=1)
+    thetas = np.full((len(means), 1), law.theta)
+    if law.theta is None:
+        low, high = np.log(SEARCHED[law.parameters[1]](ks))
+        grid, reach = np.linspace(low, high, 81), (high - low) / 80
+        rss = _misfits(law.shape(ks, np.exp(grid[:, None])), means, weights, level)
+        best = grid[rss.argmin(axis=1)][:, None]
+        for points, finer in ((7, 3), (7, 3), (7, 100), (3, 1)):
+            grid = np.clip(best + np.linspace(-reach, reach, points), low, high)
+            shapes = law.shape(ks, np.exp(grid)[..., None])
+            best = _vertex(grid, _solve(shapes, means[:, None], weights[:, None], level)[2])
+            reach /= finer
+        thetas = np.exp(np.clip(best, low, high))
+    a, c, _ = _solve(law.shape(ks, thetas), means, weights, level)
+    return np.stack([a, thetas[:, 0], c], axis=1)
+
+
+def _misfits(shapes, means, weights, level: float) -> np.ndarray:
+    """Return the chi2 (D, T) that `_solve` leaves with shapes (T, K), but for rounding."""
+    total, weighted, part = weights.sum(axis=1)[:, None], weights * means, _centring(weights, level)
+    lost, f, g = part * (2 - part) / total, weights @ shapes.T, weighted.sum(axis=1)[:, None]
+    size = weights @ (shapes**2).T
+    ff, fg = size - lost * f**2, weighted @ shapes.T - lost * f * g
+    gg = (weighted * means).sum(axis=1)[:, None] - lost * g**2
+    return gg - np.where(ff > SAME * size, fg**2 / np.where(ff > 0, ff, 1.0), 0.0)
+
+
+def _vertex(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return where values (D, T) over an even grid are least (D, 1), between its points too.
+
+    That is the vertex of the parabola through the least value and its neighbours.
+    """
+    best = values.argmin(axis=1)[:, None]
+    middle = np.clip(best, 1, grid.shape[1] - 2)
+    ends = [np.take_along_axis(values, middle + side, axis=1) for side in (-1, 0, 1)]
+    places = [np.take_along_axis(grid, middle + side, axis=1) for side in (-1, 0, 1)]
+    bend = ends[0] - 2 * ends[1] + ends[2]
+    shift = np.where(bend > 0, (ends[0] - ends[2]) / np.where(bend > 0, bend, 1.0), 0.0) / 2
+    vertex = places[1] + shift * (places[2] - places[0]) / 2
+    return np.where(best == middle, vertex, np.take_along_axis(grid, best, axis=1))
 
 
 def _r2(means: np.ndarray, curves: np.ndarray) -> np.ndarray:
@@ -364,7 +418,8 @@ def fit(
     coefficients = _fit_curves(law, table.ks, curves, weights, level)
     parameters = {name: interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
     reason = _doubt(law, table, parameters)
-    quality = _quality(law, table, coefficients[0], level, draws, seed)
+    quality = _quality(law, table, coefficients[0], level)
+    quality["draw_null"] = partial(null_r2, table.ks, law.name, draws, seed, table.weights)
     return Fit(law, parameters, **quality, reason=reason, coefficients=coefficients)
 
 
@@ -388,10 +443,9 @@ def fit_table(
     }
 
 
-def _quality(law: Law, table: SeedMeans, coefficients, level: float, draws: int, seed: int) -> dict:
+def _quality(law: Law, table: SeedMeans, coefficients, level: float) -> dict:
     ks, means, weights, p = table.ks, table.means, table.weights, len(law.parameters)
     curve = law.curve(ks, coefficients)
-    null = null_r2(ks, law.name, draws, seed, weights)
     flat = np.ptp(means) <= SAME * np.abs(means).max()
     spare = len(ks) - p - 1
     aicc = None
@@ -404,8 +458,6 @@ def _quality(law: Law, table: SeedMeans, coefficients, level: float, draws: int,
     misses = means - np.diag(law.curve(ks, left_out))
     return {
         "r2": None if flat else float(_r2(means, curve)),
-        "r2_null": float(np.median(null)),
-        "r2_null_95": float(np.quantile(null, 0.95)),
         "aicc": aicc,
         "loo_error": float(np.sqrt((misses**2).mean())),
     }

@@ -14,6 +14,17 @@ async function vega() {
   while (!globalThis.ddlibVega) await new Promise((resolve) => setTimeout(resolve, 20));
   return globalThis.ddlibVega;
 }
+// ipywidgets gives the handle of a slider no name, and says the place of a value instead of it.
+function nameSliders(el) {
+  for (const slider of el.closest(".widget-vbox")?.querySelectorAll(".widget-hslider") ?? []) {
+    const readout = slider.querySelector(".widget-readout");
+    const handle = slider.querySelector("[role=slider]");
+    for (const part of [handle, readout])
+      part.setAttribute("aria-label", slider.querySelector("label").textContent);
+    readout.setAttribute("role", "textbox");
+    handle.setAttribute("aria-valuetext", readout.textContent);
+  }
+}
 export default {
   async render({ model, el }) {
     const vegaEmbed = await vega();
@@ -34,6 +45,7 @@ export default {
           el.replaceChildren(next);
           if (shown) shown.finalize();
           shown = drawn;
+          nameSliders(el);
         } catch (problem) {
           console.error(problem);
         }
@@ -41,8 +53,15 @@ export default {
       busy = false;
     }
     model.on("change:spec", draw);
+    // JupyterLab draws cells that are out of sight and puts them into the page later.
+    const sight = new IntersectionObserver(() => nameSliders(el));
+    sight.observe(el);
     await draw();
-    return () => { model.off("change:spec", draw); if (shown) shown.finalize(); };
+    return () => {
+      model.off("change:spec", draw);
+      sight.disconnect();
+      if (shown) shown.finalize();
+    };
   },
 };
 """

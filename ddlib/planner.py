@@ -97,9 +97,12 @@ def fit_members(
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, laws.Fit]:
-    """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons."""
+    """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons.
+
+    A member with too few k has a fit without a curve, and its reason; `plan_from` needs curves.
+    """
     cube = lay_out(gaps, {"pilot": members}, measure)
-    return _member_fits(cube, members, cube.ks, law, draws, seed)
+    return _each_fit(cube, members, cube.ks, law, draws, seed)
 
 
 def plan_from(
@@ -142,7 +145,7 @@ def compare_plans(
     fits_by_method: {method: `fit_members`}; budget: the most k that can be afforded; ks: the sizes
     that were measured. Columns: method, member (that decides), k, ipc, each with _low and _high,
     gap (worst gap predicted at the budget) with gap_low, gap_high, within (whether k is at most
-    the budget), r2 and r2_null_95 of the deciding member's fit, reason (why there is no plan).
+    the budget), r2 of the deciding member's fit, reason (why there is no plan).
     Methods within the budget come first, by k; then those out of it, by the gap at the budget.
     """
     rows = []
@@ -155,9 +158,7 @@ def compare_plans(
         for name, value in parts.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), value, strict=True)
         row["within"] = bool(found.k and found.k.estimate <= budget)
-        quality = fits[found.member] if found.member else None
-        row["r2"] = quality.r2 if quality else None
-        row["r2_null_95"] = quality.r2_null_95 if quality else None
+        row["r2"] = fits[found.member].r2 if found.member else None
         rows.append(row)
     table = pd.DataFrame(rows)
     table["order"] = table["k"].where(table["within"], table["gap"])
@@ -256,6 +257,15 @@ def _ends(interval: Interval) -> str:
 
 def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:
     """Fit a power law to each member at ks; raises ValueError where there are too few k for it."""
+    fits = _each_fit(cube, members, ks, law, draws, seed)
+    for name, fit in fits.items():
+        if not fit.fitted:
+            raise ValueError(f"no curve for {name!r}: {fit.reason}")
+    return fits
+
+
+def _each_fit(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:
+    """Fit a power law to each member at ks, where there are enough k."""
     if law not in POWER_LAWS:
         raise ValueError(f"{law!r} is not a power law; choose one of {', '.join(POWER_LAWS)}")
     kept = np.isin(cube.ks, ks)
@@ -263,8 +273,6 @@ def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> di
     for name, values in zip(members, cube.of(members)[..., kept], strict=True):
         table = pd.DataFrame(values, columns=cube.ks[kept])
         fits[name] = laws.fit(table, law, draws=draws, seed=seed)
-        if not fits[name].fitted:
-            raise ValueError(f"no curve for {name!r}: {fits[name].reason}")
     return fits
 
 

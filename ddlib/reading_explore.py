@@ -35,6 +35,20 @@ class Need(NamedTuple):
         values = self.k or (None, None, None)
         return [np.nan if value is None else float(value) for value in values]
 
+    @property
+    def value(self) -> str:
+        """Say k* and its interval, or that it is unknown."""
+        if self.k is None:
+            return "unknown"
+        if self.remark.startswith(("above", "below")):
+            return f"{self.remark[:5]} {self.k.estimate:.0f}"
+        return _ends(dict(zip(("v", "v_low", "v_high"), self.ends, strict=True)), "v", "{:.0f}")
+
+    @property
+    def why(self) -> str:
+        """Say why there is no k*; empty where there is one."""
+        return "" if self.k else f"unknown: {self.remark}"
+
 
 def at_size(
     fits: dict, gaps: pd.DataFrame, k: float, least_gain: float, tolerance: float
@@ -55,12 +69,12 @@ def at_size(
         if method in here.index:
             row |= zip(("measured", "sd", "n"), here.loc[method], strict=True)
         if found.fitted:
-            row |= found.predict(k).iloc[0][["gap", "low", "high"]]
+            row |= zip(("gap", "low", "high"), found.gap(k), strict=True)
             row |= _ended(found.gain(k), "gain")
             row |= _or_reason(lambda: found.k_marginal(least_gain), "k_sat")  # noqa: B023
             row |= _or_reason(lambda: found.k_sat(tolerance), "spent")  # noqa: B023
             if row.get("k_sat", 0) > 0:
-                row["gap_sat"] = found.predict(row["k_sat"])["gap"].iloc[0]
+                row["gap_sat"] = found.gap(row["k_sat"]).estimate
         rows.append(row)
     ends = [f"{name}{end}" for name in ("gain", "k_sat", "spent") for end in ("", "_low", "_high")]
     names = ["gap", "low", "high", *ends, "gap_sat", "no_k_sat", "no_spent", "measured", "sd", "n"]
@@ -154,19 +168,16 @@ def ipc_table(
 
 
 def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: Tables) -> str:
-    """Tabulate k* as it is known in several ways, and the family's worst member at k."""
+    """Tabulate k* as it is known in several ways, and the family's worst member at k.
+
+    worst: that member and its gap, or "unknown" and why.
+    """
     rows = []
     for need in needs:
-        value = "unknown"
-        if need.k is not None:
-            values = dict(zip(("v", "v_low", "v_high"), need.ends, strict=True))
-            value = _ends(values, "v", "{:.0f}")
-        if need.remark.startswith(("above", "below")):
-            value = f"{need.remark[:5]} {need.k.estimate:.0f}"
-        rows.append([f"k*, {need.what}", value, need.remark or KNOWN[need.what]])
-    named = worst["worst_member"].mode().iloc[0]
-    gap = f"{worst['worst'].mean():.3f}"
-    rows.append([f"worst member at k = {k}", named, f"worst gap {gap}, mean over seeds"])
+        rows.append([f"k*, {need.what}", need.value, need.remark or KNOWN[need.what]])
+    named, gap = worst
+    how = f"worst gap {gap:.3f}, mean over seeds" if isinstance(gap, float) else gap
+    rows.append([f"worst member at k = {k}", named, how])
     low = " r is no more than seeds alone reach: H_cov counts noise." * (radius <= tables.noise)
     note = f"k* holds the worst gap at or below ε = {epsilon:g}. In brackets: 95 %.{low}"
     return _table(["of the family", "value", "how it is known"], rows, note)

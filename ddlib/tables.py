@@ -8,7 +8,8 @@ import base64
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -34,18 +35,22 @@ DISTANCES = "distances.parquet"
 class Tables:
     """What a study left, as `ddlib.study.Result` has it, without its data and networks.
 
-    name: how readers call it; trials, references: its tables; distances: (C, C) between
+    folder: where it is, absolute; trials, references: its tables; distances: (C, C) between
     predictions, None where notebook 03 did not run on it; noise: the distance that seeds alone
     reach; sheets: {(method, ipc): a PNG, or the file of the distilled set}, of the first seed.
     """
 
-    name: str
+    folder: Path
     settings: Settings
     trials: pd.DataFrame
     references: pd.DataFrame
     distances: pd.DataFrame | None
     noise: float
     sheets: Mapping[tuple[str, int], bytes | Path] = field(repr=False)
+
+    def name(self, parts: int = 2) -> str:
+        """Return how readers call it: its data, and the last parts of its folder."""
+        return f"{self.trials['data'].iloc[0]}: {Path(*self.folder.parts[-parts:]).as_posix()}"
 
     @property
     def methods(self) -> list[str]:
@@ -126,7 +131,7 @@ def read(folder: str | Path) -> Tables:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     distances, noise = _distances(folder / DISTANCES)
     return Tables(
-        name=f"{trials['data'].iloc[0]}: {folder.parent.name}/{folder.name}",
+        folder=folder.resolve(),
         settings=settings,
         trials=trials,
         references=references,
@@ -139,6 +144,24 @@ def read(folder: str | Path) -> Tables:
 def example() -> list[Tables]:
     """Return the example: the quick profiles of notebooks 02 and 03 on digits, as they ran."""
     return [read(EXAMPLE / notebook / "quick") for notebook in ("methods", "coverage_law")]
+
+
+def named(studies: Sequence[Tables]) -> dict[str, Tables]:
+    """Return studies by their names, each as long as it takes to tell it from all others.
+
+    Raises ValueError where a folder was given twice.
+    """
+    counts = Counter(study.folder for study in studies)
+    if twice := [folder for folder, count in counts.items() if count > 1]:
+        raise ValueError(f"the study in {twice[0]} is given twice; give each folder once")
+    parts = dict.fromkeys(counts, 2)
+    while True:
+        names = [study.name(parts[study.folder]) for study in studies]
+        alike = [s for s, name in zip(studies, names, strict=True) if names.count(name) > 1]
+        if not alike:
+            return dict(zip(names, studies, strict=True))
+        for study in alike:
+            parts[study.folder] += 1
 
 
 def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:

@@ -21,8 +21,7 @@ def example():
 
 def test_the_example_holds_the_quick_profiles_of_two_notebooks(example):
     methods, law = example
-    assert methods.name == "digits: methods/quick"
-    assert law.name == "digits: coverage_law/quick"
+    assert list(tables.named(example)) == ["digits: methods/quick", "digits: coverage_law/quick"]
     assert methods.sizes == [10, 20, 50, 100, 200, 400]
     assert law.sizes == [10, 20, 50, 100, 400]
     assert law.methods == ["dm", "dm_for_all"]
@@ -57,9 +56,31 @@ def test_written_distances_are_read_back(tmp_path):
     shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / "mine" / "quick")
     tables.write_distances(tmp_path / "mine" / "quick", distance, 0.25)
     found = tables.read(tmp_path / "mine" / "quick")
-    assert found.name == "digits: mine/quick"
+    assert list(tables.named([found])) == ["digits: mine/quick"]
     assert found.noise == 0.25
     pd.testing.assert_frame_equal(found.distances, distance)
+
+
+def test_names_are_as_long_as_it_takes_to_tell_studies_apart(tmp_path, example):
+    places = ["one/methods/quick", "two/deep/methods/quick", "deep/methods/quick"]
+    for place in places:
+        shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / place)
+    found = [tables.read(tmp_path / place) for place in places] + [example[1]]
+    assert list(tables.named(found)) == [
+        "digits: one/methods/quick",
+        "digits: two/deep/methods/quick",
+        f"digits: {tmp_path.name}/deep/methods/quick",
+        "digits: coverage_law/quick",
+    ]
+    assert list(tables.named(found).values()) == found
+
+
+def test_a_folder_given_twice_is_refused(tmp_path):
+    shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / "mine" / "quick")
+    (tmp_path / "same").symlink_to(tmp_path / "mine")
+    found = [tables.read(tmp_path / name / "quick") for name in ("mine", "same")]
+    with pytest.raises(ValueError, match="mine/quick is given twice; give each folder once"):
+        tables.named(found)
 
 
 def test_a_sheet_shows_a_column_a_class(tmp_path):
