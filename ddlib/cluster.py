@@ -1,4 +1,7 @@
-"""Processes that do a study's jobs: one a core on this machine, or those of a Dask scheduler."""
+"""Processes that do a study's jobs: one a core on this machine, or those of a Dask scheduler.
+
+Dask is imported where it is used: who only reads what a study found does not wait for it to load.
+"""
 
 import logging
 import tempfile
@@ -6,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import dask
-from distributed import Client, LocalCluster
+from typing import TYPE_CHECKING
 
 from ddlib import work
 from ddlib.devices import read_device
 from ddlib.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
 # every step: half of the processor's time went there.
@@ -35,7 +39,7 @@ DASK = {
 class Workers:
     """Worker processes: the client that hands them jobs, and whether they see the cache folder."""
 
-    client: Client
+    client: "Client"
     sees_cache: bool
 
 
@@ -47,6 +51,8 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
     answers or if one runs other code.
     """
+    import dask
+
     dask.config.set(DASK)
     if settings.scheduler_address is None:
         # Processes that share an accelerator would each hold the data in its memory.
@@ -59,7 +65,9 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
 
 
 @contextmanager
-def _local(count: int | None) -> Iterator[Client]:
+def _local(count: int | None) -> Iterator["Client"]:
+    from distributed import Client, LocalCluster
+
     cluster = LocalCluster(
         n_workers=count,
         threads_per_worker=1,
@@ -72,7 +80,9 @@ def _local(count: int | None) -> Iterator[Client]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Client]:
+def _connected(address: str) -> Iterator["Client"]:
+    from distributed import Client
+
     try:
         client = Client(address, timeout="20s")
         client.wait_for_workers(1, timeout=60)
@@ -85,7 +95,7 @@ def _connected(address: str) -> Iterator[Client]:
         yield client
 
 
-def _checked(client: Client, address: str, cache: Path) -> bool:
+def _checked(client: "Client", address: str, cache: Path) -> bool:
     """Return whether all workers see the cache folder; ValueError where one runs other code.
 
     A worker that joins later is checked by each of its jobs (see `work.UnfitWorkerError`).

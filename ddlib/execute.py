@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from papermill.iorw import LocalHandler, papermill_io
 
 from ddlib.files import NOTE, check_writable, from_root, write_atomically
 from ddlib.page import failure, read_notebook, write_page
-from ddlib.settings import read_parameters
 
 DIED = (
     "the notebook's process died {}, perhaps for want of memory; what is finished is kept: "
@@ -64,10 +65,12 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     if not notebook.is_file():
         raise FileNotFoundError(f"there is no file {notebook}; check the path")
     given = read_file(parameters) | others
-    settings = read_parameters(given)
-    executed = from_root(settings.results) / notebook.name
+    # In a process of its own: torch, which it loads, would stay here for as long as the run takes.
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as checking:
+        results = checking.submit(_results, given).result()
+    executed = from_root(results) / notebook.name
     if executed.resolve() == notebook.resolve():
-        raise ValueError(f"results={settings.results!r} is the notebook's own folder; name another")
+        raise ValueError(f"results={results!r} is the notebook's own folder; name another")
     check_writable(executed.parent)
     page = executed.with_suffix(".html")
     for last in (page, executed.parent / NOTE):
@@ -86,6 +89,13 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
         raise
     write_page(executed, page)
     return executed
+
+
+def _results(given: dict[str, Any]) -> str:
+    """Return the results folder of parameters that pass every check made without data."""
+    from ddlib.settings import read_parameters
+
+    return read_parameters(given).results
 
 
 def end_with_parent() -> None:

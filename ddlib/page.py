@@ -23,6 +23,9 @@ VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBERS = "application/vnd.ddlib.numbers+html"
 """What stands below a chart where no kernel runs; viewers that do not know it pass over it."""
+LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
+"""Tags of cells that a page does without: papermill's notes of an error, which the banner tells,
+and what a notebook shows only as long as it has not been run."""
 NO_END = "it has no end; its process died, or is still at work"
 
 Links = Callable[[str], str | None]
@@ -78,11 +81,8 @@ def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str
     A link to a notebook goes where `links` says, and is plain text where that says None, or where
     it would lead to this very page.
     """
-    # papermill's own error notes would say what the banner says.
     notebook.cells = [
-        cell
-        for cell in notebook.cells
-        if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
+        cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))
     ]
     kinds = {
         kind for c in notebook.cells for o in c.get("outputs", []) for kind in o.get("data", {})

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed import Future, as_completed
-from distributed.comm import CommClosedError
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -24,6 +22,8 @@ from ddlib.fingerprints import plain_text
 from ddlib.training import DivergedError, Score
 
 if TYPE_CHECKING:
+    from distributed import Future
+
     from ddlib.study import Plan, Trial
 
 Go, Fail = Callable[[], None], Callable[[BaseException], None]
@@ -59,6 +59,8 @@ class Running:
     """
 
     def __init__(self, plan: "Plan", workers: Workers):
+        from distributed import as_completed  # see `ddlib.cluster`
+
         self.plan, self.client, self.sees_cache = plan, workers.client, workers.sees_cache
         self.under_way: dict[Future, Callable[[Future], None]] = {}
         self.queue = as_completed([], loop=self.client.loop)
@@ -70,6 +72,8 @@ class Running:
 
     def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
         """Do these trials and networks trained on all data; return when none is left."""
+        from distributed.comm import CommClosedError
+
         self.total = len(self.plan.trials) + len(self.plan.references)
         self.done = self.total - len(trials) - len(references)
         shown = {"desc": "trials", "file": sys.stdout, "ncols": 90}
@@ -102,7 +106,7 @@ class Running:
             files = dict(self._prepared(method))
             self._when(files, partial(self._distil, job, files), partial(self._fail_sets, job))
 
-    def _ended(self) -> Iterable[Future]:
+    def _ended(self) -> Iterable["Future"]:
         """Return the jobs that ended since; look at what other processes make where some do."""
         if not self.elsewhere:
             return [next(self.queue)]
@@ -112,7 +116,7 @@ class Running:
             self._claim(*claim)
         return self.queue.next_batch(block=False) if self.under_way else []
 
-    def _take(self, future: Future) -> None:
+    def _take(self, future: "Future") -> None:
         then = self.under_way.pop(future)
         if future.cancelled():
             raise ConnectionError(GONE)
@@ -121,7 +125,7 @@ class Running:
             raise ValueError(f"{future.exception()}, or stop it; what is finished is kept")
         then(future)
 
-    def _submit(self, then: Callable[[Future], None], *call: Any, priority: int = 0) -> None:
+    def _submit(self, then: Callable[["Future"], None], *call: Any, priority: int = 0) -> None:
         future = self.client.submit(*call, pure=False, priority=priority)
         self.under_way[future] = then
         self.queue.add(future)
@@ -182,7 +186,7 @@ class Running:
             start = partial(self._submit, partial(self._save_file, path), *files[path], priority=2)
             self._claim(path, path.exists, start, partial(self._go_on, path))
 
-    def _save_file(self, path: Path, future: Future) -> None:
+    def _save_file(self, path: Path, future: "Future") -> None:
         error = future.exception()
         if error is None:
             content, seconds = future.result()
@@ -201,7 +205,7 @@ class Running:
         for go, _ in self.waiting.pop(path):
             go()
 
-    def _give(self, path: Path) -> Path | Future:
+    def _give(self, path: Path) -> "Path | Future":
         """Return what hands the file to a job: its path, or its content to who does not see it."""
         if self.sees_cache:
             return path.resolve()
@@ -220,14 +224,14 @@ class Running:
         call = work.pretrain, self.plan.context, self.plan.configurations[name]
         return {} if path is None else {path: call}
 
-    def _body(self, name: str) -> Path | Future | None:
+    def _body(self, name: str) -> "Path | Future | None":
         path = self.plan.pretrained_path(name)
         return None if path is None else self._give(path)
 
     # Networks trained on all data.
 
     def _train_reference(self, name: str, seed: int) -> None:
-        def save(future: Future) -> None:
+        def save(future: "Future") -> None:
             error = future.exception()
             self._save_reference(name, seed, error or future.result())
 
@@ -263,7 +267,7 @@ class Running:
             *([trial.ipc for trial in job], first.seed, [self._give(path) for path in files]),
         )
 
-    def _save_sets(self, job: list["Trial"], future: Future) -> None:
+    def _save_sets(self, job: list["Trial"], future: "Future") -> None:
         if future.exception() is not None:
             self._fail_sets(job, future.exception())
             return
@@ -302,7 +306,7 @@ class Running:
         ]
         self._submit(partial(self._save_trial, trial), list, networks_trained, priority=1)
 
-    def _save_trial(self, trial: "Trial", future: Future) -> None:
+    def _save_trial(self, trial: "Trial", future: "Future") -> None:
         if future.exception() is not None:
             self._fail_trial(trial, future.exception())
             return

@@ -38,6 +38,7 @@ HEAVY = {
     "diffusers",
     "altair",
     "papermill",
+    "distributed",
 }
 # Pixels, channels and classes: the data need not be there.
 SHAPES = {

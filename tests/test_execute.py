@@ -1,5 +1,7 @@
 """Running a notebook with a file of parameters: where its files go, and what is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -45,6 +47,18 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
     assert executed.cells[-1].outputs[0].text == "sizes [10]\n"
     assert "sizes [10]" in (folder / "question.html").read_text()
     assert capsys.readouterr().out.endswith(f"read {folder / 'question.html'}\n")
+
+
+def test_what_checks_the_parameters_holds_no_memory_while_the_notebook_runs(run, tmp_path):
+    run("1")
+    code = (
+        "import sys; from ddlib.execute import main\n"
+        "main(sys.argv[1:]); print('loaded', 'torch' in sys.modules)"
+    )
+    paths = [str(tmp_path / name) for name in ("question.ipynb", "mine.yaml")]
+    command = [sys.executable, "-c", code, *paths]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert ended.stdout.endswith("loaded False\n")
 
 
 def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):

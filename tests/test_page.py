@@ -215,3 +215,10 @@ def test_the_numbers_of_an_explorer_stand_below_its_picture(convert):
     shown.data[page.NUMBERS] = "<table><tr><td>42</td></tr></table>"
     soup = convert(code(shown))
     assert soup.figure.find_next("table").text == "42"
+
+
+def test_what_stands_in_for_a_run_is_left_out_of_its_page(convert):
+    still = new_markdown_cell("![a picture](images/a.png)", metadata={"tags": ["not-run"]})
+    soup = convert(new_markdown_cell("# Kept"), still)
+    assert soup.h1
+    assert not soup("img")
