@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import distributed
 import nbformat
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import cluster, data, networks, running, study, work
+from ddlib import data, networks, running, study, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -281,7 +282,9 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
 def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
     finished, tmp_path, scheduler, monkeypatch
 ):
-    monkeypatch.setattr(cluster, "LocalCluster", lambda **_: pytest.fail("a cluster was started"))
+    monkeypatch.setattr(
+        distributed, "LocalCluster", lambda **_: pytest.fail("a cluster was started")
+    )
     folder = finished.copy(tmp_path)
     before = stamps(folder)
     [trial] = folder.glob("trials/dm-ipc2-seed1-*")
@@ -923,7 +926,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr(cluster, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
+    monkeypatch.setattr(distributed, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
     message = refusal(tmp_path / "study", ValueError, scheduler_address=address)
     assert message.startswith(f"no Dask workers answer at scheduler_address={address!r}; ")
     message = refusal(tmp_path / "study", ValueError, scheduler_address="no://address")
