@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine, processes
-from benchmarks.cases import QUICK, Case, Scale, all_cases
+from benchmarks.cases import QUICK, Case, Scale, all_cases, difference
 from ddlib.files import from_root, write_atomically
 
 LINE = "{:34} {:8} {:>9} {:>8} {:>19} {:>19} {:>6} {:>8}"
@@ -28,10 +28,8 @@ def measure(case: Case, repeats: int, memory: int = 0) -> dict[str, Any]:
     are further apart than the case allows. memory: the bytes to fetch before memory is kept.
     """
     machine.keep_memory()
-    theirs, ours = case.reference(), case.ours()
-    difference = float((ours - theirs).norm() / theirs.norm())
-    if not difference <= case.tolerance:
-        raise AssertionError(f"{case.name} on {case.data}: results are {difference:.1e} apart")
+    what = f"{case.name} on {case.data}"
+    apart = difference(case.reference(), case.ours(), what, case.tolerance)
     taken: dict[str, list[float]] = {"reference": [], "reference_kept": [], "ours": []}
     for _ in range(repeats):
         machine.give_memory_back()
@@ -40,7 +38,7 @@ def measure(case: Case, repeats: int, memory: int = 0) -> dict[str, Any]:
         taken["reference_kept"].append(machine.seconds(case.reference))
         taken["ours"].append(machine.seconds(case.ours))
     least = case.least() if case.least else None
-    name = {"case": case.name, "data": case.data, "difference": difference}
+    name = {"case": case.name, "data": case.data, "difference": apart}
     return {**name, "seconds": taken, "least_seconds": least}
 
 

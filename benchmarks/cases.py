@@ -42,6 +42,9 @@ class Scale:
 QUICK = Scale(8, 3, 2, 8, (1, 2), 2, 3, 60, repeats=1, memory=2**24)
 
 
+TOLERANCE = 1e-2
+
+
 @dataclass(frozen=True)
 class Case:
     """Two ways to the same numbers; both return them.
@@ -56,8 +59,18 @@ class Case:
     data: str
     reference: Callable[[], torch.Tensor]
     ours: Callable[[], torch.Tensor]
-    tolerance: float = 1e-2
+    tolerance: float = TOLERANCE
     least: Callable[[], float] | None = None
+
+
+def difference(
+    theirs: torch.Tensor, ours: torch.Tensor, what: str, tolerance: float = TOLERANCE
+) -> float:
+    """Return the length of the difference over that of theirs; AssertionError if it is much."""
+    apart = float((ours - theirs).norm() / theirs.norm())
+    if not apart <= tolerance:
+        raise AssertionError(f"{what}: results are {apart:.1e} apart")
+    return apart
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,10 @@ class Setting:
     def strategy(self) -> str:
         return "dsa_no_flip" if self.data == "mnist" else "dsa"
 
-    def least(self, passed: int, trained: int) -> Callable[[], float]:
+    def least(self, passed: int, trained: int, back: str = "weights") -> Callable[[], float]:
         """The seconds that images take at least, forward, and forward and back."""
         shape = SHAPES[self.data]
-        return partial(machine.least_seconds, self.theta, shape, passed, trained)
+        return partial(machine.least_seconds, self.theta, shape, passed, trained, back)
 
     def convnet(self, theta: Theta) -> reference.ConvNet:
         return reference.ConvNet(theta, self.padding)
@@ -155,7 +168,7 @@ def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> C
         return torch.cat(moved)
 
     scale = setting.scale
-    least = setting.least(scale.classes * scale.real_batch, scale.classes * sum(ipcs))
+    least = setting.least(scale.classes * scale.real_batch, scale.classes * sum(ipcs), "images")
     ours = partial(_moves, setting, "dm", ipcs, setting.strategy)
     return Case(name, setting.data, theirs, ours, least=least)
 

@@ -42,21 +42,27 @@ def seconds(run: Callable[[], object]) -> float:
 
 @torch.no_grad()
 def least_seconds(
-    theta: Theta, image_shape: tuple[int, int, int], passed: int, trained: int = 0
+    theta: Theta,
+    image_shape: tuple[int, int, int],
+    passed: int,
+    trained: int = 0,
+    back: str = "weights",
 ) -> float:
     """Return the least time in which images pass the body of a ConvNet of three blocks.
 
-    `passed` images pass it forward; `trained` ones forward, and back to the gradients of all
-    weights. A layer's convolution, or the two of its gradients, in the faster of two memory
-    layouts, over BATCHES, plus one pass over what it gives, read and written in place. No layer
-    can do with less, unless it is fused with the next one; norm and pooling count as that one pass.
+    `passed` images pass it forward; `trained` ones forward and `back`, to the gradients of all
+    "weights" or to those of the "images" alone. A layer's convolution, or its gradients, in the
+    faster of two memory layouts, over BATCHES, plus one pass over what it gives, read and written
+    in place. No layer can do with less, unless it is fused with the next one; norm and pooling
+    count as that one pass.
     """
     keep_memory()
     total, (_, height, width) = 0.0, image_shape
     height, width = (8 * -(-size // 8) for size in (height, width))
     for number in (0, 4, 8):
         weight = theta[f"body.{number}.weight"]
-        seconds_each = list(_layer_seconds(weight, height, width, trained > 0, first=number == 0))
+        wanted = [number > 0, True, True] if back == "weights" else [True, False, False]
+        seconds_each = list(_layer_seconds(weight, height, width, wanted if trained else None))
         forward, backward = (min(each) for each in zip(*seconds_each, strict=True))
         total += (passed + trained) * forward + trained * backward
         height, width = height // 2, width // 2
@@ -64,11 +70,12 @@ def least_seconds(
 
 
 def _layer_seconds(
-    weight: torch.Tensor, height: int, width: int, backward: bool, first: bool
+    weight: torch.Tensor, height: int, width: int, wanted: list[bool] | None
 ) -> Iterable[tuple[float, float]]:
     """Yield the seconds an image of a convolution, forward and back, best of a few.
 
-    Each comes with a pass over its result. The first layer has no gradient of its input.
+    Each comes with a pass over its result. wanted: whether the gradients of input, weight and bias
+    are; None for no way back.
     """
     stream = torch.Generator().manual_seed(0)
     for batch in BATCHES:
@@ -82,11 +89,11 @@ def _layer_seconds(
                 torch.ops.aten.convolution_backward,
                 *(made, x, w),
                 *options,
-                [not first, True, True],
+                wanted or [True] * 3,
             )
             passing = _best(made.relu_)
             forward = _best(partial(F.conv2d, x, w, bias, padding=1)) + passing
-            yield forward / batch, (_best(back) + passing) / batch if backward else 0.0
+            yield forward / batch, (_best(back) + passing) / batch if wanted else 0.0
 
 
 def _best(run: Callable[[], object]) -> float:

@@ -13,6 +13,7 @@ from benchmarks.cases import (
     Case,
     Scale,
     Setting,
+    difference,
     distribution_matching,
     evaluation,
     gradient_matching,
@@ -47,26 +48,25 @@ def _start() -> None:
 def _measured(pool: ProcessPoolExecutor, scale: Scale, job: str, name: str) -> dict[str, Any]:
     machine.keep_memory()
 
-    def together() -> None:
-        list(pool.map(_work, [scale] * WORKERS, [job] * WORKERS))
+    def together() -> torch.Tensor:
+        return torch.stack(list(pool.map(_work, [scale] * WORKERS, [job] * WORKERS)))
 
-    def one_after_another() -> None:
-        for _ in range(WORKERS):
-            _work(scale, job)
+    def one_after_another() -> torch.Tensor:
+        return torch.stack([_work(scale, job) for _ in range(WORKERS)])
 
     taken: dict[str, list[float]] = {"reference": [], "reference_kept": [], "ours": []}
     for _ in range(3):
-        together()  # every worker has made the setting, and has its memory
-    one_after_another()
+        ours = together()  # every worker has made the setting, and has its memory
+    apart = difference(one_after_another(), ours, name)
     for _ in range(scale.repeats):
         taken["reference_kept"].append(machine.seconds(one_after_another))
         taken["ours"].append(machine.seconds(together))
-    name = {"case": name, "data": "mnist", "difference": 0.0}
-    return {**name, "seconds": taken, "least_seconds": None}
+    known = {"case": name, "data": "mnist", "difference": apart}
+    return {**known, "seconds": taken, "least_seconds": None}
 
 
-def _work(scale: Scale, job: str) -> None:
-    _ours(scale, job)()
+def _work(scale: Scale, job: str) -> torch.Tensor:
+    return _ours(scale, job)()
 
 
 @cache

@@ -9,7 +9,7 @@ pass normalises by its own batch; training starts and updates them, and later pa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ Theta = dict[str, torch.Tensor]
 
 CHUNK = 32  # images a pass on a processor: what more make falls out of its cache
 ACCELERATOR_CHUNK = 1024
+ACCELERATOR_PIXELS = (
+    ACCELERATOR_CHUNK * 32 * 32
+)  # of images whose activations are held for gradients
 
 
 def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def logits(
     """
     for layer in network.batch_norms:
         layer.training = training
-    return functional_call(network, theta, (images,))
+    return functional_call(network, theta, (images,)).to(images.dtype)  # whatever the precision
 
 
 def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
@@ -169,6 +172,22 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
 def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return images, or their labels, (N, ...) in parts of as many as the device best takes."""
     return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
+
+
+def in_groups(sizes: Sequence[int], image_shape: Sequence[int]) -> list[slice]:
+    """Return slices of sets of images, each as many as an accelerator trains on in one pass.
+
+    sizes: how many images each set has, of `image_shape` = (channels, H, W); a set that alone is
+    more than ACCELERATOR_PIXELS has a pass of its own.
+    """
+    groups, start, held = [], 0, 0
+    for place, size in enumerate(sizes):
+        pixels = size * math.prod(image_shape[-2:])
+        if place > start and held + pixels > ACCELERATOR_PIXELS:
+            groups.append(slice(start, place))
+            start, held = place, 0
+        held += pixels
+    return [*groups, slice(start, len(sizes))]
 
 
 def has_statistics(theta: Theta) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ddlib.data import Split
 from ddlib.devices import send
-from ddlib.networks import ACCELERATOR_CHUNK, Network, Theta, logits
+from ddlib.networks import ACCELERATOR_PIXELS, Network, Theta, in_groups, logits
 from ddlib.seeds import generator
 from ddlib.training import (
     DivergedError,
@@ -36,18 +36,16 @@ def train_and_score_all(
     """Return, for each seed and its initial weights, what `train_and_score` gives for them.
 
     On an accelerator the networks' weights are stacked and every step moves all of them, up to the
-    rounding that another order of sums brings; a group of them sees as many images at once as a
-    pass of one may. On a processor, where stacked convolutions are slower, and for batch norms,
-    which would share their statistics, they are trained one after another. Raises DivergedError
-    for the first that diverges.
+    rounding that another order of sums brings (under bf16, biases are then added unrounded); a
+    group of them sees at once what a pass may hold. On a processor, where stacked convolutions are
+    slower, and for batch norms, which would share their statistics, they are trained one after
+    another. Raises DivergedError for the first that diverges.
     """
     if images.device.type == "cpu" or network.batch_norms:
         given = network, images, labels, test, recipe
         return [train_and_score(*given, *own) for own in zip(seeds, thetas, strict=True)]
-    size = max(1, ACCELERATOR_CHUNK // min(recipe.batch_size, len(labels)))
-    scores = []
-    for start in range(0, len(seeds), size):
-        own = slice(start, start + size)
+    scores, batch = [], min(recipe.batch_size, len(labels))
+    for own in in_groups([batch] * len(seeds), images.shape[1:]):
         stacked = _train(network, images, labels, recipe, seeds[own], thetas[own])
         scores += _score(network, stacked, test, recipe)
     return scores
@@ -114,7 +112,7 @@ def _score(network: Network, stacked: Theta, test: Split, recipe: Recipe) -> lis
     """Return the scores of G networks, whose weights are stacked, on a split."""
     count = len(next(iter(stacked.values())))
     right, nats = [], []
-    size = max(1, ACCELERATOR_CHUNK // count)
+    size = max(1, ACCELERATOR_PIXELS // (count * math.prod(test.images.shape[-2:])))
     for images, labels in zip(test.images.split(size), test.labels.split(size), strict=True):
         scores = _logits(network, stacked, images.expand(count, *images.shape))
         right.append((scores.argmax(2) == labels).sum(1))

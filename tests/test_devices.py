@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -15,8 +16,8 @@ from ddlib import augment, zoo
 from ddlib.configurations import Configuration, pretrain
 from ddlib.data import DataSet
 from ddlib.devices import check_precision, precision, read_device
-from ddlib.methods import METHODS
-from ddlib.networks import build, embed, initial_parameters
+from ddlib.methods import METHODS, distribution
+from ddlib.networks import build, embed, in_groups, initial_parameters, logits
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
 from ddlib.training import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
@@ -83,6 +84,7 @@ def test_training_in_bf16_ends_near_that_in_float32_but_not_on_it(tiny):
         rounded = trained(tiny, 30)[1]
         near = score(network, rounded, tiny.test)
         assert embed(network, rounded, tiny.test.images).dtype == torch.float32
+        assert logits(network, rounded, tiny.test.images).dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in rounded.values())
     there = score(network, exact, tiny.test)
     assert near.cross_entropy != there.cross_entropy
@@ -188,6 +190,33 @@ def test_matching_waits_for_no_iteration(tiny, tmp_path, method):
         torch.testing.assert_close(there, here)
     # DC and DSA look at 12 x (2 outer + 3 inner) losses a size, the others at fewer.
     assert many[-1] - few[-1] <= 2 * 12 * 5 // CHECK_EVERY
+
+
+def test_sizes_share_a_pass_of_what_it_may_hold(tiny, tmp_path, monkeypatch):
+    """Sets of 3, 6 and 12 images of 64 pixels, and room for 10 images."""
+    passes, embedded = [], distribution.embed
+    monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 640)
+
+    def record(network, theta, images):
+        passes.append(len(images))
+        return embedded(network, theta, images)
+
+    monkeypatch.setattr(distribution, "embed", record)
+    network = build("mlp", tiny.image_shape, 3, width=8)
+    given = {**SETTINGS["dm"], "iterations": 1}
+    parameters = METHODS["dm"].parameters.read(given, "dm")
+    distil = partial(METHODS["dm"].distil, network=network, ipcs=[1, 2, 4], seed=0)
+    here, there, _ = on_both(lambda dataset: distil(dataset, parameters=parameters), tiny)
+    assert passes == [24, 3, 6, 12, 24, 9, 12]  # the real images, then those of S
+    for ipc in (1, 2, 4):
+        torch.testing.assert_close(here[ipc].images, there[ipc].images)
+
+
+def test_a_set_beyond_a_pass_has_one_of_its_own(monkeypatch):
+    monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 640)
+    assert in_groups([3, 6, 12], (1, 8, 8)) == [slice(0, 2), slice(2, 3)]
+    assert in_groups([12, 3, 7, 1], (1, 8, 8)) == [slice(0, 1), slice(1, 3), slice(3, 4)]
+    assert in_groups([5], (1, 8, 8)) == [slice(0, 1)]
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "k_center"])

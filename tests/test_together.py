@@ -1,12 +1,16 @@
 """Networks trained together are what they are one after another."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
+import torch
+import torch.nn.functional as F
 from accelerator import There, accelerator, moved
 
 from ddlib import together, zoo
-from ddlib.networks import build, initial_parameters
+from ddlib.devices import precision
+from ddlib.networks import build, initial_parameters, logits
 from ddlib.seeds import generator
 from ddlib.together import train_and_score_all
 from ddlib.training import AUGMENTATIONS, OPTIMISERS, DivergedError, Recipe, train_and_score
@@ -67,13 +71,31 @@ def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
 
 def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
     sizes, train = [], together._train
-    monkeypatch.setattr(together, "ACCELERATOR_CHUNK", 16)
+    monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 16 * 64)
     monkeypatch.setattr(
         together, "_train", lambda *given: sizes.append(len(given[4])) or train(*given)
     )
     recipe = Recipe(steps=2, batch_size=8)
     agree(tiny, recipe)
     assert sizes == [2, 1]
+
+
+def test_in_bf16_both_ways_round_factors_alone(tiny, monkeypatch):
+    """Logits are float32 in both, and so the losses; their sizes agree as far as bf16 goes."""
+    network, thetas, _ = prepared(tiny, CONVNET)
+    thetas = [{name: value.float() for name, value in theta.items()} for theta in thetas]
+    stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
+    images = tiny.test.images
+    exact = torch.stack([logits(network, theta, images) for theta in thetas])
+    with (
+        precision("bf16", "cpu"),
+        patch.object(zoo.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)),
+    ):
+        alone = torch.stack([logits(network, theta, images) for theta in thetas])
+        made = together._logits(network, stacked, images.expand(3, *images.shape))
+    assert alone.dtype == made.dtype == torch.float32
+    for rounded in (alone, made):
+        assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
 
 
 def test_training_together_waits_for_no_step(tiny):

@@ -37,7 +37,8 @@ class Accelerated(Stopping):
     """What a method that matches batches of real images may save; all of it is off by default.
 
     representatives: how many of the `real_batch` random images of a class are matched, one of each
-    cluster of their features; 0 for all. They serve for `keep` batches before others are chosen.
+    cluster of their features; 0 for all. They serve for `keep` batches before others are chosen,
+    by the features of the network of that moment.
     """
 
     representatives: int = setting(0)
@@ -90,7 +91,8 @@ def representatives(
     """Return, for each class, the indices of `count` of its candidates, none twice.
 
     They are those next to the centroids of k-means over the candidates' features. candidates: for
-    each class, indices of training images; a class of no more than `count` keeps all. Source: Liu
+    each class, indices of training images; a class of no more than `count` keeps all, and one with
+    fewer distinct features than `count` gives fewer. Source: Liu
     et al., "DREAM" (ICCV 2023), algorithm 1, which clusters all images of a class where this takes
     a random part of them.
     """
@@ -103,7 +105,8 @@ def representatives(
             found = k_means(own, count, generator("representatives", seed, label))
             apart = torch.from_numpy(found.transform(own.numpy()))  # (N, count)
             members = torch.from_numpy(found.labels_)[:, None] == torch.arange(count)
-            rows = rows[apart.masked_fill(~members, math.inf).argmin(0)]
+            nearest = apart.masked_fill(~members, math.inf).argmin(0)
+            rows = rows[nearest[members.any(0)]]  # fewer where candidates are alike
         chosen.append(rows)
     return chosen
 

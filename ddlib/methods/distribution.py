@@ -1,7 +1,7 @@
 """DM, distribution matching: class means of features under networks that are never trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from ddlib.methods.common import (
     read_configuration,
     synthetic_labels,
 )
-from ddlib.networks import Network, embed, initial_parameters
+from ddlib.networks import Network, embed, in_groups, initial_parameters
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Watch
@@ -76,7 +76,9 @@ def distil(
     choices = build_configurations(dataset, network, parameters.configurations)
     sizes = [_Size.start(dataset, ipc, seed, parameters) for ipc in ipcs]
     families = augment.STRATEGIES[parameters.augmentation]
-    batches = RealBatches(dataset, parameters.real_batch, seed, parameters)
+    # Each network of a pool has representatives of its own.
+    options = replace(parameters, keep=1) if parameters.pool else parameters
+    batches = RealBatches(dataset, parameters.real_batch, seed, options)
     targets: dict[int, torch.Tensor] = {}
     for iteration in range(parameters.iterations):
         active = [size for size in sizes if not size.ended]
@@ -97,7 +99,9 @@ def distil(
                 targets[turn] = target
         # Small sets share an accelerator's passes; a processor keeps each as if it were alone.
         alone = real.images.device.type == "cpu" or network.batch_norms
-        for group in [[size] for size in active] if alone else [active]:
+        counts = [len(size.labels) for size in active]
+        passes = [active[own] for own in in_groups(counts, dataset.image_shape)]
+        for group in [[size] for size in active] if alone else passes:
             images = torch.cat([size.images for size in group])
             features = embed(network, theta, augment.apply(images, drawn))
             own = features.split([len(size.labels) for size in group])

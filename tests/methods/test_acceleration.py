@@ -1,10 +1,12 @@
 """Estimates that cost less: off by default, and each does what it says."""
 
 import math
+import warnings
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from ddlib.methods import METHODS, acceleration, distribution, gradient
 from ddlib.methods.acceleration import Accelerated, Plateau, RealBatches, Stopping, representatives
@@ -157,6 +159,25 @@ def test_a_class_of_few_images_keeps_them_all(tiny, network):
     rows = [members[:4] for members in class_members(tiny)]
     chosen = representatives(tiny, network, theta, rows, 4, 0)
     assert [own.tolist() for own in chosen] == [own.tolist() for own in rows]
+
+
+def test_candidates_that_are_alike_stand_once(tiny, network):
+    """k-means leaves clusters empty where there are fewer points than clusters."""
+    theta = initial_parameters(network, generator("weights"))
+    rows = [members[:3].repeat(4) for members in class_members(tiny)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        chosen = representatives(tiny, network, theta, rows, 6, 0)
+    for own, candidates in zip(chosen, rows, strict=True):
+        assert sorted(own.tolist()) == sorted(set(candidates.tolist()))
+
+
+def test_every_network_of_a_pool_has_representatives_of_its_own(tiny, network, real_passes):
+    given = {"pool": 3, "representatives": 3, "real_batch": 12, "iterations": 7}
+    distilled(tiny, network, "dm", **given)
+    own = [torch.cat(batch).tolist() for batch in real_passes]
+    assert len(own) == 3
+    assert own[0] != own[1] != own[2] != own[0]
 
 
 def test_more_representatives_than_candidates_are_refused():
