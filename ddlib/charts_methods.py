@@ -129,7 +129,13 @@ class _Marks:
     def __init__(self, methods: pd.Series):
         self.colours = method_colours(methods)
         names, colours = list(self.colours), list(self.colours.values())
-        shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
+        shapes: list[str] = []
+        for place, colour in enumerate(colours):
+            turned = [SHAPES[(place + turn) % len(SHAPES)] for turn in range(len(SHAPES))]
+            taken = {
+                shape for shape, other in zip(shapes, colours, strict=False) if other == colour
+            }
+            shapes.append(next((shape for shape in turned if shape not in taken), turned[0]))
         dashes = [[5, 4] if name.lower() in CONTROLS else [1, 0] for name in names]
         legend = alt.Legend(
             orient="top",

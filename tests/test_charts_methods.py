@@ -174,3 +174,13 @@ def test_the_loss_of_training_is_averaged_over_runs_of_steps():
     assert chart.data["step"].tolist() == [2, 4, 6]
     assert chart.data["loss"].tolist() == [3.0, 2.0, 0.5]
     assert "ends at 0.5" in chart.to_dict()["title"]["text"]
+
+
+def test_many_variants_of_a_method_differ_in_colour_or_shape():
+    names = ["random", "dm", "dsa", *(f"variant_{number:02}" for number in range(20))]
+    marks = charts_methods._Marks(pd.Series(names))
+    colours, shapes = (
+        channel.to_dict()["scale"]["range"] for channel in (marks.colour, marks.shape)
+    )
+    assert len(set(colours)) < len(names)  # there are no more colours
+    assert len(set(zip(colours, shapes, strict=True))) == len(names)
