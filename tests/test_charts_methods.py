@@ -177,7 +177,8 @@ def test_the_loss_of_training_is_averaged_over_runs_of_steps():
 
 
 def test_many_variants_of_a_method_differ_in_colour_or_shape():
-    names = ["random", "dm", "dsa", *(f"variant_{number:02}" for number in range(20))]
+    names = ["random", "dm", "dm_pool", "dm_plateau", "dm_representatives", "dm_few", "dm_short"]
+    names += ["dm_short_far", "dsa", "dsa_representatives", "dsa_few"]
     marks = charts_methods._Marks(pd.Series(names))
     colours, shapes = (
         channel.to_dict()["scale"]["range"] for channel in (marks.colour, marks.shape)
