@@ -12,6 +12,7 @@ from ddlib.devices import send
 from ddlib.networks import ACCELERATOR_PIXELS, Network, Theta, in_groups, logits
 from ddlib.seeds import generator
 from ddlib.training import (
+    MIXES,
     DivergedError,
     Recipe,
     Score,
@@ -65,7 +66,6 @@ def _train(
     streams = [generator("evaluation batches", seed) for seed in seeds]
     rows = [batches(len(labels), recipe.batch_size, stream) for stream in streams]
     watch = Watch()
-
     for step in range(recipe.steps):
         drawn = [send(next(own), images.device) for own in rows]
         seen = [
@@ -75,7 +75,7 @@ def _train(
         scores = _logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
         targets = [labels[own] for own in drawn]
         losses = _cross_entropies(scores, targets, recipe.label_smoothing)
-        if any(mixed is not None for _, mixed, _ in seen):
+        if recipe.augmentation in MIXES:
             kept = send(torch.tensor([share for _, _, share in seen]), images.device)
             others = [own[mixed] for own, (_, mixed, _) in zip(targets, seen, strict=True)]
             rest = _cross_entropies(scores, others, recipe.label_smoothing)

@@ -36,32 +36,33 @@ class Stopping(Parameters):
 class Accelerated(Stopping):
     """What a method that matches batches of real images may save; all of it is off by default.
 
+    real_batch: random real images a class in a batch, the reference's number.
     representatives: how many of the `real_batch` random images of a class are matched, one of each
     cluster of their features; 0 for all. They serve for `keep` batches before others are chosen,
     by the features of the network of that moment.
     """
 
+    real_batch: int = setting(256, least=1)
     representatives: int = setting(0)
     keep: int = setting(10, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        candidates = getattr(self, "real_batch", self.representatives)
-        if self.representatives > candidates:
+        if self.representatives > self.real_batch:
             raise ValueError(
-                f"representatives={self.representatives} are chosen from real_batch={candidates} "
-                "images; choose at most as many, or 0 to match them all"
+                f"representatives={self.representatives} are chosen from "
+                f"real_batch={self.real_batch} images; choose at most as many, or 0 to match all"
             )
 
 
 class RealBatches:
     """The batches of real images of one seed: random ones, or what stands for those."""
 
-    def __init__(self, dataset: DataSet, size: int, seed: int, options: Accelerated):
+    def __init__(self, dataset: DataSet, seed: int, options: Accelerated):
         self._dataset = dataset
         self._seed = seed
         self._options = options
-        self._random = real_batches(dataset, size, generator("real", seed))
+        self._random = real_batches(dataset, options.real_batch, generator("real", seed))
         self._drawn = 0
         self._batch: list[torch.Tensor] = []
 

@@ -22,7 +22,7 @@ from ddlib.methods.common import (
     read_configuration,
     synthetic_labels,
 )
-from ddlib.networks import Network, embed, in_groups, initial_parameters
+from ddlib.networks import Network, Theta, embed, in_groups, initial_parameters
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Watch
@@ -47,7 +47,6 @@ class DistributionMatching(Accelerated):
     iterations: int = setting(20000)
     learning_rate: ByIpc = setting(1.0, by_ipc=True)
     momentum: float = setting(0.5)
-    real_batch: int = setting(256, least=1)
     initialisation: str = setting("real", choices=INITIALISATIONS)
     augmentation: str = setting("dsa", choices=augment.STRATEGIES)
     configurations: list[dict[str, Any]] = setting([], each=read_configuration)
@@ -72,51 +71,91 @@ def distil(
     Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023), eq. 5.
     The reference draws one augmentation a class where this draws one for all classes.
     """
-    real = dataset.train
-    choices = build_configurations(dataset, network, parameters.configurations)
     sizes = [_Size.start(dataset, ipc, seed, parameters) for ipc in ipcs]
-    families = augment.STRATEGIES[parameters.augmentation]
-    # Each network of a pool has representatives of its own.
-    options = replace(parameters, keep=1) if parameters.pool else parameters
-    batches = RealBatches(dataset, parameters.real_batch, seed, options)
-    targets: dict[int, torch.Tensor] = {}
+    turns = _Turns(dataset, network, seed, parameters)
     for iteration in range(parameters.iterations):
         active = [size for size in sizes if not size.ended]
         if not active:
             break
-        turn = iteration % parameters.pool if parameters.pool else iteration
-        network, _ = draw_one(choices, "matching configuration", seed, turn)
-        fresh = generator("matching weights", seed, turn)
-        theta = initial_parameters(network, fresh, real.images.device)
-        drawn = augment.draw(families, 1, generator("matching augmentation", seed, turn))
-        target = targets.get(turn)
-        if target is None:
-            rows = send(torch.cat(batches.draw(network, theta)), real.images.device)
-            with torch.no_grad():
-                features = embed(network, theta, augment.apply(real.images[rows], drawn))
-                target = class_means(features, real.labels[rows], dataset.class_count)
-            if parameters.pool:
-                targets[turn] = target
-        # Small sets share an accelerator's passes; a processor keeps each as if it were alone.
-        alone = real.images.device.type == "cpu" or network.batch_norms
-        counts = [len(size.labels) for size in active]
-        passes = [active[own] for own in in_groups(counts, dataset.image_shape)]
-        for group in [[size] for size in active] if alone else passes:
-            images = torch.cat([size.images for size in group])
-            features = embed(network, theta, augment.apply(images, drawn))
-            own = features.split([len(size.labels) for size in group])
-            losses = [
-                objective(class_means(each, size.labels, dataset.class_count), target)
-                for size, each in zip(group, own, strict=True)
-            ]
-            for size in group:
-                size.optimiser.zero_grad()
-            geometric = parameters.average == "geometric"
-            sum((loss + TINY).log() if geometric else loss for loss in losses).backward()
-            for size, loss in zip(group, losses, strict=True):
-                size.optimiser.step()
-                size.see(loss.detach(), iteration)
+        turn = turns.take(iteration)
+        for group in _passes(active, turn.network, dataset.image_shape):
+            _move(group, turn, iteration, parameters.average)
     return {size.ipc: size.outcome(dataset, parameters, seed) for size in sizes}
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What an iteration matches: a network, an augmentation, and the real class means (C, F)."""
+
+    network: Network
+    theta: Theta
+    drawn: augment.Draw
+    target: torch.Tensor
+
+
+class _Turns:
+    """The turns of one seed: one an iteration, or those of a pool over and over."""
+
+    def __init__(
+        self, dataset: DataSet, network: Network, seed: int, parameters: DistributionMatching
+    ):
+        self._dataset, self._seed, self._pool = dataset, seed, parameters.pool
+        self._choices = build_configurations(dataset, network, parameters.configurations)
+        self._families = augment.STRATEGIES[parameters.augmentation]
+        # Each network of a pool has representatives of its own.
+        options = replace(parameters, keep=1) if parameters.pool else parameters
+        self._batches = RealBatches(dataset, seed, options)
+        self._targets: dict[
+            int, torch.Tensor
+        ] = {}  # a pool's weights are drawn anew: they are many
+
+    def take(self, iteration: int) -> _Turn:
+        """Return the turn of an iteration; those of a pool are to be taken from the first on."""
+        number, seed = iteration % self._pool if self._pool else iteration, self._seed
+        network, _ = draw_one(self._choices, "matching configuration", seed, number)
+        fresh = generator("matching weights", seed, number)
+        theta = initial_parameters(network, fresh, self._dataset.train.images.device)
+        stream = generator("matching augmentation", seed, number)
+        drawn = augment.draw(self._families, 1, stream)
+        target = self._targets.get(number)
+        if target is None:
+            target = self._real_means(network, theta, drawn)
+            if self._pool:
+                self._targets[number] = target
+        return _Turn(network, theta, drawn, target)
+
+    @torch.no_grad()
+    def _real_means(self, network: Network, theta: Theta, drawn: augment.Draw) -> torch.Tensor:
+        real = self._dataset.train
+        rows = send(torch.cat(self._batches.draw(network, theta)), real.images.device)
+        features = embed(network, theta, augment.apply(real.images[rows], drawn))
+        return class_means(features, real.labels[rows], self._dataset.class_count)
+
+
+def _passes(
+    sizes: Sequence["_Size"], network: Network, image_shape: Sequence[int]
+) -> list[Sequence["_Size"]]:
+    """Return the sizes that share a pass: small ones on an accelerator; elsewhere each is alone."""
+    if sizes[0].images.device.type == "cpu" or network.batch_norms:
+        return [[size] for size in sizes]
+    return [sizes[own] for own in in_groups([len(each.labels) for each in sizes], image_shape)]
+
+
+def _move(group: Sequence["_Size"], turn: _Turn, iteration: int, average: str) -> None:
+    """Move the images of each size by a step against its objective in this turn."""
+    images = torch.cat([size.images for size in group])
+    features = embed(turn.network, turn.theta, augment.apply(images, turn.drawn))
+    own = features.split([len(size.labels) for size in group])
+    losses = [
+        objective(class_means(each, size.labels, len(turn.target)), turn.target)
+        for size, each in zip(group, own, strict=True)
+    ]
+    for size in group:
+        size.optimiser.zero_grad()
+    sum((loss + TINY).log() if average == "geometric" else loss for loss in losses).backward()
+    for size, loss in zip(group, losses, strict=True):
+        size.optimiser.step()
+        size.see(loss.detach(), iteration)
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, class_count: int) -> torch.Tensor:

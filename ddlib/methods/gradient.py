@@ -62,7 +62,6 @@ class GradientMatching(Accelerated):
     momentum: float = setting(0.5)
     network_learning_rate: float = setting(0.01)
     network_batch: int = setting(256, least=1)
-    real_batch: int = setting(256, least=1)
     initialisation: str = setting("noise", choices=INITIALISATIONS)
     augmentation: str = setting("none", choices=augment.STRATEGIES)
     configurations: list[dict[str, Any]] = setting([], each=read_configuration)
@@ -123,7 +122,7 @@ def _distil_size(
     optimiser = torch.optim.SGD(
         [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
     )
-    batches = RealBatches(dataset, parameters.real_batch, seed, parameters)
+    batches = RealBatches(dataset, seed, parameters)
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
