@@ -105,9 +105,7 @@ class _Turns:
         # Each network of a pool has representatives of its own.
         options = replace(parameters, keep=1) if parameters.pool else parameters
         self._batches = RealBatches(dataset, seed, options)
-        self._targets: dict[
-            int, torch.Tensor
-        ] = {}  # a pool's weights are drawn anew: they are many
+        self._targets: dict[int, torch.Tensor] = {}  # of a pool, whose weights are drawn anew
 
     def take(self, iteration: int) -> _Turn:
         """Return the turn of an iteration; those of a pool are to be taken from the first on."""
