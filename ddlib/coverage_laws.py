@@ -200,8 +200,8 @@ def k_star(
         values, ks = values[..., known], cube.ks[known]
         falling = _isotonic(worst_over(values, weights))
         curves = falling, _isotonic(values.mean(axis=1).max(axis=0)[None])
-        for epsilon in epsilons:
-            crossed = [_cross(curve, ks, epsilon) for curve in curves]
+        both = [_cross(curve, ks, epsilons) for curve in curves]
+        for epsilon, *crossed in zip(epsilons, *both, strict=True):
             estimate, low, high = laws.interval(crossed[0])
             censored = {0.0: BELOW, np.inf: ABOVE}.get(estimate, "")
             ends = np.clip([estimate, crossed[1][0]], ks[0], ks[-1])
@@ -425,16 +425,16 @@ def _isotonic(values: np.ndarray) -> np.ndarray:
     return fitted
 
 
-def _cross(falling: np.ndarray, ks: np.ndarray, epsilon: float) -> np.ndarray:
-    """Return where falling curves (B, K) reach epsilon: 0 if before, inf if after all k."""
-    held = falling <= epsilon
-    after = held.argmax(axis=1)[:, None]
+def _cross(falling: np.ndarray, ks: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
+    """Return where falling curves (B, K) reach each epsilon (E, B): 0 if before, inf if never."""
+    epsilons, curves = epsilons[:, None], np.arange(len(falling))
+    held = falling <= epsilons[..., None]
+    after = held.argmax(axis=2)
     before = np.maximum(after - 1, 0)
-    high, low = (np.take_along_axis(falling, i, axis=1)[:, 0] for i in (before, after))
-    part = np.where(high > low, (high - epsilon) / np.where(high > low, high - low, 1), 0.0)
-    roots = 1 / np.sqrt(ks)
-    k = (roots[before[:, 0]] + part * (roots[after[:, 0]] - roots[before[:, 0]])) ** -2.0
-    return np.where(~held.any(axis=1), np.inf, np.where(falling[:, 0] < epsilon, 0.0, k))
+    high, low, roots = falling[curves, before], falling[curves, after], 1 / np.sqrt(ks)
+    part = np.where(high > low, (high - epsilons) / np.where(high > low, high - low, 1), 0.0)
+    k = (roots[before] + part * (roots[after] - roots[before])) ** -2.0
+    return np.where(~held.any(axis=2), np.inf, np.where(falling[:, 0] < epsilons, 0.0, k))
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame):

@@ -495,8 +495,8 @@ def _curve(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
 
 def _level(curve: pd.DataFrame, radius: float) -> float:
     """Return H_cov at a radius: that of the last jump up to it."""
-    reach = radius + coverage.ROUNDING * curve["radius"].max()
-    return float(curve.loc[curve["radius"] <= reach, "h_cov"].iloc[-1])
+    jumps, levels = curve["radius"].to_numpy(), curve["h_cov"].to_numpy()
+    return float(levels[jumps <= radius + coverage.ROUNDING * jumps.max()][-1])
 
 
 def _centres(tables: Tables, members: tuple[str, ...], radius: float) -> list[str]:

@@ -1,11 +1,12 @@
 """The benchmarks at their smallest: both ways agree, and a run is kept."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from benchmarks import compiled, machine
+from benchmarks import compiled, machine, published
 from benchmarks.__main__ import line, main, measure
 from benchmarks.cases import (
     QUICK,
@@ -114,3 +115,36 @@ def test_a_compiled_real_side_is_measured(data):
     assert len(earned.plain) == len(earned.compiled) == 3
     assert min(earned.compiling, *earned.plain, *earned.compiled) > 0
     assert compiled.line(data, earned).split()[0] == data
+
+
+def test_an_accelerated_run_stands_beside_what_was_published(tmp_path, capsys, monkeypatch):
+    small = published.Setting("digits", "none", (91.0, 0.5), width=4, iterations=4, pool=2, steps=9)
+    assert small.options()["learning_rate"] == 5000  # as far as 20,000 steps of length 1
+    monkeypatch.setitem(published.SETTINGS, "mnist", small)
+    monkeypatch.setattr(published, "FULL", QUICK)
+    monkeypatch.setitem(SHAPES, "digits", (1, 8, 8))
+    monkeypatch.setattr(published, "ProcessPoolExecutor", InThisProcess)
+    asked = ["--data", "mnist", "--seeds", "2", "--results", str(tmp_path)]
+    published.main(asked)
+    first = capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert sorted(path.suffix for path in kept) == [".json"] * 2 + [".safetensors"] * 2
+    published.main(asked)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+    seeds, again = first.splitlines()[:2], capsys.readouterr().out.splitlines()
+    assert sorted(again[:2]) == sorted(seeds)
+    assert again[-1].split()[:5] == ["digits", "2", "91.0", "±", "0.5"]
+
+
+def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
+    records = [{"accuracy": 48.0, "seconds": 1000.0}, {"accuracy": 50.0, "seconds": 3000.0}]
+    row = published.summary(published.SETTINGS["cifar10"], records, obvious=3.6)
+    values = ["cifar10", "2", "48.9", "±", "0.6", "49.0", "(48.0-50.0)", "20.0", "0.56", "36"]
+    assert row.split() == values
+
+
+class InThisProcess(ThreadPoolExecutor):
+    """A pool of one thread, where a test needs no process."""
+
+    def __init__(self, *_, **__):
+        super().__init__(1)

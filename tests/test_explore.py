@@ -413,19 +413,33 @@ def values_of(control) -> list:
     return list(np.arange(control.min, control.max, control.step))
 
 
-def test_every_change_answers_at_once(example):
-    """Every control to all its values, from the first choices: less than 200 ms of one core."""
-    for kind in (explore.IpcExplorer, explore.CoverageExplorer, explore.Planner):
-        explorer = kind(example)
-        for study in values_of(explorer.controls["study"])[::-1]:
-            taken = {("study", study): seconds(explorer, "study", study)}
-            for name in [name for name in explorer.controls if name != "study"]:
-                first = explorer.controls[name].value
-                for value in [*values_of(explorer.controls[name]), first]:
-                    taken[name, str(value)] = seconds(explorer, name, value)
-            slowest = max(taken, key=taken.get)
-            assert taken[slowest] < 0.2, (kind, study, slowest)  # measured: 0.05 to 0.13
-            assert len(taken) > sum(len(values_of(each)) for each in explorer.controls.values()) / 2
+@pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
+def test_every_change_answers_at_once(example, kind):
+    """Every control to all its values, from the first choices: less than 200 ms of one core.
+
+    Explorers keep what they have computed, so what was slow is measured again in a new one: a
+    pause of this machine does not come back, a slow change does.
+    """
+    for study in values_of(kind(example).controls["study"])[::-1]:
+        taken = each_change(kind(example), study)
+        for _ in range(2):
+            if max(taken.values()) >= 0.2:
+                again = each_change(kind(example), study)
+                taken = {change: min(taken[change], again[change]) for change in taken}
+        slowest = max(taken, key=taken.get)
+        assert taken[slowest] < 0.2, (study, slowest)  # measured: 0.05 to 0.13
+
+
+def each_change(explorer, study: str) -> dict[tuple[str, str], float]:
+    """Return the seconds that each control takes to go to each of its values."""
+    taken = {("study", study): seconds(explorer, "study", study)}
+    for name in [name for name in explorer.controls if name != "study"]:
+        first = explorer.controls[name].value
+        for value in [*values_of(explorer.controls[name]), first]:
+            change = name, str(value)  # the first choice comes twice: it is there, or come back to
+            taken[change] = max(taken.get(change, 0.0), seconds(explorer, name, value))
+    assert len(taken) > sum(len(values_of(each)) for each in explorer.controls.values()) / 2
+    return taken
 
 
 def seconds(explorer, name: str, value) -> float:
