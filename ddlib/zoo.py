@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ddlib.winograd import Convolution
+
 ImageShape = tuple[int, int, int]
 Norm = Literal["instance", "group", "batch", "layer", "none"]
 
@@ -142,7 +144,7 @@ def convnet(
     margins, sizes = _fit(image_shape, block)
     padding = [1 + margin for margin in margins]
     for _ in range(depth):
-        layers += [nn.Conv2d(channels, width, 3, padding=padding), NORMS[norm](width)]
+        layers += [Convolution(channels, width, padding), NORMS[norm](width)]
         layers += [nn.ReLU(inplace=True), AveragePool()]
         channels, padding = width, [1, 1]
     features = width * math.prod(size // block for size in sizes)
@@ -209,7 +211,7 @@ def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, nor
             layers += [nn.MaxPool2d(2)]
             continue
         wider = width * (entry // 64)
-        layers += [nn.Conv2d(channels, wider, 3, padding=padding), NORMS[norm](wider)]
+        layers += [Convolution(channels, wider, padding), NORMS[norm](wider)]
         layers += [nn.ReLU(inplace=True)]
         channels, padding = wider, [1, 1]
     return _pooled(nn.Sequential(*layers), channels, class_count)
