@@ -1,10 +1,10 @@
 """DM's published accuracy, in how much of the published time: `python -m benchmarks.published`.
 
 DM's published setting takes 20,000 steps, against a new network and new real images in each. Here
-it is 2,000 steps of three times the length against a pool of 200 networks; network, real images a
+there are fewer and longer steps against a pool of networks (`Setting`); network, real images a
 class and evaluation are the published ones. The published setting's hours are 20,000 times those of
-its iteration, written the obvious way and timed here. Reads DDLIB_DATA; keeps every set and score,
-and goes on where it stopped.
+its iteration, written the obvious way and timed here. Reads DDLIB_DATA; keeps every set and score
+of the present code, and goes on where it stopped.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from benchmarks import machine
 from benchmarks.cases import Scale, distribution_matching, make_setting
 from ddlib import data
 from ddlib.files import from_root, write_atomically
+from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
 from ddlib.networks import build
 from ddlib.training import Recipe, train_and_score
+from ddlib.work import code
 
 ITERATIONS = 20000  # of the published setting
 IPC = 10
@@ -63,7 +65,8 @@ SETTINGS = {
 
 def run(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
     """Return accuracy (%) and seconds of a core of a seed, or what an earlier call has kept."""
-    path = folder / f"{setting.data}-{setting.pool}-{setting.iterations}-{seed}.json"
+    what = fingerprint({**asdict(setting), "ipc": IPC, "code": code()})
+    path = folder / f"{setting.data}-{seed}-{what}.json"
     if path.exists():
         return json.loads(path.read_text())
     torch.set_num_threads(1)

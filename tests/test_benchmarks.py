@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,6 +134,10 @@ def test_an_accelerated_run_stands_beside_what_was_published(tmp_path, capsys, m
     seeds, again = first.splitlines()[:2], capsys.readouterr().out.splitlines()
     assert sorted(again[:2]) == sorted(seeds)
     assert again[-1].split()[:5] == ["digits", "2", "91.0", "±", "0.5"]
+    other = replace(small, learning_rate=0.0)
+    assert other.options()["learning_rate"] == 0
+    published.run(other, 0, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6  # another setting is run anew
 
 
 def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
