@@ -53,8 +53,8 @@ def least_seconds(
     `passed` images pass it forward; `trained` ones forward and `back`, to the gradients of all
     "weights" or to those of the "images" alone. A layer's convolution, or its gradients, in the
     faster of two memory layouts, over BATCHES, plus one pass over what it gives, read and written
-    in place. No layer can do with less, unless it is fused with the next one; norm and pooling
-    count as that one pass.
+    in place. PyTorch's layers cannot do with less, unless they are fused; norm and pooling count as
+    that one pass. `ddlib.winograd` can: it takes fewer products.
     """
     keep_memory()
     total, (_, height, width) = 0.0, image_shape

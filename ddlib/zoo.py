@@ -48,7 +48,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class AveragePool(nn.Module):
     """Average pooling of 2x2 pixels, as nn.AvgPool2d(2): an odd last row or column is left out.
 
-    On a processor PyTorch's own takes as long as half of a 3x3 convolution of 128 channels; four
+    On a processor PyTorch's takes as long as half of its 3x3 convolution of 128 channels; four
     slices, added, take a tenth of that, and so does their gradient.
     """
 
