@@ -48,5 +48,7 @@ install: .venv/installed
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) is not here; install Python 3.11 or pass PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
+	@# on all cores, where pip takes one; some files of packages are for newer Pythons
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib ddlib || true
 	@touch $@
