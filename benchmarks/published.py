@@ -23,6 +23,7 @@ import torch
 from benchmarks import machine
 from benchmarks.cases import Scale, distribution_matching, make_setting
 from ddlib import data
+from ddlib import published as figures
 from ddlib.files import from_root, write_atomically
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
@@ -44,11 +45,12 @@ class Setting:
     data: str
     augmentation: str
     published: tuple[float, float]
-    width: int = 128
+    width: int
+    depth: int
+    steps: int
     iterations: int = 2000
     learning_rate: float = 3.0
     pool: int = 200
-    steps: int = 1000
 
     def options(self) -> dict[str, Any]:
         """The options of DM."""
@@ -56,11 +58,17 @@ class Setting:
         return {name: getattr(self, name) for name in names}
 
 
-# CIFAR-10: Zhao & Bilen (WACV 2023), table 1; MNIST: as later papers quote it.
-SETTINGS = {
-    "cifar10": Setting("cifar10", "dsa", (48.9, 0.6)),
-    "mnist": Setting("mnist", "dsa_no_flip", (97.5, 0.1)),
-}
+def published(name: str) -> Setting:
+    """Return the setting of a data set, with what the library knows to be published for DM."""
+    [row] = figures.read().query("data == @name and method == 'dm' and ipc == @IPC").itertuples()
+    accuracy = 100 * row.accuracy, 100 * row.deviation
+    # An epoch of 100 images is a step.
+    return Setting(
+        name, row.augmentation, accuracy, int(row.width), int(row.depth), int(row.epochs)
+    )
+
+
+SETTINGS = {name: published(name) for name in ("cifar10", "mnist")}
 
 
 def run(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
@@ -73,7 +81,7 @@ def run(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
     machine.keep_memory()
     dataset = data.load(setting.data)
     shape, count = dataset.image_shape, dataset.class_count
-    network = build("convnet", shape, count, width=setting.width, depth=3)
+    network = build("convnet", shape, count, width=setting.width, depth=setting.depth)
     parameters = METHODS["dm"].parameters.read(setting.options(), "dm")
     start = time.thread_time()
     [made] = METHODS["dm"].distil(dataset, network, [IPC], seed, parameters).values()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 # With fewer the maps of pixels, or that of the kernel, cost more than the products save.
-LEAST_CHANNELS, LEAST_TILES = 96, 64
+LEAST_CHANNELS, LEAST_TILES, LEAST_IMAGES = 96, 64, 4
 TILES = 128  # at a time: what more make falls out of the cache
 
 _PIXELS = torch.tensor(
@@ -65,6 +65,7 @@ class Convolution(nn.Conv2d):
             and not torch.is_autocast_enabled("cpu")
             and min(channels, self.out_channels) >= LEAST_CHANNELS
             and height % 4 == width % 4 == 0
+            and count >= LEAST_IMAGES
             and count * height * width >= 16 * LEAST_TILES
         )
 
@@ -90,7 +91,7 @@ class _Convolve(torch.autograd.Function):
         images, kernel = context.saved_tensors
         wanted = context.needs_input_grad
         return (
-            _Convolve.apply(gradient, kernel.flip(2, 3).transpose(0, 1)) if wanted[0] else None,
+            _Convolve.apply(gradient, _turned(kernel)) if wanted[0] else None,
             _Correlate.apply(images, gradient) if wanted[1] else None,
         )
 
@@ -115,9 +116,14 @@ class _Correlate(torch.autograd.Function):
         images, gradient = context.saved_tensors
         wanted = context.needs_input_grad
         return (
-            _Convolve.apply(gradient, direction.flip(2, 3).transpose(0, 1)) if wanted[0] else None,
+            _Convolve.apply(gradient, _turned(direction)) if wanted[0] else None,
             _Convolve.apply(images, direction) if wanted[1] else None,
         )
+
+
+def _turned(kernel: torch.Tensor) -> torch.Tensor:
+    """Return the kernel (C, O, 3, 3) that takes gradients back to images."""
+    return kernel.flip(2, 3).transpose(0, 1)
 
 
 def _step(images: torch.Tensor) -> int:

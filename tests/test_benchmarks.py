@@ -119,7 +119,7 @@ def test_a_compiled_real_side_is_measured(data):
 
 
 def test_an_accelerated_run_stands_beside_what_was_published(tmp_path, capsys, monkeypatch):
-    small = published.Setting("digits", "none", (91.0, 0.5), width=4, iterations=4, pool=2, steps=9)
+    small = published.Setting("digits", "none", (91.0, 0.5), 4, 3, steps=9, iterations=4, pool=2)
     monkeypatch.setitem(published.SETTINGS, "mnist", small)
     monkeypatch.setattr(published, "FULL", QUICK)
     monkeypatch.setitem(SHAPES, "digits", (1, 8, 8))

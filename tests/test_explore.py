@@ -427,11 +427,13 @@ def test_every_change_answers_at_once(example, kind):
                 again = each_change(kind(example), study)
                 taken = {change: min(taken[change], again[change]) for change in taken}
         slowest = max(taken, key=taken.get)
-        assert taken[slowest] < 0.2, (study, slowest)  # measured: 0.05 to 0.13
+        assert taken[slowest] < 0.2, (study, slowest)  # measured: 0.05 to 0.17
 
 
 def each_change(explorer, study: str) -> dict[tuple[str, str], float]:
     """Return the seconds that each control takes to go to each of its values."""
+    if others := [each for each in values_of(explorer.controls["study"]) if each != study]:
+        choose(explorer, study=others[0])  # so that there is something to change
     taken = {("study", study): seconds(explorer, "study", study)}
     for name in [name for name in explorer.controls if name != "study"]:
         first = explorer.controls[name].value
