@@ -7,36 +7,46 @@ import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import machine, processes
+from benchmarks import machine
 from benchmarks.cases import QUICK, Case, Scale, all_cases, difference
+from benchmarks.processes import Workers
 from ddlib.files import from_root, write_atomically
 
-LINE = "{:34} {:8} {:>9} {:>8} {:>19} {:>19} {:>6} {:>8}"
-HEAD = ("case", "data", "theirs s", "ours s", "ratio", "memory kept", "limit", "at most")
+LINE = "{:26} {:8} {:>8} {:>7} {:>19} {:>19} {:>19} {:>6} {:>7}"
+HEAD = ("case", "data", "theirs s", "ours s", "ratio", "memory kept", "a process a core")
+HEAD += ("limit", "at most")
 
 
-def measure(case: Case, repeats: int, memory: int = 0) -> dict[str, Any]:
+def measure(case: Case, workers: Workers, repeats: int, memory: int = 0) -> dict[str, Any]:
     """Return the seconds of a case, the obvious way and the library's, in turn.
 
     The obvious way runs twice: as a process does by default, which gives large tensors back to the
-    system, and with memory kept, as in the library's workers. Raises AssertionError if the results
-    are further apart than the case allows. memory: the bytes to fetch before memory is kept.
+    system, and with memory kept, as in the library's workers. So does the library's: in this
+    process, and in every worker at once, whose seconds are shared out over their jobs. Raises
+    AssertionError if results are further apart than the case allows. memory: the bytes to fetch
+    before memory is kept.
     """
     machine.keep_memory()
-    what = f"{case.name} on {case.data}"
-    apart = difference(case.reference(), case.ours(), what, case.tolerance)
-    taken: dict[str, list[float]] = {"reference": [], "reference_kept": [], "ours": []}
+    what, theirs = f"{case.name} on {case.data}", case.reference()
+    for _ in range(2):  # the second finds the workers' memory fetched
+        results = [case.ours(), *workers.run(case)]
+    apart = max(difference(theirs, ours, what, case.tolerance) for ours in results)
+    kinds = ("reference", "reference_kept", "ours", "workers")
+    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(repeats):
         machine.give_memory_back()
         taken["reference"].append(machine.seconds(case.reference))
         machine.keep_memory(memory)
         taken["reference_kept"].append(machine.seconds(case.reference))
         taken["ours"].append(machine.seconds(case.ours))
+        together = machine.seconds(partial(workers.run, case))
+        taken["workers"].append(together / workers.count)
     least = case.least() if case.least else None
     name = {"case": case.name, "data": case.data, "difference": apart}
     return {**name, "seconds": taken, "least_seconds": least}
@@ -45,13 +55,15 @@ def measure(case: Case, repeats: int, memory: int = 0) -> dict[str, Any]:
 def line(record: dict[str, Any]) -> str:
     """Return a row of the printed table; ratios are medians with their range.
 
-    The last column is the ratio that a library at the machine's limit would have.
+    The third is that of the obvious way to the library's as a study runs it, a job a core; the last
+    column is the ratio that a library at the machine's limit would have.
     """
     taken, least = record["seconds"], record["least_seconds"]
     ours = statistics.median(taken["ours"])
     share = f"{least / min(taken['ours']):.0%}" if least else ""  # both are bests
-    ratios = [_ratio(taken[name], taken["ours"]) for name in ("reference", "reference_kept")]
-    theirs = statistics.median(taken["reference"] or taken["reference_kept"])
+    pairs = ("reference", "ours"), ("reference_kept", "ours"), ("reference", "workers")
+    ratios = [_ratio(taken[theirs], taken[own]) for theirs, own in pairs]
+    theirs = statistics.median(taken["reference"])
     most = f"{theirs / least:.2f}" if least else ""
     return LINE.format(
         *(record["case"], record["data"], f"{theirs:.3f}", f"{ours:.3f}"), *ratios, share, most
@@ -59,18 +71,16 @@ def line(record: dict[str, Any]) -> str:
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
-    if not theirs:
-        return ""
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def run(scale: Scale, only: str = "") -> Iterator[dict[str, Any]]:
     """Yield the record of every case whose name holds `only`."""
-    for case in all_cases(scale):
-        if only in case.name:
-            yield measure(case, scale.repeats, scale.memory)
-    yield from processes.measure(scale, only)
+    with Workers(scale, torch.get_num_threads()) as workers:
+        for case in all_cases(scale):
+            if only in case.name:
+                yield measure(case, workers, scale.repeats, scale.memory)
 
 
 def identity(scale: Scale) -> dict[str, Any]:

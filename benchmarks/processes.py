@@ -1,74 +1,61 @@
-"""Two worker processes of one thread against one process of two threads, on the same two jobs."""
+"""Worker processes of one thread, a core each, that do one case's job each at the same time."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+import threading
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
-from typing import Any
+from functools import lru_cache
+from types import TracebackType
+from typing import Self
 
 import torch
 
 from benchmarks import machine
-from benchmarks.cases import (
-    Case,
-    Scale,
-    Setting,
-    difference,
-    distribution_matching,
-    evaluation,
-    gradient_matching,
-    make_setting,
-)
-
-JOBS: dict[str, Callable[[Setting], Case]] = {
-    "DM iteration": lambda setting: distribution_matching(setting, [setting.scale.ipc], ""),
-    "DC outer step": lambda setting: gradient_matching(setting, "dc", "none"),
-    "evaluation": evaluation,
-}
-WORKERS = 2
+from benchmarks.cases import Case, Scale, all_cases
 
 
-def measure(scale: Scale, only: str) -> Iterator[dict[str, Any]]:
-    """Yield a record a job: WORKERS of them, one after another or at once, in turn."""
-    names = [f"{name}, a process a core" for name in JOBS]
-    if not any(only in name for name in names):
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=_start) as pool:
-        for job, name in zip(JOBS, names, strict=True):
-            if only in name:
-                yield _measured(pool, scale, job, name)
+class Workers:
+    """As many one-thread processes as the machine has cores to give, as a study has them."""
+
+    def __init__(self, scale: Scale, count: int):
+        self.scale, self.count = scale, count
+        spawn = multiprocessing.get_context("spawn")
+        every = spawn.Barrier(count)
+        self._pool = ProcessPoolExecutor(count, spawn, _start, [every])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, case: Case) -> list[torch.Tensor]:
+        """Return the library's result of a case from every worker, each of which has done it."""
+        asked = [[each] * self.count for each in (self.scale, case.name, case.data)]
+        return list(self._pool.map(_work, *asked))
 
 
-def _start() -> None:
+_every: threading.Barrier
+
+
+def _start(every: threading.Barrier) -> None:
+    global _every
+    _every = every
     torch.set_num_threads(1)
     machine.keep_memory()
 
 
-def _measured(pool: ProcessPoolExecutor, scale: Scale, job: str, name: str) -> dict[str, Any]:
-    machine.keep_memory()
-
-    def together() -> torch.Tensor:
-        return torch.stack(list(pool.map(_work, [scale] * WORKERS, [job] * WORKERS)))
-
-    def one_after_another() -> torch.Tensor:
-        return torch.stack([_work(scale, job) for _ in range(WORKERS)])
-
-    taken: dict[str, list[float]] = {"reference": [], "reference_kept": [], "ours": []}
-    for _ in range(3):
-        ours = together()  # every worker has made the setting, and has its memory
-    apart = difference(one_after_another(), ours, name)
-    for _ in range(scale.repeats):
-        taken["reference_kept"].append(machine.seconds(one_after_another))
-        taken["ours"].append(machine.seconds(together))
-    known = {"case": name, "data": "mnist", "difference": apart}
-    return {**known, "seconds": taken, "least_seconds": None}
+def _work(scale: Scale, name: str, data: str) -> torch.Tensor:
+    case = _case(scale, name, data)
+    _every.wait()  # or one worker could take the jobs of all
+    return case.ours()
 
 
-def _work(scale: Scale, job: str) -> torch.Tensor:
-    return _ours(scale, job)()
-
-
-@cache
-def _ours(scale: Scale, job: str) -> Callable[[], torch.Tensor]:
-    return JOBS[job](make_setting(scale, "mnist")).ours
+@lru_cache(maxsize=1)
+def _case(scale: Scale, name: str, data: str) -> Case:
+    [found] = [case for case in all_cases(scale) if (case.name, case.data) == (name, data)]
+    return found

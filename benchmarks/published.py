@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from ddlib.work import code
 ITERATIONS = 20000  # of the published setting
 IPC = 10
 FULL = Scale()
+OPTIONS = {"iterations": int, "learning_rate": float, "pool": int}
 LINE = "{:8} {:>6} {:>13} {:>18} {:>13} {:>8} {:>6}"
 HEAD = ("data", "seeds", "published %", "here %", "published h", "here h", "ratio")
 
@@ -128,10 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.published", description=__doc__)
     parser.add_argument("--data", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=3)
+    for name, kind in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--results", default="results/bench/published")
     asked = parser.parse_args(arguments)
-    folder, chosen = from_root(asked.results), [SETTINGS[name] for name in asked.data]
+    given = {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+    folder = from_root(asked.results)
+    chosen = [replace(SETTINGS[name], **given) for name in asked.data]
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.workers, mp_context=spawn) as pool:
