@@ -4,6 +4,8 @@ Dask is imported where it is used: who only reads what a study found does not wa
 """
 
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from ddlib.settings import Settings
 if TYPE_CHECKING:
     from distributed import Client
 
+ADDRESS = "DASK_SCHEDULER_ADDRESS"
+"""The variable that names a scheduler to Dask, and here to a study that leaves it open."""
 # Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
 # every step: half of the processor's time went there.
 KEEP_MEMORY = {
@@ -28,10 +32,17 @@ KEEP_MEMORY = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+# What workers that are forks of one process find loaded: each by itself would take five seconds of
+# a core for it, and memory of its own.
+LOADED = ["distributed", "ddlib.work", "torch._dynamo"]  # the last by optimisers, when they step
 DASK = {
     # Distilled sets travel to the workers with their jobs; Dask warns above 10 MB.
     "distributed.admin.large-graph-warning-threshold": "1GB",
     "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
+    # Looks at what jobs are at, for a dashboard: they took a twelfth of the jobs' time.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.tick.interval": "1s",
 }
 
 
@@ -47,27 +58,42 @@ class Workers:
 def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     """Give the workers of the named scheduler, or else one-thread processes on this machine.
 
+    A scheduler is named by the settings, or where they leave it open by the environment's ADDRESS.
     Nothing is taken for granted of a scheduler's workers but ddlib and the data: they may be on
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
     answers or if one runs other code.
     """
     import dask
+    from distributed import Client
 
     dask.config.set(DASK)
-    if settings.scheduler_address is None:
+    accelerated = read_device(settings.device) != "cpu"
+    address = settings.scheduler_address
+    if address is None and settings.workers is None and not accelerated:
+        address = os.environ.get(ADDRESS)
+    if address is None:
         # Processes that share an accelerator would each hold the data in its memory.
-        one_card = read_device(settings.device) != "cpu"
-        with _local(settings.workers or (1 if one_card else None)) as client:
+        count = settings.workers or (1 if accelerated else None)
+        with processes(count, accelerated) as own, Client(own) as client:
             yield Workers(client, sees_cache=True)
     else:
-        with _connected(settings.scheduler_address) as client:
-            yield Workers(client, _checked(client, settings.scheduler_address, cache))
+        with _connected(address) as client:
+            yield Workers(client, _checked(client, address, cache))
 
 
 @contextmanager
-def _local(count: int | None) -> Iterator["Client"]:
-    from distributed import Client, LocalCluster
+def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
+    """Keep one-thread processes on this machine, one a core by default; give their address."""
+    import dask
+    from distributed import LocalCluster
+    from distributed.utils import get_mp_context
 
+    dask.config.set(DASK)
+    # A fork of a process that has asked for an accelerator cannot use it, and loading may ask.
+    forks = sys.platform == "linux" and not accelerated
+    method = "forkserver" if forks else "spawn"
+    dask.config.set({"distributed.worker.multiprocessing-method": method})
+    get_mp_context().set_forkserver_preload(LOADED)  # of which spawn takes no notice
     cluster = LocalCluster(
         n_workers=count,
         threads_per_worker=1,
@@ -75,8 +101,8 @@ def _local(count: int | None) -> Iterator["Client"]:
         memory_limit=0,
         silence_logs=logging.ERROR,  # a worker slow to leave is no news
     )
-    with cluster, Client(cluster) as client:
-        yield client
+    with cluster:
+        yield cluster.scheduler_address
 
 
 @contextmanager

@@ -152,7 +152,8 @@ def logits(
     """
     for layer in network.batch_norms:
         layer.training = training
-    return functional_call(network, theta, (images,)).to(images.dtype)  # whatever the precision
+    scores = functional_call(network, theta, (images,), tie_weights=False)
+    return scores.to(images.dtype)  # whatever the precision
 
 
 def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
@@ -165,7 +166,7 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
     body = {name[5:]: value for name, value in theta.items() if name.startswith("body.")}
     together = network.batch_norms and not has_statistics(theta)
     parts = [images] if together else in_passes(images)
-    features = [functional_call(network.body, body, (part,)) for part in parts]
+    features = [functional_call(network.body, body, (part,), tie_weights=False) for part in parts]
     return torch.cat(features).flatten(1).to(images.dtype)  # means and distances stay exact
 
 

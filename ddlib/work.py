@@ -223,7 +223,7 @@ def _initial(
     return {name: value.to(context.device) for name, value in theta.items()}
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)  # studies that share workers take turns; processors share what is mapped
 def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
     dataset = shared.read(Path(copy), digest) or _loaded(options, digest)

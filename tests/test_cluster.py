@@ -1,6 +1,7 @@
 """A study on a Dask cluster: real processes, which share no folder, die, or run other code."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from mounts import needs_mounts
 
 import ddlib
 from ddlib import running, study, work
+from ddlib.cluster import connect
 from ddlib.settings import Settings, read_settings
 
 # Needs all that a job can be given: what a method prepares, and a pretrained body.
@@ -203,3 +205,30 @@ def test_content_without_a_folder_becomes_a_file_of_the_worker():
     assert work.as_file(b"experts") == path
     assert work.as_file(path) is path
     assert work.as_file(b"others") != path
+
+
+def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_accelerator(
+    tmp_path, monkeypatch
+):
+    def parents(**changes) -> set[int]:
+        with connect(settings(tmp_path, **changes), tmp_path) as workers:
+            return set(workers.client.run(os.getppid).values())
+
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    [server] = parents(workers=2)
+    assert server != os.getpid()
+    assert parents(workers=1) == {server}
+    monkeypatch.setattr("ddlib.cluster.read_device", lambda device: "cuda")
+    assert parents() == {os.getpid()}
+
+
+def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, monkeypatch):
+    def names(**changes) -> set[str]:
+        with connect(settings(tmp_path, **changes), tmp_path) as workers:
+            return set(workers.client.scheduler_info()["workers"])
+
+    with in_process() as address:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+        there = names(scheduler_address=address)
+        assert names() == there
+        assert not names(workers=1) & there
