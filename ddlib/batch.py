@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -25,7 +25,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ddlib import data
+from ddlib import cluster, data
 from ddlib.devices import read_device
 from ddlib.execute import WITH_PARENT, read_file
 from ddlib.extensions import read_extensions
@@ -263,15 +263,15 @@ class _Process:
 class Batch:
     """Runs, and how many go at once.
 
-    share: workers of a run on the CPU whose file leaves them open; scheduler_address: a cluster to
-    use instead, whatever the files say; again: run what is current, too; endings: of all that have
-    ended, at the start those that were refused. Raises ValueError for runs that read each other's
-    tables.
+    workers: processes that runs on the CPU share whose files leave it open; scheduler_address: a
+    cluster to use instead, whatever the files say; again: run what is current, too; endings: of all
+    that have ended, at the start those that were refused. Raises ValueError for runs that read each
+    other's tables.
     """
 
     runs: list[Run]
     at_once: int
-    share: int
+    workers: int
     scheduler_address: str | None = None
     again: bool = False
     endings: list[Ending] = field(default_factory=list)
@@ -279,6 +279,8 @@ class Batch:
     waiting: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.library = library_digest()
+        self.address: str | None = None
         self.by_folder = {run.folder: run for run in self.runs}
         known = {run.folder: self.by_folder.keys() & set(run.inputs) for run in self.runs}
         self.order = TopologicalSorter(known)
@@ -293,6 +295,7 @@ class Batch:
         total = sum(run.size for run in self.runs)
         live = sys.stdout.isatty()
         bar = tqdm(total=total, desc="batch", file=sys.stdout, mininterval=0.5 if live else 60)
+        self.kept = ExitStack()
         try:
             while self.order.is_active():
                 ready = set(self.order.get_ready())
@@ -305,6 +308,7 @@ class Batch:
             bar.close()
             for one in self.under_way:
                 self._leave(one)
+            self.kept.close()
         places = {folder: number for number, folder in enumerate(self.by_folder)}
         return sorted(self.endings, key=lambda ending: places.get(ending.folder, len(places)))
 
@@ -344,11 +348,13 @@ class Batch:
     def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
         for name in (NOTE, PROGRESS):
             (run.folder / name).unlink(missing_ok=True)
-        given = [f"{name}={value}" for name, value in self._options(run).items()]
+        options, variables = self._place(run)
+        given = [f"{name}={value}" for name, value in options.items()]
         log = (run.folder / f"{run.notebook.stem}.log").open("wb", buffering=0)
         command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT]
         process = subprocess.Popen(
             [*command, run.notebook, run.parameters, *given],
+            env=os.environ | variables,
             stdin=subprocess.PIPE,  # ends when this process does, however it dies
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -357,14 +363,24 @@ class Batch:
         self.waiting.remove(run)
         self.under_way.append(_Process(run, identity, lock, process, log, time.monotonic()))
 
-    def _options(self, run: Run) -> dict[str, Any]:
-        """Return the parameters that go before those of a run's file: where, or how many work."""
-        if isinstance(run.settings, Exploration):
-            return {}
+    def _place(self, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return what says where a run's trials are done: parameters before its file's, variables.
+
+        The processes that runs share have the library as it was when the batch began: once it has
+        changed, a run has its share of processes to itself.
+        """
+        given = run.settings
+        if isinstance(given, Exploration):
+            return {}, {}
         if self.scheduler_address:
-            return {"scheduler_address": self.scheduler_address}
-        decided = run.settings.workers or run.settings.scheduler_address or run.on_card
-        return {} if decided else {"workers": self.share}
+            return {"scheduler_address": self.scheduler_address}, {}
+        if given.workers or given.scheduler_address or run.on_card:
+            return {}, {}
+        if library_digest() != self.library:
+            return {"workers": max(1, self.workers // self.at_once)}, {}
+        if self.address is None:
+            self.address = self.kept.enter_context(cluster.processes(self.workers))
+        return {}, {cluster.ADDRESS: self.address}
 
     def _end(
         self, run: Run, status: str, message: str = "", seconds: float | None = None
@@ -453,7 +469,11 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         help="processes in all, for files that leave it open; default: one a core",
     )
     batch.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
-    batch.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
+    batch.add_argument(
+        "--scheduler-address",
+        default=os.environ.get(cluster.ADDRESS),
+        help="a Dask cluster to use: tcp://host:8786",
+    )
     batch.add_argument("--again", action="store_true", help="run what is up to date, too")
     return parser.parse_args(arguments)
 
@@ -475,9 +495,8 @@ def main(arguments: list[str]) -> None:
         print(f"{ending.run}: refused: {ending.message}", flush=True)
     workers = given.workers or os.cpu_count() or 1
     at_once = min(given.at_once or workers, len(runs)) or 1
-    share = max(1, workers // at_once)
     try:
-        batch = Batch(runs, at_once, share, given.scheduler_address, given.again, refused)
+        batch = Batch(runs, at_once, workers, given.scheduler_address, given.again, refused)
         endings = batch.work()
     except ValueError as problem:
         sys.exit(str(problem))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -465,20 +466,35 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
         "cluster": {"device": "cpu", "scheduler_address": "tcp://127.0.0.1:1"},
     }.items():
         project.parameters(f"study/{name}", **changes)
-    started = {}
+    started, places, kept = {}, {}, []
 
-    def start(command, **_):
+    def start(command, env, **_):
         started[command[5].stem] = [word for word in command if "=" in str(word)]
+        places[command[5].stem] = env.get("DASK_SCHEDULER_ADDRESS")
         raise OSError("not now")
 
+    @contextmanager
+    def processes(count):
+        kept.append(count)
+        yield "tcp://127.0.0.1:3"
+        kept.append("closed")
+
     monkeypatch.setattr(batch.subprocess, "Popen", start)
+    monkeypatch.setattr("ddlib.cluster.processes", processes)
     run("parameters", "--workers", "6", "--at-once", "2")
-    assert {name: given for name, given in started.items() if given} == {"open": ["workers=3"]}
+    assert kept == [6, "closed"]
     assert len(started) == 6
-    run("parameters", "--workers", "1", "--at-once", "2")
-    assert started["open"] == ["workers=1"]
+    assert not any(started.values())
+    there = {name: place for name, place in places.items() if place}
+    assert there == {"open": "tcp://127.0.0.1:3"}
     run("parameters", "--scheduler-address", "tcp://127.0.0.1:2")
     assert set(map(tuple, started.values())) == {("scheduler_address=tcp://127.0.0.1:2",)}
+    assert kept == [6, "closed"]
+    digests = iter(["as it was", *["changed"] * 100])
+    monkeypatch.setattr(batch, "library_digest", lambda: next(digests))
+    run("parameters", "--workers", "6", "--at-once", "2")
+    assert {name: given for name, given in started.items() if given} == {"open": ["workers=3"]}
+    assert kept == [6, "closed"]
 
 
 @pytest.mark.slow
@@ -558,7 +574,7 @@ def test_the_example_in_the_library_counts(project, monkeypatch):
     for name in ("sheets.parquet", "settings.json"):
         ended(project, "study/one")
         assert current(project, "study/one")
-        touched(package / "example" / "methods" / "quick" / name)
+        touched(package / "example" / "methods" / "digits" / name)
         assert not current(project, "study/one")
 
 
