@@ -1,7 +1,7 @@
 """The tables of a study that ended, from its results folder or from the example: to explore.
 
 `python -m ddlib.tables example FOLDER...` makes the example that comes with the library from the
-results folders of the quick profiles of notebooks 02 and 03.
+results folders of notebooks 02 and 03 under their `digits.yaml`.
 """
 
 import base64
@@ -142,8 +142,8 @@ def read(folder: str | Path) -> Tables:
 
 
 def example() -> list[Tables]:
-    """Return the example: the quick profiles of notebooks 02 and 03 on digits, as they ran."""
-    return [read(EXAMPLE / notebook / "quick") for notebook in ("methods", "coverage_law")]
+    """Return the example: notebooks 02 and 03 under their `digits.yaml`, as they ran."""
+    return [read(EXAMPLE / notebook / "digits") for notebook in ("methods", "coverage_law")]
 
 
 def named(studies: Sequence[Tables]) -> dict[str, Tables]:

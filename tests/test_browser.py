@@ -239,7 +239,7 @@ def _drive_ipc(ipc: Driven) -> None:
     ipc.select("configuration", "augmented")
     _hover_a_seed(ipc)
     ipc.box.screenshot(path=_screen("app_ipc.png"))
-    ipc.select("study", "digits: coverage_law/quick")
+    ipc.select("study", "digits: coverage_law/digits")
     ipc.reach_all()
     ipc.box.get_by_role("checkbox", name="dm", exact=True).uncheck()
     playwright.expect(ipc.picture).to_contain_text("no method is ticked; tick at least one")
@@ -279,7 +279,7 @@ def _drive_planner(planner: Driven) -> None:
     advice = re.sub(r"<[^>]+>", "", planner.twin.view.label)
     playwright.expect(planner.box.locator("p")).to_have_text(advice)
     planner.box.screenshot(path=_screen("app_planner.png"))
-    planner.select("study", "digits: coverage_law/quick")
+    planner.select("study", "digits: coverage_law/digits")
     planner.reach_all()
 
 

@@ -35,7 +35,7 @@ def ipc_explorer(example):
 def ipc(ipc_explorer):
     """Return the explorer of IPC as it opens."""
     with ipc_explorer.together():
-        choose(ipc_explorer, study="digits: methods/quick", configuration="plain", ipc=10)
+        choose(ipc_explorer, study="digits: methods/digits", configuration="plain", ipc=10)
         choose(ipc_explorer, measure="gap_error", tolerance=1e-4, laws=("a/√k + c",))
         choose(ipc_explorer, methods=explore.FIRST)
     return ipc_explorer
@@ -165,7 +165,7 @@ def test_trials_that_failed_are_named(example):
 
 
 def test_another_study_brings_its_own_choices(ipc):
-    choose(ipc, ipc=20, study="digits: coverage_law/quick")
+    choose(ipc, ipc=20, study="digits: coverage_law/digits")
     assert ipc.methods.value == ("dm",)
     assert list(ipc.methods.boxes) == ["dm", "dm_for_all"]
     assert "vit" in ipc.controls["configuration"].options
@@ -310,13 +310,13 @@ def test_studies_whose_folders_end_alike_keep_their_own_data(example):
         example[0],
         dataclasses.replace(
             example[0],
-            folder=example[0].folder.parents[1] / "again" / "methods" / "quick",
+            folder=example[0].folder.parents[1] / "again" / "methods" / "digits",
             trials=example[0].trials.query("method in ['random', 'dm']"),
         ),
     )
     ipc = explore.IpcExplorer([first, other])
     names = list(ipc.controls["study"].options)
-    assert names == ["digits: example/methods/quick", "digits: again/methods/quick"]
+    assert names == ["digits: example/methods/digits", "digits: again/methods/digits"]
     assert len(ipc.methods.boxes) == len(first.methods)
     choose(ipc, study=names[1])
     assert list(ipc.methods.boxes) == ["random", "dm"]

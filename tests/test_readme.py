@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLE = ROOT / "ddlib" / "example" / "methods" / "quick"
+EXAMPLE = ROOT / "ddlib" / "example" / "methods" / "digits"
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 

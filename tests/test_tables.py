@@ -19,9 +19,9 @@ def example():
     return tables.example()
 
 
-def test_the_example_holds_the_quick_profiles_of_two_notebooks(example):
+def test_the_example_holds_the_studies_of_two_notebooks(example):
     methods, law = example
-    assert list(tables.named(example)) == ["digits: methods/quick", "digits: coverage_law/quick"]
+    assert list(tables.named(example)) == ["digits: methods/digits", "digits: coverage_law/digits"]
     assert methods.sizes == [10, 20, 50, 100, 200, 400]
     assert law.sizes == [10, 20, 50, 100, 400]
     assert law.methods == ["dm", "dm_for_all"]
@@ -53,7 +53,7 @@ def test_written_distances_are_read_back(tmp_path):
     points = np.random.default_rng(0).normal(size=(3, 2))
     matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)
     distance = pd.DataFrame(matrix, index=names, columns=names)
-    shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / "mine" / "quick")
+    shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "mine" / "quick")
     tables.write_distances(tmp_path / "mine" / "quick", distance, 0.25)
     found = tables.read(tmp_path / "mine" / "quick")
     assert list(tables.named([found])) == ["digits: mine/quick"]
@@ -64,19 +64,19 @@ def test_written_distances_are_read_back(tmp_path):
 def test_names_are_as_long_as_it_takes_to_tell_studies_apart(tmp_path, example):
     places = ["one/methods/quick", "two/deep/methods/quick", "deep/methods/quick"]
     for place in places:
-        shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / place)
+        shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / place)
     found = [tables.read(tmp_path / place) for place in places] + [example[1]]
     assert list(tables.named(found)) == [
         "digits: one/methods/quick",
         "digits: two/deep/methods/quick",
         f"digits: {tmp_path.name}/deep/methods/quick",
-        "digits: coverage_law/quick",
+        "digits: coverage_law/digits",
     ]
     assert list(tables.named(found).values()) == found
 
 
 def test_a_folder_given_twice_is_refused(tmp_path):
-    shutil.copytree(tables.EXAMPLE / "methods" / "quick", tmp_path / "mine" / "quick")
+    shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "mine" / "quick")
     (tmp_path / "same").symlink_to(tmp_path / "mine")
     found = [tables.read(tmp_path / name / "quick") for name in ("mine", "same")]
     with pytest.raises(ValueError, match="mine/quick is given twice; give each folder once"):
@@ -90,7 +90,7 @@ def test_a_sheet_shows_a_column_a_class(tmp_path):
         data="x", method="dm", parameters={}, seed=0,
     )  # fmt: skip
     folder = tmp_path / "results"
-    shutil.copytree(tables.EXAMPLE / "methods" / "quick", folder)
+    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
     (folder / "sheets.parquet").unlink()
     made.save(folder / "distilled" / "dm-ipc3-seed0-abc.safetensors")
     made.save(folder / "distilled" / "dm-ipc3-seed1-abd.safetensors")
@@ -109,9 +109,9 @@ def test_a_sheet_shows_a_column_a_class(tmp_path):
 
 
 def test_the_example_is_what_its_command_writes(tmp_path, example):
-    folders = [tables.EXAMPLE / "methods" / "quick"]
+    folders = [tables.EXAMPLE / "methods" / "digits"]
     tables.write_example(folders, tmp_path)
-    again = tables.read(tmp_path / "methods" / "quick")
+    again = tables.read(tmp_path / "methods" / "digits")
     pd.testing.assert_frame_equal(again.trials, example[0].trials)
     assert dict(again.sheets) == dict(example[0].sheets)
 
@@ -119,7 +119,7 @@ def test_the_example_is_what_its_command_writes(tmp_path, example):
 @pytest.mark.parametrize("missing", ["settings.json", "trials.parquet"])
 def test_a_folder_without_a_finished_study_is_refused(tmp_path, missing):
     folder = tmp_path / "mine"
-    shutil.copytree(tables.EXAMPLE / "methods" / "quick", folder)
+    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
     (folder / missing).unlink()
     with pytest.raises(FileNotFoundError, match=f"holds no finished study \\({missing} is not"):
         tables.read(folder)
@@ -127,7 +127,7 @@ def test_a_folder_without_a_finished_study_is_refused(tmp_path, missing):
 
 def test_a_study_without_trials_is_refused(tmp_path):
     folder = tmp_path / "mine"
-    shutil.copytree(tables.EXAMPLE / "methods" / "quick", folder)
+    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
     pd.read_parquet(folder / "trials.parquet").head(0).to_parquet(folder / "trials.parquet")
     with pytest.raises(ValueError, match="has no trials; run its notebook again"):
         tables.read(folder)
