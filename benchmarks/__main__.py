@@ -123,15 +123,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(asked.threads)
     scale = QUICK if asked.quick else Scale()
     scale = replace(scale, repeats=asked.repeats or scale.repeats)
+    about, records = identity(scale), []
+    kind = "quick" if asked.quick else "full"
+    name = f"{about['commit']}-{kind}-{asked.threads}threads"
+    folder, only = from_root(asked.results), asked.only.replace(" ", "_")
+    path = folder / f"{name}{f'-{only}' if only else ''}.json"
+    so_far = path.with_suffix(".partial")
     print(LINE.format(*HEAD), flush=True)
-    records = []
     for record in run(scale, asked.only):
         print(line(record), flush=True)
         records.append(record)
-    about = identity(scale)
-    kind = "quick" if asked.quick else "full"
-    path = from_root(asked.results) / f"{about['commit']}-{kind}-{asked.threads}threads.json"
-    write_atomically(path, json.dumps({**about, "cases": records}, indent=1).encode())
+        write_atomically(so_far, json.dumps({**about, "cases": records}, indent=1).encode())
+    so_far.replace(path)
     print(f"kept in {path}")
 
 

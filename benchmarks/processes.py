@@ -12,14 +12,16 @@ import torch
 from benchmarks import machine
 from benchmarks.cases import Case, Scale, all_cases
 
+PATIENCE = 600.0  # seconds to wait for a worker that may have failed
+
 
 class Workers:
-    """As many one-thread processes as the machine has cores to give, as a study has them."""
+    """A process for each thread that the obvious way has, of one thread, as a study has them."""
 
     def __init__(self, scale: Scale, count: int):
         self.scale, self.count = scale, count
         spawn = multiprocessing.get_context("spawn")
-        every = spawn.Barrier(count)
+        every = spawn.Barrier(count, timeout=PATIENCE)
         self._pool = ProcessPoolExecutor(count, spawn, _start, [every])
 
     def __enter__(self) -> Self:

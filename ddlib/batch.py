@@ -280,6 +280,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         self.library = library_digest()
+        self.environment = dict(os.environ)  # Dask changes it for the workers that it starts
         self.address: str | None = None
         self.by_folder = {run.folder: run for run in self.runs}
         known = {run.folder: self.by_folder.keys() & set(run.inputs) for run in self.runs}
@@ -354,7 +355,7 @@ class Batch:
         command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT]
         process = subprocess.Popen(
             [*command, run.notebook, run.parameters, *given],
-            env=os.environ | variables,
+            env=self.environment | variables,
             stdin=subprocess.PIPE,  # ends when this process does, however it dies
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -376,6 +377,8 @@ class Batch:
             return {"scheduler_address": self.scheduler_address}, {}
         if given.workers or given.scheduler_address or run.on_card:
             return {}, {}
+        if self.environment.get(cluster.ADDRESS):
+            return {}, {}  # where the run will look
         if library_digest() != self.library:
             return {"workers": max(1, self.workers // self.at_once)}, {}
         if self.address is None:
@@ -469,11 +472,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         help="processes in all, for files that leave it open; default: one a core",
     )
     batch.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
-    batch.add_argument(
-        "--scheduler-address",
-        default=os.environ.get(cluster.ADDRESS),
-        help="a Dask cluster to use: tcp://host:8786",
-    )
+    batch.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
     batch.add_argument("--again", action="store_true", help="run what is up to date, too")
     return parser.parse_args(arguments)
 

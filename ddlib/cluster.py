@@ -32,9 +32,9 @@ KEEP_MEMORY = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-# What workers that are forks of one process find loaded: each by itself would take five seconds of
+# What workers that are forks of one process find loaded: each by itself would take four seconds of
 # a core for it, and memory of its own.
-LOADED = ["distributed", "ddlib.work", "torch._dynamo"]  # the last by optimisers, when they step
+LOADED = ["distributed", "ddlib.forked"]
 DASK = {
     # Distilled sets travel to the workers with their jobs; Dask warns above 10 MB.
     "distributed.admin.large-graph-warning-threshold": "1GB",
@@ -70,7 +70,7 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     accelerated = read_device(settings.device) != "cpu"
     address = settings.scheduler_address
     if address is None and settings.workers is None and not accelerated:
-        address = os.environ.get(ADDRESS)
+        address = os.environ.get(ADDRESS) or None
     if address is None:
         # Processes that share an accelerator would each hold the data in its memory.
         count = settings.workers or (1 if accelerated else None)
@@ -94,13 +94,17 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
     method = "forkserver" if forks else "spawn"
     dask.config.set({"distributed.worker.multiprocessing-method": method})
     get_mp_context().set_forkserver_preload(LOADED)  # of which spawn takes no notice
-    cluster = LocalCluster(
-        n_workers=count,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=logging.ERROR,  # a worker slow to leave is no news
-    )
+    try:
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            silence_logs=logging.ERROR,  # a worker slow to leave is no news
+            env=os.environ | KEEP_MEMORY,  # a fork's own is that of the first study
+        )
+    except RuntimeError as error:
+        raise OSError(f"worker processes do not start on this machine: {error}") from error
     with cluster:
         yield cluster.scheduler_address
 
@@ -115,7 +119,7 @@ def _connected(address: str) -> Iterator["Client"]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
-            "parameter out to work on this machine"
+            f"parameter out (and {ADDRESS} unset) to work on this machine"
         ) from error
     with client:
         yield client

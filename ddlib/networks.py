@@ -54,12 +54,20 @@ def build(
     """Return the network registered under `name` for images of `image_shape` = (channels, H, W).
 
     Its own weights stay unset: draw them with `initial_parameters`. Raises ValueError for what
-    `read_network` refuses, and for an image too small for the network.
+    `read_network` refuses, for an image too small for the network, and for weights that are tied.
     """
     checked = read_network({"name": name, **options})
     constructor = NETWORKS[checked.pop("name")]
     with torch.device("meta"):
-        return constructor(tuple(image_shape), class_count, **checked)
+        network = constructor(tuple(image_shape), class_count, **checked)
+    if len(list(network.named_parameters(remove_duplicate=False))) > len(
+        list(network.parameters())
+    ):
+        raise ValueError(
+            f"the network {name!r} has one weight in several places, which would be drawn and "
+            "trained apart; give each place its own"
+        )
+    return network
 
 
 def initial_parameters(

@@ -223,10 +223,15 @@ def _initial(
     return {name: value.to(context.device) for name, value in theta.items()}
 
 
-@lru_cache(maxsize=4)  # studies that share workers take turns; processors share what is mapped
+@lru_cache(maxsize=2)  # studies that share workers take turns
+def _opened(options: str, digest: str, copy: str) -> data.DataSet:
+    return shared.read(Path(copy), digest) or _loaded(options, digest)
+
+
+@lru_cache(maxsize=1)
 def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = shared.read(Path(copy), digest) or _loaded(options, digest)
+    dataset = _opened(options, digest, copy)
     on_device = {
         name: data.Split(split.images.to(device), split.labels.to(device))
         for name, split in (("train", dataset.train), ("test", dataset.test))

@@ -23,6 +23,12 @@ def _fail_if_needed(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.outcome, report.longrepr = "failed", f"DDLIB_NO_SKIPS is set, but {reason}"
 
 
+@pytest.fixture(autouse=True)
+def no_scheduler(monkeypatch):
+    """Let no variable of the shell's send a study elsewhere."""
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     report = yield

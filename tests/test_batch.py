@@ -471,12 +471,15 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
     def start(command, env, **_):
         started[command[5].stem] = [word for word in command if "=" in str(word)]
         places[command[5].stem] = env.get("DASK_SCHEDULER_ADDRESS")
+        assert env.get("OMP_NUM_THREADS") != "of workers"
         raise OSError("not now")
 
     @contextmanager
     def processes(count):
         kept.append(count)
+        monkeypatch.setenv("OMP_NUM_THREADS", "of workers")  # as Dask does
         yield "tcp://127.0.0.1:3"
+        monkeypatch.delenv("OMP_NUM_THREADS")
         kept.append("closed")
 
     monkeypatch.setattr(batch.subprocess, "Popen", start)
@@ -489,6 +492,14 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
     assert there == {"open": "tcp://127.0.0.1:3"}
     run("parameters", "--scheduler-address", "tcp://127.0.0.1:2")
     assert set(map(tuple, started.values())) == {("scheduler_address=tcp://127.0.0.1:2",)}
+    assert kept == [6, "closed"]
+    with monkeypatch.context() as shell:
+        shell.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:4")
+        run("parameters")
+    assert not any(started.values())
+    assert set(places.values()) == {
+        "tcp://127.0.0.1:4"
+    }  # of which a file that decides takes no note
     assert kept == [6, "closed"]
     digests = iter(["as it was", *["changed"] * 100])
     monkeypatch.setattr(batch, "library_digest", lambda: next(digests))

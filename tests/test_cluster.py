@@ -5,9 +5,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,19 +209,27 @@ def test_content_without_a_folder_becomes_a_file_of_the_worker():
     assert work.as_file(b"others") != path
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_accelerator(
     tmp_path, monkeypatch
 ):
-    def parents(**changes) -> set[int]:
+    def told(**changes) -> tuple[int, bool, str | None]:
         with connect(settings(tmp_path, **changes), tmp_path) as workers:
-            return set(workers.client.run(os.getppid).values())
+            ask = workers.client.run
+            asked = os.getppid, lambda: "torch._dynamo" in sys.modules, partial(os.getenv, "LATER")
+            answers = [ask(each).values() for each in asked]
+        [same] = set(zip(*answers, strict=True))
+        return same
 
-    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
-    [server] = parents(workers=2)
+    server, loaded, _ = told(workers=2)
     assert server != os.getpid()
-    assert parents(workers=1) == {server}
+    assert loaded
+    given = Path(f"/proc/{server}/environ").read_text().split("\0")
+    assert f"MALLOC_TRIM_THRESHOLD_={2**32}" in given
+    monkeypatch.setenv("LATER", "too")
+    assert told(workers=1) == (server, True, "too")
     monkeypatch.setattr("ddlib.cluster.read_device", lambda device: "cuda")
-    assert parents() == {os.getpid()}
+    assert told() == (os.getpid(), False, "too")
 
 
 def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, monkeypatch):

@@ -334,3 +334,13 @@ def test_orthogonal_matrices_favour_no_direction():
     assert positive.min() > 0.15
     assert positive.max() < 0.85
     assert abs(positive.diagonal().mean() - 0.5) < 0.1
+
+
+def test_a_network_with_one_weight_in_two_places_is_refused(monkeypatch):
+    def tied(image_shape, class_count):
+        head = nn.Linear(4, 4)
+        return Network(nn.Sequential(nn.Flatten(), head), head)
+
+    monkeypatch.setitem(networks.NETWORKS, "tied", tied)
+    with pytest.raises(ValueError, match="'tied' has one weight in several places"):
+        build("tied", (1, 2, 2), 4)

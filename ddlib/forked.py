@@ -1,0 +1,14 @@
+"""What the workers on this machine are forks of: a process loads it, once; see `ddlib.cluster`.
+
+Nothing else imports it, for it is no module to have by the way: who does no longer heeds Ctrl-C,
+which is for the process that the workers end with.
+"""
+
+import signal
+
+import torch._dynamo  # noqa: F401  by optimisers, when they first step
+
+from ddlib import work
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+work.code()  # of what is loaded, whatever becomes of its files
