@@ -46,6 +46,20 @@ def test_one_case_can_be_chosen(tmp_path):
     assert [len(taken) for taken in records[0]["seconds"].values()] == [2, 2, 2, 2]
 
 
+def test_what_was_measured_before_a_case_failed_is_kept(tmp_path, monkeypatch):
+    def run(scale, only):
+        taken = {kind: [1.0] for kind in ("reference", "reference_kept", "ours", "workers")}
+        yield {"case": "first", "data": "mnist", "seconds": taken, "least_seconds": None}
+        raise AssertionError("second on mnist: results are apart")
+
+    monkeypatch.setattr("benchmarks.__main__.run", run)
+    with pytest.raises(AssertionError, match="second on mnist"):
+        main(["--quick", "--threads", "1", "--results", str(tmp_path)])
+    [path] = tmp_path.iterdir()
+    assert path.suffix == ".partial"
+    assert [record["case"] for record in json.loads(path.read_text())["cases"]] == ["first"]
+
+
 @pytest.mark.parametrize("data", SHAPES)
 def test_the_obvious_network_is_the_librarys(data):
     setting = make_setting(QUICK, data)
