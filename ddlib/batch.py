@@ -281,7 +281,8 @@ class Batch:
     def __post_init__(self) -> None:
         self.library = library_digest()
         self.environment = dict(os.environ)  # Dask changes it for the workers that it starts
-        self.address: str | None = None
+        self.address: str | None = None  # of the processes that runs share, once one needs them
+        self.kept = ExitStack()  # them
         self.by_folder = {run.folder: run for run in self.runs}
         known = {run.folder: self.by_folder.keys() & set(run.inputs) for run in self.runs}
         self.order = TopologicalSorter(known)
@@ -296,7 +297,6 @@ class Batch:
         total = sum(run.size for run in self.runs)
         live = sys.stdout.isatty()
         bar = tqdm(total=total, desc="batch", file=sys.stdout, mininterval=0.5 if live else 60)
-        self.kept = ExitStack()
         try:
             while self.order.is_active():
                 ready = set(self.order.get_ready())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """The variable that names a scheduler to Dask, and here to a study that leaves it open."""
+
 # Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
 # every step: half of the processor's time went there.
 KEEP_MEMORY = {
@@ -63,10 +64,8 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
     answers or if one runs other code.
     """
-    import dask
     from distributed import Client
 
-    dask.config.set(DASK)
     accelerated = read_device(settings.device) != "cpu"
     address = settings.scheduler_address
     if address is None and settings.workers is None and not accelerated:
@@ -88,11 +87,10 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
     from distributed import LocalCluster
     from distributed.utils import get_mp_context
 
-    dask.config.set(DASK)
     # A fork of a process that has asked for an accelerator cannot use it, and loading may ask.
     forks = sys.platform == "linux" and not accelerated
     method = "forkserver" if forks else "spawn"
-    dask.config.set({"distributed.worker.multiprocessing-method": method})
+    dask.config.set(DASK | {"distributed.worker.multiprocessing-method": method})
     get_mp_context().set_forkserver_preload(LOADED)  # of which spawn takes no notice
     try:
         cluster = LocalCluster(
@@ -111,8 +109,10 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
 
 @contextmanager
 def _connected(address: str) -> Iterator["Client"]:
+    import dask
     from distributed import Client
 
+    dask.config.set(DASK)
     try:
         client = Client(address, timeout="20s")
         client.wait_for_workers(1, timeout=60)

@@ -60,9 +60,8 @@ def build(
     constructor = NETWORKS[checked.pop("name")]
     with torch.device("meta"):
         network = constructor(tuple(image_shape), class_count, **checked)
-    if len(list(network.named_parameters(remove_duplicate=False))) > len(
-        list(network.parameters())
-    ):
+    places = list(network.named_parameters(remove_duplicate=False))
+    if len(places) > len(list(network.parameters())):
         raise ValueError(
             f"the network {name!r} has one weight in several places, which would be drawn and "
             "trained apart; give each place its own"

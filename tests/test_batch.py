@@ -1,5 +1,6 @@
 """A batch: what runs, what is left alone, what fails, and what survives a kill; real processes."""
 
+import itertools
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -497,14 +499,15 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
         shell.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:4")
         run("parameters")
     assert not any(started.values())
-    assert set(places.values()) == {
-        "tcp://127.0.0.1:4"
-    }  # of which a file that decides takes no note
+    # of which a file that decides takes no note
+    assert set(places.values()) == {"tcp://127.0.0.1:4"}
     assert kept == [6, "closed"]
-    digests = iter(["as it was", *["changed"] * 100])
-    monkeypatch.setattr(batch, "library_digest", lambda: next(digests))
-    run("parameters", "--workers", "6", "--at-once", "2")
-    assert {name: given for name, given in started.items() if given} == {"open": ["workers=3"]}
+    for workers, share in ((6, 3), (1, 1)):
+        digests = itertools.chain(["as it was"], itertools.repeat("changed"))
+        monkeypatch.setattr(batch, "library_digest", partial(next, digests))
+        run("parameters", "--workers", str(workers), "--at-once", "2")
+        given = {name: words for name, words in started.items() if words}
+        assert given == {"open": [f"workers={share}"]}
     assert kept == [6, "closed"]
 
 

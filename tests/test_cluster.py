@@ -19,7 +19,7 @@ from mounts import needs_mounts
 
 import ddlib
 from ddlib import running, study, work
-from ddlib.cluster import connect
+from ddlib.cluster import connect, processes
 from ddlib.settings import Settings, read_settings
 
 # Needs all that a job can be given: what a method prepares, and a pretrained body.
@@ -213,10 +213,15 @@ def test_content_without_a_folder_becomes_a_file_of_the_worker():
 def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_accelerator(
     tmp_path, monkeypatch
 ):
+    def is_loaded() -> bool:
+        knows_its_code = work.code_digest.cache_info().currsize > 0
+        heeds_no_key = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        return "torch._dynamo" in sys.modules and knows_its_code and heeds_no_key
+
     def told(**changes) -> tuple[int, bool, str | None]:
         with connect(settings(tmp_path, **changes), tmp_path) as workers:
             ask = workers.client.run
-            asked = os.getppid, lambda: "torch._dynamo" in sys.modules, partial(os.getenv, "LATER")
+            asked = os.getppid, is_loaded, partial(os.getenv, "LATER")
             answers = [ask(each).values() for each in asked]
         [same] = set(zip(*answers, strict=True))
         return same
@@ -242,3 +247,13 @@ def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, mo
         there = names(scheduler_address=address)
         assert names() == there
         assert not names(workers=1) & there
+
+
+def test_workers_that_do_not_start_are_said_in_one_sentence(monkeypatch):
+    def stopped(**_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("distributed.LocalCluster", stopped)
+    sentence = "worker processes do not start on this machine: no room"
+    with pytest.raises(OSError, match=sentence), processes(1):
+        pass
