@@ -9,10 +9,12 @@ derivatives, which exist of every order.
 Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4.1.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # With fewer the maps of pixels, or that of the kernel, cost more than the products save.
 LEAST_CHANNELS, LEAST_TILES, LEAST_IMAGES = 96, 64, 4
@@ -40,6 +42,9 @@ MAP_PIXELS, MAP_RESULT = torch.kron(_PIXELS, _PIXELS), torch.kron(_RESULT, _RESU
 MAP_KERNEL = torch.kron(_KERNEL, _KERNEL).float()  # (36, 9); (36, 36) and (16, 36) the others
 
 
+_MAPPED = WeakTensorKeyDictionary()  # kernel -> its version, and what `map_kernel` made of it
+
+
 class Convolution(nn.Conv2d):
     """A 3x3 convolution with a bias and a stride of 1: Winograd's where that is faster.
 
@@ -52,7 +57,7 @@ class Convolution(nn.Conv2d):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if not self.is_faster_for(images):
             return super().forward(images)
-        return _Convolve.apply(images, self.weight).add_(self.bias[:, None, None])
+        return Convolve.apply(images, self.weight).add_(self.bias[:, None, None])
 
     def is_faster_for(self, images: torch.Tensor) -> bool:
         """Return whether images (N, C, H, W) are many enough, and as they have to be."""
@@ -70,29 +75,33 @@ class Convolution(nn.Conv2d):
         )
 
 
-class _Convolve(torch.autograd.Function):
-    """Images (N, C, H, W) convolved with a kernel (O, C, 3, 3); linear in each of the two."""
+class Convolve(torch.autograd.Function):
+    """Images (N, C, H, W) convolved with a kernel (O, C, 3, 3); linear in each of the two.
+
+    turned: with the kernel (C, O, 3, 3) that takes gradients, of O channels, back to images.
+    """
 
     @staticmethod
-    def forward(context: Any, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    def forward(
+        context: Any, images: torch.Tensor, kernel: torch.Tensor, turned: bool = False
+    ) -> torch.Tensor:
         context.save_for_backward(images, kernel)
-        count, (outputs, channels) = len(images), kernel.shape[:2]
-        height, width = images.shape[-2:]
-        mapped = (MAP_KERNEL @ kernel.reshape(-1, 9).T).view(36, outputs, channels).transpose(1, 2)
-        made = images.new_empty(count, outputs, height, width)
-        step = _step(images)
+        context.turned = turned
+        mapped, step = map_kernel(kernel, turned), parts_of(images)
+        made = images.new_empty(len(images), mapped.shape[-1], *images.shape[-2:])
         for part, result in zip(images.split(step), made.split(step), strict=True):
-            products = torch.bmm((MAP_PIXELS @ _tiles(part)).view(36, -1, channels), mapped)
-            result.copy_(_pixels(MAP_RESULT @ products.view(36, -1), result.shape))
+            rows = part.permute(0, 2, 3, 1)
+            result.copy_(to_rows(convolve(rows, mapped), rows.shape[:3]).permute(0, 3, 1, 2))
         return made
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, kernel = context.saved_tensors
-        wanted = context.needs_input_grad
+        wanted, pair = context.needs_input_grad, (images, gradient)
         return (
-            _Convolve.apply(gradient, _turned(kernel)) if wanted[0] else None,
-            _Correlate.apply(images, gradient) if wanted[1] else None,
+            Convolve.apply(gradient, kernel, not context.turned) if wanted[0] else None,
+            _Correlate.apply(*(pair[::-1] if context.turned else pair)) if wanted[1] else None,
+            None,
         )
 
 
@@ -104,9 +113,9 @@ class _Correlate(torch.autograd.Function):
         context.save_for_backward(images, gradient)
         channels, outputs = images.shape[1], gradient.shape[1]
         total = images.new_zeros(36, outputs, channels)
-        step = _step(images)
+        step = parts_of(images)
         for part, back in zip(images.split(step), gradient.split(step), strict=True):
-            mapped = (MAP_PIXELS @ _tiles(part)).view(36, -1, channels)
+            mapped = (MAP_PIXELS @ _tiles(part.permute(0, 2, 3, 1))).view(36, -1, channels)
             products = (MAP_RESULT.T @ _blocks(back)).view(36, -1, outputs)
             total.baddbmm_(products.transpose(1, 2), mapped)
         return (MAP_KERNEL.T @ total.view(36, -1)).T.reshape(outputs, channels, 3, 3)
@@ -116,26 +125,53 @@ class _Correlate(torch.autograd.Function):
         images, gradient = context.saved_tensors
         wanted = context.needs_input_grad
         return (
-            _Convolve.apply(gradient, _turned(direction)) if wanted[0] else None,
-            _Convolve.apply(images, direction) if wanted[1] else None,
+            Convolve.apply(gradient, direction, True) if wanted[0] else None,
+            Convolve.apply(images, direction) if wanted[1] else None,
         )
 
 
-def _turned(kernel: torch.Tensor) -> torch.Tensor:
-    """Return the kernel (C, O, 3, 3) that takes gradients back to images."""
-    return kernel.flip(2, 3).transpose(0, 1)
-
-
-def _step(images: torch.Tensor) -> int:
-    """Return how many images are worked on at a time."""
+def parts_of(images: torch.Tensor) -> int:
+    """Return how many images (N, C, H, W) are worked on at a time."""
     return max(1, TILES * 16 // (images.shape[-2] * images.shape[-1]))
 
 
-def _tiles(images: torch.Tensor) -> torch.Tensor:
-    """Return the 36 pixels of all tiles of padded images (N, C, H, W): (36, N * tiles * C)."""
-    count, channels, height, width = images.shape
-    padded = images.new_zeros(count, height + 2, width + 2, channels)
-    padded[:, 1:-1, 1:-1] = images.permute(0, 2, 3, 1)
+def map_kernel(kernel: torch.Tensor, turned: bool = False) -> torch.Tensor:
+    """Return the 36 numbers of each kernel (O, C, 3, 3): (36, C, O); or (36, O, C) if turned.
+
+    They are kept for as long as the kernel lives and stays as it is.
+    """
+    version, kept = _MAPPED.get(kernel, (None, {}))
+    if version != kernel._version:
+        kept = {}
+        _MAPPED[kernel] = kernel._version, kept
+    if turned not in kept:
+        ordered = kernel.flip(2, 3).permute(2, 3, 0, 1) if turned else kernel.permute(2, 3, 1, 0)
+        kept[turned] = (MAP_KERNEL @ ordered.reshape(9, -1)).view(36, *ordered.shape[2:])
+    return kept[turned]
+
+
+def convolve(rows: torch.Tensor, mapped: torch.Tensor) -> torch.Tensor:
+    """Return the 16 pixels of all blocks, (16, N * blocks * O), of images (N, H, W, C) convolved.
+
+    mapped: the kernel, as `map_kernel` gives it.
+    """
+    products = torch.bmm((MAP_PIXELS @ _tiles(rows)).view(36, -1, rows.shape[-1]), mapped)
+    return MAP_RESULT @ products.view(36, -1)
+
+
+def to_rows(blocks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return images (N, H, W, O), of the first three numbers in shape, from their blocks."""
+    count, height, width = shape
+    placed = blocks.view(4, 4, count, height // 4, width // 4, -1)
+    return placed.permute(2, 3, 0, 4, 1, 5).reshape(count, height, width, -1)
+
+
+def _tiles(rows: torch.Tensor) -> torch.Tensor:
+    """Return the 36 pixels of all tiles of padded images (N, H, W, C): (36, N * tiles * C)."""
+    count, height, width, channels = rows.shape
+    padded = rows.new_empty(count, height + 2, width + 2, channels)
+    padded[:, :: height + 1] = padded[:, :, :: width + 1] = 0
+    padded[:, 1:-1, 1:-1] = rows
     return padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3).reshape(36, -1)
 
 
@@ -145,11 +181,3 @@ def _blocks(images: torch.Tensor) -> torch.Tensor:
     rows = images.permute(0, 2, 3, 1).contiguous()
     blocks = rows.view(count, height // 4, 4, width // 4, 4, channels)
     return blocks.permute(2, 4, 0, 1, 3, 5).reshape(16, -1)
-
-
-def _pixels(blocks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return images of a shape (N, C, H, W), a view in another order, from `_blocks`."""
-    count, channels, height, width = shape
-    placed = blocks.view(4, 4, count, height // 4, width // 4, channels)
-    rows = placed.permute(2, 3, 0, 4, 1, 5).reshape(count, height, width, channels)
-    return rows.permute(0, 3, 1, 2)

@@ -10,13 +10,13 @@ torchvision is imported where it is used: loading it takes longer than torch its
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ddlib.blocks import AveragePool, Blocks
 from ddlib.winograd import Convolution
 
 ImageShape = tuple[int, int, int]
@@ -43,51 +43,6 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": nn.Identity,
 }
 """Norm layers by name; `group` has the references' four groups."""
-
-
-class AveragePool(nn.Module):
-    """Average pooling of 2x2 pixels, as nn.AvgPool2d(2): an odd last row or column is left out.
-
-    On a processor PyTorch's takes as long as half of its 3x3 convolution of 128 channels; four
-    slices, added, take a tenth of that, and so does their gradient.
-    """
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.device.type != "cpu":
-            return F.avg_pool2d(images, 2)
-        height, width = (size - size % 2 for size in images.shape[-2:])
-        return _Halved.apply(images[..., :height, :width])
-
-
-class _Halved(torch.autograd.Function):
-    """Means of 2x2 pixels; its derivative is `_Spread`."""
-
-    @staticmethod
-    def forward(context: Any, images: torch.Tensor) -> torch.Tensor:
-        rows = images[..., 0::2, :] + images[..., 1::2, :]
-        return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _Spread.apply(gradient)
-
-
-class _Spread(torch.autograd.Function):
-    """Each pixel over 4, four times: the transpose of `_Halved`, and so its derivative."""
-
-    @staticmethod
-    def forward(context: Any, images: torch.Tensor) -> torch.Tensor:
-        *batch, height, width = images.shape
-        quarters = images * 0.25
-        spread = images.new_empty(*batch, height, 2, 2 * width)
-        spread[..., 0, 0::2] = quarters
-        spread[..., 0, 1::2] = quarters
-        spread[..., 1, :] = spread[..., 0, :]
-        return spread.flatten(-3, -2)
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _Halved.apply(gradient)
 
 
 class Network(nn.Module):
@@ -148,7 +103,7 @@ def convnet(
         layers += [nn.ReLU(inplace=True), AveragePool()]
         channels, padding = width, [1, 1]
     features = width * math.prod(size // block for size in sizes)
-    return Network(nn.Sequential(*layers, nn.Flatten()), nn.Linear(features, class_count))
+    return Network(Blocks(*layers, nn.Flatten()), nn.Linear(features, class_count))
 
 
 def lenet(image_shape: ImageShape, class_count: int) -> Network:

@@ -40,7 +40,7 @@ def test_numbers_and_derivatives_are_those_of_an_exact_convolution(
     given = make(count, channels, outputs, height, width)
     layer = Convolution(channels, outputs)
     assert layer.is_faster_for(given[0])
-    assert height == 4 or count % winograd._step(given[0])  # several parts, the last one smaller
+    assert height == 4 or count % winograd.parts_of(given[0])  # several parts, the last one smaller
 
     def ours(images, kernel, bias):
         weights = {"weight": kernel, "bias": bias}
@@ -56,8 +56,8 @@ def test_numbers_and_derivatives_are_those_of_an_exact_convolution(
 
 def test_an_image_is_convolved_alike_in_whatever_company():
     images, kernel, _, _ = make(40, 96, 96, 8, 8)
-    together = winograd._Convolve.apply(images, kernel)
-    alone = torch.cat([winograd._Convolve.apply(each, kernel) for each in images.split(1)])
+    together = winograd.Convolve.apply(images, kernel)
+    alone = torch.cat([winograd.Convolve.apply(each, kernel) for each in images.split(1)])
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_no_more_is_kept_for_the_way_back_than_images_and_kernel():
     images, kernel, _, _ = make(4, 96, 96, 8, 8)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
-        winograd._Convolve.apply(images, kernel.requires_grad_())
+        winograd.Convolve.apply(images, kernel.requires_grad_())
     assert [each.shape for each in kept] == [images.shape, kernel.shape]
 
 
