@@ -18,7 +18,7 @@ batch: .venv/installed
 
 ## test: the whole test suite, one file a core at a time
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 ## bench: how fast, against the obvious implementations; BENCH=--quick to see that it works
 bench: .venv/installed

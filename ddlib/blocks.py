@@ -23,35 +23,47 @@ from ddlib.winograd import LEAST_CHANNELS, Convolution
 
 
 class Blocks(nn.Sequential):
-    """Blocks of a convolution, a norm, a ReLU and a 2x2 pooling, and a last layer after them.
+    """Layers one after another, but a convolution, instance norm, ReLU and average pooling at once.
 
-    Like `nn.Sequential`, but for rounding.
+    Like `nn.Sequential` but for rounding, and for hooks of layers that are passed at once, which
+    do not run.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        *layers, last = self
-        for start in range(0, len(layers), 4):
-            images = _pass(images, *layers[start : start + 4])
-        return last(images)
+        layers = list(self)
+        while layers:
+            made = _pass(images, *layers[:4]) if _is_block(layers[:4]) else None
+            if made is None:
+                images = layers.pop(0)(images.contiguous())
+            else:
+                images, layers = made, layers[4:]
+        return images
+
+
+def _is_block(layers: Sequence[nn.Module]) -> bool:
+    """Return whether layers are the four of a block, with an instance norm."""
+    if [type(layer) for layer in layers] != [Convolution, nn.GroupNorm, nn.ReLU, AveragePool]:
+        return False
+    norm = layers[1]
+    return norm.affine and norm.num_groups == norm.num_channels
 
 
 def _pass(
-    images: torch.Tensor, convolution: Convolution, norm: nn.Module, *rest: nn.Module
-) -> torch.Tensor:
-    """Return what a block makes of images (N, C, H, W), whichever dimension they have last."""
-    if isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels:
-        weights = (convolution.weight, convolution.bias, norm.weight, norm.bias)
-        fixed = not (torch.is_grad_enabled() and any(each.requires_grad for each in weights))
-        constant = fixed and not (torch.is_grad_enabled() and images.requires_grad)
-        # The way back to three channels takes longer than it does layer by layer.
-        if _has_patches(images, convolution, 3 if constant else 1):
-            return _pass_patches(images, convolution, norm)
-        if fixed and convolution.is_faster_for(images):
-            return _Block.apply(images, convolution.weight, norm.weight, norm.bias, norm.eps)
-    images = images.contiguous()
-    for layer in (convolution, norm, *rest):
-        images = layer(images)
-    return images
+    images: torch.Tensor, convolution: Convolution, norm: nn.GroupNorm, *_: nn.Module
+) -> torch.Tensor | None:
+    """Return what a block makes of images (N, C, H, W), or None where its layers are the faster.
+
+    Images lie in memory in any order; what is returned has its channels last.
+    """
+    weights = (convolution.weight, convolution.bias, norm.weight, norm.bias)
+    fixed = not (torch.is_grad_enabled() and any(each.requires_grad for each in weights))
+    constant = fixed and not (torch.is_grad_enabled() and images.requires_grad)
+    # The way back to three channels takes longer than it does layer by layer.
+    if _has_patches(images, convolution, 3 if constant else 1):
+        return _pass_patches(images, convolution, norm)
+    if fixed and convolution.is_faster_for(images):
+        return _Block.apply(images, convolution.weight, norm.weight, norm.bias, norm.eps)
+    return None
 
 
 def _has_patches(images: torch.Tensor, convolution: Convolution, most: int) -> bool:
@@ -72,19 +84,20 @@ def _pass_patches(
 ) -> torch.Tensor:
     """Return a block of images (N, C, H, W), from the 9 C pixels that each place of it sees."""
     height, width = _sides(images, convolution)
-    count, kernel = len(images), convolution.weight.flatten(1).T.contiguous()  # (9 C, outputs)
+    count, kernel = len(images), convolution.weight.flatten(1).T.contiguous()
+    seen, outputs = kernel.shape  # 9 C
     above, left = convolution.padding
     padded = F.pad(images, (left, left, above, above))
-    seen = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 3, 3, height, width)
-    fours = seen.reshape(count, -1, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
-    patches = fours.reshape(count, -1, height * width)
+    places = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 3, 3, height, width)
+    fours = places.reshape(count, seen, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    patches = fours.reshape(count, seen, height * width)
     patches = patches - patches.mean(2, keepdim=True)
     covariance = torch.bmm(patches, patches.mT) / patches.shape[2]
     variance = (covariance @ kernel * kernel).sum(1, keepdim=True)  # (N, 1, outputs)
     scale = (variance + norm.eps).rsqrt() * norm.weight
     shift = norm.bias + 0 * convolution.bias  # which the norm takes away, with its gradient
     made = torch.baddbmm(shift, patches.mT, scale * kernel).relu_()
-    pooled = made.view(count, 4, height // 2, width // 2, -1).mean(1)
+    pooled = made.view(count, 4, height // 2, width // 2, outputs).mean(1)
     return pooled.permute(0, 3, 1, 2)
 
 
@@ -170,6 +183,7 @@ class _Block(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, kernel, gain, shift, *kept = context.saved_tensors
         if torch.is_grad_enabled():  # for a derivative of what is returned: layer by layer
+            images = images.view_as(images)  # whose own hooks this is no business of
             made = winograd.Convolve.apply(images, kernel)
             made = F.group_norm(made, len(kernel), gain, shift, context.eps).relu_()
             pooled = _Halved.apply(made)

@@ -243,6 +243,8 @@ def advance(
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
+    # A fused optimiser leaves them uncounted, which whoever keeps what follows from weights needs.
+    torch.autograd.graph.increment_version(optimiser.param_groups[0]["params"])
     return loss.detach()
 
 

@@ -138,16 +138,23 @@ def parts_of(images: torch.Tensor) -> int:
 def map_kernel(kernel: torch.Tensor, turned: bool = False) -> torch.Tensor:
     """Return the 36 numbers of each kernel (O, C, 3, 3): (36, C, O); or (36, O, C) if turned.
 
-    They are kept for as long as the kernel lives and stays as it is.
+    Those of a kernel that is not being trained are kept for as long as it lives, or until PyTorch
+    counts a change to it, which it does for operations on it and not for those on its `data`.
     """
+    if kernel.requires_grad or kernel.is_inference():
+        return _map(kernel, turned)
     version, kept = _MAPPED.get(kernel, (None, {}))
     if version != kernel._version:
         kept = {}
         _MAPPED[kernel] = kernel._version, kept
     if turned not in kept:
-        ordered = kernel.flip(2, 3).permute(2, 3, 0, 1) if turned else kernel.permute(2, 3, 1, 0)
-        kept[turned] = (MAP_KERNEL @ ordered.reshape(9, -1)).view(36, *ordered.shape[2:])
+        kept[turned] = _map(kernel, turned)
     return kept[turned]
+
+
+def _map(kernel: torch.Tensor, turned: bool) -> torch.Tensor:
+    ordered = kernel.flip(2, 3).permute(2, 3, 0, 1) if turned else kernel.permute(2, 3, 1, 0)
+    return (MAP_KERNEL @ ordered.reshape(9, -1)).view(36, *ordered.shape[2:])
 
 
 def convolve(rows: torch.Tensor, mapped: torch.Tensor) -> torch.Tensor:
