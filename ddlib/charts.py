@@ -93,7 +93,7 @@ def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
     """Return a chart for JupyterLab and as a PNG, by MIME type, and what to know of each."""
     picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=2))).convert("RGB")
     png = io.BytesIO()
-    picture.save(png, "PNG", optimize=True)  # as it comes, the file is five times as large
+    picture.save(png, "PNG")  # as it comes, the file is five times as large
     width, height = (side // 2 for side in picture.size)
     menu = {"export": True, "source": False, "compiled": False, "editor": False}
     bundle = {LIVE: live(spec), "image/png": png.getvalue(), "text/plain": "<chart>"}

@@ -194,9 +194,9 @@ def test_training_is_that_of_the_layers(optimizer):
     network = build("convnet", (1, 28, 28), 10, width=96, depth=3)
     plain = Network(layer_after_layer(network.body), network.head)
     theta = initial_parameters(network, generator("training"))
-    images, labels = draw(40, (1, 28, 28)), torch.arange(40) % 10
+    images, labels = draw(16, (1, 28, 28)), torch.arange(16) % 10
     rate = 0.001 if optimizer == "rmsprop" else 0.01
-    recipe = Recipe(steps=6, optimizer=optimizer, learning_rate=rate)
+    recipe = Recipe(steps=4, optimizer=optimizer, learning_rate=rate)
 
     def losses(network, theta, images):
         steps = training_steps(network, theta, images, labels, recipe, generator("batches"))
