@@ -16,7 +16,7 @@ study: .venv/installed
 batch: .venv/installed
 	$(BIN)/python -m ddlib.study batch $(OPTIONS) $(BATCH)
 
-## test: the whole test suite, one file a core at a time
+## test: the whole test suite, one file a core at a time, in their order: slow ones come early
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib import winograd
-from ddlib.winograd import LEAST_CHANNELS, Convolution
+from ddlib.winograd import Convolution
 
 
 class Blocks(nn.Sequential):
@@ -32,7 +32,7 @@ class Blocks(nn.Sequential):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         layers = list(self)
         while layers:
-            made = _pass(images, *layers[:4]) if _is_block(layers[:4]) else None
+            made = _pass(images, *layers[:2]) if _is_block(layers[:4]) else None
             if made is None:
                 images = layers.pop(0)(images.contiguous())
             else:
@@ -49,9 +49,9 @@ def _is_block(layers: Sequence[nn.Module]) -> bool:
 
 
 def _pass(
-    images: torch.Tensor, convolution: Convolution, norm: nn.GroupNorm, *_: nn.Module
+    images: torch.Tensor, convolution: Convolution, norm: nn.GroupNorm
 ) -> torch.Tensor | None:
-    """Return what a block makes of images (N, C, H, W), or None where its layers are the faster.
+    """Return what their block makes of images (N, C, H, W), or None where its layers are faster.
 
     Images lie in memory in any order; what is returned has its channels last.
     """
@@ -69,12 +69,8 @@ def _pass(
 def _has_patches(images: torch.Tensor, convolution: Convolution, most: int) -> bool:
     """Return whether images (N, C, H, W) are as `_pass_patches` takes them, of C <= most."""
     return (
-        images.device.type == "cpu"
-        and images.dtype == convolution.weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and images.dim() == 4
-        and images.shape[1] == convolution.in_channels <= most
-        and convolution.out_channels >= LEAST_CHANNELS
+        convolution.is_ours_for(images)
+        and convolution.in_channels <= most
         and all(side % 2 == 0 for side in _sides(images, convolution))
     )
 
@@ -174,7 +170,7 @@ class _Block(torch.autograd.Function):
             inverse = (_mean(tiles.square()) + eps).rsqrt()
             if context.needs_input_grad[0]:
                 kept += [tiles, inverse]
-            pooled.append(_pool(_activate(tiles, inverse, gain, shift), part.shape))
+            pooled.append(_pool(_activate(tiles, inverse, gain, shift), part.shape[:3]))
         context.save_for_backward(images, kernel, gain, shift, *kept)
         context.eps = eps
         return torch.cat(pooled).permute(0, 3, 1, 2)
@@ -214,19 +210,16 @@ def _activate(
 
 
 def _pool(tiles: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return the means (N, H / 2, W / 2, C) of four pixels; shape: (N, H, W, C) of the tiles."""
-    count, height, width, _ = shape
+    """Return the means (N, H / 2, W / 2, C) of four pixels of tiles; shape: their (N, H, W)."""
+    count, height, width = shape
     fours = tiles.view(2, 2, 2, 2, -1)
     rows = fours[:, 0] + fours[:, 1]
     means = (rows[:, :, 0] + rows[:, :, 1]).mul_(0.25)
-    means = means.view(2, 2, count, height // 4, width // 4, -1).permute(2, 3, 0, 4, 1, 5)
-    return means.reshape(count, height // 2, width // 2, -1)
+    return winograd.to_rows(means, (count, height // 2, width // 2), side=2)
 
 
 def _back(rows: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
     """Return the gradient of tiles, from that of `_pool`, rows (N, H, W, C), of their ReLU."""
-    count, height, width, channels = rows.shape
-    blocks = rows.reshape(count, height // 2, 2, width // 2, 2, channels).permute(2, 4, 0, 1, 3, 5)
-    quarters = torch.mul(blocks, 0.25, out=rows.new_empty(blocks.shape)).view(2, 1, 2, 1, -1)
+    quarters = (winograd.to_blocks(rows, side=2) * 0.25).view(2, 1, 2, 1, -1)
     fours = active.view(2, 2, 2, 2, -1)
     return torch.ops.aten.threshold_backward(quarters.expand_as(fours), fours, 0).view_as(active)

@@ -41,7 +41,6 @@ _RESULT = torch.tensor(
 MAP_PIXELS, MAP_RESULT = torch.kron(_PIXELS, _PIXELS), torch.kron(_RESULT, _RESULT)
 MAP_KERNEL = torch.kron(_KERNEL, _KERNEL).float()  # (36, 9); (36, 36) and (16, 36) the others
 
-
 _MAPPED = WeakTensorKeyDictionary()  # kernel -> its version, and what `map_kernel` made of it
 
 
@@ -59,16 +58,24 @@ class Convolution(nn.Conv2d):
             return super().forward(images)
         return Convolve.apply(images, self.weight).add_(self.bias[:, None, None])
 
+    def is_ours_for(self, images: torch.Tensor) -> bool:
+        """Return whether images are float32 (N, C, H, W) on a processor, and its outputs many."""
+        return (
+            images.dim() == 4
+            and images.shape[1] == self.in_channels
+            and images.device.type == "cpu"
+            and images.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and self.out_channels >= LEAST_CHANNELS
+        )
+
     def is_faster_for(self, images: torch.Tensor) -> bool:
         """Return whether images (N, C, H, W) are many enough, and as they have to be."""
-        if images.dim() != 4 or images.shape[1] != self.in_channels or self.padding != (1, 1):
+        if not self.is_ours_for(images) or self.padding != (1, 1):
             return False
         count, channels, height, width = images.shape
         return (
-            images.device.type == "cpu"
-            and images.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and min(channels, self.out_channels) >= LEAST_CHANNELS
+            channels >= LEAST_CHANNELS
             and height % 4 == width % 4 == 0
             and count >= LEAST_IMAGES
             and count * height * width >= 16 * LEAST_TILES
@@ -116,7 +123,8 @@ class _Correlate(torch.autograd.Function):
         step = parts_of(images)
         for part, back in zip(images.split(step), gradient.split(step), strict=True):
             mapped = (MAP_PIXELS @ _tiles(part.permute(0, 2, 3, 1))).view(36, -1, channels)
-            products = (MAP_RESULT.T @ _blocks(back)).view(36, -1, outputs)
+            blocks = to_blocks(back.permute(0, 2, 3, 1))
+            products = (MAP_RESULT.T @ blocks).view(36, -1, outputs)
             total.baddbmm_(products.transpose(1, 2), mapped)
         return (MAP_KERNEL.T @ total.view(36, -1)).T.reshape(outputs, channels, 3, 3)
 
@@ -166,11 +174,18 @@ def convolve(rows: torch.Tensor, mapped: torch.Tensor) -> torch.Tensor:
     return MAP_RESULT @ products.view(36, -1)
 
 
-def to_rows(blocks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return images (N, H, W, O), of the first three numbers in shape, from their blocks."""
+def to_rows(blocks: torch.Tensor, shape: Sequence[int], side: int = 4) -> torch.Tensor:
+    """Return images (N, H, W, O), of the first three numbers in shape, from `to_blocks`."""
     count, height, width = shape
-    placed = blocks.view(4, 4, count, height // 4, width // 4, -1)
+    placed = blocks.view(side, side, count, height // side, width // side, -1)
     return placed.permute(2, 3, 0, 4, 1, 5).reshape(count, height, width, -1)
+
+
+def to_blocks(rows: torch.Tensor, side: int = 4) -> torch.Tensor:
+    """Return the pixels of all blocks of images (N, H, W, C): (side^2, N * blocks * C)."""
+    count, height, width, channels = rows.shape
+    split = rows.reshape(count, height // side, side, width // side, side, channels)
+    return split.permute(2, 4, 0, 1, 3, 5).reshape(side * side, -1)
 
 
 def _tiles(rows: torch.Tensor) -> torch.Tensor:
@@ -180,11 +195,3 @@ def _tiles(rows: torch.Tensor) -> torch.Tensor:
     padded[:, :: height + 1] = padded[:, :, :: width + 1] = 0
     padded[:, 1:-1, 1:-1] = rows
     return padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3).reshape(36, -1)
-
-
-def _blocks(images: torch.Tensor) -> torch.Tensor:
-    """Return the 16 pixels of all blocks of images (N, C, H, W): (16, N * blocks * C)."""
-    count, channels, height, width = images.shape
-    rows = images.permute(0, 2, 3, 1).contiguous()
-    blocks = rows.view(count, height // 4, 4, width // 4, 4, channels)
-    return blocks.permute(2, 4, 0, 1, 3, 5).reshape(16, -1)
