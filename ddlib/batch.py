@@ -6,7 +6,6 @@ it reads change. A run stands or falls alone; each has a process, which ends wit
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from threading import Thread
@@ -25,135 +23,18 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ddlib import cluster, data
-from ddlib.devices import read_device
+from ddlib import cluster
 from ddlib.execute import WITH_PARENT, read_file
-from ddlib.extensions import read_extensions
-from ddlib.files import NOTE, PROGRESS, check_writable, explained, from_root, write_atomically
-from ddlib.fingerprints import files_digest, fingerprint, library_digest, plain_text
-from ddlib.methods import METHODS
-from ddlib.page import read_notebook
-from ddlib.settings import (
-    Exploration,
-    Settings,
-    data_options,
-    read_evaluations,
-    read_methods,
-    read_parameters,
-    read_theory,
-)
+from ddlib.files import NOTE, PROGRESS, check_writable, explained, from_root
+from ddlib.fingerprints import library_digest
+from ddlib.runs import Run
+from ddlib.settings import Exploration, Settings, read_parameters
 from ddlib.study import check
 
 LOOK_AGAIN = 0.3  # seconds between two looks at the processes
 LAST = 4000  # bytes of what a process said, to find its last sentence in
 PATIENCE = 5  # seconds for that to arrive; what a killed process started may keep its pipe open
 LOST = ("failed", "not run", "refused")
-TABLES = ("trials.parquet", "references.parquet")
-READ = (".parquet", "settings.json", ".safetensors")  # what notebooks read of a results folder
-
-
-@dataclass(frozen=True)
-class Run:
-    """A notebook and a file of parameters, checked; `name` is that of the file, with its folder."""
-
-    name: str
-    notebook: Path
-    parameters: Path
-    settings: Settings | Exploration
-
-    @cached_property
-    def folder(self) -> Path:
-        return from_root(self.settings.results)
-
-    @property
-    def page(self) -> Path:
-        return self.folder / f"{self.notebook.stem}.html"
-
-    @cached_property
-    def cells(self) -> list[tuple[str, str]]:
-        """The cells of the notebook, as they are written: kind and source."""
-        return [(cell.cell_type, cell.source) for cell in read_notebook(self.notebook).cells]
-
-    @property
-    def studies(self) -> bool:
-        """Whether the notebook runs a study, so has trials to count."""
-        return self._says("study.run(")
-
-    def _says(self, code: str) -> bool:
-        return any(kind == "code" and code in source for kind, source in self.cells)
-
-    @cached_property
-    def size(self) -> int:
-        """How much of the progress bar this run is: its trials, and one for the rest."""
-        if not self.studies:
-            return 1
-        given = self.settings
-        each = len(read_evaluations(given)) * given.seeds
-        return 1 + each * (len(given.methods) * len(given.k) + 1)
-
-    @property
-    def inputs(self) -> list[Path]:
-        """The results folders whose tables this run reads."""
-        if isinstance(self.settings, Exploration):
-            return [from_root(name) for name in self.settings.studies]
-        read = [read_theory(self.settings).coverage] if self._says("read_theory(") else []
-        return [from_root(name) for name in read]
-
-    @property
-    def on_card(self) -> bool:
-        """Whether it computes on an accelerator of this machine, which runs then take in turn."""
-        given = self.settings
-        here = isinstance(given, Settings) and given.scheduler_address is None
-        return here and read_device(given.device) != "cpu"
-
-    def identity(self) -> str:
-        """Return a fingerprint of all that decides this run; the number of workers does not.
-
-        Images, which may be many, are known by the sizes of their files and when they changed.
-        """
-        given = vars(self.settings) | {"workers": None, "scheduler_address": None}
-        given["extensions"] = [each.text for each in read_extensions(given.get("extensions"))]
-        tables = [files_digest(folder, READ) for folder in self.inputs]
-        read = [self.cells, plain_text(given), library_digest(), tables]
-        if isinstance(self.settings, Settings):
-            methods = read_methods(self.settings).values()
-            read += [METHODS[base].outside(parameters) for base, parameters in methods]
-            stats = [path.stat() for path in data.files(data_options(self.settings)["name"])]
-            read += [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-        return fingerprint(read)
-
-    def is_current(self, identity: str) -> bool:
-        """Whether it ended well, of what `identity` names, and all that it left is still there."""
-        path = self.folder / NOTE
-        if not path.exists():
-            return False
-        note = json.loads(path.read_text())
-        there = all((self.folder / name).exists() for name in note["files"])
-        return there and note["identity"] == identity
-
-    def failed_trials(self) -> int:
-        """Return how many trials, and networks trained on all data, failed: no divergence."""
-        paths = [self.folder / name for name in TABLES] if self.studies else []
-        for path in paths:
-            if not path.exists():
-                raise FileNotFoundError(f"there is no {path}, though the notebook ended well")
-        return sum(
-            int((pd.read_parquet(path, columns=["status"])["status"] == "failed").sum())
-            for path in paths
-        )
-
-    def write_note(self, identity: str) -> None:
-        """Note that it has ended well, and what is in its folder."""
-        files = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
-        write_atomically(
-            self.folder / NOTE, plain_text({"identity": identity, "files": files}).encode()
-        )
-
-    def done(self) -> int:
-        """Return how many of its trials are done, as the study under way tells."""
-        path = self.folder / PROGRESS
-        told = json.loads(path.read_text())["done"] if path.exists() else 0
-        return min(told, self.size - 1)
 
 
 @dataclass
@@ -239,7 +120,6 @@ class _Process:
     """A run under way."""
 
     run: Run
-    identity: str
     lock: FileLock
     process: subprocess.Popen
     log: BinaryIO
@@ -331,11 +211,10 @@ class Batch:
         lock = FileLock(run.folder / ".batch.lock")
         try:
             lock.acquire(timeout=0)
-            identity = run.identity()
-            if run.is_current(identity) and not self.again:
+            if run.is_current(run.identity()) and not self.again:
                 self._end(run, "up to date")
             else:
-                self._launch(run, identity, lock)
+                self._launch(run, lock)
         except Timeout:
             return
         except OSError as error:
@@ -346,7 +225,7 @@ class Batch:
             if not any(one.lock is lock for one in self.under_way):
                 lock.release()
 
-    def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
+    def _launch(self, run: Run, lock: FileLock) -> None:
         for name in (NOTE, PROGRESS):
             (run.folder / name).unlink(missing_ok=True)
         options, variables = self._place(run)
@@ -362,7 +241,7 @@ class Batch:
             start_new_session=True,
         )
         self.waiting.remove(run)
-        self.under_way.append(_Process(run, identity, lock, process, log, time.monotonic()))
+        self.under_way.append(_Process(run, lock, process, log, time.monotonic()))
 
     def _place(self, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
         """Return what says where a run's trials are done: parameters before its file's, variables.
@@ -419,7 +298,6 @@ class Batch:
         if failed:
             many = f"{failed} trials failed; the page lists them, and they are tried again"
             return "incomplete", many
-        one.run.write_note(one.identity)
         return "done", ""
 
     def _leave(self, one: _Process) -> None:

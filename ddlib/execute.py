@@ -20,7 +20,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
-from ddlib.files import NOTE, check_writable, from_root, write_atomically
+from ddlib.files import NOTE, check_writable, from_root, write_atomically, write_note
 from ddlib.page import failure, read_notebook, write_page
 
 DIED = (
@@ -57,17 +57,18 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     """Run `notebook` with the YAML file `parameters`; return the executed notebook.
 
     others: parameters that go before those of the file. The page, a file beside the executed
-    notebook, is written also where a cell fails: it then says which and why. Raises
-    FileNotFoundError for a missing file, ValueError for parameters that name no study, OSError for
-    a results folder that cannot be written, PapermillExecutionError for a failed cell,
-    ChildProcessError where the notebook's own process died.
+    notebook, is written also where a cell fails: it then says which and why. Where none does, a
+    note of what decided the run tells a batch that nothing is left to do. Raises FileNotFoundError
+    for a missing file, ValueError for parameters that name no study, OSError for a results folder
+    that cannot be written, PapermillExecutionError for a failed cell, ChildProcessError where the
+    notebook's own process died.
     """
     if not notebook.is_file():
         raise FileNotFoundError(f"there is no file {notebook}; check the path")
     given = read_file(parameters) | others
     # In a process of its own: torch, which it loads, would stay here for as long as the run takes.
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as checking:
-        results = checking.submit(_results, given).result()
+        results, identity = checking.submit(_checked, notebook, parameters, given).result()
     executed = from_root(results) / notebook.name
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"results={results!r} is the notebook's own folder; name another")
@@ -88,14 +89,25 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
             raise ChildProcessError(DIED.format(where)) from error
         raise
     write_page(executed, page)
+    if identity:
+        write_note(executed.parent, identity)
     return executed
 
 
-def _results(given: dict[str, Any]) -> str:
-    """Return the results folder of parameters that pass every check made without data."""
+def _checked(notebook: Path, parameters: Path, given: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the results folder of parameters that pass every check made without data.
+
+    With it comes what decides the run; None where that is missing or wrong, as a cell will say.
+    """
+    from ddlib.runs import Run
     from ddlib.settings import read_parameters
 
-    return read_parameters(given).results
+    settings = read_parameters(given)
+    try:
+        identity = Run(parameters.stem, notebook, parameters, settings).identity()
+    except (OSError, ValueError):
+        identity = None
+    return settings.results, identity
 
 
 def end_with_parent() -> None:

@@ -21,7 +21,8 @@ from clusters import held, write_holding
 from distributed import LocalCluster
 from mounts import needs_mounts, run_with
 
-from ddlib import batch, execute, fingerprints, study
+from ddlib import batch, execute, fingerprints, runs, study
+from ddlib.files import write_note
 from ddlib.settings import read_settings
 
 ROOT = Path(study.__file__).parents[1]
@@ -179,7 +180,7 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
         (project.results("fine/one") / "01_fine.html").write_text(page)
         project.parameters("fine/one")
     assert current(project, "fine/one")
-    monkeypatch.setattr(batch, "library_digest", lambda: "another version")
+    monkeypatch.setattr(runs, "library_digest", lambda: "another version")
     assert not current(project, "fine/one")
 
 
@@ -426,12 +427,36 @@ def test_two_files_of_one_name_are_two_runs(project, run):
         path = project.parameters("study/one", results=f"results/{folder}")
         shutil.move(path.parent, project.root / folder / "study")
         own = batch.read(project.root / folder / "study" / "one.yaml")
-        own.folder.mkdir(exist_ok=True)
-        own.write_note(own.identity())
+        leave(own)
     code, printed = run("a", "b")
     assert code == 0
     assert printed.count("study/one up to date") == 2
     assert f"{2 * (1 + TRIALS + REFERENCES)}/{2 * (1 + TRIALS + REFERENCES)} " in printed
+
+
+@pytest.mark.slow
+def test_what_ended_well_by_itself_is_left_alone(project, run):
+    notebook, path = project.notebook("01_fine", "print(k)"), project.parameters("fine/one")
+    execute.main([str(notebook), str(path), "workers=1"])
+    assert statuses(run("parameters")[1]) == {"fine/one": "up to date"}
+    execute.main([str(notebook), str(path), "seeds=2"])  # not what the file says
+    assert not current(project, "fine/one")
+    broken = project.notebook("02_broken", "raise ValueError")
+    with pytest.raises(SystemExit):
+        execute.main([str(broken), str(project.parameters("broken/one"))])
+    assert not current(project, "broken/one")
+
+
+def test_a_run_with_failed_trials_or_without_its_tables_is_to_run_again(project):
+    project.notebook("01_study", RUN)
+    one = batch.read(project.parameters("study/one"))
+    for status, kept in {"ok": True, "diverged": True, "failed": False}.items():
+        leave(one, status)
+        assert one.is_current(one.identity()) == kept
+    leave(one)
+    (one.folder / "trials.parquet").unlink()
+    write_note(one.folder, one.identity())
+    assert not one.is_current(one.identity())
 
 
 def test_the_bar_counts_every_trial_and_network(project):
@@ -533,8 +558,15 @@ def test_runs_on_an_accelerator_take_turns_and_others_do_not_wait(project, run):
 
 def ended(project: Project, name: str) -> None:
     """Have a run be one that has ended well."""
-    run = batch.read(project.root / "parameters" / f"{name}.yaml")
-    run.write_note(run.identity())
+    leave(batch.read(project.root / "parameters" / f"{name}.yaml"))
+
+
+def leave(run: runs.Run, status: str = "ok") -> None:
+    """Leave what a run that has ended well leaves, its tables for short."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for name in runs.TABLES if run.studies else ():
+        pd.DataFrame({"status": [status]}).to_parquet(run.folder / name)
+    write_note(run.folder, run.identity())
 
 
 def touched(path: Path) -> Path:
