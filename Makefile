@@ -49,6 +49,8 @@ install: .venv/installed
 		echo "$(PYTHON) is not here; install Python 3.11 or pass PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
-	@# on all cores, where pip takes one; some files of packages are for newer Pythons
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib ddlib || true
+	@# on all cores, where pip takes one, and without what is seldom loaded, so compiled when it is;
+	@# some files of packages are for newer Pythons
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|diffusers|networkx|pip|setuptools)/' \
+		.venv/lib ddlib || true
 	@touch $@

@@ -125,7 +125,7 @@ def _student(network, images, labels, start, target) -> list[float]:
 
 def _expert(dataset: DataSet, network: Network, number: int) -> torch.Tensor:
     plain = trajectory.TrajectoryMatching(expert_augmentation="none", expert_learning_rate=0.05)
-    job = trajectory.jobs(plain)[0]
+    job = trajectory.jobs(plain, [1])[0]
     job |= {"expert": number, "epochs": EPOCHS, "epoch_steps": 10}
     return torch.from_numpy(np.load(io.BytesIO(trajectory.make(dataset, network, job))))
 
@@ -141,7 +141,7 @@ def _distil_all(
         method, more = METHODS[kind], []
         with tempfile.TemporaryDirectory() as folder:
             if method.preparation:
-                jobs = method.preparation.jobs(parameters)
+                jobs = method.preparation.jobs(parameters, [ipc])
                 more = [[Path(folder) / f"{number}.npy" for number in range(len(jobs))]]
                 for path, job in zip(more[0], jobs, strict=True):
                     path.write_bytes(method.preparation.make(dataset, network, job))

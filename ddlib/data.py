@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddlib.devices import send
+
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
 """What a folder of one's own holds: to train and to test on, the first that is there of each."""
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
@@ -57,7 +59,8 @@ class Normalisation:
         given, wanted = images.shape[-3], len(self.mean)
         if given != wanted:
             raise ValueError(f"images have {given} channels, but the normalisation has {wanted}")
-        return (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        made = (torch.tensor(values, dtype=images.dtype) for values in (self.mean, self.std))
+        return (send(values.view(-1, 1, 1), images.device) for values in made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +102,15 @@ class Whitening:
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
         """Whitened images (N, channels, H, W) -> values in [0, 1], clamped."""
         mean, matrix = self._on(images)
-        flat = torch.linalg.solve(matrix, images.flatten(1), left=False) + mean
+        # The plain one asks the device whether the matrix is regular, which it is.
+        flat = torch.linalg.solve_ex(matrix, images.flatten(1), left=False).result + mean
         return flat.view(images.shape).clamp(0, 1)
 
     def _on(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
         given, wanted = images.shape[1:].numel(), len(self.mean)
         if given != wanted:
             raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
-        return (value.to(images) for value in (self.mean, self.matrix))
+        return (send(v.to(images.dtype), images.device) for v in (self.mean, self.matrix))
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.data import DataSet
+from ddlib.devices import send
 from ddlib.networks import initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import SCHEDULES, DivergedError, batches
+from ddlib.training import SCHEDULES, DivergedError, Watch, batches
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
@@ -130,7 +131,7 @@ def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    real, steps = dataset.train, job["steps"]
+    real, steps, device = dataset.train, job["steps"], dataset.train.images.device
     unet, settings = _fresh_unet(dataset, job["channels"])
     scheduler = DDPMScheduler(
         job["timesteps"], beta_schedule="squaredcos_cap_v2", clip_sample=False
@@ -140,18 +141,17 @@ def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
     encode, _ = _pixel_space(dataset, len(job["channels"]))
     stream = generator("unet training")
     index_batches = batches(len(real.labels), job["batch_size"], stream)
-    losses = torch.zeros(steps)
+    losses, watch = torch.zeros(steps, device=device), Watch()
     for step in range(steps):
-        rows = next(index_batches)
+        rows = send(next(index_batches), device)
         labels = drop_labels(real.labels[rows], dataset.class_count, job["label_drop"], stream)
         pixels = encode(real.images[rows])
-        noise = torch.randn(pixels.shape, generator=stream).to(pixels.device)
-        t = torch.randint(job["timesteps"], rows.shape, generator=stream).to(pixels.device)
+        noise = send(torch.randn(pixels.shape, generator=stream), device)
+        t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
-        if not math.isfinite(loss.item()):
-            raise DivergedError(step, "the UNet's loss")
-        losses[step] = loss.item()
+        watch.see(loss.isfinite(), DivergedError(step, "the UNet's loss"))
+        losses[step] = loss.detach()
         share = SCHEDULES["cosine"](step / steps)
         optimiser.param_groups[0]["lr"] = job["learning_rate"] * share
         optimiser.zero_grad()
@@ -159,11 +159,12 @@ def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
         optimiser.step()
         average.step(unet.parameters())
         _report(losses, step)
+    watch.check()
     average.copy_to(unet.parameters())
     tensors = {f"unet.{name}": value.cpu() for name, value in unet.state_dict().items()}
     described = {"unet": settings, "schedule": dict(scheduler.config)}
     return safetensors.torch.save(
-        {**tensors, "losses": losses}, {"generator": json.dumps(described, sort_keys=True)}
+        {**tensors, "losses": losses.cpu()}, {"generator": json.dumps(described, sort_keys=True)}
     )
 
 
@@ -194,7 +195,7 @@ def drop_labels(
 ) -> torch.Tensor:
     """Return the labels (N,), each replaced by `null_class` with probability `share`."""
     dropped = torch.rand(labels.shape, generator=stream) < share
-    return labels.masked_fill(dropped.to(labels.device), null_class)
+    return labels.masked_fill(send(dropped, labels.device), null_class)
 
 
 def _fresh_unet(dataset: DataSet, channels: Sequence[int]) -> tuple[nn.Module, dict[str, Any]]:
@@ -275,5 +276,5 @@ def _report(losses: torch.Tensor, step: int) -> None:
     """Print about ten lines over a whole training, each the mean loss since the last."""
     every = max(1, len(losses) // 10)
     if (step + 1) % every == 0:
-        recent = losses[step + 1 - every : step + 1].mean()
+        recent = losses[step + 1 - every : step + 1].mean().item()
         print(f"unet: step {step + 1} of {len(losses)}, loss {recent:.3f}", flush=True)

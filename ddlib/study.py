@@ -144,7 +144,7 @@ class Plan:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
         base, parameters = self.methods[method]
         entry, folder = self.entry(method), self.cache / "prepared"
-        jobs = entry.preparation.jobs(parameters) if entry.preparation else []
+        jobs = entry.preparation.jobs(parameters, self.ipcs) if entry.preparation else []
         of_network = not entry.preparation or entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
         identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]

@@ -74,7 +74,8 @@ class Accelerator(TorchDispatchMode):
         if there and here and not crossing:
             raise AssertionError(f"{name} mixes tensors of two devices")
         asked = there and (name.startswith(ASKS) or target == "cpu")
-        masked = crossing and any(t.dtype in (torch.bool, torch.uint8) for t in given)
+        indexed = name.startswith("index")  # by which of them: how many is the device's to say
+        masked = indexed and any(t.dtype in (torch.bool, torch.uint8) for t in given)
         sent = crossing and (target == NAME or (there and here))
         self.waits[name] += bool(asked or masked or (sent and not kwargs.get("non_blocking")))
 

@@ -173,7 +173,7 @@ def distilled(dataset: DataSet, method: str, folder, iterations: int) -> torch.T
     network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
     entry = METHODS[method]
     parameters = entry.parameters.read({**SETTINGS[method], "iterations": iterations}, method)
-    jobs = entry.preparation.jobs(parameters) if entry.preparation else []
+    jobs = entry.preparation.jobs(parameters, [2, 3]) if entry.preparation else []
     paths = [folder / f"{dataset.train.images.device}-{number}" for number in range(len(jobs))]
     for job, path in zip(jobs, paths, strict=True):
         path.write_bytes(entry.preparation.make(dataset, network, job))
@@ -190,6 +190,20 @@ def test_matching_waits_for_no_iteration(tiny, tmp_path, method):
         torch.testing.assert_close(there, here)
     # DC and DSA look at 12 x (2 outer + 3 inner) losses a size, the others at fewer.
     assert many[-1] - few[-1] <= 2 * 12 * 5 // CHECK_EVERY
+
+
+def test_training_a_generator_waits_for_no_step(tiny):
+    [job] = METHODS["mgd3"].preparation.jobs(METHODS["mgd3"].parameters.read({}, "mgd3"), [1])
+    job |= {"channels": [4, 8], "batch_size": 4, "timesteps": 20}
+
+    def losses(dataset: DataSet, steps: int) -> torch.Tensor:
+        made = METHODS["mgd3"].preparation.make(dataset, None, {**job, "steps": steps})
+        return load(made)["losses"]
+
+    few = on_both(lambda dataset: losses(dataset, 10), tiny)
+    many = on_both(lambda dataset: losses(dataset, 30), tiny)
+    assert many[2] == few[2]  # what is printed, some ten times, and what is kept
+    torch.testing.assert_close(many[1], many[0], rtol=1e-3, atol=0)
 
 
 def test_sizes_share_a_pass_of_what_it_may_hold(tiny, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ Every method is `distil(dataset, network, ipcs, seed, parameters)` and returns o
 `{ipc: DistilledSet}`, or a DivergedError in the place of a set whose loss is no longer finite.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from ddlib.parameters import Parameters
 class Preparation:
     """What a method makes once for all its sizes and seeds, such as networks trained on all data.
 
-    jobs(parameters): a list of plain data, one a file; it holds all that decides the file besides
-    the data set and the network. make(dataset, network, job): the content of that file, bytes.
-    of_network: whether the network decides it; if not, studies of all networks share the file.
+    jobs(parameters, ipcs): a list of plain data, one a file; it holds all that decides the file
+    besides the data set and the network. make(dataset, network, job): the content of that file,
+    bytes. of_network: whether the network decides it; if not, studies of all networks share the
+    file.
     """
 
-    jobs: Callable[[Any], list[dict[str, Any]]]
+    jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
     make: Callable[..., bytes]
     of_network: bool = True
 

@@ -75,7 +75,7 @@ class ModeGuidedDiffusion(Parameters):
             raise ValueError(f"unet_label_drop={self.unet_label_drop} is a share; choose 0 to 1")
 
 
-def jobs(parameters: ModeGuidedDiffusion) -> list[dict[str, Any]]:
+def jobs(parameters: ModeGuidedDiffusion, ipcs: Sequence[int]) -> list[dict[str, Any]]:
     """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
     if parameters.generator != "unet" or parameters.images != "generated":
         return []

@@ -61,9 +61,12 @@ class TrajectoryMatching(Stopping):
     expert_augmentation: str = setting("dsa", choices=augment.STRATEGIES)
 
 
-def jobs(parameters: TrajectoryMatching) -> list[dict[str, Any]]:
-    """Return one job an expert: its number, and how it is trained, no further than is matched."""
-    starts, epochs = (_largest(value) for value in (parameters.max_start, parameters.expert_epochs))
+def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, Any]]:
+    """Return one job an expert: its number, and how it is trained, no further than is matched.
+
+    One that is trained further, for larger sizes, begins with the same weights.
+    """
+    epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
     recipe = {
         "batch_size": parameters.expert_batch,
         "learning_rate": parameters.expert_learning_rate,
@@ -71,12 +74,13 @@ def jobs(parameters: TrajectoryMatching) -> list[dict[str, Any]]:
         "weight_decay": parameters.expert_weight_decay,
         "augmentation": parameters.expert_augmentation,
     }
-    common = {"epochs": starts - 1 + epochs, "epoch_steps": parameters.expert_steps, **recipe}
+    common = {"epochs": epochs, "epoch_steps": parameters.expert_steps, **recipe}
     return [{"expert": number, **common} for number in range(parameters.experts)]
 
 
-def _largest(value: ByIpc) -> int:
-    return max(value.values()) if isinstance(value, Mapping) else value
+def _places(parameters: TrajectoryMatching, ipc: int) -> tuple[int, int]:
+    """Return how many snapshots are starts at a size, and how many lie from start to target."""
+    return round(at_ipc(parameters.max_start, ipc)), round(at_ipc(parameters.expert_epochs, ipc))
 
 
 def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
@@ -184,8 +188,9 @@ def _draw_pair(
     """
     number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
     expert = experts[int(number * len(experts))]
-    start = int(place * round(at_ipc(parameters.max_start, ipc)))
-    for row in (start, start + round(at_ipc(parameters.expert_epochs, ipc))):
+    starts, epochs = _places(parameters, ipc)
+    start = int(place * starts)
+    for row in (start, start + epochs):
         yield torch.from_numpy(np.array(expert[row]))
 
 

@@ -228,7 +228,8 @@ def test_matching_trajectories_ends_at_its_plateau(tiny, network, tmp_path, monk
     entry = METHODS["mtt"]
     parameters = entry.parameters.read({**given, "plateau": 0.5}, "mtt")
     path = tmp_path / "expert"
-    path.write_bytes(entry.preparation.make(tiny, network, entry.preparation.jobs(parameters)[0]))
+    [job] = entry.preparation.jobs(parameters, [2])
+    path.write_bytes(entry.preparation.make(tiny, network, job))
     calls = []
     monkeypatch.setattr(
         Plateau, "reached", lambda self, loss: calls.append(loss) or len(calls) == 3

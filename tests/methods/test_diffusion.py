@@ -42,6 +42,7 @@ UNET = {
     "unet_batch_size": 16,
     "unet_learning_rate": 0.01,
 }
+IPCS = [1]
 
 
 def settings(**changes):
@@ -60,7 +61,7 @@ def normal(seed, *shape):
 def unet(tiny, tmp_path_factory):
     """The file of a small UNet trained on the tiny set."""
     path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
-    path.write_bytes(make(tiny, None, jobs(settings())[0]))
+    path.write_bytes(make(tiny, None, jobs(settings(), IPCS)[0]))
     return path
 
 
@@ -263,7 +264,7 @@ def test_nearest_images_are_the_real_ones_closest_to_each_mode(tiny, monkeypatch
 
     monkeypatch.setattr(diffusion, "modes", record)
     parameters = settings(images="nearest")
-    assert jobs(parameters) == []
+    assert jobs(parameters, IPCS) == []
     made = distil(tiny, None, [2, 5], 0, parameters, [])
     assert [len(each) for each in found] == [2, 5] * 3
     unit = tiny.normalisation.denormalise(tiny.train.images)
@@ -280,7 +281,7 @@ def test_modes_as_images_are_the_means_of_the_clusters():
     split = Split(points / 5, torch.zeros(60, dtype=torch.int64))
     dataset = DataSet("own", split, split, Normalisation((0.5,), (0.25,)), ("one",))
     parameters = settings(images="modes")
-    assert jobs(parameters) == []
+    assert jobs(parameters, IPCS) == []
     made = distil(dataset, None, [1, 3], 0, parameters, [])
     assert made[3].images.shape == (3, 1, 1, 2)
     for ipc, expected in ((1, points.mean(0, keepdim=True)), (3, means)):
@@ -293,7 +294,7 @@ def test_modes_as_images_are_the_means_of_the_clusters():
 
 def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny, unet, capsys):
     before = torch.get_rng_state()
-    again = make(tiny, None, jobs(settings())[0])
+    again = make(tiny, None, jobs(settings(), IPCS)[0])
     assert torch.equal(torch.get_rng_state(), before)
     assert again == unet.read_bytes()
     losses = unet_losses(unet)
@@ -350,13 +351,13 @@ def test_the_unet_is_trained_with_dropped_labels(tiny, monkeypatch, share):
         return made, described
 
     monkeypatch.setattr(generators, "_fresh_unet", record)
-    make(tiny, None, jobs(settings(unet_steps=3, unet_label_drop=share))[0])
+    make(tiny, None, jobs(settings(unet_steps=3, unet_label_drop=share), IPCS)[0])
     assert set(seen) == ({3} if share else {0, 1, 2})
 
 
 def test_a_unet_that_diverges_says_when(tiny):
     with pytest.raises(DivergedError, match=r"the UNet's loss stopped being .* at step [1-9]"):
-        make(tiny, None, jobs(settings(unet_learning_rate=1e12))[0])
+        make(tiny, None, jobs(settings(unet_learning_rate=1e12), IPCS)[0])
 
 
 @pytest.mark.parametrize(("height", "width", "levels"), [(8, 8, 2), (9, 7, 3), (28, 28, 4)])
@@ -442,7 +443,7 @@ def test_guidance_without_measure_is_a_divergence(tiny, unet):
 
 
 def test_jobs_hold_all_that_decides_the_unet():
-    [job] = jobs(settings())
+    [job] = jobs(settings(), IPCS)
     assert json.loads(json.dumps(job)) == {
         "channels": [8, 8],
         "steps": 50,
@@ -451,8 +452,8 @@ def test_jobs_hold_all_that_decides_the_unet():
         "timesteps": 1000,
         "label_drop": 0.1,
     }
-    assert jobs(settings(guidance=3, steps=9)) == [job]  # sampling does not touch the UNet
-    assert jobs(settings(generator="facebook/DiT-XL-2-256")) == []
+    assert jobs(settings(guidance=3, steps=9), IPCS) == [job]  # sampling does not touch the UNet
+    assert jobs(settings(generator="facebook/DiT-XL-2-256"), IPCS) == []
 
 
 # A DiT pipeline

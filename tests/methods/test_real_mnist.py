@@ -70,7 +70,7 @@ def prepare(dataset, name, folder):
     """Make the files that a method works from; return their paths."""
     method, paths = METHODS[name], []
     parameters = method.parameters.read(RUNS[name], name)
-    for number, job in enumerate(method.preparation.jobs(parameters)):
+    for number, job in enumerate(method.preparation.jobs(parameters, [1])):
         paths.append(folder / f"{name}-{number}")
         paths[-1].write_bytes(method.preparation.make(dataset, build(dataset), job))
     return paths

@@ -226,7 +226,7 @@ def test_every_registered_method_shares_one_signature(tiny, network, tmp_path):
     for name, method in METHODS.items():
         parameters, more = method.parameters.read(given[name], name), []
         if method.preparation:
-            jobs = method.preparation.jobs(parameters)
+            jobs = method.preparation.jobs(parameters, [1, 2])
             more.append([tmp_path / f"{name}-{number}" for number in range(len(jobs))])
             for job, path in zip(jobs, more[0], strict=True):
                 path.write_bytes(method.preparation.make(tiny, network, job))

@@ -27,6 +27,7 @@ from ddlib.seeds import generator
 from ddlib.training import DivergedError
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+IPCS = [1, 2, 3]
 
 
 def settings(**changes):
@@ -51,7 +52,7 @@ def settings(**changes):
 
 def prepare(dataset, network, parameters, folder):
     paths = []
-    for job in jobs(parameters):
+    for job in jobs(parameters, IPCS):
         paths.append(folder / f"{len(paths)}.npy")
         paths[-1].write_bytes(make(dataset, network, job))
     return paths
@@ -117,15 +118,17 @@ def test_bad_parameters_are_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("changes", "epochs"),
+    ("changes", "ipcs", "epochs"),
     [
-        ({}, 41),  # the last start is 39, its target 41
-        ({"max_start": {1: 2, 10: 20}}, 21),
-        ({"max_start": 1, "expert_epochs": {1: 3, 10: 1}}, 3),
+        ({}, [1, 50, 10], 41),  # the last start is 39, its target 41
+        ({}, [1, 10], 21),
+        ({}, [1], 3),
+        ({"max_start": 1, "expert_epochs": {1: 3, 10: 1}}, [1, 10], 3),
+        ({"max_start": {1: 9, 10: 1}, "expert_epochs": {1: 1, 10: 4}}, [1, 10], 9),
     ],
 )
-def test_experts_are_trained_no_further_than_the_last_target(changes, epochs):
-    planned = jobs(TrajectoryMatching(experts=3, **changes))
+def test_experts_are_trained_no_further_than_the_last_target(changes, ipcs, epochs):
+    planned = jobs(TrajectoryMatching(experts=3, **changes), ipcs)
     assert [job.pop("expert") for job in planned] == [0, 1, 2]
     for job in planned:
         assert job == {
@@ -140,10 +143,21 @@ def test_experts_are_trained_no_further_than_the_last_target(changes, epochs):
     assert json.loads(json.dumps(planned)) == planned
 
 
+def test_experts_for_larger_sizes_begin_as_those_for_small_ones(tiny, network):
+    parameters = settings(experts=1, max_start={1: 1, 3: 3})
+    short, long = (
+        np.load(io.BytesIO(make(tiny, network, job)))
+        for ipcs in ([1], [1, 3])
+        for job in jobs(parameters, ipcs)
+    )
+    assert (len(short), len(long)) == (2, 4)
+    assert np.array_equal(short, long[:2])
+
+
 def test_experts_do_not_depend_on_what_only_students_use():
     student = {"iterations": 9, "student_steps": 7, "learning_rate": 3, "gradient": "tesla"}
-    assert jobs(settings(**student)) == jobs(settings())
-    assert jobs(settings(expert_learning_rate=0.2)) != jobs(settings())
+    assert jobs(settings(**student), IPCS) == jobs(settings(), IPCS)
+    assert jobs(settings(expert_learning_rate=0.2), IPCS) != jobs(settings(), IPCS)
 
 
 @pytest.mark.parametrize(("norm", "momentum"), [("instance", 0.0), ("instance", 0.9), ("batch", 0)])
