@@ -18,26 +18,26 @@ from benchmarks.cases import QUICK, Case, Scale, all_cases, difference
 from benchmarks.processes import Workers
 from ddlib.files import from_root, write_atomically
 
-LINE = "{:26} {:8} {:>8} {:>7} {:>19} {:>19} {:>19} {:>6} {:>7}"
+LINE = "{:26} {:8} {:>8} {:>7} {:>19} {:>19} {:>19} {:>19} {:>6} {:>7}"
 HEAD = ("case", "data", "theirs s", "ours s", "ratio", "memory kept", "a process a core")
-HEAD += ("limit", "at most")
+HEAD += ("and theirs so", "limit", "at most")
 
 
 def measure(case: Case, workers: Workers, repeats: int, memory: int = 0) -> dict[str, Any]:
     """Return the seconds of a case, the obvious way and the library's, in turn.
 
-    The obvious way runs twice: as a process does by default, which gives large tensors back to the
-    system, and with memory kept, as in the library's workers. So does the library's: in this
-    process, and in every worker at once, whose seconds are shared out over their jobs. Raises
-    AssertionError if results are further apart than the case allows. memory: the bytes to fetch
+    The obvious way runs as a process does by default, which gives large tensors back to the system,
+    with memory kept, and in every worker at once, which keep theirs; their seconds are shared out
+    over their jobs. The library's runs in this process, with memory kept, and in every worker.
+    Raises AssertionError if results are further apart than they may be. memory: the bytes to fetch
     before memory is kept.
     """
     machine.keep_memory()
     what, theirs = f"{case.name} on {case.data}", case.reference()
     for _ in range(2):  # the second finds the workers' memory fetched
-        results = [case.ours(), *workers.run(case)]
-    apart = max(difference(theirs, ours, what, case.tolerance) for ours in results)
-    kinds = ("reference", "reference_kept", "ours", "workers")
+        results = [case.ours(), *workers.run(case), *workers.run(case, "reference")]
+    apart = max(difference(theirs, each, what) for each in results)
+    kinds = ("reference", "reference_kept", "reference_workers", "ours", "workers")
     taken: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(repeats):
         machine.give_memory_back()
@@ -45,8 +45,9 @@ def measure(case: Case, workers: Workers, repeats: int, memory: int = 0) -> dict
         machine.keep_memory(memory)
         taken["reference_kept"].append(machine.seconds(case.reference))
         taken["ours"].append(machine.seconds(case.ours))
-        together = machine.seconds(partial(workers.run, case))
-        taken["workers"].append(together / workers.count)
+        for kind, way in {"reference_workers": "reference", "workers": "ours"}.items():
+            together = machine.seconds(partial(workers.run, case, way))
+            taken[kind].append(together / workers.count)
     least = case.least() if case.least else None
     name = {"case": case.name, "data": case.data, "difference": apart}
     return {**name, "seconds": taken, "least_seconds": least}
@@ -55,13 +56,15 @@ def measure(case: Case, workers: Workers, repeats: int, memory: int = 0) -> dict
 def line(record: dict[str, Any]) -> str:
     """Return a row of the printed table; ratios are medians with their range.
 
-    The third is that of the obvious way to the library's as a study runs it, a job a core; the last
-    column is the ratio that a library at the machine's limit would have.
+    The third is that of the obvious way to the library's as a study runs it, a job a core, and the
+    fourth where the obvious way is run so, too; the last column is the ratio that a library at the
+    machine's limit would have.
     """
     taken, least = record["seconds"], record["least_seconds"]
     ours = statistics.median(taken["ours"])
     share = f"{least / min(taken['ours']):.0%}" if least else ""  # both are bests
     pairs = ("reference", "ours"), ("reference_kept", "ours"), ("reference", "workers")
+    pairs += (("reference_workers", "workers"),)
     ratios = [_ratio(taken[theirs], taken[own]) for theirs, own in pairs]
     theirs = statistics.median(taken["reference"])
     most = f"{theirs / least:.2f}" if least else ""
@@ -123,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(asked.threads)
     scale = QUICK if asked.quick else Scale()
     scale = replace(scale, repeats=asked.repeats or scale.repeats)
+    names = sorted({case.name for case in all_cases(scale)})
+    if not any(asked.only in name for name in names):
+        parser.error(f"--only {asked.only!r} is no part of a case's name: {', '.join(names)}")
     about, records = identity(scale), []
     kind = "quick" if asked.quick else "full"
     name = f"{about['commit']}-{kind}-{asked.threads}threads"

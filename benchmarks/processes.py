@@ -10,7 +10,7 @@ from typing import Self
 import torch
 
 from benchmarks import machine
-from benchmarks.cases import Case, Scale, all_cases
+from benchmarks.cases import Case, Parts, Scale, all_cases
 
 PATIENCE = 600.0  # seconds to wait for a worker that may have failed
 
@@ -35,9 +35,9 @@ class Workers:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def run(self, case: Case) -> list[torch.Tensor]:
-        """Return the library's result of a case from every worker, each of which has done it."""
-        asked = [[each] * self.count for each in (self.scale, case.name, case.data)]
+    def run(self, case: Case, way: str = "ours") -> list[Parts]:
+        """Return what every worker found, each of which has done a case: its `way`."""
+        asked = [[each] * self.count for each in (self.scale, case.name, case.data, way)]
         return list(self._pool.map(_work, *asked))
 
 
@@ -51,10 +51,10 @@ def _start(every: threading.Barrier) -> None:
     machine.keep_memory()
 
 
-def _work(scale: Scale, name: str, data: str) -> torch.Tensor:
+def _work(scale: Scale, name: str, data: str, way: str) -> Parts:
     case = _case(scale, name, data)
     _every.wait()  # or one worker could take the jobs of all
-    return case.ours()
+    return getattr(case, way)()
 
 
 @lru_cache(maxsize=1)

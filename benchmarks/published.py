@@ -3,8 +3,8 @@
 DM's published setting takes 20,000 steps, against a new network and new real images in each. Here
 there are fewer and longer steps against a pool of networks (`Setting`); network, real images a
 class and evaluation are the published ones. The published setting's hours are 20,000 times those of
-its iteration, written the obvious way and timed here. Reads DDLIB_DATA; keeps every set and score
-of the present code, and goes on where it stopped.
+its iteration, written the obvious way and timed here. Reads DDLIB_DATA; a set and a score that are
+there, of the present code, are not made again.
 """
 
 import argparse
@@ -24,12 +24,13 @@ from benchmarks import machine
 from benchmarks.cases import Scale, distribution_matching, make_setting
 from ddlib import data
 from ddlib import published as figures
+from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import from_root, write_atomically
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
-from ddlib.networks import build
+from ddlib.networks import Network, build
 from ddlib.training import Recipe, train_and_score
-from ddlib.work import code
+from ddlib.work import code, read_seconds, write_seconds
 
 ITERATIONS = 20000  # of the published setting
 IPC = 10
@@ -83,19 +84,31 @@ def run(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
     dataset = data.load(setting.data)
     shape, count = dataset.image_shape, dataset.class_count
     network = build("convnet", shape, count, width=setting.width, depth=setting.depth)
-    parameters = METHODS["dm"].parameters.read(setting.options(), "dm")
-    start = time.thread_time()
-    [made] = METHODS["dm"].distil(dataset, network, [IPC], seed, parameters).values()
-    record: dict[str, Any] = {"data": setting.data, "seed": seed}
-    record["seconds"] = time.thread_time() - start
-    if isinstance(made, Exception):
-        raise made
-    made.save(path.with_suffix(".safetensors"))
+    made, seconds = _distilled(setting, seed, path.with_suffix(".safetensors"), dataset, network)
     recipe = Recipe(steps=setting.steps, schedule="step", augmentation=setting.augmentation)
     score = train_and_score(network, made.images, made.labels, dataset.test, recipe, seed)
+    record = {"data": setting.data, "seed": seed, "seconds": seconds}
     record["accuracy"] = 100 * score.accuracy
     write_atomically(path, json.dumps(record).encode())
     return record
+
+
+def _distilled(
+    setting: Setting, seed: int, path: Path, dataset: data.DataSet, network: Network
+) -> tuple[DistilledSet, float]:
+    """Return the set in the file at `path`, made if it is not there, and its seconds of a core."""
+    known = read_seconds(path)
+    if known is not None and path.exists():
+        return load_distilled(path), known
+    parameters = METHODS["dm"].parameters.read(setting.options(), "dm")
+    start = time.thread_time()
+    [made] = METHODS["dm"].distil(dataset, network, [IPC], seed, parameters).values()
+    seconds = time.thread_time() - start
+    if isinstance(made, Exception):
+        raise made
+    write_seconds(path, seconds)
+    made.save(path)
+    return made, seconds
 
 
 def iteration(setting: Setting, repeats: int = 3) -> float:
@@ -143,7 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [(each, seed) for seed in range(asked.seeds) for each in chosen]
         jobs = {pool.submit(run, each, seed, folder): (each, seed) for each, seed in runs}
         for job in as_completed(jobs):
-            print("{data} seed {seed}: {accuracy:.2f} %, {seconds:.0f} s".format(**job.result()))
+            found = job.result()
+            print(
+                "{data} seed {seed}: {accuracy:.2f} %, {seconds:.0f} s".format(**found), flush=True
+            )
         obvious = pool.map(iteration, chosen)
     print(LINE.format(*HEAD))
     for each, seconds in zip(chosen, obvious, strict=True):

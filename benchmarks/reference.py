@@ -109,11 +109,11 @@ def train(
 
 
 @torch.no_grad()
-def test(network: ConvNet, split: Split) -> torch.Tensor:
+def test(network: ConvNet, split: Split) -> tuple[float, float]:
     """Return accuracy and mean cross-entropy on a split, batches of 256 from a DataLoader."""
     right, nats = 0.0, 0.0
     for batch, own in DataLoader(TensorDataset(split.images, split.labels), 256):
         scores = network(batch)
         nats += F.cross_entropy(scores, own).item() * len(own)
         right += (scores.argmax(1) == own).sum().item()
-    return torch.tensor([right, nats], dtype=torch.float64) / len(split.labels)
+    return right / len(split.labels), nats / len(split.labels)

@@ -211,7 +211,7 @@ class Batch:
         lock = FileLock(run.folder / ".batch.lock")
         try:
             lock.acquire(timeout=0)
-            if run.is_current(run.identity()) and not self.again:
+            if not self.again and run.is_current(run.identity()):
                 self._end(run, "up to date")
             else:
                 self._launch(run, lock)

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,13 +14,19 @@ from benchmarks.cases import (
     SHAPES,
     Case,
     all_cases,
+    difference,
     distribution_matching,
+    evaluation,
     gradient_matching,
     make_setting,
 )
+from benchmarks.cases import test_pass as scored
 from benchmarks.compiled import Earned
 from benchmarks.processes import Workers
+from ddlib.data import Split
 from ddlib.networks import embed, logits
+
+KINDS = ("reference", "reference_kept", "reference_workers", "ours", "workers")
 
 
 def test_a_quick_run_measures_every_case_and_keeps_it(tmp_path, capsys):
@@ -37,18 +44,26 @@ def test_a_quick_run_measures_every_case_and_keeps_it(tmp_path, capsys):
     assert len(printed) == len(names) + 2  # a head, and where it is kept
 
 
+def test_a_name_of_no_case_is_refused_with_all_of_them(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--quick", "--only", "reel side", "--results", str(tmp_path)])
+    assert (
+        "'reel side' is no part of a case's name: DC outer step, DM iter" in capsys.readouterr().err
+    )
+
+
 def test_one_case_can_be_chosen(tmp_path):
     chosen = ["--only", "real side", "--repeats", "2"]
     main(["--quick", "--threads", "1", "--results", str(tmp_path), *chosen])
     [path] = tmp_path.iterdir()
     records = json.loads(path.read_text())["cases"]
     assert [record["case"] for record in records] == ["DM real side"] * 2
-    assert [len(taken) for taken in records[0]["seconds"].values()] == [2, 2, 2, 2]
+    assert [len(taken) for taken in records[0]["seconds"].values()] == [2] * 5
 
 
 def test_what_was_measured_before_a_case_failed_is_kept(tmp_path, monkeypatch):
     def run(scale, only):
-        taken = {kind: [1.0] for kind in ("reference", "reference_kept", "ours", "workers")}
+        taken = {kind: [1.0] for kind in KINDS}
         yield {"case": "first", "data": "mnist", "seconds": taken, "least_seconds": None}
         raise AssertionError("second on mnist: results are apart")
 
@@ -72,9 +87,26 @@ def test_the_obvious_network_is_the_librarys(data):
 
 
 def test_results_that_are_apart_are_no_measurement():
-    wrong = Case("a case", "mnist", lambda: torch.ones(4), lambda: torch.tensor([1, 1, 1, 1.1]))
-    with pytest.raises(AssertionError, match=r"a case on mnist: results are 5\.0e-02 apart"):
+    theirs = {"large": 1e6 * torch.ones(4), "small": torch.ones(4)}
+    ours = {**theirs, "small": torch.tensor([1, 1, 1, 1.1])}
+    wrong = Case("a case", "mnist", lambda: theirs, lambda: ours)
+    with pytest.raises(AssertionError, match=r"a case on mnist: small are 5\.0e-02 apart"):
         measure(wrong, NoWorkers(), 1)
+
+
+@pytest.mark.parametrize("data", SHAPES)
+@pytest.mark.parametrize("make", [scored, evaluation])
+def test_scores_of_other_images_are_apart(data, make):
+    setting = make_setting(replace(QUICK, width=16, test=120), data)
+    theirs = make(setting).reference()
+    other = [
+        Split(split.images.flip(0), split.labels)
+        for split in (setting.dataset.train, setting.dataset.test)
+    ]
+    changed = replace(setting.dataset, train=other[0], test=other[1])
+    ours = make(replace(setting, dataset=changed)).ours()
+    with pytest.raises(AssertionError, match=r"on mnist: (nats|accuracies) are"):
+        difference(theirs, ours, "on mnist")
 
 
 def test_workers_do_a_case_each_at_the_same_time():
@@ -88,11 +120,22 @@ def test_workers_do_a_case_each_at_the_same_time():
 
 def test_ratios_are_of_runs_side_by_side_and_the_share_is_of_the_best():
     taken = {"reference": [6.0, 4.0, 9.0], "reference_kept": [3.0, 4.0, 3.0]}
+    taken["reference_workers"] = [2.0, 2.0, 3.0]
     seconds = {**taken, "ours": [2.0, 2.0, 3.0], "workers": [1.0, 2.0, 3.0]}
     printed = line({"case": "c", "data": "d", "seconds": seconds, "least_seconds": 1.5})
     assert printed.split() == [
         *("c", "d", "6.000", "2.000"),
-        *("3.00", "(2.00-3.00)", "1.50", "(1.00-2.00)", "3.00", "(2.00-6.00)", "75%", "4.00"),
+        *(
+            "3.00",
+            "(2.00-3.00)",
+            "1.50",
+            "(1.00-2.00)",
+            "3.00",
+            "(2.00-6.00)",
+            "1.00",
+            "(1.00-2.00)",
+        ),
+        *("75%", "4.00"),
     ]
 
 
@@ -118,8 +161,8 @@ def test_in_float64_both_ways_to_match_are_equal(data, method):
         theirs, ours = case.reference(), case.ours()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert ours.dtype == torch.float64
-    assert theirs.abs().max() > 1e-6
+    assert {part.dtype for part in ours.values()} == {torch.float64}
+    assert all(part.abs().max() > 1e-6 for part in theirs.values())
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
@@ -146,14 +189,22 @@ def test_an_accelerated_run_stands_beside_what_was_published(tmp_path, capsys, m
     published.main(asked)
     first = capsys.readouterr().out
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert sorted(path.suffix for path in kept) == [".json"] * 2 + [".safetensors"] * 2
+    suffixes = [".json", ".safetensors", ".seconds"]
+    assert sorted(path.suffix for path in kept) == sorted(2 * suffixes)
     published.main(asked)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
     seeds, again = first.splitlines()[:2], capsys.readouterr().out.splitlines()
     assert sorted(again[:2]) == sorted(seeds)
     assert again[-1].split()[:5] == ["digits", "2", "91.0", "±", "0.5"]
+    scores = {path: path.read_text() for path in kept if path.suffix == ".json"}
+    for path in scores:
+        path.unlink()
+    published.main(asked)  # the sets are there
+    now = {path: path.stat().st_mtime_ns for path in kept}
+    assert {path for path in kept if now[path] != kept[path]} == scores.keys()
+    assert {path: path.read_text() for path in scores} == scores
     published.main([*asked, "--seeds", "1", "--learning-rate", "0"])
-    assert len(list(tmp_path.iterdir())) == 6  # another setting is run anew
+    assert len(list(tmp_path.iterdir())) == 9  # another setting is run anew
 
 
 def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
@@ -166,7 +217,7 @@ def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
 class NoWorkers:
     """Workers, where a case never gets to them."""
 
-    def run(self, case):
+    def run(self, case, way="ours"):
         return []
 
 
