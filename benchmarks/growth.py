@@ -1,15 +1,14 @@
 """How time and memory grow with k, classes, pixels and configurations.
 
 `python -m benchmarks.growth` takes a few minutes. Every case has a process of its own. Exponents
-are slopes in log-log scale over the larger sizes: below them, what a call costs whatever its size
-hides the growth. Time is the median of a few runs; memory what the process held at most, less what
-it held before.
+are slopes in log-log scale over the larger sizes, with 95 % intervals: below them, what a call
+costs whatever its size hides the growth. Time is the least of a few runs; memory what the process
+held at most, less what it held before.
 """
 
 import argparse
 import ctypes
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,8 +29,8 @@ from ddlib.networks import build
 from ddlib.seeds import generator
 from ddlib.training import Recipe, train_and_score
 
-WIDTH = 16  # channels of the ConvNet; more make every point longer, and no exponent other
-REPEATS = 3
+WIDTH = 16  # channels of the ConvNet, few enough that all sizes take the same convolutions
+REPEATS = 5
 BEYOND_LINEAR = [
     "By their nature faster than linear: distances, for there is one for each pair of "
     "configurations;",
@@ -85,6 +84,12 @@ def evaluate(k: int) -> Callable[[], object]:
     return lambda: train_and_score(network, images, labels, dataset.test, recipe, 0)
 
 
+def evaluate_all(count: int) -> Callable[[], object]:
+    """Return a network of each of `count` configurations, trained on ten images and tested."""
+    one = evaluate(10)
+    return lambda: [one() for _ in range(count)]
+
+
 def several_configurations(count: int) -> Callable[[], object]:
     """Return one iteration of DM for networks of `count` widths, of which it draws one."""
     tables = [{"network": {"name": "convnet", "width": WIDTH + i % 4}} for i in range(count)]
@@ -124,8 +129,9 @@ CASES = (
         *("pixels", "DC outer step", (256, 400, 576, 1024, 1600, 2304, 4096)),
         lambda pixels: match_gradients(5, side=round(pixels**0.5)),
     ),
+    Case("configurations", "evaluations", (2, 3, 5, 8, 12, 20), evaluate_all),
     Case("configurations", "DM iteration", (3, 6, 12, 24, 48, 96), several_configurations),
-    Case("configurations", "distances", (12, 25, 50, 100, 200, 400), measure_distances),
+    Case("configurations", "distances", (50, 100, 200, 400, 800, 1200), measure_distances),
     Case("configurations", "exact cover", (10, 14, 20, 28, 40, 60), cover_exactly),
 )
 
@@ -150,7 +156,7 @@ def _measured(run: Callable[[], object]) -> dict[str, float]:
         run()
         seconds.append(time.perf_counter() - start)
     megabytes = max(_memory("VmHWM") - before, 0) / 1024
-    return {"seconds": statistics.median(seconds), "megabytes": megabytes}
+    return {"seconds": min(seconds), "megabytes": megabytes}
 
 
 def _memory(name: str) -> int:
@@ -188,7 +194,7 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(points: pd.DataFrame, fitted: pd.DataFrame) -> alt.VConcatChart:
-    """Return the growth of both measures, a panel an axis; labels give the fitted exponents."""
+    """Return the growth of both measures, a panel an axis; labels give exponents and intervals."""
     axes = points["axis"].unique()
     rows = [
         alt.hconcat(*(_panel(points, fitted, axis, name) for axis in axes)).resolve_scale(
@@ -203,8 +209,12 @@ def figure(points: pd.DataFrame, fitted: pd.DataFrame) -> alt.VConcatChart:
 
 def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> alt.Chart:
     own, slopes = points[points["axis"] == axis], fitted.query("axis == @axis and measure == @name")
-    known = slopes.set_index("job")["exponent"]
-    labels = {job: f"{job}: {e:.2f}" if e == e else f"{job}: flat" for job, e in known.items()}
+    labels = {
+        job: f"{job}: {slope:.2f} ({low:.2f} to {high:.2f})" if slope == slope else f"{job}: flat"
+        for job, slope, low, high in zip(
+            *(slopes[column] for column in ("job", "exponent", "low", "high")), strict=True
+        )
+    }
     own = own.assign(label=own["job"].map(labels)).query(f"{name} > 0")
     colours = list(charts.METHOD_COLOURS.values())[: len(labels)]
     legend = alt.Legend(title=None, orient="top", direction="vertical", labelLimit=260)

@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -69,6 +70,8 @@ class Running:
         self.waiting: dict[Path, list[tuple[Go, Fail]]] = {}
         self.given: dict[Path, Future] = {}
         self.wanted: dict[Path, list[Trial]] = {}
+        self.expected: Counter[Any] = Counter()  # trials to evaluate in one job, by `_group`
+        self.ready: dict[Any, list[tuple[Trial, DistilledSet]]] = {}
 
     def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
         """Do these trials and networks trained on all data; return when none is left."""
@@ -95,6 +98,7 @@ class Running:
             there = partial(self.plan.has_reference, name, seed)
             path = self.plan.reference_path(name, seed)
             self._claim(path, there, partial(self._train_reference, name, seed), self._advance)
+        self.expected.update(map(self._group, trials))
         for trial in trials:
             self.wanted.setdefault(trial.set_path, []).append(trial)
         for path, evaluations in self.wanted.items():
@@ -285,33 +289,69 @@ class Running:
     def _fail_sets(self, job: list["Trial"], error: BaseException) -> None:
         for one in job:
             for trial in self.wanted[one.set_path]:
-                self._fail_trial(trial, error)
+                self._lose(trial, error)
 
     def _evaluate(self, trials: list["Trial"], synthetic: DistilledSet) -> None:
         for trial in trials:
-            go = partial(self._train_on, trial, synthetic)
+            go = partial(self._add, trial, synthetic)
             files = self._pretrained(trial.configuration)
-            self._when(files, go, partial(self._fail_trial, trial))
+            self._when(files, go, partial(self._lose, trial))
 
-    def _train_on(self, trial: "Trial", synthetic: DistilledSet) -> None:
+    def _group(self, trial: "Trial") -> Any:
+        """Return what trials of one job have in common: an accelerator trains all seeds' at once.
+
+        A processor is full with one.
+        """
+        if self.plan.context.device == "cpu":
+            return trial.path
+        return trial.method, trial.ipc, trial.configuration
+
+    def _add(self, trial: "Trial", synthetic: DistilledSet) -> None:
+        group = self._group(trial)
+        self.ready.setdefault(group, []).append((trial, synthetic))
+        self._start_group(group)
+
+    def _lose(self, trial: "Trial", error: BaseException) -> None:
+        self._fail_trial(trial, error)
+        group = self._group(trial)
+        self.expected[group] -= 1
+        self._start_group(group)
+
+    def _start_group(self, group: Any) -> None:
+        """Evaluate a group of trials once all are there that did not fail before."""
+        ready = self.ready.get(group, [])
+        if ready and len(ready) == self.expected[group]:
+            del self.ready[group]
+            ready.sort(key=lambda one: one[0].seed)
+            self._train_on([trial for trial, _ in ready], [synthetic for _, synthetic in ready])
+
+    def _train_on(self, trials: list["Trial"], sets: list[DistilledSet]) -> None:
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
         # before sets that are still to be distilled: done is done.
-        plan, name = self.plan, trial.configuration
-        job = work.evaluate, plan.context, synthetic, plan.configurations[name], trial.seed
+        plan, name = self.plan, trials[0].configuration
+        seeds = [trial.seed for trial in trials]
+        job = work.evaluate, plan.context, sets, plan.configurations[name], seeds
         numbers = list(range(plan.settings.evaluations))
         alone = plan.context.device == "cpu"  # an accelerator trains all of them together
         networks_trained = [
             self.client.submit(*job, some, self._body(name), pure=False, priority=1)
             for some in ([[number] for number in numbers] if alone else [numbers])
         ]
-        self._submit(partial(self._save_trial, trial), list, networks_trained, priority=1)
+        self._submit(partial(self._save_trials, trials), list, networks_trained, priority=1)
 
-    def _save_trial(self, trial: "Trial", future: "Future") -> None:
+    def _save_trials(self, trials: list["Trial"], future: "Future") -> None:
         if future.exception() is not None:
-            self._fail_trial(trial, future.exception())
+            for trial in trials:
+                self._fail_trial(trial, future.exception())
             return
-        scores, seconds = zip(*future.result(), strict=True)
-        self._save(trial, {**success(itertools.chain(*scores)), "seconds": sum(seconds)})
+        outcomes, seconds = zip(*future.result(), strict=True)
+        each = sum(seconds) / len(trials)
+        for trial, *found in zip(trials, *outcomes, strict=True):
+            errors = [one for one in found if isinstance(one, DivergedError)]
+            if errors:
+                self._fail_trial(trial, errors[0])
+            else:
+                self._save(trial, {**success(itertools.chain(*found)), "seconds": each})
 
     def _fail_trial(self, trial: "Trial", error: BaseException) -> None:
         self._save(trial, {**failure(error), "seconds": None})

@@ -1,8 +1,9 @@
-"""Networks that are trained on one set at the same time, where one would not fill the device."""
+"""Networks that are trained at the same time, where one would not fill the device."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,6 @@ from ddlib.training import (
     DivergedError,
     Recipe,
     Score,
-    Watch,
     augmented,
     batches,
     prepared,
@@ -24,59 +24,71 @@ from ddlib.training import (
     train_and_score,
 )
 
+Labelled = tuple[torch.Tensor, torch.Tensor]
+"""Images (N, channels, H, W) to train on, and their labels (N,)."""
+
 
 def train_and_score_all(
     network: Network,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    sets: Sequence[Labelled],
     test: Split,
     recipe: Recipe,
     seeds: Sequence[object],
     thetas: Sequence[Theta],
-) -> list[Score]:
-    """Return, for each seed and its initial weights, what `train_and_score` gives for them.
+) -> list[Score | DivergedError]:
+    """Return what `train_and_score` gives, or raises, for each set, its seed and initial weights.
 
-    On an accelerator the networks' weights are stacked and every step moves all of them, up to the
-    rounding that another order of sums brings (under bf16, biases are then added unrounded); a
-    group of them sees at once what a pass may hold. On a processor, where stacked convolutions are
+    sets: all of one size. On an accelerator the networks' weights are stacked and every step moves
+    all of them, up to the rounding that another order of sums brings (under bf16, biases are then
+    added unrounded); a group of them sees at once what a pass may hold. One that diverges is
+    trained to the end, as nobody looks before. On a processor, where stacked convolutions are
     slower, and for batch norms, which would share their statistics, they are trained one after
-    another. Raises DivergedError for the first that diverges.
+    another.
     """
+    images, labels = sets[0]
     if images.device.type == "cpu" or network.batch_norms:
-        given = network, images, labels, test, recipe
-        return [train_and_score(*given, *own) for own in zip(seeds, thetas, strict=True)]
-    scores, batch = [], min(recipe.batch_size, len(labels))
-    for own in in_groups([batch] * len(seeds), images.shape[1:]):
-        stacked = _train(network, images, labels, recipe, seeds[own], thetas[own])
-        scores += _score(network, stacked, test, recipe)
+        every = zip(sets, seeds, thetas, strict=True)
+        return [_alone(network, *own, test, recipe, seed, theta) for own, seed, theta in every]
+    scores: list[Score | DivergedError] = []
+    for own in in_groups([min(recipe.batch_size, len(labels))] * len(seeds), images.shape[1:]):
+        stacked, diverged = _train(network, sets[own], recipe, seeds[own], thetas[own])
+        found = _score(network, stacked, test, recipe)
+        scores += [error or score for error, score in zip(diverged, found, strict=True)]
     return scores
+
+
+def _alone(network: Network, *given: Any) -> Score | DivergedError:
+    try:
+        return train_and_score(network, *given)
+    except DivergedError as error:
+        return error
 
 
 def _train(
     network: Network,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    sets: Sequence[Labelled],
     recipe: Recipe,
     seeds: Sequence[object],
     thetas: Sequence[Theta],
-) -> Theta:
-    """Return the trained weights (G, ...) of G networks; DivergedError with the first step."""
+) -> tuple[Theta, list[DivergedError | None]]:
+    """Return the trained weights (G, ...) of G networks, and where each diverged, if it did."""
+    images, device = [each for each, _ in sets], sets[0][0].device
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
     stacked, optimiser = prepared(network, stacked, recipe)
     streams = [generator("evaluation batches", seed) for seed in seeds]
-    rows = [batches(len(labels), recipe.batch_size, stream) for stream in streams]
-    watch = Watch()
+    rows = [batches(len(images[0]), recipe.batch_size, stream) for stream in streams]
+    sound = torch.full((len(seeds),), recipe.steps, device=device)  # the steps until it is not
     for step in range(recipe.steps):
-        drawn = [send(next(own), images.device) for own in rows]
+        drawn = [send(next(own), device) for own in rows]
         seen = [
-            augmented(images[own], recipe.augmentation, stream)
-            for own, stream in zip(drawn, streams, strict=True)
+            augmented(each[own], recipe.augmentation, stream)
+            for each, own, stream in zip(images, drawn, streams, strict=True)
         ]
         scores = _logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
-        targets = [labels[own] for own in drawn]
+        targets = [labels[own] for (_, labels), own in zip(sets, drawn, strict=True)]
         losses = _cross_entropies(scores, targets, recipe.label_smoothing)
         if recipe.augmentation in MIXES:
-            kept = send(torch.tensor([share for _, _, share in seen]), images.device)
+            kept = send(torch.tensor([share for _, _, share in seen]), device)
             others = [own[mixed] for own, (_, mixed, _) in zip(targets, seen, strict=True)]
             rest = _cross_entropies(scores, others, recipe.label_smoothing)
             losses = kept * losses + (1 - kept) * rest
@@ -84,9 +96,12 @@ def _train(
         optimiser.zero_grad()
         losses.sum().backward()
         optimiser.step()
-        watch.see(losses.isfinite().all(), DivergedError(step, "the training loss"))
-    watch.check()
-    return {name: value.detach() for name, value in stacked.items()}
+        sound = torch.where(losses.detach().isfinite(), sound, sound.clamp(max=step))
+    errors = [
+        DivergedError(step, "the training loss") if step < recipe.steps else None
+        for step in sound.cpu().tolist()
+    ]
+    return {name: value.detach() for name, value in stacked.items()}, errors
 
 
 def _logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
@@ -108,7 +123,9 @@ def _cross_entropies(
 
 
 @torch.no_grad()
-def _score(network: Network, stacked: Theta, test: Split, recipe: Recipe) -> list[Score]:
+def _score(
+    network: Network, stacked: Theta, test: Split, recipe: Recipe
+) -> list[Score | DivergedError]:
     """Return the scores of G networks, whose weights are stacked, on a split."""
     count = len(next(iter(stacked.values())))
     right, nats = [], []
@@ -121,6 +138,5 @@ def _score(network: Network, stacked: Theta, test: Split, recipe: Recipe) -> lis
         torch.stack(parts).cpu().double().sum(0) / len(test.labels) for parts in (right, nats)
     ]
     scores = [Score(*own) for own in torch.stack(totals).T.tolist()]
-    if not all(math.isfinite(score.cross_entropy) for score in scores):
-        raise DivergedError(recipe.steps, "the test loss")
-    return scores
+    lost = DivergedError(recipe.steps, "the test loss")
+    return [score if math.isfinite(score.cross_entropy) else lost for score in scores]

@@ -176,24 +176,29 @@ def distil(
 @in_precision
 def evaluate(
     context: Context,
-    synthetic: DistilledSet,
+    sets: Sequence[DistilledSet],
     configuration: Configuration,
-    seed: int,
+    seeds: Sequence[int],
     numbers: Sequence[int],
     body: Path | bytes | None,
-) -> tuple[list[Score], float]:
-    """Return the scores of the networks `numbers` trained on a distilled set, and the seconds.
+) -> tuple[list[list[Score] | DivergedError], float]:
+    """Return the scores of the networks `numbers` trained on each distilled set, and the seconds.
 
-    body: the pretrained body that the configuration starts from, if any: its file or its content.
+    sets, seeds: of one size, a seed a set; where a network of a set diverged, that stands for its
+    scores. body: the pretrained body that the configuration starts from, if any: its file or its
+    content.
     """
     dataset, network = _open(context, configuration)
-    start = seconds(context)
-    images, labels = synthetic.images.to(context.device), synthetic.labels.to(context.device)
-    seeds = [(seed, number) for number in numbers]
-    thetas = [_initial(context, network, configuration, each, body) for each in seeds]
+    start, device = seconds(context), context.device
+    moved = [(each.images.to(device), each.labels.to(device)) for each in sets]
+    every = [(own, (seed, n)) for own, seed in zip(moved, seeds, strict=True) for n in numbers]
+    given, streams = map(list, zip(*every, strict=True))
+    thetas = [_initial(context, network, configuration, each, body) for each in streams]
     recipe = configuration.recipe
-    scores = train_and_score_all(network, images, labels, dataset.test, recipe, seeds, thetas)
-    return scores, seconds(context) - start
+    found = train_and_score_all(network, given, dataset.test, recipe, streams, thetas)
+    by_set = [found[at : at + len(numbers)] for at in range(0, len(found), len(numbers))]
+    outcomes = [next((e for e in own if isinstance(e, DivergedError)), own) for own in by_set]
+    return outcomes, seconds(context) - start
 
 
 @in_precision

@@ -15,7 +15,9 @@ import statistics
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import distributed
 import nbformat
@@ -597,6 +599,41 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
 # What a method makes once.
 
 
+def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, monkeypatch):
+    """As an accelerator evaluates them: all seeds of a method and size that have a set."""
+
+    def fragile(dataset, network, ipcs, seed, parameters):
+        if ipcs == [2] and seed == 1:
+            raise MemoryError("no room for 6 images")
+        [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
+        huge = 1e30 if (ipc, seed) == (1, 2) else 1  # on which training diverges
+        return {ipc: replace(made, images=huge * made.images)}
+
+    def broken(*given):
+        raise MemoryError("no room at all")
+
+    monkeypatch.setitem(METHODS, "fragile", Method(fragile, Nothing, shares=False))
+    monkeypatch.setitem(METHODS, "broken", Method(broken, Nothing, shares=False))
+    jobs, train_on = [], running.Running._train_on
+    given = {"methods": {"fragile": {}, "broken": {}, "random": {}}, "seeds": 3}
+    given |= {"scheduler_address": scheduler}
+
+    def recorded(self, trials, sets):
+        jobs.append([trial.seed for trial in trials])
+        train_on(self, trials, sets)
+
+    alone = study.run(settings(tmp_path / "alone", **given))
+    monkeypatch.setattr(running.Running, "_train_on", recorded)
+    card = SimpleNamespace(plan=SimpleNamespace(context=SimpleNamespace(device="cuda")))
+    there = partial(running.Running._group, card)
+    monkeypatch.setattr(running.Running, "_group", lambda _, trial: there(trial))
+    result = study.run(settings(tmp_path / "together", **given))
+    assert result.trials.equals(alone.trials)
+    assert result.failures.equals(alone.failures)
+    assert list(result.failures["status"]) == ["diverged"] + ["failed"] * 7
+    assert sorted(jobs) == [[0, 1, 2]] * 3 + [[0, 2]]
+
+
 @dataclass(frozen=True)
 class Shifted(Parameters):
     """Random images, each moved by a number that took effort to make."""
@@ -614,7 +651,7 @@ def shifted(dataset, network, ipcs, seed, parameters, prepared):
     return {ipc: replace(one, images=one.images + total) for ipc, one in sets.items()}
 
 
-def shift_jobs(parameters):
+def shift_jobs(parameters, ipcs):
     return [{"shift": 10**number} for number in range(parameters.shifts)]
 
 

@@ -35,23 +35,30 @@ def prepared(dataset, shape):
     return network, thetas, in_float64(dataset)
 
 
+def sets(dataset):
+    """Return three sets of 21 images, one for each of SEEDS."""
+    rows = [slice(start, start + 21) for start in (0, 7, 14)]
+    return [(dataset.train.images[own], dataset.train.labels[own]) for own in rows]
+
+
 def train_there(dataset, recipe, shape=CONVNET):
     """Return the scores of three networks trained together elsewhere, and how often that waited."""
     network, thetas, dataset = prepared(dataset, shape)
     with accelerator() as on:
         there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
         dataset = moved(dataset)
-        images, labels = dataset.train.images[:21], dataset.train.labels[:21]
-        given = network, images, labels, dataset.test, recipe
-        return train_and_score_all(*given, SEEDS, there), sum(on.waits.values())
+        made = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, there)
+        return made, sum(on.waits.values())
 
 
 def train_here(dataset, recipe, shape=CONVNET):
     """Return the scores of the same networks one after another on a processor."""
     network, thetas, dataset = prepared(dataset, shape)
-    images, labels = dataset.train.images[:21], dataset.train.labels[:21]
-    given = network, images, labels, dataset.test, recipe
-    return [train_and_score(*given, *own) for own in zip(SEEDS, thetas, strict=True)]
+    given = zip(sets(dataset), SEEDS, thetas, strict=True)
+    return [
+        train_and_score(network, *own, dataset.test, recipe, seed, theta)
+        for own, seed, theta in given
+    ]
 
 
 def agree(dataset, recipe, shape=CONVNET):
@@ -73,7 +80,7 @@ def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
     sizes, train = [], together._train
     monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 16 * 64)
     monkeypatch.setattr(
-        together, "_train", lambda *given: sizes.append(len(given[4])) or train(*given)
+        together, "_train", lambda *given: sizes.append(len(given[3])) or train(*given)
     )
     recipe = Recipe(steps=2, batch_size=8)
     agree(tiny, recipe)
@@ -103,18 +110,41 @@ def test_training_together_waits_for_no_step(tiny):
     assert few == many == 3  # for the losses, for what is right, and for the nats
 
 
-def test_one_that_diverges_ends_them_all(tiny):
-    with pytest.raises(DivergedError, match="the training loss stopped being a finite number at"):
-        train_there(tiny, Recipe(steps=9, batch_size=8, learning_rate=1e30))
+def test_one_that_diverges_takes_no_other_with_it(tiny):
+    recipe = Recipe(steps=9, batch_size=8)
+    network, thetas, dataset = prepared(tiny, CONVNET)
+    thetas[1]["head.weight"] *= 1e308
+    dataset, (fine, _, also) = moved(dataset), train_here(tiny, recipe)
+    with accelerator():
+        there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
+        given = network, sets(dataset), dataset.test, recipe, SEEDS
+        first, lost, last = train_and_score_all(*given, there)
+    with pytest.raises(DivergedError) as alone:
+        train_and_score(network, *sets(in_float64(tiny))[1], *given[2:4], SEEDS[1], thetas[1])
+    assert isinstance(lost, DivergedError)
+    assert str(lost) == str(alone.value)
+    for ours, theirs in ((first, fine), (last, also)):
+        assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
+
+
+def test_all_that_diverge_say_so_on_either_device(tiny):
+    recipe = Recipe(steps=9, batch_size=8, learning_rate=1e30)
+    made = train_there(tiny, recipe)[0]
+    assert [type(one) for one in made] == [DivergedError] * 3
+    network, thetas, dataset = prepared(tiny, CONVNET)
+    here = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, thetas)
+    assert [str(one) for one in here] == [str(one) for one in made]
 
 
 def test_a_processor_trains_one_after_another(tiny, monkeypatch):
     network = build("mlp", tiny.image_shape, 3, width=8)
     thetas = [initial_parameters(network, generator("weights", seed)) for seed in SEEDS]
-    given = network, tiny.train.images, tiny.train.labels, tiny.test, Recipe(steps=3)
+    recipe, every = Recipe(steps=3), zip(sets(tiny), SEEDS, thetas, strict=True)
     monkeypatch.setattr(together, "_train", None)
-    made = train_and_score_all(*given, SEEDS, thetas)
-    assert made == [train_and_score(*given, *own) for own in zip(SEEDS, thetas, strict=True)]
+    made = train_and_score_all(network, sets(tiny), tiny.test, recipe, SEEDS, thetas)
+    assert made == [
+        train_and_score(network, *own, tiny.test, recipe, seed, theta) for own, seed, theta in every
+    ]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMISERS)
