@@ -84,12 +84,6 @@ def evaluate(k: int) -> Callable[[], object]:
     return lambda: train_and_score(network, images, labels, dataset.test, recipe, 0)
 
 
-def evaluate_all(count: int) -> Callable[[], object]:
-    """Return a network of each of `count` configurations, trained on ten images and tested."""
-    one = evaluate(10)
-    return lambda: [one() for _ in range(count)]
-
-
 def several_configurations(count: int) -> Callable[[], object]:
     """Return one iteration of DM for networks of `count` widths, of which it draws one."""
     tables = [{"network": {"name": "convnet", "width": WIDTH + i % 4}} for i in range(count)]
@@ -129,7 +123,6 @@ CASES = (
         *("pixels", "DC outer step", (256, 400, 576, 1024, 1600, 2304, 4096)),
         lambda pixels: match_gradients(5, side=round(pixels**0.5)),
     ),
-    Case("configurations", "evaluations", (2, 3, 5, 8, 12, 20), evaluate_all),
     Case("configurations", "DM iteration", (3, 6, 12, 24, 48, 96), several_configurations),
     Case("configurations", "distances", (50, 100, 200, 400, 800, 1200), measure_distances),
     Case("configurations", "exact cover", (10, 14, 20, 28, 40, 60), cover_exactly),

@@ -105,7 +105,7 @@ def _checked(notebook: Path, parameters: Path, given: dict[str, Any]) -> tuple[s
     settings = read_parameters(given)
     try:
         identity = Run(parameters.stem, notebook, parameters, settings).identity()
-    except (OSError, ValueError):
+    except Exception:  # whatever it is, a cell says it better, and in its place
         identity = None
     return settings.results, identity
 

@@ -207,7 +207,11 @@ def _problem(kind: str, name: str, entry: Any, extension: Extension) -> str:
         return _call_problem(entry, 2, extension) or _option_problem(entry)
     if not isinstance(entry, Method) or not issubclass(entry.parameters, Parameters):
         return "must be a ddlib.methods.Method, with a subclass of Parameters"
-    return _call_problem(entry.distil, 6 if entry.preparation else 5, extension)
+    made = entry.preparation
+    called = {"distil": (entry.distil, 6 if made else 5)}
+    called |= {"jobs": (made.jobs, 2), "make": (made.make, 3)} if made else {}
+    problems = {key: _call_problem(*call, extension) for key, call in called.items()}
+    return next((f"has a {key} that {problem}" for key, problem in problems.items() if problem), "")
 
 
 def _call_problem(function: Any, count: int, extension: Extension) -> str:

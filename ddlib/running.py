@@ -20,6 +20,8 @@ from ddlib.cluster import Workers
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import PROGRESS, write_atomically
 from ddlib.fingerprints import plain_text
+from ddlib.networks import build
+from ddlib.together import at_once
 from ddlib.training import DivergedError, Score
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Running:
         self.given: dict[Path, Future] = {}
         self.wanted: dict[Path, list[Trial]] = {}
         self.expected: Counter[Any] = Counter()  # trials to evaluate in one job, by `_group`
+        self.seeds_at_once: dict[tuple[str, int], int] = {}
         self.ready: dict[Any, list[tuple[Trial, DistilledSet]]] = {}
 
     def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
@@ -298,13 +301,21 @@ class Running:
             self._when(files, go, partial(self._lose, trial))
 
     def _group(self, trial: "Trial") -> Any:
-        """Return what trials of one job have in common: an accelerator trains all seeds' at once.
-
-        A processor is full with one.
-        """
+        """Return what trials of one job have in common: on a processor each has its own."""
         if self.plan.context.device == "cpu":
             return trial.path
-        return trial.method, trial.ipc, trial.configuration
+        kind = trial.configuration, trial.ipc
+        if kind not in self.seeds_at_once:
+            self.seeds_at_once[kind] = self._seeds_at_once(*kind)
+        return trial.method, *kind, trial.seed // self.seeds_at_once[kind]
+
+    def _seeds_at_once(self, configuration: str, ipc: int) -> int:
+        """Return of how many seeds' sets an accelerator trains all evaluations at once."""
+        plan, chosen = self.plan, self.plan.configurations[configuration]
+        shape, classes = plan.dataset.image_shape, plan.dataset.class_count
+        network = build(**chosen.network, image_shape=shape, class_count=classes)
+        networks = at_once(network, ipc * classes, shape, chosen.recipe, plan.context.device)
+        return max(1, networks // plan.settings.evaluations)
 
     def _add(self, trial: "Trial", synthetic: DistilledSet) -> None:
         group = self._group(trial)
@@ -320,10 +331,14 @@ class Running:
     def _start_group(self, group: Any) -> None:
         """Evaluate a group of trials once all are there that did not fail before."""
         ready = self.ready.get(group, [])
-        if ready and len(ready) == self.expected[group]:
-            del self.ready[group]
-            ready.sort(key=lambda one: one[0].seed)
-            self._train_on([trial for trial, _ in ready], [synthetic for _, synthetic in ready])
+        if not ready or len(ready) < self.expected[group]:
+            return
+        del self.ready[group]
+        by_shape: dict[Any, list[tuple[Trial, DistilledSet]]] = {}  # of which one may be a method's
+        for trial, synthetic in sorted(ready, key=lambda one: one[0].seed):
+            by_shape.setdefault(synthetic.images.shape, []).append((trial, synthetic))
+        for own in by_shape.values():
+            self._train_on([trial for trial, _ in own], [synthetic for _, synthetic in own])
 
     def _train_on(self, trials: list["Trial"], sets: list[DistilledSet]) -> None:
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go

@@ -5,8 +5,9 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 """
 
 import math
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -144,12 +145,26 @@ class Plan:
         """What `method` makes once for all sizes and seeds: jobs, and the files they fill."""
         base, parameters = self.methods[method]
         entry, folder = self.entry(method), self.cache / "prepared"
-        jobs = entry.preparation.jobs(parameters, self.ipcs) if entry.preparation else []
-        of_network = not entry.preparation or entry.preparation.of_network
+        if not entry.preparation:
+            return []
+        jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
+        of_network = entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
         identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
-        names = [f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}" for job in jobs]
-        return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
+        there = [path.name for path in folder.iterdir()] if length and folder.exists() else []
+        found = []
+        for job in jobs:
+            named = {key: value for key, value in job.items() if key != length}
+            name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
+            found.append(_long_enough(name, job[length], there) if length else name)
+        return [(job, folder / name) for job, name in zip(jobs, found, strict=True)]
+
+
+def _long_enough(name: str, length: int, there: Iterable[str]) -> str:
+    """Return the file of a name: the shortest that is there and long enough, or one to be made."""
+    lengths = (re.fullmatch(rf"{re.escape(name)}-(\d+)", each) for each in there)
+    enough = [int(each[1]) for each in lengths if each and int(each[1]) >= length]
+    return f"{name}-{min(enough, default=length)}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ddlib.data import Split
 from ddlib.devices import send
-from ddlib.networks import ACCELERATOR_PIXELS, Network, Theta, in_groups, logits
+from ddlib.networks import ACCELERATOR_PIXELS, Network, Theta, logits
 from ddlib.seeds import generator
 from ddlib.training import (
     MIXES,
@@ -23,6 +23,10 @@ from ddlib.training import (
     set_rate,
     train_and_score,
 )
+
+ACCELERATOR_WEIGHTS = 2**27
+"""Of networks that are trained at once: of each weight there are four numbers, with its gradient,
+momentum and start, so these take 2 GB."""
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Images (N, channels, H, W) to train on, and their labels (N,)."""
@@ -39,22 +43,38 @@ def train_and_score_all(
     """Return what `train_and_score` gives, or raises, for each set, its seed and initial weights.
 
     sets: all of one size. On an accelerator the networks' weights are stacked and every step moves
-    all of them, up to the rounding that another order of sums brings (under bf16, biases are then
-    added unrounded); a group of them sees at once what a pass may hold. One that diverges is
-    trained to the end, as nobody looks before. On a processor, where stacked convolutions are
-    slower, and for batch norms, which would share their statistics, they are trained one after
-    another.
+    `at_once` of them, up to the rounding that another order of sums brings (under bf16, biases are
+    then added unrounded). One that diverges is trained to the end, as nobody looks before.
+    Otherwise they are trained one after another.
     """
     images, labels = sets[0]
-    if images.device.type == "cpu" or network.batch_norms:
+    count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
+    if count == 1:
         every = zip(sets, seeds, thetas, strict=True)
         return [_alone(network, *own, test, recipe, seed, theta) for own, seed, theta in every]
     scores: list[Score | DivergedError] = []
-    for own in in_groups([min(recipe.batch_size, len(labels))] * len(seeds), images.shape[1:]):
+    for start in range(0, len(sets), count):
+        own = slice(start, start + count)
         stacked, diverged = _train(network, sets[own], recipe, seeds[own], thetas[own])
         found = _score(network, stacked, test, recipe)
         scores += [error or score for error, score in zip(diverged, found, strict=True)]
     return scores
+
+
+def at_once(
+    network: Network, k: int, image_shape: Sequence[int], recipe: Recipe, device: str
+) -> int:
+    """Return how many networks are best trained at the same time, on sets of k images each.
+
+    On an accelerator as many as a pass may hold the images and activations of, and memory the
+    weights. One on a processor, where stacked convolutions are slower, and for batch norms, which
+    would share their statistics.
+    """
+    if device == "cpu" or network.batch_norms:
+        return 1
+    pixels = min(recipe.batch_size, k) * math.prod(image_shape[-2:])
+    weights = sum(value.numel() for value in network.parameters())
+    return max(1, min(ACCELERATOR_PIXELS // pixels, ACCELERATOR_WEIGHTS // weights))
 
 
 def _alone(network: Network, *given: Any) -> Score | DivergedError:

@@ -27,6 +27,21 @@ def distil(dataset, network, ipcs, seed, parameters):
 
 METHODS["mine"] = Method(distil, selection.RandomSelection, shares=True)
 """
+PREPARED = """
+from ddlib.methods import METHODS, Method, Preparation, selection
+
+def jobs(parameters):
+    return [{}]
+
+def make(dataset, network, job):
+    return b""
+
+def distil(dataset, network, ipcs, seed, parameters, prepared):
+    return selection.random(dataset, network, ipcs, seed, parameters)
+
+made = Preparation(jobs, make)
+METHODS["mine"] = Method(distil, selection.RandomSelection, shares=True, preparation=made)
+"""
 NETWORK = """
 from ddlib.zoo import NETWORKS, mlp
 
@@ -104,7 +119,11 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
         (METHOD.replace("ipcs, seed, ", "", 1), r"line 7: .* must be a function of 5 arguments"),
         (
             METHOD.replace("Method(distil", "Method(selection.random"),
-            r"mine\.py, line 7: the method 'mine' must be a function of this file, whose code",
+            r"line 7: the method 'mine' has a distil that must be a function of this file, whose",
+        ),
+        (
+            PREPARED,
+            r"line 14: the method 'mine' has a jobs that must be a function of 2 arguments, see",
         ),
         (
             METHOD.replace("selection.RandomSelection", "dict"),

@@ -30,7 +30,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, work
+from ddlib import data, networks, running, study, together, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -58,6 +58,7 @@ GRID = {
     "evaluations": 2,
 }
 TRIALS = 3 * 2 * 2
+GROUP = running.Running._group
 COLUMNS = ("configuration", "method", "k", "seed", "status", "message")  # of failures
 
 
@@ -599,6 +600,76 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
 # What a method makes once.
 
 
+def as_on_a_card(self, trial):
+    """Return the group of a trial on an accelerator, with the study's own settings."""
+    plan = replace(self.plan, context=replace(self.plan.context, device="cuda"))
+    card = SimpleNamespace(plan=plan, seeds_at_once={})
+    card._seeds_at_once = partial(running.Running._seeds_at_once, card)
+    return GROUP(card, trial)
+
+
+def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
+    plan = study.prepare(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
+    card = SimpleNamespace(plan=plan)
+
+    def groups(**changes) -> list[list[int]]:
+        card.plan = replace(plan, **changes)
+        found: dict[object, list[int]] = {}
+        for trial in card.plan.trials:
+            found.setdefault(as_on_a_card(card, trial), []).append(trial.seed)
+        return list(found.values())
+
+    assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
+    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
+    assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
+    few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
+    assert groups(settings=few) == [[seed] for seed in range(7)]
+    monkeypatch.undo()
+    monkeypatch.setattr(together, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
+    assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
+    monkeypatch.undo()
+    normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
+    own = {name: replace(one, network=normed) for name, one in plan.configurations.items()}
+    assert groups(configurations=own) == [[seed] for seed in range(7)]
+
+
+def test_every_set_of_a_job_has_its_own_networks_scores(tmp_path):
+    plan = study.prepare(settings(tmp_path / "study", methods={"random": {}}))
+    trials = [trial for trial in plan.trials if trial.ipc == 1]
+    sets = [one_set(plan, trial) for trial in trials]
+    chosen = plan.configurations["own"]
+    outcomes, _ = work.evaluate(plan.context, sets, chosen, [0, 1], [0, 1, 2], None)
+    alone = [
+        [work.evaluate(plan.context, [own], chosen, [seed], [n], None)[0][0][0] for n in range(3)]
+        for seed, own in enumerate(sets)
+    ]
+    assert outcomes == alone
+    assert len({score.cross_entropy for own in outcomes for score in own}) == 6
+    lost = replace(sets[0], images=1e30 * sets[0].images)
+    outcomes, _ = work.evaluate(plan.context, [lost, sets[1]], chosen, [0, 1], [0, 1, 2], None)
+    assert isinstance(outcomes[0], DivergedError)
+    assert outcomes[1] == alone[1]
+
+
+def one_set(plan, trial):
+    parameters = METHODS["random"].parameters()
+    network = networks.build("mlp", plan.dataset.image_shape, 3, width=16, depth=2)
+    return selection.random(plan.dataset, network, [1], trial.seed, parameters)[1]
+
+
+def test_sets_of_another_size_are_another_job(tmp_path, scheduler, monkeypatch):
+    def growing(dataset, network, ipcs, seed, parameters):
+        [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
+        fewer = {name: getattr(made, name)[seed:] for name in ("images", "labels")}
+        return {ipc: replace(made, **fewer)}
+
+    monkeypatch.setitem(METHODS, "growing", Method(growing, Nothing, shares=False))
+    given = {"methods": {"growing": {}}, "seeds": 3, "scheduler_address": scheduler}
+    alone = study.run(settings(tmp_path / "alone", **given))
+    monkeypatch.setattr(running.Running, "_group", as_on_a_card)
+    assert study.run(settings(tmp_path / "together", **given)).trials.equals(alone.trials)
+
+
 def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, monkeypatch):
     """As an accelerator evaluates them: all seeds of a method and size that have a set."""
 
@@ -624,9 +695,7 @@ def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, mon
 
     alone = study.run(settings(tmp_path / "alone", **given))
     monkeypatch.setattr(running.Running, "_train_on", recorded)
-    card = SimpleNamespace(plan=SimpleNamespace(context=SimpleNamespace(device="cuda")))
-    there = partial(running.Running._group, card)
-    monkeypatch.setattr(running.Running, "_group", lambda _, trial: there(trial))
+    monkeypatch.setattr(running.Running, "_group", as_on_a_card)
     result = study.run(settings(tmp_path / "together", **given))
     assert result.trials.equals(alone.trials)
     assert result.failures.equals(alone.failures)
@@ -681,6 +750,24 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
     more = {"methods": {"shifted": {"shifts": 3}}, "scheduler_address": scheduler}
     study.run(settings(tmp_path / "two", **more))
     assert sorted(made) == [1, 10, 100]
+
+
+def test_experts_that_are_long_enough_are_taken(tmp_path):
+    def files(*ks: int) -> list[Path]:
+        methods = {"mtt": {"experts": 2, "max_start": {1: 2, 10: 20}}}
+        plan = study.prepare(settings(tmp_path / "study", methods=methods, k=ks))
+        return [path for _, path in plan.preparations("mtt")]
+
+    short, long = files(3), files(3, 30)
+    assert [path.name.rsplit("-", 1)[1] for path in short + long] == ["3", "3", "21", "21"]
+    assert len(set(short + long)) == 4
+    long[0].parent.mkdir(parents=True)
+    long[0].touch()
+    long[0].with_name(f"{long[0].name}.seconds").touch()
+    assert files(3) == [long[0], short[1]]
+    short[0].touch()
+    assert files(3) == short
+    assert files(3, 30) == long
 
 
 def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
