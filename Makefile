@@ -18,7 +18,7 @@ batch: .venv/installed
 
 ## test: the whole test suite, one file a core at a time, in their order: slow ones come early
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 20
 
 ## bench: how fast, against the obvious implementations; BENCH=--quick to see that it works
 bench: .venv/installed

@@ -211,10 +211,11 @@ class Batch:
         lock = FileLock(run.folder / ".batch.lock")
         try:
             lock.acquire(timeout=0)
-            if not self.again and run.is_current(run.identity()):
+            identity = run.identity()
+            if not self.again and run.is_current(identity):
                 self._end(run, "up to date")
             else:
-                self._launch(run, lock)
+                self._launch(run, identity, lock)
         except Timeout:
             return
         except OSError as error:
@@ -225,13 +226,14 @@ class Batch:
             if not any(one.lock is lock for one in self.under_way):
                 lock.release()
 
-    def _launch(self, run: Run, lock: FileLock) -> None:
+    def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
         for name in (NOTE, PROGRESS):
             (run.folder / name).unlink(missing_ok=True)
         options, variables = self._place(run)
         given = [f"{name}={value}" for name, value in options.items()]
         log = (run.folder / f"{run.notebook.stem}.log").open("wb", buffering=0)
-        command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT]
+        checked = [run.settings.results, identity]
+        command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT, *checked]
         process = subprocess.Popen(
             [*command, run.notebook, run.parameters, *given],
             env=self.environment | variables,

@@ -27,7 +27,12 @@ DIED = (
     "the notebook's process died {}, perhaps for want of memory; what is finished is kept: "
     "run again"
 )
-WITH_PARENT = "--with-parent"  # the first argument of a process that is to end with its parent
+WITH_PARENT = "--with-parent"
+"""The first argument of a process that is to end with its parent, which has checked the parameters;
+their results folder and what decides the run follow."""
+
+Checked = tuple[str, str | None]
+"""The results folder, and what decides the run: None where what does is missing or wrong."""
 
 
 class WholeFiles(LocalHandler):
@@ -53,22 +58,26 @@ def read_file(parameters: Path) -> dict[str, Any]:
     return given
 
 
-def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
+def execute(
+    notebook: Path, parameters: Path, checked: Checked | None = None, **others: Any
+) -> Path:
     """Run `notebook` with the YAML file `parameters`; return the executed notebook.
 
-    others: parameters that go before those of the file. The page, a file beside the executed
-    notebook, is written also where a cell fails: it then says which and why. Where none does, a
-    note of what decided the run tells a batch that nothing is left to do. Raises FileNotFoundError
-    for a missing file, ValueError for parameters that name no study, OSError for a results folder
-    that cannot be written, PapermillExecutionError for a failed cell, ChildProcessError where the
-    notebook's own process died.
+    checked: what is known of them, by who has checked them; others: parameters that go before those
+    of the file. The page, a file beside the executed notebook, is written also where a cell fails:
+    it then says which and why. Where none does, a note of what decided the run tells a batch that
+    nothing is left to do. Raises FileNotFoundError for a missing file, ValueError for parameters
+    that name no study, OSError for a results folder that cannot be written, PapermillExecutionError
+    for a failed cell, ChildProcessError where the notebook's own process died.
     """
     if not notebook.is_file():
         raise FileNotFoundError(f"there is no file {notebook}; check the path")
     given = read_file(parameters) | others
-    # In a process of its own: torch, which it loads, would stay here for as long as the run takes.
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as checking:
-        results, identity = checking.submit(_checked, notebook, parameters, given).result()
+    if checked is None:
+        # In a process of its own: torch, which it loads, would stay here as long as the run takes.
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as checking:
+            checked = checking.submit(_check, notebook, parameters, given).result()
+    results, identity = checked
     executed = from_root(results) / notebook.name
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"results={results!r} is the notebook's own folder; name another")
@@ -94,11 +103,8 @@ def execute(notebook: Path, parameters: Path, **others: Any) -> Path:
     return executed
 
 
-def _checked(notebook: Path, parameters: Path, given: dict[str, Any]) -> tuple[str, str | None]:
-    """Return the results folder of parameters that pass every check made without data.
-
-    With it comes what decides the run; None where that is missing or wrong, as a cell will say.
-    """
+def _check(notebook: Path, parameters: Path, given: dict[str, Any]) -> Checked:
+    """Return what is known of parameters, which have to pass every check made without data."""
     from ddlib.runs import Run
     from ddlib.settings import read_parameters
 
@@ -123,16 +129,17 @@ def end_with_parent() -> None:
 
 def main(arguments: list[str]) -> None:
     """Run from a shell; one sentence and exit code 1 where it cannot."""
+    checked = None
     if arguments[:1] == [WITH_PARENT]:
         end_with_parent()
-        arguments = arguments[1:]
+        checked, arguments = (arguments[1], arguments[2]), arguments[3:]
     others = dict(argument.split("=", 1) for argument in arguments[2:] if "=" in argument)
     if len(arguments) < 2 or len(arguments) != 2 + len(others):
         sys.exit("usage: python -m ddlib.execute NOTEBOOK.ipynb PARAMETERS.yaml [NAME=VALUE ...]")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     values = {name: yaml.safe_load(value) for name, value in others.items()}
     try:
-        executed = execute(*map(Path, arguments[:2]), **values)
+        executed = execute(*map(Path, arguments[:2]), checked, **values)
     except PapermillExecutionError as stopped:
         what = " ".join(stopped.evalue.split()) or stopped.ename
         sys.exit(f"{arguments[0]} stopped in cell {stopped.exec_count}: {what}")

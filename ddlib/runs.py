@@ -4,11 +4,9 @@ Whoever runs the notebook (`ddlib.execute`) leaves a note of what decided it bes
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -94,7 +92,7 @@ class Run:
         given = vars(self.settings) | {"workers": None, "scheduler_address": None}
         given["extensions"] = [each.text for each in read_extensions(given.get("extensions"))]
         tables = [files_digest(folder, READ) for folder in self.inputs]
-        read = [self.cells, plain_text(_as_text(given)), library_digest(), tables]
+        read = [self.cells, plain_text(given), library_digest(), tables]
         if isinstance(self.settings, Settings):
             methods = read_methods(self.settings).values()
             read += [METHODS[base].outside(parameters) for base, parameters in methods]
@@ -132,12 +130,3 @@ class Run:
         path = self.folder / PROGRESS
         told = json.loads(path.read_text())["done"] if path.exists() else 0
         return min(told, self.size - 1)
-
-
-def _as_text(given: Any) -> Any:
-    """Return what YAML gives with text for the names of tables, and for dates."""
-    if isinstance(given, Mapping):
-        return {str(name): _as_text(value) for name, value in given.items()}
-    if isinstance(given, list | tuple):
-        return [_as_text(value) for value in given]
-    return given if isinstance(given, bool | int | float | None) else str(given)

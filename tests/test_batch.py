@@ -496,8 +496,8 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
     started, places, kept = {}, {}, []
 
     def start(command, env, **_):
-        started[command[5].stem] = [word for word in command if "=" in str(word)]
-        places[command[5].stem] = env.get("DASK_SCHEDULER_ADDRESS")
+        started[command[7].stem] = [word for word in command if "=" in str(word)]
+        places[command[7].stem] = env.get("DASK_SCHEDULER_ADDRESS")
         assert env.get("OMP_NUM_THREADS") != "of workers"
         raise OSError("not now")
 

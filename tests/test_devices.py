@@ -183,13 +183,12 @@ def distilled(dataset: DataSet, method: str, folder, iterations: int) -> torch.T
 
 @pytest.mark.parametrize("method", SETTINGS)
 def test_matching_waits_for_no_iteration(tiny, tmp_path, method):
-    few = on_both(lambda dataset: distilled(dataset, method, tmp_path, 2), tiny)
-    many = on_both(lambda dataset: distilled(dataset, method, tmp_path, 12), tiny)
+    few = on_both(lambda dataset: distilled(dataset, method, tmp_path, 1), tiny)
+    many = on_both(lambda dataset: distilled(dataset, method, tmp_path, 4), tiny)
     for here, there, _ in (few, many):
         assert there.device.type == "cpu"
         torch.testing.assert_close(there, here)
-    # DC and DSA look at 12 x (2 outer + 3 inner) losses a size, the others at fewer.
-    assert many[-1] - few[-1] <= 2 * 12 * 5 // CHECK_EVERY
+    assert many[-1] == few[-1]  # for DC and DSA 4 x (2 outer + 3 inner) losses a size, one look
 
 
 def test_training_a_generator_waits_for_no_step(tiny):

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
 import nbformat
@@ -48,13 +47,6 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
     assert executed.cells[-1].outputs[0].text == "sizes [10]\n"
     assert "sizes [10]" in (folder / "question.html").read_text()
     assert capsys.readouterr().out.endswith(f"read {folder / 'question.html'}\n")
-
-
-def test_names_that_are_numbers_or_dates_are_no_error(run):
-    folder = run("print(methods)", methods={"random": {}, 32: {"method": "random"}})
-    assert (folder / "run.json").exists()
-    run("print(data)", data={"name": date(2024, 1, 1)})  # which a cell may refuse
-    assert "2024" in (folder / "question.html").read_text()
 
 
 def test_what_checks_the_parameters_holds_no_memory_while_the_notebook_runs(run, tmp_path):

@@ -78,7 +78,7 @@ def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
 
 def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
     sizes, train = [], together._train
-    monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 16 * 64)
+    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 16 * 64)
     monkeypatch.setattr(
         together, "_train", lambda *given: sizes.append(len(given[3])) or train(*given)
     )
