@@ -8,6 +8,7 @@ held at most, less what it held before.
 
 import argparse
 import ctypes
+import io
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -220,6 +221,13 @@ def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> 
     return base.mark_line(point=True)
 
 
+def picture(chart: alt.VConcatChart) -> bytes:
+    """Return the figure as the README shows it, a PNG."""
+    file = io.BytesIO()
+    chart.save(file, format="png", scale_factor=1.25)
+    return charts.small(file.getvalue())
+
+
 def main() -> None:
     """Measure, and leave table, exponents and figure in the folder of results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -229,8 +237,9 @@ def main() -> None:
     fitted = exponents(points)
     write_atomically(folder / "growth.json", points.to_json(orient="records").encode())
     write_atomically(folder / "growth_exponents.json", fitted.to_json(orient="records").encode())
-    figure(points, fitted).save(folder / "growth.png", scale_factor=2)
-    figure(points, fitted).save(folder / "growth.html", inline=True)
+    drawn = figure(points, fitted)
+    write_atomically(folder / "growth.png", picture(drawn))
+    drawn.save(folder / "growth.html", inline=True)
     print(fitted.round(2).to_string(index=False))
     print(f"look at {folder / 'growth.html'}")
 

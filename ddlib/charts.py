@@ -89,6 +89,13 @@ def enable() -> None:
     alt.renderers.enable("ddlib")
 
 
+def small(png: bytes) -> bytes:
+    """Return a picture for a repository: in 128 colours, a tenth of the file."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
 def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
     """Return a chart for JupyterLab and as a PNG, by MIME type, and what to know of each."""
     picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=2))).convert("RGB")

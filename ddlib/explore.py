@@ -9,7 +9,6 @@ a fifth of a second; with all methods and all laws ticked, one that fits all ane
 """
 
 import gc
-import io
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -23,7 +22,6 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import traitlets
-from PIL import Image
 
 from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner, reading
 from ddlib.charts_explore import ROLES, Spec
@@ -589,10 +587,8 @@ def write_pictures(folder: Path) -> None:
     found = example()
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
     for name, kind in kinds.items():
-        picture = Image.open(io.BytesIO(kind(found).still["image/png"]))
-        file = io.BytesIO()
-        picture.quantize(128).save(file, "PNG", optimize=True)
-        write_atomically(folder / f"explore_{name}.png", file.getvalue())
+        picture = charts.small(kind(found).still["image/png"])
+        write_atomically(folder / f"explore_{name}.png", picture)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """The benchmark of growth, at its smallest."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks import growth
 
@@ -37,5 +40,6 @@ def test_a_case_is_measured_in_a_process_of_its_own_and_drawn():
     [row] = points.to_dict("records")
     assert (row["axis"], row["job"], row["size"]) == ("configurations", "distances", 50)
     assert 0 < row["seconds"] < 10
-    chart = growth.figure(points, growth.exponents(points)).to_dict()
-    assert [len(row["hconcat"]) for row in chart["vconcat"]] == [1, 1]
+    chart = growth.figure(points, growth.exponents(points))
+    assert [len(row["hconcat"]) for row in chart.to_dict()["vconcat"]] == [1, 1]
+    assert Image.open(io.BytesIO(growth.picture(chart))).mode == "P"  # few colours, a small file

@@ -597,7 +597,7 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
     assert capsys.readouterr().out == said
 
 
-# What a method makes once.
+# What an accelerator evaluates at once.
 
 
 def as_on_a_card(self, trial):
@@ -606,6 +606,19 @@ def as_on_a_card(self, trial):
     card = SimpleNamespace(plan=plan, seeds_at_once={})
     card._seeds_at_once = partial(running.Running._seeds_at_once, card)
     return GROUP(card, trial)
+
+
+def on_a_card(monkeypatch) -> list[list[int]]:
+    """Have trials grouped as on an accelerator; return the list that seeds of jobs come to."""
+    jobs, train_on = [], running.Running._train_on
+
+    def recorded(self, trials, sets):
+        jobs.append([trial.seed for trial in trials])
+        train_on(self, trials, sets)
+
+    monkeypatch.setattr(running.Running, "_train_on", recorded)
+    monkeypatch.setattr(running.Running, "_group", as_on_a_card)
+    return jobs
 
 
 def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
@@ -666,8 +679,9 @@ def test_sets_of_another_size_are_another_job(tmp_path, scheduler, monkeypatch):
     monkeypatch.setitem(METHODS, "growing", Method(growing, Nothing, shares=False))
     given = {"methods": {"growing": {}}, "seeds": 3, "scheduler_address": scheduler}
     alone = study.run(settings(tmp_path / "alone", **given))
-    monkeypatch.setattr(running.Running, "_group", as_on_a_card)
+    jobs = on_a_card(monkeypatch)
     assert study.run(settings(tmp_path / "together", **given)).trials.equals(alone.trials)
+    assert sorted(jobs) == [[0], [0], [1], [1], [2], [2]]
 
 
 def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, monkeypatch):
@@ -685,22 +699,18 @@ def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, mon
 
     monkeypatch.setitem(METHODS, "fragile", Method(fragile, Nothing, shares=False))
     monkeypatch.setitem(METHODS, "broken", Method(broken, Nothing, shares=False))
-    jobs, train_on = [], running.Running._train_on
     given = {"methods": {"fragile": {}, "broken": {}, "random": {}}, "seeds": 3}
     given |= {"scheduler_address": scheduler}
-
-    def recorded(self, trials, sets):
-        jobs.append([trial.seed for trial in trials])
-        train_on(self, trials, sets)
-
     alone = study.run(settings(tmp_path / "alone", **given))
-    monkeypatch.setattr(running.Running, "_train_on", recorded)
-    monkeypatch.setattr(running.Running, "_group", as_on_a_card)
+    jobs = on_a_card(monkeypatch)
     result = study.run(settings(tmp_path / "together", **given))
     assert result.trials.equals(alone.trials)
     assert result.failures.equals(alone.failures)
     assert list(result.failures["status"]) == ["diverged"] + ["failed"] * 7
     assert sorted(jobs) == [[0, 1, 2]] * 3 + [[0, 2]]
+
+
+# What a method makes once.
 
 
 @dataclass(frozen=True)

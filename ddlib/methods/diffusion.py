@@ -184,7 +184,8 @@ def sample(
     """Return latents (N, c, h, w) drawn from the model, each guided towards its mode.
 
     targets: the modes (N, c, h, w); class_ids: (N,); streams: one for each image.
-    The null class's half of classifier-free guidance shares the forward pass.
+    The null class's half of classifier-free guidance shares the forward pass. An accelerator waits
+    once a step for the noise, which diffusers draws and sends.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
