@@ -3,13 +3,17 @@
 Dask is imported where it is used: who only reads what a study found does not wait for it to load.
 """
 
+import asyncio
 import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,7 @@ from ddlib.settings import Settings
 
 if TYPE_CHECKING:
     from distributed import Client
+    from tornado.ioloop import IOLoop
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """The variable that names a scheduler to Dask, and here to a study that leaves it open."""
@@ -44,6 +49,8 @@ DASK = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
+    # A machine that wakes is not to take workers for dead: one that dies is missed at once.
+    "distributed.scheduler.worker-ttl": None,
 }
 
 
@@ -73,11 +80,33 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     if address is None:
         # Processes that share an accelerator would each hold the data in its memory.
         count = settings.workers or (1 if accelerated else None)
-        with processes(count, accelerated) as own, Client(own) as client:
+        with (
+            processes(count, accelerated) as own,
+            Client(own, loop=event_loop()) as client,
+        ):
             yield Workers(client, sees_cache=True)
     else:
         with _connected(address) as client:
             yield Workers(client, _checked(client, address, cache))
+
+
+@cache
+def event_loop() -> "IOLoop":
+    """Return this process's event loop, to give to what Dask starts, however late it began.
+
+    Dask's own is to run within ten seconds, or an assertion fails: a machine that is put to sleep
+    in that moment takes the study with it.
+    """
+    from tornado.ioloop import IOLoop
+
+    running: Future[IOLoop] = Future()
+
+    async def run() -> None:
+        running.set_result(IOLoop.current())
+        await asyncio.Event().wait()
+
+    threading.Thread(target=lambda: asyncio.run(run()), name="Dask", daemon=True).start()
+    return running.result()
 
 
 @contextmanager
@@ -98,6 +127,7 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
+            loop=event_loop(),
             silence_logs=logging.ERROR,  # a worker slow to leave is no news
             env=os.environ | KEEP_MEMORY,  # a fork's own is that of the first study
         )
@@ -114,7 +144,7 @@ def _connected(address: str) -> Iterator["Client"]:
 
     dask.config.set(DASK)
     try:
-        client = Client(address, timeout="20s")
+        client = Client(address, loop=event_loop(), timeout="20s")
         client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distributed import LocalCluster
 from mounts import run_with
 
 import ddlib
+from ddlib.cluster import event_loop
 
 ROOT = Path(ddlib.__file__).parents[1]
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -54,6 +56,21 @@ def held(hold: Path) -> int:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
     return int(told.read_text())
+
+
+@contextmanager
+def in_process(workers: int = 1) -> Iterator[str]:
+    """Keep a scheduler and workers that are threads of this process; give their address."""
+    with LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+        loop=event_loop(),
+    ) as local:
+        yield local.scheduler_address
 
 
 @dataclass

@@ -17,8 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from clusters import held, write_holding
-from distributed import LocalCluster
+from clusters import held, in_process, write_holding
 from mounts import needs_mounts, run_with
 
 from ddlib import batch, execute, fingerprints, runs, study
@@ -267,9 +266,8 @@ def test_killed_and_gone_on_with_by_two_at_once_it_gives_the_same_tables(project
 def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
     project.notebook("01_study", RUN)
     project.parameters("study/one")
-    given = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
-    with LocalCluster(n_workers=2, threads_per_worker=1, **given) as local:
-        code, printed = run("parameters", "--scheduler-address", local.scheduler_address)
+    with in_process(2) as address:
+        code, printed = run("parameters", "--scheduler-address", address)
     assert (code, statuses(printed)) == (0, {"study/one": "done"})
     assert tables(project.results("study/one")) == undisturbed(project, "study/one")
     assert current(project, "study/one")

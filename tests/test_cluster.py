@@ -1,25 +1,26 @@
 """A study on a Dask cluster: real processes, which share no folder, die, or run other code."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, held, write_holding
-from distributed import LocalCluster
+from clusters import Cluster, held, in_process, write_holding
 from mounts import needs_mounts
 
 import ddlib
 from ddlib import running, study, work
-from ddlib.cluster import connect, processes
+from ddlib.cluster import connect, event_loop, processes
 from ddlib.settings import Settings, read_settings
 
 # Needs all that a job can be given: what a method prepares, and a pretrained body.
@@ -63,13 +64,6 @@ def undisturbed(tmp_path_factory) -> list[bytes]:
     with in_process() as address:
         study.run(settings(root, scheduler_address=address))
     return tables(root)
-
-
-@contextmanager
-def in_process() -> Iterator[str]:
-    given = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
-    with LocalCluster(n_workers=1, threads_per_worker=1, **given) as local:
-        yield local.scheduler_address
 
 
 def after(count: int, act: Callable[[], None], monkeypatch) -> None:
@@ -247,6 +241,25 @@ def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, mo
         there = names(scheduler_address=address)
         assert names() == there
         assert not names(workers=1) & there
+
+
+def test_an_event_loop_may_be_late_and_dask_starts_none_of_its_own(tmp_path, monkeypatch):
+    """Its own ends with an assertion when a machine sleeps for ten seconds while it starts."""
+    monkeypatch.setattr(
+        "distributed.utils._CollectErrorThread", lambda **_: pytest.fail("Dask started a loop")
+    )
+    run = asyncio.run
+
+    def late(coroutine):
+        time.sleep(0.3)
+        run(coroutine)
+
+    monkeypatch.setattr(asyncio, "run", late)
+    event_loop.cache_clear()
+    with in_process() as address, connect(settings(tmp_path, workers=1), tmp_path) as own:
+        assert len(own.client.run(work.code)) == 1
+        with connect(settings(tmp_path, scheduler_address=address), tmp_path) as named:
+            assert list(named.client.scheduler_info()["workers"]) != list(own.client.run(str))
 
 
 def test_workers_that_do_not_start_are_said_in_one_sentence(monkeypatch):

@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from distributed import Client, LocalCluster
+from clusters import in_process
+from distributed import Client
 from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
@@ -101,15 +102,8 @@ def finished(tmp_path_factory) -> Finished:
 @pytest.fixture(scope="module")
 def scheduler():
     """The address of a scheduler that runs already, with one worker."""
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp",
-        host="127.0.0.1",
-        dashboard_address=None,
-    ) as cluster:
-        yield cluster.scheduler_address
+    with in_process() as address:
+        yield address
 
 
 @pytest.fixture
@@ -1060,7 +1054,11 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr(distributed, "Client", lambda given, timeout: Client(given, timeout="0.5s"))
+
+    def hasty(given, **others):
+        return Client(given, **others | {"timeout": "0.5s"})
+
+    monkeypatch.setattr(distributed, "Client", hasty)
     message = refusal(tmp_path / "study", ValueError, scheduler_address=address)
     assert message.startswith(f"no Dask workers answer at scheduler_address={address!r}; ")
     message = refusal(tmp_path / "study", ValueError, scheduler_address="no://address")
