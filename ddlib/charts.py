@@ -9,6 +9,8 @@ import pandas as pd
 import vl_convert
 from PIL import Image
 
+from ddlib.laws import LAWS
+
 WIDTH = 800  # pixels of a whole figure, axis labels excluded
 AICC_EDGE = 20  # larger differences in AICc are drawn at this edge, with their value
 
@@ -25,14 +27,16 @@ METHOD_COLOURS = {
 }
 SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
 # Label, colour and dashes of each law; the law under test is the only black, solid line.
-LAWS = {
-    "inverse_sqrt": ("a/√k + c", "#000000", (1, 0)),
-    "free_exponent": ("a/k^b + c", "#CC3377", (8, 3)),
-    "pure_power": ("a/k^b", "#4477AA", (2, 2)),
-    "exponential": ("a·exp(−k/τ) + c", "#CC8800", (6, 2, 2, 2)),
-    "inverse": ("a/k + c", "#228833", (4, 2)),
-    "logarithmic": ("c − a·log k", "#7755BB", (10, 2, 2, 2, 2, 2)),
+STYLES = {
+    "inverse_sqrt": ("#000000", (1, 0)),
+    "free_exponent": ("#CC3377", (8, 3)),
+    "pure_power": ("#4477AA", (2, 2)),
+    "exponential": ("#CC8800", (6, 2, 2, 2)),
+    "inverse": ("#228833", (4, 2)),
+    "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
 }
+"""The colour and the dashes of each law of `ddlib.laws.LAWS`."""
+FORMULAS = {name: law.formula for name, law in LAWS.items()}
 INK, FAINT = "#222222", "#5A5A5A"
 SIZE_TITLE = "distilled images in all, k (log scale)"
 # Complete, so that a dark JupyterLab theme cannot mix its own light ink in.
@@ -311,9 +315,10 @@ def _floor(floor: float, axes: LogAxes, colour: str) -> list[alt.Chart]:
 
 
 def _law_lines(curves: pd.DataFrame, axes: LogAxes) -> alt.Chart:
-    labels, colours, dashes = zip(*LAWS.values(), strict=True)
+    labels = [FORMULAS[law] for law in STYLES]
+    colours, dashes = zip(*STYLES.values(), strict=True)
     legend = alt.Legend(orient="top", columns=6, symbolSize=500, symbolStrokeWidth=2, title=None)
-    table = curves[curves["gap"] > 0].assign(label=lambda t: t["law"].map(_labels()))
+    table = curves[curves["gap"] > 0].assign(label=lambda t: t["law"].map(FORMULAS))
     lines = alt.Chart(table).mark_line(clip=True, strokeWidth=1.8)
     return lines.encode(
         axes.x,
@@ -334,7 +339,7 @@ def _evidence(summary: pd.DataFrame) -> alt.LayerChart:
         title="ΔAICc to the best law",
     )
     y_axis = alt.Axis(domain=False, ticks=False)
-    y = alt.Y("label:N", sort=list(_labels().values()), title=None, axis=y_axis)
+    y = alt.Y("label:N", sort=[FORMULAS[law] for law in STYLES], title=None, axis=y_axis)
     good = alt.Chart(pd.DataFrame({"shown": [-0.06 * AICC_EDGE], "to": [2]}))
     rows, far = alt.Chart(_evidence_table(summary)), alt.datum.far
     dots = rows.transform_filter("isValid(datum.delta_aicc)").mark_point(size=90, opacity=1)
@@ -365,10 +370,10 @@ def _evidence(summary: pd.DataFrame) -> alt.LayerChart:
 
 def _evidence_table(summary: pd.DataFrame) -> pd.DataFrame:
     numbers = summary[["delta_aicc", "loo_error", "r2", "r2_null"]].astype(float)
-    ink = summary["law"].map({law: colour for law, (_, colour, _) in LAWS.items()})
+    ink = summary["law"].map({law: colour for law, (colour, _) in STYLES.items()})
     pairs = zip(numbers["r2"], numbers["r2_null"], strict=True)
     return numbers.assign(
-        label=summary["law"].map(_labels()),
+        label=summary["law"].map(FORMULAS),
         shown=numbers["delta_aicc"].clip(upper=AICC_EDGE).fillna(0),
         far=numbers["delta_aicc"] > AICC_EDGE,
         value=[number(delta, ".1f", "no AICc") for delta in numbers["delta_aicc"]],
@@ -377,10 +382,6 @@ def _evidence_table(summary: pd.DataFrame) -> pd.DataFrame:
         loo=[number(error, "#.2g") for error in numbers["loo_error"]],
         fit=[f"{number(r2, '.3f')} ({number(null, '.2f')})" for r2, null in pairs],
     )
-
-
-def _labels() -> dict[str, str]:
-    return {law: label for law, (label, _, _) in LAWS.items()}
 
 
 def number(value: float, pattern: str, missing: str = "–") -> str:

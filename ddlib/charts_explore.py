@@ -13,7 +13,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.charts import CONFIG, FAINT, INK, LAWS, method_colours, size_axis, tips
+from ddlib.charts import CONFIG, FAINT, FORMULAS, INK, STYLES, method_colours, size_axis, tips
 
 LEFT, RIGHT = 470, 215  # widths of the panels; with their axes they fit beside JupyterLab's sidebar
 SHEET, ACROSS = (240, 130), 3  # place of a sheet of distilled images, and sheets in a row
@@ -47,7 +47,7 @@ def ipc_view(
     saturation point; sheets: method, ipc, url; now: k, and the gain at which k_sat is; heading:
     title and subtitle. The first law's curves have bands.
     """
-    curves = curves.assign(label=curves["law"].map({law: each[0] for law, each in LAWS.items()}))
+    curves = curves.assign(label=curves["law"].map(FORMULAS))
     first = curves[curves["law"] == curves["law"].iloc[0]] if len(curves) else curves
     saturated = numbers.dropna(subset="gap_sat")[["method", "law", "k_sat", "gap_sat"]]
     tables = {
@@ -76,8 +76,8 @@ def ipc_view(
         "@bottom": float(bottom),
         "@top": float(top),
         "@measure": measure_title,
-        "@laws": [LAWS[law][0] for law in laws],
-        "@dashes": [list(LAWS[law][2]) for law in laws],
+        "@laws": [FORMULAS[law] for law in laws],
+        "@dashes": [list(STYLES[law][1]) for law in laws],
     }
     rows = [[_gap_panel(), _gain_panel()]]
     if len(sheets):
@@ -252,7 +252,7 @@ def _gain_panel() -> Spec:
         _on("now").mark_rule(color=FAINT, strokeDash=[2, 2]).encode(y),
         _on("saturated").mark_point(**SATURATED).encode(x, y, colour, tooltip=tips(SATURATION)),
     ]
-    title = alt.Title("Gain of the next image", subtitle="Dots across: the tolerance.", fontSize=12)
+    title = alt.Title("Gain of the next image", subtitle="Dots across: least gain.", fontSize=12)
     return _panel(alt.layer(*layers).properties(width=RIGHT, height=270, title=title))
 
 

@@ -301,7 +301,7 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Compare the fitted exponents b of a k^-b + c of each pair of methods, controls left out.
+    """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
 
     fits_by_method: see `ddlib.laws.fit_table`, whose draws give all methods the same weights of
     the seeds, so that differences of draws are within seeds too. Columns: first, second, b_first,

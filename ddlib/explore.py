@@ -174,7 +174,7 @@ class Explorer(ABC):
 class IpcExplorer(Explorer):
     """How far do k images go? Fits, the next image's gain, k_sat and images at every IPC."""
 
-    def __init__(self, studies: Sequence[Tables], draws: int = DRAWS, tolerance: float = 0.1):
+    def __init__(self, studies: Sequence[Tables], draws: int = DRAWS, floor_share: float = 0.1):
         tables = studies[0]
         self.methods = Ticks("Methods", tables.methods, _at_first(tables))
         self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
@@ -184,13 +184,13 @@ class IpcExplorer(Explorer):
             "configuration": _choice("Trained as", tables.configurations),
             "measure": _choice("Measure", [(name, key) for key, name in MEASURES.items()]),
             "ipc": _slider("IPC", _ipcs(tables), 10),
-            "tolerance": _slider("Tolerance", [(f"{gain:g}", gain) for gain in LEAST], 1e-4),
+            "least_gain": _slider("Least gain", [(f"{gain:g}", gain) for gain in LEAST], 1e-4),
             "methods": self.methods,
             "laws": self.laws,
         }
-        self.draws, self.part = draws, tolerance
+        self.draws, self.floor_share = draws, floor_share
         self._fit, self._read, self._sheet = map(cache, (self._fitted, self._gaps, _sheet))
-        super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "tolerance")])
+        super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "least_gain")])
 
     def offer(self) -> None:
         tables, chosen = self.tables, self.controls["ipc"].value
@@ -229,10 +229,10 @@ class IpcExplorer(Explorer):
         gaps = gaps[["method", "k", "seed", measure]].rename(columns={measure: "gap"}).dropna()
         if gaps.empty:
             raise ValueError(f"every trial of {reading.listed(methods, 'and')} failed")
-        ipc, least = self.controls["ipc"].value, self.controls["tolerance"].value
+        ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = at_size(fits, gaps, k, least, self.part)
+        numbers = at_size(fits, gaps, k, least, self.floor_share)
         ks = np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60)
         drawn = _drawn(fits, ks)
         gains = _gains(fits, ks[:-1:4])
@@ -242,7 +242,7 @@ class IpcExplorer(Explorer):
             gaps, drawn, gains, numbers, sheets, (k, least), UNITS[measure], heading
         )
         seen = gaps[gaps["k"] == k].groupby("method")["gap"].mean().reindex(methods)
-        table = ipc_table(numbers, seen, measure, float(risks.mean()), self.part)
+        table = ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
         return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
 
     def _sheets(self, methods: list[str], ipc: int) -> tuple[pd.DataFrame, str]:
@@ -453,7 +453,7 @@ class Planner(Explorer):
             raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
         ks, count = tables.sizes, tables.class_count
         table = planner.compare_plans(fits, epsilon, budget * count, count, ks)
-        text = recommendation(table, tables, members, epsilon, budget)
+        text = recommendation(table, fits, tables, members, epsilon, budget)
         title = f"Images per class for a gap of {epsilon:g}"
         subtitle = "Dots: need by the fitted law, with its 95 % interval. Dashes: the budget."
         chart = charts_explore.plans_view(table, budget, (title, subtitle))

@@ -66,11 +66,11 @@ LAWS = {
     law.name: law
     for law in (
         Law("inverse_sqrt", "a/√k + c", ("a", "c"), _power, 0.5),
-        Law("free_exponent", "a k^-b + c", ("a", "b", "c"), _power),
-        Law("pure_power", "a k^-b", ("a", "b"), _power),
-        Law("exponential", "a exp(-k/τ) + c", ("a", "tau", "c"), lambda k, tau: np.exp(-k / tau)),
+        Law("free_exponent", "a/k^b + c", ("a", "b", "c"), _power),
+        Law("pure_power", "a/k^b", ("a", "b"), _power),
+        Law("exponential", "a·exp(−k/τ) + c", ("a", "tau", "c"), lambda k, tau: np.exp(-k / tau)),
         Law("inverse", "a/k + c", ("a", "c"), _power, 1.0),
-        Law("logarithmic", "c - a log k", ("a", "c"), lambda k, _: -np.log(k), 0.0),
+        Law("logarithmic", "c − a·log k", ("a", "c"), lambda k, _: -np.log(k), 0.0),
     )
 }
 
@@ -106,6 +106,11 @@ class Fit:
     def r2_null_95(self) -> float | None:
         """The 95th percentile of the same."""
         return None if self._null is None else float(np.quantile(self._null, 0.95))
+
+    @property
+    def beats_null(self) -> bool:
+        """Whether R² is more than random falling curves reach at their best 5 %."""
+        return self.r2 is not None and self.r2 > self.r2_null_95
 
     @property
     def identifiable(self) -> bool:
@@ -148,21 +153,21 @@ class Fit:
         here, there = self.law.curve(np.array([k, k + more], dtype=float), self.coefficients).T
         return interval(here - there)
 
-    def k_sat(self, tau: float) -> Interval:
-        """Saturation point: the k at which the reducible part is the fraction tau of the floor.
+    def k_floor(self, share: float) -> Interval:
+        """Return the k at which the part above the floor c is down to a share of it.
 
-        a k^-b = tau c, so (a / (tau c))^2 for the inverse square root. `high` is infinite where
+        a k^-b = share c, so (a / (share c))^2 for the inverse square root. `high` is infinite where
         the interval of c includes 0. Raises ValueError where no power law falls to a floor c > 0.
         """
-        a, b, c = self._falling_power(tau)
+        a, b, c = self._falling_power(share)
         if c[0] <= 0:
-            raise ValueError(f"the gap does not saturate above 0: its floor is c={c[0]:.3g}")
+            raise ValueError(f"there is no floor above 0, but c={c[0]:.3g}")
         with np.errstate(divide="ignore", invalid="ignore"):
-            k = (tau * np.maximum(c, 0) / a) ** (-1 / b)
+            k = (share * np.maximum(c, 0) / a) ** (-1 / b)
         return interval(np.where(a > 0, k, 0.0))
 
-    def k_marginal(self, tolerance: float) -> Interval:
-        """Return the k of a power law past which one more sample gains less than `tolerance`.
+    def k_sat(self, tolerance: float) -> Interval:
+        """Saturation point: the k of a power law past which a sample gains less than `tolerance`.
 
         -dG/dk = tolerance, so (a / (2 tolerance))^(2/3) for the inverse square root.
         """

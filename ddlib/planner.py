@@ -28,12 +28,14 @@ class Plan:
     member: str | None = None  # the one that needs most
     k: Interval | None = None  # infinite where the floor is above epsilon
     ipc: Interval | None = None
-    saturation: Interval | None = None  # None where the gap has no floor above 0
+    spent: Interval | None = None  # where the rest is down to floor_share; None without a floor
+    floor_share: float = 0.5
+    doubt: str = ""  # what speaks against the law
     reason: str = ""  # why there is no plan
 
     @property
     def reading(self) -> str:
-        """Say the plan in two sentences."""
+        """Say the plan in a few sentences."""
         goal = f"a worst gap of {self.epsilon:g}"
         if self.reason:
             return f"No plan for {goal}: {self.reason}."
@@ -44,10 +46,11 @@ class Plan:
             text += (
                 f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
             )
-        if self.saturation is None:
-            return f"{text} No floor above 0 was found, so no saturation point."
-        found = f"{self.saturation.estimate:.0f}{_ends(self.saturation)}"
-        return f"{text} Its gap saturates at k = {found}."
+        if self.spent is None:
+            return f"{text} No floor above 0 was found.{self.doubt}"
+        found = f"{self.spent.estimate:.0f}{_ends(self.spent)}"
+        part = f"What is above its floor is down to {self.floor_share:.0%} of it at k = {found}."
+        return f"{text} {part}{self.doubt}"
 
     @property
     def _beyond(self) -> str:
@@ -70,7 +73,7 @@ def plan(
     measure: str = "gap_error",
     *,
     law: str = LAW,
-    tolerance: float = 0.5,
+    floor_share: float = 0.5,
     draws: int = 1000,
     seed: int = 0,
 ) -> Plan:
@@ -79,13 +82,18 @@ def plan(
     Each member's gaps are fitted by a power law of `laws.LAWS`, and the family needs the k of the
     member that needs most. In each draw that member is chosen in another draw, so the interval
     does not lean upwards with M twice; the estimate still does, by about 15 % of k for 8 members
-    that do not differ and 3 % for 4 that do (5 seeds, simulated). tolerance: see `laws.Fit.k_sat`.
-    Refused, with `reason`, where the law of the deciding member is
+    that do not differ and 3 % for 4 that do (5 seeds, simulated). floor_share: see
+    `laws.Fit.k_floor`. Refused, with `reason`, where the law of the deciding member is
     not identifiable. Raises as `worst_gaps`, and where the k are too few for the law.
     """
     cube = lay_out(pilot_gaps, {"pilot": members}, measure)
     fits = _member_fits(cube, members, cube.ks, law, draws, seed)
-    return plan_from(fits, epsilon, class_count, cube.ks, tolerance)
+    found = plan_from(fits, epsilon, class_count, cube.ks, floor_share)
+    decides = fits.get(found.member)
+    if decides is None or decides.beats_null:
+        return found
+    rests = f"{decides.law.formula} explains no more of {found.member} than falling alone would"
+    return replace(found, doubt=f" But {rests}, so beyond the measured sizes this is a guess.")
 
 
 def fit_members(
@@ -110,7 +118,7 @@ def plan_from(
     epsilon: float,
     class_count: int,
     ks: Sequence[float],
-    tolerance: float = 0.5,
+    floor_share: float = 0.5,
 ) -> Plan:
     """Plan as `plan` does from members' fits; ks: the sizes that were measured, ascending."""
     if not class_count >= 1 or not np.isfinite(epsilon):
@@ -127,10 +135,10 @@ def plan_from(
         *(None if value is None else float(np.ceil(round(value / class_count, 9))) for value in k)
     )
     try:
-        saturation = fits[member].k_sat(tolerance)
+        spent = fits[member].k_floor(floor_share)
     except ValueError:
-        saturation = None
-    return replace(here, member=member, k=k, ipc=ipc, saturation=saturation)
+        spent = None
+    return replace(here, member=member, k=k, ipc=ipc, spent=spent, floor_share=floor_share)
 
 
 def compare_plans(
@@ -252,7 +260,8 @@ def back_test(
 def _ends(interval: Interval) -> str:
     if interval.low is None:
         return ""
-    return f" (95 % interval {interval.low:.0f} to {interval.high:.0f})"
+    high = "no bound" if np.isinf(interval.high) else f"{interval.high:.0f}"
+    return f" (95 % interval {interval.low:.0f} to {high})"
 
 
 def _member_fits(cube: Cube, members, ks, law: str, draws: int, seed: int) -> dict[str, laws.Fit]:

@@ -25,13 +25,13 @@ class Text(str):
 def scaling(
     fits_by_method: Mapping[str, Mapping[str, Fit]],
     unit: str,
-    tolerance: float,
+    floor_share: float,
     largest: Mapping[str, int],
 ) -> "Text":
-    """Return one paragraph a method: does 1/sqrt(k) survive, and where does it saturate?
+    """Return one paragraph a method: does 1/sqrt(k) survive, and where do images stop paying?
 
-    fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; tolerance:
-    the part of the floor at which the reducible part of the gap counts as spent; largest: the
+    fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; floor_share:
+    the share of the floor at which the part of the gap above it counts as spent; largest: the
     largest size that was measured of each method; twice as many images are predicted.
     """
     paragraphs = []
@@ -43,7 +43,7 @@ def scaling(
                 _choice(fits),
                 _quality(law),
                 _floor(law, unit),
-                _saturation(law, tolerance, largest_k),
+                _spent(law, floor_share, largest_k),
                 _marginal(law, largest_k, unit),
                 _prediction(law, 2 * largest_k, unit),
                 _verdict(fits),
@@ -152,12 +152,11 @@ def _choice(fits: Mapping[str, Fit]) -> str:
 def _quality(law: Fit) -> str:
     if law.r2 is None:
         return "The mean gap is the same at every k, so R² says nothing."
-    above = law.r2 > law.r2_null_95
     return (
         f"a/√k + c explains R² = {law.r2:.3f} of the seed means (linear gaps), where random "
         f"falling curves reach {law.r2_null:.3f} in the middle and {law.r2_null_95:.3f} at their "
         f"best 5 %: "
-        f"the law explains {'more' if above else 'no more'} than falling alone would."
+        f"the law explains {'more' if law.beats_null else 'no more'} than falling alone would."
     )
 
 
@@ -167,17 +166,18 @@ def _floor(law: Fit, unit: str) -> str:
     if c.low is not None and c.low <= 0 <= c.high:
         return f"{text}, so no floor can be told from none."
     if c.high is not None and c.high < 0:
-        return f"{text}: below zero, so the points fall faster than a/√k does."
+        meets = (law.parameters["a"].estimate / c.estimate) ** 2
+        return f"{text}: below zero, so no floor; the curve would meet all data at k = {meets:.0f}."
     return f"{text}."
 
 
-def _saturation(law: Fit, tolerance: float, largest_k: int) -> str:
+def _spent(law: Fit, floor_share: float, largest_k: int) -> str:
     try:
-        k = law.k_sat(tolerance)
-    except ValueError as reason:
-        return f"There is no saturation point: {reason}."
+        k = law.k_floor(floor_share)
+    except ValueError:
+        return ""  # no floor, or no fall, as was said
     return (
-        f"Were a/√k + c the law, its reducible part would be down to {tolerance:.0%} of the floor "
+        f"Were a/√k + c the law, what is above the floor would be down to {floor_share:.0%} of it "
         f"at k = {between(k)}{_beyond(k, largest_k)}."
     )
 
@@ -185,7 +185,7 @@ def _saturation(law: Fit, tolerance: float, largest_k: int) -> str:
 def _marginal(law: Fit, largest_k: int, unit: str) -> str:
     if law.parameters["a"].estimate <= 0:
         return ""
-    k = law.k_marginal(SMALL_GAIN)
+    k = law.k_sat(SMALL_GAIN)
     return (
         f"One more image gains less than {SMALL_GAIN:g} {unit} from k = {between(k)} on"
         f"{_beyond(k, largest_k)}."
@@ -205,7 +205,10 @@ def _prediction(law: Fit, k: int, unit: str) -> str:
 
 
 def _verdict(fits: Mapping[str, Fit]) -> str:
-    """Weigh the three conditions under which 1/sqrt(k) survives; one that fails rejects it."""
+    """Weigh the conditions under which the curve a/sqrt(k) + c survives; one that fails rejects it.
+
+    The paper's bound is another matter: a gap that falls faster is no contradiction to it.
+    """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
     if not (law.identifiable and free.identifiable) or law.aicc is None:
         return "Whether 1/√k holds cannot be decided from these points."
@@ -214,12 +217,19 @@ def _verdict(fits: Mapping[str, Fit]) -> str:
     against = {
         "the exponent": not b.low <= 0.5 <= b.high,
         "AICc": law.aicc - least > NEAR,
-        "R²": law.r2 <= law.r2_null_95,
+        "R²": not law.beats_null,
     }
     failed = [what for what, fails in against.items() if fails]
-    if failed:
-        return f"So 1/√k does not survive: against it speaks {' and '.join(failed)}."
-    return "So 1/√k survives: the exponent, AICc and R² all allow it."
+    if not failed:
+        c = law.parameters["c"]
+        bare = ", but without a floor above 0" if c.high is not None and c.high < 0 else ""
+        return f"So the curve a/√k + c survives{bare}: the exponent, AICc and R² all allow it."
+    text = f"So the curve a/√k + c does not survive: against it speaks {' and '.join(failed)}."
+    if b.low > 0.5:
+        return f"{text} As an upper bound it is not contradicted, for the gap falls faster."
+    if b.high < 0.5:
+        return f"{text} As an upper bound it is contradicted too, for the gap falls slower."
+    return text
 
 
 def listed(names: Iterable, word: str = "or") -> str:

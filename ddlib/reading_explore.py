@@ -51,13 +51,13 @@ class Need(NamedTuple):
 
 
 def at_size(
-    fits: dict, gaps: pd.DataFrame, k: float, least_gain: float, tolerance: float
+    fits: dict, gaps: pd.DataFrame, k: float, least_gain: float, floor_share: float
 ) -> pd.DataFrame:
     """Tabulate what fits say at k: a row a method and law.
 
     Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
-    which the next image gains less than least_gain), spent (where the reducible part is down to
-    the fraction tolerance of the floor), each of the three with _low and _high, gap_sat (the curve
+    which the next image gains less than least_gain), spent (where the part above the floor is down
+    to floor_share of it), each of the three with _low and _high, gap_sat (the curve
     at k_sat), no_k_sat and no_spent (why there is none), measured, sd, n (over seeds at k). fits:
     {(method, law): Fit}; gaps: method, k, seed, gap.
     """
@@ -71,8 +71,8 @@ def at_size(
         if found.fitted:
             row |= zip(("gap", "low", "high"), found.gap(k), strict=True)
             row |= _ended(found.gain(k), "gain")
-            row |= _or_reason(lambda: found.k_marginal(least_gain), "k_sat")  # noqa: B023
-            row |= _or_reason(lambda: found.k_sat(tolerance), "spent")  # noqa: B023
+            row |= _or_reason(lambda: found.k_sat(least_gain), "k_sat")  # noqa: B023
+            row |= _or_reason(lambda: found.k_floor(floor_share), "spent")  # noqa: B023
             if row.get("k_sat", 0) > 0:
                 row["gap_sat"] = found.gap(row["k_sat"]).estimate
         rows.append(row)
@@ -94,9 +94,17 @@ def _or_reason(ask: Callable[[], Interval], name: str) -> dict:
 
 
 def recommendation(
-    table: pd.DataFrame, tables: Tables, members: Sequence[str], epsilon: float, budget: float
+    table: pd.DataFrame,
+    fits: dict[str, dict[str, laws.Fit]],
+    tables: Tables,
+    members: Sequence[str],
+    epsilon: float,
+    budget: float,
 ) -> str:
-    """Say which method to take at how many images per class, and what that rests on (HTML)."""
+    """Say which method to take at how many images per class, and what that rests on (HTML).
+
+    table, fits: `planner.compare_plans`, and what it was given.
+    """
     best, ks = table.iloc[0], tables.sizes
     goal, where = f"a gap of {epsilon:g}", reading.listed(members, "and")
     where = where if len(members) <= 3 else f"all {len(members)} configurations"
@@ -114,7 +122,10 @@ def recommendation(
             f"leave {gap} at the budget. {rests}."
         )
     ipc = Interval(*(max(end, 1.0) for end in best[["ipc", "ipc_low", "ipc_high"]]))
+    decides = fits[best["method"]][best["member"]]
     fit = f"R² = {best['r2']:.3f} under {html.escape(best['member'])}, which decides"
+    if not decides.beats_null:
+        fit += f", no more than falling alone would give ({decides.r2_null_95:.3f}): a guess"
     past = best["k"] / ks[-1]
     beyond = f"; k lies {past:.1f} times past the largest measured" if past > 1 else ""
     inside = table[table["within"]].iloc[1:]
@@ -130,12 +141,12 @@ def recommendation(
 
 
 def ipc_table(
-    numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float, tolerance: float
+    numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float, floor_share: float
 ) -> str:
     """Tabulate predicted against measured, a row a method and law; or measured alone.
 
     numbers: `at_size`; seen: the mean gap at this size by method, NaN where it was not measured;
-    measure: of `laws.gap_matrix`; level: the mean risk on all data; tolerance: see
+    measure: of `laws.gap_matrix`; level: the mean risk on all data; floor_share: see
     `at_size`.
     """
     error = measure == "gap_error"
@@ -162,7 +173,7 @@ def ipc_table(
     head += [
         "the next image gains",
         "k_sat: gains less from k =",
-        f"{tolerance:.0%} of floor at k =",
+        f"{floor_share:.0%} of floor at k =",
     ]
     return _table(head, rows, note)
 

@@ -46,9 +46,9 @@ class Settings:
     `ddlib.devices.PRECISIONS`, in which networks compute; results: the folder to write, from the
     project's root; cache: the folder
     of what all studies share, networks trained on all data and what methods prepare; draws:
-    bootstrap draws of a fit; tolerance: the part of the floor at which the law counts as
-    saturated; theory: fields of `Theory`, which notebook 04 reads; extensions: Python files, from
-    the project's root, that bring methods, networks or data sets of your own (see
+    bootstrap draws of a fit; floor_share: the share of a floor at which what is above it counts as
+    spent; theory: fields of `Theory`, which notebook 04 reads; extensions: Python files, from the
+    project's root, that bring methods, networks or data sets of your own (see
     `ddlib.extensions`).
     """
 
@@ -72,7 +72,7 @@ class Settings:
     precision: str = "float32"
     scheduler_address: str | None = None
     draws: int = 1000
-    tolerance: float = 0.1
+    floor_share: float = 0.1
     theory: Mapping[str, Any] | None = None
     extensions: list[str] | None = None
 
@@ -102,13 +102,13 @@ class Exploration:
 
     studies: results folders, from the project's root; empty for the example that comes with the
     library; results: the folder for the executed notebook; draws: bootstrap draws of a fit;
-    tolerance: as in `Settings`.
+    floor_share: as in `Settings`.
     """
 
     studies: list[str]
     results: str
     draws: int = 200
-    tolerance: float = 0.1
+    floor_share: float = 0.1
 
 
 def required(kind: type) -> list[str]:
@@ -170,7 +170,7 @@ def read_exploration(given: Mapping[str, Any]) -> Exploration:
     if not isinstance(asked.results, str) or not asked.results:
         raise ValueError(f"results={asked.results!r} must be a text, such as results/mine")
     _check_count("draws", asked.draws)
-    check_tolerance(asked.tolerance)
+    check_share(asked.floor_share)
     return asked
 
 
@@ -247,6 +247,7 @@ def read_theory(settings: Settings) -> Theory:
 
 def check_coverage(settings: Settings) -> None:
     """Raise ValueError, before anything runs, for a study too small to read coverage from."""
+    check_values(settings)
     count = len(read_evaluations(settings))
     if count < 3:
         raise ValueError(f"{count} configurations make no families; give at least 3")
@@ -267,6 +268,8 @@ def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable
     """Raise ValueError unless a pilot is a list of the study's k and one of its configurations."""
     if pilot is None:
         return
+    if not isinstance(pilot, Mapping):
+        raise ValueError(f"pilot={pilot!r} must be a table, such as {{k: [10, 50], ...}}")
     check_names(pilot, ["k", "configurations"], "parameter of pilot")
     for key, known in (("k", ks), ("configurations", names)):
         chosen = pilot.get(key)
@@ -292,11 +295,8 @@ def network_options(settings: Settings) -> dict[str, Any]:
 
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
     """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
-    if not isinstance(ks, list | tuple) or not ks:
-        raise ValueError(f"k={ks!r} must be a list of sizes, such as [10, 50, 100]")
     count = dataset.class_count
     for k in ks:
-        _check_count("k", k)
         if k % count:
             neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
             raise ValueError(
@@ -329,20 +329,34 @@ def check_values(settings: Settings) -> None:
         value = getattr(settings, name)
         if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
             raise ValueError(f"{name}={value!r} must be a text, such as {example}")
+    if not isinstance(settings.k, list | tuple) or not settings.k:
+        raise ValueError(f"k={settings.k!r} must be a list of sizes, such as [10, 50, 100]")
+    for k in settings.k:
+        _check_count("k", k)
+    if settings.epsilons is not None and not isinstance(settings.epsilons, list | tuple):
+        raise ValueError(f"epsilons={settings.epsilons!r} must be a list of gaps, such as [0.05]")
     for epsilon in settings.epsilons or []:
-        if not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+        if not _is_above_0(epsilon):
             raise ValueError(f"epsilons hold {epsilon!r}; give gaps above 0, such as 0.05")
     if settings.spread is not None:
+        if not isinstance(settings.spread, Mapping):
+            raise ValueError(
+                f"spread={settings.spread!r} must be a table, such as {{size: 4, count: 5}}"
+            )
         check_names(settings.spread, ["size", "count"], "parameter of spread")
         for name in ("size", "count"):
             _check_count(f"{name} of spread", settings.spread.get(name), least=2)
-    check_tolerance(settings.tolerance)
+    check_share(settings.floor_share)
 
 
-def check_tolerance(tolerance: Any) -> None:
-    """Raise ValueError unless the tolerance is a number above 0."""
-    if not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance={tolerance!r} must be a number above 0, such as 0.1")
+def check_share(floor_share: Any) -> None:
+    """Raise ValueError unless the share of a floor is a number above 0."""
+    if not _is_above_0(floor_share):
+        raise ValueError(f"floor_share={floor_share!r} must be a number above 0, such as 0.1")
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, int | float) and value is not True and 0 < value < math.inf
 
 
 def _check_count(name: str, value: Any, least: int = 1) -> None:

@@ -231,9 +231,9 @@ def test_the_app_follows_every_control(watched, tmp_path):
 
 def _drive_ipc(ipc: Driven) -> None:
     ipc.slide("ipc", "ArrowRight")
-    ipc.slide("tolerance", "ArrowLeft", "ArrowLeft")
+    ipc.slide("least_gain", "ArrowLeft", "ArrowLeft")
     ipc.tick("methods", "mtt")
-    ipc.tick("laws", "a k^-b + c")
+    ipc.tick("laws", "a/k^b + c")
     ipc.tick("methods", "random")
     ipc.select("measure", "gap_cross_entropy")
     ipc.select("configuration", "augmented")
@@ -309,7 +309,7 @@ def test_jupyterlab_follows_the_keyboard(watched, tmp_path):
         ipc = Driven(watched, 0, explore.IpcExplorer(found))
         playwright.expect(ipc.picture.locator("svg")).to_be_visible()
         ipc.slide("ipc", "ArrowLeft", "ArrowLeft")
-        ipc.slide("tolerance", "ArrowRight")
+        ipc.slide("least_gain", "ArrowRight")
         ipc.tick("methods", "mtt")
         ipc.tick("laws", "a/k + c")
         watched.screenshot(path=_screen("lab_ipc.png"))

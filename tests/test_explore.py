@@ -36,7 +36,7 @@ def ipc(ipc_explorer):
     """Return the explorer of IPC as it opens."""
     with ipc_explorer.together():
         choose(ipc_explorer, study="digits: methods/digits", configuration="plain", ipc=10)
-        choose(ipc_explorer, measure="gap_error", tolerance=1e-4, laws=("a/√k + c",))
+        choose(ipc_explorer, measure="gap_error", least_gain=1e-4, laws=("a/√k + c",))
         choose(ipc_explorer, methods=explore.FIRST)
     return ipc_explorer
 
@@ -103,17 +103,17 @@ def test_predicted_and_measured_are_those_of_the_fit(ipc, example, ipc_now):
     assert here["gap"] == pytest.approx(a / k**0.5 + c, rel=1e-6)
 
 
-def test_k_sat_moves_with_the_tolerance(ipc):
+def test_k_sat_moves_with_the_least_gain(ipc):
     found = []
     for least in (1e-3, 1e-4, 1e-5):
-        choose(ipc, tolerance=least)
+        choose(ipc, least_gain=least)
         found.append(next(mark["k"] for mark in rows(ipc, "saturated") if mark["method"] == "dm"))
-    # (a / (2 tolerance))^(2/3): ten times less tolerance, 10^(2/3) times the images
+    # (a / (2 least))^(2/3): ten times less gain, 10^(2/3) times the images
     assert np.diff(np.log10(found)) == pytest.approx([2 / 3, 2 / 3])
 
 
 def test_fits_and_methods_are_ticked_in_and_out(ipc):
-    choose(ipc, methods=("random", "mtt"), laws=("a/√k + c", "a exp(-k/τ) + c"))
+    choose(ipc, methods=("random", "mtt"), laws=("a/√k + c", "a·exp(−k/τ) + c"))
     assert {row["method"] for row in rows(ipc, "gaps")} == {"random", "mtt"}
     assert {(row["method"], row["law"]) for row in rows(ipc, "curves")} == {
         (method, law) for method in ("random", "mtt") for law in ("inverse_sqrt", "exponential")
@@ -351,7 +351,7 @@ def test_an_extrapolation_is_called_one(plans):
 
 
 def test_pictures_are_sound_vega_lite(ipc, family, plans):
-    choose(ipc, laws=("a/√k + c", "a k^-b + c"))
+    choose(ipc, laws=("a/√k + c", "a/k^b + c"))
     for explorer in (ipc, family, plans):
         bare = explorer.view.chart | {"datasets": {}}  # a failure prints all of it
         alt.Chart.from_dict(bare)  # raises for what the schema does not know

@@ -300,40 +300,40 @@ def test_saturation_matches_a_search_on_a_grid(law):
     grid = np.arange(1, 200_000)
     curve = CURVES[law](grid.astype(float), *values)
     marginal = grid[1:][np.diff(curve) > -1e-4][0]
-    assert found.k_marginal(1e-4).estimate == pytest.approx(marginal, abs=1.5)
+    assert found.k_sat(1e-4).estimate == pytest.approx(marginal, abs=1.5)
     at = grid[curve - values[-1] <= 0.5 * values[-1]][0]
-    assert at - 1 <= found.k_sat(0.5).estimate <= at
+    assert at - 1 <= found.k_floor(0.5).estimate <= at
 
 
 def test_saturation_of_the_inverse_square_root_in_closed_form():
     found = laws.fit(table("inverse_sqrt", (1.0, 0.05)), "inverse_sqrt")
     a, c = found.parameters["a"].estimate, found.parameters["c"].estimate
-    assert found.k_sat(0.5).estimate == pytest.approx((a / (0.5 * c)) ** 2)
-    assert found.k_marginal(1e-5).estimate == pytest.approx((a / 2e-5) ** (2 / 3))
+    assert found.k_floor(0.5).estimate == pytest.approx((a / (0.5 * c)) ** 2)
+    assert found.k_sat(1e-5).estimate == pytest.approx((a / 2e-5) ** (2 / 3))
     # monotone in a alone, so the interval of a carries over end by end
     low, high = found.parameters["a"][1:]
-    assert found.k_marginal(1e-5)[1:] == pytest.approx([(x / 2e-5) ** (2 / 3) for x in (low, high)])
-    assert within((1 / (0.5 * 0.05)) ** 2, found.k_sat(0.5))
+    assert found.k_sat(1e-5)[1:] == pytest.approx([(x / 2e-5) ** (2 / 3) for x in (low, high)])
+    assert within((1 / (0.5 * 0.05)) ** 2, found.k_floor(0.5))
 
 
 def test_what_cannot_saturate_says_why():
     for law in ("logarithmic", "exponential"):
         with pytest.raises(ValueError, match="is not a power law; use one"):
-            laws.fit(FALLING, law, draws=20).k_sat(0.1)
-    with pytest.raises(ValueError, match="does not saturate above 0: its floor is c=0"):
-        laws.fit(FALLING, "pure_power", draws=20).k_sat(0.1)
+            laws.fit(FALLING, law, draws=20).k_floor(0.1)
+    with pytest.raises(ValueError, match="there is no floor above 0, but c=0"):
+        laws.fit(FALLING, "pure_power", draws=20).k_floor(0.1)
     below = laws.fit(table("inverse_sqrt", (1.0, -0.1)), "inverse_sqrt")
-    with pytest.raises(ValueError, match=r"does not saturate above 0: its floor is c=-0\.1"):
-        below.k_sat(0.1)
+    with pytest.raises(ValueError, match=r"there is no floor above 0, but c=-0\.1"):
+        below.k_floor(0.1)
     with pytest.raises(ValueError, match="choose a number > 0"):
-        below.k_marginal(0)
+        below.k_sat(0)
 
 
 def test_saturation_is_unbounded_where_the_floor_may_be_zero():
     found = laws.fit(table("inverse_sqrt", (1.0, 0.0), generator=3, shared=0.02), "inverse_sqrt")
     assert found.parameters["c"].low < 0 < found.parameters["c"].estimate
-    assert found.k_sat(0.1).high == np.inf
-    assert found.k_sat(0.1).low > 0
+    assert found.k_floor(0.1).high == np.inf
+    assert found.k_floor(0.1).low > 0
 
 
 def test_prediction_matches_the_formula_and_has_an_interval():
@@ -388,7 +388,7 @@ def test_odd_tables_say_what_is_wrong(name):
             assert rows.set_index("law").loc[found.law.name, "a"] is pd.NA
         elif found.parameters["a"].estimate <= 0:
             with pytest.raises(ValueError, match="does not fall"):
-                found.k_marginal(1e-3)
+                found.k_sat(1e-3)
 
 
 def test_a_column_of_failures_is_as_if_it_were_not_there():
@@ -417,7 +417,7 @@ def test_one_seed_gives_estimates_without_intervals():
     design = np.stack([np.array(KS) ** -0.5, np.ones(6)], axis=1)
     a, c = np.linalg.lstsq(design, FALLING.iloc[0].to_numpy())[0]
     assert found.parameters["a"] == (pytest.approx(a), None, None)
-    assert found.k_sat(0.5) == (pytest.approx((a / (0.5 * c)) ** 2), None, None)
+    assert found.k_floor(0.5) == (pytest.approx((a / (0.5 * c)) ** 2), None, None)
     assert found.predict(300).low.isna().all()
     assert found.aicc is None
 

@@ -37,13 +37,25 @@ def no_null(monkeypatch):
 def test_the_worst_member_sets_the_plan():
     gaps = pilot(table([0.5, 1.0, 0.8], noise=1e-6))
     found = planner.plan(gaps, MEMBERS, 0.07, 10, draws=50)
-    # (1 / (0.07 - 0.02))^2 = 400; the reducible part is half of the floor at (1 / 0.01)^2
+    # (1 / (0.07 - 0.02))^2 = 400; what is above the floor is half of it at (1 / 0.01)^2
     assert found.member == "c1"
     assert found.k == pytest.approx((400, 400, 400), rel=1e-3)
     assert found.ipc.estimate == pytest.approx(40, abs=1)
-    assert found.saturation.estimate == pytest.approx(10_000, rel=1e-3)
+    assert found.spent.estimate == pytest.approx(10_000, rel=1e-3)
     assert "extrapolated 4.0 times past the largest k measured" in found.reading
     assert "c1 decides" in found.reading
+    assert "down to 50% of it at k = 10" in found.reading
+
+
+def test_a_law_that_explains_no_more_than_falling_is_doubted(monkeypatch):
+    gaps = pilot(table([1.0], noise=1e-6))
+    assert "guess" not in planner.plan(gaps, ["c0"], 0.07, 10, draws=50).reading
+    monkeypatch.setattr(laws, "null_r2", lambda *_: np.ones(1))
+    doubted = planner.plan(gaps, ["c0"], 0.07, 10, draws=50).reading
+    assert doubted.endswith(
+        "But a/√k + c explains no more of c0 than falling alone would, so beyond the measured "
+        "sizes this is a guess."
+    )
 
 
 def test_members_change_places_beyond_the_pilot():
@@ -77,10 +89,10 @@ def test_a_gap_held_by_the_smallest_k_is_said_to_be():
     assert "the smallest k measured, 10, is enough" in found.reading
 
 
-def test_a_gap_without_floor_does_not_saturate():
+def test_a_gap_without_floor_is_never_spent():
     found = planner.plan(pilot(table([1.0], [-0.05])), ["c0"], 0.1, 10, draws=50)
-    assert found.saturation is None
-    assert "no saturation point" in found.reading
+    assert found.spent is None
+    assert found.reading.endswith("No floor above 0 was found.")
 
 
 def test_what_is_not_identifiable_is_refused():

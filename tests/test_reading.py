@@ -17,32 +17,32 @@ def seeds(curve, noise=0.002, count=5):
     return pd.DataFrame(curve(KS) + draws, index=range(count), columns=KS)
 
 
-def read(table, tolerance=0.1, largest=2000):
+def read(table, floor_share=0.1, largest=2000):
     fits = laws.fit_all(table, draws=200)
-    return fits, reading.scaling({"dm": fits}, "nats", tolerance, {"dm": largest})
+    return fits, reading.scaling({"dm": fits}, "nats", floor_share, {"dm": largest})
 
 
 def test_a_true_inverse_square_root_survives():
     fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05))
     assert text.startswith("**dm.** Left free, the exponent is b = ")
-    assert "So 1/√k survives: the exponent, AICc and R² all allow it." in text
+    assert "So the curve a/√k + c survives: the exponent, AICc and R² all allow it." in text
     assert "AICc prefers a/√k + c." in text
     assert "the law explains more than falling alone would" in text
     assert "so no floor can be told from none" not in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
-    saturation = fits["inverse_sqrt"].k_sat(0.1)
-    assert saturation.low < 40000 < saturation.high
+    spent = fits["inverse_sqrt"].k_floor(0.1)
+    assert spent.low < 40000 < spent.high
     beyond = "which lies beyond the largest k measured, 2000, and so is extrapolated."
-    assert f"down to 10% of the floor at k = {reading.between(saturation)}, {beyond}" in text
+    assert f"down to 10% of it at k = {reading.between(spent)}, {beyond}" in text
     # -dG/dk = k^-3/2 / 2 is 1e-4 at k = 5000^(2/3) = 292
-    marginal = fits["inverse_sqrt"].k_marginal(1e-4)
-    assert marginal.low < 292.4 < marginal.high
-    assert f"less than 0.0001 nats from k = {reading.between(marginal)} on." in text
+    saturation = fits["inverse_sqrt"].k_sat(1e-4)
+    assert saturation.low < 292.4 < saturation.high
+    assert f"less than 0.0001 nats from k = {reading.between(saturation)} on." in text
 
 
-def test_a_saturation_point_within_the_measured_sizes_is_not_called_extrapolated():
+def test_a_floor_reached_within_the_measured_sizes_is_not_called_extrapolated():
     fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.5), largest=2000)
-    assert fits["inverse_sqrt"].k_sat(0.1).estimate < 2000
+    assert fits["inverse_sqrt"].k_floor(0.1).estimate < 2000
     assert "extrapolated" not in text
 
 
@@ -50,7 +50,22 @@ def test_a_saturation_point_within_the_measured_sizes_is_not_called_extrapolated
 def test_another_exponent_is_rejected_and_named(exponent, way):
     _, text = read(seeds(lambda k: k**-exponent + 0.02, noise=0.0005))
     assert f": the gap falls {way} than 1/√k." in text
-    assert "So 1/√k does not survive: against it speaks the exponent and AICc" in text
+    assert "So the curve a/√k + c does not survive: against it speaks the exponent and AICc" in text
+    denied = "contradicted too" if way == "slower" else "not contradicted"
+    assert text.endswith(f"As an upper bound it is {denied}, for the gap falls {way}.")
+
+
+def test_a_floor_below_zero_is_none():
+    fits, text = read(seeds(lambda k: 1 / np.sqrt(k) - 1 / np.sqrt(4000), noise=0.0005))
+    law = fits["inverse_sqrt"].parameters
+    meets = (law["a"].estimate / law["c"].estimate) ** 2
+    assert meets == pytest.approx(4000, rel=0.05)
+    assert f"below zero, so no floor; the curve would meet all data at k = {meets:.0f}." in text
+    assert "down to 10% of it" not in text
+    assert text.endswith(
+        "So the curve a/√k + c survives, but without a floor above 0: the exponent, AICc and R² "
+        "all allow it."
+    )
 
 
 def test_the_prediction_is_that_of_the_fit():
@@ -109,7 +124,7 @@ def test_one_failed_condition_is_enough_to_reject():
     text = reading.scaling({"dm": fits | {"pure_power": rival}}, "nats", 0.1, {"dm": 2000})
     assert "which holds 1/2." in text
     assert "a/√k + c is 2.5 units behind" in text
-    assert text.endswith("So 1/√k does not survive: against it speaks AICc.")
+    assert text.endswith("So the curve a/√k + c does not survive: against it speaks AICc.")
 
 
 @pytest.mark.parametrize(

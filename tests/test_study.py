@@ -4,6 +4,7 @@ Worker processes take seconds to start, so two tests only use them; the rest run
 scheduler inside the test process, which is also what `scheduler_address` is for.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -14,7 +15,7 @@ import socket
 import statistics
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -349,7 +350,7 @@ def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
         ({"methods": {"dc": DC, "random": {}, "herding": {}}}, 8, 8, 2),
         ({"k": [3, 9]}, 6, 6, 2),
         ({"seeds": 1}, 6, 6, 1),
-        ({"seeds": 3, "workers": 1, "draws": 7, "tolerance": 0.3}, TRIALS, TRIALS, 2),
+        ({"seeds": 3, "workers": 1, "draws": 7, "floor_share": 0.3}, TRIALS, TRIALS, 2),
         ({"scheduler_address": "tcp://127.0.0.1:1"}, TRIALS, TRIALS, 2),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
@@ -942,8 +943,18 @@ BAD = {
     "no workers": ({"workers": 0}, "workers=0 must be a whole number of at least 1"),
     "workers in words": ({"workers": "two"}, "workers='two' must be a whole number of at least 1"),
     "draws": ({"draws": "many"}, "draws='many' must be a whole number of at least 1"),
-    "tolerance in words": ({"tolerance": "small"}, "tolerance='small' must be a number above 0"),
-    "no tolerance": ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
+    "floor_share in words": (
+        {"floor_share": "small"},
+        "floor_share='small' must be a number above 0",
+    ),
+    "no floor_share": ({"floor_share": 0}, "floor_share=0 must be a number above 0"),
+    "floor_share is a truth": ({"floor_share": True}, "floor_share=True must be a number above 0"),
+    "one gap": ({"epsilons": 0.05}, "epsilons=0.05 must be a list of gaps, such as [0.05]"),
+    "spread of one number": (
+        {"spread": 4},
+        "spread=4 must be a table, such as {size: 4, count: 5}",
+    ),
+    "pilot of one number": ({"pilot": 4}, "pilot=4 must be a table, such as {k: [10, 50], ...}"),
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
     "precision": (
         {"precision": "fp16"},
@@ -986,6 +997,18 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
     message = refusal(tmp_path / "study", ValueError, **changes)
     assert sentence in message
     assert list(tmp_path.iterdir()) == []
+
+
+ANYTHING = [4, 0.5, "", "x", True, None, [], [1], ["x"], [[1]], {}, {"x": 1}, {1: 2}, math.nan]
+
+
+@pytest.mark.parametrize("name", [declared.name for declared in fields(Settings)])
+def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, name):
+    for value in ANYTHING:
+        with contextlib.suppress(ValueError, OSError):
+            chosen = settings(tmp_path, **{name: value})
+            study.check(chosen)
+            check_coverage(chosen)
 
 
 def test_a_size_below_the_smallest_names_one_neighbour_only(tmp_path):
