@@ -133,7 +133,8 @@ def cost_table(
     """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
 
     costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
-    distil_seconds (of one set on its own, so with all that its method makes once for many),
+    distil_seconds (an equal share of the call that made the set, and all that its method makes once
+    for many sets, as if this were the only one),
     train_seconds, seconds (both), gain (accuracy over `baseline` at the same k), gain_per_second
     (of distillation; NaN for the baseline, which distils nothing), front (see `front`). Training
     is that of one network, test included; as every method trains the same network for the same

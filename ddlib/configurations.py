@@ -102,6 +102,10 @@ class Configuration:
             return networks.orthogonal_parameters(network, stream)
         return networks.initial_parameters(network, stream) | (body or {})
 
+    def evaluated(self, network: Network, seed: object, body: Theta | None = None) -> Theta:
+        """Return the weights from which the network of a seed's evaluation is trained."""
+        return self.initial(network, generator("evaluation weights", seed), body)
+
     def start(self, network: Network, theta: Theta, seed: object) -> tuple[Theta, State]:
         """Return weights and state from which `update` goes on; `theta` itself stays as it is."""
         theta, optimiser = prepared(network, theta, self.recipe)

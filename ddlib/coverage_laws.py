@@ -1,4 +1,4 @@
-"""The coverage law: worst gaps over families, k*, what explains k*, and a planner.
+"""The coverage law: worst gaps over families, k*, and what explains k*.
 
 The law under test: the k that holds the worst gap over a family A below epsilon, k*(epsilon, A),
 grows linearly with H_cov(A, r) (arXiv 2512.05817), so worst gaps follow sqrt(H_cov / k).

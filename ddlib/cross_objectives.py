@@ -7,7 +7,7 @@ has seen, on their way through training on D.
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,20 +51,26 @@ def cross_objectives(
     experts = [_expert(dataset, network, UNSEEN + number) for number in range(EXPERTS)]
     whole = dataset.train
     rows = []
-    for seed in range(seeds):
-        run = (dataset.test, recipe, seed)
-        reference = train_and_score(network, whole.images, whole.labels, *run)
-        for name, distilled in _distil_all(dataset, network, methods, ipc, seed):
-            score = train_and_score(network, distilled.images, distilled.labels, *run)
-            rows.append(
-                {
-                    "method": name,
-                    "seed": seed,
-                    **objectives(dataset, network, distilled, experts),
-                    "gap_error": reference.accuracy - score.accuracy,
-                    "gap_cross_entropy": score.cross_entropy - reference.cross_entropy,
-                }
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = _prepared(dataset, network, methods, ipc, Path(folder))
+        for seed in range(seeds):
+            run = (dataset.test, recipe, seed)
+            reference = train_and_score(network, whole.images, whole.labels, *run)
+            for name, (method, parameters) in methods.items():
+                asked = [ipc], seed, parameters, *prepared[name]
+                distilled = METHODS[method].distil(dataset, network, *asked)[ipc]
+                if isinstance(distilled, DivergedError):
+                    continue
+                score = train_and_score(network, distilled.images, distilled.labels, *run)
+                rows.append(
+                    {
+                        "method": name,
+                        "seed": seed,
+                        **objectives(dataset, network, distilled, experts),
+                        "gap_error": reference.accuracy - score.accuracy,
+                        "gap_cross_entropy": score.cross_entropy - reference.cross_entropy,
+                    }
+                )
     return pd.DataFrame(rows, columns=["method", "seed", *MEASURES])
 
 
@@ -130,21 +136,20 @@ def _expert(dataset: DataSet, network: Network, number: int) -> torch.Tensor:
     return torch.from_numpy(np.load(io.BytesIO(trajectory.make(dataset, network, job))))
 
 
-def _distil_all(
+def _prepared(
     dataset: DataSet,
     network: Network,
     methods: Mapping[str, tuple[str, Parameters]],
     ipc: int,
-    seed: int,
-) -> Iterator[tuple[str, DistilledSet]]:
-    for name, (kind, parameters) in methods.items():
-        method, more = METHODS[kind], []
-        with tempfile.TemporaryDirectory() as folder:
-            if method.preparation:
-                jobs = method.preparation.jobs(parameters, [ipc])
-                more = [[Path(folder) / f"{number}.npy" for number in range(len(jobs))]]
-                for path, job in zip(more[0], jobs, strict=True):
-                    path.write_bytes(method.preparation.make(dataset, network, job))
-            outcome = method.distil(dataset, network, [ipc], seed, parameters, *more)[ipc]
-        if not isinstance(outcome, DivergedError):
-            yield name, outcome
+    folder: Path,
+) -> dict[str, list[list[Path]]]:
+    """Return what each method takes beside its parameters: files that it makes for all seeds."""
+    given: dict[str, list[list[Path]]] = {}
+    for name, (method, parameters) in methods.items():
+        preparation = METHODS[method].preparation
+        jobs = preparation.jobs(parameters, [ipc]) if preparation else []
+        paths = [folder / f"{name}-{number}" for number in range(len(jobs))]
+        for path, job in zip(paths, jobs, strict=True):
+            path.write_bytes(preparation.make(dataset, network, job))
+        given[name] = [paths] if preparation else []
+    return given

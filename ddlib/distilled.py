@@ -99,15 +99,15 @@ def load_distilled(path: Path) -> DistilledSet:
 
 
 def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
-    """Return one row a distilled image, to look at: method, ipc, k, label, class_name, copy, url.
+    """Return the first image of each class of each set: method, ipc, k, label, class_name, url.
 
     `url` holds the image as a PNG data address, enlarged to at least `side` pixels with its
-    pixels kept square; `copy` counts the images of a class from 0.
+    pixels kept square.
     """
     rows = []
     for synthetic in sets:
-        for index, pixels in enumerate(synthetic.pixels()):
-            label = int(synthetic.labels[index])
+        firsts = synthetic.pixels()[:: synthetic.ipc]
+        for label, pixels in zip(synthetic.labels[:: synthetic.ipc].tolist(), firsts, strict=True):
             rows.append(
                 {
                     "method": synthetic.method,
@@ -115,7 +115,6 @@ def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
                     "k": synthetic.k,
                     "label": label,
                     "class_name": synthetic.classes[label],
-                    "copy": index % synthetic.ipc,
                     "url": _png_address(pixels, side),
                 }
             )

@@ -78,8 +78,8 @@ def initial_parameters(
     2015 with gain 1/sqrt(3)); norms: ones and zeros; attention: Glorot & Bengio (2010) uniform,
     biases zero; a class token: zeros; a position embedding: N(0, 0.02^2); other embeddings:
     N(0, 1). These are the layers' own defaults, also where torchvision's models draw convolutions
-    anew. `torch.nn`'s own initialisers read the global random state, so the rules are written out
-    here.
+    anew. Layers' own `reset_parameters` reads the global random state, so the rules are written
+    out here.
 
     Raises ValueError for a layer whose rule is not known.
     """

@@ -402,13 +402,14 @@ def _interchangeable(
     tested = weights[weights["reason"] == ""]
     if tested.empty:
         return "So whether the methods are interchangeable cannot be decided from these trials."
+    shared = order.p <= LEVEL
     told, bent = tested.loc[tested["survives"], "k"], exponents["differs"].any()
     if told.empty and not bent:
         most = pairs[["low", "high"]].abs().max(axis=None)
         return (
             "So these trials do not tell the methods apart: they may be interchangeable, but "
             f"differences up to {_number(most)} are not excluded"
-            f"{', and that one order holds over k hints at some' if order.p <= LEVEL else ''}."
+            f"{', and an order that is much the same over k hints at some' if shared else ''}."
         )
     against_it = [f"the method matters at k = {listed(told, 'and')}"] if len(told) else []
     if bent:
@@ -416,9 +417,9 @@ def _interchangeable(
     text = f"So the methods are not interchangeable: {listed(against_it, 'and')}."
     if len(swaps):
         return f"{text} Nor is one merely better than another: some change places with k."
-    if order.p <= LEVEL:
+    if shared:
         return (
-            f"{text} But one order holds over k, as it would if all served one objective with "
-            "unequal success."
+            f"{text} But their order is much the same over k (W = {order.w:.2f}), as it would be "
+            "if all served one objective with unequal success."
         )
-    return f"{text} Whether one order holds over k cannot be told."
+    return f"{text} Whether their order is the same over k cannot be told."

@@ -7,7 +7,17 @@ from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
 from ddlib.reading import NEAR, Text, listed
 
-NAMES = {"h_cov": "H_cov", "log_members": "ln M", "members": "M", "constant": "a constant"}
+NAMES = {
+    "h_cov": "H_cov",
+    "log_members": "ln M",
+    "members": "M",
+    "constant": "a constant",
+    "packing": "the packing number",
+    "vendi": "the Vendi score",
+    "leinster_cobbold": "the Leinster-Cobbold diversity",
+    "effective_rank": "the effective rank",
+    "mean_distance": "the mean distance",
+}
 
 
 def distances(triangles: Triangles, floor: float, radius: float) -> Text:
@@ -28,7 +38,10 @@ def distances(triangles: Triangles, floor: float, radius: float) -> Text:
 
 
 def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
-    """Say, at each epsilon, whether H_cov explains k*, and better than ln M and the others do."""
+    """Say, at each epsilon, whether H_cov explains k*, and better than ln M and the others do.
+
+    regressions, within: of `coverage_laws.regressions` and `within_equal`.
+    """
     paragraphs = []
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
@@ -59,7 +72,7 @@ def _slope(row: pd.Series) -> str:
 
 
 def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
-    text = _left_out(table["loo"].dropna().sort_values())
+    text = _left_out(table)
     if rival["reason"]:
         return f"{text}. ln M explains nothing: {rival['reason']}."
     ahead = rival["aicc"] - h_cov["aicc"]
@@ -71,15 +84,30 @@ def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
     text += f". H_cov and ln M {verdict} (AICc {ahead:+.1f} in favour of H_cov"
     if pd.notna(h_cov["beats"]):
         text += f"; larger R² in {h_cov['beats']:.0%} of the draws"
-    return f"{text})."
+    return f"{text}).{_better(h_cov, table)}"
 
 
-def _left_out(errors: pd.Series) -> str:
-    """Name the predictor of least error at left-out families, and that of H_cov."""
+def _better(h_cov: pd.Series, table: pd.DataFrame) -> str:
+    """Name the measures of diversity, ln M aside, that explain k* clearly better than H_cov."""
+    ahead = h_cov["aicc"] - table["aicc"].drop(["log_members", "constant"], errors="ignore")
+    names = [NAMES[name] for name in ahead[ahead > NEAR].sort_values(ascending=False).index]
+    if not names:
+        return ""
+    most = f"up to {ahead.max():.1f} AICc units" if len(names) > 1 else f"{ahead.max():.1f} units"
+    return f" Better than H_cov by {most}: {listed(names, 'and')}."
+
+
+def _left_out(table: pd.DataFrame) -> str:
+    """Name the predictor of least error at what is left out, and that of H_cov.
+
+    That is whole series of families, or single families where there is one series only.
+    """
+    column = "loo_group" if table["loo_group"].notna().any() else "loo"
+    errors = table[column].dropna().sort_values()
     if errors.empty:
         return "What a left-out family needs cannot be predicted: the others do not tell"
-    best = NAMES.get(errors.index[0], errors.index[0])
-    text = f"Least wrong at left-out families is {best} ({errors.iloc[0]:.0f} images)"
+    best, left = NAMES[errors.index[0]], "series" if column == "loo_group" else "families"
+    text = f"Least wrong at left-out {left} is {best} ({errors.iloc[0]:.0f} images)"
     if best != "H_cov" and "h_cov" in errors:
         text += f", H_cov errs by {errors['h_cov']:.0f}"
     return text
@@ -107,7 +135,7 @@ def root_law(fitted: pd.DataFrame) -> Text:
         return Text(f"Nothing can be fitted: {table['reason'].iloc[0]}.")
     name, best = known.index[0], known.iloc[0]
     text = (
-        f"Worst gaps are nearest to a sqrt(H / k) + c with H = {NAMES.get(name, name)} "
+        f"Worst gaps are nearest to a sqrt(H / k) + c with H = {NAMES[name]} "
         f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {_interval(best)})."
     )
     for rival in ("h_cov", "log_members", "constant"):

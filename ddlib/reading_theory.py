@@ -14,7 +14,6 @@ from ddlib.theory_coverage import ANGLES, COPIES, Line
 
 NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
 REGRESSIONS = "regressions.parquet"  # what notebook 03 leaves
-LOGS = {"h_cov": "H_cov", "log_members": "ln M", "packing": "the log packing number"}
 
 
 def chains(table: pd.DataFrame) -> Text:
@@ -212,8 +211,8 @@ def optimised(table: pd.DataFrame) -> Text:
 def deep_networks(folder: str) -> Text:
     """Say which regime the networks of notebook 03 resemble, from the table that it left.
 
-    Sampled or channel: k* follows a log, H_cov or ln M; optimised: it follows M itself. Decided by
-    AICc, and only where k* follows the better one beyond chance.
+    Sampled or channel: k* follows a log, H_cov; optimised: it follows M itself. Decided by AICc,
+    and only where k* follows the better one beyond chance.
     """
     path = from_root(folder) / REGRESSIONS
     if not Path(path).is_file():
@@ -224,22 +223,21 @@ def deep_networks(folder: str) -> Text:
     lines = []
     for epsilon, rows in pd.read_parquet(path).groupby("epsilon"):
         known = rows[rows["aicc"].notna()].set_index("predictor")
-        logs = known[known.index.isin(LOGS)].sort_values("aicc")
-        if logs.empty or not {"members", "constant"} <= set(known.index):
+        if not {"h_cov", "members", "constant"} <= set(known.index):
             lines.append(f"- worst gap {epsilon:g}: too few k* are known to compare regimes")
             continue
-        best, members = logs.iloc[0], known.loc["members"]
-        ahead = members["aicc"] - best["aicc"]
+        h_cov, members = known.loc["h_cov"], known.loc["members"]
+        ahead = members["aicc"] - h_cov["aicc"]
         told = (
-            f"{LOGS[logs.index[0]]} has R² {best['r2']:.2f} (p = {best['p']:.3f}), M itself "
+            f"H_cov has R² {h_cov['r2']:.2f} (p = {h_cov['p']:.3f}), M itself "
             f"{members['r2']:.2f} (p = {members['p']:.3f}), AICc {ahead:+.1f} in favour of the log"
         )
-        if min(best["p"], members["p"]) > LEVEL:
+        if min(h_cov["p"], members["p"]) > LEVEL:
             verdict = "k* follows neither beyond chance, so no regime is recognised"
         elif ahead > NEAR:
-            verdict = "that is the regime of sampled sets, (a)"
+            verdict = "that fits sampled sets, (a)"
         elif ahead < -NEAR:
-            verdict = "that is the regime of optimised sets, (c)"
+            verdict = "that fits optimised sets, (c)"
         else:
             verdict = "the regimes cannot be told apart on families this small"
         lines.append(f"- worst gap {epsilon:g}: {told}; {verdict}")

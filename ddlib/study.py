@@ -96,7 +96,8 @@ class Plan:
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
         plain = asdict(self.configurations[configuration])
-        return [plain, code_digest("ddlib.configurations"), *self.network_code(plain)]
+        code = [code_digest(f"ddlib.{name}") for name in ("configurations", "together")]
+        return [plain, *code, *self.network_code(plain)]
 
     def network_code(self, plain: Any) -> list[str]:
         """Digests of the code of the networks of one's own that plain data names."""
@@ -213,8 +214,9 @@ class Result:
 
     trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats); references:
     the networks trained on all data, one row a seed and configuration; costs: seconds of one core
-    of every trial; prepare_seconds are those of all that its method made once, for all sizes and
-    seeds together.
+    of every trial, and the file of its set; distil_seconds are an equal share of those of the call
+    that made it, prepare_seconds those of all that its method made once, for all sizes and seeds
+    together.
     """
 
     plan: Plan
@@ -402,6 +404,7 @@ def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[
         yield {
             **{"configuration": trial.configuration, "method": trial.method},
             **{"ipc": trial.ipc, "seed": trial.seed},
+            "set": trial.set_path.name,
             "prepare_seconds": prepared[trial.method],
             "distil_seconds": work.read_seconds(trial.set_path),
             "evaluate_seconds": record["seconds"],

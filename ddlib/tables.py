@@ -6,7 +6,6 @@ results folders of notebooks 02 and 03 under their `digits.yaml`.
 
 import base64
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ EXAMPLE = Path(__file__).parent / "example"
 CLASSES, COPIES = 10, 5  # on a sheet, at most: columns and rows
 SHEET_PIXELS = 270  # a sheet is enlarged to about this width or height, pixels kept square
 PAPER = 128  # grey between the images of a sheet
-DISTANCES = "distances.parquet"
+DISTANCES, SHEETS = "distances.parquet", "sheets.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,19 +113,19 @@ class Tables:
 def read(folder: str | Path) -> Tables:
     """Return the tables in a study's results folder, such as "results/scaling_law/quick".
 
-    A path counts from the project's root. Of several distilled sets of one method and size, left
-    by other settings, the newest is shown. Raises FileNotFoundError, in one sentence, where no
+    A path counts from the project's root. Raises FileNotFoundError, in one sentence, where no
     study has ended, ValueError where a table is empty.
     """
     folder = from_root(str(folder))
     needed = [folder / name for name in ("settings.json", "trials.parquet", "references.parquet")]
+    needed += [] if (folder / SHEETS).is_file() else [folder / "costs.parquet"]
     if missing := [path.name for path in needed if not path.is_file()]:
         raise FileNotFoundError(
             f"{folder} holds no finished study ({missing[0]} is not there); give the results "
             "folder of a notebook that ran to its end"
         )
     settings = read_settings(json.loads(needed[0].read_text()))
-    trials, references = map(pd.read_parquet, needed[1:])
+    trials, references = map(pd.read_parquet, needed[1:3])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     distances, noise = _distances(folder / DISTANCES)
@@ -180,7 +179,7 @@ def write_example(folders: list[Path], target: Path = EXAMPLE) -> None:
             write_distances(place, tables.distances, tables.noise)
         rows = [(*key, tables.sheet(*key)) for key in tables.sheets if key[0] in tables.methods]
         sheets = pd.DataFrame(rows, columns=["method", "ipc", "png"])
-        write_atomically(place / "sheets.parquet", sheets.to_parquet(index=False))
+        write_atomically(place / SHEETS, sheets.to_parquet(index=False))
 
 
 def _small(path: Path) -> bytes:
@@ -200,12 +199,14 @@ def _distances(path: Path) -> tuple[pd.DataFrame | None, float]:
 
 
 def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
-    if (folder / "sheets.parquet").is_file():
-        table = pd.read_parquet(folder / "sheets.parquet")
+    if (folder / SHEETS).is_file():
+        table = pd.read_parquet(folder / SHEETS)
         return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
-    files = sorted((folder / "distilled").glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
-    named = [(re.fullmatch(r"(.+)-ipc(\d+)-seed0-\w+", path.stem), path) for path in files]
-    return {(found[1], int(found[2])): path for found, path in named if found}
+    costs = pd.read_parquet(folder / "costs.parquet")
+    first = costs[costs["seed"] == 0].drop_duplicates(["method", "ipc"])
+    named = first[["method", "ipc", "set"]].itertuples(index=False)
+    files = {(method, ipc): folder / "distilled" / name for method, ipc, name in named}
+    return {key: path for key, path in files.items() if path.is_file()}
 
 
 def _drawn(path: Path) -> bytes:

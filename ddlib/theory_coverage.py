@@ -183,8 +183,8 @@ def quantised_success(
 ) -> float:
     """Return the share of worlds that a distiller serves with k symbols of an alphabet of q.
 
-    The symbols are q points, fixed before the world is known: the first q worlds, scaled so that
-    half a set of one symbol serves its world; "best alphabet" optimises them. samples: symbols
+    The symbols are q points, fixed before the world is known: the first q worlds; "best
+    alphabet" optimises them. samples: symbols
     drawn as D would be, at random among those nearest to it; herding: greedily nearest mean;
     every choice: the best of all multisets; free decoder: S spells the number of the world, and
     the reader knows the code. Raises ValueError for an unknown distiller.
@@ -193,7 +193,7 @@ def quantised_success(
         raise ValueError(f"{distiller!r} is no distiller; choose from {', '.join(DISTILLERS)}")
     if distiller == "free decoder":
         return float(counting_success(k, len(worlds), alphabet))
-    points = worlds[:alphabet] * 1.0
+    points = worlds[:alphabet]
     if distiller == "best alphabet":
         return _best_alphabet(worlds, epsilon, k, alphabet, generator)
     if distiller == "every choice":

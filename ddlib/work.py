@@ -24,7 +24,6 @@ from ddlib.fingerprints import code_digest, images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
-from ddlib.seeds import generator
 from ddlib.together import train_and_score_all
 from ddlib.training import DivergedError, Score, final_score
 
@@ -224,7 +223,7 @@ def _initial(
     body: Path | bytes | None,
 ) -> Theta:
     weights = load(as_file(body).read_bytes()) if body else None
-    theta = configuration.initial(network, generator("evaluation weights", seed), weights)
+    theta = configuration.evaluated(network, seed, weights)
     return {name: value.to(context.device) for name, value in theta.items()}
 
 

@@ -18,6 +18,7 @@ def test_distances_say_where_the_triangle_fails_and_whether_r_is_noise():
 def regression(predictor, **changes):
     row = {"epsilon": 0.1, "predictor": predictor, "n": 8, "censored": 0, "slope": 20.0}
     row |= {"low": 10.0, "high": 30.0, "r2": 0.8, "p": 0.01, "loo": 5.0, "aicc": 10.0}
+    row |= {"loo_group": np.nan}
     return row | {"beats": np.nan, "reason": "", **changes}
 
 
@@ -64,6 +65,26 @@ def test_a_law_that_fails_is_said_to_fail(h_cov, rival, phrases):
         assert phrase in text
 
 
+def test_other_measures_and_whole_series_have_their_say():
+    table = pd.DataFrame(
+        [
+            regression("constant", loo_group=40.0, aicc=2.0),
+            regression("log_members", loo_group=30.0, aicc=1.0),
+            regression("h_cov", loo_group=20.0, loo=1.0),
+            regression("packing", loo_group=25.0, aicc=8.5),
+            regression("vendi", loo_group=10.0, aicc=3.0),
+            regression("effective_rank", loo_group=11.0, aicc=5.0),
+        ]
+    )
+    text = reading.explained(table, None)
+    assert (
+        "Least wrong at left-out series is the Vendi score (10 images), H_cov errs by 20." in text
+    )
+    better = "Better than H_cov by up to 7.0 AICc units: the Vendi score and the effective rank."
+    assert better in text
+    assert "Better than H_cov by" not in reading.explained(table.iloc[:4], None)
+
+
 def test_families_of_equal_size_may_say_nothing():
     table = pd.DataFrame([regression("log_members"), regression("h_cov")])
     assert "k* is not shown to rise" in reading.explained(table, within(p=0.4))
@@ -80,7 +101,7 @@ def test_the_root_law_names_the_best_measure_and_how_far_the_others_are():
         for name, delta in rows
     )
     text = reading.root_law(table)
-    assert "with H = vendi (R² 0.90, a = 0.50, 0.40 to 0.60)" in text
+    assert "with H = the Vendi score (R² 0.90, a = 0.50, 0.40 to 0.60)" in text
     assert "H_cov: 3.0 AICc units behind. ln M: 8.0" in text
     nothing = table.assign(aicc=np.nan, reason="too few")
     assert reading.root_law(nothing) == "Nothing can be fitted: too few."

@@ -182,12 +182,18 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
 def test_costs_are_seconds_of_every_trial(finished):
     costs = finished.result.costs
     assert list(costs.columns) == [
-        *("configuration", "method", "ipc", "seed"),
+        *("configuration", "method", "ipc", "seed", "set"),
         *("prepare_seconds", "distil_seconds", "evaluate_seconds"),
     ]
     assert len(costs) == TRIALS
     assert (costs[["distil_seconds", "evaluate_seconds"]] > 0).all(axis=None)
     assert (costs["prepare_seconds"] == 0).all()
+    there = {path.name for path in (finished.folder / "distilled").glob("*.safetensors")}
+    assert set(costs["set"]) == there
+    rows = costs[["method", "ipc", "seed", "set"]].itertuples(index=False)
+    assert all(
+        name.startswith(f"{method}-ipc{ipc}-seed{seed}-") for method, ipc, seed, name in rows
+    )
 
 
 def test_sizes_that_share_a_call_share_its_cost(tmp_path, scheduler, monkeypatch):

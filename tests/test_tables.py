@@ -93,7 +93,12 @@ def test_a_sheet_shows_a_column_a_class(tmp_path):
     shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
     (folder / "sheets.parquet").unlink()
     made.save(folder / "distilled" / "dm-ipc3-seed0-abc.safetensors")
-    made.save(folder / "distilled" / "dm-ipc3-seed1-abd.safetensors")
+    name = "dm-ipc3-seed{}-{}.safetensors".format
+    other = dataclasses.replace(made, images=-images)
+    other.save(folder / "distilled" / name(0, "of-other-settings"))
+    names = [name(0, "abc"), name(1, "abd")]
+    costs = {"method": "dm", "ipc": 3, "seed": [0, 1], "set": names}
+    pd.DataFrame(costs).to_parquet(folder / "costs.parquet")
     found = tables.read(folder)
     assert list(found.sheets) == [("dm", 3)]
     (tmp_path / "sheet.png").write_bytes(found.sheet("dm", 3))
