@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+
+from ddlib import laws, reading, tables
+from ddlib.data import Normalisation
+from ddlib.distilled import DistilledSet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,6 +36,43 @@ def test_the_tables_are_read_as_shown():
         gaps = [row.gap_error for row in rows.itertuples() if row.configuration == "plain"]
         assert gap == pytest.approx(sum(gaps) / len(gaps), abs=1e-12)
     assert len(found["gap"]) == 60
+
+
+def test_a_set_is_loaded_as_shown(tmp_path):
+    [snippet] = [each for each in PYTHON if "load_distilled" in each]
+    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    made = DistilledSet(
+        images, labels, Normalisation((0.5,), (0.25,)), ("a", "b"), "x", "dm", parameters={}, seed=0
+    )
+    made.save(tmp_path / "distilled" / "dm-ipc10-seed0-abc.safetensors")
+    found: dict = {}
+    exec(snippet.replace("results/scaling_law/quick", str(tmp_path)), found)
+    assert torch.equal(found["synthetic"].images, images)
+    assert found["synthetic"].normalisation.normalise(images[:, :, :1, :1]).shape == (2, 1, 1, 1)
+
+
+def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
+    study, _ = tables.example()
+    trials = study.trials.query("configuration == 'plain'")
+    references = study.references.query("configuration == 'plain'")
+    survive, slower = {}, []
+    for measure in ("gap_error", "gap_cross_entropy"):
+        fits = laws.fit_table(trials, references, measure, draws=500)
+        said = {
+            name: reading.scaling({name: own}, "", 0.1, {name: 400}) for name, own in fits.items()
+        }
+        survive[measure] = [name for name, text in said.items() if "c survives" in text]
+        assert all("without a floor above 0" in said[name] for name in survive[measure])
+        slower += [name for name, text in said.items() if "bound it is contradicted" in text]
+        faster = [name for name, text in said.items() if "it is not contradicted" in text]
+        assert {*survive[measure], *slower, *faster} == set(said)
+    told = [f"`{name}`" for name in survive["gap_error"]]
+    text = " ".join(README.split())
+    assert (
+        f"survives in test error for {reading.listed(told, 'and')}, in cross-entropy for `mtt`, and"
+        in text
+    )
+    assert (survive["gap_cross_entropy"], slower) == (["mtt"], ["k_center"])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/parameters.md"])
