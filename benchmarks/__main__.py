@@ -19,8 +19,8 @@ from benchmarks.processes import Workers
 from ddlib.files import from_root, write_atomically
 
 LINE = "{:26} {:8} {:>8} {:>7} {:>19} {:>19} {:>19} {:>19} {:>6} {:>7}"
-HEAD = ("case", "data", "theirs s", "ours s", "ratio", "memory kept", "a process a core")
-HEAD += ("and theirs so", "limit", "at most")
+HEAD = ("case", "data", "theirs s", "ours s", "ratio", "both keep memory", "ours a process/core")
+HEAD += ("both a process/core", "limit", "at best")
 
 
 def measure(case: Case, workers: Workers, repeats: int, memory: int = 0) -> dict[str, Any]:
