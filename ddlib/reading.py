@@ -224,7 +224,7 @@ def _verdict(fits: Mapping[str, Fit]) -> str:
         c = law.parameters["c"]
         bare = ", but without a floor above 0" if c.high is not None and c.high < 0 else ""
         return f"So the curve a/√k + c survives{bare}: the exponent, AICc and R² all allow it."
-    text = f"So the curve a/√k + c does not survive: against it speaks {' and '.join(failed)}."
+    text = f"So the curve a/√k + c does not survive: against it speaks {listed(failed, 'and')}."
     if b.low > 0.5:
         return f"{text} As an upper bound it is not contradicted, for the gap falls faster."
     if b.high < 0.5:

@@ -50,7 +50,7 @@ def test_a_floor_reached_within_the_measured_sizes_is_not_called_extrapolated():
 def test_another_exponent_is_rejected_and_named(exponent, way):
     _, text = read(seeds(lambda k: k**-exponent + 0.02, noise=0.0005))
     assert f": the gap falls {way} than 1/√k." in text
-    assert "So the curve a/√k + c does not survive: against it speaks the exponent and AICc" in text
+    assert "So the curve a/√k + c does not survive: against it speaks the exponent" in text
     denied = "contradicted too" if way == "slower" else "not contradicted"
     assert text.endswith(f"As an upper bound it is {denied}, for the gap falls {way}.")
 
