@@ -14,7 +14,7 @@ study: .venv/installed
 
 ## batch: run files of parameters, or folders of them, several at once; go on where it stopped
 batch: .venv/installed
-	$(BIN)/python -m ddlib.study batch $(OPTIONS) $(BATCH)
+	$(BIN)/python -m ddlib.batch $(OPTIONS) $(BATCH)
 
 ## test: the whole test suite, one file a core at a time, in their order: slow ones come early
 test: .venv/installed

@@ -1,4 +1,4 @@
-"""Every file of parameters through its notebook, several at once: `python -m ddlib.study batch`.
+"""Every file of parameters through its notebook, several at once: `python -m ddlib.batch`.
 
 A run is a notebook with one file of parameters. What ended well leaves a note of all that decided
 it, and is left alone until its notebook, its parameters, the library, or the tables and images that
@@ -341,19 +341,17 @@ def table(endings: list[Ending]) -> str:
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Return the arguments of `python -m ddlib.study batch`; exit with the usage for others."""
-    parser = argparse.ArgumentParser(prog="python -m ddlib.study", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="batch")
-    batch = commands.add_parser("batch", help="run files of parameters, several at once")
-    batch.add_argument("paths", nargs="+", type=Path, help="YAML files, or folders of them")
-    batch.add_argument(
+    """Return the arguments of `python -m ddlib.batch`; exit with the usage for others."""
+    parser = argparse.ArgumentParser(prog="python -m ddlib.batch", description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, help="YAML files, or folders of them")
+    parser.add_argument(
         "--workers",
         type=_count,
         help="processes in all, for files that leave it open; default: one a core",
     )
-    batch.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
-    batch.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
-    batch.add_argument("--again", action="store_true", help="run what is up to date, too")
+    parser.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
+    parser.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
+    parser.add_argument("--again", action="store_true", help="run what is up to date, too")
     return parser.parse_args(arguments)
 
 
@@ -385,3 +383,7 @@ def main(arguments: list[str]) -> None:
     bad = [ending for ending in endings if ending.status not in ("done", "up to date")]
     if bad:
         sys.exit(f"{len(bad)} of {len(endings)} runs did not end well")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

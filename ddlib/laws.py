@@ -128,30 +128,28 @@ class Fit:
         The interval is that of the curve, not of a single new seed; NaN for one seed. Raises
         ValueError where no curve was fitted or a k is not positive.
         """
-        self._check_fitted()
-        k = np.atleast_1d(np.asarray(k, dtype=float))
-        if not (k > 0).all():
-            raise ValueError(f"cannot predict at k={k.min():g}; choose k > 0")
-        gaps = self.law.curve(k, self.coefficients).T
-        rows = [(x, *interval(values)) for x, values in zip(k, gaps, strict=True)]
+        rows = [
+            (x, *interval(values))
+            for x, values in zip(np.atleast_1d(k), self._curves(k).T, strict=True)
+        ]
         return pd.DataFrame(rows, columns=["k", "gap", "low", "high"], dtype=float)
 
     def gap(self, k: float) -> Interval:
         """Return what `predict` says of one k."""
-        self._check_fitted()
-        if not k > 0:
-            raise ValueError(f"cannot predict at k={k:g}; choose k > 0")
-        return interval(self.law.curve(np.array([k], dtype=float), self.coefficients)[:, 0])
+        return interval(self._curves(k)[:, 0])
 
-    def gain(self, k: float, more: float = 1) -> Interval:
-        """Return how much the gap falls from k to k + `more` samples; raises as `predict`."""
-        if not more > 0:
-            raise ValueError(f"cannot add {more:g} samples; choose more > 0")
-        self._check_fitted()
-        if not k > 0:
-            raise ValueError(f"cannot predict at k={k:g}; choose k > 0")
-        here, there = self.law.curve(np.array([k, k + more], dtype=float), self.coefficients).T
+    def gain(self, k: float) -> Interval:
+        """Return how much the gap falls from k to k + 1 samples; raises as `predict`."""
+        here, there = self._curves([k, k + 1]).T
         return interval(here - there)
+
+    def _curves(self, ks) -> np.ndarray:
+        """Return the gaps (1 + D, K) at ks, that of the estimate first."""
+        self._check_fitted()
+        ks = np.atleast_1d(np.asarray(ks, dtype=float))
+        if not (ks > 0).all():
+            raise ValueError(f"cannot predict at k={ks.min():g}; choose k > 0")
+        return self.law.curve(ks, self.coefficients)
 
     def k_floor(self, share: float) -> Interval:
         """Return the k at which the part above the floor c is down to a share of it.

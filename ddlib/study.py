@@ -6,7 +6,6 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -419,9 +418,3 @@ def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
         {"evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
-
-
-if __name__ == "__main__":
-    from ddlib.batch import main
-
-    main(sys.argv[1:])

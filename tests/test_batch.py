@@ -78,7 +78,7 @@ class Project:
         return path
 
     def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "ddlib.study", "batch", *options, "parameters"]
+        return [sys.executable, "-m", "ddlib.batch", *options, "parameters"]
 
     def start(self, *options: str, before: str = "", after: str = "true") -> subprocess.Popen:
         command = self.command(*options)
@@ -110,7 +110,7 @@ def run(capsys):
 
     def call(*arguments: str) -> tuple[object, str]:
         try:
-            batch.main(["batch", *arguments])
+            batch.main([*arguments])
             code = 0
         except SystemExit as left:
             code = left.code

@@ -512,15 +512,10 @@ def test_a_study_is_fitted_and_tabulated_method_by_method():
 def test_the_gain_of_more_images_is_the_fall_of_the_curve():
     found = laws.fit(table("inverse_sqrt", (1.2, 0.05), noise=1e-9), "inverse_sqrt", draws=50)
     assert found.gain(99).estimate == pytest.approx(1.2 / np.sqrt(99) - 1.2 / 10, rel=1e-5)
-    low_to_high = found.gain(100, 300)
-    assert low_to_high == pytest.approx((1.2 / 10 - 1.2 / 20,) * 3, rel=1e-4)
+    assert found.gain(99)[1:] == pytest.approx((1.2 / np.sqrt(99) - 1.2 / 10,) * 2, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("k", "more", "message"),
-    [(0, 1, "cannot predict at k=0"), (10, 0, "cannot add 0 samples; choose more > 0")],
-)
-def test_a_gain_needs_positive_sizes(k, more, message):
+def test_a_gain_needs_a_positive_size():
     found = laws.fit(table("inverse_sqrt", (1.2, 0.05)), "inverse_sqrt", draws=10)
-    with pytest.raises(ValueError, match=message):
-        found.gain(k, more)
+    with pytest.raises(ValueError, match="cannot predict at k=0; choose k > 0"):
+        found.gain(0)
