@@ -36,17 +36,17 @@ ITERATIONS = 20000  # of the published setting
 IPC = 10
 FULL = Scale()
 OPTIONS = {"iterations": int, "learning_rate": float, "pool": int, "real_batch": int}
-LINE = "{:8} {:>6} {:>13} {:>18} {:>13} {:>8} {:>6}"
+LINE = "{:8} {:>6} {:>24} {:>18} {:>13} {:>8} {:>6}"
 HEAD = ("data", "seeds", "published %", "here %", "published h", "here h", "ratio")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run on a data set, and the published accuracy (%), mean and deviation."""
+    """What is run on a data set, and the published accuracy (%), mean, deviation and where from."""
 
     data: str
     augmentation: str
-    published: tuple[float, float]
+    published: tuple[float, float, str]
     width: int
     depth: int
     steps: int
@@ -63,7 +63,7 @@ class Setting:
 def published(name: str) -> Setting:
     """Return the setting of a data set, with what the library knows to be published for DM."""
     [row] = figures.read().query("data == @name and method == 'dm' and ipc == @IPC").itertuples()
-    accuracy = 100 * row.accuracy, 100 * row.deviation
+    accuracy = 100 * row.accuracy, 100 * row.deviation, row.tag
     # An epoch of 100 images is a step.
     return Setting(
         name, row.augmentation, accuracy, int(row.width), int(row.depth), int(row.epochs)
@@ -129,9 +129,9 @@ def summary(setting: Setting, records: Sequence[dict[str, Any]], obvious: float)
     reached = [record["accuracy"] for record in records]
     hours = statistics.mean(record["seconds"] for record in records) / 3600
     theirs = ITERATIONS * obvious / 3600
-    mean, deviation = setting.published
+    mean, deviation, source = setting.published
     return LINE.format(
-        *(setting.data, len(reached), f"{mean:.1f} ± {deviation:.1f}"),
+        *(setting.data, len(reached), f"{mean:.1f} ± {deviation:.1f} ({source})"),
         f"{statistics.mean(reached):.1f} ({min(reached):.1f}-{max(reached):.1f})",
         *(f"{theirs:.1f}", f"{hours:.2f}", f"{theirs / hours:.0f}"),
     )
