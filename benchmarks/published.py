@@ -75,7 +75,8 @@ SETTINGS = {name: published(name) for name in ("cifar10", "mnist")}
 
 def run(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
     """Return accuracy (%) and seconds of a core of a seed, or what an earlier call has kept."""
-    what = fingerprint({**asdict(setting), "ipc": IPC, "code": code()})
+    decides = {**asdict(setting), "published": None}  # a citation changes no set
+    what = fingerprint({**decides, "ipc": IPC, "code": code()})
     path = folder / f"{setting.data}-{seed}-{what}.json"
     if path.exists():
         return json.loads(path.read_text())

@@ -101,12 +101,24 @@ def event_loop() -> "IOLoop":
 
     running: Future[IOLoop] = Future()
 
-    async def run() -> None:
+    async def wait() -> None:
         running.set_result(IOLoop.current())
         await asyncio.Event().wait()
 
-    threading.Thread(target=lambda: asyncio.run(run()), name="Dask", daemon=True).start()
+    def run() -> None:
+        try:
+            asyncio.run(wait())
+        except BaseException as error:
+            if running.done():
+                raise
+            running.set_exception(error)
+
+    threading.Thread(target=run, name="Dask", daemon=True).start()
     return running.result()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=event_loop.cache_clear)  # which has no such thread
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class Fit:
         if self.law.shape is not _power:
             raise ValueError(f"{self.law.formula} is not a power law; use one, such as a/√k + c")
         if not 0 < tolerance < np.inf:
-            raise ValueError(f"the tolerance is {tolerance}; choose a number > 0")
+            raise ValueError(f"{tolerance} is no gain or share; choose a number > 0")
         return self.coefficients.T
 
 

@@ -131,10 +131,9 @@ def plan_from(
     ipc = Interval(
         *(None if value is None else float(np.ceil(round(value / class_count, 9))) for value in k)
     )
-    try:
-        spent = fits[member].k_floor(floor_share)
-    except ValueError:
-        spent = None
+    law = fits[member].parameters
+    floored = law["a"].estimate > 0 and law["c"].estimate > 0
+    spent = fits[member].k_floor(floor_share) if floored else None
     return replace(here, member=member, k=k, ipc=ipc, spent=spent, floor_share=floor_share)
 
 
@@ -253,7 +252,7 @@ def back_test(
 
 
 def _ends(interval: Interval) -> str:
-    if interval.low is None:
+    if interval.low is None or np.isinf(interval.low):
         return ""
     high = "no bound" if np.isinf(interval.high) else f"{interval.high:.0f}"
     return f" (95 % interval {interval.low:.0f} to {high})"

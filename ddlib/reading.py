@@ -131,7 +131,7 @@ def _exponent(free: Fit) -> str:
         return f"{found}, but it is not identifiable: {free.reason}."
     if b.low <= 0.5 <= b.high:
         return f"{found}, which holds 1/2."
-    return f"{found}: the gap falls {'slower' if b.high < 0.5 else 'faster'} than 1/√k."
+    return f"{found}, {'below' if b.high < 0.5 else 'above'} 1/2."
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:
@@ -166,16 +166,17 @@ def _floor(law: Fit, unit: str) -> str:
     if c.low is not None and c.low <= 0 <= c.high:
         return f"{text}, so no floor can be told from none."
     if c.high is not None and c.high < 0:
-        meets = (law.parameters["a"].estimate / c.estimate) ** 2
-        return f"{text}: below zero, so no floor; the curve would meet all data at k = {meets:.0f}."
+        text = f"{text}: below zero, so no floor"
+        a = law.parameters["a"].estimate
+        meets = f"; the curve would meet all data at k = {(a / c.estimate) ** 2:.0f}"
+        return f"{text}{meets if a > 0 else ''}."
     return f"{text}."
 
 
 def _spent(law: Fit, floor_share: float, largest_k: int) -> str:
-    try:
-        k = law.k_floor(floor_share)
-    except ValueError:
+    if law.parameters["c"].estimate <= 0 or law.parameters["a"].estimate <= 0:
         return ""  # no floor, or no fall, as was said
+    k = law.k_floor(floor_share)
     return (
         f"Were a/√k + c the law, what is above the floor would be down to {floor_share:.0%} of it "
         f"at k = {between(k)}{_beyond(k, largest_k)}."
@@ -207,7 +208,7 @@ def _prediction(law: Fit, k: int, unit: str) -> str:
 def _verdict(fits: Mapping[str, Fit]) -> str:
     """Weigh the conditions under which the curve a/sqrt(k) + c survives; one that fails rejects it.
 
-    The paper's bound is another matter: a gap that falls faster is no contradiction to it.
+    The paper's upper bound is another matter: no points contradict it while a and c are free.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
     if not (law.identifiable and free.identifiable) or law.aicc is None:
@@ -226,9 +227,7 @@ def _verdict(fits: Mapping[str, Fit]) -> str:
         return f"So the curve a/√k + c survives{bare}: the exponent, AICc and R² all allow it."
     text = f"So the curve a/√k + c does not survive: against it speaks {listed(failed, 'and')}."
     if b.low > 0.5:
-        return f"{text} As an upper bound it is not contradicted, for the gap falls faster."
-    if b.high < 0.5:
-        return f"{text} As an upper bound it is contradicted too, for the gap falls slower."
+        return f"{text} The gap falls faster, which an upper bound allows."
     return text
 
 
@@ -409,7 +408,7 @@ def _interchangeable(
         return (
             "So these trials do not tell the methods apart: they may be interchangeable, but "
             f"differences up to {_number(most)} are not excluded"
-            f"{', and an order that is much the same over k hints at some' if shared else ''}."
+            f"{', and an order that agrees over k hints at some' if shared else ''}."
         )
     against_it = [f"the method matters at k = {listed(told, 'and')}"] if len(told) else []
     if bent:
@@ -419,7 +418,7 @@ def _interchangeable(
         return f"{text} Nor is one merely better than another: some change places with k."
     if shared:
         return (
-            f"{text} But their order is much the same over k (W = {order.w:.2f}), as it would be "
-            "if all served one objective with unequal success."
+            f"{text} But their order agrees over k more than chance would (W = {order.w:.2f}; 1 if "
+            "all served one objective with unequal success)."
         )
-    return f"{text} Whether their order is the same over k cannot be told."
+    return f"{text} Whether their order agrees over k cannot be told."

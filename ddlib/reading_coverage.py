@@ -74,7 +74,7 @@ def _slope(row: pd.Series) -> str:
 def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
     text = _left_out(table)
     if rival["reason"]:
-        return f"{text}. ln M explains nothing: {rival['reason']}."
+        return f"{text}. ln M explains nothing: {rival['reason']}.{_better(h_cov, table)}"
     ahead = rival["aicc"] - h_cov["aicc"]
     verdict = "explain k* alike"
     if ahead > NEAR:
@@ -88,8 +88,9 @@ def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
 
 
 def _better(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Name the measures of diversity, ln M aside, that explain k* clearly better than H_cov."""
-    ahead = h_cov["aicc"] - table["aicc"].drop(["log_members", "constant"], errors="ignore")
+    """Name the measures of diversity with which k* rises clearly more surely than with H_cov."""
+    others = table.drop(["h_cov", "members", "log_members", "constant"], errors="ignore")
+    ahead = h_cov["aicc"] - others.loc[others["slope"] > 0, "aicc"]
     names = [NAMES[name] for name in ahead[ahead > NEAR].sort_values(ascending=False).index]
     if not names:
         return ""

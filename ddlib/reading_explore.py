@@ -119,13 +119,11 @@ def recommendation(
         return (
             f"<b>No method holds {goal} within {budget:g} images per class under "
             f"{html.escape(where)}.</b> {html.escape(near['method'])} comes nearest: it would "
-            f"leave {gap} at the budget. {rests}."
+            f"leave {gap} at the budget. {rests}{_doubt(fits[near['method']].get(near['member']))}."
         )
     ipc = Interval(*(max(end, 1.0) for end in best[["ipc", "ipc_low", "ipc_high"]]))
-    decides = fits[best["method"]][best["member"]]
     fit = f"R² = {best['r2']:.3f} under {html.escape(best['member'])}, which decides"
-    if not decides.beats_null:
-        fit += f", no more than falling alone would give ({decides.r2_null_95:.3f}): a guess"
+    fit += _doubt(fits[best["method"]][best["member"]])
     past = best["k"] / ks[-1]
     beyond = f"; k lies {past:.1f} times past the largest measured" if past > 1 else ""
     inside = table[table["within"]].iloc[1:]
@@ -138,6 +136,16 @@ def recommendation(
     if len(alike):
         text += f" Their intervals do not tell it from {html.escape(reading.listed(alike, 'and'))}."
     return text
+
+
+def _doubt(decides: laws.Fit | None) -> str:
+    """Say so where the law explains no more of the member that decides than falling alone would."""
+    if decides is None or decides.beats_null:
+        return ""
+    return (
+        f", no more than falling alone would give ({decides.r2_null_95:.3f}): beyond the measured "
+        "sizes a guess"
+    )
 
 
 def ipc_table(

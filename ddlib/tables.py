@@ -124,7 +124,13 @@ def read(folder: str | Path) -> Tables:
             f"{folder} holds no finished study ({missing[0]} is not there); give the results "
             "folder of a notebook that ran to its end"
         )
-    settings = read_settings(json.loads(needed[0].read_text()))
+    try:
+        settings = read_settings(json.loads(needed[0].read_text()))
+    except ValueError as error:
+        raise ValueError(
+            f"the study in {folder} is one of another version of ddlib ({error}); run its notebook "
+            "again"
+        ) from None
     trials, references = map(pd.read_parquet, needed[1:3])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
@@ -203,6 +209,8 @@ def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
         table = pd.read_parquet(folder / SHEETS)
         return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
     costs = pd.read_parquet(folder / "costs.parquet")
+    if "set" not in costs:
+        return {}  # of a version that did not say which files are its own
     first = costs[costs["seed"] == 0].drop_duplicates(["method", "ipc"])
     named = first[["method", "ipc", "set"]].itertuples(index=False)
     files = {(method, ipc): folder / "distilled" / name for method, ipc, name in named}

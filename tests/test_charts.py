@@ -51,7 +51,7 @@ def floors() -> pd.DataFrame:
 
 @pytest.fixture
 def summary() -> pd.DataFrame:
-    names = list(charts.LAWS)
+    names = list(charts.STYLES)
     one = pd.DataFrame(
         {
             "law": names,
@@ -149,7 +149,7 @@ def test_floors_missing_trials_and_missing_fits_are_told(gaps, curves, floors):
 
 
 def test_rivals_shows_every_law_of_every_method(gaps, curves, summary):
-    curves = pd.concat([curves.assign(law=law) for law in charts.LAWS], ignore_index=True)
+    curves = pd.concat([curves.assign(law=law) for law in charts.STYLES], ignore_index=True)
     spec = charts.rivals(gaps, curves, summary, "gap in test error (fraction)").to_dict()
     assert len(rows_of(spec, "law", "gap")) == 6 * 24
     evidence = pd.DataFrame(
@@ -166,7 +166,7 @@ def test_rivals_shows_every_law_of_every_method(gaps, curves, summary):
 
 
 def test_charts_know_the_laws_and_take_their_tables_as_they_come(gaps, summary):
-    assert set(charts.LAWS) == set(laws.LAWS)
+    assert set(charts.STYLES) == set(laws.LAWS)
     methods = ("DM", "DC")
     gaps = gaps[gaps["method"].isin(methods)]
     fits = {

@@ -408,7 +408,7 @@ def test_sentences_name_the_leader_and_the_swap():
 def test_one_order_reads_as_unequal_success():
     means = {(m, k): 0.6 + 0.05 * i + k / 200 for i, m in enumerate("abc") for k in (10, 20, 30)}
     text = everything(trials(noisy(means, noise=0.005)), references(0.99, 0.99), {})
-    assert "But their order is much the same over k (W = " in text
+    assert "But their order agrees over k more than chance would (W = " in text
 
 
 def test_methods_that_do_not_differ_may_be_interchangeable():
@@ -428,7 +428,7 @@ def test_one_order_without_a_difference_at_any_size_is_a_hint():
     nothing = comparison.exponents({})
     text = reading.surrogates(learned.assign(**dict.fromkeys(numbers, 0.5)), order, pairs, nothing)
     assert text.endswith(
-        "up to 0.05 are not excluded, and an order that is much the same over k hints at some."
+        "up to 0.05 are not excluded, and an order that agrees over k hints at some."
     )
 
 

@@ -343,6 +343,16 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, example):
     assert "No method holds a gap of 0.04 within 1 images per class" in plans.numbers.value
 
 
+@pytest.mark.parametrize("budget", [1, 50])
+def test_a_plan_by_a_law_that_explains_nothing_is_doubted(plans, monkeypatch, budget):
+    choose(plans, family="plain alone", epsilon=0.04, budget=budget)
+    assert "guess" not in plans.numbers.value
+    monkeypatch.setattr(laws.Fit, "beats_null", False)
+    choose(plans, epsilon=0.03)
+    assert "would give (0.9" in plans.numbers.value
+    assert "beyond the measured sizes a guess" in plans.numbers.value
+
+
 def test_an_extrapolation_is_called_one(plans):
     choose(plans, epsilon=0.005, budget=1000)
     best = re.search(r"k lies (\d+\.\d) times past the largest measured", plans.numbers.value)

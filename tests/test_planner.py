@@ -80,7 +80,7 @@ def test_intervals_of_the_plan_cover_the_truth():
 def test_a_gap_below_the_floor_is_out_of_reach():
     found = planner.plan(pilot(table([0.5, 1.0, 0.8])), MEMBERS, 0.01, 10, draws=50)
     assert found.k.estimate == np.inf
-    assert found.reading.startswith("No k reaches a worst gap of 0.01")
+    assert found.reading.startswith("No k reaches a worst gap of 0.01: c0 levels off above it.")
 
 
 def test_a_gap_held_by_the_smallest_k_is_said_to_be():

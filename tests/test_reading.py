@@ -49,10 +49,16 @@ def test_a_floor_reached_within_the_measured_sizes_is_not_called_extrapolated():
 @pytest.mark.parametrize(("exponent", "way"), [(1.0, "faster"), (0.2, "slower")])
 def test_another_exponent_is_rejected_and_named(exponent, way):
     _, text = read(seeds(lambda k: k**-exponent + 0.02, noise=0.0005))
-    assert f": the gap falls {way} than 1/√k." in text
+    assert f", {'above' if way == 'faster' else 'below'} 1/2." in text
     assert "So the curve a/√k + c does not survive: against it speaks the exponent" in text
-    denied = "contradicted too" if way == "slower" else "not contradicted"
-    assert text.endswith(f"As an upper bound it is {denied}, for the gap falls {way}.")
+    allowed = "The gap falls faster, which an upper bound allows."
+    assert text.endswith(allowed) == (way == "faster")
+
+
+def test_a_curve_that_rises_meets_nothing():
+    _, text = read(seeds(lambda k: -0.5 / np.sqrt(k) - 0.05))
+    assert "below zero, so no floor." in text
+    assert "would meet all data" not in text
 
 
 def test_a_floor_below_zero_is_none():

@@ -83,6 +83,10 @@ def test_other_measures_and_whole_series_have_their_say():
     better = "Better than H_cov by up to 7.0 AICc units: the Vendi score and the effective rank."
     assert better in text
     assert "Better than H_cov by" not in reading.explained(table.iloc[:4], None)
+    falling = table.assign(slope=[np.nan, 20.0, 20.0, 20.0, -20.0, 20.0])
+    assert "Better than H_cov by 5.0 units: the effective rank." in reading.explained(falling, None)
+    alike = table.assign(reason=["", "the same everywhere", "", "", "", ""])
+    assert f"ln M explains nothing: the same everywhere. {better}" in reading.explained(alike, None)
 
 
 def test_families_of_equal_size_may_say_nothing():

@@ -4,7 +4,6 @@ Worker processes take seconds to start, so two tests only use them; the rest run
 scheduler inside the test process, which is also what `scheduler_address` is for.
 """
 
-import contextlib
 import itertools
 import json
 import math
@@ -1010,11 +1009,18 @@ ANYTHING = [4, 0.5, "", "x", True, None, [], [1], ["x"], [[1]], {}, {"x": 1}, {1
 
 @pytest.mark.parametrize("name", [declared.name for declared in fields(Settings)])
 def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, name):
-    for value in ANYTHING:
-        with contextlib.suppress(ValueError, OSError):
-            chosen = settings(tmp_path, **{name: value})
+    family = {
+        "configurations": {"a": {}, "b": {"momentum": 0}, "c": {"learning_rate": 1}},
+        "families": {"all": ["a", "b"]},
+    }
+    check_coverage(settings(tmp_path, **family, seeds=4))
+    for value, base in itertools.product(ANYTHING, ({}, {**family, "seeds": 4})):
+        try:
+            chosen = settings(tmp_path, **base | {name: value})
             study.check(chosen)
             check_coverage(chosen)
+        except (ValueError, OSError) as refused:
+            assert "\n" not in str(refused)  # noqa: PT017
 
 
 def test_a_size_below_the_smallest_names_one_neighbour_only(tmp_path):

@@ -1,6 +1,7 @@
 """Tables of a study that ended: from its results folder, and from the example."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -119,6 +120,18 @@ def test_the_example_is_what_its_command_writes(tmp_path, example):
     again = tables.read(tmp_path / "methods" / "digits")
     pd.testing.assert_frame_equal(again.trials, example[0].trials)
     assert dict(again.sheets) == dict(example[0].sheets)
+
+
+def test_results_of_another_version_say_what_to_do(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
+    (folder / "sheets.parquet").unlink()
+    pd.DataFrame({"method": ["dm"], "ipc": 1, "seed": 0}).to_parquet(folder / "costs.parquet")
+    assert dict(tables.read(folder).sheets) == {}
+    told = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(told | {"tolerance": 0.1}))
+    with pytest.raises(ValueError, match=r"of another version of ddlib \(.*\); run its"):
+        tables.read(folder)
 
 
 @pytest.mark.parametrize("missing", ["settings.json", "trials.parquet"])
