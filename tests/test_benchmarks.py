@@ -205,8 +205,14 @@ def test_an_accelerated_run_stands_beside_what_was_published(tmp_path, capsys, m
     now = {path: path.stat().st_mtime_ns for path in kept}
     assert {path for path in kept if now[path] != kept[path]} == scores.keys()
     assert {path: path.read_text() for path in scores} == scores
+    published.main([*asked, "--seeds", "1", "--networks", "2"])  # on the set that is there
+    [two] = set(tmp_path.glob("*.json")) - scores.keys()
+    record = json.loads(two.read_text())
+    assert record["accuracy"] == pytest.approx(50 * sum(record["each"]))
+    [one] = [json.loads(text) for path, text in scores.items() if path.name.startswith("digits-0")]
+    assert one["accuracy"] == 100 * record["each"][0]
     published.main([*asked, "--seeds", "1", "--learning-rate", "0"])
-    assert len(list(tmp_path.iterdir())) == 9  # another setting is run anew
+    assert len(list(tmp_path.iterdir())) == 10  # another setting is run anew
 
 
 def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
