@@ -91,6 +91,7 @@ def run(setting: Setting, seed: int, folder: Path, networks: int = 1) -> dict[st
     network = build("convnet", shape, count, width=setting.width, depth=setting.depth)
     made, seconds = _distilled(setting, seed, made_at, dataset, network)
     recipe = Recipe(steps=setting.steps, schedule="step", augmentation=setting.augmentation)
+    # The first network is the same however many there are.
     own = (seed, *((seed, number) for number in range(1, networks)))
     scores = [
         train_and_score(network, made.images, made.labels, dataset.test, recipe, each).accuracy

@@ -26,7 +26,6 @@ METHOD_COLOURS = {
     "mgd3": "#7A0019",
 }
 SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
-# Label, colour and dashes of each law; the law under test is the only black, solid line.
 STYLES = {
     "inverse_sqrt": ("#000000", (1, 0)),
     "free_exponent": ("#CC3377", (8, 3)),
@@ -35,7 +34,7 @@ STYLES = {
     "inverse": ("#228833", (4, 2)),
     "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
 }
-"""The colour and the dashes of each law of `ddlib.laws.LAWS`."""
+"""Colour and dashes of each law; the law under test is the only black, solid line."""
 FORMULAS = {name: law.formula for name, law in LAWS.items()}
 INK, FAINT = "#222222", "#5A5A5A"
 SIZE_TITLE = "distilled images in all, k (log scale)"

@@ -113,6 +113,12 @@ class Fit:
         return self.r2 is not None and self.r2 > self.r2_null_95
 
     @property
+    def has_floor(self) -> bool:
+        """Whether the curve falls, to a floor above 0."""
+        ends = [self.parameters.get(name, Interval(0.0, None, None)) for name in ("a", "c")]
+        return all(end.estimate > 0 for end in ends)
+
+    @property
     def identifiable(self) -> bool:
         """Whether the data pin the law down; `reason` says why not."""
         return not self.reason

@@ -131,9 +131,8 @@ def plan_from(
     ipc = Interval(
         *(None if value is None else float(np.ceil(round(value / class_count, 9))) for value in k)
     )
-    law = fits[member].parameters
-    floored = law["a"].estimate > 0 and law["c"].estimate > 0
-    spent = fits[member].k_floor(floor_share) if floored else None
+    decides = fits[member]
+    spent = decides.k_floor(floor_share) if decides.has_floor else None
     return replace(here, member=member, k=k, ipc=ipc, spent=spent, floor_share=floor_share)
 
 

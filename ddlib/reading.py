@@ -174,8 +174,8 @@ def _floor(law: Fit, unit: str) -> str:
 
 
 def _spent(law: Fit, floor_share: float, largest_k: int) -> str:
-    if law.parameters["c"].estimate <= 0 or law.parameters["a"].estimate <= 0:
-        return ""  # no floor, or no fall, as was said
+    if not law.has_floor:
+        return ""  # as was said
     k = law.k_floor(floor_share)
     return (
         f"Were a/√k + c the law, what is above the floor would be down to {floor_share:.0%} of it "

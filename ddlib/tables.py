@@ -114,7 +114,7 @@ def read(folder: str | Path) -> Tables:
     """Return the tables in a study's results folder, such as "results/scaling_law/quick".
 
     A path counts from the project's root. Raises FileNotFoundError, in one sentence, where no
-    study has ended, ValueError where a table is empty.
+    study has ended, ValueError where a table is empty or another version left the settings.
     """
     folder = from_root(str(folder))
     needed = [folder / name for name in ("settings.json", "trials.parquet", "references.parquet")]
@@ -128,7 +128,7 @@ def read(folder: str | Path) -> Tables:
         settings = read_settings(json.loads(needed[0].read_text()))
     except ValueError as error:
         raise ValueError(
-            f"the study in {folder} is one of another version of ddlib ({error}); run its notebook "
+            f"this version of ddlib cannot read the study in {folder} ({error}); run its notebook "
             "again"
         ) from None
     trials, references = map(pd.read_parquet, needed[1:3])

@@ -258,6 +258,7 @@ def test_an_event_loop_may_be_late_and_dask_starts_none_of_its_own(tmp_path, mon
     event_loop.cache_clear()
     with in_process() as address, connect(settings(tmp_path, workers=1), tmp_path) as own:
         assert len(own.client.run(work.code)) == 1
+        assert own.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl) is None
         with connect(settings(tmp_path, scheduler_address=address), tmp_path) as named:
             assert list(named.client.scheduler_info()["workers"]) != list(own.client.run(str))
 
