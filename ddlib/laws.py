@@ -282,14 +282,6 @@ def _draw_means(table: SeedMeans, draws: int, generator: np.random.Generator) ->
     return table.means + np.where(size > 0, noise, alone) * table.errors / spread
 
 
-def _draw_levels(references: Sequence[float], draws: int, generator: np.random.Generator):
-    """Draw errors (D, 1) of the mean of the references, Student t; none for fewer than two."""
-    if len(references) < 2:
-        return np.zeros((draws, 1))
-    shifts = generator.standard_t(len(references) - 1, (draws, 1))
-    return np.sqrt(_level_variance(references)) * shifts
-
-
 def _level_variance(references: Sequence[float]) -> float:
     """Return the squared error of the mean of the references; none for fewer than two."""
     return float(np.var(references, ddof=1) / len(references)) if len(references) > 1 else 0.0
@@ -423,7 +415,10 @@ def fit(
         level = _level_variance(references)
         generator = np.random.default_rng(seed)
         drawn = _draw_means(table, draws, generator)
-        curves = np.concatenate([curves, drawn + _draw_levels(references, draws, generator)])
+        if level:  # all gaps of a draw move together, Student t
+            shifts = generator.standard_t(len(references) - 1, (draws, 1))
+            drawn += np.sqrt(level) * shifts
+        curves = np.concatenate([curves, drawn])
     coefficients = _fit_curves(law, table.ks, curves, weights, level)
     parameters = {name: interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
     reason = _doubt(law, table, parameters)
