@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.laws import SAME
+from ddlib.laws import SAME, seed_multipliers
 
 EXACT = 60  # up to this many configurations covers and packings are solved exactly
 NOISE_SEEDS = 4  # fewest seeds for the noise floor
@@ -67,16 +67,14 @@ def prediction_draws(
 
     A seed drawn twice would multiply with itself and bring the seed noise back, so the draws
     weigh jackknife pseudo-values of d^2 (Arvesen 1969), one a seed and the same weight for all
-    pairs, by Gaussian multipliers over sqrt(chi2/df), df = S - 1: Student t, as S is small. Their
-    quantiles are intervals of d: those of 95 % cover it in 95 to 100 % of simulations with 3 to 8
-    seeds, the more the less configurations differ. Raises ValueError for fewer than three seeds.
+    pairs, by `laws.seed_multipliers`: Student t, as S is small. Their quantiles are intervals of d:
+    those of 95 % cover it in 95 to 100 % of simulations with 3 to 8 seeds, the more the less
+    configurations differ. Raises ValueError for fewer than three seeds.
     """
     values = _predictions(probabilities, range(len(probabilities)), 3)
     pseudo = _pseudo_squares(values)
     seeds = pseudo.shape[-1]
-    generator = np.random.default_rng(seed)
-    weights = generator.standard_normal((draws, seeds))
-    weights /= np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
+    weights = seed_multipliers(seeds, draws, seed)
     # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_pseudo_squares`.
     deviations = (pseudo - pseudo.mean(axis=-1, keepdims=True)) * 2 * (seeds - 1) / (seeds - 2)
     noise = np.einsum("ds,abs->dab", weights, deviations) / np.sqrt(seeds * (seeds - 1))

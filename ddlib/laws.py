@@ -282,6 +282,16 @@ def _draw_means(table: SeedMeans, draws: int, generator: np.random.Generator) ->
     return table.means + np.where(size > 0, noise, alone) * table.errors / spread
 
 
+def seed_multipliers(seeds: int, draws: int, seed: int) -> np.ndarray:
+    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2/df) with df = S - 1.
+
+    A mean over seeds that they reweight is Student t, where resampled seeds would be too alike.
+    """
+    generator = np.random.default_rng(seed)
+    weights = generator.standard_normal((draws, seeds))
+    return weights / np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
+
+
 def _level_variance(references: Sequence[float]) -> float:
     """Return the squared error of the mean of the references; none for fewer than two."""
     return float(np.var(references, ddof=1) / len(references)) if len(references) > 1 else 0.0
