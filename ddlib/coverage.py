@@ -81,18 +81,15 @@ def prediction_draws(
     return _root(pseudo.mean(axis=-1) + noise)
 
 
-def noise_floor(probabilities: Sequence[np.ndarray], quantile: float = 0.95) -> float:
-    """Return the distance that seeds alone reach, as a quantile: the least meaningful radius.
+def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
+    """Return the distance that seeds alone pass once in twenty: the least meaningful radius.
 
     Between two configurations of seed covariance T that do not differ, d^2 has mean 0 and
     variance 8 tr(T^2) / S(S-1), and nearly the shape of a centred chi2 with tr(T)^2 / tr(T^2)
     degrees of freedom (Satterthwaite 1946). tr(T^2) is estimated without bias, as HSIC_1 of the
     seeds with themselves, and averaged over the configurations. Where configurations share draws
-    seed by seed their noise is below this floor. Raises ValueError for fewer than four seeds, or a
-    quantile that is not between 0 and 1.
+    seed by seed their noise is below this floor. Raises ValueError for fewer than four seeds.
     """
-    if not 0 < quantile < 1:
-        raise ValueError(f"the quantile is {quantile}; choose a number between 0 and 1")
     values = _predictions(probabilities, range(len(probabilities)), NOISE_SEEDS)
     seeds = values.shape[1]
     overlap = 2 * (_gram_vectors(values) ** 2).sum(axis=-1).mean() / (seeds * (seeds - 3))
@@ -100,7 +97,7 @@ def noise_floor(probabilities: Sequence[np.ndarray], quantile: float = 0.95) -> 
         return 0.0
     traces = values.var(axis=1, ddof=1).sum(axis=-1)
     freedom = max((traces**2).mean() / overlap, 1.0)
-    excess = scipy.stats.chi2.ppf(quantile, freedom) - freedom
+    excess = scipy.stats.chi2.ppf(0.95, freedom) - freedom
     scale = np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
     return float(_root(scale * excess))
 
@@ -303,9 +300,7 @@ def measures(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
 
 
-def radii(
-    distance: pd.DataFrame, floor: float = 0.0, quantiles: Sequence[float] = QUANTILES
-) -> pd.Series:
+def radii(distance: pd.DataFrame, floor: float = 0.0) -> pd.Series:
     """Return radii to use, by quantile of the distances between all configurations.
 
     The rule: r is the lower quartile (QUANTILE) of the distances, where neither all members count
@@ -316,8 +311,8 @@ def radii(
     pairs = _pairs(_matrix(distance))
     if not len(pairs):
         raise ValueError("one configuration has no distances; give at least two")
-    values = np.maximum(np.quantile(pairs, quantiles), floor)
-    return pd.Series(values, index=pd.Index(quantiles, name="quantile"), name="radius")
+    values = np.maximum(np.quantile(pairs, QUANTILES), floor)
+    return pd.Series(values, index=pd.Index(QUANTILES, name="quantile"), name="radius")
 
 
 def embed(distance: pd.DataFrame) -> Embedding:

@@ -518,7 +518,6 @@ def predictions(m=2, seeds=4, images=5):
         (lambda: coverage.prediction_distance(10 * predictions(), "ab"), "softmax"),
         (lambda: coverage.prediction_draws(predictions(seeds=2)), "2 seeds .* least 3"),
         (lambda: coverage.noise_floor(predictions(seeds=3)), "3 seeds .* least 4"),
-        (lambda: coverage.noise_floor(predictions(), 95), "quantile is 95"),
         (lambda: coverage.update_distance(np.eye(2), "ab"), r"shapes \[\(2,\)\] for 2 names"),
         (lambda: coverage.update_distance(np.eye(2)[:, :, None], "ab"), "'a' does not move.* 1"),
         (
