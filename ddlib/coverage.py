@@ -193,31 +193,26 @@ def greedy_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
 
     Starts from the member whose farthest is nearest (Gonzalez 1985). The centres are more than
     r apart, so they are a packing as well: N(r) <= their number <= P(r) <= N(r/2), the last where
-    the triangle inequality holds. Any M; see `exact_cover` for N.
+    the triangle inequality holds. Any M; see `cover` for N.
     """
     return tuple(distance.index[_greedy(_matrix(distance), radius)])
 
 
 def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
-    """Return the centres of `exact_cover`, or for more than EXACT members of `greedy_cover`."""
-    matrix = _matrix(distance)
-    return tuple(distance.index[(_greedy if len(matrix) > EXACT else _cover)(matrix, radius)])
-
-
-def exact_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     """Return a least set of centres, among the members, whose closed balls hold all.
 
-    Integer programming: minimise sum x, every ball of a member holding a centre. Raises
-    ValueError for more than EXACT members and for a radius that is negative or infinite.
+    Integer programming: minimise sum x, every ball of a member holding a centre; the centres of
+    `greedy_cover` for more than EXACT members. Raises ValueError for a radius that is negative or
+    infinite.
     """
     return tuple(distance.index[_cover(_matrix(distance), radius)])
 
 
-def exact_packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
+def packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     """Return a largest set of members of which any two are more than `radius` apart.
 
-    Integer programming over maximal sets of mutual neighbours, each of which holds one at most.
-    `greedy_cover` is the greedy packing. Raises as `exact_cover`.
+    Integer programming over maximal sets of mutual neighbours, each of which holds one at most;
+    the centres of `greedy_cover` for more than EXACT members. Raises as `cover`.
     """
     return tuple(distance.index[_packing(_matrix(distance), radius)])
 
@@ -237,7 +232,7 @@ def h_cov_curve(
     matrix = _matrix(distance, chosen)
     levels = np.unique(np.append(0.0, matrix))
     numbers = np.zeros(len(levels), dtype=int)
-    numbers[[0, -1]] = [_number(matrix, levels[i]) for i in (0, -1)]
+    numbers[[0, -1]] = [len(_cover(matrix, levels[i])) for i in (0, -1)]
     spans = [(0, len(levels) - 1)]
     while spans:  # N falls with r, so nothing jumps between two radii of equal N
         low, high = spans.pop()
@@ -245,7 +240,7 @@ def h_cov_curve(
             numbers[low:high] = numbers[low]
             continue
         middle = (low + high) // 2
-        numbers[middle] = _number(matrix, levels[middle])
+        numbers[middle] = len(_cover(matrix, levels[middle]))
         spans += [(low, middle), (middle, high)]
     jumps = np.append(True, np.diff(numbers) < 0)
     curve = pd.DataFrame({"radius": levels[jumps], "covering_number": numbers[jumps]})
@@ -255,7 +250,7 @@ def h_cov_curve(
     if np.shape(draws)[1:] != distance.shape:
         raise ValueError(f"draws have shape {np.shape(draws)}; give (D, *{distance.shape})")
     places = np.ix_(range(len(draws)), *[distance.index.get_indexer(chosen)] * 2)
-    numbers = [[_number(drawn, r) for r in curve["radius"]] for drawn in draws[places]]
+    numbers = [[len(_cover(drawn, r)) for r in curve["radius"]] for drawn in draws[places]]
     low, high = np.quantile(np.log(numbers), [0.025, 0.975], axis=0)
     return curve.assign(low=low, high=high)
 
@@ -290,8 +285,8 @@ def measures(
         rows[name] = {
             "members": m,
             "log_members": np.log(m),
-            "h_cov": np.log(_number(matrix, radius)),
-            "packing": np.log(_number(matrix, radius, _packing)),
+            "h_cov": np.log(len(_cover(matrix, radius))),
+            "packing": np.log(len(_packing(matrix, radius))),
             "vendi": -(eigenvalues * np.log(eigenvalues)).sum(),
             "leinster_cobbold": -np.log(kernel.sum(axis=1)).mean(),
             "effective_rank": -np.log((eigenvalues**2).sum()),
@@ -474,14 +469,6 @@ def _reach(matrix: np.ndarray, radius: float) -> float:
     return radius + _tolerance(matrix)
 
 
-def _near(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return which members lie in which closed ball, (M, M); refuse what takes too long."""
-    if len(matrix) > EXACT:
-        advice = f"up to {EXACT}; use greedy_cover, or choose fewer members"
-        raise ValueError(f"{len(matrix)} configurations; exact covers and packings go {advice}")
-    return matrix <= _reach(matrix, radius)
-
-
 def _greedy(matrix: np.ndarray, radius: float) -> list[int]:
     """Return the places of the centres that `greedy_cover` takes."""
     reach = _reach(matrix, radius)
@@ -491,20 +478,19 @@ def _greedy(matrix: np.ndarray, radius: float) -> list[int]:
     return centres
 
 
-def _number(matrix: np.ndarray, radius: float, solve=None) -> int:
-    """Return the number of centres, of `solve` or a least cover; greedy beyond EXACT members."""
-    return len((_greedy if len(matrix) > EXACT else solve or _cover)(matrix, radius))
-
-
-def _cover(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return the places of a least cover's centres."""
-    near = _near(matrix, radius)
+def _cover(matrix: np.ndarray, radius: float) -> Sequence[int]:
+    """Return the places of a least cover's centres; of a greedy one's beyond EXACT members."""
+    if len(matrix) > EXACT:
+        return _greedy(matrix, radius)
+    near = matrix <= _reach(matrix, radius)
     return _solve(np.ones(len(matrix)), scipy.optimize.LinearConstraint(near.astype(float), lb=1))
 
 
-def _packing(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return the places of a largest packing."""
-    near = _near(matrix, radius)
+def _packing(matrix: np.ndarray, radius: float) -> Sequence[int]:
+    """Return the places of a largest packing; of a greedy one beyond EXACT members."""
+    if len(matrix) > EXACT:
+        return _greedy(matrix, radius)
+    near = matrix <= _reach(matrix, radius)
     cliques = np.zeros((0, len(near)))
     for first, second in np.argwhere(np.triu(near)):  # a clique around every pair not yet in one
         if not (cliques[:, first] * cliques[:, second]).any():

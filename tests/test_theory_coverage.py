@@ -74,7 +74,7 @@ def test_the_family_has_the_covering_number_that_is_claimed():
     members = np.concatenate([centres, members])[rng.permutation(24)]
     apart = np.linalg.norm(members[:, None] - members, axis=-1)
     names = [str(i) for i in range(24)]
-    cover = coverage.exact_cover(pd.DataFrame(apart, names, names), 2 * np.sin(angle / 2))
+    cover = coverage.cover(pd.DataFrame(apart, names, names), 2 * np.sin(angle / 2))
     assert len(cover) == 4
 
 
