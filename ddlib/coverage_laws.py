@@ -235,19 +235,17 @@ def regressions(
     `within_equal`.
     Raises ValueError for families that k_stars does not have.
     """
-    rows = []
-    for epsilon, table, draws in _by_epsilon(k_stars, measures):
-        codes = np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
-        values = np.clip(draws, table["smallest"].to_numpy(), table["largest"].to_numpy())
-        series = [groups[family] for family in measures.index] if groups else None
-        folds, orders = {"loo": range(len(table)), "loo_group": series}, _orders([len(table)], seed)
-        head = {"epsilon": epsilon, "n": len(table), "censored": int((codes[0] != 0).sum())}
-        fits = {}
-        for name, x in {"constant": np.zeros(len(table)), **measures}.items():
-            x = np.asarray(x, dtype=float)
-            fits[name] = {"predictor": name, **head, "reason": _refusal(name, x, codes[0])}
-            if not fits[name]["reason"]:
-                fits[name] |= _assess(x, values, codes, orders, folds)
+    rows, orders = [], _orders([len(measures)], seed)
+    folds = {"loo": range(len(measures))}
+    if groups:
+        folds["loo_group"] = [groups[family] for family in measures.index]
+    predictors = {"constant": np.zeros(len(measures)), **measures.astype(float)}
+    for epsilon, _, values, codes in _by_epsilon(k_stars, measures):
+        head = {"epsilon": epsilon, "censored": int((codes[0] != 0).sum())}
+        fits = {
+            name: head | _assess(name, np.asarray(x), values, codes, orders, folds)
+            for name, x in predictors.items()
+        }
         other = fits.get(rival, {}).get("r2_draws", np.empty(0))
         for fit in fits.values():
             if len(other) > 1 and "r2_draws" in fit and fit["predictor"] != rival:
@@ -270,15 +268,12 @@ def k_star_on_line(k_stars: KStars, h: pd.Series, at: float) -> tuple[Interval |
     """
     if k_stars.table["epsilon"].nunique() != 1:
         raise ValueError("give the k* of one epsilon")
-    for _, table, draws in _by_epsilon(k_stars, h.to_frame()):
-        codes = np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
-        values, x = np.clip(draws, table["smallest"], table["largest"]), h.to_numpy(float)
-        if reason := _refusal("H_cov", x, codes[0]):
-            return None, reason
-        design = np.column_stack([np.ones(len(x)), x])
-        found, _ = _tobit(design, np.asarray(values), codes, np.ones((1, len(x))))
-        return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
-    raise ValueError("no k* was given; call k_star with one epsilon")
+    [(_, _, values, codes)], x = _by_epsilon(k_stars, h.to_frame()), h.to_numpy(float)
+    if reason := _refusal("H_cov", x, codes[0]):
+        return None, reason
+    design = np.column_stack([np.ones(len(x)), x])
+    found, _ = _tobit(design, values, codes, np.ones((1, len(x))))
+    return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
 
 
 def within_equal(
@@ -301,11 +296,12 @@ def within_equal(
     rows = [
         {"epsilon": epsilon, "predictor": name, "group": group}
         | _concordance(measures[name].to_numpy(float), draws, blocks, seed)
-        for epsilon, _, draws in _by_epsilon(k_stars, measures)
+        for epsilon, draws, _, _ in _by_epsilon(k_stars, measures)
         for name in measures.columns.drop(by)
         for group, blocks in groups.items()
     ]
-    return pd.DataFrame(rows)
+    names = ["epsilon", "predictor", "group", "n", "tau", "low", "high", "p", "reason"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def root_law(
@@ -337,8 +333,7 @@ def root_law(
     for name, values in {"constant": np.ones(count), **measures}.items():
         with np.errstate(invalid="ignore"):
             x = np.sqrt(np.asarray(values, dtype=float)[:, None] / ks).ravel()
-        row = {"predictor": name, "n": len(x), "reason": _refusal(name, x, codes[0])}
-        rows.append(row if row["reason"] else row | _assess(x, y, codes, orders, folds))
+        rows.append(_assess(name, x, y, codes, orders, folds))
     names = ["slope", "low", "high", "intercept", "r2", "p", "loo", "aicc", "reason"]
     found = pd.DataFrame(rows).reindex(columns=["predictor", "n", *names])
     return found.assign(delta_aicc=found["aicc"] - found["aicc"].min())
@@ -435,14 +430,19 @@ def _cross(falling: np.ndarray, ks: np.ndarray, epsilons: np.ndarray) -> np.ndar
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame):
-    """Yield each epsilon with the rows of `table` and draws (1 + D, F) in the order of measures."""
+    """Yield each epsilon with three (1 + D, F), families in the order of measures.
+
+    The draws of k*; their values, bounds where they are censored; and codes as in `_assess`.
+    """
     if not measures.index.is_unique:
         raise ValueError(f"measures have {measures.index[measures.index.duplicated()][0]!r} twice")
     if missing := measures.index.difference(k_stars.table["family"]).tolist():
         raise ValueError(f"no k* of family {missing[0]!r}; invert its gaps first")
     for epsilon, table in k_stars.table.reset_index().groupby("epsilon"):
         table = table.set_index("family").loc[measures.index]
-        yield epsilon, table, k_stars.draws[table["index"]].T
+        draws = k_stars.draws[table["index"]].T
+        values = np.clip(draws, table["smallest"].to_numpy(), table["largest"].to_numpy())
+        yield epsilon, draws, values, np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
 
 
 def _refusal(name: str, x: np.ndarray, codes: np.ndarray) -> str:
@@ -473,21 +473,25 @@ def _orders(sizes: list[int], seed: int) -> np.ndarray:
     return np.vstack([first, np.concatenate(drawn, axis=1)])
 
 
-def _assess(x, y, codes, orders, folds: Mapping) -> dict:
+def _assess(name: str, x, y, codes, orders, folds: Mapping) -> dict:
     """Fit y (1 + D, n) on x (n,), 0 for a constant alone, and judge the fit; see `regressions`.
 
     codes: -1, 0, 1 (1 + D, n) where y is an upper bound, a value, a lower bound; orders (B, n) of
     the permutation null, as they are first; folds: labels of the points to leave out together.
+    Where nothing can be fitted, `reason` says why.
     """
     n, one = len(x), np.ones((len(x), 1))
+    answer = {"predictor": name, "n": n, "reason": _refusal(name, x, codes[0])}
+    if answer["reason"]:
+        return answer
     design = np.column_stack([one, x]) if x.any() else one
     found, likelihoods = _tobit(design, y, codes, one.T)
     r2 = 1 - np.exp(2 / n * (_tobit(one, y, codes, one.T)[1] - likelihoods))
     p, spare = design.shape[1] + 1, n - design.shape[1] - 2
-    answer = {"intercept": found[0, 0], "r2": r2[0], "r2_draws": r2}
+    answer |= {"intercept": found[0, 0], "r2": r2[0], "r2_draws": r2}
     answer["aicc"] = 2 * (p + p * (p + 1) / spare - likelihoods[0]) if spare > 0 else np.nan
-    for name, labels in folds.items():
-        answer[name] = _left_out(design, y[0], codes[0], labels)
+    for fold, labels in folds.items():
+        answer[fold] = _left_out(design, y[0], codes[0], labels)
     if x.any():
         answer |= zip(("slope", "low", "high"), _known_interval(found[:, 1]), strict=True)
         shuffled = _tobit(design, y[0][orders], codes[0][orders], one.T)[1]
@@ -497,8 +501,6 @@ def _assess(x, y, codes, orders, folds: Mapping) -> dict:
 
 def _left_out(design, y, codes, labels) -> float:
     """Return the root mean square error at points left out by equal labels; NaN if not possible."""
-    if labels is None:
-        return np.nan
     kept = np.array([[a != b for b in labels] for a in labels], dtype=float)
     found, _ = _tobit(design, np.tile(y, (len(y), 1)), np.tile(codes, (len(y), 1)), kept)
     misses = (found * design).sum(axis=1) - y
@@ -588,12 +590,12 @@ def _concordance(x: np.ndarray, draws: np.ndarray, blocks: list[np.ndarray], see
         reason = "the same in every family of the group, so it explains nothing"
     elif not later[0].any():
         reason = "k* is the same, or censored, in every family of the group"
-    row = {"n": len(used), "tau": np.nan, "low": np.nan, "high": np.nan, "p": np.nan}
+    row = {"n": len(used), "reason": reason}
     if reason:
-        return row | {"reason": reason}
+        return row
     with np.errstate(invalid="ignore"):  # no order at all in a draw
         tau = later @ rise / np.sqrt((rise**2).sum() * (later**2).sum(axis=1))
     orders = _orders(list(map(len, blocks)), seed)
     agreed = np.sign(x[orders][:, first] - x[orders][:, second]) @ later[0]
     row |= zip(("tau", "low", "high"), _known_interval(tau), strict=True)
-    return row | {"p": float((agreed >= agreed[0]).mean()), "reason": ""}
+    return row | {"p": float((agreed >= agreed[0]).mean())}
