@@ -362,18 +362,13 @@ def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
         raise ValueError(f"gaps at k={ks[0]:g}; every k must be > 0")
     laws.check_measure(measure)
     gaps = gaps[(gaps.get("status", "ok") == "ok") & gaps[measure].notna()]
-    axes = {"configuration": names, "seed": seeds, "k": ks}
-    places = np.array([pd.Index(axis).get_indexer(gaps[name]) for name, axis in axes.items()])
-    kept = places[0] >= 0
-    sums, counts = np.zeros((2, *map(len, axes.values())))
-    np.add.at(sums, tuple(places[:, kept]), gaps[measure].to_numpy(float)[kept])
-    np.add.at(counts, tuple(places[:, kept]), 1)
-    with np.errstate(invalid="ignore"):
-        values, known = sums / counts, counts > 0
-        means = np.where(known, values, 0.0).sum(axis=1, keepdims=True) / known.sum(
-            axis=1, keepdims=True
-        )
-    return Cube(names, ks.astype(float), np.where(known, values, means))
+    cells = gaps.groupby(["configuration", "seed", "k"])[measure].mean()
+    cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy(float)
+    values = cells.reshape(len(names), len(seeds), len(ks))
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # no seed at all
+        means = np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
+    return Cube(names, ks.astype(float), np.where(known, values, means[:, None]))
 
 
 def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
