@@ -190,7 +190,7 @@ def k_star(
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     if not np.isfinite(epsilons).all():
         raise ValueError(f"epsilon is {epsilons[~np.isfinite(epsilons)][0]}; choose a finite gap")
-    cube, rows, found = lay_out(gaps, families, measure), [], ([], [])
+    cube, rows, found = lay_out(gaps, families, measure), [], []
     weights = seed_weights(cube.values.shape[1], draws, seed)
     for family, members in families.items():
         values = cube.of(members)
@@ -200,17 +200,15 @@ def k_star(
         values, ks = values[..., known], cube.ks[known]
         falling = _isotonic(worst_over(values, weights))
         curves = falling, _isotonic(values.mean(axis=1).max(axis=0)[None])
-        both = [_cross(curve, ks, epsilons) for curve in curves]
-        for epsilon, *crossed in zip(epsilons, *both, strict=True):
-            estimate, low, high = laws.interval(crossed[0])
+        found.append([_cross(curve, ks, epsilons) for curve in curves])
+        for epsilon, drawn, raw in zip(epsilons, *found[-1], strict=True):
+            estimate, low, high = laws.interval(drawn)
             censored = {0.0: BELOW, np.inf: ABOVE}.get(estimate, "")
-            ends = np.clip([estimate, crossed[1][0]], ks[0], ks[-1])
+            ends = np.clip([estimate, raw[0]], ks[0], ks[-1])
             rows.append((family, epsilon, ends[0], low, high, censored, ends[1], ks[0], ks[-1]))
-            for kept, values in zip(found, crossed, strict=True):
-                kept.append(values)
     names = ["k_star", "low", "high", "censored", "raw", "smallest", "largest"]
     table = pd.DataFrame(rows, columns=["family", "epsilon", *names])
-    return KStars(table, *map(np.array, found))
+    return KStars(table, *map(np.concatenate, zip(*found, strict=True)))
 
 
 def regressions(
