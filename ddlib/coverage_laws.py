@@ -212,12 +212,7 @@ def k_star(
 
 
 def regressions(
-    k_stars: KStars,
-    measures: pd.DataFrame,
-    groups: Mapping[str, str] | None = None,
-    *,
-    rival: str = "log_members",
-    seed: int = 0,
+    k_stars: KStars, measures: pd.DataFrame, groups: Mapping[str, str] | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """Regress k* on each measure, k* = intercept + slope x + noise, over the families of measures.
 
@@ -228,7 +223,7 @@ def regressions(
     with the predictor permuted over families), loo (root mean square error at families left out; a
     censored one counts the distance to its bound, if short of it), loo_group (at whole `groups`
     left out: {family: series}), aicc, delta_aicc (to the least), beats (part of the seed draws in
-    which r2 exceeds the rival's), reason. Nested families share members, so they are not
+    which r2 exceeds that of log_members), reason. Nested families share members, so they are not
     independent: p and aicc are too sure of themselves and loo too small; trust loo_group and
     `within_equal`.
     Raises ValueError for families that k_stars does not have.
@@ -244,9 +239,9 @@ def regressions(
             name: head | _assess(name, np.asarray(x), values, codes, orders, folds)
             for name, x in predictors.items()
         }
-        other = fits.get(rival, {}).get("r2_draws", np.empty(0))
-        for fit in fits.values():
-            if len(other) > 1 and "r2_draws" in fit and fit["predictor"] != rival:
+        other = fits.get("log_members", {}).get("r2_draws", np.empty(0))
+        for name, fit in fits.items():
+            if len(other) > 1 and "r2_draws" in fit and name != "log_members":
                 ahead = (fit["r2_draws"] - other)[1:]
                 fit["beats"] = float((ahead[~np.isnan(ahead)] > 0).mean())
         rows += fits.values()
@@ -274,28 +269,25 @@ def k_star_on_line(k_stars: KStars, h: pd.Series, at: float) -> tuple[Interval |
     return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
 
 
-def within_equal(
-    k_stars: KStars, measures: pd.DataFrame, *, by: str = "members", seed: int = 0
-) -> pd.DataFrame:
+def within_equal(k_stars: KStars, measures: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Ask in families of equal M, where ln M explains nothing, whether k* rises with a measure.
 
-    Families of `measures` are grouped by the column `by`. Columns: epsilon, predictor, group (the
-    shared value, or "all": pairs within groups), n, tau (Kendall's tau-b; censored k* tie), low,
-    high (over draws of seeds), p (one-sided: of orders within groups that give as large a tau, all
-    counted up to ORDERS), reason. With n families p cannot fall below 1/n!.
+    Families are grouped by the column members of `measures`. Columns: epsilon, predictor, group
+    (the shared number, or "all": pairs within groups), n, tau (Kendall's tau-b; censored k* tie),
+    low, high (over draws of seeds), p (one-sided: of orders within groups that give as large a tau,
+    all counted up to ORDERS), reason. With n families p cannot fall below 1/n!.
     """
-    labels = measures[by]
-    groups = {str(value): [np.flatnonzero(labels == value)] for value in sorted(labels.unique())}
-    groups = {value: blocks for value, blocks in groups.items() if len(blocks[0]) > 1}
+    found = measures.groupby("members").indices
+    groups = {str(number): [places] for number, places in found.items() if len(places) > 1}
     if not groups:
-        raise ValueError(f"no two families share their {by}; add families of equal size")
+        raise ValueError("no two families share their members; add families of equal size")
     if len(groups) > 1:
         groups["all"] = [block for blocks in groups.values() for block in blocks]
     rows = [
         {"epsilon": epsilon, "predictor": name, "group": group}
         | _concordance(measures[name].to_numpy(float), draws, blocks, seed)
         for epsilon, draws, _, _ in _by_epsilon(k_stars, measures)
-        for name in measures.columns.drop(by)
+        for name in measures.columns.drop("members")
         for group, blocks in groups.items()
     ]
     names = ["epsilon", "predictor", "group", "n", "tau", "low", "high", "p", "reason"]
