@@ -19,6 +19,7 @@ import scipy  # its parts load when they are first used
 from ddlib.laws import SAME, Fits
 
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
+BASELINE = "random"  # what every method has to beat
 LEVEL = 0.05
 EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
@@ -92,7 +93,7 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
 
 
-def against(pairs: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
+def against(pairs: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """Return the rows of `paired` that involve `baseline`, as method minus baseline.
 
     Columns: k, method, then as in `paired`; no rows where the study has no such method.
@@ -108,8 +109,8 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the best method at each k, and whether it can be told from the others.
 
     table: see `accuracies`; pairs: see `paired`. Columns: k, best, accuracy, low, high, runner_up,
-    difference, p_holm, survives, reason (of best against runner-up), untold (the methods whose
-    difference from the best does not survive the correction).
+    difference, p_holm, reason (of best against runner-up), untold (the methods whose difference
+    from the best does not survive the correction).
     """
     rows = []
     for k, size in table.dropna(subset="accuracy").groupby("k"):
@@ -121,22 +122,20 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         if len(others):
             second = others.iloc[0]
             row |= {"runner_up": second.name, "difference": -second["difference"]}
-            row |= second[["p_holm", "survives", "reason"]]
+            row |= second[["p_holm", "reason"]]
         rows.append(row | {"untold": tuple(others.index[~others["survives"].astype(bool)])})
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
-    return pd.DataFrame(rows, columns=[*names, "p_holm", "survives", "reason", "untold"])
+    return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "untold"])
 
 
-def cost_table(
-    costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame, baseline: str = "random"
-) -> pd.DataFrame:
+def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
 
     costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
     distil_seconds (an equal share of the call that made the set, and all that its method makes once
     for many sets, as if this were the only one),
-    train_seconds, seconds (both), gain (accuracy over `baseline` at the same k), gain_per_second
-    (of distillation; NaN for the baseline, which distils nothing), front (see `front`). Training
+    train_seconds, seconds (both), gain (accuracy over BASELINE at the same k), gain_per_second
+    (of distillation; NaN for BASELINE, which distils nothing), front (see `front`). Training
     is that of one network, test included; as every method trains the same network for the same
     steps on k images, it is the mean over the methods.
     """
@@ -147,14 +146,13 @@ def cost_table(
     train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
     distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()
     found = table[["method", "ipc", "k", "accuracy"]].merge(distil, how="left")
-    base = found[found["method"] == baseline].set_index("k")["accuracy"]
-    gain = found["accuracy"] - found["k"].map(base).astype(float)
+    gain = found["accuracy"] - _of_baseline(found)
     found = found.assign(train_seconds=found["ipc"].map(train).astype(float))
     seconds = found["distil_seconds"] + found["train_seconds"]
     return found.assign(
         seconds=seconds,
         gain=gain,
-        gain_per_second=(gain / found["distil_seconds"]).where(found["method"] != baseline),
+        gain_per_second=(gain / found["distil_seconds"]).where(found["method"] != BASELINE),
         front=front(seconds, found["accuracy"]),
     )
 
@@ -171,66 +169,59 @@ def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
     return pd.Series(known & ~better.any(axis=0), index=seconds.index)
 
 
-def label_robust_score(full, synthetic, random, weight: float = 0.5):
+def label_robust_score(full, synthetic, random):
     """Return DD-Ranking's LRS in [0, 1] of accuracies in [0, 1], numbers or Series.
 
     full: on all data with hard labels; synthetic, random: under one protocol, with hard labels as
-    here. alpha = w IOR - (1 - w) HLR, LRS = (e^alpha - e^-1) / (e - e^-1), IOR = synthetic -
-    random, HLR = full - synthetic. Raises ValueError for accuracies in percent, which would push
+    here. alpha = (IOR - HLR) / 2, LRS = (e^alpha - e^-1) / (e - e^-1), IOR = synthetic - random,
+    HLR = full - synthetic. Raises ValueError for accuracies in percent, which would push
     the score out of [0, 1].
 
     Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
     """
     _check_fractions(full, synthetic, random)
-    return _robust_score(weight * (synthetic - random) - (1 - weight) * (full - synthetic))
+    return _robust_score((synthetic - random) / 2 - (full - synthetic) / 2)
 
 
-def augmentation_robust_score(
-    synthetic, random, plain_synthetic, plain_random, weight: float = 0.5
-):
+def augmentation_robust_score(synthetic, random, plain_synthetic, plain_random):
     """Return DD-Ranking's ARS in [0, 1] of accuracies in [0, 1], numbers or Series.
 
-    synthetic, random: evaluated with augmentation; plain_synthetic, plain_random: without. beta =
-    w (synthetic - random) + (1 - w) (plain_synthetic - plain_random), scored as in LRS.
+    synthetic, random: evaluated with augmentation; plain_synthetic, plain_random: without. beta is
+    the mean of synthetic - random and plain_synthetic - plain_random, scored as in LRS.
 
     Source: as `label_robust_score`.
     """
     _check_fractions(synthetic, random, plain_synthetic, plain_random)
-    plain = plain_synthetic - plain_random
-    return _robust_score(weight * (synthetic - random) + (1 - weight) * plain)
+    return _robust_score((synthetic - random) / 2 + (plain_synthetic - plain_random) / 2)
 
 
 def dd_ranking(
-    table: pd.DataFrame,
-    full: pd.DataFrame,
-    augmented: pd.DataFrame | None = None,
-    baseline: str = "random",
-    weight: float = 0.5,
+    table: pd.DataFrame, full: pd.DataFrame, augmented: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
 
     augmented: `accuracies` of the same sets under a configuration that augments, which ARS needs.
-    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without the baseline, or without `augmented`.
+    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without `augmented`.
     """
-    random, whole = _of_baseline(table, baseline), float(full["accuracy"].iloc[0])
+    random, whole = _of_baseline(table), float(full["accuracy"].iloc[0])
     scores = table[["method", "ipc", "k"]].assign(
         hlr=whole - table["accuracy"],
         ior=table["accuracy"] - random,
-        lrs=label_robust_score(whole, table["accuracy"], random, weight),
+        lrs=label_robust_score(whole, table["accuracy"], random),
     )
     if augmented is None:
         return scores.assign(ars=np.nan)
+    augmented = augmented.assign(random=_of_baseline(augmented))
     others = table[["method", "k"]].merge(augmented, on=["method", "k"], how="left")
-    seen = _of_baseline(augmented, baseline, others["k"])
     plain = table["accuracy"].to_numpy(), random.to_numpy()
-    ars = augmentation_robust_score(others["accuracy"], seen, *plain, weight)
+    ars = augmentation_robust_score(others["accuracy"], others["random"], *plain)
     return scores.assign(ars=ars.to_numpy())
 
 
-def _of_baseline(table: pd.DataFrame, baseline: str, ks: pd.Series | None = None) -> pd.Series:
-    """Return the accuracy of the baseline at each k, by default those of the table's rows."""
-    own = table[table["method"] == baseline].set_index("k")["accuracy"]
-    return (table["k"] if ks is None else ks).map(own).astype(float)
+def _of_baseline(table: pd.DataFrame) -> pd.Series:
+    """Return, for every row, the accuracy of BASELINE at its k."""
+    own = table[table["method"] == BASELINE].set_index("k")["accuracy"]
+    return table["k"].map(own).astype(float)
 
 
 def spread(trials: pd.DataFrame) -> pd.DataFrame:

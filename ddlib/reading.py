@@ -1,11 +1,12 @@
 """Sentences that say what results show, computed from the results and never typed by hand."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.comparison import LEVEL, Agreement, against, crossings
+from ddlib.comparison import BASELINE, LEVEL, Agreement, against, crossings
 from ddlib.laws import LAWS, Fit, Interval, best
 
 SMALL_GAIN = 1e-4  # what one more image should still gain: an image in 10,000, or 1e-4 nats
@@ -62,30 +63,22 @@ def effort(steps: int, batch_size: int, count: int) -> Text:
     return Text(f"They took {seen}: {unseen}R(D) is that of so many steps, not of convergence.")
 
 
-def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame, baseline: str = "random") -> Text:
-    """Say which method gives most at each k, and where each beats the baseline or falls short.
+def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
+    """Say which method gives most at each k, and where each beats BASELINE or falls short.
 
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.comparison`.
     """
-    return _sections(_per_image(pairs, ranks, baseline))
+    leaders = [*map(_leader, ranks.to_dict("records")), _tally(ranks)]
+    return _sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
-def comparison(
-    pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame, baseline: str = "random"
-) -> Text:
+def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame) -> Text:
     """Say which method gives most per image and per second, and what the tests can tell.
 
     pairs, ranks, spent: the tables `paired`, `ranking` and `cost_table` of `ddlib.comparison`.
     """
-    costs = {"Per second": [_rate(spent, baseline), _front(spent)], "The tests": [_power(pairs)]}
-    return _sections(_per_image(pairs, ranks, baseline) | costs)
-
-
-def _per_image(pairs: pd.DataFrame, ranks: pd.DataFrame, baseline: str) -> dict[str, list[str]]:
-    return {
-        "Per image": [*map(_leader, ranks.to_dict("records")), _tally(ranks)],
-        f"Against {baseline}": _over_baseline(against(pairs, baseline), baseline),
-    }
+    costs = {"Per second": [_rate(spent), _front(spent)], "The tests": [_power(pairs)]}
+    return Text(f"{per_image(pairs, ranks)}\n\n{_sections(costs)}")
 
 
 def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
@@ -265,20 +258,17 @@ def _leader(row: Mapping) -> str:
 
 
 def _tally(ranks: pd.DataFrame) -> str:
-    counts: dict[str, int] = {}
-    for best_one, untold in zip(ranks["best"], ranks["untold"], strict=True):
-        for method in (best_one, *untold):
-            counts[method] = counts.get(method, 0) + 1
+    rows = ranks[["best", "untold"]].itertuples(index=False)
+    counts = Counter(method for best_one, untold in rows for method in (best_one, *untold))
     if not counts:
         return "No method reached an accuracy."
-    ordered = sorted(counts, key=counts.get, reverse=True)
-    sizes = listed((f"{method} at {counts[method]}" for method in ordered), "and")
+    sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")
     return f"Best, or not told from the best, of {len(ranks)} sizes: {sizes}."
 
 
-def _over_baseline(table: pd.DataFrame, baseline: str) -> list[str]:
+def _over_baseline(table: pd.DataFrame) -> list[str]:
     if table.empty:
-        return [f"The study has no {baseline} beside another method, so nothing to compare with."]
+        return [f"The study has no {BASELINE} beside another method, so nothing to compare with."]
     up, told, untested = table["low"] > 0, table["survives"], table["reason"] != ""
     down = table["high"] < 0
     groups = {
@@ -301,13 +291,13 @@ def _at(what: str, ks: Iterable[int]) -> str:
     return f"{what} at k = {listed(ks, 'and')}"
 
 
-def _rate(spent: pd.DataFrame, baseline: str) -> str:
+def _rate(spent: pd.DataFrame) -> str:
     known = spent.dropna(subset="gain_per_second")
     if known.empty:
-        return f"No method's gain over {baseline} for a second of distillation is known."
+        return f"No method's gain over {BASELINE} for a second of distillation is known."
     top = known.loc[known["gain_per_second"].idxmax()]
     return (
-        f"Most accuracy over {baseline} for a second of distillation: {top['method']} at k = "
+        f"Most accuracy over {BASELINE} for a second of distillation: {top['method']} at k = "
         f"{top['k']}, {_number(top['gain'])} in {_number(top['distil_seconds'])} s."
     )
 
