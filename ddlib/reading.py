@@ -101,18 +101,25 @@ def surrogates(
     return Text(f"{_bullets([*lines, _exponents(exponents)])}\n\n{verdict}")
 
 
-def between(interval: Interval) -> str:
-    """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`."""
-    if interval.low is None:
-        return f"{_number(interval.estimate)} (no interval)"
-    ends = f"{_number(interval.low)} to {_number(interval.high)}"
-    return f"{_number(interval.estimate)} ({ends})"
+def between(interval: Interval, pattern: str = "") -> str:
+    """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`.
+
+    pattern: that of the numbers, such as ".2f", else three digits.
+    """
+    return f"{_number(interval.estimate, pattern)} ({ends(*interval[1:], pattern)})"
 
 
-def _number(value: float) -> str:
+def ends(low: float | None, high: float | None, pattern: str = "") -> str:
+    """Return an interval in words: `0.27 to 0.35`, or `no interval` for None and NaN."""
+    if pd.isna(low):
+        return "no interval"
+    return f"{_number(low, pattern)} to {_number(high, pattern)}"
+
+
+def _number(value: float, pattern: str = "") -> str:
     if math.isinf(value):
         return "no bound"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
 
 
 def _exponent(free: Fit) -> str:
@@ -193,9 +200,8 @@ def _beyond(k: Interval, largest_k: int) -> str:
 
 
 def _prediction(law: Fit, k: int, unit: str) -> str:
-    gap, low, high = law.predict(k)[["gap", "low", "high"]].iloc[0]
-    interval = Interval(gap, None, None) if math.isnan(low) else Interval(gap, low, high)
-    return f"At k = {k}, which was not measured, it predicts a gap of {between(interval)} {unit}."
+    predicted = between(law.gap(k))
+    return f"At k = {k}, which was not measured, it predicts a gap of {predicted} {unit}."
 
 
 def _verdict(fits: Mapping[str, Fit]) -> str:
@@ -235,9 +241,7 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _of_row(row: Mapping, estimate: str) -> str:
-    """Return the estimate of a table's row with its interval, where it has one, in words."""
-    ends = [None if math.isnan(row[end]) else row[end] for end in ("low", "high")]
-    return between(Interval(row[estimate], *ends))
+    return between(Interval(row[estimate], row["low"], row["high"]))
 
 
 def _p(value: float) -> str:

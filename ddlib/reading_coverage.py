@@ -5,7 +5,7 @@ import pandas as pd
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
-from ddlib.reading import NEAR, Text, listed
+from ddlib.reading import NEAR, Text, ends, listed
 
 NAMES = {
     "h_cov": "H_cov",
@@ -137,19 +137,13 @@ def root_law(fitted: pd.DataFrame) -> Text:
     name, best = known.index[0], known.iloc[0]
     text = (
         f"Worst gaps are nearest to a sqrt(H / k) + c with H = {NAMES[name]} "
-        f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {_interval(best)})."
+        f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {ends(best['low'], best['high'], '.2f')})."
     )
     for rival in ("h_cov", "log_members", "constant"):
         if rival in known.index and rival != name:
             row = known.loc[rival]
             text += f" {NAMES[rival]}: {row['delta_aicc']:.1f} AICc units behind."
     return Text(text)
-
-
-def _interval(row: pd.Series) -> str:
-    if pd.isna(row["low"]):
-        return "no interval"
-    return f"{row['low']:.2f} to {row['high']:.2f}"
 
 
 def transfer(compared: pd.DataFrame, first: str) -> Text:
