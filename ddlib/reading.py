@@ -142,9 +142,8 @@ def _choice(fits: Mapping[str, Fit]) -> str:
     text = f"{criterion} prefers {LAWS[choice.law].formula}"
     if choice.rivals:
         text += f", which cannot be told from {listed(LAWS[law].formula for law in choice.rivals)}"
-    own = fits["inverse_sqrt"].aicc
-    if choice.criterion == "aicc" and choice.law != "inverse_sqrt" and own is not None:
-        behind = own - fits[choice.law].aicc
+    if choice.criterion == "aicc" and choice.law != "inverse_sqrt":
+        behind = fits["inverse_sqrt"].aicc - fits[choice.law].aicc
         text += f"; a/√k + c is {behind:.1f} units behind"
     return f"{text}."
 
@@ -161,16 +160,14 @@ def _quality(law: Fit) -> str:
 
 
 def _floor(law: Fit, unit: str) -> str:
-    c = law.parameters["c"]
+    c, a = law.parameters["c"], law.parameters["a"].estimate
     text = f"Its floor is c = {between(c)} {unit}"
-    if c.low is not None and c.low <= 0 <= c.high:
+    if c.low is None or c.low > 0:
+        return f"{text}."
+    if c.high >= 0:
         return f"{text}, so no floor can be told from none."
-    if c.high is not None and c.high < 0:
-        text = f"{text}: below zero, so no floor"
-        a = law.parameters["a"].estimate
-        meets = f"; the curve would meet all data at k = {(a / c.estimate) ** 2:.0f}"
-        return f"{text}{meets if a > 0 else ''}."
-    return f"{text}."
+    meets = f"; the curve would meet all data at k = {(a / c.estimate) ** 2:.0f}" if a > 0 else ""
+    return f"{text}: below zero, so no floor{meets}."
 
 
 def _spent(law: Fit, floor_share: float, largest_k: int) -> str:
@@ -221,8 +218,7 @@ def _verdict(fits: Mapping[str, Fit]) -> str:
     }
     failed = [what for what, fails in against.items() if fails]
     if not failed:
-        c = law.parameters["c"]
-        bare = ", but without a floor above 0" if c.high is not None and c.high < 0 else ""
+        bare = ", but without a floor above 0" if law.parameters["c"].high < 0 else ""
         return f"So the curve a/√k + c survives{bare}: the exponent, AICc and R² all allow it."
     text = f"So the curve a/√k + c does not survive: against it speaks {listed(failed, 'and')}."
     if b.low > 0.5:
@@ -284,15 +280,11 @@ def _over_baseline(table: pd.DataFrame) -> list[str]:
         "not testable": untested,
     }
     lines = []
-    for method, rows in table.groupby("method", sort=False)["k"]:
-        places = {words: rows[where[rows.index]] for words, where in groups.items()}
-        found = [_at(words, ks) for words, ks in places.items() if len(ks)]
+    for method, ks in table.groupby("method", sort=False)["k"]:
+        places = {words: ks[where[ks.index]] for words, where in groups.items()}
+        found = [f"{words} at k = {listed(at, 'and')}" for words, at in places.items() if len(at)]
         lines.append(f"{method}: {'; '.join(found)}.")
     return lines
-
-
-def _at(what: str, ks: Iterable[int]) -> str:
-    return f"{what} at k = {listed(ks, 'and')}"
 
 
 def _rate(spent: pd.DataFrame) -> str:
