@@ -87,8 +87,7 @@ def simulate_worst(
 
 def fit_line(x: np.ndarray, curves: np.ndarray) -> Line:
     """Fit a line to each seed's curve (seeds, n) at x (n,); R^2 is that of the mean curve."""
-    centred = x - x.mean()
-    slopes = curves @ centred / (centred @ centred)
+    slopes = np.polyfit(x, curves.T, 1)[0]
     half = stats.t.ppf(0.975, len(slopes) - 1) * stats.sem(slopes)
     mean = float(slopes.mean())
     r2 = float(np.corrcoef(x, curves.mean(axis=0))[0, 1] ** 2)

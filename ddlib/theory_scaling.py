@@ -140,11 +140,9 @@ def power(sizes: np.ndarray, values: np.ndarray, errors: np.ndarray) -> Interval
     sizes, values, errors = (np.asarray(each, dtype=float) for each in (sizes, values, errors))
     if len(sizes) < 3 or (values <= 0).any():
         raise ValueError(f"{len(sizes)} sizes; give at least 3, with positive values")
-    weights, x = (values / errors) ** 2, np.log(sizes)
-    centred = x - (weights * x).sum() / weights.sum()
-    scale = (weights * centred**2).sum()
-    slope = (weights * centred * np.log(values)).sum() / scale
-    half = stats.norm.ppf(0.975) / np.sqrt(scale)
+    logs = np.log(sizes), np.log(values)
+    (slope, _), covariance = np.polyfit(*logs, 1, w=values / errors, cov="unscaled")
+    half = stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
     return Interval(float(slope), float(slope - half), float(slope + half))
 
 
