@@ -146,7 +146,7 @@ def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -
     train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
     distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()
     found = table[["method", "ipc", "k", "accuracy"]].merge(distil, how="left")
-    gain = found["accuracy"] - _of_baseline(found)
+    gain = _over_baseline(found)
     found = found.assign(train_seconds=found["ipc"].map(train).astype(float))
     seconds = found["distil_seconds"] + found["train_seconds"]
     return found.assign(
@@ -169,30 +169,12 @@ def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
     return pd.Series(known & ~better.any(axis=0), index=seconds.index)
 
 
-def label_robust_score(full, synthetic, random):
-    """Return DD-Ranking's LRS in [0, 1] of accuracies in [0, 1], numbers or Series.
+def robust_score(advantage):
+    """Return DD-Ranking's score in [0, 1] of an advantage in [-1, 1], a number or Series.
 
-    full: on all data with hard labels; synthetic, random: under one protocol, with hard labels as
-    here. alpha = (IOR - HLR) / 2, LRS = (e^alpha - e^-1) / (e - e^-1), IOR = synthetic - random,
-    HLR = full - synthetic. Raises ValueError for accuracies in percent, which would push
-    the score out of [0, 1].
-
-    Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
+    (e^advantage - e^-1) / (e - e^-1). Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
     """
-    _check_fractions(full, synthetic, random)
-    return _robust_score((synthetic - random) / 2 - (full - synthetic) / 2)
-
-
-def augmentation_robust_score(synthetic, random, plain_synthetic, plain_random):
-    """Return DD-Ranking's ARS in [0, 1] of accuracies in [0, 1], numbers or Series.
-
-    synthetic, random: evaluated with augmentation; plain_synthetic, plain_random: without. beta is
-    the mean of synthetic - random and plain_synthetic - plain_random, scored as in LRS.
-
-    Source: as `label_robust_score`.
-    """
-    _check_fractions(synthetic, random, plain_synthetic, plain_random)
-    return _robust_score((synthetic - random) / 2 + (plain_synthetic - plain_random) / 2)
+    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
 
 
 def dd_ranking(
@@ -200,28 +182,25 @@ def dd_ranking(
 ) -> pd.DataFrame:
     """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
 
-    augmented: `accuracies` of the same sets under a configuration that augments, which ARS needs.
+    HLR = full - synthetic, with hard labels as here; IOR = synthetic - random, under one protocol;
+    LRS the `robust_score` of (IOR - HLR) / 2; ARS that of the mean of IOR with augmentation and
+    without. augmented: `accuracies` of the same sets under a configuration that augments.
     Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without `augmented`.
     """
-    random, whole = _of_baseline(table), float(full["accuracy"].iloc[0])
-    scores = table[["method", "ipc", "k"]].assign(
-        hlr=whole - table["accuracy"],
-        ior=table["accuracy"] - random,
-        lrs=label_robust_score(whole, table["accuracy"], random),
-    )
+    hlr, ior = float(full["accuracy"].iloc[0]) - table["accuracy"], _over_baseline(table)
+    scores = table[["method", "ipc", "k"]]
+    scores = scores.assign(hlr=hlr, ior=ior, lrs=robust_score((ior - hlr) / 2))
     if augmented is None:
         return scores.assign(ars=np.nan)
-    augmented = augmented.assign(random=_of_baseline(augmented))
-    others = table[["method", "k"]].merge(augmented, on=["method", "k"], how="left")
-    plain = table["accuracy"].to_numpy(), random.to_numpy()
-    ars = augmentation_robust_score(others["accuracy"], others["random"], *plain)
-    return scores.assign(ars=ars.to_numpy())
+    other = augmented.assign(other=_over_baseline(augmented))[["method", "k", "other"]]
+    other = scores[["method", "k"]].merge(other, how="left")["other"].to_numpy()
+    return scores.assign(ars=robust_score((other + ior) / 2))
 
 
-def _of_baseline(table: pd.DataFrame) -> pd.Series:
-    """Return, for every row, the accuracy of BASELINE at its k."""
+def _over_baseline(table: pd.DataFrame) -> pd.Series:
+    """Return, for every row, its accuracy over that of BASELINE at its k."""
     own = table[table["method"] == BASELINE].set_index("k")["accuracy"]
-    return table["k"].map(own).astype(float)
+    return table["accuracy"] - table["k"].map(own).astype(float)
 
 
 def spread(trials: pd.DataFrame) -> pd.DataFrame:
@@ -393,13 +372,3 @@ def _two_way(table: pd.DataFrame) -> tuple:
     p = scipy.stats.f.sf(f, m - 1, (n - 1) * (m - 1))
     friedman = float(scipy.stats.friedmanchisquare(*values.T).pvalue) if m > 2 else np.nan
     return names, n, np.ptp(means), np.sqrt(error), icc, f, float(p), friedman, ""
-
-
-def _check_fractions(*accuracies) -> None:
-    for accuracy in accuracies:
-        if np.any(np.asarray(accuracy) > 1) or np.any(np.asarray(accuracy) < 0):
-            raise ValueError("accuracies must be fractions from 0 to 1; divide percents by 100")
-
-
-def _robust_score(advantage):
-    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
