@@ -10,6 +10,7 @@ Letters: M configurations, S seeds, N probe images, C classes, F features, D dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -231,19 +232,21 @@ def h_cov_curve(
     chosen = list(distance.index if members is None else members)
     matrix = _matrix(distance, chosen)
     levels = np.unique(np.append(0.0, matrix))
-    numbers = np.zeros(len(levels), dtype=int)
-    numbers[[0, -1]] = [len(_cover(matrix, levels[i])) for i in (0, -1)]
-    spans = [(0, len(levels) - 1)]
-    while spans:  # N falls with r, so nothing jumps between two radii of equal N
-        low, high = spans.pop()
-        if high - low < 2 or numbers[low] == numbers[high]:
-            numbers[low:high] = numbers[low]
-            continue
+
+    @cache
+    def number(place: int) -> int:
+        return len(_cover(matrix, levels[place]))
+
+    def jumps(low: int, high: int) -> list[int]:
+        """Return the places after low, up to high, where N falls; not between two of equal N."""
+        if high - low < 2 or number(low) == number(high):
+            return [high] if number(high) < number(low) else []
         middle = (low + high) // 2
-        numbers[middle] = len(_cover(matrix, levels[middle]))
-        spans += [(low, middle), (middle, high)]
-    jumps = np.append(True, np.diff(numbers) < 0)
-    curve = pd.DataFrame({"radius": levels[jumps], "covering_number": numbers[jumps]})
+        return jumps(low, middle) + jumps(middle, high)
+
+    places = [0, *jumps(0, len(levels) - 1)]
+    numbers = [number(place) for place in places]
+    curve = pd.DataFrame({"radius": levels[places], "covering_number": numbers})
     curve["h_cov"] = np.log(curve["covering_number"])
     if draws is None:
         return curve
@@ -445,8 +448,7 @@ def _matrix(distance: pd.DataFrame, members=None, what: str = "the family") -> n
     if len(set(members)) < len(members):
         repeated = next(name for name in members if members.count(name) > 1)
         raise ValueError(f"{what} has {repeated!r} twice; name each configuration once")
-    unknown = [str(name) for name in members if name not in distance.index]
-    if unknown:
+    if unknown := [str(name) for name in members if name not in distance.index]:
         raise ValueError(f"{what} names {', '.join(unknown)}, which the distance matrix lacks")
     matrix = distance.loc[members, members].to_numpy(float)
     sound = np.isfinite(matrix).all() and (matrix >= 0).all() and not np.diag(matrix).any()

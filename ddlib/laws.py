@@ -115,8 +115,7 @@ class Fit:
     @property
     def has_floor(self) -> bool:
         """Whether the curve falls, to a floor above 0."""
-        ends = [self.parameters.get(name, Interval(0.0, None, None)) for name in ("a", "c")]
-        return all(end.estimate > 0 for end in ends)
+        return self.fitted and bool((self.coefficients[0, [0, 2]] > 0).all())
 
     @property
     def identifiable(self) -> bool:
