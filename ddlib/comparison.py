@@ -8,7 +8,6 @@ in a column `reason` and keeps its p-values empty (NaN).
 Letters: S seeds, M methods, K sizes.
 """
 
-from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
@@ -52,7 +51,7 @@ def learned(trials: pd.DataFrame) -> pd.DataFrame:
 def full_data(references: pd.DataFrame) -> pd.DataFrame:
     """Return one row, n, accuracy, low, high: the networks trained on all data."""
     names = ["n", "accuracy", "low", "high"]
-    return pd.DataFrame([_student(_full_by_seed(references))], columns=names)
+    return pd.DataFrame([_student(references.groupby("seed")["accuracy"].mean())], columns=names)
 
 
 def accuracies(trials: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +61,7 @@ def accuracies(trials: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     gap_low, gap_high, one row for each method and k. The gap is taken seed by seed. Intervals are
     NaN for one seed and where all seeds agree.
     """
-    full, rows = _full_by_seed(references), []
+    full, rows = references.groupby("seed")["accuracy"].mean(), []
     by_size = seed_accuracies(trials)
     for (method, ipc, k), group in trials.groupby(["method", "ipc", "k"], sort=False):
         own = by_size[method].loc[k]
@@ -85,7 +84,7 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [
         (k, first, second, *_compare(table[first] - table[second]))
-        for k, table in _sizes(seed_accuracies(trials))
+        for k, table in seed_accuracies(trials).groupby("k")
         for first, second in combinations(table.columns, 2)
     ]
     pairs = pd.DataFrame(rows, columns=["k", "first", "second", *PAIR])
@@ -214,7 +213,7 @@ def spread(trials: pd.DataFrame) -> pd.DataFrame:
     the methods explain (Shrout & Fleiss 1979, ICC(3,1), methods in the place of targets): near
     0, any method does as well as another; near 1, the method decides.
     """
-    rows = [(k, *_two_way(table)) for k, table in _sizes(seed_accuracies(trials))]
+    rows = [(k, *_two_way(table)) for k, table in seed_accuracies(trials).groupby("k")]
     found = pd.DataFrame(rows, columns=["k", *SPREAD])
     p_holm = holm(found["p"])
     return found.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
@@ -317,16 +316,6 @@ def sign_flip(differences: np.ndarray) -> float:
         signs[0] = 1
     sums = np.abs(signs @ differences)
     return float((sums >= sums[0] - SAME * np.abs(differences).sum()).mean())
-
-
-def _full_by_seed(references: pd.DataFrame) -> pd.Series:
-    return references["accuracy"].groupby(references["seed"]).mean()
-
-
-def _sizes(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Yield each k with its accuracies (S, M), rows seeds."""
-    for k in table.index.unique("k"):
-        yield k, table.loc[k]
 
 
 def _student(values: pd.Series) -> tuple[int, float, float, float]:
