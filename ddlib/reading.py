@@ -95,9 +95,8 @@ def surrogates(
     """
     methods = set().union(*weights["methods"])
     pairs = pairs[pairs["first"].isin(methods) & pairs["second"].isin(methods)]
-    swaps = crossings(pairs)
-    lines = [*map(_weight, weights.to_dict("records")), _order(order), _swaps(swaps)]
-    verdict = _interchangeable(weights, order, pairs, swaps, exponents)
+    lines = [*map(_weight, weights.to_dict("records")), _order(order), _swaps(crossings(pairs))]
+    verdict = _interchangeable(weights, order, pairs, exponents)
     return Text(f"{_bullets([*lines, _exponents(exponents)])}\n\n{verdict}")
 
 
@@ -377,11 +376,7 @@ def _exponents(table: pd.DataFrame) -> str:
 
 
 def _interchangeable(
-    weights: pd.DataFrame,
-    order: Agreement,
-    pairs: pd.DataFrame,
-    swaps: pd.DataFrame,
-    exponents: pd.DataFrame,
+    weights: pd.DataFrame, order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame
 ) -> str:
     """Weigh differences at each k, the order over k and the exponents; one is enough to reject."""
     tested = weights[weights["reason"] == ""]
@@ -400,7 +395,7 @@ def _interchangeable(
     if bent:
         against_it.append("their gaps fall with different exponents")
     text = f"So the methods are not interchangeable: {listed(against_it, 'and')}."
-    if len(swaps):
+    if len(crossings(pairs)):
         return f"{text} Nor is one merely better than another: some change places with k."
     if shared:
         return (
