@@ -16,11 +16,7 @@ NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & And
 class Text(str):
     """Markdown that a notebook renders and a terminal shows as it is."""
 
-    def _repr_markdown_(self) -> str:
-        return str(self)
-
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = _repr_markdown_ = str.__str__
 
 
 def scaling(
