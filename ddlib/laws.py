@@ -532,9 +532,8 @@ def summary(fits: Fits) -> pd.DataFrame:
 def curves(fits: Fits, ks) -> pd.DataFrame:
     """Tabulate the fitted curves at ks: law, k, gap, low, high; unfitted laws are left out."""
     lines = {name: found.predict(ks) for name, found in fits.items() if found.fitted}
-    if not lines:
-        return pd.DataFrame({"law": [], "k": [], "gap": [], "low": [], "high": []})
-    return _stacked(lines, "law")
+    none = pd.DataFrame(columns=["law", "k", "gap", "low", "high"])
+    return _stacked(lines, "law") if lines else none
 
 
 def tables(fits_by_method: dict[str, Fits], ks) -> tuple[pd.DataFrame, pd.DataFrame]:
