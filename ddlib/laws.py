@@ -291,11 +291,6 @@ def seed_multipliers(seeds: int, draws: int, seed: int) -> np.ndarray:
     return weights / np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
 
 
-def _level_variance(references: Sequence[float]) -> float:
-    """Return the squared error of the mean of the references; none for fewer than two."""
-    return float(np.var(references, ddof=1) / len(references)) if len(references) > 1 else 0.0
-
-
 def _centring(weights, level: float):
     """Return the part of its weighted mean that each series loses before least squares.
 
@@ -421,12 +416,11 @@ def fit(
         return Fit(law, reason=f"{found}; {law.formula} needs at least {needed}")
     curves, weights, level = table.means[None], table.weights[None], 0.0
     if table.errors is not None:
-        level = _level_variance(references)
         generator = np.random.default_rng(seed)
         drawn = _draw_means(table, draws, generator)
-        if level:  # all gaps of a draw move together, Student t
-            shifts = generator.standard_t(len(references) - 1, (draws, 1))
-            drawn += np.sqrt(level) * shifts
+        if len(references) > 1:  # the error of their mean moves all gaps of a draw, Student t
+            level = float(np.var(references, ddof=1) / len(references))
+            drawn += np.sqrt(level) * generator.standard_t(len(references) - 1, (draws, 1))
         curves = np.concatenate([curves, drawn])
     coefficients = _fit_curves(law, table.ks, curves, weights, level)
     parameters = {name: interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}

@@ -35,6 +35,7 @@ def scaling(
     for method, fits in fits_by_method.items():
         law, largest_k = fits["inverse_sqrt"], largest.get(method)
         if law.fitted:
+            k = 2 * largest_k
             sentences = [
                 _exponent(fits["free_exponent"]),
                 _choice(fits),
@@ -42,7 +43,8 @@ def scaling(
                 _floor(law, unit),
                 _spent(law, floor_share, largest_k),
                 _marginal(law, largest_k, unit),
-                _prediction(law, 2 * largest_k, unit),
+                f"At k = {k}, which was not measured, it predicts a gap of {between(law.gap(k))} "
+                f"{unit}.",
                 _verdict(fits),
             ]
         else:
@@ -189,11 +191,6 @@ def _beyond(k: Interval, largest_k: int) -> str:
     if k.estimate <= largest_k:
         return ""
     return f", which lies beyond the largest k measured, {largest_k}, and so is extrapolated"
-
-
-def _prediction(law: Fit, k: int, unit: str) -> str:
-    predicted = between(law.gap(k))
-    return f"At k = {k}, which was not measured, it predicts a gap of {predicted} {unit}."
 
 
 def _verdict(fits: Mapping[str, Fit]) -> str:
