@@ -212,8 +212,8 @@ def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
 def packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     """Return a largest set of members of which any two are more than `radius` apart.
 
-    Integer programming over maximal sets of mutual neighbours, each of which holds one at most;
-    the centres of `greedy_cover` for more than EXACT members. Raises as `cover`.
+    Integer programming: maximise sum x, of two neighbours one at most; the centres of
+    `greedy_cover` for more than EXACT members. Raises as `cover`.
     """
     return tuple(distance.index[_packing(_matrix(distance), radius)])
 
@@ -493,15 +493,9 @@ def _packing(matrix: np.ndarray, radius: float) -> Sequence[int]:
     if len(matrix) > EXACT:
         return _greedy(matrix, radius)
     near = matrix <= _reach(matrix, radius)
-    cliques = np.zeros((0, len(near)))
-    for first, second in np.argwhere(np.triu(near)):  # a clique around every pair not yet in one
-        if not (cliques[:, first] * cliques[:, second]).any():
-            clique = [first, second]
-            for other in np.argsort(matrix[first], kind="stable"):
-                if near[other, clique].all():
-                    clique.append(other)
-            cliques = np.vstack([cliques, np.isin(np.arange(len(near)), clique)])
-    return _solve(-np.ones(len(near)), scipy.optimize.LinearConstraint(cliques, ub=1))
+    pairs = np.argwhere(np.triu(near))[..., None] == np.arange(len(near))
+    constraint = scipy.optimize.LinearConstraint(pairs.any(axis=1).astype(float), ub=1)
+    return _solve(-np.ones(len(near)), constraint)
 
 
 def _solve(costs: np.ndarray, constraint: "scipy.optimize.LinearConstraint") -> np.ndarray:

@@ -362,7 +362,9 @@ def slopes_of(features: Features, points: np.ndarray) -> np.ndarray:
     Source: Squire & Trapp, SIAM Review 40, 1998. A feature of a point depends on no other point.
     """
     steps = 1e-30j * np.eye(points.shape[1])
-    return np.stack([features(points + step).imag / 1e-30 for step in steps], axis=-1)
+    moved = (points[:, None] + steps).reshape(-1, len(steps))
+    found = features(moved).imag.reshape(*points.shape, -1) / 1e-30  # (n, d, M)
+    return found.swapaxes(1, 2)
 
 
 def rank(features: Features, points: np.ndarray) -> int:
