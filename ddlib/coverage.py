@@ -148,10 +148,10 @@ def representation_distance(
     return _frame(np.maximum(1 - products / np.sqrt(np.outer(own, own)), 0.0), names)
 
 
-DISTANCES: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], pd.DataFrame]] = {
-    "predictions": prediction_distance,
-    "updates": update_distance,
-    "representations": representation_distance,
+DISTANCES: dict[str, tuple[Callable, Callable]] = {  # and what each takes of one configuration
+    "predictions": (prediction_distance, lambda observed: observed["probabilities"]),
+    "updates": (update_distance, lambda observed: observed["increments"].mean(axis=0)),
+    "representations": (representation_distance, lambda observed: observed["features"]),
 }
 
 
@@ -161,13 +161,10 @@ def distances(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.
     observed: {configuration: what `ddlib.study.Result.observed` gives of it}, with the same seeds
     for all. Updates are in function space, over parts of the training, and means over seeds.
     """
-    names, shown = list(observed), observed.values()
-    arrays = {
-        "predictions": [each["probabilities"] for each in shown],
-        "updates": [each["increments"].mean(axis=0) for each in shown],
-        "representations": [each["features"] for each in shown],
+    return {
+        kind: distance([take(each) for each in observed.values()], list(observed))
+        for kind, (distance, take) in DISTANCES.items()
     }
-    return {kind: distance(arrays[kind], names) for kind, distance in DISTANCES.items()}
 
 
 def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

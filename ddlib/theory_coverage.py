@@ -125,20 +125,17 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
         "duplicates": (fewer, COPIES, 0.0),
         **{f"{angle}° apart": (fewer, COPIES, np.deg2rad(angle)) for angle in ANGLES},
     }
-    parts = []
+    worst = {}
     for line, (sizes, copies, angle) in kinds.items():
         found = simulate_worst(sizes, draws, seeds, np.random.default_rng(0), copies, angle)
-        worst = found.groupby("members")["worst"].mean()
-        star = sample_size(worst.to_numpy(), 1.0)
-        parts.append(pd.DataFrame({"x": np.log(worst.index), "k_star": star, "line": line}))
-    bounds = {"union bound of M": (counts, union_bound(counts, 1))}
+        worst[line] = found.groupby("members")["worst"].mean()
+    worst["union bound of M"] = pd.Series(union_bound(counts, 1), counts)
     for angle in ANGLES:
-        radius = 2 * np.sin(np.deg2rad(angle) / 2)
-        bound = cover_bound(fewer, fewer * COPIES, radius, 1)
-        bounds[f"statement 13 at {angle}°"] = fewer * COPIES, bound
-    for line, (members, bound) in bounds.items():
-        parts.append(pd.DataFrame({"x": np.log(members), "k_star": bound**2, "line": line}))
-    return pd.concat(parts, ignore_index=True)
+        radius, members = 2 * np.sin(np.deg2rad(angle) / 2), fewer * COPIES
+        bound = cover_bound(fewer, members, radius, 1)
+        worst[f"statement 13 at {angle}°"] = pd.Series(bound, members)
+    table = pd.concat(worst, names=["line", "x"]).rename("k_star").reset_index()
+    return table.assign(x=np.log(table["x"]), k_star=sample_size(table["k_star"], 1.0))
 
 
 def fano_success(k: np.ndarray | int, worlds: int, nats: float) -> np.ndarray:
@@ -321,16 +318,13 @@ def channel_sizes(counts: Sequence[int], success: float = 0.5) -> pd.DataFrame:
 
     k is in units of noise^2 / epsilon^2, so the noise is 1 and k runs over a grid of reals.
     """
-    ks, parts = np.geomspace(0.02, 200, 400), []
-    nats = noisy_nats(APART**2, 1.0)
-    x = np.log(np.asarray(counts, dtype=float))
+    ks, nats = np.geomspace(0.02, 200, 400), noisy_nats(APART**2, 1.0)
+    table = pd.DataFrame({"x": np.log(np.asarray(counts, dtype=float))})
     for line in ("mean", "free decoder"):
         reached = [noisy_success(line, int(count), 1.0, ks, 1.0) >= success for count in counts]
-        star = [float(ks[each.argmax()]) for each in reached]
-        parts.append(pd.DataFrame({"x": x, "k_star": star, "line": line}))
-    bound = [max(fano_size(success, int(count), nats), 0.0) for count in counts]
-    parts.append(pd.DataFrame({"x": x, "k_star": bound, "line": "Fano's bound"}))
-    return pd.concat(parts, ignore_index=True)
+        table[line] = [float(ks[each.argmax()]) for each in reached]
+    table["Fano's bound"] = [max(fano_size(success, int(count), nats), 0.0) for count in counts]
+    return table.melt("x", var_name="line", value_name="k_star")
 
 
 def draw_family(kind: str, count: int, width: int, generator: np.random.Generator) -> Features:

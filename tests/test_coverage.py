@@ -231,7 +231,7 @@ def test_every_registered_distance_gives_a_distance_matrix():
         ],
     }
     assert set(inputs) == set(coverage.DISTANCES)
-    for name, measure in coverage.DISTANCES.items():
+    for name, (measure, _) in coverage.DISTANCES.items():
         found = measure(inputs[name], list("abcd"))
         assert found.equals(found.T)
         assert (np.diag(found) == 0).all()
