@@ -85,23 +85,22 @@ def objectives(
     images, labels = distilled.images, distilled.labels
     batch = next(real_batches(dataset, 10**9, generator("measured", 0)))
     drawn = [AS_IS] * dataset.class_count
-    found: dict[str, list] = {"dc": [], "dm": [], "mtt": []}
+    dc, dm, mtt = [], [], []
     for number, expert in enumerate(experts):
         for at in range(0, EPOCHS - SPAN + 1, SPAN):
             theta = trajectory.unflatten(network, expert[at])
             moved = images.clone().requires_grad_()
-            value = gradient.match(dataset, network, theta, batch, moved, drawn)
-            found["dc"].append(float(value))
-            found["mtt"].append(_student(network, images, labels, expert[at], expert[at + SPAN]))
+            dc.append(float(gradient.match(dataset, network, theta, batch, moved, drawn)))
+            mtt.append(_student(network, images, labels, expert[at], expert[at + SPAN]))
         theta = initial_parameters(network, generator("measuring weights", number))
         with torch.no_grad():
             means = [
                 distribution.class_means(embed(network, theta, seen), of, dataset.class_count)
                 for seen, of in ((images, labels), (dataset.train.images, dataset.train.labels))
             ]
-        found["dm"].append(float(distribution.objective(*means)))
-    best = np.mean(found.pop("mtt"), axis=0).min()
-    return {name: float(np.mean(values)) for name, values in found.items()} | {"mtt": float(best)}
+        dm.append(float(distribution.objective(*means)))
+    best = np.mean(mtt, axis=0).min()
+    return {"dc": float(np.mean(dc)), "dm": float(np.mean(dm)), "mtt": float(best)}
 
 
 def relative(table: pd.DataFrame, base: str = "random") -> pd.DataFrame:

@@ -46,10 +46,8 @@ def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
         h_cov, rival = table.loc["h_cov"], table.loc["log_members"]
-        sentences = [f"**Worst gap {epsilon:g}.** k* of {h_cov['n']:.0f} families"]
-        if h_cov["censored"]:
-            sentences[0] += f", {h_cov['censored']:.0f} of them only bounded"
-        sentences[0] += "."
+        bounded = f", {h_cov['censored']:.0f} of them only bounded" if h_cov["censored"] else ""
+        sentences = [f"**Worst gap {epsilon:g}.** k* of {h_cov['n']:.0f} families{bounded}."]
         if h_cov["reason"]:
             sentences.append(f"Nothing can be said: {h_cov['reason']}.")
         else:

@@ -102,11 +102,8 @@ def slopes(table: pd.DataFrame) -> tuple[Line, tuple[Line, Line], float]:
     """
     worst = table.pivot(index="seed", columns="count", values="worst")
     x, stars = np.log(worst.columns.to_numpy(float)), sample_size(worst.to_numpy(), 1.0)
-    middle = len(x) // 2
-    halves = (
-        fit_line(x[: middle + 1], stars[:, : middle + 1]),
-        fit_line(x[middle:], stars[:, middle:]),
-    )
+    parts = slice(len(x) // 2 + 1), slice(len(x) // 2, None)
+    halves = tuple(fit_line(x[part], stars[:, part]) for part in parts)
     ratio = worst.mean() / union_bound(worst.columns.to_numpy(float), 1)
     return fit_line(x, stars), halves, float(ratio.max())
 
