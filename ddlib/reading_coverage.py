@@ -54,7 +54,7 @@ def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
             sentences += [_slope(h_cov), _against(h_cov, rival, table)]
         if within is not None:
             sentences.append(_within(within[within["epsilon"] == epsilon]))
-        paragraphs.append(" ".join(filter(None, sentences)))
+        paragraphs.append(" ".join(sentences))
     return Text("\n\n".join(paragraphs))
 
 
@@ -113,10 +113,7 @@ def _left_out(table: pd.DataFrame) -> str:
 
 
 def _within(rows: pd.DataFrame) -> str:
-    found = rows[(rows["predictor"] == "h_cov")]
-    if found.empty:
-        return ""
-    row = found.iloc[-1]  # all groups together, where there are several
+    row = rows[rows["predictor"] == "h_cov"].iloc[-1]  # all groups, where there are several
     if row["reason"]:
         return f"Among families of equal M nothing can be said of H_cov: {row['reason']}."
     told = "rises with H_cov" if row["p"] <= LEVEL else "is not shown to rise with H_cov"
