@@ -168,10 +168,8 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
 def back_test(tested: pd.DataFrame) -> Text:
     """Say how far off the pilot's predictions were, by what they had not seen."""
     lines = []
-    for (kind, held), rows in tested.groupby(["kind", "held_out"], sort=False):
-        known = rows.dropna(subset=["error"])
-        if known.empty:
-            continue
+    predicted = tested.dropna(subset=["error"])
+    for (kind, held), known in predicted.groupby(["kind", "held_out"], sort=False):
         plural = kind.replace("family", "families").replace("ion", "ions")
         lines.append(
             f"- {plural}, held out: {held}: mean error {known['error'].mean():+.3f}, root mean "
