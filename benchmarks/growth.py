@@ -105,7 +105,7 @@ def cover_exactly(count: int) -> Callable[[], object]:
     distance = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(points))
     names = [str(number) for number in range(count)]
     table = pd.DataFrame(distance, names, names)
-    return lambda: coverage.exact_cover(table, 0.15)
+    return lambda: coverage.cover(table, 0.15)
 
 
 CASES = (

@@ -8,7 +8,6 @@ in a column `reason` and keeps its p-values empty (NaN).
 Letters: S seeds, M methods, K sizes.
 """
 
-from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import scipy  # its parts load when they are first used
 from ddlib.laws import SAME, Fits
 
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
+BASELINE = "random"  # what every method has to beat
 LEVEL = 0.05
 EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
@@ -51,7 +51,7 @@ def learned(trials: pd.DataFrame) -> pd.DataFrame:
 def full_data(references: pd.DataFrame) -> pd.DataFrame:
     """Return one row, n, accuracy, low, high: the networks trained on all data."""
     names = ["n", "accuracy", "low", "high"]
-    return pd.DataFrame([_student(_full_by_seed(references))], columns=names)
+    return pd.DataFrame([_student(references.groupby("seed")["accuracy"].mean())], columns=names)
 
 
 def accuracies(trials: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def accuracies(trials: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     gap_low, gap_high, one row for each method and k. The gap is taken seed by seed. Intervals are
     NaN for one seed and where all seeds agree.
     """
-    full, rows = _full_by_seed(references), []
+    full, rows = references.groupby("seed")["accuracy"].mean(), []
     by_size = seed_accuracies(trials)
     for (method, ipc, k), group in trials.groupby(["method", "ipc", "k"], sort=False):
         own = by_size[method].loc[k]
@@ -84,7 +84,7 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [
         (k, first, second, *_compare(table[first] - table[second]))
-        for k, table in _sizes(seed_accuracies(trials))
+        for k, table in seed_accuracies(trials).groupby("k")
         for first, second in combinations(table.columns, 2)
     ]
     pairs = pd.DataFrame(rows, columns=["k", "first", "second", *PAIR])
@@ -92,7 +92,7 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
 
 
-def against(pairs: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
+def against(pairs: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """Return the rows of `paired` that involve `baseline`, as method minus baseline.
 
     Columns: k, method, then as in `paired`; no rows where the study has no such method.
@@ -108,8 +108,8 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the best method at each k, and whether it can be told from the others.
 
     table: see `accuracies`; pairs: see `paired`. Columns: k, best, accuracy, low, high, runner_up,
-    difference, p_holm, survives, reason (of best against runner-up), untold (the methods whose
-    difference from the best does not survive the correction).
+    difference, p_holm, reason (of best against runner-up), untold (the methods whose difference
+    from the best does not survive the correction).
     """
     rows = []
     for k, size in table.dropna(subset="accuracy").groupby("k"):
@@ -121,22 +121,20 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         if len(others):
             second = others.iloc[0]
             row |= {"runner_up": second.name, "difference": -second["difference"]}
-            row |= second[["p_holm", "survives", "reason"]]
+            row |= second[["p_holm", "reason"]]
         rows.append(row | {"untold": tuple(others.index[~others["survives"].astype(bool)])})
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
-    return pd.DataFrame(rows, columns=[*names, "p_holm", "survives", "reason", "untold"])
+    return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "untold"])
 
 
-def cost_table(
-    costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame, baseline: str = "random"
-) -> pd.DataFrame:
+def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
 
     costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
     distil_seconds (an equal share of the call that made the set, and all that its method makes once
     for many sets, as if this were the only one),
-    train_seconds, seconds (both), gain (accuracy over `baseline` at the same k), gain_per_second
-    (of distillation; NaN for the baseline, which distils nothing), front (see `front`). Training
+    train_seconds, seconds (both), gain (accuracy over BASELINE at the same k), gain_per_second
+    (of distillation; NaN for BASELINE, which distils nothing), front (see `front`). Training
     is that of one network, test included; as every method trains the same network for the same
     steps on k images, it is the mean over the methods.
     """
@@ -147,14 +145,13 @@ def cost_table(
     train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
     distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()
     found = table[["method", "ipc", "k", "accuracy"]].merge(distil, how="left")
-    base = found[found["method"] == baseline].set_index("k")["accuracy"]
-    gain = found["accuracy"] - found["k"].map(base).astype(float)
+    gain = _over_baseline(found)
     found = found.assign(train_seconds=found["ipc"].map(train).astype(float))
     seconds = found["distil_seconds"] + found["train_seconds"]
     return found.assign(
         seconds=seconds,
         gain=gain,
-        gain_per_second=(gain / found["distil_seconds"]).where(found["method"] != baseline),
+        gain_per_second=(gain / found["distil_seconds"]).where(found["method"] != BASELINE),
         front=front(seconds, found["accuracy"]),
     )
 
@@ -171,66 +168,38 @@ def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
     return pd.Series(known & ~better.any(axis=0), index=seconds.index)
 
 
-def label_robust_score(full, synthetic, random, weight: float = 0.5):
-    """Return DD-Ranking's LRS in [0, 1] of accuracies in [0, 1], numbers or Series.
+def robust_score(advantage):
+    """Return DD-Ranking's score in [0, 1] of an advantage in [-1, 1], a number or Series.
 
-    full: on all data with hard labels; synthetic, random: under one protocol, with hard labels as
-    here. alpha = w IOR - (1 - w) HLR, LRS = (e^alpha - e^-1) / (e - e^-1), IOR = synthetic -
-    random, HLR = full - synthetic. Raises ValueError for accuracies in percent, which would push
-    the score out of [0, 1].
-
-    Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
+    (e^advantage - e^-1) / (e - e^-1). Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
     """
-    _check_fractions(full, synthetic, random)
-    return _robust_score(weight * (synthetic - random) - (1 - weight) * (full - synthetic))
-
-
-def augmentation_robust_score(
-    synthetic, random, plain_synthetic, plain_random, weight: float = 0.5
-):
-    """Return DD-Ranking's ARS in [0, 1] of accuracies in [0, 1], numbers or Series.
-
-    synthetic, random: evaluated with augmentation; plain_synthetic, plain_random: without. beta =
-    w (synthetic - random) + (1 - w) (plain_synthetic - plain_random), scored as in LRS.
-
-    Source: as `label_robust_score`.
-    """
-    _check_fractions(synthetic, random, plain_synthetic, plain_random)
-    plain = plain_synthetic - plain_random
-    return _robust_score(weight * (synthetic - random) + (1 - weight) * plain)
+    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
 
 
 def dd_ranking(
-    table: pd.DataFrame,
-    full: pd.DataFrame,
-    augmented: pd.DataFrame | None = None,
-    baseline: str = "random",
-    weight: float = 0.5,
+    table: pd.DataFrame, full: pd.DataFrame, augmented: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
 
-    augmented: `accuracies` of the same sets under a configuration that augments, which ARS needs.
-    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without the baseline, or without `augmented`.
+    HLR = full - synthetic, with hard labels as here; IOR = synthetic - random, under one protocol;
+    LRS the `robust_score` of (IOR - HLR) / 2; ARS that of the mean of IOR with augmentation and
+    without. augmented: `accuracies` of the same sets under a configuration that augments.
+    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without `augmented`.
     """
-    random, whole = _of_baseline(table, baseline), float(full["accuracy"].iloc[0])
-    scores = table[["method", "ipc", "k"]].assign(
-        hlr=whole - table["accuracy"],
-        ior=table["accuracy"] - random,
-        lrs=label_robust_score(whole, table["accuracy"], random, weight),
-    )
+    hlr, ior = float(full["accuracy"].iloc[0]) - table["accuracy"], _over_baseline(table)
+    scores = table[["method", "ipc", "k"]]
+    scores = scores.assign(hlr=hlr, ior=ior, lrs=robust_score((ior - hlr) / 2))
     if augmented is None:
         return scores.assign(ars=np.nan)
-    others = table[["method", "k"]].merge(augmented, on=["method", "k"], how="left")
-    seen = _of_baseline(augmented, baseline, others["k"])
-    plain = table["accuracy"].to_numpy(), random.to_numpy()
-    ars = augmentation_robust_score(others["accuracy"], seen, *plain, weight)
-    return scores.assign(ars=ars.to_numpy())
+    other = augmented.assign(other=_over_baseline(augmented))[["method", "k", "other"]]
+    other = scores[["method", "k"]].merge(other, how="left")["other"].to_numpy()
+    return scores.assign(ars=robust_score((other + ior) / 2))
 
 
-def _of_baseline(table: pd.DataFrame, baseline: str, ks: pd.Series | None = None) -> pd.Series:
-    """Return the accuracy of the baseline at each k, by default those of the table's rows."""
-    own = table[table["method"] == baseline].set_index("k")["accuracy"]
-    return (table["k"] if ks is None else ks).map(own).astype(float)
+def _over_baseline(table: pd.DataFrame) -> pd.Series:
+    """Return, for every row, its accuracy over that of BASELINE at its k."""
+    own = table[table["method"] == BASELINE].set_index("k")["accuracy"]
+    return table["accuracy"] - table["k"].map(own).astype(float)
 
 
 def spread(trials: pd.DataFrame) -> pd.DataFrame:
@@ -244,7 +213,7 @@ def spread(trials: pd.DataFrame) -> pd.DataFrame:
     the methods explain (Shrout & Fleiss 1979, ICC(3,1), methods in the place of targets): near
     0, any method does as well as another; near 1, the method decides.
     """
-    rows = [(k, *_two_way(table)) for k, table in _sizes(seed_accuracies(trials))]
+    rows = [(k, *_two_way(table)) for k, table in seed_accuracies(trials).groupby("k")]
     found = pd.DataFrame(rows, columns=["k", *SPREAD])
     p_holm = holm(found["p"])
     return found.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
@@ -349,16 +318,6 @@ def sign_flip(differences: np.ndarray) -> float:
     return float((sums >= sums[0] - SAME * np.abs(differences).sum()).mean())
 
 
-def _full_by_seed(references: pd.DataFrame) -> pd.Series:
-    return references["accuracy"].groupby(references["seed"]).mean()
-
-
-def _sizes(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Yield each k with its accuracies (S, M), rows seeds."""
-    for k in table.index.unique("k"):
-        yield k, table.loc[k]
-
-
 def _student(values: pd.Series) -> tuple[int, float, float, float]:
     """Return n, mean and its 95 % interval; NaN ends where the seeds show no variance."""
     values = values.dropna()
@@ -402,13 +361,3 @@ def _two_way(table: pd.DataFrame) -> tuple:
     p = scipy.stats.f.sf(f, m - 1, (n - 1) * (m - 1))
     friedman = float(scipy.stats.friedmanchisquare(*values.T).pvalue) if m > 2 else np.nan
     return names, n, np.ptp(means), np.sqrt(error), icc, f, float(p), friedman, ""
-
-
-def _check_fractions(*accuracies) -> None:
-    for accuracy in accuracies:
-        if np.any(np.asarray(accuracy) > 1) or np.any(np.asarray(accuracy) < 0):
-            raise ValueError("accuracies must be fractions from 0 to 1; divide percents by 100")
-
-
-def _robust_score(advantage):
-    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))

@@ -10,13 +10,14 @@ Letters: M configurations, S seeds, N probe images, C classes, F features, D dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.laws import SAME
+from ddlib.laws import SAME, seed_multipliers
 
 EXACT = 60  # up to this many configurations covers and packings are solved exactly
 NOISE_SEEDS = 4  # fewest seeds for the noise floor
@@ -67,34 +68,29 @@ def prediction_draws(
 
     A seed drawn twice would multiply with itself and bring the seed noise back, so the draws
     weigh jackknife pseudo-values of d^2 (Arvesen 1969), one a seed and the same weight for all
-    pairs, by Gaussian multipliers over sqrt(chi2/df), df = S - 1: Student t, as S is small. Their
-    quantiles are intervals of d: those of 95 % cover it in 95 to 100 % of simulations with 3 to 8
-    seeds, the more the less configurations differ. Raises ValueError for fewer than three seeds.
+    pairs, by `laws.seed_multipliers`: Student t, as S is small. Their quantiles are intervals of d:
+    those of 95 % cover it in 95 to 100 % of simulations with 3 to 8 seeds, the more the less
+    configurations differ. Raises ValueError for fewer than three seeds.
     """
     values = _predictions(probabilities, range(len(probabilities)), 3)
     pseudo = _pseudo_squares(values)
     seeds = pseudo.shape[-1]
-    generator = np.random.default_rng(seed)
-    weights = generator.standard_normal((draws, seeds))
-    weights /= np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
+    weights = seed_multipliers(seeds, draws, seed)
     # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_pseudo_squares`.
     deviations = (pseudo - pseudo.mean(axis=-1, keepdims=True)) * 2 * (seeds - 1) / (seeds - 2)
     noise = np.einsum("ds,abs->dab", weights, deviations) / np.sqrt(seeds * (seeds - 1))
     return _root(pseudo.mean(axis=-1) + noise)
 
 
-def noise_floor(probabilities: Sequence[np.ndarray], quantile: float = 0.95) -> float:
-    """Return the distance that seeds alone reach, as a quantile: the least meaningful radius.
+def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
+    """Return the distance that seeds alone pass once in twenty: the least meaningful radius.
 
     Between two configurations of seed covariance T that do not differ, d^2 has mean 0 and
     variance 8 tr(T^2) / S(S-1), and nearly the shape of a centred chi2 with tr(T)^2 / tr(T^2)
     degrees of freedom (Satterthwaite 1946). tr(T^2) is estimated without bias, as HSIC_1 of the
     seeds with themselves, and averaged over the configurations. Where configurations share draws
-    seed by seed their noise is below this floor. Raises ValueError for fewer than four seeds, or a
-    quantile that is not between 0 and 1.
+    seed by seed their noise is below this floor. Raises ValueError for fewer than four seeds.
     """
-    if not 0 < quantile < 1:
-        raise ValueError(f"the quantile is {quantile}; choose a number between 0 and 1")
     values = _predictions(probabilities, range(len(probabilities)), NOISE_SEEDS)
     seeds = values.shape[1]
     overlap = 2 * (_gram_vectors(values) ** 2).sum(axis=-1).mean() / (seeds * (seeds - 3))
@@ -102,7 +98,7 @@ def noise_floor(probabilities: Sequence[np.ndarray], quantile: float = 0.95) -> 
         return 0.0
     traces = values.var(axis=1, ddof=1).sum(axis=-1)
     freedom = max((traces**2).mean() / overlap, 1.0)
-    excess = scipy.stats.chi2.ppf(quantile, freedom) - freedom
+    excess = scipy.stats.chi2.ppf(0.95, freedom) - freedom
     scale = np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
     return float(_root(scale * excess))
 
@@ -152,10 +148,10 @@ def representation_distance(
     return _frame(np.maximum(1 - products / np.sqrt(np.outer(own, own)), 0.0), names)
 
 
-DISTANCES: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], pd.DataFrame]] = {
-    "predictions": prediction_distance,
-    "updates": update_distance,
-    "representations": representation_distance,
+DISTANCES: dict[str, tuple[Callable, Callable]] = {  # and what each takes of one configuration
+    "predictions": (prediction_distance, lambda observed: observed["probabilities"]),
+    "updates": (update_distance, lambda observed: observed["increments"].mean(axis=0)),
+    "representations": (representation_distance, lambda observed: observed["features"]),
 }
 
 
@@ -165,13 +161,10 @@ def distances(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.
     observed: {configuration: what `ddlib.study.Result.observed` gives of it}, with the same seeds
     for all. Updates are in function space, over parts of the training, and means over seeds.
     """
-    names, shown = list(observed), observed.values()
-    arrays = {
-        "predictions": [each["probabilities"] for each in shown],
-        "updates": [each["increments"].mean(axis=0) for each in shown],
-        "representations": [each["features"] for each in shown],
+    return {
+        kind: distance([take(each) for each in observed.values()], list(observed))
+        for kind, (distance, take) in DISTANCES.items()
     }
-    return {kind: distance(arrays[kind], names) for kind, distance in DISTANCES.items()}
 
 
 def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -198,31 +191,26 @@ def greedy_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
 
     Starts from the member whose farthest is nearest (Gonzalez 1985). The centres are more than
     r apart, so they are a packing as well: N(r) <= their number <= P(r) <= N(r/2), the last where
-    the triangle inequality holds. Any M; see `exact_cover` for N.
+    the triangle inequality holds. Any M; see `cover` for N.
     """
     return tuple(distance.index[_greedy(_matrix(distance), radius)])
 
 
 def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
-    """Return the centres of `exact_cover`, or for more than EXACT members of `greedy_cover`."""
-    matrix = _matrix(distance)
-    return tuple(distance.index[(_greedy if len(matrix) > EXACT else _cover)(matrix, radius)])
-
-
-def exact_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     """Return a least set of centres, among the members, whose closed balls hold all.
 
-    Integer programming: minimise sum x, every ball of a member holding a centre. Raises
-    ValueError for more than EXACT members and for a radius that is negative or infinite.
+    Integer programming: minimise sum x, every ball of a member holding a centre; the centres of
+    `greedy_cover` for more than EXACT members. Raises ValueError for a radius that is negative or
+    infinite.
     """
     return tuple(distance.index[_cover(_matrix(distance), radius)])
 
 
-def exact_packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
+def packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     """Return a largest set of members of which any two are more than `radius` apart.
 
-    Integer programming over maximal sets of mutual neighbours, each of which holds one at most.
-    `greedy_cover` is the greedy packing. Raises as `exact_cover`.
+    Integer programming: maximise sum x, of two neighbours one at most; the centres of
+    `greedy_cover` for more than EXACT members. Raises as `cover`.
     """
     return tuple(distance.index[_packing(_matrix(distance), radius)])
 
@@ -241,26 +229,28 @@ def h_cov_curve(
     chosen = list(distance.index if members is None else members)
     matrix = _matrix(distance, chosen)
     levels = np.unique(np.append(0.0, matrix))
-    numbers = np.zeros(len(levels), dtype=int)
-    numbers[[0, -1]] = [_number(matrix, levels[i]) for i in (0, -1)]
-    spans = [(0, len(levels) - 1)]
-    while spans:  # N falls with r, so nothing jumps between two radii of equal N
-        low, high = spans.pop()
-        if high - low < 2 or numbers[low] == numbers[high]:
-            numbers[low:high] = numbers[low]
-            continue
+
+    @cache
+    def number(place: int) -> int:
+        return len(_cover(matrix, levels[place]))
+
+    def jumps(low: int, high: int) -> list[int]:
+        """Return the places after low, up to high, where N falls; not between two of equal N."""
+        if high - low < 2 or number(low) == number(high):
+            return [high] if number(high) < number(low) else []
         middle = (low + high) // 2
-        numbers[middle] = _number(matrix, levels[middle])
-        spans += [(low, middle), (middle, high)]
-    jumps = np.append(True, np.diff(numbers) < 0)
-    curve = pd.DataFrame({"radius": levels[jumps], "covering_number": numbers[jumps]})
+        return jumps(low, middle) + jumps(middle, high)
+
+    places = [0, *jumps(0, len(levels) - 1)]
+    numbers = [number(place) for place in places]
+    curve = pd.DataFrame({"radius": levels[places], "covering_number": numbers})
     curve["h_cov"] = np.log(curve["covering_number"])
     if draws is None:
         return curve
     if np.shape(draws)[1:] != distance.shape:
         raise ValueError(f"draws have shape {np.shape(draws)}; give (D, *{distance.shape})")
     places = np.ix_(range(len(draws)), *[distance.index.get_indexer(chosen)] * 2)
-    numbers = [[_number(drawn, r) for r in curve["radius"]] for drawn in draws[places]]
+    numbers = [[len(_cover(drawn, r)) for r in curve["radius"]] for drawn in draws[places]]
     low, high = np.quantile(np.log(numbers), [0.025, 0.975], axis=0)
     return curve.assign(low=low, high=high)
 
@@ -295,8 +285,8 @@ def measures(
         rows[name] = {
             "members": m,
             "log_members": np.log(m),
-            "h_cov": np.log(_number(matrix, radius)),
-            "packing": np.log(_number(matrix, radius, _packing)),
+            "h_cov": np.log(len(_cover(matrix, radius))),
+            "packing": np.log(len(_packing(matrix, radius))),
             "vendi": -(eigenvalues * np.log(eigenvalues)).sum(),
             "leinster_cobbold": -np.log(kernel.sum(axis=1)).mean(),
             "effective_rank": -np.log((eigenvalues**2).sum()),
@@ -305,9 +295,7 @@ def measures(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
 
 
-def radii(
-    distance: pd.DataFrame, floor: float = 0.0, quantiles: Sequence[float] = QUANTILES
-) -> pd.Series:
+def radii(distance: pd.DataFrame, floor: float = 0.0) -> pd.Series:
     """Return radii to use, by quantile of the distances between all configurations.
 
     The rule: r is the lower quartile (QUANTILE) of the distances, where neither all members count
@@ -318,8 +306,8 @@ def radii(
     pairs = _pairs(_matrix(distance))
     if not len(pairs):
         raise ValueError("one configuration has no distances; give at least two")
-    values = np.maximum(np.quantile(pairs, quantiles), floor)
-    return pd.Series(values, index=pd.Index(quantiles, name="quantile"), name="radius")
+    values = np.maximum(np.quantile(pairs, QUANTILES), floor)
+    return pd.Series(values, index=pd.Index(QUANTILES, name="quantile"), name="radius")
 
 
 def embed(distance: pd.DataFrame) -> Embedding:
@@ -457,8 +445,7 @@ def _matrix(distance: pd.DataFrame, members=None, what: str = "the family") -> n
     if len(set(members)) < len(members):
         repeated = next(name for name in members if members.count(name) > 1)
         raise ValueError(f"{what} has {repeated!r} twice; name each configuration once")
-    unknown = [str(name) for name in members if name not in distance.index]
-    if unknown:
+    if unknown := [str(name) for name in members if name not in distance.index]:
         raise ValueError(f"{what} names {', '.join(unknown)}, which the distance matrix lacks")
     matrix = distance.loc[members, members].to_numpy(float)
     sound = np.isfinite(matrix).all() and (matrix >= 0).all() and not np.diag(matrix).any()
@@ -481,14 +468,6 @@ def _reach(matrix: np.ndarray, radius: float) -> float:
     return radius + _tolerance(matrix)
 
 
-def _near(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return which members lie in which closed ball, (M, M); refuse what takes too long."""
-    if len(matrix) > EXACT:
-        advice = f"up to {EXACT}; use greedy_cover, or choose fewer members"
-        raise ValueError(f"{len(matrix)} configurations; exact covers and packings go {advice}")
-    return matrix <= _reach(matrix, radius)
-
-
 def _greedy(matrix: np.ndarray, radius: float) -> list[int]:
     """Return the places of the centres that `greedy_cover` takes."""
     reach = _reach(matrix, radius)
@@ -498,29 +477,22 @@ def _greedy(matrix: np.ndarray, radius: float) -> list[int]:
     return centres
 
 
-def _number(matrix: np.ndarray, radius: float, solve=None) -> int:
-    """Return the number of centres, of `solve` or a least cover; greedy beyond EXACT members."""
-    return len((_greedy if len(matrix) > EXACT else solve or _cover)(matrix, radius))
-
-
-def _cover(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return the places of a least cover's centres."""
-    near = _near(matrix, radius)
+def _cover(matrix: np.ndarray, radius: float) -> Sequence[int]:
+    """Return the places of a least cover's centres; of a greedy one's beyond EXACT members."""
+    if len(matrix) > EXACT:
+        return _greedy(matrix, radius)
+    near = matrix <= _reach(matrix, radius)
     return _solve(np.ones(len(matrix)), scipy.optimize.LinearConstraint(near.astype(float), lb=1))
 
 
-def _packing(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return the places of a largest packing."""
-    near = _near(matrix, radius)
-    cliques = np.zeros((0, len(near)))
-    for first, second in np.argwhere(np.triu(near)):  # a clique around every pair not yet in one
-        if not (cliques[:, first] * cliques[:, second]).any():
-            clique = [first, second]
-            for other in np.argsort(matrix[first], kind="stable"):
-                if near[other, clique].all():
-                    clique.append(other)
-            cliques = np.vstack([cliques, np.isin(np.arange(len(near)), clique)])
-    return _solve(-np.ones(len(near)), scipy.optimize.LinearConstraint(cliques, ub=1))
+def _packing(matrix: np.ndarray, radius: float) -> Sequence[int]:
+    """Return the places of a largest packing; of a greedy one beyond EXACT members."""
+    if len(matrix) > EXACT:
+        return _greedy(matrix, radius)
+    near = matrix <= _reach(matrix, radius)
+    pairs = np.argwhere(np.triu(near))[..., None] == np.arange(len(near))
+    constraint = scipy.optimize.LinearConstraint(pairs.any(axis=1).astype(float), ub=1)
+    return _solve(-np.ones(len(near)), constraint)
 
 
 def _solve(costs: np.ndarray, constraint: "scipy.optimize.LinearConstraint") -> np.ndarray:

@@ -190,7 +190,7 @@ def k_star(
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     if not np.isfinite(epsilons).all():
         raise ValueError(f"epsilon is {epsilons[~np.isfinite(epsilons)][0]}; choose a finite gap")
-    cube, rows, found = lay_out(gaps, families, measure), [], ([], [])
+    cube, rows, found = lay_out(gaps, families, measure), [], []
     weights = seed_weights(cube.values.shape[1], draws, seed)
     for family, members in families.items():
         values = cube.of(members)
@@ -200,26 +200,19 @@ def k_star(
         values, ks = values[..., known], cube.ks[known]
         falling = _isotonic(worst_over(values, weights))
         curves = falling, _isotonic(values.mean(axis=1).max(axis=0)[None])
-        both = [_cross(curve, ks, epsilons) for curve in curves]
-        for epsilon, *crossed in zip(epsilons, *both, strict=True):
-            estimate, low, high = laws.interval(crossed[0])
+        found.append([_cross(curve, ks, epsilons) for curve in curves])
+        for epsilon, drawn, raw in zip(epsilons, *found[-1], strict=True):
+            estimate, low, high = laws.interval(drawn)
             censored = {0.0: BELOW, np.inf: ABOVE}.get(estimate, "")
-            ends = np.clip([estimate, crossed[1][0]], ks[0], ks[-1])
+            ends = np.clip([estimate, raw[0]], ks[0], ks[-1])
             rows.append((family, epsilon, ends[0], low, high, censored, ends[1], ks[0], ks[-1]))
-            for kept, values in zip(found, crossed, strict=True):
-                kept.append(values)
     names = ["k_star", "low", "high", "censored", "raw", "smallest", "largest"]
     table = pd.DataFrame(rows, columns=["family", "epsilon", *names])
-    return KStars(table, *map(np.array, found))
+    return KStars(table, *map(np.concatenate, zip(*found, strict=True)))
 
 
 def regressions(
-    k_stars: KStars,
-    measures: pd.DataFrame,
-    groups: Mapping[str, str] | None = None,
-    *,
-    rival: str = "log_members",
-    seed: int = 0,
+    k_stars: KStars, measures: pd.DataFrame, groups: Mapping[str, str] | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """Regress k* on each measure, k* = intercept + slope x + noise, over the families of measures.
 
@@ -230,27 +223,25 @@ def regressions(
     with the predictor permuted over families), loo (root mean square error at families left out; a
     censored one counts the distance to its bound, if short of it), loo_group (at whole `groups`
     left out: {family: series}), aicc, delta_aicc (to the least), beats (part of the seed draws in
-    which r2 exceeds the rival's), reason. Nested families share members, so they are not
+    which r2 exceeds that of log_members), reason. Nested families share members, so they are not
     independent: p and aicc are too sure of themselves and loo too small; trust loo_group and
     `within_equal`.
     Raises ValueError for families that k_stars does not have.
     """
-    rows = []
-    for epsilon, table, draws in _by_epsilon(k_stars, measures):
-        codes = np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
-        values = np.clip(draws, table["smallest"].to_numpy(), table["largest"].to_numpy())
-        series = [groups[family] for family in measures.index] if groups else None
-        folds, orders = {"loo": range(len(table)), "loo_group": series}, _orders([len(table)], seed)
-        head = {"epsilon": epsilon, "n": len(table), "censored": int((codes[0] != 0).sum())}
-        fits = {}
-        for name, x in {"constant": np.zeros(len(table)), **measures}.items():
-            x = np.asarray(x, dtype=float)
-            fits[name] = {"predictor": name, **head, "reason": _refusal(name, x, codes[0])}
-            if not fits[name]["reason"]:
-                fits[name] |= _assess(x, values, codes, orders, folds)
-        other = fits.get(rival, {}).get("r2_draws", np.empty(0))
-        for fit in fits.values():
-            if len(other) > 1 and "r2_draws" in fit and fit["predictor"] != rival:
+    rows, orders = [], _orders([len(measures)], seed)
+    folds = {"loo": range(len(measures))}
+    if groups:
+        folds["loo_group"] = [groups[family] for family in measures.index]
+    predictors = {"constant": np.zeros(len(measures)), **measures.astype(float)}
+    for epsilon, _, values, codes in _by_epsilon(k_stars, measures):
+        head = {"epsilon": epsilon, "censored": int((codes[0] != 0).sum())}
+        fits = {
+            name: head | _assess(name, np.asarray(x), values, codes, orders, folds)
+            for name, x in predictors.items()
+        }
+        other = fits.get("log_members", {}).get("r2_draws", np.empty(0))
+        for name, fit in fits.items():
+            if len(other) > 1 and "r2_draws" in fit and name != "log_members":
                 ahead = (fit["r2_draws"] - other)[1:]
                 fit["beats"] = float((ahead[~np.isnan(ahead)] > 0).mean())
         rows += fits.values()
@@ -270,42 +261,37 @@ def k_star_on_line(k_stars: KStars, h: pd.Series, at: float) -> tuple[Interval |
     """
     if k_stars.table["epsilon"].nunique() != 1:
         raise ValueError("give the k* of one epsilon")
-    for _, table, draws in _by_epsilon(k_stars, h.to_frame()):
-        codes = np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
-        values, x = np.clip(draws, table["smallest"], table["largest"]), h.to_numpy(float)
-        if reason := _refusal("H_cov", x, codes[0]):
-            return None, reason
-        design = np.column_stack([np.ones(len(x)), x])
-        found, _ = _tobit(design, np.asarray(values), codes, np.ones((1, len(x))))
-        return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
-    raise ValueError("no k* was given; call k_star with one epsilon")
+    [(_, _, values, codes)], x = _by_epsilon(k_stars, h.to_frame()), h.to_numpy(float)
+    if reason := _refusal("H_cov", x, codes[0]):
+        return None, reason
+    design = np.column_stack([np.ones(len(x)), x])
+    found, _ = _tobit(design, values, codes, np.ones((1, len(x))))
+    return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
 
 
-def within_equal(
-    k_stars: KStars, measures: pd.DataFrame, *, by: str = "members", seed: int = 0
-) -> pd.DataFrame:
+def within_equal(k_stars: KStars, measures: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Ask in families of equal M, where ln M explains nothing, whether k* rises with a measure.
 
-    Families of `measures` are grouped by the column `by`. Columns: epsilon, predictor, group (the
-    shared value, or "all": pairs within groups), n, tau (Kendall's tau-b; censored k* tie), low,
-    high (over draws of seeds), p (one-sided: of orders within groups that give as large a tau, all
-    counted up to ORDERS), reason. With n families p cannot fall below 1/n!.
+    Families are grouped by the column members of `measures`. Columns: epsilon, predictor, group
+    (the shared number, or "all": pairs within groups), n, tau (Kendall's tau-b; censored k* tie),
+    low, high (over draws of seeds), p (one-sided: of orders within groups that give as large a tau,
+    all counted up to ORDERS), reason. With n families p cannot fall below 1/n!.
     """
-    labels = measures[by]
-    groups = {str(value): [np.flatnonzero(labels == value)] for value in sorted(labels.unique())}
-    groups = {value: blocks for value, blocks in groups.items() if len(blocks[0]) > 1}
+    found = measures.groupby("members").indices
+    groups = {str(number): [places] for number, places in found.items() if len(places) > 1}
     if not groups:
-        raise ValueError(f"no two families share their {by}; add families of equal size")
+        raise ValueError("no two families share their members; add families of equal size")
     if len(groups) > 1:
         groups["all"] = [block for blocks in groups.values() for block in blocks]
     rows = [
         {"epsilon": epsilon, "predictor": name, "group": group}
         | _concordance(measures[name].to_numpy(float), draws, blocks, seed)
-        for epsilon, _, draws in _by_epsilon(k_stars, measures)
-        for name in measures.columns.drop(by)
+        for epsilon, draws, _, _ in _by_epsilon(k_stars, measures)
+        for name in measures.columns.drop("members")
         for group, blocks in groups.items()
     ]
-    return pd.DataFrame(rows)
+    names = ["epsilon", "predictor", "group", "n", "tau", "low", "high", "p", "reason"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def root_law(
@@ -337,8 +323,7 @@ def root_law(
     for name, values in {"constant": np.ones(count), **measures}.items():
         with np.errstate(invalid="ignore"):
             x = np.sqrt(np.asarray(values, dtype=float)[:, None] / ks).ravel()
-        row = {"predictor": name, "n": len(x), "reason": _refusal(name, x, codes[0])}
-        rows.append(row if row["reason"] else row | _assess(x, y, codes, orders, folds))
+        rows.append(_assess(name, x, y, codes, orders, folds))
     names = ["slope", "low", "high", "intercept", "r2", "p", "loo", "aicc", "reason"]
     found = pd.DataFrame(rows).reindex(columns=["predictor", "n", *names])
     return found.assign(delta_aicc=found["aicc"] - found["aicc"].min())
@@ -367,18 +352,13 @@ def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
         raise ValueError(f"gaps at k={ks[0]:g}; every k must be > 0")
     laws.check_measure(measure)
     gaps = gaps[(gaps.get("status", "ok") == "ok") & gaps[measure].notna()]
-    axes = {"configuration": names, "seed": seeds, "k": ks}
-    places = np.array([pd.Index(axis).get_indexer(gaps[name]) for name, axis in axes.items()])
-    kept = places[0] >= 0
-    sums, counts = np.zeros((2, *map(len, axes.values())))
-    np.add.at(sums, tuple(places[:, kept]), gaps[measure].to_numpy(float)[kept])
-    np.add.at(counts, tuple(places[:, kept]), 1)
-    with np.errstate(invalid="ignore"):
-        values, known = sums / counts, counts > 0
-        means = np.where(known, values, 0.0).sum(axis=1, keepdims=True) / known.sum(
-            axis=1, keepdims=True
-        )
-    return Cube(names, ks.astype(float), np.where(known, values, means))
+    cells = gaps.groupby(["configuration", "seed", "k"])[measure].mean()
+    cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy(float)
+    values = cells.reshape(len(names), len(seeds), len(ks))
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # no seed at all
+        means = np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
+    return Cube(names, ks.astype(float), np.where(known, values, means[:, None]))
 
 
 def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -386,10 +366,7 @@ def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndar
 
     Row s of the latter leaves seed s out. The first draw weighs seeds equally.
     """
-    generator = np.random.default_rng(seed)
-    noise = generator.standard_normal((draws, seeds))
-    noise /= np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
-    noise = np.concatenate([np.zeros((1, seeds)), noise])
+    noise = np.vstack([np.zeros((1, seeds)), laws.seed_multipliers(seeds, draws, seed)])
     measure = 1 / seeds + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(seeds * (seeds - 1))
     others = (1 - np.eye(seeds)) / (seeds - 1)
     apart = noise[:, None] * (1 - np.eye(seeds))
@@ -438,14 +415,19 @@ def _cross(falling: np.ndarray, ks: np.ndarray, epsilons: np.ndarray) -> np.ndar
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame):
-    """Yield each epsilon with the rows of `table` and draws (1 + D, F) in the order of measures."""
+    """Yield each epsilon with three (1 + D, F), families in the order of measures.
+
+    The draws of k*; their values, bounds where they are censored; and codes as in `_assess`.
+    """
     if not measures.index.is_unique:
         raise ValueError(f"measures have {measures.index[measures.index.duplicated()][0]!r} twice")
     if missing := measures.index.difference(k_stars.table["family"]).tolist():
         raise ValueError(f"no k* of family {missing[0]!r}; invert its gaps first")
     for epsilon, table in k_stars.table.reset_index().groupby("epsilon"):
         table = table.set_index("family").loc[measures.index]
-        yield epsilon, table, k_stars.draws[table["index"]].T
+        draws = k_stars.draws[table["index"]].T
+        values = np.clip(draws, table["smallest"].to_numpy(), table["largest"].to_numpy())
+        yield epsilon, draws, values, np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
 
 
 def _refusal(name: str, x: np.ndarray, codes: np.ndarray) -> str:
@@ -476,21 +458,25 @@ def _orders(sizes: list[int], seed: int) -> np.ndarray:
     return np.vstack([first, np.concatenate(drawn, axis=1)])
 
 
-def _assess(x, y, codes, orders, folds: Mapping) -> dict:
+def _assess(name: str, x, y, codes, orders, folds: Mapping) -> dict:
     """Fit y (1 + D, n) on x (n,), 0 for a constant alone, and judge the fit; see `regressions`.
 
     codes: -1, 0, 1 (1 + D, n) where y is an upper bound, a value, a lower bound; orders (B, n) of
     the permutation null, as they are first; folds: labels of the points to leave out together.
+    Where nothing can be fitted, `reason` says why.
     """
     n, one = len(x), np.ones((len(x), 1))
+    answer = {"predictor": name, "n": n, "reason": _refusal(name, x, codes[0])}
+    if answer["reason"]:
+        return answer
     design = np.column_stack([one, x]) if x.any() else one
     found, likelihoods = _tobit(design, y, codes, one.T)
     r2 = 1 - np.exp(2 / n * (_tobit(one, y, codes, one.T)[1] - likelihoods))
     p, spare = design.shape[1] + 1, n - design.shape[1] - 2
-    answer = {"intercept": found[0, 0], "r2": r2[0], "r2_draws": r2}
+    answer |= {"intercept": found[0, 0], "r2": r2[0], "r2_draws": r2}
     answer["aicc"] = 2 * (p + p * (p + 1) / spare - likelihoods[0]) if spare > 0 else np.nan
-    for name, labels in folds.items():
-        answer[name] = _left_out(design, y[0], codes[0], labels)
+    for fold, labels in folds.items():
+        answer[fold] = _left_out(design, y[0], codes[0], labels)
     if x.any():
         answer |= zip(("slope", "low", "high"), _known_interval(found[:, 1]), strict=True)
         shuffled = _tobit(design, y[0][orders], codes[0][orders], one.T)[1]
@@ -500,8 +486,6 @@ def _assess(x, y, codes, orders, folds: Mapping) -> dict:
 
 def _left_out(design, y, codes, labels) -> float:
     """Return the root mean square error at points left out by equal labels; NaN if not possible."""
-    if labels is None:
-        return np.nan
     kept = np.array([[a != b for b in labels] for a in labels], dtype=float)
     found, _ = _tobit(design, np.tile(y, (len(y), 1)), np.tile(codes, (len(y), 1)), kept)
     misses = (found * design).sum(axis=1) - y
@@ -591,12 +575,12 @@ def _concordance(x: np.ndarray, draws: np.ndarray, blocks: list[np.ndarray], see
         reason = "the same in every family of the group, so it explains nothing"
     elif not later[0].any():
         reason = "k* is the same, or censored, in every family of the group"
-    row = {"n": len(used), "tau": np.nan, "low": np.nan, "high": np.nan, "p": np.nan}
+    row = {"n": len(used), "reason": reason}
     if reason:
-        return row | {"reason": reason}
+        return row
     with np.errstate(invalid="ignore"):  # no order at all in a draw
         tau = later @ rise / np.sqrt((rise**2).sum() * (later**2).sum(axis=1))
     orders = _orders(list(map(len, blocks)), seed)
     agreed = np.sign(x[orders][:, first] - x[orders][:, second]) @ later[0]
     row |= zip(("tau", "low", "high"), _known_interval(tau), strict=True)
-    return row | {"p": float((agreed >= agreed[0]).mean()), "reason": ""}
+    return row | {"p": float((agreed >= agreed[0]).mean())}

@@ -6,7 +6,6 @@ has seen, on their way through training on D.
 """
 
 import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ddlib.networks import Network, embed, initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, train, train_and_score
+from ddlib.work import as_file
 
 UNSEEN = 1000  # number of the first expert that measures; those of a method count from 0
 EXPERTS, EPOCHS, SPAN = 2, 6, 2  # how many measure, their snapshots, and what MTT's students span
@@ -49,28 +49,27 @@ def cross_objectives(
     set that diverged has no row.
     """
     experts = [_expert(dataset, network, UNSEEN + number) for number in range(EXPERTS)]
+    prepared = {name: _prepared(dataset, network, *each, ipc) for name, each in methods.items()}
     whole = dataset.train
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = _prepared(dataset, network, methods, ipc, Path(folder))
-        for seed in range(seeds):
-            run = (dataset.test, recipe, seed)
-            reference = train_and_score(network, whole.images, whole.labels, *run)
-            for name, (method, parameters) in methods.items():
-                asked = [ipc], seed, parameters, *prepared[name]
-                distilled = METHODS[method].distil(dataset, network, *asked)[ipc]
-                if isinstance(distilled, DivergedError):
-                    continue
-                score = train_and_score(network, distilled.images, distilled.labels, *run)
-                rows.append(
-                    {
-                        "method": name,
-                        "seed": seed,
-                        **objectives(dataset, network, distilled, experts),
-                        "gap_error": reference.accuracy - score.accuracy,
-                        "gap_cross_entropy": score.cross_entropy - reference.cross_entropy,
-                    }
-                )
+    for seed in range(seeds):
+        run = (dataset.test, recipe, seed)
+        reference = train_and_score(network, whole.images, whole.labels, *run)
+        for name, (method, parameters) in methods.items():
+            asked = [ipc], seed, parameters, *prepared[name]
+            distilled = METHODS[method].distil(dataset, network, *asked)[ipc]
+            if isinstance(distilled, DivergedError):
+                continue
+            score = train_and_score(network, distilled.images, distilled.labels, *run)
+            rows.append(
+                {
+                    "method": name,
+                    "seed": seed,
+                    **objectives(dataset, network, distilled, experts),
+                    "gap_error": reference.accuracy - score.accuracy,
+                    "gap_cross_entropy": score.cross_entropy - reference.cross_entropy,
+                }
+            )
     return pd.DataFrame(rows, columns=["method", "seed", *MEASURES])
 
 
@@ -86,23 +85,22 @@ def objectives(
     images, labels = distilled.images, distilled.labels
     batch = next(real_batches(dataset, 10**9, generator("measured", 0)))
     drawn = [AS_IS] * dataset.class_count
-    found: dict[str, list] = {"dc": [], "dm": [], "mtt": []}
+    dc, dm, mtt = [], [], []
     for number, expert in enumerate(experts):
         for at in range(0, EPOCHS - SPAN + 1, SPAN):
             theta = trajectory.unflatten(network, expert[at])
             moved = images.clone().requires_grad_()
-            value = gradient.match(dataset, network, theta, batch, moved, drawn)
-            found["dc"].append(float(value))
-            found["mtt"].append(_student(network, images, labels, expert[at], expert[at + SPAN]))
+            dc.append(float(gradient.match(dataset, network, theta, batch, moved, drawn)))
+            mtt.append(_student(network, images, labels, expert[at], expert[at + SPAN]))
         theta = initial_parameters(network, generator("measuring weights", number))
         with torch.no_grad():
             means = [
                 distribution.class_means(embed(network, theta, seen), of, dataset.class_count)
                 for seen, of in ((images, labels), (dataset.train.images, dataset.train.labels))
             ]
-        found["dm"].append(float(distribution.objective(*means)))
-    best = np.mean(found.pop("mtt"), axis=0).min()
-    return {name: float(np.mean(values)) for name, values in found.items()} | {"mtt": float(best)}
+        dm.append(float(distribution.objective(*means)))
+    best = np.mean(mtt, axis=0).min()
+    return {"dc": float(np.mean(dc)), "dm": float(np.mean(dm)), "mtt": float(best)}
 
 
 def relative(table: pd.DataFrame, base: str = "random") -> pd.DataFrame:
@@ -137,19 +135,10 @@ def _expert(dataset: DataSet, network: Network, number: int) -> torch.Tensor:
 
 
 def _prepared(
-    dataset: DataSet,
-    network: Network,
-    methods: Mapping[str, tuple[str, Parameters]],
-    ipc: int,
-    folder: Path,
-) -> dict[str, list[list[Path]]]:
-    """Return what each method takes beside its parameters: files that it makes for all seeds."""
-    given: dict[str, list[list[Path]]] = {}
-    for name, (method, parameters) in methods.items():
-        preparation = METHODS[method].preparation
-        jobs = preparation.jobs(parameters, [ipc]) if preparation else []
-        paths = [folder / f"{name}-{number}" for number in range(len(jobs))]
-        for path, job in zip(paths, jobs, strict=True):
-            path.write_bytes(preparation.make(dataset, network, job))
-        given[name] = [paths] if preparation else []
-    return given
+    dataset: DataSet, network: Network, method: str, parameters: Parameters, ipc: int
+) -> list[list[Path]]:
+    """Return what a method takes beside its parameters: the files that it makes for all seeds."""
+    if not (preparation := METHODS[method].preparation):
+        return []
+    jobs = preparation.jobs(parameters, [ipc])
+    return [[as_file(preparation.make(dataset, network, job)) for job in jobs]]

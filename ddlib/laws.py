@@ -115,8 +115,7 @@ class Fit:
     @property
     def has_floor(self) -> bool:
         """Whether the curve falls, to a floor above 0."""
-        ends = [self.parameters.get(name, Interval(0.0, None, None)) for name in ("a", "c")]
-        return all(end.estimate > 0 for end in ends)
+        return self.fitted and bool((self.coefficients[0, [0, 2]] > 0).all())
 
     @property
     def identifiable(self) -> bool:
@@ -282,17 +281,14 @@ def _draw_means(table: SeedMeans, draws: int, generator: np.random.Generator) ->
     return table.means + np.where(size > 0, noise, alone) * table.errors / spread
 
 
-def _draw_levels(references: Sequence[float], draws: int, generator: np.random.Generator):
-    """Draw errors (D, 1) of the mean of the references, Student t; none for fewer than two."""
-    if len(references) < 2:
-        return np.zeros((draws, 1))
-    shifts = generator.standard_t(len(references) - 1, (draws, 1))
-    return np.sqrt(_level_variance(references)) * shifts
+def seed_multipliers(seeds: int, draws: int, seed: int) -> np.ndarray:
+    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2/df) with df = S - 1.
 
-
-def _level_variance(references: Sequence[float]) -> float:
-    """Return the squared error of the mean of the references; none for fewer than two."""
-    return float(np.var(references, ddof=1) / len(references)) if len(references) > 1 else 0.0
+    A mean over seeds that they reweight is Student t, where resampled seeds would be too alike.
+    """
+    generator = np.random.default_rng(seed)
+    weights = generator.standard_normal((draws, seeds))
+    return weights / np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
 
 
 def _centring(weights, level: float):
@@ -420,10 +416,12 @@ def fit(
         return Fit(law, reason=f"{found}; {law.formula} needs at least {needed}")
     curves, weights, level = table.means[None], table.weights[None], 0.0
     if table.errors is not None:
-        level = _level_variance(references)
         generator = np.random.default_rng(seed)
         drawn = _draw_means(table, draws, generator)
-        curves = np.concatenate([curves, drawn + _draw_levels(references, draws, generator)])
+        if len(references) > 1:  # the error of their mean moves all gaps of a draw, Student t
+            level = float(np.var(references, ddof=1) / len(references))
+            drawn += np.sqrt(level) * generator.standard_t(len(references) - 1, (draws, 1))
+        curves = np.concatenate([curves, drawn])
     coefficients = _fit_curves(law, table.ks, curves, weights, level)
     parameters = {name: interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
     reason = _doubt(law, table, parameters)
@@ -528,9 +526,8 @@ def summary(fits: Fits) -> pd.DataFrame:
 def curves(fits: Fits, ks) -> pd.DataFrame:
     """Tabulate the fitted curves at ks: law, k, gap, low, high; unfitted laws are left out."""
     lines = {name: found.predict(ks) for name, found in fits.items() if found.fitted}
-    if not lines:
-        return pd.DataFrame({"law": [], "k": [], "gap": [], "low": [], "high": []})
-    return _stacked(lines, "law")
+    none = pd.DataFrame(columns=["law", "k", "gap", "low", "high"])
+    return _stacked(lines, "law") if lines else none
 
 
 def tables(fits_by_method: dict[str, Fits], ks) -> tuple[pd.DataFrame, pd.DataFrame]:

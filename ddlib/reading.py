@@ -1,11 +1,12 @@
 """Sentences that say what results show, computed from the results and never typed by hand."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.comparison import LEVEL, Agreement, against, crossings
+from ddlib.comparison import BASELINE, LEVEL, Agreement, against, crossings
 from ddlib.laws import LAWS, Fit, Interval, best
 
 SMALL_GAIN = 1e-4  # what one more image should still gain: an image in 10,000, or 1e-4 nats
@@ -15,11 +16,7 @@ NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & And
 class Text(str):
     """Markdown that a notebook renders and a terminal shows as it is."""
 
-    def _repr_markdown_(self) -> str:
-        return str(self)
-
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = _repr_markdown_ = str.__str__
 
 
 def scaling(
@@ -38,6 +35,7 @@ def scaling(
     for method, fits in fits_by_method.items():
         law, largest_k = fits["inverse_sqrt"], largest.get(method)
         if law.fitted:
+            k = 2 * largest_k
             sentences = [
                 _exponent(fits["free_exponent"]),
                 _choice(fits),
@@ -45,7 +43,8 @@ def scaling(
                 _floor(law, unit),
                 _spent(law, floor_share, largest_k),
                 _marginal(law, largest_k, unit),
-                _prediction(law, 2 * largest_k, unit),
+                f"At k = {k}, which was not measured, it predicts a gap of {between(law.gap(k))} "
+                f"{unit}.",
                 _verdict(fits),
             ]
         else:
@@ -62,30 +61,22 @@ def effort(steps: int, batch_size: int, count: int) -> Text:
     return Text(f"They took {seen}: {unseen}R(D) is that of so many steps, not of convergence.")
 
 
-def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame, baseline: str = "random") -> Text:
-    """Say which method gives most at each k, and where each beats the baseline or falls short.
+def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
+    """Say which method gives most at each k, and where each beats BASELINE or falls short.
 
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.comparison`.
     """
-    return _sections(_per_image(pairs, ranks, baseline))
+    leaders = [*map(_leader, ranks.to_dict("records")), _tally(ranks)]
+    return _sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
-def comparison(
-    pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame, baseline: str = "random"
-) -> Text:
+def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame) -> Text:
     """Say which method gives most per image and per second, and what the tests can tell.
 
     pairs, ranks, spent: the tables `paired`, `ranking` and `cost_table` of `ddlib.comparison`.
     """
-    costs = {"Per second": [_rate(spent, baseline), _front(spent)], "The tests": [_power(pairs)]}
-    return _sections(_per_image(pairs, ranks, baseline) | costs)
-
-
-def _per_image(pairs: pd.DataFrame, ranks: pd.DataFrame, baseline: str) -> dict[str, list[str]]:
-    return {
-        "Per image": [*map(_leader, ranks.to_dict("records")), _tally(ranks)],
-        f"Against {baseline}": _over_baseline(against(pairs, baseline), baseline),
-    }
+    costs = {"Per second": [_rate(spent), _front(spent)], "The tests": [_power(pairs)]}
+    return Text(f"{per_image(pairs, ranks)}\n\n{_sections(costs)}")
 
 
 def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
@@ -102,24 +93,30 @@ def surrogates(
     """
     methods = set().union(*weights["methods"])
     pairs = pairs[pairs["first"].isin(methods) & pairs["second"].isin(methods)]
-    swaps = crossings(pairs)
-    lines = [*map(_weight, weights.to_dict("records")), _order(order), _swaps(swaps)]
-    verdict = _interchangeable(weights, order, pairs, swaps, exponents)
+    lines = [*map(_weight, weights.to_dict("records")), _order(order), _swaps(crossings(pairs))]
+    verdict = _interchangeable(weights, order, pairs, exponents)
     return Text(f"{_bullets([*lines, _exponents(exponents)])}\n\n{verdict}")
 
 
-def between(interval: Interval) -> str:
-    """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`."""
-    if interval.low is None:
-        return f"{_number(interval.estimate)} (no interval)"
-    ends = f"{_number(interval.low)} to {_number(interval.high)}"
-    return f"{_number(interval.estimate)} ({ends})"
+def between(interval: Interval, pattern: str = "") -> str:
+    """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`.
+
+    pattern: that of the numbers, such as ".2f", else three digits.
+    """
+    return f"{_number(interval.estimate, pattern)} ({ends(*interval[1:], pattern)})"
 
 
-def _number(value: float) -> str:
+def ends(low: float | None, high: float | None, pattern: str = "") -> str:
+    """Return an interval in words: `0.27 to 0.35`, or `no interval` for None and NaN."""
+    if pd.isna(low):
+        return "no interval"
+    return f"{_number(low, pattern)} to {_number(high, pattern)}"
+
+
+def _number(value: float, pattern: str = "") -> str:
     if math.isinf(value):
         return "no bound"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
 
 
 def _exponent(free: Fit) -> str:
@@ -142,9 +139,8 @@ def _choice(fits: Mapping[str, Fit]) -> str:
     text = f"{criterion} prefers {LAWS[choice.law].formula}"
     if choice.rivals:
         text += f", which cannot be told from {listed(LAWS[law].formula for law in choice.rivals)}"
-    own = fits["inverse_sqrt"].aicc
-    if choice.criterion == "aicc" and choice.law != "inverse_sqrt" and own is not None:
-        behind = own - fits[choice.law].aicc
+    if choice.criterion == "aicc" and choice.law != "inverse_sqrt":
+        behind = fits["inverse_sqrt"].aicc - fits[choice.law].aicc
         text += f"; a/√k + c is {behind:.1f} units behind"
     return f"{text}."
 
@@ -161,16 +157,14 @@ def _quality(law: Fit) -> str:
 
 
 def _floor(law: Fit, unit: str) -> str:
-    c = law.parameters["c"]
+    c, a = law.parameters["c"], law.parameters["a"].estimate
     text = f"Its floor is c = {between(c)} {unit}"
-    if c.low is not None and c.low <= 0 <= c.high:
+    if c.low is None or c.low > 0:
+        return f"{text}."
+    if c.high >= 0:
         return f"{text}, so no floor can be told from none."
-    if c.high is not None and c.high < 0:
-        text = f"{text}: below zero, so no floor"
-        a = law.parameters["a"].estimate
-        meets = f"; the curve would meet all data at k = {(a / c.estimate) ** 2:.0f}"
-        return f"{text}{meets if a > 0 else ''}."
-    return f"{text}."
+    meets = f"; the curve would meet all data at k = {(a / c.estimate) ** 2:.0f}" if a > 0 else ""
+    return f"{text}: below zero, so no floor{meets}."
 
 
 def _spent(law: Fit, floor_share: float, largest_k: int) -> str:
@@ -199,12 +193,6 @@ def _beyond(k: Interval, largest_k: int) -> str:
     return f", which lies beyond the largest k measured, {largest_k}, and so is extrapolated"
 
 
-def _prediction(law: Fit, k: int, unit: str) -> str:
-    gap, low, high = law.predict(k)[["gap", "low", "high"]].iloc[0]
-    interval = Interval(gap, None, None) if math.isnan(low) else Interval(gap, low, high)
-    return f"At k = {k}, which was not measured, it predicts a gap of {between(interval)} {unit}."
-
-
 def _verdict(fits: Mapping[str, Fit]) -> str:
     """Weigh the conditions under which the curve a/sqrt(k) + c survives; one that fails rejects it.
 
@@ -222,8 +210,7 @@ def _verdict(fits: Mapping[str, Fit]) -> str:
     }
     failed = [what for what, fails in against.items() if fails]
     if not failed:
-        c = law.parameters["c"]
-        bare = ", but without a floor above 0" if c.high is not None and c.high < 0 else ""
+        bare = ", but without a floor above 0" if law.parameters["c"].high < 0 else ""
         return f"So the curve a/√k + c survives{bare}: the exponent, AICc and R² all allow it."
     text = f"So the curve a/√k + c does not survive: against it speaks {listed(failed, 'and')}."
     if b.low > 0.5:
@@ -242,9 +229,7 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _of_row(row: Mapping, estimate: str) -> str:
-    """Return the estimate of a table's row with its interval, where it has one, in words."""
-    ends = [None if math.isnan(row[end]) else row[end] for end in ("low", "high")]
-    return between(Interval(row[estimate], *ends))
+    return between(Interval(row[estimate], row["low"], row["high"]))
 
 
 def _p(value: float) -> str:
@@ -265,20 +250,17 @@ def _leader(row: Mapping) -> str:
 
 
 def _tally(ranks: pd.DataFrame) -> str:
-    counts: dict[str, int] = {}
-    for best_one, untold in zip(ranks["best"], ranks["untold"], strict=True):
-        for method in (best_one, *untold):
-            counts[method] = counts.get(method, 0) + 1
+    rows = ranks[["best", "untold"]].itertuples(index=False)
+    counts = Counter(method for best_one, untold in rows for method in (best_one, *untold))
     if not counts:
         return "No method reached an accuracy."
-    ordered = sorted(counts, key=counts.get, reverse=True)
-    sizes = listed((f"{method} at {counts[method]}" for method in ordered), "and")
+    sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")
     return f"Best, or not told from the best, of {len(ranks)} sizes: {sizes}."
 
 
-def _over_baseline(table: pd.DataFrame, baseline: str) -> list[str]:
+def _over_baseline(table: pd.DataFrame) -> list[str]:
     if table.empty:
-        return [f"The study has no {baseline} beside another method, so nothing to compare with."]
+        return [f"The study has no {BASELINE} beside another method, so nothing to compare with."]
     up, told, untested = table["low"] > 0, table["survives"], table["reason"] != ""
     down = table["high"] < 0
     groups = {
@@ -290,24 +272,20 @@ def _over_baseline(table: pd.DataFrame, baseline: str) -> list[str]:
         "not testable": untested,
     }
     lines = []
-    for method, rows in table.groupby("method", sort=False)["k"]:
-        places = {words: rows[where[rows.index]] for words, where in groups.items()}
-        found = [_at(words, ks) for words, ks in places.items() if len(ks)]
+    for method, ks in table.groupby("method", sort=False)["k"]:
+        places = {words: ks[where[ks.index]] for words, where in groups.items()}
+        found = [f"{words} at k = {listed(at, 'and')}" for words, at in places.items() if len(at)]
         lines.append(f"{method}: {'; '.join(found)}.")
     return lines
 
 
-def _at(what: str, ks: Iterable[int]) -> str:
-    return f"{what} at k = {listed(ks, 'and')}"
-
-
-def _rate(spent: pd.DataFrame, baseline: str) -> str:
+def _rate(spent: pd.DataFrame) -> str:
     known = spent.dropna(subset="gain_per_second")
     if known.empty:
-        return f"No method's gain over {baseline} for a second of distillation is known."
+        return f"No method's gain over {BASELINE} for a second of distillation is known."
     top = known.loc[known["gain_per_second"].idxmax()]
     return (
-        f"Most accuracy over {baseline} for a second of distillation: {top['method']} at k = "
+        f"Most accuracy over {BASELINE} for a second of distillation: {top['method']} at k = "
         f"{top['k']}, {_number(top['gain'])} in {_number(top['distil_seconds'])} s."
     )
 
@@ -391,11 +369,7 @@ def _exponents(table: pd.DataFrame) -> str:
 
 
 def _interchangeable(
-    weights: pd.DataFrame,
-    order: Agreement,
-    pairs: pd.DataFrame,
-    swaps: pd.DataFrame,
-    exponents: pd.DataFrame,
+    weights: pd.DataFrame, order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame
 ) -> str:
     """Weigh differences at each k, the order over k and the exponents; one is enough to reject."""
     tested = weights[weights["reason"] == ""]
@@ -414,7 +388,7 @@ def _interchangeable(
     if bent:
         against_it.append("their gaps fall with different exponents")
     text = f"So the methods are not interchangeable: {listed(against_it, 'and')}."
-    if len(swaps):
+    if len(crossings(pairs)):
         return f"{text} Nor is one merely better than another: some change places with k."
     if shared:
         return (

@@ -5,7 +5,7 @@ import pandas as pd
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
-from ddlib.reading import NEAR, Text, listed
+from ddlib.reading import NEAR, Text, ends, listed
 
 NAMES = {
     "h_cov": "H_cov",
@@ -46,17 +46,15 @@ def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
         h_cov, rival = table.loc["h_cov"], table.loc["log_members"]
-        sentences = [f"**Worst gap {epsilon:g}.** k* of {h_cov['n']:.0f} families"]
-        if h_cov["censored"]:
-            sentences[0] += f", {h_cov['censored']:.0f} of them only bounded"
-        sentences[0] += "."
+        bounded = f", {h_cov['censored']:.0f} of them only bounded" if h_cov["censored"] else ""
+        sentences = [f"**Worst gap {epsilon:g}.** k* of {h_cov['n']:.0f} families{bounded}."]
         if h_cov["reason"]:
             sentences.append(f"Nothing can be said: {h_cov['reason']}.")
         else:
             sentences += [_slope(h_cov), _against(h_cov, rival, table)]
         if within is not None:
             sentences.append(_within(within[within["epsilon"] == epsilon]))
-        paragraphs.append(" ".join(filter(None, sentences)))
+        paragraphs.append(" ".join(sentences))
     return Text("\n\n".join(paragraphs))
 
 
@@ -115,10 +113,7 @@ def _left_out(table: pd.DataFrame) -> str:
 
 
 def _within(rows: pd.DataFrame) -> str:
-    found = rows[(rows["predictor"] == "h_cov")]
-    if found.empty:
-        return ""
-    row = found.iloc[-1]  # all groups together, where there are several
+    row = rows[rows["predictor"] == "h_cov"].iloc[-1]  # all groups, where there are several
     if row["reason"]:
         return f"Among families of equal M nothing can be said of H_cov: {row['reason']}."
     told = "rises with H_cov" if row["p"] <= LEVEL else "is not shown to rise with H_cov"
@@ -137,19 +132,13 @@ def root_law(fitted: pd.DataFrame) -> Text:
     name, best = known.index[0], known.iloc[0]
     text = (
         f"Worst gaps are nearest to a sqrt(H / k) + c with H = {NAMES[name]} "
-        f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {_interval(best)})."
+        f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {ends(best['low'], best['high'], '.2f')})."
     )
     for rival in ("h_cov", "log_members", "constant"):
         if rival in known.index and rival != name:
             row = known.loc[rival]
             text += f" {NAMES[rival]}: {row['delta_aicc']:.1f} AICc units behind."
     return Text(text)
-
-
-def _interval(row: pd.Series) -> str:
-    if pd.isna(row["low"]):
-        return "no interval"
-    return f"{row['low']:.2f} to {row['high']:.2f}"
 
 
 def transfer(compared: pd.DataFrame, first: str) -> Text:
@@ -179,10 +168,8 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
 def back_test(tested: pd.DataFrame) -> Text:
     """Say how far off the pilot's predictions were, by what they had not seen."""
     lines = []
-    for (kind, held), rows in tested.groupby(["kind", "held_out"], sort=False):
-        known = rows.dropna(subset=["error"])
-        if known.empty:
-            continue
+    predicted = tested.dropna(subset=["error"])
+    for (kind, held), known in predicted.groupby(["kind", "held_out"], sort=False):
         plural = kind.replace("family", "families").replace("ion", "ions")
         lines.append(
             f"- {plural}, held out: {held}: mean error {known['error'].mean():+.3f}, root mean "

@@ -1,7 +1,6 @@
 """Sentences on the theory course, computed from its numbers and never typed by hand."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pandas as pd
 from ddlib.comparison import LEVEL
 from ddlib.files import from_root
 from ddlib.laws import Interval
-from ddlib.reading import NEAR, Text
+from ddlib.reading import NEAR, Text, between
 from ddlib.theory_coverage import ANGLES, COPIES, Line
 
 NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
@@ -21,7 +20,7 @@ def chains(table: pd.DataFrame) -> Text:
     parts = []
     for value, name in {"distance": "distance of the weights", "gap": "gap in risk"}.items():
         bound = table[f"{value}_bound"]
-        broken = int((table[value] > bound * (1 + 1e-9) + 1e-12).sum())
+        broken = int((~_kept(table[value], bound)).sum())
         known = table[value] > 0
         loose = float((bound[known] / table.loc[known, value]).median())
         held = "holds on all" if not broken else f"FAILS on {broken} of"
@@ -41,7 +40,7 @@ def logistic(found: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]]) -> T
         grows = last["distance"] / half["distance"] - 1
         sure = numbers["rho_anywhere"]
         given = f"guaranteed {sure:.3f}" if sure < 1 else "nothing guaranteed: 1 at flat places"
-        held = bool((table["excess"] <= table["excess_bound"] * (1 + 1e-9) + 1e-12).all())
+        held = _kept(table["excess"], table["excess_bound"]).all()
         lines.append(
             f"- {name}: numerical ρ {numbers['rho']:.3f} ({given}); over the second half of the "
             f"steps the weights move {grows:+.1%} further apart, while the loss on D ends "
@@ -57,7 +56,7 @@ def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
     for name, table in traces.items():
         first, last = table.iloc[0], table.iloc[-1]
         names = [c for c in table.columns if c.startswith("bound_")]
-        held = all((table["gap"] <= table[c] * (1 + 1e-9) + 1e-12).all() for c in names)
+        held = all(_kept(table["gap"], table[c]).all() for c in names)
         tight = min(names, key=lambda c: np.log(table[c].clip(1e-300)).mean())
         lines.append(
             f"- {name} matching: its objective falls from {first[name]:.3g} to {last[name]:.2g}, "
@@ -92,47 +91,43 @@ def exponents(found: Mapping[str, tuple[Interval, float]]) -> Text:
     lines = []
     for name, (exponent, predicted) in found.items():
         agrees = exponent.low <= predicted <= exponent.high
-        lines.append(
-            f"- {name}: exponent {exponent.estimate:.3f} ({exponent.low:.3f} to "
-            f"{exponent.high:.3f}), predicted {predicted:g}: "
-            f"{'it agrees' if agrees else 'it does NOT agree'}"
-        )
+        told = "it agrees" if agrees else "it does NOT agree"
+        known = between(exponent, ".3f")
+        lines.append(f"- {name}: exponent {known}, predicted {predicted:g}: {told}")
     return Text("\n".join(lines))
 
 
 def floors(table: pd.DataFrame) -> Text:
     """Say which factors leave a floor: a gap that the largest k does not lower by half."""
     gaps = table.groupby(["factor", "k"], sort=False)[["gap", "excess"]].median()
-    plain = gaps.loc["nothing", "excess"].iloc[-1] if "nothing" in gaps.index else 0.0
     lines = []
     for factor in dict.fromkeys(table["factor"]):
         own = gaps.loc[factor, "gap"]
         last, before, k = own.iloc[-1], own.iloc[-2], own.index[-1]
         if last < NOTHING:
             told = f"no floor, the gap at k = {k} is {last:.0e}"
-        elif last > before / 2:
-            told = f"a floor, {last:.2g} at k = {k} against {before:.2g} at half of that"
         else:
-            told = f"still falling, {last:.2g} at k = {k} against {before:.2g} at half of that"
-        more = gaps.loc[factor, "excess"].iloc[-1] - plain
+            told = "a floor" if last > before / 2 else "still falling"
+            told += f", {last:.2g} at k = {k} against {before:.2g} at half of that"
         if factor == "label noise":
+            more = gaps.loc[factor, "excess"].iloc[-1] - gaps.loc["nothing", "excess"].iloc[-1]
             told += f"; but the risk of D's own training is {more:.2g} higher than without it"
         lines.append(f"- {factor}: {told}")
     return Text("\n".join(lines))
 
 
-def sampled(line: Line, limit: float, halves: tuple[Line, Line], highest: float) -> Text:
+def sampled(line: Line, halves: tuple[Line, Line], highest: float) -> Text:
     """Say whether k* is linear in H_cov, with which slope, and how near the union bound is.
 
-    limit: 2, the union bound's slope in units of sigma^2 / epsilon^2; halves: the same lines over
-    the smaller and the larger families; highest: the largest ratio of worst gap to bound.
+    line, halves, highest: as `theory_coverage.slopes` returns them; the slope of the union bound
+    is 2 in units of sigma^2 / epsilon^2.
     """
     slope, (first, second) = line.slope, halves
     order = "rises towards" if second.slope.estimate > first.slope.estimate else "moves away from"
     return Text(
         f"k* grows by {slope.estimate:.2f} σ²/ε² a nat of H_cov ({slope.low:.2f} to "
-        f"{slope.high:.2f} over seeds), R² {line.r2:.4f}. The slope {order} the union bound's "
-        f"{limit:g}: {first.slope.estimate:.2f} over the smaller families, "
+        f"{slope.high:.2f} over seeds), R² {line.r2:.4f}. The slope {order} the union bound's 2: "
+        f"{first.slope.estimate:.2f} over the smaller families, "
         f"{second.slope.estimate:.2f} over the larger. The mean worst gap is at most "
         f"{highest:.0%} of its bound."
     )
@@ -166,10 +161,9 @@ def duplicates(table: pd.DataFrame) -> Text:
 def typical(whole: Interval, late: Interval, sizes: int) -> Text:
     """Say where between -1/2 and -1 a typical gap falls under a shift, over all and late sizes."""
     return Text(
-        f"A typical |gap| under a shift falls with exponent {whole.estimate:.2f} ({whole.low:.2f} "
-        f"to {whole.high:.2f}) over all sizes, and {late.estimate:.2f} ({late.low:.2f} to "
-        f"{late.high:.2f}) over the {sizes} largest: it is a sum of both terms, and the linear "
-        "one, of exponent -1/2, is what is left in the end."
+        f"A typical |gap| under a shift falls with exponent {between(whole, '.2f')} over all "
+        f"sizes, and {between(late, '.2f')} over the {sizes} largest: it is a sum of both terms, "
+        "and the linear one, of exponent -1/2, is what is left in the end."
     )
 
 
@@ -183,8 +177,8 @@ def channel(table: pd.DataFrame) -> Text:
         told = f"Fano's bound is beaten by {', '.join(sorted(set(beaten['line'])))}"
     return Text(
         f"{told}, in {len(table)} combinations of distiller and k. Nearest to it comes "
-        f"{near.index[-1]}, with {near.iloc[-1]:.0%} of "
-        "what the bound allows, where that is less than everything."
+        f"{near.index[-1]}, with {near.iloc[-1]:.0%} of what the bound allows, where that is less "
+        "than everything."
     )
 
 
@@ -215,7 +209,7 @@ def deep_networks(folder: str) -> Text:
     and only where k* follows the better one beyond chance.
     """
     path = from_root(folder) / REGRESSIONS
-    if not Path(path).is_file():
+    if not path.is_file():
         return Text(
             f"The table of notebook 03 is not there ({folder}/{REGRESSIONS}), so nothing is said "
             "of deep networks here. Run notebook 03 with its quick profile, then this cell again."
@@ -242,3 +236,8 @@ def deep_networks(folder: str) -> Text:
             verdict = "the regimes cannot be told apart on families this small"
         lines.append(f"- worst gap {epsilon:g}: {told}; {verdict}")
     return Text("\n".join(lines))
+
+
+def _kept(values: pd.Series, bounds: pd.Series) -> pd.Series:
+    """Return where values keep to their bounds, but for rounding."""
+    return values <= bounds * (1 + 1e-9) + 1e-12

@@ -157,15 +157,11 @@ def knob_tables(
     times = np.arange(steps + 1)
     grown = np.array([geometric(ratios, t) for t in times])
     apart = missed * np.sqrt((grown**2).mean(axis=1))
-    lines = {"bound": missed * grown[:, -1], "distance": apart}
-    parts = [pd.DataFrame({"step": times, "value": v, "line": n}) for n, v in lines.items()]
+    distances = pd.DataFrame({"step": times, "bound": missed * grown[:, -1], "distance": apart})
     sizes = np.unique(np.geomspace(1, 1000, 60).round())
     generator, angle = np.random.default_rng(0), np.deg2rad(spread)
     shared, own = generator.normal(size=(400, 1)), generator.normal(size=(400, count))
     worst = np.abs(np.cos(angle) * shared + np.sin(angle) * own).max(axis=1).mean()
-    lines = {"bound": np.sqrt(2 * np.log(2 * count)), "mean worst gap": worst}
-    gaps = [
-        pd.DataFrame({"k": sizes, "value": v * noise / np.sqrt(sizes), "line": n})
-        for n, v in lines.items()
-    ]
-    return pd.concat(parts, ignore_index=True), pd.concat(gaps, ignore_index=True)
+    values = {"bound": np.sqrt(2 * np.log(2 * count)), "mean worst gap": worst}
+    gaps = pd.DataFrame({"k": sizes, **{n: v * noise / np.sqrt(sizes) for n, v in values.items()}})
+    return distances.melt("step", var_name="line"), gaps.melt("k", var_name="line")

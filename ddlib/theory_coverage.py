@@ -8,7 +8,6 @@ nats a sample may carry, q = e^B symbols of an alphabet, d dimensions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from ddlib.laws import Interval
 DISTILLERS = ("samples", "herding", "every choice", "best alphabet", "free decoder")
 COPIES, ANGLES = 8, (5, 20)  # of the families with near duplicates; degrees
 NOISY = ("mean", "best mean", "free decoder")
+Features = Callable[[np.ndarray], np.ndarray]  # of points (n, d): phi (n, M)
 APART = 2.01  # between worlds, in epsilons: more than 2, so that no S serves two of them
 CLOSE = 1e-7  # gaps below this count as none
 
@@ -87,8 +87,7 @@ def simulate_worst(
 
 def fit_line(x: np.ndarray, curves: np.ndarray) -> Line:
     """Fit a line to each seed's curve (seeds, n) at x (n,); R^2 is that of the mean curve."""
-    centred = x - x.mean()
-    slopes = curves @ centred / (centred @ centred)
+    slopes = np.polyfit(x, curves.T, 1)[0]
     half = stats.t.ppf(0.975, len(slopes) - 1) * stats.sem(slopes)
     mean = float(slopes.mean())
     r2 = float(np.corrcoef(x, curves.mean(axis=0))[0, 1] ** 2)
@@ -103,11 +102,8 @@ def slopes(table: pd.DataFrame) -> tuple[Line, tuple[Line, Line], float]:
     """
     worst = table.pivot(index="seed", columns="count", values="worst")
     x, stars = np.log(worst.columns.to_numpy(float)), sample_size(worst.to_numpy(), 1.0)
-    middle = len(x) // 2
-    halves = (
-        fit_line(x[: middle + 1], stars[:, : middle + 1]),
-        fit_line(x[middle:], stars[:, middle:]),
-    )
+    parts = slice(len(x) // 2 + 1), slice(len(x) // 2, None)
+    halves = tuple(fit_line(x[part], stars[:, part]) for part in parts)
     ratio = worst.mean() / union_bound(worst.columns.to_numpy(float), 1)
     return fit_line(x, stars), halves, float(ratio.max())
 
@@ -126,20 +122,17 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
         "duplicates": (fewer, COPIES, 0.0),
         **{f"{angle}° apart": (fewer, COPIES, np.deg2rad(angle)) for angle in ANGLES},
     }
-    parts = []
+    worst = {}
     for line, (sizes, copies, angle) in kinds.items():
         found = simulate_worst(sizes, draws, seeds, np.random.default_rng(0), copies, angle)
-        worst = found.groupby("members")["worst"].mean()
-        star = sample_size(worst.to_numpy(), 1.0)
-        parts.append(pd.DataFrame({"x": np.log(worst.index), "k_star": star, "line": line}))
-    bounds = {"union bound of M": (counts, union_bound(counts, 1))}
+        worst[line] = found.groupby("members")["worst"].mean()
+    worst["union bound of M"] = pd.Series(union_bound(counts, 1), counts)
     for angle in ANGLES:
-        radius = 2 * np.sin(np.deg2rad(angle) / 2)
-        bound = cover_bound(fewer, fewer * COPIES, radius, 1)
-        bounds[f"statement 13 at {angle}°"] = fewer * COPIES, bound
-    for line, (members, bound) in bounds.items():
-        parts.append(pd.DataFrame({"x": np.log(members), "k_star": bound**2, "line": line}))
-    return pd.concat(parts, ignore_index=True)
+        radius, members = 2 * np.sin(np.deg2rad(angle) / 2), fewer * COPIES
+        bound = cover_bound(fewer, members, radius, 1)
+        worst[f"statement 13 at {angle}°"] = pd.Series(bound, members)
+    table = pd.concat(worst, names=["line", "x"]).rename("k_star").reset_index()
+    return table.assign(x=np.log(table["x"]), k_star=sample_size(table["k_star"], 1.0))
 
 
 def fano_success(k: np.ndarray | int, worlds: int, nats: float) -> np.ndarray:
@@ -193,11 +186,12 @@ def quantised_success(
         raise ValueError(f"{distiller!r} is no distiller; choose from {', '.join(DISTILLERS)}")
     if distiller == "free decoder":
         return float(counting_success(k, len(worlds), alphabet))
-    points = worlds[:alphabet]
     if distiller == "best alphabet":
         return _best_alphabet(worlds, epsilon, k, alphabet, generator)
+    points = worlds[:alphabet]
     if distiller == "every choice":
-        return float(served(_nearest(_means(points, k), worlds), worlds, epsilon).mean())
+        worst = _worst_gaps(_shares(k, alphabet), points, worlds)
+        return float((worst.min(axis=0) <= epsilon).mean())
     if distiller == "samples":
         noisy = worlds[:, None] + epsilon * generator.normal(size=(len(worlds), k, len(worlds)))
         apart = ((noisy[:, :, None] - points) ** 2).sum(axis=-1)
@@ -216,14 +210,9 @@ def _shares(k: int, alphabet: int) -> np.ndarray:
     return np.array([np.bincount(each, minlength=alphabet) for each in chosen]) / k
 
 
-def _means(points: np.ndarray, k: int) -> np.ndarray:
-    return _shares(k, len(points)) @ points
-
-
-def _nearest(means: np.ndarray, worlds: np.ndarray) -> np.ndarray:
-    """Return, of means (n, d), the one for each world (W, d) whose worst gap is least."""
-    worst = np.abs(means[:, None] - worlds).max(axis=-1)
-    return means[worst.argmin(axis=0)]
+def _worst_gaps(shares: np.ndarray, points: np.ndarray, worlds: np.ndarray) -> np.ndarray:
+    """Return the worst gap (multisets, W) of every multiset of points (q, d) in worlds (W, d)."""
+    return np.abs((shares @ points)[:, None] - worlds).max(axis=-1)
 
 
 @threadpool_limits.wrap(limits=1)
@@ -238,7 +227,7 @@ def _best_alphabet(worlds, epsilon: float, k: int, alphabet: int, generator) -> 
         points = worlds[generator.choice(len(worlds), alphabet, replace=False)]
         points = points + attempt * epsilon * generator.normal(size=points.shape)
         for _ in range(5):
-            worst = np.abs((shares @ points)[:, None] - worlds).max(axis=-1)
+            worst = _worst_gaps(shares, points, worlds)
             best = max(best, float((worst.min(axis=0) <= epsilon).mean()))
             weights = shares[worst.argmin(axis=0)]
             aims = (weights, worlds, 0.99 * epsilon)
@@ -326,80 +315,58 @@ def channel_sizes(counts: Sequence[int], success: float = 0.5) -> pd.DataFrame:
 
     k is in units of noise^2 / epsilon^2, so the noise is 1 and k runs over a grid of reals.
     """
-    ks, parts = np.geomspace(0.02, 200, 400), []
-    nats = noisy_nats(APART**2, 1.0)
-    x = np.log(np.asarray(counts, dtype=float))
+    ks, nats = np.geomspace(0.02, 200, 400), noisy_nats(APART**2, 1.0)
+    table = pd.DataFrame({"x": np.log(np.asarray(counts, dtype=float))})
     for line in ("mean", "free decoder"):
         reached = [noisy_success(line, int(count), 1.0, ks, 1.0) >= success for count in counts]
-        star = [float(ks[each.argmax()]) for each in reached]
-        parts.append(pd.DataFrame({"x": x, "k_star": star, "line": line}))
-    bound = [max(fano_size(success, int(count), nats), 0.0) for count in counts]
-    parts.append(pd.DataFrame({"x": x, "k_star": bound, "line": "Fano's bound"}))
-    return pd.concat(parts, ignore_index=True)
+        table[line] = [float(ks[each.argmax()]) for each in reached]
+    table["Fano's bound"] = [max(fano_size(success, int(count), nats), 0.0) for count in counts]
+    return table.melt("x", var_name="line", value_name="k_star")
 
 
-@dataclass(frozen=True)
-class Family:
-    """M features phi_c(x) = sum_h outer_ch f(weights_ch'x + shifts_ch): networks of one layer.
-
-    weights (M, h, d), shifts (M, h), outer (M, h); activation and slope: f and its derivative.
-    """
-
-    weights: np.ndarray
-    shifts: np.ndarray
-    outer: np.ndarray
-    activation: Callable[[np.ndarray], np.ndarray]
-    slope: Callable[[np.ndarray], np.ndarray]
-
-    def features(self, points: np.ndarray) -> np.ndarray:
-        """Return phi (n, M) of points (n, d)."""
-        return np.einsum("ch,nch->nc", self.outer, self.activation(self._inside(points)))
-
-    def slopes(self, points: np.ndarray) -> np.ndarray:
-        """Return the derivatives (n, M, d) of phi by the points."""
-        pulls = self.outer * self.slope(self._inside(points))
-        return np.einsum("nch,chd->ncd", pulls, self.weights)
-
-    def take(self, members: Sequence[int]) -> "Family":
-        """Return the family of these members, which may repeat."""
-        parts = (each[list(members)] for each in (self.weights, self.shifts, self.outer))
-        return Family(*parts, self.activation, self.slope)
-
-    def _inside(self, points: np.ndarray) -> np.ndarray:
-        return np.einsum("chd,nd->nch", self.weights, points) + self.shifts
-
-
-def draw_family(kind: str, count: int, width: int, generator: np.random.Generator) -> Family:
+def draw_family(kind: str, count: int, width: int, generator: np.random.Generator) -> Features:
     """Draw M features in d dimensions: "linear" u'x, "quadratic" (u'x)^2, or "network".
 
-    A network has one hidden layer of 4 tanh units. Raises ValueError for another kind.
+    A network has one hidden layer of 4 tanh units: sum_h outer_h tanh(weights_h'x + shifts_h).
+    Raises ValueError for another kind.
     """
-    kinds = {
-        "linear": (1, lambda z: z, np.ones_like),
-        "quadratic": (1, np.square, lambda z: 2 * z),
-        "network": (4, np.tanh, lambda z: 1 / np.cosh(z) ** 2),
-    }
+    kinds = {"linear": 1, "quadratic": 1, "network": 4}  # hidden units
     if kind not in kinds:
         raise ValueError(f"{kind!r} is no family; choose from {', '.join(kinds)}")
-    hidden, activation, slope = kinds[kind]
-    weights = generator.normal(size=(count, hidden, width))
+    weights = generator.normal(size=(count, kinds[kind], width))
     weights /= np.linalg.norm(weights, axis=2, keepdims=True)
     if kind != "network":
-        flat = np.zeros((count, 1))
-        return Family(weights, flat, flat + 1, activation, slope)
-    shifts, outer = generator.normal(size=(2, count, hidden))
-    return Family(1.5 * weights, shifts, outer, activation, slope)
+        power = 1 if kind == "linear" else 2
+        return lambda points: (points @ weights[:, 0].T) ** power
+    shifts, outer = generator.normal(size=(2, count, kinds[kind]))
+
+    def network(points: np.ndarray) -> np.ndarray:
+        inside = np.einsum("chd,nd->nch", 1.5 * weights, points) + shifts
+        return np.einsum("ch,nch->nc", outer, np.tanh(inside))
+
+    return network
 
 
-def rank(family: Family, points: np.ndarray) -> int:
+def slopes_of(features: Features, points: np.ndarray) -> np.ndarray:
+    """Return the derivatives (n, M, d) of features by points (n, d): complex steps, to rounding.
+
+    Source: Squire & Trapp, SIAM Review 40, 1998. A feature of a point depends on no other point.
+    """
+    steps = 1e-30j * np.eye(points.shape[1])
+    moved = (points[:, None] + steps).reshape(-1, len(steps))
+    found = features(moved).imag.reshape(*points.shape, -1) / 1e-30  # (n, d, M)
+    return found.swapaxes(1, 2)
+
+
+def rank(features: Features, points: np.ndarray) -> int:
     """Return the rank of the family's kernel: of its centred features at points (n, d)."""
-    values = family.features(points)
+    values = features(points)
     return int(np.linalg.matrix_rank(values - values.mean(axis=0), tol=1e-8 * len(points)))
 
 
 @threadpool_limits.wrap(limits=1)  # threads that wait for each other make small matrices slow
 def least_size(
-    family: Family, real: np.ndarray, generator: np.random.Generator, attempts: int = 6
+    features: Features, real: np.ndarray, generator: np.random.Generator, attempts: int = 6
 ) -> int:
     """Return the least k for which optimised points in R^d leave every gap below CLOSE.
 
@@ -408,16 +375,16 @@ def least_size(
     even rank + 1 points, which Caratheodory's theorem would let suffice with weights, are not
     found within twice that number.
     """
-    target, width = family.features(real).mean(axis=0), real.shape[1]
+    target, width = features(real).mean(axis=0), real.shape[1]
 
     def missed(flat):
-        return family.features(flat.reshape(-1, width)).mean(axis=0) - target
+        return features(flat.reshape(-1, width)).mean(axis=0) - target
 
     def slopes(flat):
-        found = family.slopes(flat.reshape(-1, width))
+        found = slopes_of(features, flat.reshape(-1, width))
         return found.transpose(1, 0, 2).reshape(len(target), -1) / len(found)
 
-    largest = 2 * (rank(family, real) + 1)
+    largest = 2 * (rank(features, real) + 1)
     for k in range(1, largest + 1):
         for _ in range(attempts):
             start = real[generator.choice(len(real), k, replace=False)].ravel()
@@ -430,9 +397,9 @@ def least_size(
 
 
 def optimised_sizes(
-    kinds: Sequence[str], counts: Sequence[int], width: int, seeds: int, copies: int = 1
+    kinds: Sequence[str], counts: Sequence[int], width: int, seeds: int
 ) -> pd.DataFrame:
-    """Tabulate k* of optimised S: kind, count (N), members (N copies), seed, rank, k_star."""
+    """Tabulate k* of optimised S: kind, count (M), seed, rank, k_star."""
     rows = []
     for seed in range(seeds):
         generator = np.random.default_rng(seed)
@@ -440,7 +407,11 @@ def optimised_sizes(
         for kind in kinds:
             whole = draw_family(kind, max(counts), width, generator)
             for count in counts:
-                family = whole.take(np.tile(np.arange(count), copies))
+                family = _first(whole, count)
                 size = least_size(family, real, generator)
-                rows.append((kind, count, count * copies, seed, rank(family, real), size))
-    return pd.DataFrame(rows, columns=["kind", "count", "members", "seed", "rank", "k_star"])
+                rows.append((kind, count, seed, rank(family, real), size))
+    return pd.DataFrame(rows, columns=["kind", "count", "seed", "rank", "k_star"])
+
+
+def _first(features: Features, count: int) -> Features:
+    return lambda points: features(points)[:, :count]

@@ -15,8 +15,7 @@ from scipy import special
 
 from ddlib.theory import distance_bound
 
-Labelled = tuple[np.ndarray, np.ndarray]
-"""Inputs (N, d) and labels (N,)."""
+Labelled = tuple[np.ndarray, np.ndarray]  # inputs (N, d), labels (N,)
 
 
 class Case(NamedTuple):
@@ -61,33 +60,6 @@ def logistic_curvature(inputs: np.ndarray, ridge: float) -> tuple[float, float]:
     """
     largest = np.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]
     return ridge, ridge + float(largest) / 4
-
-
-def logistic_chain(
-    real: Labelled,
-    synthetic: Labelled,
-    ridge: float,
-    start: np.ndarray,
-    rate: float,
-    steps: int,
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Return, step by step, how far two trainings are apart, and statement 1's bound.
-
-    real, synthetic: (inputs (N, d), labels (N,)). Returned are the distances (T + 1,), the bound
-    (T + 1,) with the numerical rho, that rho, and the rho that holds at any weights. The numerical
-    one is the largest factor by which D's step changed the distance of the two paths.
-    """
-    ours = logistic_path(synthetic, ridge, start, rate, steps)
-    theirs = logistic_path(real, ridge, start, rate, steps)
-    stepped = np.array([at - rate * logistic_gradient(at, *real, ridge) for at in ours[:-1]])
-    apart = np.linalg.norm(ours - theirs, axis=1)
-    moved = apart[:-1] > 0
-    factors = np.linalg.norm(stepped - theirs[1:], axis=1)[moved] / apart[:-1][moved]
-    rho = float(factors.max(initial=0.0))
-    worst = np.linalg.norm(ours[1:] - stepped, axis=1).max()
-    bound = np.array([distance_bound(rho, worst, t) for t in range(steps + 1)])
-    least, largest = logistic_curvature(real[0], ridge)
-    return apart, bound, rho, max(abs(1 - rate * least), abs(1 - rate * largest))
 
 
 def logistic_minimum(inputs: np.ndarray, labels: np.ndarray, ridge: float = 0.0) -> np.ndarray:
@@ -155,24 +127,34 @@ def follow(case: Case, rate: float, steps: int) -> tuple[pd.DataFrame, dict[str,
 
     Columns step, distance, distance_bound (statement 1, numerical rho), excess (loss on D of the
     weights trained on S, above its least) and excess_bound (statement 3, mu and error measured on
-    the path up to T). Beside it: rho, rho_anywhere, mu.
+    the path up to T). Beside it: rho, the largest factor by which D's step changed the distance of
+    the two paths; rho_anywhere, which holds at any weights; mu.
     """
-    start = np.zeros(case.real[0].shape[1])
-    run = (case.ridge, start, rate, steps)
-    apart, bound, rho, anywhere = logistic_chain(case.real, case.synthetic, *run)
-    path = logistic_path(case.synthetic, *run)
-    excess = np.array([logistic_loss(at, *case.real, case.ridge) for at in path]) - case.least
-    slopes = np.array([logistic_gradient(at, *case.real, case.ridge) for at in path[:-1]])
-    ours = np.array([logistic_gradient(at, *case.synthetic, case.ridge) for at in path[:-1]])
-    mu = pl_constant(slopes, excess[:-1])
-    error = float(np.linalg.norm(ours - slopes, axis=1).max())
+    real, synthetic, ridge, least = case
+    run = (ridge, np.zeros(real[0].shape[1]), rate, steps)
+    ours, theirs = logistic_path(synthetic, *run), logistic_path(real, *run)
+    on_real, on_synthetic = (
+        np.array([logistic_gradient(at, *data, ridge) for at in ours[:-1]])
+        for data in (real, synthetic)
+    )
+    stepped = ours[:-1] - rate * on_real
+    apart = np.linalg.norm(ours - theirs, axis=1)
+    moved = apart[:-1] > 0
+    factors = np.linalg.norm(stepped - theirs[1:], axis=1)[moved] / apart[:-1][moved]
+    rho = float(factors.max(initial=0.0))
+    discrepancy = np.linalg.norm(ours[1:] - stepped, axis=1).max()
+    excess = np.array([logistic_loss(at, *real, ridge) for at in ours]) - least
+    mu = pl_constant(on_real, excess[:-1])
+    error = float(np.linalg.norm(on_synthetic - on_real, axis=1).max())
+    times = range(steps + 1)
     table = pd.DataFrame(
         {
-            "step": np.arange(steps + 1),
+            "step": times,
             "distance": apart,
-            "distance_bound": bound,
+            "distance_bound": [distance_bound(rho, discrepancy, t) for t in times],
             "excess": excess,
-            "excess_bound": [pl_bound(excess[0], mu, rate, error, t) for t in range(steps + 1)],
+            "excess_bound": [pl_bound(excess[0], mu, rate, error, t) for t in times],
         }
     )
+    anywhere = max(abs(1 - rate * end) for end in logistic_curvature(real[0], ridge))
     return table, {"rho": rho, "rho_anywhere": anywhere, "mu": mu}

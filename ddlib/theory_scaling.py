@@ -31,17 +31,17 @@ MANY = 300  # L-BFGS iterations that leave no gap where none need be left
 FEW = 10  # plain gradient steps that do
 STRONG, WEAK = 1.2, 0.2  # fixed labels, in units of the outputs that D's best weights explain
 LIMIT = 0.05  # of clamped pixels; the standard deviations of those of D are 1/2 to 1
-FACTORS = (
-    "nothing",
-    "label noise",
-    "another start",
-    "another model's features",
-    "labels fixed",
-    "weak labels fixed",
-    "pixels clamped",
-    "pixels clamped, labels fixed",
-    "too few steps",
-)
+FACTORS = {  # and what restricts S: `labels` that stay, a `limit` of the inputs
+    "nothing": {},
+    "label noise": {},
+    "another start": {},
+    "another model's features": {},
+    "labels fixed": {"labels": STRONG},
+    "weak labels fixed": {"labels": WEAK},
+    "pixels clamped": {"limit": LIMIT},
+    "pixels clamped, labels fixed": {"limit": LIMIT, "labels": STRONG},
+    "too few steps": {},
+}
 
 
 class Population(NamedTuple):
@@ -140,11 +140,9 @@ def power(sizes: np.ndarray, values: np.ndarray, errors: np.ndarray) -> Interval
     sizes, values, errors = (np.asarray(each, dtype=float) for each in (sizes, values, errors))
     if len(sizes) < 3 or (values <= 0).any():
         raise ValueError(f"{len(sizes)} sizes; give at least 3, with positive values")
-    weights, x = (values / errors) ** 2, np.log(sizes)
-    centred = x - (weights * x).sum() / weights.sum()
-    scale = (weights * centred**2).sum()
-    slope = (weights * centred * np.log(values)).sum() / scale
-    half = stats.norm.ppf(0.975) / np.sqrt(scale)
+    logs = np.log(sizes), np.log(values)
+    (slope, _), covariance = np.polyfit(*logs, 1, w=values / errors, cov="unscaled")
+    half = stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
     return Interval(float(slope), float(slope - half), float(slope + half))
 
 
@@ -231,17 +229,15 @@ def _optimised(factor: str, task: Task, k: int, seed: int) -> Samples:
         return distil(_through(seen / np.sqrt(width)), task, first, MANY)[-1]
     if factor == "too few steps":
         return _walk(task, first)
-    options = {}
-    if "labels fixed" in factor:
+    restricted = FACTORS[factor]
+    if not restricted:
+        return distil(distribution_matching, task, first, MANY)[-1]
+    if "labels" in restricted:
         explained = np.sqrt(task.real.target @ np.linalg.solve(*task.real))
-        level = explained * (WEAK if "weak" in factor else STRONG)
-        first, options = (first[0], level * np.sign(first[1])), {"labels_fixed": True}
-    if "pixels clamped" in factor:
-        options["limit"] = LIMIT
-    if options:
-        whole = replace(task, segment=task.steps)  # the end of the training and nothing else
-        return distil(trajectory_matching, whole, first, MANY, **options)[-1]
-    return distil(distribution_matching, task, first, MANY)[-1]
+        first = first[0], explained * restricted["labels"] * np.sign(first[1])
+    whole = replace(task, segment=task.steps)  # the end of the training and nothing else
+    options = {"labels_fixed": "labels" in restricted, "limit": restricted.get("limit", np.inf)}
+    return distil(trajectory_matching, whole, first, MANY, **options)[-1]
 
 
 def _walk(task: Task, samples: Samples) -> Samples:

@@ -29,8 +29,8 @@ from ddlib.theory import (
 DONE = 1e-24  # of the first value, a mean of squares: twelve digits of a distance
 PATIENCE = 20
 
-Samples = tuple[np.ndarray, np.ndarray]
-"""Inputs (k, d) and outputs (k,)."""
+Samples = tuple[np.ndarray, np.ndarray]  # inputs (k, d), outputs (k,)
+Valued = tuple[float, np.ndarray, np.ndarray]  # an objective, its slopes by H (d, d) and b (d,)
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,6 @@ class Task:
     def path(self) -> np.ndarray:
         """The path (T + 1, d) of training on D: the expert."""
         return descend(self.real, self.start, self.rate, self.steps)
-
-
-Valued = tuple[float, np.ndarray, np.ndarray]
-"""An objective, and its derivatives by H (d, d) and by b (d,)."""
 
 
 def gradient_matching(synthetic: Moments, task: Task) -> Valued:
@@ -112,33 +108,32 @@ def distil(
     iterations: int,
     *,
     labels_fixed: bool = False,
-    limit: float | None = None,
+    limit: float = np.inf,
 ) -> list[Samples]:
     """Minimise an objective over S by L-BFGS from `first`; return S after every iteration.
 
     labels_fixed: only inputs move; limit: inputs stay in [-limit, limit]. It stops early once the
     objective is DONE of its first value, or has not fallen by a hundredth over PATIENCE iterations.
     """
-    k, width = first[0].shape
-    outputs = first[1]
+    size, moving = first[0].size, 1 if labels_fixed else 2  # inputs alone, or labels as well
+
+    def pack(parts):
+        return np.concatenate([part.ravel() for part in parts[:moving]])
 
     def unpack(flat):
-        return flat[: k * width].reshape(k, width), outputs if labels_fixed else flat[k * width :]
+        outputs = first[1] if labels_fixed else flat[size:]
+        return flat[:size].reshape(first[0].shape), outputs
 
     scale = max(objective(moments(*first, task.ridge), task)[0], 1e-300)
 
     def value(flat):
         samples = unpack(flat)
         valued = objective(moments(*samples, task.ridge), task)
-        by_inputs, by_outputs = by_samples(valued, samples)
-        parts = [by_inputs.ravel()] + ([] if labels_fixed else [by_outputs])
-        return valued[0] / scale, np.concatenate(parts) / scale
+        return valued[0] / scale, pack(by_samples(valued, samples)) / scale
 
-    start = np.concatenate([first[0].ravel(), *([] if labels_fixed else [outputs])])
-    bounds = None
-    if limit is not None:
-        bounds = [(-limit, limit)] * (k * width) + [(None, None)] * (len(start) - k * width)
-        start[: k * width] = start[: k * width].clip(-limit, limit)
+    start = pack(first)
+    limits = np.where(np.arange(len(start)) < size, limit, np.inf)
+    start = start.clip(-limits, limits)
     history, values = [unpack(start.copy())], []
 
     def keep(intermediate_result):
@@ -149,9 +144,10 @@ def distil(
             raise StopIteration
 
     options = {"maxiter": iterations, "maxfun": 2 * iterations + 20, "ftol": 0.0, "gtol": 1e-14}
-    settings = {"jac": True, "bounds": bounds, "method": "L-BFGS-B", "options": options}
+    settings = {"jac": True, "method": "L-BFGS-B", "options": options}
+    bounds = optimize.Bounds(-limits, limits)
     with threadpool_limits(1):  # threads that wait for each other make small matrices slow
-        optimize.minimize(value, start, callback=keep, **settings)
+        optimize.minimize(value, start, bounds=bounds, callback=keep, **settings)
     return history
 
 
@@ -175,18 +171,14 @@ def bounds(synthetic: Moments, task: Task) -> dict[str, float]:
 def trace(task: Task, history: list[Samples]) -> pd.DataFrame:
     """Tabulate, for S on its way, all objectives, the gap, and the three bounds on it.
 
-    A row an iteration: iteration, gap, distance, and for each objective its name (its square
-    root, in its own unit) and bound_NAME, a bound on the gap.
+    A row an iteration: iteration, gap, and for each objective its name (its square root, in its
+    own unit) and bound_NAME, a bound on the gap.
     """
     rows, reference = [], task.path[-1]
     for iteration, samples in enumerate(history):
         made = moments(*samples, task.ridge)
         end = descend(made, task.start, task.rate, task.steps)[-1]
-        row = {
-            "iteration": iteration,
-            "gap": risk_gap(end, reference, task.risk),
-            "distance": float(np.linalg.norm(end - reference)),
-        }
+        row = {"iteration": iteration, "gap": risk_gap(end, reference, task.risk)}
         for name, distance in bounds(made, task).items():
             row[name] = float(np.sqrt(OBJECTIVES[name](made, task)[0]))
             row[f"bound_{name}"] = gap_bound(distance, reference, task.risk)

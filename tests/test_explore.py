@@ -177,7 +177,7 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, example, radiu
     choose(family, radius=radius)
     distance = example[1].distances
     centres = {row["ball"] for row in rows(family, "balls")}
-    assert len(centres) == len(coverage.exact_cover(distance, radius))
+    assert len(centres) == len(coverage.cover(distance, radius))
     for row in rows(family, "points"):
         assert distance.loc[row["configuration"], row["centre"]] <= radius + 1e-9
     assert f"H_cov = {np.log(len(centres)):.2f}" in family.view.chart["title"]["text"]
@@ -201,7 +201,7 @@ def test_k_star_is_measured_planned_and_predicted(family, example):
     families = law.families
     k_stars = coverage_laws.k_star(gaps, families, 0.08, draws=explore.DRAWS)
     h = coverage.measures(law.distances, families, 0.1, 0.1)["h_cov"]
-    h_cov = np.log(len(coverage.exact_cover(law.distances.loc[[*members], [*members]], 0.1)))
+    h_cov = np.log(len(coverage.cover(law.distances.loc[[*members], [*members]], 0.1)))
     line, _ = coverage_laws.k_star_on_line(k_stars, h, h_cov)
     assert numbers(found["k*, by H_cov"][1]) == pytest.approx(line, abs=0.51)
     worst = coverage_laws.worst_gaps(gaps.query("k == 50"), {"f": members})

@@ -87,10 +87,18 @@ def test_the_prediction_is_that_of_the_fit():
         ((0.314159, 0.2, 0.4), "0.314 (0.2 to 0.4)"),
         ((40012.3, 900, math.inf), "40,012 (900 to no bound)"),
         ((2.0, None, None), "2 (no interval)"),
+        ((2.0, math.nan, math.nan), "2 (no interval)"),
     ],
 )
 def test_intervals_in_words(interval, words):
     assert reading.between(laws.Interval(*interval)) == words
+
+
+def test_intervals_take_a_pattern():
+    assert (
+        reading.between(laws.Interval(0.31416, 0.2, math.inf), ".2f") == "0.31 (0.20 to no bound)"
+    )
+    assert reading.ends(0.2, 0.4, ".1f") == "0.2 to 0.4"
 
 
 def test_no_floor_is_said_to_be_none():

@@ -74,7 +74,7 @@ def test_the_family_has_the_covering_number_that_is_claimed():
     members = np.concatenate([centres, members])[rng.permutation(24)]
     apart = np.linalg.norm(members[:, None] - members, axis=-1)
     names = [str(i) for i in range(24)]
-    cover = coverage.exact_cover(pd.DataFrame(apart, names, names), 2 * np.sin(angle / 2))
+    cover = coverage.cover(pd.DataFrame(apart, names, names), 2 * np.sin(angle / 2))
     assert len(cover) == 4
 
 
@@ -182,8 +182,8 @@ def test_slopes_of_features_are_derivatives():
         family = regimes.draw_family(kind, 4, 2, rng)
         for axis in range(2):
             moved = step * np.eye(2)[axis]
-            numeric = family.features(points + moved) - family.features(points - moved)
-            found = family.slopes(points)[..., axis]
+            numeric = family(points + moved) - family(points - moved)
+            found = regimes.slopes_of(family, points)[..., axis]
             assert found == pytest.approx(numeric / (2 * step), abs=1e-6)
     with pytest.raises(ValueError, match="'cubic' is no family"):
         regimes.draw_family("cubic", 1, 1, rng)
@@ -200,9 +200,14 @@ def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():
     assert ranks["quadratic"].max() == width * (width + 1) / 2
     assert (stars["network"] >= np.ceil(np.array(counts) / width)).all()
     assert stars["network"].max() <= 24 / width + 2
-    again = regimes.optimised_sizes(["network"], [6], width, 1, copies=4)
-    assert again["rank"].iloc[0] == 6
-    assert again["k_star"].iloc[0] <= stars.loc[6, "network"] + 1
+    rng = np.random.default_rng(0)
+    real, alone = rng.normal(size=(200, width)), regimes.draw_family("network", 6, width, rng)
+
+    def four_times(points):
+        return np.tile(alone(points), 4)
+
+    assert regimes.rank(four_times, real) == 6
+    assert regimes.least_size(four_times, real, rng) <= stars.loc[6, "network"] + 1
 
 
 def test_every_line_of_the_sampled_regime_keeps_its_place():
