@@ -5,7 +5,7 @@ its frame, which Altair builds once, with names such as "@methods" in the place 
 decides; and its tables, put beside it by name.
 """
 
-import math
+import json
 from functools import cache
 from typing import Any
 
@@ -33,7 +33,6 @@ def message(text: str) -> Spec:
 def ipc_view(
     gaps: pd.DataFrame,
     curves: pd.DataFrame,
-    gains: pd.DataFrame,
     numbers: pd.DataFrame,
     sheets: pd.DataFrame,
     now: tuple[int, float],
@@ -42,22 +41,21 @@ def ipc_view(
 ) -> Spec:
     """Draw gaps with fitted curves, the gain of the next image, and what was distilled.
 
-    gaps: method, k, seed, gap; curves: method, law, k, gap, low, high; gains: method, law, k,
-    gain; numbers: method, law, k, gap, gain, k_sat, gap_sat, the last two where there is a
-    saturation point; sheets: method, ipc, url; now: k, and the gain at which k_sat is; heading:
-    title and subtitle. The first law's curves have bands.
+    gaps: method, k, seed, gap; curves: method, law, k, gap, low, high (of a band, if there is
+    one), gain (where it is to be drawn); numbers: method, law, k, gap, gain, k_sat, gap_sat, the
+    last two where there is a saturation point; sheets: method, ipc, url; now: k, and the gain at
+    which k_sat is; heading: title and subtitle.
     """
     curves = curves.assign(label=curves["law"].map(FORMULAS))
-    first = curves[curves["law"] == curves["law"].iloc[0]] if len(curves) else curves
     saturated = numbers.dropna(subset="gap_sat")[["method", "law", "k_sat", "gap_sat"]]
     tables = {
         "gaps": gaps,
         "curves": curves,
-        "band": first.dropna(subset="low"),
+        "band": curves.dropna(subset="low"),
         "here": numbers,
         "now": pd.DataFrame({"k": [now[0]], "gain": [now[1]]}),
         "saturated": saturated.assign(k=saturated["k_sat"], gap=saturated["gap_sat"], gain=now[1]),
-        "gains": gains[gains["gain"] > 0],
+        "gains": curves[curves["gain"] > 0],
         "gain": numbers[numbers["gain"] > 0],
         "sheets": sheets.assign(  # in pixels
             left=np.arange(len(sheets)) % ACROSS * SHEET[0],
@@ -166,15 +164,8 @@ def _put(spec: Any, chosen: Spec) -> Any:
 
 
 def _records(table: pd.DataFrame) -> list[dict]:
-    """Return the rows of a table, without what is no number in JSON; `to_dict` takes far longer."""
-    columns = [
-        [
-            None if isinstance(v, float) and not math.isfinite(v) else v
-            for v in table[name].astype(object)
-        ]
-        for name in table
-    ]
-    return [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+    """Return the rows of a table, with None for what is no number in JSON."""
+    return json.loads(table.to_json(orient="records", double_precision=15))
 
 
 def _coloured(methods: pd.Series) -> Spec:

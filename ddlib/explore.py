@@ -12,7 +12,7 @@ import gc
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,7 @@ FIRST = ("random", "dm", "dc")  # methods ticked at first, where a study has the
 LEAST = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # gains of an image
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
 OWN = "your own choice"
+ROW = {"flex_flow": "row wrap", "max_width": "900px"}  # layout of controls side by side
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
 
 
@@ -58,30 +59,27 @@ class View(NamedTuple):
     label: str
 
 
-class Ticks(traitlets.HasTraits):
+class Ticks(widgets.HBox):
     """A row of checkboxes; `value` holds the names that are ticked, in their order."""
 
     value = traitlets.Tuple()
 
-    def __init__(self, title: str, names: Sequence[str], ticked: Iterable[str]) -> None:
-        super().__init__()
-        self.boxes: dict[str, widgets.Checkbox] = {}
-        self.title, self.box, self._busy = title, _row([]), False
-        self.set(names, ticked)
+    def __init__(self, title: str, names: Sequence[str], ticked: Collection[str]) -> None:
+        super().__init__(layout=ROW)
+        self.title = widgets.Label(title, layout={"width": "80px"}, style={"text_align": "right"})
+        self._busy = False
+        self.offer(names, ticked)
         self.observe(self._show, names="value")
 
-    def set(self, names: Sequence[str], ticked: Iterable[str]) -> None:
+    def offer(self, names: Sequence[str], ticked: Collection[str]) -> None:
         """Offer other names, with these ticked."""
-        ticked, layout = set(ticked), widgets.Layout(width="auto", margin="0 14px 0 0")
+        looks = {"indent": False, "layout": widgets.Layout(width="auto", margin="0 14px 0 0")}
         self.boxes = {
-            name: widgets.Checkbox(name in ticked, description=name, indent=False, layout=layout)
-            for name in names
+            name: widgets.Checkbox(name in ticked, description=name, **looks) for name in names
         }
         for box in self.boxes.values():
             box.observe(self._read, names="value")
-        title = widgets.Label(self.title, layout=widgets.Layout(width="80px"))
-        title.style.text_align = "right"
-        self.box.children = (title, *self.boxes.values())
+        self.children = (self.title, *self.boxes.values())
         self._read()
 
     @traitlets.validate("value")
@@ -102,9 +100,9 @@ class Ticks(traitlets.HasTraits):
 class Explorer(ABC):
     """Controls over a picture over numbers; a change of a control draws both anew.
 
-    controls: the widgets that choose, by name, "study" among them; groups: those that are no line
-    of controls. Where a choice has no data, `choose` raises ValueError, and its sentence stands in
-    the place of the picture.
+    controls: the widgets that choose, by name, "study" among them; rows: those that share a line,
+    above all Ticks. Where a choice has no data, `choose` raises ValueError, and its sentence stands
+    in the place of the picture.
     """
 
     def __init__(self, studies: Sequence[Tables], rows: Sequence[Sequence[str]]) -> None:
@@ -113,8 +111,9 @@ class Explorer(ABC):
         self._quiet = False
         for control in self.controls.values():
             control.observe(self._changed, names="value")
-        lines = [_row(self.controls[name] for name in row) for row in rows]
-        self.box = widgets.VBox([*lines, *self.groups, self.picture, self.numbers])
+        lines = [widgets.HBox([self.controls[name] for name in row], layout=ROW) for row in rows]
+        ticks = [control for control in self.controls.values() if isinstance(control, Ticks)]
+        self.box = widgets.VBox([*lines, *ticks, self.picture, self.numbers])
         self.update()
         # What is there by now need not be searched for rubbish again: that takes a change's time.
         gc.collect()
@@ -122,8 +121,7 @@ class Explorer(ABC):
         still, self._metadata = charts.mime_bundle(self.view.chart)
         self.still = {**still, NUMBERS: self.view.numbers}
 
-    controls: dict[str, widgets.Widget | Ticks]
-    groups: Sequence[widgets.Widget] = ()
+    controls: dict[str, widgets.Widget]
 
     @abstractmethod
     def choose(self) -> View:
@@ -178,7 +176,6 @@ class IpcExplorer(Explorer):
         tables = studies[0]
         self.methods = Ticks("Methods", tables.methods, _at_first(tables))
         self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
-        self.groups = (self.methods.box, self.laws.box)
         self.controls = {
             "study": _choice("Data set", list(named(studies))),
             "configuration": _choice("Trained as", tables.configurations),
@@ -189,7 +186,8 @@ class IpcExplorer(Explorer):
             "laws": self.laws,
         }
         self.draws, self.floor_share = draws, floor_share
-        self._fit, self._read, self._sheet = map(cache, (self._fitted, self._gaps, _sheet))
+        self._fit, self._read = cache(self._fitted), cache(self._gaps)
+        self._sheet = cache(Tables.sheet_address)
         super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "least_gain")])
 
     def offer(self) -> None:
@@ -197,7 +195,7 @@ class IpcExplorer(Explorer):
         self.controls["configuration"].options = tables.configurations
         self.controls["ipc"].options = _ipcs(tables)
         self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
-        self.methods.set(tables.methods, _at_first(tables))
+        self.methods.offer(tables.methods, _at_first(tables))
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
@@ -232,16 +230,14 @@ class IpcExplorer(Explorer):
         ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = at_size(fits, gaps, k, least, self.floor_share)
-        ks = np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60)
-        drawn = _drawn(fits, ks)
-        gains = _gains(fits, ks[:-1:4])
+        numbers = at_size(fits, k, least, self.floor_share)
+        drawn = _drawn(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)
         chart = charts_explore.ipc_view(
-            gaps, drawn, gains, numbers, sheets, (k, least), UNITS[measure], heading
+            gaps, drawn, numbers, sheets, (k, least), UNITS[measure], heading
         )
-        seen = gaps[gaps["k"] == k].groupby("method")["gap"].mean().reindex(methods)
+        seen = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std"]).reindex(methods)
         table = ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
         return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
 
@@ -271,7 +267,6 @@ class CoverageExplorer(Explorer):
             )
         tables, self.draws = known[0], draws
         self.members = Ticks("Family", list(tables.distances.index), tables.distances.index)
-        self.groups = (self.members.box,)
         self.controls = {
             "study": _choice("Data set", list(named(known))),
             "method": _choice("Method", tables.methods),
@@ -302,21 +297,20 @@ class CoverageExplorer(Explorer):
         self.controls["method"].options = tables.methods
         self.controls["preset"].options = [*tables.families, OWN]
         self.controls["k"].options = tables.sizes
-        self.members.set(list(tables.distances.index), tables.distances.index)
+        self.members.offer(list(tables.distances.index), tables.distances.index)
         self._set_radius(tables)
 
     def _changed(self, change) -> None:
-        if self._quiet or change["owner"] is self.controls["study"]:
-            super()._changed(change)
-        elif change["owner"] is self.controls["preset"] and change["new"] != OWN:
+        owner, preset = change["owner"], self.controls["preset"]
+        if not self._quiet and owner is preset and change["new"] != OWN:
             with self.together():
                 self.members.value = self.tables.families[change["new"]]
-        elif change["owner"] is self.members:
+        elif not self._quiet and owner is self.members:
             chosen = set(self.members.value)
             same = [n for n, each in self.tables.families.items() if set(each) == chosen]
             with self.together():
-                if self.controls["preset"].value not in same:  # several presets may be one family
-                    self.controls["preset"].value = same[0] if same else OWN
+                if preset.value not in same:  # several presets may be one family
+                    preset.value = same[0] if same else OWN
         else:
             super()._changed(change)
 
@@ -400,7 +394,7 @@ class CoverageExplorer(Explorer):
     def _by_fits(self, members, epsilon: float) -> Need:
         tables, method = self.tables, self.controls["method"].value
         try:
-            fits = _of(self._fits(tables, method, self.draws), members)
+            fits = planner.pick_fitted(self._fits(tables, method, self.draws), members)
         except ValueError as reason:
             return Need("members' fits", None, str(reason))
         planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
@@ -416,7 +410,7 @@ class CoverageExplorer(Explorer):
             return Need("by H_cov", None, "no other family has a k*")
         curves = {n: self._curve(tables, tables.families[n]) for n in known}
         h = pd.Series({n: _level(curve, radius) for n, curve in curves.items()})
-        line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon, known), h, h_cov)
+        line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon), h, h_cov)
         if line and len(known) < len(others):
             left = reading.listed([n for n in others if n not in known], "and")
             reason = f"{KNOWN['by H_cov']}; {left} cannot be used"
@@ -446,7 +440,8 @@ class Planner(Explorer):
         epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
         for method in tables.methods:
             try:
-                fits[method] = _of(self._fits(tables, method, self.draws), members)
+                found = self._fits(tables, method, self.draws)
+                fits[method] = planner.pick_fitted(found, members)
             except ValueError as reason:
                 bad[method] = str(reason)
         if not fits:
@@ -466,25 +461,20 @@ def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def _drawn(fits: dict, ks: np.ndarray) -> pd.DataFrame:
-    """Tabulate fitted curves at ks; the first law's have intervals, which make the bands."""
+    """Tabulate fitted curves at ks, and at every fourth of them the gain of the next image.
+
+    Only the first law's curves have intervals, which make the bands.
+    """
     fits = {key: found for key, found in fits.items() if found.fitted}
-    first = next(iter(fits), ("", ""))[1]
-    columns, none = ["method", "law", "k", "gap", "low", "high"], np.full(len(ks), np.nan)
+    first, some = next(iter(fits), ("", ""))[1], np.arange(len(ks)) % 4 == 0
+    columns, none = ["method", "law", "k", "gap", "low", "high", "gain"], np.full(len(ks), np.nan)
     rows = []
     for (method, law), found in fits.items():
         ends = found.predict(ks)[["low", "high"]].to_numpy().T if law == first else (none, none)
-        curve = found.law.curve(ks, found.coefficients[0])
-        rows += [(method, law, *row) for row in zip(ks, curve, *ends, strict=True)]
+        curve, after = found.law.curve(np.stack([ks, ks + 1]), found.coefficients[0])
+        gain = np.where(some, curve - after, np.nan)
+        rows += [(method, law, *row) for row in zip(ks, curve, *ends, gain, strict=True)]
     return pd.DataFrame(rows, columns=columns, dtype=None if rows else float)
-
-
-def _gains(fits: dict, ks: np.ndarray) -> pd.DataFrame:
-    rows = []
-    for (method, law), found in fits.items():
-        if found.fitted:
-            gaps = found.law.curve(np.stack([ks, ks + 1]), found.coefficients[0])
-            rows += [(method, law, *row) for row in zip(ks, gaps[0] - gaps[1], strict=True)]
-    return pd.DataFrame(rows, columns=["method", "law", "k", "gain"])
 
 
 def _curve(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
@@ -515,11 +505,10 @@ def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame)
     return points.assign(role=role, centre=names.map(nearest))
 
 
-def _at_epsilon(k_stars, epsilon: float, families: Sequence[str]) -> coverage_laws.KStars:
-    """Return the rows of one epsilon, and of some families, of k*."""
-    table = k_stars.table
-    kept = np.isclose(table["epsilon"], epsilon) & table["family"].isin(families)
-    rows = table[kept].reset_index(drop=True)
+def _at_epsilon(k_stars: coverage_laws.KStars, epsilon: float) -> coverage_laws.KStars:
+    """Return the rows of one epsilon of k*."""
+    kept = np.isclose(k_stars.table["epsilon"], epsilon)
+    rows = k_stars.table[kept].reset_index(drop=True)
     return coverage_laws.KStars(rows, k_stars.draws[kept], k_stars.raw[kept])
 
 
@@ -533,19 +522,6 @@ def _member_fits(tables: Tables, method: str, draws: int) -> dict[str, laws.Fit]
     own = tables.gaps[tables.gaps["method"] == method]
     members = [name for name in tables.configurations if name in set(own["configuration"])]
     return planner.fit_members(own, members, draws=draws)
-
-
-def _of(fits: dict[str, laws.Fit], members: Iterable[str]) -> dict[str, laws.Fit]:
-    """Return the fits of members; raises ValueError where one has no curve."""
-    for name in members:
-        if name not in fits or not fits[name].fitted:
-            why = fits[name].reason if name in fits else "no gaps"
-            raise ValueError(f"no curve for {name!r}: {why}")
-    return {name: fits[name] for name in members}
-
-
-def _sheet(tables: Tables, method: str, ipc: int) -> str | None:
-    return tables.sheet_address(method, ipc)
 
 
 def _ipcs(tables: Tables) -> list[int]:
@@ -563,7 +539,7 @@ def _labelled(description: str) -> dict:
     return {
         "description": description,
         "style": {"description_width": "80px"},
-        "layout": widgets.Layout(width="auto", min_width="260px", flex="1 1 260px"),
+        "layout": {"width": "auto", "min_width": "260px", "flex": "1 1 260px"},
     }
 
 
@@ -575,11 +551,6 @@ def _slider(description: str, options: list, value) -> widgets.SelectionSlider:
     known = [each[1] if isinstance(each, tuple) else each for each in options]
     value = value if value in known else known[len(known) // 2]
     return widgets.SelectionSlider(options=options, value=value, **_labelled(description))
-
-
-def _row(children: Iterable[widgets.Widget]) -> widgets.HBox:
-    layout = widgets.Layout(flex_flow="row wrap", max_width="900px")
-    return widgets.HBox(list(children), layout=layout)
 
 
 def write_pictures(folder: Path) -> None:

@@ -40,15 +40,17 @@ class Plan:
         if self.reason:
             return f"No plan for {goal}: {self.reason}."
         if np.isinf(self.k.estimate):
-            text = f"No k reaches {goal}{_ends(self.k)}: {self.member} levels off above it."
+            text = f"No k reaches {goal}{said_ends(self.k)}: {self.member} levels off above it."
         else:
-            text = f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{_ends(self.k)}, that is "
+            text = (
+                f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{said_ends(self.k)}, that is "
+            )
             text += (
                 f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
             )
         if self.spent is None:
             return f"{text} No floor above 0 was found.{self.doubt}"
-        found = f"{self.spent.estimate:.0f}{_ends(self.spent)}"
+        found = f"{self.spent.estimate:.0f}{said_ends(self.spent)}"
         part = f"What is above its floor is down to {self.floor_share:.0%} of it at k = {found}."
         return f"{text} {part}{self.doubt}"
 
@@ -256,7 +258,8 @@ def back_test(
     return pd.DataFrame(rows, columns=["name", "kind", "held_out", "k", *names])
 
 
-def _ends(interval: Interval) -> str:
+def said_ends(interval: Interval) -> str:
+    """Say the ends of an interval in brackets; nothing where it has none."""
     if interval.low is None or np.isinf(interval.low):
         return ""
     high = "no bound" if np.isinf(interval.high) else f"{interval.high:.0f}"
