@@ -1,6 +1,7 @@
 """The figures of the study: each function reads tidy pandas tables and returns an Altair chart."""
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import altair as alt
@@ -14,7 +15,9 @@ from ddlib.laws import LAWS
 WIDTH = 800  # pixels of a whole figure, axis labels excluded
 AICC_EDGE = 20  # larger differences in AICc are drawn at this edge, with their value
 
-# Okabe and Ito's colours, which stay apart under the common kinds of colour blindness.
+# Okabe and Ito's colours, which stay apart under the common kinds of colour blindness, with others
+# of like lightness between.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
 METHOD_COLOURS = {
     "dm": "#0072B2",
     "dc": "#D55E00",
@@ -26,6 +29,7 @@ METHOD_COLOURS = {
     "mgd3": "#7A0019",
 }
 SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
+MANY_COLOURS = COLOURS + SPARE_COLOURS
 STYLES = {
     "inverse_sqrt": ("#000000", (1, 0)),
     "free_exponent": ("#CC3377", (8, 3)),
@@ -223,12 +227,10 @@ def _log_axes(
     reach = means.min() / 5 if len(means) else top / 100
     least = min([*seeds, *(floor for floor in floors if floor >= reach)], default=reach)
     bottom = max(least, reach) / 1.25
-    ks = pd.concat([gaps["k"], curves["k"]]).astype(float)
-    x_scale = alt.Scale(type="log", domain=[ks.min() / 1.15, ks.max() * 1.15], nice=False)
     y_scale = alt.Scale(type="log", domain=[bottom, top], nice=False)
     y_axis = alt.Axis(values=log_ticks(bottom, top), format="~g", labelOverlap=True)
     return LogAxes(
-        alt.X("k:Q", scale=x_scale, axis=size_axis(gaps["k"]), title=SIZE_TITLE),
+        k_axis(pd.concat([gaps["k"], curves["k"]]), gaps["k"]),
         alt.Y("gap:Q", scale=y_scale, axis=y_axis, title=f"{measure_title}, log scale"),
         bottom,
         top,
@@ -240,6 +242,19 @@ def log_ticks(bottom: float, top: float) -> list[float]:
     digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
     steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
     return [step for step in steps if bottom <= step <= top]
+
+
+def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: float = 1.15) -> alt.X:
+    """Return a log axis of `field` that spans what is drawn and labels the measured sizes k."""
+    ends = drawn.astype(float).agg(["min", "max"]) * [1 / margin, margin]
+    scale = alt.Scale(type="log", domain=ends.tolist(), nice=False)
+    return alt.X(f"{field}:Q", scale=scale, axis=size_axis(measured), title=SIZE_TITLE)
+
+
+def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.Scale:
+    """Return a scale that gives names the colours in turn, from the first again past their end."""
+    repeated = [colours[i % len(colours)] for i in range(len(names))]
+    return alt.Scale(domain=list(names), range=repeated)
 
 
 def size_axis(ks: pd.Series) -> alt.Axis:

@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from ddlib.charts import CONFIG, FAINT, FORMULAS, INK, STYLES, method_colours, size_axis, tips
+from ddlib.charts_coverage import named_dots, place_names, plane, reach
 
 LEFT, RIGHT = 470, 215  # widths of the panels; with their axes they fit beside JupyterLab's sidebar
 SHEET, ACROSS = (240, 130), 3  # place of a sheet of distilled images, and sheets in a row
 MEMBER, CENTRE = "#0072B2", "#D55E00"
 ROLES = {"centre of a ball": CENTRE, "covered": MEMBER, "not in the family": "#FFFFFF"}
 SIZE = "distilled images, k (log scale)"
+MOST_IPC = 2000  # images per class that a plan's axis shows
 SATURATED = {"shape": "triangle-down", "size": 110, "filled": True, "clip": True, "opacity": 1}
 SATURATION = ["method:N", "law:N", "k_sat"]
 Spec = dict[str, Any]
@@ -116,8 +118,7 @@ def coverage_view(
     edge = 1.1 * max(farthest, noise)
     low, high = min(ks) / 2, 3 * max(ks)
     tables = {
-        # Neighbours' names take turns at four heights, so that they can be read.
-        "points": points.assign(height=points["x"].rank(method="first").astype(int) % 4),
+        "points": place_names(points),
         "balls": balls,
         "spokes": spokes.assign(x2=ends[:, 0], y2=ends[:, 1]),
         "steps": pd.concat([curve, curve.tail(1).assign(radius=edge)]),
@@ -126,8 +127,8 @@ def coverage_view(
         "needs": needs.assign(**{each: needs[each].clip(low, high) for each in ("low", "high")}),
     }
     tables["needs"]["shown"] = needs["k"].clip(low, high)
-    reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
-    return _filled(_coverage_frame(reach, edge, tuple(ks), tuple(needs["what"])), tables, heading)
+    frame = _coverage_frame(reach(points), edge, tuple(ks), tuple(needs["what"]))
+    return _filled(frame, tables, heading)
 
 
 def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> Spec:
@@ -135,12 +136,13 @@ def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> 
 
     table: `ddlib.planner.compare_plans`; a method without a finite need has no mark.
     """
-    edge = 2000.0
     known = table[["method", "member", "ipc", "ipc_low", "ipc_high", "r2"]]
     known = known[np.isfinite(known["ipc"].astype(float))]
-    ends = {end: known[end].astype(float).clip(0.5, edge) for end in ("ipc", "ipc_low", "ipc_high")}
+    ends = {
+        end: known[end].astype(float).clip(0.5, MOST_IPC) for end in ("ipc", "ipc_low", "ipc_high")
+    }
     tables = {"plans": known.assign(**ends), "budget": pd.DataFrame({"ipc": [budget]})}
-    panel = _plans_panel(edge) | {"height": 24 * len(table)}
+    panel = _plans_panel() | {"height": 24 * len(table)}
     return _filled(_frame([panel]), tables, heading, _coloured(table["method"]))
 
 
@@ -265,32 +267,19 @@ def _sheets() -> Spec:
 
 
 @cache
-def _coverage_frame(reach: float, edge: float, ks: tuple[int, ...], ways: tuple[str, ...]) -> Spec:
+def _coverage_frame(side: float, edge: float, ks: tuple[int, ...], ways: tuple[str, ...]) -> Spec:
     right = {"vconcat": [_panel(_steps(edge)), _panel(_needs(ks, ways))], "spacing": 15}
-    return _frame([_panel(_map(reach)), right])
+    return _frame([_panel(_map(*plane(side))), right])
 
 
-def _map(reach: float) -> alt.LayerChart:
-    axis = alt.Axis(format=".2~g", tickCount=5)
-    scale = alt.Scale(domain=[-reach, reach], nice=False)
-    x = alt.X("x:Q", scale=scale, axis=axis, title=None)
-    y = alt.Y("y:Q", scale=scale, axis=axis, title=None)
-    fill = alt.Scale(domain=list(ROLES), range=list(ROLES.values()))
-    role = alt.Fill("role:N", scale=fill, legend=alt.Legend(orient="bottom", title=None))
-    base = _on("points").encode(x, y, tooltip=tips(["configuration:N", "role:N"]))
-    names = [
-        base.transform_filter(alt.datum.height == height)
-        .mark_text(dy=dy, fontSize=11, color=INK)
-        .encode(text="configuration:N")
-        for height, dy in enumerate((-13, 14, -25, 26))
-    ]
+def _map(x: alt.X, y: alt.Y) -> alt.LayerChart:
     ball = {"filled": True, "fill": CENTRE, "fillOpacity": 0.06, "stroke": CENTRE, "clip": True}
     spoke = _on("spokes").mark_rule(color=CENTRE, opacity=0.5)
+    legend = alt.Legend(orient="bottom", title=None)
     layers = [
         _on("balls").mark_line(**ball).encode(x, y, detail="ball:N", order="order:Q"),
         spoke.encode(x, y, alt.X2("x2:Q"), alt.Y2("y2:Q")),
-        base.mark_point(size=100, filled=True, stroke=INK, strokeWidth=1, opacity=1).encode(role),
-        *names,
+        *named_dots(alt.NamedData("points"), (x, y), ROLES, INK, legend),
     ]
     return alt.layer(*layers).properties(width=380, height=380)
 
@@ -328,9 +317,9 @@ def _needs(ks: tuple[int, ...], ways: tuple[str, ...]) -> alt.LayerChart:
 
 
 @cache
-def _plans_panel(edge: float) -> Spec:
+def _plans_panel() -> Spec:
     axis = alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
-    scale = alt.Scale(type="log", domain=[0.5, edge], nice=False)
+    scale = alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False)
     shared = {"scale": scale, "axis": axis, "title": "images per class (log scale)"}
     y = alt.Y("method:N", sort=["@methods"], title=None, scale=alt.Scale(domain=["@methods"]))
     base = _on("plans").encode(y=y, color=_method_colour(None))

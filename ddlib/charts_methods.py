@@ -6,17 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.charts import (
-    CONFIG,
-    FAINT,
-    SIZE_TITLE,
-    WIDTH,
-    log_ticks,
-    method_colours,
-    size_axis,
-    tips,
-    zoom,
-)
+from ddlib.charts import CONFIG, FAINT, WIDTH, k_axis, log_ticks, method_colours, tips, zoom
 from ddlib.comparison import CONTROLS
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
@@ -34,10 +24,7 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
     y, bottom = _accuracy_axis(pd.concat([table, full]))
     offset = table["method"].map(list(marks.colours).index) - (len(marks.colours) - 1) / 2
     table = _errors(table.assign(shown=table["k"] * DODGE**offset), bottom)
-    ks = accuracies["k"].astype(float)
-    domain = [ks.min() / 1.25, ks.max() * 1.25]
-    scale = alt.Scale(type="log", domain=domain, nice=False)
-    x = alt.X("shown:Q", scale=scale, axis=size_axis(accuracies["k"]), title=SIZE_TITLE)
+    x = k_axis(accuracies["k"], accuracies["k"], "shown", 1.25)
     base = alt.Chart(table).encode(x, y, color=marks.colour)
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(
         shape=marks.shape, tooltip=tips(["method:N", "k", "n", "accuracy", "low", "high"])

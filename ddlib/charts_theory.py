@@ -6,12 +6,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.charts import CONFIG, FAINT, INK, WIDTH, log_ticks, tips
+from ddlib.charts import CONFIG, FAINT, INK, MANY_COLOURS, WIDTH, colour_scale, log_ticks, tips
 
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019"),
-    *("#56B4E9", "#999933"),
-)
 LEAST = 1e-12  # log axes end here; what is smaller counts as nothing
 
 
@@ -53,10 +49,8 @@ def curves(
     subtitle: str = "",
     log: str = "y",
     dashed: Sequence[str] = (),
-    columns: int = 3,
     marked: Sequence[str] = (),
     colour: str = "line",
-    order: Sequence[str] | None = None,
     share_x: bool = True,
 ) -> alt.ConcatChart:
     """Draw lines of y against x by the column `colour`, one panel a value of `panel`.
@@ -68,13 +62,11 @@ def curves(
     table = table.copy()
     if "y" in log:
         table[y] = table[y].clip(LEAST)
-    names = list(order or dict.fromkeys(table[colour]))
-    dashes = alt.Scale(domain=names, range=[[5, 3] if n in dashed else [1, 0] for n in names])
+    names = list(dict.fromkeys(table[colour]))
     shared = _scale(table[x], "x" in log) if share_x else None
     y_scale = _scale(table[y], "y" in log)
-    groups = table.groupby(panel, sort=False) if panel else [(None, table)]
-    groups = list(groups)
-    count = min(columns, len(groups))
+    groups = list(table.groupby(panel, sort=False)) if panel else [(None, table)]
+    count = min(3, len(groups))
     panels = []
     for name, rows in groups:
         base = alt.Chart(rows).encode(
@@ -83,11 +75,7 @@ def curves(
             _colour(colour, names),
             tooltip=tips([f"{colour}:N", x, y]),
         )
-        layers = [
-            base.mark_line(clip=True).encode(
-                strokeDash=alt.StrokeDash(f"{colour}:N", scale=dashes, sort=names, title=None)
-            )
-        ]
+        layers = [base.mark_line(clip=True).encode(_dash(colour, names, dashed))]
         if marked:
             points = base.transform_filter(alt.FieldOneOfPredicate(colour, list(marked)))
             layers.append(points.mark_point(filled=True, size=35, opacity=1, clip=True))
@@ -129,20 +117,13 @@ def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatCh
         base = alt.Chart(table).encode(
             alt.X("x:Q", title=x),
             alt.Y("k_star:Q", title=y),
-            alt.Color(
-                "line:N",
-                sort=names,
-                scale=_scheme(names),
-                legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=300),
-            ),
+            _colour("line", names, orient="bottom", columns=1),
             tooltip=tips(["line:N", "x", "k_star"]),
         )
         layer = base.mark_line() + base.mark_point(filled=True, size=35, opacity=1)
         panels.append(layer.properties(width=WIDTH // 3 - 60, height=230, title=alt.Title(title)))
-    title = "What k* follows: three regimes side by side"
-    heading = alt.Title(title)
-    chart = alt.concat(*panels, columns=3, title=heading, spacing=24)
-    return chart.resolve_scale(color="independent").configure(**CONFIG)
+    chart = _row(panels, "What k* follows: three regimes side by side", "", 3)
+    return chart.resolve_scale(color="independent")
 
 
 def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
@@ -164,9 +145,7 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
             alt.X(f"{x}:Q", scale=scale, title=title_x, axis=axis),
             alt.Y("value:Q", title=None, scale=alt.Scale(type=kind), axis=alt.Axis(tickCount=5)),
             _colour("line", names),
-            strokeDash=alt.StrokeDash(
-                "line:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0], [1, 0]]), title=None
-            ),
+            _dash("line", names, names[:1]),
         )
         layers = [base.mark_line()]
         if log:
@@ -181,13 +160,17 @@ def _row(panels: list, title: str, subtitle: str, columns: int) -> alt.ConcatCha
     return alt.concat(*panels, columns=columns, title=heading, spacing=24).configure(**CONFIG)
 
 
-def _scheme(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=list((COLOURS * 2)[: len(names)]))
+def _colour(field: str, names: Sequence[str], **looks: object) -> alt.Color:
+    legend, scale = (
+        alt.Legend(title=None, labelLimit=300, **looks),
+        colour_scale(names, MANY_COLOURS),
+    )
+    return alt.Color(f"{field}:N", scale=scale, sort=list(names), legend=legend)
 
 
-def _colour(field: str, names: Sequence[str]) -> alt.Color:
-    legend = alt.Legend(title=None, labelLimit=300)
-    return alt.Color(f"{field}:N", scale=_scheme(names), sort=list(names), legend=legend)
+def _dash(field: str, names: Sequence[str], dashed: Sequence[str]) -> alt.StrokeDash:
+    dashes = alt.Scale(domain=names, range=[[5, 3] if n in dashed else [1, 0] for n in names])
+    return alt.StrokeDash(f"{field}:N", scale=dashes, sort=names, title=None)
 
 
 def _scale(values: pd.Series, log: bool) -> alt.Scale:
