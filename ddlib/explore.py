@@ -64,11 +64,10 @@ class Ticks(widgets.HBox):
 
     value = traitlets.Tuple()
 
-    def __init__(self, title: str, names: Sequence[str], ticked: Collection[str]) -> None:
+    def __init__(self, title: str) -> None:
         super().__init__(layout=ROW)
         self.title = widgets.Label(title, layout={"width": "80px"}, style={"text_align": "right"})
-        self._busy = False
-        self.offer(names, ticked)
+        self.boxes, self._busy = {}, False
         self.observe(self._show, names="value")
 
     def offer(self, names: Sequence[str], ticked: Collection[str]) -> None:
@@ -109,6 +108,7 @@ class Explorer(ABC):
         self.studies = named(studies)
         self.picture, self.numbers = Picture(), widgets.HTML()
         self._quiet = False
+        self.offer()
         for control in self.controls.values():
             control.observe(self._changed, names="value")
         lines = [widgets.HBox([self.controls[name] for name in row], layout=ROW) for row in rows]
@@ -173,14 +173,13 @@ class IpcExplorer(Explorer):
     """How far do k images go? Fits, the next image's gain, k_sat and images at every IPC."""
 
     def __init__(self, studies: Sequence[Tables], draws: int = DRAWS, floor_share: float = 0.1):
-        tables = studies[0]
-        self.methods = Ticks("Methods", tables.methods, _at_first(tables))
-        self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
+        self.methods, self.laws = Ticks("Methods"), Ticks("Fits")
+        self.laws.offer([law.formula for law in laws.LAWS.values()], ["a/√k + c"])
         self.controls = {
             "study": _choice("Data set", list(named(studies))),
-            "configuration": _choice("Trained as", tables.configurations),
+            "configuration": _choice("Trained as"),
             "measure": _choice("Measure", [(name, key) for key, name in MEASURES.items()]),
-            "ipc": _slider("IPC", _ipcs(tables), 10),
+            "ipc": _slider("IPC", IPCS, 10),
             "least_gain": _slider("Least gain", [(f"{gain:g}", gain) for gain in LEAST], 1e-4),
             "methods": self.methods,
             "laws": self.laws,
@@ -195,7 +194,8 @@ class IpcExplorer(Explorer):
         self.controls["configuration"].options = tables.configurations
         self.controls["ipc"].options = _ipcs(tables)
         self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
-        self.methods.offer(tables.methods, _at_first(tables))
+        first = [name for name in FIRST if name in tables.methods] or tables.methods[:3]
+        self.methods.offer(tables.methods, first)
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
@@ -265,18 +265,16 @@ class CoverageExplorer(Explorer):
                 "no study here has distances between configurations; give the results folder of "
                 "notebook 03"
             )
-        tables, self.draws = known[0], draws
-        self.members = Ticks("Family", list(tables.distances.index), tables.distances.index)
+        self.draws, self.members = draws, Ticks("Family")
         self.controls = {
             "study": _choice("Data set", list(named(known))),
-            "method": _choice("Method", tables.methods),
-            "preset": _choice("Preset", [*tables.families, OWN]),
+            "method": _choice("Method"),
+            "preset": _choice("Preset"),
             "radius": widgets.FloatSlider(**_labelled("Radius r"), readout_format=".3f"),
-            "epsilon": _slider("Gap ε", list(EPSILONS), 0.05),
-            "k": _slider("k now", tables.sizes, tables.sizes[0]),
+            "epsilon": _slider("Gap ε", EPSILONS, 0.05),
+            "k": _slider("k now", known[0].sizes, known[0].sizes[0]),
             "members": self.members,
         }
-        self._set_radius(tables)
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
         self._presets = cache(self._known_presets)
         self._worst, self._fits = cache(self._worst_gaps), cache(_member_fits)
@@ -284,21 +282,18 @@ class CoverageExplorer(Explorer):
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
 
-    def _set_radius(self, tables: Tables) -> None:
-        """Let the radius go from 0 past the largest distance in round steps, from the usual one."""
-        slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
-        slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
-        slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
-        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
-        slider.value = slider.step * round(usual / slider.step)
-
     def offer(self) -> None:
         tables = self.tables
         self.controls["method"].options = tables.methods
         self.controls["preset"].options = [*tables.families, OWN]
         self.controls["k"].options = tables.sizes
-        self.members.offer(list(tables.distances.index), tables.distances.index)
-        self._set_radius(tables)
+        self.members.offer(tables.distances.index, tables.distances.index)
+        # The radius goes from 0 past the largest distance in round steps, from the usual one.
+        slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
+        slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
+        slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
+        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
+        slider.value = slider.step * round(usual / slider.step)
 
     def _changed(self, change) -> None:
         owner, preset = change["owner"], self.controls["preset"]
@@ -421,14 +416,13 @@ class Planner(Explorer):
     """Which method, and how many images per class, for a gap and a budget?"""
 
     def __init__(self, studies: Sequence[Tables], draws: int = DRAWS):
-        tables, self.draws = studies[0], draws
         self.controls = {
             "study": _choice("Data set", list(named(studies))),
-            "family": _choice("Used as", list(_families(tables))),
-            "epsilon": _slider("Target gap", list(EPSILONS), 0.05),
-            "budget": _slider("Budget, IPC", list(IPCS), 50),
+            "family": _choice("Used as"),
+            "epsilon": _slider("Target gap", EPSILONS, 0.05),
+            "budget": _slider("Budget, IPC", IPCS, 50),
         }
-        self._fits = cache(_member_fits)
+        self.draws, self._fits = draws, cache(_member_fits)
         super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
 
     def offer(self) -> None:
@@ -531,10 +525,6 @@ def _ipcs(tables: Tables) -> list[int]:
     return sorted({*tables.ipcs, *between, 2 * largest})
 
 
-def _at_first(tables: Tables) -> list[str]:
-    return [name for name in FIRST if name in tables.methods] or tables.methods[:3]
-
-
 def _labelled(description: str) -> dict:
     return {
         "description": description,
@@ -543,11 +533,12 @@ def _labelled(description: str) -> dict:
     }
 
 
-def _choice(description: str, options) -> widgets.Dropdown:
+def _choice(description: str, options: Sequence = ("",)) -> widgets.Dropdown:
+    # A list that was empty would choose none of the options that it is given later.
     return widgets.Dropdown(options=options, **_labelled(description))
 
 
-def _slider(description: str, options: list, value) -> widgets.SelectionSlider:
+def _slider(description: str, options: Sequence, value) -> widgets.SelectionSlider:
     known = [each[1] if isinstance(each, tuple) else each for each in options]
     value = value if value in known else known[len(known) // 2]
     return widgets.SelectionSlider(options=options, value=value, **_labelled(description))

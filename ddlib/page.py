@@ -1,11 +1,10 @@
-"""Turn an executed notebook into one HTML page that needs no network: `python -m ddlib.page`."""
+"""Turn an executed notebook into one HTML page that needs no network."""
 
 import base64
 import html
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ NUMBERS = "application/vnd.ddlib.numbers+html"
 LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
 """Tags of cells that a page does without: papermill's notes of an error, which the banner tells,
 and what a notebook shows only as long as it has not been run."""
+OVERWRITTEN = re.compile(r".*\r(?=[^\r\n])")  # the start of a line that was written anew
 NO_END = "it has no end; its process died, or is still at work"
 
 Links = Callable[[str], str | None]
@@ -57,7 +57,7 @@ def pages_beside(html_path: Path) -> Links:
         name = Path(notebook).with_suffix(".html").name
         places = [folder / name, *sorted(folder.parents[1].glob(f"*/{folder.name}/{name}"))]
         there = next((place for place in places if place.is_file()), None)
-        return there and Path(os.path.relpath(there, folder)).as_posix()
+        return there and os.path.relpath(there, folder)
 
     return address
 
@@ -138,8 +138,7 @@ def _banner(notebook: nbformat.NotebookNode) -> str:
         return ""
     number, name, what = stopped
     link = f'<a href="#cell-id={name}">cell {number}</a>'
-    what = html.escape(what)
-    return f'<p class="stopped">This run stopped in {link}: {what}</p>'
+    return f'<p class="stopped">This run stopped in {link}: {html.escape(what)}</p>'
 
 
 def _merge_streams(outputs: list) -> list:
@@ -149,15 +148,14 @@ def _merge_streams(outputs: list) -> list:
         if output.output_type != "stream":
             run = {}
         elif output.name in run:
-            run[output.name]["text"] += output.text
+            run[output.name].text += output.text
             continue
         else:
             run[output.name] = output
         merged.append(output)
     for output in merged:
         if output.output_type == "stream":
-            lines = output.text.replace("\r\n", "\n").split("\n")
-            output.text = "\n".join(line.rstrip("\r").split("\r")[-1] for line in lines)
+            output.text = OVERWRITTEN.sub("", output.text).replace("\r", "")
     return merged
 
 
@@ -245,18 +243,3 @@ def _markdown_filter(path: Path, links: Links):
         return markdown_to_html(source, path, links, attachments=attachments)
 
     return convert
-
-
-def main(arguments: list[str]) -> None:
-    """Run `python -m ddlib.page EXECUTED.ipynb [OUT.html]`; OUT defaults to the notebook's name."""
-    if len(arguments) not in (1, 2):
-        sys.exit("usage: python -m ddlib.page EXECUTED.ipynb [OUT.html]")
-    notebook = Path(arguments[0])
-    try:
-        write_page(notebook, arguments[1] if len(arguments) == 2 else notebook.with_suffix(".html"))
-    except (OSError, ValueError) as problem:
-        sys.exit(str(problem))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
