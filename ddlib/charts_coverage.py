@@ -1,6 +1,7 @@
 """The figures of the coverage law: gaps by configuration, the map, H_cov, k*, and transfer."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import altair as alt
 import numpy as np
@@ -155,32 +156,28 @@ def k_star_against(
     table = k_stars.merge(measures.rename_axis("family").reset_index(), on="family")
     table = table.assign(
         group=table["family"].map(groups),
-        shown=np.select(
-            [table["censored"] == "", table["censored"].str.startswith("above")],
-            ["measured", "above"],
-            "below",
-        ),
+        shown=table["censored"].str.partition(" ")[0].replace("", "measured"),
         low=table["low"].clip(table["smallest"], table["largest"]),
         high=table["high"].clip(table["smallest"], table["largest"]),
     )
     names = list(dict.fromkeys(table["group"]))
-    shapes = alt.Scale(
-        domain=["measured", "above", "below"], range=["circle", "triangle-up", "triangle-down"]
-    )
+    colour = alt.Color("group:N", scale=colour_scale(names), sort=names, title=None)
+    shapes = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
+    shapes = alt.Scale(domain=list(shapes), range=list(shapes.values()))
     panels = []
-    for epsilon, rows in table.groupby("epsilon"):
-        for predictor, label in predictors.items():
-            base = alt.Chart(rows).encode(
-                alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
-                alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
-                color=alt.Color("group:N", scale=colour_scale(names), sort=names, title=None),
-                tooltip=tips(["family:N", predictor, "k_star", "low", "high", "censored:N"]),
-            )
-            bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-            dots = base.mark_point(size=70, filled=True, opacity=1).encode(
-                shape=alt.Shape("shown:N", scale=shapes, title=None)
-            )
-            panels.append(alt.layer(bars, dots).properties(width=230, height=230))
+    for (epsilon, rows), (predictor, label) in product(
+        table.groupby("epsilon"), predictors.items()
+    ):
+        base = alt.Chart(rows).encode(
+            alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
+            alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
+            colour,
+            tooltip=tips(["family:N", predictor, "k_star", "low", "high", "censored:N"]),
+        )
+        bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+        dots = base.mark_point(size=70, filled=True, opacity=1)
+        dots = dots.encode(alt.Shape("shown:N", scale=shapes, title=None))
+        panels.append(alt.layer(bars, dots).properties(width=230, height=230))
     title = alt.Title(
         "Does H_cov say how many images a family needs?",
         subtitle="One mark a family, with the 95 % interval over seeds; triangles: k* lies beyond "
@@ -202,8 +199,7 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.HConcatChart:
     methods = list(dict.fromkeys(table["method"]))
     means = table[table["method"] == methods[0]].groupby("configuration")["gap"].mean()
     order = list(means.sort_values().index)
-    table = table.drop(columns=["mean", "sem", "count"])
-    table = table[table["k"].isin(ks)].dropna(subset="gap")
+    table = table.drop(columns=["mean", "sem", "count"]).dropna(subset="gap")
     shapes = alt.Scale(domain=methods, range=["circle", "square", "diamond", "cross"])
     colour = alt.Color("method:N", scale=colour_scale(methods), sort=methods, title=None)
     shape = alt.Shape("method:N", scale=shapes, sort=methods, title=None)
