@@ -49,7 +49,7 @@ def ipc_view(
     which k_sat is; heading: title and subtitle.
     """
     curves = curves.assign(label=curves["law"].map(FORMULAS))
-    saturated = numbers.dropna(subset="gap_sat")[["method", "law", "k_sat", "gap_sat"]]
+    saturated = numbers.dropna(subset="gap_sat")
     tables = {
         "gaps": gaps,
         "curves": curves,
@@ -114,19 +114,19 @@ def coverage_view(
         }
     )
     spokes = points.dropna(subset="centre")
-    ends = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
+    spokes[["x2", "y2"]] = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
     edge = 1.1 * max(farthest, noise)
     low, high = min(ks) / 2, 3 * max(ks)
+    ends = needs[["low", "high"]].clip(low, high)
     tables = {
         "points": place_names(points),
         "balls": balls,
-        "spokes": spokes.assign(x2=ends[:, 0], y2=ends[:, 1]),
+        "spokes": spokes,
         "steps": pd.concat([curve, curve.tail(1).assign(radius=edge)]),
         "noise": pd.DataFrame({"radius": [0.0], "end": [noise]}),
         "here": pd.DataFrame({"radius": [radius]}),
-        "needs": needs.assign(**{each: needs[each].clip(low, high) for each in ("low", "high")}),
+        "needs": needs.assign(**ends, shown=needs["k"].clip(low, high)),
     }
-    tables["needs"]["shown"] = needs["k"].clip(low, high)
     frame = _coverage_frame(reach(points), edge, tuple(ks), tuple(needs["what"]))
     return _filled(frame, tables, heading)
 
@@ -136,12 +136,10 @@ def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> 
 
     table: `ddlib.planner.compare_plans`; a method without a finite need has no mark.
     """
-    known = table[["method", "member", "ipc", "ipc_low", "ipc_high", "r2"]]
-    known = known[np.isfinite(known["ipc"].astype(float))]
-    ends = {
-        end: known[end].astype(float).clip(0.5, MOST_IPC) for end in ("ipc", "ipc_low", "ipc_high")
-    }
-    tables = {"plans": known.assign(**ends), "budget": pd.DataFrame({"ipc": [budget]})}
+    known = table[np.isfinite(table["ipc"].astype(float))]
+    ends = known[["ipc", "ipc_low", "ipc_high"]].astype(float).clip(0.5, MOST_IPC)
+    plans = known[["method", "member", "r2"]].join(ends)
+    tables = {"plans": plans, "budget": pd.DataFrame({"ipc": [budget]})}
     panel = _plans_panel() | {"height": 24 * len(table)}
     return _filled(_frame([panel]), tables, heading, _coloured(table["method"]))
 
