@@ -23,21 +23,15 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner, reading
+from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner
+from ddlib import reading_explore as reading
 from ddlib.charts_explore import ROLES, Spec
 from ddlib.files import write_atomically
 from ddlib.laws import Interval
 from ddlib.live import Picture
 from ddlib.page import NUMBERS
-from ddlib.reading_explore import (
-    KNOWN,
-    Need,
-    at_size,
-    coverage_table,
-    ipc_table,
-    plan_table,
-    recommendation,
-)
+from ddlib.reading import listed
+from ddlib.reading_explore import Need
 from ddlib.tables import Tables, example, named
 
 DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
@@ -226,11 +220,11 @@ class IpcExplorer(Explorer):
         gaps = trials[trials["method"].isin(methods) & (trials["status"] == "ok")]
         gaps = gaps[["method", "k", "seed", measure]].rename(columns={measure: "gap"}).dropna()
         if gaps.empty:
-            raise ValueError(f"every trial of {reading.listed(methods, 'and')} failed")
+            raise ValueError(f"every trial of {listed(methods, 'and')} failed")
         ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = at_size(fits, k, least, self.floor_share)
+        numbers = reading.at_size(fits, k, least, self.floor_share)
         drawn = _drawn(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)
@@ -238,7 +232,7 @@ class IpcExplorer(Explorer):
             gaps, drawn, numbers, sheets, (k, least), UNITS[measure], heading
         )
         seen = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std"]).reindex(methods)
-        table = ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
+        table = reading.ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
         return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
 
     def _sheets(self, methods: list[str], ipc: int) -> tuple[pd.DataFrame, str]:
@@ -277,7 +271,7 @@ class CoverageExplorer(Explorer):
         }
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
         self._presets = cache(self._known_presets)
-        self._worst, self._fits = cache(self._worst_gaps), cache(_member_fits)
+        self._worst, self._fits = cache(self._worst_gap), cache(_member_fits)
         self._place, self._centres = cache(_embedded), cache(_centres)
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
@@ -327,17 +321,15 @@ class CoverageExplorer(Explorer):
         sound = {n: families[n] for n, each in found.items() if not isinstance(each, str)}
         return coverage_laws.k_star(gaps, sound, EPSILONS, draws=self.draws) if sound else None
 
-    def _worst_gaps(self, tables: Tables, method: str, members: tuple[str, ...]):
-        """Return {k: (worst member, its gap)}; where there is none, ("unknown", why)."""
-        gaps = tables.gaps[tables.gaps["method"] == method]
+    def _worst_gap(self, tables: Tables, method: str, members: tuple[str, ...], k: int):
+        """Return the worst member at k and its gap; where there is none, "unknown" and why."""
+        gaps = tables.gaps[(tables.gaps["method"] == method) & (tables.gaps["k"] == k)]
         try:
             found = coverage_laws.worst_gaps(gaps, {"chosen": members})
         except ValueError as reason:
-            return dict.fromkeys(tables.sizes, ("unknown", str(reason)))
-        worst = {k: rows["worst_member"].mode().iloc[0] for k, rows in found.groupby("k")}
-        means = found.groupby("k")["worst"].mean().to_dict()
-        lost = {k: ("unknown", f"every trial of {name} failed") for k, name in worst.items()}
-        return lost | {k: (worst[k], mean) for k, mean in means.items() if not math.isnan(mean)}
+            return "unknown", str(reason)
+        name, gap = found["worst_member"].mode().iloc[0], found["worst"].mean()
+        return ("unknown", f"every trial of {name} failed") if math.isnan(gap) else (name, gap)
 
     def choose(self) -> View:
         tables, members = self.tables, tuple(self.members.value)
@@ -349,7 +341,7 @@ class CoverageExplorer(Explorer):
         centres = self._centres(tables, members, radius)
         curve, h_cov = self._curve(tables, members), math.log(len(centres))
         needs = self.needs(members, radius, epsilon, h_cov)
-        worst = self._worst(tables, method, members)[k]
+        worst = self._worst(tables, method, members, k)
         points, share = self._place(tables)
         points = _roles(points, members, centres, own)
         heading = (
@@ -367,7 +359,7 @@ class CoverageExplorer(Explorer):
             heading,
         )
         words = [f"k* {need.what}: {need.why or need.value}" for need in needs]
-        table = coverage_table(needs, worst, epsilon, k, radius, tables)
+        table = reading.coverage_table(needs, worst, epsilon, k, radius, tables)
         return View(chart, table, ". ".join([heading[0], *words]))
 
     def needs(self, members, radius: float, epsilon: float, h_cov: float) -> list[Need]:
@@ -375,16 +367,13 @@ class CoverageExplorer(Explorer):
         tables, method = self.tables, self.controls["method"].value
         measured = self._needed(tables, method, members)
         if isinstance(measured, str):
-            found = [Need("measured", None, measured)]
+            found = Need("measured", None, measured)
         else:
             row = measured.table.iloc[EPSILONS.index(epsilon)]
             k_star = Interval(row["k_star"], row["low"], row["high"])
-            found = [Need("measured", k_star, row["censored"])]
-        return [
-            *found,
-            self._by_fits(members, epsilon),
-            self._by_line(members, radius, epsilon, h_cov),
-        ]
+            found = Need("measured", k_star, row["censored"])
+        by_line = self._by_line(members, radius, epsilon, h_cov)
+        return [found, self._by_fits(members, epsilon), by_line]
 
     def _by_fits(self, members, epsilon: float) -> Need:
         tables, method = self.tables, self.controls["method"].value
@@ -407,8 +396,8 @@ class CoverageExplorer(Explorer):
         h = pd.Series({n: _level(curve, radius) for n, curve in curves.items()})
         line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon), h, h_cov)
         if line and len(known) < len(others):
-            left = reading.listed([n for n in others if n not in known], "and")
-            reason = f"{KNOWN['by H_cov']}; {left} cannot be used"
+            left = listed([n for n in others if n not in known], "and")
+            reason = f"{reading.KNOWN['by H_cov']}; {left} cannot be used"
         return Need("by H_cov", line, reason)
 
 
@@ -442,11 +431,11 @@ class Planner(Explorer):
             raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
         ks, count = tables.sizes, tables.class_count
         table = planner.compare_plans(fits, epsilon, budget * count, count, ks)
-        text = recommendation(table, fits, tables, members, epsilon, budget)
+        text = reading.recommendation(table, fits, tables, members, epsilon, budget)
         title = f"Images per class for a gap of {epsilon:g}"
         subtitle = "Dots: need by the fitted law, with its 95 % interval. Dashes: the budget."
         chart = charts_explore.plans_view(table, budget, (title, subtitle))
-        return View(chart, f"<p>{text}</p>{plan_table(table, bad)}", text)
+        return View(chart, f"<p>{text}</p>{reading.plan_table(table, bad)}", text)
 
 
 def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFrame]:

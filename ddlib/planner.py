@@ -132,7 +132,7 @@ def plan_from(
             f"epsilon={epsilon}, class_count={class_count}; choose a gap, a count >= 1"
         )
     here = Plan(epsilon, (float(ks[0]), float(ks[-1])))
-    needed = _needed(_coefficients(fits, _draws(fits)), epsilon)
+    needed = _needed(_coefficients(fits), epsilon)
     member = list(fits)[needed[:, 0].argmax()]
     if fits[member].reason:
         return replace(here, reason=f"{member}: {fits[member].reason}")
@@ -163,7 +163,7 @@ def compare_plans(
     rows = []
     for method, fits in fits_by_method.items():
         found = plan_from(fits, epsilon, class_count, ks)
-        gap = laws.interval(_measured_elsewhere(_curves(fits, [budget], _draws(fits)))[:, 0])
+        gap = laws.interval(_measured_elsewhere(_curves(fits, [budget]))[:, 0])
         unknown = Interval(np.nan, None, None)
         row = {"method": method, "member": found.member, "reason": found.reason}
         parts = {"k": found.k or unknown, "ipc": found.ipc or unknown, "gap": gap}
@@ -179,12 +179,7 @@ def compare_plans(
 
 
 def better_spend(
-    gaps: pd.DataFrame,
-    members: Sequence[str],
-    k: float,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
+    gaps: pd.DataFrame, members: Sequence[str], k: float, *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Compare, at k, doubling the images of a method with switching to another, by fitted laws.
 
@@ -266,21 +261,19 @@ def said_ends(interval: Interval) -> str:
     return f" (95 % interval {interval.low:.0f} to {high})"
 
 
-def _draws(fits: dict[str, laws.Fit]) -> int:
-    """Return the number of draws that fits share; a fit without seed variance has none."""
-    return max(len(fit.coefficients) for fit in fits.values()) - 1
+def _coefficients(fits: dict[str, laws.Fit], draws: int | None = None) -> np.ndarray:
+    """Return (a, theta, c) of fits (M, 1 + D, 3); a fit without draws repeats its estimate.
+
+    draws: how many there are to be, where perhaps no fit has any.
+    """
+    rows = [fit.coefficients for fit in fits.values()]
+    count = max(map(len, rows)) if draws is None else 1 + draws
+    return np.stack([np.broadcast_to(row, (count, 3)) for row in rows])
 
 
-def _coefficients(fits: dict[str, laws.Fit], draws: int) -> np.ndarray:
-    """Return (a, theta, c) of fits (M, 1 + D, 3); a fit without draws repeats its estimate."""
-    return np.stack([np.broadcast_to(fit.coefficients, (1 + draws, 3)) for fit in fits.values()])
-
-
-def _curves(fits: dict[str, laws.Fit], ks, draws: int) -> np.ndarray:
-    """Return the fitted gaps (M, 1 + D, K) at ks."""
-    ks = np.asarray(ks, dtype=float)
-    law = next(iter(fits.values())).law
-    return law.curve(ks, _coefficients(fits, draws))
+def _curves(fits: dict[str, laws.Fit], ks, draws: int | None = None) -> np.ndarray:
+    """Return the fitted gaps (M, 1 + D, K) at ks; draws: see `_coefficients`."""
+    return laws.LAWS[LAW].curve(np.asarray(ks, dtype=float), _coefficients(fits, draws))
 
 
 def _needed(coefficients: np.ndarray, epsilon: float) -> np.ndarray:
