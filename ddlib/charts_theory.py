@@ -25,7 +25,7 @@ def bounds_against_values(table: pd.DataFrame) -> alt.ConcatChart:
         ends = shown[[value, f"{value}_bound"]].clip(1e-6, 1e8)
         scale = alt.Scale(type="log", domain=[float(ends.min().min()), float(ends.max().max())])
         base = alt.Chart(shown).encode(
-            _log(value, label, scale, alt.X), _log(f"{value}_bound", "its bound", scale, alt.Y)
+            _axis(alt.X, value, label, scale), _axis(alt.Y, f"{value}_bound", "its bound", scale)
         )
         dots = base.mark_circle(size=14, opacity=0.5, clip=True).encode(
             color=_colour("contracts", ["ρ < 1", "ρ ≥ 1"])
@@ -70,8 +70,8 @@ def curves(
     panels = []
     for name, rows in groups:
         base = alt.Chart(rows).encode(
-            _axis(alt.X, x, labels[x], "x" in log, shared or _scale(rows[x], "x" in log)),
-            _axis(alt.Y, y, labels[y], "y" in log, y_scale),
+            _axis(alt.X, x, labels[x], shared or _scale(rows[x], "x" in log)),
+            _axis(alt.Y, y, labels[y], y_scale),
             _colour(colour, names),
             tooltip=tips([f"{colour}:N", x, y]),
         )
@@ -180,13 +180,9 @@ def _scale(values: pd.Series, log: bool) -> alt.Scale:
     return alt.Scale(type="log", domain=[known.min() / 1.2, known.max() * 1.2], nice=False)
 
 
-def _axis(channel, field: str, title: str, log: bool, scale: alt.Scale):
-    if not log:
+def _axis(channel, field: str, title: str, scale: alt.Scale):
+    if scale.type != "log":
         return channel(f"{field}:Q", title=title, scale=scale)
-    return _log(field, title, scale, channel)
-
-
-def _log(field: str, title: str, scale: alt.Scale, channel):
     low, high = scale.domain
     ticks = log_ticks(low, high)
     if high / low > 1e3:

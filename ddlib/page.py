@@ -5,7 +5,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jinja2
@@ -84,9 +84,7 @@ def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str
     notebook.cells = [
         cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))
     ]
-    kinds = {
-        kind for c in notebook.cells for o in c.get("outputs", []) for kind in o.get("data", {})
-    }
+    kinds = {kind for data in shown(notebook.cells) for kind in data}
     bundle = vl_convert.javascript_bundle() if any(map(VEGALITE.fullmatch, kinds)) else ""
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -109,6 +107,11 @@ def title(notebook: nbformat.NotebookNode) -> str:
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     found = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
     return found[1] if found else ""
+
+
+def shown(cells: Iterable[nbformat.NotebookNode]) -> Iterator[dict]:
+    """Yield what each output of cells shows, by MIME type."""
+    return (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
 def failure(notebook: nbformat.NotebookNode) -> tuple[int, str, str] | None:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
@@ -20,7 +20,7 @@ import jinja2
 import nbformat
 
 from ddlib.files import check_writable, from_root
-from ddlib.page import Links, failure, markdown_to_html, read_notebook, render, title
+from ddlib.page import Links, failure, markdown_to_html, read_notebook, render, shown, title
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 SHOWN = 4  # paragraphs of a reading, at most
@@ -38,17 +38,16 @@ class Run:
         return self.place.with_suffix(".html")
 
     @property
-    def picture(self) -> bytes | None:
-        """The first figure, PNG."""
-        png = next(_shown(self.notebook.cells, "image/png"), None)
-        return png and base64.b64decode(png)
+    def picture(self) -> bytes:
+        """The first figure, PNG; empty where there is none."""
+        return base64.b64decode(_first(self.notebook.cells, "image/png"))
 
     @property
     def finding(self) -> str:
         """The start of every paragraph of the first reading, Markdown; nothing if there is none."""
         cells = self.notebook.cells
         after = dropwhile(lambda cell: not cell.source.startswith("## Reading"), cells)
-        return _starts(next(_shown(after, "text/markdown"), ""))
+        return _starts(_first(after, "text/markdown"))
 
     def row(self) -> dict[str, Any]:
         """What the index says of this run."""
@@ -142,10 +141,9 @@ def _index(rows: Sequence[dict[str, Any]]) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(rows=rows)
 
 
-def _shown(cells: Iterable[nbformat.NotebookNode], kind: str) -> Iterator[str]:
-    """Yield what cells show of one MIME type."""
-    outputs = (output for cell in cells for output in cell.get("outputs", []))
-    return filter(None, (output.get("data", {}).get(kind) for output in outputs))
+def _first(cells: Iterable[nbformat.NotebookNode], kind: str) -> str:
+    """Return the first that cells show of one MIME type, or nothing."""
+    return next(filter(None, (data.get(kind) for data in shown(cells))), "")
 
 
 def _starts(text: str) -> str:
