@@ -121,20 +121,16 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
     colour = alt.Color("family:N", scale=colour_scale(names), sort=names, title=None)
     dash = alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None)
     base = alt.Chart(pd.concat([curves, last])).encode(x, colour)
-    lines = base.mark_line(interpolate="step-after").encode(
-        alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats"),
-        dash,
-        tooltip=tips(["family:N", "radius", "h_cov"]),
-    )
+    y = alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats")
+    lines = base.mark_line(interpolate="step-after")
     band = base.mark_area(interpolate="step-after", opacity=0.12, clip=True)
-    band = band.encode(alt.Y("low:Q", title=None), alt.Y2("high:Q"))
     noise = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [floor]}))
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
     layers = [
         noise.mark_rect(color="#EEEEEE").encode(x, alt.X2("end:Q")),
         used.mark_rule(color=FAINT, strokeDash=[2, 3]).encode(x, tooltip=tips(["radius"])),
-        band,
-        lines,
+        band.encode(alt.Y("low:Q", title=None), alt.Y2("high:Q")),
+        lines.encode(y, dash, tooltip=tips(["family:N", "radius", "h_cov"])),
     ]
     title = alt.Title(
         "How many balls of radius r does a family need?",
@@ -165,9 +161,8 @@ def k_star_against(
     shapes = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
     shapes = alt.Scale(domain=list(shapes), range=list(shapes.values()))
     panels = []
-    for (epsilon, rows), (predictor, label) in product(
-        table.groupby("epsilon"), predictors.items()
-    ):
+    cases = product(table.groupby("epsilon"), predictors.items())
+    for (epsilon, rows), (predictor, label) in cases:
         base = alt.Chart(rows).encode(
             alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
             alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),

@@ -50,6 +50,7 @@ def ipc_view(
     """
     curves = curves.assign(label=curves["law"].map(FORMULAS))
     saturated = numbers.dropna(subset="gap_sat")
+    row, column = np.divmod(np.arange(len(sheets)), ACROSS)
     tables = {
         "gaps": gaps,
         "curves": curves,
@@ -59,10 +60,7 @@ def ipc_view(
         "saturated": saturated.assign(k=saturated["k_sat"], gap=saturated["gap_sat"], gain=now[1]),
         "gains": curves[curves["gain"] > 0],
         "gain": numbers[numbers["gain"] > 0],
-        "sheets": sheets.assign(  # in pixels
-            left=np.arange(len(sheets)) % ACROSS * SHEET[0],
-            top=np.arange(len(sheets)) // ACROSS * SHEET[1],
-        ),
+        "sheets": sheets.assign(left=column * SHEET[0], top=row * SHEET[1]),  # in pixels
     }
     ks = sorted(gaps["k"].unique().tolist())
     # The ends depend on what is chosen and not on the slider, so that dragging moves the mark.
@@ -100,24 +98,20 @@ def coverage_view(
     """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
 
     points: configuration, x, y, role (of ROLES), centre (of the ball that it is put into, missing
-    outside the family); curve: radius, h_cov; needs: what, k, low, high, why (there is no k, or
-    ""); ks: sizes measured; farthest: the largest distance of all.
+    outside the family); curve: radius, h_cov; needs: what, k, low, high (None where unknown), why
+    (there is no k, or ""); ks: sizes measured; farthest: the largest distance of all.
     """
     places, turn = points.set_index("configuration"), np.linspace(0, 2 * np.pi, 49)
     x, y = places.loc[centres, ["x", "y"]].to_numpy().T
-    balls = pd.DataFrame(
-        {
-            "ball": np.repeat(centres, len(turn)),
-            "order": np.tile(range(len(turn)), len(centres)),
-            "x": np.add.outer(x, radius * np.cos(turn)).ravel(),
-            "y": np.add.outer(y, radius * np.sin(turn)).ravel(),
-        }
-    )
+    balls = pd.DataFrame({"ball": np.repeat(centres, len(turn))})
+    balls["order"] = np.tile(range(len(turn)), len(centres))
+    balls["x"] = np.add.outer(x, radius * np.cos(turn)).ravel()
+    balls["y"] = np.add.outer(y, radius * np.sin(turn)).ravel()
     spokes = points.dropna(subset="centre")
     spokes[["x2", "y2"]] = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
     edge = 1.1 * max(farthest, noise)
     low, high = min(ks) / 2, 3 * max(ks)
-    ends = needs[["low", "high"]].clip(low, high)
+    shown = needs[["k", "low", "high"]].astype(float).clip(low, high)
     tables = {
         "points": place_names(points),
         "balls": balls,
@@ -125,7 +119,7 @@ def coverage_view(
         "steps": pd.concat([curve, curve.tail(1).assign(radius=edge)]),
         "noise": pd.DataFrame({"radius": [0.0], "end": [noise]}),
         "here": pd.DataFrame({"radius": [radius]}),
-        "needs": needs.assign(**ends, shown=needs["k"].clip(low, high)),
+        "needs": needs.assign(shown=shown["k"], low=shown["low"], high=shown["high"]),
     }
     frame = _coverage_frame(reach(points), edge, tuple(ks), tuple(needs["what"]))
     return _filled(frame, tables, heading)
@@ -180,10 +174,8 @@ def _on(table: str) -> alt.Chart:
 
 def _frame(*rows: list[Spec]) -> Spec:
     """Put panels, each an `_panel`, in rows; Altair's own concatenation copies them at length."""
-    apart = {
-        "spacing": 25,
-        "resolve": {"scale": dict.fromkeys(("color", "strokeDash"), "independent")},
-    }
+    scales = dict.fromkeys(("color", "strokeDash"), "independent")
+    apart = {"spacing": 25, "resolve": {"scale": scales}}
     lines = [row[0] if len(row) == 1 else {"hconcat": row} | apart for row in rows]
     whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12}
     return {"$schema": alt.SCHEMA_URL, "config": CONFIG} | whole
@@ -208,17 +200,15 @@ def _gap_panel() -> Spec:
     y = alt.Y("gap:Q", scale=scale, title="@measure")
     low = alt.Y("low:Q", scale=scale, title="@measure")
     legend = alt.Legend(orient="top", title=None, symbolType="stroke", symbolSize=400)
-    dash = alt.StrokeDash(
-        "label:N", scale=alt.Scale(domain=["@laws"], range=["@dashes"]), legend=legend
-    )
+    dashes = alt.Scale(domain=["@laws"], range=["@dashes"])
+    dash = alt.StrokeDash("label:N", scale=dashes, legend=legend)
+    curve = _on("curves").mark_line(clip=True, strokeWidth=2)
     here = tips(["method:N", "law:N", "k", "gap", "low", "high"])
     seeds = _on("gaps").mark_point(filled=True, size=26, opacity=0.6)
     square = _on("here").mark_point(shape="square", size=90, strokeWidth=2.5, clip=True)
     layers = [
         _on("band").mark_area(clip=True, opacity=0.15).encode(x, low, alt.Y2("high:Q"), colour),
-        _on("curves")
-        .mark_line(clip=True, strokeWidth=2)
-        .encode(x, y, colour, dash, tooltip=tips(["method:N", "label:N", "k", "gap"])),
+        curve.encode(x, y, colour, dash, tooltip=tips(["method:N", "label:N", "k", "gap"])),
         seeds.encode(x, y, colour, tooltip=tips(["method:N", "k", "seed", "gap"])),
         _on("now").mark_rule(color=INK, strokeDash=[4, 3]).encode(x),
         square.encode(x, y, colour, tooltip=here),
@@ -253,10 +243,9 @@ def _sheets() -> Spec:
     x, y = (alt.X("left:Q", scale=None, axis=None), alt.Y("top:Q", scale=None, axis=None))
     corner = {"align": "left", "baseline": "top"}
     image = _on("sheets").mark_image(smooth=False, width=width - 12, height=height - 20, **corner)
+    image = image.transform_calculate(top="datum.top + 16")
     layers = [
-        image.transform_calculate(top="datum.top + 16").encode(
-            x, y, url="url:N", tooltip=tips(["method:N", "ipc"])
-        ),
+        image.encode(x, y, url="url:N", tooltip=tips(["method:N", "ipc"])),
         _on("sheets").mark_text(fontSize=12, color=INK, **corner).encode(x, y, text="method:N"),
     ]
     subtitle = "a column a class; at most 10 classes, and 5 images of each"
@@ -301,14 +290,12 @@ def _needs(ks: tuple[int, ...], ways: tuple[str, ...]) -> alt.LayerChart:
     y = alt.Y("what:N", sort=list(ways), title=None)
     base = _on("needs").encode(y=y, tooltip=tips(["what:N", "k", "low", "high"]))
     bars = base.mark_rule(color=FAINT, strokeWidth=3, opacity=0.5)
+    dots = base.mark_point(filled=True, size=80, color=MEMBER, opacity=1)
+    reasons = base.transform_filter("datum.why").mark_text(align="left", limit=222, color=FAINT)
     layers = [
         bars.encode(alt.X("low:Q", **shared), alt.X2("high:Q")),
-        base.mark_point(filled=True, size=80, color=MEMBER, opacity=1).encode(
-            alt.X("shown:Q", **shared)
-        ),
-        base.transform_filter("datum.why")
-        .mark_text(align="left", limit=222, color=FAINT)
-        .encode(x=alt.value(5), text="why:N", tooltip="why:N"),
+        dots.encode(alt.X("shown:Q", **shared)),
+        reasons.encode(x=alt.value(5), text="why:N", tooltip="why:N"),
     ]
     title = alt.Title("Images that hold the worst gap at ε", fontSize=12)
     return alt.layer(*layers).properties(width=230, height=95, title=title)

@@ -141,9 +141,8 @@ def _accuracy_axis(table: pd.DataFrame) -> tuple[alt.Y, float]:
     bottom = max(errors.min(), least / 2) / 1.25
     top = min(1.1 * errors.max(), 1.0) if len(errors) else 1.0
     scale = alt.Scale(type="log", domain=[bottom, top], reverse=True, nice=False)
-    axis = alt.Axis(
-        values=log_ticks(bottom, top), labelExpr="format(1 - datum.value, '~%')", labelOverlap=True
-    )
+    ticks, accuracy = log_ticks(bottom, top), "format(1 - datum.value, '~%')"
+    axis = alt.Axis(values=ticks, labelExpr=accuracy, labelOverlap=True)
     return alt.Y("error:Q", scale=scale, axis=axis, title="test accuracy"), bottom
 
 
@@ -181,9 +180,8 @@ def _full_data(full: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
 def _forest(rows: pd.DataFrame, marks: _Marks) -> alt.LayerChart:
     points = rows[["difference", "low", "high"]] * 100
     ink = rows["method"].map(marks.colours)
-    rows = rows.assign(
-        **points, ink=ink, fill=ink.where(rows["survives"], "white"), untested=rows["reason"] != ""
-    )
+    fill = ink.where(rows["survives"], "white")
+    rows = rows.assign(**points, ink=ink, fill=fill, untested=rows["reason"] != "")
     ends = [0.0, *points.stack().dropna()]
     margin = 0.08 * (max(ends) - min(ends)) or 1.0
     scale = alt.Scale(domain=[min(ends) - margin, max(ends) + margin], nice=False)
@@ -216,11 +214,9 @@ def training_loss(losses: Sequence[float], points: int = 100) -> alt.Chart:
     y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False), title="mean loss, log scale")
     line = alt.Chart(table).mark_line(color=method_colours(pd.Series(["mgd3"]))["mgd3"])
     title = f"Training of the generator: the loss ends at {table['loss'].iloc[-1]:.3g}"
-    return (
-        line.encode(alt.X("step:Q", title="training step"), y, tooltip=tips(["step", "loss"]))
-        .properties(width=WIDTH // 2, height=180, title=alt.Title(title))
-        .configure(**CONFIG)
-    )
+    line = line.encode(alt.X("step:Q", title="training step"), y, tooltip=tips(["step", "loss"]))
+    chart = line.properties(width=WIDTH // 2, height=180, title=alt.Title(title))
+    return chart.configure(**CONFIG)
 
 
 def _missing(table: pd.DataFrame, what: str = "accuracy") -> str:

@@ -24,12 +24,10 @@ def bounds_against_values(table: pd.DataFrame) -> alt.ConcatChart:
         shown = table[(table[value] > 0) & np.isfinite(table[f"{value}_bound"])]
         ends = shown[[value, f"{value}_bound"]].clip(1e-6, 1e8)
         scale = alt.Scale(type="log", domain=[float(ends.min().min()), float(ends.max().max())])
-        base = alt.Chart(shown).encode(
-            _axis(alt.X, value, label, scale), _axis(alt.Y, f"{value}_bound", "its bound", scale)
-        )
-        dots = base.mark_circle(size=14, opacity=0.5, clip=True).encode(
-            color=_colour("contracts", ["ρ < 1", "ρ ≥ 1"])
-        )
+        x = _axis(alt.X, value, label, scale)
+        y = _axis(alt.Y, f"{value}_bound", "its bound", scale)
+        dots = alt.Chart(shown).mark_circle(size=14, opacity=0.5, clip=True)
+        dots = dots.encode(x, y, _colour("contracts", ["ρ < 1", "ρ ≥ 1"]))
         line = pd.DataFrame({"at": scale.domain})
         line = alt.Chart(line).mark_line(color=INK, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
         heading = alt.Title(label, subtitle=f"{len(shown)} of {len(table)} problems")
@@ -97,10 +95,8 @@ def table_of_ratios(table: pd.DataFrame, title: str, subtitle: str) -> alt.Layer
     )
     scale = alt.Scale(scheme="redblue", reverse=True, domain=[-6, 6], domainMid=0)
     boxes = base.mark_rect().encode(alt.Color("shade:Q", scale=scale, legend=None))
-    text = base.mark_text(fontSize=12).encode(
-        text=alt.Text("value:Q", format=".2~g"),
-        color=alt.condition("abs(datum.shade) > 4", alt.value("white"), alt.value(INK)),
-    )
+    ink = alt.condition("abs(datum.shade) > 4", alt.value("white"), alt.value(INK))
+    text = base.mark_text(fontSize=12).encode(alt.Text("value:Q", format=".2~g"), color=ink)
     size = {"width": 110 * len(columns), "height": 34 * len(rows)}
     heading = alt.Title(title, subtitle=subtitle)
     return (boxes + text).properties(**size, title=heading).configure(**CONFIG)
@@ -161,10 +157,8 @@ def _row(panels: list, title: str, subtitle: str, columns: int) -> alt.ConcatCha
 
 
 def _colour(field: str, names: Sequence[str], **looks: object) -> alt.Color:
-    legend, scale = (
-        alt.Legend(title=None, labelLimit=300, **looks),
-        colour_scale(names, MANY_COLOURS),
-    )
+    legend = alt.Legend(title=None, labelLimit=300, **looks)
+    scale = colour_scale(names, MANY_COLOURS)
     return alt.Color(f"{field}:N", scale=scale, sort=list(names), legend=legend)
 
 

@@ -87,9 +87,7 @@ def execute(
         last.unlink(missing_ok=True)  # of another run than this
     papermill_io.register(str(executed), WholeFiles())
     try:
-        papermill.execute_notebook(
-            *(notebook, executed, given), log_output=True, progress_bar=False
-        )
+        papermill.execute_notebook(notebook, executed, given, log_output=True, progress_bar=False)
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):

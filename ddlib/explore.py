@@ -350,9 +350,8 @@ class CoverageExplorer(Explorer):
             f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide "
             "or too narrow; a line joins each member to its centre.",
         )
-        rows = pd.DataFrame(
-            [(n.what, *n.ends, n.why) for n in needs], columns=["what", "k", "low", "high", "why"]
-        )
+        names = ["what", "k", "low", "high", "why"]
+        rows = pd.DataFrame([(n.what, *(n.k or [None] * 3), n.why) for n in needs], columns=names)
         chart = charts_explore.coverage_view(
             *(points, centres, radius, curve, tables.noise, rows, tables.sizes),
             float(tables.distances.to_numpy().max()),

@@ -34,14 +34,13 @@ Links = Callable[[str], str | None]
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
-def write_page(notebook_path: str | Path, html_path: str | Path) -> None:
+def write_page(notebook_path: Path, html_path: Path) -> None:
     """Write an executed notebook as a page with live charts, MathML and nothing to download.
 
     A link to another notebook leads to that one's page of the same profile, if it is there by now
     (see `pages_beside`). The page appears whole or not at all. Raises FileNotFoundError where there
     is no notebook, ValueError where the file is not one.
     """
-    notebook_path, html_path = Path(notebook_path), Path(html_path)
     page = render(read_notebook(notebook_path), notebook_path, pages_beside(html_path))
     write_atomically(html_path, page.encode())
 
@@ -95,10 +94,8 @@ def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str
         "banner": above + _banner(notebook),
         "bundle": bundle,
     }
-    exporter = HTMLExporter(
-        raw_template=TEMPLATE.read_text(encoding="utf-8"),
-        filters={"markdown2html": _markdown_filter(path, links)},
-    )
+    filters = {"markdown2html": _markdown_filter(path, links)}
+    exporter = HTMLExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"), filters=filters)
     return exporter.from_notebook_node(notebook, {"page": page})[0]
 
 
@@ -184,9 +181,8 @@ def _figure(spec: dict, png: str | None) -> str:
     named = named.get("text", "chart") if isinstance(named, dict) else named
     # "$schema" would only make vega-embed compare version numbers; "</" would end the script.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
-    image = (
-        f'<img alt="{html.escape(str(named))}" width="{width}" src="data:image/png;base64,{png}">'
-    )
+    source = f"data:image/png;base64,{png}"
+    image = f'<img alt="{html.escape(str(named))}" width="{width}" src="{source}">'
     script = f'<script type="application/json">{text}</script>'
     return f'<figure class="chart">{image}{script}</figure>'
 
@@ -228,13 +224,9 @@ def markdown_to_html(
     source: str, path: Path = Path(), links: Links = lambda name: None, **more: dict
 ) -> str:
     """Return Markdown as HTML; path: the notebook that it stands in; more: its attachments."""
-    renderer = _MathRenderer(
-        escape=False,
-        embed_images=True,
-        exclude_anchor_links=True,  # adding one drops the formulas of a heading
-        path=str(path.parent),
-        **more,
-    )
+    # Without anchors: adding one drops the formulas of a heading.
+    looks = {"escape": False, "embed_images": True, "exclude_anchor_links": True}
+    renderer = _MathRenderer(path=str(path.parent), **looks, **more)
     renderer.links = lambda name: None if Path(name).name == path.name else links(name)
     return MarkdownWithMath(renderer=renderer).render(source)
 

@@ -44,8 +44,6 @@ class Plan:
         else:
             text = (
                 f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{said_ends(self.k)}, that is "
-            )
-            text += (
                 f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
             )
         if self.spent is None:
@@ -58,13 +56,10 @@ class Plan:
     def _beyond(self) -> str:
         """Say whether the k needed was measured."""
         smallest, largest = self.pilot
+        past = self.k.estimate / largest
         if self.k.estimate < smallest:
             return f", and the smallest k measured, {smallest:g}, is enough"
-        if self.k.estimate > largest:
-            return (
-                f", extrapolated {self.k.estimate / largest:.1f} times past the largest k measured"
-            )
-        return ""
+        return f", extrapolated {past:.1f} times past the largest k measured" if past > 1 else ""
 
 
 def plan(
@@ -247,8 +242,7 @@ def back_test(
         measured = worst_over(cube.of(members), weights)
         for j, k in enumerate(cube.ks):
             if lacked := held[k not in pilot_ks]:
-                compared = _compared(predicted[:, j], measured[:, j])
-                rows.append((name, kind, lacked, k, *compared))
+                rows.append((name, kind, lacked, k, *_compared(predicted[:, j], measured[:, j])))
     names = ["predicted", "low", "high", "measured", "error", "inside"]
     return pd.DataFrame(rows, columns=["name", "kind", "held_out", "k", *names])
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from ddlib import laws, planner, reading
@@ -28,12 +27,6 @@ class Need(NamedTuple):
     what: str
     k: Interval | None
     remark: str
-
-    @property
-    def ends(self) -> list[float]:
-        """The estimate, low and high as numbers to draw; NaN where there is none."""
-        values = self.k or (None, None, None)
-        return [np.nan if value is None else float(value) for value in values]
 
     @property
     def value(self) -> str:
@@ -168,9 +161,8 @@ def ipc_table(
         rows = [[method, "no fit is ticked", "", text, "", "", ""] for method, text in seen.items()]
     head = ["method", "fit", f"predicted {what}", f"measured {what}", "the next image gains"]
     head += ["k_sat: gains less from k =", f"{floor_share:.0%} of floor at k ="]
-    return _table(
-        head, rows, f"On all data: {what} {full:.3f}. In brackets: 95 %; ±: between seeds."
-    )
+    note = f"On all data: {what} {full:.3f}. In brackets: 95 %; ±: between seeds."
+    return _table(head, rows, note)
 
 
 def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: Tables) -> str:
@@ -203,15 +195,14 @@ def plan_table(table: pd.DataFrame, bad: dict[str, str]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]], note: str) -> str:
-    top = "".join(f'<th scope="col" style="{CELL}">{html.escape(name)}</th>' for name in head)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td style="{CELL}">{html.escape(str(text))}</td>' for text in row)
-        + "</tr>"
-        for row in rows
-    )
+    def line(cells: Iterable[str], kind: str, scope: str = "") -> str:
+        opening = f'<{kind}{scope} style="{CELL}">'
+        written = (f"{opening}{html.escape(str(text))}</{kind}>" for text in cells)
+        return f"<tr>{''.join(written)}</tr>"
+
+    top, body = line(head, "th", ' scope="col"'), "".join(line(row, "td") for row in rows)
     caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(note)}</caption>'
-    rows = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    rows = f"<thead>{top}</thead><tbody>{body}</tbody>"
     return f'<table style="{TABLE}">{rows}{caption}</table>'
 
 
