@@ -144,10 +144,10 @@ def ipc_table(
     what, sign = ("accuracy", -1) if error else ("cross-entropy", 1)
     full = 1 - level if error else level
     ends = ("gap", "high", "low") if error else ("gap", "low", "high")
-    seen = {
-        method: "not measured" if math.isnan(mean) else f"{full + sign * mean:.3f} ± {sd:.3f}"
-        for method, mean, sd in measured.itertuples()
-    }
+    seen = {}
+    for method, mean, sd in measured.itertuples():
+        spread = "" if math.isnan(sd) else f" ± {sd:.3f}"
+        seen[method] = "not measured" if math.isnan(mean) else f"{full + sign * mean:.3f}{spread}"
     rows = []
     for row in numbers.to_dict("records"):
         predicted = [full + sign * row[end] for end in ends]
