@@ -53,7 +53,7 @@ def configuration_map(
 
     share: of the distances' variance that the plane shows; centres: those of a least cover.
     """
-    table = place_names(points.rename_axis("configuration").reset_index())
+    table = place_names(points)
     table["role"] = np.where(table["configuration"].isin(centres), "centre of the cover", "covered")
     roles = {"centre of the cover": COLOURS[0], "covered": "#FFFFFF"}
     dots = named_dots(table, plane(reach(points)), roles, COLOURS[0], alt.Legend(title=None))
@@ -69,9 +69,10 @@ def configuration_map(
 def place_names(points: pd.DataFrame) -> pd.DataFrame:
     """Let neighbours' names take turns at four heights, so that they can be read; see `named_dots`.
 
-    points: columns configuration, x and y.
+    points: index configuration, columns x and y and perhaps others.
     """
-    return points.assign(height=points["x"].rank(method="first").astype(int) % 4)
+    table = points.rename_axis("configuration").reset_index()
+    return table.assign(height=table["x"].rank(method="first").astype(int) % 4)
 
 
 def reach(points: pd.DataFrame) -> float:

@@ -29,7 +29,9 @@ Spec = dict[str, Any]
 
 def message(text: str) -> Spec:
     """Draw a sentence in the place of a picture that a choice has no data for."""
-    return _filled(_message(), {"text": pd.DataFrame({"text": [text]})})
+    words = _on("text").mark_text(fontSize=14, color=INK).encode(text="text:N")
+    panel = _panel(words.properties(width=LEFT + RIGHT, height=120))
+    return _frame([panel]) | {"datasets": {"text": [{"text": text}]}}
 
 
 def ipc_view(
@@ -97,18 +99,18 @@ def coverage_view(
 ) -> Spec:
     """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
 
-    points: configuration, x, y, role (of ROLES), centre (of the ball that it is put into, missing
-    outside the family); curve: radius, h_cov; needs: what, k, low, high (None where unknown), why
-    (there is no k, or ""); ks: sizes measured; farthest: the largest distance of all.
+    points: index configuration, columns x, y, role (of ROLES), centre (of the ball that it is put
+    into, missing outside the family); curve: radius, h_cov; needs: what, k, low, high (None where
+    unknown), why (there is no k, or ""); ks: sizes measured; farthest: the largest distance of all.
     """
-    places, turn = points.set_index("configuration"), np.linspace(0, 2 * np.pi, 49)
-    x, y = places.loc[centres, ["x", "y"]].to_numpy().T
+    turn = np.linspace(0, 2 * np.pi, 49)
+    x, y = points.loc[centres, ["x", "y"]].to_numpy().T
     balls = pd.DataFrame({"ball": np.repeat(centres, len(turn))})
     balls["order"] = np.tile(range(len(turn)), len(centres))
     balls["x"] = np.add.outer(x, radius * np.cos(turn)).ravel()
     balls["y"] = np.add.outer(y, radius * np.sin(turn)).ravel()
     spokes = points.dropna(subset="centre")
-    spokes[["x2", "y2"]] = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
+    spokes[["x2", "y2"]] = points.loc[spokes["centre"], ["x", "y"]].to_numpy()
     edge = 1.1 * max(farthest, noise)
     low, high = min(ks) / 2, 3 * max(ks)
     shown = needs[["k", "low", "high"]].astype(float).clip(low, high)
@@ -122,7 +124,7 @@ def coverage_view(
         "needs": needs.assign(shown=shown["k"], low=shown["low"], high=shown["high"]),
     }
     frame = _coverage_frame(reach(points), edge, tuple(ks), tuple(needs["what"]))
-    return _filled(frame, tables, heading)
+    return _filled(frame, tables, heading, {})
 
 
 def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> Spec:
@@ -139,12 +141,12 @@ def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> 
 
 
 def _filled(
-    frame: Spec, tables: dict[str, pd.DataFrame], heading=None, chosen: Spec | None = None
+    frame: Spec, tables: dict[str, pd.DataFrame], heading: tuple[str, str], chosen: Spec
 ) -> Spec:
     """Put what was chosen into a frame, tables beside it by name, and its title over it."""
-    title = {"title": {"text": heading[0], "subtitle": heading[1]}} if heading else {}
+    title = dict(zip(("text", "subtitle"), heading, strict=True))
     rows = {name: _records(table) for name, table in tables.items()}
-    return _put(frame, chosen or {}) | title | {"datasets": rows}
+    return _put(frame, chosen) | {"title": title, "datasets": rows}
 
 
 def _put(spec: Any, chosen: Spec) -> Any:
@@ -184,12 +186,6 @@ def _frame(*rows: list[Spec]) -> Spec:
 def _panel(chart: alt.TopLevelMixin) -> Spec:
     spec = chart.to_dict()
     return {key: spec[key] for key in spec if key not in ("$schema", "config")}
-
-
-@cache
-def _message() -> Spec:
-    text = _on("text").mark_text(fontSize=14, color=INK).encode(text="text:N")
-    return _frame([_panel(text.properties(width=LEFT + RIGHT, height=120))])
 
 
 @cache

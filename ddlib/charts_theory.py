@@ -61,14 +61,14 @@ def curves(
     if "y" in log:
         table[y] = table[y].clip(LEAST)
     names = list(dict.fromkeys(table[colour]))
-    shared = _scale(table[x], "x" in log) if share_x else None
     y_scale = _scale(table[y], "y" in log)
     groups = list(table.groupby(panel, sort=False)) if panel else [(None, table)]
     count = min(3, len(groups))
     panels = []
     for name, rows in groups:
+        x_scale = _scale((table if share_x else rows)[x], "x" in log)
         base = alt.Chart(rows).encode(
-            _axis(alt.X, x, labels[x], shared or _scale(rows[x], "x" in log)),
+            _axis(alt.X, x, labels[x], x_scale),
             _axis(alt.Y, y, labels[y], y_scale),
             _colour(colour, names),
             tooltip=tips([f"{colour}:N", x, y]),

@@ -473,18 +473,16 @@ def _centres(tables: Tables, members: tuple[str, ...], radius: float) -> list[st
     return list(coverage.cover(tables.distances.loc[list(members), list(members)], radius))
 
 
-def _embedded(tables: Tables) -> tuple[pd.DataFrame, float]:
-    points, share = coverage.embed(tables.distances)
-    return points.rename_axis("configuration").reset_index(), share
+def _embedded(tables: Tables) -> coverage.Embedding:
+    return coverage.embed(tables.distances)
 
 
 def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame) -> pd.DataFrame:
     """Give every configuration its role, and every member the nearest centre."""
     centre, covered, outside = ROLES
-    names = points["configuration"]
+    names = points.index
     role = np.where(names.isin(centres), centre, np.where(names.isin(members), covered, outside))
-    nearest = own.loc[:, centres].idxmin(axis=1)
-    return points.assign(role=role, centre=names.map(nearest))
+    return points.assign(role=role, centre=own[centres].idxmin(axis=1))
 
 
 def _at_epsilon(k_stars: coverage_laws.KStars, epsilon: float) -> coverage_laws.KStars:

@@ -170,9 +170,7 @@ def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: 
 
     worst: that member and its gap, or "unknown" and why.
     """
-    rows = []
-    for need in needs:
-        rows.append([f"k*, {need.what}", need.value, need.remark or KNOWN[need.what]])
+    rows = [[f"k*, {need.what}", need.value, need.remark or KNOWN[need.what]] for need in needs]
     named, gap = worst
     how = f"worst gap {gap:.3f}, mean over seeds" if isinstance(gap, float) else gap
     rows.append([f"worst member at k = {k}", named, how])
