@@ -60,7 +60,7 @@ class Ticks(widgets.HBox):
 
     def __init__(self, title: str) -> None:
         super().__init__(layout=ROW)
-        self.title = widgets.Label(title, layout={"width": "80px"}, style={"text_align": "right"})
+        self.title = widgets.Label(title, layout={"width": "80px"})
         self.boxes, self._busy = {}, False
         self.observe(self._show, names="value")
 
