@@ -1,6 +1,7 @@
 """The figures of the study: each function reads tidy pandas tables and returns an Altair chart."""
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import altair as alt
@@ -14,7 +15,9 @@ from ddlib.laws import LAWS
 WIDTH = 800  # pixels of a whole figure, axis labels excluded
 AICC_EDGE = 20  # larger differences in AICc are drawn at this edge, with their value
 
-# Okabe and Ito's colours, which stay apart under the common kinds of colour blindness.
+# Okabe and Ito's colours, which stay apart under the common kinds of colour blindness, with others
+# of like lightness between.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
 METHOD_COLOURS = {
     "dm": "#0072B2",
     "dc": "#D55E00",
@@ -26,6 +29,7 @@ METHOD_COLOURS = {
     "mgd3": "#7A0019",
 }
 SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
+MANY_COLOURS = COLOURS + SPARE_COLOURS
 STYLES = {
     "inverse_sqrt": ("#000000", (1, 0)),
     "free_exponent": ("#CC3377", (8, 3)),
@@ -128,18 +132,17 @@ def distilled_images(pictures: pd.DataFrame) -> alt.ConcatChart:
     side = int(np.clip((WIDTH / min(len(colours), 2) - 80) / len(classes), 24, 64))
     angle = 0 if max(map(len, classes)) * 7 < side else -45
     bare = {"domain": False, "ticks": False, "grid": False}
-    x = alt.X("class_name:N", sort=classes, axis={"orient": "top", "labelAngle": angle, **bare})
+    top = {"orient": "top", "labelAngle": angle, **bare}
+    x = alt.X("class_name:N", sort=classes, title=None, axis=top)
     blocks = []
     for method, colour in colours.items():
         block = pictures[pictures["method"] == method].sort_values("k", kind="stable")
         block = block.assign(row=[f"k = {k}" for k in block["k"]])
         y = alt.Y("row:N", sort=list(block["row"].unique()), title=None, axis=bare)
-        blocks.append(
-            alt.Chart(block, title=alt.Title(method, color=colour))
-            .mark_image(width=side - 2, height=side - 2, smooth=False)
-            .encode(x.title(None), y, url="url:N", tooltip=tips(["class_name:N", "k", "ipc"]))
-            .properties(width=alt.Step(side), height=alt.Step(side))
-        )
+        images = alt.Chart(block, title=alt.Title(method, color=colour))
+        images = images.mark_image(width=side - 2, height=side - 2, smooth=False)
+        images = images.encode(x, y, url="url:N", tooltip=tips(["class_name:N", "k", "ipc"]))
+        blocks.append(images.properties(width=alt.Step(side), height=alt.Step(side)))
     title = alt.Title(
         "What each method keeps: one image of every class at every size k",
         subtitle="k counts the images of all classes; where a class has several, one is shown.",
@@ -159,19 +162,18 @@ def gap_against_k(
     axes = _log_axes(gaps, curves, floors["floor"].dropna().tolist(), measure_title)
     colours = method_colours(gaps["method"])
     columns = min(len(colours), 2 if len(colours) in (2, 4) else 3)
+    floors = floors.set_index("method").reindex(
+        index=list(colours), columns=["floor", "low", "high"]
+    )
     panels = []
     for i, (method, colour) in enumerate(colours.items()):
-        seeds, curve, floor = (t[t["method"] == method] for t in (gaps, curves, floors))
-        ends = floor[["floor", "low", "high"]].astype(float)
-        ends = ends.iloc[0].to_numpy() if len(ends) else np.full(3, np.nan)
+        seeds, curve = (t[t["method"] == method] for t in (gaps, curves))
+        ends = floors.loc[method].to_numpy(float)
         dots = _points(seeds, axes, "circle", 0.03, fill=colour, opacity=0.45, size=40)
         layers = [*_curve_with_band(curve, axes, colour), *_floor(ends[0], axes, colour), dots]
         heading = alt.Title(method, color=colour, subtitle=_account(seeds, ends, axes.bottom))
-        panels.append(
-            alt.layer(*layers, _means(seeds, axes, colour))
-            .add_params(zoom(i))
-            .properties(width=WIDTH // columns - 60, height=250, title=heading)
-        )
+        panel = alt.layer(*layers, _means(seeds, axes, colour)).add_params(zoom(i))
+        panels.append(panel.properties(width=WIDTH // columns - 60, height=250, title=heading))
     title = alt.Title(
         "Gap to training on all real data, against the number of distilled images",
         subtitle="Dots: seeds. Diamonds: their mean. Line and band: a/√k + c and its interval. "
@@ -181,10 +183,7 @@ def gap_against_k(
 
 
 def rivals(
-    gaps: pd.DataFrame,
-    curves: pd.DataFrame,
-    summary: pd.DataFrame,
-    measure_title: str = "test-risk gap",
+    gaps: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, measure_title: str
 ) -> alt.VConcatChart:
     """Draw every law's curve through the mean gap and beside it how far each is from the best.
 
@@ -223,16 +222,10 @@ def _log_axes(
     reach = means.min() / 5 if len(means) else top / 100
     least = min([*seeds, *(floor for floor in floors if floor >= reach)], default=reach)
     bottom = max(least, reach) / 1.25
-    ks = pd.concat([gaps["k"], curves["k"]]).astype(float)
-    x_scale = alt.Scale(type="log", domain=[ks.min() / 1.15, ks.max() * 1.15], nice=False)
     y_scale = alt.Scale(type="log", domain=[bottom, top], nice=False)
     y_axis = alt.Axis(values=log_ticks(bottom, top), format="~g", labelOverlap=True)
-    return LogAxes(
-        alt.X("k:Q", scale=x_scale, axis=size_axis(gaps["k"]), title=SIZE_TITLE),
-        alt.Y("gap:Q", scale=y_scale, axis=y_axis, title=f"{measure_title}, log scale"),
-        bottom,
-        top,
-    )
+    y = alt.Y("gap:Q", scale=y_scale, axis=y_axis, title=f"{measure_title}, log scale")
+    return LogAxes(k_axis(pd.concat([gaps["k"], curves["k"]]), gaps["k"]), y, bottom, top)
 
 
 def log_ticks(bottom: float, top: float) -> list[float]:
@@ -240,6 +233,20 @@ def log_ticks(bottom: float, top: float) -> list[float]:
     digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
     steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
     return [step for step in steps if bottom <= step <= top]
+
+
+def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: float = 1.15) -> alt.X:
+    """Return a log axis of `field` that spans what is drawn and labels the measured sizes k."""
+    drawn = drawn.astype(float)
+    domain = [drawn.min() / margin, drawn.max() * margin]
+    scale = alt.Scale(type="log", domain=domain, nice=False)
+    return alt.X(f"{field}:Q", scale=scale, axis=size_axis(measured), title=SIZE_TITLE)
+
+
+def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.Scale:
+    """Return a scale that gives names the colours in turn, from the first again past their end."""
+    repeated = [colours[i % len(colours)] for i in range(len(names))]
+    return alt.Scale(domain=list(names), range=repeated)
 
 
 def size_axis(ks: pd.Series) -> alt.Axis:
@@ -331,35 +338,25 @@ def _law_lines(curves: pd.DataFrame, axes: LogAxes) -> alt.Chart:
 def _evidence(summary: pd.DataFrame) -> alt.LayerChart:
     """Draw each law's ΔAICc with its value; in columns beside it the errors and R²."""
     width = 215
-    x = alt.X(
-        "shown:Q",
-        scale=alt.Scale(domain=[-0.06 * AICC_EDGE, 1.06 * AICC_EDGE], nice=False),
-        axis=alt.Axis(values=[0, 2, 5, 10, 15, 20]),
-        title="ΔAICc to the best law",
-    )
-    y_axis = alt.Axis(domain=False, ticks=False)
-    y = alt.Y("label:N", sort=[FORMULAS[law] for law in STYLES], title=None, axis=y_axis)
+    axis, bare = alt.Axis(values=[0, 2, 5, 10, 15, 20]), alt.Axis(domain=False, ticks=False)
+    scale = alt.Scale(domain=[-0.06 * AICC_EDGE, 1.06 * AICC_EDGE], nice=False)
+    x = alt.X("shown:Q", scale=scale, axis=axis, title="ΔAICc to the best law")
+    y = alt.Y("label:N", sort=[FORMULAS[law] for law in STYLES], title=None, axis=bare)
     good = alt.Chart(pd.DataFrame({"shown": [-0.06 * AICC_EDGE], "to": [2]}))
     rows, far = alt.Chart(_evidence_table(summary)), alt.datum.far
     dots = rows.transform_filter("isValid(datum.delta_aicc)").mark_point(size=90, opacity=1)
+    stroke, fill = alt.Stroke("ink:N", scale=None), alt.Fill("fill:N", scale=None)
+    shape = alt.when(far).then(alt.value("triangle-right")).otherwise(alt.value("circle"))
+    shown = tips(["label:N", "delta_aicc", "loo_error", "r2", "r2_null"])
     layers = [
         good.mark_rect(color="#EEEEEE").encode(x, alt.X2("to:Q")),
-        dots.encode(
-            x,
-            y,
-            stroke=alt.Stroke("ink:N", scale=None),
-            fill=alt.Fill("fill:N", scale=None),
-            shape=alt.when(far).then(alt.value("triangle-right")).otherwise(alt.value("circle")),
-            tooltip=tips(["label:N", "delta_aicc", "loo_error", "r2", "r2_null"]),
-        ),
+        dots.encode(x, y, stroke, fill, shape=shape, tooltip=shown),
     ]
     for test, align, dx in ((far, "right", -9), (~far, "left", 9)):
         text = rows.transform_filter(test).mark_text(align=align, dx=dx)
         layers.append(text.encode(x, y, text="value:N"))
-    for field, right, head in (
-        ("loo", 38, "error at a|left-out k"),
-        ("fit", 108, "R² (median|under null)"),
-    ):
+    columns = ("loo", 38, "error at a|left-out k"), ("fit", 108, "R² (median|under null)")
+    for field, right, head in columns:
         place = alt.value(width + right)
         layers.append(rows.mark_text().encode(y, x=place, text=f"{field}:N"))
         head = alt.Chart(pd.DataFrame({"head": [head]})).mark_text(lineBreak="|", color=FAINT)

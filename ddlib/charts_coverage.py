@@ -1,38 +1,36 @@
 """The figures of the coverage law: gaps by configuration, the map, H_cov, k*, and transfer."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import altair as alt
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.charts import CONFIG, FAINT, INK, SIZE_TITLE, WIDTH, size_axis, tips, zoom
+from ddlib.charts import COLOURS, CONFIG, FAINT, INK, WIDTH, colour_scale, k_axis, tips, zoom
 
-# Okabe and Ito's colours with others of like lightness between; series repeat them past their end.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
+GAP_TITLE = "gap in test error"
 
 
-def gaps_by_configuration(gaps: pd.DataFrame, measure: str = "gap_error") -> alt.ConcatChart:
+def gaps_by_configuration(gaps: pd.DataFrame) -> alt.ConcatChart:
     """Draw each configuration's mean gap against k, one panel a method; the worst is heavy.
 
-    `gaps` has columns method, configuration, k, seed and the measure.
+    `gaps` has columns method, configuration, k, seed and gap_error.
     """
     means = gaps.groupby(["method", "configuration", "k"], sort=False, as_index=False)
-    means = means[measure].mean().dropna()
-    worst = means.loc[means.groupby(["method", "k"])[measure].idxmax()]
-    low, high = means[measure].min(), means[measure].max()
+    means = means["gap_error"].mean().dropna()
+    worst = means.loc[means.groupby(["method", "k"])["gap_error"].idxmax()]
+    low, high = means["gap_error"].min(), means["gap_error"].max()
     names = list(dict.fromkeys(means["configuration"]))
-    ks = means["k"].astype(float)
-    scale = alt.Scale(type="log", domain=[ks.min() / 1.15, ks.max() * 1.15], nice=False)
-    x = alt.X("k:Q", scale=scale, axis=size_axis(means["k"]), title=SIZE_TITLE)
-    y = alt.Y(f"{measure}:Q", scale=alt.Scale(domain=[min(low, 0), high]), title=_named(measure))
+    x = k_axis(means["k"], means["k"])
+    y = alt.Y("gap_error:Q", scale=alt.Scale(domain=[min(low, 0), high]), title=GAP_TITLE)
     legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=2)
-    colour = alt.Color("configuration:N", scale=_colours(names), title=None, legend=legend)
+    colour = alt.Color("configuration:N", scale=colour_scale(names), title=None, legend=legend)
     dash = alt.StrokeDash("configuration:N", scale=_dashes(names), title=None)
-    panels = []
+    shown, panels = tips(["configuration:N", "k", "gap_error"]), []
     for i, (method, rows) in enumerate(means.groupby("method", sort=False)):
-        base = alt.Chart(rows).encode(x, y, colour, tooltip=tips(["configuration:N", "k", measure]))
+        base = alt.Chart(rows).encode(x, y, colour, tooltip=shown)
         top = alt.Chart(worst[worst["method"] == method]).encode(x, y)
         layers = [
             base.mark_line(strokeWidth=1.6).encode(dash),
@@ -55,32 +53,61 @@ def configuration_map(
 
     share: of the distances' variance that the plane shows; centres: those of a least cover.
     """
-    table = points.rename_axis("configuration").reset_index()
+    table = place_names(points)
     table["role"] = np.where(table["configuration"].isin(centres), "centre of the cover", "covered")
-    # Neighbours' names take turns at four heights, so that they can be read.
-    table["height"] = table["x"].rank(method="first").astype(int) % 4
-    reach = 1.25 * max(points.abs().to_numpy().max(), 1e-9)
-    axis = alt.Axis(format=".2~g", tickCount=5)
-    base = alt.Chart(table).encode(
-        alt.X("x:Q", scale=alt.Scale(domain=[-reach, reach], nice=False), axis=axis, title=None),
-        alt.Y("y:Q", scale=alt.Scale(domain=[-reach, reach], nice=False), axis=axis, title=None),
-        tooltip=tips(["configuration:N", "role:N"]),
-    )
-    fill = alt.Scale(domain=["centre of the cover", "covered"], range=["#0072B2", "#FFFFFF"])
-    dots = base.mark_point(size=110, filled=True, stroke="#0072B2", strokeWidth=1.5, opacity=1)
-    names = [
-        base.transform_filter(alt.datum.height == height)
-        .mark_text(dy=dy, fontSize=11, color=INK)
-        .encode(text="configuration:N")
-        for height, dy in enumerate((-14, 15, -28, 29))
-    ]
+    roles = {"centre of the cover": COLOURS[0], "covered": "#FFFFFF"}
+    dots = named_dots(table, plane(reach(points)), roles, COLOURS[0], alt.Legend(title=None))
     title = alt.Title(
         f"{len(centres)} balls of radius {radius:.2g} cover {len(points)} configurations",
         subtitle=f"Classical scaling; the plane shows {share:.0%} of the distances' variance, so "
         "balls cannot be drawn true to scale. Filled: centres of a least cover.",
     )
-    chart = alt.layer(dots.encode(fill=alt.Fill("role:N", scale=fill, title=None)), *names)
-    return chart.properties(width=560, height=560, title=title).configure(**CONFIG)
+    chart = alt.layer(*dots).properties(width=560, height=560, title=title)
+    return chart.configure(**CONFIG)
+
+
+def place_names(points: pd.DataFrame) -> pd.DataFrame:
+    """Let neighbours' names take turns at four heights, so that they can be read; see `named_dots`.
+
+    points: index configuration, columns x and y and perhaps others.
+    """
+    table = points.rename_axis("configuration").reset_index()
+    return table.assign(height=table["x"].rank(method="first").astype(int) % 4)
+
+
+def reach(points: pd.DataFrame) -> float:
+    """Return how far a map of points x, y goes to each side."""
+    return 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
+
+
+def plane(reach: float) -> tuple[alt.X, alt.Y]:
+    """Return the axes of a map that goes as far to each side."""
+    scale = alt.Scale(domain=[-reach, reach], nice=False)
+    looks = {"scale": scale, "axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
+    return alt.X("x:Q", **looks), alt.Y("y:Q", **looks)
+
+
+def named_dots(
+    points: pd.DataFrame | alt.NamedData,
+    axes: tuple[alt.X, alt.Y],
+    roles: Mapping[str, str],
+    stroke: str,
+    legend: alt.Legend,
+) -> list[alt.Chart]:
+    """Draw the configurations of a map with their names, filled by their role.
+
+    points: of `place_names`, with a column role; axes: of `plane`; roles: {role: colour}.
+    """
+    base = alt.Chart(points).encode(*axes, tooltip=tips(["configuration:N", "role:N"]))
+    fill = alt.Scale(domain=list(roles), range=list(roles.values()))
+    dots = base.mark_point(size=100, filled=True, stroke=stroke, strokeWidth=1, opacity=1)
+    names = [
+        base.transform_filter(alt.datum.height == height)
+        .mark_text(dy=dy, fontSize=11, color=INK)
+        .encode(text="configuration:N")
+        for height, dy in enumerate((-13, 14, -25, 26))
+    ]
+    return [dots.encode(alt.Fill("role:N", scale=fill, legend=legend)), *names]
 
 
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
@@ -92,33 +119,19 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
     last = curves.groupby("family", sort=False).tail(1).assign(radius=end)
     x = alt.X("radius:Q", scale=alt.Scale(domain=[0, end], nice=False), title="radius r")
-    lines = (
-        alt.Chart(pd.concat([curves, last]))
-        .mark_line(interpolate="step-after")
-        .encode(
-            x,
-            alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats"),
-            alt.Color("family:N", scale=_colours(names), sort=names, title=None),
-            alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None),
-            tooltip=tips(["family:N", "radius", "h_cov"]),
-        )
-    )
-    band = alt.Chart(pd.concat([curves, last])).mark_area(
-        interpolate="step-after", opacity=0.12, clip=True
-    )
-    band = band.encode(
-        x,
-        alt.Y("low:Q", title=None),
-        alt.Y2("high:Q"),
-        alt.Color("family:N", scale=_colours(names), sort=names, title=None),
-    )
+    colour = alt.Color("family:N", scale=colour_scale(names), sort=names, title=None)
+    dash = alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None)
+    base = alt.Chart(pd.concat([curves, last])).encode(x, colour)
+    y = alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats")
+    lines = base.mark_line(interpolate="step-after")
+    band = base.mark_area(interpolate="step-after", opacity=0.12, clip=True)
     noise = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [floor]}))
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
     layers = [
         noise.mark_rect(color="#EEEEEE").encode(x, alt.X2("end:Q")),
         used.mark_rule(color=FAINT, strokeDash=[2, 3]).encode(x, tooltip=tips(["radius"])),
-        band,
-        lines,
+        band.encode(alt.Y("low:Q", title=None), alt.Y2("high:Q")),
+        lines.encode(y, dash, tooltip=tips(["family:N", "radius", "h_cov"])),
     ]
     title = alt.Title(
         "How many balls of radius r does a family need?",
@@ -140,32 +153,27 @@ def k_star_against(
     table = k_stars.merge(measures.rename_axis("family").reset_index(), on="family")
     table = table.assign(
         group=table["family"].map(groups),
-        shown=np.select(
-            [table["censored"] == "", table["censored"].str.startswith("above")],
-            ["measured", "above"],
-            "below",
-        ),
+        shown=table["censored"].str.partition(" ")[0].replace("", "measured"),
         low=table["low"].clip(table["smallest"], table["largest"]),
         high=table["high"].clip(table["smallest"], table["largest"]),
     )
     names = list(dict.fromkeys(table["group"]))
-    shapes = alt.Scale(
-        domain=["measured", "above", "below"], range=["circle", "triangle-up", "triangle-down"]
-    )
+    colour = alt.Color("group:N", scale=colour_scale(names), sort=names, title=None)
+    shapes = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
+    shapes = alt.Scale(domain=list(shapes), range=list(shapes.values()))
     panels = []
-    for epsilon, rows in table.groupby("epsilon"):
-        for predictor, label in predictors.items():
-            base = alt.Chart(rows).encode(
-                alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
-                alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
-                color=alt.Color("group:N", scale=_colours(names), sort=names, title=None),
-                tooltip=tips(["family:N", predictor, "k_star", "low", "high", "censored:N"]),
-            )
-            bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-            dots = base.mark_point(size=70, filled=True, opacity=1).encode(
-                shape=alt.Shape("shown:N", scale=shapes, title=None)
-            )
-            panels.append(alt.layer(bars, dots).properties(width=230, height=230))
+    cases = product(table.groupby("epsilon"), predictors.items())
+    for (epsilon, rows), (predictor, label) in cases:
+        base = alt.Chart(rows).encode(
+            alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
+            alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
+            colour,
+            tooltip=tips(["family:N", predictor, "k_star", "low", "high", "censored:N"]),
+        )
+        bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+        dots = base.mark_point(size=70, filled=True, opacity=1)
+        dots = dots.encode(alt.Shape("shown:N", scale=shapes, title=None))
+        panels.append(alt.layer(bars, dots).properties(width=230, height=230))
     title = alt.Title(
         "Does H_cov say how many images a family needs?",
         subtitle="One mark a family, with the 95 % interval over seeds; triangles: k* lies beyond "
@@ -174,41 +182,34 @@ def k_star_against(
     return alt.concat(*panels, columns=len(predictors), title=title).configure(**CONFIG)
 
 
-def transfer(gaps: pd.DataFrame, ks: Sequence[int], measure: str = "gap_error") -> alt.ConcatChart:
+def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.HConcatChart:
     """Draw the gap of every configuration after each method, one panel a size of `ks`.
 
-    `gaps` has columns method, configuration, k, seed and the measure; bars are 95 % intervals over
-    seeds (Student t). Configurations stand in the order of the first method's mean gap.
+    `gaps` has columns method, configuration, k, seed, gap_error; bars are 95 % intervals over seeds
+    (Student t). Configurations stand in the order of the first method's mean gap.
     """
-    cells = gaps.groupby(["method", "configuration", "k", "seed"], sort=False)[measure].mean()
+    cells = gaps.groupby(["method", "configuration", "k", "seed"], sort=False)["gap_error"].mean()
     table = cells.groupby(level=[0, 1, 2], sort=False).agg(["mean", "sem", "count"]).reset_index()
     half = table["sem"] * stats.t.ppf(0.975, (table["count"] - 1).clip(1))
     table = table.assign(gap=table["mean"], low=table["mean"] - half, high=table["mean"] + half)
     methods = list(dict.fromkeys(table["method"]))
     means = table[table["method"] == methods[0]].groupby("configuration")["gap"].mean()
     order = list(means.sort_values().index)
-    table = table.drop(columns=["mean", "sem", "count"])
-    table = table[table["k"].isin(ks)].dropna(subset="gap")
+    table = table.drop(columns=["mean", "sem", "count"]).dropna(subset="gap")
     shapes = alt.Scale(domain=methods, range=["circle", "square", "diamond", "cross"])
+    colour = alt.Color("method:N", scale=colour_scale(methods), sort=methods, title=None)
+    shape = alt.Shape("method:N", scale=shapes, sort=methods, title=None)
     panels = []
     for i, k in enumerate(ks):
-        rows = table[table["k"] == k]
-        base = alt.Chart(rows).encode(
-            alt.Y(
-                "configuration:N",
-                scale=alt.Scale(domain=order),
-                title=None,
-                axis=alt.Axis(labels=i == 0, grid=True),
-            ),
-            alt.Color("method:N", scale=_colours(methods), sort=methods, title=None),
+        axis = alt.Axis(labels=i == 0, grid=True)
+        base = alt.Chart(table[table["k"] == k]).encode(
+            alt.Y("configuration:N", scale=alt.Scale(domain=order), title=None, axis=axis),
+            colour,
             tooltip=tips(["method:N", "configuration:N", "k", "gap", "low", "high"]),
         )
-        bars = base.mark_rule(opacity=0.5).encode(
-            alt.X("low:Q", title=_named(measure)), alt.X2("high:Q")
-        )
-        dots = base.mark_point(size=55, filled=True, opacity=1).encode(
-            alt.X("gap:Q"), shape=alt.Shape("method:N", scale=shapes, sort=methods, title=None)
-        )
+        bars = base.mark_rule(opacity=0.5)
+        bars = bars.encode(alt.X("low:Q", title=GAP_TITLE), alt.X2("high:Q"))
+        dots = base.mark_point(size=55, filled=True, opacity=1).encode(alt.X("gap:Q"), shape)
         size = {"width": 200, "height": alt.Step(19)}
         panels.append(alt.layer(bars, dots).properties(**size, title=f"k = {k}"))
     title = alt.Title(
@@ -231,7 +232,7 @@ def back_test(tested: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(tested).encode(
         alt.X("measured:Q", scale=scale, title="measured gap"),
         alt.Y("predicted:Q", scale=scale, title="predicted from the pilot"),
-        alt.Color("held_out:N", scale=_colours(kinds), sort=kinds, title="not in the pilot"),
+        alt.Color("held_out:N", scale=colour_scale(kinds), sort=kinds, title="not in the pilot"),
         tooltip=tips(["name:N", "held_out:N", "k", "predicted", "low", "high", "measured"]),
     )
     line = alt.Chart(pd.DataFrame({"at": domain})).mark_line(color=FAINT, strokeDash=[4, 3])
@@ -243,16 +244,6 @@ def back_test(tested: pd.DataFrame) -> alt.LayerChart:
         subtitle="On the dashed line the prediction is right; bars are its 95 % intervals.",
     )
     return alt.layer(*layers).properties(width=460, height=400, title=title).configure(**CONFIG)
-
-
-def _named(measure: str) -> str:
-    return {"gap_error": "gap in test error", "gap_cross_entropy": "gap in nats"}[measure]
-
-
-def _colours(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(
-        domain=list(names), range=[COLOURS[i % len(COLOURS)] for i in range(len(names))]
-    )
 
 
 def _dashes(names: Sequence[str]) -> alt.Scale:

@@ -5,7 +5,7 @@ its frame, which Altair builds once, with names such as "@methods" in the place 
 decides; and its tables, put beside it by name.
 """
 
-import math
+import json
 from functools import cache
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from ddlib.charts import CONFIG, FAINT, FORMULAS, INK, STYLES, method_colours, size_axis, tips
+from ddlib.charts_coverage import named_dots, place_names, plane, reach
 
 LEFT, RIGHT = 470, 215  # widths of the panels; with their axes they fit beside JupyterLab's sidebar
 SHEET, ACROSS = (240, 130), 3  # place of a sheet of distilled images, and sheets in a row
 MEMBER, CENTRE = "#0072B2", "#D55E00"
 ROLES = {"centre of a ball": CENTRE, "covered": MEMBER, "not in the family": "#FFFFFF"}
 SIZE = "distilled images, k (log scale)"
+MOST_IPC = 2000  # images per class that a plan's axis shows
 SATURATED = {"shape": "triangle-down", "size": 110, "filled": True, "clip": True, "opacity": 1}
 SATURATION = ["method:N", "law:N", "k_sat"]
 Spec = dict[str, Any]
@@ -27,13 +29,14 @@ Spec = dict[str, Any]
 
 def message(text: str) -> Spec:
     """Draw a sentence in the place of a picture that a choice has no data for."""
-    return _filled(_message(), {"text": pd.DataFrame({"text": [text]})})
+    words = _on("text").mark_text(fontSize=14, color=INK).encode(text="text:N")
+    panel = _panel(words.properties(width=LEFT + RIGHT, height=120))
+    return _frame([panel]) | {"datasets": {"text": [{"text": text}]}}
 
 
 def ipc_view(
     gaps: pd.DataFrame,
     curves: pd.DataFrame,
-    gains: pd.DataFrame,
     numbers: pd.DataFrame,
     sheets: pd.DataFrame,
     now: tuple[int, float],
@@ -42,27 +45,24 @@ def ipc_view(
 ) -> Spec:
     """Draw gaps with fitted curves, the gain of the next image, and what was distilled.
 
-    gaps: method, k, seed, gap; curves: method, law, k, gap, low, high; gains: method, law, k,
-    gain; numbers: method, law, k, gap, gain, k_sat, gap_sat, the last two where there is a
-    saturation point; sheets: method, ipc, url; now: k, and the gain at which k_sat is; heading:
-    title and subtitle. The first law's curves have bands.
+    gaps: method, k, seed, gap; curves: method, law, k, gap, low, high (of a band, if there is
+    one), gain (where it is to be drawn); numbers: method, law, k, gap, gain, k_sat, gap_sat, the
+    last two where there is a saturation point; sheets: method, ipc, url; now: k, and the gain at
+    which k_sat is; heading: title and subtitle.
     """
     curves = curves.assign(label=curves["law"].map(FORMULAS))
-    first = curves[curves["law"] == curves["law"].iloc[0]] if len(curves) else curves
-    saturated = numbers.dropna(subset="gap_sat")[["method", "law", "k_sat", "gap_sat"]]
+    saturated = numbers.dropna(subset="gap_sat")
+    row, column = np.divmod(np.arange(len(sheets)), ACROSS)
     tables = {
         "gaps": gaps,
         "curves": curves,
-        "band": first.dropna(subset="low"),
+        "band": curves.dropna(subset="low"),
         "here": numbers,
         "now": pd.DataFrame({"k": [now[0]], "gain": [now[1]]}),
         "saturated": saturated.assign(k=saturated["k_sat"], gap=saturated["gap_sat"], gain=now[1]),
-        "gains": gains[gains["gain"] > 0],
+        "gains": curves[curves["gain"] > 0],
         "gain": numbers[numbers["gain"] > 0],
-        "sheets": sheets.assign(  # in pixels
-            left=np.arange(len(sheets)) % ACROSS * SHEET[0],
-            top=np.arange(len(sheets)) // ACROSS * SHEET[1],
-        ),
+        "sheets": sheets.assign(left=column * SHEET[0], top=row * SHEET[1]),  # in pixels
     }
     ks = sorted(gaps["k"].unique().tolist())
     # The ends depend on what is chosen and not on the slider, so that dragging moves the mark.
@@ -99,37 +99,32 @@ def coverage_view(
 ) -> Spec:
     """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
 
-    points: configuration, x, y, role (of ROLES), centre (of the ball that it is put into, missing
-    outside the family); curve: radius, h_cov; needs: what, k, low, high, why (there is no k, or
-    ""); ks: sizes measured; farthest: the largest distance of all.
+    points: index configuration, columns x, y, role (of ROLES), centre (of the ball that it is put
+    into, missing outside the family); curve: radius, h_cov; needs: what, k, low, high (None where
+    unknown), why (there is no k, or ""); ks: sizes measured; farthest: the largest distance of all.
     """
-    places, turn = points.set_index("configuration"), np.linspace(0, 2 * np.pi, 49)
-    x, y = places.loc[centres, ["x", "y"]].to_numpy().T
-    balls = pd.DataFrame(
-        {
-            "ball": np.repeat(centres, len(turn)),
-            "order": np.tile(range(len(turn)), len(centres)),
-            "x": np.add.outer(x, radius * np.cos(turn)).ravel(),
-            "y": np.add.outer(y, radius * np.sin(turn)).ravel(),
-        }
-    )
+    turn = np.linspace(0, 2 * np.pi, 49)
+    x, y = points.loc[centres, ["x", "y"]].to_numpy().T
+    balls = pd.DataFrame({"ball": np.repeat(centres, len(turn))})
+    balls["order"] = np.tile(range(len(turn)), len(centres))
+    balls["x"] = np.add.outer(x, radius * np.cos(turn)).ravel()
+    balls["y"] = np.add.outer(y, radius * np.sin(turn)).ravel()
     spokes = points.dropna(subset="centre")
-    ends = places.loc[spokes["centre"], ["x", "y"]].to_numpy()
+    spokes[["x2", "y2"]] = points.loc[spokes["centre"], ["x", "y"]].to_numpy()
     edge = 1.1 * max(farthest, noise)
     low, high = min(ks) / 2, 3 * max(ks)
+    shown = needs[["k", "low", "high"]].astype(float).clip(low, high)
     tables = {
-        # Neighbours' names take turns at four heights, so that they can be read.
-        "points": points.assign(height=points["x"].rank(method="first").astype(int) % 4),
+        "points": place_names(points),
         "balls": balls,
-        "spokes": spokes.assign(x2=ends[:, 0], y2=ends[:, 1]),
+        "spokes": spokes,
         "steps": pd.concat([curve, curve.tail(1).assign(radius=edge)]),
         "noise": pd.DataFrame({"radius": [0.0], "end": [noise]}),
         "here": pd.DataFrame({"radius": [radius]}),
-        "needs": needs.assign(**{each: needs[each].clip(low, high) for each in ("low", "high")}),
+        "needs": needs.assign(shown=shown["k"], low=shown["low"], high=shown["high"]),
     }
-    tables["needs"]["shown"] = needs["k"].clip(low, high)
-    reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
-    return _filled(_coverage_frame(reach, edge, tuple(ks), tuple(needs["what"])), tables, heading)
+    frame = _coverage_frame(reach(points), edge, tuple(ks), tuple(needs["what"]))
+    return _filled(frame, tables, heading, {})
 
 
 def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> Spec:
@@ -137,22 +132,21 @@ def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> 
 
     table: `ddlib.planner.compare_plans`; a method without a finite need has no mark.
     """
-    edge = 2000.0
-    known = table[["method", "member", "ipc", "ipc_low", "ipc_high", "r2"]]
-    known = known[np.isfinite(known["ipc"].astype(float))]
-    ends = {end: known[end].astype(float).clip(0.5, edge) for end in ("ipc", "ipc_low", "ipc_high")}
-    tables = {"plans": known.assign(**ends), "budget": pd.DataFrame({"ipc": [budget]})}
-    panel = _plans_panel(edge) | {"height": 24 * len(table)}
+    known = table[np.isfinite(table["ipc"].astype(float))]
+    ends = known[["ipc", "ipc_low", "ipc_high"]].astype(float).clip(0.5, MOST_IPC)
+    plans = known[["method", "member", "r2"]].join(ends)
+    tables = {"plans": plans, "budget": pd.DataFrame({"ipc": [budget]})}
+    panel = _plans_panel() | {"height": 24 * len(table)}
     return _filled(_frame([panel]), tables, heading, _coloured(table["method"]))
 
 
 def _filled(
-    frame: Spec, tables: dict[str, pd.DataFrame], heading=None, chosen: Spec | None = None
+    frame: Spec, tables: dict[str, pd.DataFrame], heading: tuple[str, str], chosen: Spec
 ) -> Spec:
     """Put what was chosen into a frame, tables beside it by name, and its title over it."""
-    title = {"title": {"text": heading[0], "subtitle": heading[1]}} if heading else {}
+    title = dict(zip(("text", "subtitle"), heading, strict=True))
     rows = {name: _records(table) for name, table in tables.items()}
-    return _put(frame, chosen or {}) | title | {"datasets": rows}
+    return _put(frame, chosen) | {"title": title, "datasets": rows}
 
 
 def _put(spec: Any, chosen: Spec) -> Any:
@@ -166,15 +160,8 @@ def _put(spec: Any, chosen: Spec) -> Any:
 
 
 def _records(table: pd.DataFrame) -> list[dict]:
-    """Return the rows of a table, without what is no number in JSON; `to_dict` takes far longer."""
-    columns = [
-        [
-            None if isinstance(v, float) and not math.isfinite(v) else v
-            for v in table[name].astype(object)
-        ]
-        for name in table
-    ]
-    return [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+    """Return the rows of a table, with None for what is no number in JSON."""
+    return json.loads(table.to_json(orient="records", double_precision=15))
 
 
 def _coloured(methods: pd.Series) -> Spec:
@@ -189,10 +176,8 @@ def _on(table: str) -> alt.Chart:
 
 def _frame(*rows: list[Spec]) -> Spec:
     """Put panels, each an `_panel`, in rows; Altair's own concatenation copies them at length."""
-    apart = {
-        "spacing": 25,
-        "resolve": {"scale": dict.fromkeys(("color", "strokeDash"), "independent")},
-    }
+    scales = dict.fromkeys(("color", "strokeDash"), "independent")
+    apart = {"spacing": 25, "resolve": {"scale": scales}}
     lines = [row[0] if len(row) == 1 else {"hconcat": row} | apart for row in rows]
     whole = lines[0] if len(lines) == 1 else {"vconcat": lines, "spacing": 12}
     return {"$schema": alt.SCHEMA_URL, "config": CONFIG} | whole
@@ -204,12 +189,6 @@ def _panel(chart: alt.TopLevelMixin) -> Spec:
 
 
 @cache
-def _message() -> Spec:
-    text = _on("text").mark_text(fontSize=14, color=INK).encode(text="text:N")
-    return _frame([_panel(text.properties(width=LEFT + RIGHT, height=120))])
-
-
-@cache
 def _gap_panel() -> Spec:
     legend = alt.Legend(orient="top", title=None, columns=6, symbolType="circle", symbolOpacity=1)
     colour, scale = _method_colour(legend), alt.Scale(domain=["@bottom", "@top"], nice=False)
@@ -217,17 +196,15 @@ def _gap_panel() -> Spec:
     y = alt.Y("gap:Q", scale=scale, title="@measure")
     low = alt.Y("low:Q", scale=scale, title="@measure")
     legend = alt.Legend(orient="top", title=None, symbolType="stroke", symbolSize=400)
-    dash = alt.StrokeDash(
-        "label:N", scale=alt.Scale(domain=["@laws"], range=["@dashes"]), legend=legend
-    )
+    dashes = alt.Scale(domain=["@laws"], range=["@dashes"])
+    dash = alt.StrokeDash("label:N", scale=dashes, legend=legend)
+    curve = _on("curves").mark_line(clip=True, strokeWidth=2)
     here = tips(["method:N", "law:N", "k", "gap", "low", "high"])
     seeds = _on("gaps").mark_point(filled=True, size=26, opacity=0.6)
     square = _on("here").mark_point(shape="square", size=90, strokeWidth=2.5, clip=True)
     layers = [
         _on("band").mark_area(clip=True, opacity=0.15).encode(x, low, alt.Y2("high:Q"), colour),
-        _on("curves")
-        .mark_line(clip=True, strokeWidth=2)
-        .encode(x, y, colour, dash, tooltip=tips(["method:N", "label:N", "k", "gap"])),
+        curve.encode(x, y, colour, dash, tooltip=tips(["method:N", "label:N", "k", "gap"])),
         seeds.encode(x, y, colour, tooltip=tips(["method:N", "k", "seed", "gap"])),
         _on("now").mark_rule(color=INK, strokeDash=[4, 3]).encode(x),
         square.encode(x, y, colour, tooltip=here),
@@ -262,10 +239,9 @@ def _sheets() -> Spec:
     x, y = (alt.X("left:Q", scale=None, axis=None), alt.Y("top:Q", scale=None, axis=None))
     corner = {"align": "left", "baseline": "top"}
     image = _on("sheets").mark_image(smooth=False, width=width - 12, height=height - 20, **corner)
+    image = image.transform_calculate(top="datum.top + 16")
     layers = [
-        image.transform_calculate(top="datum.top + 16").encode(
-            x, y, url="url:N", tooltip=tips(["method:N", "ipc"])
-        ),
+        image.encode(x, y, url="url:N", tooltip=tips(["method:N", "ipc"])),
         _on("sheets").mark_text(fontSize=12, color=INK, **corner).encode(x, y, text="method:N"),
     ]
     subtitle = "a column a class; at most 10 classes, and 5 images of each"
@@ -274,32 +250,19 @@ def _sheets() -> Spec:
 
 
 @cache
-def _coverage_frame(reach: float, edge: float, ks: tuple[int, ...], ways: tuple[str, ...]) -> Spec:
+def _coverage_frame(side: float, edge: float, ks: tuple[int, ...], ways: tuple[str, ...]) -> Spec:
     right = {"vconcat": [_panel(_steps(edge)), _panel(_needs(ks, ways))], "spacing": 15}
-    return _frame([_panel(_map(reach)), right])
+    return _frame([_panel(_map(*plane(side))), right])
 
 
-def _map(reach: float) -> alt.LayerChart:
-    axis = alt.Axis(format=".2~g", tickCount=5)
-    scale = alt.Scale(domain=[-reach, reach], nice=False)
-    x = alt.X("x:Q", scale=scale, axis=axis, title=None)
-    y = alt.Y("y:Q", scale=scale, axis=axis, title=None)
-    fill = alt.Scale(domain=list(ROLES), range=list(ROLES.values()))
-    role = alt.Fill("role:N", scale=fill, legend=alt.Legend(orient="bottom", title=None))
-    base = _on("points").encode(x, y, tooltip=tips(["configuration:N", "role:N"]))
-    names = [
-        base.transform_filter(alt.datum.height == height)
-        .mark_text(dy=dy, fontSize=11, color=INK)
-        .encode(text="configuration:N")
-        for height, dy in enumerate((-13, 14, -25, 26))
-    ]
+def _map(x: alt.X, y: alt.Y) -> alt.LayerChart:
     ball = {"filled": True, "fill": CENTRE, "fillOpacity": 0.06, "stroke": CENTRE, "clip": True}
     spoke = _on("spokes").mark_rule(color=CENTRE, opacity=0.5)
+    legend = alt.Legend(orient="bottom", title=None)
     layers = [
         _on("balls").mark_line(**ball).encode(x, y, detail="ball:N", order="order:Q"),
         spoke.encode(x, y, alt.X2("x2:Q"), alt.Y2("y2:Q")),
-        base.mark_point(size=100, filled=True, stroke=INK, strokeWidth=1, opacity=1).encode(role),
-        *names,
+        *named_dots(alt.NamedData("points"), (x, y), ROLES, INK, legend),
     ]
     return alt.layer(*layers).properties(width=380, height=380)
 
@@ -323,23 +286,21 @@ def _needs(ks: tuple[int, ...], ways: tuple[str, ...]) -> alt.LayerChart:
     y = alt.Y("what:N", sort=list(ways), title=None)
     base = _on("needs").encode(y=y, tooltip=tips(["what:N", "k", "low", "high"]))
     bars = base.mark_rule(color=FAINT, strokeWidth=3, opacity=0.5)
+    dots = base.mark_point(filled=True, size=80, color=MEMBER, opacity=1)
+    reasons = base.transform_filter("datum.why").mark_text(align="left", limit=222, color=FAINT)
     layers = [
         bars.encode(alt.X("low:Q", **shared), alt.X2("high:Q")),
-        base.mark_point(filled=True, size=80, color=MEMBER, opacity=1).encode(
-            alt.X("shown:Q", **shared)
-        ),
-        base.transform_filter("datum.why")
-        .mark_text(align="left", limit=222, color=FAINT)
-        .encode(x=alt.value(5), text="why:N", tooltip="why:N"),
+        dots.encode(alt.X("shown:Q", **shared)),
+        reasons.encode(x=alt.value(5), text="why:N", tooltip="why:N"),
     ]
     title = alt.Title("Images that hold the worst gap at ε", fontSize=12)
     return alt.layer(*layers).properties(width=230, height=95, title=title)
 
 
 @cache
-def _plans_panel(edge: float) -> Spec:
+def _plans_panel() -> Spec:
     axis = alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
-    scale = alt.Scale(type="log", domain=[0.5, edge], nice=False)
+    scale = alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False)
     shared = {"scale": scale, "axis": axis, "title": "images per class (log scale)"}
     y = alt.Y("method:N", sort=["@methods"], title=None, scale=alt.Scale(domain=["@methods"]))
     base = _on("plans").encode(y=y, color=_method_colour(None))

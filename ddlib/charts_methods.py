@@ -1,22 +1,13 @@
 """The figures that compare methods: accuracy against k and against seconds, and differences."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.charts import (
-    CONFIG,
-    FAINT,
-    SIZE_TITLE,
-    WIDTH,
-    log_ticks,
-    method_colours,
-    size_axis,
-    tips,
-    zoom,
-)
+from ddlib.charts import CONFIG, FAINT, WIDTH, k_axis, log_ticks, method_colours, tips, zoom
 from ddlib.comparison import CONTROLS
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
@@ -34,20 +25,16 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
     y, bottom = _accuracy_axis(pd.concat([table, full]))
     offset = table["method"].map(list(marks.colours).index) - (len(marks.colours) - 1) / 2
     table = _errors(table.assign(shown=table["k"] * DODGE**offset), bottom)
-    ks = accuracies["k"].astype(float)
-    domain = [ks.min() / 1.25, ks.max() * 1.25]
-    scale = alt.Scale(type="log", domain=domain, nice=False)
-    x = alt.X("shown:Q", scale=scale, axis=size_axis(accuracies["k"]), title=SIZE_TITLE)
-    base = alt.Chart(table).encode(x, y, color=marks.colour)
-    dots = base.mark_point(filled=True, size=70, opacity=1).encode(
-        shape=marks.shape, tooltip=tips(["method:N", "k", "n", "accuracy", "low", "high"])
-    )
+    x = k_axis(accuracies["k"], accuracies["k"], "shown", 1.25)
+    base = alt.Chart(table).encode(x, y, marks.colour)
+    dots = base.mark_point(filled=True, size=70, opacity=1)
+    fields = ["method:N", "k", "n", "accuracy", "low", "high"]
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5, clip=True)
     layers = [
         *_full_data(_errors(full, bottom), y),
         bars.transform_calculate(error="datum.error_low").encode(alt.Y2("error_high:Q")),
-        base.mark_line(strokeWidth=1.8).encode(strokeDash=marks.dash),
-        dots,
+        base.mark_line(strokeWidth=1.8).encode(marks.dash),
+        dots.encode(marks.shape, tooltip=tips(fields)),
     ]
     title = alt.Title(
         "Which method gives most per image? Accuracy against the number of distilled images",
@@ -76,9 +63,8 @@ def differences(table: pd.DataFrame, baseline: str = "random") -> alt.ConcatChar
         note = pd.DataFrame({"note": [f"no {baseline} in this study: nothing to compare with"]})
         empty = alt.Chart(note, title=title).mark_text(color=FAINT).encode(text="note:N")
         return empty.properties(width=WIDTH, height=60).configure(**CONFIG)
-    marks, panels = _Marks(table["method"]), []
-    for k, rows in table.groupby("k"):
-        panels.append(_forest(rows, marks).properties(title=f"k = {k}"))
+    marks = _Marks(table["method"])
+    panels = [_forest(rows, marks).properties(title=f"k = {k}") for k, rows in table.groupby("k")]
     return alt.concat(*panels, columns=3, title=title).configure(**CONFIG)
 
 
@@ -99,7 +85,8 @@ def accuracy_against_seconds(spent: pd.DataFrame) -> alt.LayerChart:
     x = alt.X("seconds:Q", scale=scale, axis=ticks, title=title)
     front = known[known["front"]].sort_values("seconds")
     step = alt.Chart(front).mark_line(interpolate="step-after", color=FAINT, strokeDash=[2, 3])
-    base = alt.Chart(known).encode(x, y, color=marks.colour)
+    base = alt.Chart(known).encode(x, y, marks.colour)
+    dots = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=0.6)
     fields = ["method:N", "k", "accuracy", "distil_seconds", "train_seconds", "seconds"]
     labels = alt.Chart(_apart(front)).mark_text(align="right", baseline="bottom", dx=-6, dy=-4)
     heading = alt.Title(
@@ -114,9 +101,7 @@ def accuracy_against_seconds(spent: pd.DataFrame) -> alt.LayerChart:
     layers = [
         step.encode(x, y),
         base.mark_line(strokeWidth=1, opacity=0.5).encode(order="k:Q"),
-        base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=0.6).encode(
-            shape=marks.shape, size=size, tooltip=tips(fields)
-        ),
+        dots.encode(marks.shape, size, tooltip=tips(fields)),
         labels.encode(x, y, text="label:N"),
     ]
     chart = alt.layer(*layers).add_params(zoom(0))
@@ -132,53 +117,39 @@ class _Marks:
         shapes: list[str] = []
         for place, colour in enumerate(colours):
             turned = [SHAPES[(place + turn) % len(SHAPES)] for turn in range(len(SHAPES))]
-            taken = {
-                shape for shape, other in zip(shapes, colours, strict=False) if other == colour
-            }
+            taken = set(compress(shapes, [other == colour for other in colours]))
             shapes.append(next((shape for shape in turned if shape not in taken), turned[0]))
         dashes = [[5, 4] if name.lower() in CONTROLS else [1, 0] for name in names]
-        legend = alt.Legend(
-            orient="top",
-            title=None,
-            columns=8,
-            symbolSize=90,
-            symbolOpacity=1,
-            symbolStrokeWidth=0,  # else the lines' dashes fray the symbols
-        )
-        self.colour, self.shape, self.dash = (
-            channel("method:N", scale=alt.Scale(domain=names, range=values), legend=shown)
-            for channel, values, shown in (
-                (alt.Color, colours, legend),
-                (alt.Shape, shapes, legend),
-                (alt.StrokeDash, dashes, None),
-            )
-        )
+        # Without a stroke: the lines' dashes would fray the symbols.
+        symbols = {"symbolSize": 90, "symbolOpacity": 1, "symbolStrokeWidth": 0}
+        legend = alt.Legend(orient="top", title=None, columns=8, **symbols)
+
+        def scale(values: list) -> alt.Scale:
+            return alt.Scale(domain=names, range=values)
+
+        self.colour = alt.Color("method:N", scale=scale(colours), legend=legend)
+        self.shape = alt.Shape("method:N", scale=scale(shapes), legend=legend)
+        self.dash = alt.StrokeDash("method:N", scale=scale(dashes), legend=None)
 
 
 def _accuracy_axis(table: pd.DataFrame) -> tuple[alt.Y, float]:
     """Return an axis of accuracy spaced by the logarithm of the error, and its least error."""
-    columns = table.columns.intersection(["accuracy", "low", "high"])
-    errors = (1 - table[columns].astype(float)).stack().dropna()
+    errors = (1 - table.filter(["accuracy", "low", "high"]).astype(float)).stack().dropna()
     means = 1 - table["accuracy"].astype(float)
     least = means[means > 0].min() if (means > 0).any() else 0.01
     # An interval or a mean that reaches no error at all is cut half-way below the least mean.
     bottom = max(errors.min(), least / 2) / 1.25
     top = min(1.1 * errors.max(), 1.0) if len(errors) else 1.0
     scale = alt.Scale(type="log", domain=[bottom, top], reverse=True, nice=False)
-    axis = alt.Axis(
-        values=log_ticks(bottom, top), labelExpr="format(1 - datum.value, '~%')", labelOverlap=True
-    )
+    ticks, accuracy = log_ticks(bottom, top), "format(1 - datum.value, '~%')"
+    axis = alt.Axis(values=ticks, labelExpr=accuracy, labelOverlap=True)
     return alt.Y("error:Q", scale=scale, axis=axis, title="test accuracy"), bottom
 
 
 def _errors(table: pd.DataFrame, bottom: float) -> pd.DataFrame:
     ends = {"accuracy": "error", "low": "error_low", "high": "error_high"}
-    shown = {
-        new: (1 - table[old].astype(float)).clip(lower=bottom)
-        for old, new in ends.items()
-        if old in table
-    }
-    return table.assign(**shown)
+    errors = (1 - table.filter(list(ends)).astype(float)).clip(lower=bottom).rename(columns=ends)
+    return table.assign(**errors)
 
 
 def _apart(front: pd.DataFrame) -> pd.DataFrame:
@@ -196,49 +167,40 @@ def _full_data(full: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     if full["accuracy"].isna().all():
         return []
     at = alt.Chart(full.assign(label="all data"))
-    layers = [
+    interval = at.transform_filter("isValid(datum.low)")
+    band = interval.transform_calculate(error="datum.error_low").mark_rect(color="#DDDDDD")
+    text = at.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, color=FAINT)
+    return [
+        band.encode(y, alt.Y2("error_high:Q")),
         at.mark_rule(color=FAINT, strokeWidth=1.5).encode(y),
-        at.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, color=FAINT).encode(
-            y, x=alt.value(WIDTH), text="label:N"
-        ),
+        text.encode(y, x=alt.value(WIDTH), text="label:N"),
     ]
-    if full["low"].notna().all():
-        band = at.transform_calculate(error="datum.error_low").mark_rect(color="#DDDDDD")
-        layers.insert(0, band.encode(y, alt.Y2("error_high:Q")))
-    return layers
 
 
 def _forest(rows: pd.DataFrame, marks: _Marks) -> alt.LayerChart:
     points = rows[["difference", "low", "high"]] * 100
     ink = rows["method"].map(marks.colours)
-    rows = rows.assign(
-        **points, ink=ink, fill=ink.where(rows["survives"], "white"), untested=rows["reason"] != ""
-    )
+    fill = ink.where(rows["survives"], "white")
+    rows = rows.assign(**points, ink=ink, fill=fill, untested=rows["reason"] != "")
     ends = [0.0, *points.stack().dropna()]
     margin = 0.08 * (max(ends) - min(ends)) or 1.0
     scale = alt.Scale(domain=[min(ends) - margin, max(ends) + margin], nice=False)
     axis = alt.Axis(format="+.3~r", tickCount=5)
     x = alt.X("difference:Q", scale=scale, axis=axis, title="points of accuracy")
-    y = alt.Y(
-        "method:N", sort=list(marks.colours), title=None, axis=alt.Axis(domain=False, ticks=False)
-    )
+    bare = alt.Axis(domain=False, ticks=False)
+    y = alt.Y("method:N", sort=list(marks.colours), title=None, axis=bare)
     base = alt.Chart(rows).encode(y)
     shape = alt.when(alt.datum.untested).then(alt.value("cross")).otherwise(alt.value("circle"))
     dots = base.transform_filter("isValid(datum.difference)").mark_point(size=75, opacity=1)
     fields = ["method:N", "k", "n", "difference", "low", "high", "p", "p_flip", "p_holm"]
-    stroke = alt.Stroke("ink:N", scale=None)
+    stroke, fill = alt.Stroke("ink:N", scale=None), alt.Fill("fill:N", scale=None)
+    tooltip = [*tips(fields), alt.Tooltip("reason:N")]
     zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color="#888888")
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
     layers = [
         zero.encode(alt.X("zero:Q", scale=scale)),
-        bars.encode(alt.X("low:Q", scale=scale), alt.X2("high:Q"), stroke=stroke),
-        dots.encode(
-            x,
-            stroke=stroke,
-            fill=alt.Fill("fill:N", scale=None),
-            shape=shape,
-            tooltip=[*tips(fields), alt.Tooltip("reason:N")],
-        ),
+        bars.encode(alt.X("low:Q", scale=scale), alt.X2("high:Q"), stroke),
+        dots.encode(x, stroke, fill, shape=shape, tooltip=tooltip),
     ]
     return alt.layer(*layers).properties(width=(WIDTH - 250) // 3, height=alt.Step(22))
 
@@ -252,11 +214,9 @@ def training_loss(losses: Sequence[float], points: int = 100) -> alt.Chart:
     y = alt.Y("loss:Q", scale=alt.Scale(type="log", nice=False), title="mean loss, log scale")
     line = alt.Chart(table).mark_line(color=method_colours(pd.Series(["mgd3"]))["mgd3"])
     title = f"Training of the generator: the loss ends at {table['loss'].iloc[-1]:.3g}"
-    return (
-        line.encode(alt.X("step:Q", title="training step"), y, tooltip=tips(["step", "loss"]))
-        .properties(width=WIDTH // 2, height=180, title=alt.Title(title))
-        .configure(**CONFIG)
-    )
+    line = line.encode(alt.X("step:Q", title="training step"), y, tooltip=tips(["step", "loss"]))
+    chart = line.properties(width=WIDTH // 2, height=180, title=alt.Title(title))
+    return chart.configure(**CONFIG)
 
 
 def _missing(table: pd.DataFrame, what: str = "accuracy") -> str:

@@ -6,12 +6,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.charts import CONFIG, FAINT, INK, WIDTH, log_ticks, tips
+from ddlib.charts import CONFIG, FAINT, INK, MANY_COLOURS, WIDTH, colour_scale, log_ticks, tips
 
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019"),
-    *("#56B4E9", "#999933"),
-)
 LEAST = 1e-12  # log axes end here; what is smaller counts as nothing
 
 
@@ -28,12 +24,10 @@ def bounds_against_values(table: pd.DataFrame) -> alt.ConcatChart:
         shown = table[(table[value] > 0) & np.isfinite(table[f"{value}_bound"])]
         ends = shown[[value, f"{value}_bound"]].clip(1e-6, 1e8)
         scale = alt.Scale(type="log", domain=[float(ends.min().min()), float(ends.max().max())])
-        base = alt.Chart(shown).encode(
-            _log(value, label, scale, alt.X), _log(f"{value}_bound", "its bound", scale, alt.Y)
-        )
-        dots = base.mark_circle(size=14, opacity=0.5, clip=True).encode(
-            color=_colour("contracts", ["ρ < 1", "ρ ≥ 1"])
-        )
+        x = _axis(alt.X, value, label, scale)
+        y = _axis(alt.Y, f"{value}_bound", "its bound", scale)
+        dots = alt.Chart(shown).mark_circle(size=14, opacity=0.5, clip=True)
+        dots = dots.encode(x, y, _colour("contracts", ["ρ < 1", "ρ ≥ 1"]))
         line = pd.DataFrame({"at": scale.domain})
         line = alt.Chart(line).mark_line(color=INK, strokeDash=[4, 3]).encode(x="at:Q", y="at:Q")
         heading = alt.Title(label, subtitle=f"{len(shown)} of {len(table)} problems")
@@ -53,10 +47,8 @@ def curves(
     subtitle: str = "",
     log: str = "y",
     dashed: Sequence[str] = (),
-    columns: int = 3,
     marked: Sequence[str] = (),
     colour: str = "line",
-    order: Sequence[str] | None = None,
     share_x: bool = True,
 ) -> alt.ConcatChart:
     """Draw lines of y against x by the column `colour`, one panel a value of `panel`.
@@ -68,26 +60,20 @@ def curves(
     table = table.copy()
     if "y" in log:
         table[y] = table[y].clip(LEAST)
-    names = list(order or dict.fromkeys(table[colour]))
-    dashes = alt.Scale(domain=names, range=[[5, 3] if n in dashed else [1, 0] for n in names])
-    shared = _scale(table[x], "x" in log) if share_x else None
+    names = list(dict.fromkeys(table[colour]))
     y_scale = _scale(table[y], "y" in log)
-    groups = table.groupby(panel, sort=False) if panel else [(None, table)]
-    groups = list(groups)
-    count = min(columns, len(groups))
+    groups = list(table.groupby(panel, sort=False)) if panel else [(None, table)]
+    count = min(3, len(groups))
     panels = []
     for name, rows in groups:
+        x_scale = _scale((table if share_x else rows)[x], "x" in log)
         base = alt.Chart(rows).encode(
-            _axis(alt.X, x, labels[x], "x" in log, shared or _scale(rows[x], "x" in log)),
-            _axis(alt.Y, y, labels[y], "y" in log, y_scale),
+            _axis(alt.X, x, labels[x], x_scale),
+            _axis(alt.Y, y, labels[y], y_scale),
             _colour(colour, names),
             tooltip=tips([f"{colour}:N", x, y]),
         )
-        layers = [
-            base.mark_line(clip=True).encode(
-                strokeDash=alt.StrokeDash(f"{colour}:N", scale=dashes, sort=names, title=None)
-            )
-        ]
+        layers = [base.mark_line(clip=True).encode(_dash(colour, names, dashed))]
         if marked:
             points = base.transform_filter(alt.FieldOneOfPredicate(colour, list(marked)))
             layers.append(points.mark_point(filled=True, size=35, opacity=1, clip=True))
@@ -109,10 +95,8 @@ def table_of_ratios(table: pd.DataFrame, title: str, subtitle: str) -> alt.Layer
     )
     scale = alt.Scale(scheme="redblue", reverse=True, domain=[-6, 6], domainMid=0)
     boxes = base.mark_rect().encode(alt.Color("shade:Q", scale=scale, legend=None))
-    text = base.mark_text(fontSize=12).encode(
-        text=alt.Text("value:Q", format=".2~g"),
-        color=alt.condition("abs(datum.shade) > 4", alt.value("white"), alt.value(INK)),
-    )
+    ink = alt.condition("abs(datum.shade) > 4", alt.value("white"), alt.value(INK))
+    text = base.mark_text(fontSize=12).encode(alt.Text("value:Q", format=".2~g"), color=ink)
     size = {"width": 110 * len(columns), "height": 34 * len(rows)}
     heading = alt.Title(title, subtitle=subtitle)
     return (boxes + text).properties(**size, title=heading).configure(**CONFIG)
@@ -129,20 +113,13 @@ def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatCh
         base = alt.Chart(table).encode(
             alt.X("x:Q", title=x),
             alt.Y("k_star:Q", title=y),
-            alt.Color(
-                "line:N",
-                sort=names,
-                scale=_scheme(names),
-                legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=300),
-            ),
+            _colour("line", names, orient="bottom", columns=1),
             tooltip=tips(["line:N", "x", "k_star"]),
         )
         layer = base.mark_line() + base.mark_point(filled=True, size=35, opacity=1)
         panels.append(layer.properties(width=WIDTH // 3 - 60, height=230, title=alt.Title(title)))
-    title = "What k* follows: three regimes side by side"
-    heading = alt.Title(title)
-    chart = alt.concat(*panels, columns=3, title=heading, spacing=24)
-    return chart.resolve_scale(color="independent").configure(**CONFIG)
+    chart = _row(panels, "What k* follows: three regimes side by side", "", 3)
+    return chart.resolve_scale(color="independent")
 
 
 def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
@@ -164,9 +141,7 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
             alt.X(f"{x}:Q", scale=scale, title=title_x, axis=axis),
             alt.Y("value:Q", title=None, scale=alt.Scale(type=kind), axis=alt.Axis(tickCount=5)),
             _colour("line", names),
-            strokeDash=alt.StrokeDash(
-                "line:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0], [1, 0]]), title=None
-            ),
+            _dash("line", names, names[:1]),
         )
         layers = [base.mark_line()]
         if log:
@@ -181,13 +156,15 @@ def _row(panels: list, title: str, subtitle: str, columns: int) -> alt.ConcatCha
     return alt.concat(*panels, columns=columns, title=heading, spacing=24).configure(**CONFIG)
 
 
-def _scheme(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=list((COLOURS * 2)[: len(names)]))
+def _colour(field: str, names: Sequence[str], **looks: object) -> alt.Color:
+    legend = alt.Legend(title=None, labelLimit=300, **looks)
+    scale = colour_scale(names, MANY_COLOURS)
+    return alt.Color(f"{field}:N", scale=scale, sort=list(names), legend=legend)
 
 
-def _colour(field: str, names: Sequence[str]) -> alt.Color:
-    legend = alt.Legend(title=None, labelLimit=300)
-    return alt.Color(f"{field}:N", scale=_scheme(names), sort=list(names), legend=legend)
+def _dash(field: str, names: Sequence[str], dashed: Sequence[str]) -> alt.StrokeDash:
+    dashes = alt.Scale(domain=names, range=[[5, 3] if n in dashed else [1, 0] for n in names])
+    return alt.StrokeDash(f"{field}:N", scale=dashes, sort=names, title=None)
 
 
 def _scale(values: pd.Series, log: bool) -> alt.Scale:
@@ -197,13 +174,9 @@ def _scale(values: pd.Series, log: bool) -> alt.Scale:
     return alt.Scale(type="log", domain=[known.min() / 1.2, known.max() * 1.2], nice=False)
 
 
-def _axis(channel, field: str, title: str, log: bool, scale: alt.Scale):
-    if not log:
+def _axis(channel, field: str, title: str, scale: alt.Scale):
+    if scale.type != "log":
         return channel(f"{field}:Q", title=title, scale=scale)
-    return _log(field, title, scale, channel)
-
-
-def _log(field: str, title: str, scale: alt.Scale, channel):
     low, high = scale.domain
     ticks = log_ticks(low, high)
     if high / low > 1e3:

@@ -23,10 +23,6 @@ from papermill.iorw import LocalHandler, papermill_io
 from ddlib.files import NOTE, check_writable, from_root, write_atomically, write_note
 from ddlib.page import failure, read_notebook, write_page
 
-DIED = (
-    "the notebook's process died {}, perhaps for want of memory; what is finished is kept: "
-    "run again"
-)
 WITH_PARENT = "--with-parent"
 """The first argument of a process that is to end with its parent, which has checked the parameters;
 their results folder and what decides the run follow."""
@@ -87,15 +83,16 @@ def execute(
         last.unlink(missing_ok=True)  # of another run than this
     papermill_io.register(str(executed), WholeFiles())
     try:
-        papermill.execute_notebook(
-            *(notebook, executed, given), log_output=True, progress_bar=False
-        )
+        papermill.execute_notebook(notebook, executed, given, log_output=True, progress_bar=False)
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):
             stopped = failure(read_notebook(executed))
             where = f"in cell {stopped[0]}" if stopped else "after its last cell"
-            raise ChildProcessError(DIED.format(where)) from error
+            raise ChildProcessError(
+                f"the notebook's process died {where}, perhaps for want of memory; what is "
+                "finished is kept: run again"
+            ) from error
         raise
     write_page(executed, page)
     if identity:

@@ -12,7 +12,7 @@ import gc
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,21 +23,15 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner, reading
+from ddlib import charts, charts_explore, coverage, coverage_laws, laws, planner
+from ddlib import reading_explore as reading
 from ddlib.charts_explore import ROLES, Spec
 from ddlib.files import write_atomically
 from ddlib.laws import Interval
 from ddlib.live import Picture
 from ddlib.page import NUMBERS
-from ddlib.reading_explore import (
-    KNOWN,
-    Need,
-    at_size,
-    coverage_table,
-    ipc_table,
-    plan_table,
-    recommendation,
-)
+from ddlib.reading import listed
+from ddlib.reading_explore import Need
 from ddlib.tables import Tables, example, named
 
 DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
@@ -47,6 +41,7 @@ FIRST = ("random", "dm", "dc")  # methods ticked at first, where a study has the
 LEAST = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # gains of an image
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
 OWN = "your own choice"
+ROW = {"flex_flow": "row wrap", "max_width": "900px"}  # layout of controls side by side
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
 
 
@@ -58,30 +53,26 @@ class View(NamedTuple):
     label: str
 
 
-class Ticks(traitlets.HasTraits):
+class Ticks(widgets.HBox):
     """A row of checkboxes; `value` holds the names that are ticked, in their order."""
 
     value = traitlets.Tuple()
 
-    def __init__(self, title: str, names: Sequence[str], ticked: Iterable[str]) -> None:
-        super().__init__()
-        self.boxes: dict[str, widgets.Checkbox] = {}
-        self.title, self.box, self._busy = title, _row([]), False
-        self.set(names, ticked)
+    def __init__(self, title: str) -> None:
+        super().__init__(layout=ROW)
+        self.title = widgets.Label(title, layout={"width": "80px"})
+        self.boxes, self._busy = {}, False
         self.observe(self._show, names="value")
 
-    def set(self, names: Sequence[str], ticked: Iterable[str]) -> None:
+    def offer(self, names: Sequence[str], ticked: Collection[str]) -> None:
         """Offer other names, with these ticked."""
-        ticked, layout = set(ticked), widgets.Layout(width="auto", margin="0 14px 0 0")
+        looks = {"indent": False, "layout": widgets.Layout(width="auto", margin="0 14px 0 0")}
         self.boxes = {
-            name: widgets.Checkbox(name in ticked, description=name, indent=False, layout=layout)
-            for name in names
+            name: widgets.Checkbox(name in ticked, description=name, **looks) for name in names
         }
         for box in self.boxes.values():
             box.observe(self._read, names="value")
-        title = widgets.Label(self.title, layout=widgets.Layout(width="80px"))
-        title.style.text_align = "right"
-        self.box.children = (title, *self.boxes.values())
+        self.children = (self.title, *self.boxes.values())
         self._read()
 
     @traitlets.validate("value")
@@ -102,19 +93,21 @@ class Ticks(traitlets.HasTraits):
 class Explorer(ABC):
     """Controls over a picture over numbers; a change of a control draws both anew.
 
-    controls: the widgets that choose, by name, "study" among them; groups: those that are no line
-    of controls. Where a choice has no data, `choose` raises ValueError, and its sentence stands in
-    the place of the picture.
+    controls: the widgets that choose, by name, "study" among them; rows: those that share a line,
+    above all Ticks. Where a choice has no data, `choose` raises ValueError, and its sentence stands
+    in the place of the picture.
     """
 
     def __init__(self, studies: Sequence[Tables], rows: Sequence[Sequence[str]]) -> None:
         self.studies = named(studies)
         self.picture, self.numbers = Picture(), widgets.HTML()
         self._quiet = False
+        self.offer()
         for control in self.controls.values():
             control.observe(self._changed, names="value")
-        lines = [_row(self.controls[name] for name in row) for row in rows]
-        self.box = widgets.VBox([*lines, *self.groups, self.picture, self.numbers])
+        lines = [widgets.HBox([self.controls[name] for name in row], layout=ROW) for row in rows]
+        ticks = [control for control in self.controls.values() if isinstance(control, Ticks)]
+        self.box = widgets.VBox([*lines, *ticks, self.picture, self.numbers])
         self.update()
         # What is there by now need not be searched for rubbish again: that takes a change's time.
         gc.collect()
@@ -122,8 +115,7 @@ class Explorer(ABC):
         still, self._metadata = charts.mime_bundle(self.view.chart)
         self.still = {**still, NUMBERS: self.view.numbers}
 
-    controls: dict[str, widgets.Widget | Ticks]
-    groups: Sequence[widgets.Widget] = ()
+    controls: dict[str, widgets.Widget]
 
     @abstractmethod
     def choose(self) -> View:
@@ -175,21 +167,20 @@ class IpcExplorer(Explorer):
     """How far do k images go? Fits, the next image's gain, k_sat and images at every IPC."""
 
     def __init__(self, studies: Sequence[Tables], draws: int = DRAWS, floor_share: float = 0.1):
-        tables = studies[0]
-        self.methods = Ticks("Methods", tables.methods, _at_first(tables))
-        self.laws = Ticks("Fits", [law.formula for law in laws.LAWS.values()], ["a/√k + c"])
-        self.groups = (self.methods.box, self.laws.box)
+        self.methods, self.laws = Ticks("Methods"), Ticks("Fits")
+        self.laws.offer([law.formula for law in laws.LAWS.values()], ["a/√k + c"])
         self.controls = {
             "study": _choice("Data set", list(named(studies))),
-            "configuration": _choice("Trained as", tables.configurations),
+            "configuration": _choice("Trained as"),
             "measure": _choice("Measure", [(name, key) for key, name in MEASURES.items()]),
-            "ipc": _slider("IPC", _ipcs(tables), 10),
+            "ipc": _slider("IPC", IPCS, 10),
             "least_gain": _slider("Least gain", [(f"{gain:g}", gain) for gain in LEAST], 1e-4),
             "methods": self.methods,
             "laws": self.laws,
         }
         self.draws, self.floor_share = draws, floor_share
-        self._fit, self._read, self._sheet = map(cache, (self._fitted, self._gaps, _sheet))
+        self._fit, self._read = cache(self._fitted), cache(self._gaps)
+        self._sheet = cache(Tables.sheet_address)
         super().__init__(studies, [("study", "configuration", "measure"), ("ipc", "least_gain")])
 
     def offer(self) -> None:
@@ -197,7 +188,8 @@ class IpcExplorer(Explorer):
         self.controls["configuration"].options = tables.configurations
         self.controls["ipc"].options = _ipcs(tables)
         self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
-        self.methods.set(tables.methods, _at_first(tables))
+        first = [name for name in FIRST if name in tables.methods] or tables.methods[:3]
+        self.methods.offer(tables.methods, first)
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
@@ -228,21 +220,19 @@ class IpcExplorer(Explorer):
         gaps = trials[trials["method"].isin(methods) & (trials["status"] == "ok")]
         gaps = gaps[["method", "k", "seed", measure]].rename(columns={measure: "gap"}).dropna()
         if gaps.empty:
-            raise ValueError(f"every trial of {reading.listed(methods, 'and')} failed")
+            raise ValueError(f"every trial of {listed(methods, 'and')} failed")
         ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = at_size(fits, gaps, k, least, self.floor_share)
-        ks = np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60)
-        drawn = _drawn(fits, ks)
-        gains = _gains(fits, ks[:-1:4])
+        numbers = reading.at_size(fits, k, least, self.floor_share)
+        drawn = _drawn(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)
         chart = charts_explore.ipc_view(
-            gaps, drawn, gains, numbers, sheets, (k, least), UNITS[measure], heading
+            gaps, drawn, numbers, sheets, (k, least), UNITS[measure], heading
         )
-        seen = gaps[gaps["k"] == k].groupby("method")["gap"].mean().reindex(methods)
-        table = ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
+        seen = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std"]).reindex(methods)
+        table = reading.ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
         return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
 
     def _sheets(self, methods: list[str], ipc: int) -> tuple[pd.DataFrame, str]:
@@ -269,54 +259,47 @@ class CoverageExplorer(Explorer):
                 "no study here has distances between configurations; give the results folder of "
                 "notebook 03"
             )
-        tables, self.draws = known[0], draws
-        self.members = Ticks("Family", list(tables.distances.index), tables.distances.index)
-        self.groups = (self.members.box,)
+        self.draws, self.members = draws, Ticks("Family")
         self.controls = {
             "study": _choice("Data set", list(named(known))),
-            "method": _choice("Method", tables.methods),
-            "preset": _choice("Preset", [*tables.families, OWN]),
+            "method": _choice("Method"),
+            "preset": _choice("Preset"),
             "radius": widgets.FloatSlider(**_labelled("Radius r"), readout_format=".3f"),
-            "epsilon": _slider("Gap ε", list(EPSILONS), 0.05),
-            "k": _slider("k now", tables.sizes, tables.sizes[0]),
+            "epsilon": _slider("Gap ε", EPSILONS, 0.05),
+            "k": _slider("k now", known[0].sizes, known[0].sizes[0]),
             "members": self.members,
         }
-        self._set_radius(tables)
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
         self._presets = cache(self._known_presets)
-        self._worst, self._fits = cache(self._worst_gaps), cache(_member_fits)
+        self._worst, self._fits = cache(self._worst_gap), cache(_member_fits)
         self._place, self._centres = cache(_embedded), cache(_centres)
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
-
-    def _set_radius(self, tables: Tables) -> None:
-        """Let the radius go from 0 past the largest distance in round steps, from the usual one."""
-        slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
-        slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
-        slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
-        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
-        slider.value = slider.step * round(usual / slider.step)
 
     def offer(self) -> None:
         tables = self.tables
         self.controls["method"].options = tables.methods
         self.controls["preset"].options = [*tables.families, OWN]
         self.controls["k"].options = tables.sizes
-        self.members.set(list(tables.distances.index), tables.distances.index)
-        self._set_radius(tables)
+        self.members.offer(tables.distances.index, tables.distances.index)
+        # The radius goes from 0 past the largest distance in round steps, from the usual one.
+        slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
+        slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
+        slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
+        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
+        slider.value = slider.step * round(usual / slider.step)
 
     def _changed(self, change) -> None:
-        if self._quiet or change["owner"] is self.controls["study"]:
-            super()._changed(change)
-        elif change["owner"] is self.controls["preset"] and change["new"] != OWN:
+        owner, preset = change["owner"], self.controls["preset"]
+        if not self._quiet and owner is preset and change["new"] != OWN:
             with self.together():
                 self.members.value = self.tables.families[change["new"]]
-        elif change["owner"] is self.members:
+        elif not self._quiet and owner is self.members:
             chosen = set(self.members.value)
             same = [n for n, each in self.tables.families.items() if set(each) == chosen]
             with self.together():
-                if self.controls["preset"].value not in same:  # several presets may be one family
-                    self.controls["preset"].value = same[0] if same else OWN
+                if preset.value not in same:  # several presets may be one family
+                    preset.value = same[0] if same else OWN
         else:
             super()._changed(change)
 
@@ -338,17 +321,15 @@ class CoverageExplorer(Explorer):
         sound = {n: families[n] for n, each in found.items() if not isinstance(each, str)}
         return coverage_laws.k_star(gaps, sound, EPSILONS, draws=self.draws) if sound else None
 
-    def _worst_gaps(self, tables: Tables, method: str, members: tuple[str, ...]):
-        """Return {k: (worst member, its gap)}; where there is none, ("unknown", why)."""
-        gaps = tables.gaps[tables.gaps["method"] == method]
+    def _worst_gap(self, tables: Tables, method: str, members: tuple[str, ...], k: int):
+        """Return the worst member at k and its gap; where there is none, "unknown" and why."""
+        gaps = tables.gaps[(tables.gaps["method"] == method) & (tables.gaps["k"] == k)]
         try:
             found = coverage_laws.worst_gaps(gaps, {"chosen": members})
         except ValueError as reason:
-            return dict.fromkeys(tables.sizes, ("unknown", str(reason)))
-        worst = {k: rows["worst_member"].mode().iloc[0] for k, rows in found.groupby("k")}
-        means = found.groupby("k")["worst"].mean().to_dict()
-        lost = {k: ("unknown", f"every trial of {name} failed") for k, name in worst.items()}
-        return lost | {k: (worst[k], mean) for k, mean in means.items() if not math.isnan(mean)}
+            return "unknown", str(reason)
+        name, gap = found["worst_member"].mode().iloc[0], found["worst"].mean()
+        return ("unknown", f"every trial of {name} failed") if math.isnan(gap) else (name, gap)
 
     def choose(self) -> View:
         tables, members = self.tables, tuple(self.members.value)
@@ -360,7 +341,7 @@ class CoverageExplorer(Explorer):
         centres = self._centres(tables, members, radius)
         curve, h_cov = self._curve(tables, members), math.log(len(centres))
         needs = self.needs(members, radius, epsilon, h_cov)
-        worst = self._worst(tables, method, members)[k]
+        worst = self._worst(tables, method, members, k)
         points, share = self._place(tables)
         points = _roles(points, members, centres, own)
         heading = (
@@ -369,16 +350,15 @@ class CoverageExplorer(Explorer):
             f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide "
             "or too narrow; a line joins each member to its centre.",
         )
-        rows = pd.DataFrame(
-            [(n.what, *n.ends, n.why) for n in needs], columns=["what", "k", "low", "high", "why"]
-        )
+        names = ["what", "k", "low", "high", "why"]
+        rows = pd.DataFrame([(n.what, *(n.k or [None] * 3), n.why) for n in needs], columns=names)
         chart = charts_explore.coverage_view(
             *(points, centres, radius, curve, tables.noise, rows, tables.sizes),
             float(tables.distances.to_numpy().max()),
             heading,
         )
         words = [f"k* {need.what}: {need.why or need.value}" for need in needs]
-        table = coverage_table(needs, worst, epsilon, k, radius, tables)
+        table = reading.coverage_table(needs, worst, epsilon, k, radius, tables)
         return View(chart, table, ". ".join([heading[0], *words]))
 
     def needs(self, members, radius: float, epsilon: float, h_cov: float) -> list[Need]:
@@ -386,21 +366,18 @@ class CoverageExplorer(Explorer):
         tables, method = self.tables, self.controls["method"].value
         measured = self._needed(tables, method, members)
         if isinstance(measured, str):
-            found = [Need("measured", None, measured)]
+            found = Need("measured", None, measured)
         else:
             row = measured.table.iloc[EPSILONS.index(epsilon)]
             k_star = Interval(row["k_star"], row["low"], row["high"])
-            found = [Need("measured", k_star, row["censored"])]
-        return [
-            *found,
-            self._by_fits(members, epsilon),
-            self._by_line(members, radius, epsilon, h_cov),
-        ]
+            found = Need("measured", k_star, row["censored"])
+        by_line = self._by_line(members, radius, epsilon, h_cov)
+        return [found, self._by_fits(members, epsilon), by_line]
 
     def _by_fits(self, members, epsilon: float) -> Need:
         tables, method = self.tables, self.controls["method"].value
         try:
-            fits = _of(self._fits(tables, method, self.draws), members)
+            fits = planner.pick_fitted(self._fits(tables, method, self.draws), members)
         except ValueError as reason:
             return Need("members' fits", None, str(reason))
         planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
@@ -416,10 +393,10 @@ class CoverageExplorer(Explorer):
             return Need("by H_cov", None, "no other family has a k*")
         curves = {n: self._curve(tables, tables.families[n]) for n in known}
         h = pd.Series({n: _level(curve, radius) for n, curve in curves.items()})
-        line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon, known), h, h_cov)
+        line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon), h, h_cov)
         if line and len(known) < len(others):
-            left = reading.listed([n for n in others if n not in known], "and")
-            reason = f"{KNOWN['by H_cov']}; {left} cannot be used"
+            left = listed([n for n in others if n not in known], "and")
+            reason = f"{reading.KNOWN['by H_cov']}; {left} cannot be used"
         return Need("by H_cov", line, reason)
 
 
@@ -427,14 +404,13 @@ class Planner(Explorer):
     """Which method, and how many images per class, for a gap and a budget?"""
 
     def __init__(self, studies: Sequence[Tables], draws: int = DRAWS):
-        tables, self.draws = studies[0], draws
         self.controls = {
             "study": _choice("Data set", list(named(studies))),
-            "family": _choice("Used as", list(_families(tables))),
-            "epsilon": _slider("Target gap", list(EPSILONS), 0.05),
-            "budget": _slider("Budget, IPC", list(IPCS), 50),
+            "family": _choice("Used as"),
+            "epsilon": _slider("Target gap", EPSILONS, 0.05),
+            "budget": _slider("Budget, IPC", IPCS, 50),
         }
-        self._fits = cache(_member_fits)
+        self.draws, self._fits = draws, cache(_member_fits)
         super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
 
     def offer(self) -> None:
@@ -446,18 +422,19 @@ class Planner(Explorer):
         epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
         for method in tables.methods:
             try:
-                fits[method] = _of(self._fits(tables, method, self.draws), members)
+                found = self._fits(tables, method, self.draws)
+                fits[method] = planner.pick_fitted(found, members)
             except ValueError as reason:
                 bad[method] = str(reason)
         if not fits:
             raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
         ks, count = tables.sizes, tables.class_count
         table = planner.compare_plans(fits, epsilon, budget * count, count, ks)
-        text = recommendation(table, fits, tables, members, epsilon, budget)
+        text = reading.recommendation(table, fits, tables, members, epsilon, budget)
         title = f"Images per class for a gap of {epsilon:g}"
         subtitle = "Dots: need by the fitted law, with its 95 % interval. Dashes: the budget."
         chart = charts_explore.plans_view(table, budget, (title, subtitle))
-        return View(chart, f"<p>{text}</p>{plan_table(table, bad)}", text)
+        return View(chart, f"<p>{text}</p>{reading.plan_table(table, bad)}", text)
 
 
 def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -466,25 +443,20 @@ def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def _drawn(fits: dict, ks: np.ndarray) -> pd.DataFrame:
-    """Tabulate fitted curves at ks; the first law's have intervals, which make the bands."""
+    """Tabulate fitted curves at ks, and at every fourth of them the gain of the next image.
+
+    Only the first law's curves have intervals, which make the bands.
+    """
     fits = {key: found for key, found in fits.items() if found.fitted}
-    first = next(iter(fits), ("", ""))[1]
-    columns, none = ["method", "law", "k", "gap", "low", "high"], np.full(len(ks), np.nan)
+    first, some = next(iter(fits), ("", ""))[1], np.arange(len(ks)) % 4 == 0
+    columns, none = ["method", "law", "k", "gap", "low", "high", "gain"], np.full(len(ks), np.nan)
     rows = []
     for (method, law), found in fits.items():
         ends = found.predict(ks)[["low", "high"]].to_numpy().T if law == first else (none, none)
-        curve = found.law.curve(ks, found.coefficients[0])
-        rows += [(method, law, *row) for row in zip(ks, curve, *ends, strict=True)]
+        curve, after = found.law.curve(np.stack([ks, ks + 1]), found.coefficients[0])
+        gain = np.where(some, curve - after, np.nan)
+        rows += [(method, law, *row) for row in zip(ks, curve, *ends, gain, strict=True)]
     return pd.DataFrame(rows, columns=columns, dtype=None if rows else float)
-
-
-def _gains(fits: dict, ks: np.ndarray) -> pd.DataFrame:
-    rows = []
-    for (method, law), found in fits.items():
-        if found.fitted:
-            gaps = found.law.curve(np.stack([ks, ks + 1]), found.coefficients[0])
-            rows += [(method, law, *row) for row in zip(ks, gaps[0] - gaps[1], strict=True)]
-    return pd.DataFrame(rows, columns=["method", "law", "k", "gain"])
 
 
 def _curve(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
@@ -501,25 +473,22 @@ def _centres(tables: Tables, members: tuple[str, ...], radius: float) -> list[st
     return list(coverage.cover(tables.distances.loc[list(members), list(members)], radius))
 
 
-def _embedded(tables: Tables) -> tuple[pd.DataFrame, float]:
-    points, share = coverage.embed(tables.distances)
-    return points.rename_axis("configuration").reset_index(), share
+def _embedded(tables: Tables) -> coverage.Embedding:
+    return coverage.embed(tables.distances)
 
 
 def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame) -> pd.DataFrame:
     """Give every configuration its role, and every member the nearest centre."""
     centre, covered, outside = ROLES
-    names = points["configuration"]
+    names = points.index
     role = np.where(names.isin(centres), centre, np.where(names.isin(members), covered, outside))
-    nearest = own.loc[:, centres].idxmin(axis=1)
-    return points.assign(role=role, centre=names.map(nearest))
+    return points.assign(role=role, centre=own[centres].idxmin(axis=1))
 
 
-def _at_epsilon(k_stars, epsilon: float, families: Sequence[str]) -> coverage_laws.KStars:
-    """Return the rows of one epsilon, and of some families, of k*."""
-    table = k_stars.table
-    kept = np.isclose(table["epsilon"], epsilon) & table["family"].isin(families)
-    rows = table[kept].reset_index(drop=True)
+def _at_epsilon(k_stars: coverage_laws.KStars, epsilon: float) -> coverage_laws.KStars:
+    """Return the rows of one epsilon of k*."""
+    kept = np.isclose(k_stars.table["epsilon"], epsilon)
+    rows = k_stars.table[kept].reset_index(drop=True)
     return coverage_laws.KStars(rows, k_stars.draws[kept], k_stars.raw[kept])
 
 
@@ -535,19 +504,6 @@ def _member_fits(tables: Tables, method: str, draws: int) -> dict[str, laws.Fit]
     return planner.fit_members(own, members, draws=draws)
 
 
-def _of(fits: dict[str, laws.Fit], members: Iterable[str]) -> dict[str, laws.Fit]:
-    """Return the fits of members; raises ValueError where one has no curve."""
-    for name in members:
-        if name not in fits or not fits[name].fitted:
-            why = fits[name].reason if name in fits else "no gaps"
-            raise ValueError(f"no curve for {name!r}: {why}")
-    return {name: fits[name] for name in members}
-
-
-def _sheet(tables: Tables, method: str, ipc: int) -> str | None:
-    return tables.sheet_address(method, ipc)
-
-
 def _ipcs(tables: Tables) -> list[int]:
     """Return the measured IPC, and others between and up to twice the largest."""
     largest = tables.ipcs[-1]
@@ -555,31 +511,23 @@ def _ipcs(tables: Tables) -> list[int]:
     return sorted({*tables.ipcs, *between, 2 * largest})
 
 
-def _at_first(tables: Tables) -> list[str]:
-    return [name for name in FIRST if name in tables.methods] or tables.methods[:3]
-
-
 def _labelled(description: str) -> dict:
     return {
         "description": description,
         "style": {"description_width": "80px"},
-        "layout": widgets.Layout(width="auto", min_width="260px", flex="1 1 260px"),
+        "layout": {"width": "auto", "min_width": "260px", "flex": "1 1 260px"},
     }
 
 
-def _choice(description: str, options) -> widgets.Dropdown:
+def _choice(description: str, options: Sequence = ("",)) -> widgets.Dropdown:
+    # A list that was empty would choose none of the options that it is given later.
     return widgets.Dropdown(options=options, **_labelled(description))
 
 
-def _slider(description: str, options: list, value) -> widgets.SelectionSlider:
+def _slider(description: str, options: Sequence, value) -> widgets.SelectionSlider:
     known = [each[1] if isinstance(each, tuple) else each for each in options]
     value = value if value in known else known[len(known) // 2]
     return widgets.SelectionSlider(options=options, value=value, **_labelled(description))
-
-
-def _row(children: Iterable[widgets.Widget]) -> widgets.HBox:
-    layout = widgets.Layout(flex_flow="row wrap", max_width="900px")
-    return widgets.HBox(list(children), layout=layout)
 
 
 def write_pictures(folder: Path) -> None:

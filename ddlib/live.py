@@ -1,6 +1,6 @@
 """Charts that a running kernel updates in place, without a network: one widget, one picture."""
 
-from functools import lru_cache
+from functools import cache
 
 import anywidget
 import traitlets
@@ -67,19 +67,11 @@ export default {
 """
 
 
-class Vega(anywidget.AnyWidget):
-    """What draws the pictures: nothing to see, and a megabyte, so all pictures share one."""
-
-    def __init__(self) -> None:
-        share = "globalThis.ddlibVega = vegaEmbed; export default {};"
-        super().__init__(_esm=vl_convert.javascript_bundle(share))
-
-
 class Picture(anywidget.AnyWidget):
     """A chart in a notebook or an app; give it another with `show`."""
 
     _esm = SCRIPT
-    vega = traitlets.Instance(Vega).tag(sync=True, **widget_serialization)
+    vega = traitlets.Instance(anywidget.AnyWidget).tag(sync=True, **widget_serialization)
     spec = traitlets.Dict().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
 
@@ -92,6 +84,8 @@ class Picture(anywidget.AnyWidget):
             self.label, self.spec = label, spec
 
 
-@lru_cache(maxsize=1)
-def _vega() -> Vega:
-    return Vega()
+@cache
+def _vega() -> anywidget.AnyWidget:
+    """Return what draws the pictures: nothing to see, and a megabyte, so all pictures share one."""
+    share = "globalThis.ddlibVega = vegaEmbed; export default {};"
+    return anywidget.AnyWidget(_esm=vl_convert.javascript_bundle(share))

@@ -1,12 +1,11 @@
-"""Turn an executed notebook into one HTML page that needs no network: `python -m ddlib.page`."""
+"""Turn an executed notebook into one HTML page that needs no network."""
 
 import base64
 import html
 import json
 import os
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jinja2
@@ -26,6 +25,7 @@ NUMBERS = "application/vnd.ddlib.numbers+html"
 LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
 """Tags of cells that a page does without: papermill's notes of an error, which the banner tells,
 and what a notebook shows only as long as it has not been run."""
+OVERWRITTEN = re.compile(r".*\r(?=[^\r\n])")  # the start of a line that was written anew
 NO_END = "it has no end; its process died, or is still at work"
 
 Links = Callable[[str], str | None]
@@ -34,14 +34,13 @@ Links = Callable[[str], str | None]
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
-def write_page(notebook_path: str | Path, html_path: str | Path) -> None:
+def write_page(notebook_path: Path, html_path: Path) -> None:
     """Write an executed notebook as a page with live charts, MathML and nothing to download.
 
     A link to another notebook leads to that one's page of the same profile, if it is there by now
     (see `pages_beside`). The page appears whole or not at all. Raises FileNotFoundError where there
     is no notebook, ValueError where the file is not one.
     """
-    notebook_path, html_path = Path(notebook_path), Path(html_path)
     page = render(read_notebook(notebook_path), notebook_path, pages_beside(html_path))
     write_atomically(html_path, page.encode())
 
@@ -57,7 +56,7 @@ def pages_beside(html_path: Path) -> Links:
         name = Path(notebook).with_suffix(".html").name
         places = [folder / name, *sorted(folder.parents[1].glob(f"*/{folder.name}/{name}"))]
         there = next((place for place in places if place.is_file()), None)
-        return there and Path(os.path.relpath(there, folder)).as_posix()
+        return there and os.path.relpath(there, folder)
 
     return address
 
@@ -84,9 +83,7 @@ def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str
     notebook.cells = [
         cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))
     ]
-    kinds = {
-        kind for c in notebook.cells for o in c.get("outputs", []) for kind in o.get("data", {})
-    }
+    kinds = {kind for data in shown(notebook.cells) for kind in data}
     bundle = vl_convert.javascript_bundle() if any(map(VEGALITE.fullmatch, kinds)) else ""
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -97,10 +94,8 @@ def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str
         "banner": above + _banner(notebook),
         "bundle": bundle,
     }
-    exporter = HTMLExporter(
-        raw_template=TEMPLATE.read_text(encoding="utf-8"),
-        filters={"markdown2html": _markdown_filter(path, links)},
-    )
+    filters = {"markdown2html": _markdown_filter(path, links)}
+    exporter = HTMLExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"), filters=filters)
     return exporter.from_notebook_node(notebook, {"page": page})[0]
 
 
@@ -109,6 +104,11 @@ def title(notebook: nbformat.NotebookNode) -> str:
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     found = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
     return found[1] if found else ""
+
+
+def shown(cells: Iterable[nbformat.NotebookNode]) -> Iterator[dict]:
+    """Yield what each output of cells shows, by MIME type."""
+    return (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
 def failure(notebook: nbformat.NotebookNode) -> tuple[int, str, str] | None:
@@ -138,8 +138,7 @@ def _banner(notebook: nbformat.NotebookNode) -> str:
         return ""
     number, name, what = stopped
     link = f'<a href="#cell-id={name}">cell {number}</a>'
-    what = html.escape(what)
-    return f'<p class="stopped">This run stopped in {link}: {what}</p>'
+    return f'<p class="stopped">This run stopped in {link}: {html.escape(what)}</p>'
 
 
 def _merge_streams(outputs: list) -> list:
@@ -149,15 +148,14 @@ def _merge_streams(outputs: list) -> list:
         if output.output_type != "stream":
             run = {}
         elif output.name in run:
-            run[output.name]["text"] += output.text
+            run[output.name].text += output.text
             continue
         else:
             run[output.name] = output
         merged.append(output)
     for output in merged:
         if output.output_type == "stream":
-            lines = output.text.replace("\r\n", "\n").split("\n")
-            output.text = "\n".join(line.rstrip("\r").split("\r")[-1] for line in lines)
+            output.text = OVERWRITTEN.sub("", output.text).replace("\r", "")
     return merged
 
 
@@ -183,9 +181,8 @@ def _figure(spec: dict, png: str | None) -> str:
     named = named.get("text", "chart") if isinstance(named, dict) else named
     # "$schema" would only make vega-embed compare version numbers; "</" would end the script.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
-    image = (
-        f'<img alt="{html.escape(str(named))}" width="{width}" src="data:image/png;base64,{png}">'
-    )
+    source = f"data:image/png;base64,{png}"
+    image = f'<img alt="{html.escape(str(named))}" width="{width}" src="{source}">'
     script = f'<script type="application/json">{text}</script>'
     return f'<figure class="chart">{image}{script}</figure>'
 
@@ -227,13 +224,9 @@ def markdown_to_html(
     source: str, path: Path = Path(), links: Links = lambda name: None, **more: dict
 ) -> str:
     """Return Markdown as HTML; path: the notebook that it stands in; more: its attachments."""
-    renderer = _MathRenderer(
-        escape=False,
-        embed_images=True,
-        exclude_anchor_links=True,  # adding one drops the formulas of a heading
-        path=str(path.parent),
-        **more,
-    )
+    # Without anchors: adding one drops the formulas of a heading.
+    looks = {"escape": False, "embed_images": True, "exclude_anchor_links": True}
+    renderer = _MathRenderer(path=str(path.parent), **looks, **more)
     renderer.links = lambda name: None if Path(name).name == path.name else links(name)
     return MarkdownWithMath(renderer=renderer).render(source)
 
@@ -245,18 +238,3 @@ def _markdown_filter(path: Path, links: Links):
         return markdown_to_html(source, path, links, attachments=attachments)
 
     return convert
-
-
-def main(arguments: list[str]) -> None:
-    """Run `python -m ddlib.page EXECUTED.ipynb [OUT.html]`; OUT defaults to the notebook's name."""
-    if len(arguments) not in (1, 2):
-        sys.exit("usage: python -m ddlib.page EXECUTED.ipynb [OUT.html]")
-    notebook = Path(arguments[0])
-    try:
-        write_page(notebook, arguments[1] if len(arguments) == 2 else notebook.with_suffix(".html"))
-    except (OSError, ValueError) as problem:
-        sys.exit(str(problem))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

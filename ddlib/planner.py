@@ -4,7 +4,7 @@ Each member's gaps are fitted by a power law with a floor; the family's worst ga
 the curves. Gaps, families, seeds and letters are those of `coverage_laws`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from ddlib import laws
-from ddlib.coverage_laws import Cube, Families, lay_out, seed_weights, worst_over
+from ddlib.coverage_laws import Families, lay_out, seed_weights, worst_over
 from ddlib.laws import Interval
 
 LAW = "inverse_sqrt"  # that of the paper
+MEASURE = "gap_error"
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Plan:
         if self.reason:
             return f"No plan for {goal}: {self.reason}."
         if np.isinf(self.k.estimate):
-            text = f"No k reaches {goal}{_ends(self.k)}: {self.member} levels off above it."
+            text = f"No k reaches {goal}{said_ends(self.k)}: {self.member} levels off above it."
         else:
-            text = f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{_ends(self.k)}, that is "
-            text += (
+            text = (
+                f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{said_ends(self.k)}, that is "
                 f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
             )
         if self.spent is None:
             return f"{text} No floor above 0 was found.{self.doubt}"
-        found = f"{self.spent.estimate:.0f}{_ends(self.spent)}"
+        found = f"{self.spent.estimate:.0f}{said_ends(self.spent)}"
         part = f"What is above its floor is down to {self.floor_share:.0%} of it at k = {found}."
         return f"{text} {part}{self.doubt}"
 
@@ -55,13 +56,10 @@ class Plan:
     def _beyond(self) -> str:
         """Say whether the k needed was measured."""
         smallest, largest = self.pilot
+        past = self.k.estimate / largest
         if self.k.estimate < smallest:
             return f", and the smallest k measured, {smallest:g}, is enough"
-        if self.k.estimate > largest:
-            return (
-                f", extrapolated {self.k.estimate / largest:.1f} times past the largest k measured"
-            )
-        return ""
+        return f", extrapolated {past:.1f} times past the largest k measured" if past > 1 else ""
 
 
 def plan(
@@ -69,7 +67,6 @@ def plan(
     members: Sequence[str],
     epsilon: float,
     class_count: int,
-    measure: str = "gap_error",
     *,
     floor_share: float = 0.5,
     draws: int = 1000,
@@ -84,9 +81,9 @@ def plan(
     `laws.Fit.k_floor`. Refused, with `reason`, where the law of the deciding member is
     not identifiable. Raises as `worst_gaps`, and where the k are too few for the law.
     """
-    cube = lay_out(pilot_gaps, {"pilot": members}, measure)
-    fits = _member_fits(cube, members, cube.ks, draws, seed)
-    found = plan_from(fits, epsilon, class_count, cube.ks, floor_share)
+    fits = pick_fitted(fit_members(pilot_gaps, members, draws=draws, seed=seed), members)
+    ks = np.sort(pilot_gaps["k"].unique())
+    found = plan_from(fits, epsilon, class_count, ks, floor_share)
     decides = fits.get(found.member)
     if decides is None or decides.beats_null:
         return found
@@ -95,19 +92,26 @@ def plan(
 
 
 def fit_members(
-    gaps: pd.DataFrame,
-    members: Sequence[str],
-    measure: str = "gap_error",
-    *,
-    draws: int = 1000,
-    seed: int = 0,
+    gaps: pd.DataFrame, members: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> dict[str, laws.Fit]:
     """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons.
 
     A member with too few k has a fit without a curve, and its reason; `plan_from` needs curves.
     """
-    cube = lay_out(gaps, {"pilot": members}, measure)
-    return _each_fit(cube, members, cube.ks, draws, seed)
+    cube = lay_out(gaps, {"pilot": members}, MEASURE)
+    return {
+        name: laws.fit(pd.DataFrame(values, columns=cube.ks), LAW, draws=draws, seed=seed)
+        for name, values in zip(members, cube.of(members), strict=True)
+    }
+
+
+def pick_fitted(fits: dict[str, laws.Fit], members: Iterable[str]) -> dict[str, laws.Fit]:
+    """Return the fits of members; raises ValueError where one has no curve."""
+    for name in members:
+        if name not in fits or not fits[name].fitted:
+            why = fits[name].reason if name in fits else "no gaps"
+            raise ValueError(f"no curve for {name!r}: {why}")
+    return {name: fits[name] for name in members}
 
 
 def plan_from(
@@ -123,7 +127,7 @@ def plan_from(
             f"epsilon={epsilon}, class_count={class_count}; choose a gap, a count >= 1"
         )
     here = Plan(epsilon, (float(ks[0]), float(ks[-1])))
-    needed = _needed(_coefficients(fits, _draws(fits)), epsilon)
+    needed = _needed(_coefficients(fits), epsilon)
     member = list(fits)[needed[:, 0].argmax()]
     if fits[member].reason:
         return replace(here, reason=f"{member}: {fits[member].reason}")
@@ -154,7 +158,7 @@ def compare_plans(
     rows = []
     for method, fits in fits_by_method.items():
         found = plan_from(fits, epsilon, class_count, ks)
-        gap = laws.interval(_measured_elsewhere(_curves(fits, [budget], _draws(fits)))[:, 0])
+        gap = laws.interval(_measured_elsewhere(_curves(fits, [budget]))[:, 0])
         unknown = Interval(np.nan, None, None)
         row = {"method": method, "member": found.member, "reason": found.reason}
         parts = {"k": found.k or unknown, "ipc": found.ipc or unknown, "gap": gap}
@@ -170,13 +174,7 @@ def compare_plans(
 
 
 def better_spend(
-    gaps: pd.DataFrame,
-    members: Sequence[str],
-    k: float,
-    measure: str = "gap_error",
-    *,
-    draws: int = 1000,
-    seed: int = 0,
+    gaps: pd.DataFrame, members: Sequence[str], k: float, *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Compare, at k, doubling the images of a method with switching to another, by fitted laws.
 
@@ -187,8 +185,7 @@ def better_spend(
     """
     curves = {}
     for method, own in gaps.groupby("method", sort=False):
-        cube = lay_out(own, {"given": members}, measure)
-        fits = _member_fits(cube, members, cube.ks, draws, seed)
+        fits = pick_fitted(fit_members(own, members, draws=draws, seed=seed), members)
         curves[method] = _measured_elsewhere(_curves(fits, [k, 2 * k], draws))
     if len(curves) < 2:
         raise ValueError(f"{len(curves)} method; give gaps of at least 2 to compare")
@@ -210,7 +207,6 @@ def back_test(
     families: Families,
     pilot_ks: Sequence[float],
     pilot_configurations: Sequence[str],
-    measure: str = "gap_error",
     *,
     distances: pd.DataFrame | None = None,
     draws: int = 1000,
@@ -228,11 +224,13 @@ def back_test(
     pilot configuration would have to show a spread.
     """
     everyone = list(dict.fromkeys(name for members in families.values() for name in members))
-    cube = lay_out(gaps, {**families, "pilot": pilot_configurations}, measure)
+    cube = lay_out(gaps, {**families, "pilot": pilot_configurations}, MEASURE)
     if missing := sorted(set(pilot_ks) - set(cube.ks)):
         known = ", ".join(f"{k:g}" for k in cube.ks)
         raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {known}")
-    fits = _member_fits(cube, pilot_configurations, pilot_ks, draws, seed)
+    pilot_gaps = gaps[gaps["k"].isin(pilot_ks)]
+    fits = fit_members(pilot_gaps, pilot_configurations, draws=draws, seed=seed)
+    fits = pick_fitted(fits, pilot_configurations)
     curves = _all_curves(fits, everyone, cube.ks, distances, draws, seed)
     weights, rows = seed_weights(cube.values.shape[1], draws, seed), []
     subjects = [(name, "configuration", [name]) for name in everyone]
@@ -244,53 +242,32 @@ def back_test(
         measured = worst_over(cube.of(members), weights)
         for j, k in enumerate(cube.ks):
             if lacked := held[k not in pilot_ks]:
-                compared = _compared(predicted[:, j], measured[:, j])
-                rows.append((name, kind, lacked, k, *compared))
+                rows.append((name, kind, lacked, k, *_compared(predicted[:, j], measured[:, j])))
     names = ["predicted", "low", "high", "measured", "error", "inside"]
     return pd.DataFrame(rows, columns=["name", "kind", "held_out", "k", *names])
 
 
-def _ends(interval: Interval) -> str:
+def said_ends(interval: Interval) -> str:
+    """Say the ends of an interval in brackets; nothing where it has none."""
     if interval.low is None or np.isinf(interval.low):
         return ""
     high = "no bound" if np.isinf(interval.high) else f"{interval.high:.0f}"
     return f" (95 % interval {interval.low:.0f} to {high})"
 
 
-def _member_fits(cube: Cube, members, ks, draws: int, seed: int) -> dict[str, laws.Fit]:
-    """Fit a power law to each member at ks; raises ValueError where there are too few k for it."""
-    fits = _each_fit(cube, members, ks, draws, seed)
-    for name, fit in fits.items():
-        if not fit.fitted:
-            raise ValueError(f"no curve for {name!r}: {fit.reason}")
-    return fits
+def _coefficients(fits: dict[str, laws.Fit], draws: int | None = None) -> np.ndarray:
+    """Return (a, theta, c) of fits (M, 1 + D, 3); a fit without draws repeats its estimate.
+
+    draws: how many there are to be, where perhaps no fit has any.
+    """
+    rows = [fit.coefficients for fit in fits.values()]
+    count = max(map(len, rows)) if draws is None else 1 + draws
+    return np.stack([np.broadcast_to(row, (count, 3)) for row in rows])
 
 
-def _each_fit(cube: Cube, members, ks, draws: int, seed: int) -> dict[str, laws.Fit]:
-    """Fit a power law to each member at ks, where there are enough k."""
-    kept = np.isin(cube.ks, ks)
-    fits = {}
-    for name, values in zip(members, cube.of(members)[..., kept], strict=True):
-        table = pd.DataFrame(values, columns=cube.ks[kept])
-        fits[name] = laws.fit(table, LAW, draws=draws, seed=seed)
-    return fits
-
-
-def _draws(fits: dict[str, laws.Fit]) -> int:
-    """Return the number of draws that fits share; a fit without seed variance has none."""
-    return max(len(fit.coefficients) for fit in fits.values()) - 1
-
-
-def _coefficients(fits: dict[str, laws.Fit], draws: int) -> np.ndarray:
-    """Return (a, theta, c) of fits (M, 1 + D, 3); a fit without draws repeats its estimate."""
-    return np.stack([np.broadcast_to(fit.coefficients, (1 + draws, 3)) for fit in fits.values()])
-
-
-def _curves(fits: dict[str, laws.Fit], ks, draws: int) -> np.ndarray:
-    """Return the fitted gaps (M, 1 + D, K) at ks."""
-    ks = np.asarray(ks, dtype=float)
-    law = next(iter(fits.values())).law
-    return law.curve(ks, _coefficients(fits, draws))
+def _curves(fits: dict[str, laws.Fit], ks, draws: int | None = None) -> np.ndarray:
+    """Return the fitted gaps (M, 1 + D, K) at ks; draws: see `_coefficients`."""
+    return laws.LAWS[LAW].curve(np.asarray(ks, dtype=float), _coefficients(fits, draws))
 
 
 def _needed(coefficients: np.ndarray, epsilon: float) -> np.ndarray:

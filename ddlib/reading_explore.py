@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from ddlib import laws, planner, reading
@@ -30,19 +29,13 @@ class Need(NamedTuple):
     remark: str
 
     @property
-    def ends(self) -> list[float]:
-        """The estimate, low and high as numbers to draw; NaN where there is none."""
-        values = self.k or (None, None, None)
-        return [np.nan if value is None else float(value) for value in values]
-
-    @property
     def value(self) -> str:
         """Say k* and its interval, or that it is unknown."""
         if self.k is None:
             return "unknown"
         if self.remark.startswith(("above", "below")):
             return f"{self.remark[:5]} {self.k.estimate:.0f}"
-        return _ends(dict(zip(("v", "v_low", "v_high"), self.ends, strict=True)), "v", "{:.0f}")
+        return _said(self.k, "{:.0f}")
 
     @property
     def why(self) -> str:
@@ -50,45 +43,36 @@ class Need(NamedTuple):
         return "" if self.k else f"unknown: {self.remark}"
 
 
-def at_size(
-    fits: dict, gaps: pd.DataFrame, k: float, least_gain: float, floor_share: float
-) -> pd.DataFrame:
-    """Tabulate what fits say at k: a row a method and law.
+def at_size(fits: dict, k: float, least_gain: float, floor_share: float) -> pd.DataFrame:
+    """Tabulate what fits, {(method, law): Fit}, say at k: a row a method and law.
 
     Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
     which the next image gains less than least_gain), spent (where the part above the floor is down
     to floor_share of it), each of the three with _low and _high, gap_sat (the curve
-    at k_sat), no_k_sat and no_spent (why there is none), measured, sd, n (over seeds at k). fits:
-    {(method, law): Fit}; gaps: method, k, seed, gap.
+    at k_sat), no_k_sat and no_spent (why there is none).
     """
-    here = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std", "count"])
     rows = []
     for (method, law), found in fits.items():
-        row = {"method": method, "law": law, "k": k, "no_k_sat": found.reason}
-        row["no_spent"] = found.reason
-        if method in here.index:
-            row |= zip(("measured", "sd", "n"), here.loc[method], strict=True)
+        row = {"method": method, "law": law, "k": k}
+        row |= dict.fromkeys(("no_k_sat", "no_spent"), found.reason)
         if found.fitted:
             row |= zip(("gap", "low", "high"), found.gap(k), strict=True)
-            row |= _ended(found.gain(k), "gain")
-            row |= _or_reason(lambda: found.k_sat(least_gain), "k_sat")  # noqa: B023
-            row |= _or_reason(lambda: found.k_floor(floor_share), "spent")  # noqa: B023
+            row |= _ended("gain", found.gain, k)
+            row |= _ended("k_sat", found.k_sat, least_gain)
+            row |= _ended("spent", found.k_floor, floor_share)
             if row.get("k_sat", 0) > 0:
                 row["gap_sat"] = found.gap(row["k_sat"]).estimate
         rows.append(row)
     ends = [f"{name}{end}" for name in ("gain", "k_sat", "spent") for end in ("", "_low", "_high")]
-    names = ["gap", "low", "high", *ends, "gap_sat", "no_k_sat", "no_spent", "measured", "sd", "n"]
-    return pd.DataFrame(rows).reindex(columns=["method", "law", "k", *names])
+    numbers = ["gap", "low", "high", *ends, "gap_sat"]
+    names = ["method", "law", "k", *numbers, "no_k_sat", "no_spent"]
+    return pd.DataFrame(rows).reindex(columns=names).astype(dict.fromkeys(numbers, float))
 
 
-def _ended(found: Interval, name: str) -> dict:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
-
-
-def _or_reason(ask: Callable[[], Interval], name: str) -> dict:
-    """Return what `ask` finds, or why it finds nothing."""
+def _ended(name: str, ask: Callable[[float], Interval], value: float) -> dict:
+    """Return what `ask` finds for a value, with its ends, or why it finds nothing."""
     try:
-        return _ended(ask(), name)
+        return dict(zip((name, f"{name}_low", f"{name}_high"), ask(value), strict=True))
     except ValueError as reason:
         return {f"no_{name}": str(reason)}
 
@@ -124,15 +108,14 @@ def recommendation(
     ipc = Interval(*(max(end, 1.0) for end in best[["ipc", "ipc_low", "ipc_high"]]))
     fit = f"R² = {best['r2']:.3f} under {html.escape(best['member'])}, which decides"
     fit += _doubt(fits[best["method"]][best["member"]])
-    past = best["k"] / ks[-1]
-    beyond = f"; k lies {past:.1f} times past the largest measured" if past > 1 else ""
+    if best["k"] > ks[-1]:
+        fit += f"; k lies {best['k'] / ks[-1]:.1f} times past the largest measured"
     inside = table[table["within"]].iloc[1:]
     alike = inside.loc[inside["k_low"] <= best["k_high"], "method"]
     text = (
         f"Take <b>{html.escape(best['method'])}</b> with <b>{ipc.estimate:g} images per class</b>"
+        f"{planner.said_ends(ipc)} for {goal} under {html.escape(where)}. {rests} ({fit})."
     )
-    text += f" (95 % interval {_end(ipc.low)} to {_end(ipc.high)}) for {goal} under "
-    text += f"{html.escape(where)}. {rests} ({fit}{beyond})."
     if len(alike):
         text += f" Their intervals do not tell it from {html.escape(reading.listed(alike, 'and'))}."
     return text
@@ -149,40 +132,36 @@ def _doubt(decides: laws.Fit | None) -> str:
 
 
 def ipc_table(
-    numbers: pd.DataFrame, seen: pd.Series, measure: str, level: float, floor_share: float
+    numbers: pd.DataFrame, measured: pd.DataFrame, measure: str, level: float, floor_share: float
 ) -> str:
     """Tabulate predicted against measured, a row a method and law; or measured alone.
 
-    numbers: `at_size`; seen: the mean gap at this size by method, NaN where it was not measured;
-    measure: of `laws.gap_matrix`; level: the mean risk on all data; floor_share: see
-    `at_size`.
+    numbers: `at_size`; measured: mean and std of the gaps at this size, index method, NaN where it
+    was not measured; measure: of `laws.gap_matrix`; level: the mean risk on all data; floor_share:
+    see `at_size`.
     """
     error = measure == "gap_error"
     what, sign = ("accuracy", -1) if error else ("cross-entropy", 1)
     full = 1 - level if error else level
     ends = ("gap", "high", "low") if error else ("gap", "low", "high")
+    seen = {}
+    for method, mean, sd in measured.itertuples():
+        spread = "" if math.isnan(sd) else f" ± {sd:.3f}"
+        seen[method] = "not measured" if math.isnan(mean) else f"{full + sign * mean:.3f}{spread}"
     rows = []
     for row in numbers.to_dict("records"):
-        names = zip(("v", "v_low", "v_high"), ends, strict=True)
-        predicted = {name: full + sign * row[end] for name, end in names}
-        there = not math.isnan(row["measured"])
-        cells = [row["method"], laws.LAWS[row["law"]].formula, _ends(predicted, "v", "{:.3f}")]
-        measured = f"{full + sign * row['measured']:.3f} ± {row['sd']:.3f}"
-        cells.append(measured if there else "not measured")
-        cells.append(_ends(row, "gain", "{:.2g}"))
+        predicted = [full + sign * row[end] for end in ends]
+        cells = [row["method"], laws.LAWS[row["law"]].formula]
+        cells += [_said(predicted, "{:.3f}"), seen[row["method"]]]
+        cells.append(_said(_interval(row, "gain"), "{:.2g}"))
         for name in ("k_sat", "spent"):
-            cells.append(_ends(row, name, "{:.0f}") or f"none: {row[f'no_{name}']}")
+            cells.append(_said(_interval(row, name), "{:.0f}") or f"none: {row[f'no_{name}']}")
         rows.append(cells)
-    for method, gap in seen.items() if numbers.empty else ():
-        measured = "not measured" if math.isnan(gap) else f"{full + sign * gap:.3f}"
-        rows.append([method, "no fit is ticked", "", measured, "", "", ""])
-    head = ["method", "fit", f"predicted {what}", f"measured {what}"]
+    if numbers.empty:
+        rows = [[method, "no fit is ticked", "", text, "", "", ""] for method, text in seen.items()]
+    head = ["method", "fit", f"predicted {what}", f"measured {what}", "the next image gains"]
+    head += ["k_sat: gains less from k =", f"{floor_share:.0%} of floor at k ="]
     note = f"On all data: {what} {full:.3f}. In brackets: 95 %; ±: between seeds."
-    head += [
-        "the next image gains",
-        "k_sat: gains less from k =",
-        f"{floor_share:.0%} of floor at k =",
-    ]
     return _table(head, rows, note)
 
 
@@ -191,9 +170,7 @@ def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: 
 
     worst: that member and its gap, or "unknown" and why.
     """
-    rows = []
-    for need in needs:
-        rows.append([f"k*, {need.what}", need.value, need.remark or KNOWN[need.what]])
+    rows = [[f"k*, {need.what}", need.value, need.remark or KNOWN[need.what]] for need in needs]
     named, gap = worst
     how = f"worst gap {gap:.3f}, mean over seeds" if isinstance(gap, float) else gap
     rows.append([f"worst member at k = {k}", named, how])
@@ -207,38 +184,37 @@ def plan_table(table: pd.DataFrame, bad: dict[str, str]) -> str:
     rows = []
     for row in table.to_dict("records"):
         reason = row["reason"] or ("" if row["within"] else "beyond the budget")
-        need = "unknown" if math.isnan(row["ipc"]) else _ends(row, "ipc", "{:.0f}")
-        rows.append([row["method"], need, _ends(row, "gap", "{:.3f}"), row["member"] or "", reason])
+        need = _said(_interval(row, "ipc"), "{:.0f}") or "unknown"
+        gap = _said(_interval(row, "gap"), "{:.3f}")
+        rows.append([row["method"], need, gap, row["member"] or "", reason])
     rows += [[method, "unknown", "", "", reason] for method, reason in bad.items()]
     head = ["method", "images per class", "gap at the budget", "decided by", "remark"]
     return _table(head, rows, "In brackets: 95 %.")
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]], note: str) -> str:
-    top = "".join(f'<th scope="col" style="{CELL}">{html.escape(name)}</th>' for name in head)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td style="{CELL}">{html.escape(str(text))}</td>' for text in row)
-        + "</tr>"
-        for row in rows
-    )
+    def line(cells: Iterable[str], kind: str, scope: str = "") -> str:
+        opening = f'<{kind}{scope} style="{CELL}">'
+        written = (f"{opening}{html.escape(str(text))}</{kind}>" for text in cells)
+        return f"<tr>{''.join(written)}</tr>"
+
+    top, body = line(head, "th", ' scope="col"'), "".join(line(row, "td") for row in rows)
     caption = f'<caption style="caption-side:bottom;text-align:left">{html.escape(note)}</caption>'
-    rows = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    rows = f"<thead>{top}</thead><tbody>{body}</tbody>"
     return f'<table style="{TABLE}">{rows}{caption}</table>'
 
 
-def _ends(row, name: str, pattern: str) -> str:
-    """Return an estimate with its interval, `12 (8 to 20)`; infinity is no bound."""
-    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
-    if values[0] is None or math.isnan(values[0]):
+def _interval(row: dict, name: str) -> Interval:
+    return Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+
+
+def _said(interval: Sequence[float], pattern: str) -> str:
+    """Return an estimate with its interval, `12 (8 to 20)`; empty for NaN, infinity is no bound."""
+    estimate, *ends = interval
+    if math.isnan(estimate):
         return ""
-    texts = ["no k" if math.isinf(values[0]) else pattern.format(values[0])]
-    known = [end for end in values[1:] if end is not None and not math.isnan(end)]
-    if len(known) < 2:
-        return f"{texts[0]} (no interval)"
-    ends = ["no bound" if math.isinf(end) else pattern.format(end) for end in known]
-    return f"{texts[0]} ({ends[0]} to {ends[1]})"
-
-
-def _end(value: float) -> str:
-    return "no bound" if math.isinf(value) else f"{value:g}"
+    text = "no k" if math.isinf(estimate) else pattern.format(estimate)
+    if any(end is None or math.isnan(end) for end in ends):
+        return f"{text} (no interval)"
+    low, high = ("no bound" if math.isinf(end) else pattern.format(end) for end in ends)
+    return f"{text} ({low} to {high})"

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import jinja2
 import nbformat
 
 from ddlib.files import check_writable, from_root
-from ddlib.page import Links, failure, markdown_to_html, read_notebook, render, title
+from ddlib.page import Links, failure, markdown_to_html, read_notebook, render, shown, title
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 SHOWN = 4  # paragraphs of a reading, at most
@@ -37,23 +38,16 @@ class Run:
         return self.place.with_suffix(".html")
 
     @property
-    def picture(self) -> bytes | None:
-        """The first figure, PNG."""
-        for cell in self.notebook.cells:
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    return base64.b64decode(output.data["image/png"])
-        return None
+    def picture(self) -> bytes:
+        """The first figure, PNG; empty where there is none."""
+        return base64.b64decode(_first(self.notebook.cells, "image/png"))
 
     @property
     def finding(self) -> str:
         """The start of every paragraph of the first reading, Markdown; nothing if there is none."""
-        heads = [cell.source.startswith("## Reading") for cell in self.notebook.cells]
-        after = self.notebook.cells[heads.index(True) :] if any(heads) else []
-        texts = [
-            o.get("data", {}).get("text/markdown") for c in after for o in c.get("outputs", [])
-        ]
-        return _starts(next(filter(None, texts), ""))
+        cells = self.notebook.cells
+        after = dropwhile(lambda cell: not cell.source.startswith("## Reading"), cells)
+        return _starts(_first(after, "text/markdown"))
 
     def row(self) -> dict[str, Any]:
         """What the index says of this run."""
@@ -126,7 +120,7 @@ def links(run: Run, runs: Sequence[Run]) -> Links:
         there = [other.page for other in runs if other.place.name == Path(notebook).name]
         own = run.place.parent
         there.sort(key=lambda page: (page.parent != own, page.parent.name != own.name))
-        return Path(os.path.relpath(there[0], own)).as_posix() if there else None
+        return os.path.relpath(there[0], own) if there else None
 
     return address
 
@@ -134,10 +128,10 @@ def links(run: Run, runs: Sequence[Run]) -> Links:
 def _write_page(run: Run, runs: Sequence[Run], results: Path, site: Path) -> None:
     page, picture = site / run.page, run.picture
     page.parent.mkdir(parents=True, exist_ok=True)
-    home = Path(os.path.relpath("index.html", run.place.parent)).as_posix()
-    above = f'<p><a href="{home}">All runs</a></p>'
+    home = os.path.relpath("index.html", run.place.parent)
     if picture:
         page.with_suffix(".png").write_bytes(picture)
+    above = f'<p><a href="{home}">All runs</a></p>'
     html = render(run.notebook, results / run.place, links(run, runs), above)
     page.write_text(html, encoding="utf-8")
 
@@ -145,6 +139,11 @@ def _write_page(run: Run, runs: Sequence[Run], results: Path, site: Path) -> Non
 def _index(rows: Sequence[dict[str, Any]]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(rows=rows)
+
+
+def _first(cells: Iterable[nbformat.NotebookNode], kind: str) -> str:
+    """Return the first that cells show of one MIME type, or nothing."""
+    return next(filter(None, (data.get(kind) for data in shown(cells))), "")
 
 
 def _starts(text: str) -> str:

@@ -175,7 +175,7 @@ def test_charts_know_the_laws_and_take_their_tables_as_they_come(gaps, summary):
     }
     curves = pd.concat([laws.curves(fits[m], KS).assign(method=m) for m in methods])
     table = pd.concat([laws.summary(fits[m]).assign(method=m) for m in methods])
-    spec = charts.rivals(gaps, curves, table).to_dict()
+    spec = charts.rivals(gaps, curves, table, "gap").to_dict()
     assert len(rows_of(spec, "loo", "fit")) == 12
 
 

@@ -164,6 +164,20 @@ def test_trials_that_failed_are_named(example):
     assert "gaps at 0 distinct k" in cells(ipc)[2][5]
 
 
+def test_one_seed_has_numbers_and_no_intervals(example):
+    first = {
+        name: getattr(example[0], name).query("seed == 0") for name in ("trials", "references")
+    }
+    ipc = explore.IpcExplorer([dataclasses.replace(example[0], **first)])
+    errors = first["references"].query("configuration == 'plain'")["error"]
+    [gap] = first["trials"].query("configuration == 'plain' and method == 'dm' and k == 100")[
+        "gap_error"
+    ]
+    [row] = [row for row in cells(ipc) if row[0] == "dm"]
+    assert row[2].endswith("(no interval)")
+    assert row[3] == f"{1 - errors.mean() - gap:.3f}"
+
+
 def test_another_study_brings_its_own_choices(ipc):
     choose(ipc, ipc=20, study="digits: coverage_law/digits")
     assert ipc.methods.value == ("dm",)

@@ -33,7 +33,7 @@ def explorer(monkeypatch):
     monkeypatch.setattr(explore_theory, "display", display)
     explore_theory.explorer()
     box, screen = given
-    names = {meaning: name for name, meaning in explore_theory.MEANINGS.items()}
+    names = {knob["description"]: name for name, knob in explore_theory.KNOBS.items()}
     return {names[slider.description]: slider for slider in box.children}, screen
 
 

@@ -200,13 +200,11 @@ def test_what_is_no_notebook_is_refused(tmp_path, text):
     assert not (tmp_path / "run.html").exists()
 
 
-def test_the_command_names_what_it_needs(tmp_path, convert):
-    with pytest.raises(SystemExit, match=r"no notebook at .*missing\.ipynb"):
-        page.main([str(tmp_path / "missing.ipynb")])
-    with pytest.raises(SystemExit, match="usage"):
-        page.main([])
+def test_a_page_goes_where_it_is_asked_for(tmp_path, convert):
+    with pytest.raises(FileNotFoundError, match=r"no notebook at .*missing\.ipynb"):
+        page.write_page(tmp_path / "missing.ipynb", tmp_path / "missing.html")
     convert(code(stream("stdout", "done")))
-    page.main([str(tmp_path / "run.ipynb"), str(tmp_path / "new" / "page.html")])
+    page.write_page(tmp_path / "run.ipynb", tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").read_bytes() == (tmp_path / "run.html").read_bytes()
 
 
