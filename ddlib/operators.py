@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from ddlib.configurations import Configuration
+from ddlib.configurations import Configuration, State
 from ddlib.data import DataSet
 from ddlib.networks import Network, Theta
 from ddlib.seeds import generator
@@ -41,7 +41,7 @@ def update_fields(
     for number, state in enumerate(_states(dataset, own, network, seed)):
         drawn = [next(rows) for _ in range(BURST)]
         for name in list(fields):
-            moved, carried = configurations[name].start(network, state, (seed, number))
+            moved, carried = state, State.start((seed, number))
             try:
                 for batch in drawn:
                     batch = images[batch], labels[batch]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,12 @@ from ddlib.training import (
     Score,
     augmented,
     batches,
+    descend,
+    detached,
+    final,
+    or_diverged,
     prepared,
-    set_rate,
+    scores_of,
     train_and_score,
 )
 
@@ -50,13 +53,15 @@ def train_and_score_all(
     images, labels = sets[0]
     count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
     if count == 1:
-        every = zip(sets, seeds, thetas, strict=True)
-        return [_alone(network, *own, test, recipe, seed, theta) for own, seed, theta in every]
+        return [
+            or_diverged(train_and_score, network, *own, test, recipe, seed, theta)
+            for own, seed, theta in zip(sets, seeds, thetas, strict=True)
+        ]
     scores: list[Score | DivergedError] = []
     for start in range(0, len(sets), count):
         own = slice(start, start + count)
-        stacked, diverged = _train(network, sets[own], recipe, seeds[own], thetas[own])
-        found = _score(network, stacked, test, recipe)
+        trained, diverged = _train(network, sets[own], recipe, seeds[own], thetas[own])
+        found = [or_diverged(final, each, recipe) for each in scores_of(network, trained, test)]
         scores += [error or score for error, score in zip(diverged, found, strict=True)]
     return scores
 
@@ -77,21 +82,14 @@ def at_once(
     return max(1, min(ACCELERATOR_PIXELS // pixels, ACCELERATOR_WEIGHTS // weights))
 
 
-def _alone(network: Network, *given: Any) -> Score | DivergedError:
-    try:
-        return train_and_score(network, *given)
-    except DivergedError as error:
-        return error
-
-
 def _train(
     network: Network,
     sets: Sequence[Labelled],
     recipe: Recipe,
     seeds: Sequence[object],
     thetas: Sequence[Theta],
-) -> tuple[Theta, list[DivergedError | None]]:
-    """Return the trained weights (G, ...) of G networks, and where each diverged, if it did."""
+) -> tuple[list[Theta], list[DivergedError | None]]:
+    """Return the trained weights of each of G networks, and where it diverged, if it did."""
     images, device = [each for each, _ in sets], sets[0][0].device
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
     stacked, optimiser = prepared(network, stacked, recipe)
@@ -112,16 +110,14 @@ def _train(
             others = [own[mixed] for own, (_, mixed, _) in zip(targets, seen, strict=True)]
             rest = _cross_entropies(scores, others, recipe.label_smoothing)
             losses = kept * losses + (1 - kept) * rest
-        set_rate(optimiser, recipe, step)
-        optimiser.zero_grad()
-        losses.sum().backward()
-        optimiser.step()
+        descend(optimiser, losses.sum(), recipe.rate(step))
         sound = torch.where(losses.detach().isfinite(), sound, sound.clamp(max=step))
     errors = [
         DivergedError(step, "the training loss") if step < recipe.steps else None
         for step in sound.cpu().tolist()
     ]
-    return {name: value.detach() for name, value in stacked.items()}, errors
+    trained = detached(stacked)
+    return [{name: trained[name][own] for name in trained} for own in range(len(seeds))], errors
 
 
 def _logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
@@ -140,23 +136,3 @@ def _cross_entropies(
         label_smoothing=smoothing,
     )
     return each.view(scores.shape[:2]).mean(1)
-
-
-@torch.no_grad()
-def _score(
-    network: Network, stacked: Theta, test: Split, recipe: Recipe
-) -> list[Score | DivergedError]:
-    """Return the scores of G networks, whose weights are stacked, on a split."""
-    count = len(next(iter(stacked.values())))
-    right, nats = [], []
-    size = max(1, ACCELERATOR_PIXELS // (count * math.prod(test.images.shape[-2:])))
-    for images, labels in zip(test.images.split(size), test.labels.split(size), strict=True):
-        scores = _logits(network, stacked, images.expand(count, *images.shape))
-        right.append((scores.argmax(2) == labels).sum(1))
-        nats.append(len(labels) * _cross_entropies(scores, [labels] * count, 0.0))
-    totals = [
-        torch.stack(parts).cpu().double().sum(0) / len(test.labels) for parts in (right, nats)
-    ]
-    scores = [Score(*own) for own in torch.stack(totals).T.tolist()]
-    lost = DivergedError(recipe.steps, "the test loss")
-    return [score if math.isfinite(score.cross_entropy) else lost for score in scores]

@@ -2,8 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,27 +32,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor on the learning rate as a function of the share of steps done; `step` is the reference's
 single drop to a tenth at half-time."""
 
-OPTIMISERS: dict[str, Callable[[list[torch.Tensor], "Recipe"], torch.optim.Optimizer]] = {
-    "sgd": lambda weights, recipe: torch.optim.SGD(
-        *(weights, recipe.learning_rate, recipe.momentum),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    ),
-    "nesterov": lambda weights, recipe: torch.optim.SGD(
-        *(weights, recipe.learning_rate, recipe.momentum),
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        fused=True,
-    ),
-    "rmsprop": lambda weights, recipe: torch.optim.RMSprop(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay
-    ),
-    "adam": lambda weights, recipe: torch.optim.Adam(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    ),
-    "adamw": lambda weights, recipe: torch.optim.AdamW(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    ),
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "nesterov": partial(torch.optim.SGD, fused=True, nesterov=True),
+    "rmsprop": torch.optim.RMSprop,
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
 }
 """Optimisers by name. RMSprop's and Adam's averages decay as PyTorch has it; momentum is SGD's, and
 Nesterov's, alone."""
@@ -58,11 +45,14 @@ Nesterov's, alone."""
 STEP = ("optimizer", "learning_rate", "momentum", "weight_decay", "label_smoothing")
 """The fields of a Recipe that decide a step, whatever the length, batches and augmentation."""
 
-BOTH = {"flip_crop": ("flip", "crop")}  # families that are applied one after the other
+STAGES = {name: [families] for name, families in augment.STRATEGIES.items()}
+STAGES["flip_crop"] = [("flip",), ("crop",)]  # which are applied one after the other
 MIXES = ("mixup", "cutmix")
-AUGMENTATIONS = (*augment.STRATEGIES, *BOTH, *MIXES)
+AUGMENTATIONS = (*STAGES, *MIXES)
 
 CHECK_EVERY = 100  # numbers; to read each as it comes would keep an accelerator waiting
+
+T = TypeVar("T")
 
 
 class DivergedError(RuntimeError):
@@ -77,12 +67,18 @@ class DivergedError(RuntimeError):
     ):
         super().__init__(step, what, how, advice)  # workers send it back by these arguments
         self.step = step
-        self.what = what
-        self.how = how
-        self.advice = advice
 
     def __str__(self) -> str:
-        return f"{self.what} {self.how} at step {self.step}; {self.advice}"
+        step, what, how, advice = self.args
+        return f"{what} {how} at step {step}; {advice}"
+
+
+def or_diverged(job: Callable[..., T], *given: object) -> T | DivergedError:
+    """Return what a job returns, or the DivergedError that it raises."""
+    try:
+        return job(*given)
+    except DivergedError as error:
+        return error
 
 
 class Watch:
@@ -99,6 +95,10 @@ class Watch:
         self._seen.append((sound.detach(), error))
         if len(self._seen) >= CHECK_EVERY:
             self.check()
+
+    def finite(self, step: int, what: str, values: torch.Tensor) -> None:
+        """Take note of whether all `values` are finite numbers: they are `what`, after `step`."""
+        self.see(values.isfinite().all(), DivergedError(step, what))
 
     def check(self) -> None:
         """Raise the error of the first number that was not sound, if there was one."""
@@ -138,6 +138,10 @@ class Recipe(Parameters):
         if self.optimizer == "nesterov" and not self.momentum:
             raise ValueError("optimizer='nesterov' needs a momentum above 0; choose 0.9, or 'sgd'")
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step number `step`."""
+        return self.learning_rate * SCHEDULES[self.schedule](step / self.steps)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -171,14 +175,14 @@ def train(
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
-    see: Callable[[torch.Tensor, int], None] | None = None,
+    see: Callable[[torch.Tensor], None] | None = None,
 ) -> Theta:
     """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
 
     images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Under batch norm
     the weights come with running statistics, which the optimiser does not see. Raises
     DivergedError with the step at which the loss is not finite, unless `see` is there to be given
-    every step's loss () and number.
+    every step's loss ().
     """
     steps = training_steps(network, theta, images, labels, recipe, generator, see)
     return deque(steps, maxlen=1).pop()
@@ -191,7 +195,7 @@ def training_steps(
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
-    see: Callable[[torch.Tensor, int], None] | None = None,
+    see: Callable[[torch.Tensor], None] | None = None,
 ) -> Iterator[Theta]:
     """Yield the weights after each step of `train`; the next step overwrites them, so copy.
 
@@ -205,18 +209,26 @@ def training_steps(
         batch = images[rows], labels[rows]
         loss = advance(network, theta, optimiser, *batch, recipe, step, generator)
         if see:
-            see(loss, step)
+            see(loss)
         else:
-            watch.see(loss.isfinite(), DivergedError(step, "the training loss"))
-        yield {name: value.detach() for name, value in theta.items()}
+            watch.finite(step, "the training loss", loss)
+        yield detached(theta)
     watch.check()
+
+
+def detached(theta: Theta) -> Theta:
+    """Return the same weights, without what leads to their gradients."""
+    return {name: value.detach() for name, value in theta.items()}
 
 
 def prepared(network: Network, theta: Theta, recipe: Recipe) -> tuple[Theta, torch.optim.Optimizer]:
     """Return a copy of the weights to train, and the optimiser that moves them in place."""
     theta = {name: value.clone() for name, value in with_statistics(network, theta).items()}
     weights = [theta[name].requires_grad_() for name, _ in network.named_parameters()]
-    return theta, OPTIMISERS[recipe.optimizer](weights, recipe)
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer in ("sgd", "nesterov"):
+        options["momentum"] = recipe.momentum
+    return theta, OPTIMISERS[recipe.optimizer](weights, **options)
 
 
 def advance(
@@ -239,19 +251,18 @@ def advance(
     if others is not None:
         other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
         loss = kept * loss + (1 - kept) * other
-    set_rate(optimiser, recipe, step)
+    descend(optimiser, loss, recipe.rate(step))
+    return loss.detach()
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """Move the weights of an optimiser down the gradient of a loss (), at a learning rate."""
+    optimiser.param_groups[0]["lr"] = rate
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     # A fused optimiser leaves them uncounted, which whoever keeps what follows from weights needs.
     torch.autograd.graph.increment_version(optimiser.param_groups[0]["params"])
-    return loss.detach()
-
-
-def set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    """Give the optimiser the learning rate of step number `step` of the recipe."""
-    factor = SCHEDULES[recipe.schedule](step / recipe.steps)
-    optimiser.param_groups[0]["lr"] = recipe.learning_rate * factor
 
 
 def augmented(
@@ -264,8 +275,7 @@ def augmented(
     one for the batch.
     """
     if augmentation not in MIXES:
-        names = BOTH.get(augmentation)
-        for families in zip(names) if names else [augment.STRATEGIES[augmentation]]:
+        for families in STAGES[augmentation]:
             images = augment.apply(images, augment.draw(families, len(images), generator))
         return images, None, 1.0
     others = send(torch.randperm(len(images), generator=generator), images.device)
@@ -288,16 +298,23 @@ def _span(size: int, at: float, share: float) -> slice:
     return slice(max(middle - half, 0), min(middle + half, size))
 
 
-@torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return accuracy and mean cross-entropy (nats) of `theta` over the whole of `split`."""
+    return scores_of(network, [theta], split)[0]
+
+
+@torch.no_grad()
+def scores_of(network: Network, thetas: Sequence[Theta], split: Split) -> list[Score]:
+    """Return the `score` of each of some weights; a device is asked once for all."""
     right, nats = [], []
-    for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
-        scores = logits(network, theta, images)
-        right.append((scores.argmax(1) == labels).sum())
-        nats.append(F.cross_entropy(scores, labels, reduction="sum"))
-    totals = (sum(torch.stack(parts).cpu().tolist()) for parts in (right, nats))
-    return Score(*(total / len(split.labels) for total in totals))
+    for theta in thetas:
+        for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
+            scores = logits(network, theta, images)
+            right.append((scores.argmax(1) == labels).sum())
+            nats.append(F.cross_entropy(scores, labels, reduction="sum"))
+    parts = [torch.stack(each).cpu().view(len(thetas), -1).tolist() for each in (right, nats)]
+    count = len(split.labels)
+    return [Score(sum(own) / count, sum(lost) / count) for own, lost in zip(*parts, strict=True)]
 
 
 def train_and_score(
@@ -321,12 +338,11 @@ def train_and_score(
         stream = generator("evaluation weights", seed)
         theta = initial_parameters(network, stream, images.device)
     theta = train(network, theta, images, labels, recipe, generator("evaluation batches", seed))
-    return final_score(network, theta, test, recipe)
+    return final(score(network, theta, test), recipe)
 
 
-def final_score(network: Network, theta: Theta, test: Split, recipe: Recipe) -> Score:
+def final(result: Score, recipe: Recipe) -> Score:
     """Return the score of weights that the recipe ended with; DivergedError if it is not finite."""
-    result = score(network, theta, test)
     if not math.isfinite(result.cross_entropy):
         raise DivergedError(recipe.steps, "the test loss")
     return result

@@ -11,6 +11,7 @@ from ddlib import networks
 from ddlib.configurations import (
     Configuration,
     Pretraining,
+    State,
     contrastive_loss,
     expand,
     pretrain,
@@ -80,7 +81,7 @@ def test_updates_one_by_one_are_the_training(tiny, name, network):
     built, theta = start(tiny, chosen)
     images, labels = tiny.train.images[:16], tiny.train.labels[:16]
     whole = train(built, theta, images, labels, chosen.recipe, generator("unused"))
-    weights, state = chosen.start(built, theta, 0)
+    weights, state = theta, State.start(0)
     for _ in range(chosen.recipe.steps):
         weights, state = chosen.update(built, weights, state, (images, labels))
     assert state.step == chosen.recipe.steps
@@ -93,7 +94,7 @@ def test_an_update_changes_nothing_that_it_is_given(tiny):
     chosen = configuration(optimizer="adam", augmentation="dsa")
     network, theta = start(tiny, chosen)
     batch = tiny.train.images[:16], tiny.train.labels[:16]
-    weights, state = chosen.update(network, *chosen.start(network, theta, 0), batch)
+    weights, state = chosen.update(network, theta, State.start(0), batch)
     kept = {name: value.clone() for name, value in weights.items()}
     moments = {
         (key, name): value.clone()
