@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -101,14 +101,15 @@ class Watch:
         self.see(values.isfinite().all(), DivergedError(step, what))
 
     def check(self) -> None:
-        """Raise the error of the first number that was not sound, if there was one."""
+        """Raise the error of the first number that was not sound, if there was one, every time."""
         seen, self._seen = self._seen, []
         if not seen:
             return
         flags = torch.stack([sound for sound, _ in seen]).cpu()
-        for sound, (_, error) in zip(flags.tolist(), seen, strict=True):
+        for sound, own in zip(flags.tolist(), seen, strict=True):
             if not sound:
-                raise error
+                self._seen = [own]
+                raise own[1]
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,16 @@ def training_steps(
             watch.finite(step, "the training loss", loss)
         yield detached(theta)
     watch.check()
+
+
+def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Iterator[Theta]:
+    """Yield the weights of a training after so many of its `steps`: `places`, in ascending order.
+
+    start: the weights at 0. Those that follow overwrite what they are given, so copy.
+    """
+    yield from [start] * places.count(0)
+    for done, theta in enumerate(steps, 1):
+        yield from [theta] * places.count(done)
 
 
 def detached(theta: Theta) -> Theta:

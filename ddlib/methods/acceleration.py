@@ -1,40 +1,29 @@
-"""Options that cost less because they estimate otherwise: what they change is to be compared."""
+"""Batches of real images to match, and options that cost less because they estimate otherwise.
+
+What the latter change is to be compared.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ddlib.data import DataSet
 from ddlib.devices import send
-from ddlib.methods.common import k_means, real_batches
+from ddlib.methods.common import AVERAGES, Matching, k_means, read_configuration, real_batches
 from ddlib.networks import Network, Theta, embed
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import setting
 from ddlib.seeds import generator
 
 
 @dataclass(frozen=True)
-class Stopping(Parameters):
-    """When a matching method ends before its last iteration; never by default.
+class BatchMatching(Matching):
+    """What methods have that match batches of real images; what they may save is off by default.
 
-    plateau: it ends when the mean loss of `window` iterations is not lower, by this share, than
-    that of the `window` before; 0 for never. Networks differ by more than iterations do, so short
-    windows end by chance; those of one turn of DM's `pool` do not.
-    """
-
-    plateau: float = setting(0.0)
-    window: int = setting(100, least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.plateau >= 1:
-            raise ValueError(f"plateau={self.plateau} is a share; choose 0 (never) to below 1")
-
-
-@dataclass(frozen=True)
-class Accelerated(Stopping):
-    """What a method that matches batches of real images may save; all of it is off by default.
+    configurations: tables as `read_configuration` reads them; every iteration draws one, so that S
+    is made for all of them. What a table leaves out is as without it. For `average` see AVERAGES.
 
     real_batch: random real images a class in a batch, the reference's number.
     representatives: how many of the `real_batch` random images of a class are matched, one of each
@@ -42,6 +31,8 @@ class Accelerated(Stopping):
     by the features of the network of that moment.
     """
 
+    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
+    average: str = setting("arithmetic", choices=AVERAGES)
     real_batch: int = setting(256, least=1)
     representatives: int = setting(0)
     keep: int = setting(10, least=1)
@@ -58,7 +49,7 @@ class Accelerated(Stopping):
 class RealBatches:
     """The batches of real images of one seed: random ones, or what stands for those."""
 
-    def __init__(self, dataset: DataSet, seed: int, options: Accelerated):
+    def __init__(self, dataset: DataSet, seed: int, options: BatchMatching):
         self._dataset = dataset
         self._seed = seed
         self._options = options
@@ -110,23 +101,3 @@ def representatives(
             rows = rows[nearest[members.any(0)]]  # fewer where candidates are alike
         chosen.append(rows)
     return chosen
-
-
-@dataclass
-class Plateau:
-    """Tells when a loss has stopped falling; it is read once a window, not as each value comes."""
-
-    options: Stopping
-    before: float = math.inf
-    seen: list[torch.Tensor] = field(default_factory=list)
-
-    def reached(self, loss: torch.Tensor) -> bool:
-        """Take note of the loss () of an iteration; return whether it is the last."""
-        if not self.options.plateau:
-            return False
-        self.seen.append(loss.detach())
-        if len(self.seen) < self.options.window:
-            return False
-        mean, before = float(torch.stack(self.seen).mean()), self.before
-        self.seen, self.before = [], mean
-        return mean > (1 - self.options.plateau) * before
