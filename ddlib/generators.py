@@ -20,7 +20,7 @@ from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.networks import initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import SCHEDULES, DivergedError, Watch, batches
+from ddlib.training import SCHEDULES, Watch, batches, descend
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
@@ -150,13 +150,9 @@ def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
-        watch.see(loss.isfinite(), DivergedError(step, "the UNet's loss"))
+        watch.finite(step, "the UNet's loss", loss)
         losses[step] = loss.detach()
-        share = SCHEDULES["cosine"](step / steps)
-        optimiser.param_groups[0]["lr"] = job["learning_rate"] * share
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(optimiser, loss, job["learning_rate"] * SCHEDULES["cosine"](step / steps))
         average.step(unet.parameters())
         _report(losses, step)
     watch.check()

@@ -165,13 +165,7 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
 
     Under one seed a smaller choice is part of a larger one.
     """
-    stream = generator("random members", seed)
-    return torch.cat(
-        [
-            members[torch.randperm(len(members), generator=stream)[:ipc]]
-            for members in class_members(dataset)
-        ]
-    )
+    return torch.cat(next(real_batches(dataset, ipc, generator("random members", seed))))
 
 
 def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:

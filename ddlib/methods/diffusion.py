@@ -95,6 +95,7 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     return train_unet(dataset, job)
 
 
+@torch.no_grad()
 def distil(
     dataset: DataSet,
     network: Network,
@@ -118,8 +119,7 @@ def distil(
     found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
         images = dataset.train.images[members]
-        with torch.no_grad():
-            latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
+        latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
         for ipc in ipcs:
             centres = modes(latents, ipc, generator("modes", seed, ipc, label))
             if parameters.images == "nearest":
@@ -130,9 +130,8 @@ def distil(
         images = torch.cat(found[ipc])
         if parameters.images == "generated":
             images = _generate(model, images, ipc, seed, parameters)
-        elif parameters.images == "modes":
-            with torch.no_grad():
-                images = torch.cat([model.decode(part) for part in images.split(model.chunk)])
+        if parameters.images != "nearest":
+            images = torch.cat([model.decode(part) for part in images.split(model.chunk)])
         outcomes[ipc] = finished(dataset, images, "mgd3", parameters, seed)
         if not torch.isfinite(images).all():
             advice = "choose less guidance or classifier_free_guidance"
@@ -154,9 +153,9 @@ def _generate(
     seed: int,
     parameters: ModeGuidedDiffusion,
 ) -> torch.Tensor:
-    """Return an image for each mode (ipc x C, c, h, w), grouped by class.
+    """Return a latent for each mode (ipc x C, c, h, w), grouped by class.
 
-    Each image has its own random stream, so it does not depend on its company in a chunk.
+    Each has its own random stream, so it does not depend on its company in a chunk.
     """
     labels = synthetic_labels(len(model.class_ids), ipc)
     streams = [
@@ -164,13 +163,11 @@ def _generate(
         for number, label in enumerate(labels.tolist())
     ]
     class_ids = torch.tensor(model.class_ids)[labels].to(targets.device)
-    images = []
-    for rows in torch.arange(len(labels)).split(model.chunk):
-        chunk = [streams[row] for row in rows]
-        latents = sample(model, targets[rows], class_ids[rows], chunk, parameters)
-        with torch.no_grad():
-            images.append(model.decode(latents))
-    return torch.cat(images)
+    latents = []
+    for start in range(0, len(labels), model.chunk):
+        own = slice(start, start + model.chunk)
+        latents.append(sample(model, targets[own], class_ids[own], streams[own], parameters))
+    return torch.cat(latents)
 
 
 @torch.no_grad()
