@@ -240,10 +240,10 @@ def read_configurations(
     base: a flat table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a
     bad configuration, and for two that are the same.
     """
-    if not isinstance(given, Mapping) or not given:
+    if not given:
         raise ValueError(
-            f"configurations must be a table {{name: changes}}, got {given!r}; give at least one, "
-            "such as {own: {}}"
+            "configurations must be a table {name: changes}, got {}; give at least one, such as "
+            "{own: {}}"
         )
     read: dict[str, Configuration] = {}
     for name, changes in given.items():
@@ -304,13 +304,13 @@ def _label(value: Any) -> str:
 def read_families(
     given: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
 ) -> dict[str, Family]:
-    """Return the families by name: lists of configurations, or {nested: list, sizes: list}.
+    """Return the families by name: lists of configurations, or {nested: list}.
 
     entries: the names of the configurations that each entry of `expand` stands for; a list may
     name an entry, for all of them, or one of the configurations. A nested entry gives one growing
-    family a size, named `name-size`, of the first configurations of its list; default: every size
-    from 2. Raises ValueError, in one sentence, for an empty family, an unknown or doubled member,
-    or a size that does not fit.
+    family for every size from 2, named `name-size`, of the first configurations of its list. Raises
+    ValueError, in one sentence, for an empty family, an unknown or doubled member, or one alone
+    that is to grow.
     """
     if not isinstance(given, Mapping) or not given:
         raise ValueError(f"families must be a table {{name: configurations}}, got {given!r}")
@@ -320,9 +320,13 @@ def read_families(
         if not isinstance(entry, Mapping):
             families[name] = Family(name, _members(name, entry, known))
             continue
-        check_names(entry, ["nested", "sizes"], f"parameter of the family {name!r}")
+        check_names(entry, ["nested"], f"parameter of the family {name!r}")
         members = _members(name, entry.get("nested"), known)
-        for size in _sizes(name, entry.get("sizes", list(range(2, len(members) + 1))), members):
+        if len(members) < 2:
+            raise ValueError(
+                f"the family {name!r} grows from two configurations; list at least two"
+            )
+        for size in range(2, len(members) + 1):
             label = f"{name}-{size}"
             families[label] = Family(label, members[:size], series=name)
     return families
@@ -337,13 +341,3 @@ def _members(name: str, given: Any, known: Mapping[str, Sequence[str]]) -> tuple
         if members.count(one) > 1:
             raise ValueError(f"the family {name!r} holds {one!r} twice; drop one")
     return tuple(members)
-
-
-def _sizes(name: str, given: Any, members: Sequence[str]) -> list[int]:
-    whole = isinstance(given, list) and given and all(type(size) is int for size in given)
-    if not whole or len(set(given)) < len(given) or min(given) < 1 or max(given) > len(members):
-        raise ValueError(
-            f"the family {name!r} has the sizes {given!r}; give a list of different numbers from 1 "
-            f"to {len(members)}, the number of its configurations"
-        )
-    return sorted(given)

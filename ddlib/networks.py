@@ -25,9 +25,7 @@ Theta = dict[str, torch.Tensor]
 
 CHUNK = 32  # images a pass on a processor: what more make falls out of its cache
 ACCELERATOR_CHUNK = 1024
-ACCELERATOR_PIXELS = (
-    ACCELERATOR_CHUNK * 32 * 32
-)  # of images whose activations are held for gradients
+ACCELERATOR_PIXELS = ACCELERATOR_CHUNK * 32**2  # of images whose activations gradients hold
 
 
 def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,15 +131,12 @@ def orthogonal_parameters(
         attention = isinstance(layer, nn.MultiheadAttention)
         own, matrices = ("in_proj_", 3) if attention else ("", getattr(layer, "groups", 1))
         value = theta[f"{prefix}.{own}weight"]
-        rows = torch.randn(value.shape, generator=generator).view(
-            matrices, len(value) // matrices, -1
-        )
-        tall = rows if rows.shape[1] >= rows.shape[2] else rows.mT
-        made, triangle = torch.linalg.qr(tall)
-        made = (
-            made * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]
-        )  # or QR's signs would bias it
-        made = made if tall is rows else made.mT
+        drawn = torch.randn(value.shape, generator=generator)
+        rows = drawn.view(matrices, len(value) // matrices, -1)
+        wide = rows.shape[1] < rows.shape[2]
+        made, triangle = torch.linalg.qr(rows.mT if wide else rows)
+        made = made * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]  # or QR's would bias it
+        made = made.mT if wide else made
         gain = math.sqrt(2) if prefix.startswith("body") else 1.0
         theta[f"{prefix}.{own}weight"] = gain * made.reshape(value.shape)
         if f"{prefix}.{own}bias" in theta:

@@ -13,14 +13,7 @@ import torch.nn.functional as F
 from ddlib import augment
 from ddlib.data import Split
 from ddlib.devices import send
-from ddlib.networks import (
-    Network,
-    Theta,
-    in_passes,
-    initial_parameters,
-    logits,
-    with_statistics,
-)
+from ddlib.networks import Network, Theta, in_passes, initial_parameters, logits, with_statistics
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 

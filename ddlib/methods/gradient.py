@@ -22,14 +22,7 @@ from ddlib.methods.common import (
     draw_one,
     real_batches,
 )
-from ddlib.networks import (
-    Network,
-    Theta,
-    in_passes,
-    initial_parameters,
-    logits,
-    with_batch_seen,
-)
+from ddlib.networks import Network, Theta, in_passes, initial_parameters, logits, with_batch_seen
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, or_diverged, train

@@ -19,14 +19,7 @@ from ddlib.methods.common import Matching, Synthetic
 from ddlib.networks import Network, flatten, initial_parameters, logits, unflatten
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import (
-    DivergedError,
-    Recipe,
-    at_steps,
-    batches,
-    or_diverged,
-    training_steps,
-)
+from ddlib.training import DivergedError, Recipe, at_steps, batches, or_diverged, training_steps
 
 GRADIENTS = ("exact", "tesla")
 
