@@ -63,10 +63,11 @@ def measure(scale: Scale, data: str, backend: str = "inductor") -> Earned:
         return embed(setting.network, setting.theta, images)
 
     torch.testing.assert_close(compiled(), plain(), rtol=1e-4, atol=1e-4)
-    taken: list[tuple[float, float]] = [
-        (machine.seconds(plain), machine.seconds(compiled)) for _ in range(max(3, scale.repeats))
-    ]
-    return Earned(compiling, *map(list, zip(*taken, strict=True)))
+    taken: list[list[float]] = [[], []]
+    for _ in range(max(3, scale.repeats)):
+        for own, run in zip(taken, (plain, compiled), strict=True):
+            own.append(machine.seconds(run))
+    return Earned(compiling, *taken)
 
 
 def _pass(network: Network, body: Theta, images: torch.Tensor) -> torch.Tensor:
@@ -75,12 +76,10 @@ def _pass(network: Network, body: Theta, images: torch.Tensor) -> torch.Tensor:
 
 def line(data: str, earned: Earned) -> str:
     """Return a row of the printed table; ratios are medians with their range."""
-    ratios = [a / b for a, b in zip(earned.plain, earned.compiled, strict=True)]
     return LINE.format(
         *(data, f"{earned.compiling:.1f}"),
         *(f"{statistics.median(each):.3f}" for each in (earned.plain, earned.compiled)),
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-        f"{earned.iterations:.0f}",
+        *(machine.ratio(earned.plain, earned.compiled), f"{earned.iterations:.0f}"),
     )
 
 
