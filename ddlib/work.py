@@ -25,8 +25,7 @@ from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
 from ddlib.seeds import generator
-from ddlib.together import train_and_score_all
-from ddlib.training import DivergedError, Score, final, score
+from ddlib.training import DivergedError, Score, final, score, train_and_score_all
 
 
 class UnfitWorkerError(RuntimeError):
