@@ -18,7 +18,7 @@ from torch import nn
 
 from ddlib.data import DataSet
 from ddlib.devices import send
-from ddlib.networks import initial_parameters
+from ddlib.networks import Network, initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import SCHEDULES, Watch, batches, descend
 
@@ -118,12 +118,12 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     return ImageGenerator(encode, decode, noise, pipeline.scheduler.config, ids, null_class, 8)
 
 
-def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
+def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     """Return a file of a class-conditional UNet2DModel trained on the real set to predict noise.
 
     job: channels of each level, steps, batch_size, learning_rate (of AdamW, falling to 0 along a
     cosine), timesteps of the diffusion, and label_drop, the share of labels replaced by the null
-    class C. The file holds the averaged weights, the loss of every step, and the settings.
+    class C; `network` is not used. The file holds the averaged weights, the loss of every step, and the settings.
 
     Raises DivergedError with the step at which the loss is not finite.
     Source: Ho et al. (NeurIPS 2020), algorithm 1; label dropping: Ho & Salimans (2021).

@@ -5,7 +5,7 @@ mode guidance with a small model that the study itself trains, not the paper's D
 only as good as that model, and the paper's numbers say nothing about them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
-from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
+from ddlib.generators import ImageGenerator, load_dit, load_unet
 from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
 from ddlib.networks import Network
 from ddlib.parameters import Parameters, setting
@@ -88,11 +88,6 @@ def outside(parameters: ModeGuidedDiffusion) -> list[str]:
     folder = from_root(parameters.generator)
     local = parameters.generator != "unet" and folder.is_dir()
     return [files_digest(folder, DIT_FILES)] if local else []
-
-
-def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
-    """Return the file of the UNet that `job` describes, trained on the real set."""
-    return train_unet(dataset, job)
 
 
 @torch.no_grad()

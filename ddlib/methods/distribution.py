@@ -11,8 +11,14 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
-from ddlib.methods.acceleration import BatchMatching, RealBatches
-from ddlib.methods.common import TINY, Synthetic, build_configurations, draw_one
+from ddlib.methods.matching import (
+    TINY,
+    BatchMatching,
+    RealBatches,
+    Synthetic,
+    build_configurations,
+    draw_one,
+)
 from ddlib.networks import Network, Theta, embed, in_groups, initial_parameters
 from ddlib.parameters import setting
 from ddlib.seeds import generator

@@ -12,15 +12,15 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
-from ddlib.methods.acceleration import BatchMatching, RealBatches
-from ddlib.methods.common import (
-    INITIALISATIONS,
+from ddlib.methods.common import INITIALISATIONS, real_batches
+from ddlib.methods.matching import (
     PLAIN_SGD,
     TINY,
+    BatchMatching,
+    RealBatches,
     Synthetic,
     build_configurations,
     draw_one,
-    real_batches,
 )
 from ddlib.networks import Network, Theta, in_passes, initial_parameters, logits, with_batch_seen
 from ddlib.parameters import ByIpc, at_ipc, setting

@@ -15,7 +15,7 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
-from ddlib.methods.common import Matching, Synthetic
+from ddlib.methods.matching import Matching, Synthetic
 from ddlib.networks import Network, flatten, initial_parameters, logits, unflatten
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
@@ -63,13 +63,9 @@ def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, 
     One that is trained further, for larger sizes, begins with the same weights.
     """
     epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
-    recipe = {
-        "batch_size": parameters.expert_batch,
-        "learning_rate": parameters.expert_learning_rate,
-        "momentum": parameters.expert_momentum,
-        "weight_decay": parameters.expert_weight_decay,
-        "augmentation": parameters.expert_augmentation,
-    }
+    names = ("learning_rate", "momentum", "weight_decay", "augmentation")
+    recipe = {name: getattr(parameters, f"expert_{name}") for name in names}
+    recipe["batch_size"] = parameters.expert_batch
     common = {"epochs": epochs, "epoch_steps": parameters.expert_steps, **recipe}
     return [{"expert": number, **common} for number in range(parameters.experts)]
 
@@ -206,16 +202,23 @@ def match(
     Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
     Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".
     """
+
+    def gradient_of(theta: torch.Tensor, images: torch.Tensor, step: Step) -> torch.Tensor:
+        rows, drawn = send(step[0], images.device), step[1]
+        scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
+        loss = F.cross_entropy(scores, labels[rows])
+        return torch.autograd.grad(loss, theta, create_graph=images.requires_grad)[0]
+
     alpha = step_size.detach()
     thetas = [start.detach().requires_grad_()]
     for step in steps:
-        moved = _weight_gradient(network, thetas[-1], images.detach(), labels, step)
+        moved = gradient_of(thetas[-1], images.detach(), step)
         thetas.append((thetas[-1].detach() - alpha * moved).requires_grad_())
     missed, scale = thetas.pop().detach() - target, (start - target).square().sum()
     adjoint = 2 * missed / scale
     images.grad, step_size.grad = torch.zeros_like(images), torch.zeros_like(step_size)
     for theta, step in zip(reversed(thetas), reversed(steps), strict=True):
-        along = adjoint @ _weight_gradient(network, theta, images, labels, step, create_graph=True)
+        along = adjoint @ gradient_of(theta, images, step)
         wanted = [images, theta] if gradient == "exact" else [images]
         by_images, *by_theta = torch.autograd.grad(along, wanted)
         images.grad -= alpha * by_images
@@ -223,18 +226,3 @@ def match(
         for product in by_theta:
             adjoint = adjoint - alpha * product
     return missed.square().sum() / scale
-
-
-def _weight_gradient(
-    network: Network,
-    theta: torch.Tensor,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    step: Step,
-    create_graph: bool = False,
-) -> torch.Tensor:
-    """Return the gradient (P,) by the flat weights of the mean cross-entropy of one step."""
-    rows, drawn = send(step[0], images.device), step[1]
-    scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
-    loss = F.cross_entropy(scores, labels[rows])
-    return torch.autograd.grad(loss, theta, create_graph=create_graph)[0]

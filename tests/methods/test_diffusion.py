@@ -19,6 +19,7 @@ from sklearn.cluster import KMeans
 from ddlib import generators
 from ddlib.data import DataSet, Normalisation, Split
 from ddlib.generators import ImageGenerator, drop_labels, load_dit, load_unet, unet_losses
+from ddlib.generators import train_unet as make
 from ddlib.methods import diffusion
 from ddlib.methods.diffusion import (
     ModeGuidedDiffusion,
@@ -26,7 +27,6 @@ from ddlib.methods.diffusion import (
     ddpm_step,
     distil,
     jobs,
-    make,
     modes,
     outside,
     sample,

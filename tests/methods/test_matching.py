@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from ddlib.methods import METHODS, acceleration, distribution, gradient
-from ddlib.methods.acceleration import BatchMatching, RealBatches, representatives
-from ddlib.methods.common import Matching, Plateau, class_members, real_batches
+from ddlib.methods import METHODS, distribution, gradient, matching
+from ddlib.methods.common import class_members, real_batches
+from ddlib.methods.matching import BatchMatching, Matching, Plateau, RealBatches, representatives
 from ddlib.networks import build, embed, initial_parameters
 from ddlib.seeds import generator
 
@@ -110,13 +110,13 @@ def test_representatives_stand_for_their_clusters(tiny):
 def test_representatives_are_next_to_the_centroids_of_features(tiny, network, monkeypatch):
     theta = initial_parameters(network, generator("weights"))
     candidates = next(real_batches(tiny, 30, generator("real")))
-    found, k_means = [], acceleration.k_means
+    found, k_means = [], matching.k_means
 
     def record(*arguments):
         found.append(k_means(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(acceleration, "k_means", record)
+    monkeypatch.setattr(matching, "k_means", record)
     chosen = representatives(tiny, network, theta, candidates, 5, 0)
     assert len(found) == len(chosen) == 3
     for means, rows, picked in zip(found, candidates, chosen, strict=True):
