@@ -123,7 +123,8 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
 
     job: channels of each level, steps, batch_size, learning_rate (of AdamW, falling to 0 along a
     cosine), timesteps of the diffusion, and label_drop, the share of labels replaced by the null
-    class C; `network` is not used. The file holds the averaged weights, the loss of every step, and the settings.
+    class C; `network` is not used. The file holds the averaged weights, the loss of every step, and
+    the settings.
 
     Raises DivergedError with the step at which the loss is not finite.
     Source: Ho et al. (NeurIPS 2020), algorithm 1; label dropping: Ho & Salimans (2021).
