@@ -6,7 +6,7 @@ optimiser and its numbers, the augmentation, and the weights that training start
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -142,17 +142,17 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     All that decides them is the configuration's network, initialisation and pretraining.
     """
     chosen, given = configuration.initialisation, configuration.pretraining
-    task = PRETRAINED[chosen]
+    loss_of, outputs, copies = PRETRAINED[chosen]
     plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
     stream, images = generator("pretraining", plain), dataset.train.images
-    network = configuration.build(dataset.image_shape, task.outputs)
+    network = configuration.build(dataset.image_shape, outputs)
     recipe = Recipe(**asdict(given), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = networks.initial_parameters(network, stream, images.device)
     theta, optimiser = prepared(network, theta, recipe)
-    rows, watch = batches(len(images), max(given.batch_size // task.copies, 1), stream), Watch()
+    rows, watch = batches(len(images), max(given.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
         shown = images[send(next(rows), images.device)]
-        loss = task.loss(network, theta, shown, stream)
+        loss = loss_of(network, theta, shown, stream)
         watch.finite(step, f"the {chosen} loss", loss)
         descend(optimiser, loss, recipe.rate(step))
     names = [f"body.{name}" for name, _ in network.body.named_parameters()]
@@ -207,19 +207,10 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(cosines, torch.arange(2 * count, device=unit.device).roll(count))
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a body is pretrained for, by a head of `outputs` that sees `copies` of each image."""
+PRETRAINED = {"rotation": (rotation_loss, ROTATIONS, ROTATIONS), "contrastive": (view_loss, 64, 1)}
+"""Ways to learn without labels: a loss, the outputs of its head, and how often that sees an image,
+by which batches are the smaller."""
 
-    loss: Callable[[Network, Theta, torch.Tensor, torch.Generator], torch.Tensor]
-    outputs: int
-    copies: int = 1
-
-
-PRETRAINED = {
-    "rotation": Task(rotation_loss, ROTATIONS, ROTATIONS),
-    "contrastive": Task(view_loss, 64),
-}
 INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 

@@ -11,15 +11,8 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
-from ddlib.methods.matching import (
-    TINY,
-    BatchMatching,
-    RealBatches,
-    Synthetic,
-    build_configurations,
-    draw_one,
-)
-from ddlib.networks import Network, Theta, embed, in_groups, initial_parameters
+from ddlib.methods.matching import TINY, BatchMatching, RealBatches, Synthetic, fresh_networks
+from ddlib.networks import Network, Theta, embed, in_groups
 from ddlib.parameters import setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, or_diverged
@@ -84,7 +77,7 @@ def _turns(
     dataset: DataSet, network: Network, seed: int, parameters: DistributionMatching
 ) -> Iterator[_Turn]:
     """Yield without end the turns of one seed: one an iteration, or those of a pool over again."""
-    choices = build_configurations(dataset, network, parameters.configurations)
+    fresh = fresh_networks(dataset, network, parameters.configurations, seed)
     families = augment.STRATEGIES[parameters.augmentation]
     # Each network of a pool has representatives of its own.
     options = replace(parameters, keep=1) if parameters.pool else parameters
@@ -92,9 +85,7 @@ def _turns(
     targets: dict[int, torch.Tensor] = {}  # of a pool, whose weights are drawn anew
     for iteration in count():
         number = iteration % parameters.pool if parameters.pool else iteration
-        chosen, _ = draw_one(choices, "matching configuration", seed, number)
-        fresh = generator("matching weights", seed, number)
-        theta = initial_parameters(chosen, fresh, real.images.device)
+        chosen, _, theta = fresh(number)
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, number))
         target = targets.get(number)
         if target is None:

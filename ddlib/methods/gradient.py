@@ -19,10 +19,9 @@ from ddlib.methods.matching import (
     BatchMatching,
     RealBatches,
     Synthetic,
-    build_configurations,
-    draw_one,
+    fresh_networks,
 )
-from ddlib.networks import Network, Theta, in_passes, initial_parameters, logits, with_batch_seen
+from ddlib.networks import Network, Theta, in_passes, logits, with_batch_seen
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, or_diverged, train
@@ -100,15 +99,13 @@ def _distil_size(
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
-    choices = build_configurations(dataset, network, parameters.configurations)
+    fresh = fresh_networks(dataset, network, parameters.configurations, seed)
     plain = inner_recipe(parameters, ipc, len(images))
     families = augment.STRATEGIES[parameters.augmentation]
     draws = generator("matching augmentation", seed)
     for iteration in range(iterations):
-        network, changes = draw_one(choices, "matching configuration", seed, iteration)
+        network, changes, theta = fresh(iteration)
         inner = replace(plain, **changes) if plain else None
-        fresh = generator("matching weights", seed, iteration)
-        theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
         values: list[torch.Tensor] = []
         for outer in range(outer_steps):

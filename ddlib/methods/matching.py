@@ -5,7 +5,7 @@ compared.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from ddlib.methods.common import (
     real_batches,
     synthetic_labels,
 )
-from ddlib.networks import Network, Theta, build, embed, read_network
+from ddlib.networks import Network, Theta, build, embed, initial_parameters, read_network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
 from ddlib.seeds import generator
 from ddlib.training import STEP, Recipe, Watch
@@ -53,19 +53,26 @@ def read_configuration(given: Any) -> None:
     replace(PLAIN_SGD, **{name: given[name] for name in given if name != "network"})
 
 
-def build_configurations(
-    dataset: DataSet, network: Network, tables: Sequence[Mapping[str, Any]]
-) -> list[tuple[Network, dict[str, Any]]]:
-    """Return, of each configuration to distil for, its network and what else its table says.
+def fresh_networks(
+    dataset: DataSet, network: Network, tables: Sequence[Mapping[str, Any]], seed: int
+) -> Callable[[int], tuple[Network, dict[str, Any], Theta]]:
+    """Return what gives an iteration a configuration to distil for, by its number.
 
-    A table without a network leaves `network`, and so do no tables at all.
+    That is: the network of one of the tables, all equally likely, what else that table says, and
+    fresh weights. A table without a network leaves `network`, and so do no tables at all.
     """
     shape, built = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
     for table in tables or [{}]:
         changes = dict(table)
         own = changes.pop("network", None)
         built.append((build(**own, **shape) if own else network, changes))
-    return built
+
+    def draw(number: int) -> tuple[Network, dict[str, Any], Theta]:
+        chosen, changes = draw_one(built, "matching configuration", seed, number)
+        stream = generator("matching weights", seed, number)
+        return chosen, changes, initial_parameters(chosen, stream, dataset.train.images.device)
+
+    return draw
 
 
 def draw_one(choices: Sequence[T], *keys: object) -> T:
@@ -141,19 +148,16 @@ class Synthetic:
         return self.plateau.reached(loss)
 
     def finished(
-        self, method: str, steps: int, learned: Mapping[str, torch.Tensor] | None = None
+        self, method: str, steps: int, learned: Mapping[str, float] | None = None
     ) -> DistilledSet:
-        """Return the set as it is after `steps`, with numbers () that were learned beside it.
+        """Return the set as it is after `steps`, with numbers that were learned beside it.
 
-        Raises DivergedError if a number is not finite, or was not.
+        Raises DivergedError if a pixel is not finite, or what the watch saw before was not.
         """
-        dataset, parameters, seed = self._made_of
         self.watch.finite(steps, "a pixel", self.images)
-        for name, value in (learned or {}).items():
-            self.watch.finite(steps, f"the learned {name.replace('_', ' ')}", value)
         self.watch.check()
-        numbers = {name: value.item() for name, value in (learned or {}).items()}
-        return finished(dataset, self.images, method, parameters, seed, numbers)
+        dataset, parameters, seed = self._made_of
+        return finished(dataset, self.images, method, parameters, seed, learned)
 
 
 @dataclass(frozen=True)
@@ -188,9 +192,7 @@ class RealBatches:
     """The batches of real images of one seed: random ones, or what stands for those."""
 
     def __init__(self, dataset: DataSet, seed: int, options: BatchMatching):
-        self._dataset = dataset
-        self._seed = seed
-        self._options = options
+        self._dataset, self._seed, self._options = dataset, seed, options
         self._random = real_batches(dataset, options.real_batch, generator("real", seed))
         self._drawn = 0
         self._batch: list[torch.Tensor] = []

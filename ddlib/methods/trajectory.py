@@ -146,7 +146,8 @@ def _distil_size(
         synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
         if last:
             break
-    return synthetic.finished("mtt", iterations, {"step_size": step_size})
+    synthetic.watch.finite(iterations, "the learned step size", step_size)
+    return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
 
 
 def _draw_pair(
