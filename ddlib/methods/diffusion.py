@@ -233,9 +233,9 @@ STEPS = {"ddpm": ddpm_step, "ddim": ddim_step}
 
 
 def _scheduler(model: ImageGenerator, parameters: ModeGuidedDiffusion) -> Any:
-    from diffusers import DDIMScheduler, DDPMScheduler
+    import diffusers
 
-    kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[parameters.sampler]
+    kind = getattr(diffusers, f"{parameters.sampler.upper()}Scheduler")
     own = {name: value for name, value in model.schedule.items() if not name.startswith("_")}
     made = kind.from_config({**own, "variance_type": "fixed_small"})
     made.set_timesteps(parameters.steps)
