@@ -67,11 +67,7 @@ class SiameseGradientMatching(GradientMatching):
 
 
 def distil(
-    dataset: DataSet,
-    network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: GradientMatching,
+    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: GradientMatching
 ) -> dict[int, DistilledSet | DivergedError]:
     """Distil each size: min_S over initial weights and training steps of the summed `distance`.
 

@@ -6,6 +6,7 @@ is a prefix of the same order.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -113,16 +114,14 @@ def _class_features(
 
 
 def _prefixes(
-    dataset: DataSet,
-    orders: Sequence[torch.Tensor],
-    ipcs: Sequence[int],
-    method: str,
-    parameters: Parameters,
-    seed: int,
+    dataset: DataSet, orders: Sequence[torch.Tensor], ipcs: Sequence[int], *made: Any
 ) -> dict[int, DistilledSet]:
-    """Return, for every ipc, the first `ipc` images of the order of each class, its indices."""
+    """Return, for every ipc, the first `ipc` images in the order of each class, its indices.
+
+    made: what else `finished` is to know: method, parameters, seed.
+    """
     sets = {}
     for ipc in ipcs:
         images = dataset.train.images[torch.cat([order[:ipc] for order in orders])]
-        sets[ipc] = finished(dataset, images, method, parameters, seed)
+        sets[ipc] = finished(dataset, images, *made)
     return sets

@@ -151,10 +151,7 @@ def _distil_size(
 
 
 def _draw_pair(
-    experts: Sequence[np.ndarray],
-    parameters: TrajectoryMatching,
-    ipc: int,
-    stream: torch.Generator,
+    experts: Sequence[np.ndarray], parameters: TrajectoryMatching, ipc: int, stream: torch.Generator
 ) -> list[torch.Tensor]:
     """Return the weights (P,) of an expert at a random start, and `expert_epochs` later.
 
