@@ -28,20 +28,6 @@ EMA_DECAY = 0.995
 UNET_CHUNK_PIXELS = 64 * 64**2
 """Most pixels in a forward pass of the UNet: 64 images up to 64 pixels a side, 16 at 128."""
 
-IMAGENET_IDS = {
-    "tench": 0,
-    "English springer": 217,
-    "cassette player": 482,
-    "chain saw": 491,
-    "church": 497,
-    "French horn": 566,
-    "garbage truck": 569,
-    "gas pump": 571,
-    "golf ball": 574,
-    "parachute": 701,
-}
-"""Where ImageNette's classes are among ImageNet's 1000."""
-
 
 @dataclass(frozen=True)
 class ImageGenerator:
@@ -66,8 +52,8 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     """Return the DiT pipeline in the folder `name`, or of that name on the Hugging Face hub.
 
     Images are resized to the side that its VAE takes, and back. Like DiTPipeline, this leaves
-    the variance that a DiT may have learned unused. class_ids: empty for ImageNette's own, where
-    the classes are ImageNette's, else 0..C-1.
+    the variance that a DiT may have learned unused. class_ids: empty for ImageNet's own, where the
+    classes bear the names of ImageNet's, else 0..C-1.
 
     Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data
     or does not predict noise.
@@ -258,7 +244,11 @@ def _pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
 def _chosen_ids(classes: Sequence[str], given: Sequence[int], count: int) -> list[int]:
     """Return the ids (C,) by which a model of `count` classes knows the data set's classes."""
-    ids = list(given) or [IMAGENET_IDS.get(name) for name in classes]
+    from torchvision.models import ResNet18_Weights
+
+    names = ResNet18_Weights.DEFAULT.meta["categories"]  # of ImageNet, by id
+    known = {name: number for number, name in enumerate(names)}
+    ids = list(given) or [known.get(name) for name in classes]
     if None in ids:
         ids = list(range(len(classes)))
     if len(ids) != len(classes) or max(ids) >= count:

@@ -38,8 +38,8 @@ class ModeGuidedDiffusion(Parameters):
     "generated", or one of two controls: "modes" for the modes themselves, decoded, and "nearest"
     for the real image nearest to each (the paper's ablation "mode discovery").
     guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
-    the way. class_ids: a DiT's ids for the data set's classes; empty for ImageNette's own, or
-    else 0..C-1.
+    the way. class_ids: a DiT's ids for the data set's classes; empty for those of ImageNet's
+    classes of these names, or else 0..C-1.
     """
 
     generator: str = setting("unet")
