@@ -90,11 +90,6 @@ class Setting:
     theta: Theta
 
     @property
-    def padding(self) -> int:
-        """The first convolution's, which takes 28 pixels to 32."""
-        return self.network.body[0].padding[0]
-
-    @property
     def strategy(self) -> str:
         return "dsa_no_flip" if self.data == "mnist" else "dsa"
 
@@ -104,7 +99,8 @@ class Setting:
         return partial(machine.least_seconds, self.theta, shape, passed, trained, back)
 
     def convnet(self, theta: Theta) -> reference.ConvNet:
-        return reference.ConvNet(theta, self.padding)
+        padding = self.network.body[0].padding[0]  # which takes 28 pixels to 32
+        return reference.ConvNet(theta, padding)
 
 
 def noise(

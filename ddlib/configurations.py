@@ -127,8 +127,7 @@ class Configuration:
         stream = torch.Generator()
         stream.set_state(state.stream)
         theta, optimiser = prepared(network, theta, self.recipe)
-        groups = optimiser.state_dict()["param_groups"]
-        optimiser.load_state_dict({"state": deepcopy(state.moments), "param_groups": groups})
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": deepcopy(state.moments)})
         loss = advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
         if not torch.isfinite(loss):
             raise DivergedError(state.step, "the training loss")
