@@ -134,10 +134,14 @@ def _distil_size(
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
-    iterations, starts = round(at_ipc(parameters.iterations, ipc)), generator("expert starts", seed)
+    iterations = round(at_ipc(parameters.iterations, ipc))
+    (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
     for iteration in range(iterations):
-        drawn = _draw_pair(experts, parameters, ipc, starts)
-        pair = (send(weights, images.device).to(images.dtype) for weights in drawn)
+        # Every size takes the same two numbers of the stream, so all see the same experts.
+        number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
+        expert, start = experts[int(number * len(experts))], int(place * starts)
+        rows = (torch.from_numpy(np.array(expert[row])) for row in (start, start + span))
+        pair = (send(weights, images.device).to(images.dtype) for weights in rows)
         steps = _draw_steps(len(labels), ipc, parameters, generator("student", seed, iteration))
         loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
         last = synthetic.is_last(iteration, loss)
@@ -148,20 +152,6 @@ def _distil_size(
             break
     synthetic.watch.finite(iterations, "the learned step size", step_size)
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
-
-
-def _draw_pair(
-    experts: Sequence[np.ndarray], parameters: TrajectoryMatching, ipc: int, stream: torch.Generator
-) -> list[torch.Tensor]:
-    """Return the weights (P,) of an expert at a random start, and `expert_epochs` later.
-
-    Every size takes the same two numbers of the stream, so all see the same experts.
-    """
-    number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
-    expert = experts[int(number * len(experts))]
-    starts, epochs = _places(parameters, ipc)
-    start = int(place * starts)
-    return [torch.from_numpy(np.array(expert[row])) for row in (start, start + epochs)]
 
 
 def _draw_steps(
