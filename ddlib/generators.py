@@ -101,7 +101,13 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
         predicted = transformer(latents, timestep=steps, class_labels=labels).sample
         return predicted[:, : latents.shape[1]]
 
-    return ImageGenerator(encode, decode, noise, pipeline.scheduler.config, ids, null_class, 8)
+    schedule = _settings(pipeline.scheduler)
+    return ImageGenerator(encode, decode, noise, schedule, ids, null_class, 8)
+
+
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """Return the settings of a diffusers scheduler, without its notes, whose order is chance."""
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
 def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
@@ -145,7 +151,7 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     watch.check()
     average.copy_to(unet.parameters())
     tensors = {f"unet.{name}": value.cpu() for name, value in unet.state_dict().items()}
-    described = {"unet": settings, "schedule": dict(scheduler.config)}
+    described = {"unet": settings, "schedule": _settings(scheduler)}
     return safetensors.torch.save(
         {**tensors, "losses": losses.cpu()}, {"generator": json.dumps(described, sort_keys=True)}
     )

@@ -236,7 +236,6 @@ def _scheduler(model: ImageGenerator, parameters: ModeGuidedDiffusion) -> Any:
     import diffusers
 
     kind = getattr(diffusers, f"{parameters.sampler.upper()}Scheduler")
-    own = {name: value for name, value in model.schedule.items() if not name.startswith("_")}
-    made = kind.from_config({**own, "variance_type": "fixed_small"})
+    made = kind.from_config({**model.schedule, "variance_type": "fixed_small"})
     made.set_timesteps(parameters.steps)
     return made
