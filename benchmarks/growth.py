@@ -127,10 +127,9 @@ def measure(number: int, count: int | None = None) -> list[dict[str, object]]:
 
 def _measured(run: Callable[[], object]) -> dict[str, float]:
     ctypes.CDLL(None).malloc_trim(0)  # or smaller sizes would have left room for larger ones
-    before, seconds = _memory("VmRSS"), []
+    before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    for _ in range(REPEATS):
-        seconds.append(machine.seconds(run))
+    seconds = [machine.seconds(run) for _ in range(REPEATS)]
     megabytes = max(_memory("VmHWM") - before, 0) / 1024
     return {"seconds": min(seconds), "megabytes": megabytes}
 
