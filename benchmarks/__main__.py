@@ -65,17 +65,12 @@ def line(record: dict[str, Any]) -> str:
     share = f"{least / min(taken['ours']):.0%}" if least else ""  # both are bests
     pairs = ("reference", "ours"), ("reference_kept", "ours"), ("reference", "workers")
     pairs += (("reference_workers", "workers"),)
-    ratios = [_ratio(taken[theirs], taken[own]) for theirs, own in pairs]
+    ratios = [machine.ratio(taken[theirs], taken[own]) for theirs, own in pairs]
     theirs = statistics.median(taken["reference"])
     most = f"{theirs / least:.2f}" if least else ""
     return LINE.format(
         *(record["case"], record["data"], f"{theirs:.3f}", f"{ours:.3f}"), *ratios, share, most
     )
-
-
-def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
-    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def run(scale: Scale, only: str = "") -> Iterator[dict[str, Any]]:

@@ -90,11 +90,6 @@ class Setting:
     theta: Theta
 
     @property
-    def padding(self) -> int:
-        """The first convolution's, which takes 28 pixels to 32."""
-        return self.network.body[0].padding[0]
-
-    @property
     def strategy(self) -> str:
         return "dsa_no_flip" if self.data == "mnist" else "dsa"
 
@@ -104,24 +99,27 @@ class Setting:
         return partial(machine.least_seconds, self.theta, shape, passed, trained, back)
 
     def convnet(self, theta: Theta) -> reference.ConvNet:
-        return reference.ConvNet(theta, self.padding)
+        padding = self.network.body[0].padding[0]  # which takes 28 pixels to 32
+        return reference.ConvNet(theta, padding)
+
+
+def noise(
+    name: str, shape: tuple[int, int, int], class_count: int, train: int, test: int = 1
+) -> DataSet:
+    """Return a data set of so many random images (channels, H, W), fast to make and to forget."""
+    stream = generator("images", name)
+    splits = [
+        Split(torch.randn(count, *shape, generator=stream), torch.arange(count) % class_count)
+        for count in (train, test)
+    ]
+    normalisation = Normalisation((0.0,) * shape[0], (1.0,) * shape[0])
+    return DataSet(name, *splits, normalisation, tuple(map(str, range(class_count))))
 
 
 def make_setting(scale: Scale, data: str) -> Setting:
     """Return the setting of a data set of SHAPES."""
-    stream, shape = generator("images", data), SHAPES[data]
-    splits = {
-        name: Split(
-            torch.randn(count, *shape, generator=stream), torch.arange(count) % scale.classes
-        )
-        for name, count in (
-            ("train", scale.classes * (scale.real_batch + max(scale.ipcs))),
-            ("test", scale.test),
-        )
-    }
-    normalisation = Normalisation((0.0,) * shape[0], (1.0,) * shape[0])
-    names = tuple(map(str, range(scale.classes)))
-    dataset = DataSet(data, **splits, normalisation=normalisation, classes=names)
+    shape, count = SHAPES[data], scale.classes * (scale.real_batch + max(scale.ipcs))
+    dataset = noise(data, shape, scale.classes, count, scale.test)
     network = build("convnet", shape, scale.classes, width=scale.width, depth=3)
     # The weights that the library draws in a method's first iteration.
     theta = initial_parameters(network, generator("matching weights", SEED, 0))
@@ -185,13 +183,7 @@ def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> C
     def theirs() -> Parts:
         stream = generator("matching augmentation", SEED, 0)
         drawn = augment.draw(augment.STRATEGIES[setting.strategy], 1, stream)
-        moved = {}
-        for ipc in ipcs:
-            images = initial_images(setting.dataset, ipc, "real", SEED).requires_grad_()
-            network, rows = setting.convnet(setting.theta), first_rows(setting)
-            reference.match_distributions(network, setting.dataset, rows, images, drawn)
-            moved[_images(ipc)] = -RATE * images.grad
-        return moved
+        return _moved(setting, reference.match_distributions, ipcs, drawn)
 
     scale = setting.scale
     least = setting.least(scale.classes * scale.real_batch, scale.classes * sum(ipcs), "images")
@@ -204,12 +196,9 @@ def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
     ipc = setting.scale.ipc
 
     def theirs() -> Parts:
-        images = initial_images(setting.dataset, ipc, "real", SEED).requires_grad_()
         draws, families = generator("matching augmentation", SEED), augment.STRATEGIES[strategy]
         drawn = [augment.draw(families, 1, draws) for _ in setting.dataset.classes]
-        network, rows = setting.convnet(setting.theta), first_rows(setting)
-        reference.match_gradients(network, setting.dataset, rows, images, drawn)
-        return {_images(ipc): -RATE * images.grad}
+        return _moved(setting, reference.match_gradients, [ipc], drawn)
 
     name = f"{method.upper()} outer step"
     once = {"outer_steps": 1, "inner_epochs": 0}
@@ -217,6 +206,18 @@ def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
     # A gradient's own gradient takes at least as long as the gradient.
     least = setting.least(0, setting.scale.classes * (setting.scale.real_batch + 2 * ipc))
     return Case(name, setting.data, theirs, ours, least=least)
+
+
+def _moved(
+    setting: Setting, match: Callable[..., None], ipcs: Sequence[int], drawn: object
+) -> Parts:
+    """Return how far the obvious way moves the images of each size in one step."""
+    moved = {}
+    for ipc in ipcs:
+        images = initial_images(setting.dataset, ipc, "real", SEED).requires_grad_()
+        match(setting.convnet(setting.theta), setting.dataset, first_rows(setting), images, drawn)
+        moved[f"images at ipc {ipc}"] = -RATE * images.grad
+    return moved
 
 
 def _moves(
@@ -228,11 +229,7 @@ def _moves(
     parameters = METHODS[method].parameters.read(given, method)
     made = METHODS[method].distil(setting.dataset, setting.network, ipcs, SEED, parameters)
     starts = {ipc: initial_images(setting.dataset, ipc, "real", SEED) for ipc in ipcs}
-    return {_images(ipc): made[ipc].images - starts[ipc] for ipc in ipcs}
-
-
-def _images(ipc: int) -> str:
-    return f"images at ipc {ipc}"
+    return {f"images at ipc {ipc}": made[ipc].images - starts[ipc] for ipc in ipcs}
 
 
 def first_rows(setting: Setting) -> list[torch.Tensor]:

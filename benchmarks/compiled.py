@@ -8,7 +8,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -23,26 +22,14 @@ LINE = "{:8} {:>10} {:>9} {:>9} {:>19} {:>11}"
 HEAD = ("data", "compile s", "plain s", "made s", "ratio", "iterations")
 
 
-@dataclass(frozen=True)
-class Earned:
-    """Seconds to compile, and of real sides without and with it, in turn."""
-
-    compiling: float
-    plain: list[float]
-    compiled: list[float]
-
-    @property
-    def iterations(self) -> float:
-        """How many it takes until compiling is earned back; infinite if it never is."""
-        saved = statistics.median(self.plain) - statistics.median(self.compiled)
-        return self.compiling / saved if saved > 0 else float("inf")
-
-
 @torch.no_grad()
-def measure(scale: Scale, data: str, backend: str = "inductor") -> Earned:
-    """Time the real side both ways; AssertionError where the features are apart.
+def measure(
+    scale: Scale, data: str, backend: str = "inductor"
+) -> tuple[float, list[float], list[float]]:
+    """Return the seconds to compile, and of real sides without and with it, in turn.
 
-    backend: of torch.compile. What it made in an earlier run is not used, so that compiling counts.
+    Raises AssertionError where the features are apart. backend: of torch.compile. What it made in
+    an earlier run is not used, so that compiling counts.
     """
     machine.keep_memory(scale.memory)
     setting = make_setting(scale, data)
@@ -63,24 +50,27 @@ def measure(scale: Scale, data: str, backend: str = "inductor") -> Earned:
         return embed(setting.network, setting.theta, images)
 
     torch.testing.assert_close(compiled(), plain(), rtol=1e-4, atol=1e-4)
-    taken: list[tuple[float, float]] = [
-        (machine.seconds(plain), machine.seconds(compiled)) for _ in range(max(3, scale.repeats))
-    ]
-    return Earned(compiling, *map(list, zip(*taken, strict=True)))
+    taken: list[list[float]] = [[], []]
+    for _ in range(max(3, scale.repeats)):
+        for own, run in zip(taken, (plain, compiled), strict=True):
+            own.append(machine.seconds(run))
+    return compiling, *taken
 
 
 def _pass(network: Network, body: Theta, images: torch.Tensor) -> torch.Tensor:
     return functional_call(network.body, body, (images,)).flatten(1)
 
 
-def line(data: str, earned: Earned) -> str:
-    """Return a row of the printed table; ratios are medians with their range."""
-    ratios = [a / b for a, b in zip(earned.plain, earned.compiled, strict=True)]
+def line(data: str, compiling: float, plain: list[float], compiled: list[float]) -> str:
+    """Return a row of the printed table; ratios are medians with their range.
+
+    The last column is how many iterations it takes until compiling is earned back, if ever.
+    """
+    before, after = statistics.median(plain), statistics.median(compiled)
+    iterations = compiling / (before - after) if before > after else float("inf")
     return LINE.format(
-        *(data, f"{earned.compiling:.1f}"),
-        *(f"{statistics.median(each):.3f}" for each in (earned.plain, earned.compiled)),
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-        f"{earned.iterations:.0f}",
+        *(data, f"{compiling:.1f}", f"{before:.3f}", f"{after:.3f}"),
+        *(machine.ratio(plain, compiled), f"{iterations:.0f}"),
     )
 
 
@@ -93,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(asked.threads)
     print(LINE.format(*HEAD))
     for data in SHAPES:
-        print(line(data, measure(QUICK if asked.quick else Scale(), data)), flush=True)
+        print(line(data, *measure(QUICK if asked.quick else Scale(), data)), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import ctypes
 import io
 import multiprocessing
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ import pandas as pd
 import scipy
 import torch
 
+from benchmarks import machine
+from benchmarks.cases import noise
 from ddlib import charts, coverage
-from ddlib.data import DataSet, Normalisation, Split
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks import build
-from ddlib.seeds import generator
 from ddlib.training import Recipe, train_and_score
 
 WIDTH = 16  # channels of the ConvNet, few enough that all sizes take the same convolutions
@@ -51,20 +50,12 @@ class Case:
     make: Callable[[int], Callable[[], object]]
 
 
-def noise(class_count: int, side: int, per_class: int = 100) -> DataSet:
-    """Return a data set of random images, as fast to make as to forget."""
-    count = class_count * per_class
-    images = torch.randn(count, 3, side, side, generator=generator("images", count, side))
-    split = Split(images, torch.arange(count) % class_count)
-    names = tuple(map(str, range(class_count)))
-    return DataSet("noise", split, split, Normalisation((0.0,) * 3, (1.0,) * 3), names)
-
-
 def distil(
     method: str, ipc: int, class_count: int = 10, side: int = 32, **options: object
 ) -> Callable[[], object]:
     """Return one iteration of a method, ready to run."""
-    dataset, entry = noise(class_count, side), METHODS[method]
+    dataset = noise("growth", (3, side, side), class_count, 100 * class_count)
+    entry = METHODS[method]
     network = build("convnet", dataset.image_shape, class_count, width=WIDTH, depth=3)
     given = {"iterations": 1, "real_batch": 16, "initialisation": "noise", "augmentation": "none"}
     parameters = entry.parameters.read({**given, **options}, method)
@@ -78,11 +69,10 @@ def match_gradients(ipc: int, class_count: int = 10, side: int = 32) -> Callable
 
 def evaluate(k: int) -> Callable[[], object]:
     """Return 20 training steps on k images, and a test on 1,000."""
-    dataset = noise(10, 32)
+    dataset = noise("growth", (3, 32, 32), 10, k, test=1000)
     network = build("convnet", dataset.image_shape, 10, width=WIDTH, depth=3)
-    images, labels = torch.randn(k, 3, 32, 32, generator=generator("S")), torch.arange(k) % 10
-    recipe = Recipe(steps=20, batch_size=64)
-    return lambda: train_and_score(network, images, labels, dataset.test, recipe, 0)
+    real, recipe = dataset.train, Recipe(steps=20, batch_size=64)
+    return lambda: train_and_score(network, real.images, real.labels, dataset.test, recipe, 0)
 
 
 def several_configurations(count: int) -> Callable[[], object]:
@@ -108,22 +98,16 @@ def cover_exactly(count: int) -> Callable[[], object]:
     return lambda: coverage.cover(table, 0.15)
 
 
+K, CLASSES = (20, 50, 100, 200, 350, 600, 1000), (3, 6, 10, 18, 32, 56, 100)
+PIXELS = (256, 400, 576, 1024, 1600, 2304, 4096)
 CASES = (
-    Case("k", "DM iteration", (20, 50, 100, 200, 350, 600, 1000), lambda k: distil("dm", k // 10)),
-    Case(
-        "k", "DC outer step", (20, 50, 100, 200, 350, 600, 1000), lambda k: match_gradients(k // 10)
-    ),
-    Case("k", "evaluation", (20, 50, 100, 200, 350, 600, 1000), evaluate),
-    Case("classes", "DM iteration", (3, 6, 10, 18, 32, 56, 100), lambda c: distil("dm", 5, c)),
-    Case("classes", "DC outer step", (3, 6, 10, 18, 32, 56, 100), lambda c: match_gradients(5, c)),
-    Case(
-        *("pixels", "DM iteration", (256, 400, 576, 1024, 1600, 2304, 4096)),
-        lambda pixels: distil("dm", 5, side=round(pixels**0.5)),
-    ),
-    Case(
-        *("pixels", "DC outer step", (256, 400, 576, 1024, 1600, 2304, 4096)),
-        lambda pixels: match_gradients(5, side=round(pixels**0.5)),
-    ),
+    Case("k", "DM iteration", K, lambda k: distil("dm", k // 10)),
+    Case("k", "DC outer step", K, lambda k: match_gradients(k // 10)),
+    Case("k", "evaluation", K, evaluate),
+    Case("classes", "DM iteration", CLASSES, lambda c: distil("dm", 5, c)),
+    Case("classes", "DC outer step", CLASSES, lambda c: match_gradients(5, c)),
+    Case("pixels", "DM iteration", PIXELS, lambda p: distil("dm", 5, side=round(p**0.5))),
+    Case("pixels", "DC outer step", PIXELS, lambda p: match_gradients(5, side=round(p**0.5))),
     Case("configurations", "DM iteration", (3, 6, 12, 24, 48, 96), several_configurations),
     Case("configurations", "distances", (50, 100, 200, 400, 800, 1200), measure_distances),
     Case("configurations", "exact cover", (10, 14, 20, 28, 40, 60), cover_exactly),
@@ -143,12 +127,9 @@ def measure(number: int, count: int | None = None) -> list[dict[str, object]]:
 
 def _measured(run: Callable[[], object]) -> dict[str, float]:
     ctypes.CDLL(None).malloc_trim(0)  # or smaller sizes would have left room for larger ones
-    before, seconds = _memory("VmRSS"), []
+    before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
+    seconds = [machine.seconds(run) for _ in range(REPEATS)]
     megabytes = max(_memory("VmHWM") - before, 0) / 1024
     return {"seconds": min(seconds), "megabytes": megabytes}
 

@@ -1,8 +1,9 @@
 """What the machine can do: how memory is kept, and how fast convolutions are at best."""
 
 import ctypes
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -33,11 +34,17 @@ def _set_memory(values: dict[int, int]) -> None:
             raise OSError("this C library takes no mallopt; run the benchmarks on Linux with glibc")
 
 
-def seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return how long a call took."""
-    start = time.perf_counter()
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """Return the median of the ratios of runs side by side, and their range."""
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 @torch.no_grad()

@@ -4,8 +4,6 @@ import multiprocessing
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -15,30 +13,18 @@ from benchmarks.cases import Case, Parts, Scale, all_cases
 PATIENCE = 600.0  # seconds to wait for a worker that may have failed
 
 
-class Workers:
+class Workers(ProcessPoolExecutor):
     """A process for each thread that the obvious way has, of one thread, as a study has them."""
 
     def __init__(self, scale: Scale, count: int):
         self.scale, self.count = scale, count
         spawn = multiprocessing.get_context("spawn")
-        every = spawn.Barrier(count, timeout=PATIENCE)
-        self._pool = ProcessPoolExecutor(count, spawn, _start, [every])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        super().__init__(count, spawn, _start, [spawn.Barrier(count, timeout=PATIENCE)])
 
     def run(self, case: Case, way: str = "ours") -> list[Parts]:
         """Return what every worker found, each of which has done a case: its `way`."""
         asked = [[each] * self.count for each in (self.scale, case.name, case.data, way)]
-        return list(self._pool.map(_work, *asked))
+        return list(self.map(_work, *asked))
 
 
 _every: threading.Barrier

@@ -126,11 +126,7 @@ def iteration(setting: Setting, repeats: int = 3) -> float:
     torch.set_num_threads(1)
     machine.keep_memory(FULL.memory)
     case = distribution_matching(make_setting(FULL, setting.data), [IPC], "")
-    taken = []
-    for _ in range(repeats + 1):
-        start = time.thread_time()
-        case.reference()
-        taken.append(time.thread_time() - start)
+    taken = [machine.seconds(case.reference, time.thread_time) for _ in range(repeats + 1)]
     return statistics.median(taken[1:])
 
 

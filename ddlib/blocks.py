@@ -59,20 +59,12 @@ def _pass(
     fixed = not (torch.is_grad_enabled() and any(each.requires_grad for each in weights))
     constant = fixed and not (torch.is_grad_enabled() and images.requires_grad)
     # The way back to three channels takes longer than it does layer by layer.
-    if _has_patches(images, convolution, 3 if constant else 1):
+    few = convolution.in_channels <= (3 if constant else 1) and convolution.is_ours_for(images)
+    if few and not any(side % 2 for side in _sides(images, convolution)):
         return _pass_patches(images, convolution, norm)
     if fixed and convolution.is_faster_for(images):
         return _Block.apply(images, convolution.weight, norm.weight, norm.bias, norm.eps)
     return None
-
-
-def _has_patches(images: torch.Tensor, convolution: Convolution, most: int) -> bool:
-    """Return whether images (N, C, H, W) are as `_pass_patches` takes them, of C <= most."""
-    return (
-        convolution.is_ours_for(images)
-        and convolution.in_channels <= most
-        and all(side % 2 == 0 for side in _sides(images, convolution))
-    )
 
 
 def _pass_patches(

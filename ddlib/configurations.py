@@ -21,7 +21,16 @@ from ddlib.devices import send
 from ddlib.networks import Network, Theta
 from ddlib.parameters import Parameters, check_names, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, Watch, advance, batches, prepared
+from ddlib.training import (
+    DivergedError,
+    Recipe,
+    Watch,
+    advance,
+    batches,
+    descend,
+    detached,
+    prepared,
+)
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
 TEMPERATURE = 0.5  # of the contrastive loss
@@ -40,13 +49,18 @@ class Pretraining(Parameters):
 class State:
     """What an update operator carries from step to step besides the weights: plain values.
 
-    step: the steps done; moments: the optimiser's, as its state dictionary has them; stream: the
-    state of the generator that augmentation is drawn from.
+    stream: the state of the generator that augmentation is drawn from; step: the steps done;
+    moments: the optimiser's, as its state dictionary has them.
     """
 
-    step: int
-    moments: dict[str, Any]
     stream: torch.Tensor
+    step: int = 0
+    moments: Mapping[int, Any] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, seed: object) -> "State":
+        """Return the state before the first step, whatever the configuration."""
+        return cls(generator("update", seed).get_state())
 
 
 @dataclass(frozen=True)
@@ -102,16 +116,6 @@ class Configuration:
             return networks.orthogonal_parameters(network, stream)
         return networks.initial_parameters(network, stream) | (body or {})
 
-    def evaluated(self, network: Network, seed: object, body: Theta | None = None) -> Theta:
-        """Return the weights from which the network of a seed's evaluation is trained."""
-        return self.initial(network, generator("evaluation weights", seed), body)
-
-    def start(self, network: Network, theta: Theta, seed: object) -> tuple[Theta, State]:
-        """Return weights and state from which `update` goes on; `theta` itself stays as it is."""
-        theta, optimiser = prepared(network, theta, self.recipe)
-        stream = generator("update", seed).get_state()
-        return _detached(theta), State(0, optimiser.state_dict()["state"], stream)
-
     def update(
         self, network: Network, theta: Theta, state: State, batch: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[Theta, State]:
@@ -123,17 +127,12 @@ class Configuration:
         stream = torch.Generator()
         stream.set_state(state.stream)
         theta, optimiser = prepared(network, theta, self.recipe)
-        groups = optimiser.state_dict()["param_groups"]
-        optimiser.load_state_dict({"state": deepcopy(state.moments), "param_groups": groups})
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": deepcopy(state.moments)})
         loss = advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
         if not torch.isfinite(loss):
             raise DivergedError(state.step, "the training loss")
         moments = optimiser.state_dict()["state"]
-        return _detached(theta), State(state.step + 1, moments, stream.get_state())
-
-
-def _detached(theta: Theta) -> Theta:
-    return {name: value.detach() for name, value in theta.items()}
+        return detached(theta), State(stream.get_state(), state.step + 1, moments)
 
 
 def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
@@ -141,70 +140,58 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
 
     All that decides them is the configuration's network, initialisation and pretraining.
     """
-    plain = json.dumps([dict(configuration.network), configuration.initialisation], sort_keys=True)
-    learn = PRETRAINED[configuration.initialisation]
-    theta = learn(dataset, configuration, generator("pretraining", plain))
-    names = [name for name, _ in configuration.build(dataset.image_shape, 1).named_parameters()]
-    body = {name: theta[name].contiguous() for name in names if name.startswith("body.")}
-    if not all(torch.isfinite(value).all() for value in body.values()):
-        raise DivergedError(configuration.pretraining.steps, "a pretrained weight")
-    return save(body)
+    chosen, given = configuration.initialisation, configuration.pretraining
+    loss_of, outputs, copies = PRETRAINED[chosen]
+    plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
+    stream, images = generator("pretraining", plain), dataset.train.images
+    network = configuration.build(dataset.image_shape, outputs)
+    recipe = Recipe(**asdict(given), optimizer="adam", weight_decay=0.0, schedule="constant")
+    theta = networks.initial_parameters(network, stream, images.device)
+    theta, optimiser = prepared(network, theta, recipe)
+    rows, watch = batches(len(images), max(given.batch_size // copies, 1), stream), Watch()
+    for step in range(recipe.steps):
+        shown = images[send(next(rows), images.device)]
+        loss = loss_of(network, theta, shown, stream)
+        watch.finite(step, f"the {chosen} loss", loss)
+        descend(optimiser, loss, recipe.rate(step))
+    names = [f"body.{name}" for name, _ in network.body.named_parameters()]
+    for name in names:
+        watch.finite(recipe.steps, "a pretrained weight", theta[name])
+    watch.check()
+    return save({name: theta[name].detach().contiguous() for name in names})
 
 
-def predict_rotation(
-    dataset: DataSet, configuration: Configuration, stream: torch.Generator
-) -> Theta:
-    """Learn by which quarter turn an image was rotated (Gidaris et al., ICLR 2018).
+def rotation_loss(
+    network: Network, theta: Theta, images: torch.Tensor, stream: torch.Generator
+) -> torch.Tensor:
+    """Return the loss () of telling how an image was turned (Gidaris et al., ICLR 2018).
 
-    Each batch holds its images in all four positions. Raises ValueError for images that are not
-    square.
+    The network sees each image (N, channels, H, W) in all four positions. Raises ValueError for
+    images that are not square.
     """
-    _, height, width = dataset.image_shape
+    height, width = images.shape[-2:]
     if height != width:
         raise ValueError(
             f"initialisation 'rotation' turns images by quarters, but these are {height}x{width}; "
             "choose 'contrastive', or square images by image_size"
         )
-    network, images = configuration.build(dataset.image_shape, ROTATIONS), dataset.train.images
-    recipe, watch = _adam(configuration.pretraining), Watch()
-    theta = networks.initial_parameters(network, stream, images.device)
-    theta, optimiser = prepared(network, theta, recipe)
-    each = batches(len(images), max(configuration.pretraining.batch_size // ROTATIONS, 1), stream)
-    for step in range(recipe.steps):
-        seen = images[send(next(each), images.device)]
-        turned = torch.cat([seen.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
-        turns = torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(seen))
-        loss = advance(network, theta, optimiser, turned, turns, recipe, step, stream)
-        watch.see(loss.isfinite(), DivergedError(step, "the training loss"))
-    watch.check()
-    return _detached(theta)
+    turned = torch.cat([images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
+    turns = torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(images))
+    return F.cross_entropy(networks.logits(network, theta, turned, training=True), turns)
 
 
-def contrast(dataset: DataSet, configuration: Configuration, stream: torch.Generator) -> Theta:
-    """Learn to tell two views of one image from those of others (SimCLR; Chen et al., ICML 2020).
+def view_loss(
+    network: Network, theta: Theta, images: torch.Tensor, stream: torch.Generator
+) -> torch.Tensor:
+    """Return SimCLR's loss (): which views are of one image? (Chen et al., ICML 2020).
 
-    A view takes one family of DSA for every image, with strengths of the image's own; the
-    projection is linear, to 64 values; the loss is NT-Xent over one batch.
+    A view takes one family of DSA for every image (N, channels, H, W), with strengths of the
+    image's own; the loss is NT-Xent over one batch, of linear projections.
     """
-    network, images = configuration.build(dataset.image_shape, 64), dataset.train.images
-    recipe, watch = _adam(configuration.pretraining), Watch()
-    theta = networks.initial_parameters(network, stream, images.device)
-    theta, optimiser = prepared(network, theta, recipe)
-    each = batches(len(images), configuration.pretraining.batch_size, stream)
-    for step in range(recipe.steps):
-        seen = images[send(next(each), images.device)]
-        views = [
-            augment.apply(seen, augment.draw(augment.STRATEGIES["dsa"], len(seen), stream))
-            for _ in range(2)
-        ]
-        projected = networks.logits(network, theta, torch.cat(views), training=True)
-        loss = contrastive_loss(projected)
-        watch.see(loss.isfinite(), DivergedError(step, "the contrastive loss"))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    watch.check()
-    return _detached(theta)
+    families = augment.STRATEGIES["dsa"]
+    drawn = (augment.draw(families, len(images), stream) for _ in range(2))
+    views = torch.cat([augment.apply(images, each) for each in drawn])
+    return contrastive_loss(networks.logits(network, theta, views, training=True))
 
 
 def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
@@ -219,12 +206,10 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(cosines, torch.arange(2 * count, device=unit.device).roll(count))
 
 
-def _adam(pretraining: Pretraining) -> Recipe:
-    plain = asdict(pretraining)
-    return Recipe(**plain, optimizer="adam", weight_decay=0.0, schedule="constant")
+PRETRAINED = {"rotation": (rotation_loss, ROTATIONS, ROTATIONS), "contrastive": (view_loss, 64, 1)}
+"""Ways to learn without labels: a loss, the outputs of its head, and how often that sees an image,
+by which batches are the smaller."""
 
-
-PRETRAINED = {"rotation": predict_rotation, "contrastive": contrast}
 INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
@@ -245,10 +230,10 @@ def read_configurations(
     base: a flat table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a
     bad configuration, and for two that are the same.
     """
-    if not isinstance(given, Mapping) or not given:
+    if not given:
         raise ValueError(
-            f"configurations must be a table {{name: changes}}, got {given!r}; give at least one, "
-            "such as {own: {}}"
+            "configurations must be a table {name: changes}, got {}; give at least one, such as "
+            "{own: {}}"
         )
     read: dict[str, Configuration] = {}
     for name, changes in given.items():
@@ -309,13 +294,13 @@ def _label(value: Any) -> str:
 def read_families(
     given: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
 ) -> dict[str, Family]:
-    """Return the families by name: lists of configurations, or {nested: list, sizes: list}.
+    """Return the families by name: lists of configurations, or {nested: list}.
 
     entries: the names of the configurations that each entry of `expand` stands for; a list may
     name an entry, for all of them, or one of the configurations. A nested entry gives one growing
-    family a size, named `name-size`, of the first configurations of its list; default: every size
-    from 2. Raises ValueError, in one sentence, for an empty family, an unknown or doubled member,
-    or a size that does not fit.
+    family for every size from 2, named `name-size`, of the first configurations of its list. Raises
+    ValueError, in one sentence, for an empty family, an unknown or doubled member, or one alone
+    that is to grow.
     """
     if not isinstance(given, Mapping) or not given:
         raise ValueError(f"families must be a table {{name: configurations}}, got {given!r}")
@@ -325,9 +310,13 @@ def read_families(
         if not isinstance(entry, Mapping):
             families[name] = Family(name, _members(name, entry, known))
             continue
-        check_names(entry, ["nested", "sizes"], f"parameter of the family {name!r}")
+        check_names(entry, ["nested"], f"parameter of the family {name!r}")
         members = _members(name, entry.get("nested"), known)
-        for size in _sizes(name, entry.get("sizes", list(range(2, len(members) + 1))), members):
+        if len(members) < 2:
+            raise ValueError(
+                f"the family {name!r} grows from two configurations; list at least two"
+            )
+        for size in range(2, len(members) + 1):
             label = f"{name}-{size}"
             families[label] = Family(label, members[:size], series=name)
     return families
@@ -342,13 +331,3 @@ def _members(name: str, given: Any, known: Mapping[str, Sequence[str]]) -> tuple
         if members.count(one) > 1:
             raise ValueError(f"the family {name!r} holds {one!r} twice; drop one")
     return tuple(members)
-
-
-def _sizes(name: str, given: Any, members: Sequence[str]) -> list[int]:
-    whole = isinstance(given, list) and given and all(type(size) is int for size in given)
-    if not whole or len(set(given)) < len(given) or min(given) < 1 or max(given) > len(members):
-        raise ValueError(
-            f"the family {name!r} has the sizes {given!r}; give a list of different numbers from 1 "
-            f"to {len(members)}, the number of its configurations"
-        )
-    return sorted(given)

@@ -18,7 +18,8 @@ from ddlib.augment import Draw
 from ddlib.data import DataSet, one_thread
 from ddlib.distilled import DistilledSet
 from ddlib.methods import METHODS, distribution, gradient, trajectory
-from ddlib.methods.common import PLAIN_SGD, real_batches
+from ddlib.methods.common import real_batches
+from ddlib.methods.matching import PLAIN_SGD
 from ddlib.networks import Network, embed, initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator

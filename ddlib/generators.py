@@ -18,29 +18,15 @@ from torch import nn
 
 from ddlib.data import DataSet
 from ddlib.devices import send
-from ddlib.networks import initial_parameters
+from ddlib.networks import Network, initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import SCHEDULES, DivergedError, Watch, batches
+from ddlib.training import SCHEDULES, Watch, batches, descend
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
 
 UNET_CHUNK_PIXELS = 64 * 64**2
 """Most pixels in a forward pass of the UNet: 64 images up to 64 pixels a side, 16 at 128."""
-
-IMAGENET_IDS = {
-    "tench": 0,
-    "English springer": 217,
-    "cassette player": 482,
-    "chain saw": 491,
-    "church": 497,
-    "French horn": 566,
-    "garbage truck": 569,
-    "gas pump": 571,
-    "golf ball": 574,
-    "parachute": 701,
-}
-"""Where ImageNette's classes are among ImageNet's 1000."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +52,8 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     """Return the DiT pipeline in the folder `name`, or of that name on the Hugging Face hub.
 
     Images are resized to the side that its VAE takes, and back. Like DiTPipeline, this leaves
-    the variance that a DiT may have learned unused. class_ids: empty for ImageNette's own, where
-    the classes are ImageNette's, else 0..C-1.
+    the variance that a DiT may have learned unused. class_ids: empty for ImageNet's own, where the
+    classes bear the names of ImageNet's, else 0..C-1.
 
     Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data
     or does not predict noise.
@@ -115,15 +101,22 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
         predicted = transformer(latents, timestep=steps, class_labels=labels).sample
         return predicted[:, : latents.shape[1]]
 
-    return ImageGenerator(encode, decode, noise, pipeline.scheduler.config, ids, null_class, 8)
+    schedule = _settings(pipeline.scheduler)
+    return ImageGenerator(encode, decode, noise, schedule, ids, null_class, 8)
 
 
-def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """Return the settings of a diffusers scheduler, without its notes, whose order is chance."""
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+
+
+def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     """Return a file of a class-conditional UNet2DModel trained on the real set to predict noise.
 
     job: channels of each level, steps, batch_size, learning_rate (of AdamW, falling to 0 along a
     cosine), timesteps of the diffusion, and label_drop, the share of labels replaced by the null
-    class C. The file holds the averaged weights, the loss of every step, and the settings.
+    class C; `network` is not used. The file holds the averaged weights, the loss of every step, and
+    the settings.
 
     Raises DivergedError with the step at which the loss is not finite.
     Source: Ho et al. (NeurIPS 2020), algorithm 1; label dropping: Ho & Salimans (2021).
@@ -150,19 +143,15 @@ def train_unet(dataset: DataSet, job: Mapping[str, Any]) -> bytes:
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
-        watch.see(loss.isfinite(), DivergedError(step, "the UNet's loss"))
+        watch.finite(step, "the UNet's loss", loss)
         losses[step] = loss.detach()
-        share = SCHEDULES["cosine"](step / steps)
-        optimiser.param_groups[0]["lr"] = job["learning_rate"] * share
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(optimiser, loss, job["learning_rate"] * SCHEDULES["cosine"](step / steps))
         average.step(unet.parameters())
         _report(losses, step)
     watch.check()
     average.copy_to(unet.parameters())
     tensors = {f"unet.{name}": value.cpu() for name, value in unet.state_dict().items()}
-    described = {"unet": settings, "schedule": dict(scheduler.config)}
+    described = {"unet": settings, "schedule": _settings(scheduler)}
     return safetensors.torch.save(
         {**tensors, "losses": losses.cpu()}, {"generator": json.dumps(described, sort_keys=True)}
     )
@@ -261,7 +250,11 @@ def _pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
 def _chosen_ids(classes: Sequence[str], given: Sequence[int], count: int) -> list[int]:
     """Return the ids (C,) by which a model of `count` classes knows the data set's classes."""
-    ids = list(given) or [IMAGENET_IDS.get(name) for name in classes]
+    from torchvision.models import ResNet18_Weights
+
+    names = ResNet18_Weights.DEFAULT.meta["categories"]  # of ImageNet, by id
+    known = {name: number for number, name in enumerate(names)}
+    ids = list(given) or [known.get(name) for name in classes]
     if None in ids:
         ids = list(range(len(classes)))
     if len(ids) != len(classes) or max(ids) >= count:

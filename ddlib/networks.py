@@ -25,9 +25,7 @@ Theta = dict[str, torch.Tensor]
 
 CHUNK = 32  # images a pass on a processor: what more make falls out of its cache
 ACCELERATOR_CHUNK = 1024
-ACCELERATOR_PIXELS = (
-    ACCELERATOR_CHUNK * 32 * 32
-)  # of images whose activations are held for gradients
+ACCELERATOR_PIXELS = ACCELERATOR_CHUNK * 32**2  # of images whose activations gradients hold
 
 
 def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,15 +131,12 @@ def orthogonal_parameters(
         attention = isinstance(layer, nn.MultiheadAttention)
         own, matrices = ("in_proj_", 3) if attention else ("", getattr(layer, "groups", 1))
         value = theta[f"{prefix}.{own}weight"]
-        rows = torch.randn(value.shape, generator=generator).view(
-            matrices, len(value) // matrices, -1
-        )
-        tall = rows if rows.shape[1] >= rows.shape[2] else rows.mT
-        made, triangle = torch.linalg.qr(tall)
-        made = (
-            made * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]
-        )  # or QR's signs would bias it
-        made = made if tall is rows else made.mT
+        drawn = torch.randn(value.shape, generator=generator)
+        rows = drawn.view(matrices, len(value) // matrices, -1)
+        wide = rows.shape[1] < rows.shape[2]
+        made, triangle = torch.linalg.qr(rows.mT if wide else rows)
+        made = made * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]  # or QR's would bias it
+        made = made.mT if wide else made
         gain = math.sqrt(2) if prefix.startswith("body") else 1.0
         theta[f"{prefix}.{own}weight"] = gain * made.reshape(value.shape)
         if f"{prefix}.{own}bias" in theta:
@@ -171,7 +166,8 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
     for layer in network.batch_norms:
         layer.training = False
     body = {name[5:]: value for name, value in theta.items() if name.startswith("body.")}
-    together = network.batch_norms and not has_statistics(theta)
+    has_statistics = any(name.endswith(".running_mean") for name in theta)
+    together = network.batch_norms and not has_statistics
     parts = [images] if together else in_passes(images)
     features = [functional_call(network.body, body, (part,), tie_weights=False) for part in parts]
     return torch.cat(features).flatten(1).to(images.dtype)  # means and distances stay exact
@@ -198,11 +194,6 @@ def in_groups(sizes: Sequence[int], image_shape: Sequence[int]) -> list[slice]:
     return [*groups, slice(start, len(sizes))]
 
 
-def has_statistics(theta: Theta) -> bool:
-    """Return whether `theta` holds the running statistics of batch norms."""
-    return any(name.endswith(".running_mean") for name in theta)
-
-
 def with_statistics(network: Network, theta: Theta) -> Theta:
     """Return `theta` with running statistics of its own, to be updated in place.
 
@@ -226,3 +217,17 @@ def with_batch_seen(network: Network, theta: Theta, images: torch.Tensor) -> The
     if network.batch_norms:
         logits(network, theta, images, training=True)
     return theta
+
+
+def flatten(network: Network, theta: Theta) -> torch.Tensor:
+    """Return a copy of all weights, without running statistics, in one vector (P,)."""
+    return torch.cat([theta[name].flatten() for name, _ in network.named_parameters()])
+
+
+def unflatten(network: Network, flat: torch.Tensor) -> Theta:
+    """Return the weights of `network` as views of the vector (P,) that `flatten` made."""
+    shapes = {name: value.shape for name, value in network.named_parameters()}
+    parts = flat.split([shape.numel() for shape in shapes.values()])
+    return {
+        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }

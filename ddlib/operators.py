@@ -1,15 +1,15 @@
 """Configurations as update operators: how they move the same weights on the same batches."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
-import torch
 
-from ddlib.configurations import Configuration
+from ddlib.configurations import Configuration, State
 from ddlib.data import DataSet
-from ddlib.networks import Network, Theta
+from ddlib.networks import Network, Theta, flatten
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, batches, training_steps
+from ddlib.training import DivergedError, at_steps, batches, training_steps
 
 STATES = 4  # shared weights, evenly spread over a training
 BURST = 5  # steps that make up an update: the first alone knows no momentum
@@ -41,7 +41,7 @@ def update_fields(
     for number, state in enumerate(_states(dataset, own, network, seed)):
         drawn = [next(rows) for _ in range(BURST)]
         for name in list(fields):
-            moved, carried = configurations[name].start(network, state, (seed, number))
+            moved, carried = state, State.start((seed, number))
             try:
                 for batch in drawn:
                     batch = images[batch], labels[batch]
@@ -49,22 +49,18 @@ def update_fields(
             except DivergedError:
                 del fields[name]
                 continue
-            parts = [(moved[key] - state[key]).flatten() for key, _ in network.named_parameters()]
-            fields[name].append(torch.cat(parts).double().cpu().numpy())
+            added = flatten(network, moved) - flatten(network, state)
+            fields[name].append(added.double().cpu().numpy())
     return {name: np.stack(updates) for name, updates in fields.items()}
 
 
 def _states(
     dataset: DataSet, own: Configuration, network: Network, seed: object
 ) -> Iterator[Theta]:
-    """Yield the shared weights; the next ones overwrite them."""
+    """Return the shared weights, each of which the next ones overwrite."""
     train = dataset.train
     theta = own.initial(network, generator("shared state", seed))
     starts = [part * own.recipe.steps // STATES for part in range(STATES)]
-    yield from (theta for start in starts if start == 0)
     stream = generator("shared training", seed)
     steps = training_steps(network, theta, train.images, train.labels, own.recipe, stream)
-    for done, moved in enumerate(steps, 1):
-        yield from (moved for start in starts if start == done)
-        if done == starts[-1]:
-            return
+    return at_steps(starts, theta, islice(steps, starts[-1]))

@@ -9,7 +9,7 @@ from ddlib import networks
 from ddlib.data import Split
 from ddlib.networks import Network, Theta
 from ddlib.seeds import generator
-from ddlib.training import Recipe, training_steps
+from ddlib.training import Recipe, at_steps, training_steps
 
 SPANS = 4  # parts of a training over which the change of the logits is kept
 
@@ -48,13 +48,11 @@ def train_and_observe(
 def _at_ends(
     network: Network, theta: Theta, real: Split, recipe: Recipe, seed: object
 ) -> Iterator[Theta]:
-    """Yield the weights at the end of each part of the training."""
+    """Return the weights at the end of each part of the training."""
     ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
     stream = generator("evaluation batches", seed)
-    yield from (theta for end in ends if end == 0)  # fewer steps than parts
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
-    for done, moved in enumerate(steps, 1):
-        yield from (moved for end in ends if end == done)
+    return at_steps(ends, theta, steps)
 
 
 @torch.no_grad()

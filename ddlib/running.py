@@ -21,8 +21,7 @@ from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import PROGRESS, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.networks import build
-from ddlib.together import at_once
-from ddlib.training import DivergedError, Score
+from ddlib.training import DivergedError, Score, at_once
 
 if TYPE_CHECKING:
     from distributed import Future

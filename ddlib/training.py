@@ -1,9 +1,14 @@
-"""Train a network for a fixed number of steps, and score it on a whole test set."""
+"""Train networks for a fixed number of steps, and score them on a whole test set.
+
+Several are trained at the same time where one would not fill the device.
+"""
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +17,7 @@ from ddlib import augment
 from ddlib.data import Split
 from ddlib.devices import send
 from ddlib.networks import (
+    ACCELERATOR_PIXELS,
     Network,
     Theta,
     in_passes,
@@ -30,27 +36,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor on the learning rate as a function of the share of steps done; `step` is the reference's
 single drop to a tenth at half-time."""
 
-OPTIMISERS: dict[str, Callable[[list[torch.Tensor], "Recipe"], torch.optim.Optimizer]] = {
-    "sgd": lambda weights, recipe: torch.optim.SGD(
-        *(weights, recipe.learning_rate, recipe.momentum),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    ),
-    "nesterov": lambda weights, recipe: torch.optim.SGD(
-        *(weights, recipe.learning_rate, recipe.momentum),
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        fused=True,
-    ),
-    "rmsprop": lambda weights, recipe: torch.optim.RMSprop(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay
-    ),
-    "adam": lambda weights, recipe: torch.optim.Adam(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    ),
-    "adamw": lambda weights, recipe: torch.optim.AdamW(
-        weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    ),
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "nesterov": partial(torch.optim.SGD, fused=True, nesterov=True),
+    "rmsprop": torch.optim.RMSprop,
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
 }
 """Optimisers by name. RMSprop's and Adam's averages decay as PyTorch has it; momentum is SGD's, and
 Nesterov's, alone."""
@@ -58,11 +49,21 @@ Nesterov's, alone."""
 STEP = ("optimizer", "learning_rate", "momentum", "weight_decay", "label_smoothing")
 """The fields of a Recipe that decide a step, whatever the length, batches and augmentation."""
 
-BOTH = {"flip_crop": ("flip", "crop")}  # families that are applied one after the other
+STAGES = {name: [families] for name, families in augment.STRATEGIES.items()}
+STAGES["flip_crop"] = [("flip",), ("crop",)]  # which are applied one after the other
 MIXES = ("mixup", "cutmix")
-AUGMENTATIONS = (*augment.STRATEGIES, *BOTH, *MIXES)
+AUGMENTATIONS = (*STAGES, *MIXES)
 
 CHECK_EVERY = 100  # numbers; to read each as it comes would keep an accelerator waiting
+
+ACCELERATOR_WEIGHTS = 2**27
+"""Of networks that are trained at once: of each weight there are four numbers, with its gradient,
+momentum and start, so these take 2 GB."""
+
+Labelled = tuple[torch.Tensor, torch.Tensor]
+"""Images (N, channels, H, W) to train on, and their labels (N,)."""
+
+T = TypeVar("T")
 
 
 class DivergedError(RuntimeError):
@@ -77,12 +78,18 @@ class DivergedError(RuntimeError):
     ):
         super().__init__(step, what, how, advice)  # workers send it back by these arguments
         self.step = step
-        self.what = what
-        self.how = how
-        self.advice = advice
 
     def __str__(self) -> str:
-        return f"{self.what} {self.how} at step {self.step}; {self.advice}"
+        step, what, how, advice = self.args
+        return f"{what} {how} at step {step}; {advice}"
+
+
+def or_diverged(job: Callable[..., T], *given: object) -> T | DivergedError:
+    """Return what a job returns, or the DivergedError that it raises."""
+    try:
+        return job(*given)
+    except DivergedError as error:
+        return error
 
 
 class Watch:
@@ -100,15 +107,20 @@ class Watch:
         if len(self._seen) >= CHECK_EVERY:
             self.check()
 
+    def finite(self, step: int, what: str, values: torch.Tensor) -> None:
+        """Take note of whether all `values` are finite numbers: they are `what`, after `step`."""
+        self.see(values.isfinite().all(), DivergedError(step, what))
+
     def check(self) -> None:
-        """Raise the error of the first number that was not sound, if there was one."""
+        """Raise the error of the first number that was not sound, if there was one, every time."""
         seen, self._seen = self._seen, []
         if not seen:
             return
         flags = torch.stack([sound for sound, _ in seen]).cpu()
-        for sound, (_, error) in zip(flags.tolist(), seen, strict=True):
+        for sound, own in zip(flags.tolist(), seen, strict=True):
             if not sound:
-                raise error
+                self._seen = [own]
+                raise own[1]
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,10 @@ class Recipe(Parameters):
             )
         if self.optimizer == "nesterov" and not self.momentum:
             raise ValueError("optimizer='nesterov' needs a momentum above 0; choose 0.9, or 'sgd'")
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step number `step`."""
+        return self.learning_rate * SCHEDULES[self.schedule](step / self.steps)
 
 
 @dataclass(frozen=True)
@@ -171,14 +187,14 @@ def train(
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
-    see: Callable[[torch.Tensor, int], None] | None = None,
+    see: Callable[[torch.Tensor], None] | None = None,
 ) -> Theta:
     """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
 
     images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Under batch norm
     the weights come with running statistics, which the optimiser does not see. Raises
     DivergedError with the step at which the loss is not finite, unless `see` is there to be given
-    every step's loss () and number.
+    every step's loss ().
     """
     steps = training_steps(network, theta, images, labels, recipe, generator, see)
     return deque(steps, maxlen=1).pop()
@@ -191,7 +207,7 @@ def training_steps(
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
-    see: Callable[[torch.Tensor, int], None] | None = None,
+    see: Callable[[torch.Tensor], None] | None = None,
 ) -> Iterator[Theta]:
     """Yield the weights after each step of `train`; the next step overwrites them, so copy.
 
@@ -205,18 +221,36 @@ def training_steps(
         batch = images[rows], labels[rows]
         loss = advance(network, theta, optimiser, *batch, recipe, step, generator)
         if see:
-            see(loss, step)
+            see(loss)
         else:
-            watch.see(loss.isfinite(), DivergedError(step, "the training loss"))
-        yield {name: value.detach() for name, value in theta.items()}
+            watch.finite(step, "the training loss", loss)
+        yield detached(theta)
     watch.check()
+
+
+def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Iterator[Theta]:
+    """Yield the weights of a training after so many of its `steps`: `places`, in ascending order.
+
+    start: the weights at 0. Those that follow overwrite what they are given, so copy.
+    """
+    yield from [start] * places.count(0)
+    for done, theta in enumerate(steps, 1):
+        yield from [theta] * places.count(done)
+
+
+def detached(theta: Theta) -> Theta:
+    """Return the same weights, without what leads to their gradients."""
+    return {name: value.detach() for name, value in theta.items()}
 
 
 def prepared(network: Network, theta: Theta, recipe: Recipe) -> tuple[Theta, torch.optim.Optimizer]:
     """Return a copy of the weights to train, and the optimiser that moves them in place."""
     theta = {name: value.clone() for name, value in with_statistics(network, theta).items()}
     weights = [theta[name].requires_grad_() for name, _ in network.named_parameters()]
-    return theta, OPTIMISERS[recipe.optimizer](weights, recipe)
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer in ("sgd", "nesterov"):
+        options["momentum"] = recipe.momentum
+    return theta, OPTIMISERS[recipe.optimizer](weights, **options)
 
 
 def advance(
@@ -239,19 +273,18 @@ def advance(
     if others is not None:
         other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
         loss = kept * loss + (1 - kept) * other
-    set_rate(optimiser, recipe, step)
+    descend(optimiser, loss, recipe.rate(step))
+    return loss.detach()
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """Move the weights of an optimiser down the gradient of a loss (), at a learning rate."""
+    optimiser.param_groups[0]["lr"] = rate
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     # A fused optimiser leaves them uncounted, which whoever keeps what follows from weights needs.
     torch.autograd.graph.increment_version(optimiser.param_groups[0]["params"])
-    return loss.detach()
-
-
-def set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    """Give the optimiser the learning rate of step number `step` of the recipe."""
-    factor = SCHEDULES[recipe.schedule](step / recipe.steps)
-    optimiser.param_groups[0]["lr"] = recipe.learning_rate * factor
 
 
 def augmented(
@@ -264,8 +297,7 @@ def augmented(
     one for the batch.
     """
     if augmentation not in MIXES:
-        names = BOTH.get(augmentation)
-        for families in zip(names) if names else [augment.STRATEGIES[augmentation]]:
+        for families in STAGES[augmentation]:
             images = augment.apply(images, augment.draw(families, len(images), generator))
         return images, None, 1.0
     others = send(torch.randperm(len(images), generator=generator), images.device)
@@ -288,16 +320,23 @@ def _span(size: int, at: float, share: float) -> slice:
     return slice(max(middle - half, 0), min(middle + half, size))
 
 
-@torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return accuracy and mean cross-entropy (nats) of `theta` over the whole of `split`."""
+    return scores_of(network, [theta], split)[0]
+
+
+@torch.no_grad()
+def scores_of(network: Network, thetas: Sequence[Theta], split: Split) -> list[Score]:
+    """Return the `score` of each of some weights; a device is asked once for all."""
     right, nats = [], []
-    for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
-        scores = logits(network, theta, images)
-        right.append((scores.argmax(1) == labels).sum())
-        nats.append(F.cross_entropy(scores, labels, reduction="sum"))
-    totals = (sum(torch.stack(parts).cpu().tolist()) for parts in (right, nats))
-    return Score(*(total / len(split.labels) for total in totals))
+    for theta in thetas:
+        for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
+            scores = logits(network, theta, images)
+            right.append((scores.argmax(1) == labels).sum())
+            nats.append(F.cross_entropy(scores, labels, reduction="sum"))
+    parts = [torch.stack(each).cpu().view(len(thetas), -1).tolist() for each in (right, nats)]
+    count = len(split.labels)
+    return [Score(sum(own) / count, sum(lost) / count) for own, lost in zip(*parts, strict=True)]
 
 
 def train_and_score(
@@ -313,20 +352,119 @@ def train_and_score(
 
     `seed` names the initial weights, unless `theta` gives them, the batch order and the
     augmentation; sets that are compared under one seed start from the same weights. Seeds run one
-    after another in a worker process each: stacking their weights (`ddlib.together`) turns
-    convolutions into grouped ones, 2 to 3 times slower at k >= 100 on a CPU and no faster at
+    after another in a worker process each: stacking their weights (`train_and_score_all`)
+    turns convolutions into grouped ones, 2 to 3 times slower at k >= 100 on a CPU and no faster at
     k = 10.
     """
     if theta is None:
         stream = generator("evaluation weights", seed)
         theta = initial_parameters(network, stream, images.device)
     theta = train(network, theta, images, labels, recipe, generator("evaluation batches", seed))
-    return final_score(network, theta, test, recipe)
+    return final(score(network, theta, test), recipe)
 
 
-def final_score(network: Network, theta: Theta, test: Split, recipe: Recipe) -> Score:
+def final(result: Score, recipe: Recipe) -> Score:
     """Return the score of weights that the recipe ended with; DivergedError if it is not finite."""
-    result = score(network, theta, test)
     if not math.isfinite(result.cross_entropy):
         raise DivergedError(recipe.steps, "the test loss")
     return result
+
+
+def train_and_score_all(
+    network: Network,
+    sets: Sequence[Labelled],
+    test: Split,
+    recipe: Recipe,
+    seeds: Sequence[object],
+    thetas: Sequence[Theta],
+) -> list[Score | DivergedError]:
+    """Return what `train_and_score` gives, or raises, for each set, its seed and initial weights.
+
+    sets: all of one size. On an accelerator the networks' weights are stacked and every step moves
+    `at_once` of them, up to the rounding that another order of sums brings (under bf16, biases are
+    then added unrounded). One that diverges is trained to the end, as nobody looks before.
+    Otherwise they are trained one after another.
+    """
+    images, labels = sets[0]
+    count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
+    if count == 1:
+        return [
+            or_diverged(train_and_score, network, *own, test, recipe, seed, theta)
+            for own, seed, theta in zip(sets, seeds, thetas, strict=True)
+        ]
+    scores: list[Score | DivergedError] = []
+    for start in range(0, len(sets), count):
+        own = slice(start, start + count)
+        trained, diverged = _train_stacked(network, sets[own], recipe, seeds[own], thetas[own])
+        found = [or_diverged(final, each, recipe) for each in scores_of(network, trained, test)]
+        scores += [error or score for error, score in zip(diverged, found, strict=True)]
+    return scores
+
+
+def at_once(
+    network: Network, k: int, image_shape: Sequence[int], recipe: Recipe, device: str
+) -> int:
+    """Return how many networks are best trained at the same time, on sets of k images each.
+
+    On an accelerator as many as a pass may hold the images and activations of, and memory the
+    weights. One on a processor, where stacked convolutions are slower, and for batch norms, which
+    would share their statistics.
+    """
+    if device == "cpu" or network.batch_norms:
+        return 1
+    pixels = min(recipe.batch_size, k) * math.prod(image_shape[-2:])
+    weights = sum(value.numel() for value in network.parameters())
+    return max(1, min(ACCELERATOR_PIXELS // pixels, ACCELERATOR_WEIGHTS // weights))
+
+
+def _train_stacked(
+    network: Network,
+    sets: Sequence[Labelled],
+    recipe: Recipe,
+    seeds: Sequence[object],
+    thetas: Sequence[Theta],
+) -> tuple[list[Theta], list[DivergedError | None]]:
+    """Return the trained weights of each of G networks, and where it diverged, if it did."""
+    images, device = [each for each, _ in sets], sets[0][0].device
+    stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
+    stacked, optimiser = prepared(network, stacked, recipe)
+    streams = [generator("evaluation batches", seed) for seed in seeds]
+    rows = [batches(len(images[0]), recipe.batch_size, stream) for stream in streams]
+    sound = torch.full((len(seeds),), recipe.steps, device=device)  # the steps until it is not
+    for step in range(recipe.steps):
+        drawn = [send(next(own), device) for own in rows]
+        seen = [
+            augmented(each[own], recipe.augmentation, stream)
+            for each, own, stream in zip(images, drawn, streams, strict=True)
+        ]
+        scores = _stacked_logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
+        targets = [labels[own] for (_, labels), own in zip(sets, drawn, strict=True)]
+        losses = _cross_entropies(scores, targets, recipe.label_smoothing)
+        if recipe.augmentation in MIXES:
+            kept = send(torch.tensor([share for _, _, share in seen]), device)
+            others = [own[mixed] for own, (_, mixed, _) in zip(targets, seen, strict=True)]
+            rest = _cross_entropies(scores, others, recipe.label_smoothing)
+            losses = kept * losses + (1 - kept) * rest
+        descend(optimiser, losses.sum(), recipe.rate(step))
+        sound = torch.where(losses.detach().isfinite(), sound, sound.clamp(max=step))
+    errors = [
+        DivergedError(step, "the training loss") if step < recipe.steps else None
+        for step in sound.cpu().tolist()
+    ]
+    trained = detached(stacked)
+    return [{name: trained[name][own] for name in trained} for own in range(len(seeds))], errors
+
+
+def _stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
+    """Return the class scores (G, N, C) of each network's own images (G, N, channels, H, W)."""
+    return torch.vmap(partial(logits, network))(stacked, images)
+
+
+def _cross_entropies(
+    scores: torch.Tensor, labels: Sequence[torch.Tensor], smoothing: float
+) -> torch.Tensor:
+    """Return each network's mean cross-entropy (G,), in nats; its labels are (N,)."""
+    # Not under vmap, whose rule for it sends a number to the device and waits.
+    given = scores.flatten(0, 1), torch.cat(list(labels))
+    each = F.cross_entropy(*given, reduction="none", label_smoothing=smoothing)
+    return each.view(scores.shape[:2]).mean(1)

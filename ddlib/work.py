@@ -24,8 +24,8 @@ from ddlib.fingerprints import code_digest, images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
-from ddlib.together import train_and_score_all
-from ddlib.training import DivergedError, Score, final_score
+from ddlib.seeds import generator
+from ddlib.training import DivergedError, Score, final, score, train_and_score_all
 
 
 class UnfitWorkerError(RuntimeError):
@@ -212,7 +212,7 @@ def reference(
     real, test, recipe = dataset.train, dataset.test, configuration.recipe
     theta = _initial(context, network, configuration, (seed, 0), body)
     theta, observed = train_and_observe(network, theta, real, test, recipe, (seed, 0), probe)
-    return final_score(network, theta, test, recipe), observed
+    return final(score(network, theta, test), recipe), observed
 
 
 def _initial(
@@ -223,7 +223,7 @@ def _initial(
     body: Path | bytes | None,
 ) -> Theta:
     weights = load(as_file(body).read_bytes()) if body else None
-    theta = configuration.evaluated(network, seed, weights)
+    theta = configuration.initial(network, generator("evaluation weights", seed), weights)
     return {name: value.to(context.device) for name, value in theta.items()}
 
 

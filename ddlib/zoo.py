@@ -195,12 +195,9 @@ def resnet18(
         wider = width * 2**stage
         layers += [_block(channels, wider, norm, downsampling), _block(wider, wider, norm)]
         channels = wider
-    body = nn.Sequential(*layers)
-    if downsampling == "stride":
-        return _pooled(body, channels, class_count)
-    last = [min(4, size // 8) for size in sizes]
-    body.extend([nn.AdaptiveAvgPool2d(last), nn.Flatten()])
-    return Network(body, nn.Linear(channels * math.prod(last), class_count))
+    last = [1, 1] if downsampling == "stride" else [min(4, size // 8) for size in sizes]
+    layers += [nn.AdaptiveAvgPool2d(last), nn.Flatten()]
+    return Network(nn.Sequential(*layers), nn.Linear(channels * math.prod(last), class_count))
 
 
 def _block(channels: int, wider: int, norm: Norm, downsampling: str = "stride") -> nn.Module:

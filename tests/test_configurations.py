@@ -11,6 +11,7 @@ from ddlib import networks
 from ddlib.configurations import (
     Configuration,
     Pretraining,
+    State,
     contrastive_loss,
     expand,
     pretrain,
@@ -80,7 +81,7 @@ def test_updates_one_by_one_are_the_training(tiny, name, network):
     built, theta = start(tiny, chosen)
     images, labels = tiny.train.images[:16], tiny.train.labels[:16]
     whole = train(built, theta, images, labels, chosen.recipe, generator("unused"))
-    weights, state = chosen.start(built, theta, 0)
+    weights, state = theta, State.start(0)
     for _ in range(chosen.recipe.steps):
         weights, state = chosen.update(built, weights, state, (images, labels))
     assert state.step == chosen.recipe.steps
@@ -93,7 +94,7 @@ def test_an_update_changes_nothing_that_it_is_given(tiny):
     chosen = configuration(optimizer="adam", augmentation="dsa")
     network, theta = start(tiny, chosen)
     batch = tiny.train.images[:16], tiny.train.labels[:16]
-    weights, state = chosen.update(network, *chosen.start(network, theta, 0), batch)
+    weights, state = chosen.update(network, theta, State.start(0), batch)
     kept = {name: value.clone() for name, value in weights.items()}
     moments = {
         (key, name): value.clone()
@@ -258,8 +259,7 @@ def test_families_are_lists_products_and_growing_series():
             "pair": ["own", "grid-own"],
             "all": ["grid-own", "grid"],  # a name that starts alike is no part of the product
             "one": ["grid-sgd"],
-            "grow": {"nested": ["own", "grid", "grid-own"], "sizes": [3, 1]},
-            "each": {"nested": ["own", "grid"]},
+            "grow": {"nested": ["own", "grid", "grid-own"]},
         },
         ENTRIES,
     )
@@ -267,13 +267,12 @@ def test_families_are_lists_products_and_growing_series():
         "pair": ("own", "grid-own"),
         "all": ("grid-own", "grid-sgd", "grid-adam"),
         "one": ("grid-sgd",),
-        "grow-1": ("own",),
+        "grow-2": ("own", "grid-sgd"),
         "grow-3": ("own", "grid-sgd", "grid-adam"),
-        "each-2": ("own", "grid-sgd"),
-        "each-3": ("own", "grid-sgd", "grid-adam"),
+        "grow-4": ("own", "grid-sgd", "grid-adam", "grid-own"),
     }
     assert [family.series for family in families.values()] == [
-        *["", "", "", "grow", "grow", "each", "each"]
+        *["", "", "", "grow", "grow", "grow"]
     ]
 
 
@@ -308,13 +307,8 @@ def test_a_bad_configuration_is_refused_in_one_sentence(given, message):
         ({"f": ["a", "c"]}, "'c' is not a configuration of 'f'"),
         ({"f": ["a", "a"]}, "holds 'a' twice"),
         ({"f": {"nested": ["a"], "size": [1]}}, "'size' is not a parameter of the family"),
-        (
-            {"f": {"nested": ["a", "b"], "sizes": [3]}},
-            r"sizes \[3\]; give a list of different numbers from 1 to 2",
-        ),
-        ({"f": {"nested": ["a", "b"], "sizes": [1, True]}}, "give a list of different"),
-        ({"f": {"nested": ["a", "b"], "sizes": [1, 1]}}, "give a list of different numbers"),
-        ({"f": {"nested": [], "sizes": [1]}}, "is empty"),
+        ({"f": {"nested": []}}, "is empty"),
+        ({"f": {"nested": ["a"]}}, "'f' grows from two configurations; list at least two"),
     ],
 )
 def test_a_bad_family_is_refused_in_one_sentence(given, message):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddlib import operators
-from ddlib.configurations import Configuration
+from ddlib.configurations import Configuration, State
 from ddlib.coverage import update_distance
 from ddlib.data import DataSet, load
 from ddlib.seeds import generator
@@ -67,7 +67,7 @@ def test_later_states_are_the_weights_of_a_training(digits):
     state = {name: value.clone() for name, value in state.items()}
     drawn = batches(len(split.labels), 16, generator("shared batches", 0))
     drawn = [next(drawn) for _ in range(2 * operators.BURST)][operators.BURST :]
-    moved, carried = own.start(network, state, (0, 1))
+    moved, carried = state, State.start((0, 1))
     for rows in drawn:
         batch = split.images[rows], split.labels[rows]
         moved, carried = own.update(network, moved, carried, batch)

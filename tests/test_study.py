@@ -31,7 +31,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, together, work
+from ddlib import data, networks, running, study, training, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -633,12 +633,12 @@ def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
         return list(found.values())
 
     assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
-    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
+    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
     assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
     few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
     assert groups(settings=few) == [[seed] for seed in range(7)]
     monkeypatch.undo()
-    monkeypatch.setattr(together, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
+    monkeypatch.setattr(training, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
     assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
     monkeypatch.undo()
     normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}

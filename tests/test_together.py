@@ -8,12 +8,18 @@ import torch
 import torch.nn.functional as F
 from accelerator import There, accelerator, moved
 
-from ddlib import together, zoo
+from ddlib import training, zoo
 from ddlib.devices import precision
 from ddlib.networks import build, initial_parameters, logits
 from ddlib.seeds import generator
-from ddlib.together import train_and_score_all
-from ddlib.training import AUGMENTATIONS, OPTIMISERS, DivergedError, Recipe, train_and_score
+from ddlib.training import (
+    AUGMENTATIONS,
+    OPTIMISERS,
+    DivergedError,
+    Recipe,
+    train_and_score,
+    train_and_score_all,
+)
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
 CONVNET = {"name": "convnet", "width": 4, "depth": 2}
@@ -77,10 +83,10 @@ def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
 
 
 def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
-    sizes, train = [], together._train
-    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 16 * 64)
+    sizes, train = [], training._train_stacked
+    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 16 * 64)
     monkeypatch.setattr(
-        together, "_train", lambda *given: sizes.append(len(given[3])) or train(*given)
+        training, "_train_stacked", lambda *given: sizes.append(len(given[3])) or train(*given)
     )
     recipe = Recipe(steps=2, batch_size=8)
     agree(tiny, recipe)
@@ -99,7 +105,7 @@ def test_in_bf16_both_ways_round_factors_alone(tiny, monkeypatch):
         patch.object(zoo.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)),
     ):
         alone = torch.stack([logits(network, theta, images) for theta in thetas])
-        made = together._logits(network, stacked, images.expand(3, *images.shape))
+        made = training._stacked_logits(network, stacked, images.expand(3, *images.shape))
     assert alone.dtype == made.dtype == torch.float32
     for rounded in (alone, made):
         assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
@@ -140,7 +146,7 @@ def test_a_processor_trains_one_after_another(tiny, monkeypatch):
     network = build("mlp", tiny.image_shape, 3, width=8)
     thetas = [initial_parameters(network, generator("weights", seed)) for seed in SEEDS]
     recipe, every = Recipe(steps=3), zip(sets(tiny), SEEDS, thetas, strict=True)
-    monkeypatch.setattr(together, "_train", None)
+    monkeypatch.setattr(training, "_train_stacked", None)
     made = train_and_score_all(network, sets(tiny), tiny.test, recipe, SEEDS, thetas)
     assert made == [
         train_and_score(network, *own, tiny.test, recipe, seed, theta) for own, seed, theta in every

@@ -386,6 +386,15 @@ def test_a_watch_names_the_first_number_that_is_not_sound(first):
     assert len(seen) == (100 if first < 100 else 150)
 
 
+def test_a_watch_says_again_what_it_has_said():
+    watch = Watch()
+    watch.finite(3, "a number", torch.tensor([1.0, math.inf]))
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="a number stopped being a finite number at step 3"):
+            watch.check()
+        watch.finite(4, "another", torch.tensor(math.nan))
+
+
 def test_a_training_that_diverged_ends_at_the_next_look(network, theta, tiny):
     images, labels = tiny.train.images, tiny.train.labels
     steps = training_steps(network, theta, images, labels, Recipe(1000, 256, 1e30), stream())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ddlib import generators
 from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
 from ddlib.parameters import Parameters
 
@@ -67,7 +68,7 @@ METHODS: dict[str, Method] = {
         diffusion.distil,
         diffusion.ModeGuidedDiffusion,
         shares=True,
-        preparation=Preparation(diffusion.jobs, diffusion.make, of_network=False),
+        preparation=Preparation(diffusion.jobs, generators.train_unet, of_network=False),
         outside=diffusion.outside,
     ),
 }

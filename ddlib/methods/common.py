@@ -1,67 +1,21 @@
-"""What the methods share: first images, batches of real images, and the finished set."""
+"""What all methods share: the images of a class, first images, real batches, the finished set."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.networks import Network, build, read_network
-from ddlib.parameters import Parameters, check_names
+from ddlib.parameters import Parameters
 from ddlib.seeds import generator
-from ddlib.training import STEP, Recipe
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
 
 INITIALISATIONS = ("real", "noise")
-
-AVERAGES = ("arithmetic", "geometric")
-"""How an objective is averaged over draws of configurations, weights and batches. Its size differs
-by orders of magnitude from network to network, and the largest decides an arithmetic mean. A
-geometric one divides each gradient by its objective's own value, which also changes with ipc, so
-its learning rates are not those of the arithmetic one."""
-
-TINY = 1e-30  # keeps an objective that is 0, and so does not move S, off a division by 0
-
-PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
-
-T = TypeVar("T")
-
-
-def read_configuration(given: Any) -> None:
-    """Raise ValueError unless `given` is a table of a network and of fields of `training.STEP`."""
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"a configuration must be a table, such as {{network: {{name: mlp}}}}, got {given!r}"
-        )
-    check_names(given, ["network", *STEP], "field of a configuration to distil for")
-    if "network" in given:
-        read_network(given["network"])
-    replace(PLAIN_SGD, **{name: given[name] for name in given if name != "network"})
-
-
-def build_configurations(
-    dataset: DataSet, network: Network, tables: Sequence[Mapping[str, Any]]
-) -> list[tuple[Network, dict[str, Any]]]:
-    """Return, of each configuration to distil for, its network and what else its table says.
-
-    A table without a network leaves `network`, and so do no tables at all.
-    """
-    shape, built = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
-    for table in tables or [{}]:
-        changes = dict(table)
-        own = changes.pop("network", None)
-        built.append((build(**own, **shape) if own else network, changes))
-    return built
-
-
-def draw_one(choices: Sequence[T], *keys: object) -> T:
-    """Return one of `choices`, all equally likely, by the stream that `keys` name."""
-    return choices[int(torch.randint(len(choices), (), generator=generator(*keys)))]
 
 
 def class_members(dataset: DataSet) -> list[torch.Tensor]:
@@ -80,13 +34,7 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
 
     Under one seed a smaller choice is part of a larger one.
     """
-    stream = generator("random members", seed)
-    return torch.cat(
-        [
-            members[torch.randperm(len(members), generator=stream)[:ipc]]
-            for members in class_members(dataset)
-        ]
-    )
+    return torch.cat(next(real_batches(dataset, ipc, generator("random members", seed))))
 
 
 def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:

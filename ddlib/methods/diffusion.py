@@ -5,7 +5,7 @@ mode guidance with a small model that the study itself trains, not the paper's D
 only as good as that model, and the paper's numbers say nothing about them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ddlib.data import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
-from ddlib.generators import ImageGenerator, load_dit, load_unet, train_unet
+from ddlib.generators import ImageGenerator, load_dit, load_unet
 from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
 from ddlib.networks import Network
 from ddlib.parameters import Parameters, setting
@@ -38,8 +38,8 @@ class ModeGuidedDiffusion(Parameters):
     "generated", or one of two controls: "modes" for the modes themselves, decoded, and "nearest"
     for the real image nearest to each (the paper's ablation "mode discovery").
     guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
-    the way. class_ids: a DiT's ids for the data set's classes; empty for ImageNette's own, or
-    else 0..C-1.
+    the way. class_ids: a DiT's ids for the data set's classes; empty for those of ImageNet's
+    classes of these names, or else 0..C-1.
     """
 
     generator: str = setting("unet")
@@ -90,11 +90,7 @@ def outside(parameters: ModeGuidedDiffusion) -> list[str]:
     return [files_digest(folder, DIT_FILES)] if local else []
 
 
-def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
-    """Return the file of the UNet that `job` describes, trained on the real set."""
-    return train_unet(dataset, job)
-
-
+@torch.no_grad()
 def distil(
     dataset: DataSet,
     network: Network,
@@ -118,8 +114,7 @@ def distil(
     found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
         images = dataset.train.images[members]
-        with torch.no_grad():
-            latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
+        latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
         for ipc in ipcs:
             centres = modes(latents, ipc, generator("modes", seed, ipc, label))
             if parameters.images == "nearest":
@@ -130,9 +125,8 @@ def distil(
         images = torch.cat(found[ipc])
         if parameters.images == "generated":
             images = _generate(model, images, ipc, seed, parameters)
-        elif parameters.images == "modes":
-            with torch.no_grad():
-                images = torch.cat([model.decode(part) for part in images.split(model.chunk)])
+        if parameters.images != "nearest":
+            images = torch.cat([model.decode(part) for part in images.split(model.chunk)])
         outcomes[ipc] = finished(dataset, images, "mgd3", parameters, seed)
         if not torch.isfinite(images).all():
             advice = "choose less guidance or classifier_free_guidance"
@@ -154,9 +148,9 @@ def _generate(
     seed: int,
     parameters: ModeGuidedDiffusion,
 ) -> torch.Tensor:
-    """Return an image for each mode (ipc x C, c, h, w), grouped by class.
+    """Return a latent for each mode (ipc x C, c, h, w), grouped by class.
 
-    Each image has its own random stream, so it does not depend on its company in a chunk.
+    Each has its own random stream, so it does not depend on its company in a chunk.
     """
     labels = synthetic_labels(len(model.class_ids), ipc)
     streams = [
@@ -164,13 +158,11 @@ def _generate(
         for number, label in enumerate(labels.tolist())
     ]
     class_ids = torch.tensor(model.class_ids)[labels].to(targets.device)
-    images = []
-    for rows in torch.arange(len(labels)).split(model.chunk):
-        chunk = [streams[row] for row in rows]
-        latents = sample(model, targets[rows], class_ids[rows], chunk, parameters)
-        with torch.no_grad():
-            images.append(model.decode(latents))
-    return torch.cat(images)
+    latents = []
+    for start in range(0, len(labels), model.chunk):
+        own = slice(start, start + model.chunk)
+        latents.append(sample(model, targets[own], class_ids[own], streams[own], parameters))
+    return torch.cat(latents)
 
 
 @torch.no_grad()
@@ -241,10 +233,9 @@ STEPS = {"ddpm": ddpm_step, "ddim": ddim_step}
 
 
 def _scheduler(model: ImageGenerator, parameters: ModeGuidedDiffusion) -> Any:
-    from diffusers import DDIMScheduler, DDPMScheduler
+    import diffusers
 
-    kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[parameters.sampler]
-    own = {name: value for name, value in model.schedule.items() if not name.startswith("_")}
-    made = kind.from_config({**own, "variance_type": "fixed_small"})
+    kind = getattr(diffusers, f"{parameters.sampler.upper()}Scheduler")
+    made = kind.from_config({**model.schedule, "variance_type": "fixed_small"})
     made.set_timesteps(parameters.steps)
     return made

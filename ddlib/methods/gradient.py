@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,31 +12,19 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
-from ddlib.methods.acceleration import Accelerated, Plateau, RealBatches
-from ddlib.methods.common import (
-    AVERAGES,
-    INITIALISATIONS,
+from ddlib.methods.common import INITIALISATIONS, real_batches
+from ddlib.methods.matching import (
     PLAIN_SGD,
     TINY,
-    build_configurations,
-    draw_one,
-    finished,
-    initial_images,
-    read_configuration,
-    real_batches,
-    synthetic_labels,
+    BatchMatching,
+    RealBatches,
+    Synthetic,
+    fresh_networks,
 )
-from ddlib.networks import (
-    Network,
-    Theta,
-    in_passes,
-    initial_parameters,
-    logits,
-    with_batch_seen,
-)
+from ddlib.networks import Network, Theta, in_passes, logits, with_batch_seen
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, Watch, train
+from ddlib.training import DivergedError, Recipe, or_diverged, train
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
@@ -44,28 +32,22 @@ STATISTICS_BATCH = 16  # real images a class from which batch norms take their s
 
 
 @dataclass(frozen=True)
-class GradientMatching(Accelerated):
+class GradientMatching(BatchMatching):
     """Defaults are the reference's (Zhao et al., ICLR 2021).
 
     `outer_steps` and `inner_epochs` are its tables by ipc; sizes between the published ones are
-    interpolated, larger ones take the last entry. An MLP wants a learning rate of 0.01.
-
-    configurations: tables of a `network` and of fields of `training.STEP` for its training on S;
-    every iteration draws one, so that S is made for all of them. What a table leaves out is as
-    without it. For `average` see AVERAGES.
+    interpolated, larger ones take the last entry. An MLP wants a learning rate of 0.01. What
+    `configurations` say besides their networks is how these are trained on S.
     """
 
     iterations: ByIpc = setting(1000, by_ipc=True)
     outer_steps: ByIpc = setting(OUTER_STEPS, least=1, by_ipc=True)
     inner_epochs: ByIpc = setting(INNER_EPOCHS, by_ipc=True)
     learning_rate: ByIpc = setting(0.1, by_ipc=True)
-    momentum: float = setting(0.5)
     network_learning_rate: float = setting(0.01)
     network_batch: int = setting(256, least=1)
     initialisation: str = setting("noise", choices=INITIALISATIONS)
     augmentation: str = setting("none", choices=augment.STRATEGIES)
-    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
-    average: str = setting("arithmetic", choices=AVERAGES)
 
     method: ClassVar[str] = "dc"
 
@@ -85,11 +67,7 @@ class SiameseGradientMatching(GradientMatching):
 
 
 def distil(
-    dataset: DataSet,
-    network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: GradientMatching,
+    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: GradientMatching
 ) -> dict[int, DistilledSet | DivergedError]:
     """Distil each size: min_S over initial weights and training steps of the summed `distance`.
 
@@ -104,38 +82,26 @@ def distil(
     algorithm 1; Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation"
     (ICML 2021), algorithm 1.
     """
-    outcomes: dict[int, DistilledSet | DivergedError] = {}
-    for ipc in ipcs:
-        try:
-            images = _distil_size(dataset, network, ipc, seed, parameters)
-            outcomes[ipc] = finished(dataset, images, parameters.method, parameters, seed)
-        except DivergedError as error:
-            outcomes[ipc] = error
-    return outcomes
+    given = seed, parameters
+    return {ipc: or_diverged(_distil_size, dataset, network, ipc, *given) for ipc in ipcs}
 
 
 def _distil_size(
     dataset: DataSet, network: Network, ipc: int, seed: int, parameters: GradientMatching
-) -> torch.Tensor:
-    images = initial_images(dataset, ipc, parameters.initialisation, seed).requires_grad_()
-    labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
-    optimiser = torch.optim.SGD(
-        [images], lr=at_ipc(parameters.learning_rate, ipc), momentum=parameters.momentum
-    )
+) -> DistilledSet:
+    synthetic = Synthetic(dataset, ipc, seed, parameters)
+    images, watch = synthetic.images, synthetic.watch
     batches = RealBatches(dataset, seed, parameters)
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
-    choices = build_configurations(dataset, network, parameters.configurations)
-    plain = inner_recipe(parameters, ipc, len(labels))
+    fresh = fresh_networks(dataset, network, parameters.configurations, seed)
+    plain = inner_recipe(parameters, ipc, len(images))
     families = augment.STRATEGIES[parameters.augmentation]
-    draws, watch = generator("matching augmentation", seed), Watch()
-    plateau = Plateau(parameters)
+    draws = generator("matching augmentation", seed)
     for iteration in range(iterations):
-        network, changes = draw_one(choices, "matching configuration", seed, iteration)
+        network, changes, theta = fresh(iteration)
         inner = replace(plain, **changes) if plain else None
-        fresh = generator("matching weights", seed, iteration)
-        theta = initial_parameters(network, fresh, images.device)
         stream = generator("inner batches", seed, iteration, ipc)
         values: list[torch.Tensor] = []
         for outer in range(outer_steps):
@@ -143,28 +109,21 @@ def _distil_size(
             if network.batch_norms:
                 rows = send(torch.cat(next(samples)), images.device)
                 theta = with_batch_seen(network, theta, dataset.train.images[rows])
-            optimiser.zero_grad()
+            synthetic.optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
             batch = batches.draw(network, theta)
             value = match(dataset, network, theta, batch, images, drawn)
-            watch.see(value.isfinite(), DivergedError(step, "the matching loss"))
+            watch.finite(step, "the matching loss", value)
             if parameters.average == "geometric":
                 images.grad /= value + TINY
-            optimiser.step()
+            synthetic.optimiser.step()
             values.append(value)
             if inner and outer < outer_steps - 1:
-                error = DivergedError(step, "the loss of the network trained on S")
-                see = partial(_see_inner, watch, error)
-                theta = train(network, theta, images.detach(), labels, inner, stream, see)
-        if plateau.reached(torch.stack(values).mean()):
+                see = partial(watch.finite, step, "the loss of the network trained on S")
+                theta = train(network, theta, images.detach(), synthetic.labels, inner, stream, see)
+        if synthetic.plateau.reached(torch.stack(values).mean()):
             break
-    watch.see(images.isfinite().all(), DivergedError(iterations * outer_steps, "a pixel"))
-    watch.check()
-    return images
-
-
-def _see_inner(watch: Watch, error: DivergedError, loss: torch.Tensor, _step: int) -> None:
-    watch.see(loss.isfinite(), error)
+    return synthetic.finished(parameters.method, iterations * outer_steps)
 
 
 def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | None:

@@ -4,8 +4,9 @@ All three give each class one order in which its images are chosen, so the choic
 is a prefix of the same order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -47,7 +48,8 @@ def herding(
 
     Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
     """
-    orders = _feature_orders(dataset, network, max(ipcs), seed, parameters, herding_order)
+    found = _class_features(dataset, network, seed, parameters)
+    orders = [members[herding_order(features, max(ipcs))] for members, features in found]
     return _prefixes(dataset, orders, ipcs, "herding", parameters, seed)
 
 
@@ -58,7 +60,8 @@ def k_center(
 
     Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
     """
-    orders = _feature_orders(dataset, network, max(ipcs), seed, parameters, k_center_order)
+    found = _class_features(dataset, network, seed, parameters)
+    orders = [members[k_center_order(features, max(ipcs))] for members, features in found]
     return _prefixes(dataset, orders, ipcs, "k_center", parameters, seed)
 
 
@@ -92,15 +95,10 @@ def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
     return torch.tensor(picks)
 
 
-def _feature_orders(
-    dataset: DataSet,
-    network: Network,
-    count: int,
-    seed: int,
-    parameters: FeatureSelection,
-    order: Callable[[torch.Tensor, int], torch.Tensor],
-) -> torch.Tensor:
-    """Return training indices (C, count), each class in the order that `order` picks it."""
+def _class_features(
+    dataset: DataSet, network: Network, seed: int, parameters: FeatureSelection
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield, for each class, the indices (N,) of its training images and their features (N, F)."""
     real = dataset.train
     theta = initial_parameters(network, generator("feature weights", seed), real.images.device)
     if parameters.steps:
@@ -109,25 +107,21 @@ def _feature_orders(
         theta = train(network, theta, real.images, real.labels, recipe, stream)
     else:  # or batch norms would see one class at a time
         theta = with_batch_seen(network, theta, real.images[random_members(dataset, 16, seed)])
-    orders = []
     for members in class_members(dataset):
         with torch.no_grad():
             features = embed(network, theta, real.images[members])
-        orders.append(members[order(features, count)])
-    return torch.stack(orders)
+        yield members, features
 
 
 def _prefixes(
-    dataset: DataSet,
-    orders: torch.Tensor,
-    ipcs: Sequence[int],
-    method: str,
-    parameters: Parameters,
-    seed: int,
+    dataset: DataSet, orders: Sequence[torch.Tensor], ipcs: Sequence[int], *made: Any
 ) -> dict[int, DistilledSet]:
-    """Return, for every ipc, the first `ipc` images of each class's order (C, max ipc)."""
+    """Return, for every ipc, the first `ipc` images in the order of each class, its indices.
+
+    made: what else `finished` is to know: method, parameters, seed.
+    """
     sets = {}
     for ipc in ipcs:
-        images = dataset.train.images[orders[:, :ipc].flatten()]
-        sets[ipc] = finished(dataset, images, method, parameters, seed)
+        images = dataset.train.images[torch.cat([order[:ipc] for order in orders])]
+        sets[ipc] = finished(dataset, images, *made)
     return sets

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
-from ddlib.methods.acceleration import Plateau, Stopping
-from ddlib.methods.common import INITIALISATIONS, finished, initial_images, synthetic_labels
-from ddlib.networks import Network, Theta, initial_parameters, logits
+from ddlib.methods.matching import Matching, Synthetic
+from ddlib.networks import Network, flatten, initial_parameters, logits, unflatten
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, Watch, batches, training_steps
+from ddlib.training import DivergedError, Recipe, at_steps, batches, or_diverged, training_steps
 
 GRADIENTS = ("exact", "tesla")
 
@@ -29,7 +28,7 @@ Step = tuple[torch.Tensor, augment.Draw]
 
 
 @dataclass(frozen=True)
-class TrajectoryMatching(Stopping):
+class TrajectoryMatching(Matching):
     """Defaults are the author's for CIFAR-10 (Cazenavette et al., CVPR 2022), as tables by ipc.
 
     The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size is
@@ -47,10 +46,7 @@ class TrajectoryMatching(Stopping):
     learning_rate: ByIpc = setting({1: 100.0, 10: 100.0, 50: 1000.0}, by_ipc=True)
     step_size: ByIpc = setting({1: 0.01, 10: 0.001, 50: 0.001}, by_ipc=True)
     step_size_learning_rate: ByIpc = setting({1: 1e-7, 10: 1e-5, 50: 1e-5}, by_ipc=True)
-    momentum: float = setting(0.5)
     synthetic_batch: ByIpc = setting(0, by_ipc=True)
-    initialisation: str = setting("real", choices=INITIALISATIONS)
-    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
     gradient: str = setting("exact", choices=GRADIENTS)
     experts: int = setting(100, least=1)
     expert_steps: int = setting(0)
@@ -67,13 +63,9 @@ def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, 
     One that is trained further, for larger sizes, begins with the same weights.
     """
     epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
-    recipe = {
-        "batch_size": parameters.expert_batch,
-        "learning_rate": parameters.expert_learning_rate,
-        "momentum": parameters.expert_momentum,
-        "weight_decay": parameters.expert_weight_decay,
-        "augmentation": parameters.expert_augmentation,
-    }
+    names = ("learning_rate", "momentum", "weight_decay", "augmentation")
+    recipe = {name: getattr(parameters, f"expert_{name}") for name in names}
+    recipe["batch_size"] = parameters.expert_batch
     common = {"epochs": epochs, "epoch_steps": parameters.expert_steps, **recipe}
     return [{"expert": number, **common} for number in range(parameters.experts)]
 
@@ -95,12 +87,10 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     every = every or math.ceil(len(real.labels) / recipe["batch_size"])
     recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
     theta = initial_parameters(network, generator("expert weights", number), real.images.device)
-    snapshots = [flatten(network, theta)]
     stream = generator("expert batches", number)
-    trained = training_steps(network, theta, real.images, real.labels, recipe, stream)
-    for step, theta in enumerate(trained, start=1):
-        if step % every == 0:
-            snapshots.append(flatten(network, theta))
+    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)
+    snapshots = [flatten(network, each) for each in kept]
     content = io.BytesIO()
     np.save(content, torch.stack(snapshots).cpu().numpy())
     return content.getvalue()
@@ -127,15 +117,8 @@ def distil(
     in training mode; no running statistics are matched.
     """
     experts = [np.load(path, mmap_mode="r") for path in prepared]
-    outcomes: dict[int, DistilledSet | DivergedError] = {}
-    for ipc in ipcs:
-        try:
-            images, step_size = _distil_size(dataset, network, ipc, seed, parameters, experts)
-            learned = {"step_size": step_size.item()}
-            outcomes[ipc] = finished(dataset, images, "mtt", parameters, seed, learned)
-        except DivergedError as error:
-            outcomes[ipc] = error
-    return outcomes
+    given = seed, parameters, experts
+    return {ipc: or_diverged(_distil_size, dataset, network, ipc, *given) for ipc in ipcs}
 
 
 def _distil_size(
@@ -145,53 +128,30 @@ def _distil_size(
     seed: int,
     parameters: TrajectoryMatching,
     experts: Sequence[np.ndarray],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the images (ipc x C, channels, H, W) and the step size."""
-    images = initial_images(dataset, ipc, parameters.initialisation, seed).requires_grad_()
-    labels = synthetic_labels(dataset.class_count, ipc).to(images.device)
+) -> DistilledSet:
+    synthetic = Synthetic(dataset, ipc, seed, parameters)
+    images, labels = synthetic.images, synthetic.labels
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
-    rates = (parameters.learning_rate, parameters.step_size_learning_rate)
-    groups = [
-        {"params": [learned], "lr": at_ipc(rate, ipc)}
-        for learned, rate in zip((images, step_size), rates, strict=True)
-    ]
-    optimiser = torch.optim.SGD(groups, momentum=parameters.momentum)
+    rate = at_ipc(parameters.step_size_learning_rate, ipc)
+    synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
     iterations = round(at_ipc(parameters.iterations, ipc))
-    starts, watch = generator("expert starts", seed), Watch()
-    plateau = Plateau(parameters)
+    (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
     for iteration in range(iterations):
-        drawn = _draw_pair(experts, parameters, ipc, starts)
-        pair = (send(weights, images.device).to(images.dtype) for weights in drawn)
+        # Every size takes the same two numbers of the stream, so all see the same experts.
+        number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
+        expert, start = experts[int(number * len(experts))], int(place * starts)
+        rows = (torch.from_numpy(np.array(expert[row])) for row in (start, start + span))
+        pair = (send(weights, images.device).to(images.dtype) for weights in rows)
         steps = _draw_steps(len(labels), ipc, parameters, generator("student", seed, iteration))
         loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
-        watch.see(loss.isfinite(), DivergedError(iteration, "the matching loss"))
-        optimiser.step()
+        last = synthetic.is_last(iteration, loss)
+        synthetic.optimiser.step()
         fell = DivergedError(iteration, "the learned step size", "fell to zero or below")
-        watch.see(~(step_size <= 0), fell)  # one that is no number shows in the next loss
-        if plateau.reached(loss):
+        synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
+        if last:
             break
-    for values, what in ((images, "a pixel"), (step_size, "the learned step size")):
-        watch.see(values.isfinite().all(), DivergedError(iterations, what))
-    watch.check()
-    return images, step_size
-
-
-def _draw_pair(
-    experts: Sequence[np.ndarray],
-    parameters: TrajectoryMatching,
-    ipc: int,
-    stream: torch.Generator,
-) -> Iterator[torch.Tensor]:
-    """Yield the weights (P,) of an expert at a random start, and `expert_epochs` later.
-
-    Every size takes the same two numbers of the stream, so all see the same experts.
-    """
-    number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
-    expert = experts[int(number * len(experts))]
-    starts, epochs = _places(parameters, ipc)
-    start = int(place * starts)
-    for row in (start, start + epochs):
-        yield torch.from_numpy(np.array(expert[row]))
+    synthetic.watch.finite(iterations, "the learned step size", step_size)
+    return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
 
 
 def _draw_steps(
@@ -230,16 +190,23 @@ def match(
     Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
     Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".
     """
+
+    def gradient_of(theta: torch.Tensor, images: torch.Tensor, step: Step) -> torch.Tensor:
+        rows, drawn = send(step[0], images.device), step[1]
+        scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
+        loss = F.cross_entropy(scores, labels[rows])
+        return torch.autograd.grad(loss, theta, create_graph=images.requires_grad)[0]
+
     alpha = step_size.detach()
     thetas = [start.detach().requires_grad_()]
     for step in steps:
-        moved = _weight_gradient(network, thetas[-1], images.detach(), labels, step)
+        moved = gradient_of(thetas[-1], images.detach(), step)
         thetas.append((thetas[-1].detach() - alpha * moved).requires_grad_())
     missed, scale = thetas.pop().detach() - target, (start - target).square().sum()
     adjoint = 2 * missed / scale
     images.grad, step_size.grad = torch.zeros_like(images), torch.zeros_like(step_size)
     for theta, step in zip(reversed(thetas), reversed(steps), strict=True):
-        along = adjoint @ _weight_gradient(network, theta, images, labels, step, create_graph=True)
+        along = adjoint @ gradient_of(theta, images, step)
         wanted = [images, theta] if gradient == "exact" else [images]
         by_images, *by_theta = torch.autograd.grad(along, wanted)
         images.grad -= alpha * by_images
@@ -247,32 +214,3 @@ def match(
         for product in by_theta:
             adjoint = adjoint - alpha * product
     return missed.square().sum() / scale
-
-
-def _weight_gradient(
-    network: Network,
-    theta: torch.Tensor,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    step: Step,
-    create_graph: bool = False,
-) -> torch.Tensor:
-    """Return the gradient (P,) by the flat weights of the mean cross-entropy of one step."""
-    rows, drawn = send(step[0], images.device), step[1]
-    scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
-    loss = F.cross_entropy(scores, labels[rows])
-    return torch.autograd.grad(loss, theta, create_graph=create_graph)[0]
-
-
-def flatten(network: Network, theta: Theta) -> torch.Tensor:
-    """Return a copy of all weights, without running statistics, in one vector (P,)."""
-    return torch.cat([theta[name].flatten() for name, _ in network.named_parameters()])
-
-
-def unflatten(network: Network, flat: torch.Tensor) -> Theta:
-    """Return the weights of `network` as views of the vector (P,) that `flatten` made."""
-    shapes = {name: value.shape for name, value in network.named_parameters()}
-    parts = flat.split([shape.numel() for shape in shapes.values()])
-    return {
-        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }

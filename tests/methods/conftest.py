@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddlib.methods import distribution, gradient
+from ddlib.methods import matching
 from ddlib.networks import build, initial_parameters
 
 
@@ -20,6 +20,5 @@ def drawn_weights(monkeypatch):
         drawn.append(initial_parameters(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(distribution, "initial_parameters", record)
-    monkeypatch.setattr(gradient, "initial_parameters", record)
+    monkeypatch.setattr(matching, "initial_parameters", record)
     return drawn

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ddlib.methods import distribution
-from ddlib.methods.common import draw_one
 from ddlib.methods.distribution import DistributionMatching, class_means, distil, objective
+from ddlib.methods.matching import draw_one
 from ddlib.methods.selection import RandomSelection, random
 from ddlib.networks import build, initial_parameters
 from ddlib.training import DivergedError

@@ -18,7 +18,8 @@ SMALL = {
         "mixup": {"augmentation": "mixup"},
     },
     "families": {
-        "grow": {"nested": ["own", "adam", "narrow", "lenet"], "sizes": [1, 2, 3, 4]},
+        "alone": ["own"],
+        "grow": {"nested": ["own", "adam", "narrow", "lenet"]},
         "pair": ["own", "mixup"],
     },
     "spread": {"size": 2, "count": 3},

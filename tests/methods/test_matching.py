@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from ddlib.methods import METHODS, acceleration, distribution, gradient
-from ddlib.methods.acceleration import Accelerated, Plateau, RealBatches, Stopping, representatives
+from ddlib.methods import METHODS, distribution, gradient, matching
 from ddlib.methods.common import class_members, real_batches
+from ddlib.methods.matching import BatchMatching, Matching, Plateau, RealBatches, representatives
 from ddlib.networks import build, embed, initial_parameters
 from ddlib.seeds import generator
 
@@ -110,13 +110,13 @@ def test_representatives_stand_for_their_clusters(tiny):
 def test_representatives_are_next_to_the_centroids_of_features(tiny, network, monkeypatch):
     theta = initial_parameters(network, generator("weights"))
     candidates = next(real_batches(tiny, 30, generator("real")))
-    found, k_means = [], acceleration.k_means
+    found, k_means = [], matching.k_means
 
     def record(*arguments):
         found.append(k_means(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(acceleration, "k_means", record)
+    monkeypatch.setattr(matching, "k_means", record)
     chosen = representatives(tiny, network, theta, candidates, 5, 0)
     assert len(found) == len(chosen) == 3
     for means, rows, picked in zip(found, candidates, chosen, strict=True):
@@ -189,14 +189,14 @@ def test_more_representatives_than_candidates_are_refused():
 
 
 def test_a_plateau_is_two_windows_that_hardly_differ():
-    plateau = Plateau(Stopping(plateau=0.1, window=2))
+    plateau = Plateau(Matching(plateau=0.1, window=2))
     losses = [8.0, 8.0, 4.0, 8.0, 5.0, 5.1, 4.0, 5.4]  # means 8, 6, 5.05, 4.7: -25 %, -16 %, -7 %
     ended = [plateau.reached(torch.tensor(loss)) for loss in losses]
     assert ended == [False] * 7 + [True]
 
 
 def test_a_loss_that_is_no_number_is_no_plateau():
-    plateau = Plateau(Stopping(plateau=0.1, window=1))
+    plateau = Plateau(Matching(plateau=0.1, window=1))
     assert not any(plateau.reached(torch.tensor(loss)) for loss in (1.0, math.nan, math.nan))
 
 
@@ -259,7 +259,7 @@ def test_the_plateau_of_gradient_matching_looks_at_the_mean_of_an_iteration(
 
 def test_a_share_of_one_is_refused():
     with pytest.raises(ValueError, match=r"the method: plateau=1.0 is a share; choose 0 \(never\)"):
-        Accelerated.read({"plateau": 1.0}, "the method")
+        BatchMatching.read({"plateau": 1.0}, "the method")
 
 
 def test_the_objective_falls_as_without_a_pool(tiny, network):
