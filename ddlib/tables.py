@@ -4,7 +4,6 @@
 results folders of notebooks 02 and 03 under their `digits.yaml`.
 """
 
-import base64
 import json
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from ddlib import coverage, coverage_laws
-from ddlib.distilled import load_distilled
+from ddlib.distilled import load_distilled, png, png_address
 from ddlib.files import from_root, write_atomically
 from ddlib.settings import Settings, read_sets, read_settings
 
@@ -99,15 +98,11 @@ class Tables:
 
     def sheet_address(self, method: str, ipc: int) -> str | None:
         """Return the sheet as a data address, enlarged with its pixels kept square."""
-        png = self.sheet(method, ipc)
-        if png is None:
+        sheet = self.sheet(method, ipc)
+        if sheet is None:
             return None
-        image = Image.open(BytesIO(png))
-        factor = max(1, round(SHEET_PIXELS / max(image.size)))
-        large = image.resize(
-            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
-        )
-        return "data:image/png;base64," + base64.b64encode(_png(large)).decode()
+        image = Image.open(BytesIO(sheet))
+        return png_address(image, max(1, round(SHEET_PIXELS / max(image.size))))
 
 
 def read(folder: str | Path) -> Tables:
@@ -225,13 +220,7 @@ def _drawn(path: Path) -> bytes:
     grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:CLASSES, :COPIES]
     grid = np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
     sheet = grid.transpose(1, 2, 0, 3, 4).reshape(grid.shape[1] * (height + 1), -1, channels)
-    return _png(Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    return png(Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet))
 
 
 def main(arguments: list[str]) -> None:
