@@ -4,6 +4,7 @@ Worker processes take seconds to start, so two tests only use them; the rest run
 scheduler inside the test process, which is also what `scheduler_address` is for.
 """
 
+import asyncio
 import itertools
 import json
 import math
@@ -264,16 +265,23 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
     finished, tmp_path, monkeypatch
 ):
     """Elsewhere, with one worker instead of two, which is killed with most trials still to do."""
-    save, saved = running.Running._save, []
+    save, saved, connect, processes = running.Running._save, [], study.connect, []
+
+    @contextmanager
+    def connect_and_tell(*given):
+        with connect(*given) as workers:
+            processes.extend(workers.client.run(os.getpid).values())
+            yield workers
 
     def save_and_kill(run, trial, record):
         save(run, trial, record)
         saved.append(trial)
         if len(saved) == 2:
-            [process] = run.client.run(os.getpid).values()
+            [process] = processes
             assert process != os.getpid()
             os.kill(process, signal.SIGKILL)
 
+    monkeypatch.setattr(study, "connect", connect_and_tell)
     monkeypatch.setattr(running.Running, "_save", save_and_kill)
     result = study.run(settings(tmp_path / "elsewhere" / "other", workers=1))
     assert len(saved) == TRIALS
@@ -318,7 +326,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
         save(run, trial, record)
         saved.append(trial.path)
         if len(saved) == 5:
-            raise KeyboardInterrupt
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     with monkeypatch.context() as patched:
         patched.setattr(running.Running, "_save", save_and_interrupt)
@@ -538,6 +546,16 @@ def test_a_worker_without_the_data_ends_the_study_and_fails_no_trial(
 # Two processes at once.
 
 
+def between_looks(monkeypatch, act) -> None:
+    """Call `act` in the place of a wait for what another process is making."""
+
+    async def sleep(seconds):
+        act()
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(running, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+
+
 def test_what_another_process_is_making_is_waited_for_and_taken(
     finished, tmp_path, scheduler, monkeypatch
 ):
@@ -545,21 +563,20 @@ def test_what_another_process_is_making_is_waited_for_and_taken(
     chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
     theirs = study.prepare(chosen).reference_path("own", 1)
     (tmp_path / "cache" / "locks").mkdir()
-    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock")
+    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock", thread_local=False)
     lock.acquire()
-    looked, look = [], running.time.sleep
+    looked = []
 
-    def end_meanwhile(seconds):
-        looked.append(seconds)
+    def end_meanwhile():
+        looked.append(theirs)
         if len(looked) == 2:
             for folder in ("references", "observed"):
                 source = finished.folder.parent / "cache" / folder
                 shutil.copytree(source, tmp_path / "cache" / folder, dirs_exist_ok=True)
             os.utime(theirs, (1, 1))
             lock.release()
-        look(0.01)
 
-    monkeypatch.setattr(running.time, "sleep", end_meanwhile)
+    between_looks(monkeypatch, end_meanwhile)
     result = study.run(chosen)
     assert theirs.stat().st_mtime == 1
     assert len(looked) >= 2
@@ -571,9 +588,9 @@ def test_what_another_process_left_undone_is_done_here(finished, tmp_path, sched
     chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
     theirs = study.prepare(chosen).reference_path("own", 1)
     (tmp_path / "cache" / "locks").mkdir()
-    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock")
+    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock", thread_local=False)
     lock.acquire()
-    monkeypatch.setattr(running.time, "sleep", lambda seconds: lock.release())
+    between_looks(monkeypatch, lock.release)
     study.run(chosen)
     assert (tmp_path / "grid/references.parquet").read_bytes() == finished.table("references")
     assert not list((tmp_path / "cache" / "locks").iterdir())
@@ -614,7 +631,7 @@ def on_a_card(monkeypatch) -> list[list[int]]:
 
     def recorded(self, trials, sets):
         jobs.append([trial.seed for trial in trials])
-        train_on(self, trials, sets)
+        return train_on(self, trials, sets)
 
     monkeypatch.setattr(running.Running, "_train_on", recorded)
     monkeypatch.setattr(running.Running, "_group", as_on_a_card)
