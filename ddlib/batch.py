@@ -116,22 +116,20 @@ def _folder(path: Path) -> Path | None:
 
 @dataclass
 class Batch:
-    """Runs, and how many go at once.
+    """Runs, of which as many go at once as there are workers.
 
     workers: processes that runs on the CPU share whose files leave it open; scheduler_address: a
-    cluster to use instead, whatever the files say; again: run what is current, too; endings: of all
-    that have ended, at the start those that were refused. Raises ValueError for runs that read each
-    other's tables.
+    cluster to use instead, whatever the files say; endings: of all that have ended, at the start
+    those that were refused. Raises ValueError for runs that read each other's tables.
     """
 
     runs: list[Run]
-    at_once: int
     workers: int
     scheduler_address: str | None = None
-    again: bool = False
     endings: list[Ending] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.at_once = min(self.workers, len(self.runs)) or 1
         self.library = library_digest()
         self.environment = dict(os.environ)  # Dask changes it for the workers that it starts
         self.address: str | None = None  # of the processes that runs share, once one needs them
@@ -193,7 +191,7 @@ class Batch:
                         raise Timeout("the accelerator")
                     held.callback(self.card.release)
                 identity = run.identity()
-                if not self.again and run.is_current(identity):
+                if run.is_current(identity):
                     return Ending(run.name, "up to date", folder=run.folder)
                 status, message = self._run(run, identity)
         except Timeout:
@@ -313,11 +311,10 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=_count,
-        help="processes in all, for files that leave it open; default: one a core",
+        default=os.cpu_count() or 1,
+        help="notebooks at once, and processes for files that leave it open; default: one a core",
     )
-    parser.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
     parser.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
-    parser.add_argument("--again", action="store_true", help="run what is up to date, too")
     return parser.parse_args(arguments)
 
 
@@ -336,11 +333,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(str(problem))
     for ending in refused:
         print(f"{ending.run}: refused: {ending.message}", flush=True)
-    workers = given.workers or os.cpu_count() or 1
-    at_once = min(given.at_once or workers, len(runs)) or 1
     try:
-        batch = Batch(runs, at_once, workers, given.scheduler_address, given.again, refused)
-        endings = batch.work()
+        endings = Batch(runs, given.workers, given.scheduler_address, refused).work()
     except ValueError as problem:
         sys.exit(str(problem))
     except KeyboardInterrupt:

@@ -80,10 +80,7 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     if address is None:
         # Processes that share an accelerator would each hold the data in its memory.
         count = settings.workers or (1 if accelerated else None)
-        with (
-            processes(count, accelerated) as own,
-            Client(own, loop=event_loop()) as client,
-        ):
+        with processes(count, accelerated) as own, Client(own, loop=event_loop()) as client:
             yield Workers(client, sees_cache=True)
     else:
         with _connected(address) as client:

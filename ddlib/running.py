@@ -100,7 +100,7 @@ class Running:
                     tasks.create_task(self._train_reference(name, seed))
                 for group in groups.values():
                     tasks.create_task(self._evaluate(group))
-                for job in _jobs(list(missing.values())):
+                for job in _jobs(missing.values()):
                     task = tasks.create_task(self._distil(job))
                     self.distilling |= {trial.set_path: task for trial in job}
         except BaseExceptionGroup as several:
@@ -318,19 +318,16 @@ class Running:
         write_atomically(self.plan.folder / PROGRESS, plain_text(state).encode())
 
 
-def _jobs(trials: list["Trial"]) -> Iterator[list["Trial"]]:
+def _jobs(trials: Iterable["Trial"]) -> Iterable[list["Trial"]]:
     """Group trials into calls: all sizes of a method that shares work over them, else one each.
 
     Large sizes come first, so that the last calls to end are short ones.
     """
-    shared: dict[tuple[str, int], list[Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: -trial.ipc):
-        if trial.shares:
-            shared.setdefault((trial.method, trial.seed), []).append(trial)
-    yield from shared.values()
-    for trial in sorted(trials, key=lambda trial: -trial.ipc):
-        if not trial.shares:
-            yield [trial]
+    calls: dict[Any, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: (not trial.shares, -trial.ipc)):
+        one = None if trial.shares else trial.ipc
+        calls.setdefault((trial.method, trial.seed, one), []).append(trial)
+    return calls.values()
 
 
 # Records: how a trial or a network trained on all data ended.

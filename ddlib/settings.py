@@ -11,13 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ddlib import data, networks
-from ddlib.configurations import (
-    Configuration,
-    Family,
-    expand,
-    read_configurations,
-    read_families,
-)
+from ddlib.configurations import Configuration, Family, expand, read_configurations, read_families
 from ddlib.coverage import NOISE_SEEDS, PROBES
 from ddlib.extensions import read_extensions
 from ddlib.files import from_root

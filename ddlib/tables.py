@@ -174,19 +174,15 @@ def write_example(folders: list[Path], target: Path = EXAMPLE) -> None:
     """Write what `read` needs of these results folders to `target`, images as small sheets."""
     for folder in folders:
         tables, place = read(folder), target / Path(folder).parent.name / Path(folder).name
-        for name in ("settings.json", "trials.parquet", "references.parquet"):
-            write_atomically(place / name, _small(from_root(str(folder)) / name))
+        write_atomically(place / "settings.json", (tables.folder / "settings.json").read_bytes())
+        for name in ("trials", "references"):
+            content = getattr(tables, name).to_parquet(index=False, compression="zstd")
+            write_atomically(place / f"{name}.parquet", content)
         if tables.distances is not None:
             write_distances(place, tables.distances, tables.noise)
         rows = [(*key, tables.sheet(*key)) for key in tables.sheets if key[0] in tables.methods]
         sheets = pd.DataFrame(rows, columns=["method", "ipc", "png"])
         write_atomically(place / SHEETS, sheets.to_parquet(index=False))
-
-
-def _small(path: Path) -> bytes:
-    if path.suffix != ".parquet":
-        return path.read_bytes()
-    return pd.read_parquet(path).to_parquet(index=False, compression="zstd")
 
 
 def _distances(path: Path) -> tuple[pd.DataFrame | None, float]:
