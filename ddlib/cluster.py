@@ -10,8 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,20 +70,17 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
     answers or if one runs other code.
     """
-    from distributed import Client
-
     accelerated = read_device(settings.device) != "cpu"
     address = settings.scheduler_address
     if address is None and settings.workers is None and not accelerated:
         address = os.environ.get(ADDRESS) or None
-    if address is None:
-        # Processes that share an accelerator would each hold the data in its memory.
-        count = settings.workers or (1 if accelerated else None)
-        with processes(count, accelerated) as own, Client(own, loop=event_loop()) as client:
-            yield Workers(client, sees_cache=True)
-    else:
-        with _connected(address) as client:
-            yield Workers(client, _checked(client, address, cache))
+    with ExitStack() as kept:
+        if own := address is None:
+            # Processes that share an accelerator would each hold the data in its memory.
+            count = settings.workers or (1 if accelerated else None)
+            address = kept.enter_context(processes(count, accelerated))
+        client = kept.enter_context(_connected(address))
+        yield Workers(client, sees_cache=own or _checked(client, address, cache))
 
 
 @cache
@@ -96,22 +92,12 @@ def event_loop() -> "IOLoop":
     """
     from tornado.ioloop import IOLoop
 
-    running: Future[IOLoop] = Future()
+    async def current() -> IOLoop:
+        return IOLoop.current()
 
-    async def wait() -> None:
-        running.set_result(IOLoop.current())
-        await asyncio.Event().wait()
-
-    def run() -> None:
-        try:
-            asyncio.run(wait())
-        except BaseException as error:
-            if running.done():
-                raise
-            running.set_exception(error)
-
-    threading.Thread(target=run, name="Dask", daemon=True).start()
-    return running.result()
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="Dask", daemon=True).start()
+    return asyncio.run_coroutine_threadsafe(current(), loop).result()
 
 
 if hasattr(os, "register_at_fork"):

@@ -99,17 +99,10 @@ def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
         firsts = synthetic.pixels()[:: synthetic.ipc]
         factor = max(1, -(-side // max(firsts.shape[1:3])))
         for label, pixels in zip(synthetic.labels[:: synthetic.ipc].tolist(), firsts, strict=True):
-            rows.append(
-                {
-                    "method": synthetic.method,
-                    "ipc": synthetic.ipc,
-                    "k": synthetic.k,
-                    "label": label,
-                    "class_name": synthetic.classes[label],
-                    "url": png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor),
-                }
-            )
-    return pd.DataFrame(rows)
+            url = png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
+            named = label, synthetic.classes[label], url
+            rows.append((synthetic.method, synthetic.ipc, synthetic.k, *named))
+    return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
 
 
 def png(image: Image.Image) -> bytes:

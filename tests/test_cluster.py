@@ -248,13 +248,13 @@ def test_an_event_loop_may_be_late_and_dask_starts_none_of_its_own(tmp_path, mon
     monkeypatch.setattr(
         "distributed.utils._CollectErrorThread", lambda **_: pytest.fail("Dask started a loop")
     )
-    run = asyncio.run
 
-    def late(coroutine):
-        time.sleep(0.3)
-        run(coroutine)
+    class Late(asyncio.SelectorEventLoop):
+        def run_forever(self):
+            time.sleep(0.3)
+            super().run_forever()
 
-    monkeypatch.setattr(asyncio, "run", late)
+    monkeypatch.setattr(asyncio, "new_event_loop", Late)
     event_loop.cache_clear()
     with in_process() as address, connect(settings(tmp_path, workers=1), tmp_path) as own:
         assert len(own.client.run(work.code)) == 1
@@ -264,11 +264,10 @@ def test_an_event_loop_may_be_late_and_dask_starts_none_of_its_own(tmp_path, mon
 
 
 def test_an_event_loop_that_cannot_start_says_why(monkeypatch):
-    def failing(coroutine):
-        coroutine.close()
+    def failing():
         raise OSError("too many open files")
 
-    monkeypatch.setattr(asyncio, "run", failing)
+    monkeypatch.setattr(asyncio, "new_event_loop", failing)
     event_loop.cache_clear()
     with pytest.raises(OSError, match="too many open files"):
         event_loop()

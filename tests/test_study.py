@@ -32,7 +32,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, together, work
+from ddlib import data, networks, running, study, tables, together, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -779,24 +779,6 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
     assert sorted(made) == [1, 10, 100]
 
 
-def test_experts_that_are_long_enough_are_taken(tmp_path):
-    def files(*ks: int) -> list[Path]:
-        methods = {"mtt": {"experts": 2, "max_start": {1: 2, 10: 20}}}
-        plan = study.prepare(settings(tmp_path / "study", methods=methods, k=ks))
-        return [path for _, path in plan.preparations("mtt")]
-
-    short, long = files(3), files(3, 30)
-    assert [path.name.rsplit("-", 1)[1] for path in short + long] == ["3", "3", "21", "21"]
-    assert len(set(short + long)) == 4
-    long[0].parent.mkdir(parents=True)
-    long[0].touch()
-    long[0].with_name(f"{long[0].name}.seconds").touch()
-    assert files(3) == [long[0], short[1]]
-    short[0].touch()
-    assert files(3) == short
-    assert files(3, 30) == long
-
-
 def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
     methods = {"mgd3": {"unet_steps": 3}, "mtt": {"experts": 2}}
     wide, narrow = (
@@ -861,14 +843,18 @@ def with_method(name: str, **parameters) -> dict:
 BAD = {
     "data set": (
         {"data": {"name": "digit"}},
-        "unknown data set 'digit'; did you mean digits? choose one of digits, mnist",
+        "'digit' is not a data set, nor the path of a folder of your own data; did you mean "
+        "'digits'? allowed: digits, mnist",
     ),
     "data is a name": ({"data": "digits"}, "data must be a table with a name"),
     "data option": (
         {"data": {"name": "digits", "perclass": 3}},
         "'perclass' is not a parameter of data; did you mean 'per_class'? allowed: name, classes",
     ),
-    "class": ({"data": {"name": "digits", "classes": [10]}}, "unknown class 10; choose from 0, 1"),
+    "class": (
+        {"data": {"name": "digits", "classes": [10]}},
+        "'10' is not a class of this data set; did you mean '1'? allowed: 0, 1, 2",
+    ),
     "per_class": (
         {"data": {"name": "digits", "per_class": "3"}},
         "per_class='3' is not a positive whole number",
@@ -954,10 +940,10 @@ BAD = {
         {"k": [2]},
         "k=2 is not a multiple of the 3 classes of digits; choose 3",
     ),
-    "k is one number": ({"k": 30}, "k=30 must be a list of sizes, such as [10, 50, 100]"),
-    "k is empty": ({"k": []}, "k=[] must be a list of sizes"),
-    "k in words": ({"k": ["3"]}, "k='3' must be a whole number of at least 1"),
-    "k of nothing": ({"k": [0, 3]}, "k=0 must be a whole number of at least 1"),
+    "k is one number": ({"k": 30}, "k=30 must be a list of whole numbers of at least 1"),
+    "k is empty": ({"k": []}, "k is empty; give sizes, such as [10, 50, 100]"),
+    "k in words": ({"k": ["3"]}, "k[0]='3' must be a whole number of at least 1"),
+    "k of nothing": ({"k": [3, 0]}, "k[1]=0 must be a whole number of at least 1"),
     "no seeds": ({"seeds": 0}, "seeds=0 must be a whole number of at least 1"),
     "list of seeds": ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
     "seeds is a truth": ({"seeds": True}, "seeds=True must be a whole number of at least 1"),
@@ -971,10 +957,10 @@ BAD = {
     ),
     "no floor_share": ({"floor_share": 0}, "floor_share=0 must be a number above 0"),
     "floor_share is a truth": ({"floor_share": True}, "floor_share=True must be a number above 0"),
-    "one gap": ({"epsilons": 0.05}, "epsilons=0.05 must be a list of gaps, such as [0.05]"),
+    "one gap": ({"epsilons": 0.05}, "epsilons=0.05 must be a list of numbers above 0"),
     "spread of one number": (
         {"spread": 4},
-        "spread=4 must be a table, such as {size: 4, count: 5}",
+        "spread must be a table of names and values, got 4",
     ),
     "pilot of one number": ({"pilot": 4}, "pilot=4 must be a table, such as {k: [10, 50], ...}"),
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
@@ -986,12 +972,12 @@ BAD = {
         {"device": "cpu", "precision": "tf32"},
         "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
     ),
-    "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
-    "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
-    "cache is a number": ({"cache": 5}, "cache=5 must be a text, such as results/cache"),
+    "results is a number": ({"results": 5}, "results=5 must be text"),
+    "results is empty": ({"results": ""}, "results='' must be text"),
+    "cache is a number": ({"cache": 5}, "cache=5 must be text"),
     "port for an address": (
         {"scheduler_address": 8786},
-        "scheduler_address=8786 must be a text, such as tcp://",
+        "scheduler_address=8786 must be text",
     ),
     "misspelt parameter": (
         {"sedes": 3},
@@ -1047,7 +1033,8 @@ def test_a_size_below_the_smallest_names_one_neighbour_only(tmp_path):
 @pytest.mark.parametrize("name", ["data", "network", "training", "methods", "k", "results"])
 def test_a_missing_parameter_is_named(name):
     given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
-    with pytest.raises(ValueError, match=f"^the parameter '{name}' is missing; add it to the YAML"):
+    sentence = f"^the parameter '{name}' of this study is missing; add it to the YAML file"
+    with pytest.raises(ValueError, match=sentence):
         read_settings(given)
 
 
@@ -1182,7 +1169,8 @@ def test_a_file_that_is_no_study_of_its_own_changes_the_notebooks_example():
 def test_a_study_of_its_own_must_give_all_that_has_no_default():
     given = notebook_parameters(executed(DEFAULTS, injected(data={"name": "mnist"}, k=[10])))
     assert given == {"data": {"name": "mnist"}, "k": [10]}
-    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
+    sentence = "the parameter 'network' of this study is missing; add it to the YAML file"
+    with pytest.raises(ValueError, match=sentence):
         read_settings(given)
 
 
@@ -1322,9 +1310,11 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(tmp_path, s
     }
     chosen = settings(tmp_path / "wild", scheduler_address=scheduler, **SEVERAL | changes)
     result = study.run(chosen)
-    assert result.sound == ["own", "adam", "lenet", "taught"]
-    assert {name: family.members for name, family in result.families.items()} == {
-        "all": ("own", "lenet")
+    tabled = tables.read(tmp_path / "wild")
+    assert tabled.configurations == ["own", "adam", "lenet", "taught"]
+    assert tabled.families == {
+        "all configurations": ("own", "adam", "lenet", "taught"),
+        "all": ("own", "lenet"),
     }
     assert result.observed("wild") == {}
     assert set(result.failures["configuration"]) == {"wild"}
@@ -1399,11 +1389,11 @@ def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, message):
     [
         (
             {"spread": {"size": 1, "count": 2}},
-            "size of spread=1 must be a whole number of at least 2",
+            "spread: size=1 must be a whole number of at least 2",
         ),
-        ({"spread": {"size": 2}}, "count of spread=None must be"),
+        ({"spread": {"size": 2}}, "the parameter 'count' of spread is missing; add it"),
         ({"spread": {"sizes": 2}}, "'sizes' is not a parameter of spread"),
-        ({"epsilons": [0]}, "epsilons hold 0; give gaps above 0"),
+        ({"epsilons": [0.1, 0]}, r"epsilons\[1\]=0 must be a number above 0"),
         ({"configurations": ["own"]}, "configurations must be a table"),
     ],
 )
