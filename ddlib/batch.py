@@ -134,7 +134,7 @@ class Batch:
         self.environment = dict(os.environ)  # Dask changes it for the workers that it starts
         self.address: str | None = None  # of the processes that runs share, once one needs them
         self.kept = ExitStack()  # them
-        self.placing, self.card = Lock(), Lock()
+        self.checking, self.card = Lock(), Lock()  # extensions are of the process
         self.under_way: dict[Path, subprocess.Popen] = {}  # by results folder
         self.stopped = False
         self.by_folder = {run.folder: run for run in self.runs}
@@ -190,7 +190,8 @@ class Batch:
                     if not self.card.acquire(blocking=False):
                         raise Timeout("the accelerator")
                     held.callback(self.card.release)
-                identity = run.identity()
+                with self.checking:
+                    identity = run.identity()
                 if run.is_current(identity):
                     return Ending(run.name, "up to date", folder=run.folder)
                 status, message = self._run(run, identity)
@@ -255,7 +256,7 @@ class Batch:
             return {}, {}  # it knows where, or will look there
         if library_digest() != self.library:
             return {"workers": max(1, self.workers // self.at_once)}, {}
-        with self.placing:
+        with self.checking:
             if self.address is None:
                 self.address = self.kept.enter_context(cluster.processes(self.workers))
         return {}, {cluster.ADDRESS: self.address}

@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,18 +52,11 @@ DASK = {
 }
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Worker processes: the client that hands them jobs, and whether they see the cache folder."""
-
-    client: "Client"
-    sees_cache: bool
-
-
 @contextmanager
-def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
-    """Give the workers of the named scheduler, or else one-thread processes on this machine.
+def connect(settings: Settings, cache: Path) -> Iterator[tuple["Client", bool]]:
+    """Give the client that hands jobs to workers, and whether they all see the cache folder.
 
+    They are those of the named scheduler, or else one-thread processes on this machine.
     A scheduler is named by the settings, or where they leave it open by the environment's ADDRESS.
     Nothing is taken for granted of a scheduler's workers but ddlib and the data: they may be on
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
@@ -80,7 +72,7 @@ def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
             count = settings.workers or (1 if accelerated else None)
             address = kept.enter_context(processes(count, accelerated))
         client = kept.enter_context(_connected(address))
-        yield Workers(client, sees_cache=own or _checked(client, address, cache))
+        yield client, own or _checked(client, address, cache)
 
 
 @cache

@@ -1,7 +1,5 @@
 """What a training on all data shows on probe images: predictions, features, and their movement."""
 
-from collections.abc import Iterator
-
 import torch
 from safetensors.torch import save
 
@@ -33,9 +31,13 @@ def train_and_observe(
     """
     count = len(test.labels)
     seen = test.images[torch.arange(min(probe, count)) * count // min(probe, count)]
-    snapshots = [_centred_logits(network, theta, seen)]
-    for moved in _at_ends(network, theta, real, recipe, seed):
-        snapshots.append(_centred_logits(network, moved, seen))
+    ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
+    snapshots = [_centred_logits(network, theta, seen)] * ends.count(0)  # or more, of few steps
+    stream = generator("evaluation batches", seed)
+    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    for done, moved in enumerate(steps, 1):
+        if done in ends:
+            snapshots += [_centred_logits(network, moved, seen)] * ends.count(done)
     with torch.no_grad():
         observed = {
             "probabilities": networks.logits(network, moved, seen).softmax(1),
@@ -43,18 +45,6 @@ def train_and_observe(
             "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
         }
     return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})
-
-
-def _at_ends(
-    network: Network, theta: Theta, real: Split, recipe: Recipe, seed: object
-) -> Iterator[Theta]:
-    """Yield the weights at the end of each part of the training."""
-    ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
-    stream = generator("evaluation batches", seed)
-    yield from (theta for end in ends if end == 0)  # fewer steps than parts
-    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
-    for done, moved in enumerate(steps, 1):
-        yield from (moved for end in ends if end == done)
 
 
 @torch.no_grad()

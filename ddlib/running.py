@@ -14,19 +14,17 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddlib import work
-from ddlib.cluster import Workers
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import PROGRESS, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.networks import build
-from ddlib.together import at_once
 from ddlib.training import DivergedError, Score
 
 if TYPE_CHECKING:
-    from distributed import Future
+    from distributed import Client, Future
 
     from ddlib.study import Plan, Trial
 
+Later = Coroutine[Any, Any, Any]
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 LOOK_AGAIN = 1.0  # seconds between two looks at what another process is making
 
@@ -62,12 +60,11 @@ class Running:
     a lock of the file's name, and others look again until the file is there.
     """
 
-    def __init__(self, plan: "Plan", workers: Workers):
-        self.plan, self.client, self.sees_cache = plan, workers.client, workers.sees_cache
+    def __init__(self, plan: "Plan", client: "Client", sees_cache: bool):
+        self.plan, self.client, self.sees_cache = plan, client, sees_cache
         self.making: dict[Path, asyncio.Future[None]] = {}
         self.given: dict[Path, Future] = {}
         self.distilling: dict[Path, asyncio.Task[dict[int, BaseException]]] = {}
-        self.seeds_at_once: dict[tuple[str, int], int] = {}
 
     def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
         """Do these trials and networks trained on all data; return when none is left."""
@@ -106,7 +103,7 @@ class Running:
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
 
-    def _submit(self, *call: Any, priority: int = 0) -> Coroutine[Any, Any, Any]:
+    def _submit(self, *call: Any, priority: int = 0) -> Later:
         """Hand a job to the workers, and return what its result is to be awaited by."""
         return self._result(self.client.submit(*call, pure=False, priority=priority))
 
@@ -258,22 +255,9 @@ class Running:
         """Return what trials of one job have in common: on a processor each has its own."""
         if self.plan.context.device == "cpu":
             return trial.path
-        kind = trial.configuration, trial.ipc
-        if kind not in self.seeds_at_once:
-            self.seeds_at_once[kind] = self._seeds_at_once(*kind)
-        return trial.method, *kind, trial.seed // self.seeds_at_once[kind]
+        return trial.method, trial.configuration, trial.ipc
 
-    def _seeds_at_once(self, configuration: str, ipc: int) -> int:
-        """Return of how many seeds' sets an accelerator trains all evaluations at once."""
-        plan, chosen = self.plan, self.plan.configurations[configuration]
-        shape, classes = plan.dataset.image_shape, plan.dataset.class_count
-        network = build(**chosen.network, image_shape=shape, class_count=classes)
-        networks = at_once(network, ipc * classes, shape, chosen.recipe, plan.context.device)
-        return max(1, networks // plan.settings.evaluations)
-
-    def _train_on(
-        self, trials: list["Trial"], sets: list[DistilledSet]
-    ) -> Coroutine[Any, Any, None]:
+    def _train_on(self, trials: list["Trial"], sets: list[DistilledSet]) -> Later:
         """Hand the training on sets of one size to the workers; return what saves the scores."""
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
         # before sets that are still to be distilled: done is done.
@@ -286,9 +270,7 @@ class Running:
         jobs = [self._submit(*job, part, self._body(name), priority=1) for part in parts]
         return self._save_scores(trials, jobs)
 
-    async def _save_scores(
-        self, trials: list["Trial"], jobs: list[Coroutine[Any, Any, Any]]
-    ) -> None:
+    async def _save_scores(self, trials: list["Trial"], jobs: list[Later]) -> None:
         try:
             outcomes, seconds = zip(*await asyncio.gather(*jobs), strict=True)
         except JobError as failed:

@@ -318,8 +318,8 @@ def run(settings: Settings) -> Result:
         trials = [trial for trial in plan.trials if not is_settled(trial.path)]
         references = [pair for pair in plan.references if not plan.has_reference(*pair)]
         if trials or references:
-            with connect(settings, plan.cache) as workers:
-                Running(plan, workers).finish(trials, references)
+            with connect(settings, plan.cache) as (client, sees_cache):
+                Running(plan, client, sees_cache).finish(trials, references)
         return collect(plan)
 
 

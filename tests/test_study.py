@@ -16,7 +16,6 @@ import statistics
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +31,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, tables, together, work
+from ddlib import data, networks, running, study, tables, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -269,9 +268,9 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
 
     @contextmanager
     def connect_and_tell(*given):
-        with connect(*given) as workers:
-            processes.extend(workers.client.run(os.getpid).values())
-            yield workers
+        with connect(*given) as (client, sees_cache):
+            processes.extend(client.run(os.getpid).values())
+            yield client, sees_cache
 
     def save_and_kill(run, trial, record):
         save(run, trial, record)
@@ -620,9 +619,7 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
 def as_on_a_card(self, trial):
     """Return the group of a trial on an accelerator, with the study's own settings."""
     plan = replace(self.plan, context=replace(self.plan.context, device="cuda"))
-    card = SimpleNamespace(plan=plan, seeds_at_once={})
-    card._seeds_at_once = partial(running.Running._seeds_at_once, card)
-    return GROUP(card, trial)
+    return GROUP(SimpleNamespace(plan=plan), trial)
 
 
 def on_a_card(monkeypatch) -> list[list[int]]:
@@ -636,31 +633,6 @@ def on_a_card(monkeypatch) -> list[list[int]]:
     monkeypatch.setattr(running.Running, "_train_on", recorded)
     monkeypatch.setattr(running.Running, "_group", as_on_a_card)
     return jobs
-
-
-def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
-    plan = study.prepare(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
-    card = SimpleNamespace(plan=plan)
-
-    def groups(**changes) -> list[list[int]]:
-        card.plan = replace(plan, **changes)
-        found: dict[object, list[int]] = {}
-        for trial in card.plan.trials:
-            found.setdefault(as_on_a_card(card, trial), []).append(trial.seed)
-        return list(found.values())
-
-    assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
-    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
-    assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
-    few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
-    assert groups(settings=few) == [[seed] for seed in range(7)]
-    monkeypatch.undo()
-    monkeypatch.setattr(together, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
-    assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
-    monkeypatch.undo()
-    normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
-    own = {name: replace(one, network=normed) for name, one in plan.configurations.items()}
-    assert groups(configurations=own) == [[seed] for seed in range(7)]
 
 
 def test_every_set_of_a_job_has_its_own_networks_scores(tmp_path):
