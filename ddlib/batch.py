@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from threading import Lock, Thread
@@ -90,17 +90,14 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Run], list[Ending]]:
     runs: dict[Path, Run] = {}
     refused = []
     for path in paths:
-        ending = Ending(f"{path.parent.name}/{path.stem}", "refused")
         try:
             run = read(path)
-        except (OSError, ValueError) as error:
-            refused.append(replace(ending, message=str(error), folder=_folder(path)))
-            continue
-        if run.folder in runs:
-            message = f"its results folder is that of {runs[run.folder].name}; name another"
-            refused.append(replace(ending, message=message))
-        else:
+            if there := runs.get(run.folder):
+                raise ValueError(f"its results folder is that of {there.name}; name another")
             runs[run.folder] = run
+        except (OSError, ValueError) as error:
+            name = f"{path.parent.name}/{path.stem}"
+            refused.append(Ending(name, "refused", None, str(error), _folder(path)))
     for ending in refused:
         ending.folder = None if ending.folder in runs else ending.folder
     return list(runs.values()), refused

@@ -99,7 +99,7 @@ def _data(plan: Any) -> list[str]:
 
 
 def _network(plan: Any, found: pd.DataFrame) -> list[str]:
-    named = plan.network
+    named = plan.first.network
     own = _described({key: named[key] for key in ("name", "width", "depth") if key in named})
     theirs = found[["network", "width", "depth"]].drop_duplicates()
     theirs = [
@@ -115,7 +115,7 @@ def _described(network: dict[str, Any]) -> str:
 
 
 def _training(plan: Any, found: pd.DataFrame) -> list[str]:
-    recipe = asdict(plan.recipe)
+    recipe = asdict(plan.first.recipe)
     points = [
         f"{name} = {recipe[name]}, where the papers take {value}"
         for name, value in RECIPE.items()

@@ -38,14 +38,12 @@ def alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         print(f"another process is at work in {folder}; waiting for it to end", flush=True)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 class JobError(Exception):
@@ -186,7 +184,7 @@ class Running:
 
     async def _train_reference(self, name: str, seed: int) -> None:
         plan = self.plan
-        path, observed_path = plan.reference_paths(name, seed)
+        path = plan.reference_path(name, seed)
         async with self._claimed(path):
             if not plan.has_reference(name, seed):
                 job = work.reference, plan.context, plan.configurations[name], seed
@@ -197,7 +195,7 @@ class Running:
                     record = failure(failed.__cause__)
                 else:
                     score, observed = made
-                    write_atomically(observed_path, observed)
+                    write_atomically(plan.observed_path(name, seed), observed)
                     record = success([score])
                 write_record(path, record)
         self._advance()
@@ -306,10 +304,10 @@ def _jobs(trials: Iterable["Trial"]) -> Iterable[list["Trial"]]:
     Large sizes come first, so that the last calls to end are short ones.
     """
     calls: dict[Any, list[Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: (not trial.shares, -trial.ipc)):
-        one = None if trial.shares else trial.ipc
-        calls.setdefault((trial.method, trial.seed, one), []).append(trial)
-    return calls.values()
+    for trial in sorted(trials, key=lambda trial: -trial.ipc):
+        size = 0 if trial.plan.entry(trial.method).shares else trial.ipc
+        calls.setdefault((trial.method, trial.seed, size), []).append(trial)
+    return [calls[call] for call in sorted(calls, key=lambda call: call[-1] > 0)]
 
 
 # Records: how a trial or a network trained on all data ended.

@@ -174,15 +174,14 @@ def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
         )
     read = {}
     for name, given in settings.methods.items():
-        variant = isinstance(given, Mapping) and "method" in given
-        method = given["method"] if variant else name
+        own = dict(given) if isinstance(given, Mapping) else given
+        method = own.pop("method", name) if isinstance(given, Mapping) else name
         check_names([method], METHODS, "method")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)) or (name in METHODS and name != method):
             raise ValueError(
                 f"{name!r} cannot name a variant of the method {method!r}; choose a name of "
                 "letters, digits, _, - and . that is no other method's"
             )
-        own = {key: given[key] for key in given if key != "method"} if variant else given
         read[name] = method, METHODS[method].parameters.read(own, f"the method {name!r}")
     return read
 
@@ -231,8 +230,7 @@ def check_coverage(settings: Settings) -> None:
     if settings.families is None:
         raise ValueError("families is missing; name at least one, a list of configurations")
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
-        if getattr(settings, name) < least:
-            given = getattr(settings, name)
+        if (given := getattr(settings, name)) < least:
             raise ValueError(f"{name}={given} are too few to measure distances; choose >= {least}")
     if settings.spread and not (2 <= settings.spread["size"] < count):
         raise ValueError(

@@ -37,7 +37,6 @@ from ddlib.settings import (
     read_sets,
 )
 from ddlib.shared import one_copy
-from ddlib.training import Recipe
 
 COLUMNS = [
     *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
@@ -76,14 +75,9 @@ class Plan:
         ]
 
     @property
-    def recipe(self) -> Recipe:
-        """How the networks of the first configuration, the study's own, are trained."""
-        return next(iter(self.configurations.values())).recipe
-
-    @property
-    def network(self) -> dict[str, Any]:
-        """The network of the first configuration, its name and options."""
-        return dict(next(iter(self.configurations.values())).network)
+    def first(self) -> Configuration:
+        """The first configuration, which is the study's own."""
+        return next(iter(self.configurations.values()))
 
     @property
     def references(self) -> list[tuple[str, int]]:
@@ -111,14 +105,13 @@ class Plan:
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
         return self.cache / "references" / name
 
-    def reference_paths(self, configuration: str, seed: int) -> tuple[Path, Path]:
-        """The files of a reference: its score, and what it showed on the probe images."""
-        return self.reference_path(configuration, seed), self.observed_path(configuration, seed)
-
     def has_reference(self, configuration: str, seed: int) -> bool:
         """Whether a reference is settled: it diverged, or ended and left what it showed."""
-        path, observed = self.reference_paths(configuration, seed)
-        return is_settled(path) and (observed.exists() or read_record(path)["status"] == "diverged")
+        path = self.reference_path(configuration, seed)
+        if not is_settled(path):
+            return False
+        diverged = read_record(path)["status"] == "diverged"
+        return diverged or self.observed_path(configuration, seed).exists()
 
     def observed_path(self, configuration: str, seed: int) -> Path:
         """What the full-data reference showed; see `ddlib.probing.train_and_observe`."""
@@ -179,11 +172,6 @@ class Trial:
         return f"{self.method}-ipc{self.ipc}-seed{self.seed}"
 
     @property
-    def shares(self) -> bool:
-        """Whether one call distils all sizes."""
-        return self.plan.entry(self.method).shares
-
-    @property
     def set_path(self) -> Path:
         name = f"{self.name}-{fingerprint(self.identity)}.safetensors"
         return self.plan.folder / "distilled" / name
@@ -219,16 +207,6 @@ class Result:
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         columns = ["configuration", "method", "k", "seed", "status", "message"]
         return failed[columns].reset_index(drop=True)
-
-    @property
-    def augmented(self) -> "Result | None":
-        """The part under the configuration that differs from the first in augmenting alone."""
-        (_, first), *rest = self.plan.configurations.items()
-        for name, other in rest:
-            plain = replace(other, recipe=replace(other.recipe, augmentation="none"))
-            if first.recipe.augmentation == "none" and plain == first:
-                return self.under(name)
-        return None
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result of one configuration, by default the first."""

@@ -1293,22 +1293,6 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(tmp_path, s
     assert (result.failures["method"] == "all data").sum() == 2
 
 
-@pytest.mark.parametrize(
-    ("others", "found"),
-    [
-        ({"faster": {"learning_rate": 0.1}, "seen": {"augmentation": "dsa"}}, "seen"),
-        ({"both": {"learning_rate": 0.1, "augmentation": "dsa"}}, None),
-        ({}, None),
-    ],
-)
-def test_the_augmented_part_differs_in_augmenting_alone(tmp_path, scheduler, others, found):
-    configurations = {"own": {}, **others}
-    changes = {**SEVERAL, "configurations": configurations, "families": None, "seeds": 1}
-    result = study.run(settings(tmp_path / "x", scheduler_address=scheduler, **changes))
-    part = result.augmented
-    assert (part and part.trials["configuration"].unique().tolist()) == (found and [found])
-
-
 def test_a_training_shorter_than_its_parts_is_observed_too(tiny):
     network = networks.build("mlp", tiny.image_shape, 3, width=4, depth=1)
     theta = networks.initial_parameters(network, generator("few"))
