@@ -120,8 +120,7 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-@contextmanager
-def _connected(address: str) -> Iterator["Client"]:
+def _connected(address: str) -> "Client":
     import dask
     from distributed import Client
 
@@ -134,8 +133,7 @@ def _connected(address: str) -> Iterator["Client"]:
             f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
             f"parameter out (and {ADDRESS} unset) to work on this machine"
         ) from error
-    with client:
-        yield client
+    return client
 
 
 def _checked(client: "Client", address: str, cache: Path) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 from ddlib.devices import send
-from ddlib.parameters import check_names
+from ddlib.parameters import check_names, check_value
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
 """What a folder of one's own holds: to train and to test on, the first that is there of each."""
@@ -375,9 +374,7 @@ def _decode(path: str) -> np.ndarray:
 
 def _check_options(zca: bool, **counts: int | None) -> None:
     for option, value in counts.items():
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= 1):
-            raise ValueError(f"{option}={value!r} is not a positive whole number; choose 1 or more")
+        check_value(option, value, kind=int, least=1, optional=True)
     if not isinstance(zca, bool):
         raise ValueError(f"zca={zca!r} is neither true nor false; choose one")
 

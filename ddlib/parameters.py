@@ -56,7 +56,7 @@ class Parameters:
     def __post_init__(self) -> None:
         for declared in fields(self):
             if declared.metadata:
-                _check(declared.name, getattr(self, declared.name), **declared.metadata)
+                check_value(declared.name, getattr(self, declared.name), **declared.metadata)
 
     @classmethod
     def required(cls) -> list[str]:
@@ -154,7 +154,7 @@ def _mapping(given: Any, what: str) -> Mapping[str, Any]:
     return given
 
 
-def _check(
+def check_value(
     name: str,
     value: Any,
     *,
@@ -177,7 +177,7 @@ def _check(
         for ipc, number in value.items():
             if not _is_number(ipc, int) or ipc < 1:
                 raise ValueError(f"{name} has {ipc!r} for an ipc; give whole numbers from 1")
-            _check(f"{name}[{ipc}]", number, kind=kind, **limits)
+            check_value(f"{name}[{ipc}]", number, kind=kind, **limits)
     elif kind is list:
         items = "" if each else f" of {_described(of, **limits, plural='s')}"
         if not isinstance(value, list):
@@ -186,7 +186,7 @@ def _check(
             if each:
                 _read_item(f"{name}[{position}]", item, each)
             else:
-                _check(f"{name}[{position}]", item, kind=of, **limits)
+                check_value(f"{name}[{position}]", item, kind=of, **limits)
     elif not _fits(value, kind, **limits):
         table = " or a table {ipc: number}" if by_ipc else ""
         article = "" if kind is str else "a "
@@ -200,7 +200,7 @@ def _read_item(name: str, item: Any, read: Callable[[Any], Any]) -> None:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _fits(value: Any, kind: type, least: float, above: float | None) -> bool:
+def _fits(value: Any, kind: type, least: float = 0, above: float | None = None) -> bool:
     if kind is str:
         return isinstance(value, str) and bool(value.strip())
     if not _is_number(value, int if kind is int else int | float):
@@ -208,7 +208,7 @@ def _fits(value: Any, kind: type, least: float, above: float | None) -> bool:
     return (least <= value if above is None else above < value) and value < math.inf
 
 
-def _described(kind: type, least: float, above: float | None, plural: str = "") -> str:
+def _described(kind: type, least: float = 0, above: float | None = None, plural: str = "") -> str:
     if kind is str:
         return f"text{plural}"
     limit = f"of at least {least}" if above is None else f"above {above}"

@@ -108,10 +108,8 @@ class Plan:
     def has_reference(self, configuration: str, seed: int) -> bool:
         """Whether a reference is settled: it diverged, or ended and left what it showed."""
         path = self.reference_path(configuration, seed)
-        if not is_settled(path):
-            return False
-        diverged = read_record(path)["status"] == "diverged"
-        return diverged or self.observed_path(configuration, seed).exists()
+        observed = self.observed_path(configuration, seed)
+        return is_settled(path) and (observed.exists() or read_record(path)["status"] == "diverged")
 
     def observed_path(self, configuration: str, seed: int) -> Path:
         """What the full-data reference showed; see `ddlib.probing.train_and_observe`."""
@@ -270,16 +268,10 @@ def prepare(settings: Settings) -> Plan:
     digest = images_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
-    context = work.Context(
-        data=plain_text(options),
-        network=plain_text(shape),
-        digest=digest,
-        copy=str(copy),
-        device=read_device(settings.device),
-        precision=settings.precision,
-        code=work.code(),
-        extensions=read_extensions(settings.extensions),
-    )
+    made = plain_text(options), plain_text(shape), digest
+    where = str(copy), read_device(settings.device), settings.precision
+    extensions = read_extensions(settings.extensions)
+    context = work.Context(*made, *where, work.code(), extensions)
     return Plan(settings, dataset, context, **read, ipcs=ipcs, folder=folder, cache=cache)
 
 

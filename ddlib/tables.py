@@ -4,6 +4,7 @@
 results folders of notebooks 02 and 03 under their `digits.yaml`.
 """
 
+import itertools
 import json
 import sys
 from collections import Counter
@@ -129,16 +130,8 @@ def read(folder: str | Path) -> Tables:
     trials, references = map(pd.read_parquet, needed[1:3])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
-    distances, noise = _distances(folder / DISTANCES)
-    return Tables(
-        folder=folder.resolve(),
-        settings=settings,
-        trials=trials,
-        references=references,
-        distances=distances,
-        noise=noise,
-        sheets=_sheets(folder),
-    )
+    told = *_distances(folder / DISTANCES), _sheets(folder)
+    return Tables(folder.resolve(), settings, trials, references, *told)
 
 
 def example() -> list[Tables]:
@@ -154,14 +147,14 @@ def named(studies: Sequence[Tables]) -> dict[str, Tables]:
     counts = Counter(study.folder for study in studies)
     if twice := [folder for folder, count in counts.items() if count > 1]:
         raise ValueError(f"the study in {twice[0]} is given twice; give each folder once")
-    parts = dict.fromkeys(counts, 2)
-    while True:
-        names = [study.name(parts[study.folder]) for study in studies]
-        alike = [s for s, name in zip(studies, names, strict=True) if names.count(name) > 1]
-        if not alike:
-            return dict(zip(names, studies, strict=True))
-        for study in alike:
-            parts[study.folder] += 1
+    return {_name(study, studies): study for study in studies}
+
+
+def _name(study: Tables, studies: Sequence[Tables]) -> str:
+    for parts in itertools.count(2):
+        name = study.name(parts)
+        if [other.name(parts) for other in studies].count(name) == 1:
+            return name
 
 
 def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:
@@ -200,8 +193,6 @@ def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
         table = pd.read_parquet(folder / SHEETS)
         return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
     costs = pd.read_parquet(folder / "costs.parquet")
-    if "set" not in costs:
-        return {}  # of a version that did not say which files are its own
     first = costs[costs["seed"] == 0].drop_duplicates(["method", "ipc"])
     named = first[["method", "ipc", "set"]].itertuples(index=False)
     files = {(method, ipc): folder / "distilled" / name for method, ipc, name in named}

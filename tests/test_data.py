@@ -659,7 +659,7 @@ def test_wrong_classes(classes, message):
 @pytest.mark.parametrize("option", ["per_class", "held_out", "image_size"])
 @pytest.mark.parametrize("value", [0, -3, 2.5, True, "8"])
 def test_options_that_are_not_positive_whole_numbers(option, value):
-    with pytest.raises(ValueError, match=f"{option}=.* is not a positive whole number"):
+    with pytest.raises(ValueError, match=f"{option}=.* must be a whole number of at least 1"):
         load("digits", **{option: value})
 
 

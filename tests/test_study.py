@@ -829,7 +829,7 @@ BAD = {
     ),
     "per_class": (
         {"data": {"name": "digits", "per_class": "3"}},
-        "per_class='3' is not a positive whole number",
+        "per_class='3' must be a whole number of at least 1",
     ),
     "zca": (
         {"data": {"name": "digits", "zca": "yes"}},
