@@ -10,9 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,40 +52,27 @@ DASK = {
 }
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Worker processes: the client that hands them jobs, and whether they see the cache folder."""
-
-    client: "Client"
-    sees_cache: bool
-
-
 @contextmanager
-def connect(settings: Settings, cache: Path) -> Iterator[Workers]:
-    """Give the workers of the named scheduler, or else one-thread processes on this machine.
+def connect(settings: Settings, cache: Path) -> Iterator[tuple["Client", bool]]:
+    """Give the client that hands jobs to workers, and whether they all see the cache folder.
 
+    They are those of the named scheduler, or else one-thread processes on this machine.
     A scheduler is named by the settings, or where they leave it open by the environment's ADDRESS.
     Nothing is taken for granted of a scheduler's workers but ddlib and the data: they may be on
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
     answers or if one runs other code.
     """
-    from distributed import Client
-
     accelerated = read_device(settings.device) != "cpu"
     address = settings.scheduler_address
     if address is None and settings.workers is None and not accelerated:
         address = os.environ.get(ADDRESS) or None
-    if address is None:
-        # Processes that share an accelerator would each hold the data in its memory.
-        count = settings.workers or (1 if accelerated else None)
-        with (
-            processes(count, accelerated) as own,
-            Client(own, loop=event_loop()) as client,
-        ):
-            yield Workers(client, sees_cache=True)
-    else:
-        with _connected(address) as client:
-            yield Workers(client, _checked(client, address, cache))
+    with ExitStack() as kept:
+        if own := address is None:
+            # Processes that share an accelerator would each hold the data in its memory.
+            count = settings.workers or (1 if accelerated else None)
+            address = kept.enter_context(processes(count, accelerated))
+        client = kept.enter_context(_connected(address))
+        yield client, own or _checked(client, address, cache)
 
 
 @cache
@@ -99,26 +84,12 @@ def event_loop() -> "IOLoop":
     """
     from tornado.ioloop import IOLoop
 
-    running: Future[IOLoop] = Future()
+    async def current() -> IOLoop:
+        return IOLoop.current()
 
-    async def wait() -> None:
-        running.set_result(IOLoop.current())
-        await asyncio.Event().wait()
-
-    def run() -> None:
-        try:
-            asyncio.run(wait())
-        except BaseException as error:
-            if running.done():
-                raise
-            running.set_exception(error)
-
-    threading.Thread(target=run, name="Dask", daemon=True).start()
-    return running.result()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=event_loop.cache_clear)  # which has no such thread
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="Dask", daemon=True).start()
+    return asyncio.run_coroutine_threadsafe(current(), loop).result()
 
 
 @contextmanager
@@ -149,8 +120,7 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-@contextmanager
-def _connected(address: str) -> Iterator["Client"]:
+def _connected(address: str) -> "Client":
     import dask
     from distributed import Client
 
@@ -163,8 +133,7 @@ def _connected(address: str) -> Iterator["Client"]:
             f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
             f"parameter out (and {ADDRESS} unset) to work on this machine"
         ) from error
-    with client:
-        yield client
+    return client
 
 
 def _checked(client: "Client", address: str, cache: Path) -> bool:

@@ -5,7 +5,6 @@ options then take one path for all of them. The libraries that read are imported
 loading them takes longer than reading does.
 """
 
-import difflib
 import math
 import os
 import zipfile
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import torch
 from PIL import Image
 
 from ddlib.devices import send
+from ddlib.parameters import check_names, check_value
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
 """What a folder of one's own holds: to train and to test on, the first that is there of each."""
@@ -206,7 +205,7 @@ def load(
     Raises ValueError for bad options or data, FileNotFoundError for what is not there,
     ConnectionError for a download that fails.
     """
-    _check_options({"per_class": per_class, "held_out": held_out, "image_size": image_size}, zca)
+    _check_options(zca, per_class=per_class, held_out=held_out, image_size=image_size)
     source = DATASETS.get(name)
     if source:
         image_size = image_size or source.image_size
@@ -230,18 +229,6 @@ def load(
             test=_split(tests, image_size, normalisation),
             normalisation=normalisation,
             classes=tuple(train.classes[label] for label in chosen),
-        )
-
-
-def check_ipc(dataset: DataSet, ipc: int) -> None:
-    """Raise ValueError unless the smallest class has at least `ipc` >= 1 training images."""
-    _check_positive("ipc", ipc)
-    counts = torch.bincount(dataset.train.labels, minlength=dataset.class_count).tolist()
-    fewest = min(counts)
-    if ipc > fewest:
-        raise ValueError(
-            f"ipc={ipc} is more than the {fewest} images of class "
-            f"{dataset.classes[counts.index(fewest)]}; choose ipc <= {fewest}"
         )
 
 
@@ -288,16 +275,11 @@ def _find(name: str, source: Source, image_size: int | None, download: bool) -> 
 
 def _own_folder(name: str | os.PathLike) -> Path:
     folder = Path(str(name)).expanduser()
-    if name and folder.is_dir():
-        return folder
-    if os.sep in str(name):
-        raise FileNotFoundError(f"data folder {name} does not exist; give an existing folder")
-    close = difflib.get_close_matches(str(name).lower(), DATASETS, n=1)
-    guess = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(
-        f"unknown data set {name!r}; {guess}choose one of {', '.join(DATASETS)}, or give the path "
-        "of a folder of your own data"
-    )
+    if not name or not folder.is_dir():
+        if os.sep in str(name):
+            raise FileNotFoundError(f"data folder {name} does not exist; give an existing folder")
+        check_names([name], DATASETS, "data set, nor the path of a folder of your own data")
+    return folder
 
 
 def _first(folder: Path, *names: str) -> Path:
@@ -390,17 +372,11 @@ def _decode(path: str) -> np.ndarray:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
 
 
-def _check_options(counts: dict[str, int | None], zca: bool) -> None:
+def _check_options(zca: bool, **counts: int | None) -> None:
     for option, value in counts.items():
-        if value is not None:
-            _check_positive(option, value)
+        check_value(option, value, kind=int, least=1, optional=True)
     if not isinstance(zca, bool):
         raise ValueError(f"zca={zca!r} is neither true nor false; choose one")
-
-
-def _check_positive(option: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{option}={value!r} is not a positive whole number; choose 1 or more")
 
 
 def _checked(where: str, pictures: Pictures) -> Pictures:
@@ -438,10 +414,9 @@ def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[i
         return list(range(len(names)))
     if not isinstance(chosen, list | tuple) or not 0 < len(chosen) == len(set(map(str, chosen))):
         raise ValueError(f"classes={chosen!r} is not a list of class names, each once; give one")
-    for name in chosen:
-        if str(name) not in names:  # YAML reads the names of digits as numbers
-            raise ValueError(f"unknown class {name}; choose from {', '.join(names)}")
-    return [names.index(str(name)) for name in chosen]
+    chosen = list(map(str, chosen))  # YAML reads the names of digits as numbers
+    check_names(chosen, names, "class of this data set")
+    return [names.index(name) for name in chosen]
 
 
 def _hold_out(name: str, train: Pictures, count: int) -> Pair:

@@ -58,21 +58,11 @@ class DistilledSet:
         The file of a whitened set holds `mean` and `matrix` as well: images @ matrix^-1 + mean.
         """
         whitening, normalisation = pack(self.normalisation)
-        described = {
-            "normalisation": normalisation,
-            "classes": self.classes,
-            "data": self.data,
-            "method": self.method,
-            "parameters": self.parameters,
-            "seed": self.seed,
-            "network": self.network,
-            "learned": self.learned,
-        }
-        content = safetensors.torch.save(
-            {"images": self.images.contiguous(), "labels": self.labels, **whitening},
-            metadata={"distilled": json.dumps(described, sort_keys=True)},
-        )
-        write_atomically(path, content)
+        tensors = {"images": self.images.contiguous(), "labels": self.labels, **whitening}
+        described = {**vars(self), "normalisation": normalisation}
+        described = {name: value for name, value in described.items() if name not in tensors}
+        text = json.dumps(described, sort_keys=True)
+        write_atomically(path, safetensors.torch.save(tensors, metadata={"distilled": text}))
 
 
 def load_distilled(path: Path) -> DistilledSet:
@@ -107,25 +97,22 @@ def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
     rows = []
     for synthetic in sets:
         firsts = synthetic.pixels()[:: synthetic.ipc]
+        factor = max(1, -(-side // max(firsts.shape[1:3])))
         for label, pixels in zip(synthetic.labels[:: synthetic.ipc].tolist(), firsts, strict=True):
-            rows.append(
-                {
-                    "method": synthetic.method,
-                    "ipc": synthetic.ipc,
-                    "k": synthetic.k,
-                    "label": label,
-                    "class_name": synthetic.classes[label],
-                    "url": _png_address(pixels, side),
-                }
-            )
-    return pd.DataFrame(rows)
+            url = png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
+            named = label, synthetic.classes[label], url
+            rows.append((synthetic.method, synthetic.ipc, synthetic.k, *named))
+    return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
 
 
-def _png_address(pixels: torch.Tensor, side: int) -> str:
-    """Return `pixels` (H, W, channels) uint8 as a PNG data address."""
-    image = Image.fromarray(pixels.squeeze(-1).numpy())
-    factor = max(1, -(-side // max(image.size)))
-    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+def png(image: Image.Image) -> bytes:
+    """Return the image as the content of a PNG file."""
     buffer = BytesIO()
-    enlarged.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def png_address(image: Image.Image, factor: int) -> str:
+    """Return a PNG data address of the image, enlarged `factor` times with its pixels square."""
+    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    return "data:image/png;base64," + base64.b64encode(png(enlarged)).decode()

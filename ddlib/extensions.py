@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.abc import ExecutionLoader
@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 
 from ddlib.data import DATASETS, Source
 from ddlib.files import from_root
-from ddlib.fingerprints import code_digest, fingerprint
+from ddlib.fingerprints import code_digest, fingerprint, imports
 from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters, read_options
 from ddlib.zoo import NETWORKS
@@ -65,12 +65,7 @@ def read_extensions(paths: Sequence[str] | None) -> tuple[Extension, ...]:
 
     Raises ValueError with the file, and the line if there is one, FileNotFoundError for no file.
     """
-    given = [] if paths is None else paths
-    if not isinstance(given, list | tuple) or not all(isinstance(path, str) for path in given):
-        raise ValueError(
-            f"extensions={paths!r} must be a list of Python files, such as [my_method.py]"
-        )
-    extensions = tuple(_read(path) for path in dict.fromkeys(given))
+    extensions = tuple(_read(path) for path in dict.fromkeys(paths or ()))
     use(extensions)
     return extensions
 
@@ -121,22 +116,14 @@ def _read(path: str) -> Extension:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
     except ValueError:
         raise ValueError(f"{path} is not Python in UTF-8; give a .py file") from None
-    for node, name in _imports(tree):
-        if file.with_name(f"{name}.py").is_file():
+    for node, name in imports(tree):
+        module = name.partition(".")[0]
+        if file.with_name(f"{module}.py").is_file():
             raise ValueError(
-                f"{path}, line {node.lineno}: {name}.py beside it would be missing where workers "
+                f"{path}, line {node.lineno}: {module}.py beside it would be missing where workers "
                 "run; put all of it into one file"
             )
     return Extension(path, text)
-
-
-def _imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
-    """Yield every import with the first part of a name that it asks for."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name.partition(".")[0]) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node, node.module.partition(".")[0]
 
 
 @cache

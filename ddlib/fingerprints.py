@@ -82,7 +82,7 @@ def code_digest(module: str) -> str:
         tree = _without_docstrings(ast.parse(source))
         # An extension's own name holds a digest of its comments, too.
         found[name if name.startswith("ddlib.") else ""] = ast.dump(tree)
-        pending += _imports(tree)
+        pending += [name for _, name in imports(tree) if name.startswith("ddlib.")]
     versions = [version(library) for library in LIBRARIES]
     return _digest(plain_text([versions, sorted(found.items())]).encode())
 
@@ -103,28 +103,25 @@ def _source(name: str) -> str | None:
     return loader.get_source(name) if hasattr(loader, "get_source") else None
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """Yield what a tree imports of ddlib, by full name: modules, and names inside modules."""
+def imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
+    """Yield what a tree imports, by full name: modules, and names inside modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            names = []
-        yield from (name for name in names if name.startswith("ddlib."))
+            yield node, node.module
+            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
+    def is_text(line: ast.stmt) -> bool:
+        return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]
+            node.body = [line for line in body if not is_text(line)]
     return tree
-
-
-def _is_text(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
 def _digest(content: bytes) -> str:

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self, get_args, get_type_hints
 
 import numpy as np
@@ -15,27 +15,34 @@ ByIpc = float | Mapping[int, float]
 
 
 def setting(
-    default: Any,
+    default: Any = MISSING,
     *,
+    kind: type | None = None,
+    of: type = int,
     choices: Iterable[str] | None = None,
     least: float = 0,
+    above: float | None = None,
     by_ipc: bool = False,
     each: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Declare one parameter of a `Parameters` class: its default, and what it may be.
 
-    choices: the allowed words; least: the smallest allowed number; by_ipc: whether a table
-    {ipc: number} may stand for the number. Numbers must be whole where the default is. Where the
-    default is text without choices, any text may stand; where it is a list, whole numbers, or what
-    `each` reads without a ValueError.
+    kind: `int`, `float`, `str` (any text) or `list`, where there is no default to tell; it must be
+    given where there is none, and where the default is None, None may stand as well. of: the kind
+    of a list's items; choices: the allowed words; least: the smallest allowed number; above: what
+    it must be above, in the place of `least`; by_ipc: whether a table {ipc: number} may stand for
+    the number; each: reads an item of a list, or raises ValueError.
     """
     example = next(iter(default.values())) if isinstance(default, Mapping) else default
     metadata = {
+        "kind": kind or type(example),
+        "of": of,
         "choices": choices,
         "least": least,
+        "above": above,
         "by_ipc": by_ipc,
         "each": each,
-        "kind": type(example),
+        "optional": default is None,
     }
     if isinstance(default, Mapping | list):
         return field(default_factory=lambda: copy(default), metadata=metadata)
@@ -44,27 +51,37 @@ def setting(
 
 @dataclass(frozen=True)
 class Parameters:
-    """Base of parameter sets: a frozen dataclass whose fields are checked when it is made."""
+    """Base of parameter sets: a frozen dataclass whose settings are checked when it is made."""
 
     def __post_init__(self) -> None:
         for declared in fields(self):
-            value, metadata = getattr(self, declared.name), dict(declared.metadata)
-            each = metadata.pop("each")
-            if each:
-                _check_each(declared.name, value, each)
-            else:
-                _check(declared.name, value, **metadata)
+            if declared.metadata:
+                check_value(declared.name, getattr(self, declared.name), **declared.metadata)
+
+    @classmethod
+    def required(cls) -> list[str]:
+        """Return the names of the parameters that have no default."""
+        defaults = [(each.name, each.default, each.default_factory) for each in fields(cls)]
+        return [name for name, *default in defaults if default == [MISSING, MISSING]]
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None, what: str) -> Self:
         """Return the parameters that `given` names, defaults for the rest.
 
-        Raises ValueError for an unknown name, with the allowed ones, and for a bad value.
+        Raises ValueError for an unknown name, with the allowed ones, for one that is missing and
+        has no default, and for a bad value.
         """
         given = _mapping(given, what)
-        check_names(given, [declared.name for declared in fields(cls)], f"parameter of {what}")
+        declared = {each.name: each for each in fields(cls)}
+        check_names(given, declared, f"parameter of {what}")
+        missing = [name for name in cls.required() if name not in given]
+        if missing:
+            raise ValueError(
+                f"the parameter {missing[0]!r} of {what} is missing; add it to the YAML file"
+            )
+        tables = {name for name in given if declared[name].metadata.get("by_ipc")}
         try:
-            return cls(**{name: whole_keys(value) for name, value in given.items()})
+            return cls(**{**given, **{name: whole_keys(given[name]) for name in tables}})
         except ValueError as error:
             raise ValueError(f"{what}: {error}") from None
 
@@ -107,7 +124,7 @@ def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None
     allowed = list(allowed)
     for name in given:
         if name not in allowed:
-            close = difflib.get_close_matches(str(name), allowed, n=1)
+            close = difflib.get_close_matches(str(name).lower(), allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             listed = ", ".join(allowed) or "none"
             article = "an" if kind[0] in "aeiou" else "a"
@@ -137,9 +154,21 @@ def _mapping(given: Any, what: str) -> Mapping[str, Any]:
     return given
 
 
-def _check(
-    name: str, value: Any, choices: Iterable[str] | None, least: float, by_ipc: bool, kind: type
+def check_value(
+    name: str,
+    value: Any,
+    *,
+    kind: type,
+    of: type = int,
+    choices: Iterable[str] | None = None,
+    by_ipc: bool = False,
+    each: Callable[[Any], Any] | None = None,
+    optional: bool = False,
+    **limits: float | None,
 ) -> None:
+    """Raise ValueError unless `value` is what `setting` declares; limits: `least` and `above`."""
+    if optional and value is None:
+        return
     if choices is not None:
         check_names([value], choices, name)
     elif by_ipc and isinstance(value, Mapping):
@@ -148,33 +177,42 @@ def _check(
         for ipc, number in value.items():
             if not _is_number(ipc, int) or ipc < 1:
                 raise ValueError(f"{name} has {ipc!r} for an ipc; give whole numbers from 1")
-            _check(f"{name}[{ipc}]", number, None, least, False, kind)
-    elif kind is str:
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{name}={value!r} must be text")
+            check_value(f"{name}[{ipc}]", number, kind=kind, **limits)
     elif kind is list:
+        items = "" if each else f" of {_described(of, **limits, plural='s')}"
         if not isinstance(value, list):
-            raise ValueError(
-                f"{name}={value!r} must be a list of whole numbers of at least {least}"
-            )
-        for position, number in enumerate(value):
-            _check(f"{name}[{position}]", number, None, least, False, int)
-    else:
-        whole = kind is int
-        if not _is_number(value, int if whole else int | float) or not least <= value < math.inf:
-            sort = "whole number" if whole else "number"
-            table = " or a table {ipc: number}" if by_ipc else ""
-            raise ValueError(f"{name}={value!r} must be a {sort} of at least {least}{table}")
+            raise ValueError(f"{name}={value!r} must be a list{items}")
+        for position, item in enumerate(value):
+            if each:
+                _read_item(f"{name}[{position}]", item, each)
+            else:
+                check_value(f"{name}[{position}]", item, kind=of, **limits)
+    elif not _fits(value, kind, **limits):
+        table = " or a table {ipc: number}" if by_ipc else ""
+        article = "" if kind is str else "a "
+        raise ValueError(f"{name}={value!r} must be {article}{_described(kind, **limits)}{table}")
 
 
-def _check_each(name: str, value: Any, read: Callable[[Any], Any]) -> None:
-    if not isinstance(value, list):
-        raise ValueError(f"{name}={value!r} must be a list")
-    for position, one in enumerate(value):
-        try:
-            read(one)
-        except ValueError as error:
-            raise ValueError(f"{name}[{position}]: {error}") from None
+def _read_item(name: str, item: Any, read: Callable[[Any], Any]) -> None:
+    try:
+        read(item)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _fits(value: Any, kind: type, least: float = 0, above: float | None = None) -> bool:
+    if kind is str:
+        return isinstance(value, str) and bool(value.strip())
+    if not _is_number(value, int if kind is int else int | float):
+        return False
+    return (least <= value if above is None else above < value) and value < math.inf
+
+
+def _described(kind: type, least: float = 0, above: float | None = None, plural: str = "") -> str:
+    if kind is str:
+        return f"text{plural}"
+    limit = f"of at least {least}" if above is None else f"above {above}"
+    return f"{'whole number' if kind is int else 'number'}{plural} {limit}"
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -1,7 +1,5 @@
 """What a training on all data shows on probe images: predictions, features, and their movement."""
 
-from collections.abc import Iterator
-
 import torch
 from safetensors.torch import save
 
@@ -33,8 +31,10 @@ def train_and_observe(
     """
     count = len(test.labels)
     seen = test.images[torch.arange(min(probe, count)) * count // min(probe, count)]
-    snapshots = [_centred_logits(network, theta, seen)]
-    for moved in _at_ends(network, theta, real, recipe, seed):
+    ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
+    stream, snapshots = generator("evaluation batches", seed), []
+    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    for moved in at_steps(ends, theta, steps):
         snapshots.append(_centred_logits(network, moved, seen))
     with torch.no_grad():
         observed = {
@@ -43,16 +43,6 @@ def train_and_observe(
             "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
         }
     return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})
-
-
-def _at_ends(
-    network: Network, theta: Theta, real: Split, recipe: Recipe, seed: object
-) -> Iterator[Theta]:
-    """Return the weights at the end of each part of the training."""
-    ends = [part * recipe.steps // SPANS for part in range(1, SPANS + 1)]
-    stream = generator("evaluation batches", seed)
-    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
-    return at_steps(ends, theta, steps)
 
 
 @torch.no_grad()

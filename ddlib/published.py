@@ -99,23 +99,20 @@ def _data(plan: Any) -> list[str]:
 
 
 def _network(plan: Any, found: pd.DataFrame) -> list[str]:
-    named = plan.network
-    own = _described({key: named[key] for key in ("name", "width", "depth") if key in named})
+    own = _described(*map(plan.first.network.get, ("name", "width", "depth")))
     theirs = found[["network", "width", "depth"]].drop_duplicates()
-    theirs = [
-        _described({"name": name, "width": w, "depth": d}) for name, w, d in theirs.to_numpy()
-    ]
+    theirs = [_described(*each) for each in theirs.to_numpy()]
     other = [text for text in theirs if text != own]
     return [f"network: {own}, where the papers take {listed(other)}"] if other else []
 
 
-def _described(network: dict[str, Any]) -> str:
-    options = [f"{name} {value}" for name, value in network.items() if name != "name"]
-    return " ".join([network["name"], *(text for text in options if not text.endswith("<NA>"))])
+def _described(name: str, width: Any, depth: Any) -> str:
+    sizes = {"width": width, "depth": depth}
+    return " ".join([name, *(f"{n} {size}" for n, size in sizes.items() if not pd.isna(size))])
 
 
 def _training(plan: Any, found: pd.DataFrame) -> list[str]:
-    recipe = asdict(plan.recipe)
+    recipe = asdict(plan.first.recipe)
     points = [
         f"{name} = {recipe[name]}, where the papers take {value}"
         for name, value in RECIPE.items()

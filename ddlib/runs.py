@@ -115,10 +115,8 @@ class Run:
         for path in self._tables:
             if not path.exists():
                 raise FileNotFoundError(f"there is no {path}, though the notebook ended well")
-        return sum(
-            int((pd.read_parquet(path, columns=["status"])["status"] == "failed").sum())
-            for path in self._tables
-        )
+        statuses = [pd.read_parquet(path, columns=["status"])["status"] for path in self._tables]
+        return sum(int((each == "failed").sum()) for each in statuses)
 
     @property
     def _tables(self) -> list[Path]:

@@ -4,21 +4,14 @@ Papermill only logs a warning for a name that a notebook does not know, and YAML
 every name and every value is looked at, and refused in one sentence.
 """
 
-import ast
-import math
 import re
+import symtable
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ddlib import data, networks
-from ddlib.configurations import (
-    Configuration,
-    Family,
-    expand,
-    read_configurations,
-    read_families,
-)
+from ddlib.configurations import Configuration, Family, expand, read_configurations, read_families
 from ddlib.coverage import NOISE_SEEDS, PROBES
 from ddlib.extensions import read_extensions
 from ddlib.files import from_root
@@ -28,7 +21,15 @@ from ddlib.training import Recipe
 
 
 @dataclass(frozen=True)
-class Settings:
+class Spread(Parameters):
+    """Families of equal size, from tight to wide: how large, and how many."""
+
+    size: int = setting(kind=int, least=2)
+    count: int = setting(kind=int, least=2)
+
+
+@dataclass(frozen=True)
+class Settings(Parameters):
     """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
 
     data: options of `ddlib.data.load`, with its `name`; network: options of the network
@@ -56,25 +57,32 @@ class Settings:
     network: Mapping[str, Any]
     training: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any] | None]
-    k: list[int]
-    results: str
+    k: list[int] = setting(kind=list, least=1)
+    results: str = setting(kind=str)
     configurations: Mapping[str, Mapping[str, Any] | None] | None = None
     families: Mapping[str, Any] | None = None
     spread: Mapping[str, int] | None = None
-    epsilons: list[float] | None = None
+    epsilons: list[float] | None = setting(None, kind=list, of=float, above=0)
     pilot: Mapping[str, list] | None = None
-    probe: int = 500
-    cache: str = "results/cache"
-    seeds: int = 5
-    evaluations: int = 1
-    workers: int | None = None
+    probe: int = setting(500, least=1)
+    cache: str = setting("results/cache")
+    seeds: int = setting(5, least=1)
+    evaluations: int = setting(1, least=1)
+    workers: int | None = setting(None, kind=int, least=1)
     device: str = "auto"
     precision: str = "float32"
-    scheduler_address: str | None = None
-    draws: int = 1000
-    floor_share: float = 0.1
+    scheduler_address: str | None = setting(None, kind=str)
+    draws: int = setting(1000, least=1)
+    floor_share: float = setting(0.1, above=0)
     theory: Mapping[str, Any] | None = None
-    extensions: list[str] | None = None
+    extensions: list[str] | None = setting(None, kind=list, of=str)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.k:
+            raise ValueError("k is empty; give sizes, such as [10, 50, 100]")
+        if self.spread is not None:
+            Spread.read(self.spread, "spread")
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Theory(Parameters):
 
 
 @dataclass(frozen=True)
-class Exploration:
+class Exploration(Parameters):
     """The parameters of notebook 05: which studies to explore.
 
     studies: results folders, from the project's root; empty for the example that comes with the
@@ -105,18 +113,15 @@ class Exploration:
     floor_share: as in `Settings`.
     """
 
-    studies: list[str]
-    results: str
-    draws: int = 200
-    floor_share: float = 0.1
+    studies: list[str] = setting(kind=list, of=str)
+    results: str = setting(kind=str)
+    draws: int = setting(200, least=1)
+    floor_share: float = setting(0.1, above=0)
 
 
-def required(kind: type) -> list[str]:
-    """Return the parameters of `kind` that have no default."""
-    return [declared.name for declared in fields(kind) if declared.default is MISSING]
-
-
-def notebook_parameters(namespace: Mapping[str, Any], kind: type = Settings) -> dict[str, Any]:
+def notebook_parameters(
+    namespace: Mapping[str, Any], kind: type[Parameters] = Settings
+) -> dict[str, Any]:
     """Return what the parameters cells of a running notebook set, its `globals()` given.
 
     kind: Settings, or what else the notebook takes.
@@ -127,59 +132,32 @@ def notebook_parameters(namespace: Mapping[str, Any], kind: type = Settings) -> 
     """
     names = {declared.name for declared in fields(kind)} & set(namespace)
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    given = {
-        node.id
-        for statement in (ast.parse(cells[-1]).body if cells else [])
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        for node in ast.walk(target)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    if given & set(required(kind)):
+    table = symtable.symtable(cells[-1] if cells else "", "parameters", "exec")
+    given = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
+    if given & set(kind.required()):
         names = set()
     return {name: namespace[name] for name in sorted(names | given)}
 
 
-def read_parameters(given: Mapping[str, Any]) -> "Settings | Exploration":
+def read_parameters(given: Mapping[str, Any]) -> Settings | Exploration:
     """Return the checked parameters of a study, or of what to explore if they name `studies`."""
-    if "studies" in given:
-        return read_exploration(given)
-    settings = read_settings(given)
-    check_values(settings)
-    return settings
+    return read_exploration(given) if "studies" in given else read_settings(given)
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
     """Return `given` as settings, and use their extensions, whose names they may hold.
 
-    Raises ValueError for a name that is unknown or missing, and what `read_extensions` raises.
+    Raises ValueError for a name that is unknown or missing and for a bad value, and what
+    `read_extensions` raises.
     """
-    settings = _read(Settings, given, "parameter of this study")
+    settings = Settings.read(given, "this study")
     read_extensions(settings.extensions)
     return settings
 
 
 def read_exploration(given: Mapping[str, Any]) -> Exploration:
     """Return `given` as what to explore; ValueError for a wrong name, a missing one or a value."""
-    asked = _read(Exploration, given, "parameter of the explorers")
-    if not isinstance(asked.studies, list) or not all(isinstance(s, str) for s in asked.studies):
-        raise ValueError(
-            f"studies={asked.studies!r} must be a list of results folders, such as "
-            "[results/methods/quick], or empty for the example"
-        )
-    if not isinstance(asked.results, str) or not asked.results:
-        raise ValueError(f"results={asked.results!r} must be a text, such as results/mine")
-    _check_count("draws", asked.draws)
-    check_share(asked.floor_share)
-    return asked
-
-
-def _read(kind: type, given: Mapping[str, Any], what: str) -> Any:
-    check_names(given, [declared.name for declared in fields(kind)], what)
-    for name in required(kind):
-        if name not in given:
-            raise ValueError(f"the parameter {name!r} is missing; add it to the YAML file")
-    return kind(**given)
+    return Exploration.read(given, "the explorers")
 
 
 def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
@@ -196,15 +174,14 @@ def read_methods(settings: Settings) -> dict[str, tuple[str, Parameters]]:
         )
     read = {}
     for name, given in settings.methods.items():
-        variant = isinstance(given, Mapping) and "method" in given
-        method = given["method"] if variant else name
+        own = dict(given) if isinstance(given, Mapping) else given
+        method = own.pop("method", name) if isinstance(given, Mapping) else name
         check_names([method], METHODS, "method")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)) or (name in METHODS and name != method):
             raise ValueError(
                 f"{name!r} cannot name a variant of the method {method!r}; choose a name of "
                 "letters, digits, _, - and . that is no other method's"
             )
-        own = {key: given[key] for key in given if key != "method"} if variant else given
         read[name] = method, METHODS[method].parameters.read(own, f"the method {name!r}")
     return read
 
@@ -247,15 +224,13 @@ def read_theory(settings: Settings) -> Theory:
 
 def check_coverage(settings: Settings) -> None:
     """Raise ValueError, before anything runs, for a study too small to read coverage from."""
-    check_values(settings)
     count = len(read_evaluations(settings))
     if count < 3:
         raise ValueError(f"{count} configurations make no families; give at least 3")
     if settings.families is None:
         raise ValueError("families is missing; name at least one, a list of configurations")
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
-        if getattr(settings, name) < least:
-            given = getattr(settings, name)
+        if (given := getattr(settings, name)) < least:
             raise ValueError(f"{name}={given} are too few to measure distances; choose >= {least}")
     if settings.spread and not (2 <= settings.spread["size"] < count):
         raise ValueError(
@@ -281,7 +256,12 @@ def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable
 def data_options(settings: Settings) -> dict[str, Any]:
     """Return the checked arguments of `ddlib.data.load`; your own folder counts from the root."""
     read_extensions(settings.extensions)
-    options = read_options(data.load, _named(settings.data, "data"), "data", own=["name"])
+    given = settings.data
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise ValueError(
+            f"data must be a table with a name, such as {{name: mnist}}, got {given!r}"
+        )
+    options = read_options(data.load, given, "data", own=["name"])
     folder = from_root(options["name"])
     own = options["name"] not in data.DATASETS and folder.exists()
     return {**options, "name": str(folder)} if own else options
@@ -296,6 +276,8 @@ def network_options(settings: Settings) -> dict[str, Any]:
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
     """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
     count = dataset.class_count
+    there = dataset.train.labels.bincount().tolist()
+    fewest = min(there)
     for k in ks:
         if k % count:
             neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
@@ -303,62 +285,9 @@ def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
                 f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
                 f"{' or '.join(neighbours)}"
             )
-        try:
-            data.check_ipc(dataset, k // count)
-        except ValueError as error:
-            raise ValueError(f"k={k} of {count} classes: {error}") from None
-    return sorted({k // count for k in ks})
-
-
-def _named(given: Any, what: str) -> dict[str, Any]:
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise ValueError(
-            f"{what} must be a table with a name, such as {{name: ...}}, got {given!r}"
-        )
-    return dict(given)
-
-
-def check_values(settings: Settings) -> None:
-    """Raise ValueError if a setting that is one plain value is not what it should be."""
-    for name in ("seeds", "evaluations", "draws", "probe"):
-        _check_count(name, getattr(settings, name))
-    if settings.workers is not None:
-        _check_count("workers", settings.workers)
-    texts = {"results": "results/mine", "cache": "results/cache"}
-    for name, example in {**texts, "scheduler_address": "tcp://host:8786"}.items():
-        value = getattr(settings, name)
-        if not (isinstance(value, str) and value) and (name, value) != ("scheduler_address", None):
-            raise ValueError(f"{name}={value!r} must be a text, such as {example}")
-    if not isinstance(settings.k, list | tuple) or not settings.k:
-        raise ValueError(f"k={settings.k!r} must be a list of sizes, such as [10, 50, 100]")
-    for k in settings.k:
-        _check_count("k", k)
-    if settings.epsilons is not None and not isinstance(settings.epsilons, list | tuple):
-        raise ValueError(f"epsilons={settings.epsilons!r} must be a list of gaps, such as [0.05]")
-    for epsilon in settings.epsilons or []:
-        if not _is_above_0(epsilon):
-            raise ValueError(f"epsilons hold {epsilon!r}; give gaps above 0, such as 0.05")
-    if settings.spread is not None:
-        if not isinstance(settings.spread, Mapping):
+        if k // count > fewest:
             raise ValueError(
-                f"spread={settings.spread!r} must be a table, such as {{size: 4, count: 5}}"
+                f"k={k} of {count} classes: ipc={k // count} is more than the {fewest} images of "
+                f"class {dataset.classes[there.index(fewest)]}; choose ipc <= {fewest}"
             )
-        check_names(settings.spread, ["size", "count"], "parameter of spread")
-        for name in ("size", "count"):
-            _check_count(f"{name} of spread", settings.spread.get(name), least=2)
-    check_share(settings.floor_share)
-
-
-def check_share(floor_share: Any) -> None:
-    """Raise ValueError unless the share of a floor is a number above 0."""
-    if not _is_above_0(floor_share):
-        raise ValueError(f"floor_share={floor_share!r} must be a number above 0, such as 0.1")
-
-
-def _is_above_0(value: Any) -> bool:
-    return isinstance(value, int | float) and value is not True and 0 < value < math.inf
-
-
-def _check_count(name: str, value: Any, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return sorted({k // count for k in ks})

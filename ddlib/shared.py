@@ -32,11 +32,7 @@ def write(dataset: DataSet, path: Path) -> None:
     for name in SPLITS:
         split = getattr(dataset, name)
         tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels}
-    described = {
-        "name": dataset.name,
-        "normalisation": normalisation,
-        "classes": dataset.classes,
-    }
+    described = {"name": dataset.name, "normalisation": normalisation, "classes": dataset.classes}
     write_atomically(path, safetensors.torch.save(tensors, {"data": json.dumps(described)}))
 
 

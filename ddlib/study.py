@@ -5,8 +5,7 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 """
 
 import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,6 @@ from ddlib.running import Running, alone, is_settled, read_record
 from ddlib.settings import (
     Settings,
     check_pilot,
-    check_values,
     data_options,
     network_options,
     read_evaluations,
@@ -39,7 +37,6 @@ from ddlib.settings import (
     read_sets,
 )
 from ddlib.shared import one_copy
-from ddlib.training import Recipe
 
 COLUMNS = [
     *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
@@ -78,14 +75,9 @@ class Plan:
         ]
 
     @property
-    def recipe(self) -> Recipe:
-        """How the networks of the first configuration, the study's own, are trained."""
-        return next(iter(self.configurations.values())).recipe
-
-    @property
-    def network(self) -> dict[str, Any]:
-        """The network of the first configuration, its name and options."""
-        return dict(next(iter(self.configurations.values())).network)
+    def first(self) -> Configuration:
+        """The first configuration, which is the study's own."""
+        return next(iter(self.configurations.values()))
 
     @property
     def references(self) -> list[tuple[str, int]]:
@@ -113,13 +105,10 @@ class Plan:
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
         return self.cache / "references" / name
 
-    def reference_paths(self, configuration: str, seed: int) -> tuple[Path, Path]:
-        """The files of a reference: its score, and what it showed on the probe images."""
-        return self.reference_path(configuration, seed), self.observed_path(configuration, seed)
-
     def has_reference(self, configuration: str, seed: int) -> bool:
         """Whether a reference is settled: it diverged, or ended and left what it showed."""
-        path, observed = self.reference_paths(configuration, seed)
+        path = self.reference_path(configuration, seed)
+        observed = self.observed_path(configuration, seed)
         return is_settled(path) and (observed.exists() or read_record(path)["status"] == "diverged")
 
     def observed_path(self, configuration: str, seed: int) -> Path:
@@ -147,24 +136,14 @@ class Plan:
         entry, folder = self.entry(method), self.cache / "prepared"
         if not entry.preparation:
             return []
-        jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
         of_network = entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
+        jobs = entry.preparation.jobs(parameters, self.ipcs)
         identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
-        there = [path.name for path in folder.iterdir()] if length and folder.exists() else []
-        found = []
-        for job in jobs:
-            named = {key: value for key, value in job.items() if key != length}
-            name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
-            found.append(_long_enough(name, job[length], there) if length else name)
-        return [(job, folder / name) for job, name in zip(jobs, found, strict=True)]
-
-
-def _long_enough(name: str, length: int, there: Iterable[str]) -> str:
-    """Return the file of a name: the shortest that is there and long enough, or one to be made."""
-    lengths = (re.fullmatch(rf"{re.escape(name)}-(\d+)", each) for each in there)
-    enough = [int(each[1]) for each in lengths if each and int(each[1]) >= length]
-    return f"{name}-{min(enough, default=length)}"
+        return [
+            (job, folder / f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}")
+            for job in jobs
+        ]
 
 
 @dataclass(frozen=True)
@@ -189,11 +168,6 @@ class Trial:
     @property
     def name(self) -> str:
         return f"{self.method}-ipc{self.ipc}-seed{self.seed}"
-
-    @property
-    def shares(self) -> bool:
-        """Whether one call distils all sizes."""
-        return self.plan.entry(self.method).shares
 
     @property
     def set_path(self) -> Path:
@@ -232,32 +206,6 @@ class Result:
         columns = ["configuration", "method", "k", "seed", "status", "message"]
         return failed[columns].reset_index(drop=True)
 
-    @property
-    def sound(self) -> list[str]:
-        """The configurations whose networks trained on all data ended well, every seed."""
-        ended = (self.references["status"] == "ok").groupby(self.references["configuration"]).all()
-        return [name for name in self.plan.configurations if ended[name]]
-
-    @property
-    def families(self) -> dict[str, Family]:
-        """The plan's families, of `sound` configurations alone; one without any is left out."""
-        sound, left = self.sound, {}
-        for name, family in self.plan.families.items():
-            members = tuple(member for member in family.members if member in sound)
-            if members:
-                left[name] = replace(family, members=members)
-        return left
-
-    @property
-    def augmented(self) -> "Result | None":
-        """The part under the configuration that differs from the first in augmenting alone."""
-        (_, first), *rest = self.plan.configurations.items()
-        for name, other in rest:
-            plain = replace(other, recipe=replace(other.recipe, augmentation="none"))
-            if first.recipe.augmentation == "none" and plain == first:
-                return self.under(name)
-        return None
-
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result of one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
@@ -282,15 +230,18 @@ class Result:
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
 
 
-def check(settings: Settings) -> None:
-    """Raise ValueError, in one sentence, for all that can be refused before data are read."""
-    check_values(settings)
-    read_methods(settings)
-    check_pilot(settings.pilot, settings.k, read_evaluations(settings))
-    read_sets(settings)
+def check(settings: Settings) -> dict[str, Any]:
+    """Return methods, configurations and families of a study, as its `Plan` has them.
+
+    Raises ValueError, in one sentence, for all that can be refused before data are read.
+    """
+    methods, configurations = read_methods(settings), read_evaluations(settings)
+    check_pilot(settings.pilot, settings.k, configurations)
+    families = read_sets(settings)
     data_options(settings)
     network_options(settings)
     check_precision(settings.precision, read_device(settings.device))
+    return {"methods": methods, "configurations": configurations, "families": families}
 
 
 def prepare(settings: Settings) -> Plan:
@@ -298,18 +249,18 @@ def prepare(settings: Settings) -> Plan:
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    check(settings)
-    extensions = read_extensions(settings.extensions)
-    methods = read_methods(settings)
-    configurations = read_evaluations(settings)
-    families = read_sets(settings)
+    read = check(settings)
     options, shape = data_options(settings), network_options(settings)
-    device = read_device(settings.device)
     dataset = data.load(**options)
-    texts = plain_text(options), plain_text(shape)
-    networks.build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
-    for name, configuration in configurations.items():
-        _check_fits(name, configuration, dataset)
+    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
+    networks.build(**shape, **sizes)
+    for name, configuration in read["configurations"].items():
+        try:
+            configuration.build(**sizes)
+        except ValueError as error:
+            raise ValueError(
+                f"the configuration {name!r} does not fit {dataset.name}: {error}"
+            ) from None
     ipcs = read_ipcs(settings.k, dataset)
     folder, cache = from_root(settings.results), from_root(settings.cache)
     for place in (cache, folder):
@@ -317,20 +268,11 @@ def prepare(settings: Settings) -> Plan:
     digest = images_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
-    context = work.Context(
-        *texts, digest, str(copy), device, settings.precision, work.code(), extensions
-    )
-    places = ipcs, folder, cache
-    return Plan(settings, dataset, context, configurations, families, methods, *places)
-
-
-def _check_fits(name: str, configuration: Configuration, dataset: data.DataSet) -> None:
-    try:
-        configuration.build(dataset.image_shape, dataset.class_count)
-    except ValueError as error:
-        raise ValueError(
-            f"the configuration {name!r} does not fit {dataset.name}: {error}"
-        ) from None
+    made = plain_text(options), plain_text(shape), digest
+    where = str(copy), read_device(settings.device), settings.precision
+    extensions = read_extensions(settings.extensions)
+    context = work.Context(*made, *where, work.code(), extensions)
+    return Plan(settings, dataset, context, **read, ipcs=ipcs, folder=folder, cache=cache)
 
 
 def run(settings: Settings) -> Result:
@@ -346,8 +288,8 @@ def run(settings: Settings) -> Result:
         trials = [trial for trial in plan.trials if not is_settled(trial.path)]
         references = [pair for pair in plan.references if not plan.has_reference(*pair)]
         if trials or references:
-            with connect(settings, plan.cache) as workers:
-                Running(plan, workers).finish(trials, references)
+            with connect(settings, plan.cache) as (client, sees_cache):
+                Running(plan, client, sees_cache).finish(trials, references)
         return collect(plan)
 
 

@@ -4,7 +4,7 @@
 results folders of notebooks 02 and 03 under their `digits.yaml`.
 """
 
-import base64
+import itertools
 import json
 import sys
 from collections import Counter
@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from ddlib import coverage, coverage_laws
-from ddlib.distilled import load_distilled
+from ddlib.distilled import load_distilled, png, png_address
 from ddlib.files import from_root, write_atomically
 from ddlib.settings import Settings, read_sets, read_settings
 
@@ -99,15 +99,11 @@ class Tables:
 
     def sheet_address(self, method: str, ipc: int) -> str | None:
         """Return the sheet as a data address, enlarged with its pixels kept square."""
-        png = self.sheet(method, ipc)
-        if png is None:
+        sheet = self.sheet(method, ipc)
+        if sheet is None:
             return None
-        image = Image.open(BytesIO(png))
-        factor = max(1, round(SHEET_PIXELS / max(image.size)))
-        large = image.resize(
-            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
-        )
-        return "data:image/png;base64," + base64.b64encode(_png(large)).decode()
+        image = Image.open(BytesIO(sheet))
+        return png_address(image, max(1, round(SHEET_PIXELS / max(image.size))))
 
 
 def read(folder: str | Path) -> Tables:
@@ -134,16 +130,8 @@ def read(folder: str | Path) -> Tables:
     trials, references = map(pd.read_parquet, needed[1:3])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
-    distances, noise = _distances(folder / DISTANCES)
-    return Tables(
-        folder=folder.resolve(),
-        settings=settings,
-        trials=trials,
-        references=references,
-        distances=distances,
-        noise=noise,
-        sheets=_sheets(folder),
-    )
+    told = *_distances(folder / DISTANCES), _sheets(folder)
+    return Tables(folder.resolve(), settings, trials, references, *told)
 
 
 def example() -> list[Tables]:
@@ -159,14 +147,14 @@ def named(studies: Sequence[Tables]) -> dict[str, Tables]:
     counts = Counter(study.folder for study in studies)
     if twice := [folder for folder, count in counts.items() if count > 1]:
         raise ValueError(f"the study in {twice[0]} is given twice; give each folder once")
-    parts = dict.fromkeys(counts, 2)
-    while True:
-        names = [study.name(parts[study.folder]) for study in studies]
-        alike = [s for s, name in zip(studies, names, strict=True) if names.count(name) > 1]
-        if not alike:
-            return dict(zip(names, studies, strict=True))
-        for study in alike:
-            parts[study.folder] += 1
+    return {_name(study, studies): study for study in studies}
+
+
+def _name(study: Tables, studies: Sequence[Tables]) -> str:
+    for parts in itertools.count(2):
+        name = study.name(parts)
+        if [other.name(parts) for other in studies].count(name) == 1:
+            return name
 
 
 def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:
@@ -179,19 +167,15 @@ def write_example(folders: list[Path], target: Path = EXAMPLE) -> None:
     """Write what `read` needs of these results folders to `target`, images as small sheets."""
     for folder in folders:
         tables, place = read(folder), target / Path(folder).parent.name / Path(folder).name
-        for name in ("settings.json", "trials.parquet", "references.parquet"):
-            write_atomically(place / name, _small(from_root(str(folder)) / name))
+        write_atomically(place / "settings.json", (tables.folder / "settings.json").read_bytes())
+        for name in ("trials", "references"):
+            content = getattr(tables, name).to_parquet(index=False, compression="zstd")
+            write_atomically(place / f"{name}.parquet", content)
         if tables.distances is not None:
             write_distances(place, tables.distances, tables.noise)
         rows = [(*key, tables.sheet(*key)) for key in tables.sheets if key[0] in tables.methods]
         sheets = pd.DataFrame(rows, columns=["method", "ipc", "png"])
         write_atomically(place / SHEETS, sheets.to_parquet(index=False))
-
-
-def _small(path: Path) -> bytes:
-    if path.suffix != ".parquet":
-        return path.read_bytes()
-    return pd.read_parquet(path).to_parquet(index=False, compression="zstd")
 
 
 def _distances(path: Path) -> tuple[pd.DataFrame | None, float]:
@@ -209,8 +193,6 @@ def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
         table = pd.read_parquet(folder / SHEETS)
         return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
     costs = pd.read_parquet(folder / "costs.parquet")
-    if "set" not in costs:
-        return {}  # of a version that did not say which files are its own
     first = costs[costs["seed"] == 0].drop_duplicates(["method", "ipc"])
     named = first[["method", "ipc", "set"]].itertuples(index=False)
     files = {(method, ipc): folder / "distilled" / name for method, ipc, name in named}
@@ -225,13 +207,7 @@ def _drawn(path: Path) -> bytes:
     grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:CLASSES, :COPIES]
     grid = np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
     sheet = grid.transpose(1, 2, 0, 3, 4).reshape(grid.shape[1] * (height + 1), -1, channels)
-    return _png(Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    return png(Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet))
 
 
 def main(arguments: list[str]) -> None:

@@ -228,19 +228,14 @@ def _initial(
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
-def _opened(options: str, digest: str, copy: str) -> data.DataSet:
-    return shared.read(Path(copy), digest) or _loaded(options, digest)
-
-
-@lru_cache(maxsize=1)
 def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = _opened(options, digest, copy)
-    on_device = {
-        name: data.Split(split.images.to(device), split.labels.to(device))
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-    }
-    return replace(dataset, **on_device)
+    dataset = shared.read(Path(copy), digest) or _loaded(options, digest)
+    train, test = (
+        data.Split(split.images.to(device), split.labels.to(device))
+        for split in (dataset.train, dataset.test)
+    )
+    return replace(dataset, train=train, test=test)
 
 
 def _loaded(options: str, digest: str) -> data.DataSet:

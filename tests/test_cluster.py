@@ -168,11 +168,11 @@ def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(
 
     @contextmanager
     def connect_and_join(*given):
-        with connect(*given) as workers:
+        with connect(*given) as (client, sees_cache):
             cluster.add(**which[unfit])
-            workers.client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=60)
             cluster.workers[0].kill()  # or it might be quick enough to do all
-            yield workers
+            yield client, sees_cache
 
     with monkeypatch.context() as patched:
         patched.setattr(study, "connect", connect_and_join)
@@ -213,8 +213,8 @@ def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_acceler
         return "torch._dynamo" in sys.modules and knows_its_code and heeds_no_key
 
     def told(**changes) -> tuple[int, bool, str | None]:
-        with connect(settings(tmp_path, **changes), tmp_path) as workers:
-            ask = workers.client.run
+        with connect(settings(tmp_path, **changes), tmp_path) as (client, _):
+            ask = client.run
             asked = os.getppid, is_loaded, partial(os.getenv, "LATER")
             answers = [ask(each).values() for each in asked]
         [same] = set(zip(*answers, strict=True))
@@ -233,8 +233,8 @@ def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_acceler
 
 def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, monkeypatch):
     def names(**changes) -> set[str]:
-        with connect(settings(tmp_path, **changes), tmp_path) as workers:
-            return set(workers.client.scheduler_info()["workers"])
+        with connect(settings(tmp_path, **changes), tmp_path) as (client, _):
+            return set(client.scheduler_info()["workers"])
 
     with in_process() as address:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
@@ -248,42 +248,31 @@ def test_an_event_loop_may_be_late_and_dask_starts_none_of_its_own(tmp_path, mon
     monkeypatch.setattr(
         "distributed.utils._CollectErrorThread", lambda **_: pytest.fail("Dask started a loop")
     )
-    run = asyncio.run
 
-    def late(coroutine):
-        time.sleep(0.3)
-        run(coroutine)
+    class Late(asyncio.SelectorEventLoop):
+        def run_forever(self):
+            time.sleep(0.3)
+            super().run_forever()
 
-    monkeypatch.setattr(asyncio, "run", late)
+    monkeypatch.setattr(asyncio, "new_event_loop", Late)
     event_loop.cache_clear()
-    with in_process() as address, connect(settings(tmp_path, workers=1), tmp_path) as own:
-        assert len(own.client.run(work.code)) == 1
-        assert own.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl) is None
-        with connect(settings(tmp_path, scheduler_address=address), tmp_path) as named:
-            assert list(named.client.scheduler_info()["workers"]) != list(own.client.run(str))
+    with in_process() as address, connect(settings(tmp_path, workers=1), tmp_path) as (own, _):
+        assert len(own.run(work.code)) == 1
+        assert own.run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl) is None
+        with connect(settings(tmp_path, scheduler_address=address), tmp_path) as (named, _):
+            assert list(named.scheduler_info()["workers"]) != list(own.run(str))
 
 
 def test_an_event_loop_that_cannot_start_says_why(monkeypatch):
-    def failing(coroutine):
-        coroutine.close()
+    def failing():
         raise OSError("too many open files")
 
-    monkeypatch.setattr(asyncio, "run", failing)
+    monkeypatch.setattr(asyncio, "new_event_loop", failing)
     event_loop.cache_clear()
     with pytest.raises(OSError, match="too many open files"):
         event_loop()
     monkeypatch.undo()
     assert event_loop().asyncio_loop.is_running()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_fork_has_an_event_loop_of_its_own():
-    ours = event_loop()
-    child = os.fork()
-    if not child:
-        os._exit(event_loop() is ours)
-    assert os.waitpid(child, 0)[1] == 0
-    assert event_loop() is ours
 
 
 def test_workers_that_do_not_start_are_said_in_one_sentence(monkeypatch):

@@ -14,7 +14,6 @@ from ddlib.networks import build
 from ddlib.settings import (
     Exploration,
     Settings,
-    check_values,
     data_options,
     network_options,
     notebook_parameters,
@@ -92,7 +91,6 @@ def test_notebook_is_clean_and_takes_parameters(path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_profile_is_valid_without_its_data_and_its_device(path):
     settings = read_settings(yaml.safe_load(path.read_text()))
-    check_values(settings)
     read_methods(settings)
     Recipe.read(settings.training, "training")
     options, network = data_options(settings), network_options(settings)

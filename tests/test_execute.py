@@ -86,8 +86,8 @@ def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp
     [
         ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
         ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
-        ("k: [10]", {}, "the parameter 'data' is missing; add it to the YAML file"),
-        (None, {"results": 5}, "results=5 must be a text, such as results/mine"),
+        ("k: [10]", {}, "the parameter 'data' of this study is missing; add it to the YAML"),
+        (None, {"results": 5}, "this study: results=5 must be text"),
         (None, {"seedz": 3}, "'seedz' is not a parameter of this study; did you mean 'seeds'"),
     ],
 )

@@ -149,14 +149,14 @@ def test_a_bad_file_is_refused_with_its_line(write, text, sentence):
 @pytest.mark.parametrize(
     ("given", "kind", "sentence"),
     [
-        ("mine.py", ValueError, r"extensions='mine.py' must be a list of Python files, such as"),
-        ([3], ValueError, r"extensions=\[3\] must be a list of Python files"),
+        ("mine.py", ValueError, r"this study: extensions='mine.py' must be a list of texts"),
+        ([3], ValueError, r"this study: extensions\[0\]=3 must be text"),
         (["no/such.py"], FileNotFoundError, r"there is no file .*no/such\.py; give its path from"),
     ],
 )
 def test_what_names_no_file_is_refused(given, kind, sentence):
     with pytest.raises(kind, match=sentence):
-        read_extensions(given)
+        read_settings({**TINY, "results": "results/none", "extensions": given})
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

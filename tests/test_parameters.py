@@ -35,6 +35,47 @@ def test_defaults_stand_where_nothing_is_given():
         assert parameters == Cooking(20, 2, 0.5, "iron", 1.0, {1: 1, 10: 50}, "anyone", [3, 1])
 
 
+@dataclass(frozen=True)
+class Serving(Parameters):
+    guests: int = setting(kind=int, least=1)
+    note: dict | None = None
+    table: str | None = setting(None, kind=str)
+    prices: list[float] | None = setting(None, kind=list, of=float, above=0)
+    names: list[str] = setting([], of=str)
+    share: float = setting(0.5, above=0)
+
+
+def test_what_has_no_default_must_be_given_and_what_is_none_may_stay_so():
+    assert Serving.required() == ["guests"]
+    assert Cooking.required() == []
+    with pytest.raises(ValueError, match=r"^the parameter 'guests' of dinner is missing; add it"):
+        Serving.read({"share": 1}, "dinner")
+    given = {"guests": 3, "prices": [1, 0.5], "names": ["Ann"], "note": {"1": 2}}
+    read = Serving.read(given | {"table": None}, "dinner")
+    assert read == Serving(3, {"1": 2}, None, [1, 0.5], ["Ann"], 0.5)  # of a note all is left
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"guests": None}, "dinner: guests=None must be a whole number of at least 1"),
+        ({"table": 3}, "dinner: table=3 must be text"),
+        ({"table": " "}, "dinner: table=' ' must be text"),
+        ({"prices": 3}, "dinner: prices=3 must be a list of numbers above 0"),
+        ({"prices": [0.1, 0]}, "dinner: prices[1]=0 must be a number above 0"),
+        ({"names": "Ann"}, "dinner: names='Ann' must be a list of texts"),
+        ({"names": [3]}, "dinner: names[0]=3 must be text"),
+        ({"share": 0}, "dinner: share=0 must be a number above 0"),
+        ({"share": math.inf}, "dinner: share=inf must be a number above 0"),
+        ({"share": True}, "dinner: share=True must be a number above 0"),
+    ],
+)
+def test_limits_and_kinds_are_those_declared(given, message):
+    with pytest.raises(ValueError, match="dinner") as raised:
+        Serving.read({"guests": 3, **given}, "dinner")
+    assert str(raised.value) == message
+
+
 def test_given_values_replace_defaults():
     read = Cooking.read({"eggs": 3, "heat": 1, "salt": {5: 0.1, 50: 2}}, "soup")
     assert (read.eggs, read.heat, read.salt, read.minutes) == (3, 1, {5: 0.1, 50: 2}, 20)
@@ -122,6 +163,8 @@ def test_check_names_without_a_near_miss_lists_the_allowed():
         check_names(["x"], [], "dish")
     with pytest.raises(ValueError, match=r"^'x' is not an egg; allowed: duck, hen$"):
         check_names(["x"], ["duck", "hen"], "egg")
+    with pytest.raises(ValueError, match=r"^'Soupe' is not a dish; did you mean 'soup'\? allowed"):
+        check_names(["Soupe"], ["soup", "hen"], "dish")
     check_names(["soup"], ["soup", "stew"], "dish")
     check_names([], [], "dish")
 

@@ -27,6 +27,10 @@ class Plan:
     options: dict = field(default_factory=lambda: {"name": "cifar10", "classes": None})
 
     @property
+    def first(self):
+        return SimpleNamespace(recipe=self.recipe, network=self.network)
+
+    @property
     def context(self):
         return SimpleNamespace(data=json.dumps(self.options))
 

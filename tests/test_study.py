@@ -4,6 +4,7 @@ Worker processes take seconds to start, so two tests only use them; the rest run
 scheduler inside the test process, which is also what `scheduler_address` is for.
 """
 
+import asyncio
 import itertools
 import json
 import math
@@ -15,7 +16,6 @@ import statistics
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, training, work
+from ddlib import data, networks, running, study, tables, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -264,16 +264,23 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
     finished, tmp_path, monkeypatch
 ):
     """Elsewhere, with one worker instead of two, which is killed with most trials still to do."""
-    save, saved = running.Running._save, []
+    save, saved, connect, processes = running.Running._save, [], study.connect, []
+
+    @contextmanager
+    def connect_and_tell(*given):
+        with connect(*given) as (client, sees_cache):
+            processes.extend(client.run(os.getpid).values())
+            yield client, sees_cache
 
     def save_and_kill(run, trial, record):
         save(run, trial, record)
         saved.append(trial)
         if len(saved) == 2:
-            [process] = run.client.run(os.getpid).values()
+            [process] = processes
             assert process != os.getpid()
             os.kill(process, signal.SIGKILL)
 
+    monkeypatch.setattr(study, "connect", connect_and_tell)
     monkeypatch.setattr(running.Running, "_save", save_and_kill)
     result = study.run(settings(tmp_path / "elsewhere" / "other", workers=1))
     assert len(saved) == TRIALS
@@ -318,7 +325,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
         save(run, trial, record)
         saved.append(trial.path)
         if len(saved) == 5:
-            raise KeyboardInterrupt
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     with monkeypatch.context() as patched:
         patched.setattr(running.Running, "_save", save_and_interrupt)
@@ -538,6 +545,16 @@ def test_a_worker_without_the_data_ends_the_study_and_fails_no_trial(
 # Two processes at once.
 
 
+def between_looks(monkeypatch, act) -> None:
+    """Call `act` in the place of a wait for what another process is making."""
+
+    async def sleep(seconds):
+        act()
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(running, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+
+
 def test_what_another_process_is_making_is_waited_for_and_taken(
     finished, tmp_path, scheduler, monkeypatch
 ):
@@ -545,21 +562,20 @@ def test_what_another_process_is_making_is_waited_for_and_taken(
     chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
     theirs = study.prepare(chosen).reference_path("own", 1)
     (tmp_path / "cache" / "locks").mkdir()
-    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock")
+    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock", thread_local=False)
     lock.acquire()
-    looked, look = [], running.time.sleep
+    looked = []
 
-    def end_meanwhile(seconds):
-        looked.append(seconds)
+    def end_meanwhile():
+        looked.append(theirs)
         if len(looked) == 2:
             for folder in ("references", "observed"):
                 source = finished.folder.parent / "cache" / folder
                 shutil.copytree(source, tmp_path / "cache" / folder, dirs_exist_ok=True)
             os.utime(theirs, (1, 1))
             lock.release()
-        look(0.01)
 
-    monkeypatch.setattr(running.time, "sleep", end_meanwhile)
+    between_looks(monkeypatch, end_meanwhile)
     result = study.run(chosen)
     assert theirs.stat().st_mtime == 1
     assert len(looked) >= 2
@@ -571,9 +587,9 @@ def test_what_another_process_left_undone_is_done_here(finished, tmp_path, sched
     chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
     theirs = study.prepare(chosen).reference_path("own", 1)
     (tmp_path / "cache" / "locks").mkdir()
-    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock")
+    lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock", thread_local=False)
     lock.acquire()
-    monkeypatch.setattr(running.time, "sleep", lambda seconds: lock.release())
+    between_looks(monkeypatch, lock.release)
     study.run(chosen)
     assert (tmp_path / "grid/references.parquet").read_bytes() == finished.table("references")
     assert not list((tmp_path / "cache" / "locks").iterdir())
@@ -603,9 +619,7 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
 def as_on_a_card(self, trial):
     """Return the group of a trial on an accelerator, with the study's own settings."""
     plan = replace(self.plan, context=replace(self.plan.context, device="cuda"))
-    card = SimpleNamespace(plan=plan, seeds_at_once={})
-    card._seeds_at_once = partial(running.Running._seeds_at_once, card)
-    return GROUP(card, trial)
+    return GROUP(SimpleNamespace(plan=plan), trial)
 
 
 def on_a_card(monkeypatch) -> list[list[int]]:
@@ -614,36 +628,11 @@ def on_a_card(monkeypatch) -> list[list[int]]:
 
     def recorded(self, trials, sets):
         jobs.append([trial.seed for trial in trials])
-        train_on(self, trials, sets)
+        return train_on(self, trials, sets)
 
     monkeypatch.setattr(running.Running, "_train_on", recorded)
     monkeypatch.setattr(running.Running, "_group", as_on_a_card)
     return jobs
-
-
-def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
-    plan = study.prepare(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
-    card = SimpleNamespace(plan=plan)
-
-    def groups(**changes) -> list[list[int]]:
-        card.plan = replace(plan, **changes)
-        found: dict[object, list[int]] = {}
-        for trial in card.plan.trials:
-            found.setdefault(as_on_a_card(card, trial), []).append(trial.seed)
-        return list(found.values())
-
-    assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
-    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
-    assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
-    few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
-    assert groups(settings=few) == [[seed] for seed in range(7)]
-    monkeypatch.undo()
-    monkeypatch.setattr(training, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
-    assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
-    monkeypatch.undo()
-    normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
-    own = {name: replace(one, network=normed) for name, one in plan.configurations.items()}
-    assert groups(configurations=own) == [[seed] for seed in range(7)]
 
 
 def test_every_set_of_a_job_has_its_own_networks_scores(tmp_path):
@@ -762,24 +751,6 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
     assert sorted(made) == [1, 10, 100]
 
 
-def test_experts_that_are_long_enough_are_taken(tmp_path):
-    def files(*ks: int) -> list[Path]:
-        methods = {"mtt": {"experts": 2, "max_start": {1: 2, 10: 20}}}
-        plan = study.prepare(settings(tmp_path / "study", methods=methods, k=ks))
-        return [path for _, path in plan.preparations("mtt")]
-
-    short, long = files(3), files(3, 30)
-    assert [path.name.rsplit("-", 1)[1] for path in short + long] == ["3", "3", "21", "21"]
-    assert len(set(short + long)) == 4
-    long[0].parent.mkdir(parents=True)
-    long[0].touch()
-    long[0].with_name(f"{long[0].name}.seconds").touch()
-    assert files(3) == [long[0], short[1]]
-    short[0].touch()
-    assert files(3) == short
-    assert files(3, 30) == long
-
-
 def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
     methods = {"mgd3": {"unet_steps": 3}, "mtt": {"experts": 2}}
     wide, narrow = (
@@ -844,17 +815,21 @@ def with_method(name: str, **parameters) -> dict:
 BAD = {
     "data set": (
         {"data": {"name": "digit"}},
-        "unknown data set 'digit'; did you mean digits? choose one of digits, mnist",
+        "'digit' is not a data set, nor the path of a folder of your own data; did you mean "
+        "'digits'? allowed: digits, mnist",
     ),
     "data is a name": ({"data": "digits"}, "data must be a table with a name"),
     "data option": (
         {"data": {"name": "digits", "perclass": 3}},
         "'perclass' is not a parameter of data; did you mean 'per_class'? allowed: name, classes",
     ),
-    "class": ({"data": {"name": "digits", "classes": [10]}}, "unknown class 10; choose from 0, 1"),
+    "class": (
+        {"data": {"name": "digits", "classes": [10]}},
+        "'10' is not a class of this data set; did you mean '1'? allowed: 0, 1, 2",
+    ),
     "per_class": (
         {"data": {"name": "digits", "per_class": "3"}},
-        "per_class='3' is not a positive whole number",
+        "per_class='3' must be a whole number of at least 1",
     ),
     "zca": (
         {"data": {"name": "digits", "zca": "yes"}},
@@ -937,10 +912,10 @@ BAD = {
         {"k": [2]},
         "k=2 is not a multiple of the 3 classes of digits; choose 3",
     ),
-    "k is one number": ({"k": 30}, "k=30 must be a list of sizes, such as [10, 50, 100]"),
-    "k is empty": ({"k": []}, "k=[] must be a list of sizes"),
-    "k in words": ({"k": ["3"]}, "k='3' must be a whole number of at least 1"),
-    "k of nothing": ({"k": [0, 3]}, "k=0 must be a whole number of at least 1"),
+    "k is one number": ({"k": 30}, "k=30 must be a list of whole numbers of at least 1"),
+    "k is empty": ({"k": []}, "k is empty; give sizes, such as [10, 50, 100]"),
+    "k in words": ({"k": ["3"]}, "k[0]='3' must be a whole number of at least 1"),
+    "k of nothing": ({"k": [3, 0]}, "k[1]=0 must be a whole number of at least 1"),
     "no seeds": ({"seeds": 0}, "seeds=0 must be a whole number of at least 1"),
     "list of seeds": ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
     "seeds is a truth": ({"seeds": True}, "seeds=True must be a whole number of at least 1"),
@@ -954,10 +929,10 @@ BAD = {
     ),
     "no floor_share": ({"floor_share": 0}, "floor_share=0 must be a number above 0"),
     "floor_share is a truth": ({"floor_share": True}, "floor_share=True must be a number above 0"),
-    "one gap": ({"epsilons": 0.05}, "epsilons=0.05 must be a list of gaps, such as [0.05]"),
+    "one gap": ({"epsilons": 0.05}, "epsilons=0.05 must be a list of numbers above 0"),
     "spread of one number": (
         {"spread": 4},
-        "spread=4 must be a table, such as {size: 4, count: 5}",
+        "spread must be a table of names and values, got 4",
     ),
     "pilot of one number": ({"pilot": 4}, "pilot=4 must be a table, such as {k: [10, 50], ...}"),
     "device": ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
@@ -969,12 +944,12 @@ BAD = {
         {"device": "cpu", "precision": "tf32"},
         "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
     ),
-    "results is a number": ({"results": 5}, "results=5 must be a text, such as results/"),
-    "results is empty": ({"results": ""}, "results='' must be a text, such as results/"),
-    "cache is a number": ({"cache": 5}, "cache=5 must be a text, such as results/cache"),
+    "results is a number": ({"results": 5}, "results=5 must be text"),
+    "results is empty": ({"results": ""}, "results='' must be text"),
+    "cache is a number": ({"cache": 5}, "cache=5 must be text"),
     "port for an address": (
         {"scheduler_address": 8786},
-        "scheduler_address=8786 must be a text, such as tcp://",
+        "scheduler_address=8786 must be text",
     ),
     "misspelt parameter": (
         {"sedes": 3},
@@ -1030,7 +1005,8 @@ def test_a_size_below_the_smallest_names_one_neighbour_only(tmp_path):
 @pytest.mark.parametrize("name", ["data", "network", "training", "methods", "k", "results"])
 def test_a_missing_parameter_is_named(name):
     given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
-    with pytest.raises(ValueError, match=f"^the parameter '{name}' is missing; add it to the YAML"):
+    sentence = f"^the parameter '{name}' of this study is missing; add it to the YAML file"
+    with pytest.raises(ValueError, match=sentence):
         read_settings(given)
 
 
@@ -1165,7 +1141,8 @@ def test_a_file_that_is_no_study_of_its_own_changes_the_notebooks_example():
 def test_a_study_of_its_own_must_give_all_that_has_no_default():
     given = notebook_parameters(executed(DEFAULTS, injected(data={"name": "mnist"}, k=[10])))
     assert given == {"data": {"name": "mnist"}, "k": [10]}
-    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
+    sentence = "the parameter 'network' of this study is missing; add it to the YAML file"
+    with pytest.raises(ValueError, match=sentence):
         read_settings(given)
 
 
@@ -1305,29 +1282,15 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(tmp_path, s
     }
     chosen = settings(tmp_path / "wild", scheduler_address=scheduler, **SEVERAL | changes)
     result = study.run(chosen)
-    assert result.sound == ["own", "adam", "lenet", "taught"]
-    assert {name: family.members for name, family in result.families.items()} == {
-        "all": ("own", "lenet")
+    tabled = tables.read(tmp_path / "wild")
+    assert tabled.configurations == ["own", "adam", "lenet", "taught"]
+    assert tabled.families == {
+        "all configurations": ("own", "adam", "lenet", "taught"),
+        "all": ("own", "lenet"),
     }
     assert result.observed("wild") == {}
     assert set(result.failures["configuration"]) == {"wild"}
     assert (result.failures["method"] == "all data").sum() == 2
-
-
-@pytest.mark.parametrize(
-    ("others", "found"),
-    [
-        ({"faster": {"learning_rate": 0.1}, "seen": {"augmentation": "dsa"}}, "seen"),
-        ({"both": {"learning_rate": 0.1, "augmentation": "dsa"}}, None),
-        ({}, None),
-    ],
-)
-def test_the_augmented_part_differs_in_augmenting_alone(tmp_path, scheduler, others, found):
-    configurations = {"own": {}, **others}
-    changes = {**SEVERAL, "configurations": configurations, "families": None, "seeds": 1}
-    result = study.run(settings(tmp_path / "x", scheduler_address=scheduler, **changes))
-    part = result.augmented
-    assert (part and part.trials["configuration"].unique().tolist()) == (found and [found])
 
 
 def test_a_training_shorter_than_its_parts_is_observed_too(tiny):
@@ -1382,11 +1345,11 @@ def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, message):
     [
         (
             {"spread": {"size": 1, "count": 2}},
-            "size of spread=1 must be a whole number of at least 2",
+            "spread: size=1 must be a whole number of at least 2",
         ),
-        ({"spread": {"size": 2}}, "count of spread=None must be"),
+        ({"spread": {"size": 2}}, "the parameter 'count' of spread is missing; add it"),
         ({"spread": {"sizes": 2}}, "'sizes' is not a parameter of spread"),
-        ({"epsilons": [0]}, "epsilons hold 0; give gaps above 0"),
+        ({"epsilons": [0.1, 0]}, r"epsilons\[1\]=0 must be a number above 0"),
         ({"configurations": ["own"]}, "configurations must be a table"),
     ],
 )
