@@ -92,6 +92,10 @@ def event_loop() -> "IOLoop":
     return asyncio.run_coroutine_threadsafe(current(), loop).result()
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=event_loop.cache_clear)  # which has no such thread
+
+
 @contextmanager
 def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
     """Keep one-thread processes on this machine, one a core by default; give their address."""

@@ -83,7 +83,13 @@ def execute(
         last.unlink(missing_ok=True)  # of another run than this
     papermill_io.register(str(executed), WholeFiles())
     try:
-        papermill.execute_notebook(notebook, executed, given, log_output=True, progress_bar=False)
+        # A progress bar that is drawn again and again is to leave its last state alone.
+        papermill.execute_notebook(
+            *(notebook, executed, given),
+            log_output=True,
+            progress_bar=False,
+            coalesce_streams=True,
+        )
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):

@@ -275,6 +275,16 @@ def test_an_event_loop_that_cannot_start_says_why(monkeypatch):
     assert event_loop().asyncio_loop.is_running()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_has_an_event_loop_of_its_own():
+    ours = event_loop()
+    child = os.fork()
+    if not child:
+        os._exit(event_loop() is ours)
+    assert os.waitpid(child, 0)[1] == 0
+    assert event_loop() is ours
+
+
 def test_workers_that_do_not_start_are_said_in_one_sentence(monkeypatch):
     def stopped(**_):
         raise RuntimeError("no room")

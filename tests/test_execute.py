@@ -49,6 +49,13 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
     assert capsys.readouterr().out.endswith(f"read {folder / 'question.html'}\n")
 
 
+def test_a_progress_bar_leaves_its_last_state_alone(run):
+    drawn = "for done in range(3):\n    print(end=f'\\r{done} of 2', flush=True)\nprint()"
+    executed = nbformat.read(run(drawn) / "question.ipynb", 4)
+    [output] = executed.cells[-1].outputs
+    assert output.text == "2 of 2\n"
+
+
 def test_what_checks_the_parameters_holds_no_memory_while_the_notebook_runs(run, tmp_path):
     run("1")
     code = (
