@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddlib.devices import send
+from ddlib.parameters import check_names
 
 CROP_FRACTION = 0.125  # largest shift, of the image's side
 CUTOUT_FRACTION = 0.5  # side of the hole, of the image's side
@@ -53,8 +54,12 @@ def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Dra
 
     families: names of FAMILIES, e.g. STRATEGIES["dsa"]; none of them gives the identity.
     count: 1 for a siamese draw, N for a draw per image of a batch of N.
+    Raises ValueError for an unknown family or a count below 1.
     Source: DSA, section 3.2; one family a call is the reference's mode 'S'.
     """
+    check_names(families, FAMILIES, "augmentation family")
+    if count < 1:
+        raise ValueError(f"count={count} images cannot be augmented; choose count >= 1")
     if not families:
         return Draw("none")
     chosen = torch.randint(len(families), (), generator=generator).item()

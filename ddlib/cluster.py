@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,17 +62,20 @@ def connect(settings: Settings, cache: Path) -> Iterator[tuple["Client", bool]]:
     other machines, without a folder that they share. Raises ValueError, in one sentence, if none
     answers or if one runs other code.
     """
+    from distributed import Client
+
     accelerated = read_device(settings.device) != "cpu"
     address = settings.scheduler_address
     if address is None and settings.workers is None and not accelerated:
         address = os.environ.get(ADDRESS) or None
-    with ExitStack() as kept:
-        if own := address is None:
-            # Processes that share an accelerator would each hold the data in its memory.
-            count = settings.workers or (1 if accelerated else None)
-            address = kept.enter_context(processes(count, accelerated))
-        client = kept.enter_context(_connected(address))
-        yield client, own or _checked(client, address, cache)
+    if address is not None:
+        with _connected(address) as client:
+            yield client, _checked(client, address, cache)
+        return
+    # Processes that share an accelerator would each hold the data in its memory.
+    count = settings.workers or (1 if accelerated else None)
+    with processes(count, accelerated) as own, Client(own, loop=event_loop()) as client:
+        yield client, True
 
 
 @cache

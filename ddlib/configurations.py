@@ -116,6 +116,10 @@ class Configuration:
             return networks.orthogonal_parameters(network, stream)
         return networks.initial_parameters(network, stream) | (body or {})
 
+    def evaluated(self, network: Network, seed: object, body: Theta | None = None) -> Theta:
+        """Return the weights from which the network of a seed's evaluation is trained."""
+        return self.initial(network, generator("evaluation weights", seed), body)
+
     def update(
         self, network: Network, theta: Theta, state: State, batch: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[Theta, State]:
@@ -207,8 +211,8 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
 
 
 PRETRAINED = {"rotation": (rotation_loss, ROTATIONS, ROTATIONS), "contrastive": (view_loss, 64, 1)}
-"""Ways to learn without labels: a loss, the outputs of its head, and how often that sees an image,
-by which batches are the smaller."""
+"""Ways to learn without labels: a loss, the outputs of its head, and how often that sees an image:
+its batches are smaller by so much."""
 
 INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 

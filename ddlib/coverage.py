@@ -148,11 +148,13 @@ def representation_distance(
     return _frame(np.maximum(1 - products / np.sqrt(np.outer(own, own)), 0.0), names)
 
 
-DISTANCES: dict[str, tuple[Callable, Callable]] = {  # and what each takes of one configuration
+DISTANCES: dict[str, tuple[Callable, Callable]] = {
     "predictions": (prediction_distance, lambda observed: observed["probabilities"]),
     "updates": (update_distance, lambda observed: observed["increments"].mean(axis=0)),
     "representations": (representation_distance, lambda observed: observed["features"]),
 }
+"""Distances by name: `distance(arrays, names)` gives the matrix between configurations, and
+`take(observed)` the array of one of them, from what `ddlib.study.Result.observed` gives of it."""
 
 
 def distances(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.DataFrame]:

@@ -200,8 +200,9 @@ def k_star(
         values, ks = values[..., known], cube.ks[known]
         falling = _isotonic(worst_over(values, weights))
         curves = falling, _isotonic(values.mean(axis=1).max(axis=0)[None])
-        found.append([_cross(curve, ks, epsilons) for curve in curves])
-        for epsilon, drawn, raw in zip(epsilons, *found[-1], strict=True):
+        crossed = [_cross(curve, ks, epsilons) for curve in curves]
+        found.append(crossed)
+        for epsilon, drawn, raw in zip(epsilons, *crossed, strict=True):
             estimate, low, high = laws.interval(drawn)
             censored = {0.0: BELOW, np.inf: ABOVE}.get(estimate, "")
             ends = np.clip([estimate, raw[0]], ks[0], ks[-1])

@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
 from ddlib.files import NOTE, check_writable, from_root, write_atomically, write_note
-from ddlib.page import failure, read_notebook, write_page
+from ddlib.page import failure, read_notebook, write_last_states, write_page
 
 WITH_PARENT = "--with-parent"
 """The first argument of a process that is to end with its parent, which has checked the parameters;
@@ -83,13 +83,7 @@ def execute(
         last.unlink(missing_ok=True)  # of another run than this
     papermill_io.register(str(executed), WholeFiles())
     try:
-        # A progress bar that is drawn again and again is to leave its last state alone.
-        papermill.execute_notebook(
-            *(notebook, executed, given),
-            log_output=True,
-            progress_bar=False,
-            coalesce_streams=True,
-        )
+        papermill.execute_notebook(notebook, executed, given, log_output=True, progress_bar=False)
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):
@@ -100,6 +94,7 @@ def execute(
                 "finished is kept: run again"
             ) from error
         raise
+    write_last_states(executed)
     write_page(executed, page)
     if identity:
         write_note(executed.parent, identity)

@@ -65,7 +65,12 @@ def read_extensions(paths: Sequence[str] | None) -> tuple[Extension, ...]:
 
     Raises ValueError with the file, and the line if there is one, FileNotFoundError for no file.
     """
-    extensions = tuple(_read(path) for path in dict.fromkeys(paths or ()))
+    given = [] if paths is None else paths
+    if not isinstance(given, list | tuple) or not all(isinstance(path, str) for path in given):
+        raise ValueError(
+            f"extensions={paths!r} must be a list of Python files, such as [my_method.py]"
+        )
+    extensions = tuple(_read(path) for path in dict.fromkeys(given))
     use(extensions)
     return extensions
 

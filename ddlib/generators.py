@@ -249,13 +249,16 @@ def _pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
 
 def _chosen_ids(classes: Sequence[str], given: Sequence[int], count: int) -> list[int]:
-    """Return the ids (C,) by which a model of `count` classes knows the data set's classes."""
+    """Return the ids (C,) by which a model of `count` classes knows the data set's classes.
+
+    One of fewer than ImageNet's thousand was not made on it, whatever classes are called.
+    """
     from torchvision.models import ResNet18_Weights
 
     names = ResNet18_Weights.DEFAULT.meta["categories"]  # of ImageNet, by id
     known = {name: number for number, name in enumerate(names)}
     ids = list(given) or [known.get(name) for name in classes]
-    if None in ids:
+    if None in ids or (count < len(known) and not given):
         ids = list(range(len(classes)))
     if len(ids) != len(classes) or max(ids) >= count:
         raise ValueError(

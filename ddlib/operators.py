@@ -57,7 +57,7 @@ def update_fields(
 def _states(
     dataset: DataSet, own: Configuration, network: Network, seed: object
 ) -> Iterator[Theta]:
-    """Return the shared weights, each of which the next ones overwrite."""
+    """Return the shared weights; the next ones may overwrite them."""
     train = dataset.train
     theta = own.initial(network, generator("shared state", seed))
     starts = [part * own.recipe.steps // STATES for part in range(STATES)]

@@ -25,7 +25,7 @@ NUMBERS = "application/vnd.ddlib.numbers+html"
 LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
 """Tags of cells that a page does without: papermill's notes of an error, which the banner tells,
 and what a notebook shows only as long as it has not been run."""
-OVERWRITTEN = re.compile(r".*\r(?=[^\r\n])")  # the start of a line that was written anew
+OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")  # the start of a line that was written anew
 NO_END = "it has no end; its process died, or is still at work"
 
 Links = Callable[[str], str | None]
@@ -43,6 +43,15 @@ def write_page(notebook_path: Path, html_path: Path) -> None:
     """
     page = render(read_notebook(notebook_path), notebook_path, pages_beside(html_path))
     write_atomically(html_path, page.encode())
+
+
+def write_last_states(notebook_path: Path) -> None:
+    """Write an executed notebook anew, with the last state of each of its progress bars alone."""
+    notebook = read_notebook(notebook_path)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _merge_streams(cell.outputs)
+    write_atomically(notebook_path, nbformat.writes(notebook).encode())
 
 
 def pages_beside(html_path: Path) -> Links:

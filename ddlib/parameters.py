@@ -24,6 +24,7 @@ def setting(
     above: float | None = None,
     by_ipc: bool = False,
     each: Callable[[Any], Any] | None = None,
+    example: str = "",
 ) -> Any:
     """Declare one parameter of a `Parameters` class: its default, and what it may be.
 
@@ -31,17 +32,19 @@ def setting(
     given where there is none, and where the default is None, None may stand as well. of: the kind
     of a list's items; choices: the allowed words; least: the smallest allowed number; above: what
     it must be above, in the place of `least`; by_ipc: whether a table {ipc: number} may stand for
-    the number; each: reads an item of a list, or raises ValueError.
+    the number; each: reads an item of a list, or raises ValueError; example: what to give, for
+    who gave a text or a list that is none.
     """
-    example = next(iter(default.values())) if isinstance(default, Mapping) else default
+    one = next(iter(default.values())) if isinstance(default, Mapping) else default
     metadata = {
-        "kind": kind or type(example),
+        "kind": kind or type(one),
         "of": of,
         "choices": choices,
         "least": least,
         "above": above,
         "by_ipc": by_ipc,
         "each": each,
+        "example": example,
         "optional": default is None,
     }
     if isinstance(default, Mapping | list):
@@ -163,12 +166,14 @@ def check_value(
     choices: Iterable[str] | None = None,
     by_ipc: bool = False,
     each: Callable[[Any], Any] | None = None,
+    example: str = "",
     optional: bool = False,
     **limits: float | None,
 ) -> None:
     """Raise ValueError unless `value` is what `setting` declares; limits: `least` and `above`."""
     if optional and value is None:
         return
+    such_as = f", such as {example}" if example else ""
     if choices is not None:
         check_names([value], choices, name)
     elif by_ipc and isinstance(value, Mapping):
@@ -180,8 +185,8 @@ def check_value(
             check_value(f"{name}[{ipc}]", number, kind=kind, **limits)
     elif kind is list:
         items = "" if each else f" of {_described(of, **limits, plural='s')}"
-        if not isinstance(value, list):
-            raise ValueError(f"{name}={value!r} must be a list{items}")
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name}={value!r} must be a list{items}{such_as}")
         for position, item in enumerate(value):
             if each:
                 _read_item(f"{name}[{position}]", item, each)
@@ -190,7 +195,8 @@ def check_value(
     elif not _fits(value, kind, **limits):
         table = " or a table {ipc: number}" if by_ipc else ""
         article = "" if kind is str else "a "
-        raise ValueError(f"{name}={value!r} must be {article}{_described(kind, **limits)}{table}")
+        what = f"{article}{_described(kind, **limits)}{table}"
+        raise ValueError(f"{name}={value!r} must be {what}{such_as}")
 
 
 def _read_item(name: str, item: Any, read: Callable[[Any], Any]) -> None:

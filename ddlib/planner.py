@@ -1,7 +1,7 @@
 """Planner: from a pilot of few k and few configurations to the images that a family needs.
 
-Each member's gaps are fitted by a power law with a floor; the family's worst gap is the largest of
-the curves. Gaps, families, seeds and letters are those of `coverage_laws`.
+Each member's gaps, in test error, are fitted by a power law with a floor; the family's worst gap is
+the largest of the curves. Gaps, families, seeds and letters are those of `coverage_laws`.
 """
 
 from collections.abc import Iterable, Sequence

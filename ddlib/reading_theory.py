@@ -109,7 +109,7 @@ def floors(table: pd.DataFrame) -> Text:
         else:
             told = "a floor" if last > before / 2 else "still falling"
             told += f", {last:.2g} at k = {k} against {before:.2g} at half of that"
-        if factor == "label noise":
+        if factor == "label noise" and "nothing" in gaps.index:
             more = gaps.loc[factor, "excess"].iloc[-1] - gaps.loc["nothing", "excess"].iloc[-1]
             told += f"; but the risk of D's own training is {more:.2g} higher than without it"
         lines.append(f"- {factor}: {told}")

@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -17,14 +19,14 @@ from ddlib import work
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import PROGRESS, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.training import DivergedError, Score
+from ddlib.training import DivergedError, Score, at_once
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
     from ddlib.study import Plan, Trial
 
-Later = Coroutine[Any, Any, Any]
+T = TypeVar("T")
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 LOOK_AGAIN = 1.0  # seconds between two looks at what another process is making
 
@@ -60,9 +62,15 @@ class Running:
 
     def __init__(self, plan: "Plan", client: "Client", sees_cache: bool):
         self.plan, self.client, self.sees_cache = plan, client, sees_cache
+        # Reads, packs and writes sets, in the order that is asked for: the loop is Dask's, whose
+        # connections wait for it.
+        self.hand = ThreadPoolExecutor(1)
+        # One after another, for a set may be large: those on their way there, and those back.
+        self.leaving, self.arriving = asyncio.Semaphore(1), asyncio.Semaphore(1)
         self.making: dict[Path, asyncio.Future[None]] = {}
         self.given: dict[Path, Future] = {}
         self.distilling: dict[Path, asyncio.Task[dict[int, BaseException]]] = {}
+        self.seeds_at_once: dict[tuple[str, int], int] = {}
 
     def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
         """Do these trials and networks trained on all data; return when none is left."""
@@ -81,6 +89,7 @@ class Running:
                 raise ConnectionError(GONE) from error
             finally:
                 working.cancel()
+                self.hand.shutdown(wait=False, cancel_futures=True)
         if self.done < self.total:
             raise ConnectionError(GONE)
 
@@ -98,14 +107,26 @@ class Running:
                 for job in _jobs(missing.values()):
                     task = tasks.create_task(self._distil(job))
                     self.distilling |= {trial.set_path: task for trial in job}
+            # Files that nobody here waits for, since another of their method's failed.
+            await asyncio.gather(*self.making.values(), return_exceptions=True)
         except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
+            error = several.exceptions[0]
+            raise error from error.__cause__
+        finally:
+            for one in self.making.values():
+                one.cancel()
 
-    def _submit(self, *call: Any, priority: int = 0) -> Later:
-        """Hand a job to the workers, and return what its result is to be awaited by."""
-        return self._result(self.client.submit(*call, pure=False, priority=priority))
+    async def _aside(self, do: Callable[..., T], *given: Any, **named: Any) -> T:
+        """Return what a call returns that may take long, made beside the loop."""
+        call = partial(do, *given, **named)
+        return await asyncio.get_running_loop().run_in_executor(self.hand, call)
+
+    async def _submit(self, *call: Any, priority: int = 0) -> "Future":
+        """Hand a job to the workers."""
+        return await self._aside(self.client.submit, *call, pure=False, priority=priority)
 
     async def _result(self, future: "Future") -> Any:
+        """Return the result of a job once it has ended; JobError if it failed."""
         error = await future.exception()
         if future.cancelled():
             raise ConnectionError(GONE)
@@ -114,7 +135,8 @@ class Running:
             raise ValueError(f"{error}, or stop it; what is finished is kept")
         if error is not None:
             raise JobError from error
-        return await future
+        async with self.arriving:
+            return await future
 
     # What studies share.
 
@@ -154,7 +176,8 @@ class Running:
         try:
             async with self._claimed(path):
                 if not path.exists():
-                    content, seconds = await self._submit(*job, priority=2)
+                    handed = await self._submit(*job, priority=2)
+                    content, seconds = await self._result(handed)
                     work.write_seconds(path, seconds)
                     write_atomically(path, content)
         finally:
@@ -167,14 +190,15 @@ class Running:
             chosen = self.plan.configurations[name]
             await self._made(path, work.pretrain, self.plan.context, chosen)
 
-    def _body(self, name: str) -> "Path | Future | None":
+    async def _body(self, name: str) -> "Path | Future | None":
         path = self.plan.pretrained_path(name)
-        return None if path is None else self._give(path)
+        return None if path is None else await self._give(path)
 
-    def _give(self, path: Path) -> "Path | Future":
+    async def _give(self, path: Path) -> "Path | Future":
         """Return what hands the file to a job: its path, or its content to who does not see it."""
-        if self.sees_cache:
-            return path.resolve()
+        return path.resolve() if self.sees_cache else await self._aside(self._sent, path)
+
+    def _sent(self, path: Path) -> "Future":
         if path not in self.given:
             content = path.read_bytes()
             self.given[path] = self.client.submit(work.pass_on, content, pure=False, priority=2)
@@ -190,7 +214,9 @@ class Running:
                 job = work.reference, plan.context, plan.configurations[name], seed
                 try:
                     await self._pretrained(name)
-                    made = await self._submit(*job, self._body(name), plan.settings.probe)
+                    body = await self._body(name)
+                    handed = await self._submit(*job, body, plan.settings.probe)
+                    made = await self._result(handed)
                 except JobError as failed:
                     record = failure(failed.__cause__)
                 else:
@@ -207,12 +233,16 @@ class Running:
         plan, first, ipcs = self.plan, job[0], [trial.ipc for trial in job]
         base, parameters = plan.methods[first.method]
         prepared = plan.preparations(first.method)
-        asked = [self._made(path, work.prepare, plan.context, base, one) for one, path in prepared]
+        asked = [
+            self._made(path, work.prepare, plan.context, base, one)
+            for one, path in prepared
+            if not path.exists()  # or large sets would come after small ones that need no files
+        ]
         try:
             await asyncio.gather(*asked)
-            files = [self._give(path) for _, path in prepared]
+            files = [await self._give(path) for _, path in prepared]
             call = work.distil, plan.context, base, asdict(parameters), ipcs, first.seed, files
-            outcomes, seconds = await self._submit(*call)
+            outcomes, seconds = await self._result(await self._submit(*call))
         except JobError as failed:
             return dict.fromkeys(ipcs, failed.__cause__)
         diverged = {}
@@ -222,20 +252,22 @@ class Running:
                 diverged[trial.ipc] = outcome
             else:
                 work.write_seconds(trial.set_path, seconds / len(job))
-                replace(outcome, method=trial.method).save(trial.set_path)
+                await self._aside(replace(outcome, method=trial.method).save, trial.set_path)
         return diverged
 
     async def _evaluate(self, group: list["Trial"]) -> None:
         """Evaluate trials together, once all have a set that did not fail before."""
         ready = [trial for trial in group if await self._is_ready(trial)]
-        sets = [load_distilled(trial.set_path) for trial in ready]
-        shapes = [each.images.shape for each in sets]
         jobs = []
-        for shape in dict.fromkeys(shapes):  # of which one may be a method's
-            own = [place for place, each in enumerate(shapes) if each == shape]
-            jobs.append(self._train_on([ready[n] for n in own], [sets[n] for n in own]))
-        del sets  # Dask has copies
-        await asyncio.gather(*jobs)
+        async with self.leaving:
+            sets = [await self._aside(load_distilled, trial.set_path) for trial in ready]
+            shapes = [each.images.shape for each in sets]
+            for shape in dict.fromkeys(shapes):  # of which one may be a method's
+                own = [place for place, each in enumerate(shapes) if each == shape]
+                trials = [ready[place] for place in own]
+                jobs.append((trials, await self._train_on(trials, [sets[n] for n in own])))
+            del sets  # Dask has copies
+        await asyncio.gather(*(self._save_scores(*job) for job in jobs))
 
     async def _is_ready(self, trial: "Trial") -> bool:
         """Wait for what an evaluation needs; return whether it is there, or else fail the trial."""
@@ -253,10 +285,21 @@ class Running:
         """Return what trials of one job have in common: on a processor each has its own."""
         if self.plan.context.device == "cpu":
             return trial.path
-        return trial.method, trial.configuration, trial.ipc
+        kind = trial.configuration, trial.ipc
+        if kind not in self.seeds_at_once:
+            self.seeds_at_once[kind] = self._seeds_at_once(*kind)
+        return trial.method, *kind, trial.seed // self.seeds_at_once[kind]
 
-    def _train_on(self, trials: list["Trial"], sets: list[DistilledSet]) -> Later:
-        """Hand the training on sets of one size to the workers; return what saves the scores."""
+    def _seeds_at_once(self, configuration: str, ipc: int) -> int:
+        """Return of how many seeds' sets an accelerator trains all evaluations at once."""
+        plan, chosen = self.plan, self.plan.configurations[configuration]
+        shape, classes = plan.dataset.image_shape, plan.dataset.class_count
+        network = chosen.build(shape, classes)
+        networks = at_once(network, ipc * classes, shape, chosen.recipe, plan.context.device)
+        return max(1, networks // plan.settings.evaluations)
+
+    async def _train_on(self, trials: list["Trial"], sets: list[DistilledSet]) -> list["Future"]:
+        """Hand the training on sets of one size to the workers."""
         # Not scattered: a worker that dies would take its scattered sets with it. Evaluations go
         # before sets that are still to be distilled: done is done.
         plan, name = self.plan, trials[0].configuration
@@ -265,12 +308,13 @@ class Running:
         numbers = list(range(plan.settings.evaluations))
         alone = plan.context.device == "cpu"  # an accelerator trains all of them together
         parts = [[number] for number in numbers] if alone else [numbers]
-        jobs = [self._submit(*job, part, self._body(name), priority=1) for part in parts]
-        return self._save_scores(trials, jobs)
+        body = await self._body(name)
+        return [await self._submit(*job, part, body, priority=1) for part in parts]
 
-    async def _save_scores(self, trials: list["Trial"], jobs: list[Later]) -> None:
+    async def _save_scores(self, trials: list["Trial"], jobs: list["Future"]) -> None:
         try:
-            outcomes, seconds = zip(*await asyncio.gather(*jobs), strict=True)
+            ended = await asyncio.gather(*map(self._result, jobs))
+            outcomes, seconds = zip(*ended, strict=True)
         except JobError as failed:
             for trial in trials:
                 self._save_failure(trial, failed.__cause__)

@@ -4,8 +4,8 @@ Papermill only logs a warning for a name that a notebook does not know, and YAML
 every name and every value is looked at, and refused in one sentence.
 """
 
+import ast
 import re
-import symtable
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -57,25 +57,25 @@ class Settings(Parameters):
     network: Mapping[str, Any]
     training: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any] | None]
-    k: list[int] = setting(kind=list, least=1)
-    results: str = setting(kind=str)
+    k: list[int] = setting(kind=list, least=1, example="[10, 50, 100]")
+    results: str = setting(kind=str, example="results/mine")
     configurations: Mapping[str, Mapping[str, Any] | None] | None = None
     families: Mapping[str, Any] | None = None
     spread: Mapping[str, int] | None = None
-    epsilons: list[float] | None = setting(None, kind=list, of=float, above=0)
+    epsilons: list[float] | None = setting(None, kind=list, of=float, above=0, example="[0.05]")
     pilot: Mapping[str, list] | None = None
     probe: int = setting(500, least=1)
-    cache: str = setting("results/cache")
+    cache: str = setting("results/cache", example="results/cache")
     seeds: int = setting(5, least=1)
     evaluations: int = setting(1, least=1)
     workers: int | None = setting(None, kind=int, least=1)
     device: str = "auto"
     precision: str = "float32"
-    scheduler_address: str | None = setting(None, kind=str)
+    scheduler_address: str | None = setting(None, kind=str, example="tcp://host:8786")
     draws: int = setting(1000, least=1)
     floor_share: float = setting(0.1, above=0)
     theory: Mapping[str, Any] | None = None
-    extensions: list[str] | None = setting(None, kind=list, of=str)
+    extensions: list[str] | None = setting(None, kind=list, of=str, example="[my_method.py]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,8 +113,10 @@ class Exploration(Parameters):
     floor_share: as in `Settings`.
     """
 
-    studies: list[str] = setting(kind=list, of=str)
-    results: str = setting(kind=str)
+    studies: list[str] = setting(
+        kind=list, of=str, example="[results/methods/quick], or empty for the example"
+    )
+    results: str = setting(kind=str, example="results/mine")
     draws: int = setting(200, least=1)
     floor_share: float = setting(0.1, above=0)
 
@@ -132,8 +134,14 @@ def notebook_parameters(
     """
     names = {declared.name for declared in fields(kind)} & set(namespace)
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    table = symtable.symtable(cells[-1] if cells else "", "parameters", "exec")
-    given = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
+    given = {
+        node.id
+        for statement in (ast.parse(cells[-1]).body if cells else [])
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
     if given & set(kind.required()):
         names = set()
     return {name: namespace[name] for name in sorted(names | given)}

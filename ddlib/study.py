@@ -5,7 +5,8 @@ file named by that fingerprint, written atomically, so that a rerun only does wh
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,8 +88,7 @@ class Plan:
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
         plain = asdict(self.configurations[configuration])
-        code = [code_digest(f"ddlib.{name}") for name in ("configurations", "together")]
-        return [plain, *code, *self.network_code(plain)]
+        return [plain, code_digest("ddlib.configurations"), *self.network_code(plain)]
 
     def network_code(self, plain: Any) -> list[str]:
         """Digests of the code of the networks of one's own that plain data names."""
@@ -138,12 +138,22 @@ class Plan:
             return []
         of_network = entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
-        jobs = entry.preparation.jobs(parameters, self.ipcs)
+        jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
         identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
-        return [
-            (job, folder / f"{base}-{self.dataset.name}-{fingerprint([*identity, job])}")
-            for job in jobs
-        ]
+        there = [path.name for path in folder.iterdir()] if length and folder.exists() else []
+        found = []
+        for job in jobs:
+            named = {key: value for key, value in job.items() if key != length}
+            name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
+            found.append(_long_enough(name, job[length], there) if length else name)
+        return [(job, folder / name) for job, name in zip(jobs, found, strict=True)]
+
+
+def _long_enough(name: str, length: int, there: Iterable[str]) -> str:
+    """Return the file of a name: the shortest that is there and long enough, or one to be made."""
+    lengths = (re.fullmatch(rf"{re.escape(name)}-(\d+)", each) for each in there)
+    enough = [int(each[1]) for each in lengths if each and int(each[1]) >= length]
+    return f"{name}-{min(enough, default=length)}"
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,16 @@ class Result:
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         columns = ["configuration", "method", "k", "seed", "status", "message"]
         return failed[columns].reset_index(drop=True)
+
+    @property
+    def augmented(self) -> "Result | None":
+        """The part under the configuration that differs from the first in augmenting alone."""
+        first = self.plan.first
+        for name, other in self.plan.configurations.items():
+            plain = replace(other, recipe=replace(other.recipe, augmentation="none"))
+            if plain == first != other:
+                return self.under(name)
+        return None
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result of one configuration, by default the first."""

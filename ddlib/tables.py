@@ -193,6 +193,8 @@ def _sheets(folder: Path) -> dict[tuple[str, int], bytes | Path]:
         table = pd.read_parquet(folder / SHEETS)
         return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
     costs = pd.read_parquet(folder / "costs.parquet")
+    if "set" not in costs:
+        return {}  # of a version that did not say which files are its own
     first = costs[costs["seed"] == 0].drop_duplicates(["method", "ipc"])
     named = first[["method", "ipc", "set"]].itertuples(index=False)
     files = {(method, ipc): folder / "distilled" / name for method, ipc, name in named}

@@ -231,7 +231,7 @@ def training_steps(
 def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Iterator[Theta]:
     """Yield the weights of a training after so many of its `steps`: `places`, in ascending order.
 
-    start: the weights at 0. Those that follow overwrite what they are given, so copy.
+    start: the weights at 0. The next step overwrites what it gave before, so copy.
     """
     yield from [start] * places.count(0)
     for done, theta in enumerate(steps, 1):

@@ -24,7 +24,6 @@ from ddlib.fingerprints import code_digest, images_digest
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
-from ddlib.seeds import generator
 from ddlib.training import DivergedError, Score, final, score, train_and_score_all
 
 
@@ -223,14 +222,19 @@ def _initial(
     body: Path | bytes | None,
 ) -> Theta:
     weights = load(as_file(body).read_bytes()) if body else None
-    theta = configuration.initial(network, generator("evaluation weights", seed), weights)
+    theta = configuration.evaluated(network, seed, weights)
     return {name: value.to(context.device) for name, value in theta.items()}
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
+def _opened(options: str, digest: str, copy: str) -> data.DataSet:
+    return shared.read(Path(copy), digest) or _loaded(options, digest)
+
+
+@lru_cache(maxsize=1)  # an accelerator's memory is small
 def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = shared.read(Path(copy), digest) or _loaded(options, digest)
+    dataset = _opened(options, digest, copy)
     train, test = (
         data.Split(split.images.to(device), split.labels.to(device))
         for split in (dataset.train, dataset.test)

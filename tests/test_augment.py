@@ -114,7 +114,11 @@ def test_no_families_is_the_identity_and_leaves_the_generator_alone():
     assert torch.equal(state, generator.get_state())
 
 
-def test_a_draw_for_another_number_of_images_is_refused():
+def test_errors_name_what_was_given_and_what_is_allowed():
+    with pytest.raises(ValueError, match=r"'blur'.*color, crop, cutout, flip, scale, rotate"):
+        draw(("flip", "blur"), 1, seeded())
+    with pytest.raises(ValueError, match="count=0"):
+        draw(("flip",), 0, seeded())
     with pytest.raises(ValueError, match="5 images but the batch has 8"):
         apply(noise(8, 1, 4, 4), draw(("flip",), 5, seeded()))
 

@@ -50,10 +50,11 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
 
 
 def test_a_progress_bar_leaves_its_last_state_alone(run):
-    drawn = "for done in range(3):\n    print(end=f'\\r{done} of 2', flush=True)\nprint()"
-    executed = nbformat.read(run(drawn) / "question.ipynb", 4)
-    [output] = executed.cells[-1].outputs
-    assert output.text == "2 of 2\n"
+    drawn = "for done in range(3):\n    print(end=f'\\r{done} of 2', flush=True)\nprint()\n"
+    executed = nbformat.read(run(f"{drawn}display(3)\nprint('after')") / "question.ipynb", 4)
+    first, shown, last = executed.cells[-1].outputs
+    assert (first.text, last.text) == ("2 of 2\n", "after\n")  # and in their places
+    assert shown.data == {"text/plain": "3"}
 
 
 def test_what_checks_the_parameters_holds_no_memory_while_the_notebook_runs(run, tmp_path):

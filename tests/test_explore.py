@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import re
 import time
+from itertools import combinations
 from pathlib import Path
 
 import altair as alt
@@ -186,12 +187,23 @@ def test_another_study_brings_its_own_choices(ipc):
     assert ipc.view.chart["title"]["text"] == "IPC 20, k = 200 images in all"
 
 
+def least_cover(distance: pd.DataFrame, radius: float) -> int:
+    """Return the least number of balls about members that hold all, every choice tried."""
+    near = distance.to_numpy() <= radius + 1e-9
+    return next(
+        count
+        for count in range(1, len(near) + 1)
+        for centres in combinations(range(len(near)), count)
+        if near[list(centres)].any(axis=0).all()
+    )
+
+
 @pytest.mark.parametrize("radius", [0.03, 0.12, 0.4])
 def test_the_cover_is_exact_and_its_balls_hold_the_family(family, example, radius):
     choose(family, radius=radius)
     distance = example[1].distances
     centres = {row["ball"] for row in rows(family, "balls")}
-    assert len(centres) == len(coverage.cover(distance, radius))
+    assert len(centres) == least_cover(distance, radius)
     for row in rows(family, "points"):
         assert distance.loc[row["configuration"], row["centre"]] <= radius + 1e-9
     assert f"H_cov = {np.log(len(centres)):.2f}" in family.view.chart["title"]["text"]
@@ -215,7 +227,7 @@ def test_k_star_is_measured_planned_and_predicted(family, example):
     families = law.families
     k_stars = coverage_laws.k_star(gaps, families, 0.08, draws=explore.DRAWS)
     h = coverage.measures(law.distances, families, 0.1, 0.1)["h_cov"]
-    h_cov = np.log(len(coverage.cover(law.distances.loc[[*members], [*members]], 0.1)))
+    h_cov = np.log(least_cover(law.distances.loc[[*members], [*members]], 0.1))
     line, _ = coverage_laws.k_star_on_line(k_stars, h, h_cov)
     assert numbers(found["k*, by H_cov"][1]) == pytest.approx(line, abs=0.51)
     worst = coverage_laws.worst_gaps(gaps.query("k == 50"), {"f": members})

@@ -130,6 +130,11 @@ def test_progress_bars_show_their_last_state_only(convert):
     ]
 
 
+def test_a_long_line_takes_no_longer_than_its_length(convert):
+    long = "a" * 300_000
+    assert convert(code(stream("stdout", f"{long}\n")))("pre")[1].text == f"{long}\n"
+
+
 def test_controls_leave_a_remark_and_code_is_folded(convert):
     soup = convert(code(display(widget={"model_id": "0"}, plain="HBox(children=(...))")))
     assert "HBox" not in soup.text

@@ -14,8 +14,10 @@ import signal
 import socket
 import statistics
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +33,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, tables, work
+from ddlib import data, networks, running, study, tables, training, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -619,7 +621,9 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
 def as_on_a_card(self, trial):
     """Return the group of a trial on an accelerator, with the study's own settings."""
     plan = replace(self.plan, context=replace(self.plan.context, device="cuda"))
-    return GROUP(SimpleNamespace(plan=plan), trial)
+    card = SimpleNamespace(plan=plan, seeds_at_once={})
+    card._seeds_at_once = partial(running.Running._seeds_at_once, card)
+    return GROUP(card, trial)
 
 
 def on_a_card(monkeypatch) -> list[list[int]]:
@@ -633,6 +637,31 @@ def on_a_card(monkeypatch) -> list[list[int]]:
     monkeypatch.setattr(running.Running, "_train_on", recorded)
     monkeypatch.setattr(running.Running, "_group", as_on_a_card)
     return jobs
+
+
+def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
+    plan = study.prepare(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
+    card = SimpleNamespace(plan=plan)
+
+    def groups(**changes) -> list[list[int]]:
+        card.plan = replace(plan, **changes)
+        found: dict[object, list[int]] = {}
+        for trial in card.plan.trials:
+            found.setdefault(as_on_a_card(card, trial), []).append(trial.seed)
+        return list(found.values())
+
+    assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
+    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
+    assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
+    few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
+    assert groups(settings=few) == [[seed] for seed in range(7)]
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
+    assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
+    monkeypatch.undo()
+    normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
+    own = {name: replace(one, network=normed) for name, one in plan.configurations.items()}
+    assert groups(configurations=own) == [[seed] for seed in range(7)]
 
 
 def test_every_set_of_a_job_has_its_own_networks_scores(tmp_path):
@@ -751,6 +780,24 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
     assert sorted(made) == [1, 10, 100]
 
 
+def test_experts_that_are_long_enough_are_taken(tmp_path):
+    def files(*ks: int) -> list[Path]:
+        methods = {"mtt": {"experts": 2, "max_start": {1: 2, 10: 20}}}
+        plan = study.prepare(settings(tmp_path / "study", methods=methods, k=list(ks)))
+        return [path for _, path in plan.preparations("mtt")]
+
+    short, long = files(3), files(3, 30)
+    assert [path.name.rsplit("-", 1)[1] for path in short + long] == ["3", "3", "21", "21"]
+    assert len(set(short + long)) == 4
+    long[0].parent.mkdir(parents=True)
+    long[0].touch()
+    long[0].with_name(f"{long[0].name}.seconds").touch()
+    assert files(3) == [long[0], short[1]]
+    short[0].touch()
+    assert files(3) == short
+    assert files(3, 30) == long
+
+
 def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
     methods = {"mgd3": {"unet_steps": 3}, "mtt": {"experts": 2}}
     wide, narrow = (
@@ -803,6 +850,45 @@ def test_a_preparation_that_fails_fails_what_waits_for_it_and_is_tried_again(
         result = study.run(chosen)
         assert list(result.failures["method"]) == ["shifted"] * failures
         assert set(result.failures["message"]) <= {"MemoryError: no room for experts"}
+
+
+def test_what_is_under_way_when_another_fails_is_kept(tmp_path, scheduler, monkeypatch):
+    def make(dataset, network, job):
+        if job["shift"] == 1:
+            raise MemoryError("no room for experts")
+        time.sleep(0.5)
+        return make_shift(dataset, network, job)
+
+    entry = Method(shifted, Shifted, shares=False, preparation=Preparation(shift_jobs, make))
+    monkeypatch.setitem(METHODS, "shifted", entry)
+    chosen = settings(tmp_path / "one", methods={"shifted": {}}, scheduler_address=scheduler)
+    assert not study.run(chosen).failures.empty
+    (_, failed), (_, kept) = study.prepare(chosen).preparations("shifted")
+    assert kept.read_text() == "10"
+    assert not failed.exists()
+
+
+def test_large_sets_come_first_whatever_is_prepared(tmp_path, scheduler, monkeypatch):
+    """A method whose files are there is not put behind those that need none."""
+    entry = Method(shifted, Shifted, shares=False, preparation=Preparation(shift_jobs, make_shift))
+    monkeypatch.setitem(METHODS, "shifted", entry)
+    plain = Method(selection.random, selection.RandomSelection, shares=False)
+    monkeypatch.setitem(METHODS, "plain", plain)
+    first = settings(tmp_path / "one", methods={"shifted": {}}, scheduler_address=scheduler)
+    study.run(first)
+    asked, submit = [], running.Running._submit
+
+    async def recorded(self, *call, priority=0):
+        if call[0] is work.distil:
+            asked.append((call[2], *call[4]))
+        return await submit(self, *call, priority=priority)
+
+    monkeypatch.setattr(running.Running, "_submit", recorded)
+    methods = {"plain": {}, "shifted": {}}
+    chosen = settings(tmp_path / "two", methods=methods, scheduler_address=scheduler, seeds=1)
+    ks = [3, 6, 15]
+    study.run(replace(chosen, k=ks))
+    assert [ipc for _, ipc in asked] == [5, 5, 2, 2, 1, 1]
 
 
 # Bad input: one clear sentence before anything runs.
@@ -912,7 +998,10 @@ BAD = {
         {"k": [2]},
         "k=2 is not a multiple of the 3 classes of digits; choose 3",
     ),
-    "k is one number": ({"k": 30}, "k=30 must be a list of whole numbers of at least 1"),
+    "k is one number": (
+        {"k": 30},
+        "k=30 must be a list of whole numbers of at least 1, such as [10, 50, 100]",
+    ),
     "k is empty": ({"k": []}, "k is empty; give sizes, such as [10, 50, 100]"),
     "k in words": ({"k": ["3"]}, "k[0]='3' must be a whole number of at least 1"),
     "k of nothing": ({"k": [3, 0]}, "k[1]=0 must be a whole number of at least 1"),
@@ -929,7 +1018,10 @@ BAD = {
     ),
     "no floor_share": ({"floor_share": 0}, "floor_share=0 must be a number above 0"),
     "floor_share is a truth": ({"floor_share": True}, "floor_share=True must be a number above 0"),
-    "one gap": ({"epsilons": 0.05}, "epsilons=0.05 must be a list of numbers above 0"),
+    "one gap": (
+        {"epsilons": 0.05},
+        "epsilons=0.05 must be a list of numbers above 0, such as [0.05]",
+    ),
     "spread of one number": (
         {"spread": 4},
         "spread must be a table of names and values, got 4",
@@ -944,12 +1036,12 @@ BAD = {
         {"device": "cpu", "precision": "tf32"},
         "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
     ),
-    "results is a number": ({"results": 5}, "results=5 must be text"),
+    "results is a number": ({"results": 5}, "results=5 must be text, such as results/mine"),
     "results is empty": ({"results": ""}, "results='' must be text"),
     "cache is a number": ({"cache": 5}, "cache=5 must be text"),
     "port for an address": (
         {"scheduler_address": 8786},
-        "scheduler_address=8786 must be text",
+        "scheduler_address=8786 must be text, such as tcp://host:8786",
     ),
     "misspelt parameter": (
         {"sedes": 3},
@@ -1291,6 +1383,22 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(tmp_path, s
     assert result.observed("wild") == {}
     assert set(result.failures["configuration"]) == {"wild"}
     assert (result.failures["method"] == "all data").sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        ({"faster": {"learning_rate": 0.1}, "seen": {"augmentation": "dsa"}}, "seen"),
+        ({"both": {"learning_rate": 0.1, "augmentation": "dsa"}}, None),
+        ({}, None),
+    ],
+)
+def test_the_augmented_part_differs_in_augmenting_alone(tmp_path, scheduler, others, found):
+    configurations = {"own": {}, **others}
+    changes = {**SEVERAL, "configurations": configurations, "families": None, "seeds": 1}
+    result = study.run(settings(tmp_path / "x", scheduler_address=scheduler, **changes))
+    part = result.augmented
+    assert (part and part.trials["configuration"].unique().tolist()) == (found and [found])
 
 
 def test_a_training_shorter_than_its_parts_is_observed_too(tiny):

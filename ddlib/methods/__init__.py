@@ -20,12 +20,14 @@ class Preparation:
     jobs(parameters, ipcs): a list of plain data, one a file; it holds all that decides the file
     besides the data set and the network. make(dataset, network, job): the content of that file,
     bytes. of_network: whether the network decides it; if not, studies of all networks share the
-    file.
+    file. length: the name, in a job, of a number of which a larger one serves as well: a study
+    takes a longer file that is there.
     """
 
     jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
     make: Callable[..., bytes]
     of_network: bool = True
+    length: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ METHODS: dict[str, Method] = {
         trajectory.distil,
         trajectory.TrajectoryMatching,
         shares=False,
-        preparation=Preparation(trajectory.jobs, trajectory.make),
+        preparation=Preparation(trajectory.jobs, trajectory.make, length="epochs"),
     ),
     "mgd3": Method(
         diffusion.distil,

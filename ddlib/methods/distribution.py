@@ -127,6 +127,7 @@ def _move(group: Sequence[Synthetic], turn: _Turn, iteration: int, average: str)
     sum((loss + TINY).log() if average == "geometric" else loss for loss in losses).backward()
     for size in group:
         size.optimiser.step()
+    # What diverged goes on no more; its watch keeps why, for `finished` to say.
     seen = zip(group, losses, strict=True)
     return [size for size, loss in seen if not or_diverged(size.is_last, iteration, loss)]
 

@@ -18,7 +18,14 @@ from sklearn.cluster import KMeans
 
 from ddlib import generators
 from ddlib.data import DataSet, Normalisation, Split
-from ddlib.generators import ImageGenerator, drop_labels, load_dit, load_unet, unet_losses
+from ddlib.generators import (
+    ImageGenerator,
+    _chosen_ids,
+    drop_labels,
+    load_dit,
+    load_unet,
+    unet_losses,
+)
 from ddlib.generators import train_unet as make
 from ddlib.methods import diffusion
 from ddlib.methods.diffusion import (
@@ -570,9 +577,17 @@ def test_imagenette_classes_have_their_imagenet_ids(dit, coloured):
     for chosen in (names, names[::-1], names[3:6]):
         data = replace(coloured, classes=tuple(name for name, _ in chosen))
         assert load_dit(str(dit), data, []).class_ids == [number for _, number in chosen]
+    others = replace(coloured, classes=("goldfish", "daisy", "toilet tissue"))
+    assert load_dit(str(dit), others, []).class_ids == [1, 985, 999]
     assert load_dit(str(dit), coloured, []).class_ids == [0, 1, 2]
     assert load_dit(str(dit), coloured, [7, 8, 9]).class_ids == [7, 8, 9]
     assert load_dit(str(dit), coloured, []).null_class == 1000
+
+
+def test_a_model_of_fewer_classes_knows_nothing_of_imagenets():
+    assert _chosen_ids(["goldfish", "tench"], [], 1000) == [1, 0]
+    assert _chosen_ids(["goldfish", "tench"], [], 2) == [0, 1]
+    assert _chosen_ids(["goldfish", "tench"], [1, 0], 2) == [1, 0]
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [1, 2, 1000]])
