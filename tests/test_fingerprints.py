@@ -53,6 +53,11 @@ def test_a_change_of_the_code_counts(digest):
     assert digest(PROGRAM.replace("radius**2", "radius**3")) != digest(PROGRAM)
 
 
+def test_a_module_that_is_gone_has_no_code():
+    with pytest.raises(ValueError, match=r"there is no module ddlib\.gone"):
+        code_digest("ddlib.gone")
+
+
 def test_code_that_is_imported_counts_at_any_depth(digest, tmp_path, monkeypatch):
     """A copy of the package, in which a module that only `training` imports is changed."""
     package = tmp_path / "ddlib"

@@ -112,6 +112,8 @@ def test_a_sheet_shows_a_column_a_class(tmp_path):
     assert found.sheet("dm", 5) is None
     assert found.sheet_address("dm", 5) is None
     assert found.sheet_address("dm", 3).startswith("data:image/png;base64,")
+    pd.DataFrame(costs).drop(columns="set").to_parquet(folder / "costs.parquet")
+    assert not tables.read(folder).sheets  # of a version that named no files
 
 
 def test_the_example_is_what_its_command_writes(tmp_path, example):
