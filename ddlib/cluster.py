@@ -118,7 +118,7 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
             loop=event_loop(),
-            silence_logs=logging.ERROR,  # a worker slow to leave is no news
+            silence_logs=logging.CRITICAL,  # see `forked`
             env=os.environ | KEEP_MEMORY,  # a fork's own is that of the first study
         )
     except RuntimeError as error:

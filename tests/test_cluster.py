@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -229,6 +230,16 @@ def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_acceler
     assert told(workers=1) == (server, True, "too")
     monkeypatch.setattr("ddlib.cluster.read_device", lambda device: "cuda")
     assert told() == (os.getpid(), False, "too")
+
+
+def test_workers_say_nothing_of_their_own(tmp_path):
+    """Such as Dask's traceback of a heartbeat while all come to their end."""
+
+    def speaks() -> bool:
+        return logging.getLogger("distributed.worker").isEnabledFor(logging.ERROR)
+
+    with connect(settings(tmp_path, workers=1), tmp_path) as (client, _):
+        assert list(client.run(speaks).values()) == [False]
 
 
 def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, monkeypatch):
