@@ -6,19 +6,20 @@ it reads change. A run stands or falls alone; each has a process, which ends wit
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, BinaryIO
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -90,14 +91,17 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Run], list[Ending]]:
     runs: dict[Path, Run] = {}
     refused = []
     for path in paths:
+        ending = Ending(f"{path.parent.name}/{path.stem}", "refused")
         try:
             run = read(path)
-            if there := runs.get(run.folder):
-                raise ValueError(f"its results folder is that of {there.name}; name another")
-            runs[run.folder] = run
         except (OSError, ValueError) as error:
-            name = f"{path.parent.name}/{path.stem}"
-            refused.append(Ending(name, "refused", None, str(error), _folder(path)))
+            refused.append(replace(ending, message=str(error), folder=_folder(path)))
+            continue
+        if run.folder in runs:
+            message = f"its results folder is that of {runs[run.folder].name}; name another"
+            refused.append(replace(ending, message=message))
+        else:
+            runs[run.folder] = run
     for ending in refused:
         ending.folder = None if ending.folder in runs else ending.folder
     return list(runs.values()), refused
@@ -112,28 +116,53 @@ def _folder(path: Path) -> Path | None:
 
 
 @dataclass
+class _Process:
+    """A run under way."""
+
+    run: Run
+    lock: FileLock
+    process: subprocess.Popen
+    log: BinaryIO
+    started: float
+    last: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.listener = Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        """Keep what the process says in its log, and the last of it here: the disk may be full."""
+        with suppress(OSError), self.log, self.process.stdout as pipe:
+            while said := pipe.read1():
+                self.last = (self.last + said)[-LAST:]
+                with suppress(OSError):
+                    self.log.write(said)
+
+
+@dataclass
 class Batch:
-    """Runs, of which as many go at once as there are workers.
+    """Runs, and how many go at once.
 
     workers: processes that runs on the CPU share whose files leave it open; scheduler_address: a
-    cluster to use instead, whatever the files say; endings: of all that have ended, at the start
-    those that were refused. Raises ValueError for runs that read each other's tables.
+    cluster to use instead, whatever the files say; again: run what is current, too; endings: of all
+    that have ended, at the start those that were refused. Raises ValueError for runs that read each
+    other's tables.
     """
 
     runs: list[Run]
+    at_once: int
     workers: int
     scheduler_address: str | None = None
+    again: bool = False
     endings: list[Ending] = field(default_factory=list)
+    under_way: list[_Process] = field(default_factory=list)
+    waiting: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.at_once = min(self.workers, len(self.runs)) or 1
         self.library = library_digest()
         self.environment = dict(os.environ)  # Dask changes it for the workers that it starts
         self.address: str | None = None  # of the processes that runs share, once one needs them
         self.kept = ExitStack()  # them
-        self.checking, self.card = Lock(), Lock()  # extensions are of the process
-        self.under_way: dict[Path, subprocess.Popen] = {}  # by results folder
-        self.stopped = False
         self.by_folder = {run.folder: run for run in self.runs}
         known = {run.folder: self.by_folder.keys() & set(run.inputs) for run in self.runs}
         self.order = TopologicalSorter(known)
@@ -148,61 +177,56 @@ class Batch:
         total = sum(run.size for run in self.runs)
         live = sys.stdout.isatty()
         bar = tqdm(total=total, desc="batch", file=sys.stdout, mininterval=0.5 if live else 60)
-        pool = ThreadPoolExecutor(self.at_once)
-        turns: dict[Future[Ending | None], Run] = {}
         try:
             while self.order.is_active():
                 ready = set(self.order.get_ready())
-                turns |= {
-                    pool.submit(self._do, run): run for run in self.runs if run.folder in ready
-                }
-                for turn in wait(turns, LOOK_AGAIN, FIRST_COMPLETED).done:
-                    run, ending = turns.pop(turn), turn.result()
-                    if ending:
-                        self._end(run, ending, bar)
-                    else:  # after all that wait
-                        turns[pool.submit(self._do, run)] = run
-                self._show(bar, list(turns.values()))
+                self.waiting += [run for run in self.runs if run.folder in ready]
+                self._start_some()
+                self._end_some(bar)
+                self._show(bar)
+                time.sleep(LOOK_AGAIN if self.under_way or self.waiting else 0)
         finally:
             bar.close()
-            self.stopped = True
-            for process in list(self.under_way.values()):
-                process.stdin.close()  # a process that is still there ends with it
-            pool.shutdown(cancel_futures=True)
+            for one in self.under_way:
+                self._leave(one)
             self.kept.close()
         places = {folder: number for number, folder in enumerate(self.by_folder)}
         return sorted(self.endings, key=lambda ending: places.get(ending.folder, len(places)))
 
-    def _do(self, run: Run) -> Ending | None:
-        """Return how a run ended; None, a moment later, where it is not its turn."""
-        lost = [e.run for e in self.endings if e.status in LOST and e.folder in run.inputs]
-        if lost:
-            message = f"it reads what {', '.join(lost)} should have left"
-            return Ending(run.name, "not run", None, message, run.folder)
-        started = time.monotonic()
-        try:
-            with ExitStack() as held:
-                held.enter_context(FileLock(run.folder / ".batch.lock").acquire(timeout=0))
-                if run.on_card and not self.scheduler_address:
-                    if not self.card.acquire(blocking=False):
-                        raise Timeout("the accelerator")
-                    held.callback(self.card.release)
-                with self.checking:
-                    identity = run.identity()
-                if run.is_current(identity):
-                    return Ending(run.name, "up to date", folder=run.folder)
-                status, message = self._run(run, identity)
-        except Timeout:
-            time.sleep(LOOK_AGAIN)
-            return None
-        except OSError as error:
-            status, message = "failed", str(explained(error, run.folder))
-        except ValueError as error:
-            status, message = "failed", str(error)
-        return Ending(run.name, status, time.monotonic() - started, message, run.folder)
+    def _start_some(self) -> None:
+        for run in list(self.waiting):
+            lost = [e.run for e in self.endings if e.status in LOST and e.folder in run.inputs]
+            if lost:
+                self._end(run, "not run", f"it reads what {', '.join(lost)} should have left")
+            elif len(self.under_way) < self.at_once and not self._in_turn(run):
+                self._start(run)
 
-    def _run(self, run: Run, identity: str) -> tuple[str, str]:
-        """Do a run in a process of its own; return its status, and what there is to say."""
+    def _in_turn(self, run: Run) -> bool:
+        """Whether a run is to wait for another to leave the accelerator."""
+        others = any(one.run.on_card for one in self.under_way)
+        return run.on_card and others and not self.scheduler_address
+
+    def _start(self, run: Run) -> None:
+        """Start a run, unless it is current; leave it waiting while another batch is at it."""
+        lock = FileLock(run.folder / ".batch.lock")
+        try:
+            lock.acquire(timeout=0)
+            identity = run.identity()
+            if not self.again and run.is_current(identity):
+                self._end(run, "up to date")
+            else:
+                self._launch(run, identity, lock)
+        except Timeout:
+            return
+        except OSError as error:
+            self._end(run, "failed", str(explained(error, run.folder)))
+        except ValueError as error:
+            self._end(run, "failed", str(error))
+        finally:
+            if not any(one.lock is lock for one in self.under_way):
+                lock.release()
+
+    def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
         for name in (NOTE, PROGRESS):
             (run.folder / name).unlink(missing_ok=True)
         options, variables = self._place(run)
@@ -210,7 +234,7 @@ class Batch:
         log = (run.folder / f"{run.notebook.stem}.log").open("wb", buffering=0)
         checked = [run.settings.results, identity]
         command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT, *checked]
-        process = self.under_way[run.folder] = subprocess.Popen(
+        process = subprocess.Popen(
             [*command, run.notebook, run.parameters, *given],
             env=self.environment | variables,
             stdin=subprocess.PIPE,  # ends when this process does, however it dies
@@ -218,24 +242,8 @@ class Batch:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        last = bytearray()
-        listener = Thread(target=_listen, args=(process.stdout, log, last), daemon=True)
-        listener.start()
-        if self.stopped:
-            process.stdin.close()
-        code = process.wait()
-        process.stdin.close()
-        listener.join(PATIENCE)
-        if code < 0:
-            return "failed", f"its process was killed by signal {-code}"
-        if code:
-            lines = last.decode(errors="replace").splitlines()
-            return "failed", next(filter(str.strip, reversed(lines)), "it left no word")
-        failed = run.failed_trials()
-        if failed:
-            many = f"{failed} trials failed; the page lists them, and they are tried again"
-            return "incomplete", many
-        return "done", ""
+        self.waiting.remove(run)
+        self.under_way.append(_Process(run, lock, process, log, time.monotonic()))
 
     def _place(self, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
         """Return what says where a run's trials are done: parameters before its file's, variables.
@@ -248,58 +256,88 @@ class Batch:
             return {}, {}
         if self.scheduler_address:
             return {"scheduler_address": self.scheduler_address}, {}
-        own = given.workers or given.scheduler_address or run.on_card
-        if own or self.environment.get(cluster.ADDRESS):
-            return {}, {}  # it knows where, or will look there
+        if given.workers or given.scheduler_address or run.on_card:
+            return {}, {}
+        if self.environment.get(cluster.ADDRESS):
+            return {}, {}  # where the run will look
         if library_digest() != self.library:
             return {"workers": max(1, self.workers // self.at_once)}, {}
-        with self.checking:
-            if self.address is None:
-                self.address = self.kept.enter_context(cluster.processes(self.workers))
+        if self.address is None:
+            self.address = self.kept.enter_context(cluster.processes(self.workers))
         return {}, {cluster.ADDRESS: self.address}
 
-    def _end(self, run: Run, ending: Ending, bar: tqdm) -> None:
-        self.under_way.pop(run.folder, None)
-        self.endings.append(ending)
+    def _end(
+        self, run: Run, status: str, message: str = "", seconds: float | None = None
+    ) -> Ending:
+        if run in self.waiting:
+            self.waiting.remove(run)
         self.order.done(run.folder)
-        if ending.seconds is not None:
-            what = f"{ending.run}: {ending.status} after {ending.seconds:.0f} s"
-            tqdm.write(f"{what}: {ending.message or os.path.relpath(run.page)}", file=sys.stdout)
+        self.endings.append(Ending(run.name, status, seconds, message, run.folder))
+        return self.endings[-1]
+
+    def _end_some(self, bar: tqdm) -> None:
+        for one in [one for one in self.under_way if one.process.poll() is not None]:
+            seconds = round(time.monotonic() - one.started, 1)
+            try:
+                status, message = self._judge(one)
+            except (OSError, ValueError) as error:
+                status, message = "failed", str(error)
+            self.under_way.remove(one)
+            self._leave(one)
+            ending = self._end(one.run, status, message, seconds)
+            tqdm.write(_line(ending, one.run), file=sys.stdout)
             bar.refresh()
 
-    def _show(self, bar: tqdm, left: list[Run]) -> None:
-        at_work = [run for run in left if run.folder in self.under_way]
-        waiting = [run for run in left if run.folder not in self.under_way]
-        told = [
-            f"{run.name} {run.done()}/{run.size - 1}" if run.studies else run.name
-            for run in at_work
-        ]
-        if len(at_work) < self.at_once:
-            told += [f"waiting for {run.name}" for run in waiting]
-        bar.set_postfix_str(", ".join(told), refresh=False)
+    def _judge(self, one: _Process) -> tuple[str, str]:
+        """Return the status of a run whose process has ended, and what there is to say."""
+        one.listener.join(PATIENCE)
+        if one.process.returncode < 0:
+            return "failed", f"its process was killed by signal {-one.process.returncode}"
+        if one.process.returncode:
+            lines = one.last.decode(errors="replace").splitlines()
+            return "failed", next(filter(str.strip, reversed(lines)), "it left no word")
+        failed = one.run.failed_trials()
+        if failed:
+            many = f"{failed} trials failed; the page lists them, and they are tried again"
+            return "incomplete", many
+        return "done", ""
+
+    def _leave(self, one: _Process) -> None:
+        one.process.stdin.close()  # a process that is still there ends with it
+        one.process.wait()
+        one.lock.release()
+
+    def _show(self, bar: tqdm) -> None:
+        under_way = [one.run for one in self.under_way]
         settled = [self.by_folder[e.folder] for e in self.endings if e.folder in self.by_folder]
-        done = sum(run.size for run in settled) + sum(run.done() for run in at_work)
+        elsewhere = [] if len(under_way) >= self.at_once else self.waiting
+        at_work = [
+            f"{run.name} {run.done()}/{run.size - 1}" if run.studies else run.name
+            for run in under_way
+        ]
+        waits = [f"waiting for {run.name}" for run in elsewhere]
+        bar.set_postfix_str(", ".join(at_work + waits), refresh=False)
+        done = sum(run.size for run in settled) + sum(run.done() for run in under_way)
         bar.update(done - bar.n)
 
 
-def _listen(pipe: BinaryIO, log: BinaryIO, last: bytearray) -> None:
-    """Keep what a process says in its log, and the last of it in `last`: the disk may be full."""
-    with suppress(OSError), log, pipe:
-        while said := pipe.read1():
-            last += said
-            del last[:-LAST]
-            with suppress(OSError):
-                log.write(said)
+def _line(ending: Ending, run: Run) -> str:
+    what = f"{ending.run}: {ending.status} after {ending.seconds:.0f} s"
+    return f"{what}: {ending.message or os.path.relpath(run.page)}"
 
 
 def table(endings: list[Ending]) -> str:
     """Return the endings as a table to print: run, status, seconds, message."""
-    rows = [("run", "status", "seconds", "message")]
-    for each in endings:
-        seconds = "" if each.seconds is None else f"{each.seconds:.0f}"
-        rows.append((each.run, each.status, seconds, " ".join(each.message.split())))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(" ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    rows = pd.DataFrame(endings).drop(columns="folder")
+    rows["seconds"] = [
+        "" if math.isnan(seconds) else f"{seconds:.0f}" for seconds in rows["seconds"].astype(float)
+    ]
+    texts = [" ".join(message.split()) for message in rows["message"]]
+    rows["message"] = texts
+    width = max(map(len, texts))
+    return rows.to_string(
+        index=False, max_colwidth=None, formatters={"message": f"{{:<{width}}}".format}
+    )
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -309,10 +347,11 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=_count,
-        default=os.cpu_count() or 1,
-        help="notebooks at once, and processes for files that leave it open; default: one a core",
+        help="processes in all, for files that leave it open; default: one a core",
     )
+    parser.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
     parser.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
+    parser.add_argument("--again", action="store_true", help="run what is up to date, too")
     return parser.parse_args(arguments)
 
 
@@ -331,8 +370,11 @@ def main(arguments: list[str]) -> None:
         sys.exit(str(problem))
     for ending in refused:
         print(f"{ending.run}: refused: {ending.message}", flush=True)
+    workers = given.workers or os.cpu_count() or 1
+    at_once = min(given.at_once or workers, len(runs)) or 1
     try:
-        endings = Batch(runs, given.workers, given.scheduler_address, refused).work()
+        batch = Batch(runs, at_once, workers, given.scheduler_address, given.again, refused)
+        endings = batch.work()
     except ValueError as problem:
         sys.exit(str(problem))
     except KeyboardInterrupt:

@@ -509,7 +509,7 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
 
     monkeypatch.setattr(batch.subprocess, "Popen", start)
     monkeypatch.setattr("ddlib.cluster.processes", processes)
-    run("parameters", "--workers", "6")
+    run("parameters", "--workers", "6", "--at-once", "2")
     assert kept == [6, "closed"]
     assert len(started) == 6
     assert not any(started.values())
@@ -525,10 +525,10 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
     # of which a file that decides takes no note
     assert set(places.values()) == {"tcp://127.0.0.1:4"}
     assert kept == [6, "closed"]
-    for workers, share in ((18, 3), (1, 1)):
+    for workers, share in ((6, 3), (1, 1)):
         digests = itertools.chain(["as it was"], itertools.repeat("changed"))
         monkeypatch.setattr(batch, "library_digest", partial(next, digests))
-        run("parameters", "--workers", str(workers))
+        run("parameters", "--workers", str(workers), "--at-once", "2")
         given = {name: words for name, words in started.items() if words}
         assert given == {"open": [f"workers={share}"]}
     assert kept == [6, "closed"]
