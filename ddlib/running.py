@@ -273,13 +273,14 @@ class Running:
         """Wait for what an evaluation needs; return whether it is there, or else fail the trial."""
         task = self.distilling.get(trial.set_path)
         error = (await task).get(trial.ipc) if task else None
-        try:
-            await self._pretrained(trial.configuration)
-        except JobError as failed:
-            error = error or failed.__cause__
-        if error:
-            self._save_failure(trial, error)
-        return not error
+        if error is None:
+            try:
+                await self._pretrained(trial.configuration)
+                return True
+            except JobError as failed:
+                error = failed.__cause__
+        self._save_failure(trial, error)
+        return False
 
     def _group(self, trial: "Trial") -> Any:
         """Return what trials of one job have in common: on a processor each has its own."""
