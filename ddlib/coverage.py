@@ -75,7 +75,7 @@ def prediction_draws(
     values = _predictions(probabilities, range(len(probabilities)), 3)
     pseudo = _pseudo_squares(values)
     seeds = pseudo.shape[-1]
-    weights = seed_multipliers(seeds, draws, seed)
+    weights = seed_multipliers(range(seeds), draws, seed)
     # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_pseudo_squares`.
     deviations = (pseudo - pseudo.mean(axis=-1, keepdims=True)) * 2 * (seeds - 1) / (seeds - 2)
     noise = np.einsum("ds,abs->dab", weights, deviations) / np.sqrt(seeds * (seeds - 1))

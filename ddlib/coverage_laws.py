@@ -367,7 +367,7 @@ def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndar
 
     Row s of the latter leaves seed s out. The first draw weighs seeds equally.
     """
-    noise = np.vstack([np.zeros((1, seeds)), laws.seed_multipliers(seeds, draws, seed)])
+    noise = np.vstack([np.zeros((1, seeds)), laws.seed_multipliers(range(seeds), draws, seed)])
     measure = 1 / seeds + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(seeds * (seeds - 1))
     others = (1 - np.eye(seeds)) / (seeds - 1)
     apart = noise[:, None] * (1 - np.eye(seeds))

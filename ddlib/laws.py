@@ -281,14 +281,17 @@ def _draw_means(table: SeedMeans, draws: int, generator: np.random.Generator) ->
     return table.means + np.where(size > 0, noise, alone) * table.errors / spread
 
 
-def seed_multipliers(seeds: int, draws: int, seed: int) -> np.ndarray:
-    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2/df) with df = S - 1.
+def seed_multipliers(seeds: Sequence[int], draws: int, seed: int) -> np.ndarray:
+    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2 / df) with df = S - 1.
 
-    A mean over seeds that they reweight is Student t, where resampled seeds would be too alike.
+    seeds: the ids of the seeds. A seed's Gaussian weights depend on its id alone, and the chi2 of a
+    draw comes from one uniform number for all tables. So tables that share seeds get the same
+    draws, and their differences stay paired where one table lost a seed. A mean over seeds
+    reweighted like this is Student t; means of resampled seeds would vary too little.
     """
-    generator = np.random.default_rng(seed)
-    weights = generator.standard_normal((draws, seeds))
-    return weights / np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
+    weights = [np.random.default_rng([seed, number]).standard_normal(draws) for number in seeds]
+    uniform, freedom = np.random.default_rng(seed).uniform(size=(draws, 1)), len(seeds) - 1
+    return np.stack(weights, axis=1) / np.sqrt(scipy.stats.chi2.ppf(uniform, freedom) / freedom)
 
 
 def _centring(weights, level: float):
