@@ -90,6 +90,11 @@ class Settings(Parameters):
             Spread.read(self.spread, "spread")
         Converged.read(self.converged, "converged")
 
+    @property
+    def references(self) -> list[str]:
+        """Which networks are trained on all data, a seed and configuration."""
+        return list(dict.fromkeys([self.reference, SAME_STEPS]))
+
 
 @dataclass(frozen=True)
 class Theory(Parameters):

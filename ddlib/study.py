@@ -89,8 +89,7 @@ class Plan:
     @property
     def references(self) -> list[tuple[str, int, str]]:
         """Configuration, seed and reference of every network to train on all data."""
-        kinds = dict.fromkeys([self.settings.reference, SAME_STEPS])
-        return list(itertools.product(self.configurations, self.seeds, kinds))
+        return list(itertools.product(self.configurations, self.seeds, self.settings.references))
 
     @property
     def converged(self) -> Converged:
