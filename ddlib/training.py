@@ -360,12 +360,13 @@ def scores_of(network: Network, thetas: Sequence[Theta], split: Split) -> list[S
         for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
             scores = logits(network, theta, images)
             hits = (scores.argmax(1) == labels).long()
-            right.append(hits.new_zeros(scores.shape[1]).index_add(0, labels, hits))
+            counts = torch.stack([hits, torch.ones_like(hits)], dim=1)  # right, and all
+            right.append(counts.new_zeros(scores.shape[1], 2).index_add(0, labels, counts))
             nats.append(F.cross_entropy(scores, labels, reduction="sum"))
-    hits = torch.stack(right).cpu().view(len(thetas), -1, scores.shape[1]).sum(1)  # (T, C)
+    counts = torch.stack(right).cpu().view(len(thetas), -1, scores.shape[1], 2).sum(1)
+    hits, sizes = counts.unbind(-1)  # (T, C)
     nats = torch.stack(nats).cpu().view(len(thetas), -1).tolist()
-    sizes = split.labels.cpu().bincount(minlength=scores.shape[1])
-    recalls = (hits.double() / sizes)[:, sizes > 0].mean(1).tolist()
+    recalls = (hits.double() / sizes).nanmean(1).tolist()  # 0 / 0 for a class without images
     count = len(split.labels)
     accuracies = [each / count for each in hits.sum(1).tolist()]
     losses = [sum(each) / count for each in nats]
