@@ -193,13 +193,11 @@ class IpcExplorer(Explorer):
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
-        gaps, risks = self._read(study, configuration, method, measure)
-        return laws.fit(gaps, law, references=risks, draws=self.draws)
+        return laws.fit(self._read(study, configuration, method, measure), law, draws=self.draws)
 
     def _gaps(self, study: str, configuration: str, method: str, measure: str):
-        trials, references = _under(self.studies[study], configuration)
-        risks = references[measure.removeprefix("gap_")].dropna()
-        return laws.gap_matrix(trials, method, measure), risks
+        trials, _ = _under(self.studies[study], configuration)
+        return laws.gap_matrix(trials, method, measure)
 
     def fits(self) -> dict[tuple[str, str], laws.Fit]:
         """Return the fits that are ticked, by method and law."""
@@ -211,6 +209,12 @@ class IpcExplorer(Explorer):
             for method in self.methods.value
             for law in chosen
         }
+
+    def _verdict(self, method: str) -> laws.Verdict:
+        place = [self.controls[name].value for name in ("study", "configuration")]
+        judged = ("inverse_sqrt", "free_exponent")
+        measure = self.controls["measure"].value
+        return laws.verdict({law: self._fit(*place, method, measure, law) for law in judged})
 
     def choose(self) -> View:
         methods, measure = list(self.methods.value), self.controls["measure"].value
@@ -224,7 +228,8 @@ class IpcExplorer(Explorer):
         ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = reading.at_size(fits, k, least, self.floor_share)
+        failed = {method for method in methods if self._verdict(method).outcome == "fails"}
+        numbers = reading.at_size(fits, k, least, self.floor_share, failed)
         drawn = _drawn(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -43,8 +43,12 @@ class Need(NamedTuple):
         return "" if self.k else f"unknown: {self.remark}"
 
 
-def at_size(fits: dict, k: float, least_gain: float, floor_share: float) -> pd.DataFrame:
+def at_size(
+    fits: dict, k: float, least_gain: float, floor_share: float, failed: Container[str] = ()
+) -> pd.DataFrame:
     """Tabulate what fits, {(method, law): Fit}, say at k: a row a method and law.
+
+    failed: the methods whose curve a/√k + c fails: it has no saturation point to report.
 
     Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
     which the next image gains less than least_gain), spent (where the part above the floor is down
@@ -58,6 +62,10 @@ def at_size(fits: dict, k: float, least_gain: float, floor_share: float) -> pd.D
         if found.fitted:
             row |= zip(("gap", "low", "high"), found.gap(k), strict=True)
             row |= _ended("gain", found.gain, k)
+            if law == "inverse_sqrt" and method in failed:
+                row |= dict.fromkeys(("no_k_sat", "no_spent"), "the curve fails")
+                rows.append(row)
+                continue
             row |= _ended("k_sat", found.k_sat, least_gain)
             row |= _ended("spent", found.k_floor, floor_share)
             if row.get("k_sat", 0) > 0:
