@@ -415,8 +415,9 @@ def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fi
     over draws that reweight whole seeds, see `seed_multipliers`. AIC = chi2 + 2p, p parameters.
     `misfit` is the p-value of chi2 / (K - p) against F(K - p, (K - 1)(S - 1) / 2): small where the
     law misses the means by more than the noise explains. The second freedom is half that of the
-    residuals, as three variances are estimated: so the test errs in 5 % of simulated studies. That,
-    and how often intervals hold the truth: docs/statistics.md. Raises ValueError for an unknown law.
+    residuals, as three variances are estimated: so the test errs in 5 % of simulated studies.
+    docs/statistics.md has that, and how often intervals hold the truth. Raises ValueError for an
+    unknown law.
     """
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r}; choose one of {', '.join(LAWS)}")
@@ -464,9 +465,10 @@ def _quality(law: Law, table: SeedMeans, coefficients) -> dict:
         freedom = (len(ks) - 1) * (len(table.seeds) - 1) / 2
         found["aic"] = chi2 + 2 * p
         found["misfit"] = float(scipy.stats.f.sf(chi2 / (len(ks) - p), len(ks) - p, freedom))
-        if len(ks) >= FEWEST_R2 and np.ptp(means) > SAME * np.abs(means).max():
-            plain = _fit_curves(law, ks, means[None], np.ones((1, len(ks))))
-            found["r2"] = float(_r2(means, law.curve(ks, plain[0])))
+    flat = np.ptp(means) <= SAME * np.abs(means).max()
+    if len(ks) >= FEWEST_R2 and len(table.seeds) > 1 and not flat:
+        plain = _fit_curves(law, ks, means[None], np.ones((1, len(ks))))
+        found["r2"] = float(_r2(means, law.curve(ks, plain[0])))
     kept = weights * (1 - np.eye(len(ks)))
     left_out = _fit_curves(law, ks, np.tile(means, (len(ks), 1)), kept, table.shared)
     misses = means - np.diag(law.curve(ks, left_out))
