@@ -153,7 +153,7 @@ class DataSet:
 
 def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
     """Raise ValueError where a class has fewer training images than one of `ipcs`."""
-    counts = dataset.train.labels.bincount(minlength=dataset.class_count).tolist()
+    counts = dataset.train.labels.cpu().bincount(minlength=dataset.class_count).tolist()
     fewest, largest = min(counts), max(ipcs, default=0)
     if largest > fewest:
         raise ValueError(
@@ -400,16 +400,17 @@ def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tu
         parts = place.relative_to(folder).parts
         if any(part.startswith(".") for part in parts):
             continue
+        label = names.index(parts[0]) if parts else None
         for name in sorted(inside):
             if name.startswith(".") or name.lower().endswith(LEFTOVERS):
                 continue
             suffix = Path(name).suffix.lower()
             if suffix not in IMG_EXTENSIONS:
                 notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
-            elif not parts:
+            elif label is None:
                 notes["images skipped for being in no class's folder"] += 1
             else:
-                files.append((place / name, names.index(parts[0])))
+                files.append((place / name, label))
     return files
 
 

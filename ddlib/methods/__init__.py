@@ -53,9 +53,11 @@ class Method:
         distil = self.distil
 
         @wraps(distil)
-        def checked(dataset: DataSet, network: Any, ipcs: Sequence[int], *more: Any) -> Any:
+        def checked(
+            dataset: DataSet, network: Any, ipcs: Sequence[int], *more: Any, **named: Any
+        ) -> Any:
             check_ipcs(ipcs, dataset)
-            return distil(dataset, network, ipcs, *more)
+            return distil(dataset, network, ipcs, *more, **named)
 
         object.__setattr__(self, "distil", checked)
 

@@ -211,7 +211,7 @@ def ddpm_step(
     posterior's, 1 for that of a step, geometric between (Nichol & Dhariwal, ICML 2021, eq. 15).
     x0 is the estimate from the noise after classifier-free guidance, as in the reference, where
     both halves of the batch carry it. At the last step sigma is 0, where the reference guides by
-    the sigma of the step before; that is the same wherever guidance stops before.
+    the sigma of the step before: that tells only where `stop` is 0.
     """
     made = scheduler.step(predicted, t, latents, generator=streams)
     if not guidance:
