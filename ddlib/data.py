@@ -7,8 +7,10 @@ loading them takes longer than reading does.
 
 import math
 import os
+import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ddlib.devices import send
 from ddlib.parameters import check_names, check_value
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
 """What a folder of one's own holds: to train and to test on, the first that is there of each."""
+LEFTOVERS = ("~", "#", "thumbs.db", "desktop.ini")  # how the names of editors' files end
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
+UNALTERED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+"""Pillow's modes whose pixels grey or RGB of 8 bits hold unaltered, where they are opaque."""
 LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
 
@@ -146,6 +151,18 @@ class DataSet:
         return len(self.classes)
 
 
+def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
+    """Raise ValueError where a class has fewer training images than one of `ipcs`."""
+    counts = dataset.train.labels.cpu().bincount(minlength=dataset.class_count).tolist()
+    fewest, largest = min(counts), max(ipcs, default=0)
+    if largest > fewest:
+        raise ValueError(
+            f"k={largest * len(counts)} of {len(counts)} classes: ipc={largest} is more than the "
+            f"{fewest} images of class {dataset.classes[counts.index(fewest)]}; choose ipc <= "
+            f"{fewest}"
+        )
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A split as a reader returns it.
@@ -193,7 +210,8 @@ def load(
     name: a key of DATASETS, searched in the folder DDLIB_DATA and then in ~/.cache/ddlib; or the
         path of a folder with train.npz and test.npz (images uint8 (N, H, W, channels) or
         (N, H, W), labels, class_names) or train/ and test/ (else val/), one folder of images a
-        class, read as RGB.
+        class. Grey images keep their one channel, unless others have colours; 16 bits become 8;
+        a camera's orientation is applied. A warning counts what is skipped or rescaled.
     classes: names of classes to keep; labels become 0..C-1 in this order.
     per_class: keep the first per_class training images of every class (all, if it has fewer).
     held_out: test on the last held_out training images of every class, which are then not trained
@@ -345,31 +363,84 @@ def _read_npz(path: Path) -> Pictures:
 
 
 def _read_images(folder: Path, image_size: int | None) -> Pictures:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
     names = sorted(entry.name for entry in folder.glob("[!.]*/"))
-    labels = {name: label for label, name in enumerate(names)}
-    files = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+    notes: Counter[str] = Counter()
+    files = _image_files(folder, names, notes)
     if not files:
         raise ValueError(f"{folder} holds no images; give it one folder of images a class")
     images = []
     for path, _ in files:
-        images.append(_resize(_decode(path), image_size))
+        images.append(_resize(_decode(path, notes), image_size))
         first, last = images[0].shape[:2], images[-1].shape[:2]
         if first != last:
             raise ValueError(
                 f"{path} is {last} but {files[0][0]} is {first} (height, width); "
                 "pass image_size to make them alike"
             )
+    grey = sum(image.shape[2] == 1 for image in images)
+    if grey < len(images):
+        images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
+        notes["grey images repeated in three channels, as others have colours"] += grey
+    if notes := +notes:  # without zeros
+        said = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
+        warnings.warn(f"{folder}: {said}", stacklevel=2)
     return Pictures(np.stack(images), np.array([label for _, label in files]), tuple(names))
 
 
-def _decode(path: str) -> np.ndarray:
+def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tuple[Path, int]]:
+    """Return the images below `folder` with their labels, in order; count what else is there.
+
+    Hidden files and folders, and what editors and file managers leave, are passed over.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    files = []
+    walked = [(Path(place), inside) for place, _, inside in os.walk(folder, followlinks=True)]
+    for place, inside in sorted(walked):
+        parts = place.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts):
+            continue
+        label = names.index(parts[0]) if parts else None
+        for name in sorted(inside):
+            if name.startswith(".") or name.lower().endswith(LEFTOVERS):
+                continue
+            suffix = Path(name).suffix.lower()
+            if suffix not in IMG_EXTENSIONS:
+                notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
+            elif label is None:
+                notes["images skipped for being in no class's folder"] += 1
+            else:
+                files.append((place / name, label))
+    return files
+
+
+def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
+    """Return an image file as it is looked at, (H, W, 1 or 3), uint8; note what is rescaled."""
     try:
         with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
+            # A camera's MPO holds views of one picture, the first of which is the picture.
+            if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+                raise ValueError("it holds several pictures; save each to a file")
+            image = ImageOps.exif_transpose(picture)
+            in_int32 = image.mode == "I" and picture.format in ("PNG", "PPM")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
+    deep = in_int32 or image.mode.startswith("I;16")
+    if not deep and image.mode not in UNALTERED:
+        raise ValueError(
+            f"image {path} has pixels of mode {image.mode}, which 8 bits a channel cannot hold "
+            "unaltered; save it as grey of 8 or 16 bits, or as RGB"
+        )
+    if image.has_transparency_data and (deep or image.convert("RGBA").getextrema()[3][0] < 255):
+        raise ValueError(
+            f"image {path} is transparent in places, where it has no colour of its own; save it "
+            "over the background that it should have"
+        )
+    if deep:
+        notes["images of 16 bits scaled from 0..65535 to 0..255"] += 1
+        return ((np.asarray(image, np.uint32)[..., None] + 128) // 257).astype(np.uint8)
+    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _check_options(zca: bool, **counts: int | None) -> None:

@@ -29,19 +29,26 @@ UNET_CHUNK_PIXELS = 64 * 64**2
 """Most pixels in a forward pass of the UNet: 64 images up to 64 pixels a side, 16 at 128."""
 
 
+DIT_GUIDED = 3
+"""Channels of a DiT's four that its own code guides, "for exact reproducibility" as it says."""
+
+
 @dataclass(frozen=True)
 class ImageGenerator:
     """A class-conditional diffusion model and the latent space it works in.
 
     encode: normalised images (N, channels, H, W) -> latents (N, c, h, w); decode: the way back;
-    noise: latents, a timestep and class ids (N,) -> the predicted noise, of the latents' shape;
+    predict: latents, a timestep and class ids (N,) -> the noise (N, c, h, w), or (N, 2c, h, w)
+    with the learned variance behind it, in -1 to 1 of its range; guided: how many channels of that
+    classifier-free guidance moves, the first, while the others stay those of the class;
     schedule: the settings of its diffusers scheduler; class_ids: what it calls the data set's
     classes, null_class: what it calls none of them; chunk: images a forward pass.
     """
 
     encode: Callable[[torch.Tensor], torch.Tensor]
     decode: Callable[[torch.Tensor], torch.Tensor]
-    noise: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    guided: int
     schedule: Mapping[str, Any]
     class_ids: Sequence[int]
     null_class: int
@@ -51,12 +58,14 @@ class ImageGenerator:
 def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGenerator:
     """Return the DiT pipeline in the folder `name`, or of that name on the Hugging Face hub.
 
-    Images are resized to the side that its VAE takes, and back. Like DiTPipeline, this leaves
-    the variance that a DiT may have learned unused. class_ids: empty for ImageNet's own, where the
-    classes bear the names of ImageNet's, else 0..C-1.
+    Images are resized to the side that its VAE takes, and back. As in DiT's own code (Peebles &
+    Xie, ICCV 2023), which MGD3 samples with and DiTPipeline does not follow, classifier-free
+    guidance moves three channels, DDPM draws with the variance that the DiT learned, and its
+    timesteps reach from the last, 999, to 0. class_ids: (C,), or empty for a DiT of ImageNet's
+    1,000 classes and classes with their names.
 
-    Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data
-    or does not predict noise.
+    Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data,
+    does not predict noise, or its ids for the classes are not known.
     """
     from diffusers import DiTPipeline
 
@@ -77,12 +86,12 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     device = dataset.train.images.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
     null_class = transformer.config.num_embeds_ada_norm
-    ids = _chosen_ids(dataset.classes, class_ids, null_class)
     if dataset.image_shape[0] != vae.config.in_channels:
         raise ValueError(
             f"generator={name!r} makes images of {vae.config.in_channels} channels, but those of "
             f"{dataset.name} have {dataset.image_shape[0]}; choose generator: unet"
         )
+    ids = _chosen_ids(dataset.classes, class_ids, null_class)
     side = transformer.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
 
     def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -96,13 +105,15 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
         unit = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
         return dataset.normalisation.normalise(resized(unit, dataset.image_shape[1:]))
 
-    def noise(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         steps = t.to(device).expand(len(latents))
-        predicted = transformer(latents, timestep=steps, class_labels=labels).sample
-        return predicted[:, : latents.shape[1]]
+        return transformer(latents, timestep=steps, class_labels=labels).sample
 
-    schedule = _settings(pipeline.scheduler)
-    return ImageGenerator(encode, decode, noise, schedule, ids, null_class, 8)
+    learned = transformer.config.out_channels == 2 * transformer.config.in_channels
+    variance = "learned_range" if learned else "fixed_small"
+    own = {"variance_type": variance, "timestep_spacing": "linspace"}
+    schedule = {**_settings(pipeline.scheduler), **own}
+    return ImageGenerator(encode, decode, predict, DIT_GUIDED, schedule, ids, null_class, 8)
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:
@@ -165,12 +176,13 @@ def load_unet(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerato
     encode, decode = _pixel_space(dataset, levels)
     unet, schedule = _read_unet(path, dataset.train.images.device) if path else (None, {})
 
-    def noise(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample
 
-    classes, (_, height, width) = range(dataset.class_count), dataset.image_shape
+    classes, (channels, height, width) = range(dataset.class_count), dataset.image_shape
     chunk = max(1, min(64, UNET_CHUNK_PIXELS // (height * width)))
-    return ImageGenerator(encode, decode, noise, schedule, classes, len(classes), chunk)
+    null_class = len(classes)
+    return ImageGenerator(encode, decode, predict, channels, schedule, classes, null_class, chunk)
 
 
 def unet_losses(path: Path) -> torch.Tensor:
@@ -249,17 +261,19 @@ def _pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
 
 def _chosen_ids(classes: Sequence[str], given: Sequence[int], count: int) -> list[int]:
-    """Return the ids (C,) by which a model of `count` classes knows the data set's classes.
-
-    One of fewer than ImageNet's thousand was not made on it, whatever classes are called.
-    """
+    """Return the ids (C,) by which a model of `count` classes knows the data set's classes."""
     from torchvision.models import ResNet18_Weights
 
     names = ResNet18_Weights.DEFAULT.meta["categories"]  # of ImageNet, by id
-    known = {name: number for number, name in enumerate(names)}
-    ids = list(given) or [known.get(name) for name in classes]
-    if None in ids or (count < len(known) and not given):
-        ids = list(range(len(classes)))
+    unknown = [name for name in classes if name not in names or count != len(names)]
+    if unknown and not given:
+        raise ValueError(
+            f"class_ids is empty, and what the generator, of {count} classes, calls "
+            f"{', '.join(unknown)} cannot be told from the names of ImageNet's {len(names)} "
+            f"classes; give class_ids, {len(classes)} numbers below {count} in the order of "
+            f"{', '.join(classes)}"
+        )
+    ids = list(given) or [names.index(name) for name in classes]
     if len(ids) != len(classes) or max(ids) >= count:
         raise ValueError(
             f"class_ids={ids} must be {len(classes)} numbers below {count}, one for each class: "

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors
 import yaml
 
 from ddlib.files import from_root
@@ -71,11 +72,15 @@ def differences(plan: Any, found: pd.DataFrame) -> Text:
 
     plan: the study's `Plan`; found: see `beside`. What is compared: data, network, training,
     evaluation, and each method's parameters at the sizes of `found` against the papers', which
-    are those of parameters/methods/*_reference.yaml for the data set, or else the defaults.
+    are those of parameters/methods/*_reference.yaml for the data set, or else the defaults. What
+    methods learned beside images is told whether or not anything is published.
     """
+    learned = _learned(plan)
     if found.empty:
-        return Text(f"Nothing is published for {plan.dataset.name} at these methods and sizes.")
+        nothing = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
+        return Text("\n\n- ".join([nothing, *learned]))
     points = [*_data(plan), *_network(plan, found), *_training(plan, found), *_methods(plan, found)]
+    points += learned
     notes = found.dropna(subset="note").groupby("note", sort=False)["method"].unique()
     points += [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
     if unverified := sorted(set(found.loc[found["tag"] == "unverified", "method"])):
@@ -129,6 +134,26 @@ def _training(plan: Any, found: pd.DataFrame) -> list[str]:
             methods = listed(rows["method"].unique(), "and")
             theirs = "one of their own" if name == "other" else name
             points.append(f"augmentation {recipe['augmentation']}, where {methods} had {theirs}")
+    return points
+
+
+def _learned(plan: Any) -> list[str]:
+    """Say which numbers methods learned for their sets, means over seeds; none is evaluated by."""
+    rows = []
+    for path, trial in {trial.set_path: trial for trial in plan.trials}.items():
+        if path.exists():
+            with safetensors.safe_open(str(path), "pt") as file:
+                numbers = json.loads(file.metadata()["distilled"])["learned"]
+            rows += [(trial.method, name, trial.ipc, value) for name, value in numbers.items()]
+    values = pd.DataFrame(rows, columns=["method", "name", "ipc", "value"])
+    points = []
+    for (method, name), sizes in values.groupby(["method", "name"], sort=False):
+        means = sizes.groupby("ipc")["value"].mean()
+        told = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()], "and")
+        points.append(
+            f"{method}: it learned {name} {told}, which its paper evaluates with; here all sets "
+            f"are evaluated at learning_rate = {plan.first.recipe.learning_rate}"
+        )
     return points
 
 

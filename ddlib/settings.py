@@ -284,8 +284,6 @@ def network_options(settings: Settings) -> dict[str, Any]:
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
     """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
     count = dataset.class_count
-    there = dataset.train.labels.bincount().tolist()
-    fewest = min(there)
     for k in ks:
         if k % count:
             neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
@@ -293,9 +291,6 @@ def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
                 f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
                 f"{' or '.join(neighbours)}"
             )
-        if k // count > fewest:
-            raise ValueError(
-                f"k={k} of {count} classes: ipc={k // count} is more than the {fewest} images of "
-                f"class {dataset.classes[there.index(fewest)]}; choose ipc <= {fewest}"
-            )
-    return sorted({k // count for k in ks})
+    ipcs = sorted({k // count for k in ks})
+    data.check_ipcs(ipcs, dataset)
+    return ipcs

@@ -6,9 +6,11 @@ Every method is `distil(dataset, network, ipcs, seed, parameters)` and returns o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from ddlib import generators
+from ddlib.data import DataSet, check_ipcs
 from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
 from ddlib.parameters import Parameters
 
@@ -37,6 +39,8 @@ class Method:
     With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
     more argument. outside(parameters): plain data that names what `distil` reads besides the data
     set, such as a digest of weights that the parameters give as a folder.
+
+    `distil` raises ValueError for a size that the smallest class cannot fill.
     """
 
     distil: Callable
@@ -44,6 +48,18 @@ class Method:
     shares: bool
     preparation: Preparation | None = None
     outside: Callable[[Any], list[Any]] = lambda parameters: []
+
+    def __post_init__(self) -> None:
+        distil = self.distil
+
+        @wraps(distil)
+        def checked(
+            dataset: DataSet, network: Any, ipcs: Sequence[int], *more: Any, **named: Any
+        ) -> Any:
+            check_ipcs(ipcs, dataset)
+            return distil(dataset, network, ipcs, *more, **named)
+
+        object.__setattr__(self, "distil", checked)
 
     @property
     def module(self) -> str:

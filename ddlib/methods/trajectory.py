@@ -36,7 +36,7 @@ class TrajectoryMatching(Matching):
     snapshots of an expert, 0 for an epoch of the real set; max_start and expert_epochs count
     snapshots; a synthetic_batch of 0 is all of S, for which a table, being interpolated, should
     give k. The gradient of an image shrinks like 1/ipc, so small sets want smaller learning
-    rates. For `gradient` see `match`.
+    rates. For `gradient` see `match`: published image learning rates of TESLA are to be halved.
     """
 
     iterations: ByIpc = setting(5000, by_ipc=True)
@@ -108,8 +108,9 @@ def distil(
 
     prepared: the files of `make`. Sizes share experts and, up to their ranges of starts, the
     pairs that are matched. The step size that S was made for is the set's learned "step_size".
-    Where it falls to zero or below, training on S would climb: that counts as divergence, where
-    the reference goes on.
+    A study evaluates at its own learning rate, as it does every set, where the paper evaluates at
+    the learned one. Where that falls to zero or below, training on S would climb: that counts as
+    divergence, where the reference goes on.
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
     2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
@@ -185,7 +186,10 @@ def match(
     a_i = d loss / d theta_i: a_i = a_i+1 - step_size (d g_i / d theta_i) a_i+1. "tesla" holds
     a_i at its last value a_N, which drops the dependence of every theta_i on the images and on
     the step size (d theta_i / d X and d theta_i / d step_size in g_i), and is cheaper by the
-    products with d g_i / d theta_i.
+    products with d g_i / d theta_i. The published code of "tesla" means to double the images'
+    gradient but repeats a tuple instead (`2 * torch.autograd.grad(...)`), so that it has half of
+    this gradient: halve the image learning rates published with it. Its step size's gradient is
+    whole, and so are the rates of the step size.
 
     Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
     Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".

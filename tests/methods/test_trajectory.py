@@ -408,6 +408,35 @@ def test_tesla_drops_exactly_what_the_weights_owe_to_the_images():
     assert difference.item() == pytest.approx(alpha * (dropped @ first).item(), rel=1e-6)
 
 
+def test_tesla_is_its_formula_and_twice_the_published_code(network, pair):
+    """d loss / d X of Cui et al. with theta_i held: 2 (theta_N - target)^T (-alpha d g_i / d X).
+
+    The published code leaves out the 2, but for the step size.
+    """
+    (start, target), steps = pair, changing_steps(5)
+    images, step_size = student()
+    match(network, images, LABELS, step_size, start, target, steps, "tesla")
+    alpha, total = step_size.item(), torch.zeros_like(start)
+    plain, _ = student()
+    slopes = []
+    for rows, drawn in steps:
+        theta = (start - alpha * total).requires_grad_()
+        seen = augment.apply(plain[rows], drawn)
+        loss = F.cross_entropy(ordinary_scores(theta, seen), LABELS[rows])
+        slopes.append(torch.autograd.grad(loss, theta, create_graph=True)[0])
+        total = total + slopes[-1].detach()
+    scale = (start - target).square().sum()
+    published = torch.zeros_like(plain)
+    for slope in slopes:
+        along = (alpha * (target - start) + alpha**2 * total) @ slope / scale
+        published += torch.autograd.grad(along, plain)[0]
+    torch.testing.assert_close(images.grad, 2 * published, rtol=1e-8, atol=1e-12)
+    learned = torch.tensor(alpha).double().requires_grad_()
+    missed = (start - learned * total - target).square().sum() / scale
+    [by_step_size] = torch.autograd.grad(missed, learned)
+    assert step_size.grad.item() == pytest.approx(by_step_size.item(), rel=1e-8)
+
+
 class Held:
     """A tensor that autograd holds on to."""
 
