@@ -39,7 +39,8 @@ def coverage(
     """Back-test the planner on simulated studies: all rows of `planner.back_test`, with study.
 
     Families: all twelve configurations, and three of 3 to 8 drawn at random. Columns besides:
-    study, doubted (whether the free exponent's interval excludes 1/2).
+    study, width, doubted (whether no free exponent can be fitted, or its
+    interval excludes 1/2).
     """
     generator, tables = np.random.default_rng([seed, int(100 * sd), int(100 * exponent)]), []
     names = [f"c{i}" for i in range(CONFIGURATIONS)]
@@ -50,7 +51,11 @@ def coverage(
         families["all"] = names
         options = {"draws": draws, "seed": study}
         tested = planner.back_test(gaps, families, PILOT, names[:IN_PILOT], **options)
-        tables.append(tested.assign(study=study, width=tested["high"] - tested["low"]))
+        first = gaps[gaps["configuration"].isin(names[:IN_PILOT]) & gaps["k"].isin(PILOT)]
+        b = planner.read_pilot(first, **options).exponent
+        doubted = b is None or not b.low <= 0.5 <= b.high
+        width = tested["high"] - tested["low"]
+        tables.append(tested.assign(study=study, width=width, doubted=doubted))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -63,13 +68,14 @@ def summary(tested: pd.DataFrame) -> dict[str, float]:
         "new configurations": single & new & ~past,
         "new sizes": single & ~new,
         "both": single & new & past,
-        "families, pilot's k": family & ~past,
+        "families, k to 100": family & ~past,
         "families, k = 200": family & (tested["k"] == 200),
         "families, k = 400": family & (tested["k"] == 400),
     }
     row = {name: tested.loc[rows, "inside"].mean() for name, rows in groups.items()}
-    row["width"] = tested.loc[family & (tested["k"] == 200), "width"].median()
-    return row | {"refused": (tested["refused"] != "").mean()}
+    row["width at 200"] = tested.loc[groups["families, k = 200"], "width"].median()
+    row["refused"] = (tested["refused"] != "").mean()
+    return row | {"law doubted": tested.groupby("study")["doubted"].first().mean()}
 
 
 def main() -> None:
@@ -79,7 +85,7 @@ def main() -> None:
     print("| sd of ln a | exponent |", " | ".join(heads), "|")
     print("|---|---|" + "---|" * len(heads))
     for (sd, b), row in rows.items():
-        cells = [f"{v:.3f}" if name == "width" else f"{v:.0%}" for name, v in row.items()]
+        cells = [f"{v:.3f}" if name.startswith("width") else f"{v:.0%}" for name, v in row.items()]
         print(f"| {sd} | {b} |", " | ".join(cells), "|")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
@@ -195,7 +196,8 @@ def trust(pilot: Pilot) -> str:
     if count:
         text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
         text += f"{CLAIMED:.0%} intervals"
-        text += ", so these are too narrow" if held < 0.9 * count else ""
+        narrow = scipy.stats.binom.cdf(held, count, CLAIMED) < 0.05
+        text += ", so these are too narrow" if narrow else ""
         text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."

@@ -146,7 +146,7 @@ def recommendation(
     text += f" But {found.doubt}." if found.doubt else ""
     if alike := list(table.loc[table["alike"], "method"]):
         others = html.escape(reading.listed(alike, "and"))
-        text += f" Their draws, paired by seed, do not show that {others} needs more."
+        text += f" Draws paired by seed do not tell its need from that of {others}."
     return text
 
 

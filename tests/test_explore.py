@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ddlib import coverage, coverage_laws, explore, laws, planner, tables
+from ddlib import coverage, coverage_laws, explore, laws, planner, reading_explore, tables
 from ddlib.coverage_laws import KStars
 from ddlib.page import _plain
 
@@ -368,6 +368,32 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, example):
         assert found[method] == [end for end in need if np.isfinite(end)]
     choose(plans, budget=1)
     assert "No method holds a gap of 0.04 within 1 images per class" in plans.numbers.value
+
+
+def test_plans_are_compared_by_need_within_the_budget_and_by_gap_beyond_it():
+    # G = a/√k + 0.02 is 0.07 at k = (a / 0.05)^2: 100, 144 and 324, or 10, 15 and 33 of 10 classes.
+    rng, plans = np.random.default_rng(0), {}
+    for method, a in {"dear": 0.9, "fair": 0.6, "cheap": 0.5}.items():
+        rows = [
+            (c, s, k, share * a / np.sqrt(k) + 0.02 + 1e-7 * rng.normal())
+            for c, share in {"c0": 0.5, "c1": 1.0}.items()
+            for s in range(4)
+            for k in (10, 20, 50, 100, 200)
+        ]
+        gaps = pd.DataFrame(rows, columns=["configuration", "seed", "k", "gap_error"])
+        pilot = planner.read_pilot(gaps, draws=50)
+        plans[method] = planner.plan(pilot, ["c0", "c1"], 0.07, 10)
+    found = reading_explore.compare_plans(plans, ["c0", "c1"], 20)
+    assert list(found["method"]) == ["cheap", "fair", "dear"]
+    assert list(found["within"]) == [True, True, False]
+    assert list(found["ipc"]) == [10, 15, 33]
+    gaps = [a / np.sqrt(200) + 0.02 for a in (0.5, 0.6, 0.9)]
+    assert found["gap"].to_numpy() == pytest.approx(gaps, rel=1e-4)
+    assert set(found["member"]) == {"c1"}
+    assert not found["alike"].any()
+    none = reading_explore.compare_plans(plans, ["c0", "c1"], 5)
+    assert not none["within"].any()
+    assert list(none["method"]) == ["cheap", "fair", "dear"]
 
 
 def test_a_plan_by_a_law_that_the_pilot_speaks_against_is_a_guess(plans, example):
