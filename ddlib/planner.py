@@ -18,7 +18,6 @@ import pandas as pd
 from ddlib import laws
 from ddlib.laws import Interval
 
-MEASURE = "gap_error"
 CLAIMED = 0.95  # the level of all intervals
 REACH = 2  # the planner answers up to so many times the largest size of the pilot
 SIZES = 3  # that a configuration of the pilot needs: two for a slope, one for a miss
@@ -64,8 +63,7 @@ class Pilot:
     def exponent(self) -> Interval | None:
         """The b of a/k^b + c, for the mean gap of all configurations; None if it has none."""
         middle = pd.DataFrame(self.gaps.mean(axis=0), index=self.seeds, columns=self.ks)
-        found = laws.fit(middle, "free_exponent", draws=self.draws, seed=self.seed)
-        b = found.parameters.get("b")
+        b = laws.fit(middle, "free_exponent", draws=self.draws, seed=self.seed).parameters.get("b")
         return b if b and b.low is not None else None
 
     def refusal(self, name: str, k: float | None = None) -> str:
@@ -78,7 +76,7 @@ class Pilot:
         if here is None or here not in known:
             there = ", ".join(sorted(filter(None, known))) or "unknown"
             return f"the network of {name} ({here or 'unknown'}) is not in the pilot ({there})"
-        few = f"{name} is not in the pilot; {PEERS} others would be needed to speak of it"
+        few = f"{name} is not in the pilot; {PEERS} others are needed to speak of it"
         return few if len(self.names) < PEERS else ""
 
     @cached_property
@@ -111,16 +109,14 @@ class Pilot:
         generator, count = np.random.default_rng([self.seed, 1]), len(self.names)
         ks, (size, cases) = np.asarray(ks, dtype=float), self._misses
         missed = size * generator.standard_t(cases, (self.draws, 1))
-        laws_drawn, noise = [], []
+        law, noise = [], []
         for means, errors in zip(self.means, self.noise, strict=True):
             known = ~np.isnan(means)
             weights, slope = _weights(self.ks[known], ks)
             past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
-            laws_drawn.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
+            law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
             noise.append(self.weights @ errors[:, known] @ weights.T)
-        law = np.array(laws_drawn)
-        drawn = law + noise
-        centre, apart = drawn.mean(axis=0), law - law.mean(axis=0)
+        drawn, apart = np.add(law, noise), law - np.mean(law, axis=0)
         common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
         spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
         found = []
@@ -129,7 +125,7 @@ class Pilot:
                 found.append(drawn[self.names.index(name)])
             else:
                 mix = (common + generator.standard_normal(common.shape)) / spread
-                found.append(centre + np.einsum("dc,cdn->dn", mix, apart))
+                found.append(drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart))
         return np.array(found)
 
     def claim(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +181,7 @@ def read_pilot(
     ks = np.sort(gaps["k"].unique()).astype(float)
     if len(seeds) < 2 or ks[0] <= 0:
         raise ValueError(f"{len(seeds)} seeds, k from {min(ks, default=0):g}; give 2 seeds, k > 0")
-    ended = gaps[MEASURE].where(gaps.get("status", pd.Series("ok", gaps.index)) == "ok")
+    ended = gaps["gap_error"].where(gaps.get("status", pd.Series("ok", gaps.index)) == "ok")
     cells = ended.groupby([gaps["configuration"], gaps["seed"], gaps["k"]]).mean()
     cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy(float)
     cells = cells.reshape(len(names), len(seeds), len(ks))
@@ -242,8 +238,8 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     if why := next(filter(None, map(pilot.refusal, members)), ""):
         return replace(refused, reason=why)
     ends = np.ceil(pilot.ks[0] / class_count), max(REACH * pilot.ks[-1] // class_count, 1)
-    measured = pilot.ks // class_count
-    ipcs = np.unique(np.round([*np.geomspace(*ends, 300), *measured]).clip(*ends))
+    ipcs = [*np.geomspace(*ends, 300), *(pilot.ks // class_count)]
+    ipcs = np.unique(np.round(ipcs).clip(*ends))
     curves = pilot.predict(members, ipcs * class_count)
     worst = curves.max(axis=0)
     enough = worst <= epsilon
@@ -286,19 +282,17 @@ def back_test(
     chosen = gaps["k"].isin(pilot_ks) & gaps["configuration"].isin(pilot_configurations)
     pilot = read_pilot(gaps[chosen], **options | {"networks": whole.networks})
     draws, measured = pilot.claim(everyone, whole)
-    singles, rows = {name: [name] for name in everyone}, []
-    for kind, subjects in {"configuration": singles, "family": families}.items():
-        for name, members in subjects.items():
-            places = [everyone.index(member) for member in members]
-            drawn, values = draws[places].max(axis=0), measured[places].max(axis=0)
-            ends, new = _ends(drawn).T, not set(members) <= set(pilot.names)
-            for j, k in enumerate(whole.ks):
-                held = ["configuration"] * new + ["k"] * (k not in pilot.ks)
-                if held:
-                    centre, value, (low, high) = np.median(drawn[:, j]), values[j], ends[j]
-                    why = next(filter(None, (pilot.refusal(each, k) for each in members)), "")
-                    row = (name, kind, "both" if len(held) > 1 else held[0], k, centre, low, high)
-                    rows.append((*row, value, centre - value, bool(low <= value <= high), why))
+    subjects, rows = [("configuration", name, [name]) for name in everyone], []
+    for kind, name, members in subjects + [("family", *each) for each in families.items()]:
+        places = [everyone.index(member) for member in members]
+        drawn, values = draws[places].max(axis=0), measured[places].max(axis=0)
+        ends, new = _ends(drawn).T, not set(members) <= set(pilot.names)
+        for j, k in enumerate(whole.ks):
+            if held := ["configuration"] * new + ["k"] * (k not in pilot.ks):
+                centre, value, (low, high) = np.median(drawn[:, j]), values[j], ends[j]
+                why = next(filter(None, (pilot.refusal(each, k) for each in members)), "")
+                row = (name, kind, "both" if len(held) > 1 else held[0], k, centre, low, high)
+                rows.append((*row, value, centre - value, bool(low <= value <= high), why))
     names = ["name", "kind", "held_out", "k", "predicted", "low", "high", "measured", "error"]
     return pd.DataFrame(rows, columns=[*names, "inside", "refused"])
 

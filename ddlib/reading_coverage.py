@@ -195,7 +195,7 @@ def trust(pilot: Pilot) -> str:
     text = "This pilot is too small to test its intervals on itself."
     if count:
         text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
-        text += f"{CLAIMED:.0%} intervals"
+        text += "95 % intervals"
         narrow = scipy.stats.binom.cdf(held, count, CLAIMED) < 0.05
         text += ", so these are too narrow" if narrow else ""
         text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
@@ -213,14 +213,14 @@ def back_test(tested: pd.DataFrame) -> Text:
             lines.append(
                 f"- {plural}, held out: {held}{' (the planner refuses these)' * bool(refused)}: "
                 f"{known['inside'].sum()} of {len(known)} measured gaps were in their "
-                f"{CLAIMED:.0%} intervals; mean error {known['error'].mean():+.3f}, root mean "
+                f"95 % intervals; mean error {known['error'].mean():+.3f}, root mean "
                 f"square {np.sqrt((known['error'] ** 2).mean()):.3f}"
             )
     if not lines:
         return Text("The pilot saw everything: nothing is left to test it on.")
     kept = measured[measured["refused"] == ""]
     share = f"in {kept['inside'].mean():.0%} of {len(kept)} cases" if len(kept) else "in no case"
-    verdict = f"**The planner's {CLAIMED:.0%} intervals held {share} that it answers.**"
+    verdict = f"**The planner's 95 % intervals held {share} that it answers.**"
     return Text(
         "\n".join([f"{verdict} Families overlap, so cases are not independent.", "", *lines])
     )

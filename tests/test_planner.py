@@ -73,7 +73,7 @@ def test_other_networks_and_too_few_peers_are_refused():
     assert "the network of vit (vit) is not in the pilot (convnet)" in refused
     assert "(unknown)" in planner.plan(pilot, ["c9"], 0.2, 10).reason
     few = read(gaps[gaps["configuration"].isin(MEMBERS)], networks=networks)
-    assert "4 others would be needed" in planner.plan(few, ["c4"], 0.2, 10).reason
+    assert "4 others are needed" in planner.plan(few, ["c4"], 0.2, 10).reason
 
 
 def test_another_configuration_is_one_more_draw_from_the_pilot():

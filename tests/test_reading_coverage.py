@@ -123,11 +123,11 @@ def test_the_back_test_counts_errors_and_intervals():
     )
     text = reading.back_test(tested)
     assert text.startswith(
-        "**The planner's 95% intervals held in 50% of 2 cases that it answers.** "
+        "**The planner's 95 % intervals held in 50% of 2 cases that it answers.** "
         "Families overlap, so cases are not independent."
     )
     assert (
-        "- families, held out: k: 1 of 2 measured gaps were in their 95% intervals; mean error "
+        "- families, held out: k: 1 of 2 measured gaps were in their 95 % intervals; mean error "
         "-0.005, root mean square 0.035\n"
         "- families, held out: k (the planner refuses these): 0 of 1 measured"
     ) in text
