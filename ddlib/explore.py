@@ -276,7 +276,7 @@ class CoverageExplorer(Explorer):
         }
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
         self._presets = cache(self._known_presets)
-        self._worst, self._fits = cache(self._worst_gap), cache(_member_fits)
+        self._worst, self._pilot = cache(self._worst_gap), cache(_pilot)
         self._place, self._centres = cache(_embedded), cache(_centres)
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
@@ -367,7 +367,7 @@ class CoverageExplorer(Explorer):
         return View(chart, table, ". ".join([heading[0], *words]))
 
     def needs(self, members, radius: float, epsilon: float, h_cov: float) -> list[Need]:
-        """Return k*(epsilon) of a family: measured, by its members' fits, and by H_cov alone."""
+        """Return k*(epsilon) of a family: measured, by the planner, and by H_cov alone."""
         tables, method = self.tables, self.controls["method"].value
         measured = self._needed(tables, method, members)
         if isinstance(measured, str):
@@ -377,16 +377,16 @@ class CoverageExplorer(Explorer):
             k_star = Interval(row["k_star"], row["low"], row["high"])
             found = Need("measured", k_star, row["censored"])
         by_line = self._by_line(members, radius, epsilon, h_cov)
-        return [found, self._by_fits(members, epsilon), by_line]
+        return [found, self._planned(members, epsilon), by_line]
 
-    def _by_fits(self, members, epsilon: float) -> Need:
-        tables, method = self.tables, self.controls["method"].value
+    def _planned(self, members, epsilon: float) -> Need:
+        tables = self.tables
         try:
-            fits = planner.pick_fitted(self._fits(tables, method, self.draws), members)
+            pilot = self._pilot(tables, self.controls["method"].value, self.draws)
         except ValueError as reason:
-            return Need("members' fits", None, str(reason))
-        planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
-        return Need("members' fits", planned.k, planned.reason)
+            return Need("planned", None, str(reason))
+        found = planner.plan(pilot, members, epsilon, tables.class_count)
+        return Need("planned", found.k if found.ipc else None, found.reason)
 
     def _by_line(self, members, radius: float, epsilon: float, h_cov: float) -> Need:
         """Read k* off the line through the other presets, as far as theirs are known."""
@@ -415,29 +415,29 @@ class Planner(Explorer):
             "epsilon": _slider("Target gap", EPSILONS, 0.05),
             "budget": _slider("Budget, IPC", IPCS, 50),
         }
-        self.draws, self._fits = draws, cache(_member_fits)
+        self.draws, self._pilot = draws, cache(_pilot)
         super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
 
     def offer(self) -> None:
         self.controls["family"].options = list(_families(self.tables))
 
     def choose(self) -> View:
-        tables, fits, bad = self.tables, {}, {}
+        tables, plans, bad = self.tables, {}, {}
         members = _families(tables)[self.controls["family"].value]
         epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
         for method in tables.methods:
             try:
-                found = self._fits(tables, method, self.draws)
-                fits[method] = planner.pick_fitted(found, members)
+                pilot = self._pilot(tables, method, self.draws)
             except ValueError as reason:
                 bad[method] = str(reason)
-        if not fits:
-            raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
-        ks, count = tables.sizes, tables.class_count
-        table = planner.compare_plans(fits, epsilon, budget * count, count, ks)
-        text = reading.recommendation(table, fits, tables, members, epsilon, budget)
+            else:
+                plans[method] = planner.plan(pilot, members, epsilon, tables.class_count)
+        if not plans:
+            raise ValueError(f"no method can be planned with ({next(iter(bad.values()))})")
+        table = reading.compare_plans(plans, members, budget)
+        text = reading.recommendation(table, plans, members, budget)
         title = f"Images per class for a gap of {epsilon:g}"
-        subtitle = "Dots: need by the fitted law, with its 95 % interval. Dashes: the budget."
+        subtitle = "Dots: the need, with its 95 % interval. Dashes: the budget."
         chart = charts_explore.plans_view(table, budget, (title, subtitle))
         return View(chart, f"<p>{text}</p>{reading.plan_table(table, bad)}", text)
 
@@ -502,11 +502,9 @@ def _families(tables: Tables) -> dict[str, tuple[str, ...]]:
     return {**tables.families, **{f"{name} alone": (name,) for name in tables.configurations}}
 
 
-def _member_fits(tables: Tables, method: str, draws: int) -> dict[str, laws.Fit]:
-    """Fit a method's gaps under each configuration that has any."""
-    own = tables.gaps[tables.gaps["method"] == method]
-    members = [name for name in tables.configurations if name in set(own["configuration"])]
-    return planner.fit_members(own, members, draws=draws)
+def _pilot(tables: Tables, method: str, draws: int) -> planner.Pilot:
+    """Read all that a study measured of a method as the pilot of a plan."""
+    return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
 
 
 def _ipcs(tables: Tables) -> list[int]:

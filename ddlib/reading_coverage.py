@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
+from ddlib.planner import CLAIMED, REACH, Pilot, Plan
 from ddlib.reading import NEAR, Text, ends, listed
 
 NAMES = {
@@ -165,15 +167,60 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
     return Text("\n\n".join([*paragraphs, note]))
 
 
+def plan(found: Plan) -> Text:
+    """Say a plan, its answer first, and what it can be trusted for."""
+    goal = f"a worst gap of {found.epsilon:g}"
+    if found.reason:
+        return Text(f"No plan for {goal}: {found.reason}.")
+    (ipc, low, high), k, ks = found.ipc, found.k.estimate, found.pilot.ks
+    where = "between measured sizes" if k < ks[-1] else f"past the largest measured, {ks[-1]:g}"
+    where = f"k = {k:g}, {'a measured size' if k in ks else where}"
+    if np.isinf(high):
+        text = f"At least {low:g} images per class are needed for {goal}, most likely {ipc:g} "
+        text += f"({where}); up to k = {REACH * ks[-1]:g} no number is surely enough"
+    elif low < high:
+        text = f"Between {low:g} and {high:g} images per class hold {goal}, most likely {ipc:g} "
+        text += f"({where})"
+    else:
+        fewest = ", the fewest measured," if ipc <= np.ceil(ks[0] / found.class_count) else ""
+        text = f"{ipc:g} images per class{fewest} hold {goal} ({where})"
+    guess = "A guess: " if found.doubt and k > ks[-1] else ""
+    text = f"{guess}{text}; {found.member} decides. {trust(found.pilot)}"
+    return Text(f"{text} But {found.doubt}." if found.doubt else text)
+
+
+def trust(pilot: Pilot) -> str:
+    """Say how often a pilot's intervals held what was left out of it, and what is missing."""
+    (held, count), known = pilot.left_out, len(pilot.names)
+    text = "This pilot is too small to test its intervals on itself."
+    if count:
+        text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
+        text += "95 % intervals"
+        narrow = scipy.stats.binom.cdf(held, count, CLAIMED) < 0.05
+        text += ", so these are too narrow" if narrow else ""
+        text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
+    if missing := int(np.isnan(pilot.gaps).sum()):
+        text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
+    return text
+
+
 def back_test(tested: pd.DataFrame) -> Text:
-    """Say how far off the pilot's predictions were, by what they had not seen."""
-    lines = []
-    predicted = tested.dropna(subset=["error"])
-    for (kind, held), known in predicted.groupby(["kind", "held_out"], sort=False):
-        plural = kind.replace("family", "families").replace("ion", "ions")
-        lines.append(
-            f"- {plural}, held out: {held}: mean error {known['error'].mean():+.3f}, root mean "
-            f"square {np.sqrt((known['error'] ** 2).mean()):.3f}; the 95 % interval held "
-            f"{known['inside'].astype(bool).mean():.0%} of {len(known)}"
-        )
-    return Text("\n".join(lines) or "The pilot saw everything: nothing is left to test it on.")
+    """Say how often the planner's intervals held what the pilot had not seen, and how far off."""
+    lines, measured = [], tested.dropna(subset=["error"])
+    for refused, rows in measured.groupby(measured["refused"] != ""):
+        for (kind, held), known in rows.groupby(["kind", "held_out"], sort=False):
+            plural = kind.replace("family", "families").replace("ion", "ions")
+            lines.append(
+                f"- {plural}, held out: {held}{' (the planner refuses these)' * bool(refused)}: "
+                f"{known['inside'].sum()} of {len(known)} measured gaps were in their "
+                f"95 % intervals; mean error {known['error'].mean():+.3f}, root mean "
+                f"square {np.sqrt((known['error'] ** 2).mean()):.3f}"
+            )
+    if not lines:
+        return Text("The pilot saw everything: nothing is left to test it on.")
+    kept = measured[measured["refused"] == ""]
+    share = f"in {kept['inside'].mean():.0%} of {len(kept)} cases" if len(kept) else "in no case"
+    verdict = f"**The planner's 95 % intervals held {share} that it answers.**"
+    return Text(
+        "\n".join([f"{verdict} Families overlap, so cases are not independent.", "", *lines])
+    )

@@ -114,17 +114,23 @@ def test_the_root_law_names_the_best_measure_and_how_far_the_others_are():
 def test_the_back_test_counts_errors_and_intervals():
     tested = pd.DataFrame(
         {
-            "kind": ["family", "family"],
-            "held_out": ["k", "k"],
-            "error": [0.03, -0.04],
-            "inside": [True, False],
+            "kind": "family",
+            "held_out": "k",
+            "error": [0.03, -0.04, 0.2],
+            "inside": [True, False, False],
+            "refused": ["", "", "k = 400 is not between 10 and 2 times 100"],
         }
     )
     text = reading.back_test(tested)
-    assert text == (
-        "- families, held out: k: mean error -0.005, root mean square 0.035; the 95 % interval "
-        "held 50% of 2"
+    assert text.startswith(
+        "**The planner's 95 % intervals held in 50% of 2 cases that it answers.** "
+        "Families overlap, so cases are not independent."
     )
+    assert (
+        "- families, held out: k: 1 of 2 measured gaps were in their 95 % intervals; mean error "
+        "-0.005, root mean square 0.035\n"
+        "- families, held out: k (the planner refuses these): 0 of 1 measured"
+    ) in text
     assert "nothing is left" in reading.back_test(tested.assign(error=np.nan))
 
 
