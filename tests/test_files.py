@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from ddlib.files import check_writable, write_atomically
+from ddlib.files import check_writable, read_json, write_atomically
 
 
 def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
@@ -46,6 +46,33 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", look_then_replace)
     write_atomically(path, b"new")
     assert seen == [(b"old", b"new")]  # all is written before the name changes hands
+
+
+def test_a_loss_of_power_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
+    """The disk keeps the content before the name points at it, and the name before it is said."""
+    events, sync, replace = [], os.fsync, os.replace
+
+    def note_sync(file):
+        seen = os.fstat(file)
+        events.append("folder" if stat.S_ISDIR(seen.st_mode) else seen.st_size)
+        sync(file)
+
+    def note_replace(*paths):
+        events.append("name")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    write_atomically(tmp_path / "set.bin", b"new")
+    assert events == [3, "name", "folder"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"done": 1}'])
+def test_json_that_is_not_whole_is_named(tmp_path, content):
+    path = tmp_path / "progress.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
+        read_json(path, names=("done", "total"))
 
 
 @pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
