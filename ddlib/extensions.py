@@ -1,8 +1,8 @@
 """Methods, networks and data sets from Python files of one's own: `extensions: [my_method.py]`.
 
 A file registers what it brings as the library does: `METHODS["mine"] = Method(...)`,
-`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. It travels to worker processes as text,
-so they need not share a folder with the study; it stands alone, and imports nothing beside it.
+`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. It travels to worker processes as text:
+all run what the study read. It stands alone, and imports nothing beside it.
 """
 
 import ast

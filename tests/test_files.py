@@ -5,6 +5,8 @@ import stat
 import pytest
 
 from ddlib.files import check_writable, read_json, write_atomically
+from ddlib.runs import Run
+from ddlib.settings import Exploration
 
 
 def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
@@ -130,3 +132,11 @@ def test_a_disk_that_is_full_only_once_it_is_asked_to_keep_is_said(tmp_path, mon
     with pytest.raises(OSError, match=f"the disk that holds {tmp_path} is full; make room and run"):
         check_writable(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "progress.json"])
+def test_what_a_run_left_unreadable_is_named_and_not_taken_for_absent(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")  # as a loss of power leaves it
+    run = Run("a", tmp_path / "a.ipynb", tmp_path / "a.yaml", Exploration([], str(tmp_path)))
+    with pytest.raises(ValueError, match=rf"^{tmp_path / name} is not whole \(.*\); delete it"):
+        run.is_current("identity") if name == "run.json" else run.done()
