@@ -3,7 +3,6 @@
 Whoever runs the notebook (`ddlib.execute`) leaves a note of what decided it beside its tables.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from ddlib import data
 from ddlib.devices import read_device
 from ddlib.extensions import read_extensions
-from ddlib.files import NOTE, PROGRESS, from_root
+from ddlib.files import NOTE, PROGRESS, from_root, read_json
 from ddlib.fingerprints import files_digest, fingerprint, library_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.page import read_notebook
@@ -95,7 +94,7 @@ class Run:
         read = [self.cells, plain_text(given), library_digest(), tables]
         if isinstance(self.settings, Settings):
             methods = read_methods(self.settings).values()
-            read += [METHODS[base].outside(parameters) for base, parameters in methods]
+            read += [METHODS[base].reads(parameters) for base, parameters in methods]
             stats = [path.stat() for path in data.files(data_options(self.settings)["name"])]
             read += [[stat.st_size, stat.st_mtime_ns] for stat in stats]
         return fingerprint(read)
@@ -105,7 +104,7 @@ class Run:
         path = self.folder / NOTE
         if not path.exists():
             return False
-        note = json.loads(path.read_text())
+        note = read_json(path, names=("identity", "files"))
         files = [self.folder / name for name in note["files"]] + self._tables
         there = all(file.exists() for file in files)
         return there and note["identity"] == identity and not self.failed_trials()
@@ -126,5 +125,5 @@ class Run:
     def done(self) -> int:
         """Return how many of its trials are done, as the study under way tells."""
         path = self.folder / PROGRESS
-        told = json.loads(path.read_text())["done"] if path.exists() else 0
+        told = read_json(path, names=("done",))["done"] if path.exists() else 0
         return min(told, self.size - 1)

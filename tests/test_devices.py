@@ -282,7 +282,7 @@ def test_the_pretended_accelerator_counts_and_refuses():
 
 def test_device_and_precision_name_a_result():
     contexts = [
-        Context("data", "network", "digest", "copy", device, rounding, "code")
+        Context("network", "digest", "copy", device, rounding, "code")
         for device in ("cpu", "cuda")
         for rounding in ("float32", "bf16")
     ]
@@ -295,12 +295,12 @@ def test_a_job_computes_with_the_precision_of_its_context():
         return (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
 
     for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        assert job(Context("data", "network", "digest", "copy", "cpu", name, "code")) == kind
+        assert job(Context("network", "digest", "copy", "cpu", name, "code")) == kind
 
 
 def test_a_processor_counts_its_own_seconds_and_an_accelerator_those_that_pass():
     for device, least, most in (("cpu", 0, 0.1), ("cuda", 0.2, 60)):
-        context = Context("data", "network", "digest", "copy", device, "float32", "code")
+        context = Context("network", "digest", "copy", device, "float32", "code")
         start = seconds(context)
         time.sleep(0.2)
         assert least <= seconds(context) - start < most

@@ -103,7 +103,7 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
     assert METHODS["mine"] is first
     write(METHOD.replace("ipcs, seed, parameters)\n\n", "ipcs, seed + 1, parameters)\n\n"))
     read_extensions([path])
-    assert METHODS["mine"].module != first.module
+    assert METHODS["mine"].modules != first.modules
 
 
 @pytest.mark.parametrize(
