@@ -1,16 +1,12 @@
 """Files that are either whole or absent, and where a project's paths count from."""
 
 import errno
-import json
 import os
 import tempfile
 from pathlib import Path
 
-NOTE = "run.json"
-"""Beside the tables of a notebook: what decided them, once it has ended well; see
-`ddlib.runs`."""
 PROGRESS = "progress.json"
-"""Beside them, too: how many trials are done, of how many."""
+"""Beside the tables of a study: how many trials are done, of how many."""
 PROBE = 16_384  # bytes that a disk must take before anything starts
 
 
@@ -34,13 +30,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise explained(error, path.parent) from error
-
-
-def write_note(folder: Path, identity: str) -> None:
-    """Note in `folder` that a notebook has ended well, of what `identity` names, and its files."""
-    files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-    note = json.dumps({"identity": identity, "files": files}, indent=1)
-    write_atomically(folder / NOTE, note.encode())
 
 
 def explained(error: OSError, folder: Path) -> OSError:
