@@ -184,15 +184,13 @@ class Source:
     """A named data set: how to read it from a root folder and how to fetch it into one.
 
     read(root, image_size) raises FileNotFoundError where the root lacks the set. A normalisation
-    of None is measured on the training images. folders: those below the root, the first that is
-    there, whose files it reads.
+    of None is measured on the training images.
     """
 
     read: Callable[[Path, int | None], Pair]
     download: Callable[[Path], object] | None = None
     normalisation: Normalisation | None = None
     image_size: int | None = None
-    folders: tuple[str, ...] = ()
 
 
 def load(
@@ -248,24 +246,6 @@ def load(
             normalisation=normalisation,
             classes=tuple(train.classes[label] for label in chosen),
         )
-
-
-def files(name: str) -> list[Path]:
-    """Return the files that `load` reads for a name, unopened; none of a set that is not there.
-
-    A set that a file of one's own brings is known by its `Source.folders`.
-    """
-    source = DATASETS.get(name)
-    places = [(Path(name).expanduser(), OWN)]
-    if source:
-        published = [(root, [source.folders]) for root in _roots()]
-        places = [each for root, one in published for each in ((root, one), (root / name, OWN))]
-    for folder, parts in places:
-        with suppress(FileNotFoundError):
-            found = [_first(folder, *names) for names in parts]
-            within = [[part] if part.is_file() else part.rglob("*") for part in found]
-            return sorted(path for paths in within for path in paths if path.is_file())
-    return []
 
 
 def _roots() -> list[Path]:
@@ -589,7 +569,6 @@ def _published(name: str, folder: str, mean: Sequence[float], std: Sequence[floa
         partial(_read_published, name, folder),
         partial(_fetch, name),
         Normalisation(mean, std),
-        folders=(folder,),
     )
 
 
@@ -608,6 +587,5 @@ DATASETS: dict[str, Source] = {
         partial(_fetch, "Imagenette", size="160px"),
         Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         image_size=64,
-        folders=IMAGENETTE,
     ),
 }

@@ -11,11 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-NOTE = "run.json"
-"""Beside the tables of a notebook: what decided them, once it has ended well; see
-`ddlib.runs`."""
 PROGRESS = "progress.json"
-"""Beside them, too: how many trials are done, of how many."""
+"""Beside the tables of a study: how many trials are done, of how many."""
 PROBE = 16_384  # bytes that a disk must take before anything starts
 
 
@@ -78,13 +75,6 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str
         if missing := set(names).difference(content if names else ()):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return content
-
-
-def write_note(folder: Path, identity: str) -> None:
-    """Note in `folder` that a notebook has ended well, of what `identity` names, and its files."""
-    files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-    note = json.dumps({"identity": identity, "files": files}, indent=1)
-    write_atomically(folder / NOTE, note.encode())
 
 
 def explained(error: OSError, folder: Path) -> OSError:

@@ -20,7 +20,7 @@ from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.networks import Network, initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import SCHEDULES, Watch, batches, descend
+from ddlib.training import SCHEDULES, DivergedError, Watch, batches, descend
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
@@ -154,7 +154,8 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
-        watch.finite(step, "the UNet's loss", loss)
+        advice = "choose a smaller unet_learning_rate"
+        watch.see(loss.isfinite(), DivergedError(step, "the UNet's loss", advice=advice))
         losses[step] = loss.detach()
         descend(optimiser, loss, job["learning_rate"] * SCHEDULES["cosine"](step / steps))
         average.step(unet.parameters())

@@ -6,12 +6,67 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
 import numpy as np
+import yaml
 
 ByIpc = float | Mapping[int, float]
 """One number for every size, or a table {ipc: number}."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML whose tables hold every key once; a table may override what `<<` merges."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no key of a Python table: PyYAML refuses it
+            name = key.value if key.tag.endswith(":merge") else self.construct_object(key)
+            line = key.start_mark.line + 1
+            names = {name, str(name)}  # JSON, so papermill, turns 1 into "1"
+            if twice := lines.keys() & names:
+                raise ValueError(
+                    f"the key {name!r} stands twice in one table, in lines "
+                    f"{lines[twice.pop()]} and {line}; keep one"
+                )
+            lines |= dict.fromkeys(names, line)
+        return node
+
+
+def read_yaml(text: str, source: object) -> Any:
+    """Return what YAML text holds; source: what an error calls the text.
+
+    Raises ValueError, in one sentence, for text that is not YAML, and for a table that holds a key
+    twice, of which PyYAML alone would take the last.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the table in a YAML file of parameters.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that holds something else, and
+    as `read_yaml`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the path")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    given = read_yaml(text, path)
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} must hold a table of names and values, got {given!r}")
+    return given
 
 
 def setting(

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors
-import yaml
 
 from ddlib.files import from_root
-from ddlib.parameters import at_ipc
+from ddlib.parameters import at_ipc, read_file
 from ddlib.reading import Text, listed
 
 TABLE = Path(__file__).with_suffix(".csv")
@@ -159,7 +158,7 @@ def _learned(plan: Any) -> list[str]:
 
 def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
     reference = from_root(f"parameters/methods/{plan.dataset.name}_reference.yaml")
-    published = yaml.safe_load(reference.read_text())["methods"] if reference.exists() else {}
+    published = read_file(reference)["methods"] if reference.exists() else {}
     points = []
     for method, (_, parameters) in plan.methods.items():
         ipcs = found.loc[found["method"] == method, "ipc"]

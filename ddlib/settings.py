@@ -232,7 +232,8 @@ def read_theory(settings: Settings) -> Theory:
 
 def check_coverage(settings: Settings) -> None:
     """Raise ValueError, before anything runs, for a study too small to read coverage from."""
-    count = len(read_evaluations(settings))
+    names = list(read_evaluations(settings))
+    count = len(names)
     if count < 3:
         raise ValueError(f"{count} configurations make no families; give at least 3")
     if settings.families is None:
@@ -244,6 +245,15 @@ def check_coverage(settings: Settings) -> None:
         raise ValueError(
             f"spread: size={settings.spread['size']} gives no choice among {count} "
             f"configurations; choose 2 to {count - 1}"
+        )
+    check_pilot(settings.pilot, settings.k, names)
+    pilot = settings.pilot or {"k": sorted(set(settings.k))[:4], "configurations": names}
+    if len(set(pilot["k"])) < 3:
+        raise ValueError(f"the pilot's k={pilot['k']} are too few to fit a law; give at least 3")
+    if set(settings.k) <= set(pilot["k"]) and set(names) <= set(pilot["configurations"]):
+        raise ValueError(
+            f"the pilot has every k, {pilot['k']}, and every configuration, so nothing is left to "
+            "test its plan on; leave some out of `pilot`, or give the study more k"
         )
 
 

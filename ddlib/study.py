@@ -22,7 +22,7 @@ from ddlib.configurations import Configuration, Family
 from ddlib.devices import check_precision
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.extensions import network_code, read_extensions, use
-from ddlib.files import NOTE, check_writable, from_root, reading, write_atomically
+from ddlib.files import check_writable, from_root, reading, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
@@ -306,7 +306,6 @@ def run(settings: Settings) -> Result:
     """
     plan = prepare(settings)
     with alone(plan.folder):
-        (plan.folder / NOTE).unlink(missing_ok=True)  # what it noted may change
         trials = [trial for trial in plan.trials if not is_settled(trial.path)]
         references = [pair for pair in plan.references if not plan.has_reference(*pair)]
         if trials or references:

@@ -1213,9 +1213,10 @@ def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, n
     family = {
         "configurations": {"a": {}, "b": {"momentum": 0}, "c": {"learning_rate": 1}},
         "families": {"all": ["a", "b"]},
+        **{"seeds": 4, "k": [3, 6, 9, 12, 15]},
     }
-    check_coverage(settings(tmp_path, **family, seeds=4))
-    for value, base in itertools.product(ANYTHING, ({}, {**family, "seeds": 4})):
+    check_coverage(settings(tmp_path, **family))
+    for value, base in itertools.product(ANYTHING, ({}, family)):
         try:
             chosen = settings(tmp_path, **base | {name: value})
             study.check(chosen)
@@ -1573,11 +1574,17 @@ def test_a_bad_pilot_is_refused_before_anything_runs(tmp_path, pilot, message):
         ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
         ({"probe": 19}, "probe=19 are too few"),
         ({"spread": {"size": 4, "count": 2}}, "size=4 gives no choice among 4 configurations"),
+        ({"k": [3, 6, 9, 12]}, "the pilot has every k, .* nothing is left to test its plan on"),
+        ({"pilot": {"k": [3, 6], "configurations": ["own"]}}, "too few to fit a law; give at lea"),
+        ({"pilot": {"k": [3]}}, "pilot needs configurations"),
     ],
 )
 def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, message):
     enough = {**SEVERAL, "seeds": 4, "probe": 20, "spread": {"size": 3, "count": 2}}
+    enough["k"] = [3, 6, 9, 12, 15]
     check_coverage(settings(tmp_path, **enough))
+    part = {"k": [3, 6, 9, 12], "pilot": {"k": [3, 6, 9], "configurations": ["own"]}}
+    check_coverage(settings(tmp_path, **enough | part))
     with pytest.raises(ValueError, match=message):
         check_coverage(settings(tmp_path, **enough | changes))
 

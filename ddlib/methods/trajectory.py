@@ -90,7 +90,12 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     stream = generator("expert batches", number)
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)
-    snapshots = [flatten(network, each) for each in kept]
+    try:
+        snapshots = [flatten(network, each) for each in kept]
+    except DivergedError as error:
+        step, what, how, _ = error.args
+        advice = "choose a smaller expert_learning_rate"
+        raise DivergedError(step, f"{what} of expert {number}", how, advice) from None
     content = io.BytesIO()
     np.save(content, torch.stack(snapshots).cpu().numpy())
     return content.getvalue()
@@ -136,6 +141,7 @@ def _distil_size(
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
     iterations = round(at_ipc(parameters.iterations, ipc))
+    learned, slower = "the learned step size", "choose a smaller step_size_learning_rate"
     (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
     for iteration in range(iterations):
         # Every size takes the same two numbers of the stream, so all see the same experts.
@@ -147,11 +153,12 @@ def _distil_size(
         loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
         last = synthetic.is_last(iteration, loss)
         synthetic.optimiser.step()
-        fell = DivergedError(iteration, "the learned step size", "fell to zero or below")
+        fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
         if last:
             break
-    synthetic.watch.finite(iterations, "the learned step size", step_size)
+    lost = DivergedError(iterations, learned, advice=slower)
+    synthetic.watch.see(step_size.isfinite(), lost)
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
 
 

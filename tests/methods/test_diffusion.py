@@ -365,7 +365,10 @@ def test_the_unet_is_trained_with_dropped_labels(tiny, monkeypatch, share):
 
 
 def test_a_unet_that_diverges_says_when(tiny):
-    with pytest.raises(DivergedError, match=r"the UNet's loss stopped being .* at step [1-9]"):
+    sentence = (
+        r"the UNet's loss stopped being .* at step [1-9]; choose a smaller unet_learning_rate"
+    )
+    with pytest.raises(DivergedError, match=sentence):
         make(tiny, None, jobs(settings(unet_learning_rate=1e12), IPCS)[0])
 
 

@@ -219,7 +219,8 @@ def test_experts_see_augmented_images(tiny, network):
 
 
 def test_an_expert_that_diverges_says_so(tiny, network):
-    with pytest.raises(DivergedError, match="the training loss stopped being a finite number"):
+    sentence = "the training loss of expert 1 stopped .*; choose a smaller expert_learning_rate$"
+    with pytest.raises(DivergedError, match=sentence):
         make(tiny, network, job(learning_rate=1e30))
 
 
@@ -685,7 +686,8 @@ def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, network, exper
         ),
         (
             {"step_size_learning_rate": 3e38},
-            "the learned step size stopped being a finite number at step 1;",
+            "the learned step size stopped being a finite number at step 1; choose a smaller "
+            "step_size_learning_rate",
         ),
     ],
 )
@@ -700,7 +702,8 @@ def test_a_step_size_that_would_climb_is_a_divergence(tiny, network, experts):
     outcome = distil(tiny, network, [1], 0, parameters, experts)[1]
     assert isinstance(outcome, DivergedError)
     assert str(outcome) == (
-        "the learned step size fell to zero or below at step 0; choose a smaller learning rate"
+        "the learned step size fell to zero or below at step 0; choose a smaller "
+        "step_size_learning_rate"
     )
 
 
