@@ -18,6 +18,7 @@ import safetensors
 from ddlib.files import from_root
 from ddlib.parameters import at_ipc, read_file
 from ddlib.reading import Text, listed
+from ddlib.settings import data_options
 
 TABLE = Path(__file__).with_suffix(".csv")
 # How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.
@@ -91,7 +92,7 @@ def differences(plan: Any, found: pd.DataFrame) -> Text:
 
 
 def _data(plan: Any) -> list[str]:
-    options = json.loads(plan.context.data)
+    options = data_options(plan.settings)
     names = ("classes", "per_class", "held_out", "image_size", "zca")
     changed = {name: options.get(name) for name in names}
     kept = [f"{name} = {value}" for name, value in changed.items() if value]
