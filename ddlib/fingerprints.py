@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -36,9 +37,10 @@ def images_digest(dataset: DataSet) -> str:
     It holds every image and label, their shape, the class names and the normalisation.
     """
     content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
-    for value in vars(dataset.normalisation).values():
-        plain = value.tolist() if isinstance(value, torch.Tensor) else value
-        content.update(repr(plain).encode())
+    for declared in fields(dataset.normalisation):
+        value = getattr(dataset.normalisation, declared.name)
+        is_tensor = isinstance(value, torch.Tensor)
+        content.update(value.numpy().tobytes() if is_tensor else repr(value).encode())
     for split in (dataset.train, dataset.test):
         content.update(split.images.numpy().data)
         content.update(split.labels.numpy().data)

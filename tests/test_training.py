@@ -45,9 +45,9 @@ def seen(monkeypatch):
     """The image batches that training passes to the network, as they come."""
     batches_seen = []
 
-    def record(network, theta, images, training):
+    def record(network, theta, images, **options):
         batches_seen.append(images.clone())
-        return logits(network, theta, images, training)
+        return logits(network, theta, images, **options)
 
     monkeypatch.setattr(training, "logits", record)
     return batches_seen
