@@ -49,8 +49,8 @@ TOLERANCES = {"nats": 1e-4, "accuracies": 0.1}
 TOLERANCE = 1e-2
 """The length of a part's difference over its own, at most, for others than TOLERANCES: a sum in
 another order moves a few of ten million activations over ReLU's kink, and with it single pixels'
-gradients by much. In float64 they are as good as equal, which a test sees to. Nats are means over
-images: those of other images are 2e-3 apart; an image of 333 may lie between two classes."""
+gradients by much. A test holds small cases to 1e-4. Nats are means over images: those of other
+images are 2e-3 apart; an image of 333 may lie between two classes."""
 
 
 @dataclass(frozen=True)
