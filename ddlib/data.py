@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ddlib.devices import send
+from ddlib.devices import check_autocast, send
 from ddlib.parameters import check_names, check_value
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
@@ -77,6 +77,11 @@ class Whitening:
     mean: torch.Tensor
     matrix: torch.Tensor
 
+    @cached_property
+    def inverse(self) -> torch.Tensor:
+        """The inverse (P, P) of the matrix."""
+        return torch.linalg.inv(self.matrix.double()).to(self.matrix.dtype)
+
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Whitening":
         """Return U (S + 0.1)^-1/2 U^T of the covariance U S U^T of pixels (N, P) / white.
@@ -100,21 +105,20 @@ class Whitening:
 
     def normalise(self, unit_images: torch.Tensor) -> torch.Tensor:
         """Images (N, channels, H, W) with values in [0, 1] -> zero mean, decorrelated."""
-        mean, matrix = self._on(unit_images)
+        mean, matrix = self._on(unit_images, self.mean, self.matrix)
         return ((unit_images.flatten(1) - mean) @ matrix).view(unit_images.shape)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
         """Whitened images (N, channels, H, W) -> values in [0, 1], clamped."""
-        mean, matrix = self._on(images)
-        # The plain one asks the device whether the matrix is regular, which it is.
-        flat = torch.linalg.solve_ex(matrix, images.flatten(1), left=False).result + mean
-        return flat.view(images.shape).clamp(0, 1)
+        mean, inverse = self._on(images, self.mean, self.inverse)
+        return (images.flatten(1) @ inverse + mean).view(images.shape).clamp(0, 1)
 
-    def _on(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _on(self, images: torch.Tensor, *values: torch.Tensor) -> Iterator[torch.Tensor]:
+        check_autocast(images.device)
         given, wanted = images.shape[1:].numel(), len(self.mean)
         if given != wanted:
             raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
-        return (send(v.to(images.dtype), images.device) for v in (self.mean, self.matrix))
+        return (send(value.to(images.dtype), images.device) for value in values)
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
@@ -553,10 +557,10 @@ def _split(
     pictures: Pictures, image_size: int | None, normalisation: Normalisation | Whitening
 ) -> Split:
     pixels = _pixels(pictures, image_size)
-    normalised = torch.empty(pixels.shape)
+    normalised = torch.empty(pixels.shape, dtype=torch.float32)
     # In chunks, so that the floats are in memory only once.
     for chunk, target in zip(pixels.split(1024), normalised.split(1024), strict=True):
-        target.copy_(normalisation.normalise(chunk / pictures.white))
+        target.copy_(normalisation.normalise(chunk.float() / pictures.white))
     return Split(normalised, torch.from_numpy(pictures.labels))
 
 

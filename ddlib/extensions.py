@@ -227,7 +227,8 @@ def _call_problem(function: Any, count: int, extension: Extension) -> str:
 
 def _option_problem(network: Any) -> str:
     bare = sorted(set(read_options(network, {}, "")) - set(get_type_hints(network)))
-    return f"must say of {', '.join(bare)}: int, or Literal[...] of words" if bare else ""
+    kinds = "int, float, bool, str, or Literal[...] of words"
+    return f"must say of {', '.join(bare)}: {kinds}" if bare else ""
 
 
 def _sentence(extension: Extension, kind: str, name: str, problem: str) -> str:

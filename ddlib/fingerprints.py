@@ -7,6 +7,7 @@ import json
 import sys
 import tokenize
 from collections.abc import Iterable
+from dataclasses import fields
 from functools import cache
 from importlib.abc import InspectLoader
 from importlib.metadata import version
@@ -22,7 +23,7 @@ DECIDING = tuple(
     f"ddlib.{name}"
     for name in (
         *("seeds", "parameters", "devices"),
-        *("data", "augment", "zoo", "blocks", "winograd", "networks", "training"),
+        *("data", "augment", "zoo", "networks", "training"),
         *("distilled", "methods", "methods.common", "methods.matching"),
         *("configurations", "probing", "work"),
     )
@@ -55,9 +56,10 @@ def images_digest(dataset: DataSet) -> str:
     It holds every image and label, their shape, the class names and the normalisation.
     """
     content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
-    for value in vars(dataset.normalisation).values():
-        plain = value.tolist() if isinstance(value, torch.Tensor) else value
-        content.update(repr(plain).encode())
+    for declared in fields(dataset.normalisation):
+        value = getattr(dataset.normalisation, declared.name)
+        is_tensor = isinstance(value, torch.Tensor)
+        content.update(value.numpy().tobytes() if is_tensor else repr(value).encode())
     for split in (dataset.train, dataset.test):
         content.update(split.images.numpy().data)
         content.update(split.labels.numpy().data)

@@ -145,12 +145,12 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     encode, _ = _pixel_space(dataset, len(job["channels"]))
     stream = generator("unet training")
     index_batches = batches(len(real.labels), job["batch_size"], stream)
-    losses, watch = torch.zeros(steps, device=device), Watch()
+    losses, watch = torch.zeros(steps, device=device, dtype=torch.float32), Watch()
     for step in range(steps):
         rows = send(next(index_batches), device)
         labels = drop_labels(real.labels[rows], dataset.class_count, job["label_drop"], stream)
         pixels = encode(real.images[rows])
-        noise = send(torch.randn(pixels.shape, generator=stream), device)
+        noise = send(torch.randn(pixels.shape, generator=stream, dtype=pixels.dtype), device)
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
@@ -196,7 +196,7 @@ def drop_labels(
     labels: torch.Tensor, null_class: int, share: float, stream: torch.Generator
 ) -> torch.Tensor:
     """Return the labels (N,), each replaced by `null_class` with probability `share`."""
-    dropped = torch.rand(labels.shape, generator=stream) < share
+    dropped = torch.rand(labels.shape, generator=stream, dtype=torch.float32) < share
     return labels.masked_fill(send(dropped, labels.device), null_class)
 
 

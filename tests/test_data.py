@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.datasets import CIFAR10
 
 from ddlib.data import DATASETS, Normalisation, load
@@ -187,6 +188,26 @@ def test_whitening_is_undone():
     assert (far.min(), far.max()) == (0, 1)  # clamped
     with pytest.raises(ValueError, match="images have 16 values each, but the whitening has 64"):
         whitened.normalisation.normalise(torch.zeros(2, 1, 4, 4))
+
+
+def test_a_whitening_is_inverted_once_however_many_chunks_it_undoes():
+    whitening = load("digits", zca=True).normalisation
+    images = torch.zeros(8, 1, 8, 8)
+    whitening.denormalise(images)
+    with Solves() as solves:
+        for _ in range(5):
+            whitening.denormalise(images)
+    assert solves.count == 0
+
+
+class Solves(TorchDispatchMode):
+    """While it is on, `count` is how often a matrix is decomposed or inverted."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += "linalg" in str(operation)
+        return operation(*args, **(kwargs or {}))
 
 
 def test_whitening_is_fitted_to_all_training_images_whatever_is_kept():

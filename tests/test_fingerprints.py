@@ -2,14 +2,16 @@
 
 import ast
 import sys
+import tracemalloc
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
 import pytest
+import torch
 
 from ddlib import fingerprints
-from ddlib.data import DataSet, Normalisation, Split
+from ddlib.data import DataSet, Normalisation, Split, Whitening
 from ddlib.fingerprints import (
     DECIDING,
     METHOD_MODULES,
@@ -150,6 +152,24 @@ def test_every_image_and_label_counts(tiny):
     digests.add(images_digest(replace(tiny, classes=("ant", "bee", "dog"))))
     digests.add(images_digest(replace(tiny, normalisation=Normalisation((0.5,), (0.3,)))))
     assert len(digests) == 7
+
+
+def test_a_whitening_counts_and_costs_no_more_memory_than_itself(tiny):
+    """A matrix of 1 MB; written out as decimal numbers it would take some 20."""
+    matrix = torch.rand(512, 512, generator=torch.Generator().manual_seed(0))
+    whitening = Whitening(torch.zeros(512), matrix)
+    whitened = replace(tiny, normalisation=whitening)
+    tracemalloc.start()
+    digest = images_digest(whitened)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * 2**20
+    assert whitening.inverse.shape == matrix.shape
+    assert images_digest(whitened) == digest
+    changed = matrix.clone()
+    changed[-1, -1] += 1
+    other = replace(tiny, normalisation=Whitening(torch.zeros(512), changed))
+    assert images_digest(other) != digest
 
 
 def test_every_file_counts_with_its_place_and_content(tmp_path):

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerator import There, accelerator, moved
+from torch import nn
 
 from ddlib import training, zoo
 from ddlib.devices import precision
-from ddlib.networks import build, initial_parameters, logits
+from ddlib.networks import Network, build, initial_parameters, logits
 from ddlib.seeds import generator
 from ddlib.training import (
     AUGMENTATIONS,
@@ -163,3 +164,19 @@ def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
 def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
     options = {"vit": {"width": 12}, "lenet": {}, "alexnet": {}}.get(name, {"width": 4})
     agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
+
+
+OWN = {
+    "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5)),
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()),
+    "buffer": lambda: nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("layer", OWN)
+def test_what_cannot_be_stacked_is_trained_alone(tiny, layer, monkeypatch):
+    def own(image_shape, class_count):
+        return Network(OWN[layer](), nn.Linear(64, class_count))
+
+    monkeypatch.setitem(zoo.NETWORKS, "own", own)
+    agree(tiny, Recipe(steps=4, batch_size=8), {"name": "own"})

@@ -186,7 +186,8 @@ def sample(
     step, scheduler = STEPS[parameters.sampler], _scheduler(model, parameters)
     scale = parameters.classifier_free_guidance
     labels = torch.cat([class_ids, torch.full_like(class_ids, model.null_class)])
-    latents = randn_tensor(targets.shape, generator=streams, device=targets.device)
+    options = {"device": targets.device, "dtype": targets.dtype}
+    latents = randn_tensor(targets.shape, generator=streams, **options)
     for left, t in zip(range(parameters.steps, 0, -1), scheduler.timesteps, strict=True):
         predicted, free = model.predict(torch.cat([latents, latents]), t, labels).chunk(2)
         guided = free + scale * (predicted - free)
