@@ -20,6 +20,7 @@ from ddlib.laws import SAME, Fits
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
 BASELINE = "random"  # what every method has to beat
 LEVEL = 0.05
+HARDLY = 0.01  # of the way from naming the largest class to being always right
 EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
 
@@ -47,28 +48,86 @@ def learned(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[own & ~trials["method"].isin(CONTROLS)]
 
 
-def full_data(references: pd.DataFrame) -> pd.DataFrame:
-    """Return one row, n, accuracy, low, high: the networks trained on all data."""
-    names = ["n", "accuracy", "low", "high"]
-    return pd.DataFrame([_student(references.groupby("seed")["accuracy"].mean())], columns=names)
+def full_data(references: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return one row, n, accuracy, low, high, balanced_accuracy: networks trained on all data.
+
+    reference: which of them, as in the column of that name.
+    """
+    own = references[references["reference"] == reference].groupby("seed")
+    row = *_student(own["accuracy"].mean()), own["balanced_accuracy"].mean().mean()
+    return pd.DataFrame([row], columns=["n", "accuracy", "low", "high", "balanced_accuracy"])
 
 
-def accuracies(trials: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     """Tabulate accuracy and gap to full data with Student t intervals (95 %) over seeds.
 
-    Columns: method, ipc, k, seeds (asked for), n (that ended well), accuracy, low, high, gap,
-    gap_low, gap_high, one row for each method and k. The gap is taken seed by seed. Intervals are
-    NaN for one seed and where all seeds agree.
+    Columns: method, ipc, k, seeds (asked for), n (that ended well), accuracy, low, high,
+    balanced_accuracy, gap, gap_low, gap_high, one row for each method and k. Intervals are NaN for
+    one seed and where all seeds agree. The gap is that of the seeds that have a network on all
+    data, too.
     """
-    full, rows = references.groupby("seed")["accuracy"].mean(), []
-    by_size = seed_accuracies(trials)
-    for (method, ipc, k), group in trials.groupby(["method", "ipc", "k"], sort=False):
-        own = by_size[method].loc[k]
-        n, *accuracy = _student(own)
-        _, *gap = _student(full - own)
-        rows.append((method, ipc, k, group["seed"].nunique(), n, *accuracy, *gap))
-    names = ["accuracy", "low", "high", "gap", "gap_low", "gap_high"]
-    return pd.DataFrame(rows, columns=["method", "ipc", "k", "seeds", "n", *names])
+    keys, rows, sound = ["method", "ipc", "k"], [], trials["status"] == "ok"
+    known = trials[["accuracy", "balanced_accuracy", "gap_error"]]
+    known = known.apply(lambda values: values.where(sound))
+    seeds = known.groupby([trials[key] for key in [*keys, "seed"]], sort=False).mean()
+    for (method, ipc, k), own in seeds.groupby(keys, sort=False):
+        n, *accuracy = _student(own["accuracy"])
+        _, *gap = _student(own["gap_error"])
+        balanced = own["balanced_accuracy"].mean()
+        rows.append((method, ipc, k, len(own), n, *accuracy, balanced, *gap))
+    names = ["accuracy", "low", "high", "balanced_accuracy", "gap", "gap_low", "gap_high"]
+    return pd.DataFrame(rows, columns=[*keys, "seeds", "n", *names])
+
+
+def not_positive(trials: pd.DataFrame, measure: str = "gap_error") -> dict[str, list[int]]:
+    """Return, by method, the k at which the mean gap is at or below 0, if there are any.
+
+    There networks trained on S do as well as those trained on all data D, or better, so the gap is
+    no price of distillation. trials: of one configuration.
+    """
+    gaps = trials[measure].where(trials["status"] == "ok")
+    means = gaps.groupby([trials["method"], trials["k"], trials["seed"]], sort=False).mean()
+    means = means.groupby(["method", "k"], sort=False).mean()
+    found: dict[str, list[int]] = {}
+    for method, k in sorted(means.index[means <= 0], key=lambda place: place[1]):
+        found.setdefault(method, []).append(int(k))
+    return found
+
+
+def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
+    """Say which networks are hardly better than always naming the largest class of the test set.
+
+    Those are the networks whose accuracy is less than HARDLY of the way from that class's share of
+    the test set to 1, as is that of every network that names one class alone. trials, references:
+    the study's tables.
+    """
+    majority = references["majority"].iloc[0]
+    least = majority + HARDLY * (1 - majority)
+    full = references.assign(method="all data (" + references["reference"] + ")", k=0)
+    both = pd.concat([full, trials])
+    both = both[both["status"] == "ok"]
+    several, lines = both["configuration"].nunique() > 1, []
+    for (name, method), rows in both.groupby(["configuration", "method"], sort=False):
+        low = rows[rows["accuracy"] < least]
+        if low.empty:
+            continue
+        ks = ", ".join(str(k) for k in sorted(low["k"].unique()) if k)
+        rows = rows[rows["k"].isin(low["k"])]
+        lines.append(
+            f"- {method}{f' under {name}' * several}{f' at k = {ks}' * bool(ks)}: {len(low)} of "
+            f"{len(rows)} networks, balanced accuracy {low['balanced_accuracy'].mean():.3f}"
+        )
+    if not lines:
+        return (
+            "Every network is better than naming the largest class of the test set, which is "
+            f"right for {majority:.1%}."
+        )
+    listed = "\n".join(lines)
+    return (
+        "**Hardly better than naming one class.** Naming the largest class of the test set is "
+        f"right for {majority:.1%}. Not better, or by less than {HARDLY:.0%} of what is left to "
+        f"gain:\n\n{listed}\n\nA gap from or to such a network says nothing of the images."
+    )
 
 
 def paired(trials: pd.DataFrame) -> pd.DataFrame:

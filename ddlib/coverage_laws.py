@@ -5,9 +5,9 @@ grows linearly with H_cov(A, r) (arXiv 2512.05817), so worst gaps follow sqrt(H_
 
 `gaps`: columns configuration, k, seed, gap_error, gap_cross_entropy, a row an evaluation (those
 of one distilled set are averaged; a column status, where given, must say "ok"). `families`: the
-names of the members by family. `measures`: one row a family, columns the predictors. Gaps must be
-measured from each seed's own reference (`own_references`): the error of a reference that all
-seeds share would pass for a difference between configurations.
+names of the members by family. `measures`: one row a family, columns the predictors. Gaps are
+measured from each seed's own reference: the error of a reference that all seeds share would pass
+for a difference between configurations.
 
 The largest of noisy means leans upwards, the more the more members there are, which would make k*
 grow with ln M by itself. So the worst member is chosen on all seeds but one and measured on that
@@ -69,26 +69,6 @@ class KStars:
     def uncorrected(self) -> "KStars":
         """The k* of the uncorrected worst gaps, without draws: the other end of the truth."""
         return KStars(self.table, self.raw, self.raw)
-
-
-def own_references(gaps: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
-    """Measure gaps that were taken from the mean reference from each seed's own reference.
-
-    references: configuration, seed, error, cross_entropy: the risks on all data. Means over seeds
-    stay, but the reference's error becomes noise of its seed, which draws and choices then see.
-    Raises ValueError where a seed has no reference.
-    """
-    keys, moved = ["configuration", "seed"], gaps.copy()
-    risks = references.groupby(keys)[["error", "cross_entropy"]].mean()
-    shifts = risks.groupby("configuration").transform("mean") - risks
-    shifts = shifts.reindex(pd.MultiIndex.from_frame(gaps[keys]))
-    if shifts.isna().any(axis=None):
-        configuration, seed = shifts.index[shifts.isna().any(axis=1)][0]
-        raise ValueError(
-            f"{configuration!r} has no reference for seed {seed}; train it on all data"
-        )
-    moved[["gap_error", "gap_cross_entropy"]] += shifts.to_numpy()
-    return moved
 
 
 def worst_gaps(gaps: pd.DataFrame, families: Families, measure="gap_error") -> pd.DataFrame:

@@ -443,7 +443,7 @@ class Planner(Explorer):
 
 
 def _under(tables: Tables, configuration: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    both = (tables.trials, tables.references)
+    both = (tables.trials, tables.full)
     return tuple(table[table["configuration"] == configuration] for table in both)
 
 

@@ -48,12 +48,49 @@ def scaling(
     return Text("\n\n".join(paragraphs))
 
 
-def effort(steps: int, batch_size: int, count: int) -> Text:
-    """Say how much of all data, `count` images, the networks trained on it have seen."""
-    passes = steps * batch_size / count
-    seen = f"{steps} steps of {batch_size} images, {passes:.3g} passes over its {count:,} images"
-    unseen = "some were never seen, and " if passes < 1 else ""
-    return Text(f"They took {seen}: {unseen}R(D) is that of so many steps, not of convergence.")
+def effort(references: pd.DataFrame) -> Text:
+    """Say what R(D) is: how long the networks on all data were trained, and what that changes.
+
+    references: the study's table, of one configuration.
+    """
+    kinds = {name: rows.set_index("seed") for name, rows in references.groupby("reference")}
+    same = kinds["same_steps"]
+    if "converged" not in kinds:
+        unseen = ", and some of its images were never seen" if same["passes"].iloc[0] < 1 else ""
+        return Text(
+            f"R(D) is the risk of networks that take the same steps on all of D as on S: "
+            f"{_length(same)}{unseen}. They need not have converged: `reference: converged` trains "
+            "them until they have."
+        )
+    full = kinds["converged"]
+    if full["steps"].isna().any():
+        return Text("How long networks on all of D have to be trained is not known: see Failures.")
+    behind = (full["accuracy"] - same["accuracy"]).dropna()
+    if (full["steps"] == same["steps"]).all():
+        compared = "Those are the same steps as on S, so there is one R(D) only"
+    elif behind.empty:
+        compared = "No seed has both a converged network and one of the same steps"
+    else:
+        compared = (
+            f"Trained for the same steps as on S instead, {_length(same)}, their accuracy is "
+            f"{abs(behind.mean()):.4f} {'lower' if behind.mean() >= 0 else 'higher'} (seeds: "
+            f"{behind.min():.4f} to {behind.max():.4f} lower), and so are gaps"
+        )
+    if full["capped"].any():
+        end = (
+            "R(D) may fall further: the most passes allowed ended the training, not the risk on "
+            "training images held out. Raise `converged: {passes: ...}`"
+        )
+    else:
+        end = "Longer training no longer lowered the risk on training images held out"
+    return Text(
+        f"R(D) is the risk of networks trained on all of D for {_length(full)}. {end}. {compared}."
+    )
+
+
+def _length(references: pd.DataFrame) -> str:
+    steps, passes = references[["steps", "passes"]].iloc[0]
+    return f"{int(steps):,} steps, {passes:.3g} passes over D"
 
 
 def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:

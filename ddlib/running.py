@@ -18,6 +18,7 @@ from ddlib import work
 from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import PROGRESS, read_json, write_atomically
 from ddlib.fingerprints import plain_text
+from ddlib.settings import SAME_STEPS
 from ddlib.training import DivergedError, Score, at_once
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Running:
         self.distilling: dict[Path, asyncio.Task[dict[int, BaseException]]] = {}
         self.seeds_at_once: dict[tuple[str, int], int] = {}
 
-    def finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
+    def finish(self, trials: list["Trial"], references: list[tuple[str, int, str]]) -> None:
         """Do these trials and networks trained on all data; return when none is left."""
         from distributed.comm import CommClosedError
 
@@ -91,15 +92,15 @@ class Running:
         if self.done < self.total:
             raise ConnectionError(GONE)
 
-    async def _finish(self, trials: list["Trial"], references: list[tuple[str, int]]) -> None:
+    async def _finish(self, trials: list["Trial"], references: list[tuple[str, int, str]]) -> None:
         groups: dict[Any, list[Trial]] = {}
         for trial in trials:
             groups.setdefault(self._group(trial), []).append(trial)
         missing = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}
         try:
             async with asyncio.TaskGroup() as tasks:
-                for name, seed in references:
-                    tasks.create_task(self._train_reference(name, seed))
+                for each in references:
+                    tasks.create_task(self._train_reference(*each))
                 for group in groups.values():
                     tasks.create_task(self._evaluate(group))
                 for job in _jobs(missing.values()):
@@ -194,25 +195,47 @@ class Running:
 
     # Networks trained on all data.
 
-    async def _train_reference(self, name: str, seed: int) -> None:
-        plan = self.plan
-        path = plan.reference_path(name, seed)
+    async def _train_reference(self, name: str, seed: int, reference: str) -> None:
+        await self._settle_reference(name, seed, reference)
+        self._advance()
+
+    async def _settle_reference(self, name: str, seed: int, reference: str) -> None:
+        plan, length = self.plan, {"steps": None, "capped": False}
+        path = plan.reference_path(name, seed, reference)
         async with self._claimed(path):
-            if not plan.has_reference(name, seed):
-                job = work.reference, plan.context, plan.configurations[name], seed
+            if not plan.has_reference(name, seed, reference):
                 try:
-                    await self._pretrained(name)
-                    body = self._body(name)
-                    handed = await self._submit(*job, body, plan.settings.probe)
-                    made = await self._result(handed)
+                    length = await self._length(name, reference)
+                    record = await self._reference(name, seed, reference, length["steps"])
                 except JobError as failed:
                     record = failure(failed.__cause__)
-                else:
-                    score, observed = made
-                    write_atomically(plan.observed_path(name, seed), observed)
-                    record = success([score])
-                write_record(path, record)
-        self._advance()
+                write_record(path, record | length)
+
+    async def _length(self, name: str, reference: str) -> dict[str, Any]:
+        """Return the steps of a reference, and whether the most that may be taken ended them."""
+        plan, chosen = self.plan, self.plan.configurations[name]
+        if reference == SAME_STEPS:
+            return {"steps": chosen.recipe.steps, "capped": False}
+        await self._pretrained(name)
+        job = work.find_length, plan.context, chosen, self._body(name), plan.converged
+        await self._made(plan.length_path(name), *job)
+        length = read_json(plan.length_path(name), names=("steps", "capped"))
+        return {key: length[key] for key in ("steps", "capped")}
+
+    async def _reference(self, name: str, seed: int, reference: str, steps: int) -> dict[str, Any]:
+        """Return the record of a network trained on all data for so many steps."""
+        plan, chosen = self.plan, self.plan.configurations[name]
+        if reference != SAME_STEPS and steps == chosen.recipe.steps:  # the same training
+            await self._settle_reference(name, seed, SAME_STEPS)
+            return read_record(plan.reference_path(name, seed, SAME_STEPS))
+        await self._pretrained(name)
+        longer = replace(chosen, recipe=replace(chosen.recipe, steps=steps))
+        probe = plan.settings.probe if reference == SAME_STEPS else 0
+        job = work.reference, plan.context, longer, seed, self._body(name), probe
+        score, observed = await self._result(await self._submit(*job))
+        if observed:
+            write_atomically(plan.observed_path(name, seed), observed)
+        return success([score])
 
     # Trials.
 

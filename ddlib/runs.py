@@ -51,7 +51,7 @@ class Run:
             return 1
         given = self.settings
         each = len(read_evaluations(given)) * given.seeds
-        return 1 + each * (len(given.methods) * len(given.k) + 1)
+        return 1 + each * (len(given.methods) * len(given.k) + len(given.references))
 
     @property
     def inputs(self) -> list[Path]:

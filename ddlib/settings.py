@@ -17,7 +17,9 @@ from ddlib.extensions import read_extensions
 from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.parameters import Parameters, check_names, read_options, setting
-from ddlib.training import Recipe
+from ddlib.training import Converged, Recipe
+
+CONVERGED, SAME_STEPS = "converged", "same_steps"
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,14 @@ class Settings(Parameters):
     networks trained on each distilled set; workers: processes on this machine (default: one a
     core, or one for an accelerator), unless scheduler_address names a running Dask scheduler;
     device: "auto" for this machine's accelerator, else its CPU, or the name of one; precision: of
-    `ddlib.devices.PRECISIONS`, in which networks compute; results: the folder to write, from the
-    project's root; cache: the folder
-    of what all studies share, networks trained on all data and what methods prepare; draws:
-    bootstrap draws of a fit; floor_share: the share of a floor at which what is above it counts as
-    spent; theory: fields of `Theory`, which notebook 04 reads; extensions: Python files, from the
-    project's root, that bring methods, networks or data sets of your own (see
-    `ddlib.extensions`).
+    `ddlib.devices.PRECISIONS`, in which networks compute; reference: the networks on all data that
+    gaps are measured from, "converged" or of the "same_steps" as on S, which are trained in any
+    case; converged: fields of `ddlib.training.Converged`; results: the folder to write, from the
+    project's root; cache: the folder of what all studies share, networks trained on all data and
+    what methods prepare; draws: bootstrap draws of a fit; floor_share: the share of a floor at
+    which what is above it counts as spent; theory: fields of `Theory`, which notebook 04 reads;
+    extensions: Python files, from the project's root, that bring methods, networks or data sets of
+    your own (see `ddlib.extensions`).
     """
 
     data: Mapping[str, Any]
@@ -71,6 +74,8 @@ class Settings(Parameters):
     workers: int | None = setting(None, kind=int, least=1)
     device: str = "auto"
     precision: str = "float32"
+    reference: str = setting(CONVERGED, choices=(CONVERGED, SAME_STEPS))
+    converged: Mapping[str, Any] | None = None
     scheduler_address: str | None = setting(None, kind=str, example="tcp://host:8786")
     draws: int = setting(1000, least=1)
     floor_share: float = setting(0.1, above=0)
@@ -83,6 +88,12 @@ class Settings(Parameters):
             raise ValueError("k is empty; give sizes, such as [10, 50, 100]")
         if self.spread is not None:
             Spread.read(self.spread, "spread")
+        Converged.read(self.converged, "converged")
+
+    @property
+    def references(self) -> list[str]:
+        """Which networks are trained on all data, a seed and configuration."""
+        return list(dict.fromkeys([self.reference, SAME_STEPS]))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ A trial is plain data with a fingerprint of all that decides its result. What is
 file named by that fingerprint, written atomically, so that a rerun only does what is missing.
 """
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from ddlib import data, networks, work
 from ddlib.cluster import connect, device
 from ddlib.configurations import Configuration, Family
+from ddlib.coverage import NOISE_SEEDS
 from ddlib.devices import check_precision
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.extensions import network_code, read_extensions, use
@@ -28,6 +30,8 @@ from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
 from ddlib.running import Running, alone, is_settled, read_record
 from ddlib.settings import (
+    CONVERGED,
+    SAME_STEPS,
     Settings,
     check_pilot,
     data_options,
@@ -38,10 +42,12 @@ from ddlib.settings import (
     read_sets,
 )
 from ddlib.shared import one_copy
+from ddlib.training import Converged, hold_out, passes
 
 COLUMNS = [
     *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
-    *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
+    *("accuracy", "balanced_accuracy", "error", "cross_entropy"),
+    *("gap_error", "gap_cross_entropy", "gap_error_same_steps", "gap_cross_entropy_same_steps"),
     *("status", "message"),
 ]
 
@@ -81,9 +87,14 @@ class Plan:
         return next(iter(self.configurations.values()))
 
     @property
-    def references(self) -> list[tuple[str, int]]:
-        """Configuration and seed of every network to train on all data."""
-        return [(name, seed) for name in self.configurations for seed in self.seeds]
+    def references(self) -> list[tuple[str, int, str]]:
+        """Configuration, seed and reference of every network to train on all data."""
+        return list(itertools.product(self.configurations, self.seeds, self.settings.references))
+
+    @property
+    def converged(self) -> Converged:
+        """How long the references that have converged are trained."""
+        return Converged.read(self.settings.converged, "converged")
 
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
@@ -99,21 +110,29 @@ class Plan:
         use(self.context.extensions)  # another study may have been read since
         return METHODS[self.methods[method][0]]
 
-    def reference_path(self, configuration: str, seed: int) -> Path:
-        """The full-data reference of `seed`, shared by all studies with this cache."""
+    def reference_path(self, configuration: str, seed: int, reference: str) -> Path:
+        """A full-data reference of `seed`, shared by all studies with this cache."""
         identity = [self.context.identity, self.evaluation(configuration), seed]
-        name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.json"
+        identity += [asdict(self.converged)] if reference == CONVERGED else []
+        name = f"{self.dataset.name}-seed{seed}-{reference}-{fingerprint(identity)}.json"
         return self.cache / "references" / name
 
-    def has_reference(self, configuration: str, seed: int) -> bool:
-        """Whether a reference is settled: it diverged, or ended and left what it showed."""
-        path = self.reference_path(configuration, seed)
-        observed = self.observed_path(configuration, seed)
-        return is_settled(path) and (observed.exists() or read_record(path)["status"] == "diverged")
+    def length_path(self, configuration: str) -> Path:
+        """The steps of the converged references of all seeds; see `ddlib.work.find_length`."""
+        evaluation = self.evaluation(configuration)
+        identity = [self.context.identity, evaluation, asdict(self.converged)]
+        return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
+
+    def has_reference(self, configuration: str, seed: int, reference: str) -> bool:
+        """Whether a reference is settled: it diverged, or ended and left what it should show."""
+        path = self.reference_path(configuration, seed, reference)
+        if not is_settled(path) or read_record(path)["status"] == "diverged":
+            return is_settled(path)
+        return reference != SAME_STEPS or self.observed_path(configuration, seed).exists()
 
     def observed_path(self, configuration: str, seed: int) -> Path:
-        """What the full-data reference showed; see `ddlib.probing.train_and_observe`."""
-        identity = [self.reference_path(configuration, seed).stem, self.settings.probe]
+        """What the reference of the same steps showed; see `ddlib.probing.train_and_observe`."""
+        identity = [self.reference_path(configuration, seed, SAME_STEPS).stem, self.settings.probe]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.safetensors"
         return self.cache / "observed" / name
 
@@ -193,8 +212,12 @@ class Trial:
 class Result:
     """What a study found.
 
-    trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats); references:
-    the networks trained on all data, one row a seed and configuration; costs: seconds of one core
+    trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats). A gap is the
+    risk minus that of the seed's own network on all data: of the reference that the settings name,
+    and of the same steps. references: the networks trained on all data, one row a configuration,
+    seed and reference ("converged", "same_steps"), with the steps, the passes over all data and
+    whether the most allowed of those ended them (capped), and the share of the largest class of the
+    test set (majority). costs: seconds of one core
     of every trial, and the file of its set; distil_seconds are an equal share of those of the call
     that made it, prepare_seconds those of all that its method made once, for all sizes and seeds
     together.
@@ -208,7 +231,8 @@ class Result:
     @property
     def failures(self) -> pd.DataFrame:
         """The trials, and the networks trained on all data, that did not end well, and why."""
-        everything = pd.concat([self.references.assign(method="all data"), self.trials])
+        full = self.references.assign(method="all data, " + self.references["reference"])
+        everything = pd.concat([full, self.trials])
         failed = everything[everything["status"] != "ok"]
         failed = failed.astype({"k": "Int64"})  # whole numbers, though all data has no k
         columns = ["configuration", "method", "k", "seed", "status", "message"]
@@ -234,9 +258,29 @@ class Result:
     def observed(self, configuration: str) -> dict[str, np.ndarray]:
         """Return what the networks trained on all data under a configuration showed, seed by seed.
 
-        Arrays (S, ...) by the names of `probing.train_and_observe`; seeds without one are left out.
+        They are those of the same steps. Arrays (S, ...) by the names of
+        `probing.train_and_observe`; seeds without one are left out.
         """
-        paths = [self.plan.observed_path(configuration, seed) for seed in self.plan.seeds]
+        return self._observed(configuration, self.plan.seeds)
+
+    def observed_together(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+        """Return what `observed` gives of some configurations, over the same seeds for all.
+
+        The seeds are those of which no configuration lacks a network. Where that leaves fewer than
+        distances need, configurations that lack a seed are left out instead.
+        """
+        seeds = {name: set(filter(partial(self._shown, name), self.plan.seeds)) for name in names}
+        common = set.intersection(*seeds.values()) if seeds else set()
+        if len(common) < NOISE_SEEDS:
+            common = set(self.plan.seeds)
+        kept = [name for name in names if seeds[name] >= common]
+        return {name: self._observed(name, sorted(common)) for name in kept}
+
+    def _shown(self, configuration: str, seed: int) -> bool:
+        return self.plan.observed_path(configuration, seed).exists()
+
+    def _observed(self, configuration: str, seeds: Iterable[int]) -> dict[str, np.ndarray]:
+        paths = [self.plan.observed_path(configuration, seed) for seed in seeds]
         shown = [_observation(path) for path in paths if path.exists()]
         return (
             {name: np.stack([each[name] for each in shown]) for name in shown[0]} if shown else {}
@@ -285,6 +329,8 @@ def prepare(settings: Settings) -> Plan:
                 f"the configuration {name!r} does not fit {dataset.name}: {error}"
             ) from None
     ipcs = read_ipcs(settings.k, dataset)
+    if settings.reference == CONVERGED:
+        hold_out(dataset.train.labels, Converged.read(settings.converged, "converged").held_out)
     folder, cache = from_root(settings.results), from_root(settings.cache)
     for place in (cache, folder):
         check_writable(place)
@@ -307,7 +353,7 @@ def run(settings: Settings) -> Result:
     plan = prepare(settings)
     with alone(plan.folder):
         trials = [trial for trial in plan.trials if not is_settled(trial.path)]
-        references = [pair for pair in plan.references if not plan.has_reference(*pair)]
+        references = [each for each in plan.references if not plan.has_reference(*each)]
         if trials or references:
             with connect(settings, plan.context) as client:
                 Running(plan, client).finish(trials, references)
@@ -319,11 +365,7 @@ def collect(plan: Plan) -> Result:
 
     With them goes `settings.json`, without what decides no number: how many work at it, and where.
     """
-    references = pd.DataFrame(
-        {"configuration": configuration, "seed": seed, **scored}
-        for configuration, seed in plan.references
-        for scored in _scored(read_record(plan.reference_path(configuration, seed)))
-    )
+    references = _references(plan)
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     trials = pd.DataFrame(
         [
@@ -333,15 +375,46 @@ def collect(plan: Plan) -> Result:
         ],
         columns=COLUMNS,
     )
-    for measure in ("error", "cross_entropy"):
-        full = references.groupby("configuration")[measure].mean()
-        trials[f"gap_{measure}"] = trials[measure] - trials["configuration"].map(full)
+    _measure_gaps(trials, references, plan.settings.reference)
     costs = pd.DataFrame(_costs(plan, records))
     told = asdict(replace(plan.settings, workers=None, scheduler_address=None))
     write_atomically(plan.folder / "settings.json", plain_text(told).encode())
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
     return Result(plan, trials, references, costs)
+
+
+def _references(plan: Plan) -> pd.DataFrame:
+    """Return the table of the networks trained on all data."""
+    labels, rows = plan.dataset.train.labels, []
+    for configuration, seed, reference in plan.references:
+        record = read_record(plan.reference_path(configuration, seed, reference))
+        batch_size = plan.configurations[configuration].recipe.batch_size
+        seen = passes(record["steps"] or math.nan, batch_size, len(labels))
+        names = {"configuration": configuration, "seed": seed, "reference": reference}
+        length = {"steps": record["steps"], "passes": seen, "capped": record["capped"]}
+        rows += [{**names, **length, **scored} for scored in _scored(record)]
+    tested = plan.dataset.test.labels
+    majority = int(tested.bincount().max()) / len(tested)
+    return pd.DataFrame(rows).astype({"steps": "Int64"}).assign(majority=majority)
+
+
+def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:
+    """Add the gaps to trials, each from the network on all data of its configuration and seed.
+
+    Where that network did not end well the gaps are NaN, and the message says why.
+    """
+    keys = ["configuration", "seed"]
+    places = pd.MultiIndex.from_frame(trials[keys])
+    for suffix, name in {"": reference, "_same_steps": SAME_STEPS}.items():
+        own = references[references["reference"] == name].set_index(keys)
+        full = own.reindex(places).reset_index(drop=True)
+        for measure in ("error", "cross_entropy"):
+            trials[f"gap_{measure}{suffix}"] = trials[measure] - full[measure]
+        lacks = (full["status"] != "ok") & (trials["message"] == "")
+        ended = full["status"] + ": " + full["message"]
+        said = f"no gap: the network on all data ({name}) " + ended
+        trials["message"] = trials["message"].mask(lacks, said)
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -376,7 +449,7 @@ def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[
 def _scored(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row an evaluation of a record, or one row that says how it failed."""
     ending = {"status": record["status"], "message": record["message"]}
-    nothing = {"accuracy": math.nan, "cross_entropy": math.nan}
+    nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
     return [
         {"evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
         for number, score in enumerate(record["scores"] or [nothing])

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ddlib import coverage, coverage_laws
+from ddlib import coverage
 from ddlib.distilled import load_distilled, png, png_address
 from ddlib.files import from_root, write_atomically
 from ddlib.settings import Settings, read_sets, read_settings
@@ -70,15 +70,23 @@ class Tables:
 
     @cached_property
     def configurations(self) -> list[str]:
-        """Those whose networks trained on all data ended well, every seed."""
-        ended = (self.references["status"] == "ok").groupby(self.references["configuration"]).all()
-        return [name for name in dict.fromkeys(self.trials["configuration"]) if ended[name]]
+        """Those with a gap: some seed's network trained on all data ended well.
+
+        Of a seed whose network did not, gaps are missing (NaN).
+        """
+        ended = self.full["configuration"][self.full["status"] == "ok"]
+        known = dict.fromkeys(self.trials["configuration"])
+        return [name for name in known if name in set(ended)]
+
+    @property
+    def full(self) -> pd.DataFrame:
+        """The networks trained on all data that gaps are measured from."""
+        return self.references[self.references["reference"] == self.settings.reference]
 
     @cached_property
     def gaps(self) -> pd.DataFrame:
-        """The trials, each gap measured from its seed's own network trained on all data."""
-        sound = self.trials[self.trials["configuration"].isin(self.configurations)]
-        return coverage_laws.own_references(sound, self.references)
+        """The trials of `configurations`."""
+        return self.trials[self.trials["configuration"].isin(self.configurations)]
 
     @cached_property
     def families(self) -> dict[str, tuple[str, ...]]:

@@ -157,11 +157,38 @@ class Recipe(Parameters):
 
 
 @dataclass(frozen=True)
+class Converged(Parameters):
+    """How long networks are trained on all data D until their risk no longer falls.
+
+    The length is doubled, from the recipe's, until the cross-entropy on training images that are
+    held out no longer falls. passes: over D, at most, or the recipe's if those are more; held_out:
+    the share of the training images.
+    """
+
+    passes: int = setting(30, least=1)
+    held_out: float = setting(0.1, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out >= 1:
+            raise ValueError(
+                f"held_out={self.held_out} leaves nothing to train on; choose a share below 1, "
+                "such as 0.1"
+            )
+
+
+@dataclass(frozen=True)
 class Score:
-    """What a network reaches on a whole split: fraction right, and mean cross-entropy in nats."""
+    """What a network reaches on a whole split.
+
+    accuracy: the fraction that is right; cross_entropy: the mean, in nats; balanced_accuracy: the
+    mean over the classes of the split of the fraction of each that is right. A network that names
+    one class alone has a balanced accuracy of 1/C, however common the class.
+    """
 
     accuracy: float
     cross_entropy: float
+    balanced_accuracy: float
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -321,7 +348,7 @@ def _span(size: int, at: float, share: float) -> slice:
 
 
 def score(network: Network, theta: Theta, split: Split) -> Score:
-    """Return accuracy and mean cross-entropy (nats) of `theta` over the whole of `split`."""
+    """Return the Score of `theta` over the whole of `split`."""
     return scores_of(network, [theta], split)[0]
 
 
@@ -332,11 +359,17 @@ def scores_of(network: Network, thetas: Sequence[Theta], split: Split) -> list[S
     for theta in thetas:
         for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
             scores = logits(network, theta, images)
-            right.append((scores.argmax(1) == labels).sum())
+            hits = (scores.argmax(1) == labels).long()
+            right.append(hits.new_zeros(scores.shape[1]).index_add(0, labels, hits))
             nats.append(F.cross_entropy(scores, labels, reduction="sum"))
-    parts = [torch.stack(each).cpu().view(len(thetas), -1).tolist() for each in (right, nats)]
+    hits = torch.stack(right).cpu().view(len(thetas), -1, scores.shape[1]).sum(1)  # (T, C)
+    nats = torch.stack(nats).cpu().view(len(thetas), -1).tolist()
+    sizes = split.labels.cpu().bincount(minlength=scores.shape[1])
+    recalls = (hits.double() / sizes)[:, sizes > 0].mean(1).tolist()
     count = len(split.labels)
-    return [Score(sum(own) / count, sum(lost) / count) for own, lost in zip(*parts, strict=True)]
+    accuracies = [each / count for each in hits.sum(1).tolist()]
+    losses = [sum(each) / count for each in nats]
+    return [Score(*each) for each in zip(accuracies, losses, recalls, strict=True)]
 
 
 def train_and_score(
@@ -368,6 +401,50 @@ def final(result: Score, recipe: Recipe) -> Score:
     if not math.isfinite(result.cross_entropy):
         raise DivergedError(recipe.steps, "the test loss")
     return result
+
+
+def passes(steps: int, batch_size: int, count: int) -> float:
+    """Return how often a training of so many steps sees each of `count` images, on average."""
+    return steps * min(batch_size, count) / count
+
+
+def hold_out(labels: torch.Tensor, share: float) -> torch.Tensor:
+    """Choose at random the same share of every class; a bool (N,) for labels (N,) on the CPU.
+
+    It is rounded, to one image at least, and to all but one at most. The same images are chosen
+    every time. Raises ValueError where no class has two images.
+    """
+    held, stream = torch.zeros(len(labels), dtype=torch.bool), generator("held out")
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        held[members[torch.randperm(len(members), generator=stream)[:count]]] = True
+    if not held.any():
+        raise ValueError(
+            "no class has two training images, so none can be held out to see when a training on "
+            "all data has converged; choose reference: same_steps"
+        )
+    return held
+
+
+def search_length(
+    first: int, most: int, risk: Callable[[int], float]
+) -> tuple[int, list[tuple[int, float]]]:
+    """Double the length of a training until its risk no longer falls.
+
+    first: steps of the shortest; most: steps of the longest that is tried, if that is more; risk:
+    trains for so many steps and returns the risk on images held out. Returns the steps of the
+    least risk, and every length tried with its risk: none where `most` leaves no choice.
+    """
+    if first >= most:
+        return first, []
+    tried = [(first, risk(first))]
+    while tried[-1][0] < most:
+        steps = min(2 * tried[-1][0], most)
+        tried.append((steps, risk(steps)))
+        if not tried[-1][1] < tried[-2][1]:
+            break
+    return min(tried, key=lambda each: each[1])[0], tried
 
 
 def train_and_score_all(

@@ -1,6 +1,7 @@
 """The jobs that worker processes do for a study; each opens the data set once and keeps it."""
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,23 @@ from ddlib.devices import precision, read_device
 from ddlib.distilled import DistilledSet, check_set
 from ddlib.extensions import Extension, network_code, use
 from ddlib.files import read_json, reading, write_atomically
-from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest
+from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
-from ddlib.training import DivergedError, Score, final, score, train_and_score_all
+from ddlib.training import (
+    Converged,
+    DivergedError,
+    Score,
+    final,
+    hold_out,
+    or_diverged,
+    passes,
+    score,
+    search_length,
+    train_and_score,
+    train_and_score_all,
+)
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -235,16 +248,48 @@ def evaluate(
 
 
 @in_precision
+def find_length(
+    context: Context, configuration: Configuration, body: Path | None, converged: Converged
+) -> tuple[bytes, float]:
+    """Return the steps after which a training on all data has converged, and the seconds.
+
+    The steps are JSON: steps; capped, whether `converged.passes` and not the risk ended the search;
+    tried, a list of steps and the cross-entropy on images held out (null: diverged). Seed 0 is
+    trained, on the rest of the training set.
+    """
+    dataset, network = _open(context, configuration)
+    start, real, recipe = seconds(context), dataset.train, configuration.recipe
+    held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
+    rest, test = (data.Split(real.images[at], real.labels[at]) for at in (~held, held))
+    theta = _initial(context, network, configuration, (0, 0), body)
+
+    def risk(steps: int) -> float:
+        given = rest.images, rest.labels, test, replace(recipe, steps=steps), (0, 0), theta
+        outcome = or_diverged(train_and_score, network, *given)
+        return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
+
+    most = int(converged.passes / passes(1, recipe.batch_size, len(real.labels)))
+    steps, tried = search_length(recipe.steps, most, risk)
+    lengths = [(length, found if math.isfinite(found) else None) for length, found in tried]
+    length = {"steps": steps, "capped": steps >= most, "tried": lengths}
+    return plain_text(length).encode(), seconds(context) - start
+
+
+@in_precision
 def reference(
     context: Context, configuration: Configuration, seed: int, body: Path | None, probe: int
 ) -> tuple[Score, bytes]:
     """Return the score of a network trained on the whole training set, and what it showed.
 
-    The latter is the file of `ddlib.probing.train_and_observe` over `probe` test images.
+    The latter is the file of `ddlib.probing.train_and_observe` over `probe` test images; empty for
+    a probe of 0.
     """
     dataset, network = _open(context, configuration)
     real, test, recipe = dataset.train, dataset.test, configuration.recipe
     theta = _initial(context, network, configuration, (seed, 0), body)
+    if not probe:
+        given = real.images, real.labels, test, recipe, (seed, 0), theta
+        return train_and_score(network, *given), b""
     theta, observed = train_and_observe(network, theta, real, test, recipe, (seed, 0), probe)
     return final(score(network, theta, test), recipe), observed
 

@@ -37,7 +37,7 @@ GIVEN = {
     "seeds": 3,
     "cache": "results/cache",
 }
-TRIALS, REFERENCES = 2 * 3 * 3, 3
+TRIALS, REFERENCES = 2 * 3 * 3, 2 * 3
 RUN = """
 from ddlib import study
 from ddlib.settings import notebook_parameters, read_settings

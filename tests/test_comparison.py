@@ -29,11 +29,18 @@ def trials(accuracies: dict, status: str = "ok") -> pd.DataFrame:
         for seed, accuracy in enumerate(values)
     ]
     table = pd.DataFrame(rows).assign(data="digits", network="mlp", message="")
-    return table.assign(error=1 - table["accuracy"], gap_error=0.99 - table["accuracy"])
+    table = table.assign(error=1 - table["accuracy"], gap_error=0.99 - table["accuracy"])
+    return table.assign(balanced_accuracy=table["accuracy"] / 2)
+
+
+def measured(table: pd.DataFrame, *full: float) -> pd.DataFrame:
+    """Return trials whose gaps are measured from accuracies on all data, one a seed."""
+    return table.assign(gap_error=table["seed"].map(dict(enumerate(full))) - table["accuracy"])
 
 
 def references(*accuracies: float) -> pd.DataFrame:
     table = pd.DataFrame({"seed": range(len(accuracies)), "accuracy": accuracies})
+    table = table.assign(balanced_accuracy=table["accuracy"] / 2, reference="converged")
     return table.assign(evaluation=0, status="ok", error=1 - table["accuracy"])
 
 
@@ -50,12 +57,12 @@ def noisy(means: dict, seed: int = 0, noise: float = 0.01) -> dict:
 
 def everything(table: pd.DataFrame, full: pd.DataFrame, seconds: dict) -> str:
     """Run every function of a comparison, and return all sentences."""
-    found = comparison.accuracies(table, full)
+    found = comparison.accuracies(table)
     pairs = comparison.paired(table)
     learned = comparison.learned(table)
     fits = laws.fit_table(learned, "gap_error", draws=50)
     spent = comparison.cost_table(costs(table, seconds), table, found)
-    comparison.dd_ranking(found, comparison.full_data(full))
+    comparison.dd_ranking(found, comparison.full_data(full, "converged"))
     ranks = comparison.ranking(found, pairs)
     assert reading.comparison(pairs, ranks, spent).startswith(reading.per_image(pairs, ranks))
     return "\n".join(
@@ -72,7 +79,7 @@ def everything(table: pd.DataFrame, full: pd.DataFrame, seconds: dict) -> str:
 
 def test_intervals_are_student_t_over_seeds():
     table = trials({("dm", 10): [0.7, 0.8, 0.9]})
-    row = comparison.accuracies(table, references(0.95, 0.95, 0.98)).iloc[0]
+    row = comparison.accuracies(measured(table, 0.95, 0.95, 0.98)).iloc[0]
     half = 4.302653 * 0.1 / math.sqrt(3)  # t(0.975, 2) from a printed table; deviation 0.1
     assert row["accuracy"] == pytest.approx(0.8)
     assert [row["low"], row["high"]] == pytest.approx([0.8 - half, 0.8 + half], abs=1e-6)
@@ -80,18 +87,26 @@ def test_intervals_are_student_t_over_seeds():
     half = 4.302653 * math.sqrt(0.0146 / 2 / 3)
     assert row["gap"] == pytest.approx(0.16)
     assert [row["gap_low"], row["gap_high"]] == pytest.approx([0.16 - half, 0.16 + half], abs=1e-6)
+    assert row["balanced_accuracy"] == pytest.approx(0.4)  # half of each accuracy here
+
+
+def test_a_seed_without_a_network_on_all_data_has_an_accuracy_and_no_gap():
+    table = measured(trials({("dm", 10): [0.7, 0.8, 0.9]}), 0.95, math.nan, 0.99)
+    row = comparison.accuracies(table).iloc[0]
+    assert (row["n"], row["accuracy"]) == (3, pytest.approx(0.8))
+    assert row["gap"] == pytest.approx((0.25 + 0.09) / 2)
 
 
 def test_evaluations_of_one_set_are_averaged_before_seeds():
     table = trials({("dm", 10): [0.6, 0.8]})
     table = pd.concat([table, table.assign(evaluation=1, accuracy=[0.8, 0.8])])
-    row = comparison.accuracies(table, references(0.9, 0.9)).iloc[0]
+    row = comparison.accuracies(measured(table, 0.9, 0.9)).iloc[0]
     assert (row["n"], row["accuracy"]) == (2, pytest.approx(0.75))
 
 
 def test_failures_stay_in_the_table():
     table = trials({("dm", 10): [0.6, None, 0.8], ("dc", 10): [None, None, None]})
-    found = comparison.accuracies(table, references(0.9, 0.9, 0.9)).set_index("method")
+    found = comparison.accuracies(measured(table, 0.9, 0.9, 0.9)).set_index("method")
     assert found.loc["dm", ["seeds", "n"]].tolist() == [3, 2]
     assert found.loc["dm", "accuracy"] == pytest.approx(0.7)
     assert found.loc["dc", ["seeds", "n"]].tolist() == [3, 0]
@@ -100,7 +115,7 @@ def test_failures_stay_in_the_table():
 
 def test_a_diverged_trial_does_not_count_even_with_a_number():
     table = trials({("dm", 10): [0.6, 0.8]}, status="diverged")
-    assert comparison.accuracies(table, references(0.9, 0.9))["n"].tolist() == [0]
+    assert comparison.accuracies(measured(table, 0.9, 0.9))["n"].tolist() == [0]
 
 
 def test_pairs_are_compared_within_seeds():
@@ -173,7 +188,7 @@ def test_the_best_is_told_from_some_and_not_from_others():
     values = noisy({("a", 10): 0.9, ("b", 10): 0.897, ("c", 10): 0.5}, noise=0.003)
     table = trials(values)
     pairs = comparison.paired(table)
-    found = comparison.accuracies(table, references(0.95, 0.95))
+    found = comparison.accuracies(measured(table, 0.95, 0.95))
     [row] = comparison.ranking(found, pairs).to_dict("records")
     order = sorted("ab", key=lambda m: -np.mean(values[m, 10]))
     assert [row["best"], row["runner_up"]] == order
@@ -188,7 +203,7 @@ def test_costs_by_hand():
     values = {("random", 10): [0.4, 0.6], ("random", 100): [0.9, 0.9], ("dm", 10): [0.8, 0.8]}
     table = trials(values)
     table = pd.concat([table, table.assign(evaluation=1)])  # 4 seconds are two trainings
-    found = comparison.accuracies(table, references(1.0, 1.0))
+    found = comparison.accuracies(measured(table, 1.0, 1.0))
     spent = comparison.cost_table(costs(table, {"random": 0.0, "dm": 6.0}), table, found)
     assert spent["train_seconds"].tolist() == [2, 2, 2]
     assert spent["seconds"].tolist() == [2, 2, 8]
@@ -199,7 +214,7 @@ def test_costs_by_hand():
 
 def test_what_a_method_makes_once_is_part_of_its_cost():
     table = trials({("random", 10): [0.4, 0.6], ("mtt", 10): [0.8, 0.8]})
-    found = comparison.accuracies(table, references(1.0, 1.0))
+    found = comparison.accuracies(measured(table, 1.0, 1.0))
     for made, expected in ((5.0, 11.0), (math.nan, math.nan)):
         given = costs(table, {"random": 0.0, "mtt": 6.0})
         given.loc[given["method"] == "mtt", "prepare_seconds"] = made
@@ -215,7 +230,7 @@ def test_variants_are_not_learned_methods_of_their_own():
 
 def test_costs_of_reused_and_failed_sets_are_missing():
     table = trials({("dm", 10): [0.8, 0.9], ("dc", 10): [None, None]})
-    found = comparison.accuracies(table, references(1.0, 1.0))
+    found = comparison.accuracies(measured(table, 1.0, 1.0))
     spent = comparison.cost_table(costs(table, {"dm": None, "dc": None}), table, found)
     assert spent[["distil_seconds", "seconds", "gain", "gain_per_second"]].isna().all(axis=None)
     assert not spent["front"].any()
@@ -247,8 +262,8 @@ def test_robust_score_has_its_ends_at_0_and_1():
 
 def test_dd_ranking_by_hand():
     table = trials({("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("dm", 20): [0.9, 0.9]})
-    found = comparison.accuracies(table, references(0.9, 1.0))
-    scores = comparison.dd_ranking(found, comparison.full_data(references(0.9, 1.0)))
+    found = comparison.accuracies(measured(table, 0.9, 1.0))
+    scores = comparison.dd_ranking(found, comparison.full_data(references(0.9, 1.0), "converged"))
     assert scores["hlr"].tolist() == pytest.approx([0.45, 0.15, 0.05])
     assert scores["ior"].tolist() == pytest.approx([0, 0.3, math.nan], nan_ok=True)
     alpha = 0.5 * 0.3 - 0.5 * 0.15
@@ -262,8 +277,8 @@ def test_the_augmentation_robust_score_of_a_study_by_hand():
     plain = trials({("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("dm", 20): [0.9, 0.9]})
     other = trials({("dm", 10): [0.7, 0.9], ("random", 10): [0.6, 0.8], ("dm", 20): [0.9, 0.9]})
     full = references(0.9, 1.0)
-    found, seen = (comparison.accuracies(each, full) for each in (plain, other))
-    scores = comparison.dd_ranking(found, comparison.full_data(full), seen)
+    found, seen = (comparison.accuracies(each) for each in (plain, other))
+    scores = comparison.dd_ranking(found, comparison.full_data(full, "converged"), seen)
     beta = [0.0, 0.5 * 0.1 + 0.5 * 0.3]
     expected = [(math.exp(b) - math.exp(-1)) / (math.e - math.exp(-1)) for b in beta]
     assert scores["ars"].tolist() == pytest.approx([*expected, math.nan], nan_ok=True)

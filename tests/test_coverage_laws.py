@@ -126,27 +126,6 @@ def test_only_the_raw_k_star_of_identical_members_grows_with_their_number():
     assert mean[1] > 10 * error[1]
 
 
-def test_own_references_move_no_mean_and_carry_the_noise_of_the_reference():
-    gaps = table([1.0, 2.0], seeds=2)
-    references = pd.DataFrame(
-        {
-            "configuration": ["c0", "c0", "c1", "c1"],
-            "seed": [0, 1, 0, 1],
-            "error": [0.1, 0.3, 0.2, 0.2],
-            "cross_entropy": [1.0, 1.0, 0.5, 0.9],
-        }
-    )
-    found = coverage_laws.own_references(gaps, references)
-    change = found["gap_error"] - gaps["gap_error"]
-    change = change.groupby([gaps["configuration"], gaps["seed"]]).mean()
-    assert change.tolist() == pytest.approx([0.1, -0.1, 0, 0])
-    change = found["gap_cross_entropy"] - gaps["gap_cross_entropy"]
-    change = change.groupby([gaps["configuration"], gaps["seed"]]).mean()
-    assert change.tolist() == pytest.approx([0, 0, 0.2, -0.2])
-    with pytest.raises(ValueError, match="'c1' has no reference for seed 1"):
-        coverage_laws.own_references(gaps, references.iloc[:3])
-
-
 @pytest.mark.parametrize(
     ("families", "message"),
     [

@@ -191,7 +191,8 @@ def names(write, tmp_path, method: str = METHOD, network: str = NETWORK) -> dict
     plan = study.prepare(read_settings(given | {"extensions": files}))
     found = {f"{t.method} {t.configuration}": t.path.name for t in plan.trials}
     found |= {f"set {t.method}": t.set_path.name for t in plan.trials}
-    return found | {f"all {name}": plan.reference_path(name, 0).name for name, _ in plan.references}
+    full = {name: plan.reference_path(name, seed, kind) for name, seed, kind in plan.references}
+    return found | {f"all {name}": path.name for name, path in full.items()}
 
 
 def test_results_are_named_by_the_code_that_makes_them(write, tmp_path):

@@ -143,16 +143,6 @@ def test_exactly_equal_gaps_are_read_without_r2(gap):
     assert "R²" not in text
 
 
-@pytest.mark.parametrize(
-    ("steps", "passes"), [(300, "0.32 passes over its 60,000 images"), (1000, "1.07 passes")]
-)
-def test_what_the_networks_trained_on_all_data_have_seen(steps, passes):
-    text = reading.effort(steps, 64, 60_000)
-    assert f"{steps} steps of 64 images, {passes}" in text
-    assert ("some were never seen" in text) == (steps == 300)
-    assert text.endswith("R(D) is that of so many steps, not of convergence.")
-
-
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
     text = reading.Text("**dm.** b")
     assert repr(text) == text._repr_markdown_() == "**dm.** b"

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import threading
 import time
 from contextlib import contextmanager
@@ -59,6 +58,7 @@ GRID = {
     "k": [6, 3],
     "seeds": 2,
     "evaluations": 2,
+    "converged": {"held_out": 0.5},
 }
 TRIALS = 3 * 2 * 2
 GROUP = running.Running._group
@@ -120,8 +120,9 @@ def test_the_table_has_one_row_per_trial_and_evaluation(finished):
     table = finished.result.trials
     assert list(table.columns) == [
         *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
-        *("accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"),
-        *("status", "message"),
+        *("accuracy", "balanced_accuracy", "error", "cross_entropy"),
+        *("gap_error", "gap_cross_entropy"),
+        *("gap_error_same_steps", "gap_cross_entropy_same_steps", "status", "message"),
     ]
     grid = list(itertools.product(["random", "dm", "dc"], [1, 2], [0, 1], [0, 1]))
     rows = table[["method", "ipc", "seed", "evaluation"]].itertuples(index=False)
@@ -146,13 +147,15 @@ def test_accuracies_are_fractions_of_the_whole_test_set(finished):
 
 
 @pytest.mark.parametrize("measure", ["error", "cross_entropy"])
-def test_a_gap_is_measured_from_the_mean_of_the_references(finished, measure):
+def test_a_gap_is_measured_from_the_seeds_own_network_on_all_data(finished, measure):
     references = pd.read_parquet(finished.folder / "references.parquet")
-    assert list(references["seed"]) == [0, 1]
-    floor = statistics.fmean(references[measure])
-    assert references[measure].nunique() == 2
+    assert list(references["seed"]) == [0, 0, 1, 1]
+    assert list(references["reference"]) == ["converged", "same_steps"] * 2
+    full = references.set_index(["seed", "reference"])[measure]
+    assert full.nunique() == 4 or measure == "error"
     for row in finished.result.trials.to_dict("records"):
-        assert row[f"gap_{measure}"] == pytest.approx(row[measure] - floor, abs=1e-15)
+        for name, kind in (("", "converged"), ("_same_steps", "same_steps")):
+            assert row[f"gap_{measure}{name}"] == row[measure] - full[row["seed"], kind]
 
 
 def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
@@ -168,8 +171,10 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
         "trials/*.json": TRIALS,
         "distilled/*.safetensors": TRIALS,
         "distilled/*.seconds": TRIALS,
-        "references/*.json": 2,
+        "references/*.json": 4,
         "observed/*.safetensors": 2,
+        "lengths/*.json": 1,
+        "lengths/*.seconds": 1,
         "data/*.safetensors": 1,
         "grid/*.parquet": 3,
         "grid/*.json": 2,  # settings, progress
@@ -177,7 +182,7 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
     }
     assert [path.name for path in files if path.name.startswith(".")] == [".lock"]
     progress = json.loads((finished.folder / "progress.json").read_text())
-    assert progress == {"done": TRIALS + 2, "total": TRIALS + 2}
+    assert progress == {"done": TRIALS + 4, "total": TRIALS + 4}
 
 
 def test_costs_are_seconds_of_every_trial(finished):
@@ -227,16 +232,84 @@ def test_a_trial_is_what_its_own_call_gives(finished, method):
 
 
 def test_a_reference_is_the_same_training_on_all_data(finished):
+    """The converged one takes the steps at which the risk on images held out is least."""
     dataset = data.load(**DIGITS)
     network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
     recipe = Recipe(steps=20, batch_size=16, learning_rate=0.05)
-    real = dataset.train
-    assert len(real.labels) == 60
-    for row in finished.result.references.itertuples():
-        score = train_and_score(
-            network, real.images, real.labels, dataset.test, recipe, (row.seed, 0)
-        )
+    real, held = dataset.train, training.hold_out(dataset.train.labels, 0.5)
+    assert real.labels[held].bincount().tolist() == [10, 10, 10]
+    rest, tested = (data.Split(real.images[at], real.labels[at]) for at in (~held, held))
+    risks = [
+        train_and_score(
+            network, rest.images, rest.labels, tested, replace(recipe, steps=steps), (0, 0)
+        ).cross_entropy
+        for steps in (20, 40, 80)
+    ]
+    assert risks[1] == min(risks)
+    references = finished.result.references
+    assert list(references["steps"]) == [40, 20] * 2
+    assert not references["capped"].any()
+    assert list(references["passes"]) == [40 * 16 / 60, 20 * 16 / 60] * 2
+    for row in references.itertuples():
+        given = real.images, real.labels, dataset.test, replace(recipe, steps=int(row.steps))
+        score = train_and_score(network, *given, (row.seed, 0))
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
+        assert score.balanced_accuracy == row.balanced_accuracy
+
+
+def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(tmp_path, scheduler, monkeypatch):
+    """Its accuracy stays, its gap is missing, and the other seed's gaps are what they were."""
+    reference, message = work.reference, "no gap: the network on all data (converged) diverged: "
+
+    def fragile(context, configuration, seed, *rest):
+        if seed == 1:
+            raise DivergedError(3, "the training loss")
+        return reference(context, configuration, seed, *rest)
+
+    monkeypatch.setattr(work, "reference", fragile)
+    given = {"methods": {"random": None}, "scheduler_address": scheduler}
+    result = study.run(settings(tmp_path / "study", **given))
+    kept, lost = (result.trials.query(f"seed == {seed}") for seed in (0, 1))
+    gaps = [name for name in result.trials if name.startswith("gap")]
+    assert len(gaps) == 4
+    assert lost[gaps].isna().all(axis=None)
+    assert lost[["accuracy", "error"]].notna().all(axis=None)
+    assert set(lost["status"]) == {"ok"}
+    assert set(lost["message"]) == {message + str(DivergedError(3, "the training loss"))}
+    full = result.references.set_index(["seed", "reference"])["error"]
+    assert np.array_equal(kept["gap_error"], kept["error"] - full[0, "converged"])
+    assert set(kept["message"]) == {""}
+    tabled = tables.read(tmp_path / "study")
+    assert tabled.configurations == ["own"]
+    assert tabled.gaps["gap_error"].isna().sum() == len(lost)
+
+
+def test_gaps_of_the_same_steps_ask_for_no_other_network(tmp_path, scheduler):
+    given = {"methods": {"random": None}, "seeds": 1, "reference": "same_steps"}
+    result = study.run(settings(tmp_path / "study", scheduler_address=scheduler, **given))
+    assert list(result.references["reference"]) == ["same_steps"]
+    assert not (tmp_path / "cache" / "lengths").exists()
+    trials = result.trials
+    assert np.array_equal(trials["gap_error"], trials["error"] - result.references["error"][0])
+    for measure in ("gap_error", "gap_cross_entropy"):
+        assert np.array_equal(trials[measure], trials[f"{measure}_same_steps"])
+
+
+def test_networks_are_compared_over_the_seeds_that_all_have(tmp_path, scheduler):
+    """With too few of those, configurations that lack one are left out instead."""
+    given = {**SEVERAL, "methods": {"random": None}, "reference": "same_steps"}
+    given["configurations"] = {"own": {}, "adam": SEVERAL["configurations"]["adam"]}
+    given |= {"families": None, "seeds": 5, "scheduler_address": scheduler}
+    result = study.run(settings(tmp_path / "study", **given))
+    result.plan.observed_path("adam", 0).unlink()
+    shown = result.observed_together(["own", "adam"])
+    assert [len(each["features"]) for each in shown.values()] == [4, 4]
+    own = result.observed("own")["features"]
+    assert np.array_equal(shown["own"]["features"], own[1:])
+    result.plan.observed_path("adam", 1).unlink()
+    shown = result.observed_together(["own", "adam"])
+    assert list(shown) == ["own"]
+    assert np.array_equal(shown["own"]["features"], own)
 
 
 def test_distilled_sets_of_one_seed_can_be_looked_at(finished):
@@ -256,7 +329,7 @@ def test_a_rerun_does_nothing_and_gives_the_same_tables(finished):
     tables = {name: finished.table(name) for name in ("trials", "references", "costs")}
     again = study.run(finished.settings)
     assert stamps(finished.folder) == before
-    assert len(before) == 2 * TRIALS + 4 + 1  # references, and the copy of the data
+    assert len(before) == 2 * TRIALS + 7 + 1  # references, and the copy of the data
     assert {name: finished.table(name) for name in tables} == tables
     pd.testing.assert_frame_equal(again.trials, finished.result.trials, check_exact=True)
 
@@ -302,7 +375,7 @@ def test_only_what_is_missing_is_done_again_on_the_scheduler_that_is_named(
     [trial] = folder.glob("trials/dm-ipc2-seed1-*")
     [other] = folder.glob("trials/dc-ipc1-seed0-*")
     [distilled] = folder.glob("distilled/dc-ipc1-seed0-*.safetensors")
-    [reference] = folder.parent.glob("cache/references/digits-seed1-*")
+    [reference] = folder.parent.glob("cache/references/digits-seed1-same_steps-*")
     [observed] = folder.parent.glob("cache/observed/digits-seed1-*")
     lost = {path.name for path in (trial, other, distilled, reference, observed)}
     contents = distilled.read_bytes()
@@ -339,7 +412,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(
     assert (tmp_path / "study/trials.parquet").read_bytes() == finished.table("trials")
     after = stamps(tmp_path / "study")
     assert before.items() <= after.items()
-    assert len(after) == 2 * TRIALS + 4 + 1
+    assert len(after) == 2 * TRIALS + 7 + 1
 
 
 def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
@@ -348,7 +421,7 @@ def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
     return (
         {trial.path.name for trial in plan.trials},
         {trial.set_path.name for trial in plan.trials},
-        {plan.reference_path("own", seed).name for seed in plan.seeds},
+        {plan.reference_path(*each).name for each in plan.references},
     )
 
 
@@ -359,13 +432,15 @@ def names(tmp_path: Path, **changes) -> tuple[set[str], set[str], set[str]]:
         ({"data": DIGITS | {"per_class": 19}}, 0, 0, 0),
         ({"network": {"name": "mlp", "width": 17, "depth": 2}}, 0, 0, 0),
         ({"training": GRID["training"] | {"momentum": 0.8}}, 0, TRIALS, 0),
-        ({"evaluations": 3}, 0, TRIALS, 2),
-        ({"methods": GRID["methods"] | {"dm": DM | {"momentum": 0.4}}}, 8, 8, 2),
-        ({"methods": {"dc": DC, "random": {}, "herding": {}}}, 8, 8, 2),
-        ({"k": [3, 9]}, 6, 6, 2),
-        ({"seeds": 1}, 6, 6, 1),
-        ({"seeds": 3, "workers": 1, "draws": 7, "floor_share": 0.3}, TRIALS, TRIALS, 2),
-        ({"scheduler_address": "tcp://127.0.0.1:1"}, TRIALS, TRIALS, 2),
+        ({"evaluations": 3}, 0, TRIALS, 4),
+        ({"methods": GRID["methods"] | {"dm": DM | {"momentum": 0.4}}}, 8, 8, 4),
+        ({"methods": {"dc": DC, "random": {}, "herding": {}}}, 8, 8, 4),
+        ({"k": [3, 9]}, 6, 6, 4),
+        ({"seeds": 1}, 6, 6, 2),
+        ({"seeds": 3, "workers": 1, "draws": 7, "floor_share": 0.3}, TRIALS, TRIALS, 4),
+        ({"scheduler_address": "tcp://127.0.0.1:1"}, TRIALS, TRIALS, 4),
+        ({"converged": {"passes": 31}}, TRIALS, TRIALS, 2),
+        ({"reference": "same_steps"}, TRIALS, TRIALS, 2),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -468,9 +543,10 @@ def test_a_training_that_diverges_is_recorded_with_its_step_and_kept(
     )
     result = study.run(chosen)
     failures = result.failures
-    assert list(failures["method"]) == ["all data", "random", "random"]
-    assert list(failures["k"])[1:] == [3, 6]
-    assert pd.isna(failures["k"][0])
+    full = ["all data, converged", "all data, same_steps"]
+    assert list(failures["method"]) == [*full, "random", "random"]
+    assert list(failures["k"])[2:] == [3, 6]
+    assert failures["k"][:2].isna().all()
     assert set(failures["status"]) == {"diverged"}
     step = divergence(1e12).step
     assert 0 < step < 20
@@ -499,7 +575,7 @@ def test_a_crash_is_recorded_and_tried_again(finished, tmp_path, scheduler, monk
     references = stamps(folder).keys() & {
         path.name for path in folder.parent.glob("cache/references/*")
     }
-    assert len(references) == 2
+    assert len(references) == 4
     before = stamps(folder)
     monkeypatch.setitem(METHODS, "fragile", Method(fragile, Nothing, shares=False))
     methods = {"fragile": {}, "random": {}}
@@ -705,7 +781,7 @@ def test_what_another_process_is_making_is_waited_for_and_taken(
 ):
     """The lock of one network trained on all data is another's, who ends; its file is taken."""
     chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
-    theirs = study.prepare(chosen).reference_path("own", 1)
+    theirs = study.prepare(chosen).reference_path("own", 1, "same_steps")
     (tmp_path / "cache" / "locks").mkdir()
     lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock", thread_local=False)
     lock.acquire()
@@ -730,7 +806,7 @@ def test_what_another_process_is_making_is_waited_for_and_taken(
 
 def test_what_another_process_left_undone_is_done_here(finished, tmp_path, scheduler, monkeypatch):
     chosen = settings(tmp_path / "grid", methods={"random": None}, scheduler_address=scheduler)
-    theirs = study.prepare(chosen).reference_path("own", 1)
+    theirs = study.prepare(chosen).reference_path("own", 1, "same_steps")
     (tmp_path / "cache" / "locks").mkdir()
     lock = FileLock(tmp_path / "cache" / "locks" / f"{theirs.name}.lock", thread_local=False)
     lock.acquire()
@@ -1416,6 +1492,7 @@ SEVERAL = {
     "seeds": 2,
     "evaluations": 1,
     "probe": 7,
+    "converged": {"passes": 6},
 }
 
 
@@ -1430,14 +1507,15 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(tmp
     assert len(list((tmp_path / "several/distilled").glob("*.safetensors"))) == 4
     assert len(result.distilled(seed=0)) == 2
     assert result.plan.families["all"].members == tuple(names)
-    full = result.references.groupby("configuration")["error"].mean()
+    full = result.references.query("reference == 'converged'")
+    full = full.set_index(["configuration", "seed"])["error"]
     for row in result.trials.to_dict("records"):
-        assert row["gap_error"] == pytest.approx(row["error"] - full[row["configuration"]])
+        assert row["gap_error"] == row["error"] - full[row["configuration"], row["seed"]]
     assert result.trials["cross_entropy"].nunique() == len(result.trials)
     assert set(result.under().trials["configuration"]) == {"own"}
     part = result.under("lenet")
     assert len(part.trials) == len(part.costs) == 4
-    assert list(part.references["seed"]) == [0, 1]
+    assert list(part.references["seed"]) == [0, 0, 1, 1]
 
 
 def test_a_set_under_another_configuration_is_what_a_plain_training_gives(tmp_path, scheduler):
@@ -1517,7 +1595,7 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(tmp_path, s
     }
     assert result.observed("wild") == {}
     assert set(result.failures["configuration"]) == {"wild"}
-    assert (result.failures["method"] == "all data").sum() == 2
+    assert result.failures["method"].str.startswith("all data").sum() == 4
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 5 * 2 * 4 * 4
     assert set(trials["status"]) == {"ok"}
-    texts = outputs(notebook, "text/markdown")
+    _, *texts = outputs(notebook, "text/markdown")
     assert texts[0].startswith("The triangle inequality")
     assert "**Worst gap 0.05.** k* of 8 families" in texts[1]
     assert "Worst gaps are nearest to a sqrt(H / k) + c" in texts[2]

@@ -20,7 +20,7 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
     assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 4
     assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 3 * 4 * 3
-    comparison, surrogates, published = outputs(notebook, "text/markdown")
+    _, _, comparison, surrogates, published = outputs(notebook, "text/markdown")
     assert comparison.count("\n- k = ") == 4
     assert "\n- dm: " in comparison
     # dc failed everywhere, so dm is alone
@@ -48,7 +48,7 @@ def test_it_becomes_a_page(executed):
 def test_one_method_and_one_seed_are_no_error(tmp_path):
     lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [10], "seeds": 1}
     notebook = execute(NOTEBOOK, tmp_path, **lonely, results=str(tmp_path / "results"))
-    comparison, surrogates, _ = outputs(notebook, "text/markdown")
+    _, _, comparison, surrogates, _ = outputs(notebook, "text/markdown")
     assert "the only method" in comparison
     assert "no random beside another method" in comparison
     assert "No comparison can be tested" in comparison
