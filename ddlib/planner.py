@@ -100,7 +100,7 @@ def fit_members(
     """
     cube = lay_out(gaps, {"pilot": members}, MEASURE)
     return {
-        name: laws.fit(pd.DataFrame(values, columns=cube.ks), LAW, draws=draws, seed=seed)
+        name: laws.fit(pd.DataFrame(values, cube.seeds, cube.ks), LAW, draws=draws, seed=seed)
         for name, values in zip(members, cube.of(members), strict=True)
     }
 
@@ -232,7 +232,7 @@ def back_test(
     fits = fit_members(pilot_gaps, pilot_configurations, draws=draws, seed=seed)
     fits = pick_fitted(fits, pilot_configurations)
     curves = _all_curves(fits, everyone, cube.ks, distances, draws, seed)
-    weights, rows = seed_weights(cube.values.shape[1], draws, seed), []
+    weights, rows = seed_weights(cube.seeds, draws, seed), []
     subjects = [(name, "configuration", [name]) for name in everyone]
     for name, kind, members in subjects + [(f, "family", m) for f, m in families.items()]:
         pilot = np.array([curves[member] for member in members if member in fits])
