@@ -240,7 +240,6 @@ def k_star(
         "reason",
     ]
     table = pd.DataFrame(rows).reindex(columns=names)
-    table["censored"] = table["censored"].fillna("")
     return KStars(table, np.concatenate(drawn), np.concatenate(relabelled, axis=1))
 
 
@@ -392,10 +391,10 @@ def _invert(cube: Cube, places, epsilons, draws: int, seed: int) -> tuple[list[d
     """Return a family's rows of the table of `k_star`, one an epsilon, and draws (E, 1 + D)."""
     values = cube.values[places]
     sizes, seeds = usable(values)
-    row = {"seeds": int(seeds.sum()), "missing_seeds": int((~seeds).sum()), "reason": ""}
-    row["missing_sizes"] = int((~sizes).sum())
+    row = {"seeds": int(seeds.sum()), "missing_seeds": int((~seeds).sum())}
+    row |= {"missing_sizes": int((~sizes).sum()), "censored": "", "reason": ""}
     if not sizes.any():
-        row["reason"] = "at no k have 2 seeds every member"
+        row["reason"] = "no k has every member in 2 seeds"
     elif seeds.sum() < 2:
         row["reason"] = (
             f"{seeds.sum()} of {len(seeds)} seeds have every member at every k; 2 needed"

@@ -17,7 +17,6 @@ LAW = laws.LAWS[planner.LAW].formula
 KNOWN = {  # how k* is known
     "measured": "from the gaps that were measured",
     "members' fits": f"{LAW} of each member, the largest k",
-    "by H_cov": "the line k* against H_cov of the other families",
 }
 
 
