@@ -176,7 +176,7 @@ def k_star_against(
             tooltip=tips([*shown, predictor]),
         )
         bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-        raw = base.mark_tick(width=14, thickness=1.5).encode(alt.Y("raw:Q"))
+        raw = base.mark_tick(orient="horizontal", size=14, thickness=1.5).encode(alt.Y("raw:Q"))
         dots = base.mark_point(size=70, opacity=1)
         fill = alt.Fill("group:N", scale=colour_scale(names), sort=names, title=None)
         dots = dots.encode(alt.Shape("shown:N", scale=shapes, title=None), fill, hollow)
