@@ -204,15 +204,15 @@ def k_star(
     and 500). Intervals hold the noise of seeds alone, not the error of this interpolation: what was
     measured is that k* lies between `fails_at` and `holds_at`.
 
-    relabellings: how many other owners of the curves to draw for p-values; all orders where there
-    are no more. Columns of the table: family, epsilon, k_star (cross-fitted) with low and high, raw
+    relabellings: how many to draw for p-values; all orders of the configurations where there are
+    no more. Columns of the table: family, epsilon, k_star (cross-fitted) with low and high, raw
     (of the uncorrected worst gaps, the other end of the range), censored (where k_star lies beyond
-    the measured sizes; it then is the bound), fails_at (the largest k whose worst gap exceeds
-    epsilon), holds_at (the smallest k that holds it), smallest and largest (k used), seeds (used),
-    missing_seeds and missing_sizes (left out for missing trials: see the module), reason (why there
-    is no k*). Above the largest k, low is at most that k and high infinite; below the smallest,
-    low is 0 and high at least that k. Raises as `worst_gaps`, and for an epsilon that is not
-    finite.
+    the measured sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap
+    exceeds epsilon), holds_at (the smallest k that holds it), smallest and largest (k used), seeds
+    (used), missing_seeds and missing_sizes (left out for missing trials: see the module), reason
+    (why there is no k*). Above the largest k, low is at most that k and high infinite; below the
+    smallest, low is 0 and high at least that k. Raises as `worst_gaps`, and for an epsilon that is
+    not finite.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     if not np.isfinite(epsilons).all():
@@ -294,14 +294,16 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     (the shared number, or "all": about the mean of each group), n, distinct, r2, r2_raw and p as
     in `regressions`, reason. Raises ValueError where no two families have equal M.
     """
+    if measures["members"].is_unique:
+        raise ValueError("no two families share their members; add families of equal size")
     rows = []
     for epsilon, table, _, logs in _by_epsilon(k_stars, measures):
         places = measures.loc[table.index].groupby("members").indices
-        groups = {str(number): [rows] for number, rows in places.items() if len(rows) > 1}
-        if len(groups) > 1:
+        groups = {str(number): [block] for number, block in places.items() if len(block) > 1}
+        if len(groups) != 1:
             groups["all"] = [block for blocks in groups.values() for block in blocks]
         for name, (group, blocks) in product(measures.columns.drop("members"), groups.items()):
-            used = np.concatenate(blocks)
+            used = np.concatenate([*blocks, []]).astype(int)
             x = measures.loc[table.index, name].to_numpy(float)
             row = {"epsilon": epsilon, "predictor": name, "group": group, "n": len(used)}
             row["distinct"] = _distinct(table["k_star"].iloc[used])
@@ -310,8 +312,6 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
                 scores = _signed_r2(x, logs, blocks)
                 row |= {"r2": scores[0, 0], "r2_raw": scores[1, 0], "p": _p_value(scores)}
             rows.append(row)
-    if not rows:
-        raise ValueError("no two families share their members; add families of equal size")
     names = ["epsilon", "predictor", "group", "n", "distinct", "r2", "r2_raw", "p", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)
 
@@ -509,6 +509,8 @@ def _refusal(name: str, x: np.ndarray, table: pd.DataFrame) -> str:
 
 def _refusal_within(x: np.ndarray, y: np.ndarray, blocks: list[np.ndarray]) -> str:
     """Say why nothing can be asked within blocks; empty if it can."""
+    if not blocks:
+        return "no two families of equal M have a k*"
     if not np.isfinite(x[np.concatenate(blocks)]).all():
         return "not known for every family"
     if all(np.ptp(x[block]) <= SAME * np.abs(x).max() for block in blocks):

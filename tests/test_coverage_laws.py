@@ -460,7 +460,7 @@ def nested_study(rng, effect):
 
 
 def test_p_values_hold_their_size_and_find_a_law():
-    """Least squares with p over families said "not by chance" in 28 to 48 % of such nulls."""
+    """Families that nest are alike by chance, too: as independent ones they hold no size."""
     rng = np.random.default_rng(0)
     null, true = (
         np.array([nested_study(rng, effect) for _ in range(100)], dtype=float) <= 0.05
@@ -500,6 +500,11 @@ def test_within_equal_is_correlation_about_the_mean_of_each_size():
 def test_within_equal_needs_families_of_equal_size():
     with pytest.raises(ValueError, match="no two families share their members"):
         coverage_laws.within_equal(given([20.0, 30]), measured(members=[1, 2], h_cov=[0.0, 1]))
+    lost = given([np.nan, 30.0])
+    [found] = coverage_laws.within_equal(
+        lost, measured(members=[2, 2], h_cov=[0.0, 1])
+    ).itertuples()
+    assert (found.n, found.reason) == (0, "no two families of equal M have a k*")
 
 
 def two_methods(first, other):
