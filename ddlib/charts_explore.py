@@ -97,7 +97,7 @@ def coverage_view(
     farthest: float,
     heading: tuple[str, str],
 ) -> Spec:
-    """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
+    """Draw the map with its cover as balls, H_cov(r), and the k* that are known in two ways.
 
     points: index configuration, columns x, y, role (of ROLES), centre (of the ball that it is put
     into, missing outside the family); curve: radius, h_cov; needs: what, k, low, high (None where

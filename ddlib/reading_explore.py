@@ -19,7 +19,6 @@ TABLE = "border-collapse:collapse;font-size:13px;line-height:1.4"
 KNOWN = {  # how k* is known
     "measured": "from the gaps that were measured",
     "planned": f"members' draws; past the measured sizes by {laws.LAWS['inverse_sqrt'].formula}",
-    "by H_cov": "the line k* against H_cov of the other families",
 }
 
 
