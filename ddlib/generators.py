@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.data import DataSet
-from ddlib.devices import send
+from ddlib.devices import check_autocast, send
 from ddlib.networks import Network, initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import SCHEDULES, DivergedError, Watch, batches, descend
@@ -136,6 +136,7 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     from diffusers.training_utils import EMAModel
 
     real, steps, device = dataset.train, job["steps"], dataset.train.images.device
+    check_autocast(device)
     unet, settings = _fresh_unet(dataset, job["channels"])
     scheduler = DDPMScheduler(
         job["timesteps"], beta_schedule="squaredcos_cap_v2", clip_sample=False

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,8 +59,8 @@ def build(
     """Return the network registered under `name` for images of `image_shape` = (channels, H, W).
 
     Its own weights stay unset: draw them with `initial_parameters`. Random values of buffers are
-    the same in every process. Raises ValueError for what
-    `read_network` refuses, for an image too small for the network, and for weights that are tied.
+    the same in every process. Raises ValueError for what `read_network` refuses, for an image too
+    small for the network, and for weights that are tied.
     """
     checked = read_network({"name": name, **options})
     constructor = NETWORKS[checked.pop("name")]
@@ -71,7 +72,7 @@ def build(
             f"the network {name!r} has one weight in several places, which would be drawn and "
             "trained apart; give each place its own"
         )
-    if any(True for _ in network.buffers()):  # those on "meta" have no values
+    if list(network.buffers()):  # those on "meta" have no values
         with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
             whole = constructor(tuple(image_shape), class_count, **checked)
         network.constants = {
@@ -130,10 +131,11 @@ def _reset(layer: nn.Module, name: str, generator: torch.Generator) -> torch.Ten
     """Return what the `reset_parameters` of a layer gives its parameter `name`."""
     prefix, _, own = name.rpartition(".")
     fresh = deepcopy(layer).to_empty(device="cpu")
-    value = getattr(fresh, own).fill_(math.nan)
+    getattr(fresh, own).fill_(math.nan)
     if hasattr(fresh, "reset_parameters"):
         with seeded(generator, "cpu"):
             fresh.reset_parameters()
+    value = getattr(fresh, own)
     if value.isnan().any():
         raise ValueError(
             f"no initial value is known for {own!r} of layer {prefix!r} of type "
@@ -191,7 +193,22 @@ def logits(
     values = {**_constants(network, images), **theta}
     drawing = seeded(stream or torch.Generator(), images.device) if training else nullcontext()
     with drawing:
-        scores = functional_call(network, values, (images,), tie_weights=False)
+        return _scores(network, values, images)
+
+
+def stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
+    """Return the class scores (G, N, C) in training of G networks, each of its own images.
+
+    stacked: the weights of all G, (G, ...) each; images: (G, N, channels, H, W). For networks
+    without buffers whose layers are not stochastic.
+    """
+    check_autocast(images.device)
+    _set_mode(network, training=True)
+    return torch.vmap(partial(_scores, network))(stacked, images)
+
+
+def _scores(network: Network, values: Theta, images: torch.Tensor) -> torch.Tensor:
+    scores = functional_call(network, values, (images,), tie_weights=False)
     return scores.to(images.dtype)  # whatever the precision
 
 

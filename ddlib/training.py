@@ -24,6 +24,7 @@ from ddlib.networks import (
     initial_parameters,
     is_stochastic,
     logits,
+    stacked_logits,
     with_statistics,
 )
 from ddlib.parameters import Parameters, setting
@@ -514,7 +515,7 @@ def _train_stacked(
             augmented(each[own], recipe.augmentation, stream)
             for each, own, stream in zip(images, drawn, streams, strict=True)
         ]
-        scores = _stacked_logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
+        scores = stacked_logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
         targets = [labels[own] for (_, labels), own in zip(sets, drawn, strict=True)]
         losses = _cross_entropies(scores, targets, recipe.label_smoothing)
         if recipe.augmentation in MIXES:
@@ -531,11 +532,6 @@ def _train_stacked(
     ]
     trained = detached(stacked)
     return [{name: trained[name][own] for name in trained} for own in range(len(seeds))], errors
-
-
-def _stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the class scores (G, N, C) of each network's own images (G, N, channels, H, W)."""
-    return torch.vmap(partial(logits, network))(stacked, images)
 
 
 def _cross_entropies(

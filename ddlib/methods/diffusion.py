@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ddlib.data import DataSet
+from ddlib.devices import check_autocast
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
@@ -104,6 +105,7 @@ def distil(
     `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
     its code, which moves the mean (`ddpm_step`) where the paper's equation 6 moves the noise.
     """
+    check_autocast(dataset.train.images.device)
     if parameters.generator == "unet":
         levels = len(parameters.unet_channels)
         model = load_unet(next(iter(prepared), None), dataset, levels)
