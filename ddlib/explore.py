@@ -236,7 +236,8 @@ class IpcExplorer(Explorer):
         chart = charts_explore.ipc_view(
             gaps, drawn, numbers, sheets, (k, least), UNITS[measure], heading
         )
-        seen = gaps[gaps["k"] == k].groupby("method")["gap"].agg(["mean", "std"]).reindex(methods)
+        sound = trials[(trials["k"] == k) & (trials["status"] == "ok")].groupby("method")
+        seen = sound[measure.removeprefix("gap_")].agg(["mean", "std"]).reindex(methods)
         table = reading.ipc_table(numbers, seen, measure, float(risks.mean()), self.floor_share)
         return View(chart, table, f"Gap against k at IPC {ipc}; the numbers follow in a table.")
 

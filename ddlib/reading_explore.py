@@ -167,7 +167,7 @@ def ipc_table(
 ) -> str:
     """Tabulate predicted against measured, a row a method and law; or measured alone.
 
-    numbers: `at_size`; measured: mean and std of the gaps at this size, index method, NaN where it
+    numbers: `at_size`; measured: mean and std of the risks at this size, index method, NaN where it
     was not measured; measure: of `laws.gap_matrix`; level: the mean risk on all data; floor_share:
     see `at_size`.
     """
@@ -178,7 +178,8 @@ def ipc_table(
     seen = {}
     for method, mean, sd in measured.itertuples():
         spread = "" if math.isnan(sd) else f" ± {sd:.3f}"
-        seen[method] = "not measured" if math.isnan(mean) else f"{full + sign * mean:.3f}{spread}"
+        reached = 1 - mean if error else mean
+        seen[method] = "not measured" if math.isnan(mean) else f"{reached:.3f}{spread}"
     rows = []
     for row in numbers.to_dict("records"):
         predicted = [full + sign * row[end] for end in ends]

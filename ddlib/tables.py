@@ -118,7 +118,8 @@ def read(folder: str | Path) -> Tables:
     """Return the tables in a study's results folder, such as "results/scaling_law/quick".
 
     A path counts from the project's root. Raises FileNotFoundError, in one sentence, where no
-    study has ended, ValueError where a table is empty or another version left the settings.
+    study has ended, ValueError where a table is empty or another version left the settings or the
+    gaps.
     """
     folder = from_root(str(folder))
     needed = [folder / name for name in ("settings.json", "trials.parquet", "references.parquet")]
@@ -138,6 +139,11 @@ def read(folder: str | Path) -> Tables:
     trials, references = map(pd.read_parquet, needed[1:3])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
+    if "gap_error_same_steps" not in trials or "reference" not in references:
+        raise ValueError(
+            f"the gaps in {folder} were measured from the mean of all networks on all data, as an "
+            "older ddlib did; run its notebook again"
+        )
     told = *_distances(folder / DISTANCES), _sheets(folder)
     return Tables(folder.resolve(), settings, trials, references, *told)
 

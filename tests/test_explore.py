@@ -81,7 +81,7 @@ def rows(explorer, name: str) -> list[dict]:
 def test_predicted_and_measured_are_those_of_the_fit(ipc, example, ipc_now):
     choose(ipc, ipc=ipc_now)
     trials = example[0].trials.query("configuration == 'plain' and method == 'dm'")
-    errors = example[0].references.query("configuration == 'plain'")["error"]
+    errors = example[0].full.query("configuration == 'plain'")["error"]
     gaps = trials.pivot(index="seed", columns="k", values="gap_error")
     fit = laws.fit(gaps, "inverse_sqrt", references=errors, draws=explore.DRAWS)
     a, c = fit.parameters["a"].estimate, fit.parameters["c"].estimate
