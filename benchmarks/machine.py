@@ -61,7 +61,7 @@ def least_seconds(
     "weights" or to those of the "images" alone. A layer's convolution, or its gradients, in the
     faster of two memory layouts, over BATCHES, plus one pass over what it gives, read and written
     in place. PyTorch's layers cannot do with less, unless they are fused; norm and pooling count as
-    that one pass. `ddlib.winograd` can, with fewer products, and `ddlib.blocks` with fewer passes.
+    that one pass.
     """
     keep_memory()
     total, (_, height, width) = 0.0, image_shape

@@ -64,7 +64,7 @@ def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Dra
         return Draw("none")
     chosen = torch.randint(len(families), (), generator=generator).item()
     values = {
-        name: low + (high - low) * torch.rand(count, generator=generator)
+        name: low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float32)
         for name, (low, high) in FAMILIES[families[chosen]].ranges.items()
     }
     return Draw(families[chosen], values)

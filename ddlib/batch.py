@@ -1,8 +1,8 @@
 """Every file of parameters through its notebook, several at once: `python -m ddlib.batch`.
 
-A run is a notebook with one file of parameters. What ended well leaves a note of all that decided
-it, and is left alone until its notebook, its parameters, the library, or the tables and images that
-it reads change. A run stands or falls alone; each has a process, which ends with the batch.
+A run is a notebook with one file of parameters. Every notebook is run; trials that are finished are
+not, so a second batch goes on where the first stopped. A run stands or falls alone; each has a
+process, which ends with the batch.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddlib import cluster
-from ddlib.execute import WITH_PARENT, read_file
-from ddlib.files import NOTE, PROGRESS, check_writable, explained, from_root
+from ddlib.execute import WITH_PARENT
+from ddlib.files import PROGRESS, check_writable, explained, from_root
 from ddlib.fingerprints import library_digest
+from ddlib.parameters import read_file
 from ddlib.runs import Run
 from ddlib.settings import Exploration, Settings, read_parameters
 from ddlib.study import check
@@ -82,7 +83,7 @@ def read(path: Path) -> Run:
         check(settings)
     run = Run(name, notebooks[path.parent.name], path, settings)
     check_writable(run.folder)
-    _ = run.size, run.inputs  # which read the notebook, and what it reads
+    _ = run.size, run.inputs  # which read the notebook, and check it
     return run
 
 
@@ -144,16 +145,14 @@ class Batch:
     """Runs, and how many go at once.
 
     workers: processes that runs on the CPU share whose files leave it open; scheduler_address: a
-    cluster to use instead, whatever the files say; again: run what is current, too; endings: of all
-    that have ended, at the start those that were refused. Raises ValueError for runs that read each
-    other's tables.
+    cluster to use instead, whatever the files say; endings: of all that have ended, at the start
+    those that were refused. Raises ValueError for runs that read each other's tables.
     """
 
     runs: list[Run]
     at_once: int
     workers: int
     scheduler_address: str | None = None
-    again: bool = False
     endings: list[Ending] = field(default_factory=list)
     under_way: list[_Process] = field(default_factory=list)
     waiting: list[Run] = field(default_factory=list)
@@ -207,33 +206,25 @@ class Batch:
         return run.on_card and others and not self.scheduler_address
 
     def _start(self, run: Run) -> None:
-        """Start a run, unless it is current; leave it waiting while another batch is at it."""
+        """Start a run; leave it waiting while another batch is at it."""
         lock = FileLock(run.folder / ".batch.lock")
         try:
             lock.acquire(timeout=0)
-            identity = run.identity()
-            if not self.again and run.is_current(identity):
-                self._end(run, "up to date")
-            else:
-                self._launch(run, identity, lock)
+            self._launch(run, lock)
         except Timeout:
             return
         except OSError as error:
             self._end(run, "failed", str(explained(error, run.folder)))
-        except ValueError as error:
-            self._end(run, "failed", str(error))
         finally:
             if not any(one.lock is lock for one in self.under_way):
                 lock.release()
 
-    def _launch(self, run: Run, identity: str, lock: FileLock) -> None:
-        for name in (NOTE, PROGRESS):
-            (run.folder / name).unlink(missing_ok=True)
+    def _launch(self, run: Run, lock: FileLock) -> None:
+        (run.folder / PROGRESS).unlink(missing_ok=True)
         options, variables = self._place(run)
         given = [f"{name}={value}" for name, value in options.items()]
         log = (run.folder / f"{run.notebook.stem}.log").open("wb", buffering=0)
-        checked = [run.settings.results, identity]
-        command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT, *checked]
+        command = [sys.executable, "-m", "ddlib.execute", WITH_PARENT, run.settings.results]
         process = subprocess.Popen(
             [*command, run.notebook, run.parameters, *given],
             env=self.environment | variables,
@@ -351,7 +342,6 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--at-once", type=_count, help="notebooks at once; default: one a worker")
     parser.add_argument("--scheduler-address", help="a Dask cluster to use: tcp://host:8786")
-    parser.add_argument("--again", action="store_true", help="run what is up to date, too")
     return parser.parse_args(arguments)
 
 
@@ -373,14 +363,14 @@ def main(arguments: list[str]) -> None:
     workers = given.workers or os.cpu_count() or 1
     at_once = min(given.at_once or workers, len(runs)) or 1
     try:
-        batch = Batch(runs, at_once, workers, given.scheduler_address, given.again, refused)
+        batch = Batch(runs, at_once, workers, given.scheduler_address, refused)
         endings = batch.work()
     except ValueError as problem:
         sys.exit(str(problem))
     except KeyboardInterrupt:
         sys.exit("stopped; what is finished is kept: the same command goes on from there")
     print(table(endings))
-    bad = [ending for ending in endings if ending.status not in ("done", "up to date")]
+    bad = [ending for ending in endings if ending.status != "done"]
     if bad:
         sys.exit(f"{len(bad)} of {len(endings)} runs did not end well")
 

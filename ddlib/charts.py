@@ -13,7 +13,7 @@ from PIL import Image
 from ddlib.laws import LAWS
 
 WIDTH = 800  # pixels of a whole figure, axis labels excluded
-AICC_EDGE = 20  # larger differences in AICc are drawn at this edge, with their value
+AIC_EDGE = 20  # larger differences in AIC are drawn at this edge, with their value
 
 # Okabe and Ito's colours, which stay apart under the common kinds of colour blindness, with others
 # of like lightness between.
@@ -188,7 +188,7 @@ def rivals(
     """Draw every law's curve through the mean gap and beside it how far each is from the best.
 
     `gaps` has columns method, k, seed, gap; `curves` method, law, k, gap; `summary` method, law,
-    delta_aicc, loo_error, r2, r2_null, identifiable (numbers may be missing).
+    delta_aic, loo_error, r2, r2_null, identifiable (numbers may be missing).
     """
     axes = _log_axes(gaps, curves, [], measure_title)
     rows = []
@@ -198,8 +198,8 @@ def rivals(
         lines = lines.properties(width=340, height=190, title=alt.Title(method, color=colour))
         rows.append(alt.hconcat(lines, _evidence(fits), spacing=30))
     title = alt.Title(
-        "Which law describes the gap? Left: mean gap and fitted laws. Right: ΔAICc, 0 is best",
-        subtitle="Within the grey band (ΔAICc up to 2) a law is as good as the best; beyond 10 it "
+        "Which law describes the gap? Left: mean gap and fitted laws. Right: ΔAIC, 0 is best",
+        subtitle="Within the grey band (ΔAIC up to 2) a law is as good as the best; beyond 10 it "
         "has next to no support. Hollow: parameters not identifiable.",
     )
     return alt.vconcat(*rows, title=title).configure(**CONFIG)
@@ -336,18 +336,18 @@ def _law_lines(curves: pd.DataFrame, axes: LogAxes) -> alt.Chart:
 
 
 def _evidence(summary: pd.DataFrame) -> alt.LayerChart:
-    """Draw each law's ΔAICc with its value; in columns beside it the errors and R²."""
+    """Draw each law's ΔAIC with its value; in columns beside it the errors and R²."""
     width = 215
     axis, bare = alt.Axis(values=[0, 2, 5, 10, 15, 20]), alt.Axis(domain=False, ticks=False)
-    scale = alt.Scale(domain=[-0.06 * AICC_EDGE, 1.06 * AICC_EDGE], nice=False)
-    x = alt.X("shown:Q", scale=scale, axis=axis, title="ΔAICc to the best law")
+    scale = alt.Scale(domain=[-0.06 * AIC_EDGE, 1.06 * AIC_EDGE], nice=False)
+    x = alt.X("shown:Q", scale=scale, axis=axis, title="ΔAIC to the best law")
     y = alt.Y("label:N", sort=[FORMULAS[law] for law in STYLES], title=None, axis=bare)
-    good = alt.Chart(pd.DataFrame({"shown": [-0.06 * AICC_EDGE], "to": [2]}))
+    good = alt.Chart(pd.DataFrame({"shown": [-0.06 * AIC_EDGE], "to": [2]}))
     rows, far = alt.Chart(_evidence_table(summary)), alt.datum.far
-    dots = rows.transform_filter("isValid(datum.delta_aicc)").mark_point(size=90, opacity=1)
+    dots = rows.transform_filter("isValid(datum.delta_aic)").mark_point(size=90, opacity=1)
     stroke, fill = alt.Stroke("ink:N", scale=None), alt.Fill("fill:N", scale=None)
     shape = alt.when(far).then(alt.value("triangle-right")).otherwise(alt.value("circle"))
-    shown = tips(["label:N", "delta_aicc", "loo_error", "r2", "r2_null"])
+    shown = tips(["label:N", "delta_aic", "loo_error", "r2", "r2_null"])
     layers = [
         good.mark_rect(color="#EEEEEE").encode(x, alt.X2("to:Q")),
         dots.encode(x, y, stroke, fill, shape=shape, tooltip=shown),
@@ -365,14 +365,14 @@ def _evidence(summary: pd.DataFrame) -> alt.LayerChart:
 
 
 def _evidence_table(summary: pd.DataFrame) -> pd.DataFrame:
-    numbers = summary[["delta_aicc", "loo_error", "r2", "r2_null"]].astype(float)
+    numbers = summary[["delta_aic", "loo_error", "r2", "r2_null"]].astype(float)
     ink = summary["law"].map({law: colour for law, (colour, _) in STYLES.items()})
     pairs = zip(numbers["r2"], numbers["r2_null"], strict=True)
     return numbers.assign(
         label=summary["law"].map(FORMULAS),
-        shown=numbers["delta_aicc"].clip(upper=AICC_EDGE).fillna(0),
-        far=numbers["delta_aicc"] > AICC_EDGE,
-        value=[number(delta, ".1f", "no AICc") for delta in numbers["delta_aicc"]],
+        shown=numbers["delta_aic"].clip(upper=AIC_EDGE).fillna(0),
+        far=numbers["delta_aic"] > AIC_EDGE,
+        value=[number(delta, ".1f", "no AIC") for delta in numbers["delta_aic"]],
         ink=ink,
         fill=ink.where(summary["identifiable"].astype(bool), "white"),
         loo=[number(error, "#.2g") for error in numbers["loo_error"]],

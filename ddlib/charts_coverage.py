@@ -148,7 +148,8 @@ def k_star_against(
 
     `k_stars` as `ddlib.coverage_laws.k_star` tabulates them; predictors: {column of measures:
     axis title}; groups: family -> the series or group it belongs to. A triangle marks a k* that
-    lies beyond the measured sizes.
+    lies beyond the measured sizes, a dash the raw k*, a hollow mark a family that lost seeds; the
+    subtitle names families without k*.
     """
     table = k_stars.merge(measures.rename_axis("family").reset_index(), on="family")
     table = table.assign(
@@ -156,29 +157,37 @@ def k_star_against(
         shown=table["censored"].str.partition(" ")[0].replace("", "measured"),
         low=table["low"].clip(table["smallest"], table["largest"]),
         high=table["high"].clip(table["smallest"], table["largest"]),
+        fill=np.where(table["missing_seeds"] > 0, 0.0, 1.0),
     )
+    unknown = dict.fromkeys(table.loc[table["k_star"].isna(), "family"])
     names = list(dict.fromkeys(table["group"]))
     colour = alt.Color("group:N", scale=colour_scale(names), sort=names, title=None)
     shapes = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
     shapes = alt.Scale(domain=list(shapes), range=list(shapes.values()))
+    hollow = alt.FillOpacity("fill:Q", scale=None, legend=None)
+    shown = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "missing_seeds"]
     panels = []
-    cases = product(table.groupby("epsilon"), predictors.items())
+    cases = product(table.dropna(subset="k_star").groupby("epsilon"), predictors.items())
     for (epsilon, rows), (predictor, label) in cases:
         base = alt.Chart(rows).encode(
             alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
             alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
             colour,
-            tooltip=tips(["family:N", predictor, "k_star", "low", "high", "censored:N"]),
+            tooltip=tips([*shown, predictor]),
         )
         bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-        dots = base.mark_point(size=70, filled=True, opacity=1)
-        dots = dots.encode(alt.Shape("shown:N", scale=shapes, title=None))
-        panels.append(alt.layer(bars, dots).properties(width=230, height=230))
-    title = alt.Title(
-        "Does H_cov say how many images a family needs?",
-        subtitle="One mark a family, with the 95 % interval over seeds; triangles: k* lies beyond "
-        "the measured sizes.",
-    )
+        raw = base.mark_tick(orient="horizontal", size=14, thickness=1.5).encode(alt.Y("raw:Q"))
+        dots = base.mark_point(size=70, opacity=1)
+        fill = alt.Fill("group:N", scale=colour_scale(names), sort=names, title=None)
+        dots = dots.encode(alt.Shape("shown:N", scale=shapes, title=None), fill, hollow)
+        panels.append(alt.layer(bars, raw, dots).properties(width=230, height=230))
+    lines = [
+        "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
+        "Triangle: beyond the measured sizes. Hollow: lost seeds to missing trials.",
+    ]
+    if unknown:
+        lines.append(f"Not drawn, as fewer than 2 seeds are whole: {', '.join(unknown)}.")
+    title = alt.Title("Does H_cov say how many images a family needs?", subtitle=lines)
     return alt.concat(*panels, columns=len(predictors), title=title).configure(**CONFIG)
 
 

@@ -97,7 +97,7 @@ def coverage_view(
     farthest: float,
     heading: tuple[str, str],
 ) -> Spec:
-    """Draw the map with its cover as balls, H_cov(r), and the k* that are known in three ways.
+    """Draw the map with its cover as balls, H_cov(r), and the k* that are known in two ways.
 
     points: index configuration, columns x, y, role (of ROLES), centre (of the ball that it is put
     into, missing outside the family); curve: radius, h_cov; needs: what, k, low, high (None where
@@ -130,11 +130,11 @@ def coverage_view(
 def plans_view(table: pd.DataFrame, budget: float, heading: tuple[str, str]) -> Spec:
     """Draw the images per class that each method needs, with intervals, and the budget.
 
-    table: `ddlib.planner.compare_plans`; a method without a finite need has no mark.
+    table: `ddlib.reading_explore.compare_plans`; a method without a finite need has no mark.
     """
     known = table[np.isfinite(table["ipc"].astype(float))]
     ends = known[["ipc", "ipc_low", "ipc_high"]].astype(float).clip(0.5, MOST_IPC)
-    plans = known[["method", "member", "r2"]].join(ends)
+    plans = known[["method", "member"]].join(ends)
     tables = {"plans": plans, "budget": pd.DataFrame({"ipc": [budget]})}
     panel = _plans_panel() | {"height": 24 * len(table)}
     return _filled(_frame([panel]), tables, heading, _coloured(table["method"]))
@@ -304,7 +304,7 @@ def _plans_panel() -> Spec:
     shared = {"scale": scale, "axis": axis, "title": "images per class (log scale)"}
     y = alt.Y("method:N", sort=["@methods"], title=None, scale=alt.Scale(domain=["@methods"]))
     base = _on("plans").encode(y=y, color=_method_colour(None))
-    shown = tips(["method:N", "member:N", "ipc", "ipc_low", "ipc_high", "r2"])
+    shown = tips(["method:N", "member:N", "ipc", "ipc_low", "ipc_high"])
     bars = base.mark_rule(strokeWidth=3, opacity=0.45)
     dots = base.mark_point(filled=True, size=90, opacity=1)
     layers = [

@@ -3,17 +3,19 @@
 Dask is imported where it is used: who only reads what a study found does not wait for it to load.
 """
 
+import ast
 import asyncio
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from ddlib import work
 from ddlib.devices import read_device
@@ -52,30 +54,48 @@ DASK = {
 }
 
 
-@contextmanager
-def connect(settings: Settings, cache: Path) -> Iterator[tuple["Client", bool]]:
-    """Give the client that hands jobs to workers, and whether they all see the cache folder.
+def scheduler(settings: Settings) -> str | None:
+    """Return the address of the Dask scheduler whose workers do a study, None for processes here.
 
-    They are those of the named scheduler, or else one-thread processes on this machine.
-    A scheduler is named by the settings, or where they leave it open by the environment's ADDRESS.
-    Nothing is taken for granted of a scheduler's workers but ddlib and the data: they may be on
-    other machines, without a folder that they share. Raises ValueError, in one sentence, if none
-    answers or if one runs other code.
+    The settings name it, or where they leave it open and this machine would use its CPU, the
+    environment's ADDRESS.
+    """
+    if settings.scheduler_address is not None or settings.workers is not None:
+        return settings.scheduler_address
+    on_cpu = settings.device in ("auto", "cpu") and read_device(settings.device) == "cpu"
+    return os.environ.get(ADDRESS) or None if on_cpu else None
+
+
+def device(settings: Settings) -> str:
+    """Return the device that a study computes on; "auto" is that of this machine.
+
+    Raises ValueError for one that this machine lacks, unless other machines may do the work: each
+    of their workers answers for itself (see `work.objection`).
+    """
+    elsewhere = settings.device != "auto" and scheduler(settings) is not None
+    return settings.device if elsewhere else read_device(settings.device)
+
+
+@contextmanager
+def connect(settings: Settings, context: work.Context) -> Iterator["Client"]:
+    """Give the client that hands jobs to workers: a scheduler's, or processes on this machine.
+
+    Raises ValueError, in one sentence, if no worker of the scheduler answers or one is unfit;
+    RuntimeError where a script that starts processes has no main guard.
     """
     from distributed import Client
 
-    accelerated = read_device(settings.device) != "cpu"
-    address = settings.scheduler_address
-    if address is None and settings.workers is None and not accelerated:
-        address = os.environ.get(ADDRESS) or None
+    address = scheduler(settings)
     if address is not None:
         with _connected(address) as client:
-            yield client, _checked(client, address, cache)
+            _check(client, address, settings, context)
+            yield client
         return
     # Processes that share an accelerator would each hold the data in its memory.
-    count = settings.workers or (1 if accelerated else None)
+    accelerated = context.device != "cpu"
+    count = settings.workers or (max(1, torch.cuda.device_count()) if accelerated else None)
     with processes(count, accelerated) as own, Client(own, loop=event_loop()) as client:
-        yield client, True
+        yield client
 
 
 @cache
@@ -105,6 +125,8 @@ def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
     import dask
     from distributed import LocalCluster
     from distributed.utils import get_mp_context
+
+    check_main_guard()
 
     # A fork of a process that has asked for an accelerator cannot use it, and loading may ask.
     forks = sys.platform == "linux" and not accelerated
@@ -143,25 +165,49 @@ def _connected(address: str) -> "Client":
     return client
 
 
-def _checked(client: "Client", address: str, cache: Path) -> bool:
-    """Return whether all workers see the cache folder; ValueError where one runs other code.
+def _check(client: "Client", address: str, settings: Settings, context: work.Context) -> None:
+    """Raise ValueError where one of the workers cannot do the jobs of a study.
 
     A worker that joins later is checked by each of its jobs (see `work.UnfitWorkerError`).
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache, prefix=".seen-") as token:
-        try:
-            told = client.run(work.describe, Path(token.name).resolve())
-        except Exception as error:  # a worker without ddlib fails in many ways
-            raise ValueError(
-                f"the Dask workers at scheduler_address={address!r} cannot run this study "
-                f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
-            ) from error
-    ours = work.code()
-    others = [worker for worker, (code, _) in told.items() if code != ours]
-    if others:
+    asked = context.code, context.device, context.copy
+    try:
+        objections = client.run(work.objection, *asked)
+        own = client.run(read_device, "auto") if settings.device == "auto" else {}
+    except Exception as error:  # a worker without ddlib fails in many ways
         raise ValueError(
-            f"the Dask workers {', '.join(others)} run other code than this study ({ours}); "
-            "install the same ddlib and the same versions of its libraries on each of them"
+            f"the Dask workers at scheduler_address={address!r} cannot run this study "
+            f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
+        ) from error
+    for worker, objection in objections.items():
+        if objection:
+            raise ValueError(f"the Dask worker {worker} {objection}")
+    if others := sorted(set(own.values()) - {context.device}):
+        raise ValueError(
+            f"device: auto is {context.device} on this machine, but {', '.join(others)} on the "
+            f"Dask workers at scheduler_address={address!r}; name the device to compute on"
         )
-    return all(seen for _, seen in told.values())
+
+
+def check_main_guard() -> None:
+    """Raise RuntimeError where a script would start a study again in every process of its own.
+
+    Such a process first runs the script anew, under another name than "__main__".
+    """
+    main = sys.modules["__main__"]
+    frame = sys._getframe()
+    while frame and not (frame.f_globals is vars(main) and frame.f_code.co_name == "<module>"):
+        frame = frame.f_back
+    path = Path(getattr(main, "__file__", None) or "")  # a notebook has none, and is not run anew
+    if frame is None or not path.is_file():
+        return
+    guarded = [
+        range(node.lineno, node.end_lineno + 1)
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+    ]
+    if not any(frame.f_lineno in lines for lines in guarded):
+        raise RuntimeError(
+            f"{path}, line {frame.f_lineno}: worker processes run this script again when they "
+            'start; put what runs a study under `if __name__ == "__main__":`'
+        )

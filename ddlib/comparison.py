@@ -23,7 +23,6 @@ LEVEL = 0.05
 HARDLY = 0.01  # of the way from naming the largest class to being always right
 EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
-SPREAD = ["methods", "n", "range", "noise", "icc", "f", "p", "p_friedman", "reason"]
 
 
 class Agreement(NamedTuple):
@@ -261,29 +260,12 @@ def _over_baseline(table: pd.DataFrame) -> pd.Series:
     return table["accuracy"] - table["k"].map(own).astype(float)
 
 
-def spread(trials: pd.DataFrame) -> pd.DataFrame:
-    """Weigh, at each k, the differences between methods against the noise of the seeds.
-
-    Two-way analysis of variance with seeds as blocks, over seeds that all methods finished.
-    Columns: k, methods (names), n, range (of the methods' means), noise (standard deviation of
-    one accuracy once method and seed are taken out), icc, f and p (of F = MS methods / MS noise),
-    p_friedman (ranks; three methods or more), reason, p_holm (over k), survives. The intraclass
-    correlation, (MSm - MSe) / (MSm + (S - 1) MSe), is the share of the variance within seeds that
-    the methods explain (Shrout & Fleiss 1979, ICC(3,1), methods in the place of targets): near
-    0, any method does as well as another; near 1, the method decides.
-    """
-    rows = [(k, *_two_way(table)) for k, table in seed_accuracies(trials).groupby("k")]
-    found = pd.DataFrame(rows, columns=["k", *SPREAD])
-    p_holm = holm(found["p"])
-    return found.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
-
-
 def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
     """Test whether the methods come in the same order at every k, by Kendall's W of their means.
 
     Methods without a result at some k and seeds that are not complete are left out. p is the part
     of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
-    Noise that a seed shares over k can make orders alike, too: read p beside `spread`, which says
+    Noise that a seed shares over k can make orders alike, too: read p beside `paired`, which says
     whether there is more than noise.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
@@ -332,27 +314,36 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
 def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
 
-    fits_by_method: see `ddlib.laws.fit_table`, whose draws give all methods the same weights of
-    the seeds, so that differences of draws are within seeds too. Columns: first, second, b_first,
-    b_second, difference, low, high, differs, reason. The intervals hold together with 95 %
-    (Bonferroni over the pairs that can be compared).
+    fits_by_method: see `ddlib.laws.fit_table`. Draws weigh a seed alike in all methods, so
+    differences of draws are within seeds. Columns: first, second, b_first, b_second, difference,
+    low, high, differs, reason. The intervals hold together with 95 %: their half-width, in median
+    deviations of the draws, is the 95th percentile of the largest deviation over all pairs.
     """
-    fits = {name: each["free_exponent"] for name, each in fits_by_method.items()}
-    names = [name for name in fits if name not in CONTROLS]
-    sound = sum(fits[name].identifiable for name in names)
-    tail = LEVEL / max(sound * (sound - 1), 1)  # of the sound * (sound - 1) / 2 pairs, each side
-    rows = []
-    for pair in combinations(names, 2):
+    fits = {name: fitted["free_exponent"] for name, fitted in fits_by_method.items()}
+    rows, draws = [], {}
+    for pair in combinations([name for name in fits if name not in CONTROLS], 2):
         vague = [f"{name}: {fits[name].reason}" for name in pair if not fits[name].identifiable]
         b = [fits[name].parameters["b"].estimate if fits[name].fitted else np.nan for name in pair]
-        low = high = np.nan
         if not vague:
-            draws = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
-            low, high = np.quantile(draws, [tail, 1 - tail])
-        differs = bool(low > 0 or high < 0)
-        rows.append((*pair, *b, b[0] - b[1], low, high, differs, "; ".join(vague)))
-    names = ["first", "second", "b_first", "b_second", "difference", "low", "high", "differs"]
-    return pd.DataFrame(rows, columns=[*names, "reason"])
+            draws[pair] = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
+        rows.append((*pair, *b, b[0] - b[1], "; ".join(vague)))
+    names = ["first", "second", "b_first", "b_second", "difference", "reason"]
+    table = pd.DataFrame(rows, columns=names)
+    half = pd.Series(_together(draws), dtype=float)
+    half = half.reindex(pd.MultiIndex.from_frame(table[["first", "second"]])).to_numpy()
+    low, high = table["difference"] - half, table["difference"] + half
+    return table.assign(low=low, high=high, differs=(low > 0) | (high < 0))
+
+
+def _together(draws: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], float]:
+    """Return half-widths within which 95 % of the joint draws lie in all intervals at once."""
+    if not draws:
+        return {}
+    deviations = np.stack(list(draws.values()))
+    deviations = np.abs(deviations - np.median(deviations, axis=1, keepdims=True))
+    size = np.median(deviations, axis=1, keepdims=True)
+    factor = np.quantile((deviations / size).max(axis=0), 1 - LEVEL)
+    return dict(zip(draws, factor * size[:, 0], strict=True))
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -399,24 +390,3 @@ def _compare(differences: pd.Series) -> tuple:
         reason = "not testable: the same difference in every seed"
         return n, mean, low, high, np.nan, p_flip, reason
     return n, mean, low, high, float(scipy.stats.ttest_1samp(values, 0).pvalue), p_flip, ""
-
-
-def _two_way(table: pd.DataFrame) -> tuple:
-    """Return the values of SPREAD for accuracies (S, M)."""
-    table = table.dropna(axis=1, how="all").dropna()
-    (n, m), names = table.shape, tuple(table.columns)
-    nothing = [np.nan] * 6
-    if m < 2 or n < 2:
-        few = f"{m} method{'s' * (m != 1)}" if m < 2 else f"{n} seed{'s' * (n != 1)}"
-        return names, n, *nothing, f"not testable: {few}"
-    values = table.to_numpy()
-    means = values.mean(axis=0)
-    rest = values - means - values.mean(axis=1, keepdims=True) + values.mean()
-    methods, error = n * means.var(ddof=1), (rest**2).sum() / ((n - 1) * (m - 1))
-    if error <= SAME**2:
-        reason = "not testable: the same differences in every seed"
-        return names, n, np.ptp(means), 0.0, *nothing[:4], reason
-    f, icc = methods / error, (methods - error) / (methods + (n - 1) * error)
-    p = scipy.stats.f.sf(f, m - 1, (n - 1) * (m - 1))
-    friedman = float(scipy.stats.friedmanchisquare(*values.T).pvalue) if m > 2 else np.nan
-    return names, n, np.ptp(means), np.sqrt(error), icc, f, float(p), friedman, ""

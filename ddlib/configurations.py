@@ -181,7 +181,9 @@ def rotation_loss(
         )
     turned = torch.cat([images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
     turns = torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(images))
-    return F.cross_entropy(networks.logits(network, theta, turned, training=True), turns)
+    return F.cross_entropy(
+        networks.logits(network, theta, turned, training=True, stream=stream), turns
+    )
 
 
 def view_loss(
@@ -195,7 +197,7 @@ def view_loss(
     families = augment.STRATEGIES["dsa"]
     drawn = (augment.draw(families, len(images), stream) for _ in range(2))
     views = torch.cat([augment.apply(images, each) for each in drawn])
-    return contrastive_loss(networks.logits(network, theta, views, training=True))
+    return contrastive_loss(networks.logits(network, theta, views, training=True, stream=stream))
 
 
 def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:

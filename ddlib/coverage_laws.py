@@ -1,74 +1,84 @@
 """The coverage law: worst gaps over families, k*, and what explains k*.
 
 The law under test: the k that holds the worst gap over a family A below epsilon, k*(epsilon, A),
-grows linearly with H_cov(A, r) (arXiv 2512.05817), so worst gaps follow sqrt(H_cov / k).
+grows linearly with H_cov(A, r) (arXiv 2512.05817). The paper's own regressor is ln M.
 
 `gaps`: columns configuration, k, seed, gap_error, gap_cross_entropy, a row an evaluation (those
 of one distilled set are averaged; a column status, where given, must say "ok"). `families`: the
-names of the members by family. `measures`: one row a family, columns the predictors. Gaps are
-measured from each seed's own reference: the error of a reference that all seeds share would pass
-for a difference between configurations.
+names of the members by family. `measures`: one row a family, columns the predictors. Gaps must be
+measured from each seed's own network on D: the error of a reference that all seeds share would
+pass for a difference between configurations.
+
+Missing trials are never filled in. A family uses the sizes at which at least 2 seeds have every
+member, and of these the seeds that have every member at every such size; the tables say how many.
 
 The largest of noisy means leans upwards, the more the more members there are, which would make k*
 grow with ln M by itself. So the worst member is chosen on all seeds but one and measured on that
-one, over all seeds in turn. With 5 seeds, in units of one gap's noise, M = 2, 4, 8, 16 members that
-do not differ read +0.25, +0.46, +0.64, +0.79 too high at the largest mean (`raw`), and 0.00 within
-simulation error here. Where members differ a little the choice may miss the worst, so this leans
-downwards: at M = 16, by -0.25 where they differ by half the noise (`raw`: +0.31), -0.12 at twice
-the noise (+0.08). The truth is expected between the two: conclude only what holds for both.
+one, over all seeds in turn (cross-fitted). With 5 seeds, in units of one gap's noise, M = 2, 4, 8,
+16 members that do not differ read +0.25, +0.46, +0.64, +0.79 too high at the largest mean (`raw`),
+and 0.00 within simulation error here. Where members differ a little the choice may miss the worst,
+so this leans downwards: at M = 16, by -0.25 where they differ by half the noise (`raw`: +0.31),
+-0.12 at twice the noise (+0.08). The truth is expected between the two, which are both shown, and
+a p-value is the larger of the two.
 
 Intervals (95 %) are percentiles over draws that reweight whole seeds, jointly over all families,
-configurations and k, by Gaussian weights over sqrt(chi2/df), as in `laws.fit`: Student t for one
-mean. Equal seeds give equal draws in every call, so families distilled apart can be joined.
+configurations and k: Student t for one mean (`laws.seed_multipliers`). A seed's weights depend on
+its id, so families and methods stay paired where one of them lost a seed.
 
-Letters: C configurations, M members, S seeds, K sizes, F families, D draws, B rows of a batch.
+p-values relabel configurations (Mantel 1967): which configuration owns which curve of gaps is
+permuted, the distances and families stay, and every k* is computed again. Families that nest or
+share members are alike in every relabelling too, so they do not count as independent. Simulated
+size, power and coverage: `benchmarks/statistics_coverage.py`.
+
+Letters: C configurations, M members, S seeds, K sizes, F families, D draws, B relabellings.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations, product
-from math import factorial, prod
+from math import factorial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from ddlib import laws
-from ddlib.laws import SAME, Interval
+from ddlib.laws import SAME
 
 Families = Mapping[str, Sequence[str]]
 ABOVE, BELOW = "above the largest k", "below the smallest k"
-ORDERS = 5040  # up to this many orders (7 families) all are counted
-DRAWN = 2000  # orders drawn beyond that, the observed among them
 GAPS = ("worst", "mean")
 FEWEST = 3  # families with a k* inside the grid that a regression needs
+RIVAL = "log_members"  # the paper's own regressor
 
 
 class Cube(NamedTuple):
-    """Gaps (C, S, K) of all configurations; a failed trial takes the mean of its other seeds."""
+    """Gaps (C, S, K) of all configurations, NaN where a trial is missing."""
 
     names: list[str]
+    seeds: np.ndarray  # ids
     ks: np.ndarray
     values: np.ndarray
 
     def of(self, members: Sequence[str]) -> np.ndarray:
         """Return the gaps (M, S, K) of the members."""
-        return self.values[[self.names.index(name) for name in members]]
+        return self.values[self.places(members)]
+
+    def places(self, members: Sequence[str]) -> list[int]:
+        """Return the rows of the members."""
+        return [self.names.index(name) for name in members]
 
 
 @dataclass(frozen=True)
 class KStars:
-    """k* of each family and epsilon, and its draws."""
+    """k* of each family and epsilon: its draws, and its values under every relabelling.
+
+    Rows as in `table`; k* beyond the measured sizes count as their bound, NaN is unknown.
+    """
 
     table: pd.DataFrame  # see `k_star`
-    draws: np.ndarray = field(repr=False)  # (rows, 1 + D), estimate first; 0 below, inf above
-    raw: np.ndarray = field(repr=False)  # (rows, 1), of the uncorrected worst gaps
-
-    @property
-    def uncorrected(self) -> "KStars":
-        """The k* of the uncorrected worst gaps, without draws: the other end of the truth."""
-        return KStars(self.table, self.raw, self.raw)
+    draws: np.ndarray = field(repr=False)  # (rows, 1 + D), estimate first
+    relabelled: np.ndarray = field(repr=False)  # (2, rows, 1 + B), cross-fitted and raw, true first
 
 
 def worst_gaps(gaps: pd.DataFrame, families: Families, measure="gap_error") -> pd.DataFrame:
@@ -76,22 +86,25 @@ def worst_gaps(gaps: pd.DataFrame, families: Families, measure="gap_error") -> p
 
     Columns: family, k, seed, worst (of the member that is worst on the other seeds), mean (over
     members), worst_member (that member), raw (the largest mean over seeds, which leans upwards:
-    see the module). NaN where all trials of a member failed. Raises ValueError for one seed, an
-    empty family, a repeated or unknown member, and an unknown measure.
+    see the module), seeds (that have every member at this k), missing (the other seeds). The row of
+    a missing seed is empty, and so are all where fewer than 2 seeds are left. Raises ValueError
+    for one seed, an empty family, a repeated or unknown member, and an unknown measure.
     """
-    cube, seeds = lay_out(gaps, families, measure), np.sort(gaps["seed"].unique())
-    weights, rows = seed_weights(len(seeds), 0, 0), []
-    for family, members in families.items():
-        values = cube.of(members)
-        chosen, own = _choose(values, weights)
-        raw, mean = values.mean(axis=1).max(axis=0), values.mean(axis=0)
-        rows += [
-            (family, k, seed, own[0, s, j], mean[s, j], members[chosen[0, s, j]], raw[j])
-            for j, k in enumerate(cube.ks)
-            for s, seed in enumerate(seeds)
-        ]
-    names = ["family", "k", "seed", "worst", "mean", "worst_member", "raw"]
-    return pd.DataFrame(rows, columns=names)
+    cube, tables = lay_out(gaps, families, measure), []
+    for (family, members), (j, k) in product(families.items(), enumerate(cube.ks)):
+        values, names = cube.of(members)[..., [j]], np.array(members, dtype=object)
+        _, seeds = usable(values)
+        count = int(seeds.sum())
+        table = pd.DataFrame({"family": family, "k": k, "seed": cube.seeds})
+        table = table.assign(seeds=count, missing=len(seeds) - count)
+        if count >= 2:
+            chosen, own, sums = (found[:, 0] for found in _cross_fit(values, seeds))
+            table["worst"], table["mean"] = own, values[..., 0].mean(axis=0)
+            table["worst_member"], table["raw"] = names[chosen], sums.max() / count
+            table.loc[~seeds, ["worst", "mean", "worst_member", "raw"]] = np.nan
+        tables.append(table)
+    names = ["family", "k", "seed", "worst", "mean", "worst_member", "raw", "seeds", "missing"]
+    return pd.concat(tables, ignore_index=True).reindex(columns=names)
 
 
 def transfer(
@@ -106,45 +119,51 @@ def transfer(
 
     gaps: with a column method, the first of which is the one compared with; for sets distilled on
     one network against sets distilled for several. Columns: family, k, gap ("worst", see the
-    module, or "mean" over members), method, n (seeds in which no trial of the members failed; with
-    fewer than two nothing else is known), first and other (the two gaps), difference (other -
-    first) with low and high over draws that reweight the same seeds in both, raw (that of the
-    largest means, which leans the other way), told (the interval excludes 0, and raw has its sign).
-    Cases are not corrected for their number: families that share their worst member repeat one
-    another. Raises as `worst_gaps`, and ValueError for one method.
+    module, or "mean" over members), method, n (seeds that have every member under both methods;
+    with fewer than two nothing else is known), missing (the other seeds), first and other (the two
+    gaps), difference (other - first) with low and high over draws that reweight the same seeds in
+    both, raw (that of the largest means, which leans the other way), told (the interval excludes 0,
+    and raw has its sign). Cases are not corrected for their number: families that share their worst
+    member repeat one another. Raises as `worst_gaps`, and ValueError for one method.
     """
     first, *others = gaps["method"].unique()
     if not others:
         raise ValueError(f"only {first!r} was run; give a second method to compare it with")
-    rows, sizes = [], np.sort(gaps["k"].unique())
+    cube = lay_out(
+        gaps.assign(configuration=gaps["configuration"] + " by " + gaps["method"], method=""),
+        {f: [f"{name} by {m}" for m in (first, *others) for name in families[f]] for f in families},
+        measure,
+    )
+    rows = []
     for method, (family, members) in product(others, families.items()):
-        both = gaps[gaps["method"].isin([first, method]) & gaps["configuration"].isin(members)]
-        failed = both.loc[both[measure].isna() | (both.get("status", "ok") != "ok"), "seed"]
-        both = both[~both["seed"].isin(failed)]
-        n = both["seed"].nunique()
+        cells = [cube.of([f"{name} by {each}" for name in members]) for each in (first, method)]
+        _, seeds = usable(np.concatenate(cells))
+        n = int(seeds.sum())
+        head, cases = (
+            {"family": family, "method": method, "n": n},
+            product(GAPS, enumerate(cube.ks)),
+        )
+        head["missing"] = len(seeds) - n
         if n < 2:
-            unknown = [np.nan] * 7
-            rows += [(family, k, kind, method, n, *unknown) for kind in GAPS for k in sizes]
+            rows += [head | {"gap": kind, "k": k} for kind, (_, k) in cases]
             continue
-        weights = seed_weights(n, draws, seed)
-        cells = [
-            lay_out(both[both["method"] == each], {family: members}, measure).of(members)
-            for each in (first, method)
-        ]
+        cells, weights = [c[:, seeds] for c in cells], seed_weights(cube.seeds[seeds], draws, seed)
         raw = np.diff([values.mean(axis=1).max(axis=0) for values in cells], axis=0)[0]
         pairs = {
             "worst": [worst_over(values, weights) for values in cells],
             "mean": [weights[0] @ values.mean(axis=0) for values in cells],
         }
-        for kind, (j, k) in product(GAPS, enumerate(sizes)):
+        for kind, (j, k) in cases:
             before, after = (values[:, j] for values in pairs[kind])
             change, low, high = laws.interval(after - before)
             lean = raw[j] if kind == "worst" else change
             told = (low > 0 and lean > 0) or (high < 0 and lean < 0)
-            case = (family, k, kind, method, n, before[0], after[0], change, low, high)
-            rows.append((*case, lean, told))
-    columns = ["family", "k", "gap", "method", "n", "first", "other"]
-    table = pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "raw", "told"])
+            row = {"gap": kind, "k": k, "first": before[0], "other": after[0], "raw": lean}
+            row |= {"difference": change, "low": low, "high": high, "told": told}
+            rows.append(head | row)
+    columns = ["family", "k", "gap", "method", "n", "missing", "first", "other"]
+    columns += ["difference", "low", "high", "raw", "told"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
     return table.assign(told=table["told"].eq(True))
 
 
@@ -155,163 +174,130 @@ def k_star(
     measure: str = "gap_error",
     *,
     draws: int = 1000,
+    relabellings: int = 999,
     seed: int = 0,
 ) -> KStars:
     """Find the least k that holds the worst gap of each family at or below each epsilon.
 
     Worst gaps are made to fall by isotonic regression, then crossed linearly in 1/√k, on which
     gaps are nearly straight (in log k, k* of a/√k + c came out up to 20 % too large between 200
-    and 500). Where the largest k exceeds epsilon or the smallest is below it, `censored` says so,
-    and k_star is that bound; low is 0 and high infinite where the interval leaves the grid. `raw`
-    is k* of the uncorrected worst gap. A k at which a member has no trial left is not used. Raises
-    as `worst_gaps`, and for an epsilon that is not finite. Simulated coverage of the intervals at 3
-    and 5 seeds: 92 to 100 %, the most where members tie.
+    and 500). Intervals hold the noise of seeds alone, not the error of this interpolation: what was
+    measured is that k* lies between `fails_at` and `holds_at`.
+
+    relabellings: how many to draw for p-values; all orders of the configurations where there are
+    no more. Columns of the table: family, epsilon, k_star (cross-fitted) with low and high, raw
+    (of the uncorrected worst gaps, the other end of the range), censored (where k_star lies beyond
+    the measured sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap
+    exceeds epsilon), holds_at (the smallest k that holds it), smallest and largest (k used), seeds
+    (used), missing_seeds and missing_sizes (left out for missing trials: see the module), reason
+    (why there is no k*). Above the largest k, low is at most that k and high infinite; below the
+    smallest, low is 0 and high at least that k. Raises as `worst_gaps`, and for an epsilon that is
+    not finite.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     if not np.isfinite(epsilons).all():
         raise ValueError(f"epsilon is {epsilons[~np.isfinite(epsilons)][0]}; choose a finite gap")
-    cube, rows, found = lay_out(gaps, families, measure), [], []
-    weights = seed_weights(cube.values.shape[1], draws, seed)
+    cube = lay_out(gaps, families, measure)
+    orders = _orders(len(cube.names), relabellings, seed)
+    rows, drawn, relabelled = [], [], []
     for family, members in families.items():
-        values = cube.of(members)
-        known = ~np.isnan(values).any(axis=(0, 1))
-        if not known.any():
-            raise ValueError(f"family {family!r} has no k at which every member was trained")
-        values, ks = values[..., known], cube.ks[known]
-        falling = _isotonic(worst_over(values, weights))
-        curves = falling, _isotonic(values.mean(axis=1).max(axis=0)[None])
-        crossed = [_cross(curve, ks, epsilons) for curve in curves]
-        found.append(crossed)
-        for epsilon, drawn, raw in zip(epsilons, *crossed, strict=True):
-            estimate, low, high = laws.interval(drawn)
-            censored = {0.0: BELOW, np.inf: ABOVE}.get(estimate, "")
-            ends = np.clip([estimate, raw[0]], ks[0], ks[-1])
-            rows.append((family, epsilon, ends[0], low, high, censored, ends[1], ks[0], ks[-1]))
-    names = ["k_star", "low", "high", "censored", "raw", "smallest", "largest"]
-    table = pd.DataFrame(rows, columns=["family", "epsilon", *names])
-    return KStars(table, *map(np.concatenate, zip(*found, strict=True)))
+        places = cube.places(members)
+        table, values = _invert(cube, places, epsilons, draws, seed)
+        drawn.append(values)
+        relabelled.append(_relabel(cube, orders[:, places], epsilons))
+        rows += [
+            {"family": family, "epsilon": epsilon, **row, "raw": raw}
+            for epsilon, row, raw in zip(epsilons, table, relabelled[-1][1, :, 0], strict=True)
+        ]
+    names = ["family", "epsilon", "k_star", "low", "high", "raw", "censored", "fails_at"]
+    names += [
+        "holds_at",
+        "smallest",
+        "largest",
+        "seeds",
+        "missing_seeds",
+        "missing_sizes",
+        "reason",
+    ]
+    table = pd.DataFrame(rows).reindex(columns=names)
+    return KStars(table, np.concatenate(drawn), np.concatenate(relabelled, axis=1))
 
 
 def regressions(
-    k_stars: KStars, measures: pd.DataFrame, groups: Mapping[str, str] | None = None, seed: int = 0
+    k_stars: KStars, measures: pd.DataFrame, groups: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Regress k* on each measure, k* = intercept + slope x + noise, over the families of measures.
+    """Regress k* on each measure over the families of measures that have a k*.
 
-    Censored k* enter by their probability (Tobit), so none is dropped; without them this is least
-    squares. One row an epsilon and predictor, "constant" first. Columns: n, censored, slope with
-    low and high (over draws of seeds: what the measured families say, not families at large), r2
-    (1 - exp(2 (l0 - l) / n), that of least squares where nothing is censored), p (two-sided, of r2
-    with the predictor permuted over families), loo (root mean square error at families left out; a
-    censored one counts the distance to its bound, if short of it), loo_group (at whole `groups`
-    left out: {family: series}), aicc, delta_aicc (to the least), beats (part of the seed draws in
-    which r2 exceeds that of log_members), reason. Nested families share members, so they are not
-    independent: p and aicc are too sure of themselves and loo too small; trust loo_group and
-    `within_equal`.
+    k* beyond the measured sizes count as their bound. One row an epsilon and predictor, "constant"
+    first. Columns: n, unknown (families without k*), censored, distinct (k* among the n), reduced
+    (families that lost seeds), fewest (seeds of a family); slope of k* with low and high (least
+    squares, over draws of seeds: what the measured families say, not families at large); r2 and
+    r2_raw (squared correlation with ln k*, cross-fitted and raw; negative where k* falls); p (one-
+    sided, the larger of the two ends: relabellings with at least this r2); lead (of r2 over that of
+    log_members) and p_lead, likewise; loo (root mean square error of k* = intercept + slope x, in
+    images, at what `left_out` says: whole `groups`, {family: series}, or single families), reason.
+    In simulation r2 of ln k* found a true law more often than that of k*, of ranks, or tau.
     Raises ValueError for families that k_stars does not have.
     """
-    rows, orders = [], _orders([len(measures)], seed)
-    folds = {"loo": range(len(measures))}
-    if groups:
-        folds["loo_group"] = [groups[family] for family in measures.index]
-    predictors = {"constant": np.zeros(len(measures)), **measures.astype(float)}
-    for epsilon, _, values, codes in _by_epsilon(k_stars, measures):
-        head = {"epsilon": epsilon, "censored": int((codes[0] != 0).sum())}
-        fits = {
-            name: head | _assess(name, np.asarray(x), values, codes, orders, folds)
-            for name, x in predictors.items()
-        }
-        other = fits.get("log_members", {}).get("r2_draws", np.empty(0))
-        for name, fit in fits.items():
-            if len(other) > 1 and "r2_draws" in fit and name != "log_members":
-                ahead = (fit["r2_draws"] - other)[1:]
-                fit["beats"] = float((ahead[~np.isnan(ahead)] > 0).mean())
-        rows += fits.values()
-    names = ["epsilon", "predictor", "n", "censored", "slope", "low", "high", "r2", "p", "loo"]
-    found = pd.DataFrame(rows).reindex(columns=[*names, "loo_group", "aicc", "beats", "reason"])
-    least = found.groupby("epsilon")["aicc"].transform("min")
-    return found.assign(delta_aicc=found["aicc"] - least)
+    rows = []
+    for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):
+        labels = [(groups or {}).get(family, family) for family in table.index]
+        head = {"epsilon": epsilon, **_counts(table, len(measures))}
+        head["left_out"] = "series" if len(set(labels)) < len(labels) else "families"
+        scores = {}
+        for name, column in {"constant": 0.0, **measures}.items():
+            x = np.array(column if name == "constant" else column[table.index], dtype=float)
+            x = np.broadcast_to(x, len(table))
+            row = head | {"predictor": name, "reason": _refusal(name, x, table)}
+            if not row["reason"]:
+                row["loo"] = _left_out(x, draws[0], labels)
+            if not row["reason"] and name != "constant":
+                ends = laws.interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
+                row |= zip(("slope", "low", "high"), ends, strict=True)
+                scores[name] = _signed_r2(x, logs, [np.arange(len(x))])
+                row |= {"r2": scores[name][0, 0], "r2_raw": scores[name][1, 0]}
+                row["p"] = _p_value(scores[name])
+            rows.append(row)
+        for row in rows[-len(measures.columns) :]:
+            if row["predictor"] != RIVAL and {row["predictor"], RIVAL} <= set(scores):
+                lead = scores[row["predictor"]] - scores[RIVAL]
+                row |= {"lead": lead[0, 0], "p_lead": _p_value(lead)}
+    names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
+    names += ["slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "loo", "left_out"]
+    return pd.DataFrame(rows).reindex(columns=[*names, "reason"])
 
 
-def k_star_on_line(k_stars: KStars, h: pd.Series, at: float) -> tuple[Interval | None, str]:
-    """Read k* at H_cov = `at` off the line k* = intercept + slope H_cov through measured families.
-
-    k_stars: at one epsilon; h: H_cov by family. The line is that of `regressions`, so censored k*
-    enter by their probability; the interval is over draws of seeds: how well the line is known,
-    not how far a family may lie from it. Returns None and the reason where there is no line; k*
-    is never below 0. Raises ValueError for several epsilons.
-    """
-    if k_stars.table["epsilon"].nunique() != 1:
-        raise ValueError("give the k* of one epsilon")
-    [(_, _, values, codes)], x = _by_epsilon(k_stars, h.to_frame()), h.to_numpy(float)
-    if reason := _refusal("H_cov", x, codes[0]):
-        return None, reason
-    design = np.column_stack([np.ones(len(x)), x])
-    found, _ = _tobit(design, values, codes, np.ones((1, len(x))))
-    return _known_interval(np.maximum(found @ np.array([1.0, at]), 0.0)), ""
-
-
-def within_equal(k_stars: KStars, measures: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     """Ask in families of equal M, where ln M explains nothing, whether k* rises with a measure.
 
     Families are grouped by the column members of `measures`. Columns: epsilon, predictor, group
-    (the shared number, or "all": pairs within groups), n, tau (Kendall's tau-b; censored k* tie),
-    low, high (over draws of seeds), p (one-sided: of orders within groups that give as large a tau,
-    all counted up to ORDERS), reason. With n families p cannot fall below 1/n!.
+    (the shared number, or "all": about the mean of each group), n, distinct, r2, r2_raw and p as
+    in `regressions`, reason. Raises ValueError where no two families have equal M.
     """
-    found = measures.groupby("members").indices
-    groups = {str(number): [places] for number, places in found.items() if len(places) > 1}
-    if not groups:
+    if measures["members"].is_unique:
         raise ValueError("no two families share their members; add families of equal size")
-    if len(groups) > 1:
-        groups["all"] = [block for blocks in groups.values() for block in blocks]
-    rows = [
-        {"epsilon": epsilon, "predictor": name, "group": group}
-        | _concordance(measures[name].to_numpy(float), draws, blocks, seed)
-        for epsilon, draws, _, _ in _by_epsilon(k_stars, measures)
-        for name in measures.columns.drop("members")
-        for group, blocks in groups.items()
-    ]
-    names = ["epsilon", "predictor", "group", "n", "tau", "low", "high", "p", "reason"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def root_law(
-    gaps: pd.DataFrame,
-    families: Families,
-    measures: pd.DataFrame,
-    measure: str = "gap_error",
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Fit worst gap = a sqrt(H / k) + c over families and k, H each measure, and 1 ("constant").
-
-    Least squares on the worst gaps of `worst_gaps`, at the k that all families have. Columns:
-    predictor, n, a (column slope) with low and high over draws of seeds, intercept (c), r2, p (H
-    permuted over families), loo (at each family left out), aicc (as if points were independent,
-    which they are not), delta_aicc, reason.
-    """
-    families, count = {name: families[name] for name in measures.index}, len(measures)
-    cube, rows = lay_out(gaps, families, measure), []
-    weights = seed_weights(cube.values.shape[1], draws, seed)
-    worst = [worst_over(cube.of(members), weights) for members in families.values()]
-    worst = np.stack(worst, axis=1)  # (1 + D, F, K)
-    known = ~np.isnan(worst).any(axis=(0, 1))
-    ks, y = cube.ks[known], worst[..., known].reshape(len(worst), -1)
-    codes, cells = np.zeros(y.shape, dtype=int), np.arange(y.shape[1]).reshape(count, -1)
-    orders = cells[_orders([count], seed)].reshape(-1, cells.size)
-    folds = {"loo": np.repeat(np.arange(count), len(ks))}
-    for name, values in {"constant": np.ones(count), **measures}.items():
-        with np.errstate(invalid="ignore"):
-            x = np.sqrt(np.asarray(values, dtype=float)[:, None] / ks).ravel()
-        rows.append(_assess(name, x, y, codes, orders, folds))
-    names = ["slope", "low", "high", "intercept", "r2", "p", "loo", "aicc", "reason"]
-    found = pd.DataFrame(rows).reindex(columns=["predictor", "n", *names])
-    return found.assign(delta_aicc=found["aicc"] - found["aicc"].min())
+    rows = []
+    for epsilon, table, _, logs in _by_epsilon(k_stars, measures):
+        places = measures.loc[table.index].groupby("members").indices
+        groups = {str(number): [block] for number, block in places.items() if len(block) > 1}
+        if len(groups) != 1:
+            groups["all"] = [block for blocks in groups.values() for block in blocks]
+        for name, (group, blocks) in product(measures.columns.drop("members"), groups.items()):
+            used = np.concatenate([*blocks, []]).astype(int)
+            x = measures.loc[table.index, name].to_numpy(float)
+            row = {"epsilon": epsilon, "predictor": name, "group": group, "n": len(used)}
+            row["distinct"] = _distinct(table["k_star"].iloc[used])
+            row["reason"] = _refusal_within(x, logs[0, 0], blocks)
+            if not row["reason"]:
+                scores = _signed_r2(x, logs, blocks)
+                row |= {"r2": scores[0, 0], "r2_raw": scores[1, 0], "p": _p_value(scores)}
+            rows.append(row)
+    names = ["epsilon", "predictor", "group", "n", "distinct", "r2", "r2_raw", "p", "reason"]
+    return pd.DataFrame(rows).reindex(columns=names)
 
 
 def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
-    """Check gaps and families, and lay the gaps of all members out as a cube."""
+    """Check gaps and families, and lay the gaps of all members out as a cube; none is filled in."""
     if "method" in gaps and gaps["method"].nunique() > 1:
         raise ValueError(f"gaps of {gaps['method'].nunique()} methods; choose the rows of one")
     if not len(families):
@@ -335,40 +321,100 @@ def lay_out(gaps: pd.DataFrame, families: Families, measure: str) -> Cube:
     gaps = gaps[(gaps.get("status", "ok") == "ok") & gaps[measure].notna()]
     cells = gaps.groupby(["configuration", "seed", "k"])[measure].mean()
     cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy(float)
-    values = cells.reshape(len(names), len(seeds), len(ks))
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):  # no seed at all
-        means = np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
-    return Cube(names, ks.astype(float), np.where(known, values, means[:, None]))
+    return Cube(names, seeds, ks.astype(float), cells.reshape(len(names), len(seeds), len(ks)))
 
 
-def seed_weights(seeds: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def seed_weights(seeds: Sequence[int], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of seeds to measure (1 + D, S) and to choose (1 + D, S, S).
 
-    Row s of the latter leaves seed s out. The first draw weighs seeds equally.
+    seeds: their ids. Row s of the latter leaves seed s out. The first draw weighs seeds equally.
     """
-    noise = np.vstack([np.zeros((1, seeds)), laws.seed_multipliers(range(seeds), draws, seed)])
-    measure = 1 / seeds + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(seeds * (seeds - 1))
-    others = (1 - np.eye(seeds)) / (seeds - 1)
-    apart = noise[:, None] * (1 - np.eye(seeds))
+    count = len(seeds)
+    noise = np.vstack([np.zeros((1, count)), laws.seed_multipliers(seeds, draws, seed)])
+    measure = 1 / count + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(count * (count - 1))
+    others = (1 - np.eye(count)) / (count - 1)
+    apart = noise[:, None] * (1 - np.eye(count))
     apart -= apart.sum(axis=-1, keepdims=True) * others
-    return measure, others + apart / np.sqrt((seeds - 1) * max(seeds - 2, 1))
+    return measure, others + apart / np.sqrt((count - 1) * max(count - 2, 1))
 
 
-def _choose(values: np.ndarray, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the worst of members (M, S, K) without each seed; return it and its gap in that seed.
+def usable(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say which sizes (..., K) and seeds (..., S) of members (..., M, S, K) can be used.
 
-    Both (1 + D, S, K).
+    Sizes at which at least 2 seeds have every member, then the seeds that have every member there.
     """
-    scores = np.tensordot(weights[1], values, axes=(2, 1))  # (1 + D, S, M, K)
-    chosen = scores.argmax(axis=2)
-    seeds, sizes = np.ogrid[: values.shape[1], : values.shape[2]]
-    return chosen, values[chosen, seeds, sizes]
+    known = ~np.isnan(values).any(axis=-3)  # (..., S, K)
+    sizes = known.sum(axis=-2) >= 2
+    return sizes, (known | ~sizes[..., None, :]).all(axis=-1) & known.any(axis=-1)
 
 
 def worst_over(values: np.ndarray, weights) -> np.ndarray:
     """Return the worst gap (1 + D, K) of members (M, S, K), chosen and measured on other seeds."""
-    return (weights[0][..., None] * _choose(values, weights)[1]).sum(axis=1)
+    chosen = np.tensordot(weights[1], values, axes=(2, 1)).argmax(axis=2)  # (1 + D, S, K)
+    seeds, sizes = np.ogrid[: values.shape[1], : values.shape[2]]
+    return (weights[0][..., None] * values[chosen, seeds, sizes]).sum(axis=1)
+
+
+def _cross_fit(values: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Choose the worst of members (..., M, S, K) without each seed, among `seeds` (..., S).
+
+    Return it and its gap in that seed (..., S, K), and the members' sums over seeds (..., M, K).
+    """
+    counted = np.where(seeds[..., None, :, None] & ~np.isnan(values), values, 0.0)
+    sums = counted.sum(axis=-2, keepdims=True)
+    chosen = (sums - counted).argmax(axis=-3)
+    own = np.take_along_axis(counted, chosen[..., None, :, :], axis=-3)[..., 0, :, :]
+    return chosen, own, sums[..., 0, :]
+
+
+def _invert(cube: Cube, places, epsilons, draws: int, seed: int) -> tuple[list[dict], np.ndarray]:
+    """Return a family's rows of the table of `k_star`, one an epsilon, and draws (E, 1 + D)."""
+    values = cube.values[places]
+    sizes, seeds = usable(values)
+    row = {"seeds": int(seeds.sum()), "missing_seeds": int((~seeds).sum())}
+    row |= {"missing_sizes": int((~sizes).sum()), "censored": "", "reason": ""}
+    if not sizes.any():
+        row["reason"] = "no k has every member in 2 seeds"
+    elif seeds.sum() < 2:
+        row["reason"] = (
+            f"{seeds.sum()} of {len(seeds)} seeds have every member at every k; 2 needed"
+        )
+    if row["reason"]:
+        return [row] * len(epsilons), np.full((len(epsilons), 1 + draws), np.nan)
+    weights, ks = seed_weights(cube.seeds[seeds], draws, seed), cube.ks[sizes]
+    row |= {"smallest": ks[0], "largest": ks[-1]}
+    falling = _isotonic(worst_over(values[:, seeds][..., sizes], weights))
+    crossed, rows = _cross(falling, ks, epsilons), []
+    for epsilon, drawn in zip(epsilons, crossed, strict=True):
+        estimate, low, high = laws.interval(drawn)
+        censored = {0.0: BELOW, np.inf: ABOVE}.get(estimate, "")
+        if low is not None:
+            low, high = min(low, ks[-1]), max(high, ks[0])
+        failed = int((falling[0] > epsilon).sum())
+        row |= dict(zip(("fails_at", "holds_at"), [np.nan, *ks, np.nan][failed:], strict=False))
+        k = np.clip(estimate, ks[0], ks[-1])
+        rows.append(row | {"k_star": k, "low": low, "high": high, "censored": censored})
+    return rows, np.clip(crossed, ks[0], ks[-1])
+
+
+def _relabel(cube: Cube, places: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
+    """Return k* (2, E, B) of a family whose members own other curves, cross-fitted and raw.
+
+    places (B, M): whose curves they own. NaN where missing trials leave no k*.
+    """
+    values = cube.values[places]
+    sizes, seeds = usable(values)
+    _, own, sums = _cross_fit(values, seeds)
+    worst = np.stack([own.sum(axis=-2), sums.max(axis=-2)])  # (2, B, K)
+    worst = worst / np.maximum(seeds.sum(axis=-1), 1)[:, None]
+    found = np.full((2, len(epsilons), len(places)), np.nan)
+    known = sizes.any(axis=-1) & (seeds.sum(axis=-1) >= 2)
+    for pattern in np.unique(sizes[known], axis=0):
+        rows, ks = known & (sizes == pattern).all(axis=-1), cube.ks[pattern]
+        for kind in (0, 1):
+            crossed = _cross(_isotonic(worst[kind, rows][:, pattern]), ks, epsilons)
+            found[kind][:, rows] = np.clip(crossed, ks[0], ks[-1])
+    return found
 
 
 def _isotonic(values: np.ndarray) -> np.ndarray:
@@ -396,172 +442,108 @@ def _cross(falling: np.ndarray, ks: np.ndarray, epsilons: np.ndarray) -> np.ndar
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame):
-    """Yield each epsilon with three (1 + D, F), families in the order of measures.
+    """Yield each epsilon with its families that have a k*, in the order of measures.
 
-    The draws of k*; their values, bounds where they are censored; and codes as in `_assess`.
+    That is their table, index family; draws of k* (1 + D, F); ln k* (2, 1 + B, F) under every
+    relabelling, cross-fitted and raw.
     """
     if not measures.index.is_unique:
         raise ValueError(f"measures have {measures.index[measures.index.duplicated()][0]!r} twice")
     if missing := measures.index.difference(k_stars.table["family"]).tolist():
         raise ValueError(f"no k* of family {missing[0]!r}; invert its gaps first")
     for epsilon, table in k_stars.table.reset_index().groupby("epsilon"):
-        table = table.set_index("family").loc[measures.index]
-        draws = k_stars.draws[table["index"]].T
-        values = np.clip(draws, table["smallest"].to_numpy(), table["largest"].to_numpy())
-        yield epsilon, draws, values, np.where(np.isinf(draws), 1, np.where(draws == 0, -1, 0))
+        table = table.set_index("family").loc[measures.index].dropna(subset="k_star")
+        logs = np.log(k_stars.relabelled[:, table["index"]]).swapaxes(1, 2)
+        yield epsilon, table, k_stars.draws[table["index"]].T, logs
 
 
-def _refusal(name: str, x: np.ndarray, codes: np.ndarray) -> str:
+def _counts(table: pd.DataFrame, families: int) -> dict[str, int]:
+    """Count what a regression over the families of table rests on; see `regressions`."""
+    return {
+        "n": len(table),
+        "unknown": families - len(table),
+        "censored": int((table["censored"] != "").sum()),
+        "distinct": _distinct(table["k_star"]),
+        "reduced": int((table["missing_seeds"] > 0).sum()),
+        "fewest": table["seeds"].min(),
+    }
+
+
+def _distinct(k_stars: pd.Series) -> int:
+    return k_stars.round(6).nunique()
+
+
+def _refusal(name: str, x: np.ndarray, table: pd.DataFrame) -> str:
     """Say why nothing can be regressed on x; empty if it can."""
-    inside = int((codes == 0).sum())
-    if inside < FEWEST:
-        return f"{inside} of {len(codes)} families have k* inside the grid; it takes {FEWEST}"
+    inside = (table["censored"] == "").to_numpy()
+    if inside.sum() < FEWEST:
+        return f"{inside.sum()} of {len(x)} families have k* inside the grid; it takes {FEWEST}"
+    if name == "constant":
+        return ""
     if not np.isfinite(x).all():
         return f"{name} is missing or negative for a family"
-    if name != "constant" and np.ptp(x) <= SAME * np.abs(x).max():
+    if np.ptp(x) <= SAME * np.abs(x).max():
         return f"{name} is the same in every family, so it explains nothing"
-    if name != "constant" and np.ptp(x[codes == 0]) <= SAME * np.abs(x).max():
-        return f"{name} is the same in every family with k* inside the grid"
+    return "" if _distinct(table["k_star"]) > 1 else "k* is the same in every family"
+
+
+def _refusal_within(x: np.ndarray, y: np.ndarray, blocks: list[np.ndarray]) -> str:
+    """Say why nothing can be asked within blocks; empty if it can."""
+    if not blocks:
+        return "no two families of equal M have a k*"
+    if not np.isfinite(x[np.concatenate(blocks)]).all():
+        return "not known for every family"
+    if all(np.ptp(x[block]) <= SAME * np.abs(x).max() for block in blocks):
+        return "the same in every family of the group, so it explains nothing"
+    if all(np.ptp(y[block]) <= SAME for block in blocks):
+        return "k* is the same in every family of the group"
     return ""
 
 
-def _orders(sizes: list[int], seed: int) -> np.ndarray:
-    """Return orders (B, n) of 0..n-1 that permute within blocks of these sizes; the first does not.
+def _orders(count: int, relabellings: int, seed: int) -> np.ndarray:
+    """Return orders (1 + B, count): that of now first, then drawn ones; all where no more exist."""
+    if factorial(count) <= 1 + relabellings:
+        return np.array(list(permutations(range(count))))
+    drawn = np.tile(np.arange(count), (1 + relabellings, 1))
+    drawn[1:] = np.random.default_rng([seed, 2]).permuted(drawn[1:], axis=1)
+    return drawn
 
-    All orders where they are at most ORDERS, else DRAWN at random.
+
+def _signed_r2(x: np.ndarray, y: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
+    """Return the squared correlation of x (F,) with y (..., F), with the sign of the slope.
+
+    Both about their means within blocks of families; a family whose y is NaN is left out.
     """
-    blocks = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    if prod(map(factorial, sizes)) <= ORDERS:
-        found = product(*(permutations(block) for block in blocks))
-        return np.array([np.concatenate(parts) for parts in found])
-    generator, first = np.random.default_rng([seed, 2]), np.arange(sum(sizes))
-    drawn = [generator.permuted(np.tile(block, (DRAWN - 1, 1)), axis=1) for block in blocks]
-    return np.vstack([first, np.concatenate(drawn, axis=1)])
+    known = ~np.isnan(y)
+    x, y = np.where(known, x, 0.0), np.where(known, y, 0.0)
+    for values, block in product((x, y), blocks):
+        count = np.maximum(known[..., block].sum(axis=-1, keepdims=True), 1)
+        mean = values[..., block].sum(axis=-1, keepdims=True) / count
+        values[..., block] -= known[..., block] * mean
+    used = np.concatenate(blocks)
+    x, y = x[..., used], y[..., used]
+    scale = (x**2).sum(axis=-1) * (y**2).sum(axis=-1)
+    shared = (x * y).sum(axis=-1)
+    flat = scale <= SAME * scale.max()
+    return np.where(flat, 0.0, shared * np.abs(shared) / np.where(flat, 1.0, scale))
 
 
-def _assess(name: str, x, y, codes, orders, folds: Mapping) -> dict:
-    """Fit y (1 + D, n) on x (n,), 0 for a constant alone, and judge the fit; see `regressions`.
+def _p_value(scores: np.ndarray) -> float:
+    """Return the share of relabellings that score as high as the truth, the first; (2, 1 + B).
 
-    codes: -1, 0, 1 (1 + D, n) where y is an upper bound, a value, a lower bound; orders (B, n) of
-    the permutation null, as they are first; folds: labels of the points to leave out together.
-    Where nothing can be fitted, `reason` says why.
+    The larger of that of both ends.
     """
-    n, one = len(x), np.ones((len(x), 1))
-    answer = {"predictor": name, "n": n, "reason": _refusal(name, x, codes[0])}
-    if answer["reason"]:
-        return answer
-    design = np.column_stack([one, x]) if x.any() else one
-    found, likelihoods = _tobit(design, y, codes, one.T)
-    r2 = 1 - np.exp(2 / n * (_tobit(one, y, codes, one.T)[1] - likelihoods))
-    p, spare = design.shape[1] + 1, n - design.shape[1] - 2
-    answer |= {"intercept": found[0, 0], "r2": r2[0], "r2_draws": r2}
-    answer["aicc"] = 2 * (p + p * (p + 1) / spare - likelihoods[0]) if spare > 0 else np.nan
-    for fold, labels in folds.items():
-        answer[fold] = _left_out(design, y[0], codes[0], labels)
-    if x.any():
-        answer |= zip(("slope", "low", "high"), _known_interval(found[:, 1]), strict=True)
-        shuffled = _tobit(design, y[0][orders], codes[0][orders], one.T)[1]
-        answer["p"] = float((shuffled >= shuffled[0] - 1e-9)[~np.isnan(shuffled)].mean())
-    return answer
+    return float((scores >= scores[:, :1] - 1e-9).mean(axis=1).max())
 
 
-def _left_out(design, y, codes, labels) -> float:
+def _left_out(x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> float:
     """Return the root mean square error at points left out by equal labels; NaN if not possible."""
-    kept = np.array([[a != b for b in labels] for a in labels], dtype=float)
-    found, _ = _tobit(design, np.tile(y, (len(y), 1)), np.tile(codes, (len(y), 1)), kept)
-    misses = (found * design).sum(axis=1) - y
-    return float(np.sqrt((np.where(codes * misses > 0, 0.0, misses) ** 2).mean()))
-
-
-def _known_interval(values: np.ndarray) -> Interval:
-    """Return `laws.interval`, without ends where over a twentieth of the draws had no answer."""
-    known = values[~np.isnan(values)]
-    if np.isnan(values[0]) or len(known) < 0.95 * len(values):
-        return Interval(float(values[0]), None, None)
-    return laws.interval(known)
-
-
-def _tobit(design, y, codes, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Regress many y (B, n) on a design (n, p): coefficients (B, p), log likelihoods (B,).
-
-    Normal errors, maximum likelihood; codes (B, n) as in `_assess`, weights (1 or B, n) 0 or 1.
-    NaN where the uncensored do not determine it: fewer than p, or p + 1 beside censored ones.
-    Least squares where nothing is censored; else Newton's method in (coefficients / sigma,
-    1 / sigma), in which the likelihood is concave (Olsen 1978).
-    """
-    scale, size = np.abs(y).max() or 1.0, np.abs(design).max(axis=0)
-    y, x = y / scale, design / size
-    weights = np.broadcast_to(weights, y.shape)
-    inside = weights * (codes == 0)
-    censored = (inside < weights).any(axis=1)
-    squares, own = (np.einsum("bn,np,nq->bpq", w, x, x) for w in (weights, inside))
-    determined = (inside.sum(axis=1) >= x.shape[1] + censored) & (np.linalg.det(own) > SAME)
-    squares[~determined] = np.eye(x.shape[1])
-    found = np.linalg.solve(squares, ((weights * y) @ x)[..., None])[..., 0]
-    rss = (weights * (y - found @ x.T) ** 2).sum(axis=1)
-    sigma = np.sqrt(np.maximum(rss / np.maximum(weights.sum(axis=1), 1), SAME))
-    theta = np.column_stack([found, np.ones(len(y))]) / sigma[:, None]
-    value = _likelihood(theta, x, y, codes, weights)[0]
-    rows = np.flatnonzero(censored & determined)
-    if len(rows):
-        theta[rows], value[rows] = _newton(theta[rows], x, y[rows], codes[rows], weights[rows])
-    theta[~determined], value[~determined] = np.nan, np.nan
-    counts = inside.sum(axis=1)
-    return theta[:, :-1] / theta[:, -1:] / size * scale, value - counts * np.log(scale)
-
-
-def _newton(theta, x, y, codes, weights):
-    """Climb the concave likelihood by Newton steps, damped so that 1 / sigma stays above 0."""
-    for _ in range(100):
-        value, slope, bend = _likelihood(theta, x, y, codes, weights)
-        step = -np.linalg.solve(bend, slope[..., None])[..., 0]
-        length = np.sqrt(np.maximum((step * slope).sum(axis=1), 0.0))
-        if length.max() < 1e-6:
-            break
-        theta = theta + step / (1 + np.where(length > 0.1, length, 0.0))[:, None]
-    return theta, value
-
-
-def _likelihood(theta, x, y, codes, weights):
-    """Return Olsen's log likelihood (B,) with its slope (B, p + 1) and bend (B, p + 1, p + 1)."""
-    rows = np.concatenate([np.broadcast_to(-x, (*y.shape, x.shape[1])), y[..., None]], axis=2)
-    z = np.einsum("bnp,bp->bn", rows, theta)
-    gamma = theta[:, -1:]
-    inside, sign = codes == 0, np.where(codes == 0, 1.0, -codes)
-    tail = special.log_ndtr(sign * z)  # the log chance of lying beyond the bound
-    log_density = -(z**2) / 2 - np.log(2 * np.pi) / 2
-    ratio = np.exp(np.where(inside, 0.0, log_density - tail))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.where(inside, np.log(gamma) + log_density, tail)
-    first = np.where(inside, -z, sign * ratio)
-    second = np.where(inside, -1.0, -ratio * (ratio + sign * z))
-    count = (weights * inside).sum(axis=1)
-    slope = np.einsum("bn,bnp->bp", weights * first, rows)
-    bend = np.einsum("bn,bnp,bnq->bpq", weights * second, rows, rows)
-    slope[:, -1] += count / gamma[:, 0]
-    bend[:, -1, -1] -= count / gamma[:, 0] ** 2
-    return (weights * logs).sum(axis=1), slope, bend
-
-
-def _concordance(x: np.ndarray, draws: np.ndarray, blocks: list[np.ndarray], seed: int) -> dict:
-    """Compare x (F,) with draws of k* (1 + D, F) over pairs within blocks; see `within_equal`."""
-    used, labels = np.concatenate(blocks), np.repeat(range(len(blocks)), list(map(len, blocks)))
-    first, second = np.nonzero(np.triu(labels[:, None] == labels, 1))
-    x, y, reason = x[used], draws[:, used], ""
-    rise = np.sign(x[first] - x[second])
-    later = (y[:, first] > y[:, second]) - (y[:, first] < y[:, second]).astype(float)
-    if not np.isfinite(x).all():
-        reason = "not known for every family"
-    elif not rise.any():
-        reason = "the same in every family of the group, so it explains nothing"
-    elif not later[0].any():
-        reason = "k* is the same, or censored, in every family of the group"
-    row = {"n": len(used), "reason": reason}
-    if reason:
-        return row
-    with np.errstate(invalid="ignore"):  # no order at all in a draw
-        tau = later @ rise / np.sqrt((rise**2).sum() * (later**2).sum(axis=1))
-    orders = _orders(list(map(len, blocks)), seed)
-    agreed = np.sign(x[orders][:, first] - x[orders][:, second]) @ later[0]
-    row |= zip(("tau", "low", "high"), _known_interval(tau), strict=True)
-    return row | {"p": float((agreed >= agreed[0]).mean())}
+    design, labels, misses = np.column_stack([np.ones(len(x)), x]), np.array(labels), []
+    design = design if x.any() else design[:, :1]
+    for label in dict.fromkeys(labels):
+        rest = labels != label
+        found, _, rank, _ = np.linalg.lstsq(design[rest], y[rest])
+        if rank < design.shape[1]:
+            return np.nan
+        misses.append(y[~rest] - design[~rest] @ found)
+    return float(np.sqrt((np.concatenate(misses) ** 2).mean()))

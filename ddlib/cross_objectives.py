@@ -6,6 +6,7 @@ has seen, on their way through training on D.
 """
 
 import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from ddlib.networks import Network, embed, initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training import DivergedError, Recipe, train, train_and_score
-from ddlib.work import as_file
 
 UNSEEN = 1000  # number of the first expert that measures; those of a method count from 0
 EXPERTS, EPOCHS, SPAN = 2, 6, 2  # how many measure, their snapshots, and what MTT's students span
@@ -141,5 +141,9 @@ def _prepared(
     """Return what a method takes beside its parameters: the files that it makes for all seeds."""
     if not (preparation := METHODS[method].preparation):
         return []
-    jobs = preparation.jobs(parameters, [ipc])
-    return [[as_file(preparation.make(dataset, network, job)) for job in jobs]]
+    files = []
+    for job in preparation.jobs(parameters, [ipc]):
+        with tempfile.NamedTemporaryFile(prefix="ddlib-", delete=False) as file:
+            file.write(preparation.make(dataset, network, job))
+        files.append(Path(file.name))
+    return [files]

@@ -7,25 +7,30 @@ loading them takes longer than reading does.
 
 import math
 import os
+import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ddlib.devices import send
+from ddlib.devices import check_autocast, send
 from ddlib.parameters import check_names, check_value
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
 """What a folder of one's own holds: to train and to test on, the first that is there of each."""
+LEFTOVERS = ("~", "#", "thumbs.db", "desktop.ini")  # how the names of editors' files end
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
+UNALTERED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+"""Pillow's modes whose pixels grey or RGB of 8 bits hold unaltered, where they are opaque."""
 LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
 
@@ -72,6 +77,11 @@ class Whitening:
     mean: torch.Tensor
     matrix: torch.Tensor
 
+    @cached_property
+    def inverse(self) -> torch.Tensor:
+        """The inverse (P, P) of the matrix."""
+        return torch.linalg.inv(self.matrix.double()).to(self.matrix.dtype)
+
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Whitening":
         """Return U (S + 0.1)^-1/2 U^T of the covariance U S U^T of pixels (N, P) / white.
@@ -95,21 +105,20 @@ class Whitening:
 
     def normalise(self, unit_images: torch.Tensor) -> torch.Tensor:
         """Images (N, channels, H, W) with values in [0, 1] -> zero mean, decorrelated."""
-        mean, matrix = self._on(unit_images)
+        mean, matrix = self._on(unit_images, self.mean, self.matrix)
         return ((unit_images.flatten(1) - mean) @ matrix).view(unit_images.shape)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
         """Whitened images (N, channels, H, W) -> values in [0, 1], clamped."""
-        mean, matrix = self._on(images)
-        # The plain one asks the device whether the matrix is regular, which it is.
-        flat = torch.linalg.solve_ex(matrix, images.flatten(1), left=False).result + mean
-        return flat.view(images.shape).clamp(0, 1)
+        mean, inverse = self._on(images, self.mean, self.inverse)
+        return (images.flatten(1) @ inverse + mean).view(images.shape).clamp(0, 1)
 
-    def _on(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _on(self, images: torch.Tensor, *values: torch.Tensor) -> Iterator[torch.Tensor]:
+        check_autocast(images.device)
         given, wanted = images.shape[1:].numel(), len(self.mean)
         if given != wanted:
             raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
-        return (send(v.to(images.dtype), images.device) for v in (self.mean, self.matrix))
+        return (send(value.to(images.dtype), images.device) for value in values)
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
@@ -146,6 +155,18 @@ class DataSet:
         return len(self.classes)
 
 
+def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
+    """Raise ValueError where a class has fewer training images than one of `ipcs`."""
+    counts = dataset.train.labels.cpu().bincount(minlength=dataset.class_count).tolist()
+    fewest, largest = min(counts), max(ipcs, default=0)
+    if largest > fewest:
+        raise ValueError(
+            f"k={largest * len(counts)} of {len(counts)} classes: ipc={largest} is more than the "
+            f"{fewest} images of class {dataset.classes[counts.index(fewest)]}; choose ipc <= "
+            f"{fewest}"
+        )
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A split as a reader returns it.
@@ -167,15 +188,13 @@ class Source:
     """A named data set: how to read it from a root folder and how to fetch it into one.
 
     read(root, image_size) raises FileNotFoundError where the root lacks the set. A normalisation
-    of None is measured on the training images. folders: those below the root, the first that is
-    there, whose files it reads.
+    of None is measured on the training images.
     """
 
     read: Callable[[Path, int | None], Pair]
     download: Callable[[Path], object] | None = None
     normalisation: Normalisation | None = None
     image_size: int | None = None
-    folders: tuple[str, ...] = ()
 
 
 def load(
@@ -193,7 +212,8 @@ def load(
     name: a key of DATASETS, searched in the folder DDLIB_DATA and then in ~/.cache/ddlib; or the
         path of a folder with train.npz and test.npz (images uint8 (N, H, W, channels) or
         (N, H, W), labels, class_names) or train/ and test/ (else val/), one folder of images a
-        class, read as RGB.
+        class. Grey images keep their one channel, unless others have colours; 16 bits become 8;
+        a camera's orientation is applied. A warning counts what is skipped or rescaled.
     classes: names of classes to keep; labels become 0..C-1 in this order.
     per_class: keep the first per_class training images of every class (all, if it has fewer).
     held_out: test on the last held_out training images of every class, which are then not trained
@@ -230,24 +250,6 @@ def load(
             normalisation=normalisation,
             classes=tuple(train.classes[label] for label in chosen),
         )
-
-
-def files(name: str) -> list[Path]:
-    """Return the files that `load` reads for a name, unopened; none of a set that is not there.
-
-    A set that a file of one's own brings is known by its `Source.folders`.
-    """
-    source = DATASETS.get(name)
-    places = [(Path(name).expanduser(), OWN)]
-    if source:
-        published = [(root, [source.folders]) for root in _roots()]
-        places = [each for root, one in published for each in ((root, one), (root / name, OWN))]
-    for folder, parts in places:
-        with suppress(FileNotFoundError):
-            found = [_first(folder, *names) for names in parts]
-            within = [[part] if part.is_file() else part.rglob("*") for part in found]
-            return sorted(path for paths in within for path in paths if path.is_file())
-    return []
 
 
 def _roots() -> list[Path]:
@@ -345,31 +347,84 @@ def _read_npz(path: Path) -> Pictures:
 
 
 def _read_images(folder: Path, image_size: int | None) -> Pictures:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
     names = sorted(entry.name for entry in folder.glob("[!.]*/"))
-    labels = {name: label for label, name in enumerate(names)}
-    files = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+    notes: Counter[str] = Counter()
+    files = _image_files(folder, names, notes)
     if not files:
         raise ValueError(f"{folder} holds no images; give it one folder of images a class")
     images = []
     for path, _ in files:
-        images.append(_resize(_decode(path), image_size))
+        images.append(_resize(_decode(path, notes), image_size))
         first, last = images[0].shape[:2], images[-1].shape[:2]
         if first != last:
             raise ValueError(
                 f"{path} is {last} but {files[0][0]} is {first} (height, width); "
                 "pass image_size to make them alike"
             )
+    grey = sum(image.shape[2] == 1 for image in images)
+    if grey < len(images):
+        images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
+        notes["grey images repeated in three channels, as others have colours"] += grey
+    if notes := +notes:  # without zeros
+        said = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
+        warnings.warn(f"{folder}: {said}", stacklevel=2)
     return Pictures(np.stack(images), np.array([label for _, label in files]), tuple(names))
 
 
-def _decode(path: str) -> np.ndarray:
+def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tuple[Path, int]]:
+    """Return the images below `folder` with their labels, in order; count what else is there.
+
+    Hidden files and folders, and what editors and file managers leave, are passed over.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    files = []
+    walked = [(Path(place), inside) for place, _, inside in os.walk(folder, followlinks=True)]
+    for place, inside in sorted(walked):
+        parts = place.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts):
+            continue
+        label = names.index(parts[0]) if parts else None
+        for name in sorted(inside):
+            if name.startswith(".") or name.lower().endswith(LEFTOVERS):
+                continue
+            suffix = Path(name).suffix.lower()
+            if suffix not in IMG_EXTENSIONS:
+                notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
+            elif label is None:
+                notes["images skipped for being in no class's folder"] += 1
+            else:
+                files.append((place / name, label))
+    return files
+
+
+def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
+    """Return an image file as it is looked at, (H, W, 1 or 3), uint8; note what is rescaled."""
     try:
         with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
+            # A camera's MPO holds views of one picture, the first of which is the picture.
+            if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+                raise ValueError("it holds several pictures; save each to a file")
+            image = ImageOps.exif_transpose(picture)
+            in_int32 = image.mode == "I" and picture.format in ("PNG", "PPM")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
+    deep = in_int32 or image.mode.startswith("I;16")
+    if not deep and image.mode not in UNALTERED:
+        raise ValueError(
+            f"image {path} has pixels of mode {image.mode}, which 8 bits a channel cannot hold "
+            "unaltered; save it as grey of 8 or 16 bits, or as RGB"
+        )
+    if image.has_transparency_data and (deep or image.convert("RGBA").getextrema()[3][0] < 255):
+        raise ValueError(
+            f"image {path} is transparent in places, where it has no colour of its own; save it "
+            "over the background that it should have"
+        )
+    if deep:
+        notes["images of 16 bits scaled from 0..65535 to 0..255"] += 1
+        return ((np.asarray(image, np.uint32)[..., None] + 128) // 257).astype(np.uint8)
+    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _check_options(zca: bool, **counts: int | None) -> None:
@@ -502,10 +557,10 @@ def _split(
     pictures: Pictures, image_size: int | None, normalisation: Normalisation | Whitening
 ) -> Split:
     pixels = _pixels(pictures, image_size)
-    normalised = torch.empty(pixels.shape)
+    normalised = torch.empty(pixels.shape, dtype=torch.float32)
     # In chunks, so that the floats are in memory only once.
     for chunk, target in zip(pixels.split(1024), normalised.split(1024), strict=True):
-        target.copy_(normalisation.normalise(chunk / pictures.white))
+        target.copy_(normalisation.normalise(chunk.float() / pictures.white))
     return Split(normalised, torch.from_numpy(pictures.labels))
 
 
@@ -518,7 +573,6 @@ def _published(name: str, folder: str, mean: Sequence[float], std: Sequence[floa
         partial(_read_published, name, folder),
         partial(_fetch, name),
         Normalisation(mean, std),
-        folders=(folder,),
     )
 
 
@@ -537,6 +591,5 @@ DATASETS: dict[str, Source] = {
         partial(_fetch, "Imagenette", size="160px"),
         Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         image_size=64,
-        folders=IMAGENETTE,
     ),
 }

@@ -20,15 +20,18 @@ of weights and images stay float32."""
 
 
 def read_device(name: Any) -> str:
-    """Return the device to compute on: `name`, or for "auto" the accelerator, else the CPU.
+    """Return the device to compute on: `name`, or for "auto" CUDA where there is one, else the CPU.
 
-    Raises ValueError, with the choices, for a device that this machine does not have.
+    Other accelerators, such as Apple's MPS, are taken only by name: wrong gradients are known of
+    them. Raises ValueError, with the choices, for a device that this machine does not have.
     """
-    there = ["cpu"]
+    devices = ["cpu"]
     if torch.accelerator.is_available():
-        there.append(torch.accelerator.current_accelerator().type)
-    check_names([name], ["auto", *there], "device of this machine")
-    return there[-1] if name == "auto" else name
+        devices.append(torch.accelerator.current_accelerator().type)
+    check_names([name], ["auto", *devices], "device of this machine")
+    if name == "auto":
+        return "cuda" if "cuda" in devices else "cpu"
+    return name
 
 
 def check_precision(name: Any, device: str) -> None:
@@ -45,18 +48,60 @@ def check_precision(name: Any, device: str) -> None:
 def precision(name: str, device: str) -> Iterator[None]:
     """Compute with one of PRECISIONS, and leave PyTorch's switches as they were.
 
-    Under float32, too, convolutions on CUDA: PyTorch's own default for them is TF32.
+    Under float32, too, convolutions on CUDA: PyTorch's own default for them is TF32. bf16 casts
+    weights anew at every use: autocast's cache would hide an optimiser's steps from the network.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     for switch in switches:
         switch.fp32_precision = "tf32" if name == "tf32" else "ieee"
     try:
-        with torch.autocast(device, torch.bfloat16, enabled=name == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=name == "bf16", cache_enabled=False):
             yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
+
+
+def check_autocast(device: torch.device) -> None:
+    """Raise RuntimeError for an autocast on `device` that does not cast as `precision` does."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return
+    if torch.is_autocast_cache_enabled() or torch.get_autocast_dtype(kind) != torch.bfloat16:
+        raise RuntimeError(
+            "ddlib was called under torch.autocast, whose cache hides training steps from the "
+            "network; leave it, and use `precision: bf16`, or ddlib.devices.precision in Python"
+        )
+
+
+@contextmanager
+def seeded(stream: torch.Generator, device: torch.device | str) -> Iterator[None]:
+    """Let what draws from PyTorch's global generators draw from `stream`, and restore them.
+
+    The stream moves on by one draw if anything was drawn, and else stays as it is.
+    """
+    shared = [torch.default_generator, *_accelerator_generators(torch.device(device))]
+    ahead = torch.Generator()
+    ahead.set_state(stream.get_state())
+    seed = int(torch.randint(2**63 - 1, (), generator=ahead))
+    before = [each.get_state() for each in shared]
+    try:
+        starts = [each.manual_seed(seed).get_state() for each in shared]
+        yield
+        ends = [each.get_state() for each in shared]
+    finally:
+        for each, state in zip(shared, before, strict=True):
+            each.set_state(state)
+    if not all(map(torch.equal, starts, ends)):
+        stream.set_state(ahead.get_state())
+
+
+def _accelerator_generators(device: torch.device) -> list[torch.Generator]:
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return [torch.cuda.default_generators[index]]
+    return [torch.mps._get_default_mps_generator()] if device.type == "mps" else []
 
 
 def send(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from ddlib.data import Normalisation, Whitening, pack, unpack
+from ddlib.data import DataSet, Normalisation, Whitening, pack, unpack
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 
@@ -86,6 +86,41 @@ def load_distilled(path: Path) -> DistilledSet:
         raise ValueError(
             f"{path} is not a whole distilled set ({error}); delete it and distil again"
         ) from error
+
+
+def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: int) -> None:
+    """Raise ValueError unless `synthetic` is the set of this method, size and seed.
+
+    It is made from `dataset`, with `ipc` finite float32 images of every class in ascending label,
+    in the shape, the classes and the normalisation of the data set.
+    """
+    if not isinstance(synthetic, DistilledSet):
+        raise ValueError(
+            f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
+        )
+    count = ipc * dataset.class_count
+    shape = (count, *dataset.image_shape)
+    expected = {
+        "data": (dataset.name, synthetic.data),
+        "method": (method, synthetic.method),
+        "seed": (seed, synthetic.seed),
+        "images of shape": (shape, tuple(synthetic.images.shape)),
+        "images of type": (torch.float32, synthetic.images.dtype),
+        "labels of type": (torch.int64, synthetic.labels.dtype),
+    }
+    for name, (should, holds) in expected.items():
+        if should != holds:
+            raise ValueError(f"it should hold {name} {should!r}, not {holds!r}")
+    if synthetic.classes != dataset.classes:
+        raise ValueError("it should have the classes of the data set, in their order")
+    labels = torch.arange(dataset.class_count).repeat_interleave(ipc)
+    if not torch.equal(synthetic.labels.cpu(), labels):
+        raise ValueError(f"it should hold {ipc} images of every class, in ascending label")
+    if not synthetic.images.isfinite().all():
+        raise ValueError("it should hold numbers, and some of its images are not finite")
+    (ours, plain), (theirs, others) = map(pack, (synthetic.normalisation, dataset.normalisation))
+    if plain != others or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+        raise ValueError("it should be normalised as the data set is")
 
 
 def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:

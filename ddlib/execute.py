@@ -7,6 +7,7 @@ More arguments, `workers=1` say, are parameters that go before those of the file
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -15,20 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-import yaml
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
-from ddlib.files import NOTE, check_writable, from_root, write_atomically, write_note
+from ddlib.files import check_writable, from_root, write_atomically
 from ddlib.page import failure, read_notebook, write_last_states, write_page
+from ddlib.parameters import read_file, read_yaml
 
 WITH_PARENT = "--with-parent"
 """The first argument of a process that is to end with its parent, which has checked the parameters;
-their results folder and what decides the run follow."""
+their results folder follows."""
 
-Checked = tuple[str, str | None]
-"""The results folder, and what decides the run: None where what does is missing or wrong."""
+
+class QuietKernels(AsyncKernelManager):
+    """Starts kernels without a standard output of their own.
+
+    What their workers print is an output of the notebook, which papermill logs; ipykernel would
+    write each line to the kernel's own standard output, too.
+    """
+
+    async def start_kernel(self, **options: Any) -> None:
+        await super().start_kernel(**options, stdout=subprocess.DEVNULL)
 
 
 class WholeFiles(LocalHandler):
@@ -38,52 +49,58 @@ class WholeFiles(LocalHandler):
         write_atomically(Path(path), text.encode())
 
 
-def read_file(parameters: Path) -> dict[str, Any]:
-    """Return the table in a YAML file of parameters.
+def read_source(path: Path) -> NotebookNode:
+    """Return the notebook at `path`, which is to run with a file of parameters.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that holds something else.
+    papermill puts the file's values after the first cell tagged `parameters`, or at the top, where
+    the notebook's own values replace them. Raises FileNotFoundError where there is no notebook,
+    ValueError for another file, and unless exactly one cell is so tagged, a code cell.
     """
-    if not parameters.is_file():
-        raise FileNotFoundError(f"there is no file {parameters}; check the path")
-    try:
-        given = yaml.safe_load(parameters.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{parameters} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{parameters} must hold a table of names and values, got {given!r}")
-    return given
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the path")
+    notebook = read_notebook(path)
+    tagged = [c.cell_type for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if tagged != ["code"]:
+        raise ValueError(
+            f"{path} must have one cell tagged 'parameters', a code cell, but has "
+            f"{' and '.join(f'a {kind} cell' for kind in tagged) or 'none'} so tagged; give the "
+            "tag to the cell that sets the parameters, alone (JupyterLab: Property Inspector)"
+        )
+    return notebook
 
 
-def execute(
-    notebook: Path, parameters: Path, checked: Checked | None = None, **others: Any
-) -> Path:
+def execute(notebook: Path, parameters: Path, checked: str | None = None, **others: Any) -> Path:
     """Run `notebook` with the YAML file `parameters`; return the executed notebook.
 
-    checked: what is known of them, by who has checked them; others: parameters that go before those
-    of the file. The page, a file beside the executed notebook, is written also where a cell fails:
-    it then says which and why. Where none does, a note of what decided the run tells a batch that
-    nothing is left to do. Raises FileNotFoundError for a missing file, ValueError for parameters
-    that name no study, OSError for a results folder that cannot be written, PapermillExecutionError
-    for a failed cell, ChildProcessError where the notebook's own process died.
+    checked: the results folder, where the caller has checked the parameters; others: parameters
+    that go before those of the file. The page, a file beside the executed notebook, is written also
+    where a cell fails: it then says which and why. Raises FileNotFoundError for a missing file,
+    ValueError for a notebook without its one parameters cell and for parameters that name no study,
+    OSError for a results folder that cannot be written, PapermillExecutionError for a failed cell,
+    ChildProcessError where the notebook's own process died.
     """
-    if not notebook.is_file():
-        raise FileNotFoundError(f"there is no file {notebook}; check the path")
+    read_source(notebook)
     given = read_file(parameters) | others
     if checked is None:
         # In a process of its own: torch, which it loads, would stay here as long as the run takes.
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as checking:
-            checked = checking.submit(_check, notebook, parameters, given).result()
-    results, identity = checked
-    executed = from_root(results) / notebook.name
+            checked = checking.submit(_check, given).result()
+    executed = from_root(checked) / notebook.name
     if executed.resolve() == notebook.resolve():
-        raise ValueError(f"results={results!r} is the notebook's own folder; name another")
+        raise ValueError(f"results={checked!r} is the notebook's own folder; name another")
     check_writable(executed.parent)
     page = executed.with_suffix(".html")
-    for last in (page, executed.parent / NOTE):
-        last.unlink(missing_ok=True)  # of another run than this
+    page.unlink(missing_ok=True)  # of another run than this
     papermill_io.register(str(executed), WholeFiles())
     try:
-        papermill.execute_notebook(notebook, executed, given, log_output=True, progress_bar=False)
+        papermill.execute_notebook(
+            notebook,
+            executed,
+            given,
+            log_output=True,
+            progress_bar=False,
+            kernel_manager_class=QuietKernels,
+        )
     except (PapermillExecutionError, DeadKernelError) as error:
         write_page(executed, page)
         if isinstance(error, DeadKernelError):
@@ -96,22 +113,14 @@ def execute(
         raise
     write_last_states(executed)
     write_page(executed, page)
-    if identity:
-        write_note(executed.parent, identity)
     return executed
 
 
-def _check(notebook: Path, parameters: Path, given: dict[str, Any]) -> Checked:
-    """Return what is known of parameters, which have to pass every check made without data."""
-    from ddlib.runs import Run
+def _check(given: dict[str, Any]) -> str:
+    """Return the results folder of parameters, which pass every check that needs no data."""
     from ddlib.settings import read_parameters
 
-    settings = read_parameters(given)
-    try:
-        identity = Run(parameters.stem, notebook, parameters, settings).identity()
-    except Exception:  # whatever it is, a cell says it better, and in its place
-        identity = None
-    return settings.results, identity
+    return read_parameters(given).results
 
 
 def end_with_parent() -> None:
@@ -130,13 +139,13 @@ def main(arguments: list[str]) -> None:
     checked = None
     if arguments[:1] == [WITH_PARENT]:
         end_with_parent()
-        checked, arguments = (arguments[1], arguments[2]), arguments[3:]
+        checked, arguments = arguments[1], arguments[2:]
     others = dict(argument.split("=", 1) for argument in arguments[2:] if "=" in argument)
     if len(arguments) < 2 or len(arguments) != 2 + len(others):
         sys.exit("usage: python -m ddlib.execute NOTEBOOK.ipynb PARAMETERS.yaml [NAME=VALUE ...]")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    values = {name: yaml.safe_load(value) for name, value in others.items()}
     try:
+        values = {name: read_yaml(value, name) for name, value in others.items()}
         executed = execute(*map(Path, arguments[:2]), checked, **values)
     except PapermillExecutionError as stopped:
         what = " ".join(stopped.evalue.split()) or stopped.ename

@@ -193,13 +193,11 @@ class IpcExplorer(Explorer):
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
-        gaps, risks = self._read(study, configuration, method, measure)
-        return laws.fit(gaps, law, references=risks, draws=self.draws)
+        return laws.fit(self._read(study, configuration, method, measure), law, draws=self.draws)
 
     def _gaps(self, study: str, configuration: str, method: str, measure: str):
-        trials, references = _under(self.studies[study], configuration)
-        risks = references[measure.removeprefix("gap_")].dropna()
-        return laws.gap_matrix(trials, method, measure), risks
+        trials, _ = _under(self.studies[study], configuration)
+        return laws.gap_matrix(trials, method, measure)
 
     def fits(self) -> dict[tuple[str, str], laws.Fit]:
         """Return the fits that are ticked, by method and law."""
@@ -211,6 +209,12 @@ class IpcExplorer(Explorer):
             for method in self.methods.value
             for law in chosen
         }
+
+    def _verdict(self, method: str) -> laws.Verdict:
+        place = [self.controls[name].value for name in ("study", "configuration")]
+        judged = ("inverse_sqrt", "free_exponent")
+        measure = self.controls["measure"].value
+        return laws.verdict({law: self._fit(*place, method, measure, law) for law in judged})
 
     def choose(self) -> View:
         methods, measure = list(self.methods.value), self.controls["measure"].value
@@ -224,7 +228,8 @@ class IpcExplorer(Explorer):
         ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        numbers = reading.at_size(fits, k, least, self.floor_share)
+        failed = {method for method in methods if self._verdict(method).outcome == "fails"}
+        numbers = reading.at_size(fits, k, least, self.floor_share, failed)
         drawn = _drawn(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
         sheets, remark = self._sheets(methods, ipc)
         heading = (f"IPC {ipc}, k = {k} images in all", remark)
@@ -271,8 +276,7 @@ class CoverageExplorer(Explorer):
             "members": self.members,
         }
         self._curve, self._needed = cache(_curve), cache(self._k_stars)
-        self._presets = cache(self._known_presets)
-        self._worst, self._fits = cache(self._worst_gap), cache(_member_fits)
+        self._worst, self._pilot = cache(self._worst_gap), cache(_pilot)
         self._place, self._centres = cache(_embedded), cache(_centres)
         rows = [("study", "method", "preset"), ("radius", "epsilon", "k")]
         super().__init__(known, rows)
@@ -305,22 +309,13 @@ class CoverageExplorer(Explorer):
             super()._changed(change)
 
     def _k_stars(self, tables: Tables, method: str, members: tuple[str, ...]):
-        """Return k* of a family at every epsilon of the slider, or why it has none."""
-        gaps = tables.gaps[tables.gaps["method"] == method]
+        """Return the table of k* of a family at every epsilon of the slider, or why it has none."""
+        gaps, family = tables.gaps[tables.gaps["method"] == method], {"chosen": members}
+        sizes = {"draws": self.draws, "relabellings": 0}
         try:
-            return coverage_laws.k_star(gaps, {"chosen": members}, EPSILONS, draws=self.draws)
+            return coverage_laws.k_star(gaps, family, EPSILONS, **sizes).table
         except ValueError as reason:
             return str(reason)
-
-    def _known_presets(self, tables: Tables, method: str) -> coverage_laws.KStars | None:
-        """Return k* of the presets at every epsilon, without those that have none."""
-        gaps, families = tables.gaps[tables.gaps["method"] == method], tables.families
-        try:
-            return coverage_laws.k_star(gaps, families, EPSILONS, draws=self.draws)
-        except ValueError:
-            found = {n: self._needed(tables, method, each) for n, each in families.items()}
-        sound = {n: families[n] for n, each in found.items() if not isinstance(each, str)}
-        return coverage_laws.k_star(gaps, sound, EPSILONS, draws=self.draws) if sound else None
 
     def _worst_gap(self, tables: Tables, method: str, members: tuple[str, ...], k: int):
         """Return the worst member at k and its gap; where there is none, "unknown" and why."""
@@ -329,8 +324,9 @@ class CoverageExplorer(Explorer):
             found = coverage_laws.worst_gaps(gaps, {"chosen": members})
         except ValueError as reason:
             return "unknown", str(reason)
-        name, gap = found["worst_member"].mode().iloc[0], found["worst"].mean()
-        return ("unknown", f"every trial of {name} failed") if math.isnan(gap) else (name, gap)
+        if found["worst"].isna().all():
+            return "unknown", "fewer than 2 seeds have every member at this k"
+        return found["worst_member"].mode().iloc[0], found["worst"].mean()
 
     def choose(self) -> View:
         tables, members = self.tables, tuple(self.members.value)
@@ -341,7 +337,7 @@ class CoverageExplorer(Explorer):
         own = tables.distances.loc[list(members), list(members)]
         centres = self._centres(tables, members, radius)
         curve, h_cov = self._curve(tables, members), math.log(len(centres))
-        needs = self.needs(members, radius, epsilon, h_cov)
+        needs = self.needs(members, epsilon)
         worst = self._worst(tables, method, members, k)
         points, share = self._place(tables)
         points = _roles(points, members, centres, own)
@@ -362,43 +358,29 @@ class CoverageExplorer(Explorer):
         table = reading.coverage_table(needs, worst, epsilon, k, radius, tables)
         return View(chart, table, ". ".join([heading[0], *words]))
 
-    def needs(self, members, radius: float, epsilon: float, h_cov: float) -> list[Need]:
-        """Return k*(epsilon) of a family: measured, by its members' fits, and by H_cov alone."""
-        tables, method = self.tables, self.controls["method"].value
-        measured = self._needed(tables, method, members)
-        if isinstance(measured, str):
-            found = Need("measured", None, measured)
-        else:
-            row = measured.table.iloc[EPSILONS.index(epsilon)]
-            k_star = Interval(row["k_star"], row["low"], row["high"])
-            found = Need("measured", k_star, row["censored"])
-        by_line = self._by_line(members, radius, epsilon, h_cov)
-        return [found, self._by_fits(members, epsilon), by_line]
+    def needs(self, members, epsilon: float) -> list[Need]:
+        """Return k*(epsilon) of a family: measured, and by the planner."""
+        planned = self._planned(members, epsilon)
+        table = self._needed(self.tables, self.controls["method"].value, members)
+        if isinstance(table, str):
+            return [Need("measured", None, table), planned]
+        row = table.iloc[EPSILONS.index(epsilon)]
+        measured = Need("measured", None, row["reason"])
+        if not row["reason"]:
+            remark = f"{row['censored'] or reading.KNOWN['measured']}; raw {row['raw']:.0f}"
+            if row["missing_seeds"]:
+                remark += f"; {row['missing_seeds']} seeds left out for missing trials"
+            measured = Need("measured", Interval(*row[["k_star", "low", "high"]]), remark)
+        return [measured, planned]
 
-    def _by_fits(self, members, epsilon: float) -> Need:
-        tables, method = self.tables, self.controls["method"].value
+    def _planned(self, members, epsilon: float) -> Need:
+        tables = self.tables
         try:
-            fits = planner.pick_fitted(self._fits(tables, method, self.draws), members)
+            pilot = self._pilot(tables, self.controls["method"].value, self.draws)
         except ValueError as reason:
-            return Need("members' fits", None, str(reason))
-        planned = planner.plan_from(fits, epsilon, tables.class_count, tables.sizes)
-        return Need("members' fits", planned.k, planned.reason)
-
-    def _by_line(self, members, radius: float, epsilon: float, h_cov: float) -> Need:
-        """Read k* off the line through the other presets, as far as theirs are known."""
-        tables, method = self.tables, self.controls["method"].value
-        others = [n for n, each in tables.families.items() if set(each) != set(members)]
-        k_stars = self._presets(tables, method)
-        known = [n for n in others if k_stars and n in set(k_stars.table["family"])]
-        if not known:
-            return Need("by H_cov", None, "no other family has a k*")
-        curves = {n: self._curve(tables, tables.families[n]) for n in known}
-        h = pd.Series({n: _level(curve, radius) for n, curve in curves.items()})
-        line, reason = coverage_laws.k_star_on_line(_at_epsilon(k_stars, epsilon), h, h_cov)
-        if line and len(known) < len(others):
-            left = listed([n for n in others if n not in known], "and")
-            reason = f"{reading.KNOWN['by H_cov']}; {left} cannot be used"
-        return Need("by H_cov", line, reason)
+            return Need("planned", None, str(reason))
+        found = planner.plan(pilot, members, epsilon, tables.class_count)
+        return Need("planned", found.k if found.ipc else None, found.reason)
 
 
 class Planner(Explorer):
@@ -411,29 +393,29 @@ class Planner(Explorer):
             "epsilon": _slider("Target gap", EPSILONS, 0.05),
             "budget": _slider("Budget, IPC", IPCS, 50),
         }
-        self.draws, self._fits = draws, cache(_member_fits)
+        self.draws, self._pilot = draws, cache(_pilot)
         super().__init__(studies, [("study", "family"), ("epsilon", "budget")])
 
     def offer(self) -> None:
         self.controls["family"].options = list(_families(self.tables))
 
     def choose(self) -> View:
-        tables, fits, bad = self.tables, {}, {}
+        tables, plans, bad = self.tables, {}, {}
         members = _families(tables)[self.controls["family"].value]
         epsilon, budget = self.controls["epsilon"].value, self.controls["budget"].value
         for method in tables.methods:
             try:
-                found = self._fits(tables, method, self.draws)
-                fits[method] = planner.pick_fitted(found, members)
+                pilot = self._pilot(tables, method, self.draws)
             except ValueError as reason:
                 bad[method] = str(reason)
-        if not fits:
-            raise ValueError(f"no method can be fitted ({next(iter(bad.values()))})")
-        ks, count = tables.sizes, tables.class_count
-        table = planner.compare_plans(fits, epsilon, budget * count, count, ks)
-        text = reading.recommendation(table, fits, tables, members, epsilon, budget)
+            else:
+                plans[method] = planner.plan(pilot, members, epsilon, tables.class_count)
+        if not plans:
+            raise ValueError(f"no method can be planned with ({next(iter(bad.values()))})")
+        table = reading.compare_plans(plans, members, budget)
+        text = reading.recommendation(table, plans, members, budget)
         title = f"Images per class for a gap of {epsilon:g}"
-        subtitle = "Dots: need by the fitted law, with its 95 % interval. Dashes: the budget."
+        subtitle = "Dots: the need, with its 95 % interval. Dashes: the budget."
         chart = charts_explore.plans_view(table, budget, (title, subtitle))
         return View(chart, f"<p>{text}</p>{reading.plan_table(table, bad)}", text)
 
@@ -464,12 +446,6 @@ def _curve(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
     return coverage.h_cov_curve(tables.distances, members)
 
 
-def _level(curve: pd.DataFrame, radius: float) -> float:
-    """Return H_cov at a radius: that of the last jump up to it."""
-    jumps, levels = curve["radius"].to_numpy(), curve["h_cov"].to_numpy()
-    return float(levels[jumps <= radius + coverage.ROUNDING * jumps.max()][-1])
-
-
 def _centres(tables: Tables, members: tuple[str, ...], radius: float) -> list[str]:
     return list(coverage.cover(tables.distances.loc[list(members), list(members)], radius))
 
@@ -486,23 +462,14 @@ def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame)
     return points.assign(role=role, centre=own[centres].idxmin(axis=1))
 
 
-def _at_epsilon(k_stars: coverage_laws.KStars, epsilon: float) -> coverage_laws.KStars:
-    """Return the rows of one epsilon of k*."""
-    kept = np.isclose(k_stars.table["epsilon"], epsilon)
-    rows = k_stars.table[kept].reset_index(drop=True)
-    return coverage_laws.KStars(rows, k_stars.draws[kept], k_stars.raw[kept])
-
-
 def _families(tables: Tables) -> dict[str, tuple[str, ...]]:
     """Return the families of a study, and every configuration alone."""
     return {**tables.families, **{f"{name} alone": (name,) for name in tables.configurations}}
 
 
-def _member_fits(tables: Tables, method: str, draws: int) -> dict[str, laws.Fit]:
-    """Fit a method's gaps under each configuration that has any."""
-    own = tables.gaps[tables.gaps["method"] == method]
-    members = [name for name in tables.configurations if name in set(own["configuration"])]
-    return planner.fit_members(own, members, draws=draws)
+def _pilot(tables: Tables, method: str, draws: int) -> planner.Pilot:
+    """Read all that a study measured of a method as the pilot of a plan."""
+    return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
 
 
 def _ipcs(tables: Tables) -> list[int]:

@@ -1,8 +1,8 @@
 """Methods, networks and data sets from Python files of one's own: `extensions: [my_method.py]`.
 
 A file registers what it brings as the library does: `METHODS["mine"] = Method(...)`,
-`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. It travels to worker processes as text,
-so they need not share a folder with the study; it stands alone, and imports nothing beside it.
+`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. It travels to worker processes as text:
+all run what the study read. It stands alone, and imports nothing beside it.
 """
 
 import ast
@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.abc import ExecutionLoader
@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 
 from ddlib.data import DATASETS, Source
 from ddlib.files import from_root
-from ddlib.fingerprints import code_digest, fingerprint, imports
+from ddlib.fingerprints import code_digest, fingerprint
 from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters, read_options
 from ddlib.zoo import NETWORKS
@@ -121,7 +121,7 @@ def _read(path: str) -> Extension:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
     except ValueError:
         raise ValueError(f"{path} is not Python in UTF-8; give a .py file") from None
-    for node, name in imports(tree):
+    for node, name in _imports(tree):
         module = name.partition(".")[0]
         if file.with_name(f"{module}.py").is_file():
             raise ValueError(
@@ -129,6 +129,15 @@ def _read(path: str) -> Extension:
                 "run; put all of it into one file"
             )
     return Extension(path, text)
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
+    """Yield what a tree imports, by full name of the module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node, node.module
 
 
 @cache
@@ -218,7 +227,8 @@ def _call_problem(function: Any, count: int, extension: Extension) -> str:
 
 def _option_problem(network: Any) -> str:
     bare = sorted(set(read_options(network, {}, "")) - set(get_type_hints(network)))
-    return f"must say of {', '.join(bare)}: int, or Literal[...] of words" if bare else ""
+    kinds = "int, float, bool, str, or Literal[...] of words"
+    return f"must say of {', '.join(bare)}: {kinds}" if bare else ""
 
 
 def _sentence(extension: Extension, kind: str, name: str, problem: str) -> str:

@@ -4,21 +4,24 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-NOTE = "run.json"
-"""Beside the tables of a notebook: what decided them, once it has ended well; see
-`ddlib.runs`."""
+from safetensors import SafetensorError
+
 PROGRESS = "progress.json"
-"""Beside them, too: how many trials are done, of how many."""
+"""Beside the tables of a study: how many trials are done, of how many."""
 PROBE = 16_384  # bytes that a disk must take before anything starts
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`, through a temporary file beside it, so no reader sees half.
 
-    Missing folders are made. Raises OSError with a sentence that names the folder if it cannot
-    be written, and why: it is read-only, say, or its disk is full.
+    It is on the disk before the name is, and the name before this returns, so that a loss of power
+    leaves no empty file. Missing folders are made. Raises OSError with a sentence that names the
+    folder if it cannot be written, and why: it is read-only, say, or its disk is full.
     """
     path = Path(path)
     try:
@@ -27,8 +30,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
+            _sync_folder(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -36,11 +42,39 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise explained(error, path.parent) from error
 
 
-def write_note(folder: Path, identity: str) -> None:
-    """Note in `folder` that a notebook has ended well, of what `identity` names, and its files."""
-    files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-    note = json.dumps({"identity": identity, "files": files}, indent=1)
-    write_atomically(folder / NOTE, note.encode())
+def _sync_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder, where the system opens folders."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise ValueError, with the path, where the content of a result's file is not as written."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is not whole ({error}); delete it, and run again to make it anew"
+        ) from error
+
+
+def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str, ...] = ()) -> Any:
+    """Return the content of a JSON file: of that kind, and with these names if it is a table.
+
+    Raises ValueError, with the path, for what is empty, cut short or something else.
+    """
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind):
+            raise ValueError(f"it holds {type(content).__name__}")
+        if missing := set(names).difference(content if names else ()):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    return content
 
 
 def explained(error: OSError, folder: Path) -> OSError:

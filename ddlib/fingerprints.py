@@ -1,11 +1,15 @@
 """Names for results: short digests of all that decides them: settings, images, code, weights."""
 
-import ast
 import hashlib
+import inspect
+import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import tokenize
+from collections.abc import Iterable
+from dataclasses import fields
 from functools import cache
+from importlib.abc import InspectLoader
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,24 @@ import torch
 from ddlib.data import DataSet
 
 PACKAGE = Path(__file__).parent
-BESIDE_THE_NUMBERS = {"ddlib.files", "ddlib.fingerprints"}
-"""Modules whose code decides no number."""
+DECIDING = tuple(
+    f"ddlib.{name}"
+    for name in (
+        *("seeds", "parameters", "devices"),
+        *("data", "augment", "zoo", "networks", "training"),
+        *("distilled", "methods", "methods.common", "methods.matching"),
+        *("configurations", "probing", "work"),
+    )
+)
+"""The modules whose code can decide any result; each method adds its own, `Method.modules`."""
+METHOD_MODULES = tuple(
+    f"ddlib.{name}"
+    for name in (
+        *("methods.selection", "methods.distribution", "methods.gradient", "methods.trajectory"),
+        *("methods.diffusion", "generators"),
+    )
+)
+"""The modules of all methods of the library."""
 LIBRARIES = ("torch", "torchvision", "diffusers", "scikit-learn")
 
 
@@ -36,9 +56,10 @@ def images_digest(dataset: DataSet) -> str:
     It holds every image and label, their shape, the class names and the normalisation.
     """
     content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
-    for value in vars(dataset.normalisation).values():
-        plain = value.tolist() if isinstance(value, torch.Tensor) else value
-        content.update(repr(plain).encode())
+    for declared in fields(dataset.normalisation):
+        value = getattr(dataset.normalisation, declared.name)
+        is_tensor = isinstance(value, torch.Tensor)
+        content.update(value.numpy().tobytes() if is_tensor else repr(value).encode())
     for split in (dataset.train, dataset.test):
         content.update(split.images.numpy().data)
         content.update(split.labels.numpy().data)
@@ -51,42 +72,36 @@ def files_digest(folder: Path, suffixes: Iterable[str]) -> str:
     It holds their content and where they are in the folder. A process reads a file once, and again
     only if its size or its time of change differs.
     """
-    found: dict[str, str] = {}
-    for path in [path for suffix in suffixes for path in folder.rglob(f"*{suffix}")]:
-        now = path.stat()
-        digest = _file_digest(path, now.st_size, now.st_mtime_ns)
-        found[path.relative_to(folder).as_posix()] = digest
-    return fingerprint(found)
+    paths = [path for suffix in suffixes for path in folder.rglob(f"*{suffix}")]
+    return fingerprint({path.relative_to(folder).as_posix(): file_digest(path) for path in paths})
+
+
+def file_digest(path: Path) -> str:
+    """Return a fingerprint of the content of a file, read as `files_digest` reads it."""
+    now = path.stat()
+    return _digest_at(path, now.st_size, now.st_mtime_ns)
 
 
 @cache
-def _file_digest(path: Path, size: int, changed: int) -> str:
+def _digest_at(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
-def code_digest(module: str) -> str:
-    """Return a fingerprint of the code of `module` and of all of ddlib that it imports.
+def code_digest(*modules: str) -> str:
+    """Return a fingerprint of the code of modules, and of the versions of LIBRARIES.
 
-    Comments, docstrings and layout do not count; the versions of LIBRARIES do. Results kept under
-    another digest are those of another program, so a study computes them again.
+    Comments, docstrings and layout do not count, and every Python gives the same. Results kept
+    under another digest are those of another program, so a study computes them again.
     """
-    if module.startswith("ddlib.") and _source(module) is None:
-        raise ValueError(f"there is no module {module}; name one of ddlib")
-    found: dict[str, str] = {}
-    pending = [module]
-    while pending:
-        name = pending.pop()
-        source = _source(name)
-        if source is None or name in found or name in BESIDE_THE_NUMBERS:
-            continue
-        tree = _without_docstrings(ast.parse(source))
-        # An extension's own name holds a digest of its comments, too.
-        found[name if name.startswith("ddlib.") else ""] = ast.dump(tree)
-        pending += [name for _, name in imports(tree) if name.startswith("ddlib.")]
+    # The name of an extension's module holds a digest of its comments, too.
+    code = sorted(
+        (name if name in DECIDING + METHOD_MODULES else "", program(_source(name)))
+        for name in modules
+    )
     versions = [version(library) for library in LIBRARIES]
-    return _digest(plain_text([versions, sorted(found.items())]).encode())
+    return fingerprint([versions, code])
 
 
 def library_digest() -> str:
@@ -96,34 +111,63 @@ def library_digest() -> str:
     return fingerprint([versions, files_digest(PACKAGE, suffixes)])
 
 
-def _source(name: str) -> str | None:
-    """Return the text of a module that decides numbers; None for a package or other libraries."""
+def _source(name: str) -> str:
+    """Return the text of a module: a file of the library, or else what is loaded.
+
+    Raises ValueError for code in no file, such as a cell's, which no name could tell from another.
+    """
     if name.startswith("ddlib."):
-        path = PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        return path.read_text() if path.exists() else None
-    loader = getattr(sys.modules.get(name), "__loader__", None)  # an extension has no file
-    return loader.get_source(name) if hasattr(loader, "get_source") else None
+        path = PACKAGE.joinpath(*name.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        return path.read_text(encoding="utf-8")
+    module = sys.modules[name]
+    try:
+        if isinstance(module.__loader__, InspectLoader):  # an extension's file may have changed
+            return module.__loader__.get_source(name)
+        return inspect.getsource(module)
+    except (ImportError, OSError, TypeError):
+        raise ValueError(
+            f"the code of the module {name!r} is in no file, and could not name results; put it "
+            "into a Python file and give that as one of extensions"
+        ) from None
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
-    """Yield what a tree imports, by full name: modules, and names inside modules."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node, node.module
-            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+def program(source: str) -> str:
+    """Return the tokens of a module that decide what it does, the same in every Python.
+
+    Python 3.12 splits an f-string into tokens; here it is one, as it is written.
+    """
+    lines = io.StringIO(source).readlines()
+    kept: list[str] = []
+    statement: list[str] = []
+    open_strings, start = 0, (0, 0)
+    for token in tokenize.generate_tokens(iter(lines).__next__):
+        kind, text = tokenize.tok_name[token.type], token.string
+        if kind.endswith("STRING_START"):
+            start = start if open_strings else token.start
+            open_strings += 1
+        elif kind.endswith("STRING_END"):
+            open_strings -= 1
+            text = _between(lines, start, token.end)
+        if open_strings or kind in ("COMMENT", "NL", "ENDMARKER"):
+            continue
+        if kind in ("INDENT", "DEDENT"):
+            kept.append(f"<{kind}>")
+        elif kind != "NEWLINE":
+            statement.append(text)
+        else:
+            docstring = all(part.lstrip("rRbBuU").startswith(("'", '"')) for part in statement)
+            kept += [] if docstring else [*statement, "<NEWLINE>"]
+            statement = []
+    return " ".join(kept)
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    def is_text(line: ast.stmt) -> bool:
-        return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
-
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not is_text(line)]
-    return tree
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """Return the text from (line, column) to (line, column); lines count from 1."""
+    part = lines[start[0] - 1 : end[0]]
+    part[-1] = part[-1][: end[1]]
+    part[0] = part[0][start[1] :]
+    return "".join(part)
 
 
 def _digest(content: bytes) -> str:

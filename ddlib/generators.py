@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.data import DataSet
-from ddlib.devices import send
+from ddlib.devices import check_autocast, send
 from ddlib.networks import Network, initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import SCHEDULES, Watch, batches, descend
+from ddlib.training import SCHEDULES, DivergedError, Watch, batches, descend
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
@@ -29,19 +29,26 @@ UNET_CHUNK_PIXELS = 64 * 64**2
 """Most pixels in a forward pass of the UNet: 64 images up to 64 pixels a side, 16 at 128."""
 
 
+DIT_GUIDED = 3
+"""Channels of a DiT's four that its own code guides, "for exact reproducibility" as it says."""
+
+
 @dataclass(frozen=True)
 class ImageGenerator:
     """A class-conditional diffusion model and the latent space it works in.
 
     encode: normalised images (N, channels, H, W) -> latents (N, c, h, w); decode: the way back;
-    noise: latents, a timestep and class ids (N,) -> the predicted noise, of the latents' shape;
+    predict: latents, a timestep and class ids (N,) -> the noise (N, c, h, w), or (N, 2c, h, w)
+    with the learned variance behind it, in -1 to 1 of its range; guided: how many channels of that
+    classifier-free guidance moves, the first, while the others stay those of the class;
     schedule: the settings of its diffusers scheduler; class_ids: what it calls the data set's
     classes, null_class: what it calls none of them; chunk: images a forward pass.
     """
 
     encode: Callable[[torch.Tensor], torch.Tensor]
     decode: Callable[[torch.Tensor], torch.Tensor]
-    noise: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    guided: int
     schedule: Mapping[str, Any]
     class_ids: Sequence[int]
     null_class: int
@@ -51,12 +58,14 @@ class ImageGenerator:
 def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGenerator:
     """Return the DiT pipeline in the folder `name`, or of that name on the Hugging Face hub.
 
-    Images are resized to the side that its VAE takes, and back. Like DiTPipeline, this leaves
-    the variance that a DiT may have learned unused. class_ids: empty for ImageNet's own, where the
-    classes bear the names of ImageNet's, else 0..C-1.
+    Images are resized to the side that its VAE takes, and back. As in DiT's own code (Peebles &
+    Xie, ICCV 2023), which MGD3 samples with and DiTPipeline does not follow, classifier-free
+    guidance moves three channels, DDPM draws with the variance that the DiT learned, and its
+    timesteps reach from the last, 999, to 0. class_ids: (C,), or empty for a DiT of ImageNet's
+    1,000 classes and classes with their names.
 
-    Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data
-    or does not predict noise.
+    Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data,
+    does not predict noise, or its ids for the classes are not known.
     """
     from diffusers import DiTPipeline
 
@@ -77,12 +86,12 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     device = dataset.train.images.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
     null_class = transformer.config.num_embeds_ada_norm
-    ids = _chosen_ids(dataset.classes, class_ids, null_class)
     if dataset.image_shape[0] != vae.config.in_channels:
         raise ValueError(
             f"generator={name!r} makes images of {vae.config.in_channels} channels, but those of "
             f"{dataset.name} have {dataset.image_shape[0]}; choose generator: unet"
         )
+    ids = _chosen_ids(dataset.classes, class_ids, null_class)
     side = transformer.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
 
     def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -96,13 +105,15 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
         unit = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
         return dataset.normalisation.normalise(resized(unit, dataset.image_shape[1:]))
 
-    def noise(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         steps = t.to(device).expand(len(latents))
-        predicted = transformer(latents, timestep=steps, class_labels=labels).sample
-        return predicted[:, : latents.shape[1]]
+        return transformer(latents, timestep=steps, class_labels=labels).sample
 
-    schedule = _settings(pipeline.scheduler)
-    return ImageGenerator(encode, decode, noise, schedule, ids, null_class, 8)
+    learned = transformer.config.out_channels == 2 * transformer.config.in_channels
+    variance = "learned_range" if learned else "fixed_small"
+    own = {"variance_type": variance, "timestep_spacing": "linspace"}
+    schedule = {**_settings(pipeline.scheduler), **own}
+    return ImageGenerator(encode, decode, predict, DIT_GUIDED, schedule, ids, null_class, 8)
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:
@@ -125,6 +136,7 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     from diffusers.training_utils import EMAModel
 
     real, steps, device = dataset.train, job["steps"], dataset.train.images.device
+    check_autocast(device)
     unet, settings = _fresh_unet(dataset, job["channels"])
     scheduler = DDPMScheduler(
         job["timesteps"], beta_schedule="squaredcos_cap_v2", clip_sample=False
@@ -134,16 +146,17 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     encode, _ = _pixel_space(dataset, len(job["channels"]))
     stream = generator("unet training")
     index_batches = batches(len(real.labels), job["batch_size"], stream)
-    losses, watch = torch.zeros(steps, device=device), Watch()
+    losses, watch = torch.zeros(steps, device=device, dtype=torch.float32), Watch()
     for step in range(steps):
         rows = send(next(index_batches), device)
         labels = drop_labels(real.labels[rows], dataset.class_count, job["label_drop"], stream)
         pixels = encode(real.images[rows])
-        noise = send(torch.randn(pixels.shape, generator=stream), device)
+        noise = send(torch.randn(pixels.shape, generator=stream, dtype=pixels.dtype), device)
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
-        watch.finite(step, "the UNet's loss", loss)
+        advice = "choose a smaller unet_learning_rate"
+        watch.see(loss.isfinite(), DivergedError(step, "the UNet's loss", advice=advice))
         losses[step] = loss.detach()
         descend(optimiser, loss, job["learning_rate"] * SCHEDULES["cosine"](step / steps))
         average.step(unet.parameters())
@@ -165,12 +178,13 @@ def load_unet(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerato
     encode, decode = _pixel_space(dataset, levels)
     unet, schedule = _read_unet(path, dataset.train.images.device) if path else (None, {})
 
-    def noise(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample
 
-    classes, (_, height, width) = range(dataset.class_count), dataset.image_shape
+    classes, (channels, height, width) = range(dataset.class_count), dataset.image_shape
     chunk = max(1, min(64, UNET_CHUNK_PIXELS // (height * width)))
-    return ImageGenerator(encode, decode, noise, schedule, classes, len(classes), chunk)
+    null_class = len(classes)
+    return ImageGenerator(encode, decode, predict, channels, schedule, classes, null_class, chunk)
 
 
 def unet_losses(path: Path) -> torch.Tensor:
@@ -183,7 +197,7 @@ def drop_labels(
     labels: torch.Tensor, null_class: int, share: float, stream: torch.Generator
 ) -> torch.Tensor:
     """Return the labels (N,), each replaced by `null_class` with probability `share`."""
-    dropped = torch.rand(labels.shape, generator=stream) < share
+    dropped = torch.rand(labels.shape, generator=stream, dtype=torch.float32) < share
     return labels.masked_fill(send(dropped, labels.device), null_class)
 
 
@@ -249,17 +263,19 @@ def _pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
 
 def _chosen_ids(classes: Sequence[str], given: Sequence[int], count: int) -> list[int]:
-    """Return the ids (C,) by which a model of `count` classes knows the data set's classes.
-
-    One of fewer than ImageNet's thousand was not made on it, whatever classes are called.
-    """
+    """Return the ids (C,) by which a model of `count` classes knows the data set's classes."""
     from torchvision.models import ResNet18_Weights
 
     names = ResNet18_Weights.DEFAULT.meta["categories"]  # of ImageNet, by id
-    known = {name: number for number, name in enumerate(names)}
-    ids = list(given) or [known.get(name) for name in classes]
-    if None in ids or (count < len(known) and not given):
-        ids = list(range(len(classes)))
+    unknown = [name for name in classes if name not in names or count != len(names)]
+    if unknown and not given:
+        raise ValueError(
+            f"class_ids is empty, and what the generator, of {count} classes, calls "
+            f"{', '.join(unknown)} cannot be told from the names of ImageNet's {len(names)} "
+            f"classes; give class_ids, {len(classes)} numbers below {count} in the order of "
+            f"{', '.join(classes)}"
+        )
+    ids = list(given) or [names.index(name) for name in classes]
     if len(ids) != len(classes) or max(ids) >= count:
         raise ValueError(
             f"class_ids={ids} must be {len(classes)} numbers below {count}, one for each class: "

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
+LEVEL = 0.05  # of tests
+FEWEST_R2 = 4  # sizes, below which a law of two parameters always comes out near 1
 SAME = 1e-12  # relative difference below which values count as equal (rounding)
 COLUMNS = {"a": 0, "b": 1, "tau": 1, "c": 2}  # of a parameter in the coefficients (a, theta, c)
 SEARCHED = {  # ks -> the bounds of theta, by its name
@@ -33,13 +35,19 @@ class Interval(NamedTuple):
 
 
 class SeedMeans(NamedTuple):
-    """What the seeds say at each k; `errors` is None if no k shows a seed variance."""
+    """What the seeds say at each k. A mean's error has two parts: its own, and one shared over k.
+
+    `errors` is None where the seeds show no variance; then weights are equal.
+    """
 
     ks: np.ndarray  # (K,)
     means: np.ndarray  # (K,)
-    errors: np.ndarray | None  # (K,) standard errors of the means
-    weights: np.ndarray  # (K,) 1 / error^2, or equal
-    residuals: np.ndarray  # (S, K), 0 where a trial failed
+    errors: np.ndarray | None  # (K,) standard errors of the means, without the shared part
+    shared: float  # variance of the shared part: it moves the means at all k together
+    weights: np.ndarray  # (K,) 1 / errors^2, or ones
+    residuals: np.ndarray  # (S, K) gap minus mean, 0 where a trial is missing
+    counts: np.ndarray  # (K,) seeds that have a gap
+    seeds: list  # their ids
 
 
 @dataclass(frozen=True)
@@ -85,17 +93,19 @@ class Fit:
 
     law: Law
     parameters: dict[str, Interval] = field(default_factory=dict)
-    r2: float | None = None  # of the seed means, unweighted, in linear gap space
-    aicc: float | None = None
+    r2: float | None = None  # of the seed means, by an equally weighted fit, in linear gap space
+    aic: float | None = None  # chi2 + 2p: the seed variances count as known
+    misfit: float | None = None  # p-value of the lack of fit, see `fit`
     loo_error: float | None = None  # root mean square of the errors at each k left out
     reason: str = ""
+    data: SeedMeans = field(default=None, repr=False, compare=False)  # what was fitted
     # (1 + D, 3): estimate, then draws, of (a, theta, c); one row where there is no interval
     coefficients: np.ndarray = field(default=None, repr=False, compare=False)
     draw_null: Callable[[], np.ndarray] = field(default=None, repr=False, compare=False)
 
     @cached_property
     def _null(self) -> np.ndarray | None:  # asked for seldom, and half the time of a fit
-        return self.draw_null() if self.fitted else None
+        return self.draw_null() if self.draw_null else None
 
     @property
     def r2_null(self) -> float | None:
@@ -108,14 +118,15 @@ class Fit:
         return None if self._null is None else float(np.quantile(self._null, 0.95))
 
     @property
-    def beats_null(self) -> bool:
-        """Whether R² is more than random falling curves reach at their best 5 %."""
-        return self.r2 is not None and self.r2 > self.r2_null_95
-
-    @property
     def has_floor(self) -> bool:
         """Whether the curve falls, to a floor above 0."""
         return self.fitted and bool((self.coefficients[0, [0, 2]] > 0).all())
+
+    @property
+    def missing(self) -> dict[int, int]:
+        """How many seeds have no gap, by k; sizes that miss none are left out."""
+        lost = len(self.data.seeds) - self.data.counts
+        return {int(k): int(n) for k, n in zip(self.data.ks, lost, strict=True) if n}
 
     @property
     def identifiable(self) -> bool:
@@ -200,7 +211,7 @@ class Choice(NamedTuple):
     """The law preferred, by which criterion, and the rivals that cannot be told from it."""
 
     law: str
-    criterion: str  # "aicc" or "loo_error"
+    criterion: str  # "aic" or "loo_error"
     rivals: tuple[str, ...]
 
 
@@ -226,59 +237,67 @@ def check_measure(measure: str) -> None:
 
 
 def seed_means(gaps: pd.DataFrame) -> SeedMeans:
-    """Average the gaps over seeds, with standard errors fit for weighting.
+    """Average the gaps over seeds, and estimate the errors of the means.
 
-    Few seeds leave the variance at one k noisy, so log variances, floored at 1 % of their mean,
-    are shrunk to a line in log k by empirical Bayes (Smyth 2004, limma): their scatter beyond that
-    of log chi2, trigamma(df/2), decides how much of its own each k keeps. A k with one seed takes
-    the line, a k without gaps drops out. Raises ValueError for k that are not positive or repeat,
-    and for infinite gaps.
+    Gaps of one seed share an error, such as that of the seed's network on all data. So a gap is its
+    mean, plus a shift of the seed that is the same at every k, plus noise of its own, whose log
+    variance is a line in log k. The three variance parameters maximise the restricted likelihood.
+    A k without gaps is left out. Raises ValueError for k that are not positive or repeat, and for
+    infinite gaps.
     """
     gaps = gaps.astype(float)
     if not gaps.columns.is_unique or (gaps.columns <= 0).any() or np.isinf(gaps).any(axis=None):
-        raise ValueError("gaps need columns of distinct k > 0 and finite values (NaN if failed)")
+        raise ValueError("gaps need columns of distinct k > 0 and finite values (NaN if missing)")
+    gaps = gaps.dropna(axis=0, how="all").dropna(axis=1, how="all").sort_index(axis=1)
     ks, values = gaps.columns.to_numpy(float), gaps.to_numpy()
-    there = ~np.isnan(values)
-    order = np.argsort(ks)[there.any(axis=0)[np.argsort(ks)]]
-    ks, values, counts = ks[order], values[there.any(axis=1)][:, order], there.sum(axis=0)[order]
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
     means = np.nansum(values, axis=0) / counts
-    residuals = np.nan_to_num(values - means)
-    scale = np.abs(means).max(initial=0.0)
-    variances = _shrunk_variances(ks, (residuals**2).sum(axis=0), counts - 1, scale)
-    errors = None if variances is None else np.sqrt(variances / counts)
-    weights = np.ones(len(ks)) if errors is None else errors**-2.0
-    return SeedMeans(ks, means, errors, weights, residuals)
+    residuals = np.where(known, values - means, 0.0)
+    errors, shared, weights = None, 0.0, np.ones(len(ks))
+    if counts.max(initial=0) > 1 and np.abs(residuals).max() > SAME * np.abs(means).max():
+        own, shared = _variances(ks, residuals, known)
+        errors, shared = np.sqrt(own / counts), shared / len(values)
+        weights = errors**-2.0
+    return SeedMeans(ks, means, errors, shared, weights, residuals, counts, list(gaps.index))
 
 
-def _shrunk_variances(ks, squares, freedom, scale: float) -> np.ndarray | None:
-    pooled = squares.sum() / max(freedom.sum(), 1)
-    if pooled <= (SAME * scale) ** 2:
-        return None
-    own = freedom > 0
-    half = freedom[own] / 2
-    logs = np.log(np.maximum(squares[own] / freedom[own], 0.01 * pooled))
-    logs -= scipy.special.digamma(half) - np.log(half)  # E log(chi2/df): the logs become unbiased
-    noise = scipy.special.polygamma(1, half)
-    degree = 1 if len(logs) > 2 else 0
-    line = np.polyfit(np.log(ks[own]), logs, degree, w=noise**-0.5)
-    trend = np.polyval(line, np.log(ks))
-    offsets = logs - trend[own]
-    spread = max(0.0, (offsets**2).sum() / max(len(logs) - degree - 1, 1) - noise.mean())
-    trend[own] += spread / (spread + noise) * offsets
-    return np.exp(trend)
+def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
+    """Return the variance (K,) of a gap's own noise, and that of the shift a seed shares over k."""
+    counts = known.sum(axis=0)
+    squares = (residuals**2).sum(axis=0)
+    freedom = np.maximum(counts - 1, 0)
+    size = squares.sum() / freedom.sum()
+    # (S, K), with the variance of the gaps themselves where two seeds or more have one
+    apart = residuals * np.sqrt(counts / np.maximum(freedom, 1) / size)
+    used = known & (counts > 1)
+    line = np.log(ks) - np.log(ks).mean()
+
+    def loss(parameters):
+        level, slope, ratio = parameters
+        own = np.exp(level + slope * line)
+        shared = np.exp(level + ratio)
+        weights = used / own
+        total = 1 + shared * weights.sum(axis=1)
+        fit = (weights * apart**2).sum(axis=1) - shared * (weights * apart).sum(axis=1) ** 2 / total
+        return ((used * np.log(own)).sum(axis=1) + np.log(total) + fit).sum()
+
+    start = np.array([0.0, -0.5, -1.0])
+    bounds = [(-15, 5), (-4, 4), (-9, 5)]
+    level, slope, ratio = scipy.optimize.minimize(loss, start, bounds=bounds).x
+    return size * np.exp(level + slope * line), float(size * np.exp(level + ratio))
 
 
-def _draw_means(table: SeedMeans, draws: int, generator: np.random.Generator) -> np.ndarray:
+def _draw_means(table: SeedMeans, draws: int, seed: int) -> np.ndarray:
     """Draw seed means (D, K) by reweighting whole seeds, so what a seed shares over k is kept."""
-    seeds = len(table.residuals)
-    # The residuals take the size of the shrunk errors: weights favour the k whose own variance
-    # came out small by chance, so intervals built on those raw variances would be too narrow.
-    size = np.sqrt((table.residuals**2).sum(axis=0))
-    patterns = table.residuals / np.where(size > 0, size, 1.0)
-    noise = generator.standard_normal((draws, seeds)) @ patterns
-    alone = generator.standard_normal(noise.shape)
-    spread = np.sqrt(generator.chisquare(seeds - 1, (draws, 1)) / (seeds - 1))
-    return table.means + np.where(size > 0, noise, alone) * table.errors / spread
+    multipliers = seed_multipliers(table.seeds, draws, seed)
+    counts, freedom = table.counts, np.maximum(table.counts - 1, 1)
+    noise = multipliers @ (table.residuals / np.sqrt(counts * freedom))
+    # A k with a single seed shows no residual: its noise has the variance of the others' line.
+    alone = np.random.default_rng(seed).standard_normal(noise.shape)
+    return table.means + np.where(
+        counts > 1, noise, alone * np.sqrt(table.errors**2 + table.shared)
+    )
 
 
 def seed_multipliers(seeds: Sequence[int], draws: int, seed: int) -> np.ndarray:
@@ -377,100 +396,83 @@ def _r2(means: np.ndarray, curves: np.ndarray) -> np.ndarray:
     return 1 - ((means - curves) ** 2).sum(axis=-1) / total
 
 
-def null_r2(ks, law: str, draws: int = 1000, seed: int = 0, weights=None) -> np.ndarray:
+def null_r2(ks, law: str, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """Return the R² (draws,) that a law reaches on random falling curves at these k.
 
-    Each curve is K uniform numbers sorted downwards, fitted with `weights` (K,), default equal,
-    as the data are. A high R² of the data says little where this null is as high.
+    Each curve is K uniform numbers sorted downwards, fitted with equal weights, as for `Fit.r2`. A
+    high R² of the data says little where random curves reach as much.
     """
     ks, law = np.asarray(ks, dtype=float), LAWS[law]
     curves = -np.sort(-np.random.default_rng(seed).uniform(size=(draws, len(ks))), axis=1)
-    weights = np.ones(len(ks)) if weights is None else np.asarray(weights, dtype=float)
-    return _r2(curves, law.curve(ks, _fit_curves(law, ks, curves, weights[None])))
+    return _r2(curves, law.curve(ks, _fit_curves(law, ks, curves, np.ones((1, len(ks))))))
 
 
-def fit(
-    gaps: pd.DataFrame,
-    law: str,
-    *,
-    references: Sequence[float] = (),
-    draws: int = 1000,
-    seed: int = 0,
-) -> Fit:
+def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fit:
     """Fit one law to a table of gaps by generalised least squares on the seed means.
 
-    gaps: index seed, columns k, NaN where a trial failed; references: the risks on all data whose
-    mean the gaps are measured from, one a seed: their error moves all gaps together, so it
-    widens the interval of a floor, and a law without one may miss all gaps by as much. Weights:
-    see `seed_means`. Intervals
-    (95 %) are percentiles of a multiplier bootstrap over seeds: each draw adds to the means the
-    seeds' residuals times random Gaussian weights, one a seed, scaled to the shrunk standard
-    errors, over sqrt(chi2/df) with df = seeds - 1: Student t, where resampled rows would be too
-    narrow at 5 seeds (simulated coverage: 92 to 96 %). AICc = chi2 + 2p + 2p(p+1)/(K-p-1), p
-    parameters, takes the seed variances as known and k as independent; what a seed shares over k
-    makes chi2 small and so favours fewer parameters. Raises ValueError for an unknown law.
+    gaps: index seed, columns k, NaN where a trial is missing; each gap is measured from its seed's
+    own network on all data. Errors of the means: see `seed_means`. Intervals (95 %) are percentiles
+    over draws that reweight whole seeds, see `seed_multipliers`. AIC = chi2 + 2p, p parameters.
+    `misfit` is the p-value of chi2 / (K - p) against F(K - p, (K - 1)(S - 1) / 2): small where the
+    law misses the means by more than the noise explains. The second freedom is half that of the
+    residuals, as three variances are estimated: so the test errs in 5 % of simulated studies.
+    docs/statistics.md has that, and how often intervals hold the truth. Raises ValueError for an
+    unknown law.
     """
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r}; choose one of {', '.join(LAWS)}")
-    law, table = LAWS[law], seed_means(gaps)
+    return _fit(LAWS[law], seed_means(gaps), draws, seed)
+
+
+def fit_all(gaps: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> Fits:
+    """Fit every law of `LAWS` to a table of gaps; gaps and options as in `fit`."""
+    table = seed_means(gaps)
+    return {name: _fit(law, table, draws, seed) for name, law in LAWS.items()}
+
+
+def _fit(law: Law, table: SeedMeans, draws: int, seed: int) -> Fit:
     needed = len(law.parameters) + 1
     if len(table.ks) < needed:
         found = f"gaps at {len(table.ks)} distinct k"
-        return Fit(law, reason=f"{found}; {law.formula} needs at least {needed}")
-    curves, weights, level = table.means[None], table.weights[None], 0.0
+        return Fit(law, reason=f"{found}; {law.formula} needs at least {needed}", data=table)
+    curves = table.means[None]
     if table.errors is not None:
-        generator = np.random.default_rng(seed)
-        drawn = _draw_means(table, draws, generator)
-        if len(references) > 1:  # the error of their mean moves all gaps of a draw, Student t
-            level = float(np.var(references, ddof=1) / len(references))
-            drawn += np.sqrt(level) * generator.standard_t(len(references) - 1, (draws, 1))
-        curves = np.concatenate([curves, drawn])
-    coefficients = _fit_curves(law, table.ks, curves, weights, level)
+        curves = np.concatenate([curves, _draw_means(table, draws, seed)])
+    coefficients = _fit_curves(law, table.ks, curves, table.weights[None], table.shared)
     parameters = {name: interval(coefficients[:, COLUMNS[name]]) for name in law.parameters}
+    quality = _quality(law, table, coefficients[0])
+    if quality["r2"] is not None:
+        quality["draw_null"] = partial(null_r2, table.ks, law.name, draws, seed)
     reason = _doubt(law, table, parameters)
-    quality = _quality(law, table, coefficients[0], level)
-    quality["draw_null"] = partial(null_r2, table.ks, law.name, draws, seed, table.weights)
-    return Fit(law, parameters, **quality, reason=reason, coefficients=coefficients)
+    return Fit(law, parameters, **quality, reason=reason, data=table, coefficients=coefficients)
 
 
-def fit_all(gaps: pd.DataFrame, **options) -> Fits:
-    """Fit every law of `LAWS` to a table of gaps; options and gaps as in `fit`."""
-    return {name: fit(gaps, name, **options) for name in LAWS}
-
-
-def fit_table(
-    trials: pd.DataFrame, references: pd.DataFrame, measure: str, **options
-) -> dict[str, Fits]:
+def fit_table(trials: pd.DataFrame, measure: str, **options) -> dict[str, Fits]:
     """Fit every law to every method of a study: {method: {law: Fit}}.
 
-    trials, references: the study's tables; measure: see `gap_matrix`; options: draws and seed of
-    `fit`.
+    trials: the study's table; measure: see `gap_matrix`; options: draws and seed of `fit`.
     """
-    risks = references[measure.removeprefix("gap_")].dropna()
-    return {
-        method: fit_all(gap_matrix(trials, method, measure), references=risks, **options)
-        for method in trials["method"].unique()
-    }
+    methods = trials["method"].unique()
+    return {name: fit_all(gap_matrix(trials, name, measure), **options) for name in methods}
 
 
-def _quality(law: Law, table: SeedMeans, coefficients, level: float) -> dict:
+def _quality(law: Law, table: SeedMeans, coefficients) -> dict:
     ks, means, weights, p = table.ks, table.means, table.weights, len(law.parameters)
-    curve = law.curve(ks, coefficients)
+    found = dict.fromkeys(("r2", "aic", "misfit"))
+    if table.errors is not None:
+        level = np.inf if "c" in law.parameters else table.shared
+        chi2 = float(_solve(law.shape(ks, coefficients[1]), means, weights, level)[2])
+        freedom = (len(ks) - 1) * (len(table.seeds) - 1) / 2
+        found["aic"] = chi2 + 2 * p
+        found["misfit"] = float(scipy.stats.f.sf(chi2 / (len(ks) - p), len(ks) - p, freedom))
     flat = np.ptp(means) <= SAME * np.abs(means).max()
-    spare = len(ks) - p - 1
-    aicc = None
-    if table.errors is not None and spare > 0:
-        misses = means - curve
-        centred = misses - _centring(weights, level) * np.average(misses, weights=weights)
-        aicc = float((weights * centred**2).sum() + 2 * p + 2 * p * (p + 1) / spare)
+    if len(ks) >= FEWEST_R2 and len(table.seeds) > 1 and not flat:
+        plain = _fit_curves(law, ks, means[None], np.ones((1, len(ks))))
+        found["r2"] = float(_r2(means, law.curve(ks, plain[0])))
     kept = weights * (1 - np.eye(len(ks)))
-    left_out = _fit_curves(law, ks, np.tile(means, (len(ks), 1)), kept, level)
+    left_out = _fit_curves(law, ks, np.tile(means, (len(ks), 1)), kept, table.shared)
     misses = means - np.diag(law.curve(ks, left_out))
-    return {
-        "r2": None if flat else float(_r2(means, curve)),
-        "aicc": aicc,
-        "loo_error": float(np.sqrt((misses**2).mean())),
-    }
+    return found | {"loo_error": float(np.sqrt((misses**2).mean()))}
 
 
 def _doubt(law: Law, table: SeedMeans, parameters: dict[str, Interval]) -> str:
@@ -481,7 +483,7 @@ def _doubt(law: Law, table: SeedMeans, parameters: dict[str, Interval]) -> str:
     if a.low is None:
         alone = len(table.residuals) == 1
         cause = "one seed" if alone else "no difference between the seeds at any k"
-        return f"{cause}, so no seed variance: equal weights, no intervals, no AICc"
+        return f"{cause}, so no seed variance: equal weights, no intervals, no AIC"
     if a.low <= 0:
         return "the interval of a includes 0: the curve may be flat"
     if law.theta is None:
@@ -492,13 +494,13 @@ def _doubt(law: Law, table: SeedMeans, parameters: dict[str, Interval]) -> str:
 
 
 def best(fits: Fits) -> Choice | None:
-    """Return the law with the least AICc among the fitted, and its rivals within 2 units.
+    """Return the law with the least AIC among the fitted, and its rivals within 2 units.
 
-    Where there is no AICc (one seed, or too few k) the least leave-one-k-out error decides, and
+    Where there is no AIC (one seed, or too few k) the least leave-one-k-out error decides, and
     every other fitted law stays a rival. None if nothing was fitted. Ask the winner's
     `identifiable` too: the best of six may still be no law.
     """
-    for criterion, margin in (("aicc", 2), ("loo_error", np.inf)):
+    for criterion, margin in (("aic", 2), ("loo_error", np.inf)):
         scores = {name: getattr(found, criterion) for name, found in fits.items()}
         scores = {name: score for name, score in scores.items() if score is not None}
         if scores:
@@ -508,11 +510,65 @@ def best(fits: Fits) -> Choice | None:
     return None
 
 
+class Verdict(NamedTuple):
+    """Whether the curve a/√k + c stands; `why` is a clause for a sentence."""
+
+    outcome: str  # "survives", "fails" or "undecided"
+    why: str
+
+    @property
+    def survives(self) -> bool:
+        return self.outcome == "survives"
+
+
+def verdict(fits: Fits) -> Verdict:
+    """Judge the curve a/√k + c by two conditions, stated beforehand.
+
+    It survives where the interval of the free exponent holds 1/2 and the curve's lack of fit is not
+    significant (5 %). It cannot be decided where the curve may be flat or has no interval, where
+    the mean gap is not positive at every k, and where the exponent's interval holds 0 and 1 too.
+    Size and power were simulated: docs/statistics.md.
+    """
+    law, free = fits["inverse_sqrt"], fits["free_exponent"]
+    if not law.identifiable:
+        return Verdict("undecided", law.reason)
+    if not free.fitted:
+        return Verdict("undecided", free.reason)
+    _, low, high = free.parameters["b"]
+    against = []
+    if not low <= 0.5 <= high:
+        against.append(f"the exponent lies {'below' if high < 0.5 else 'above'} 1/2")
+    if law.misfit <= LEVEL:
+        against.append("the curve misses the means by more than the noise of the seeds")
+    if against:
+        return Verdict("fails", " and ".join(against))
+    if (law.data.means <= 0).any():
+        return Verdict("undecided", "a mean gap is not above zero")
+    if low <= SEARCHED["b"](law.data.ks)[0] * 1.001 and high >= 1:
+        return Verdict("undecided", "the interval of the exponent holds 0, 1/2 and 1 alike")
+    return Verdict(
+        "survives", "the exponent's interval holds 1/2, and no lack of fit is significant"
+    )
+
+
+def detectable(free: Fit, power: float = 0.9) -> tuple[float, float]:
+    """Return the exponents, below and above 1/2, that a study like this one tells from 1/2.
+
+    free: the fit of the free exponent; power: the share of such studies whose interval would
+    exclude 1/2. Each half of the interval is taken for that of a Student t with S - 1 degrees of
+    freedom.
+    """
+    b, freedom = free.parameters["b"], len(free.data.seeds) - 1
+    half = scipy.stats.t.ppf(1 - LEVEL / 2, freedom)
+    reach = (half + scipy.stats.t.ppf(power, freedom)) / half
+    return 0.5 - reach * (b.estimate - b.low), 0.5 + reach * (b.high - b.estimate)
+
+
 def summary(fits: Fits) -> pd.DataFrame:
     """Tabulate fits, one row a law; pd.NA where something is not available.
 
-    Columns: law, identifiable, reason, each parameter with _low and _high, r2, r2_null,
-    r2_null_95, aicc, loo_error, delta_aicc (to the least).
+    Columns: law, identifiable, reason, each parameter with _low and _high, misfit (p-value of the
+    lack of fit), aic, delta_aic (to the least), loo_error, r2, r2_null, r2_null_95.
     """
     rows = []
     for name, found in fits.items():
@@ -520,10 +576,10 @@ def summary(fits: Fits) -> pd.DataFrame:
         for parameter in COLUMNS:
             interval = found.parameters.get(parameter, (None, None, None))
             row |= zip((parameter, f"{parameter}_low", f"{parameter}_high"), interval, strict=True)
-        qualities = ("r2", "r2_null", "r2_null_95", "aicc", "loo_error")
+        qualities = ("misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95")
         rows.append(row | {quality: getattr(found, quality) for quality in qualities})
     table = pd.DataFrame(rows).set_index(["law", "identifiable", "reason"]).astype("Float64")
-    return table.assign(delta_aicc=table["aicc"] - table["aicc"].min()).reset_index()
+    return table.assign(delta_aic=table["aic"] - table["aic"].min()).reset_index()
 
 
 def curves(fits: Fits, ks) -> pd.DataFrame:
@@ -541,11 +597,11 @@ def tables(fits_by_method: dict[str, Fits], ks) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Tabulate the floor c of a/√k + c where it is identifiable: method, floor, low, high."""
+    """Tabulate the floor c of a/√k + c where the curve survives: method, floor, low, high."""
     rows = [
         (method, *fits["inverse_sqrt"].parameters["c"])
         for method, fits in fits_by_method.items()
-        if fits["inverse_sqrt"].identifiable
+        if verdict(fits).survives
     ]
     return pd.DataFrame(rows, columns=["method", "floor", "low", "high"])
 

@@ -63,7 +63,7 @@ def pages_beside(html_path: Path) -> Links:
 
     def address(notebook: str) -> str | None:
         name = Path(notebook).with_suffix(".html").name
-        places = [folder / name, *sorted(folder.parents[1].glob(f"*/{folder.name}/{name}"))]
+        places = [folder / name, *sorted(folder.parent.parent.glob(f"*/{folder.name}/{name}"))]
         there = next((place for place in places if place.is_file()), None)
         return there and os.path.relpath(there, folder)
 

@@ -6,12 +6,68 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Self, get_args, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import yaml
 
 ByIpc = float | Mapping[int, float]
 """One number for every size, or a table {ipc: number}."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML whose tables hold every key once; a table may override what `<<` merges."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no key of a Python table: PyYAML refuses it
+            name = key.value if key.tag.endswith(":merge") else self.construct_object(key)
+            line = key.start_mark.line + 1
+            names = {name, str(name)}  # JSON, so papermill, turns 1 into "1"
+            if twice := lines.keys() & names:
+                raise ValueError(
+                    f"the key {name!r} stands twice in one table, in lines "
+                    f"{lines[twice.pop()]} and {line}; keep one"
+                )
+            lines |= dict.fromkeys(names, line)
+        return node
+
+
+def read_yaml(text: str, source: object) -> Any:
+    """Return what YAML text holds; source: what an error calls the text.
+
+    Raises ValueError, in one sentence, for text that is not YAML, and for a table that holds a key
+    twice, of which PyYAML alone would take the last.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the table in a YAML file of parameters.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that holds something else, and
+    as `read_yaml`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the path")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    given = read_yaml(text, path)
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} must hold a table of names and values, got {given!r}")
+    return given
 
 
 def setting(
@@ -107,19 +163,25 @@ def read_options(
 def check_options(function: Callable, options: Mapping[str, Any], what: str) -> None:
     """Raise ValueError if one of `options` is not what `function` annotates its argument with.
 
-    That is `int` (a whole number of at least 1), a `Literal` of words, or a union of the two.
+    That is `int` (a whole number of at least 1), `float`, `bool`, `str`, a `Literal` of words, or a
+    union of these; an annotation of anything else is refused, too.
     """
     hints = get_type_hints(function)
     for name, value in options.items():
-        kinds = get_args(hints[name]) if int in get_args(hints[name]) else (hints[name],)
+        is_union = get_origin(hints[name]) in (Union, UnionType)
+        kinds = get_args(hints[name]) if is_union else (hints[name],)
         words = [word for kind in kinds for word in get_args(kind)]
-        if int not in kinds:
-            check_names([value], words, f"{name} of {what}")
-        elif not (_is_number(value, int) and value >= 1) and value not in words:
+        plain = [kind for kind in kinds if not get_args(kind)]
+        if not set(plain) <= set(OPTIONS):
             raise ValueError(
-                f"{what}: {name}={value!r} must be "
-                + " or ".join(["a whole number of at least 1", *map(repr, words)])
+                f"{what}: its option {name} is annotated with {hints[name]}; annotate it with int, "
+                "float, bool, str or a Literal of words"
             )
+        if not plain:
+            check_names([value], words, f"{name} of {what}")
+        elif value not in words and not any(OPTIONS[kind][0](value) for kind in plain):
+            allowed = " or ".join([*(OPTIONS[kind][1] for kind in plain), *map(repr, words)])
+            raise ValueError(f"{what}: {name}={value!r} must be {allowed}")
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None:
@@ -223,3 +285,12 @@ def _described(kind: type, least: float = 0, above: float | None = None, plural:
 
 def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+OPTIONS: dict[type, tuple[Callable[[Any], bool], str]] = {
+    int: (lambda value: _is_number(value, int) and value >= 1, "a whole number of at least 1"),
+    float: (lambda value: _is_number(value, int | float) and math.isfinite(value), "a number"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    str: (lambda value: isinstance(value, str), "text"),
+}
+"""What a network's option may be annotated with: whether a value fits, and what to give."""

@@ -1,314 +1,314 @@
-"""Planner: from a pilot of few k and few configurations to the images that a family needs.
+"""Planner: the images per class that a family of configurations needs, from a small pilot.
 
-Each member's gaps, in test error, are fitted by a power law with a floor; the family's worst gap is
-the largest of the curves. Gaps, families, seeds and letters are those of `coverage_laws`.
+Between measured sizes a configuration's gap follows a/√k + c through its two neighbours. Past its
+largest size it goes on with the slope a of all its sizes; how far that misses is measured inside
+the pilot, where the smallest sizes predict the next one. A configuration outside the pilot is one
+more draw from those inside. `docs/statistics.md` shows how often simulated intervals held.
+
+Letters: C configurations, S seeds and K sizes of the pilot; M members of a family; D draws.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import permutations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from ddlib import laws
-from ddlib.coverage_laws import Families, lay_out, seed_weights, worst_over
 from ddlib.laws import Interval
 
-LAW = "inverse_sqrt"  # that of the paper
-MEASURE = "gap_error"
+CLAIMED = 0.95  # the level of all intervals
+REACH = 2  # the planner answers up to so many times the largest size of the pilot
+SIZES = 3  # that a configuration of the pilot needs: two for a slope, one for a miss
+PEERS = 4  # configurations that are needed to speak of another: two coefficients, two to spare
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The gaps of one method at a few sizes, and what they say of others; see `read_pilot`."""
+
+    names: list[str]
+    ks: np.ndarray  # (K,), ascending
+    seeds: list[int]
+    gaps: np.ndarray = field(repr=False)  # (C, S, K), NaN where a trial is missing
+    left: dict[str, str]  # configurations that cannot be used, and why
+    networks: Mapping[str, str]  # of every configuration that can be asked about
+    draws: int
+    seed: int
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """The number of seeds (C, K) that ended."""
+        return (~np.isnan(self.gaps)).sum(axis=1)
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """The mean gaps over seeds (C, K), NaN where fewer than two ended."""
+        sums = np.where(self.counts > 1, np.nansum(self.gaps, axis=1), np.nan)
+        return sums / np.maximum(self.counts, 1)
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        """The seeds' part in the errors of the means (C, S, K), which `weights` turn to draws."""
+        roots = np.sqrt(np.maximum(self.counts * (self.counts - 1), 1))
+        return np.nan_to_num((self.gaps - self.means[:, None]) / roots[:, None])
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """The seeds' weights (D, S), the same in all methods that share seeds."""
+        return laws.seed_multipliers(self.seeds, self.draws, self.seed)
+
+    @cached_property
+    def exponent(self) -> Interval | None:
+        """The b of a/k^b + c, for the mean gap of all configurations; None if it has none."""
+        middle = pd.DataFrame(self.gaps.mean(axis=0), index=self.seeds, columns=self.ks)
+        b = laws.fit(middle, "free_exponent", draws=self.draws, seed=self.seed).parameters.get("b")
+        return b if b and b.low is not None else None
+
+    def refusal(self, name: str, k: float | None = None) -> str:
+        """Say why the pilot cannot speak of a configuration (at k); empty where it can."""
+        if k is not None and not self.ks[0] <= k <= REACH * self.ks[-1]:
+            return f"k = {k:g} is not between {self.ks[0]:g} and {REACH} times {self.ks[-1]:g}"
+        if name in self.names or name in self.left:
+            return f"{name} {self.left[name]}" if name in self.left else ""
+        here, known = self.networks.get(name), {self.networks.get(each) for each in self.names}
+        if here is None or here not in known:
+            there = ", ".join(sorted(filter(None, known))) or "unknown"
+            return f"the network of {name} ({here or 'unknown'}) is not in the pilot ({there})"
+        few = f"{name} is not in the pilot; {PEERS} others are needed to speak of it"
+        return few if len(self.names) < PEERS else ""
+
+    @cached_property
+    def left_out(self) -> tuple[int, int]:
+        """Leave each configuration out in turn, then the largest size: intervals that held; all.
+
+        Only what the planner would have answered counts.
+        """
+        rows, inside = np.arange(len(self.names)), []
+        tests = [(self._part(rows != i, slice(None)), [each]) for i, each in enumerate(self.names)]
+        if len(self.ks) > SIZES:
+            cut = self._part(~np.isnan(self.means).any(axis=1), slice(-1))
+            tests.append((cut, cut.names))
+        for part, names in tests:
+            if names and not any(map(part.refusal, names)):
+                draws, measured = part.claim(names, self)
+                low, high = _ends(draws)
+                new = [k not in part.ks or names[0] not in part.names for k in self.ks]
+                new &= (self.ks <= REACH * part.ks[-1]) & ~np.isnan(measured)
+                inside += list(((low <= measured) & (measured <= high))[new])
+        return int(np.sum(inside)), len(inside)
+
+    def predict(self, names: Sequence[str], ks: Sequence[float]) -> np.ndarray:
+        """Draw the mean gaps (M, D, n) that configurations have at ks (n,), measured or not.
+
+        Seeds, the law's misses and the pilot's mean are drawn once for all members, so the largest
+        of a draw is one of the family's worst gap. New configurations are multivariate Student t
+        with C - 2 degrees of freedom, as their a and c are two.
+        """
+        generator, count = np.random.default_rng([self.seed, 1]), len(self.names)
+        ks, (size, cases) = np.asarray(ks, dtype=float), self._misses
+        missed = size * generator.standard_t(cases, (self.draws, 1))
+        law, noise = [], []
+        for means, errors in zip(self.means, self.noise, strict=True):
+            known = ~np.isnan(means)
+            weights, slope = _weights(self.ks[known], ks)
+            past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
+            law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
+            noise.append(self.weights @ errors[:, known] @ weights.T)
+        drawn, apart = np.add(law, noise), law - np.mean(law, axis=0)
+        common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
+        spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
+        found = []
+        for name in names:
+            if name in self.names:
+                found.append(drawn[self.names.index(name)])
+            else:
+                mix = (common + generator.standard_normal(common.shape)) / spread
+                found.append(drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart))
+        return np.array(found)
+
+    def claim(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
+        """Draw what `whole` should measure (M, D, n) at its sizes; return what it did (M, n)."""
+        rows = [whole.names.index(name) for name in names]
+        draws = self.predict(names, whole.ks)
+        for i, name in zip(rows, names, strict=True):
+            # The spread between gaps measured at a size of the pilot has their noise in it already.
+            again = (name in self.names) | ~np.isin(whole.ks, self.ks)
+            draws[names.index(name)] -= again * (whole.weights @ whole.noise[i])
+        return draws, whole.means[rows]
+
+    def _part(self, rows, columns) -> "Pilot":
+        names, gaps = list(np.array(self.names)[rows]), self.gaps[rows][:, :, columns]
+        return replace(self, names=names, ks=self.ks[columns], gaps=gaps)
+
+    @cached_property
+    def _misses(self) -> tuple[float, int]:
+        """Return the size of the law's misses, over slope and root log distance; their number.
+
+        A miss is what the smaller sizes of a configuration miss at the next one; its variance grows
+        with log distance. Seeds' noise is in it: simulated intervals were too narrow without.
+        """
+        squares, scale, cases = 0.0, 0.0, 0
+        for means in self.means:
+            known, gaps = self.ks[~np.isnan(means)], means[~np.isnan(means)]
+            slope = _weights(known, known)[1] @ gaps
+            for m in range(2, len(known)):
+                predicted = _weights(known[:m], known[m : m + 1])[0][0] @ gaps[:m]
+                squares, cases = squares + (gaps[m] - predicted) ** 2, cases + 1
+                scale += slope**2 * np.log(known[m] / known[m - 1])
+        return (float(np.sqrt(squares / scale)) if scale else 0.0), cases
+
+
+def read_pilot(
+    gaps: pd.DataFrame,
+    *,
+    networks: Mapping[str, str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Pilot:
+    """Read a pilot from gaps of one method: configuration, seed, k, gap_error, perhaps status.
+
+    networks: the network of every configuration, in the pilot or to be asked about; by default
+    what a column `network` says. Raises ValueError for several methods, fewer than two seeds,
+    k <= 0, and where no configuration has gaps of two seeds at three sizes.
+    """
+    if "method" in gaps and gaps["method"].nunique() > 1:
+        raise ValueError(f"gaps of {gaps['method'].nunique()} methods; choose the rows of one")
+    if networks is None:
+        networks = dict(zip(gaps["configuration"], gaps.get("network", []), strict=False))
+    names, seeds = list(dict.fromkeys(gaps["configuration"])), sorted(set(gaps["seed"]))
+    ks = np.sort(gaps["k"].unique()).astype(float)
+    if len(seeds) < 2 or ks[0] <= 0:
+        raise ValueError(f"{len(seeds)} seeds, k from {min(ks, default=0):g}; give 2 seeds, k > 0")
+    ended = gaps["gap_error"].where(gaps.get("status", pd.Series("ok", gaps.index)) == "ok")
+    cells = ended.groupby([gaps["configuration"], gaps["seed"], gaps["k"]]).mean()
+    cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy(float)
+    cells = cells.reshape(len(names), len(seeds), len(ks))
+    sizes = ((~np.isnan(cells)).sum(axis=1) > 1).sum(axis=1)
+    why = "has gaps of two seeds at {} sizes; it needs " + f"{SIZES}"
+    left = {names[i]: why.format(sizes[i]) for i in np.flatnonzero(sizes < SIZES)}
+    if len(left) == len(names):
+        raise ValueError(f"no pilot: {names[0]} {left[names[0]]}")
+    names = [name for name in names if name not in left]
+    return Pilot(names, ks, seeds, cells[sizes >= SIZES], left, networks, draws, seed)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The k and images per class that hold a family's worst gap at epsilon; None if refused."""
+    """The images per class that hold a family's worst gap at epsilon; None where refused."""
 
     epsilon: float
-    pilot: tuple[float, float]  # smallest and largest k measured
-    member: str | None = None  # the one that needs most
-    k: Interval | None = None  # infinite where the floor is above epsilon
-    ipc: Interval | None = None
-    spent: Interval | None = None  # where the rest is down to floor_share; None without a floor
-    floor_share: float = 0.5
-    doubt: str = ""  # what speaks against the law
+    pilot: Pilot = field(repr=False)
+    class_count: int
+    member: str | None = None  # the one that is worst there
+    ipc: Interval | None = None  # from the smallest size measured; infinite past the pilot's reach
+    draws: np.ndarray | None = field(default=None, repr=False)  # of ipc (D,)
     reason: str = ""  # why there is no plan
 
     @property
-    def reading(self) -> str:
-        """Say the plan in a few sentences."""
-        goal = f"a worst gap of {self.epsilon:g}"
-        if self.reason:
-            return f"No plan for {goal}: {self.reason}."
-        if np.isinf(self.k.estimate):
-            text = f"No k reaches {goal}{said_ends(self.k)}: {self.member} levels off above it."
-        else:
-            text = (
-                f"{goal.capitalize()} needs k = {self.k.estimate:.0f}{said_ends(self.k)}, that is "
-                f"{self.ipc.estimate:.0f} images per class; {self.member} decides{self._beyond}."
-            )
-        if self.spent is None:
-            return f"{text} No floor above 0 was found.{self.doubt}"
-        found = f"{self.spent.estimate:.0f}{said_ends(self.spent)}"
-        part = f"What is above its floor is down to {self.floor_share:.0%} of it at k = {found}."
-        return f"{text} {part}{self.doubt}"
+    def k(self) -> Interval:
+        """The k of `ipc`."""
+        return Interval(*(self.class_count * value for value in self.ipc))
 
     @property
-    def _beyond(self) -> str:
-        """Say whether the k needed was measured."""
-        smallest, largest = self.pilot
-        past = self.k.estimate / largest
-        if self.k.estimate < smallest:
-            return f", and the smallest k measured, {smallest:g}, is enough"
-        return f", extrapolated {past:.1f} times past the largest k measured" if past > 1 else ""
+    def doubt(self) -> str:
+        """Say what speaks against a/√k + c, where the plan rests on it; empty for nothing."""
+        b, last = self.pilot.exponent, self.pilot.ks[-1]
+        if self.k.high <= last or (b and b.low <= 0.5 <= b.high):
+            return ""
+        why = "and this pilot cannot test that law"
+        if b:
+            why = f"and the exponent is {b.estimate:.2f} ({b.low:.2f} to {b.high:.2f}), not 1/2"
+        return f"past k = {last:g} this rests on a/√k + c, {why}"
 
 
-def plan(
-    pilot_gaps: pd.DataFrame,
-    members: Sequence[str],
-    epsilon: float,
-    class_count: int,
-    *,
-    floor_share: float = 0.5,
-    draws: int = 1000,
-    seed: int = 0,
-) -> Plan:
-    """Plan the k for a worst gap of epsilon over members from a pilot of a few k.
+def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int) -> Plan:
+    """Plan the images per class for a worst gap of epsilon over members, in the pilot or not.
 
-    Each member's gaps are fitted by LAW, and the family needs the k of the
-    member that needs most. In each draw that member is chosen in another draw, so the interval
-    does not lean upwards with M twice; the estimate still does, by about 15 % of k for 8 members
-    that do not differ and 3 % for 4 that do (5 seeds, simulated). floor_share: see
-    `laws.Fit.k_floor`. Refused, with `reason`, where the law of the deciding member is
-    not identifiable. Raises as `worst_gaps`, and where the k are too few for the law.
+    That is the smallest whole number, from the smallest size measured to twice the largest, whose
+    worst gap is at most epsilon. Refused, with `reason`, where the pilot cannot speak of a member
+    and where more is needed. Raises ValueError for no members, an epsilon that is no number, and a
+    class count below 1.
     """
-    fits = pick_fitted(fit_members(pilot_gaps, members, draws=draws, seed=seed), members)
-    ks = np.sort(pilot_gaps["k"].unique())
-    found = plan_from(fits, epsilon, class_count, ks, floor_share)
-    decides = fits.get(found.member)
-    if decides is None or decides.beats_null:
-        return found
-    rests = f"{decides.law.formula} explains no more of {found.member} than falling alone would"
-    return replace(found, doubt=f" But {rests}, so beyond the measured sizes this is a guess.")
-
-
-def fit_members(
-    gaps: pd.DataFrame, members: Sequence[str], *, draws: int = 1000, seed: int = 0
-) -> dict[str, laws.Fit]:
-    """Fit each member's gaps as `plan` does, for `plan_from` to use at many epsilons.
-
-    A member with too few k has a fit without a curve, and its reason; `plan_from` needs curves.
-    """
-    cube = lay_out(gaps, {"pilot": members}, MEASURE)
-    return {
-        name: laws.fit(pd.DataFrame(values, columns=cube.ks), LAW, draws=draws, seed=seed)
-        for name, values in zip(members, cube.of(members), strict=True)
-    }
-
-
-def pick_fitted(fits: dict[str, laws.Fit], members: Iterable[str]) -> dict[str, laws.Fit]:
-    """Return the fits of members; raises ValueError where one has no curve."""
-    for name in members:
-        if name not in fits or not fits[name].fitted:
-            why = fits[name].reason if name in fits else "no gaps"
-            raise ValueError(f"no curve for {name!r}: {why}")
-    return {name: fits[name] for name in members}
-
-
-def plan_from(
-    fits: dict[str, laws.Fit],
-    epsilon: float,
-    class_count: int,
-    ks: Sequence[float],
-    floor_share: float = 0.5,
-) -> Plan:
-    """Plan as `plan` does from members' fits; ks: the sizes that were measured, ascending."""
-    if not class_count >= 1 or not np.isfinite(epsilon):
-        raise ValueError(
-            f"epsilon={epsilon}, class_count={class_count}; choose a gap, a count >= 1"
-        )
-    here = Plan(epsilon, (float(ks[0]), float(ks[-1])))
-    needed = _needed(_coefficients(fits), epsilon)
-    member = list(fits)[needed[:, 0].argmax()]
-    if fits[member].reason:
-        return replace(here, reason=f"{member}: {fits[member].reason}")
-    k = laws.interval(_measured_elsewhere(needed))
-    ipc = Interval(
-        *(None if value is None else float(np.ceil(round(value / class_count, 9))) for value in k)
-    )
-    decides = fits[member]
-    spent = decides.k_floor(floor_share) if decides.has_floor else None
-    return replace(here, member=member, k=k, ipc=ipc, spent=spent, floor_share=floor_share)
-
-
-def compare_plans(
-    fits_by_method: dict[str, dict[str, laws.Fit]],
-    epsilon: float,
-    budget: float,
-    class_count: int,
-    ks: Sequence[float],
-) -> pd.DataFrame:
-    """Tabulate what every method needs for a worst gap of epsilon, the method to take first.
-
-    fits_by_method: {method: `fit_members`}; budget: the most k that can be afforded; ks: the sizes
-    that were measured. Columns: method, member (that decides), k, ipc, each with _low and _high,
-    gap (worst gap predicted at the budget) with gap_low, gap_high, within (whether k is at most
-    the budget), r2 of the deciding member's fit, reason (why there is no plan).
-    Methods within the budget come first, by k; then those out of it, by the gap at the budget.
-    """
-    rows = []
-    for method, fits in fits_by_method.items():
-        found = plan_from(fits, epsilon, class_count, ks)
-        gap = laws.interval(_measured_elsewhere(_curves(fits, [budget]))[:, 0])
-        unknown = Interval(np.nan, None, None)
-        row = {"method": method, "member": found.member, "reason": found.reason}
-        parts = {"k": found.k or unknown, "ipc": found.ipc or unknown, "gap": gap}
-        for name, value in parts.items():
-            row |= zip((name, f"{name}_low", f"{name}_high"), value, strict=True)
-        row["within"] = bool(found.k and found.k.estimate <= budget)
-        row["r2"] = fits[found.member].r2 if found.member else None
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    table["order"] = table["k"].where(table["within"], table["gap"])
-    table = table.sort_values(["within", "order"], ascending=[False, True], kind="stable")
-    return table.drop(columns="order").reset_index(drop=True)
-
-
-def better_spend(
-    gaps: pd.DataFrame, members: Sequence[str], k: float, *, draws: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """Compare, at k, doubling the images of a method with switching to another, by fitted laws.
-
-    gaps: with a column method. One row an ordered pair; columns: method, other, k, gap (worst over
-    members), doubling (its fall from k to 2k), switch (its fall from method to other at k), each
-    with _low and _high, better ("more images", "switch" or "" where the draws do not tell).
-    Draws reweight the same seeds in both methods. Raises as `plan`, and for one method.
-    """
-    curves = {}
-    for method, own in gaps.groupby("method", sort=False):
-        fits = pick_fitted(fit_members(own, members, draws=draws, seed=seed), members)
-        curves[method] = _measured_elsewhere(_curves(fits, [k, 2 * k], draws))
-    if len(curves) < 2:
-        raise ValueError(f"{len(curves)} method; give gaps of at least 2 to compare")
-    rows = []
-    for method, other in permutations(curves, 2):
-        here = curves[method][:, 0]
-        parts = {"gap": here, "doubling": here - curves[method][:, 1]}
-        parts["switch"] = here - curves[other][:, 0]
-        row = {"method": method, "other": other, "k": k}
-        for name, values in parts.items():
-            row |= zip((name, f"{name}_low", f"{name}_high"), laws.interval(values), strict=True)
-        _, low, high = laws.interval(parts["doubling"] - parts["switch"])
-        rows.append(row | {"better": "more images" if low > 0 else "switch" if high < 0 else ""})
-    return pd.DataFrame(rows)
+    if not class_count >= 1 or not np.isfinite(epsilon) or not len(members):
+        given = f"epsilon={epsilon}, class_count={class_count}, {len(members)} members"
+        raise ValueError(f"{given}; choose a gap, a count >= 1, and name a configuration")
+    refused = Plan(epsilon, pilot, class_count)
+    if why := next(filter(None, map(pilot.refusal, members)), ""):
+        return replace(refused, reason=why)
+    ends = np.ceil(pilot.ks[0] / class_count), max(REACH * pilot.ks[-1] // class_count, 1)
+    ipcs = [*np.geomspace(*ends, 300), *(pilot.ks // class_count)]
+    ipcs = np.unique(np.round(ipcs).clip(*ends))
+    curves = pilot.predict(members, ipcs * class_count)
+    worst = curves.max(axis=0)
+    enough = worst <= epsilon
+    draws = np.where(enough.any(axis=1), ipcs[enough.argmax(axis=1)], np.inf)
+    ipc = laws.interval(np.array([np.quantile(draws, 0.5, method="higher"), *draws]))
+    if np.isinf(ipc.estimate):
+        gap, (low, high) = np.median(worst[:, -1]), _ends(worst)[:, -1]
+        why = f"the worst gap is still about {gap:.3f} ({low:.3f} to {high:.3f}) at {ipcs[-1]:g}"
+        why += f" images per class, {REACH} times the largest size measured; measure larger sizes"
+        return replace(refused, reason=why)
+    at = curves[:, :, np.searchsorted(ipcs, ipc.estimate)]
+    decides = members[np.bincount(at.argmax(axis=0)).argmax()]
+    return replace(refused, member=decides, ipc=ipc, draws=draws)
 
 
 def back_test(
     gaps: pd.DataFrame,
-    families: Families,
+    families: Mapping[str, Sequence[str]],
     pilot_ks: Sequence[float],
     pilot_configurations: Sequence[str],
-    *,
-    distances: pd.DataFrame | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    **options,
 ) -> pd.DataFrame:
     """Predict, from the pilot alone, what the rest of the study measured; show the error.
 
-    A pilot configuration is predicted by its own fitted law; another by that of the nearest pilot
-    configuration in `distances` (C, C), or without distances as one more draw from the pilot's
-    spread (Student t); a family by its worst member. One row for each configuration and family at
-    each k of which the pilot lacked something. Columns: name, kind ("configuration" or "family"),
-    held_out ("k", "configuration" or "both"), k, predicted (median of draws), low, high (for the
-    measured value: its seeds' noise is in it), measured (see `worst_gaps`), error (predicted -
-    measured), inside. Raises ValueError for an unknown pilot k or configuration, and where one
-    pilot configuration would have to show a spread.
+    gaps, options: of `read_pilot`. One row for each configuration and family at each k of which the
+    pilot lacked something. Columns: name, kind ("configuration" or "family"), held_out ("k",
+    "configuration" or "both"), k, predicted (median of draws), low, high (for the measured value:
+    its seeds' noise is in it), measured (the family's: its largest mean over seeds; NaN where
+    trials are missing), error (predicted - measured), inside, refused (why the planner would not
+    have answered; the other columns say what it would have claimed). Raises as `read_pilot`, and
+    for an unknown pilot k, configuration or member.
     """
+    whole = read_pilot(gaps, **options)
     everyone = list(dict.fromkeys(name for members in families.values() for name in members))
-    cube = lay_out(gaps, {**families, "pilot": pilot_configurations}, MEASURE)
-    if missing := sorted(set(pilot_ks) - set(cube.ks)):
-        known = ", ".join(f"{k:g}" for k in cube.ks)
+    if unknown := [name for name in [*everyone, *pilot_configurations] if name not in whole.names]:
+        raise ValueError(f"no gaps of {unknown[0]!r}: {whole.left.get(unknown[0], 'no rows')}")
+    if missing := sorted(set(pilot_ks) - set(whole.ks)):
+        known = ", ".join(f"{k:g}" for k in whole.ks)
         raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {known}")
-    pilot_gaps = gaps[gaps["k"].isin(pilot_ks)]
-    fits = fit_members(pilot_gaps, pilot_configurations, draws=draws, seed=seed)
-    fits = pick_fitted(fits, pilot_configurations)
-    curves = _all_curves(fits, everyone, cube.ks, distances, draws, seed)
-    weights, rows = seed_weights(cube.values.shape[1], draws, seed), []
-    subjects = [(name, "configuration", [name]) for name in everyone]
-    for name, kind, members in subjects + [(f, "family", m) for f, m in families.items()]:
-        pilot = np.array([curves[member] for member in members if member in fits])
-        parts = [curves[member] for member in members if member not in fits]
-        held = {True: "both", False: "configuration"} if parts else {True: "k", False: ""}
-        predicted = np.max([*parts, *([_measured_elsewhere(pilot)] if len(pilot) else [])], axis=0)
-        measured = worst_over(cube.of(members), weights)
-        for j, k in enumerate(cube.ks):
-            if lacked := held[k not in pilot_ks]:
-                rows.append((name, kind, lacked, k, *_compared(predicted[:, j], measured[:, j])))
-    names = ["predicted", "low", "high", "measured", "error", "inside"]
-    return pd.DataFrame(rows, columns=["name", "kind", "held_out", "k", *names])
+    chosen = gaps["k"].isin(pilot_ks) & gaps["configuration"].isin(pilot_configurations)
+    pilot = read_pilot(gaps[chosen], **options | {"networks": whole.networks})
+    draws, measured = pilot.claim(everyone, whole)
+    subjects, rows = [("configuration", name, [name]) for name in everyone], []
+    for kind, name, members in subjects + [("family", *each) for each in families.items()]:
+        places = [everyone.index(member) for member in members]
+        drawn, values = draws[places].max(axis=0), measured[places].max(axis=0)
+        ends, new = _ends(drawn).T, not set(members) <= set(pilot.names)
+        for j, k in enumerate(whole.ks):
+            if held := ["configuration"] * new + ["k"] * (k not in pilot.ks):
+                centre, value, (low, high) = np.median(drawn[:, j]), values[j], ends[j]
+                why = next(filter(None, (pilot.refusal(each, k) for each in members)), "")
+                row = (name, kind, "both" if len(held) > 1 else held[0], k, centre, low, high)
+                rows.append((*row, value, centre - value, bool(low <= value <= high), why))
+    names = ["name", "kind", "held_out", "k", "predicted", "low", "high", "measured", "error"]
+    return pd.DataFrame(rows, columns=[*names, "inside", "refused"])
 
 
-def said_ends(interval: Interval) -> str:
-    """Say the ends of an interval in brackets; nothing where it has none."""
-    if interval.low is None or np.isinf(interval.low):
-        return ""
-    high = "no bound" if np.isinf(interval.high) else f"{interval.high:.0f}"
-    return f" (95 % interval {interval.low:.0f} to {high})"
+def _weights(known: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what turns gaps at known sizes into gaps at ks (n, K), and into the slope a (K,)."""
+    x, wanted = known**-0.5, ks**-0.5
+    slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    right = np.clip(np.searchsorted(known, ks), 1, len(known) - 1)
+    part = ((wanted - x[right - 1]) / (x[right] - x[right - 1]))[:, None]
+    units = np.eye(len(known))
+    inside = (1 - part) * units[right - 1] + part * units[right]
+    beyond = units[-1] + np.outer(wanted - x[-1], slope)
+    return np.where((ks > known[-1])[:, None], beyond, inside), slope
 
 
-def _coefficients(fits: dict[str, laws.Fit], draws: int | None = None) -> np.ndarray:
-    """Return (a, theta, c) of fits (M, 1 + D, 3); a fit without draws repeats its estimate.
-
-    draws: how many there are to be, where perhaps no fit has any.
-    """
-    rows = [fit.coefficients for fit in fits.values()]
-    count = max(map(len, rows)) if draws is None else 1 + draws
-    return np.stack([np.broadcast_to(row, (count, 3)) for row in rows])
-
-
-def _curves(fits: dict[str, laws.Fit], ks, draws: int | None = None) -> np.ndarray:
-    """Return the fitted gaps (M, 1 + D, K) at ks; draws: see `_coefficients`."""
-    return laws.LAWS[LAW].curve(np.asarray(ks, dtype=float), _coefficients(fits, draws))
-
-
-def _needed(coefficients: np.ndarray, epsilon: float) -> np.ndarray:
-    """Return the k (M, 1 + D) at which power laws fall to epsilon: 0 always, inf never."""
-    a, b, c = np.moveaxis(coefficients, -1, 0)
-    room = epsilon - c
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        k = np.where(a > 0, a / room, 0.0) ** (1 / b)
-    return np.where(room <= 0, np.where((a <= 0) & (room == 0), 0.0, np.inf), k)
-
-
-def _measured_elsewhere(values: np.ndarray) -> np.ndarray:
-    """Return the largest of members (M, 1 + D, ...), chosen in one draw and taken from the next."""
-    chosen = values.argmax(axis=0)
-    chosen[1:] = np.roll(chosen[1:], 1, axis=0)
-    return np.take_along_axis(values, chosen[None], axis=0)[0]
-
-
-def _all_curves(fits, names, ks, distances, draws: int, seed: int) -> dict[str, np.ndarray]:
-    """Return the gaps (1 + D, K) that the pilot's fits predict for each name, in the pilot or not.
-
-    A configuration outside the pilot takes the nearest curve, or mean and spread of all.
-    """
-    pilot, generator = _curves(fits, ks, draws), np.random.default_rng([seed, 1])
-    curves, known = dict(zip(fits, pilot, strict=True)), list(fits)
-    if len(known) < 2 and distances is None and set(names) - set(known):
-        raise ValueError("one pilot configuration shows no spread; give 2 or more, or distances")
-    for name in names:
-        if name in fits:
-            continue
-        if distances is not None:
-            curves[name] = curves[distances.loc[name, known].idxmin()]
-        else:
-            spread = pilot.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(known))
-            shifts = generator.standard_t(len(known) - 1, (1 + draws, 1))
-            curves[name] = pilot.mean(axis=0) + shifts * spread
-    return curves
-
-
-def _compared(predicted: np.ndarray, measured: np.ndarray) -> tuple:
-    """Return predicted, low, high, measured, error, inside for draws (1 + D,) of both."""
-    centre, value = float(np.median(predicted)), float(measured[0])
-    _, low, high = laws.interval(predicted + measured - value)
-    return centre, low, high, value, centre - value, bool(low <= value <= high)
+def _ends(draws: np.ndarray) -> np.ndarray:
+    """Return the ends (2, ...) of the interval of draws (..., D, n)."""
+    return np.quantile(draws, [(1 - CLAIMED) / 2, (1 + CLAIMED) / 2], axis=-2)

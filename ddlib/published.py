@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
+import safetensors
 
 from ddlib.files import from_root
-from ddlib.parameters import at_ipc
+from ddlib.parameters import at_ipc, read_file
 from ddlib.reading import Text, listed
+from ddlib.settings import data_options
 
 TABLE = Path(__file__).with_suffix(".csv")
 # How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.
@@ -71,11 +72,15 @@ def differences(plan: Any, found: pd.DataFrame) -> Text:
 
     plan: the study's `Plan`; found: see `beside`. What is compared: data, network, training,
     evaluation, and each method's parameters at the sizes of `found` against the papers', which
-    are those of parameters/methods/*_reference.yaml for the data set, or else the defaults.
+    are those of parameters/methods/*_reference.yaml for the data set, or else the defaults. What
+    methods learned beside images is told whether or not anything is published.
     """
+    learned = _learned(plan)
     if found.empty:
-        return Text(f"Nothing is published for {plan.dataset.name} at these methods and sizes.")
+        nothing = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
+        return Text("\n\n- ".join([nothing, *learned]))
     points = [*_data(plan), *_network(plan, found), *_training(plan, found), *_methods(plan, found)]
+    points += learned
     notes = found.dropna(subset="note").groupby("note", sort=False)["method"].unique()
     points += [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
     if unverified := sorted(set(found.loc[found["tag"] == "unverified", "method"])):
@@ -87,7 +92,7 @@ def differences(plan: Any, found: pd.DataFrame) -> Text:
 
 
 def _data(plan: Any) -> list[str]:
-    options = json.loads(plan.context.data)
+    options = data_options(plan.settings)
     names = ("classes", "per_class", "held_out", "image_size", "zca")
     changed = {name: options.get(name) for name in names}
     kept = [f"{name} = {value}" for name, value in changed.items() if value]
@@ -132,9 +137,29 @@ def _training(plan: Any, found: pd.DataFrame) -> list[str]:
     return points
 
 
+def _learned(plan: Any) -> list[str]:
+    """Say which numbers methods learned for their sets, means over seeds; none is evaluated by."""
+    rows = []
+    for path, trial in {trial.set_path: trial for trial in plan.trials}.items():
+        if path.exists():
+            with safetensors.safe_open(str(path), "pt") as file:
+                numbers = json.loads(file.metadata()["distilled"])["learned"]
+            rows += [(trial.method, name, trial.ipc, value) for name, value in numbers.items()]
+    values = pd.DataFrame(rows, columns=["method", "name", "ipc", "value"])
+    points = []
+    for (method, name), sizes in values.groupby(["method", "name"], sort=False):
+        means = sizes.groupby("ipc")["value"].mean()
+        told = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()], "and")
+        points.append(
+            f"{method}: it learned {name} {told}, which its paper evaluates with; here all sets "
+            f"are evaluated at learning_rate = {plan.first.recipe.learning_rate}"
+        )
+    return points
+
+
 def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
     reference = from_root(f"parameters/methods/{plan.dataset.name}_reference.yaml")
-    published = yaml.safe_load(reference.read_text())["methods"] if reference.exists() else {}
+    published = read_file(reference)["methods"] if reference.exists() else {}
     points = []
     for method, (_, parameters) in plan.methods.items():
         ipcs = found.loc[found["method"] == method, "ipc"]

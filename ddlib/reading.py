@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.comparison import BASELINE, LEVEL, Agreement, against, crossings
-from ddlib.laws import LAWS, Fit, Interval, best
+from ddlib.comparison import BASELINE, Agreement, against, crossings, holm
+from ddlib.laws import LAWS, LEVEL, Fit, Interval, Verdict, best, detectable, verdict
 
-SMALL_GAIN = 1e-4  # what one more image should still gain: an image in 10,000, or 1e-4 nats
-NEAR = 2  # AICc units within which two laws cannot be told apart (Burnham & Anderson 2002)
+NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 
 
 class Text(str):
@@ -23,32 +22,28 @@ def scaling(
     fits_by_method: Mapping[str, Mapping[str, Fit]],
     unit: str,
     floor_share: float,
-    largest: Mapping[str, int],
+    least_gain: float,
 ) -> "Text":
-    """Return one paragraph a method: does 1/sqrt(k) survive, and where do images stop paying?
+    """Return one paragraph a method: does a/√k + c survive, and what follows from it if it does?
 
     fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; floor_share:
-    the share of the floor at which the part of the gap above it counts as spent; largest: the
-    largest size that was measured of each method; twice as many images are predicted.
+    the share of the floor at which the part of the gap above it counts as spent; least_gain: what
+    one more image should still gain, in units of the gap.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
-        law, largest_k = fits["inverse_sqrt"], largest.get(method)
+        law = fits["inverse_sqrt"]
         if law.fitted:
-            k = 2 * largest_k
-            sentences = [
-                _exponent(fits["free_exponent"]),
-                _choice(fits),
-                _quality(law),
-                _floor(law, unit),
-                _spent(law, floor_share, largest_k),
-                _marginal(law, largest_k, unit),
-                f"At k = {k}, which was not measured, it predicts a gap of {between(law.gap(k))} "
-                f"{unit}.",
-                _verdict(fits),
-            ]
+            judged = verdict(fits)
+            sentences = [_positive(law), _verdict(judged, fits), _exponent(fits["free_exponent"])]
+            if judged.survives:
+                sentences += [_told(fits["free_exponent"]), _floor(law, unit)]
+                sentences += [_spent(law, floor_share), _marginal(law, least_gain, unit)]
+                sentences.append(_predicted(law, unit))
+            sentences += [_choice(fits), _quality(law)]
         else:
             sentences = [f"No curve can be fitted: {law.reason}."]
+        sentences.append(_missing(law))
         paragraphs.append(f"**{method}.** {' '.join(filter(None, sentences))}")
     return Text("\n\n".join(paragraphs))
 
@@ -120,19 +115,16 @@ def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
     return Text("\n\n".join(f"**{head}**\n\n{_bullets(lines)}" for head, lines in parts.items()))
 
 
-def surrogates(
-    weights: pd.DataFrame, order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame
-) -> "Text":
+def surrogates(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> "Text":
     """Say whether the learned methods behave as interchangeable surrogates of one objective.
 
-    weights, order: `spread` and `agreement` of the learned methods' trials; pairs, exponents: the
-    tables of those names, all of `ddlib.comparison`.
+    order: `agreement` of the learned methods' trials; pairs, exponents: the tables of those names,
+    all of `ddlib.comparison`.
     """
-    methods = set().union(*weights["methods"])
-    pairs = pairs[pairs["first"].isin(methods) & pairs["second"].isin(methods)]
-    lines = [*map(_weight, weights.to_dict("records")), _order(order), _swaps(crossings(pairs))]
-    verdict = _interchangeable(weights, order, pairs, exponents)
-    return Text(f"{_bullets([*lines, _exponents(exponents)])}\n\n{verdict}")
+    pairs = pairs[pairs["first"].isin(order.methods) & pairs["second"].isin(order.methods)]
+    pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
+    lines = [_differing(pairs), _order(order), _swaps(crossings(pairs)), _exponents(exponents)]
+    return Text(f"{_interchangeable(order, pairs, exponents)}\n\n{_bullets(lines)}")
 
 
 def between(interval: Interval, pattern: str = "") -> str:
@@ -156,103 +148,114 @@ def _number(value: float, pattern: str = "") -> str:
     return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
 
 
+def _positive(law: Fit) -> str:
+    """Name the sizes at which S is at least as good as D: there is no gap to speak of."""
+    data = law.data
+    ks = [f"{k:g}" for k, mean in zip(data.ks, data.means, strict=True) if mean <= 0]
+    if not ks:
+        return ""
+    return f"Networks trained on S are no worse than those trained on D at k = {listed(ks, 'and')}."
+
+
+def _verdict(judged: Verdict, fits: Mapping[str, Fit]) -> str:
+    """Say the verdict. The paper's upper bound is another matter: see `_faster`."""
+    law = fits["inverse_sqrt"]
+    test = "" if law.misfit is None else f" (lack of fit: {_p(law.misfit)})"
+    if judged.outcome == "undecided":
+        return f"Whether the curve a/√k + c holds cannot be decided: {judged.why}."
+    return f"The curve a/√k + c {judged.outcome}: {judged.why}{test}.{_faster(judged, fits)}"
+
+
+def _faster(judged: Verdict, fits: Mapping[str, Fit]) -> str:
+    free = fits["free_exponent"]
+    if judged.survives or free.misfit <= LEVEL or free.parameters["b"].low <= 0.5:
+        return ""
+    return " The gap falls faster, which the paper's upper bound allows."
+
+
 def _exponent(free: Fit) -> str:
     if not free.fitted:
         return f"The exponent cannot be fitted: {free.reason}."
-    b = free.parameters["b"]
-    found = f"Left free, the exponent is b = {between(b)}"
-    if b.low is None or not free.identifiable:
-        return f"{found}, but it is not identifiable: {free.reason}."
-    if b.low <= 0.5 <= b.high:
-        return f"{found}, which holds 1/2."
-    return f"{found}, {'below' if b.high < 0.5 else 'above'} 1/2."
+    found = f"Left free, the exponent is b = {between(free.parameters['b'])}"
+    return f"{found}." if free.identifiable else f"{found}, not pinned down: {free.reason}."
+
+
+def _told(free: Fit) -> str:
+    """Say the power: which exponents this design tells from 1/2."""
+    low, high = detectable(free)
+    below = f"b = {low:.2f} and less or " if low > 0 else "no lower exponent, but "
+    return f"In 9 of 10 studies of this design, {below}b = {high:.2f} and more would be rejected."
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:
     choice = best(dict(fits))
     if choice is None:
         return "No law can be preferred."
-    criterion = {"aicc": "AICc", "loo_error": "The leave-one-k-out error"}[choice.criterion]
+    criterion = {"aic": "AIC", "loo_error": "The leave-one-k-out error"}[choice.criterion]
     text = f"{criterion} prefers {LAWS[choice.law].formula}"
+    if choice.criterion != "aic":
+        return f"{text}, which without seed variances says little."
     if choice.rivals:
-        text += f", which cannot be told from {listed(LAWS[law].formula for law in choice.rivals)}"
-    if choice.criterion == "aicc" and choice.law != "inverse_sqrt":
-        behind = fits["inverse_sqrt"].aicc - fits[choice.law].aicc
+        rivals = listed((LAWS[law].formula for law in choice.rivals), "and")
+        text += f"; within {NEAR} units {'are' if len(choice.rivals) > 1 else 'is'} {rivals}"
+    if "inverse_sqrt" not in (choice.law, *choice.rivals):
+        behind = fits["inverse_sqrt"].aic - fits[choice.law].aic
         text += f"; a/√k + c is {behind:.1f} units behind"
     return f"{text}."
 
 
 def _quality(law: Fit) -> str:
+    """Describe R² as the paper uses it. It decides nothing."""
     if law.r2 is None:
-        return "The mean gap is the same at every k, so R² says nothing."
+        return ""
     return (
-        f"a/√k + c explains R² = {law.r2:.3f} of the seed means (linear gaps), where random "
-        f"falling curves reach {law.r2_null:.3f} in the middle and {law.r2_null_95:.3f} at their "
-        f"best 5 %: "
-        f"the law explains {'more' if law.beats_null else 'no more'} than falling alone would."
+        f"The paper's criterion, R² with equal weights, is {law.r2:.3f}; random falling curves "
+        f"reach {law.r2_null:.3f} in the median, and 5 % of them {law.r2_null_95:.3f}."
     )
 
 
 def _floor(law: Fit, unit: str) -> str:
     c, a = law.parameters["c"], law.parameters["a"].estimate
-    text = f"Its floor is c = {between(c)} {unit}"
-    if c.low is None or c.low > 0:
+    text = f"The floor is c = {between(c)} {unit}"
+    if c.low > 0:
         return f"{text}."
     if c.high >= 0:
-        return f"{text}, so no floor can be told from none."
-    meets = f"; the curve would meet all data at k = {(a / c.estimate) ** 2:.0f}" if a > 0 else ""
-    return f"{text}: below zero, so no floor{meets}."
+        return f"{text}: it may be zero."
+    meets = f"; the curve reaches zero at k = {(a / c.estimate) ** 2:.0f}" if a > 0 else ""
+    return f"{text}, below zero, so the curve has no floor{meets}."
 
 
-def _spent(law: Fit, floor_share: float, largest_k: int) -> str:
+def _spent(law: Fit, floor_share: float) -> str:
     if not law.has_floor:
         return ""  # as was said
     k = law.k_floor(floor_share)
     return (
-        f"Were a/√k + c the law, what is above the floor would be down to {floor_share:.0%} of it "
-        f"at k = {between(k)}{_beyond(k, largest_k)}."
+        f"The part above the floor is down to {floor_share:.0%} of the floor at k = "
+        f"{between(k)}{_beyond(k, law)}."
     )
 
 
-def _marginal(law: Fit, largest_k: int, unit: str) -> str:
-    if law.parameters["a"].estimate <= 0:
-        return ""
-    k = law.k_sat(SMALL_GAIN)
-    return (
-        f"One more image gains less than {SMALL_GAIN:g} {unit} from k = {between(k)} on"
-        f"{_beyond(k, largest_k)}."
+def _marginal(law: Fit, least_gain: float, unit: str) -> str:
+    k = law.k_sat(least_gain)
+    return f"One more image gains less than {least_gain:.2g} {unit} from k = {between(k)} on" + (
+        f"{_beyond(k, law)}."
     )
 
 
-def _beyond(k: Interval, largest_k: int) -> str:
-    if k.estimate <= largest_k:
-        return ""
-    return f", which lies beyond the largest k measured, {largest_k}, and so is extrapolated"
+def _predicted(law: Fit, unit: str) -> str:
+    k = 2 * law.data.ks[-1]
+    return f"At k = {k:g}, not measured, the curve predicts a gap of {between(law.gap(k))} {unit}."
 
 
-def _verdict(fits: Mapping[str, Fit]) -> str:
-    """Weigh the conditions under which the curve a/sqrt(k) + c survives; one that fails rejects it.
+def _missing(law: Fit) -> str:
+    """Say which sizes lost seeds: what diverges does not do so at random."""
+    lost = [f"{count} of {len(law.data.seeds)} at k = {k}" for k, count in law.missing.items()]
+    return f"Seeds without a result: {listed(lost, 'and')}; the others count." if lost else ""
 
-    The paper's upper bound is another matter: no points contradict it while a and c are free.
-    """
-    law, free = fits["inverse_sqrt"], fits["free_exponent"]
-    if not (law.identifiable and free.identifiable) or law.aicc is None:
-        return "Whether 1/√k holds cannot be decided from these points."
-    b = free.parameters["b"]
-    least = min(fit.aicc for fit in fits.values() if fit.aicc is not None)
-    against = {
-        "the exponent": not b.low <= 0.5 <= b.high,
-        "AICc": law.aicc - least > NEAR,
-        "R²": not law.beats_null,
-    }
-    failed = [what for what, fails in against.items() if fails]
-    if not failed:
-        bare = ", but without a floor above 0" if law.parameters["c"].high < 0 else ""
-        return f"So the curve a/√k + c survives{bare}: the exponent, AICc and R² all allow it."
-    text = f"So the curve a/√k + c does not survive: against it speaks {listed(failed, 'and')}."
-    if b.low > 0.5:
-        return f"{text} The gap falls faster, which an upper bound allows."
-    return text
+
+def _beyond(k: Interval, law: Fit) -> str:
+    largest = law.data.ks[-1]
+    return f", extrapolated beyond the largest k, {largest:g}" if k.estimate > largest else ""
 
 
 def listed(names: Iterable, word: str = "or") -> str:
@@ -358,16 +361,17 @@ def _power(pairs: pd.DataFrame) -> str:
     return f"{text}; the sign-flip test does not, and finds p ≤ {LEVEL} for {confirmed} of them."
 
 
-def _weight(row: Mapping) -> str:
-    if row["reason"]:
-        return f"k = {row['k']}: {row['reason']}."
-    ranks = "" if math.isnan(row["p_friedman"]) else f", Friedman {_p(row['p_friedman'])}"
-    return (
-        f"k = {row['k']}: {listed(row['methods'], 'and')} range over {_number(row['range'])}, the "
-        f"noise of a seed is {_number(row['noise'])}; the method explains "
-        f"{max(row['icc'], 0):.0%} of the variance within seeds (Holm {_p(row['p_holm'])}{ranks}), "
-        f"so {'it matters' if row['survives'] else 'it cannot be told to matter'}."
-    )
+def _differing(pairs: pd.DataFrame) -> str:
+    """Say at which k some pair of methods differs, after the correction over the pairs at one k."""
+    tested = pairs[pairs["reason"] == ""]
+    if tested.empty:
+        return "No two methods can be compared."
+    by_size = tested.groupby("k")["survives"].agg(["sum", "count"])
+    parts = [
+        f"{int(row['sum'])} of {row['count']} pairs at k = {k}" for k, row in by_size.iterrows()
+    ]
+    test = "paired t tests, Holm's correction over all of them"
+    return f"Significant differences ({test}): {listed(parts, 'and')}."
 
 
 def _order(order: Agreement) -> str:
@@ -405,26 +409,24 @@ def _exponents(table: pd.DataFrame) -> str:
     return f"{text}{'; '.join(far) or none}."
 
 
-def _interchangeable(
-    weights: pd.DataFrame, order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame
-) -> str:
+def _interchangeable(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
     """Weigh differences at each k, the order over k and the exponents; one is enough to reject."""
-    tested = weights[weights["reason"] == ""]
+    tested = pairs[pairs["reason"] == ""]
     if tested.empty:
-        return "So whether the methods are interchangeable cannot be decided from these trials."
+        return "Whether the methods are interchangeable cannot be decided from these trials."
     shared = order.p <= LEVEL
-    told, bent = tested.loc[tested["survives"], "k"], exponents["differs"].any()
-    if told.empty and not bent:
+    told, bent = sorted(tested.loc[tested["survives"], "k"].unique()), exponents["differs"].any()
+    if not told and not bent:
         most = pairs[["low", "high"]].abs().max(axis=None)
         return (
-            "So these trials do not tell the methods apart: they may be interchangeable, but "
+            "These trials do not separate the methods: they may be interchangeable, but "
             f"differences up to {_number(most)} are not excluded"
             f"{', and an order that agrees over k hints at some' if shared else ''}."
         )
-    against_it = [f"the method matters at k = {listed(told, 'and')}"] if len(told) else []
+    against_it = [f"some differ at k = {listed(told, 'and')}"] if told else []
     if bent:
         against_it.append("their gaps fall with different exponents")
-    text = f"So the methods are not interchangeable: {listed(against_it, 'and')}."
+    text = f"The methods are not interchangeable: {listed(against_it, 'and')}."
     if len(crossings(pairs)):
         return f"{text} Nor is one merely better than another: some change places with k."
     if shared:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
-from ddlib.reading import NEAR, Text, ends, listed
+from ddlib.planner import CLAIMED, REACH, Pilot, Plan
+from ddlib.reading import Text, listed
 
 NAMES = {
     "h_cov": "H_cov",
@@ -18,6 +20,11 @@ NAMES = {
     "effective_rank": "the effective rank",
     "mean_distance": "the mean distance",
 }
+METHOD = (
+    "p: the share of relabellings, in which configurations swap their gaps, that give as large an "
+    "R² (or lead in R²), the larger for cross-fitted and raw worst gaps. Intervals hold the noise "
+    "of seeds, not the error of reading k* between measured sizes."
+)
 
 
 def distances(triangles: Triangles, floor: float, radius: float) -> Text:
@@ -38,107 +45,101 @@ def distances(triangles: Triangles, floor: float, radius: float) -> Text:
 
 
 def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
-    """Say, at each epsilon, whether H_cov explains k*, and better than ln M and the others do.
+    """Say, at each epsilon, whether k* rises with H_cov, and more than with ln M and the others.
 
     regressions, within: of `coverage_laws.regressions` and `within_equal`.
     """
     paragraphs = []
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
-        h_cov, rival = table.loc["h_cov"], table.loc["log_members"]
-        bounded = f", {h_cov['censored']:.0f} of them only bounded" if h_cov["censored"] else ""
-        sentences = [f"**Worst gap {epsilon:g}.** k* of {h_cov['n']:.0f} families{bounded}."]
+        h_cov, goal = table.loc["h_cov"], f"Worst gap {epsilon:g}"
         if h_cov["reason"]:
-            sentences.append(f"Nothing can be said: {h_cov['reason']}.")
+            sentences = [f"**{goal}: nothing can be said of H_cov.** {_sentence(h_cov['reason'])}"]
         else:
-            sentences += [_slope(h_cov), _against(h_cov, rival, table)]
+            verdict = f"{_rises(h_cov)}; {_against(h_cov, table.loc['log_members'])}"
+            sentences = [f"**{goal}: {verdict}.**", _numbers(h_cov, table)]
+        sentences.append(_rests_on(h_cov))
         if within is not None:
             sentences.append(_within(within[within["epsilon"] == epsilon]))
         paragraphs.append(" ".join(sentences))
-    return Text("\n\n".join(paragraphs))
+    return Text("\n\n".join([*paragraphs, METHOD]))
 
 
-def _slope(row: pd.Series) -> str:
-    text = f"A nat of H_cov goes with {row['slope']:.0f} more images"
-    if pd.isna(row["low"]):
-        return f"{text}, without an interval, as too many draws leave the measured sizes."
-    sure = row["low"] > 0 or row["high"] < 0
-    text += f" ({row['low']:.0f} to {row['high']:.0f} over draws of seeds)"
-    text += "" if sure else ", which may be none"
-    order = "not by chance" if row["p"] <= LEVEL else "no more than chance gives"
-    return f"{text}; R² {row['r2']:.2f}, {order} (permutation p = {row['p']:.3f})."
+def _rises(row: pd.Series) -> str:
+    p = f"relabelling p = {row['p']:.3f}"
+    if row["p"] <= LEVEL:
+        return f"k* rises with H_cov (weak evidence, {p})"
+    return f"k* is not shown to rise with H_cov ({p})"
 
 
-def _against(h_cov: pd.Series, rival: pd.Series, table: pd.DataFrame) -> str:
-    text = _left_out(table)
+def _against(h_cov: pd.Series, rival: pd.Series) -> str:
+    name = "ln M, the paper's own regressor,"
     if rival["reason"]:
-        return f"{text}. ln M explains nothing: {rival['reason']}.{_better(h_cov, table)}"
-    ahead = rival["aicc"] - h_cov["aicc"]
-    verdict = "explain k* alike"
-    if ahead > NEAR:
-        verdict = "differ: H_cov explains k* better"
-    elif ahead < -NEAR:
-        verdict = "differ: ln M explains k* better"
-    text += f". H_cov and ln M {verdict} (AICc {ahead:+.1f} in favour of H_cov"
-    if pd.notna(h_cov["beats"]):
-        text += f"; larger R² in {h_cov['beats']:.0%} of the draws"
-    return f"{text}).{_better(h_cov, table)}"
+        return f"{name} cannot be compared: {rival['reason']}"
+    p = f"p = {h_cov['p_lead']:.3f}"
+    if h_cov["p_lead"] <= LEVEL:
+        return f"{name} explains less (weak evidence, {p})"
+    if h_cov["lead"] < 0:
+        return f"{name} explains more"
+    return f"{name} is not shown to explain less ({p})"
 
 
-def _better(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Name the measures of diversity with which k* rises clearly more surely than with H_cov."""
-    others = table.drop(["h_cov", "members", "log_members", "constant"], errors="ignore")
-    ahead = h_cov["aicc"] - others.loc[others["slope"] > 0, "aicc"]
-    names = [NAMES[name] for name in ahead[ahead > NEAR].sort_values(ascending=False).index]
-    if not names:
-        return ""
-    most = f"up to {ahead.max():.1f} AICc units" if len(names) > 1 else f"{ahead.max():.1f} units"
-    return f" Better than H_cov by {most}: {listed(names, 'and')}."
-
-
-def _left_out(table: pd.DataFrame) -> str:
-    """Name the predictor of least error at what is left out, and that of H_cov.
-
-    That is whole series of families, or single families where there is one series only.
-    """
-    column = "loo_group" if table["loo_group"].notna().any() else "loo"
-    errors = table[column].dropna().sort_values()
+def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
+    """Say R², the slope, what other measures reach, and the error at what is left out."""
+    text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
+    if not table.loc["log_members", "reason"]:
+        text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
+    others = table.drop(["h_cov", "members", "log_members", "constant"], errors="ignore")["r2"]
+    others = others[others > h_cov["r2"]].sort_values(ascending=False)
+    if len(others):
+        ahead = listed([f"{NAMES[name]} ({r2:.2f})" for name, r2 in others.items()], "and")
+        text += f"; larger, but untested, with {ahead}"
+    text += f". A nat of H_cov goes with {h_cov['slope']:.0f} more images"
+    if pd.notna(h_cov["low"]):
+        text += f" ({h_cov['low']:.0f} to {h_cov['high']:.0f} over draws of seeds)"
+    errors = table["loo"].dropna().sort_values()
     if errors.empty:
-        return "What a left-out family needs cannot be predicted: the others do not tell"
-    best, left = NAMES[errors.index[0]], "series" if column == "loo_group" else "families"
-    text = f"Least wrong at left-out {left} is {best} ({errors.iloc[0]:.0f} images)"
-    if best != "H_cov" and "h_cov" in errors:
-        text += f", H_cov errs by {errors['h_cov']:.0f}"
-    return text
+        return f"{text}. The other families do not tell what a left-out one needs."
+    best = errors.index[0]
+    text += (
+        f". Least wrong at left-out {h_cov['left_out']}: {NAMES[best]} ({errors[best]:.0f} images"
+    )
+    if best != "h_cov" and "h_cov" in errors:
+        text += f"; H_cov errs by {errors['h_cov']:.0f}"
+    return f"{text})."
+
+
+def _rests_on(row: pd.Series) -> str:
+    """Say how many families and distinct k* a verdict rests on, and what is missing."""
+    families = f"{row['n']:.0f} families have {row['distinct']:.0f} distinct k*"
+    if row["censored"]:
+        families += (
+            f", {row['censored']:.0f} of them beyond the measured sizes and set to the bound"
+        )
+    if row["reduced"]:
+        families += (
+            f"; {row['reduced']:.0f} families lost seeds to missing trials, down to "
+            f"{row['fewest']:.0f} seeds"
+        )
+    if row["unknown"]:
+        families += f"; {row['unknown']:.0f} more have no k* for missing trials"
+    return f"{families}."
 
 
 def _within(rows: pd.DataFrame) -> str:
     row = rows[rows["predictor"] == "h_cov"].iloc[-1]  # all groups, where there are several
     if row["reason"]:
         return f"Among families of equal M nothing can be said of H_cov: {row['reason']}."
-    told = "rises with H_cov" if row["p"] <= LEVEL else "is not shown to rise with H_cov"
+    weak = row["p"] <= LEVEL
+    rises = "rises with H_cov (weak evidence, " if weak else "is not shown to rise with H_cov ("
     return (
-        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, k* {told} "
-        f"(τ = {row['tau']:.2f}, one-sided p = {row['p']:.3f})."
+        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, k* {rises}p = "
+        f"{row['p']:.3f}; R² {row['r2']:.2f}, {row['distinct']:.0f} distinct k*)."
     )
 
 
-def root_law(fitted: pd.DataFrame) -> Text:
-    """Say which measure H makes worst gaps most like a sqrt(H / k) + c."""
-    table = fitted.set_index("predictor")
-    known = table[table["aicc"].notna()].sort_values("aicc")
-    if known.empty:
-        return Text(f"Nothing can be fitted: {table['reason'].iloc[0]}.")
-    name, best = known.index[0], known.iloc[0]
-    text = (
-        f"Worst gaps are nearest to a sqrt(H / k) + c with H = {NAMES[name]} "
-        f"(R² {best['r2']:.2f}, a = {best['slope']:.2f}, {ends(best['low'], best['high'], '.2f')})."
-    )
-    for rival in ("h_cov", "log_members", "constant"):
-        if rival in known.index and rival != name:
-            row = known.loc[rival]
-            text += f" {NAMES[rival]}: {row['delta_aicc']:.1f} AICc units behind."
-    return Text(text)
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def transfer(compared: pd.DataFrame, first: str) -> Text:
@@ -154,9 +155,15 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
                 f"smaller in {(told < 0).sum()} and larger in {(told > 0).sum()} of {len(rows)} "
                 "cases"
             )
+        lost = judged[judged["missing"] > 0].drop_duplicates("family")
+        if len(lost):
+            seeds = [
+                f"{row.family} ({row.n} seeds, {row.missing} missing)" for row in lost.itertuples()
+            ]
+            parts.append(f"missing trials cost seeds in {listed(seeds, 'and')}")
         if missing := sorted(set(own["family"]) - set(judged["family"])):
             names = listed(missing, "and")
-            parts.append(f"nothing is said of {names}, where trials of most seeds failed")
+            parts.append(f"nothing is said of {names}, where fewer than 2 seeds are whole")
         paragraphs.append(f"**{method}** instead of {first}: {'; '.join(parts)}.")
     note = (
         "A case is a family at one k, judged by its 95 % interval; cases overlap, and their number "
@@ -165,15 +172,60 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
     return Text("\n\n".join([*paragraphs, note]))
 
 
+def plan(found: Plan) -> Text:
+    """Say a plan, its answer first, and what it can be trusted for."""
+    goal = f"a worst gap of {found.epsilon:g}"
+    if found.reason:
+        return Text(f"No plan for {goal}: {found.reason}.")
+    (ipc, low, high), k, ks = found.ipc, found.k.estimate, found.pilot.ks
+    where = "between measured sizes" if k < ks[-1] else f"past the largest measured, {ks[-1]:g}"
+    where = f"k = {k:g}, {'a measured size' if k in ks else where}"
+    if np.isinf(high):
+        text = f"At least {low:g} images per class are needed for {goal}, most likely {ipc:g} "
+        text += f"({where}); up to k = {REACH * ks[-1]:g} no number is surely enough"
+    elif low < high:
+        text = f"Between {low:g} and {high:g} images per class hold {goal}, most likely {ipc:g} "
+        text += f"({where})"
+    else:
+        fewest = ", the fewest measured," if ipc <= np.ceil(ks[0] / found.class_count) else ""
+        text = f"{ipc:g} images per class{fewest} hold {goal} ({where})"
+    guess = "A guess: " if found.doubt and k > ks[-1] else ""
+    text = f"{guess}{text}; {found.member} decides. {trust(found.pilot)}"
+    return Text(f"{text} But {found.doubt}." if found.doubt else text)
+
+
+def trust(pilot: Pilot) -> str:
+    """Say how often a pilot's intervals held what was left out of it, and what is missing."""
+    (held, count), known = pilot.left_out, len(pilot.names)
+    text = "This pilot is too small to test its intervals on itself."
+    if count:
+        text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
+        text += "95 % intervals"
+        narrow = scipy.stats.binom.cdf(held, count, CLAIMED) < 0.05
+        text += ", so these are too narrow" if narrow else ""
+        text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
+    if missing := int(np.isnan(pilot.gaps).sum()):
+        text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
+    return text
+
+
 def back_test(tested: pd.DataFrame) -> Text:
-    """Say how far off the pilot's predictions were, by what they had not seen."""
-    lines = []
-    predicted = tested.dropna(subset=["error"])
-    for (kind, held), known in predicted.groupby(["kind", "held_out"], sort=False):
-        plural = kind.replace("family", "families").replace("ion", "ions")
-        lines.append(
-            f"- {plural}, held out: {held}: mean error {known['error'].mean():+.3f}, root mean "
-            f"square {np.sqrt((known['error'] ** 2).mean()):.3f}; the 95 % interval held "
-            f"{known['inside'].astype(bool).mean():.0%} of {len(known)}"
-        )
-    return Text("\n".join(lines) or "The pilot saw everything: nothing is left to test it on.")
+    """Say how often the planner's intervals held what the pilot had not seen, and how far off."""
+    lines, measured = [], tested.dropna(subset=["error"])
+    for refused, rows in measured.groupby(measured["refused"] != ""):
+        for (kind, held), known in rows.groupby(["kind", "held_out"], sort=False):
+            plural = kind.replace("family", "families").replace("ion", "ions")
+            lines.append(
+                f"- {plural}, held out: {held}{' (the planner refuses these)' * bool(refused)}: "
+                f"{known['inside'].sum()} of {len(known)} measured gaps were in their "
+                f"95 % intervals; mean error {known['error'].mean():+.3f}, root mean "
+                f"square {np.sqrt((known['error'] ** 2).mean()):.3f}"
+            )
+    if not lines:
+        return Text("The pilot saw everything: nothing is left to test it on.")
+    kept = measured[measured["refused"] == ""]
+    share = f"in {kept['inside'].mean():.0%} of {len(kept)} cases" if len(kept) else "in no case"
+    verdict = f"**The planner's 95 % intervals held {share} that it answers.**"
+    return Text(
+        "\n".join([f"{verdict} Families overlap, so cases are not independent.", "", *lines])
+    )

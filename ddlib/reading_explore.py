@@ -2,22 +2,23 @@
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ddlib import laws, planner, reading
 from ddlib.laws import Interval
+from ddlib.planner import Plan
+from ddlib.reading_coverage import trust
 from ddlib.tables import Tables
 
 CELL = "padding:3px 10px;text-align:left;border-bottom:1px solid #ddd"
 TABLE = "border-collapse:collapse;font-size:13px;line-height:1.4"
-LAW = laws.LAWS[planner.LAW].formula
 KNOWN = {  # how k* is known
     "measured": "from the gaps that were measured",
-    "members' fits": f"{LAW} of each member, the largest k",
-    "by H_cov": "the line k* against H_cov of the other families",
+    "planned": f"members' draws; past the measured sizes by {laws.LAWS['inverse_sqrt'].formula}",
 }
 
 
@@ -43,8 +44,12 @@ class Need(NamedTuple):
         return "" if self.k else f"unknown: {self.remark}"
 
 
-def at_size(fits: dict, k: float, least_gain: float, floor_share: float) -> pd.DataFrame:
+def at_size(
+    fits: dict, k: float, least_gain: float, floor_share: float, failed: Container[str] = ()
+) -> pd.DataFrame:
     """Tabulate what fits, {(method, law): Fit}, say at k: a row a method and law.
+
+    failed: the methods whose curve a/√k + c fails: it has no saturation point to report.
 
     Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
     which the next image gains less than least_gain), spent (where the part above the floor is down
@@ -58,6 +63,10 @@ def at_size(fits: dict, k: float, least_gain: float, floor_share: float) -> pd.D
         if found.fitted:
             row |= zip(("gap", "low", "high"), found.gap(k), strict=True)
             row |= _ended("gain", found.gain, k)
+            if law == "inverse_sqrt" and method in failed:
+                row |= dict.fromkeys(("no_k_sat", "no_spent"), "the curve fails")
+                rows.append(row)
+                continue
             row |= _ended("k_sat", found.k_sat, least_gain)
             row |= _ended("spent", found.k_floor, floor_share)
             if row.get("k_sat", 0) > 0:
@@ -77,58 +86,80 @@ def _ended(name: str, ask: Callable[[float], Interval], value: float) -> dict:
         return {f"no_{name}": str(reason)}
 
 
+def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float) -> pd.DataFrame:
+    """Tabulate what every method needs, the method to take first.
+
+    plans: of one epsilon, by method; budget: the most images per class that can be afforded.
+    Columns: method, member (that decides), ipc, gap (worst gap at the budget, or at the pilot's
+    reach if that is less), each with _low and _high, within (whether ipc is at most the budget),
+    alike (whether draws, paired by seed, leave open if it needs more than the first), reason (why
+    there is no plan). Methods within the budget come first, by ipc; then the others, by gap.
+    """
+    rows = []
+    for method, found in plans.items():
+        pilot, gap = found.pilot, Interval(np.nan, None, None)
+        if not any(map(pilot.refusal, members)):
+            k = np.clip(budget * found.class_count, pilot.ks[0], planner.REACH * pilot.ks[-1])
+            worst = pilot.predict(members, [k]).max(axis=0)[:, 0]
+            gap = laws.interval(np.array([np.median(worst), *worst]))
+        ipc = found.ipc or Interval(np.nan, None, None)
+        row = {"method": method, "member": found.member, "reason": found.reason}
+        for name, value in {"ipc": ipc, "gap": gap}.items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), value, strict=True)
+        rows.append(row | {"within": bool(ipc.estimate <= budget)})
+    table = pd.DataFrame(rows)
+    table["order"] = table["ipc"].where(table["within"], table["gap"])
+    table = table.sort_values(["within", "order"], ascending=[False, True], kind="stable")
+    draws = [plans[name].draws for name in table["method"]]
+    table["alike"] = [
+        bool(i and each is not None and (each > draws[0]).mean() < (1 + planner.CLAIMED) / 2)
+        for i, each in enumerate(draws)
+    ]
+    return table.drop(columns="order").reset_index(drop=True)
+
+
 def recommendation(
     table: pd.DataFrame,
-    fits: dict[str, dict[str, laws.Fit]],
-    tables: Tables,
+    plans: dict[str, Plan],
     members: Sequence[str],
-    epsilon: float,
     budget: float,
 ) -> str:
     """Say which method to take at how many images per class, and what that rests on (HTML).
 
-    table, fits: `planner.compare_plans`, and what it was given.
+    table, plans: `compare_plans`, and what it was given.
     """
-    best, ks = table.iloc[0], tables.sizes
-    goal, where = f"a gap of {epsilon:g}", reading.listed(members, "and")
+    best, where = table.iloc[0], reading.listed(members, "and")
+    found = plans[best["method"]]
     where = where if len(members) <= 3 else f"all {len(members)} configurations"
-    seeds = tables.trials["seed"].nunique()
+    goal, ks = f"a gap of {found.epsilon:g}", found.pilot.ks
+    name, where = html.escape(best["method"]), html.escape(where)
     rests = (
-        f"This rests on {LAW}, fitted to {seeds} seeds at {len(ks)} sizes from k = {ks[0]} to "
-        f"{ks[-1]}, and on nothing else"
+        f"This rests on {len(found.pilot.seeds)} seeds at {len(ks)} sizes from k = {ks[0]:g} to "
+        f"{ks[-1]:g}. {html.escape(trust(found.pilot))}"
     )
     if not best["within"]:
-        near = table.sort_values("gap").iloc[0]
-        gap = reading.between(Interval(*near[["gap", "gap_low", "gap_high"]]))
-        return (
-            f"<b>No method holds {goal} within {budget:g} images per class under "
-            f"{html.escape(where)}.</b> {html.escape(near['method'])} comes nearest: it would "
-            f"leave {gap} at the budget. {rests}{_doubt(fits[near['method']].get(near['member']))}."
-        )
-    ipc = Interval(*(max(end, 1.0) for end in best[["ipc", "ipc_low", "ipc_high"]]))
-    fit = f"R² = {best['r2']:.3f} under {html.escape(best['member'])}, which decides"
-    fit += _doubt(fits[best["method"]][best["member"]])
-    if best["k"] > ks[-1]:
-        fit += f"; k lies {best['k'] / ks[-1]:.1f} times past the largest measured"
-    inside = table[table["within"]].iloc[1:]
-    alike = inside.loc[inside["k_low"] <= best["k_high"], "method"]
-    text = (
-        f"Take <b>{html.escape(best['method'])}</b> with <b>{ipc.estimate:g} images per class</b>"
-        f"{planner.said_ends(ipc)} for {goal} under {html.escape(where)}. {rests} ({fit})."
-    )
-    if len(alike):
-        text += f" Their intervals do not tell it from {html.escape(reading.listed(alike, 'and'))}."
+        text = f"<b>No method holds {goal} within {budget:g} images per class under {where}.</b>"
+        if not math.isnan(best["gap"]):
+            gap = reading.between(Interval(*best[["gap", "gap_low", "gap_high"]]))
+            at = min(budget, planner.REACH * ks[-1] // found.class_count)
+            text += f" {name} comes nearest: it leaves {gap} at {at:g} images per class."
+        return f"{text} {rests}"
+    needs = f"<b>{found.ipc.estimate:g} images per class</b>{_said_ends(found.ipc)}"
+    guess = "A guess: take" if found.doubt and found.k.estimate > ks[-1] else "Take"
+    text = f"{guess} <b>{name}</b> with {needs} for {goal} under {where}; "
+    text += f"{html.escape(found.member)} decides. {rests}"
+    if found.k.estimate > ks[-1]:
+        text += f" k lies {found.k.estimate / ks[-1]:.1f} times past the largest measured."
+    text += f" But {found.doubt}." if found.doubt else ""
+    if alike := list(table.loc[table["alike"], "method"]):
+        others = html.escape(reading.listed(alike, "and"))
+        text += f" Draws paired by seed do not tell its need from that of {others}."
     return text
 
 
-def _doubt(decides: laws.Fit | None) -> str:
-    """Say so where the law explains no more of the member that decides than falling alone would."""
-    if decides is None or decides.beats_null:
-        return ""
-    return (
-        f", no more than falling alone would give ({decides.r2_null_95:.3f}): beyond the measured "
-        "sizes a guess"
-    )
+def _said_ends(interval: Interval) -> str:
+    high = "no bound" if math.isinf(interval.high) else f"{interval.high:g}"
+    return f" (95 % interval {interval.low:g} to {high})"
 
 
 def ipc_table(
@@ -181,16 +212,19 @@ def coverage_table(needs, worst, epsilon: float, k: int, radius: float, tables: 
 
 
 def plan_table(table: pd.DataFrame, bad: dict[str, str]) -> str:
-    """Tabulate `planner.compare_plans`; bad: why a method has no fit, by method."""
+    """Tabulate `compare_plans`; bad: why a method has no pilot, by method."""
     rows = []
     for row in table.to_dict("records"):
         reason = row["reason"] or ("" if row["within"] else "beyond the budget")
         need = _said(_interval(row, "ipc"), "{:.0f}") or "unknown"
-        gap = _said(_interval(row, "gap"), "{:.3f}")
+        gap = _said(_interval(row, "gap"), "{:.3f}") or "unknown"
         rows.append([row["method"], need, gap, row["member"] or "", reason])
-    rows += [[method, "unknown", "", "", reason] for method, reason in bad.items()]
+    rows += [[method, "unknown", "unknown", "", reason] for method, reason in bad.items()]
     head = ["method", "images per class", "gap at the budget", "decided by", "remark"]
-    return _table(head, rows, "In brackets: 95 %.")
+    note = (
+        f"In brackets: 95 %. No gap is given past {planner.REACH} times the largest size measured."
+    )
+    return _table(head, rows, note)
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]], note: str) -> str:

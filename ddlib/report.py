@@ -52,14 +52,14 @@ class Run:
     def row(self) -> dict[str, Any]:
         """What the index says of this run."""
         made = self.notebook.metadata.get("papermill", {})
-        data = made.get("parameters", {}).get("data") or {}
+        data = made.get("parameters", {}).get("data", "")
         return {
             "question": title(self.notebook) or self.place.stem,
             "notebook": self.place.stem,
             "folder": self.place.parent.as_posix(),
             "page": self.page.as_posix(),
             "picture": self.place.with_suffix(".png").as_posix() if self.picture else None,
-            "data": data.get("name", ""),
+            "data": data.get("name", "") if isinstance(data, dict) else data or "",
             "seconds": made.get("duration"),
             "failure": failure(self.notebook),
             "finding": markdown_to_html(self.finding),

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ddlib import work
-from ddlib.distilled import DistilledSet, load_distilled
-from ddlib.files import PROGRESS, write_atomically
+from ddlib.distilled import DistilledSet, check_set, load_distilled
+from ddlib.files import PROGRESS, read_json, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.settings import SAME_STEPS
 from ddlib.training import DivergedError, Score, at_once
@@ -56,20 +55,19 @@ class JobError(Exception):
 class Running:
     """The jobs of a plan that are under way; what waits for them are coroutines in Dask's loop.
 
-    All that jobs make comes back through their results and is written here, so that workers may
-    be anywhere. What studies share, files of the cache, is made by one process at a time: it holds
-    a lock of the file's name, and others look again until the file is there.
+    All that jobs make comes back through their results and is written here. What studies share,
+    files of the cache, is made by one process at a time: it holds a lock of the file's name, and
+    others look again until the file is there.
     """
 
-    def __init__(self, plan: "Plan", client: "Client", sees_cache: bool):
-        self.plan, self.client, self.sees_cache = plan, client, sees_cache
+    def __init__(self, plan: "Plan", client: "Client"):
+        self.plan, self.client = plan, client
         # Reads, packs and writes sets, in the order that is asked for: the loop is Dask's, whose
         # connections wait for it.
         self.hand = ThreadPoolExecutor(1)
         # One after another, for a set may be large: those on their way there, and those back.
         self.leaving, self.arriving = asyncio.Semaphore(1), asyncio.Semaphore(1)
         self.making: dict[Path, asyncio.Future[None]] = {}
-        self.given: dict[Path, Future] = {}
         self.distilling: dict[Path, asyncio.Task[dict[int, BaseException]]] = {}
         self.seeds_at_once: dict[tuple[str, int], int] = {}
 
@@ -191,19 +189,9 @@ class Running:
             chosen = self.plan.configurations[name]
             await self._made(path, work.pretrain, self.plan.context, chosen)
 
-    async def _body(self, name: str) -> "Path | Future | None":
+    def _body(self, name: str) -> Path | None:
         path = self.plan.pretrained_path(name)
-        return None if path is None else await self._give(path)
-
-    async def _give(self, path: Path) -> "Path | Future":
-        """Return what hands the file to a job: its path, or its content to who does not see it."""
-        return path.resolve() if self.sees_cache else await self._aside(self._sent, path)
-
-    def _sent(self, path: Path) -> "Future":
-        if path not in self.given:
-            content = path.read_bytes()
-            self.given[path] = self.client.submit(work.pass_on, content, pure=False, priority=2)
-        return self.given[path]
+        return path and path.resolve()
 
     # Networks trained on all data.
 
@@ -229,9 +217,9 @@ class Running:
         if reference == SAME_STEPS:
             return {"steps": chosen.recipe.steps, "capped": False}
         await self._pretrained(name)
-        job = work.find_length, plan.context, chosen, await self._body(name), plan.converged
+        job = work.find_length, plan.context, chosen, self._body(name), plan.converged
         await self._made(plan.length_path(name), *job)
-        length = read_record(plan.length_path(name))
+        length = read_json(plan.length_path(name), names=("steps", "capped"))
         return {key: length[key] for key in ("steps", "capped")}
 
     async def _reference(self, name: str, seed: int, reference: str, steps: int) -> dict[str, Any]:
@@ -243,7 +231,7 @@ class Running:
         await self._pretrained(name)
         longer = replace(chosen, recipe=replace(chosen.recipe, steps=steps))
         probe = plan.settings.probe if reference == SAME_STEPS else 0
-        job = work.reference, plan.context, longer, seed, await self._body(name), probe
+        job = work.reference, plan.context, longer, seed, self._body(name), probe
         score, observed = await self._result(await self._submit(*job))
         if observed:
             write_atomically(plan.observed_path(name, seed), observed)
@@ -263,34 +251,48 @@ class Running:
         ]
         try:
             await asyncio.gather(*asked)
-            files = [await self._give(path) for _, path in prepared]
+            files = [path.resolve() for _, path in prepared]
             call = work.distil, plan.context, base, asdict(parameters), ipcs, first.seed, files
             outcomes, seconds = await self._result(await self._submit(*call))
         except JobError as failed:
             return dict.fromkeys(ipcs, failed.__cause__)
-        diverged = {}
+        failed = {}
         for trial in job:
             outcome = outcomes[trial.ipc]
-            if isinstance(outcome, DivergedError):
-                diverged[trial.ipc] = outcome
+            if isinstance(outcome, Exception):
+                failed[trial.ipc] = outcome
             else:
                 work.write_seconds(trial.set_path, seconds / len(job))
                 await self._aside(replace(outcome, method=trial.method).save, trial.set_path)
-        return diverged
+        return failed
 
     async def _evaluate(self, group: list["Trial"]) -> None:
         """Evaluate trials together, once all have a set that did not fail before."""
         ready = [trial for trial in group if await self._is_ready(trial)]
-        jobs = []
+        trials, sets, jobs = [], [], []
         async with self.leaving:
-            sets = [await self._aside(load_distilled, trial.set_path) for trial in ready]
-            shapes = [each.images.shape for each in sets]
-            for shape in dict.fromkeys(shapes):  # of which one may be a method's
-                own = [place for place, each in enumerate(shapes) if each == shape]
-                trials = [ready[place] for place in own]
-                jobs.append((trials, await self._train_on(trials, [sets[n] for n in own])))
+            for trial in ready:
+                try:
+                    sets.append(await self._aside(self._load, trial))
+                    trials.append(trial)
+                except ValueError as error:
+                    self._save_failure(trial, error)
+            if trials:
+                jobs = await self._train_on(trials, sets)
             del sets  # Dask has copies
-        await asyncio.gather(*(self._save_scores(*job) for job in jobs))
+        if trials:
+            await self._save_scores(trials, jobs)
+
+    def _load(self, trial: "Trial") -> DistilledSet:
+        """Return the set of a trial; ValueError if its file holds another one."""
+        synthetic = load_distilled(trial.set_path)
+        try:
+            check_set(synthetic, self.plan.dataset, trial.method, trial.ipc, trial.seed)
+        except ValueError as error:
+            raise ValueError(
+                f"{trial.set_path} is not the set of its name: {error}; delete it, and run again"
+            ) from error
+        return synthetic
 
     async def _is_ready(self, trial: "Trial") -> bool:
         """Wait for what an evaluation needs; return whether it is there, or else fail the trial."""
@@ -332,7 +334,7 @@ class Running:
         numbers = list(range(plan.settings.evaluations))
         alone = plan.context.device == "cpu"  # an accelerator trains all of them together
         parts = [[number] for number in numbers] if alone else [numbers]
-        body = await self._body(name)
+        body = self._body(name)
         return [await self._submit(*job, part, body, priority=1) for part in parts]
 
     async def _save_scores(self, trials: list["Trial"], jobs: list["Future"]) -> None:
@@ -399,8 +401,8 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the record in a file of `write_record`."""
-    return json.loads(path.read_text())
+    """Return the record in a file of `write_record`; ValueError, with its path, if it is broken."""
+    return read_json(path, names=("status", "message", "scores"))
 
 
 def is_settled(path: Path) -> bool:

@@ -1,33 +1,17 @@
-"""A run: a notebook with parameters, checked; what decides it, and whether it has ended well.
+"""A run: a notebook with parameters, checked; what it reads, how far it is, and how it ended."""
 
-Whoever runs the notebook (`ddlib.execute`) leaves a note of what decided it beside its tables.
-"""
-
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from ddlib import data
 from ddlib.devices import read_device
-from ddlib.extensions import read_extensions
-from ddlib.files import NOTE, PROGRESS, from_root
-from ddlib.fingerprints import files_digest, fingerprint, library_digest, plain_text
-from ddlib.methods import METHODS
-from ddlib.page import read_notebook
-from ddlib.settings import (
-    Exploration,
-    Settings,
-    data_options,
-    read_evaluations,
-    read_methods,
-    read_theory,
-)
+from ddlib.execute import read_source
+from ddlib.files import PROGRESS, from_root, read_json
+from ddlib.settings import Exploration, Settings, read_evaluations, read_theory
 
 TABLES = ("trials.parquet", "references.parquet")
-READ = (".parquet", "settings.json", ".safetensors")  # what notebooks read of a results folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +34,7 @@ class Run:
     @cached_property
     def cells(self) -> list[tuple[str, str]]:
         """The cells of the notebook, as they are written: kind and source."""
-        return [(cell.cell_type, cell.source) for cell in read_notebook(self.notebook).cells]
+        return [(cell.cell_type, cell.source) for cell in read_source(self.notebook).cells]
 
     @property
     def studies(self) -> bool:
@@ -84,47 +68,19 @@ class Run:
         here = isinstance(given, Settings) and given.scheduler_address is None
         return here and read_device(given.device) != "cpu"
 
-    def identity(self) -> str:
-        """Return a fingerprint of all that decides this run; the number of workers does not.
-
-        Images, which may be many, are known by the sizes of their files and when they changed.
-        """
-        given = vars(self.settings) | {"workers": None, "scheduler_address": None}
-        given["extensions"] = [each.text for each in read_extensions(given.get("extensions"))]
-        tables = [files_digest(folder, READ) for folder in self.inputs]
-        read = [self.cells, plain_text(given), library_digest(), tables]
-        if isinstance(self.settings, Settings):
-            methods = read_methods(self.settings).values()
-            read += [METHODS[base].outside(parameters) for base, parameters in methods]
-            stats = [path.stat() for path in data.files(data_options(self.settings)["name"])]
-            read += [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-        return fingerprint(read)
-
-    def is_current(self, identity: str) -> bool:
-        """Whether it ended well, of what `identity` names, and all that it left is still there."""
-        path = self.folder / NOTE
-        if not path.exists():
-            return False
-        note = json.loads(path.read_text())
-        files = [self.folder / name for name in note["files"]] + self._tables
-        there = all(file.exists() for file in files)
-        return there and note["identity"] == identity and not self.failed_trials()
-
     def failed_trials(self) -> int:
         """Return how many trials, and networks trained on all data, failed: no divergence."""
-        for path in self._tables:
+        if not self.studies:
+            return 0
+        tables = [self.folder / name for name in TABLES]
+        for path in tables:
             if not path.exists():
                 raise FileNotFoundError(f"there is no {path}, though the notebook ended well")
-        statuses = [pd.read_parquet(path, columns=["status"])["status"] for path in self._tables]
+        statuses = [pd.read_parquet(path, columns=["status"])["status"] for path in tables]
         return sum(int((each == "failed").sum()) for each in statuses)
-
-    @property
-    def _tables(self) -> list[Path]:
-        """What its study leaves, if it runs one."""
-        return [self.folder / name for name in TABLES] if self.studies else []
 
     def done(self) -> int:
         """Return how many of its trials are done, as the study under way tells."""
         path = self.folder / PROGRESS
-        told = json.loads(path.read_text())["done"] if path.exists() else 0
+        told = read_json(path, names=("done",))["done"] if path.exists() else 0
         return min(told, self.size - 1)

@@ -243,7 +243,8 @@ def read_theory(settings: Settings) -> Theory:
 
 def check_coverage(settings: Settings) -> None:
     """Raise ValueError, before anything runs, for a study too small to read coverage from."""
-    count = len(read_evaluations(settings))
+    names = list(read_evaluations(settings))
+    count = len(names)
     if count < 3:
         raise ValueError(f"{count} configurations make no families; give at least 3")
     if settings.families is None:
@@ -256,6 +257,15 @@ def check_coverage(settings: Settings) -> None:
             f"spread: size={settings.spread['size']} gives no choice among {count} "
             f"configurations; choose 2 to {count - 1}"
         )
+    check_pilot(settings.pilot, settings.k, names)
+    pilot = settings.pilot or default_pilot(settings.k, names)
+    if len(set(pilot["k"])) < 3:
+        raise ValueError(f"the pilot's k={pilot['k']} are too few to fit a law; give at least 3")
+
+
+def default_pilot(ks: list[int], names: list[str]) -> dict[str, list]:
+    """Return a pilot that leaves out the largest k and every second configuration, for a test."""
+    return {"k": sorted(set(ks))[:-1], "configurations": names[::2]}
 
 
 def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable[str]) -> None:
@@ -295,8 +305,6 @@ def network_options(settings: Settings) -> dict[str, Any]:
 def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
     """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
     count = dataset.class_count
-    there = dataset.train.labels.bincount().tolist()
-    fewest = min(there)
     for k in ks:
         if k % count:
             neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
@@ -304,9 +312,6 @@ def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
                 f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
                 f"{' or '.join(neighbours)}"
             )
-        if k // count > fewest:
-            raise ValueError(
-                f"k={k} of {count} classes: ipc={k // count} is more than the {fewest} images of "
-                f"class {dataset.classes[there.index(fewest)]}; choose ipc <= {fewest}"
-            )
-    return sorted({k // count for k in ks})
+    ipcs = sorted({k // count for k in ks})
+    data.check_ipcs(ipcs, dataset)
+    return ipcs

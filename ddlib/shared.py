@@ -11,19 +11,20 @@ import safetensors
 import safetensors.torch
 
 from ddlib.data import DataSet, Split, pack, unpack
-from ddlib.files import write_atomically
+from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import images_digest
 
 SPLITS = ("train", "test")
 
 
 def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
-    """Return the data set of that `images_digest` as `path` holds it, written if need be."""
-    mapped = read(path, digest)
-    if mapped is None:
+    """Return the data set of that `images_digest` as `path` holds it, written if it is not there.
+
+    Raises ValueError as `read` does.
+    """
+    if not path.exists():
         write(dataset, path)
-        mapped = read(path, digest)
-    return mapped or dataset  # of which the disk made something else
+    return read(path, digest)
 
 
 def write(dataset: DataSet, path: Path) -> None:
@@ -36,11 +37,12 @@ def write(dataset: DataSet, path: Path) -> None:
     write_atomically(path, safetensors.torch.save(tensors, {"data": json.dumps(described)}))
 
 
-def read(path: Path, digest: str) -> DataSet | None:
-    """Return the data set of the file, mapped; None where there is none of that `images_digest`."""
-    if not path.exists():
-        return None
-    try:
+def read(path: Path, digest: str) -> DataSet:
+    """Return the data set of the file, mapped into memory.
+
+    Raises ValueError, with the path, unless it is a whole file of that `images_digest`.
+    """
+    with reading(path):
         with safetensors.safe_open(str(path), "pt") as file:
             described = json.loads(file.metadata()["data"])
             splits = {
@@ -48,8 +50,8 @@ def read(path: Path, digest: str) -> DataSet | None:
                 for name in SPLITS
             }
             normalisation = unpack(described["normalisation"], file.get_tensor)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        return None
-    classes = tuple(described["classes"])
-    dataset = DataSet(described["name"], **splits, normalisation=normalisation, classes=classes)
-    return dataset if images_digest(dataset) == digest else None
+        classes = tuple(described["classes"])
+        dataset = DataSet(described["name"], **splits, normalisation=normalisation, classes=classes)
+        if images_digest(dataset) != digest:
+            raise ValueError("it holds other images than this study's")
+    return dataset

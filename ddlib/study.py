@@ -18,13 +18,13 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from ddlib import data, networks, work
-from ddlib.cluster import connect
+from ddlib.cluster import connect, device
 from ddlib.configurations import Configuration, Family
 from ddlib.coverage import NOISE_SEEDS
-from ddlib.devices import check_precision, read_device
+from ddlib.devices import check_precision
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.extensions import network_code, read_extensions, use
-from ddlib.files import NOTE, check_writable, from_root, write_atomically
+from ddlib.files import check_writable, from_root, reading, write_atomically
 from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
@@ -99,7 +99,7 @@ class Plan:
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
         plain = asdict(self.configurations[configuration])
-        return [plain, code_digest("ddlib.configurations"), *self.network_code(plain)]
+        return [plain, *self.network_code(plain)]
 
     def network_code(self, plain: Any) -> list[str]:
         """Digests of the code of the networks of one's own that plain data names."""
@@ -132,8 +132,7 @@ class Plan:
 
     def observed_path(self, configuration: str, seed: int) -> Path:
         """What the reference of the same steps showed; see `ddlib.probing.train_and_observe`."""
-        made = [self.settings.probe, code_digest("ddlib.probing")]
-        identity = [self.reference_path(configuration, seed, SAME_STEPS).stem, made]
+        identity = [self.reference_path(configuration, seed, SAME_STEPS).stem, self.settings.probe]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.safetensors"
         return self.cache / "observed" / name
 
@@ -143,9 +142,8 @@ class Plan:
         if not chosen.pretrained:
             return None
         plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
-        code = code_digest("ddlib.configurations")
-        computed = [self.context.device, self.context.precision]
-        identity = [self.context.digest, *computed, plain, code, *self.network_code(plain)]
+        context = replace(self.context, network="any")
+        identity = [context.identity, plain, *self.network_code(plain)]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
         return self.cache / "pretrained" / name
 
@@ -158,7 +156,7 @@ class Plan:
         of_network = entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
         jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
-        identity = [context.identity, code_digest(entry.module), *self.network_code(jobs)]
+        identity = [context.identity, code_digest(*entry.modules), *self.network_code(jobs)]
         there = [path.name for path in folder.iterdir()] if length and folder.exists() else []
         found = []
         for job in jobs:
@@ -190,8 +188,8 @@ class Trial:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
         entry, plain = self.plan.entry(self.method), asdict(parameters)
-        code = [code_digest(entry.module), *self.plan.network_code(plain)]
-        made_by = [base, plain, *code, *entry.outside(parameters)]
+        code = [code_digest(*entry.modules), *self.plan.network_code(plain)]
+        made_by = [base, plain, *code, *entry.reads(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
 
     @property
@@ -283,7 +281,7 @@ class Result:
 
     def _observed(self, configuration: str, seeds: Iterable[int]) -> dict[str, np.ndarray]:
         paths = [self.plan.observed_path(configuration, seed) for seed in seeds]
-        shown = [load_file(path) for path in paths if path.exists()]
+        shown = [_observation(path) for path in paths if path.exists()]
         return (
             {name: np.stack([each[name] for each in shown]) for name in shown[0]} if shown else {}
         )
@@ -292,6 +290,11 @@ class Result:
         """Return the distilled sets of one seed, every method and size, that are there."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
+
+
+def _observation(path: Path) -> dict[str, np.ndarray]:
+    with reading(path):
+        return load_file(path)
 
 
 def check(settings: Settings) -> dict[str, Any]:
@@ -304,7 +307,7 @@ def check(settings: Settings) -> dict[str, Any]:
     families = read_sets(settings)
     data_options(settings)
     network_options(settings)
-    check_precision(settings.precision, read_device(settings.device))
+    check_precision(settings.precision, device(settings))
     return {"methods": methods, "configurations": configurations, "families": families}
 
 
@@ -334,10 +337,9 @@ def prepare(settings: Settings) -> Plan:
     digest = images_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
-    made = plain_text(options), plain_text(shape), digest
-    where = str(copy), read_device(settings.device), settings.precision
+    where = str(copy.resolve()), device(settings), settings.precision
     extensions = read_extensions(settings.extensions)
-    context = work.Context(*made, *where, work.code(), extensions)
+    context = work.Context(plain_text(shape), digest, *where, work.code(), extensions)
     return Plan(settings, dataset, context, **read, ipcs=ipcs, folder=folder, cache=cache)
 
 
@@ -350,12 +352,11 @@ def run(settings: Settings) -> Result:
     """
     plan = prepare(settings)
     with alone(plan.folder):
-        (plan.folder / NOTE).unlink(missing_ok=True)  # what it noted may change
         trials = [trial for trial in plan.trials if not is_settled(trial.path)]
         references = [each for each in plan.references if not plan.has_reference(*each)]
         if trials or references:
-            with connect(settings, plan.cache) as (client, sees_cache):
-                Running(plan, client, sees_cache).finish(trials, references)
+            with connect(settings, plan.context) as client:
+                Running(plan, client).finish(trials, references)
         return collect(plan)
 
 

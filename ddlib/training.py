@@ -22,7 +22,9 @@ from ddlib.networks import (
     Theta,
     in_passes,
     initial_parameters,
+    is_stochastic,
     logits,
+    stacked_logits,
     with_statistics,
 )
 from ddlib.parameters import Parameters, setting
@@ -218,8 +220,8 @@ def train(
 ) -> Theta:
     """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
 
-    images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. Under batch norm
-    the weights come with running statistics, which the optimiser does not see. Raises
+    images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. The weights come
+    with the network's buffers, if it has any, which the optimiser does not see. Raises
     DivergedError with the step at which the loss is not finite, unless `see` is there to be given
     every step's loss ().
     """
@@ -292,10 +294,11 @@ def advance(
 ) -> torch.Tensor:
     """Move `theta` by step number `step` of the recipe, in place; return the loss () before it.
 
-    images: (N, channels, H, W); labels: (N,). The augmentation is drawn from `generator`.
+    images: (N, channels, H, W); labels: (N,). The augmentation, and what stochastic layers draw,
+    come from `generator`.
     """
     images, others, kept = augmented(images, recipe.augmentation, generator)
-    scores = logits(network, theta, images, training=True)
+    scores = logits(network, theta, images, training=True, stream=generator)
     loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
     if others is not None:
         other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
@@ -310,8 +313,6 @@ def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    # A fused optimiser leaves them uncounted, which whoever keeps what follows from weights needs.
-    torch.autograd.graph.increment_version(optimiser.param_groups[0]["params"])
 
 
 def augmented(
@@ -328,7 +329,7 @@ def augmented(
             images = augment.apply(images, augment.draw(families, len(images), generator))
         return images, None, 1.0
     others = send(torch.randperm(len(images), generator=generator), images.device)
-    kept, *centre = torch.rand(3, generator=generator).tolist()
+    kept, *centre = torch.rand(3, generator=generator, dtype=torch.float32).tolist()
     if augmentation == "mixup":
         return kept * images + (1 - kept) * images[others], others, kept
     rows, columns = (
@@ -461,11 +462,11 @@ def train_and_score_all(
     sets: all of one size. On an accelerator the networks' weights are stacked and every step moves
     `at_once` of them, up to the rounding that another order of sums brings (under bf16, biases are
     then added unrounded). One that diverges is trained to the end, as nobody looks before.
-    Otherwise they are trained one after another.
+    Otherwise, and where layers are stochastic, they are trained one after another.
     """
     images, labels = sets[0]
     count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
-    if count == 1:
+    if count == 1 or is_stochastic(network, thetas[0], images[:2]):
         return [
             or_diverged(train_and_score, network, *own, test, recipe, seed, theta)
             for own, seed, theta in zip(sets, seeds, thetas, strict=True)
@@ -485,10 +486,10 @@ def at_once(
     """Return how many networks are best trained at the same time, on sets of k images each.
 
     On an accelerator as many as a pass may hold the images and activations of, and memory the
-    weights. One on a processor, where stacked convolutions are slower, and for batch norms, which
-    would share their statistics.
+    weights. One on a processor, where stacked convolutions are slower, and for batch norms and
+    other buffers, which networks would share.
     """
-    if device == "cpu" or network.batch_norms:
+    if device == "cpu" or network.batch_norms or network.constants:
         return 1
     pixels = min(recipe.batch_size, k) * math.prod(image_shape[-2:])
     weights = sum(value.numel() for value in network.parameters())
@@ -515,11 +516,12 @@ def _train_stacked(
             augmented(each[own], recipe.augmentation, stream)
             for each, own, stream in zip(images, drawn, streams, strict=True)
         ]
-        scores = _stacked_logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
+        scores = stacked_logits(network, stacked, torch.stack([batch for batch, _, _ in seen]))
         targets = [labels[own] for (_, labels), own in zip(sets, drawn, strict=True)]
         losses = _cross_entropies(scores, targets, recipe.label_smoothing)
         if recipe.augmentation in MIXES:
-            kept = send(torch.tensor([share for _, _, share in seen]), device)
+            shares = torch.tensor([share for _, _, share in seen], dtype=losses.dtype)
+            kept = send(shares, device)
             others = [own[mixed] for own, (_, mixed, _) in zip(targets, seen, strict=True)]
             rest = _cross_entropies(scores, others, recipe.label_smoothing)
             losses = kept * losses + (1 - kept) * rest
@@ -531,11 +533,6 @@ def _train_stacked(
     ]
     trained = detached(stacked)
     return [{name: trained[name][own] for name in trained} for own in range(len(seeds))], errors
-
-
-def _stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the class scores (G, N, C) of each network's own images (G, N, channels, H, W)."""
-    return torch.vmap(partial(logits, network))(stacked, images)
 
 
 def _cross_entropies(

@@ -1,27 +1,26 @@
 """The jobs that worker processes do for a study; each opens the data set once and keeps it."""
 
-import hashlib
 import json
 import math
 import platform
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, wraps
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load_file
 
 from ddlib import configurations, data, networks, shared
 from ddlib.configurations import Configuration
-from ddlib.devices import precision
-from ddlib.distilled import DistilledSet
+from ddlib.devices import precision, read_device
+from ddlib.distilled import DistilledSet, check_set
 from ddlib.extensions import Extension, network_code, use
-from ddlib.files import write_atomically
-from ddlib.fingerprints import code_digest, images_digest, plain_text
+from ddlib.files import read_json, reading, write_atomically
+from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import Network, Theta
 from ddlib.probing import train_and_observe
@@ -39,6 +38,9 @@ from ddlib.training import (
     train_and_score_all,
 )
 
+if TYPE_CHECKING:
+    from distributed import Worker
+
 
 class UnfitWorkerError(RuntimeError):
     """A worker that cannot do the jobs of a study, and would fail them as fast as it gets them."""
@@ -52,12 +54,11 @@ def _unfit(reason: str) -> UnfitWorkerError:
 class Context:
     """What a worker needs to open a study's data set and network.
 
-    data, network: their options as JSON; digest: of the images; copy: a file of
-    `ddlib.shared.write`, where a worker sees it; code: `code()` where the study was started;
-    extensions: the files that bring more methods, networks and data sets, as text.
+    network: its options as JSON; digest: of the images; copy: the file of `ddlib.shared.write`
+    that holds them, in a folder that every worker sees; code: `code()` where the study was
+    started; extensions: the files that bring more methods, networks and data sets, as text.
     """
 
-    data: str
     network: str
     digest: str
     copy: str
@@ -69,29 +70,81 @@ class Context:
     @property
     def identity(self) -> list[str]:
         """What decides results: the images themselves, not how they were asked for."""
-        code = network_code(self.extensions, self.network)
+        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
         return [self.digest, self.network, self.device, self.precision, *code]
 
 
 def in_precision(job: Callable) -> Callable:
-    """Return a job whose first argument is a Context, computed with the precision it names."""
+    """Return a job whose first argument is a Context, computed with the precision it names.
+
+    Of several CUDA devices of this machine, it computes on the worker's own.
+    """
 
     @wraps(job)
     def rounded(context: Context, *rest: Any) -> Any:
-        with precision(context.precision, context.device):
+        with precision(context.precision, context.device), _own_card(context.device):
             return job(context, *rest)
 
     return rounded
 
 
 def code() -> str:
-    """Return a fingerprint of the code of all jobs in this process, and of its libraries."""
-    return code_digest("ddlib.work")
+    """Return a fingerprint of all code that can decide a result, and of its libraries."""
+    return code_digest(*DECIDING, *METHOD_MODULES)
 
 
-def describe(token: Path) -> tuple[str, bool]:
-    """Return the `code` of this worker, and whether it sees the file `token`."""
-    return code(), token.exists()
+def objection(ours: str, device: str, copy: str, dask_worker: "Worker | None" = None) -> str:
+    """Return why this process cannot work for a study, and what to do; nothing if it can.
+
+    ours, device, copy: code, device and copy of the study's Context; dask_worker: this process, as
+    Dask knows it.
+    """
+    if code() != ours:
+        return (
+            f"runs other code ({code()}) than this study ({ours}); install the same ddlib and the "
+            "same versions of its libraries on every worker"
+        )
+    threads = dask_worker.state.nthreads if dask_worker else 1
+    if threads > 1:
+        return (
+            f"has {threads} threads, which would share PyTorch's settings; start it with "
+            "--nthreads 1, and more workers"
+        )
+    try:
+        if device != "cpu":  # asking would keep a process from being forked
+            read_device(device)
+    except ValueError as error:
+        return f"lacks the study's device: {error}; start it where there is one, or name another"
+    if not Path(copy).exists():
+        return f"does not see {copy}; give every worker the folders of this study"
+    return ""
+
+
+def card(worker: Any, count: int) -> int | None:
+    """Return which of `count` CUDA devices the worker takes that has this name, None for the first.
+
+    Only the processes that a study starts have numbers for names; who starts others says with
+    CUDA_VISIBLE_DEVICES which device each sees.
+    """
+    return worker % count if isinstance(worker, int) and count > 1 else None
+
+
+def _own_card(device: str) -> AbstractContextManager:
+    worker = _dask_worker()
+    if device != "cuda" or worker is None:
+        return nullcontext()
+    index = card(worker.name, torch.cuda.device_count())
+    return nullcontext() if index is None else torch.cuda.device(index)
+
+
+def _dask_worker() -> "Worker | None":
+    """Return what Dask calls this process, None where it is not one of Dask's."""
+    from distributed import get_worker
+
+    try:
+        return get_worker()
+    except ValueError:
+        return None
 
 
 def seconds(context: Context) -> float:
@@ -117,31 +170,6 @@ def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, flo
     return content, seconds(context) - start
 
 
-def pass_on(content: bytes) -> bytes:
-    """Return `content`: as a task's result, Dask takes it to each worker once, and anew if lost."""
-    return content
-
-
-def as_file(given: Path | bytes) -> Path:
-    """Return a file with what a job was given: one that this worker sees, or content alone.
-
-    Raises UnfitWorkerError for a path that it does not see after all.
-    """
-    if isinstance(given, Path):
-        if not given.exists():
-            raise _unfit(f"does not see {given}, as others do; give it the folder")
-        return given
-    path = Path(_scratch().name) / hashlib.sha256(given).hexdigest()
-    if not path.exists():
-        write_atomically(path, given)
-    return path
-
-
-@cache
-def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="ddlib-")
-
-
 def write_seconds(path: Path, seconds: float) -> None:
     """Keep the seconds that the file `path` took, beside it: its own bytes are its seed's alone."""
     write_atomically(_seconds_path(path), json.dumps(seconds).encode())
@@ -150,7 +178,7 @@ def write_seconds(path: Path, seconds: float) -> None:
 def read_seconds(path: Path) -> float | None:
     """Return the seconds that the file `path` took; None where it was never made."""
     beside = _seconds_path(path)
-    return json.loads(beside.read_text()) if beside.exists() else None
+    return read_json(beside, float) if beside.exists() else None
 
 
 def _seconds_path(path: Path) -> Path:
@@ -164,23 +192,31 @@ def distil(
     parameters: dict[str, Any],
     ipcs: Sequence[int],
     seed: int,
-    prepared: Sequence[Path | bytes],
-) -> tuple[dict[int, DistilledSet | DivergedError], float]:
+    prepared: Sequence[Path],
+) -> tuple[dict[int, DistilledSet | DivergedError | ValueError], float]:
     """Return the outcome of every size, and the seconds it took.
 
     parameters: plain data, since a worker only learns their class with the context's extensions;
-    prepared: the files of `prepare`, or their content where the worker does not see them.
+    prepared: the files of `prepare`. A ValueError stands for what is no set of its size.
     """
     dataset, network = _open(context)
     start = seconds(context)
     entry = METHODS[method]
-    more = [[as_file(each) for each in prepared]] if entry.preparation else []
-    outcomes = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
+    more = [prepared] if entry.preparation else []
+    made = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
     taken = seconds(context) - start
     shape = json.loads(context.network)
-    for ipc, outcome in outcomes.items():
-        if isinstance(outcome, DistilledSet):
-            outcomes[ipc] = replace(outcome, network=shape)
+    outcomes: dict[int, DistilledSet | DivergedError | ValueError] = {}
+    for ipc in ipcs:
+        outcome = made.get(ipc) if isinstance(made, Mapping) else None
+        if isinstance(outcome, DistilledSet):  # of a method that may call another one
+            outcome = replace(outcome, method=method, network=shape)
+        try:
+            if not isinstance(outcome, DivergedError):
+                check_set(outcome, dataset, method, ipc, seed)
+            outcomes[ipc] = outcome
+        except ValueError as error:
+            outcomes[ipc] = ValueError(f"the method {method!r} returned what is no set: {error}")
     return outcomes, taken
 
 
@@ -191,13 +227,12 @@ def evaluate(
     configuration: Configuration,
     seeds: Sequence[int],
     numbers: Sequence[int],
-    body: Path | bytes | None,
+    body: Path | None,
 ) -> tuple[list[list[Score] | DivergedError], float]:
     """Return the scores of the networks `numbers` trained on each distilled set, and the seconds.
 
     sets, seeds: of one size, a seed a set; where a network of a set diverged, that stands for its
-    scores. body: the pretrained body that the configuration starts from, if any: its file or its
-    content.
+    scores. body: the file of the pretrained body that the configuration starts from, if any.
     """
     dataset, network = _open(context, configuration)
     start, device = seconds(context), context.device
@@ -214,7 +249,7 @@ def evaluate(
 
 @in_precision
 def find_length(
-    context: Context, configuration: Configuration, body: Path | bytes | None, converged: Converged
+    context: Context, configuration: Configuration, body: Path | None, converged: Converged
 ) -> tuple[bytes, float]:
     """Return the steps after which a training on all data has converged, and the seconds.
 
@@ -242,7 +277,7 @@ def find_length(
 
 @in_precision
 def reference(
-    context: Context, configuration: Configuration, seed: int, body: Path | bytes | None, probe: int
+    context: Context, configuration: Configuration, seed: int, body: Path | None, probe: int
 ) -> tuple[Score, bytes]:
     """Return the score of a network trained on the whole training set, and what it showed.
 
@@ -264,22 +299,28 @@ def _initial(
     network: Network,
     configuration: Configuration,
     seed: object,
-    body: Path | bytes | None,
+    body: Path | None,
 ) -> Theta:
-    weights = load(as_file(body).read_bytes()) if body else None
+    weights = None
+    if body:
+        with reading(body):
+            weights = load_file(body)
     theta = configuration.evaluated(network, seed, weights)
     return {name: value.to(context.device) for name, value in theta.items()}
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
-def _opened(options: str, digest: str, copy: str) -> data.DataSet:
-    return shared.read(Path(copy), digest) or _loaded(options, digest)
+def _opened(copy: str, digest: str) -> data.DataSet:
+    try:
+        return shared.read(Path(copy), digest)
+    except (OSError, ValueError) as error:
+        raise _unfit(f"cannot open the data: {error}") from error
 
 
 @lru_cache(maxsize=1)  # an accelerator's memory is small
-def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
+def _dataset(copy: str, digest: str, device: str) -> data.DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = _opened(options, digest, copy)
+    dataset = _opened(copy, digest)
     train, test = (
         data.Split(split.images.to(device), split.labels.to(device))
         for split in (dataset.train, dataset.test)
@@ -287,30 +328,14 @@ def _dataset(options: str, digest: str, copy: str, device: str) -> data.DataSet:
     return replace(dataset, train=train, test=test)
 
 
-def _loaded(options: str, digest: str) -> data.DataSet:
-    try:
-        dataset = data.load(**json.loads(options))
-    except (OSError, ValueError) as error:
-        raise _unfit(f"cannot open the data: {error}") from error
-    if images_digest(dataset) != digest:
-        raise _unfit(
-            f"finds other images for {dataset.name} than the study started with; give every "
-            "worker the same DDLIB_DATA"
-        )
-    return dataset
-
-
 def _open(
     context: Context, configuration: Configuration | None = None
 ) -> tuple[data.DataSet, networks.Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
-    if context.code != code():
-        raise _unfit(
-            f"runs other code ({code()}) than the study was started with ({context.code}); install "
-            "the same ddlib and versions of its libraries on every worker"
-        )
+    if problem := objection(context.code, context.device, context.copy, _dask_worker()):
+        raise _unfit(problem)
     use(context.extensions)
-    dataset = _dataset(context.data, context.digest, context.copy, context.device)
+    dataset = _dataset(context.copy, context.digest, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     network = networks.build(
         **options, image_shape=dataset.image_shape, class_count=dataset.class_count

@@ -59,11 +59,11 @@ def held(hold: Path) -> int:
 
 
 @contextmanager
-def in_process(workers: int = 1) -> Iterator[str]:
+def in_process(workers: int = 1, threads: int = 1) -> Iterator[str]:
     """Keep a scheduler and workers that are threads of this process; give their address."""
     with LocalCluster(
         n_workers=workers,
-        threads_per_worker=1,
+        threads_per_worker=threads,
         processes=False,
         protocol="tcp",
         host="127.0.0.1",
@@ -81,9 +81,9 @@ class Cluster:
     scheduler: subprocess.Popen
     workers: list[subprocess.Popen] = field(default_factory=list)
 
-    def add(self, hidden: Path | None = None, library: Path = ROOT) -> None:
+    def add(self, hidden: Path | None = None, library: Path = ROOT, threads: int = 1) -> None:
         """Start a worker with the ddlib of `library`, to whom `hidden` is an empty folder."""
-        command = [*WORKER, self.address, "--nthreads=1", "--no-nanny", "--no-dashboard"]
+        command = [*WORKER, self.address, f"--nthreads={threads}", "--no-nanny", "--no-dashboard"]
         if hidden:
             hidden.mkdir(parents=True, exist_ok=True)
             command = run_with(f"mount -t tmpfs none {hidden}", command)

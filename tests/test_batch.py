@@ -1,6 +1,7 @@
-"""A batch: what runs, what is left alone, what fails, and what survives a kill; real processes."""
+"""A batch: what runs, what fails, and what survives a kill; real processes."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -11,17 +12,19 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import ANY
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from clusters import held, in_process, write_holding
 from mounts import needs_mounts, run_with
+from PIL import Image
 
-from ddlib import batch, execute, fingerprints, runs, study
-from ddlib.files import write_note
+from ddlib import batch, execute, study
 from ddlib.settings import read_settings
 
 ROOT = Path(study.__file__).parents[1]
@@ -122,20 +125,13 @@ def run(capsys):
 def statuses(printed: str) -> dict[str, str]:
     """The status of every run, from the table at the end."""
     table = re.split(r"\brun +status +seconds.*\n", printed)[-1].splitlines()
-    words = "done|up to date|failed|incomplete|refused|not run"
+    words = "done|failed|incomplete|refused|not run"
     return dict(re.match(rf"\s*(\S+)\s+({words})\b", line).groups() for line in table)
 
 
-def current(project: Project, name: str) -> bool:
-    run = batch.read(project.root / "parameters" / f"{name}.yaml")
-    return run.is_current(run.identity())
-
-
 @pytest.mark.slow
-def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
-    project, run, monkeypatch
-):
-    fine = project.notebook("01_fine", "print('sizes', k)")
+def test_one_failure_takes_no_other_with_it(project, run):
+    project.notebook("01_fine", "print('sizes', k)")
     project.notebook("02_broken", "print('so far')", "raise ValueError('no such luck,\\nat all')")
     for name in ("fine/one", "broken/one"):
         project.parameters(name)
@@ -155,32 +151,6 @@ def test_one_failure_takes_no_other_with_it_and_a_second_call_does_what_is_left(
         "so far\n"
     ]
     assert "This run stopped" in (project.results("broken/one") / "02_broken.html").read_text()
-
-    def again() -> dict[str, str]:
-        return statuses(run("parameters/fine/one.yaml")[1])
-
-    def started(run):
-        raise AssertionError(f"{run.name} was started")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(batch.subprocess, "Popen", started)
-        assert again() == {"fine/one": "up to date"}
-    assert current(project, "fine/one")
-    for change in (
-        lambda: (project.results("fine/one") / "01_fine.html").unlink(),
-        lambda: project.parameters("fine/one", seeds=2),
-        lambda: project.notebook("01_fine", "print('sizes', k, 'changed')"),
-    ):
-        before = fine.read_text(), project.parameters("fine/one").read_text()
-        page = (project.results("fine/one") / "01_fine.html").read_text()
-        change()
-        assert not current(project, "fine/one")
-        fine.write_text(before[0])
-        (project.results("fine/one") / "01_fine.html").write_text(page)
-        project.parameters("fine/one")
-    assert current(project, "fine/one")
-    monkeypatch.setattr(runs, "library_digest", lambda: "another version")
-    assert not current(project, "fine/one")
 
 
 @pytest.mark.slow
@@ -252,7 +222,7 @@ def test_killed_and_gone_on_with_by_two_at_once_it_gives_the_same_tables(project
     assert [one.returncode for one in both] == [0, 0], printed
     ended = [statuses(text) for text in printed]
     for name in ("study/one", "study/two"):
-        assert sorted(each[name] for each in ended) == ["done", "up to date"]
+        assert [each[name] for each in ended] == ["done", "done"]  # one after the other
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     expected = undisturbed(project, "study/one")
     for name in ("study/one", "study/two"):
@@ -270,9 +240,6 @@ def test_trials_of_a_batch_on_a_cluster_give_the_same_tables(project, run):
         code, printed = run("parameters", "--scheduler-address", address)
     assert (code, statuses(printed)) == (0, {"study/one": "done"})
     assert tables(project.results("study/one")) == undisturbed(project, "study/one")
-    assert current(project, "study/one")
-    study.run(read_settings(GIVEN | {"results": "results/study/one", "seeds": 1, "workers": 1}))
-    assert not current(project, "study/one")  # whose tables are others by now
 
 
 @pytest.mark.slow
@@ -419,42 +386,70 @@ def test_runs_that_read_each_other_are_refused(project, run):
     assert printed == ""
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_are_two_runs(project, run):
-    project.notebook("01_study", RUN)
+    project.notebook("01_fine", "print(k)")
     for folder in ("a", "b"):
-        path = project.parameters("study/one", results=f"results/{folder}")
-        shutil.move(path.parent, project.root / folder / "study")
-        own = batch.read(project.root / folder / "study" / "one.yaml")
-        leave(own)
+        path = project.parameters("fine/one", results=f"results/{folder}")
+        shutil.move(path.parent, project.root / folder / "fine")
     code, printed = run("a", "b")
     assert code == 0
-    assert printed.count("study/one up to date") == 2
-    assert f"{2 * (1 + TRIALS + REFERENCES)}/{2 * (1 + TRIALS + REFERENCES)} " in printed
+    assert re.search(r"fine/one +done.*\n *fine/one +done", printed)
 
 
 @pytest.mark.slow
-def test_what_ended_well_by_itself_is_left_alone(project, run):
-    notebook, path = project.notebook("01_fine", "print(k)"), project.parameters("fine/one")
-    execute.main([str(notebook), str(path), "workers=1"])
-    assert statuses(run("parameters")[1]) == {"fine/one": "up to date"}
-    execute.main([str(notebook), str(path), "seeds=2"])  # not what the file says
-    assert not current(project, "fine/one")
-    broken = project.notebook("02_broken", "raise ValueError")
-    with pytest.raises(SystemExit):
-        execute.main([str(broken), str(project.parameters("broken/one"))])
-    assert not current(project, "broken/one")
+def test_a_picture_that_moves_to_another_class_is_seen_below_linked_folders(project, run):
+    """Sizes and dates, in the order of the paths, are what they were."""
+    counts = "result.plan.dataset.train.labels.bincount().tolist()"
+    project.notebook("01_study", RUN + f"print('counts:', {counts})")
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
+    for part, label in itertools.product(("train", "test"), ("cat", "dog")):
+        folder, link = project.root / "linked" / part / label, project.root / "mine" / part / label
+        folder.mkdir(parents=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder)
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{number}.png")
+    changes = {"methods": {"random": {}}, "k": [4], "seeds": 1, "data": {"name": "mine"}}
+    project.parameters("study/one", **changes)
+
+    def counted() -> str:
+        assert run("parameters") == (0, ANY)
+        cells = nbformat.read(project.results("study/one") / "01_study.ipynb", 4).cells
+        return re.search(r"counts: (.*)", cells[-1].outputs[-1].text)[1]
+
+    assert counted() == "[8, 8]"
+    train = project.root / "linked" / "train"
+    (train / "cat" / "7.png").rename(train / "dog" / "8.png")
+    assert counted() == "[7, 9]"
 
 
-def test_a_run_with_failed_trials_or_without_its_tables_is_to_run_again(project):
+@pytest.mark.slow
+def test_a_run_with_failed_trials_is_incomplete(project, run):
+    project.notebook("01_study", PARTLY)
+    project.parameters("study/one")
+    code, printed = run("parameters")
+    assert (code, statuses(printed)) == (
+        "1 of 1 runs did not end well",
+        {"study/one": "incomplete"},
+    )
+    assert "2 trials failed; the page lists them" in printed  # one that diverged did not fail
+
+
+@pytest.mark.slow
+def test_a_second_batch_keeps_what_is_finished_and_tries_again_what_failed(project, run):
     project.notebook("01_study", RUN)
-    one = batch.read(project.parameters("study/one"))
-    for status, kept in {"ok": True, "diverged": True, "failed": False}.items():
-        leave(one, status)
-        assert one.is_current(one.identity()) == kept
-    leave(one)
-    (one.folder / "trials.parquet").unlink()
-    write_note(one.folder, one.identity())
-    assert not one.is_current(one.identity())
+    project.parameters("study/one")
+    assert run("parameters") == (0, ANY)
+    records = sorted(project.results("study/one").glob("trials/*.json"))
+    before = {path: path.stat().st_mtime_ns for path in records}
+    failed = json.loads(records[0].read_text()) | {"status": "failed", "message": "no luck"}
+    records[0].write_text(json.dumps(failed))
+    expected = tables(project.results("study/one"))
+    assert statuses(run("parameters")[1]) == {"study/one": "done"}
+    after = {path: path.stat().st_mtime_ns for path in records}
+    assert [path for path in records if after[path] != before[path]] == records[:1]
+    assert tables(project.results("study/one")) == expected
 
 
 def test_the_bar_counts_every_trial_and_network(project):
@@ -463,15 +458,6 @@ def test_the_bar_counts_every_trial_and_network(project):
     assert one.size == 1 + TRIALS + REFERENCES
     plan = study.prepare(one.settings)
     assert one.size == 1 + len(plan.trials) + len(plan.references)
-
-
-def test_more_workers_are_not_another_run(project):
-    project.notebook("01_study", RUN)
-    identities = [
-        batch.read(project.parameters("study/one", **changes)).identity()
-        for changes in ({}, {"workers": 7}, {"scheduler_address": "tcp://a:1"}, {"draws": 7})
-    ]
-    assert identities[0] == identities[1] == identities[2] != identities[3]
 
 
 @pytest.fixture
@@ -494,8 +480,8 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
     started, places, kept = {}, {}, []
 
     def start(command, env, **_):
-        started[command[7].stem] = [word for word in command if "=" in str(word)]
-        places[command[7].stem] = env.get("DASK_SCHEDULER_ADDRESS")
+        started[command[6].stem] = [word for word in command if "=" in str(word)]
+        places[command[6].stem] = env.get("DASK_SCHEDULER_ADDRESS")
         assert env.get("OMP_NUM_THREADS") != "of workers"
         raise OSError("not now")
 
@@ -552,114 +538,6 @@ def test_runs_on_an_accelerator_take_turns_and_others_do_not_wait(project, run):
     one, two, three = [[float(t) for t in path.read_text().split()] for path in times]
     assert one[1] < two[0]
     assert three[0] < two[0]
-
-
-def ended(project: Project, name: str) -> None:
-    """Have a run be one that has ended well."""
-    leave(batch.read(project.root / "parameters" / f"{name}.yaml"))
-
-
-def leave(run: runs.Run, status: str = "ok") -> None:
-    """Leave what a run that has ended well leaves, its tables for short."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    for name in runs.TABLES if run.studies else ():
-        pd.DataFrame({"status": [status]}).to_parquet(run.folder / name)
-    write_note(run.folder, run.identity())
-
-
-def touched(path: Path) -> Path:
-    """Write a file, or write on where there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("more")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("notebook", "given"),
-    [
-        ("explore", {"studies": ["results/coverage_law/quick"], "results": "results/explore/one"}),
-        ("theory", GIVEN | {"results": "results/theory/one"}),  # the default names that folder
-    ],
-)
-def test_every_table_that_a_run_reads_counts_and_nothing_else(project, notebook, given):
-    project.notebook(f"04_{notebook}", READS)
-    path = project.parameters(f"{notebook}/one")
-    path.write_text(yaml.safe_dump(given))
-    folder = project.results("coverage_law/quick")
-    tables = ["trials", "references", "costs", "distances", "regressions", "sheets"]
-    read = [*(f"{table}.parquet" for table in tables), "settings.json", "distilled/a.safetensors"]
-    for name in read:
-        touched(folder / name)
-        ended(project, f"{notebook}/one")
-        assert current(project, f"{notebook}/one")
-        touched(folder / name)
-        assert not current(project, f"{notebook}/one"), name
-    ended(project, f"{notebook}/one")
-    for name in ("run.json", "progress.json", "03.html", "03.ipynb", "03.log", "trials/a.json"):
-        touched(folder / name)
-    touched(project.results(f"{notebook}/one") / "later.parquet")  # of another notebook
-    assert current(project, f"{notebook}/one")
-
-
-def test_a_notebook_that_reads_no_theory_does_not_wait_for_its_table(project):
-    project.notebook("01_study", RUN)
-    project.parameters("study/one")
-    ended(project, "study/one")
-    touched(project.results("coverage_law/quick") / "regressions.parquet")
-    assert current(project, "study/one")
-
-
-def test_the_example_in_the_library_counts(project, monkeypatch):
-    project.notebook("01_study", RUN)
-    project.parameters("study/one")
-    package = shutil.copytree(fingerprints.PACKAGE, project.root / "ddlib")
-    monkeypatch.setattr(fingerprints, "PACKAGE", package)
-    for name in ("sheets.parquet", "settings.json"):
-        ended(project, "study/one")
-        assert current(project, "study/one")
-        touched(package / "example" / "methods" / "digits" / name)
-        assert not current(project, "study/one")
-
-
-def test_data_of_ones_own_count_and_what_lies_beside_them_does_not(project):
-    project.notebook("01_study", RUN)
-    project.parameters("study/one", data={"name": "mine"})
-    for name in ("train.npz", "test/cat/1.png"):
-        touched(project.root / "mine" / name)
-    ended(project, "study/one")
-    for name in ("notes.txt", "val/cat/1.png", "results/trials.parquet"):
-        touched(project.root / "mine" / name)
-    assert current(project, "study/one")
-    for change in (
-        lambda: touched(project.root / "mine" / "train.npz"),
-        lambda: os.utime(project.root / "mine" / "train.npz", ns=(0, 5)),
-        lambda: touched(project.root / "mine" / "test/cat/2.png"),
-        lambda: (project.root / "mine" / "test/cat/1.png").unlink(),
-    ):
-        change()
-        assert not current(project, "study/one")
-        ended(project, "study/one")
-        assert current(project, "study/one")
-
-
-def test_named_data_count_where_they_are_found(project, monkeypatch):
-    project.notebook("01_study", RUN)
-    project.parameters("study/one", data={"name": "mnist"})
-    monkeypatch.setenv("DDLIB_DATA", str(project.root / "root"))
-    monkeypatch.setenv("HOME", str(project.root / "home"))
-    ended(project, "study/one")
-    for place, counts in {
-        "home/.cache/ddlib/MNIST/raw/images": True,
-        "root/mnist/train.npz": False,  # half a data set is none
-        "root/mnist/test.npz": True,  # which is found first
-        "home/.cache/ddlib/MNIST/raw/labels": False,
-        "root/cifar-10-batches-py/test_batch": False,
-        "root/MNIST/raw/images": True,
-    }.items():
-        touched(project.root / place)
-        assert current(project, "study/one") != counts, place
-        ended(project, "study/one")
 
 
 def test_a_process_ends_with_its_parent():

@@ -55,7 +55,7 @@ def summary() -> pd.DataFrame:
     one = pd.DataFrame(
         {
             "law": names,
-            "delta_aicc": pd.array([0, 1.5, 7, 85, 21, None], dtype="Float64"),
+            "delta_aic": pd.array([0, 1.5, 7, 85, 21, None], dtype="Float64"),
             "loo_error": pd.array([0.01, 0.02, 0.03, 0.1, 0.04, None], dtype="Float64"),
             "r2": 0.97,
             "r2_null": 0.93,
@@ -155,9 +155,9 @@ def test_rivals_shows_every_law_of_every_method(gaps, curves, summary):
     evidence = pd.DataFrame(
         spec["datasets"][spec["vconcat"][0]["hconcat"][1]["layer"][1]["data"]["name"]]
     )
-    assert evidence["value"].tolist() == ["0.0", "1.5", "7.0", "85.0", "21.0", "no AICc"]
+    assert evidence["value"].tolist() == ["0.0", "1.5", "7.0", "85.0", "21.0", "no AIC"]
     assert evidence["far"].tolist() == [False, False, False, True, True, False]
-    assert evidence["shown"].max() == charts.AICC_EDGE
+    assert evidence["shown"].max() == charts.AIC_EDGE
     assert evidence["fit"].tolist() == ["0.970 (0.93)"] * 6
     assert (evidence["fill"] == "white").tolist() == [False, True, False, False, False, True]
     lines = spec["vconcat"][0]["hconcat"][0]["layer"][0]["encoding"]["color"]["scale"]

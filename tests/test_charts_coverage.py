@@ -69,22 +69,30 @@ def test_steps_of_h_cov_go_on_to_the_end_of_the_axis():
 def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     k_stars = pd.DataFrame(
         {
-            "family": ["f", "g", "h"],
+            "family": ["f", "g", "h", "lost"],
             "epsilon": 0.1,
-            "k_star": [30.0, 100.0, 10.0],
-            "low": [20.0, 60.0, 0.0],
-            "high": [40.0, np.inf, 12.0],
-            "censored": ["", "above the largest k", "below the smallest k"],
+            "k_star": [30.0, 100.0, 10.0, np.nan],
+            "low": [20.0, 60.0, 0.0, np.nan],
+            "high": [40.0, np.inf, 12.0, np.nan],
+            "raw": [35.0, 100.0, 10.0, np.nan],
+            "censored": ["", "above the largest k", "below the smallest k", ""],
             "smallest": 10.0,
             "largest": 100.0,
+            "seeds": [5, 3, 5, 1],
+            "missing_seeds": [0, 2, 0, 4],
         }
     )
-    measures = pd.DataFrame({"h_cov": [0.0, 1.0, 2.0]}, index=["f", "g", "h"])
-    groups = pd.Series({"f": "one", "g": "one", "h": "two"})
+    families = ["f", "g", "h", "lost"]
+    measures = pd.DataFrame({"h_cov": [0.0, 1.0, 2.0, 3.0]}, index=families)
+    groups = pd.Series(["one", "one", "two", "two"], index=families)
     [panel], spec = layers(charts.k_star_against(k_stars, measures, {"h_cov": "H"}, groups))
     table = rows(spec, panel[0])
     assert [row["shown"] for row in table] == ["measured", "above", "below"]
     assert [(row["low"], row["high"]) for row in table] == [(20, 40), (60, 100), (10, 12)]
+    assert [row["fill"] for row in table] == [1, 0, 1]  # hollow where seeds are missing
+    assert panel[1]["mark"]["type"] == "tick"
+    assert panel[1]["encoding"]["y"]["field"] == "raw"
+    assert spec["title"]["subtitle"][-1] == "Not drawn, as fewer than 2 seeds are whole: lost."
     vl_convert.vegalite_to_svg(spec)
 
 

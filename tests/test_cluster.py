@@ -1,4 +1,4 @@
-"""A study on a Dask cluster: real processes, which share no folder, die, or run other code."""
+"""A study on a Dask cluster: real processes, which share a folder, die, or run other code."""
 
 import asyncio
 import json
@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from clusters import Cluster, held, in_process, write_holding
+from distributed import Client
 from mounts import needs_mounts
 
 import ddlib
@@ -58,6 +60,14 @@ def tables(root: Path) -> list[bytes]:
     ]
 
 
+@contextmanager
+def connected(root: Path, device: str = "cpu", **changes) -> Iterator[Client]:
+    """Give the client of a study's workers, as if it computed on `device`."""
+    chosen = settings(root, **changes)
+    with connect(chosen, replace(study.prepare(chosen).context, device=device)) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> list[bytes]:
     """The tables of the study where nothing happens."""
@@ -81,10 +91,7 @@ def after(count: int, act: Callable[[], None], monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@needs_mounts
-def test_workers_without_our_folders_one_of_them_killed_mid_trial_give_the_same_tables(
-    tmp_path, cluster
-):
+def test_workers_one_of_them_killed_mid_trial_give_the_same_tables(tmp_path, cluster):
     hold = tmp_path / "hold"
     given = {
         "extensions": [str(write_holding(tmp_path / "holding.py", hold))],
@@ -94,7 +101,7 @@ def test_workers_without_our_folders_one_of_them_killed_mid_trial_give_the_same_
         study.run(settings(tmp_path / "undisturbed", scheduler_address=address, **given))
     hold.mkdir()
     for _ in range(2):
-        cluster.add(hidden=tmp_path / "cache")
+        cluster.add()
     with ThreadPoolExecutor() as beside:
         killed = beside.submit(kill_who_holds, hold, cluster)
         result = study.run(settings(tmp_path, scheduler_address=cluster.address, **given))
@@ -139,8 +146,8 @@ def test_a_scheduler_that_dies_is_named_and_what_is_done_is_kept(
 def other_code(tmp_path) -> Path:
     """A folder with another ddlib."""
     other = shutil.copytree(Path(ddlib.__file__).parent, tmp_path / "other" / "ddlib")
-    training = other / "training.py"
-    training.write_text(training.read_text().replace("MIXES = ", "MIXES = BLENDS = "))
+    with (other / "methods" / "gradient.py").open("a") as file:
+        file.write("more = 1\n")
     return other.parent
 
 
@@ -148,32 +155,41 @@ def other_code(tmp_path) -> Path:
 def test_a_worker_with_other_code_is_refused_before_anything_runs(tmp_path, cluster, other_code):
     cluster.add(library=other_code)
     message = (
-        r"^the Dask workers tcp://127\.0\.0\.1:\d+ run other code than this study \(\w{12}\); "
+        r"^the Dask worker tcp://127\.0\.0\.1:\d+ runs other code \(\w{12}\) than this study "
+        r"\(\w{12}\); install the same ddlib"
     )
-    with pytest.raises(ValueError, match=message + "install the same ddlib"):
+    with pytest.raises(ValueError, match=message):
         study.run(settings(tmp_path, scheduler_address=cluster.address))
     assert not (tmp_path / "results" / "trials").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unfit", ["code", "folder"])
+@pytest.mark.parametrize("unfit", ["code", "folder", "threads"])
 @needs_mounts
 def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(
     tmp_path, cluster, undisturbed, other_code, monkeypatch, unfit
 ):
     """It would be given all that it is quick to fail."""
     cluster.add()
-    which = {"code": {"library": other_code}, "folder": {"hidden": tmp_path / "cache"}}
-    sentence = {"code": r"runs other code \(", "folder": r"does not see /\S+, as others do"}
+    which = {
+        "code": {"library": other_code},
+        "folder": {"hidden": tmp_path / "cache"},
+        "threads": {"threads": 2},
+    }
+    sentence = {
+        "code": r"runs other code \(",
+        "folder": r"does not see /\S+; give every worker the folders",
+        "threads": "has 2 threads, which would share PyTorch's settings; start it with --nthreads",
+    }
     connect = study.connect
 
     @contextmanager
     def connect_and_join(*given):
-        with connect(*given) as (client, sees_cache):
+        with connect(*given) as client:
             cluster.add(**which[unfit])
             client.wait_for_workers(2, timeout=60)
             cluster.workers[0].kill()  # or it might be quick enough to do all
-            yield client, sees_cache
+            yield client
 
     with monkeypatch.context() as patched:
         patched.setattr(study, "connect", connect_and_join)
@@ -187,21 +203,81 @@ def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(
 
 
 def test_a_worker_that_cannot_tell_its_code_is_refused(tmp_path, monkeypatch):
-    def fail(token):
+    def fail(*given):
         raise ModuleNotFoundError("No module named 'ddlib'")
 
-    monkeypatch.setattr(work, "describe", fail)
+    monkeypatch.setattr(work, "objection", fail)
     sentence = r"cannot run this study \(ModuleNotFoundError: No module named 'ddlib'\); install"
     with in_process() as address, pytest.raises(ValueError, match=sentence):
         study.run(settings(tmp_path, scheduler_address=address))
 
 
-def test_content_without_a_folder_becomes_a_file_of_the_worker():
-    path = work.as_file(b"experts")
-    assert path.read_bytes() == b"experts"
-    assert work.as_file(b"experts") == path
-    assert work.as_file(path) is path
-    assert work.as_file(b"others") != path
+@pytest.mark.parametrize(
+    ("threads", "changes", "sentence"),
+    [
+        (2, {}, "has 2 threads, which would share PyTorch's settings; start it with --nthreads 1"),
+        (1, {"device": "xpu"}, "lacks the study's device: 'xpu' is not a device of this machine; "),
+    ],
+)
+def test_a_worker_that_is_unfit_is_refused(tmp_path, threads, changes, sentence):
+    with in_process(threads=threads) as address:
+        chosen = settings(tmp_path, scheduler_address=address, **changes)
+        with pytest.raises(ValueError, match=rf"^the Dask worker tcp://\S+ {sentence}"):
+            study.run(chosen)
+    assert not (tmp_path / "results" / "trials").exists()
+
+
+def test_workers_with_another_device_than_this_machines_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddlib.cluster.read_device", lambda name: "cpu")
+    chosen = settings(tmp_path)
+    context = study.prepare(chosen).context
+    monkeypatch.setattr("ddlib.cluster.read_device", as_if_cuda)
+    with in_process() as address:
+        chosen = replace(chosen, scheduler_address=address)
+        sentence = "^device: auto is cpu on this machine, but cuda on the Dask workers at .*; name"
+        with pytest.raises(ValueError, match=sentence), connect(chosen, context):
+            pass
+
+
+def as_if_cuda(name: str) -> str:
+    return "cuda"
+
+
+def test_workers_of_a_study_take_a_cuda_device_each():
+    assert [work.card(number, 3) for number in range(5)] == [0, 1, 2, 0, 1]
+    assert work.card(1, 1) is None
+    assert work.card("tcp://10.0.0.2:4000", 3) is None  # it sees what CUDA_VISIBLE_DEVICES says
+
+
+SCRIPT = """
+from ddlib import study
+from ddlib.settings import read_settings
+
+def main():
+    study.run(read_settings({given!r}))
+
+{call}
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_refused_and_one_with_it_runs(tmp_path):
+    def ran(call: str) -> subprocess.CompletedProcess:
+        given = GRID | {"methods": {"random": {}}, "configurations": None, "seeds": 1, "workers": 1}
+        given |= {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
+        (tmp_path / "script.py").write_text(SCRIPT.format(given=given, call=call))
+        command = [sys.executable, str(tmp_path / "script.py")]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    without = ran("main()")
+    assert without.returncode == 1
+    assert without.stderr.splitlines()[-1] == (
+        f"RuntimeError: {tmp_path}/script.py, line 8: worker processes run this script again when "
+        'they start; put what runs a study under `if __name__ == "__main__":`'
+    )
+    guarded = ran('if __name__ == "__main__":\n    main()')
+    assert guarded.returncode == 0, guarded.stderr
+    assert (tmp_path / "results" / "trials.parquet").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
@@ -213,8 +289,8 @@ def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_acceler
         heeds_no_key = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         return "torch._dynamo" in sys.modules and knows_its_code and heeds_no_key
 
-    def told(**changes) -> tuple[int, bool, str | None]:
-        with connect(settings(tmp_path, **changes), tmp_path) as (client, _):
+    def told(device: str = "cpu", **changes) -> tuple[int, bool, str | None]:
+        with connected(tmp_path, device, **changes) as client:
             ask = client.run
             asked = os.getppid, is_loaded, partial(os.getenv, "LATER")
             answers = [ask(each).values() for each in asked]
@@ -228,8 +304,7 @@ def test_workers_here_are_forks_of_a_loaded_process_unless_they_share_an_acceler
     assert f"MALLOC_TRIM_THRESHOLD_={2**32}" in given
     monkeypatch.setenv("LATER", "too")
     assert told(workers=1) == (server, True, "too")
-    monkeypatch.setattr("ddlib.cluster.read_device", lambda device: "cuda")
-    assert told() == (os.getpid(), False, "too")
+    assert told("cuda") == (os.getpid(), False, "too")
 
 
 def test_workers_say_nothing_of_their_own(tmp_path):
@@ -238,13 +313,13 @@ def test_workers_say_nothing_of_their_own(tmp_path):
     def speaks() -> bool:
         return logging.getLogger("distributed.worker").isEnabledFor(logging.ERROR)
 
-    with connect(settings(tmp_path, workers=1), tmp_path) as (client, _):
+    with connected(tmp_path, workers=1) as client:
         assert list(client.run(speaks).values()) == [False]
 
 
 def test_a_study_that_leaves_it_open_goes_where_dasks_variable_says(tmp_path, monkeypatch):
     def names(**changes) -> set[str]:
-        with connect(settings(tmp_path, **changes), tmp_path) as (client, _):
+        with connected(tmp_path, **changes) as client:
             return set(client.scheduler_info()["workers"])
 
     with in_process() as address:
@@ -267,10 +342,10 @@ def test_an_event_loop_may_be_late_and_dask_starts_none_of_its_own(tmp_path, mon
 
     monkeypatch.setattr(asyncio, "new_event_loop", Late)
     event_loop.cache_clear()
-    with in_process() as address, connect(settings(tmp_path, workers=1), tmp_path) as (own, _):
+    with in_process() as address, connected(tmp_path, workers=1) as own:
         assert len(own.run(work.code)) == 1
         assert own.run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl) is None
-        with connect(settings(tmp_path, scheduler_address=address), tmp_path) as (named, _):
+        with connected(tmp_path, scheduler_address=address) as named:
             assert list(named.scheduler_info()["workers"]) != list(own.run(str))
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load as parse
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from ddlib import networks
 from ddlib.configurations import (
@@ -88,6 +89,20 @@ def test_updates_one_by_one_are_the_training(tiny, name, network):
     assert weights.keys() == whole.keys()
     for key in whole:
         assert torch.equal(weights[key], whole[key]), key
+
+
+def test_updates_drop_what_the_training_drops(tiny):
+    body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
+    network = networks.Network(body, nn.Linear(64, 3))
+    theta = networks.initial_parameters(network, generator("weights"))
+    images, labels = tiny.train.images[:16], tiny.train.labels[:16]
+    chosen, state = configuration(network=MLP, **PLAIN), State.start(0)
+    stream = torch.Generator()
+    stream.set_state(state.stream)
+    whole = train(network, theta, images, labels, chosen.recipe, stream)
+    for _ in range(chosen.recipe.steps):
+        theta, state = chosen.update(network, theta, state, (images, labels))
+    assert torch.equal(theta["head.weight"], whole["head.weight"])
 
 
 def test_an_update_changes_nothing_that_it_is_given(tiny):

@@ -1,11 +1,11 @@
-"""Coverage law: worst gaps, k*, regressions and nulls against closed forms and naive loops."""
+"""Coverage law: worst gaps, k*, regressions and relabelling against closed forms and loops."""
 
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, special, stats
+from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from ddlib import coverage_laws
@@ -30,16 +30,15 @@ def names(*numbers):
     return [f"c{i}" for i in numbers]
 
 
-def given(ks, censored="", draws=None, *, smallest=10.0, largest=500.0):
-    """Make k* by hand, one epsilon; draws (1 + D, F), default the estimate alone."""
-    codes = {"": None, "above": np.inf, "below": 0.0}
-    censored = censored or [""] * len(ks)
-    first = [k if codes[c] is None else codes[c] for k, c in zip(ks, censored, strict=True)]
-    draws = np.array([first]) if draws is None else np.vstack([first, draws])
-    families = [f"f{i}" for i in range(len(ks))]
-    rows = {"family": families, "epsilon": 0.1, "k_star": ks, "smallest": smallest}
-    found = pd.DataFrame({**rows, "largest": largest})
-    return coverage_laws.KStars(found, draws.T, draws[:1].T)
+def given(ks, censored="", draws=None, relabelled=None):
+    """Make k* by hand, one epsilon; draws (D, F) and relabelled (B, F), default none."""
+    rows = {"family": [f"f{i}" for i in range(len(ks))], "epsilon": 0.1, "k_star": ks}
+    rows |= {"censored": censored or [""] * len(ks), "seeds": 4, "missing_seeds": 0}
+    draws, relabelled = (
+        np.array([ks] if more is None else np.vstack([ks, more]), dtype=float)
+        for more in (draws, relabelled)
+    )
+    return coverage_laws.KStars(pd.DataFrame(rows), draws.T, np.stack([relabelled.T] * 2))
 
 
 def measured(**columns):
@@ -88,7 +87,7 @@ def biases(spread, members, studies=3000, seeds=5):
     truths = spread * rng.normal(size=(members, 1, studies))
     values = truths + rng.normal(size=(members, seeds, studies))  # a study takes the place of a k
     values += rng.normal(size=(1, seeds, studies))
-    corrected = coverage_laws.worst_over(values, coverage_laws.seed_weights(seeds, 0, 0))[0]
+    corrected = coverage_laws.worst_over(values, coverage_laws.seed_weights(range(seeds), 0, 0))[0]
     raw = values.mean(axis=1).max(axis=0)
     return np.mean([corrected - truths.max(axis=0)[0], raw - truths.max(axis=0)[0]], axis=1)
 
@@ -114,13 +113,11 @@ def test_the_true_worst_gap_lies_between_corrected_and_raw(spread, low, high):
 def test_only_the_raw_k_star_of_identical_members_grows_with_their_number():
     sizes = [1, 2, 4, 8, 16]
     families = {f"f{i}": names(*range(m)) for i, m in enumerate(sizes)}
-    measures = measured(log_members=np.log(sizes))
     slopes = []
     for i in range(40):
         gaps = table(np.ones(16), noise=0.02, generator=i)
-        found = coverage_laws.k_star(gaps, families, 0.12, draws=0)  # true k* = 100
-        both = [coverage_laws.regressions(k, measures) for k in (found, found.uncorrected)]
-        slopes.append([row(each, "log_members")["slope"] for each in both])
+        found = coverage_laws.k_star(gaps, families, 0.12, draws=0, relabellings=0)  # k* = 100
+        slopes.append(np.polyfit(np.log(sizes), found.table[["k_star", "raw"]], 1)[0])
     mean, error = np.mean(slopes, axis=0), np.std(slopes, axis=0) / np.sqrt(40)
     assert abs(mean[0]) < 3 * error[0]
     assert mean[1] > 10 * error[1]
@@ -179,23 +176,86 @@ def test_k_star_of_known_laws_and_its_censoring():
         answer = answers.loc[(family, epsilon)]
         assert answer[["k_star", "low", "high", "raw"]].tolist() == pytest.approx([k] * 4)
         assert answer["censored"] == ""
+    assert answers.loc[("both", 0.1), ["fails_at", "holds_at"]].tolist() == [100, 200]
     above = answers.loc[("both", 0.06)]  # 625
-    assert above[["k_star", "low", "high"]].tolist() == [500, np.inf, np.inf]
+    assert above[["k_star", "low", "high", "fails_at"]].tolist() == [500, 500, np.inf, 500]
     assert above["censored"] == "above the largest k"
     below = answers.loc[("small", 0.2)]  # 7.7
-    assert below[["k_star", "low", "high"]].tolist() == [10, 0, 0]
+    assert below[["k_star", "low", "high", "holds_at"]].tolist() == [10, 0, 10, 10]
     assert below["censored"] == "below the smallest k"
 
 
-def test_a_k_without_trials_of_a_member_is_not_used():
+# Missing trials
+
+
+def lost(gaps, *trials):
+    """Drop trials (configuration, seed) or (configuration, seed, k)."""
+    keys = list(zip(gaps["configuration"], gaps["seed"], gaps["k"], strict=True))
+    gone = [any(key[: len(trial)] == trial for trial in trials) for key in keys]
+    return gaps[~np.array(gone)]
+
+
+def test_a_family_uses_whole_seeds_and_nothing_is_filled_in():
+    gaps = table([0.5, 1.0, 0.7], noise=0.02, shared=0.02)
+    missing = lost(gaps, ("c1", 1, 50), ("c1", 3), ("c2", 0), ("c2", 1))
+    missing = lost(missing, ("c2", 2, 10), ("c2", 3, 20), ("c2", 4, 50))
+    families = {"ab": names(0, 1), "a": names(0), "c": names(2)}
+    found = coverage_laws.k_star(missing, families, 0.12).table.set_index("family")
+    assert found[["seeds", "missing_seeds"]].to_numpy().tolist() == [[3, 2], [5, 0], [0, 5]]
+    whole = gaps[~gaps["seed"].isin([1, 3])]
+    alone = coverage_laws.k_star(whole, {"ab": names(0, 1)}, 0.12).table.set_index("family")
+    same = ["k_star", "low", "high", "raw"]
+    assert found.loc["ab", same].tolist() == pytest.approx(alone.loc["ab", same].tolist())
+    assert np.isnan(found.loc["c", "k_star"])
+    assert found.loc["c", "reason"] == "0 of 5 seeds have every member at every k; 2 needed"
+
+
+def test_a_size_with_fewer_than_two_seeds_is_left_out_and_counted():
     gaps = table([0.5, 1.0])
-    lost = (gaps["configuration"] == "c1") & (gaps["k"] == 500)
+    gaps = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
     families = {"small": names(0), "both": names(0, 1)}
-    found = coverage_laws.k_star(gaps[~lost], families, [0.06], draws=2).table
+    found = coverage_laws.k_star(gaps, families, [0.06], draws=2).table
     assert found["largest"].tolist() == [500, 200]
+    assert found["missing_sizes"].tolist() == [0, 1]
+    assert found["missing_seeds"].tolist() == [0, 0]
     assert found["k_star"].tolist() == pytest.approx([156.25, 200])
-    with pytest.raises(ValueError, match="'both' has no k at which every member"):
-        coverage_laws.k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1)
+    none = coverage_laws.k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1).table
+    assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
+    assert none["k_star"].isna().all()
+
+
+def test_worst_gaps_leave_out_a_seed_that_lacks_a_member_at_that_k():
+    gaps = table([0.5, 1.0], noise=0.02)
+    found = coverage_laws.worst_gaps(lost(gaps, ("c1", 1, 50)), {"f": names(0, 1)})
+    here = found[found["k"] == 50].set_index("seed")
+    assert here[["seeds", "missing"]].to_numpy().tolist() == [[4, 1]] * 5
+    assert here["worst"].isna().tolist() == [False, True, False, False, False]
+    rest = coverage_laws.worst_gaps(gaps[gaps["seed"] != 1], {"f": names(0, 1)})
+    rest = rest[rest["k"] == 50].set_index("seed")
+    assert here["worst"].dropna().tolist() == pytest.approx(rest["worst"].tolist())
+    assert here["raw"].dropna().tolist() == pytest.approx(rest["raw"].tolist())
+
+
+def test_families_stay_paired_where_one_loses_a_seed():
+    """Both families see the same noise of seeds; where one lacks seed 2, draws stay correlated."""
+    families, alike = {"f": names(0), "g": names(1)}, []
+    for i in range(8):
+        gaps = lost(table([1.0, 1.0], shared=0.02, generator=i), ("c1", 2))
+        found = coverage_laws.k_star(gaps, families, 0.12, draws=500, relabellings=0)
+        alike.append(stats.spearmanr(*found.draws[:, 1:]).statistic)
+    assert np.mean(alike) > 0.6
+
+
+def test_intervals_of_k_star_hold_the_truth_where_seeds_are_missing():
+    hits = 0
+    for i in range(100):
+        gaps = table([1.0, 0.8, 0.6], noise=0.01, shared=0.005, generator=i)
+        gaps = lost(gaps, ("c0", 0), ("c1", 3, 50), ("c2", 4))
+        found = coverage_laws.k_star(gaps, {"f": names(0, 1, 2)}, 0.15, draws=200, relabellings=0)
+        found = found.table.iloc[0]
+        assert found["seeds"] == 2
+        hits += found["low"] <= (1 / 0.13) ** 2 <= found["high"]
+    assert hits >= 88
 
 
 CASES = {
@@ -229,21 +289,16 @@ def test_draws_are_shared_by_all_families_in_every_call():
 # Regressions
 
 
-def test_without_censoring_it_is_least_squares():
+def test_slopes_are_least_squares_and_r2_that_of_ln_k():
     rng = np.random.default_rng(1)
     x = rng.uniform(0, 3, 9)
     y = 100 + 50 * x + 10 * rng.normal(size=9)
     found = coverage_laws.regressions(given(y), measured(h_cov=x, log_members=x**2))
-    line = stats.linregress(x, y)
-    h = row(found, "h_cov")
-    assert h[["slope", "r2"]].tolist() == pytest.approx([line.slope, line.rvalue**2])
-    rss = ((y - line.intercept - line.slope * x) ** 2).sum()
-    # -2 log likelihood + 2p + 2p(p+1)/(n-p-1), p = 3 with sigma
-    aicc = 9 * (np.log(2 * np.pi * rss / 9) + 1) + 6 + 24 / 5
-    assert h["aicc"] == pytest.approx(aicc)
-    flat = 9 * (np.log(2 * np.pi * y.var()) + 1) + 4 + 12 / 6
-    assert row(found, "constant")["aicc"] == pytest.approx(flat)
-    assert h["delta_aicc"] == pytest.approx(aicc - found["aicc"].min())
+    line, h = stats.linregress(x, y), row(found, "h_cov")
+    r2, other = (np.corrcoef(v, np.log(y))[0, 1] ** 2 for v in (x, x**2))
+    assert h[["slope", "r2", "r2_raw", "lead"]].tolist() == pytest.approx(
+        [line.slope, r2, r2, r2 - other]
+    )
     misses = []
     for i in range(9):
         rest = np.arange(9) != i
@@ -251,6 +306,7 @@ def test_without_censoring_it_is_least_squares():
         misses.append(y[i] - line.intercept - line.slope * x[i])
     assert h["loo"] == pytest.approx(np.sqrt(np.mean(np.square(misses))))
     assert row(found, "constant")["loo"] == pytest.approx(y.std() * 9 / 8)
+    assert h[["n", "distinct", "left_out"]].tolist() == [9, 9, "families"]
 
 
 def test_whole_series_are_left_out():
@@ -262,90 +318,17 @@ def test_whole_series_are_left_out():
         rest = ~np.isin(np.arange(6), [start, start + 1])
         line = stats.linregress(x[rest], y[rest])
         misses += [*(y - line.intercept - line.slope * x)[start : start + 2]]
-    assert row(found, "h_cov")["loo_group"] == pytest.approx(np.sqrt(np.mean(np.square(misses))))
+    assert row(found, "h_cov")["loo"] == pytest.approx(np.sqrt(np.mean(np.square(misses))))
+    assert row(found, "h_cov")["left_out"] == "series"
 
 
-def naive_tobit(x, y, codes):
-    """Maximise the censored likelihood of y = a + b x + sigma e by scipy; return it after a, b."""
-
-    def loss(p):
-        z, sigma = (y - p[0] - p[1] * x) / np.exp(p[2]), p[2]
-        terms = [stats.norm.logpdf(z) - sigma, stats.norm.logsf(z), stats.norm.logcdf(z)]
-        return -np.select([codes == 0, codes > 0, codes < 0], terms).sum()
-
-    start = [*np.polyfit(x, y, 1)[::-1], np.log(np.std(y))]
-    options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 20_000, "maxfev": 20_000}
-    best = optimize.minimize(loss, start, method="Nelder-Mead", options=options)
-    return best.x[0], best.x[1], -best.fun
-
-
-def test_censored_k_star_enter_by_their_probability():
-    rng = np.random.default_rng(3)
-    x = np.linspace(0, 3, 12)
-    y = -60 + 250 * x + 60 * rng.normal(size=12)
-    codes = np.where(y > 500, 1, np.where(y < 10, -1, 0))
-    assert {*codes} == {-1, 0, 1}
-    censored = [{1: "above", -1: "below", 0: ""}[code] for code in codes]
-    found = coverage_laws.regressions(given(y.clip(10, 500), censored), measured(h_cov=x))
-    _, slope, likelihood = naive_tobit(x, y.clip(10, 500), codes)
-    h = row(found, "h_cov")
-    assert h["slope"] == pytest.approx(slope, rel=1e-4)
-    assert h["aicc"] == pytest.approx(-2 * likelihood + 6 + 24 / 8, rel=1e-6)
-    assert (h["n"], h["censored"]) == (12, (codes != 0).sum())
-    misses = []
-    for i in range(12):
-        rest = np.arange(12) != i
-        intercept, slope, _ = naive_tobit(x[rest], y[rest].clip(10, 500), codes[rest])
-        miss = intercept + slope * x[i] - y[i].clip(10, 500)
-        misses.append(0.0 if miss * codes[i] > 0 else miss)
-    assert h["loo"] == pytest.approx(np.sqrt(np.mean(np.square(misses))), rel=1e-3)
-
-
-def test_censoring_does_not_flatten_the_slope(monkeypatch):
-    monkeypatch.setattr(coverage_laws, "DRAWN", 2)  # the null is not asked for here
-    rng, slopes = np.random.default_rng(0), []
-    x = np.linspace(0, 3, 20)
-    for _ in range(60):
-        y = 50 + 250 * x + 40 * rng.normal(size=20)
-        censored = ["above" if value > 500 else "" for value in y]
-        k_stars = given(y.clip(10, 500), censored)
-        found = coverage_laws.regressions(k_stars, measured(h_cov=x))
-        slopes.append((row(found, "h_cov")["slope"], np.polyfit(x, y.clip(10, 500), 1)[0]))
-    tobit, clipped = np.mean(slopes, axis=0)
-    assert tobit == pytest.approx(250, rel=0.05)
-    assert clipped < 200
-
-
-def test_the_permutation_null_counts_every_order():
-    x, y = np.array([0.0, 1, 2, 4, 3]), np.array([20.0, 50, 30, 90, 80])
-    scores = [np.corrcoef(x[list(order)], y)[0, 1] ** 2 for order in permutations(range(5))]
-    expected = np.mean(np.array(scores) >= scores[0] - 1e-9)
-    found = coverage_laws.regressions(given(y), measured(h_cov=x))
-    assert row(found, "h_cov")["p"] == pytest.approx(expected)
-
-
-def test_permutation_p_values_are_uniform_where_nothing_is_there():
-    rng, p_values = np.random.default_rng(0), []
-    for _ in range(80):
-        y = rng.uniform(20, 700, 5)
-        k_stars = given(y.clip(10, 500), ["above" if value > 500 else "" for value in y])
-        found = coverage_laws.regressions(k_stars, measured(h_cov=rng.normal(size=5) ** 2))
-        p_values.append(row(found, "h_cov")["p"])
-    assert stats.kstest([p for p in p_values if p == p], "uniform").pvalue > 0.01
-
-
-def test_slope_intervals_and_lead_over_the_rival_come_from_joint_draws():
+def test_slope_intervals_come_from_joint_draws():
     x = np.array([0.0, 1, 2, 3])
     shifts = np.linspace(-10, 10, 101)[:, None]
     draws = 50 + (40 + shifts) * x  # one seed effect tilts all families together
-    found = coverage_laws.regressions(
-        given(50 + 40 * x, draws=draws), measured(h_cov=x, log_members=[0.0, 1, 1, 2])
-    )
-    h = row(found, "h_cov")
-    assert h[["slope", "low", "high"]].tolist() == pytest.approx([40, 30.4, 49.6], abs=0.21)
-    assert h["beats"] == 1
-    assert row(found, "constant")["beats"] == 0
-    assert np.isnan(row(found, "log_members")["beats"])
+    found = coverage_laws.regressions(given(50 + 40 * x, draws=draws), measured(h_cov=x))
+    ends = row(found, "h_cov")[["slope", "low", "high"]]
+    assert ends.tolist() == pytest.approx([40, 30.4, 49.6], abs=0.21)
 
 
 def test_what_cannot_be_regressed_says_why():
@@ -354,119 +337,153 @@ def test_what_cannot_be_regressed_says_why():
     assert "the same in every family" in row(found, "log_members")["reason"]
     assert "vendi is missing" in row(found, "vendi")["reason"]
     assert row(found, "h_cov")["reason"] == ""
+    assert np.isnan(row(found, "h_cov")["lead"])
     few = given([20.0, 30, 500, 500], ["", "", "above", "above"])
     found = coverage_laws.regressions(few, measures)
     assert (found["reason"] == "2 of 4 families have k* inside the grid; it takes 3").all()
     assert found["slope"].isna().all()
+    alike = coverage_laws.regressions(given([20.0] * 4), measures)
+    assert row(alike, "h_cov")["reason"] == "k* is the same in every family"
     with pytest.raises(ValueError, match="no k\\* of family 'f4'"):
         coverage_laws.regressions(few, measured(h_cov=np.arange(5.0)))
     with pytest.raises(ValueError, match="measures have 'f0' twice"):
         coverage_laws.regressions(few, measures.iloc[[0, 0, 1]])
 
 
+def test_a_family_without_k_star_is_left_out_and_counted():
+    gaps = table([0.3, 0.5, 0.9, 1.2], noise=0.002)
+    families = {f"f{i}": names(i) for i in range(4)} | {"f4": names(0, 3)}
+    measures = measured(h_cov=[0.0, 1, 2, 3, 3], log_members=[0.0, 0, 1, 1, 2])
+    gone = [("c0", seed) for seed in range(4)] + [("c1", 2, 50)]
+    found = coverage_laws.k_star(lost(gaps, *gone), families, 0.08)
+    h = row(coverage_laws.regressions(found, measures), "h_cov")
+    assert h[["n", "unknown", "reduced", "fewest", "distinct"]].tolist() == [3, 2, 1, 4, 3]
+    whole = coverage_laws.k_star(gaps, families, 0.08)
+    rest = coverage_laws.regressions(whole, measures.loc[["f1", "f2", "f3"]])
+    assert h["slope"] == pytest.approx(row(rest, "h_cov")["slope"], rel=0.1)
+
+
+# Relabelling
+
+
+def test_all_six_relabellings_of_three_configurations_by_hand():
+    """k* of c0, c1, c2 is 25, 56.25 and 156.25; a family needs what its worst member needs."""
+    gaps = table([0.4, 0.6, 1.0])  # epsilon 0.1: (a / 0.08)^2
+    families = {"f0": names(0), "f1": names(1), "f2": names(0, 1), "f3": names(1, 2)}
+    found = coverage_laws.k_star(gaps, families, 0.1, draws=0)
+    need = np.array([25.0, 56.25, 156.25])
+    orders = np.array(list(permutations(range(3))))
+    owned = need[orders]
+    expected = [owned[:, 0], owned[:, 1], owned[:, :2].max(axis=1), owned[:, 1:].max(axis=1)]
+    for kind in found.relabelled:
+        assert kind == pytest.approx(np.array(expected))
+    h, m = np.array([0.0, 0.3, 0.5, 1.0]), np.log([1, 1, 2, 2])
+    logs = np.log(expected).T
+    r, rival = ([np.corrcoef(x, y)[0, 1] for y in logs] for x in (h, m))
+    leads = np.sign(r) * np.square(r) - np.sign(rival) * np.square(rival)
+    fit = coverage_laws.regressions(found, measured(h_cov=h, log_members=m))
+    answer = row(fit, "h_cov")
+    assert answer["r2"] == pytest.approx(r[0] ** 2)
+    assert answer["p"] == pytest.approx(np.mean(np.array(r) >= r[0] - 1e-9))
+    assert answer["lead"] == pytest.approx(leads[0])
+    assert answer["p_lead"] == pytest.approx(np.mean(leads >= leads[0] - 1e-9))
+    falling = coverage_laws.regressions(found, measured(h_cov=-h, log_members=m))
+    assert row(falling, "h_cov")["r2"] == pytest.approx(-(r[0] ** 2))
+
+
+def test_relabelled_k_star_are_those_of_relabelled_tables():
+    """Also where trials are missing: the curves move with what they lack."""
+    gaps = table([0.4, 0.7, 1.0, 0.6], noise=0.02)
+    gaps = lost(gaps, ("c1", 0), ("c2", 1, 50), ("c3", 0), ("c3", 1), ("c3", 2), ("c3", 3))
+    families = {"f": names(0, 1), "g": names(2), "h": names(0, 1, 2, 3)}
+    found = coverage_laws.k_star(gaps, families, [0.1, 0.06], draws=0)
+    assert found.relabelled.shape == (2, 6, 24)
+    for b, order in enumerate(permutations(range(4))):
+        owners = {f"c{curve}": f"c{owner}" for owner, curve in enumerate(order)}
+        moved = gaps.assign(configuration=gaps["configuration"].map(owners))
+        again = coverage_laws.k_star(moved, families, [0.1, 0.06], draws=0, relabellings=0).table
+        for kind, column in enumerate(["k_star", "raw"]):
+            expected = again[column].to_numpy()
+            assert found.relabelled[kind, :, b] == pytest.approx(expected, nan_ok=True)
+
+
+def test_drawn_relabellings_keep_the_truth_first_and_repeat():
+    gaps, families = (
+        table(np.linspace(0.4, 1, 8), noise=0.01),
+        {"f": names(*range(8)), "g": names(5)},
+    )
+    found, again = (coverage_laws.k_star(gaps, families, 0.1, relabellings=50) for _ in range(2))
+    assert found.relabelled.shape == (2, 2, 51)
+    assert (found.relabelled == again.relabelled).all()
+    assert found.relabelled[0, :, 0] == pytest.approx(found.table["k_star"])
+
+
+def nested_study(rng, effect):
+    """A study of 8 configurations on a line, nested and overlapping families, and its p-values.
+
+    effect: how much ln a of a configuration grows with its distance from the first.
+    """
+    at = np.concatenate([[0.0], rng.normal(size=7)])
+    away = np.abs(at)
+    scales = 0.5 * np.exp(
+        effect * (away - away.mean()) + (0 if effect else 0.4) * rng.normal(size=8)
+    )
+    gaps = table(scales, noise=0.01, seeds=4, ks=KS[:5], generator=rng.integers(1 << 30))
+    arms = ([0, 1, 2, 3], [0, 4, 5, 6], [0, 7, 2, 5])
+    families = {f"{a}-{m}": names(*arm[:m]) for a, arm in enumerate(arms) for m in (2, 3, 4)}
+    spread = [np.ptp(at[[int(n[1:]) for n in each]]) for each in families.values()]
+    sizes = [len(each) for each in families.values()]
+    measures = pd.DataFrame({"log_members": np.log(sizes), "h_cov": spread}, index=list(families))
+    found = coverage_laws.k_star(gaps, families, 0.1, draws=0, relabellings=99)
+    return row(coverage_laws.regressions(found, measures), "h_cov")[["p", "p_lead"]]
+
+
+def test_p_values_hold_their_size_and_find_a_law():
+    """Families that nest are alike by chance, too: as independent ones they hold no size."""
+    rng = np.random.default_rng(0)
+    null, true = (
+        np.array([nested_study(rng, effect) for _ in range(100)], dtype=float) <= 0.05
+        for effect in (0.0, 0.8)
+    )
+    assert null.mean(axis=0).max() < 0.1
+    assert true.mean(axis=0)[0] > 0.5
+
+
 # Families of equal size
 
 
-def test_within_equal_counts_orders_exactly():
-    ks = [20.0, 40, 30, 90, 100, 60, 80]
-    h = [1.0, 3, 2, 4, 7, 5, 6]
-    measures = measured(
-        members=[3, 3, 3, 3, 5, 5, 5], h_cov=h, log_members=np.log([3] * 4 + [5] * 3)
-    )
-    found = coverage_laws.within_equal(given(ks), measures)
+def test_within_equal_is_correlation_about_the_mean_of_each_size():
+    ks = np.array([20.0, 40, 30, 90, 100, 60, 80])
+    h = np.array([1.0, 3, 2, 4, 7, 5, 6])
+    sizes = [3, 3, 3, 3, 5, 5, 5]
+    rng = np.random.default_rng(0)
+    relabelled = rng.uniform(20, 400, (40, 7))
+    measures = measured(members=sizes, h_cov=h, log_members=np.log(sizes))
+    found = coverage_laws.within_equal(given(ks, relabelled=relabelled), measures)
     answer = found[found["predictor"] == "h_cov"].set_index("group")
-    assert answer["tau"].tolist() == pytest.approx([1, 1, 1])
-    assert answer["p"].tolist() == pytest.approx([1 / 24, 1 / 6, 1 / (24 * 6)])
+    blocks = {"3": [slice(0, 4)], "5": [slice(4, 7)], "all": [slice(0, 4), slice(4, 7)]}
+    for group, parts in blocks.items():
+        x = np.concatenate([h[part] - h[part].mean() for part in parts])
+        scores = []
+        for y in np.log(np.vstack([ks, relabelled])):
+            y = np.concatenate([y[part] - y[part].mean() for part in parts])
+            r = (x @ y) / np.sqrt(x @ x * (y @ y))
+            scores.append(r * abs(r))
+        assert answer.loc[group, "r2"] == pytest.approx(scores[0])
+        assert answer.loc[group, "p"] == pytest.approx(np.mean(scores >= scores[0] - 1e-9))
     assert answer["n"].tolist() == [4, 3, 7]
     constant = found[found["predictor"] == "log_members"]
     assert constant["reason"].str.contains("explains nothing").all()
 
 
-def test_within_equal_matches_scipy_with_ties():
-    rng = np.random.default_rng(2)
-    ks, h = rng.uniform(20, 400, 6), np.array([1.0, 2, 2, 3, 5, 4])
-    ks[3] = 500
-    k_stars = given(ks, ["", "", "", "above", "", ""])
-    found = coverage_laws.within_equal(k_stars, measured(members=[4] * 6, h_cov=h))
-    ranks = np.where(np.arange(6) == 3, np.inf, ks)
-    tau = stats.kendalltau(stats.rankdata(ranks), h).statistic
-    assert found["tau"].tolist() == pytest.approx([tau])
-    scores = [
-        stats.kendalltau(stats.rankdata(ranks), h[list(order)]).statistic
-        for order in permutations(range(6))
-    ]
-    assert found["p"].tolist() == pytest.approx([np.mean(np.array(scores) >= tau - 1e-9)])
-
-
 def test_within_equal_needs_families_of_equal_size():
     with pytest.raises(ValueError, match="no two families share their members"):
         coverage_laws.within_equal(given([20.0, 30]), measured(members=[1, 2], h_cov=[0.0, 1]))
-
-
-# The other form
-
-
-def root_case(noise=0.0):
-    h = np.array([0.0, 0.5, 1.0, 2.0, 2.5])
-    families = {f"f{i}": names(i) for i in range(5)}
-    gaps = table(1.5 * np.sqrt(h), floor=0.03, noise=noise)
-    measures = measured(h_cov=h, log_members=np.log([1, 2, 2, 3, 3]))
-    return coverage_laws.root_law(gaps, families, measures, draws=200)
-
-
-def test_the_root_law_is_recovered_and_beats_its_rivals():
-    h = row(root_case(), "h_cov")
-    assert h[["slope", "intercept", "r2"]].tolist() == pytest.approx([1.5, 0.03, 1])
-    assert h["loo"] == pytest.approx(0, abs=1e-9)
-    found = root_case(noise=0.02)
-    h = row(found, "h_cov")
-    assert h["low"] < 1.5 < h["high"]
-    assert h["delta_aicc"] == 0
-    assert h["p"] < 0.05
-    assert h["n"] == 30
-    assert found.loc[found["predictor"] != "h_cov", "loo"].min() > 2 * h["loo"]
-    assert row(found, "constant")["p"] == 1
-
-
-def test_the_root_law_leaves_out_whole_families():
-    h = np.array([0.5, 1.0, 2.0])
-    gaps = table([1.0, 1.1, 2.5], noise=0.03, generator=5)
-    families = {f"f{i}": names(i) for i in range(3)}
-    found = coverage_laws.root_law(gaps, families, measured(h_cov=h), draws=2)
-    means = gaps.groupby(["configuration", "k"])["gap_error"].mean().to_numpy()
-    x, owner, misses = np.sqrt(h[:, None] / KS).ravel(), np.repeat(range(3), 6), []
-    for i in range(3):
-        line = stats.linregress(x[owner != i], means[owner != i])
-        misses += [*(means - line.intercept - line.slope * x)[owner == i]]
-    assert row(found, "h_cov")["loo"] == pytest.approx(np.sqrt(np.mean(np.square(misses))))
-    assert row(found, "h_cov")["r2"] == pytest.approx(stats.linregress(x, means).rvalue ** 2)
-
-
-def test_olsens_derivatives_are_those_of_differences():
-    rng = np.random.default_rng(0)
-    x, y = np.column_stack([np.ones(6), rng.normal(size=6)]), rng.normal(size=(1, 6))
-    codes, weights = np.array([[0, 1, -1, 0, 1, 0]]), np.ones((1, 6))
-    theta = np.array([[0.3, -0.4, 1.2]])
-
-    def value(t):
-        return coverage_laws._likelihood(t[None], x, y, codes, weights)[0][0]
-
-    _, slope, bend = coverage_laws._likelihood(theta, x, y, codes, weights)
-    assert optimize.approx_fprime(theta[0], value, 1e-7) == pytest.approx(slope[0], rel=1e-4)
-    for i in range(3):
-        step = np.eye(3)[i] * 1e-5
-        ends = [
-            coverage_laws._likelihood(theta + sign * step, x, y, codes, weights)[1][0]
-            for sign in (1, -1)
-        ]
-        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(bend[0, i], rel=1e-4)
-    z = 1.2 * y[0] - x @ theta[0, :2]
-    logs = np.select(
-        [codes[0] == 0, codes[0] > 0],
-        [np.log(1.2) + stats.norm.logpdf(z), special.log_ndtr(-z)],
-        special.log_ndtr(z),
-    )
-    assert value(theta[0]) == pytest.approx(logs.sum())
+    lost = given([np.nan, 30.0])
+    [found] = coverage_laws.within_equal(
+        lost, measured(members=[2, 2], h_cov=[0.0, 1])
+    ).itertuples()
+    assert (found.n, found.reason) == (0, "no two families of equal M have a k*")
 
 
 def two_methods(first, other):
@@ -505,7 +522,8 @@ def test_transfer_uses_no_seed_in_which_a_trial_failed():
     given = two_methods(first.assign(status="ok"), other.assign(status=status))
     found = coverage_laws.transfer(given, families)
     left = two_methods(*(each[each["seed"] > 0] for each in (first, other)))
-    pd.testing.assert_frame_equal(found, coverage_laws.transfer(left, families))
+    expected = coverage_laws.transfer(left, families).assign(missing=1)
+    pd.testing.assert_frame_equal(found, expected)
     assert set(found["n"]) == {4}
 
 
@@ -532,23 +550,3 @@ def test_a_difference_that_only_the_corrected_worst_gaps_show_is_not_told():
     apart = np.sign(worst["difference"]) != np.sign(worst["raw"])
     assert apart.any()
     assert not worst[apart]["told"].any()
-
-
-def test_k_star_is_read_off_the_line_of_the_regression():
-    h = pd.Series([0.0, 0.7, 1.1, 1.6], index=[f"f{i}" for i in range(4)])
-    k_stars = given([20.0, 90.0, 130.0, 180.0], draws=[[22.0, 92.0, 132.0, 182.0]] * 40)
-    slope, intercept = np.polyfit(h, [20.0, 90.0, 130.0, 180.0], 1)
-    found, reason = coverage_laws.k_star_on_line(k_stars, h, 1.3)
-    assert reason == ""
-    centre = intercept + slope * 1.3
-    assert found == pytest.approx((centre, centre + 2, centre + 2))
-    fitted = row(coverage_laws.regressions(k_stars, h.to_frame("h_cov")), "h_cov")
-    assert (slope, slope) == pytest.approx((fitted["slope"], fitted["low"]))
-
-
-def test_a_line_through_too_few_families_is_refused():
-    h = pd.Series([0.0, 0.7, 1.1], index=["f0", "f1", "f2"])
-    k_stars = given([20.0, 90.0, 500.0], ["", "", "above"])
-    found, reason = coverage_laws.k_star_on_line(k_stars, h, 1.0)
-    assert found is None
-    assert reason == "2 of 3 families have k* inside the grid; it takes 3"

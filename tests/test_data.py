@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.datasets import CIFAR10
 
 from ddlib.data import DATASETS, Normalisation, load
@@ -187,6 +188,26 @@ def test_whitening_is_undone():
     assert (far.min(), far.max()) == (0, 1)  # clamped
     with pytest.raises(ValueError, match="images have 16 values each, but the whitening has 64"):
         whitened.normalisation.normalise(torch.zeros(2, 1, 4, 4))
+
+
+def test_a_whitening_is_inverted_once_however_many_chunks_it_undoes():
+    whitening = load("digits", zca=True).normalisation
+    images = torch.zeros(8, 1, 8, 8)
+    whitening.denormalise(images)
+    with Solves() as solves:
+        for _ in range(5):
+            whitening.denormalise(images)
+    assert solves.count == 0
+
+
+class Solves(TorchDispatchMode):
+    """While it is on, `count` is how often a matrix is decomposed or inverted."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += "linalg" in str(operation)
+        return operation(*args, **(kwargs or {}))
 
 
 def test_whitening_is_fitted_to_all_training_images_whatever_is_kept():
@@ -381,6 +402,119 @@ def test_own_image_folder(tmp_path, test):
     unit = loaded.normalisation.denormalise(loaded.train.images)[4]
     expected = pixels(6, 8, 3, seed=11).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(unit.numpy(), expected, atol=1e-6)
+
+
+# ---- what pictures hold ----
+
+
+def write_pictures(folder, **pictures):
+    """Two classes; every split of class ant holds the pictures, saved as name.suffix."""
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            (folder / split / name).mkdir(parents=True)
+        pictures["bee"].save(folder / split / "bee" / "0.png")
+        for name, picture in pictures.items():
+            if name != "bee":
+                picture.save(folder / split / "ant" / name.replace("_", "."))
+    return folder
+
+
+def grey_levels(loaded):
+    """The images (N, channels, H, W) as grey levels of 8 bits."""
+    return (loaded.normalisation.denormalise(loaded.train.images) * 255).round().int()
+
+
+def test_grey_images_of_16_bits_are_scaled_and_said(tmp_path):
+    deep = np.array([[0, 257 * 100, 65535], [128, 129, 32768]], np.uint16)
+    deep = Image.fromarray(deep)
+    folder = write_pictures(tmp_path, deep_png=deep, deep_tif=deep, bee=deep)
+    with pytest.warns(UserWarning, match=r"train: images of 16 bits scaled from 0..65535.*: 3$"):
+        loaded = load(folder)
+    assert loaded.image_shape == (1, 2, 3)
+    # 128 / 257 is below a half, 129 / 257 above; 32768 / 257 = 127.502
+    for image in grey_levels(loaded):
+        assert image[0].tolist() == [[0, 100, 255], [0, 1, 128]]
+
+
+def test_grey_folders_keep_one_channel_and_mixed_ones_are_said(tmp_path):
+    grey, bits = Image.fromarray(pixels(5, 4)), Image.new("1", (4, 5), 1)
+    opaque = Image.merge("LA", (grey, Image.new("L", grey.size, 255)))
+    folder = write_pictures(tmp_path / "grey", a_png=grey, b_png=bits, c_png=opaque, bee=grey)
+    levels = grey_levels(load(folder))
+    assert levels.shape == (4, 1, 5, 4)
+    assert [image[0].tolist() for image in levels[[0, 2, 3]]] == [pixels(5, 4).tolist()] * 3
+    assert levels[1].unique().tolist() == [255]
+
+    colour = Image.fromarray(pixels(5, 4, 3))
+    palette = colour.quantize(20)
+    folder = write_pictures(tmp_path / "mixed", a_png=grey, b_png=palette, bee=colour)
+    with pytest.warns(UserWarning, match=r"train: grey images repeated in three channels.*: 1$"):
+        levels = grey_levels(load(folder))
+    assert levels[0].tolist() == [pixels(5, 4).tolist()] * 3
+    assert levels[1].permute(1, 2, 0).tolist() == np.array(palette.convert("RGB")).tolist()
+    assert levels[2].permute(1, 2, 0).tolist() == pixels(5, 4, 3).tolist()
+
+
+def test_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn a quarter clockwise
+    picture = Image.fromarray(np.array([[10, 20, 30], [40, 50, 60]], np.uint8))
+    folder = write_pictures(tmp_path, bee=picture.transpose(Image.Transpose.ROTATE_270))
+    for split in ("train", "test"):
+        picture.save(folder / split / "ant" / "0.png", exif=exif)
+    for image in grey_levels(load(folder)):
+        assert image[0].tolist() == [[40, 10], [50, 20], [60, 30]]
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "sentence"),
+    [
+        ("a_jpg", Image.new("CMYK", (4, 5)), "has pixels of mode CMYK"),
+        ("a_tif", Image.new("F", (4, 5), 0.5), "has pixels of mode F, which 8 bits"),
+        ("a_tif", Image.new("I", (4, 5), 70_000), "has pixels of mode I, which 8 bits"),
+        ("a_png", Image.new("RGBA", (4, 5), (9, 9, 9, 254)), "is transparent in places"),
+        ("a_png", Image.new("LA", (4, 5), (9, 0)), "is transparent in places"),
+    ],
+)
+def test_pictures_that_cannot_be_kept_are_refused_by_name(tmp_path, name, picture, sentence):
+    folder = write_pictures(tmp_path, **{name: picture}, bee=Image.new("RGB", (4, 5)))
+    with pytest.raises(ValueError, match=rf"ant/{name.replace('_', '.')} {sentence}.*; save it"):
+        load(folder)
+
+
+def test_palettes_with_a_transparent_colour_and_moving_pictures_are_refused(tmp_path):
+    plain = Image.fromarray(pixels(5, 4, 3))
+    folder = write_pictures(tmp_path, a_png=plain, bee=plain)
+    path = folder / "train" / "ant" / "a.png"
+    plain.quantize(20).save(path, transparency=0)
+    with pytest.raises(ValueError, match=r"ant/a.png is transparent in places"):
+        load(folder)
+    plain.save(path, save_all=True, append_images=[Image.fromarray(pixels(5, 4, 3, seed=1))])
+    with pytest.raises(ValueError, match=r"ant/a.png cannot be read \(it holds several pictures"):
+        load(folder)
+
+
+def test_what_is_no_image_is_passed_over_or_counted(tmp_path):
+    folder = write_images(tmp_path)
+    ant = folder / "train" / "ant"
+    (ant / ".ipynb_checkpoints").mkdir()
+    (ant / "below").mkdir()
+    content = (ant / "0.png").read_bytes()
+    for name in ("._0.png", ".ipynb_checkpoints/0.png", "0.png~", "#0.png#", "Thumbs.db"):
+        (ant / name).write_bytes(content)
+    (ant / "below" / "3.PNG").write_bytes(content)
+    loaded = load(folder)  # says nothing
+    assert loaded.train.labels.tolist() == [0] * 4 + [1] * 3
+    for name in ("ant/a.gif", "ant/b.GIF", "bee/notes", "9.png"):
+        (folder / "train" / name).write_bytes(content)
+    said = (
+        r"train: files skipped for their suffix \(none\): 1; "
+        "files skipped for their suffix .gif: 2; "
+        "images skipped for being in no class's folder: 1$"
+    )
+    with pytest.warns(UserWarning, match=said):
+        again = load(folder)
+    assert torch.equal(again.train.images, loaded.train.images)
 
 
 # ---- options ----

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ddlib.networks import build
+from ddlib.parameters import read_file
 from ddlib.settings import (
     Exploration,
     Settings,
@@ -90,7 +91,7 @@ def test_notebook_is_clean_and_takes_parameters(path):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_profile_is_valid_without_its_data_and_its_device(path):
-    settings = read_settings(yaml.safe_load(path.read_text()))
+    settings = read_settings(read_file(path))
     read_methods(settings)
     Recipe.read(settings.training, "training")
     options, network = data_options(settings), network_options(settings)

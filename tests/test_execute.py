@@ -22,16 +22,19 @@ GIVEN = {
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a notebook of one cell, whose source is given; return its results folder."""
+    """Run a notebook of one cell, whose source is given; return its results folder.
 
-    def execute(source: str, text: str | None = None, **changes) -> Path:
+    tagged: one more cell for each, of these types, with the tag of the parameters cell.
+    """
+
+    def execute(source: str, text: str | None = None, tagged=("code",), **changes) -> Path:
         given = GIVEN | {"results": str(tmp_path / "out")} | changes
         parameters = tmp_path / "mine.yaml"
         parameters.write_text(yaml.safe_dump(given) if text is None else text)
         cells = [
-            nbformat.v4.new_code_cell("k = None", metadata={"tags": ["parameters"]}),
-            nbformat.v4.new_code_cell(source),
-        ]
+            getattr(nbformat.v4, f"new_{kind}_cell")("k = 0", metadata={"tags": ["parameters"]})
+            for kind in tagged
+        ] + [nbformat.v4.new_code_cell(source)]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(notebook, tmp_path / "question.ipynb")
@@ -78,21 +81,24 @@ def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
 def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    for name in ("question.html", "run.json"):
-        (folder / name).write_text("of the last run")
+    (folder / "question.html").write_text("of the last run")
     with pytest.raises(SystemExit, match="process died in cell 3, perhaps for want of"):
         run("import os\nos._exit(9)")
     text = (folder / "question.html").read_text()
     assert "of the last run" not in text
     assert "This run stopped in" in text
     assert page.failure(nbformat.read(folder / "question.ipynb", 4))[::2] == (3, page.NO_END)
-    assert not (folder / "run.json").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "changes", "sentence"),
     [
         ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
+        (
+            "k: [10]\nseeds: 3\nk: [20]\n",
+            {},
+            r"mine\.yaml: the key 'k' stands twice in one table, in lines 1 and 3; keep one",
+        ),
         ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
         ("k: [10]", {}, "the parameter 'data' of this study is missing; add it to the YAML"),
         (None, {"results": 5}, "this study: results=5 must be text"),
@@ -103,6 +109,28 @@ def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes,
     with pytest.raises(SystemExit, match=sentence):
         run("", text, **changes)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tagged", "number"),
+    [
+        ((), "none"),
+        (("code", "code"), "a code cell and a code cell"),
+        (("markdown",), "a markdown cell"),
+    ],
+)
+def test_a_notebook_without_its_one_parameters_cell_is_refused(run, tmp_path, tagged, number):
+    """papermill would run it with the notebook's own values in the place of the file's."""
+    with pytest.raises(SystemExit, match=rf"one cell tagged 'parameters', .* has {number} so tag"):
+        run("from pathlib import Path; Path(results, 'ran').touch()", tagged=tagged)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_process_of_the_notebook_prints_is_said_once(run, capfd, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # where it stands, ipykernel takes no such output
+    folder = run("import subprocess; subprocess.run(['echo', 'once'])")
+    assert "once" not in capfd.readouterr().out  # papermill logs the cell's output
+    assert nbformat.read(folder / "question.ipynb", 4).cells[-1].outputs[0].text == "once\n"
 
 
 def test_a_results_folder_that_cannot_be_written_is_refused(run, tmp_path):

@@ -103,7 +103,7 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
     assert METHODS["mine"] is first
     write(METHOD.replace("ipcs, seed, parameters)\n\n", "ipcs, seed + 1, parameters)\n\n"))
     read_extensions([path])
-    assert METHODS["mine"].module != first.module
+    assert METHODS["mine"].modules != first.modules
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
             r"line 7: the method 'mine' must be a ddlib\.methods\.Method, with a subclass of Par",
         ),
         (METHOD.replace('"mine"', '"my own"'), r"line 7: the method 'my own' has a name that no"),
-        (NETWORK.replace("width: int = 8", "width=8"), r"'small' must say of width: int, or Lit"),
+        (NETWORK.replace("width: int = 8", "width=8"), r"'small' must say of width: int, float"),
         (NETWORK.replace("= small", "= 3"), r"line 7: the network 'small' must be a function of"),
         (
             "from ddlib.data import DATASETS\nDATASETS['mine'] = 3",

@@ -4,7 +4,9 @@ import stat
 
 import pytest
 
-from ddlib.files import check_writable, write_atomically
+from ddlib.files import check_writable, read_json, write_atomically
+from ddlib.runs import Run
+from ddlib.settings import Exploration
 
 
 def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
@@ -46,6 +48,33 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", look_then_replace)
     write_atomically(path, b"new")
     assert seen == [(b"old", b"new")]  # all is written before the name changes hands
+
+
+def test_a_loss_of_power_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
+    """The disk keeps the content before the name points at it, and the name before it is said."""
+    events, sync, replace = [], os.fsync, os.replace
+
+    def note_sync(file):
+        seen = os.fstat(file)
+        events.append("folder" if stat.S_ISDIR(seen.st_mode) else seen.st_size)
+        sync(file)
+
+    def note_replace(*paths):
+        events.append("name")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    write_atomically(tmp_path / "set.bin", b"new")
+    assert events == [3, "name", "folder"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"done": 1}'])
+def test_json_that_is_not_whole_is_named(tmp_path, content):
+    path = tmp_path / "progress.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
+        read_json(path, names=("done", "total"))
 
 
 @pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
@@ -103,3 +132,11 @@ def test_a_disk_that_is_full_only_once_it_is_asked_to_keep_is_said(tmp_path, mon
     with pytest.raises(OSError, match=f"the disk that holds {tmp_path} is full; make room and run"):
         check_writable(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "progress.json"])
+def test_what_a_run_left_unreadable_is_named_and_not_taken_for_absent(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")  # as a loss of power leaves it
+    run = Run("a", tmp_path / "a.ipynb", tmp_path / "a.yaml", Exploration([], str(tmp_path)))
+    with pytest.raises(ValueError, match=rf"^{tmp_path / name} is not whole \(.*\); delete it"):
+        run.is_current("identity") if name == "run.json" else run.done()

@@ -1,14 +1,28 @@
 """Names of results: equal for equal programs and data, different for all that changes a number."""
 
+import ast
 import sys
+import tracemalloc
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 
 import pytest
+import torch
 
 from ddlib import fingerprints
-from ddlib.data import DataSet, Normalisation, Split
-from ddlib.fingerprints import code_digest, files_digest, fingerprint, images_digest
+from ddlib.data import DataSet, Normalisation, Split, Whitening
+from ddlib.fingerprints import (
+    DECIDING,
+    METHOD_MODULES,
+    PACKAGE,
+    code_digest,
+    files_digest,
+    fingerprint,
+    images_digest,
+    program,
+)
+from ddlib.methods import METHODS
 
 PROGRAM = '''"""A module."""
 import math
@@ -53,26 +67,67 @@ def test_a_change_of_the_code_counts(digest):
     assert digest(PROGRAM.replace("radius**2", "radius**3")) != digest(PROGRAM)
 
 
-def test_a_module_that_is_gone_has_no_code():
-    with pytest.raises(ValueError, match=r"there is no module ddlib\.gone"):
-        code_digest("ddlib.gone")
+def test_code_in_no_file_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cell", ModuleType("cell"))
+    with pytest.raises(ValueError, match="the code of the module 'cell' is in no file, and could"):
+        code_digest("cell")
 
 
-def test_code_that_is_imported_counts_at_any_depth(digest, tmp_path, monkeypatch):
-    """A copy of the package, in which a module that only `training` imports is changed."""
-    package = tmp_path / "ddlib"
-    package.mkdir()
-    (package / "training.py").write_text("from ddlib import augment\n")
-    (package / "augment.py").write_text("from ddlib.seeds import generator\nimport ddlib.files\n")
-    (package / "seeds.py").write_text("shift = 1\n")
-    (package / "files.py").write_text("root = 1\n")
-    monkeypatch.setattr(fingerprints, "PACKAGE", package)
-    program = "from ddlib.training import train\n"
-    before = digest(program)
-    (package / "files.py").write_text("root = 2\n")
-    assert digest(program) == before
-    (package / "seeds.py").write_text("shift = 2\n")
-    assert digest(program) != before
+def test_a_program_is_the_same_in_every_python():
+    """Python 3.12 splits f-strings into tokens; docstrings and layout are no part of a program."""
+    source = (
+        '"""Doc."""\nx = (1,\n     f"é{a["b"]!r:>{w}} {{}}" f\'{f"{c}"}\')  # why\n\n'
+        "def f(r):\n    r'Doc.'\n    return '''a\n\n  # b'''\n"
+    ).replace('a["b"]', "a['b']")
+    assert program(source) == (
+        "x = ( 1 , f\"é{a['b']!r:>{w}} {{}}\" f'{f\"{c}\"}' ) <NEWLINE> "
+        "def f ( r ) : <NEWLINE> <INDENT> return '''a\n\n  # b''' <NEWLINE> <DEDENT>"
+    )
+
+
+BESIDE_THE_NUMBERS = {
+    *("batch", "execute", "page", "report", "runs", "published", "explore", "explore_theory"),
+    *("charts", "charts_coverage", "charts_explore", "charts_methods", "charts_theory", "live"),
+    *("reading", "reading_coverage", "reading_explore", "reading_theory", "tables", "comparison"),
+    *("laws", "coverage", "coverage_laws", "planner", "operators", "cross_objectives"),
+    *("theory", "theory_coverage", "theory_logistic", "theory_scaling", "theory_surrogates"),
+    # What a study asks for is part of the names of its results; how it is kept and sent is not.
+    *("settings", "study", "running", "cluster", "forked", "extensions", "files", "fingerprints"),
+    "shared",
+}
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the library that a module imports, wherever in its text."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & MODULES
+
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+} - {"ddlib"}
+
+
+def test_every_module_decides_results_or_is_known_not_to():
+    beside = {f"ddlib.{name}" for name in BESIDE_THE_NUMBERS}
+    decide = {*DECIDING, *METHOD_MODULES}
+    assert decide | beside == MODULES
+    assert not decide & beside
+    kept = {f"ddlib.{name}" for name in ("files", "fingerprints", "extensions", "shared")}
+    for module in DECIDING:
+        others = set(METHOD_MODULES) if module in ("ddlib.methods", "ddlib.work") else set()
+        assert imported(module) <= {*DECIDING, *kept, *others}, module
+    for name, method in METHODS.items():
+        for module in method.modules:
+            assert imported(module) <= {*DECIDING, *kept, *method.modules}, name
 
 
 def test_the_versions_of_libraries_count(digest, monkeypatch):
@@ -97,6 +152,24 @@ def test_every_image_and_label_counts(tiny):
     digests.add(images_digest(replace(tiny, classes=("ant", "bee", "dog"))))
     digests.add(images_digest(replace(tiny, normalisation=Normalisation((0.5,), (0.3,)))))
     assert len(digests) == 7
+
+
+def test_a_whitening_counts_and_costs_no_more_memory_than_itself(tiny):
+    """A matrix of 1 MB; written out as decimal numbers it would take some 20."""
+    matrix = torch.rand(512, 512, generator=torch.Generator().manual_seed(0))
+    whitening = Whitening(torch.zeros(512), matrix)
+    whitened = replace(tiny, normalisation=whitening)
+    tracemalloc.start()
+    digest = images_digest(whitened)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * 2**20
+    assert whitening.inverse.shape == matrix.shape
+    assert images_digest(whitened) == digest
+    changed = matrix.clone()
+    changed[-1, -1] += 1
+    other = replace(tiny, normalisation=Whitening(torch.zeros(512), changed))
+    assert images_digest(other) != digest
 
 
 def test_every_file_counts_with_its_place_and_content(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 
 from ddlib import laws
 
@@ -47,8 +47,7 @@ def balanced(law, truth, ks=KS):
     return pd.DataFrame(gaps, columns=list(ks))
 
 
-# Equal variances: the shrunk error is s / sqrt(5) times the bias of the log at 4 degrees.
-BALANCED_ERROR = 0.01 * np.sqrt(2.5 / 5) * np.exp(-(special.digamma(2) - np.log(2)) / 2)
+BALANCED_ERROR = 0.01 * np.sqrt(2.5 / 5)  # of a mean, own and shared part together
 
 
 def within(value, interval):
@@ -61,7 +60,7 @@ def test_noise_free_parameters_are_recovered(law, truth, seeds):
     found = laws.fit(table(law, truth, noise=0.0, seeds=seeds), law, draws=20)
     estimates = [found.parameters[p].estimate for p in found.law.parameters]
     assert estimates == pytest.approx(truth, rel=1e-6, abs=1e-7)
-    assert found.r2 == pytest.approx(1.0, abs=1e-9)
+    assert found.r2 is None if seeds == 1 else found.r2 == pytest.approx(1.0, abs=1e-9)
     assert found.loo_error < 1e-6
     assert not found.identifiable
     assert "no intervals" in found.reason
@@ -78,25 +77,38 @@ def test_weighted_estimates_match_scipy(law):
     found = laws.fit(gaps, law, draws=20)
     estimates = [found.parameters[p].estimate for p in found.law.parameters]
     assert estimates == pytest.approx(expected, rel=1e-5)
-    curve = CURVES[law](means.ks, *expected)
-    assert found.r2 == pytest.approx(
-        1 - np.sum((means.means - curve) ** 2) / np.sum((means.means - means.means.mean()) ** 2),
-        abs=1e-6,
-    )
+    assert found.r2 == pytest.approx(_plain_r2(law, means.ks, means.means, start), abs=1e-6)
 
 
-def test_errors_of_equal_seed_variances_are_equal():
-    means = laws.seed_means(balanced("inverse_sqrt", (1.0, 0.05)))
-    assert means.errors == pytest.approx(np.full(6, BALANCED_ERROR))
+def _plain_r2(law, ks, means, start):
+    """R² of an equally weighted fit, by scipy."""
+    values, _ = optimize.curve_fit(CURVES[law], ks, means, p0=start, ftol=1e-14, xtol=1e-14)
+    return 1 - ((means - CURVES[law](ks, *values)) ** 2).sum() / ((means - means.mean()) ** 2).sum()
 
 
-def test_errors_are_drawn_to_their_trend():
-    gaps = table("inverse_sqrt", (1, 0), ks=range(10, 210, 10), fall=1.0, generator=1)
+def test_the_two_parts_of_the_errors_are_those_that_were_drawn():
+    """40 seeds: own noise .02 k^-1/2 and a shift of .01 that a seed shares over k."""
+    gaps = table("inverse_sqrt", (1, 0.05), seeds=40, noise=0.02, fall=0.5, shared=0.01)
     means = laws.seed_means(gaps)
-    truth = 0.01 * (means.ks / 10) ** -1.0 / np.sqrt(5)
-    raw = gaps.std().to_numpy() / np.sqrt(5)
-    miss, raw_miss = (np.abs(np.log(e / truth)).mean() for e in (means.errors, raw))
-    assert miss < 0.5 * raw_miss
+    truth = 0.02 * (means.ks / 10) ** -0.5 / np.sqrt(40)
+    assert means.errors == pytest.approx(truth, rel=0.2)
+    assert np.sqrt(means.shared) == pytest.approx(0.01 / np.sqrt(40), rel=0.2)
+
+
+def test_the_errors_maximise_the_restricted_likelihood():
+    """By the density of scipy at the estimate and beside it, a seed being a normal vector."""
+    gaps = table("inverse_sqrt", (1, 0.05), noise=0.02, fall=0.5, shared=0.01)
+    means, logs = laws.seed_means(gaps), np.log(np.array(KS) / 100)
+    apart = (gaps - gaps.mean()).to_numpy() * np.sqrt(5 / 4)
+
+    def likelihood(grow, steeper, shift):
+        own = means.errors**2 * 5 * np.exp(grow + steeper * logs)
+        covariance = np.diag(own) + 5 * means.shared * np.exp(shift)
+        return stats.multivariate_normal(np.zeros(6), covariance).logpdf(apart).sum()
+
+    best = likelihood(0, 0, 0)
+    for move in np.vstack([np.eye(3), -np.eye(3)]) * 0.05:
+        assert likelihood(*move) < best
 
 
 def test_a_k_without_seed_variance_keeps_a_positive_error():
@@ -114,8 +126,8 @@ def test_intervals_of_a_linear_law_are_t_intervals_over_seeds():
     gaps = balanced("inverse_sqrt", (1.0, 0.05))
     design = np.stack([np.array(KS) ** -0.5, np.ones(6)], axis=1)
     per_seed = np.linalg.lstsq(design, gaps.to_numpy().T)[0]  # (2, 5)
-    inflation = BALANCED_ERROR / (0.01 * np.sqrt(2.5 / 5))
-    half = stats.t.ppf(0.975, 4) * per_seed.std(axis=1, ddof=1) / np.sqrt(5) * inflation
+    half = stats.t.ppf(0.975, 4) * per_seed.std(axis=1, ddof=1) / np.sqrt(5)
+    assert laws.seed_means(gaps).errors == pytest.approx(np.full(6, BALANCED_ERROR), rel=0.2)
     found = laws.fit(gaps, "inverse_sqrt", draws=40_000)
     for parameter, centre, width in zip(("a", "c"), per_seed.mean(axis=1), half, strict=True):
         estimate, low, high = found.parameters[parameter]
@@ -131,64 +143,44 @@ NOISES = {
 }
 
 
-@pytest.fixture
-def no_null(monkeypatch):
-    """Skip the null, half of the time of a fit, where only the intervals count."""
-    monkeypatch.setattr(laws, "null_r2", lambda *_: np.zeros(1))
-
-
-@pytest.mark.usefixtures("no_null")
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_intervals_cover_the_inverse_square_root(noise):
     truth, hits = {"a": 1.0, "c": 0.05}, []
-    for i in range(300):
+    for i in range(120):  # docs/statistics.md has more
         gaps = table("inverse_sqrt", (1.0, 0.05), generator=i, **noise)
-        found = laws.fit(gaps, "inverse_sqrt", draws=400, seed=i)
+        found = laws.fit(gaps, "inverse_sqrt", draws=200, seed=i)
         ahead = found.predict(2000).iloc[0]
         hits.append([within(truth[p], found.parameters[p]) for p in truth])
         hits[-1].append(ahead.low <= 1 / np.sqrt(2000) + 0.05 <= ahead.high)
     coverage = np.mean(hits, axis=0)
-    assert (coverage >= 0.90).all(), coverage
+    assert (coverage >= 0.85).all(), coverage
     assert (coverage <= 0.99).all(), coverage
 
 
-@pytest.mark.usefixtures("no_null")
-def test_the_floor_covers_its_truth_only_if_the_references_are_known():
-    hits = []
-    for i in range(300):
-        references = np.random.default_rng([7, i]).normal(0.2, 0.02, 5)
-        gaps = table("inverse_sqrt", (1.0, 0.05 + 0.2), generator=i) - references.mean()
-        options = {"draws": 400, "seed": i}
-        floors = [
-            laws.fit(gaps, "inverse_sqrt", references=known, **options).parameters["c"]
-            for known in (references, ())
-        ]
-        hits.append([within(0.05, floor) for floor in floors])
-    known, unknown = np.mean(hits, axis=0)
-    assert 0.90 <= known <= 0.99
-    assert unknown < 0.75
+def test_a_lost_seed_leaves_the_pairing_of_two_methods():
+    """Two methods share the noise of 20 seeds, of which one lost the third: draws go together."""
+    gaps = table("inverse_sqrt", (1.0, 0.05), seeds=20)
+    lost = (gaps + 0.1).drop(index=2)
+    draws = [laws.fit(g, "inverse_sqrt", draws=2000).coefficients[1:, 0] for g in (gaps, lost)]
+    # 19 of 20 equal seeds: sqrt(19 / 20), but for the sizes of the seeds' noise
+    assert np.corrcoef(*draws)[0, 1] > 0.85
 
 
-def test_references_widen_intervals_and_move_no_estimate():
-    without = laws.fit(FALLING, "inverse_sqrt", draws=400)
-    equal = laws.fit(FALLING, "inverse_sqrt", references=[0.3, 0.3], draws=400)
-    spread = laws.fit(FALLING, "inverse_sqrt", references=[0.2, 0.3, 0.4], draws=400)
-    assert equal.parameters == without.parameters
-    for name in ("a", "c"):
-        assert spread.parameters[name].estimate == without.parameters[name].estimate
-    # A shift of all gaps is a shift of the floor alone.
-    assert spread.parameters["a"] == pytest.approx(without.parameters["a"])
-    assert spread.parameters["c"].high > without.parameters["c"].high
+def test_missing_seeds_are_counted():
+    gaps = FALLING.copy()
+    gaps.loc[[1, 3], 500] = np.nan
+    found = laws.fit(gaps, "inverse_sqrt", draws=20)
+    assert found.missing == {500: 2}
+    assert laws.fit(FALLING, "inverse_sqrt", draws=20).missing == {}
 
 
-@pytest.mark.usefixtures("no_null")
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_intervals_cover_the_free_exponent(noise):
     hits = []
-    for i in range(150):
+    for i in range(80):
         gaps = table("free_exponent", (1.0, 0.5, 0.05), generator=1000 + i, **noise)
         hits.append(within(0.5, laws.fit(gaps, "free_exponent", draws=200, seed=i).parameters["b"]))
-    assert 0.90 <= np.mean(hits) <= 0.99
+    assert 0.85 <= np.mean(hits) <= 1
 
 
 RIVALS = [
@@ -208,47 +200,86 @@ def test_the_true_law_wins(law, truth):
     for i in range(10):
         fits = laws.fit_all(table(law, truth, ks=ks, noise=0.002, generator=i), draws=20)
         choice = laws.best(fits)
-        scores = {name: found.aicc for name, found in fits.items()}
-        assert choice.criterion == "aicc"
+        scores = {name: found.aic for name, found in fits.items()}
+        assert choice.criterion == "aic"
         assert scores[choice.law] == min(scores.values())
         near = {name for name in scores if scores[name] - scores[choice.law] <= 2}
         assert set(choice.rivals) == near - {choice.law}
         wins += choice.law == law
-    assert wins >= 8
+    assert wins >= 6
 
 
-def test_aicc_by_hand():
-    gaps = balanced("inverse", (4.0, 0.1))
-    design = np.stack([np.array(KS) ** -0.5, np.ones(6)], axis=1)
-    means = gaps.mean().to_numpy()
-    rss = np.linalg.lstsq(design, means)[1][0]
-    # p = 2 parameters, 6 points: 2p + 2p(p+1)/(6-2-1) = 4 + 12/3
-    assert laws.fit(gaps, "inverse_sqrt", draws=20).aicc == pytest.approx(
-        rss / BALANCED_ERROR**2 + 4 + 4
-    )
-    assert laws.fit(gaps.iloc[:, :4], "free_exponent", draws=20).aicc is None  # 4 - 3 - 1 = 0
+def test_aic_and_the_lack_of_fit_by_hand():
+    gaps = table("inverse", (4.0, 0.1))
+    means = laws.seed_means(gaps)
+    curve = CURVES["inverse_sqrt"]
+    values, _ = optimize.curve_fit(curve, means.ks, means.means, sigma=means.errors, xtol=1e-14)
+    chi2 = (((means.means - curve(means.ks, *values)) / means.errors) ** 2).sum()
+    found = laws.fit(gaps, "inverse_sqrt", draws=20)
+    assert found.aic == pytest.approx(chi2 + 4)
+    # 6 sizes less 2 parameters; half of 5 x 4
+    assert found.misfit == pytest.approx(stats.f.sf(chi2 / 4, 4, 10))
 
 
-def test_a_law_without_floor_may_miss_by_the_error_of_the_references():
+def test_a_law_without_floor_may_miss_by_what_seeds_share():
     """Generalised least squares with the shift in the covariance, by scipy and by the inverse."""
     gaps = table("pure_power", (0.9, 0.3), noise=0.005, shared=0.01, generator=4) + 0.03
-    references = np.array([0.2, 0.26, 0.23, 0.3, 0.21])
     seeds = laws.seed_means(gaps)
-    shift = references.var(ddof=1) / 5
-    covariance = np.diag(seeds.errors**2) + shift
+    covariance = np.diag(seeds.errors**2) + seeds.shared
     expected, _ = optimize.curve_fit(
         CURVES["pure_power"], seeds.ks, seeds.means, p0=(0.9, 0.3), sigma=covariance, xtol=1e-13
     )
-    found = laws.fit(gaps, "pure_power", references=references, draws=20)
+    found = laws.fit(gaps, "pure_power", draws=20)
     estimates = [found.parameters[name].estimate for name in ("a", "b")]
     assert estimates == pytest.approx(expected, rel=1e-5)
     misses = seeds.means - CURVES["pure_power"](seeds.ks, *expected)
     chi2 = misses @ np.linalg.solve(covariance, misses)
-    assert found.aicc == pytest.approx(chi2 + 4 + 4, rel=1e-6)
-    alone = laws.fit(gaps, "pure_power", draws=20)
-    assert alone.aicc > found.aicc  # the same points without that excuse
-    floor = [laws.fit(gaps, "inverse_sqrt", references=r, draws=20).aicc for r in (references, ())]
-    assert floor[0] == pytest.approx(floor[1])
+    assert found.aic == pytest.approx(chi2 + 4, rel=1e-6)
+
+
+VERDICTS = [
+    ("inverse_sqrt", (1.2, 0.05), "survives"),
+    ("free_exponent", (0.8, 0.3, 0.0), "fails"),
+    ("inverse", (4.0, 0.05), "fails"),
+    ("logarithmic", (0.06, 0.5), "fails"),
+    ("exponential", (0.4, 60.0, 0.1), "fails"),
+]
+
+
+@pytest.mark.parametrize(("law", "truth", "outcome"), VERDICTS)
+def test_the_verdict_finds_the_truth(law, truth, outcome):
+    found = [
+        laws.verdict(laws.fit_all(table(law, truth, noise=0.02, fall=0.5, generator=i), draws=200))
+        for i in range(20)
+    ]
+    assert sum(one.outcome == outcome for one in found) >= 16
+
+
+def test_a_wiggle_of_five_times_the_noise_fails():
+    gaps = table("inverse_sqrt", (1.2, 0.05), noise=0.005)
+    gaps += 0.005 / np.sqrt(5) * 5 * np.array([1, -1, 1, -1, 1, -1])
+    found = laws.verdict(laws.fit_all(gaps, draws=200))
+    assert found.outcome == "fails"
+    assert "misses the means" in found.why
+
+
+def test_nothing_survives_on_negative_gaps():
+    gaps = table("inverse_sqrt", (1.2, -0.04), noise=0.005)  # below zero at k = 1000
+    found = laws.verdict(laws.fit_all(gaps, draws=200))
+    assert found == ("undecided", "a mean gap is not above zero")
+
+
+def test_what_cannot_be_told_is_undecided():
+    for gaps in (FALLING.iloc[:1], ROUGH, FALLING[[10, 50]]):
+        assert laws.verdict(laws.fit_all(gaps, draws=50)).outcome == "undecided"
+
+
+def test_the_power_is_that_of_student_t():
+    found = laws.fit(FALLING, "free_exponent", draws=200)
+    b, t = found.parameters["b"], stats.t(4)
+    reach = (t.ppf(0.975) + t.ppf(0.9)) / t.ppf(0.975)
+    expected = (0.5 - reach * (b.estimate - b.low), 0.5 + reach * (b.high - b.estimate))
+    assert laws.detectable(found) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "pure_power"])
@@ -269,23 +300,28 @@ def test_leave_one_out_matches_a_naive_loop(law):
 
 
 def test_null_matches_a_naive_loop():
-    weights = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     curves = np.random.default_rng(7).uniform(size=(50, 6))
     expected = []
     for curve in curves:
         falling = np.array(sorted(curve, reverse=True))
-        slope, floor = np.polyfit(np.array(KS) ** -0.5, falling, 1, w=np.sqrt(weights))
+        slope, floor = np.polyfit(np.array(KS) ** -0.5, falling, 1)
         misses = falling - slope * np.array(KS) ** -0.5 - floor
         expected.append(1 - np.sum(misses**2) / np.sum((falling - falling.mean()) ** 2))
-    assert laws.null_r2(KS, "inverse_sqrt", 50, 7, weights) == pytest.approx(expected)
+    assert laws.null_r2(KS, "inverse_sqrt", 50, 7) == pytest.approx(expected)
 
 
 def test_the_fit_reports_its_null():
-    gaps = table("inverse_sqrt", (1.0, 0.05), fall=0.5)
-    found = laws.fit(gaps, "free_exponent", draws=200, seed=3)
-    null = laws.null_r2(KS, "free_exponent", 200, 3, laws.seed_means(gaps).errors ** -2)
+    found = laws.fit(
+        table("inverse_sqrt", (1.0, 0.05), fall=0.5), "free_exponent", draws=200, seed=3
+    )
+    null = laws.null_r2(KS, "free_exponent", 200, 3)
     assert found.r2_null == pytest.approx(np.median(null))
     assert found.r2_null_95 == pytest.approx(np.percentile(null, 95))
+
+
+def test_three_points_and_one_seed_have_no_r2():
+    for gaps in (FALLING[[10, 100, 1000]], FALLING.iloc[:1]):
+        assert laws.fit(gaps, "inverse_sqrt", draws=20).r2 is None
 
 
 def test_a_wider_law_reaches_a_higher_null_on_every_curve():
@@ -419,10 +455,10 @@ def test_one_seed_gives_estimates_without_intervals():
     assert found.parameters["a"] == (pytest.approx(a), None, None)
     assert found.k_floor(0.5) == (pytest.approx((a / (0.5 * c)) ** 2), None, None)
     assert found.predict(300).low.isna().all()
-    assert found.aicc is None
+    assert found.aic is None
 
 
-def test_without_aicc_the_least_leave_one_out_error_decides():
+def test_without_aic_the_least_leave_one_out_error_decides():
     fits = laws.fit_all(FALLING.iloc[:1], draws=20)
     choice = laws.best(fits)
     errors = {name: found.loo_error for name, found in fits.items()}
@@ -442,9 +478,11 @@ def test_same_seed_same_bytes():
     assert (np.random.get_state()[1] == before).all()
 
 
-def test_two_seeds_give_wide_intervals_without_warnings():
+def test_two_seeds_give_intervals_without_warnings():
     two, five = (laws.fit(FALLING.iloc[:n], "inverse_sqrt").parameters["a"] for n in (2, 5))
-    assert two.high - two.low > 2 * (five.high - five.low)
+    assert np.isfinite([two.low, two.high]).all()
+    assert two.low < two.estimate < two.high
+    assert five.low < five.estimate < five.high
 
 
 def test_wrong_arguments_are_named():
@@ -492,10 +530,9 @@ def test_a_study_is_fitted_and_tabulated_method_by_method():
         for seed, row in gaps.iterrows()
         for k, gap in row.items()
     ]
-    references = pd.DataFrame({"error": [0.01, 0.02, None]})
-    found = laws.fit_table(pd.DataFrame(rows), references, "gap_error", draws=50, seed=3)
+    found = laws.fit_table(pd.DataFrame(rows), "gap_error", draws=50, seed=3)
     assert list(found) == list(tables)
-    assert found["dc"] == laws.fit_all(tables["dc"], references=[0.01, 0.02], draws=50, seed=3)
+    assert found["dc"] == laws.fit_all(tables["dc"], draws=50, seed=3)
     summary, curves = laws.tables(found, [10, 2000])
     assert summary.columns[0] == curves.columns[0] == "method"
     assert list(summary.method) == [method for method in tables for _ in laws.LAWS]

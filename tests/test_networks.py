@@ -1,4 +1,6 @@
 import math
+import re
+from typing import Literal
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ddlib.networks import (
     with_batch_seen,
     with_statistics,
 )
+from ddlib.training import Recipe, train
 
 
 def stream(seed=0):
@@ -203,10 +206,41 @@ def test_embeddings_are_drawn_from_the_unit_normal_as_torch_does():
     assert table.std() == pytest.approx(1, abs=4 / math.sqrt(2 * 6400))
 
 
-def test_a_layer_without_a_rule_is_refused_by_name():
-    odd = Network(nn.Sequential(nn.Flatten(), nn.Bilinear(4, 4, 4)), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"layer 'body\.1' of type Bilinear; add its rule"):
+class Scale(nn.Module):
+    """A weight of one's own, which no method of the layer sets."""
+
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(4))
+
+
+def test_a_weight_that_nothing_sets_is_refused_by_name():
+    odd = Network(nn.Sequential(nn.Flatten(), Scale()), nn.Linear(4, 2))
+    message = r"'gamma' of layer 'body\.1' of type Scale; let its method reset_parameters set it"
+    with pytest.raises(ValueError, match=message):
         initial_parameters(odd, stream())
+
+
+def test_other_layers_draw_their_weights_themselves_but_from_the_stream():
+    layers = (
+        nn.Conv1d(40, 50, 3),
+        nn.PReLU(),
+        nn.Bilinear(60, 60, 70),
+        nn.InstanceNorm1d(4, affine=True),
+    )
+    network = Network(nn.Sequential(*layers), nn.Linear(4, 2))
+    torch.manual_seed(1)
+    theta = initial_parameters(network, stream())
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = initial_parameters(network, stream())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, again[name]) for name, value in theta.items())
+    for name, bound in (("body.0.weight", 120**-0.5), ("body.2.weight", 60**-0.5)):
+        assert 0.99 * bound < theta[name].abs().max() <= bound  # PyTorch's: uniform in +-bound
+        assert theta[name].std() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert theta["body.1.weight"].tolist() == [0.25]
+    assert theta["body.3.weight"].tolist() == [1] * 4
 
 
 def test_layers_without_a_bias_are_drawn_too():
@@ -344,3 +378,121 @@ def test_a_network_with_one_weight_in_two_places_is_refused(monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "tied", tied)
     with pytest.raises(ValueError, match="'tied' has one weight in several places"):
         build("tied", (1, 2, 2), 4)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Build a network of one's own, from a function that returns its body."""
+
+    def build_own(body, features):
+        def network(image_shape, class_count):
+            return Network(body(), nn.Linear(features, class_count))
+
+        monkeypatch.setitem(networks.NETWORKS, "own", network)
+        return build("own", (1, 4, 4), 3)
+
+    return build_own
+
+
+class Buffers(nn.Module):
+    """Features that a constant table and a random one multiply, and a count of training passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.arange(16.0).view(4, 4), persistent=False)
+        self.register_buffer("signs", torch.randn(16, 16))
+        self.register_buffer("passes", torch.tensor(0))
+
+    def forward(self, images):
+        if self.training:
+            self.passes += 1
+        return (images * self.table).flatten(1) @ self.signs
+
+
+def test_buffers_keep_their_values_and_training_updates_copies(own):
+    torch.manual_seed(1)
+    network = own(Buffers, 16)
+    torch.manual_seed(2)
+    signs = own(Buffers, 16).constants["body.signs"]  # another process's
+    theta, batch = initial_parameters(network, stream()), images(40, 1, 4, 4)
+    features = (batch.view(40, 16) * torch.arange(16.0)) @ signs
+    torch.testing.assert_close(embed(network, theta, batch), features)
+    expected = features @ theta["head.weight"].T + theta["head.bias"]
+    torch.testing.assert_close(logits(network, theta, batch), expected)
+    trained = train(network, theta, batch, torch.arange(40) % 3, Recipe(steps=7), stream())
+    assert trained["body.passes"] == 7
+    assert network.constants["body.passes"] == 0
+    assert list(theta) == ["head.weight", "head.bias"]
+
+
+def test_batch_norm_and_one_dimensional_convolutions_of_an_own_network(own):
+    """Statistics move a tenth of the way to the batch's, and are what testing normalises by."""
+
+    def body():
+        layers = nn.Flatten(2), nn.Conv1d(1, 5, 3), nn.BatchNorm1d(5, affine=False)
+        return nn.Sequential(*layers, nn.Flatten())
+
+    network = own(body, 70)
+    theta, batch = initial_parameters(network, stream()), images(40, 1, 4, 4)
+    still = Recipe(steps=1, learning_rate=0.0)
+    trained = train(network, theta, batch, torch.arange(40) % 3, still, stream())
+    maps = F.conv1d(batch.flatten(2), theta["body.1.weight"], theta["body.1.bias"])
+    mean, variance = 0.1 * maps.mean((0, 2)), 0.9 + 0.1 * maps.var((0, 2))
+    torch.testing.assert_close(trained["body.2.running_mean"], mean)
+    torch.testing.assert_close(trained["body.2.running_var"], variance)
+    normed = (maps - mean[:, None]) / (variance[:, None] + 1e-5).sqrt()
+    torch.testing.assert_close(embed(network, trained, batch), normed.flatten(1))
+
+
+@pytest.mark.parametrize("options", [{"momentum": None}, {"track_running_stats": False}])
+def test_a_batch_norm_that_cannot_test_is_refused(options):
+    with pytest.raises(ValueError, match="has no momentum or no running statistics; give it both"):
+        Network(nn.BatchNorm2d(3, **options), nn.Linear(3, 2))
+
+
+def test_testing_drops_nothing(own):
+    network = own(lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), 16)
+    theta, batch = initial_parameters(network, stream()), images(40, 1, 4, 4)
+    assert torch.equal(embed(network, theta, batch), batch.flatten(1))
+    expected = F.linear(batch.flatten(1), theta["head.weight"], theta["head.bias"])
+    torch.testing.assert_close(logits(network, theta, batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"rate": "1e-3"}, "rate='1e-3' must be a number"),
+        ({"rate": math.inf}, "rate=inf must be a number"),
+        ({"biased": 1}, "biased=1 must be true or false"),
+        ({"note": 3}, "note=3 must be text"),
+        ({"depth": True}, "depth=True must be a whole number of at least 1 or 'auto'"),
+    ],
+)
+def test_options_are_numbers_switches_and_texts(monkeypatch, value, sentence):
+    def small(
+        image_shape,
+        class_count,
+        rate: float = 0.1,
+        biased: bool = True,
+        note: str = "",
+        depth: int | Literal["auto"] = "auto",
+    ):
+        return Network(
+            nn.Sequential(nn.Flatten(), nn.Dropout(rate)), nn.Linear(16, class_count, biased)
+        )
+
+    monkeypatch.setitem(networks.NETWORKS, "small", small)
+    network = build("small", (1, 4, 4), 3, rate=0.25, biased=False, note="mine", depth=2)
+    assert network.body[1].p == 0.25
+    assert list(initial_parameters(network, stream())) == ["head.weight"]
+    with pytest.raises(ValueError, match=rf"the network 'small': {re.escape(sentence)}$"):
+        build("small", (1, 4, 4), 3, **value)
+
+
+def test_an_option_of_another_kind_is_refused(monkeypatch):
+    def small(image_shape, class_count, widths: list = ()):
+        return Network(nn.Flatten(), nn.Linear(16, class_count))
+
+    monkeypatch.setitem(networks.NETWORKS, "small", small)
+    with pytest.raises(ValueError, match=r"its option widths .* annotate it with int, float, bool"):
+        build("small", (1, 4, 4), 3)

@@ -220,6 +220,12 @@ def test_the_numbers_of_an_explorer_stand_below_its_picture(convert):
     assert soup.figure.find_next("table").text == "42"
 
 
+def test_a_page_in_a_folder_of_the_root_links_as_any_other():
+    """`results: /out` has no folder of studies two levels up."""
+    assert page.pages_beside(Path("/nowhere/01_one.html"))("02_two.ipynb") is None
+    assert page.pages_beside(Path("/01_one.html"))("02_two.ipynb") is None
+
+
 def test_what_stands_in_for_a_run_is_left_out_of_its_page(convert):
     still = new_markdown_cell("![a picture](images/a.png)", metadata={"tags": ["not-run"]})
     soup = convert(new_markdown_cell("# Kept"), still)

@@ -13,6 +13,7 @@ from ddlib.parameters import (
     check_names,
     check_options,
     read_options,
+    read_yaml,
     setting,
     whole_keys,
 )
@@ -28,6 +29,38 @@ class Cooking(Parameters):
     stirs: ByIpc = setting({1: 1, 10: 50}, by_ipc=True)
     cook: str = setting("anyone")
     spoons: list[int] = setting([3, 1], least=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("k: 1\nseeds: 2\nk: 3\n", "'k' stands twice in one table, in lines 1 and 3"),
+        ("{k: 1, k: 1}", "'k' stands twice in one table, in lines 1 and 1"),
+        ("methods:\n  dm: {rate: 1}\n  dm: {rate: 2}\n", "'dm' .*, in lines 2 and 3"),
+        ("- rate: {1: 5, 0x1: 6}", "1 stands twice"),
+        ("rate: {1: 5, '1': 6}", "'1' stands twice"),  # which JSON does not tell apart
+        ("a: &a {k: 1}\nb: {<<: *a, k: 2, k: 3}", "'k' stands twice"),
+        ("a: &a {k: 1}\nb: &b {k: 2}\nc: {<<: *a, <<: *b}", "'<<' stands twice"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(text, twice):
+    with pytest.raises(ValueError, match=f"^mine: the key {twice}.*; keep one$"):
+        read_yaml(text, "mine")
+
+
+def test_what_a_table_merges_it_may_override():
+    text = "a: {b: {one: &one {<<: {k: 1, n: 1}, k: 2}}}\ntwo: &two {<<: *one, k: 3}\nlast: *two\n"
+    expected = {"k": 3, "n": 1}
+    read = read_yaml(text, "mine")
+    assert read == {"a": {"b": {"one": {"k": 2, "n": 1}}}, "two": expected, "last": expected}
+    assert read_yaml("a: {k: 1}\nb: {k: 1}", "mine") == {"a": {"k": 1}, "b": {"k": 1}}
+
+
+@pytest.mark.parametrize("text", ["k: [1", "? [a]\n: 1", "day: 2026-13-45"])
+def test_text_that_is_not_yaml_is_refused_in_one_sentence(text):
+    with pytest.raises(ValueError, match=r"^mine(:| is not YAML)") as raised:
+        read_yaml(text, "mine")
+    assert "\n" not in str(raised.value)
 
 
 def test_defaults_stand_where_nothing_is_given():

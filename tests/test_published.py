@@ -9,6 +9,7 @@ import pytest
 
 from ddlib import published
 from ddlib.methods import METHODS
+from ddlib.methods.common import finished
 from ddlib.methods.distribution import DistributionMatching
 from ddlib.methods.trajectory import TrajectoryMatching
 from ddlib.parameters import Parameters
@@ -25,6 +26,7 @@ class Plan:
     methods: dict = field(default_factory=lambda: {"dm": ("dm", DistributionMatching())})
     network: dict = field(default_factory=lambda: {"name": "convnet", "width": 128, "depth": 3})
     options: dict = field(default_factory=lambda: {"name": "cifar10", "classes": None})
+    trials: list = field(default_factory=list)
 
     @property
     def first(self):
@@ -147,6 +149,26 @@ def test_notes_and_doubts_are_told():
     plan = Plan(options={"name": "mnist"})
     text = published.differences(plan, published.beside(ours, FULL, "mnist"))
     assert "- not verified in the paper itself: all data and dm" in text
+
+
+def test_a_learned_step_size_that_no_network_is_evaluated_with_is_told(tiny, tmp_path):
+    trials = []
+    for ipc, seed, step_size in ((1, 0, 0.01), (1, 1, 0.03), (10, 0, 0.25)):
+        path, parameters = tmp_path / f"{ipc}-{seed}", TrajectoryMatching()
+        images = tiny.train.images[: 3 * ipc]
+        finished(tiny, images, "mtt", parameters, seed, {"step_size": step_size}).save(path)
+        trials.append(SimpleNamespace(set_path=path, method="mtt", ipc=ipc))
+    trials.append(SimpleNamespace(set_path=tmp_path / "failed", method="mtt", ipc=50))
+    point = (
+        "- mtt: it learned step_size 0.02 at ipc 1 and 0.25 at ipc 10, which its paper evaluates "
+        "with; here all sets are evaluated at learning_rate = 0.01"
+    )
+    ours = pd.DataFrame({"method": ["mtt"], "ipc": 1, "k": 10, "accuracy": 0.3})
+    for data in ("cifar10", "digits"):
+        plan = Plan(trials=trials, options={"name": data})
+        found = published.beside(ours, FULL, data)
+        assert found.empty == (data == "digits")
+        assert point in published.differences(plan, found).splitlines()
 
 
 def test_nothing_published_is_said(ours):

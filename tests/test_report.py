@@ -23,7 +23,7 @@ READING = """**dm.** The exponent is b = 0.5 (0.4 to 0.6), so the law survives. 
 BAR = "[One](01_one.ipynb) · [Two](02_two.ipynb) · [Far](09_far.ipynb) · [site](http://a.b/c.ipynb)"
 
 
-def write(results, folder: str, name: str, *outputs, data: str = "digits", run: bool = True):
+def write(results, folder: str, name: str, *outputs, data="digits", run: bool = True):
     """Write an executed notebook as papermill leaves it."""
     cells = [
         *(new_markdown_cell(f"# Is {name} a question?"), new_markdown_cell(BAR)),
@@ -35,7 +35,8 @@ def write(results, folder: str, name: str, *outputs, data: str = "digits", run: 
             outputs=[new_output("display_data", {"text/markdown": READING})],
         ),
     ]
-    made = {"parameters": {"data": {"name": data}}, "duration": 61.7}
+    parameters = {"data": {"name": data} if data == "digits" else data}  # or text alone
+    made = {"parameters": parameters, "duration": 61.7}
     path = results / folder / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(new_notebook(cells=cells, metadata={"papermill": made}), path)

@@ -1,12 +1,10 @@
 """One copy of a data set for all processes."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from ddlib import data, work
 from ddlib.data import Whitening
 from ddlib.fingerprints import images_digest
 from ddlib.shared import one_copy, read
@@ -41,24 +39,18 @@ def test_a_whitened_set_keeps_its_whitening(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors", None])
-def test_a_file_that_is_not_the_copy_is_written_anew(tiny, tmp_path, content):
+def test_a_file_that_is_not_the_copy_is_named_and_left(tiny, tmp_path, content):
     digest, path = images_digest(tiny), tmp_path / "copy.safetensors"
-    whole = one_copy(tiny, digest, path) and path.read_bytes()
-    path.write_bytes(whole[:-100] if content is None else content)
-    assert read(path, digest) is None
-    assert_same(one_copy(tiny, digest, path), tiny)
-    assert path.read_bytes() == whole
+    one_copy(tiny, digest, path)
+    content = path.read_bytes()[:-100] if content is None else content
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path} is not whole .*; delete it, and run again"):
+        one_copy(tiny, digest, path)
+    assert path.read_bytes() == content
 
 
 def test_a_copy_of_other_images_is_not_taken(tiny, tmp_path):
     path = tmp_path / "copy.safetensors"
     one_copy(tiny, images_digest(tiny), path)
-    assert read(path, "another digest") is None
-    assert read(tmp_path / "absent", images_digest(tiny)) is None
-
-
-def test_a_worker_that_sees_the_copy_loads_nothing(tiny, tmp_path, monkeypatch):
-    digest, path = images_digest(tiny), tmp_path / "copy.safetensors"
-    one_copy(tiny, digest, path)
-    monkeypatch.setattr(data, "load", lambda **_: pytest.fail("loaded"))
-    assert_same(work._dataset(json.dumps({"name": "tiny"}), digest, str(path), "cpu"), tiny)
+    with pytest.raises(ValueError, match="it holds other images than this study's"):
+        read(path, "another digest")

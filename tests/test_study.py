@@ -32,7 +32,7 @@ from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
 
-from ddlib import data, networks, running, study, tables, training, work
+from ddlib import data, fingerprints, networks, running, study, tables, training, work
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.parameters import Parameters, setting
@@ -343,9 +343,9 @@ def test_another_process_count_and_a_killed_worker_give_the_same_bytes(
 
     @contextmanager
     def connect_and_tell(*given):
-        with connect(*given) as (client, sees_cache):
+        with connect(*given) as client:
             processes.extend(client.run(os.getpid).values())
-            yield client, sees_cache
+            yield client
 
     def save_and_kill(run, trial, record):
         save(run, trial, record)
@@ -449,6 +449,44 @@ def test_what_is_kept_depends_on_all_that_decides_it(tmp_path, change, trials, s
     before, after = names(tmp_path), names(tmp_path, **change)
     kept = [len(old & new) for old, new in zip(before, after, strict=True)]
     assert kept == [trials, sets, references]
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("work.py", {"random", "dc", "mgd3", "prepared", "references"}),
+        ("methods/__init__.py", {"random", "dc", "mgd3", "prepared", "references"}),
+        ("methods/common.py", {"random", "dc", "mgd3", "prepared", "references"}),
+        ("augment.py", {"random", "dc", "mgd3", "prepared", "references"}),
+        ("methods/gradient.py", {"dc"}),
+        ("methods/diffusion.py", {"mgd3", "prepared"}),
+        ("generators.py", {"mgd3", "prepared"}),
+        ("charts.py", set()),
+    ],
+)
+def test_an_edit_renames_what_the_code_can_decide(tmp_path, monkeypatch, file, changed):
+    package = shutil.copytree(fingerprints.PACKAGE, tmp_path / "ddlib")
+
+    def named() -> dict[str, list[Path]]:
+        fingerprints.code_digest.cache_clear()
+        methods = {"random": None, "dc": DC, "mgd3": {"unet_steps": 3}}
+        plan = study.prepare(settings(tmp_path / "names", methods=methods, k=[3], seeds=1))
+        found = {trial.method: [trial.set_path, trial.path] for trial in plan.trials}
+        prepared = [path for _, path in plan.preparations("mgd3")]
+        return {**found, "prepared": prepared, "references": [plan.reference_path("own", 0)]}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fingerprints, "PACKAGE", package)
+        before, code = named(), work.code()
+        source = (package / file).read_text()
+        (package / file).write_text(f"# more\n{source}")
+        assert named() == before
+        (package / file).write_text(f"{source}\nmore = 1\n")
+        after = named()
+        assert (work.code() != code) == bool(changed)
+    fingerprints.code_digest.cache_clear()
+    assert {name for name in before if not set(before[name]) & set(after[name])} == changed
 
 
 # What fails is shown as failed.
@@ -575,49 +613,154 @@ def write_own_data(folder: Path, seed: int) -> None:
         np.savez(folder / f"{split}.npz", images=images, labels=labels, class_names=["dark", "lit"])
 
 
-def replace_data(folder: Path) -> None:
-    write_own_data(folder, seed=1)
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (shutil.rmtree, "cannot open the data: data folder {} does not exist"),
-        (replace_data, "finds other images for own than the study started with; give every"),
+        (Path.unlink, "does not see {}; give every worker the folders of this study"),
+        (shorten, r"cannot open the data: {} is not whole \(.*\); delete it, and run again"),
     ],
 )
 def test_a_worker_without_the_data_ends_the_study_and_fails_no_trial(
     tmp_path, scheduler, monkeypatch, spoil, message
 ):
-    folder, client = tmp_path / "own", study.connect
-    write_own_data(folder, seed=0)
-    chosen = settings(
-        tmp_path / "results" / "study",
-        data={"name": str(folder)},
-        methods={"random": None, "dc": DC},
-        k=[2, 4],
-        seeds=1,
-        evaluations=1,
-        scheduler_address=scheduler,
-    )
+    connect = study.connect
+    chosen = settings(tmp_path / "study", methods={"random": None}, scheduler_address=scheduler)
+    copy = study.prepare(chosen).context.copy
 
     @contextmanager
     def spoilt(*given):
-        spoil(folder)
-        shutil.rmtree(tmp_path / "results" / "cache" / "data")  # as on another machine
-        with client(*given) as ready:
-            yield ready
+        with connect(*given) as client:
+            spoil(Path(copy))
+            yield client
 
     with monkeypatch.context() as patched:
         patched.setattr(study, "connect", spoilt)
-        with pytest.raises(ValueError, match=f"a worker on .* {message.format(folder)}"):
+        with pytest.raises(ValueError, match=f"a worker on .* {message.format(copy)}"):
             study.run(chosen)
-    assert not (tmp_path / "results" / "study" / "trials").exists()
-    write_own_data(folder, seed=0)
-    again = study.run(chosen)
-    assert again.failures.empty
-    assert len(again.trials) == 4
-    assert again.trials["gap_error"].notna().all()
+    assert not (tmp_path / "study" / "trials").exists()
+
+
+# What is no set, or no record, of its name.
+
+
+def random_with(change):
+    """A method that changes the random set of the one size it is asked for."""
+
+    def distil(dataset, network, ipcs, seed, parameters):
+        [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
+        return change(ipc, made)
+
+    return Method(distil, Nothing, shares=False)
+
+
+def test_a_method_that_returns_what_is_no_set_of_its_trial_fails_that_trial(
+    tmp_path, scheduler, monkeypatch
+):
+    def of(images=lambda images: images, **others):
+        return lambda ipc, made: {ipc: replace(made, images=images(made.images), **others)}
+
+    def five_times(ipc, made):
+        parts = {name: getattr(made, name).repeat_interleave(5, 0) for name in ("images", "labels")}
+        return {ipc: replace(made, **parts)}
+
+    plain = data.Normalisation((0.0,), (1.0,))
+    methods = {
+        "nothing": (lambda ipc, made: {}, "a DistilledSet of ipc=1, not NoneType"),
+        "list": (lambda ipc, made: [made], "a DistilledSet of ipc=1, not NoneType"),
+        "five": (five_times, "images of shape (3, 1, 8, 8), not (15, 1, 8, 8)"),
+        "flat": (of(lambda images: images.flatten(1)), "(3, 1, 8, 8), not (3, 64)"),
+        "bytes": (of(lambda images: images.byte()), "of type torch.float32, not torch.uint8"),
+        "raw": (of(normalisation=plain), "be normalised as the data set is"),
+        "class": (of(labels=torch.tensor([0, 1, 1])), "1 images of every class, in ascending"),
+        "order": (of(labels=torch.tensor([2, 1, 0])), "1 images of every class, in ascending"),
+        "names": (of(classes=("0", "2", "1")), "the classes of the data set, in their order"),
+        "infinite": (of(lambda images: images / 0), "some of its images are not finite"),
+        "data": (of(data="mnist"), "hold data 'digits', not 'mnist'"),
+        "seed": (of(seed=1), "hold seed 0, not 1"),
+    }
+    for name, (change, _) in methods.items():
+        monkeypatch.setitem(METHODS, name, random_with(change))
+    given = {"methods": dict.fromkeys([*methods, "random"]), "k": [3], "seeds": 1}
+    result = study.run(settings(tmp_path / "study", **given, scheduler_address=scheduler))
+    assert list(result.failures["method"]) == list(methods)
+    assert set(result.failures["status"]) == {"failed"}
+    for row in result.failures.itertuples():
+        beginning = f"ValueError: the method {row.method!r} returned what is no set: it should "
+        assert row.message.startswith(beginning)
+        assert methods[row.method][1] in row.message
+    assert len(list(tmp_path.glob("study/distilled/*.safetensors"))) == 1
+
+
+def test_exchanged_files_are_scored_as_nothing(tmp_path, scheduler):
+    given = {"methods": {"random": None, "herding": None}, "k": [3], "seeds": 1}
+    chosen = settings(tmp_path / "study", **given, scheduler_address=scheduler)
+    study.run(chosen)
+    shutil.rmtree(tmp_path / "study/trials")
+    [ours] = tmp_path.glob("study/distilled/random-*.safetensors")
+    [theirs] = tmp_path.glob("study/distilled/herding-*.safetensors")
+    ours.rename(tmp_path / "kept")
+    theirs.rename(ours)
+    (tmp_path / "kept").rename(theirs)
+    failures = study.run(chosen).failures
+    assert list(failures["message"]) == [
+        f"ValueError: {path} is not the set of its name: it should hold method {method!r}, not "
+        f"{other!r}; delete it, and run again"
+        for path, method, other in ((ours, "random", "herding"), (theirs, "herding", "random"))
+    ]
+    ours.write_bytes(b"")  # as a loss of power left it
+    message = study.run(chosen).failures["message"][0]
+    assert message.startswith(f"ValueError: {ours} is not a whole distilled set (")
+    for path in (ours, theirs):
+        path.unlink()
+    assert study.run(chosen).failures.empty
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize("content", [b"", b'{"status": "ok", "mess', b"null", b'{"status": "ok"}'])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("grid/trials/dc-ipc1-*.json", "grid/distilled/dc-ipc1-*.seconds"),
+        *("cache/references/*.json", "cache/observed/*.safetensors"),
+        "cache/data/*.safetensors",
+    ],
+)
+def test_an_unreadable_record_is_named_and_left_as_it_is(finished, tmp_path, pattern, content):
+    folder = finished.copy(tmp_path)
+    path = next(folder.parent.glob(pattern))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
+        study.run(settings(folder)).observed("own")
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
+    def distil(dataset, network, ipcs, seed, parameters):
+        raise NotImplementedError
+
+    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, shares=False))
+    given = {"methods": {"reader": {"path": str(tmp_path / "images.pt")}, "random": None}}
+
+    def sets() -> dict[str, Path]:
+        trials = study.prepare(settings(tmp_path / "study", **given)).trials
+        return {trial.method: trial.set_path for trial in trials}
+
+    (tmp_path / "images.pt").write_bytes(b"ours")
+    before = sets()
+    (tmp_path / "images.pt").write_bytes(b"theirs")
+    after = sets()
+    assert {name for name in before if before[name] != after[name]} == {"reader"}
+
+
+@dataclass(frozen=True)
+class Reader(Parameters):
+    """A method that reads a file."""
+
+    path: str = setting(kind=str)
 
 
 # Two processes at once.
@@ -762,20 +905,6 @@ def one_set(plan, trial):
     parameters = METHODS["random"].parameters()
     network = networks.build("mlp", plan.dataset.image_shape, 3, width=16, depth=2)
     return selection.random(plan.dataset, network, [1], trial.seed, parameters)[1]
-
-
-def test_sets_of_another_size_are_another_job(tmp_path, scheduler, monkeypatch):
-    def growing(dataset, network, ipcs, seed, parameters):
-        [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
-        fewer = {name: getattr(made, name)[seed:] for name in ("images", "labels")}
-        return {ipc: replace(made, **fewer)}
-
-    monkeypatch.setitem(METHODS, "growing", Method(growing, Nothing, shares=False))
-    given = {"methods": {"growing": {}}, "seeds": 3, "scheduler_address": scheduler}
-    alone = study.run(settings(tmp_path / "alone", **given))
-    jobs = on_a_card(monkeypatch)
-    assert study.run(settings(tmp_path / "together", **given)).trials.equals(alone.trials)
-    assert sorted(jobs) == [[0], [0], [1], [1], [2], [2]]
 
 
 def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, monkeypatch):
@@ -1160,9 +1289,10 @@ def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, n
     family = {
         "configurations": {"a": {}, "b": {"momentum": 0}, "c": {"learning_rate": 1}},
         "families": {"all": ["a", "b"]},
+        **{"seeds": 4, "k": [3, 6, 9, 12, 15]},
     }
-    check_coverage(settings(tmp_path, **family, seeds=4))
-    for value, base in itertools.product(ANYTHING, ({}, {**family, "seeds": 4})):
+    check_coverage(settings(tmp_path, **family))
+    for value, base in itertools.product(ANYTHING, ({}, family)):
         try:
             chosen = settings(tmp_path, **base | {name: value})
             study.check(chosen)
@@ -1522,11 +1652,17 @@ def test_a_bad_pilot_is_refused_before_anything_runs(tmp_path, pilot, message):
         ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
         ({"probe": 19}, "probe=19 are too few"),
         ({"spread": {"size": 4, "count": 2}}, "size=4 gives no choice among 4 configurations"),
+        ({"k": [3, 6, 9]}, r"the pilot's k=\[3, 6\] are too few to fit a law; give at least 3"),
+        ({"pilot": {"k": [3, 6], "configurations": ["own"]}}, "too few to fit a law; give at lea"),
+        ({"pilot": {"k": [3]}}, "pilot needs configurations"),
     ],
 )
 def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, message):
     enough = {**SEVERAL, "seeds": 4, "probe": 20, "spread": {"size": 3, "count": 2}}
+    enough["k"] = [3, 6, 9, 12, 15]
     check_coverage(settings(tmp_path, **enough))
+    part = {"k": [3, 6, 9, 12], "pilot": {"k": [3, 6, 9], "configurations": ["own"]}}
+    check_coverage(settings(tmp_path, **enough | part))
     with pytest.raises(ValueError, match=message):
         check_coverage(settings(tmp_path, **enough | changes))
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerator import There, accelerator, moved
+from torch import nn
 
 from ddlib import training, zoo
 from ddlib.devices import precision
-from ddlib.networks import build, initial_parameters, logits
+from ddlib.networks import Network, build, initial_parameters, logits, stacked_logits
 from ddlib.seeds import generator
 from ddlib.training import (
     AUGMENTATIONS,
@@ -105,7 +106,7 @@ def test_in_bf16_both_ways_round_factors_alone(tiny, monkeypatch):
         patch.object(zoo.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)),
     ):
         alone = torch.stack([logits(network, theta, images) for theta in thetas])
-        made = training._stacked_logits(network, stacked, images.expand(3, *images.shape))
+        made = stacked_logits(network, stacked, images.expand(3, *images.shape))
     assert alone.dtype == made.dtype == torch.float32
     for rounded in (alone, made):
         assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
@@ -163,3 +164,27 @@ def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
 def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
     options = {"vit": {"width": 12}, "lenet": {}, "alexnet": {}}.get(name, {"width": 4})
     agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
+
+
+OWN = {
+    "halving": lambda: nn.Sequential(nn.Flatten(), Halving()),
+    "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5)),
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()),
+    "buffer": lambda: nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten()),
+}
+
+
+class Halving(nn.Module):
+    """A layer that does otherwise in training than in testing, without chance."""
+
+    def forward(self, features):
+        return features / 2 if self.training else features
+
+
+@pytest.mark.parametrize("layer", OWN)
+def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
+    def own(image_shape, class_count):
+        return Network(OWN[layer](), nn.Linear(64, class_count))
+
+    monkeypatch.setitem(zoo.NETWORKS, "own", own)
+    agree(tiny, Recipe(steps=4, batch_size=8), {"name": "own"})

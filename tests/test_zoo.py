@@ -266,8 +266,8 @@ def test_a_network_takes_an_imagenette_image_of_128_pixels(name):
 @pytest.mark.parametrize("norm", get_args(zoo.Norm))
 def test_every_norm_fits_every_network_that_has_one(name, norm):
     network = build(name, MNIST, 10, norm=norm, **NARROW[name])
-    kinds = {type(layer) for layer in network.modules()} & {nn.GroupNorm, zoo.BatchNorm}
-    expected = {"batch": {zoo.BatchNorm}, "none": set()}.get(norm, {nn.GroupNorm})
+    kinds = {type(layer) for layer in network.modules()} & {nn.GroupNorm, nn.BatchNorm2d}
+    expected = {"batch": {nn.BatchNorm2d}, "none": set()}.get(norm, {nn.GroupNorm})
     assert kinds == expected
     assert bool(network.batch_norms) == (norm == "batch")
     theta = initial_parameters(network, stream())
@@ -374,7 +374,7 @@ def test_a_transformer_starts_from_the_distributions_of_its_layers():
 def test_networks_survive_being_copied():
     network = build("convnet", DIGITS, 3, width=4, norm="batch")
     twin = copy.deepcopy(network)
-    inside = [layer for layer in twin.modules() if isinstance(layer, zoo.BatchNorm)]
+    inside = [layer for layer in twin.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert [id(layer) for layer in twin.batch_norms] == [id(layer) for layer in inside]
 
 

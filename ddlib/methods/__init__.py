@@ -6,9 +6,13 @@ Every method is `distil(dataset, network, ipcs, seed, parameters)` and returns o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from ddlib import generators
+from ddlib.data import DataSet, check_ipcs
+from ddlib.files import from_root
+from ddlib.fingerprints import METHOD_MODULES, file_digest
 from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
 from ddlib.parameters import Parameters
 
@@ -36,7 +40,10 @@ class Method:
 
     With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
     more argument. outside(parameters): plain data that names what `distil` reads besides the data
-    set, such as a digest of weights that the parameters give as a folder.
+    set, such as a digest of weights that the parameters give as a folder; a file that a parameter
+    names is known by its content without it.
+
+    `distil` raises ValueError for a size that the smallest class cannot fill.
     """
 
     distil: Callable
@@ -45,10 +52,34 @@ class Method:
     preparation: Preparation | None = None
     outside: Callable[[Any], list[Any]] = lambda parameters: []
 
+    def __post_init__(self) -> None:
+        distil = self.distil
+
+        @wraps(distil)
+        def checked(
+            dataset: DataSet, network: Any, ipcs: Sequence[int], *more: Any, **named: Any
+        ) -> Any:
+            check_ipcs(ipcs, dataset)
+            return distil(dataset, network, ipcs, *more, **named)
+
+        object.__setattr__(self, "distil", checked)
+
     @property
-    def module(self) -> str:
-        """The name of the module whose code decides what it distils."""
-        return self.distil.__module__
+    def modules(self) -> tuple[str, ...]:
+        """The names of the modules whose code decides what it distils, besides DECIDING.
+
+        A module of one's own may use any method of the library, so all of those count with it.
+        """
+        made = self.preparation
+        functions = [self.distil, *([made.jobs, made.make] if made else [])]
+        own = {function.__module__ for function in functions}
+        return tuple(sorted(own if own <= set(METHOD_MODULES) else own.union(METHOD_MODULES)))
+
+    def reads(self, parameters: Parameters) -> list[Any]:
+        """Return plain data that names all that `distil` reads besides the data set."""
+        texts = [value for value in vars(parameters).values() if isinstance(value, str)]
+        files = [path for path in map(from_root, texts) if path.is_file()]
+        return [*self.outside(parameters), *map(file_digest, files)]
 
 
 METHODS: dict[str, Method] = {

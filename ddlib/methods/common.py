@@ -46,7 +46,7 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     if initialisation == "real":
         return dataset.train.images[random_members(dataset, ipc, seed)].clone()
     shape = (ipc * dataset.class_count, *dataset.image_shape)
-    noise = torch.randn(shape, generator=generator("noise", seed, ipc))
+    noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
     return noise.to(dataset.train.images.device)
 
 

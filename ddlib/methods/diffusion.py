@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ddlib.data import DataSet
+from ddlib.devices import check_autocast
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
@@ -38,8 +39,8 @@ class ModeGuidedDiffusion(Parameters):
     "generated", or one of two controls: "modes" for the modes themselves, decoded, and "nearest"
     for the real image nearest to each (the paper's ablation "mode discovery").
     guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
-    the way. class_ids: a DiT's ids for the data set's classes; empty for those of ImageNet's
-    classes of these names, or else 0..C-1.
+    the way. class_ids: a DiT's ids for the data set's classes; may be empty where all bear names
+    of ImageNet's classes and the DiT knows these.
     """
 
     generator: str = setting("unet")
@@ -104,13 +105,16 @@ def distil(
     `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
     its code, which moves the mean (`ddpm_step`) where the paper's equation 6 moves the noise.
     """
+    check_autocast(dataset.train.images.device)
     if parameters.generator == "unet":
         levels = len(parameters.unet_channels)
         model = load_unet(next(iter(prepared), None), dataset, levels)
     else:
         folder = from_root(parameters.generator)
         name = str(folder) if folder.is_dir() else parameters.generator
-        model = load_dit(name, dataset, parameters.class_ids)
+        drawn = parameters.images == "generated"  # or the classes' ids do not matter
+        ids = parameters.class_ids if drawn else range(dataset.class_count)
+        model = load_dit(name, dataset, ids)
     found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
         images = dataset.train.images[members]
@@ -184,18 +188,20 @@ def sample(
     step, scheduler = STEPS[parameters.sampler], _scheduler(model, parameters)
     scale = parameters.classifier_free_guidance
     labels = torch.cat([class_ids, torch.full_like(class_ids, model.null_class)])
-    latents = randn_tensor(targets.shape, generator=streams, device=targets.device)
+    options = {"device": targets.device, "dtype": targets.dtype}
+    latents = randn_tensor(targets.shape, generator=streams, **options)
     for left, t in zip(range(parameters.steps, 0, -1), scheduler.timesteps, strict=True):
-        conditional, free = model.noise(torch.cat([latents, latents]), t, labels).chunk(2)
-        noise = free + scale * (conditional - free)
+        predicted, free = model.predict(torch.cat([latents, latents]), t, labels).chunk(2)
+        guided = free + scale * (predicted - free)
+        predicted = torch.cat([guided[:, : model.guided], predicted[:, model.guided :]], 1)
         guidance = parameters.guidance if left > parameters.stop else 0.0
-        latents = step(scheduler, noise, t, latents, targets, guidance, streams)
+        latents = step(scheduler, predicted, t, latents, targets, guidance, streams)
     return latents
 
 
 def ddpm_step(
     scheduler: Any,
-    noise: torch.Tensor,
+    predicted: torch.Tensor,
     t: torch.Tensor,
     latents: torch.Tensor,
     targets: torch.Tensor,
@@ -204,19 +210,28 @@ def ddpm_step(
 ) -> torch.Tensor:
     """Return x_{t-1} = mean + guidance sigma_t (mode - x0) + sigma_t z.
 
+    predicted: the noise, and behind it the variance where the model learned it: -1 for the
+    posterior's, 1 for that of a step, geometric between (Nichol & Dhariwal, ICML 2021, eq. 15).
     x0 is the estimate from the noise after classifier-free guidance, as in the reference, where
-    both halves of the batch carry it.
+    both halves of the batch carry it. At the last step sigma is 0, where the reference guides by
+    the sigma of the step before: that tells only where `stop` is 0.
     """
-    made = scheduler.step(noise, t, latents, generator=streams)
+    made = scheduler.step(predicted, t, latents, generator=streams)
+    if not guidance:
+        return made.prev_sample
     kept, before = scheduler.alphas_cumprod[t], scheduler.previous_timestep(t)
     kept_before = scheduler.alphas_cumprod[before] if before >= 0 else torch.tensor(1.0)
-    sigma = ((1 - kept_before) / (1 - kept) * (1 - kept / kept_before)).sqrt()
-    return made.prev_sample + guidance * sigma * (targets - made.pred_original_sample)
+    largest = 1 - kept / kept_before
+    variance = (1 - kept_before) / (1 - kept) * largest
+    if predicted.shape[1] > latents.shape[1] and before >= 0:
+        share = (predicted[:, latents.shape[1] :] + 1) / 2
+        variance = variance * (share * (largest / variance).log()).exp()
+    return made.prev_sample + guidance * variance.sqrt() * (targets - made.pred_original_sample)
 
 
 def ddim_step(
     scheduler: Any,
-    noise: torch.Tensor,
+    predicted: torch.Tensor,
     t: torch.Tensor,
     latents: torch.Tensor,
     targets: torch.Tensor,
@@ -224,6 +239,7 @@ def ddim_step(
     streams: list[torch.Generator],
 ) -> torch.Tensor:
     """Return the deterministic x_{t-1} from noise - sqrt(1 - alphabar_t) guidance (mode - x0)."""
+    noise = predicted[:, : latents.shape[1]]
     estimate = scheduler.step(noise, t, latents).pred_original_sample
     scale = guidance * (1 - scheduler.alphas_cumprod[t]).sqrt()
     return scheduler.step(noise - scale * (targets - estimate), t, latents).prev_sample
@@ -236,6 +252,7 @@ def _scheduler(model: ImageGenerator, parameters: ModeGuidedDiffusion) -> Any:
     import diffusers
 
     kind = getattr(diffusers, f"{parameters.sampler.upper()}Scheduler")
-    made = kind.from_config({**model.schedule, "variance_type": "fixed_small"})
+    spacing = {"timestep_spacing": "leading"} if parameters.sampler == "ddim" else {}
+    made = kind.from_config({**model.schedule, **spacing})  # the only one that DDIM steps along
     made.set_timesteps(parameters.steps)
     return made

@@ -184,7 +184,7 @@ def weight_gradients(
     Only weights of two or more dimensions count: biases and norms are left out, as in the
     reference. A processor takes the images in passes whose activations stay in its cache.
     """
-    weights = [value for value in theta.values() if value.dim() >= 2]
+    weights = [theta[name] for name, value in network.named_parameters() if value.dim() >= 2]
     passes = []
     for part in in_passes(images):
         labels = torch.full((len(part),), label, device=images.device)

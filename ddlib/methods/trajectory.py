@@ -36,7 +36,7 @@ class TrajectoryMatching(Matching):
     snapshots of an expert, 0 for an epoch of the real set; max_start and expert_epochs count
     snapshots; a synthetic_batch of 0 is all of S, for which a table, being interpolated, should
     give k. The gradient of an image shrinks like 1/ipc, so small sets want smaller learning
-    rates. For `gradient` see `match`.
+    rates. For `gradient` see `match`: published image learning rates of TESLA are to be halved.
     """
 
     iterations: ByIpc = setting(5000, by_ipc=True)
@@ -90,7 +90,12 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     stream = generator("expert batches", number)
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)
-    snapshots = [flatten(network, each) for each in kept]
+    try:
+        snapshots = [flatten(network, each) for each in kept]
+    except DivergedError as error:
+        step, what, how, _ = error.args
+        advice = "choose a smaller expert_learning_rate"
+        raise DivergedError(step, f"{what} of expert {number}", how, advice) from None
     content = io.BytesIO()
     np.save(content, torch.stack(snapshots).cpu().numpy())
     return content.getvalue()
@@ -108,8 +113,9 @@ def distil(
 
     prepared: the files of `make`. Sizes share experts and, up to their ranges of starts, the
     pairs that are matched. The step size that S was made for is the set's learned "step_size".
-    Where it falls to zero or below, training on S would climb: that counts as divergence, where
-    the reference goes on.
+    A study evaluates at its own learning rate, as it does every set, where the paper evaluates at
+    the learned one. Where that falls to zero or below, training on S would climb: that counts as
+    divergence, where the reference goes on.
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
     2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
@@ -135,6 +141,7 @@ def _distil_size(
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
     iterations = round(at_ipc(parameters.iterations, ipc))
+    learned, slower = "the learned step size", "choose a smaller step_size_learning_rate"
     (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
     for iteration in range(iterations):
         # Every size takes the same two numbers of the stream, so all see the same experts.
@@ -146,11 +153,12 @@ def _distil_size(
         loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
         last = synthetic.is_last(iteration, loss)
         synthetic.optimiser.step()
-        fell = DivergedError(iteration, "the learned step size", "fell to zero or below")
+        fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
         if last:
             break
-    synthetic.watch.finite(iterations, "the learned step size", step_size)
+    lost = DivergedError(iterations, learned, advice=slower)
+    synthetic.watch.see(step_size.isfinite(), lost)
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
 
 
@@ -185,7 +193,10 @@ def match(
     a_i = d loss / d theta_i: a_i = a_i+1 - step_size (d g_i / d theta_i) a_i+1. "tesla" holds
     a_i at its last value a_N, which drops the dependence of every theta_i on the images and on
     the step size (d theta_i / d X and d theta_i / d step_size in g_i), and is cheaper by the
-    products with d g_i / d theta_i.
+    products with d g_i / d theta_i. The published code of "tesla" means to double the images'
+    gradient but repeats a tuple instead (`2 * torch.autograd.grad(...)`), so that it has half of
+    this gradient: halve the image learning rates published with it. Its step size's gradient is
+    whole, and so are the rates of the step size.
 
     Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
     Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".

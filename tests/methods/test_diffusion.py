@@ -80,7 +80,7 @@ def gaussian(mean=0.0, variance=0.25, chunk=64):
         spread = kept[t] * variance + 1 - kept[t]
         return (1 - kept[t]).sqrt() * (latents - kept[t].sqrt() * mean) / spread
 
-    return ImageGenerator(torch.clone, torch.clone, noise, LINEAR, range(3), 3, chunk)
+    return ImageGenerator(torch.clone, torch.clone, noise, 9, LINEAR, range(3), 3, chunk)
 
 
 # The two steps against the formulas
@@ -186,7 +186,7 @@ def test_without_guidance_it_is_diffusers_own_loop(sampler):
     x = torch.cat([torch.randn(1, 1, 3, 3, generator=stream) for stream in chains])
     for t in scheduler.timesteps:
         options = {"generator": chains} if sampler == "ddpm" else {}
-        x = scheduler.step(model.noise(x, t, None), t, x, **options).prev_sample
+        x = scheduler.step(model.predict(x, t, None), t, x, **options).prev_sample
     torch.testing.assert_close(made, x, rtol=1e-5, atol=1e-5)
 
 
@@ -217,7 +217,7 @@ def test_classifier_free_guidance_extrapolates_from_the_null_class(monkeypatch, 
         return latents
 
     monkeypatch.setitem(diffusion.STEPS, "ddpm", record)
-    model = replace(gaussian(), noise=noise, null_class=10)
+    model = replace(gaussian(), predict=noise, null_class=10)
     parameters = settings(steps=1, stop=0, classifier_free_guidance=scale)
     sample(model, torch.zeros(2, 1, 2, 2), torch.tensor([3, 7]), streams(2), parameters)
     [(latents, labels)], [combined] = seen, used
@@ -333,7 +333,7 @@ def test_averaged_weights_denoise_held_out_images(tiny, unet):
     model, scheduler = load_unet(unet, tiny, levels=2), DDPMScheduler(**LINEAR)
     pixels, noise, t = model.encode(tiny.test.images), normal(3, 60, 1, 8, 8), torch.tensor(300)
     with torch.no_grad():
-        guess = model.noise(scheduler.add_noise(pixels, noise, t), t, tiny.test.labels)
+        guess = model.predict(scheduler.add_noise(pixels, noise, t), t, tiny.test.labels)
     assert (guess - noise).pow(2).mean() < 0.5 * noise.pow(2).mean()
 
 
@@ -365,7 +365,10 @@ def test_the_unet_is_trained_with_dropped_labels(tiny, monkeypatch, share):
 
 
 def test_a_unet_that_diverges_says_when(tiny):
-    with pytest.raises(DivergedError, match=r"the UNet's loss stopped being .* at step [1-9]"):
+    sentence = (
+        r"the UNet's loss stopped being .* at step [1-9]; choose a smaller unet_learning_rate"
+    )
+    with pytest.raises(DivergedError, match=sentence):
         make(tiny, None, jobs(settings(unet_learning_rate=1e12), IPCS)[0])
 
 
@@ -509,15 +512,56 @@ def dit(tmp_path_factory):
     return save_dit(tmp_path_factory.mktemp("dit"))
 
 
+def ddpm_of_dit(transformer, x, targets, ids, chains, steps, stop, guidance, scale):
+    """DiT's sampler (p_sample with forward_with_cfg and a learned range) with MGD3's term."""
+    times = np.linspace(0, 999, steps).round().astype(int)[::-1]
+    for number, t in enumerate(times):
+        kept, before = ALPHAS_BAR[t], ALPHAS_BAR[times[number + 1]] if t else 1.0
+        alpha = kept / before
+        with torch.no_grad():
+            own, free = (
+                transformer(x.float(), timestep=torch.full((3,), t), class_labels=labels).sample
+                for labels in (ids, torch.full((3,), 1000))
+            )
+        own, free = own.double(), free.double()
+        noise = torch.cat([(free + scale * (own - free))[:, :3], own[:, 3:4]], 1)
+        x0 = (x - math.sqrt(1 - kept) * noise) / math.sqrt(kept)
+        x = (
+            math.sqrt(before) * (1 - alpha) / (1 - kept) * x0
+            + math.sqrt(alpha) * (1 - before) / (1 - kept) * x
+        )
+        if t:
+            share = (own[:, 4:] + 1) / 2
+            low, high = math.log((1 - before) / (1 - kept) * (1 - alpha)), math.log(1 - alpha)
+            sigma = torch.exp(0.5 * (share * high + (1 - share) * low))
+            x += (guidance if steps - number > stop else 0) * sigma * (targets - x0)
+            x += sigma * torch.cat([torch.randn(1, 4, 4, 4, generator=chain) for chain in chains])
+    return x
+
+
+def test_a_dit_is_sampled_as_by_its_own_code(dit, coloured):
+    """Three of four channels guided, a learned sigma, timesteps from 999 to 0."""
+    parameters = ModeGuidedDiffusion(generator=str(dit), steps=6, stop=2, guidance=0.5)
+    model = load_dit(str(dit), coloured, [5, 999, 0])
+    targets, ids = normal(9, 3, 4, 4, 4), torch.tensor([5, 999, 0])
+    made = sample(model, targets, ids, streams(3), parameters)
+    own = DiTTransformer2DModel.from_pretrained(dit / "transformer", low_cpu_mem_usage=False)
+    chains = streams(3)
+    first = torch.cat([torch.randn(1, 4, 4, 4, generator=chain) for chain in chains]).double()
+    expected = ddpm_of_dit(own, first, targets.double(), ids, chains, 6, 2, 0.5, 4.0)
+    torch.testing.assert_close(made.double(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_dit_without_guidance_draws_what_its_pipeline_draws(dit, coloured):
+    sampling = {"sampler": "ddim", "guidance": 0, "classifier_free_guidance": 1}
     parameters = ModeGuidedDiffusion(
-        generator=str(dit), class_ids=[5, 999, 0], sampler="ddim", guidance=0, steps=8, stop=4
+        generator=str(dit), class_ids=[5, 999, 0], steps=8, stop=4, **sampling
     )
     made = distil(coloured, None, [1], 3, parameters, [])[1]
     pipeline = DiTPipeline.from_pretrained(dit, low_cpu_mem_usage=False)
     pipeline.set_progress_bar_config(disable=True)
     chains = [generator("mode guidance", 3, 1, label, 0) for label in range(3)]
-    [unit] = pipeline([5, 999, 0], 4.0, chains, 8, output_type="pt", return_dict=False)
+    [unit] = pipeline([5, 999, 0], 1.0, chains, 8, output_type="pt", return_dict=False)
     torch.testing.assert_close(made.images * 0.25 + 0.5, unit, rtol=1e-4, atol=1e-4)
     assert unit.std() > 0.01
 
@@ -554,8 +598,8 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(dit, coloured, monkeypa
 def test_images_of_another_size_are_resized_there_and_back(dit, coloured):
     large = normal(8, 30, 3, 12, 10)
     data = replace(coloured, train=Split(large, coloured.train.labels))
-    assert load_dit(str(dit), data, []).encode(large).shape == (30, 4, 4, 4)
-    parameters = ModeGuidedDiffusion(generator=str(dit), steps=4, stop=2)
+    assert load_dit(str(dit), data, [7, 8, 9]).encode(large).shape == (30, 4, 4, 4)
+    parameters = ModeGuidedDiffusion(generator=str(dit), steps=4, stop=2, class_ids=[7, 8, 9])
     made = distil(data, None, [2], 0, parameters, [])[2]
     assert made.images.shape == (6, 3, 12, 10)
     assert torch.isfinite(made.images).all()
@@ -579,15 +623,22 @@ def test_imagenette_classes_have_their_imagenet_ids(dit, coloured):
         assert load_dit(str(dit), data, []).class_ids == [number for _, number in chosen]
     others = replace(coloured, classes=("goldfish", "daisy", "toilet tissue"))
     assert load_dit(str(dit), others, []).class_ids == [1, 985, 999]
-    assert load_dit(str(dit), coloured, []).class_ids == [0, 1, 2]
     assert load_dit(str(dit), coloured, [7, 8, 9]).class_ids == [7, 8, 9]
-    assert load_dit(str(dit), coloured, []).null_class == 1000
+    assert load_dit(str(dit), coloured, [7, 8, 9]).null_class == 1000
 
 
-def test_a_model_of_fewer_classes_knows_nothing_of_imagenets():
-    assert _chosen_ids(["goldfish", "tench"], [], 1000) == [1, 0]
-    assert _chosen_ids(["goldfish", "tench"], [], 2) == [0, 1]
-    assert _chosen_ids(["goldfish", "tench"], [1, 0], 2) == [1, 0]
+@pytest.mark.parametrize(
+    ("classes", "count", "named"),
+    [
+        (["tench", "goldfish", "my cat"], 1000, "my cat"),
+        (["goldfish", "tench"], 2, "goldfish, tench"),  # a model that was not made on ImageNet
+    ],
+)
+def test_classes_that_the_generator_may_call_otherwise_ask_for_class_ids(classes, count, named):
+    with pytest.raises(ValueError, match=f"class_ids is empty.* calls {named} cannot be told"):
+        _chosen_ids(classes, [], count)
+    ids = list(range(len(classes)))[::-1]
+    assert _chosen_ids(classes, ids, count) == ids
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [1, 2, 1000]])
@@ -602,18 +653,19 @@ def test_a_dit_of_another_number_of_channels_is_refused(dit, tiny):
 
 
 @pytest.mark.parametrize("channels", [4, 8])
-def test_the_noise_is_without_the_variance_that_a_dit_may_have_learned(
+def test_a_dit_predicts_the_noise_and_the_variance_that_it_may_have_learned(
     coloured, tmp_path, channels
 ):
     save_dit(tmp_path, channels)
-    model = load_dit(str(tmp_path), coloured, [])
+    model = load_dit(str(tmp_path), coloured, [7, 8, 9])
     own = DiTTransformer2DModel.from_pretrained(tmp_path / "transformer", low_cpu_mem_usage=False)
     latents, labels = normal(4, 2, 4, 4, 4), torch.tensor([3, 1000])
     with torch.no_grad():
-        noise = model.noise(latents, torch.tensor(500), labels)
+        predicted = model.predict(latents, torch.tensor(500), labels)
         whole = own(latents, timestep=torch.tensor([500, 500]), class_labels=labels).sample
     assert whole.shape == (2, channels, 4, 4)
-    assert torch.equal(noise, whole[:, :4])
+    assert torch.equal(predicted, whole)
+    assert model.schedule["variance_type"] == {4: "fixed_small", 8: "learned_range"}[channels]
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "sample"])

@@ -219,7 +219,8 @@ def test_experts_see_augmented_images(tiny, network):
 
 
 def test_an_expert_that_diverges_says_so(tiny, network):
-    with pytest.raises(DivergedError, match="the training loss stopped being a finite number"):
+    sentence = "the training loss of expert 1 stopped .*; choose a smaller expert_learning_rate$"
+    with pytest.raises(DivergedError, match=sentence):
         make(tiny, network, job(learning_rate=1e30))
 
 
@@ -406,6 +407,35 @@ def test_tesla_drops_exactly_what_the_weights_owe_to_the_images():
     assert expected.abs().max() > 1e-3
     difference = made["exact"][1] - made["tesla"][1]
     assert difference.item() == pytest.approx(alpha * (dropped @ first).item(), rel=1e-6)
+
+
+def test_tesla_is_its_formula_and_twice_the_published_code(network, pair):
+    """d loss / d X of Cui et al. with theta_i held: 2 (theta_N - target)^T (-alpha d g_i / d X).
+
+    The published code leaves out the 2, but for the step size.
+    """
+    (start, target), steps = pair, changing_steps(5)
+    images, step_size = student()
+    match(network, images, LABELS, step_size, start, target, steps, "tesla")
+    alpha, total = step_size.item(), torch.zeros_like(start)
+    plain, _ = student()
+    slopes = []
+    for rows, drawn in steps:
+        theta = (start - alpha * total).requires_grad_()
+        seen = augment.apply(plain[rows], drawn)
+        loss = F.cross_entropy(ordinary_scores(theta, seen), LABELS[rows])
+        slopes.append(torch.autograd.grad(loss, theta, create_graph=True)[0])
+        total = total + slopes[-1].detach()
+    scale = (start - target).square().sum()
+    published = torch.zeros_like(plain)
+    for slope in slopes:
+        along = (alpha * (target - start) + alpha**2 * total) @ slope / scale
+        published += torch.autograd.grad(along, plain)[0]
+    torch.testing.assert_close(images.grad, 2 * published, rtol=1e-8, atol=1e-12)
+    learned = torch.tensor(alpha).double().requires_grad_()
+    missed = (start - learned * total - target).square().sum() / scale
+    [by_step_size] = torch.autograd.grad(missed, learned)
+    assert step_size.grad.item() == pytest.approx(by_step_size.item(), rel=1e-8)
 
 
 class Held:
@@ -656,7 +686,8 @@ def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, network, exper
         ),
         (
             {"step_size_learning_rate": 3e38},
-            "the learned step size stopped being a finite number at step 1;",
+            "the learned step size stopped being a finite number at step 1; choose a smaller "
+            "step_size_learning_rate",
         ),
     ],
 )
@@ -671,7 +702,8 @@ def test_a_step_size_that_would_climb_is_a_divergence(tiny, network, experts):
     outcome = distil(tiny, network, [1], 0, parameters, experts)[1]
     assert isinstance(outcome, DivergedError)
     assert str(outcome) == (
-        "the learned step size fell to zero or below at step 0; choose a smaller learning rate"
+        "the learned step size fell to zero or below at step 0; choose a smaller "
+        "step_size_learning_rate"
     )
 
 

@@ -70,16 +70,12 @@ def test_statements_are_numbered_and_proved():
 
 
 def test_it_reads_the_table_of_notebook_03(tmp_path):
-    rows = [("constant", 0.0, 30.0, None), ("members", 0.5, 20.0, 0.01)]
-    rows += [("log_members", 0.9, 10.0, 0.001), ("h_cov", 0.8, 12.0, 0.001)]
-    table = pd.DataFrame(rows, columns=["predictor", "r2", "aicc", "p"]).assign(epsilon=0.1)
+    rows = [("constant", None, None, None), ("members", 0.5, 0.3, 0.5)]
+    rows += [("log_members", 0.6, 0.2, None), ("h_cov", 0.8, 0.01, 0.02)]
+    table = pd.DataFrame(rows, columns=["predictor", "r2", "p", "p_lead"]).assign(epsilon=0.1)
     table.to_parquet(tmp_path / "regressions.parquet")
-    assert "H_cov has R² 0.80" in deep_networks(str(tmp_path))
-    assert "that fits sampled sets, (a)" in deep_networks(str(tmp_path))
-    swapped = table.assign(aicc=[30.0, 5.0, 10.0, 12.0])
-    swapped.to_parquet(tmp_path / "regressions.parquet")
-    assert "that fits optimised sets, (c)" in deep_networks(str(tmp_path))
-    table.assign(p=0.5).to_parquet(tmp_path / "regressions.parquet")
-    assert "no regime is recognised" in deep_networks(str(tmp_path))
-    table.assign(aicc=[30.0, 11.0, 10.0, 12.0]).to_parquet(tmp_path / "regressions.parquet")
-    assert "cannot be told apart" in deep_networks(str(tmp_path))
+    text = deep_networks(str(tmp_path))
+    assert "weak evidence of a log, that of sampled sets, (a); R² of ln k* is 0.80" in text
+    for change in ({"p": 0.2}, {"p_lead": 0.2}, {"r2": 0.4}):
+        table.assign(**change).to_parquet(tmp_path / "regressions.parquet")
+        assert "no regime is recognised" in deep_networks(str(tmp_path))

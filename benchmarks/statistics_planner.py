@@ -1,0 +1,93 @@
+"""How often the planner's 95 % intervals hold, on simulated families: a table for docs.
+
+`python -m benchmarks.statistics_planner` prints it in about a minute.
+"""
+
+import numpy as np
+import pandas as pd
+
+from ddlib import planner
+
+KS, PILOT = np.array([10, 20, 50, 100, 200, 400]), [10, 20, 50, 100]
+CONFIGURATIONS, IN_PILOT = 12, 6
+CELLS = [(sd, b) for sd in (0.1, 0.3, 0.6) for b in (0.4, 0.5, 0.6)]
+
+
+def simulate(
+    sd: float, exponent: float, generator: np.random.Generator, seeds: int = 5
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Simulate the gaps of a study; return its table and the true gaps (C, K).
+
+    A configuration's gap is a (k/10)^-exponent + c: ln a normal about ln 0.3 with this sd, c
+    uniform on 0 to 0.06. Noise: sd 0.02 at k = 10, falling like k^-0.3; of its variance 35 % is a
+    seed's in a configuration over all k, 15 % that of a distilled set under all configurations.
+    """
+    shape = (CONFIGURATIONS, seeds, len(KS))
+    a = 0.3 * np.exp(generator.normal(0, sd, (CONFIGURATIONS, 1)))
+    truth = a * (KS / 10) ** -exponent + generator.uniform(0, 0.06, (CONFIGURATIONS, 1))
+    parts = {shape: 0.5, (*shape[:2], 1): 0.35, (1, *shape[1:]): 0.15}
+    noise = sum(np.sqrt(share) * generator.normal(size=size) for size, share in parts.items())
+    gaps = truth[:, None] + 0.02 * (KS / 10) ** -0.3 * noise
+    c, s, j = np.indices(shape).reshape(3, -1)
+    columns = {"configuration": [f"c{i}" for i in c], "seed": s, "k": KS[j], "network": "convnet"}
+    return pd.DataFrame(columns | {"gap_error": gaps.ravel()}), truth
+
+
+def coverage(
+    sd: float, exponent: float, *, studies: int = 40, seeds: int = 5, draws: int = 400, seed=0
+) -> pd.DataFrame:
+    """Back-test the planner on simulated studies: all rows of `planner.back_test`, with study.
+
+    Families: all twelve configurations, and three of 3 to 8 drawn at random. Columns besides:
+    study, width, doubted (whether no free exponent can be fitted, or its
+    interval excludes 1/2).
+    """
+    generator, tables = np.random.default_rng([seed, int(100 * sd), int(100 * exponent)]), []
+    names = [f"c{i}" for i in range(CONFIGURATIONS)]
+    for study in range(studies):
+        gaps, _ = simulate(sd, exponent, generator, seeds)
+        sizes = generator.integers(3, 9, 3)
+        families = {str(i): list(generator.permutation(names)[:m]) for i, m in enumerate(sizes)}
+        families["all"] = names
+        options = {"draws": draws, "seed": study}
+        tested = planner.back_test(gaps, families, PILOT, names[:IN_PILOT], **options)
+        first = gaps[gaps["configuration"].isin(names[:IN_PILOT]) & gaps["k"].isin(PILOT)]
+        b = planner.read_pilot(first, **options).exponent
+        doubted = b is None or not b.low <= 0.5 <= b.high
+        width = tested["high"] - tested["low"]
+        tables.append(tested.assign(study=study, width=width, doubted=doubted))
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary(tested: pd.DataFrame) -> dict[str, float]:
+    """Return the share of intervals that held, by what was left out, and their median width."""
+    new = tested["held_out"] != "k"
+    single, family = tested["kind"] == "configuration", tested["kind"] == "family"
+    past = tested["k"] > max(PILOT)
+    groups = {
+        "new configurations": single & new & ~past,
+        "new sizes": single & ~new,
+        "both": single & new & past,
+        "families, k to 100": family & ~past,
+        "families, k = 200": family & (tested["k"] == 200),
+        "families, k = 400": family & (tested["k"] == 400),
+    }
+    row = {name: tested.loc[rows, "inside"].mean() for name, rows in groups.items()}
+    row["width at 200"] = tested.loc[groups["families, k = 200"], "width"].median()
+    row["refused"] = (tested["refused"] != "").mean()
+    return row | {"law doubted": tested.groupby("study")["doubted"].first().mean()}
+
+
+def main() -> None:
+    """Print the table."""
+    rows = {(sd, b): summary(coverage(sd, b)) for sd, b in CELLS}
+    heads = list(next(iter(rows.values())))
+    print("| sd of ln a | exponent |", " | ".join(heads), "|")
+    print("|---|---|" + "---|" * len(heads))
+    for (sd, b), row in rows.items():
+        cells = [f"{v:.3f}" if name.startswith("width") else f"{v:.0%}" for name, v in row.items()]
+        print(f"| {sd} | {b} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main()
