@@ -155,23 +155,23 @@ def gap_against_k(
 ) -> alt.ConcatChart:
     """Draw the gap against k on log axes: seeds, mean, fitted a k^-1/2 + c, band and floor c.
 
-    `gaps` has columns method, k, seed, gap; `curves` method, k, gap, low, high; `floors` method,
-    floor, low, high. `measure_title` names the gap and its unit. Gaps that a log axis cannot
+    `gaps` has columns method, k, seed, gap; `curves` method, k, gap, low, high; `floors` as of
+    `ddlib.laws.floors`. `measure_title` names the gap and its unit. Gaps that a log axis cannot
     show are marked at its lower edge and counted under the method's name.
     """
     axes = _log_axes(gaps, curves, floors["floor"].dropna().tolist(), measure_title)
     colours = method_colours(gaps["method"])
     columns = min(len(colours), 2 if len(colours) in (2, 4) else 3)
-    floors = floors.set_index("method").reindex(
-        index=list(colours), columns=["floor", "low", "high"]
-    )
+    floors = floors.set_index("method").reindex(list(colours))
     panels = []
     for i, (method, colour) in enumerate(colours.items()):
         seeds, curve = (t[t["method"] == method] for t in (gaps, curves))
-        ends = floors.loc[method].to_numpy(float)
+        ends = floors.loc[method, ["floor", "low", "high"]].to_numpy(float)
         dots = _points(seeds, axes, "circle", 0.03, fill=colour, opacity=0.45, size=40)
         layers = [*_curve_with_band(curve, axes, colour), *_floor(ends[0], axes, colour), dots]
-        heading = alt.Title(method, color=colour, subtitle=_account(seeds, ends, axes.bottom))
+        heading = alt.Title(
+            method, color=colour, subtitle=_account(seeds, floors.loc[method], axes.bottom)
+        )
         panel = alt.layer(*layers, _means(seeds, axes, colour)).add_params(zoom(i))
         panels.append(panel.properties(width=WIDTH // columns - 60, height=250, title=heading))
     title = alt.Title(
@@ -270,18 +270,20 @@ def _mean(gaps: pd.DataFrame) -> pd.DataFrame:
     return gaps.groupby(["method", "k"], sort=False, as_index=False)["gap"].mean().dropna()
 
 
-def _account(gaps: pd.DataFrame, floor: np.ndarray, bottom: float) -> list[str]:
-    """Say what the panel cannot show: an interval, gaps below the axis, trials without a gap."""
-    value, low, high = (number(end, ".2g") for end in floor)
-    where = "" if floor[0] >= bottom else ", below the axis"
-    heading = f"floor {value} ({low} to {high}){where}"
+def _account(gaps: pd.DataFrame, judged: pd.Series, bottom: float) -> list[str]:
+    """Say the verdict, and what the panel cannot show: an interval, gaps below the axis or none."""
+    heading = f"a/√k + c: {judged['outcome']}"
+    if not np.isnan(judged["floor"]):
+        value, low, high = (number(judged[end], ".2g") for end in ("floor", "low", "high"))
+        where = "" if judged["floor"] >= bottom else ", below the axis"
+        heading = f"{heading}, floor {value} ({low} to {high}){where}"
     below, zero = (gaps["gap"] < bottom).sum(), (gaps["gap"] <= 0).sum()
     parts = [f"{len(gaps)} trials"]
     if missing := gaps["gap"].isna().sum():
         parts.append(f"{missing} without a gap")
     if below:
         parts.append(f"▼ {below} below the axis ({zero} ≤ 0)")
-    return ["floor not identifiable" if np.isnan(floor[0]) else heading, ", ".join(parts)]
+    return [heading, ", ".join(parts)]
 
 
 def _points(table: pd.DataFrame, axes: LogAxes, shape: str, lift: float, **mark) -> alt.Chart:

@@ -498,9 +498,23 @@ def _slider(description: str, options: Sequence, value) -> widgets.SelectionSlid
     return widgets.SelectionSlider(options=options, value=value, **_labelled(description))
 
 
+def _gaps_of(tables: Tables, methods: Sequence[str]):
+    """Draw the gaps of methods in test error, as notebook 01 does."""
+    trials = tables.trials[tables.trials["method"].isin(methods)]
+    trials = trials[trials["configuration"] == tables.configurations[0]]
+    fits = laws.fit_table(trials, "gap_error")
+    root = {name: {"inverse_sqrt": own["inverse_sqrt"]} for name, own in fits.items()}
+    _, drawn = laws.tables(root, np.geomspace(min(tables.sizes), 2 * max(tables.sizes), 60))
+    gaps = trials.rename(columns={"gap_error": "gap"})
+    return charts.gap_against_k(gaps, drawn, laws.floors(fits), UNITS["gap_error"])
+
+
 def write_pictures(folder: Path) -> None:
-    """Write the first picture of each explorer of the example, small: explore_ipc.png and so on."""
+    """Write the pictures of the README and of notebook 05, all drawn from the example."""
     found = example()
+    chart = _gaps_of(found[0], ("random", "dm", "dc", "mtt"))
+    picture = charts.mime_bundle(chart.to_dict())[0]["image/png"]
+    write_atomically(folder / "gap_against_k.png", charts.small(picture))
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
     for name, kind in kinds.items():
         picture = charts.small(kind(found).still["image/png"])

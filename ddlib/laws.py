@@ -597,13 +597,16 @@ def tables(fits_by_method: dict[str, Fits], ks) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Tabulate the floor c of a/√k + c where the curve survives: method, floor, low, high."""
-    rows = [
-        (method, *fits["inverse_sqrt"].parameters["c"])
-        for method, fits in fits_by_method.items()
-        if verdict(fits).survives
-    ]
-    return pd.DataFrame(rows, columns=["method", "floor", "low", "high"])
+    """Tabulate the verdict on a/√k + c, and its floor c, NaN unless the curve survives.
+
+    Columns: method, outcome (see `Verdict`), floor, low, high.
+    """
+    rows = []
+    for method, fits in fits_by_method.items():
+        judged = verdict(fits)
+        floor = fits["inverse_sqrt"].parameters["c"] if judged.survives else (np.nan,) * 3
+        rows.append((method, judged.outcome, *floor))
+    return pd.DataFrame(rows, columns=["method", "outcome", "floor", "low", "high"])
 
 
 def _stacked(frames: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:

@@ -46,7 +46,8 @@ def curves(gaps) -> pd.DataFrame:
 
 @pytest.fixture
 def floors() -> pd.DataFrame:
-    return pd.DataFrame({"method": METHODS, "floor": 0.02, "low": 0.01, "high": 0.03})
+    judged = {"method": METHODS, "outcome": "survives", "floor": 0.02, "low": 0.01, "high": 0.03}
+    return pd.DataFrame(judged)
 
 
 @pytest.fixture
@@ -133,14 +134,15 @@ def test_bands_end_at_the_edge_and_lines_stop_where_the_fit_is_not_positive(gaps
 def test_floors_missing_trials_and_missing_fits_are_told(gaps, curves, floors):
     gaps.loc[[0, 1], "gap"] = np.nan
     floors.loc[floors["method"] == "DM", ["floor", "low", "high"]] = [-0.01, -0.02, 0.004]
-    floors = floors[floors["method"] != "DC"]
+    floors.loc[floors["method"] == "DC", ["outcome", "floor"]] = ["fails", np.nan]
     curves = curves[curves["method"] != "DC"]
     spec = charts.gap_against_k(gaps, curves, floors, "gap").to_dict()
     told = headings(spec)
-    assert told["random"] == "floor 0.02 (0.01 to 0.03) 30 trials, 2 without a gap"
-    assert told["DM"] == "floor −0.01 (−0.02 to 0.004), below the axis 30 trials"
-    assert told["herding"] == "floor 0.02 (0.01 to 0.03) 30 trials"
-    assert told["DC"] == "floor not identifiable 30 trials"
+    survives = "a/√k + c: survives, floor"
+    assert told["random"] == f"{survives} 0.02 (0.01 to 0.03) 30 trials, 2 without a gap"
+    assert told["DM"] == f"{survives} −0.01 (−0.02 to 0.004), below the axis 30 trials"
+    assert told["herding"] == f"{survives} 0.02 (0.01 to 0.03) 30 trials"
+    assert told["DC"] == "a/√k + c: fails 30 trials"
     rules = {
         panel["title"]["text"]: sum(layer["mark"]["type"] == "rule" for layer in panel["layer"])
         for panel in spec["concat"]

@@ -403,10 +403,12 @@ def test_an_exported_page_shows_the_picture_and_not_a_remark(plans):
 def test_the_pictures_of_the_notebook_are_what_the_command_draws(tmp_path):
     explore.write_pictures(tmp_path)
     made = sorted(path.name for path in tmp_path.iterdir())
-    assert made == ["explore_coverage.png", "explore_ipc.png", "explore_planner.png"]
+    explorers = ["explore_coverage.png", "explore_ipc.png", "explore_planner.png"]
+    assert made == [*explorers, "gap_against_k.png"]
+    assert "notebooks/images/gap_against_k.png" in (NOTEBOOKS.parent / "README.md").read_text()
     notebook = nbformat.read(NOTEBOOKS / "05_explore.ipynb", as_version=4)
     shown = re.findall(r'src="images/(.*?)"', notebook.cells[-1].source)
-    assert sorted(shown) == made
+    assert sorted(shown) == explorers
     for name in made:
         kept = NOTEBOOKS / "images" / name
         assert kept.stat().st_size < 120_000

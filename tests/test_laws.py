@@ -541,8 +541,12 @@ def test_a_study_is_fitted_and_tabulated_method_by_method():
     assert len(curves) == 3 * 6 * 2  # mtt has no curve
     assert curves[["k", "gap", "low", "high"]].notna().all(axis=None)
     floors = laws.floors(found).set_index("method")
-    assert list(floors.index) == ["dm", "dc"]
-    assert tuple(floors.loc["dm"]) == found["dm"]["inverse_sqrt"].parameters["c"]
+    assert floors["outcome"].to_dict() == {
+        **{"dm": "survives", "dc": "survives", "random": "undecided", "mtt": "undecided"}
+    }
+    ends = tuple(floors.loc["dm", ["floor", "low", "high"]])
+    assert ends == found["dm"]["inverse_sqrt"].parameters["c"]
+    assert floors.loc["random", ["floor", "low", "high"]].isna().all()
     assert floors.floor["dc"] == pytest.approx(floors.floor["dm"] + 0.1)
 
 
