@@ -1,6 +1,6 @@
 """How often verdicts, intervals and tests err, by simulation: `python -m benchmarks.statistics`.
 
-It writes docs/statistics.md; about ten minutes on two cores. Every study is drawn from a known
+It writes docs/statistics.md; about half an hour on two cores. Every study is drawn from a known
 truth and judged by the functions that the notebooks call.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks import statistics_coverage, statistics_planner
 from ddlib import laws
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
@@ -186,9 +187,11 @@ def main() -> None:
     """Write the page."""
     parts = [INTRODUCTION]
     with ProcessPoolExecutor(2) as pool:
+        others = [pool.submit(each.report) for each in (statistics_coverage, statistics_planner)]
         for head, (simulate, text) in SECTIONS.items():
             parts += [f"## {head}", text, "\n".join(simulate(pool))]
             print("\n\n".join(parts[-3:]), flush=True)
+        parts += [each.result() for each in others]
     PAGE.write_text("\n\n".join(parts) + "\n")
 
 

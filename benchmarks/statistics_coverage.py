@@ -29,6 +29,13 @@ MEMBERS = {  # a of each member
     "16 members, sd of a 0.03": None,
 }
 
+TEXT = """## The coverage law
+
+Shares of 300 studies that make each claim at 5 %. Where gaps do not depend on distances, a claim is
+an error. p comes from relabelling configurations. The columns that take families as independent
+show what least squares over families would claim."""
+KEPT = "How often the 95 % interval holds k*. Seeds left are those of 5 that have every trial."
+
 
 def tabulate(scales, seeds: int, rng: np.random.Generator, exponent: float = 0.5) -> pd.DataFrame:
     """Draw the gaps of configurations c0, c1, ... whose laws are a/k^exponent + FLOOR."""
@@ -138,14 +145,13 @@ def markdown(rows: Iterator[dict]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main(studies: int = 300) -> None:
-    """Print both tables."""
+def report(studies: int = 300) -> str:
+    """Return the section of docs/statistics.md."""
     rng = np.random.default_rng(0)
-    print(f"Claims at 5 %, share of {studies} studies:\n\n{markdown(claims(studies, rng))}\n")
-    print(
-        f"95 % intervals of k*, share of {studies} studies:\n\n{markdown(intervals(studies, rng))}"
+    return "\n\n".join(
+        [TEXT, markdown(claims(studies, rng)), KEPT, markdown(intervals(studies, rng))]
     )
 
 
 if __name__ == "__main__":
-    main()
+    print(report())
