@@ -474,7 +474,9 @@ def test_an_edit_renames_what_the_code_can_decide(tmp_path, monkeypatch, file, c
         plan = study.prepare(settings(tmp_path / "names", methods=methods, k=[3], seeds=1))
         found = {trial.method: [trial.set_path, trial.path] for trial in plan.trials}
         prepared = [path for _, path in plan.preparations("mgd3")]
-        return {**found, "prepared": prepared, "references": [plan.reference_path("own", 0)]}
+        references = [plan.reference_path("own", 0, kind) for kind in ("converged", "same_steps")]
+        references.append(plan.length_path("own"))
+        return {**found, "prepared": prepared, "references": references}
 
     with monkeypatch.context() as patched:
         patched.setattr(fingerprints, "PACKAGE", package)
