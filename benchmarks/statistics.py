@@ -39,14 +39,14 @@ DESIGNS = {  # seeds, noise at k = 10, its fall with k, and what a seed shares o
     "5 seeds that share most": {"seeds": 5, "noise": 0.02, "shared": 0.01},
     "3 seeds": {"seeds": 3, "noise": 0.02, "shared": 0.003},
     "10 seeds": {"seeds": 10, "noise": 0.02, "shared": 0.003},
-    "5 seeds, of which 2 lack the largest k": {
-        "seeds": 5,
-        "noise": 0.02,
-        "shared": 0.003,
-        "lost": 2,
-    },
 }
-SOUND = list(DESIGNS)[:-1]
+LOST = {  # seeds without a trial, and at how many of the largest k
+    "5 seeds, 2 lost at the largest k": {"lost": 2, "sizes": 1},
+    "5 seeds, 3 lost at the 3 largest k": {"lost": 3, "sizes": 3},
+    "5 seeds, 4 lost at the 3 largest k": {"lost": 4, "sizes": 3},
+}
+SOUND = list(DESIGNS)
+DESIGNS |= {name: DESIGNS["5 seeds"] | lost for name, lost in LOST.items()}
 Judged = Callable[[str | float, str], pd.DataFrame]  # (truth, design) -> a row a study
 
 
@@ -63,12 +63,12 @@ def curve(truth: str | float, k: np.ndarray) -> np.ndarray:
     return last + (first - last) * part
 
 
-def draw(truth: str | float, number: int, seeds: int, noise: float, shared: float, lost: int = 0):
-    """Draw the gaps of one study (seeds, k); `lost` seeds have none at the largest k."""
+def draw(truth: str | float, number: int, seeds: int, noise: float, shared: float, lost=0, sizes=0):
+    """Draw the gaps of one study (seeds, k); `lost` seeds have none at the largest sizes."""
     generator = np.random.default_rng([number, seeds])
     own = generator.normal(size=(seeds, len(KS))) * noise * np.sqrt(KS[0] / KS)
     gaps = curve(truth, KS) + own + generator.normal(size=(seeds, 1)) * shared
-    gaps[:lost, -1] = np.nan
+    gaps[:lost, len(KS) - sizes :] = np.nan
     return pd.DataFrame(gaps, columns=KS.astype(int))
 
 
@@ -92,7 +92,7 @@ def judge(number: int, truth: str | float, name: str) -> dict:
         "AIC": ahead > 2,
         "AIC, small sample": ahead + sample[2] - sample[3] > 2,
         "AICc": ahead + small[2] - small[3] > 2,
-        "told": laws.detectable(free)[0],
+        **dict(zip(("below", "above"), laws.detectable(free), strict=True)),
         "r2": law.r2,
         "r2 beats": law.r2 is not None and law.r2 > 0.85,
     }
@@ -140,11 +140,13 @@ def criteria(judged: Judged) -> list[list[str]]:
 
 
 def power(judged: Judged) -> list[list[str]]:
-    """Check what a study says of its own power: draw from the exponent that it names."""
-    rows = [["design", "exponent that it names (median)", "studies that exclude 1/2 there"]]
+    """Check what a study says of its own power: draw from the exponents that it names."""
+    rows = [["design", "exponents that it names (median)", "excludes 1/2 there, below", "above"]]
     for name in SOUND:
-        named = max(round(judged("a/√k + c", name)["told"].median(), 2), 0.02)
-        rows.append([name, f"{named:.2f}", share(judged(named, name)["b excludes 1/2"])])
+        found = judged("a/√k + c", name)
+        named = [max(round(found[end].median(), 2), 0.02) for end in ("below", "above")]
+        told = [share(judged(b, name)["b excludes 1/2"]) for b in named]
+        rows.append([name, " and ".join(f"{b:.2f}" for b in named), *told])
     return rows
 
 
@@ -180,8 +182,8 @@ SECTIONS = {
     ),
     "The power that a verdict states": (
         power,
-        "Notebook 01 names the exponent that 9 of 10 studies of the same design would tell from "
-        "1/2. Here studies are drawn from that exponent.",
+        "Notebook 01 names exponents that about 9 of 10 studies of the same design tell from 1/2. "
+        "Here studies are drawn from those exponents.",
     ),
 }
 

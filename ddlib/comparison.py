@@ -26,13 +26,18 @@ PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
 
 
 class Agreement(NamedTuple):
-    """Whether the order of the methods is the same at every k; `reason` says why not tested."""
+    """Whether the order of the methods is the same at every k; `reason` says why not tested.
+
+    left_out: methods without a result at some k; seeds: those complete, of how many.
+    """
 
     w: float  # Kendall's W over sizes: 0 no common order, 1 the same order at every k
     p: float
     methods: tuple[str, ...]
     ks: tuple[int, ...]
     reason: str
+    left_out: tuple[str, ...] = ()
+    seeds: tuple[int, int] = (0, 0)
 
 
 def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
@@ -62,9 +67,9 @@ def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     """Tabulate accuracy and gap to full data with Student t intervals (95 %) over seeds.
 
     Columns: method, ipc, k, seeds (asked for), n (that ended well), accuracy, low, high,
-    balanced_accuracy, gap, gap_low, gap_high, one row for each method and k. Intervals are NaN for
-    one seed and where all seeds agree. The gap is that of the seeds that have a network on all
-    data, too.
+    balanced_accuracy, gap, gap_low, gap_high, gap_n, one row for each method and k. Intervals are
+    NaN for one seed and where all seeds agree. The gap is that of the gap_n seeds that have a
+    network on all data, too.
     """
     keys, rows, sound = ["method", "ipc", "k"], [], trials["status"] == "ok"
     known = trials[["accuracy", "balanced_accuracy", "gap_error"]]
@@ -72,10 +77,11 @@ def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     seeds = known.groupby([trials[key] for key in [*keys, "seed"]], sort=False).mean()
     for (method, ipc, k), own in seeds.groupby(keys, sort=False):
         n, *accuracy = _student(own["accuracy"])
-        _, *gap = _student(own["gap_error"])
+        gap_n, *gap = _student(own["gap_error"])
         balanced = own["balanced_accuracy"].mean()
-        rows.append((method, ipc, k, len(own), n, *accuracy, balanced, *gap))
+        rows.append((method, ipc, k, len(own), n, *accuracy, balanced, *gap, gap_n))
     names = ["accuracy", "low", "high", "balanced_accuracy", "gap", "gap_low", "gap_high"]
+    names.append("gap_n")
     return pd.DataFrame(rows, columns=[*keys, "seeds", "n", *names])
 
 
@@ -95,20 +101,19 @@ def not_positive(trials: pd.DataFrame, measure: str = "gap_error") -> dict[str, 
 
 
 def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
-    """Say which networks are hardly better than always naming the largest class of the test set.
+    """Say which networks hardly beat a guess: naming one class, or any at random.
 
-    Those are the networks whose accuracy is less than HARDLY of the way from that class's share of
-    the test set to 1, as is that of every network that names one class alone. trials, references:
-    the study's tables.
+    Those are the networks whose balanced accuracy is less than HARDLY of the way from that of such
+    guesses, 1 / C, to 1. trials, references: the study's tables.
     """
-    majority = references["majority"].iloc[0]
-    least = majority + HARDLY * (1 - majority)
+    guess = float(trials["ipc"].iloc[0] / trials["k"].iloc[0])
+    least = guess + HARDLY * (1 - guess)
     full = references.assign(method="all data (" + references["reference"] + ")", k=0)
     both = pd.concat([full, trials])
     both = both[both["status"] == "ok"]
     several, lines = both["configuration"].nunique() > 1, []
     for (name, method), rows in both.groupby(["configuration", "method"], sort=False):
-        low = rows[rows["accuracy"] < least]
+        low = rows[rows["balanced_accuracy"] < least]
         if low.empty:
             continue
         ks = ", ".join(str(k) for k in sorted(low["k"].unique()) if k)
@@ -117,16 +122,15 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
             f"- {method}{f' under {name}' * several}{f' at k = {ks}' * bool(ks)}: {len(low)} of "
             f"{len(rows)} networks, balanced accuracy {low['balanced_accuracy'].mean():.3f}"
         )
+    if both.empty:
+        return "No network ended well."
     if not lines:
-        return (
-            "Every network is better than naming the largest class of the test set, which is "
-            f"right for {majority:.1%}."
-        )
+        return f"Every network beats a guess, whose balanced accuracy is {guess:.1%}."
     listed = "\n".join(lines)
     return (
-        "**Hardly better than naming one class.** Naming the largest class of the test set is "
-        f"right for {majority:.1%}. Not better, or by less than {HARDLY:.0%} of what is left to "
-        f"gain:\n\n{listed}\n\nA gap from or to such a network says nothing of the images."
+        f"**Hardly better than a guess.** The balanced accuracy of a guess is {guess:.1%}. "
+        f"Not better, or by less than {HARDLY:.0%} of what is left to gain:\n\n{listed}\n\n"
+        "A gap from or to such a network says nothing of the images."
     )
 
 
@@ -270,19 +274,23 @@ def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agree
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
     missing = table.columns[table.isna().all()].get_level_values("method").unique()
+    asked = len(table)
     table = table.drop(columns=missing, level="method").dropna()
+    others = tuple(missing), (len(table), asked)
     methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
     few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
     if few or table.empty:
         reason = f"{few[0] if few else 'no seed'} with a result everywhere"
-        return Agreement(np.nan, np.nan, methods, ks, reason)
+        return Agreement(np.nan, np.nan, methods, ks, reason, *others)
     means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
     w = kendall_w(means)
     if np.isnan(w):
-        return Agreement(w, np.nan, methods, ks, "all methods reach the same accuracy at every k")
+        reason = "all methods reach the same accuracy at every k"
+        return Agreement(w, np.nan, methods, ks, reason, *others)
     shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
     shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
-    return Agreement(float(w), (1 + (shuffled >= w - SAME).sum()) / draws, methods, ks, "")
+    p = (1 + (shuffled >= w - SAME).sum()) / draws
+    return Agreement(float(w), p, methods, ks, "", *others)
 
 
 def kendall_w(values: np.ndarray) -> np.ndarray:

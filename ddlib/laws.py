@@ -47,7 +47,14 @@ class SeedMeans(NamedTuple):
     weights: np.ndarray  # (K,) 1 / errors^2, or ones
     residuals: np.ndarray  # (S, K) gap minus mean, 0 where a trial is missing
     counts: np.ndarray  # (K,) seeds that have a gap
-    seeds: list  # their ids
+    seeds: list  # the ids of those that have a gap at all
+    asked: int  # seeds, with or without
+    missing: dict[int, int]  # how many of them have no gap, by k; also where k is left out
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a variance between seeds, the mean over k."""
+        return float(np.mean(self.counts - 1))
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,6 @@ class Fit:
     def has_floor(self) -> bool:
         """Whether the curve falls, to a floor above 0."""
         return self.fitted and bool((self.coefficients[0, [0, 2]] > 0).all())
-
-    @property
-    def missing(self) -> dict[int, int]:
-        """How many seeds have no gap, by k; sizes that miss none are left out."""
-        lost = len(self.data.seeds) - self.data.counts
-        return {int(k): int(n) for k, n in zip(self.data.ks, lost, strict=True) if n}
 
     @property
     def identifiable(self) -> bool:
@@ -242,13 +243,15 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
     Gaps of one seed share an error, such as that of the seed's network on all data. So a gap is its
     mean, plus a shift of the seed that is the same at every k, plus noise of its own, whose log
     variance is a line in log k. The three variance parameters maximise the restricted likelihood.
-    A k without gaps is left out. Raises ValueError for k that are not positive or repeat, and for
-    infinite gaps.
+    A k without gaps is left out, and one with a single seed, unless there is no other seed. Raises
+    ValueError for k that are not positive or repeat, and for infinite gaps.
     """
     gaps = gaps.astype(float)
     if not gaps.columns.is_unique or (gaps.columns <= 0).any() or np.isinf(gaps).any(axis=None):
         raise ValueError("gaps need columns of distinct k > 0 and finite values (NaN if missing)")
-    gaps = gaps.dropna(axis=0, how="all").dropna(axis=1, how="all").sort_index(axis=1)
+    asked, lost = len(gaps), gaps.isna().sum()
+    gaps = gaps.dropna(axis=0, how="all").sort_index(axis=1)
+    gaps = gaps.loc[:, gaps.notna().sum() >= min(2, max(len(gaps), 1))]
     ks, values = gaps.columns.to_numpy(float), gaps.to_numpy()
     known = ~np.isnan(values)
     counts = known.sum(axis=0)
@@ -256,31 +259,31 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
     residuals = np.where(known, values - means, 0.0)
     errors, shared, weights = None, 0.0, np.ones(len(ks))
     if counts.max(initial=0) > 1 and np.abs(residuals).max() > SAME * np.abs(means).max():
-        own, shared = _variances(ks, residuals, known)
-        errors, shared = np.sqrt(own / counts), shared / len(values)
+        own, shift = _variances(ks, residuals, known)
+        shared = shift / len(values)
+        # Means of fewer seeds share less of the shift.
+        errors = np.sqrt((own + shift) / counts - shared)
         weights = errors**-2.0
-    return SeedMeans(ks, means, errors, shared, weights, residuals, counts, list(gaps.index))
+    missing = {int(k): int(count) for k, count in lost.items() if count}
+    table = ks, means, errors, shared, weights, residuals, counts
+    return SeedMeans(*table, list(gaps.index), asked, missing)
 
 
 def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
     """Return the variance (K,) of a gap's own noise, and that of the shift a seed shares over k."""
     counts = known.sum(axis=0)
-    squares = (residuals**2).sum(axis=0)
-    freedom = np.maximum(counts - 1, 0)
-    size = squares.sum() / freedom.sum()
-    # (S, K), with the variance of the gaps themselves where two seeds or more have one
-    apart = residuals * np.sqrt(counts / np.maximum(freedom, 1) / size)
-    used = known & (counts > 1)
+    size = (residuals**2).sum() / (counts - 1).sum()
+    apart = residuals * np.sqrt(counts / (counts - 1) / size)  # with the variance of gaps
     line = np.log(ks) - np.log(ks).mean()
 
     def loss(parameters):
         level, slope, ratio = parameters
         own = np.exp(level + slope * line)
         shared = np.exp(level + ratio)
-        weights = used / own
+        weights = known / own
         total = 1 + shared * weights.sum(axis=1)
         fit = (weights * apart**2).sum(axis=1) - shared * (weights * apart).sum(axis=1) ** 2 / total
-        return ((used * np.log(own)).sum(axis=1) + np.log(total) + fit).sum()
+        return ((known * np.log(own)).sum(axis=1) + np.log(total) + fit).sum()
 
     start = np.array([0.0, -0.5, -1.0])
     bounds = [(-15, 5), (-4, 4), (-9, 5)]
@@ -290,26 +293,26 @@ def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
 
 def _draw_means(table: SeedMeans, draws: int, seed: int) -> np.ndarray:
     """Draw seed means (D, K) by reweighting whole seeds, so what a seed shares over k is kept."""
-    multipliers = seed_multipliers(table.seeds, draws, seed)
-    counts, freedom = table.counts, np.maximum(table.counts - 1, 1)
-    noise = multipliers @ (table.residuals / np.sqrt(counts * freedom))
-    # A k with a single seed shows no residual: its noise has the variance of the others' line.
-    alone = np.random.default_rng(seed).standard_normal(noise.shape)
-    return table.means + np.where(
-        counts > 1, noise, alone * np.sqrt(table.errors**2 + table.shared)
+    multipliers = seed_multipliers(table.seeds, draws, seed, table.freedom)
+    return table.means + multipliers @ (
+        table.residuals / np.sqrt(table.counts * (table.counts - 1))
     )
 
 
-def seed_multipliers(seeds: Sequence[int], draws: int, seed: int) -> np.ndarray:
-    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2 / df) with df = S - 1.
+def seed_multipliers(
+    seeds: Sequence[int], draws: int, seed: int, freedom: float | None = None
+) -> np.ndarray:
+    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2 / freedom).
 
-    seeds: the ids of the seeds. A seed's Gaussian weights depend on its id alone, and the chi2 of a
-    draw comes from one uniform number for all tables. So tables that share seeds get the same
-    draws, and their differences stay paired where one table lost a seed. A mean over seeds
-    reweighted like this is Student t; means of resampled seeds would vary too little.
+    seeds: their ids; freedom: that of a variance between them, by default S - 1. A seed's Gaussian
+    weights depend on its id alone, and the chi2 of a draw comes from one uniform number for all
+    tables. So tables that share seeds get the same draws, and their differences stay paired where
+    one table lost a seed. A mean over seeds reweighted like this is Student t; means of resampled
+    seeds would vary too little.
     """
     weights = [np.random.default_rng([seed, number]).standard_normal(draws) for number in seeds]
-    uniform, freedom = np.random.default_rng(seed).uniform(size=(draws, 1)), len(seeds) - 1
+    freedom = len(seeds) - 1 if freedom is None else freedom
+    uniform = np.random.default_rng(seed).uniform(size=(draws, 1))
     return np.stack(weights, axis=1) / np.sqrt(scipy.stats.chi2.ppf(uniform, freedom) / freedom)
 
 
@@ -413,7 +416,8 @@ def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fi
     gaps: index seed, columns k, NaN where a trial is missing; each gap is measured from its seed's
     own network on all data. Errors of the means: see `seed_means`. Intervals (95 %) are percentiles
     over draws that reweight whole seeds, see `seed_multipliers`. AIC = chi2 + 2p, p parameters.
-    `misfit` is the p-value of chi2 / (K - p) against F(K - p, (K - 1)(S - 1) / 2): small where the
+    `misfit` is the p-value of chi2 / (K - p) against F(K - p, (K - 1) f / 2), f the mean over
+    k of seeds less 1: small where the
     law misses the means by more than the noise explains. The second freedom is half that of the
     residuals, as three variances are estimated: so the test errs in 5 % of simulated studies.
     docs/statistics.md has that, and how often intervals hold the truth. Raises ValueError for an
@@ -462,7 +466,7 @@ def _quality(law: Law, table: SeedMeans, coefficients) -> dict:
     if table.errors is not None:
         level = np.inf if "c" in law.parameters else table.shared
         chi2 = float(_solve(law.shape(ks, coefficients[1]), means, weights, level)[2])
-        freedom = (len(ks) - 1) * (len(table.seeds) - 1) / 2
+        freedom = (len(ks) - 1) * table.freedom / 2
         found["aic"] = chi2 + 2 * p
         found["misfit"] = float(scipy.stats.f.sf(chi2 / (len(ks) - p), len(ks) - p, freedom))
     flat = np.ptp(means) <= SAME * np.abs(means).max()
@@ -551,17 +555,14 @@ def verdict(fits: Fits) -> Verdict:
     )
 
 
-def detectable(free: Fit, power: float = 0.9) -> tuple[float, float]:
-    """Return the exponents, below and above 1/2, that a study like this one tells from 1/2.
+def detectable(free: Fit) -> tuple[float, float]:
+    """Return the exponents, below and above 1/2, that about 9 of 10 such studies tell from 1/2.
 
-    free: the fit of the free exponent; power: the share of such studies whose interval would
-    exclude 1/2. Each half of the interval is taken for that of a Student t with S - 1 degrees of
-    freedom.
+    free: the fit of the free exponent. The exponents lie twice as far from 1/2 as the ends of the
+    interval from its estimate; docs/statistics.md shows how often they were told in simulation.
     """
-    b, freedom = free.parameters["b"], len(free.data.seeds) - 1
-    half = scipy.stats.t.ppf(1 - LEVEL / 2, freedom)
-    reach = (half + scipy.stats.t.ppf(power, freedom)) / half
-    return 0.5 - reach * (b.estimate - b.low), 0.5 + reach * (b.high - b.estimate)
+    b = free.parameters["b"]
+    return 0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate)
 
 
 def summary(fits: Fits) -> pd.DataFrame:

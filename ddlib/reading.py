@@ -72,17 +72,16 @@ def effort(references: pd.DataFrame) -> Text:
         compared = "No seed has both a converged network and one of the same steps"
     else:
         compared = (
-            f"Trained for the same steps as on S instead, {_length(same)}, their accuracy is "
-            f"{abs(behind.mean()):.4f} {'lower' if behind.mean() >= 0 else 'higher'} (seeds: "
-            f"{behind.min():.4f} to {behind.max():.4f} lower), and so are gaps"
+            f"Trained for the same steps as on S instead, {_length(same)}, their accuracy changes "
+            f"by {-behind.mean():+.4f} (seeds: {-behind.max():+.4f} to {-behind.min():+.4f})"
         )
     if full["capped"].any():
         end = (
-            "R(D) may fall further: the most passes allowed ended the training, not the risk on "
-            "training images held out. Raise `converged: {passes: ...}`"
+            "R(D) may fall further: the most passes allowed ended the training, not the "
+            "cross-entropy on training images held out. Raise `converged: {passes: ...}`"
         )
     else:
-        end = "Longer training no longer lowered the risk on training images held out"
+        end = "Longer training of seed 0 no longer lowered the cross-entropy on images held out"
     return Text(
         f"R(D) is the risk of networks trained on all of D for {_length(full)}. {end}. {compared}."
     )
@@ -118,10 +117,9 @@ def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
 def surrogates(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> "Text":
     """Say whether the learned methods behave as interchangeable surrogates of one objective.
 
-    order: `agreement` of the learned methods' trials; pairs, exponents: the tables of those names,
-    all of `ddlib.comparison`.
+    order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
+    that name, all of `ddlib.comparison`.
     """
-    pairs = pairs[pairs["first"].isin(order.methods) & pairs["second"].isin(order.methods)]
     pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
     lines = [_differing(pairs), _order(order), _swaps(crossings(pairs)), _exponents(exponents)]
     return Text(f"{_interchangeable(order, pairs, exponents)}\n\n{_bullets(lines)}")
@@ -154,7 +152,8 @@ def _positive(law: Fit) -> str:
     ks = [f"{k:g}" for k, mean in zip(data.ks, data.means, strict=True) if mean <= 0]
     if not ks:
         return ""
-    return f"Networks trained on S are no worse than those trained on D at k = {listed(ks, 'and')}."
+    at = listed(ks, "and")
+    return f"Networks trained on S are on average no worse than those trained on D at k = {at}."
 
 
 def _verdict(judged: Verdict, fits: Mapping[str, Fit]) -> str:
@@ -183,8 +182,10 @@ def _exponent(free: Fit) -> str:
 def _told(free: Fit) -> str:
     """Say the power: which exponents this design tells from 1/2."""
     low, high = detectable(free)
-    below = f"b = {low:.2f} and less or " if low > 0 else "no lower exponent, but "
-    return f"In 9 of 10 studies of this design, {below}b = {high:.2f} and more would be rejected."
+    above = f"about 9 of 10 such studies would reject b = {high:.2f} and more"
+    if low <= 0:
+        return f"This design cannot tell a lower exponent from 1/2; {above}."
+    return f"Power: {above}, or {low:.2f} and less."
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:
@@ -243,14 +244,18 @@ def _marginal(law: Fit, least_gain: float, unit: str) -> str:
 
 
 def _predicted(law: Fit, unit: str) -> str:
-    k = 2 * law.data.ks[-1]
+    k = 2 * max(*law.data.ks, *law.data.missing)
     return f"At k = {k:g}, not measured, the curve predicts a gap of {between(law.gap(k))} {unit}."
 
 
 def _missing(law: Fit) -> str:
     """Say which sizes lost seeds: what diverges does not do so at random."""
-    lost = [f"{count} of {len(law.data.seeds)} at k = {k}" for k, count in law.missing.items()]
-    return f"Seeds without a result: {listed(lost, 'and')}; the others count." if lost else ""
+    data, few = law.data, [k for k in law.data.missing if k not in law.data.ks]
+    lost = [f"{count} of {data.asked} at k = {k}" for k, count in data.missing.items()]
+    if not lost:
+        return ""
+    text = f"Seeds without a gap: {listed(lost, 'and')}"
+    return f"{text}; k = {listed(few, 'and')} is left out." if few else f"{text}."
 
 
 def _beyond(k: Interval, law: Fit) -> str:
@@ -375,12 +380,17 @@ def _differing(pairs: pd.DataFrame) -> str:
 
 
 def _order(order: Agreement) -> str:
+    complete, asked = order.seeds
+    lost = f" Left out, for a size without a result: {listed(order.left_out, 'and')}."
+    lost = lost if order.left_out else ""
+    if complete < asked:
+        lost += f" {complete} of {asked} seeds have all other results and count."
     if order.reason:
-        return f"Whether one order holds at every k is not testable: {order.reason}."
+        return f"Whether one order holds at every k is not testable: {order.reason}.{lost}"
     alike = "more" if order.p <= LEVEL else "not more"
     return (
         f"Over {len(order.ks)} sizes the order of {listed(order.methods, 'and')} agrees with "
-        f"Kendall's W = {order.w:.2f} ({_p(order.p)}): {alike} than orders drawn at random would."
+        f"Kendall's W = {order.w:.2f} ({_p(order.p)}): {alike} than random orders do.{lost}"
     )
 
 

@@ -216,9 +216,8 @@ class Result:
     risk minus that of the seed's own network on all data: of the reference that the settings name,
     and of the same steps. references: the networks trained on all data, one row a configuration,
     seed and reference ("converged", "same_steps"), with the steps, the passes over all data and
-    whether the most allowed of those ended them (capped), and the share of the largest class of the
-    test set (majority). costs: seconds of one core
-    of every trial, and the file of its set; distil_seconds are an equal share of those of the call
+    whether the most allowed of those ended them (capped). costs: seconds of one core of every
+    trial, and the file of its set; distil_seconds are an equal share of those of the call
     that made it, prepare_seconds those of all that its method made once, for all sizes and seeds
     together.
     """
@@ -394,9 +393,7 @@ def _references(plan: Plan) -> pd.DataFrame:
         names = {"configuration": configuration, "seed": seed, "reference": reference}
         length = {"steps": record["steps"], "passes": seen, "capped": record["capped"]}
         rows += [{**names, **length, **scored} for scored in _scored(record)]
-    tested = plan.dataset.test.labels
-    majority = int(tested.bincount().max()) / len(tested)
-    return pd.DataFrame(rows).astype({"steps": "Int64"}).assign(majority=majority)
+    return pd.DataFrame(rows).astype({"steps": "Int64"})
 
 
 def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:
@@ -413,7 +410,7 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
             trials[f"gap_{measure}{suffix}"] = trials[measure] - full[measure]
         lacks = (full["status"] != "ok") & (trials["message"] == "")
         ended = full["status"] + ": " + full["message"]
-        said = f"no gap: the network on all data ({name}) " + ended
+        said = f"no gap to the network on all data ({name}), which " + ended
         trials["message"] = trials["message"].mask(lacks, said)
 
 

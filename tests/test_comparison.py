@@ -70,7 +70,7 @@ def everything(table: pd.DataFrame, full: pd.DataFrame, seconds: dict) -> str:
             reading.comparison(pairs, ranks, spent),
             reading.surrogates(
                 comparison.agreement(learned),
-                pairs,
+                comparison.paired(learned),
                 comparison.exponents(fits),
             ),
         ]

@@ -26,7 +26,8 @@ def test_a_true_inverse_square_root_survives():
     assert text.startswith("**dm.** The curve a/√k + c survives: the exponent's interval holds 1/2")
     assert "AIC prefers a/√k + c" in text
     below, above = laws.detectable(fits["free_exponent"])
-    assert f"b = {below:.2f} and less or b = {above:.2f} and more would be rejected." in text
+    power = f"about 9 of 10 such studies would reject b = {above:.2f} and more, or {below:.2f}"
+    assert f"Power: {power} and less." in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
     spent = fits["inverse_sqrt"].k_floor(0.1)
     assert spent.low < 40000 < spent.high
@@ -66,13 +67,19 @@ def test_a_step_function_falls_no_faster_it_fits_nothing():
 def test_missing_seeds_are_said():
     gaps = seeds(lambda k: 1 / np.sqrt(k) + 0.05)
     gaps.loc[[0, 4], 500] = np.nan
-    assert "Seeds without a result: 2 of 5 at k = 500; the others count." in read(gaps)[1]
+    gaps.loc[1:, 2000] = np.nan
+    text = read(gaps)[1]
+    assert (
+        "Seeds without a gap: 2 of 5 at k = 500 and 4 of 5 at k = 2000; k = 2000 is left out."
+        in text
+    )
+    assert "At k = 4000, not measured" in text
 
 
 def test_a_set_no_worse_than_all_data_comes_first():
     _, text = read(seeds(lambda k: 1 / np.sqrt(k) - 0.03, noise=0.0005))
     assert text.startswith(
-        "**dm.** Networks trained on S are no worse than those trained on D at k"
+        "**dm.** Networks trained on S are on average no worse than those trained on D at k"
     )
     assert "at k = 2000. Whether the curve a/√k + c holds cannot be decided" in text
 

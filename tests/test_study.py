@@ -259,7 +259,10 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
 
 def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(tmp_path, scheduler, monkeypatch):
     """Its accuracy stays, its gap is missing, and the other seed's gaps are what they were."""
-    reference, message = work.reference, "no gap: the network on all data (converged) diverged: "
+    reference, message = (
+        work.reference,
+        "no gap to the network on all data (converged), which diverged: ",
+    )
 
     def fragile(context, configuration, seed, *rest):
         if seed == 1:
