@@ -190,6 +190,22 @@ class IpcExplorer(Explorer):
         self.controls["ipc"].value = chosen if chosen in _ipcs(tables) else tables.ipcs[0]
         first = [name for name in FIRST if name in tables.methods] or tables.methods[:3]
         self.methods.offer(tables.methods, first)
+        self._offer_gains()
+
+    def _offer_gains(self) -> None:
+        """Offer gains in test error of one test image or more, and any in cross-entropy."""
+        control = self.controls["least_gain"]
+        image = self.tables.resolution if self.controls["measure"].value == "gap_error" else 0.0
+        gains, chosen = [gain for gain in LEAST if gain >= image] or [image], control.value
+        control.options = [(f"{gain:g}", gain) for gain in gains]
+        control.value = chosen if chosen in gains else gains[-1]
+
+    def _changed(self, change) -> None:
+        if change["owner"] is self.controls["measure"]:
+            with self.together():
+                self._offer_gains()
+        else:
+            super()._changed(change)
 
     def _fitted(self, study: str, configuration: str, method: str, measure: str, law: str):
         """Fit one law to one method, as `laws.fit_table` does."""
@@ -228,7 +244,8 @@ class IpcExplorer(Explorer):
         ipc, least = self.controls["ipc"].value, self.controls["least_gain"].value
         fits, k = self.fits(), ipc * self.tables.class_count
         risks = references[measure.removeprefix("gap_")].dropna()
-        failed = {method for method in methods if self._verdict(method).outcome == "fails"}
+        verdicts = {method: self._verdict(method) for method in methods}
+        failed = {name: each.why for name, each in verdicts.items() if each.outcome == "fails"}
         numbers = reading.at_size(fits, k, least, self.floor_share, failed)
         drawn = _drawn(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
         sheets, remark = self._sheets(methods, ipc)

@@ -60,8 +60,16 @@ class Pilot:
         return laws.seed_multipliers(self.seeds, self.draws, self.seed)
 
     @cached_property
+    def whole(self) -> np.ndarray:
+        """Whether every configuration has a gap (S, K)."""
+        return ~np.isnan(self.gaps).any(axis=0)
+
+    @cached_property
     def exponent(self) -> Interval | None:
-        """The b of a/k^b + c, for the mean gap of all configurations; None if it has none."""
+        """The b of a/k^b + c, for the mean gap of all configurations; None if it has none.
+
+        A seed counts at a size where every configuration has a gap, see `whole`.
+        """
         middle = pd.DataFrame(self.gaps.mean(axis=0), index=self.seeds, columns=self.ks)
         b = laws.fit(middle, "free_exponent", draws=self.draws, seed=self.seed).parameters.get("b")
         return b if b and b.low is not None else None
@@ -220,6 +228,11 @@ class Plan:
         why = "and this pilot cannot test that law"
         if b:
             why = f"and the exponent is {b.estimate:.2f} ({b.low:.2f} to {b.high:.2f}), not 1/2"
+        whole = self.pilot.whole
+        if not whole.all():
+            why += (
+                f" (by {whole.sum()} of {whole.size} pairs of seed and size: all have gaps there)"
+            )
         return f"past k = {last:g} this rests on a/√k + c, {why}"
 
 
@@ -227,9 +240,9 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     """Plan the images per class for a worst gap of epsilon over members, in the pilot or not.
 
     That is the smallest whole number, from the smallest size measured to twice the largest, whose
-    worst gap is at most epsilon. Refused, with `reason`, where the pilot cannot speak of a member
-    and where more is needed. Raises ValueError for no members, an epsilon that is no number, and a
-    class count below 1.
+    worst gap is at most epsilon: exactly up to 100, and at most 2 % too high beyond. Refused, with
+    `reason`, where the pilot cannot speak of a member and where more is needed. Raises ValueError
+    for no members, an epsilon that is no number, and a class count below 1.
     """
     if not class_count >= 1 or not np.isfinite(epsilon) or not len(members):
         given = f"epsilon={epsilon}, class_count={class_count}, {len(members)} members"
@@ -238,7 +251,9 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     if why := next(filter(None, map(pilot.refusal, members)), ""):
         return replace(refused, reason=why)
     ends = np.ceil(pilot.ks[0] / class_count), max(REACH * pilot.ks[-1] // class_count, 1)
-    ipcs = [*np.geomspace(*ends, 300), *(pilot.ks // class_count)]
+    # Steps of 1 %, rounded, leave out no number up to 100 and at most 2 % beyond.
+    steps = np.geomspace(*ends, 2 + int(np.log(ends[1] / ends[0]) / np.log(1.01)))
+    ipcs = [*steps, *(pilot.ks // class_count)]
     ipcs = np.unique(np.round(ipcs).clip(*ends))
     curves = pilot.predict(members, ipcs * class_count)
     worst = curves.max(axis=0)
@@ -269,13 +284,20 @@ def back_test(
     "configuration" or "both"), k, predicted (median of draws), low, high (for the measured value:
     its seeds' noise is in it), measured (the family's: its largest mean over seeds; NaN where
     trials are missing), error (predicted - measured), inside, refused (why the planner would not
-    have answered; the other columns say what it would have claimed). Raises as `read_pilot`, and
-    for an unknown pilot k, configuration or member.
+    have answered; the other columns say what it would have claimed). Configurations without gaps of
+    two seeds at three sizes, and families that hold one, are left out: `attrs["left"]` lists them,
+    with the reason. Raises as `read_pilot`, and for an unknown pilot k, configuration or member.
     """
     whole = read_pilot(gaps, **options)
     everyone = list(dict.fromkeys(name for members in families.values() for name in members))
-    if unknown := [name for name in [*everyone, *pilot_configurations] if name not in whole.names]:
-        raise ValueError(f"no gaps of {unknown[0]!r}: {whole.left.get(unknown[0], 'no rows')}")
+    known = {*whole.names, *whole.left}
+    if unknown := [name for name in [*everyone, *pilot_configurations] if name not in known]:
+        raise ValueError(f"no gaps of {unknown[0]!r}: no rows")
+    left = [f"{name} {whole.left[name]}" for name in everyone if name in whole.left]
+    lost = {name for name, members in families.items() if not whole.left.keys().isdisjoint(members)}
+    left += [f"the family {name} holds one that is left out" for name in families if name in lost]
+    families = {name: members for name, members in families.items() if name not in lost}
+    everyone = [name for name in everyone if name not in whole.left]
     if missing := sorted(set(pilot_ks) - set(whole.ks)):
         known = ", ".join(f"{k:g}" for k in whole.ks)
         raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {known}")
@@ -294,7 +316,9 @@ def back_test(
                 row = (name, kind, "both" if len(held) > 1 else held[0], k, centre, low, high)
                 rows.append((*row, value, centre - value, bool(low <= value <= high), why))
     names = ["name", "kind", "held_out", "k", "predicted", "low", "high", "measured", "error"]
-    return pd.DataFrame(rows, columns=[*names, "inside", "refused"])
+    found = pd.DataFrame(rows, columns=[*names, "inside", "refused"])
+    found.attrs["left"] = left
+    return found
 
 
 def _weights(known: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

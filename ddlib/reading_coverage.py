@@ -210,8 +210,13 @@ def trust(pilot: Pilot) -> str:
 
 
 def back_test(tested: pd.DataFrame) -> Text:
-    """Say how often the planner's intervals held what the pilot had not seen, and how far off."""
+    """Say how often the planner's intervals held what the pilot had not seen, and how far off.
+
+    tested: of `planner.back_test`.
+    """
     lines, measured = [], tested.dropna(subset=["error"])
+    left = "; ".join(tested.attrs.get("left", []))
+    left = f" Left out: {left}." if left else ""
     for refused, rows in measured.groupby(measured["refused"] != ""):
         for (kind, held), known in rows.groupby(["kind", "held_out"], sort=False):
             plural = kind.replace("family", "families").replace("ion", "ions")
@@ -222,10 +227,10 @@ def back_test(tested: pd.DataFrame) -> Text:
                 f"square {np.sqrt((known['error'] ** 2).mean()):.3f}"
             )
     if not lines:
-        return Text("The pilot saw everything: nothing is left to test it on.")
+        return Text(f"Nothing is left to test the pilot on.{left}")
     kept = measured[measured["refused"] == ""]
     share = f"in {kept['inside'].mean():.0%} of {len(kept)} cases" if len(kept) else "in no case"
     verdict = f"**The planner's 95 % intervals held {share} that it answers.**"
     return Text(
-        "\n".join([f"{verdict} Families overlap, so cases are not independent.", "", *lines])
+        "\n".join([f"{verdict} Families overlap, so cases are not independent.{left}", "", *lines])
     )

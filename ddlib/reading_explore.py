@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,28 +45,29 @@ class Need(NamedTuple):
 
 
 def at_size(
-    fits: dict, k: float, least_gain: float, floor_share: float, failed: Container[str] = ()
+    fits: dict, k: float, least_gain: float, floor_share: float, failed: Mapping[str, str]
 ) -> pd.DataFrame:
     """Tabulate what fits, {(method, law): Fit}, say at k: a row a method and law.
 
-    failed: the methods whose curve a/√k + c fails: it has no saturation point to report.
+    failed: why the curve a/√k + c fails, by method, where it does. Such a fit predicts nothing, and
+    so does one of any law that misses the means.
 
     Columns: method, law, k, gap, low, high (predicted), gain (of the next image), k_sat (past
     which the next image gains less than least_gain), spent (where the part above the floor is down
     to floor_share of it), each of the three with _low and _high, gap_sat (the curve
-    at k_sat), no_k_sat and no_spent (why there is none).
+    at k_sat), silent (why the fit predicts nothing), no_k_sat and no_spent (why there is none).
     """
     rows = []
     for (method, law), found in fits.items():
-        row = {"method": method, "law": law, "k": k}
-        row |= dict.fromkeys(("no_k_sat", "no_spent"), found.reason)
-        if found.fitted:
+        silent = "" if found.fitted else found.reason
+        if law == "inverse_sqrt" and method in failed:
+            silent = f"fails: {failed[method]}"
+        elif found.misfit is not None and found.misfit <= laws.LEVEL:
+            silent = "fails: misses the means"
+        row = {"method": method, "law": law, "k": k, "silent": silent}
+        if not silent:
             row |= zip(("gap", "low", "high"), found.gap(k), strict=True)
             row |= _ended("gain", found.gain, k)
-            if law == "inverse_sqrt" and method in failed:
-                row |= dict.fromkeys(("no_k_sat", "no_spent"), "the curve fails")
-                rows.append(row)
-                continue
             row |= _ended("k_sat", found.k_sat, least_gain)
             row |= _ended("spent", found.k_floor, floor_share)
             if row.get("k_sat", 0) > 0:
@@ -74,7 +75,7 @@ def at_size(
         rows.append(row)
     ends = [f"{name}{end}" for name in ("gain", "k_sat", "spent") for end in ("", "_low", "_high")]
     numbers = ["gap", "low", "high", *ends, "gap_sat"]
-    names = ["method", "law", "k", *numbers, "no_k_sat", "no_spent"]
+    names = ["method", "law", "k", *numbers, "silent", "no_k_sat", "no_spent"]
     return pd.DataFrame(rows).reindex(columns=names).astype(dict.fromkeys(numbers, float))
 
 
@@ -92,8 +93,9 @@ def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float)
     plans: of one epsilon, by method; budget: the most images per class that can be afforded.
     Columns: method, member (that decides), ipc, gap (worst gap at the budget, or at the pilot's
     reach if that is less), each with _low and _high, within (whether ipc is at most the budget),
-    alike (whether draws, paired by seed, leave open if it needs more than the first), reason (why
-    there is no plan). Methods within the budget come first, by ipc; then the others, by gap.
+    alike (whether draws, paired by seed, leave open if it needs more than the first; not where one
+    of the two has no plan), reason (why there is no plan). Methods within the budget come first, by
+    ipc; then the others, by gap.
     """
     rows = []
     for method, found in plans.items():
@@ -110,10 +112,11 @@ def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float)
     table = pd.DataFrame(rows)
     table["order"] = table["ipc"].where(table["within"], table["gap"])
     table = table.sort_values(["within", "order"], ascending=[False, True], kind="stable")
-    draws = [plans[name].draws for name in table["method"]]
-    table["alike"] = [
-        bool(i and each is not None and (each > draws[0]).mean() < (1 + planner.CLAIMED) / 2)
-        for i, each in enumerate(draws)
+    first, *others = (plans[name].draws for name in table["method"])
+    told = (1 + planner.CLAIMED) / 2
+    table["alike"] = [False] + [
+        bool(first is not None and each is not None and (each > first).mean() < told)
+        for each in others
     ]
     return table.drop(columns="order").reset_index(drop=True)
 
@@ -167,6 +170,8 @@ def ipc_table(
 ) -> str:
     """Tabulate predicted against measured, a row a method and law; or measured alone.
 
+    Where a fit predicts nothing, the reason stands in the place of its prediction.
+
     numbers: `at_size`; measured: mean and std of the risks at this size, index method, NaN where it
     was not measured; measure: of `laws.gap_matrix`; level: the mean risk on all data; floor_share:
     see `at_size`.
@@ -182,8 +187,11 @@ def ipc_table(
         seen[method] = "not measured" if math.isnan(mean) else f"{reached:.3f}{spread}"
     rows = []
     for row in numbers.to_dict("records"):
-        predicted = [full + sign * row[end] for end in ends]
         cells = [row["method"], laws.LAWS[row["law"]].formula]
+        if row["silent"]:
+            rows.append([*cells, row["silent"], seen[row["method"]], *["none"] * 3])
+            continue
+        predicted = [full + sign * row[end] for end in ends]
         cells += [_said(predicted, "{:.3f}"), seen[row["method"]]]
         cells.append(_said(_interval(row, "gain"), "{:.2g}"))
         for name in ("k_sat", "spent"):

@@ -64,6 +64,16 @@ class Tables:
         """The k that were measured, ascending."""
         return sorted(self.trials["k"].unique().tolist())
 
+    @cached_property
+    def resolution(self) -> float:
+        """The smallest difference between test errors: one test image, unless trials are few.
+
+        0 where all errors are the same.
+        """
+        errors = pd.concat([self.trials["error"], self.references["error"]]).dropna()
+        steps = np.diff(np.sort(errors))
+        return float(min(steps[steps > 1e-9], default=0.0))  # less is rounding
+
     @property
     def class_count(self) -> int:
         return int(self.trials["k"].iloc[0] // self.trials["ipc"].iloc[0])

@@ -56,6 +56,15 @@ def test_a_need_below_the_smallest_size_is_that_size_and_never_no_image():
     assert reading.plan(found).startswith("1 images per class, the fewest measured, hold")
 
 
+@pytest.mark.parametrize("need", [97, 949, 9_549, 58_330])
+def test_a_plan_is_exact_up_to_100_and_within_2_percent_beyond(need):
+    ks = np.array([1, 10, 100, 1000, 10_000, 50_000])
+    pilot = read(table([0.5, 1.0], noise=1e-12, ks=ks), largest=50_000, draws=50)
+    # 1/√k + 0.02 is at most this epsilon from k = need - 1/2 on
+    found = planner.plan(pilot, ["c0", "c1"], (need - 0.5) ** -0.5 + 0.02, 1).ipc.estimate
+    assert need <= found <= (need if need <= 100 else 1.02 * need)
+
+
 def test_what_needs_more_than_twice_the_largest_size_is_refused():
     found = planner.plan(read(table([0.5, 1.0, 0.8])), MEMBERS, 0.05, 10)  # k = 1111
     assert found.ipc is None
@@ -91,7 +100,7 @@ def test_another_configuration_is_one_more_draw_from_the_pilot():
 
 def test_an_exponent_that_is_not_one_half_makes_what_lies_beyond_a_guess():
     sound, other = (
-        read(table([0.5, 1.0, 0.8], exponent=b, noise=0.002, generator=2)) for b in (0.5, 1.0)
+        read(table([0.5, 1.0, 0.8], exponent=b, noise=0.002, generator=1)) for b in (0.5, 1.0)
     )
     assert sound.exponent.low < 0.5 < sound.exponent.high
     assert planner.plan(sound, MEMBERS, 0.1, 10).doubt == ""
@@ -99,7 +108,7 @@ def test_an_exponent_that_is_not_one_half_makes_what_lies_beyond_a_guess():
     assert found.k.estimate > 100
     text = reading.plan(found)
     assert text.startswith("A guess: ")
-    assert "But past k = 100 this rests on a/√k + c, and the exponent is 0.92" in text
+    assert "But past k = 100 this rests on a/√k + c, and the exponent is 1.02" in text
     assert planner.plan(other, MEMBERS, 0.06, 10).doubt == ""  # 25 < k < 50 needs no law
 
 
@@ -112,6 +121,11 @@ def test_missing_trials_are_left_out_and_said():
     assert np.median(pilot.predict(["c1"], [50])) == pytest.approx(pilot.means[1, 2], abs=1e-3)
     text = reading.plan(planner.plan(pilot, MEMBERS, 0.2, 10))
     assert "2 of 60 trials are missing; means are over the others." in text
+    other = table([0.5, 1.0, 0.8], exponent=1.0, noise=0.002, generator=2)
+    pilot = read(other.assign(gap_error=other["gap_error"].mask(lost)))
+    assert pilot.whole.sum() == 18
+    doubt = planner.plan(pilot, MEMBERS, 0.027, 10).doubt
+    assert "not 1/2 (by 18 of 20 pairs of seed and size: all have gaps there)" in doubt
     gone = gaps.assign(status=np.where(gaps["configuration"] == "c1", "diverged", "ok"))
     refused = reading.plan(planner.plan(read(gone), MEMBERS, 0.2, 10))
     assert "c1 has gaps of two seeds at 0 sizes; it needs 3" in refused
@@ -160,6 +174,28 @@ def test_the_back_test_of_an_exact_law_has_no_error():
     assert worst.to_dict() == pytest.approx(
         {k: 1 / np.sqrt(k) + 0.02 for k in (200, 500)}, abs=1e-5
     )
+
+
+def test_the_back_test_leaves_out_and_names_a_configuration_with_too_few_sizes():
+    gaps = table(np.linspace(0.5, 1, 6))
+    lost = (gaps["configuration"] == "c5") & (gaps["k"] <= 100)  # two sizes are left
+    gaps["status"] = np.where(lost, "diverged", "ok")
+    families = {"all": [f"c{i}" for i in range(6)], "three": MEMBERS}
+    found = planner.back_test(gaps, families, [10, 20, 50], [*MEMBERS, "c5"], draws=50)
+    sound = gaps[gaps["configuration"] != "c5"]
+    three = {"three": MEMBERS, "rest": ["c3", "c4"]}
+    expected = planner.back_test(sound, three, [10, 20, 50], MEMBERS, draws=50)
+    assert set(found["name"]) == {"three", "c0", "c1", "c2", "c3", "c4"}
+    same = found[found["name"] == "three"].reset_index(drop=True)
+    own = expected[expected["name"] == "three"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, own)
+    assert (
+        "Left out: c5 has gaps of two seeds at 2 sizes; it needs 3; the family all holds one that "
+        "is left out."
+    ) in reading.back_test(found)
+    nothing = planner.back_test(gaps, {"all": families["all"]}, KS, families["all"], draws=50)
+    assert nothing.empty
+    assert "Left out: c5" in reading.back_test(nothing)
 
 
 def test_the_same_seed_gives_the_same_plan():

@@ -121,7 +121,7 @@ def test_the_back_test_counts_errors_and_intervals():
         "-0.005, root mean square 0.035\n"
         "- families, held out: k (the planner refuses these): 0 of 1 measured"
     ) in text
-    assert "nothing is left" in reading.back_test(tested.assign(error=np.nan))
+    assert "Nothing is left" in reading.back_test(tested.assign(error=np.nan))
 
 
 def test_transfer_says_which_gaps_change_beyond_noise():
