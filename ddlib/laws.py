@@ -270,25 +270,29 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
 
 
 def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
-    """Return the variance (K,) of a gap's own noise, and that of the shift a seed shares over k."""
-    counts = known.sum(axis=0)
-    size = (residuals**2).sum() / (counts - 1).sum()
-    apart = residuals * np.sqrt(counts / (counts - 1) / size)  # with the variance of gaps
-    line = np.log(ks) - np.log(ks).mean()
+    """Return the variance (K,) of a gap's own noise, and that of the shift a seed shares over k.
 
-    def loss(parameters):
-        level, slope, ratio = parameters
-        own = np.exp(level + slope * line)
-        shared = np.exp(level + ratio)
-        weights = known / own
-        total = 1 + shared * weights.sum(axis=1)
-        fit = (weights * apart**2).sum(axis=1) - shared * (weights * apart).sum(axis=1) ** 2 / total
-        return ((known * np.log(own)).sum(axis=1) + np.log(total) + fit).sum()
-
-    start = np.array([0.0, -0.5, -1.0])
-    bounds = [(-15, 5), (-4, 4), (-9, 5)]
-    level, slope, ratio = scipy.optimize.minimize(loss, start, bounds=bounds).x
-    return size * np.exp(level + slope * line), float(size * np.exp(level + ratio))
+    The likelihood is searched on a grid of the slope of the log variance and of the log ratio of
+    the shift's variance to the own one, then on finer grids around the best; their level comes in
+    closed form.
+    """
+    counts, line = known.sum(axis=0), np.log(ks) - np.log(ks).mean()
+    apart = residuals * np.sqrt(counts / (counts - 1))  # with the variance of the gaps
+    slope, ratio, reach = 0.0, -2.0, np.array([4.0, 7.0])
+    for _ in range(5):
+        slopes, ratios = (np.linspace(-1, 1, 21)[:, None] * reach + [slope, ratio]).T
+        own = np.exp(slopes[:, None] * line)
+        weight, sums, squares = (
+            (known / own[:, None] * apart**power).sum(axis=2) for power in range(3)
+        )  # (slopes, S)
+        shift = np.exp(ratios)[:, None, None]
+        total = 1 + shift * weight  # (ratios, slopes, S)
+        level = (squares - shift * sums**2 / total).sum(axis=2) / known.sum()
+        loss = known.sum() * np.log(np.maximum(level, SAME**2)) + np.log(total).sum(axis=2)
+        loss += slopes * (known @ line).sum()
+        best = np.unravel_index(loss.argmin(), loss.shape)
+        slope, ratio, reach = slopes[best[1]], ratios[best[0]], reach / 5
+    return level[best] * np.exp(slope * line), float(level[best] * np.exp(ratio))
 
 
 def _draw_means(table: SeedMeans, draws: int, seed: int) -> np.ndarray:
