@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.comparison import BASELINE, Agreement, against, crossings, holm
+from ddlib.comparison import BASELINE, Agreement, against, crossings, holm, not_positive
 from ddlib.laws import LAWS, LEVEL, Fit, Interval, Verdict, best, detectable, verdict
 
+FEW = 4  # configurations that are named one by one
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 
 
@@ -115,16 +116,45 @@ def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
     return Text("\n\n".join(f"**{head}**\n\n{_bullets(lines)}" for head, lines in parts.items()))
 
 
-def surrogates(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> "Text":
+def surrogates(
+    order: Agreement,
+    pairs: pd.DataFrame,
+    exponents: pd.DataFrame,
+    trials: pd.DataFrame | None = None,
+) -> Text:
     """Say whether the learned methods behave as interchangeable surrogates of one objective.
 
     order: `agreement` of the learned methods' trials; pairs, exponents: the tables of those names,
-    all of `ddlib.comparison`.
+    all of `ddlib.comparison`; trials: those whose gaps at or below 0 are said first.
     """
     pairs = pairs[pairs["first"].isin(order.methods) & pairs["second"].isin(order.methods)]
     pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
     lines = [_differing(pairs), _order(order), _swaps(crossings(pairs)), _exponents(exponents)]
-    return Text(f"{_interchangeable(order, pairs, exponents)}\n\n{_bullets(lines)}")
+    first = [] if trials is None else no_worse(trials)
+    verdict = " ".join([*first, _interchangeable(order, pairs, exponents)])
+    return Text(f"{verdict}\n\n{_bullets(lines)}")
+
+
+def no_worse(trials: pd.DataFrame) -> list[str]:
+    """Say where mean gaps in error are at or below 0: one sentence, or none at all.
+
+    trials: the study's, of one configuration or more.
+    """
+    by, places = trials.groupby("configuration", sort=False), {}
+    for name, own in by:
+        for method, ks in not_positive(own).items():
+            places.setdefault(method, {})[name] = ks
+    parts = []
+    for method, found in places.items():
+        if len(by) == 1:
+            parts.append(f"{method} at k = {listed(found.popitem()[1], 'and')}")
+        elif len(found) <= FEW:
+            parts += [f"{method} under {n} at k = {listed(k, 'and')}" for n, k in found.items()]
+        else:
+            ks = listed(sorted(set().union(*found.values())))
+            parts.append(f"{method} under {len(found)} of {len(by)} configurations at k = {ks}")
+    start = "On average, networks trained on S are no worse than those trained on D for "
+    return [f"{start}{'; '.join(parts)}."] if parts else []
 
 
 def between(interval: Interval, pattern: str = "") -> str:
