@@ -268,20 +268,8 @@ def regressions(
                 lead = scores[row["predictor"]] - scores[RIVAL]
                 row |= {"lead": lead[0, 0], "p_lead": _p_value(lead)}
     names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
-    names += [
-        "shortened",
-        "slope",
-        "low",
-        "high",
-        "r2",
-        "r2_raw",
-        "p",
-        "lead",
-        "p_lead",
-        "loo",
-        "left_out",
-    ]
-    return pd.DataFrame(rows).reindex(columns=[*names, "reason"])
+    names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "loo"]
+    return pd.DataFrame(rows).reindex(columns=[*names, "left_out", "reason"])
 
 
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:

@@ -140,19 +140,20 @@ def no_worse(trials: pd.DataFrame) -> list[str]:
 
     trials: the study's, of one configuration or more.
     """
-    by, places = trials.groupby("configuration", sort=False), {}
-    for name, own in by:
+    configurations, places = trials.groupby("configuration", sort=False), {}
+    for name, own in configurations:
         for method, ks in not_positive(own).items():
             places.setdefault(method, {})[name] = ks
     parts = []
-    for method, found in places.items():
-        if len(by) == 1:
-            parts.append(f"{method} at k = {listed(found.popitem()[1], 'and')}")
-        elif len(found) <= FEW:
-            parts += [f"{method} under {n} at k = {listed(k, 'and')}" for n, k in found.items()]
+    for method, sizes in places.items():
+        if len(configurations) == 1:
+            parts += [f"{method} at k = {listed(ks, 'and')}" for ks in sizes.values()]
+        elif len(sizes) <= FEW:
+            parts += [f"{method} under {n} at k = {listed(ks, 'and')}" for n, ks in sizes.items()]
         else:
-            ks = listed(sorted(set().union(*found.values())))
-            parts.append(f"{method} under {len(found)} of {len(by)} configurations at k = {ks}")
+            where = f"{len(sizes)} of {len(configurations)} configurations"
+            ks = sorted(set().union(*sizes.values()))
+            parts.append(f"{method} under {where} at k = {listed(ks)}")
     start = "On average, networks trained on S are no worse than those trained on D for "
     return [f"{start}{'; '.join(parts)}."] if parts else []
 

@@ -103,6 +103,16 @@ def test_other_measures_and_whole_series_have_their_say():
     )
 
 
+def test_gaps_below_zero_come_before_the_verdict():
+    table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
+    gaps = pd.DataFrame({"configuration": ["own", "mlp"], "method": "dm", "k": 400, "seed": 0})
+    gaps = gaps.assign(status="ok", gap_error=[-0.01, 0.02])
+    assert reading.explained(table, None, gaps).startswith(
+        "On average, networks trained on S are no worse than those trained on D for dm under own "
+        "at k = 400.\n\n**Worst gap 0.1: "
+    )
+
+
 def test_families_of_equal_size_may_say_nothing():
     table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
     assert "k* is not shown to rise with H_cov (p = 0.400" in reading.explained(

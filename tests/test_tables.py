@@ -46,8 +46,10 @@ def test_families_are_those_of_the_settings_and_of_equal_size(example):
 def test_too_few_configurations_leave_out_the_families_of_equal_size(tmp_path):
     names = ["own", "adam", "mlp", "vit"]
     settings = read_settings({
-        "data": {"name": "digits"}, "configurations": {name: {} for name in names},
-        "families": {"pair": ["own", "adam"]}, "spread": {"size": 4, "count": 5},
+        "data": {"name": "digits"}, "network": {"name": "mlp"}, "methods": {"random": {}},
+        "training": {"steps": 5}, "k": [10], "seeds": 4, "results": str(tmp_path),
+        "families": {"pair": ["own", "adam"]},
+        "configurations": {name: {} for name in names}, "spread": {"size": 4, "count": 5},
     })  # fmt: skip
     distances = pd.DataFrame(1 - np.eye(4), index=names, columns=names)
     trials = pd.DataFrame({"configuration": names})
