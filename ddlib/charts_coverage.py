@@ -148,8 +148,8 @@ def k_star_against(
 
     `k_stars` as `ddlib.coverage_laws.k_star` tabulates them; predictors: {column of measures:
     axis title}; groups: family -> the series or group it belongs to. A triangle marks a k* that
-    lies beyond the measured sizes, a dash the raw k*, a hollow mark a family that lost seeds; the
-    subtitle names families without k*.
+    lies beyond the measured sizes, a dash the raw k*, a hollow mark a family that lost seeds or
+    sizes; the subtitle names families without k*.
     """
     table = k_stars.merge(measures.rename_axis("family").reset_index(), on="family")
     table = table.assign(
@@ -157,15 +157,16 @@ def k_star_against(
         shown=table["censored"].str.partition(" ")[0].replace("", "measured"),
         low=table["low"].clip(table["smallest"], table["largest"]),
         high=table["high"].clip(table["smallest"], table["largest"]),
-        fill=np.where(table["missing_seeds"] > 0, 0.0, 1.0),
+        fill=np.where(table[["missing_seeds", "missing_sizes"]].any(axis=1), 0.0, 1.0),
     )
-    unknown = dict.fromkeys(table.loc[table["k_star"].isna(), "family"])
+    unknown = table[table["k_star"].isna()].groupby("family", sort=False)["epsilon"]
     names = list(dict.fromkeys(table["group"]))
     colour = alt.Color("group:N", scale=colour_scale(names), sort=names, title=None)
     shapes = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
     shapes = alt.Scale(domain=list(shapes), range=list(shapes.values()))
     hollow = alt.FillOpacity("fill:Q", scale=None, legend=None)
-    shown = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "missing_seeds"]
+    shown = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds"]
+    shown += ["missing_seeds", "missing_sizes"]
     panels = []
     cases = product(table.dropna(subset="k_star").groupby("epsilon"), predictors.items())
     for (epsilon, rows), (predictor, label) in cases:
@@ -183,10 +184,11 @@ def k_star_against(
         panels.append(alt.layer(bars, raw, dots).properties(width=230, height=230))
     lines = [
         "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
-        "Triangle: beyond the measured sizes. Hollow: lost seeds to missing trials.",
+        "Triangle: beyond the measured sizes. Hollow: lost seeds or sizes to missing trials.",
     ]
-    if unknown:
-        lines.append(f"Not drawn, as fewer than 2 seeds are whole: {', '.join(unknown)}.")
+    if len(unknown):
+        lost = [f"{family} (ε = {', '.join(map('{:g}'.format, at))})" for family, at in unknown]
+        lines.append(f"No k* for missing trials: {', '.join(lost)}.")
     title = alt.Title("Does H_cov say how many images a family needs?", subtitle=lines)
     return alt.concat(*panels, columns=len(predictors), title=title).configure(**CONFIG)
 

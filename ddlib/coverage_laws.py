@@ -11,6 +11,8 @@ pass for a difference between configurations.
 
 Missing trials are never filled in. A family uses the sizes at which at least 2 seeds have every
 member, and of these the seeds that have every member at every such size; the tables say how many.
+k* beyond these sizes counts as their bound, but not where the study's largest (or smallest) size
+is among those a family lost: it then has no k*.
 
 The largest of noisy means leans upwards, the more the more members there are, which would make k*
 grow with ln M by itself. So the worst member is chosen on all seeds but one and measured on that
@@ -73,7 +75,8 @@ class Cube(NamedTuple):
 class KStars:
     """k* of each family and epsilon: its draws, and its values under every relabelling.
 
-    Rows as in `table`; k* beyond the measured sizes count as their bound, NaN is unknown.
+    Rows as in `table`; values beyond the sizes of the study count as their bound, as do draws
+    beyond those that a family has left. NaN is unknown.
     """
 
     table: pd.DataFrame  # see `k_star`
@@ -190,7 +193,8 @@ def k_star(
     the measured sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap
     exceeds epsilon), holds_at (the smallest k that holds it), smallest and largest (k used), seeds
     (used), missing_seeds and missing_sizes (left out for missing trials: see the module), reason
-    (why there is no k*). Above the largest k, low is at most that k and high infinite; below the
+    (why there is no k*, such as a larger size that was lost). raw is NaN where it lies beyond sizes
+    that were lost. Above the largest k, low is at most that k and high infinite; below the
     smallest, low is 0 and high at least that k. Raises as `worst_gaps`, and for an epsilon that is
     not finite.
     """
@@ -230,7 +234,8 @@ def regressions(
 
     k* beyond the measured sizes count as their bound. One row an epsilon and predictor, "constant"
     first. Columns: n, unknown (families without k*), censored, distinct (k* among the n), reduced
-    (families that lost seeds), fewest (seeds of a family); slope of k* with low and high (least
+    (families that lost seeds), fewest (seeds of a family), shortened (families that lost sizes);
+    slope of k* with low and high (least
     squares, over draws of seeds: what the measured families say, not families at large); r2 and
     r2_raw (squared correlation with ln k*, cross-fitted and raw; negative where k* falls); p (one-
     sided, the larger of the two ends: relabellings with at least this r2); lead (of r2 over that of
@@ -263,8 +268,8 @@ def regressions(
                 lead = scores[row["predictor"]] - scores[RIVAL]
                 row |= {"lead": lead[0, 0], "p_lead": _p_value(lead)}
     names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
-    names += ["slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "loo", "left_out"]
-    return pd.DataFrame(rows).reindex(columns=[*names, "reason"])
+    names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "loo"]
+    return pd.DataFrame(rows).reindex(columns=[*names, "left_out", "reason"])
 
 
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
@@ -392,9 +397,36 @@ def _invert(cube: Cube, places, epsilons, draws: int, seed: int) -> tuple[list[d
             low, high = min(low, ks[-1]), max(high, ks[0])
         failed = int((falling[0] > epsilon).sum())
         row |= dict(zip(("fails_at", "holds_at"), [np.nan, *ks, np.nan][failed:], strict=False))
+        if np.isnan(_bounded(estimate, cube.ks, sizes)):
+            drawn[:] = np.nan
+            rows.append(row | {"reason": _beyond_lost(cube, places, sizes, censored)})
+            continue
         k = np.clip(estimate, ks[0], ks[-1])
         rows.append(row | {"k_star": k, "low": low, "high": high, "censored": censored})
-    return rows, np.clip(crossed, ks[0], ks[-1])
+    return rows, np.clip(crossed, cube.ks[0], cube.ks[-1])
+
+
+def _bounded(crossed: np.ndarray, ks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return k* with 0 and infinity set to the bound of ks (K,); NaN where that size was lost.
+
+    sizes (K,): which of ks the family has left.
+    """
+    found = np.clip(crossed, ks[0], ks[-1])
+    found = np.where((crossed == 0) & ~sizes[0], np.nan, found)
+    return np.where(np.isinf(crossed) & ~sizes[-1], np.nan, found)
+
+
+def _beyond_lost(cube: Cube, places, sizes: np.ndarray, censored: str) -> str:
+    """Say which sizes were lost beyond those that are left, and for which members."""
+    left = np.flatnonzero(sizes)
+    above = censored == ABOVE
+    lost = range(left[-1] + 1, len(sizes)) if above else range(left[0])
+    missing, parts = np.isnan(cube.values[places]).sum(axis=1), []  # (M, K)
+    for j in lost:
+        whose = [f"{cube.names[i]} in {n}" for i, n in zip(places, missing[:, j], strict=True) if n]
+        parts.append(f"k = {cube.ks[j]:g} ({', '.join(whose)} of {len(cube.seeds)} seeds)")
+    end = f"{'above' if above else 'below'} {cube.ks[left[-1 if above else 0]]:g}"
+    return f"k* is {end}, and trials beyond are missing: {', '.join(parts)}"
 
 
 def _relabel(cube: Cube, places: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
@@ -413,7 +445,7 @@ def _relabel(cube: Cube, places: np.ndarray, epsilons: np.ndarray) -> np.ndarray
         rows, ks = known & (sizes == pattern).all(axis=-1), cube.ks[pattern]
         for kind in (0, 1):
             crossed = _cross(_isotonic(worst[kind, rows][:, pattern]), ks, epsilons)
-            found[kind][:, rows] = np.clip(crossed, ks[0], ks[-1])
+            found[kind][:, rows] = _bounded(crossed, cube.ks, pattern)
     return found
 
 
@@ -466,6 +498,7 @@ def _counts(table: pd.DataFrame, families: int) -> dict[str, int]:
         "distinct": _distinct(table["k_star"]),
         "reduced": int((table["missing_seeds"] > 0).sum()),
         "fewest": table["seeds"].min(),
+        "shortened": int((table["missing_sizes"] > 0).sum()),
     }
 
 

@@ -384,9 +384,11 @@ class CoverageExplorer(Explorer):
         row = table.iloc[EPSILONS.index(epsilon)]
         measured = Need("measured", None, row["reason"])
         if not row["reason"]:
-            remark = f"{row['censored'] or reading.KNOWN['measured']}; raw {row['raw']:.0f}"
-            if row["missing_seeds"]:
-                remark += f"; {row['missing_seeds']} seeds left out for missing trials"
+            raw = "unknown" if math.isnan(row["raw"]) else f"{row['raw']:.0f}"
+            remark = f"{row['censored'] or reading.KNOWN['measured']}; raw {raw}"
+            for lost in ("seeds", "sizes"):
+                if row[f"missing_{lost}"]:
+                    remark += f"; {lost} left out for missing trials: {row[f'missing_{lost}']}"
             measured = Need("measured", Interval(*row[["k_star", "low", "high"]]), remark)
         return [measured, planned]
 

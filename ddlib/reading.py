@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.comparison import BASELINE, Agreement, against, crossings, holm
+from ddlib.comparison import BASELINE, Agreement, against, crossings, holm, not_positive
 from ddlib.laws import LAWS, LEVEL, Fit, Interval, Verdict, best, detectable, verdict
 
+FEW = 4  # configurations that are named one by one
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 
 
@@ -114,15 +115,45 @@ def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
     return Text("\n\n".join(f"**{head}**\n\n{_bullets(lines)}" for head, lines in parts.items()))
 
 
-def surrogates(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> "Text":
+def surrogates(
+    order: Agreement,
+    pairs: pd.DataFrame,
+    exponents: pd.DataFrame,
+    trials: pd.DataFrame | None = None,
+) -> Text:
     """Say whether the learned methods behave as interchangeable surrogates of one objective.
 
     order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
-    that name, all of `ddlib.comparison`.
+    that name, all of `ddlib.comparison`; trials: those whose gaps at or below 0 are said first.
     """
     pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
     lines = [_differing(pairs), _order(order), _swaps(crossings(pairs)), _exponents(exponents)]
-    return Text(f"{_interchangeable(order, pairs, exponents)}\n\n{_bullets(lines)}")
+    first = [] if trials is None else no_worse(trials)
+    verdict = " ".join([*first, _interchangeable(order, pairs, exponents)])
+    return Text(f"{verdict}\n\n{_bullets(lines)}")
+
+
+def no_worse(trials: pd.DataFrame) -> list[str]:
+    """Say where mean gaps in error are at or below 0: one sentence, or none at all.
+
+    trials: the study's, of one configuration or more.
+    """
+    configurations, places = trials.groupby("configuration", sort=False), {}
+    for name, own in configurations:
+        for method, ks in not_positive(own).items():
+            places.setdefault(method, {})[name] = ks
+    parts = []
+    for method, sizes in places.items():
+        if len(configurations) == 1:
+            parts += [f"{method} at k = {listed(ks, 'and')}" for ks in sizes.values()]
+        elif len(sizes) <= FEW:
+            parts += [f"{method} under {n} at k = {listed(ks, 'and')}" for n, ks in sizes.items()]
+        else:
+            where = f"{len(sizes)} of {len(configurations)} configurations"
+            ks = sorted(set().union(*sizes.values()))
+            parts.append(f"{method} under {where} at k = {listed(ks)}")
+    start = "On average, networks trained on S are no worse than those trained on D for "
+    return [f"{start}{'; '.join(parts)}."] if parts else []
 
 
 def between(interval: Interval, pattern: str = "") -> str:

@@ -7,7 +7,7 @@ import scipy
 from ddlib.comparison import LEVEL
 from ddlib.coverage import Triangles
 from ddlib.planner import CLAIMED, REACH, Pilot, Plan
-from ddlib.reading import Text, listed
+from ddlib.reading import Text, listed, no_worse
 
 NAMES = {
     "h_cov": "H_cov",
@@ -44,12 +44,15 @@ def distances(triangles: Triangles, floor: float, radius: float) -> Text:
     return Text(f"{metric} {noise}.")
 
 
-def explained(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
+def explained(
+    regressions: pd.DataFrame, within: pd.DataFrame | None, gaps: pd.DataFrame | None = None
+) -> Text:
     """Say, at each epsilon, whether k* rises with H_cov, and more than with ln M and the others.
 
-    regressions, within: of `coverage_laws.regressions` and `within_equal`.
+    regressions, within: of `coverage_laws.regressions` and `within_equal`; gaps: the trials that k*
+    comes from, whose gaps at or below 0 are said first.
     """
-    paragraphs = []
+    paragraphs = [] if gaps is None else no_worse(gaps)
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
         h_cov, goal = table.loc["h_cov"], f"Worst gap {epsilon:g}"
@@ -80,12 +83,12 @@ def _against(h_cov: pd.Series, rival: pd.Series) -> str:
     if h_cov["p_lead"] <= LEVEL:
         return f"{name} explains less (weak evidence, {p})"
     if h_cov["lead"] < 0:
-        return f"{name} explains more"
+        return f"{name} has the larger R², untested"
     return f"{name} is not shown to explain less ({p})"
 
 
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Say R², the slope, what other measures reach, and the error at what is left out."""
+    """Say R², the slope if k* rises, what other measures reach, and the error at what is left."""
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
     if not table.loc["log_members", "reason"]:
         text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
@@ -94,9 +97,10 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
     if len(others):
         ahead = listed([f"{NAMES[name]} ({r2:.2f})" for name, r2 in others.items()], "and")
         text += f"; larger, but untested, with {ahead}"
-    text += f". A nat of H_cov goes with {h_cov['slope']:.0f} more images"
-    if pd.notna(h_cov["low"]):
-        text += f" ({h_cov['low']:.0f} to {h_cov['high']:.0f} over draws of seeds)"
+    if h_cov["p"] <= LEVEL:
+        text += f". A nat of H_cov goes with {h_cov['slope']:.0f} more images"
+        if pd.notna(h_cov["low"]):
+            text += f" ({h_cov['low']:.0f} to {h_cov['high']:.0f} over draws of seeds)"
     errors = table["loo"].dropna().sort_values()
     if errors.empty:
         return f"{text}. The other families do not tell what a left-out one needs."
@@ -121,6 +125,8 @@ def _rests_on(row: pd.Series) -> str:
             f"; {row['reduced']:.0f} families lost seeds to missing trials, down to "
             f"{row['fewest']:.0f} seeds"
         )
+    if row["shortened"]:
+        families += f"; {row['shortened']:.0f} families lost sizes to missing trials"
     if row["unknown"]:
         families += f"; {row['unknown']:.0f} more have no k* for missing trials"
     return f"{families}."

@@ -106,9 +106,17 @@ class Tables:
         for name, family in read_sets(self.settings).items():
             if members := tuple(each for each in family.members if each in known):
                 found[name] = members
-        if self.settings.spread and self.distances is not None:
-            found |= coverage.spread_families(self.distances, **self.settings.spread)
-        return found
+        return found | self.spread[0]
+
+    @cached_property
+    def spread(self) -> tuple[dict[str, tuple[str, ...]], str]:
+        """The families of equal size, and why there are none; empty where none were asked for."""
+        if not self.settings.spread or self.distances is None:
+            return {}, ""
+        try:
+            return coverage.spread_families(self.distances, **self.settings.spread), ""
+        except ValueError as reason:  # failures leave too few configurations
+            return {}, f"no families of equal size: {reason}"
 
     def sheet(self, method: str, ipc: int) -> bytes | None:
         """Return a PNG of the distilled images, a column a class; None where there are none."""

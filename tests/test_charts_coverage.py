@@ -80,6 +80,7 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
             "largest": 100.0,
             "seeds": [5, 3, 5, 1],
             "missing_seeds": [0, 2, 0, 4],
+            "missing_sizes": [0, 0, 1, 0],
         }
     )
     families = ["f", "g", "h", "lost"]
@@ -89,10 +90,10 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     table = rows(spec, panel[0])
     assert [row["shown"] for row in table] == ["measured", "above", "below"]
     assert [(row["low"], row["high"]) for row in table] == [(20, 40), (60, 100), (10, 12)]
-    assert [row["fill"] for row in table] == [1, 0, 1]  # hollow where seeds are missing
+    assert [row["fill"] for row in table] == [1, 0, 0]  # hollow where seeds or sizes are missing
     assert panel[1]["mark"]["type"] == "tick"
     assert panel[1]["encoding"]["y"]["field"] == "raw"
-    assert spec["title"]["subtitle"][-1] == "Not drawn, as fewer than 2 seeds are whole: lost."
+    assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."
     vl_convert.vegalite_to_svg(spec)
 
 

@@ -389,6 +389,10 @@ def test_one_order_without_a_difference_at_any_size_is_a_hint():
     pairs = comparison.paired(table).assign(low=-0.03, high=0.05, reason="", p=0.5)
     nothing = comparison.exponents({})
     text = reading.surrogates(order, pairs, nothing)
+    ahead = table.assign(gap_error=-0.1, configuration="own")
+    worse = reading.surrogates(order, pairs, nothing, ahead)
+    assert worse.startswith("On average, networks trained on S are no worse than those trained on")
+    assert worse.endswith(f" {text}")
     assert "up to 0.05 are not excluded, and an order that agrees over k hints at some." in text
 
 

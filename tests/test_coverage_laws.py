@@ -34,6 +34,7 @@ def given(ks, censored="", draws=None, relabelled=None):
     """Make k* by hand, one epsilon; draws (D, F) and relabelled (B, F), default none."""
     rows = {"family": [f"f{i}" for i in range(len(ks))], "epsilon": 0.1, "k_star": ks}
     rows |= {"censored": censored or [""] * len(ks), "seeds": 4, "missing_seeds": 0}
+    rows |= {"missing_sizes": 0}
     draws, relabelled = (
         np.array([ks] if more is None else np.vstack([ks, more]), dtype=float)
         for more in (draws, relabelled)
@@ -214,14 +215,39 @@ def test_a_size_with_fewer_than_two_seeds_is_left_out_and_counted():
     gaps = table([0.5, 1.0])
     gaps = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
     families = {"small": names(0), "both": names(0, 1)}
-    found = coverage_laws.k_star(gaps, families, [0.06], draws=2).table
+    found = coverage_laws.k_star(gaps, families, [0.1], draws=2).table
     assert found["largest"].tolist() == [500, 200]
     assert found["missing_sizes"].tolist() == [0, 1]
     assert found["missing_seeds"].tolist() == [0, 0]
-    assert found["k_star"].tolist() == pytest.approx([156.25, 200])
+    assert found["k_star"].tolist() == pytest.approx([39.0625, 156.25])
     none = coverage_laws.k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1).table
     assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
     assert none["k_star"].isna().all()
+
+
+def test_beyond_a_lost_size_a_family_has_no_k_star():
+    """k* of c1 is 625: where k = 500 was measured the bound is 500, and where it was lost none."""
+    gaps, families = table([0.5, 1.0, 0.6]), {"a": names(0), "b": names(0, 1), "c": names(2)}
+    short = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
+    found = coverage_laws.k_star(short, families, 0.06, draws=2)
+    assert found.table["k_star"].tolist() == pytest.approx([156.25, np.nan, 225], nan_ok=True)
+    assert np.isnan(found.draws[1]).all()
+    assert found.table["reason"].tolist() == [
+        "",
+        "k* is above 200, and trials beyond are missing: k = 500 (c1 in 4 of 5 seeds)",
+        "",
+    ]
+    low = lost(gaps, *[("c2", seed, 10) for seed in range(5)], ("c2", 0, 20))
+    found = coverage_laws.k_star(low, {"c": names(2)}, 0.3, draws=2).table  # 4.6
+    reason = "k* is below 20, and trials beyond are missing: k = 10 (c2 in 5 of 5 seeds)"
+    assert found["reason"].tolist() == [reason]
+    assert found["k_star"].isna().all()
+    found = coverage_laws.k_star(short, families | {"d": names(1)}, [0.06, 0.12], draws=2)
+    counted = coverage_laws.regressions(
+        found, pd.DataFrame({"h_cov": [0.0, 1, 1, 2]}, index=list("abcd"))
+    )
+    counted = counted[counted["predictor"] == "h_cov"]
+    assert counted[["n", "unknown", "shortened"]].to_numpy().tolist() == [[2, 2, 0], [4, 0, 2]]
 
 
 def test_worst_gaps_leave_out_a_seed_that_lacks_a_member_at_that_k():
@@ -395,6 +421,7 @@ def test_relabelled_k_star_are_those_of_relabelled_tables():
     """Also where trials are missing: the curves move with what they lack."""
     gaps = table([0.4, 0.7, 1.0, 0.6], noise=0.02)
     gaps = lost(gaps, ("c1", 0), ("c2", 1, 50), ("c3", 0), ("c3", 1), ("c3", 2), ("c3", 3))
+    gaps = lost(gaps, *[("c1", seed, 500) for seed in (1, 2, 3)])
     families = {"f": names(0, 1), "g": names(2), "h": names(0, 1, 2, 3)}
     found = coverage_laws.k_star(gaps, families, [0.1, 0.06], draws=0)
     assert found.relabelled.shape == (2, 6, 24)

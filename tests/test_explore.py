@@ -340,6 +340,16 @@ def test_where_no_family_has_a_k_star_the_map_stays(example):
     assert [row[1] for row in cells(explorer)[1:]] == ["unknown"] * 3
 
 
+def test_a_lost_size_is_named_by_the_explorer(example):
+    law = example[1]
+    gone = law.trials["configuration"].eq("adam") & law.trials["k"].eq(20)
+    failed = law.trials.assign(status=law.trials["status"].mask(gone, "diverged"))
+    explorer = explore.CoverageExplorer([dataclasses.replace(law, trials=failed)])
+    choose(explorer, members=("own", "adam"), epsilon=0.05)
+    found = {row[0]: row for row in cells(explorer)[1:]}
+    assert found["k*, measured"][2].endswith("; sizes left out for missing trials: 1")
+
+
 def test_studies_whose_folders_end_alike_keep_their_own_data(example):
     first, other = (
         example[0],

@@ -146,6 +146,23 @@ def test_sizes_at_which_training_on_the_set_beats_all_data_are_found():
     assert comparison.not_positive(trials.assign(nats=-1.0), "nats") == {"dm": [10, 20, 50]}
 
 
+def test_sizes_at_which_the_set_beats_all_data_are_said():
+    trials = table({(m, k): [(0.9, 0.9)] for m in ("dm", "dc") for k in (10, 20, 50)})
+    trials = trials.assign(gap_error=[0.1, -0.1, 0.0, 0.2, -0.2, 0.1], configuration="own")
+    text = "On average, networks trained on S are no worse than those trained on D for "
+    assert reading.no_worse(trials) == [f"{text}dm at k = 20 and 50; dc at k = 20."]
+    assert reading.no_worse(trials.assign(gap_error=0.1)) == []
+    other = trials[trials["method"] == "dc"].assign(configuration="mlp")
+    assert reading.no_worse(pd.concat([trials[trials["method"] == "dm"], other])) == [
+        f"{text}dm under own at k = 20 and 50; dc under mlp at k = 20."
+    ]
+    several = pd.concat([trials.assign(configuration=name) for name in "abcde"])
+    assert reading.no_worse(several) == [
+        f"{text}dm under 5 of 5 configurations at k = 20 or 50; dc under 5 of 5 configurations "
+        "at k = 20."
+    ]
+
+
 def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
     given = full([(0.96, 0.96), (0.98, 0.98)], [(0.95, 0.95), (0.95, 0.95)])
     text = reading.effort(given)

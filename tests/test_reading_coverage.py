@@ -17,7 +17,8 @@ def test_distances_say_where_the_triangle_fails_and_whether_r_is_noise():
 
 def regression(predictor, **changes):
     row = {"epsilon": 0.1, "predictor": predictor, "n": 8, "unknown": 0, "censored": 0}
-    row |= {"distinct": 5, "reduced": 0, "fewest": 4, "slope": 20.0, "low": 10.0, "high": 30.0}
+    row |= {"distinct": 5, "reduced": 0, "fewest": 4, "shortened": 0, "slope": 20.0}
+    row |= {"low": 10.0, "high": 30.0}
     row |= {"r2": 0.8, "p": 0.01, "lead": np.nan, "p_lead": np.nan, "loo": 5.0}
     return row | {"left_out": "families", "reason": "", **changes}
 
@@ -53,7 +54,11 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
     [
         ({"p": 0.4}, {}, ["0.1: k* is not shown to rise with H_cov (relabelling p = 0.400); ln M"]),
         ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
-        ({"lead": -0.1, "p_lead": 0.9}, {}, ["ln M, the paper's own regressor, explains more.**"]),
+        (
+            {"lead": -0.1, "p_lead": 0.9},
+            {},
+            ["ln M, the paper's own regressor, has the larger R², untested.**"],
+        ),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
         ({"reason": "1 of 8 inside"}, {}, ["nothing can be said of H_cov.** 1 of 8 inside."]),
         ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Least"]),
@@ -62,6 +67,7 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ({"loo": np.nan}, {"loo": np.nan}, ["do not tell what a left-out one needs."]),
         ({"censored": 3}, {}, ["5 distinct k*, 3 of them beyond the measured sizes"]),
         ({"reduced": 2, "fewest": 3}, {}, ["2 families lost seeds to missing trials, down to 3"]),
+        ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
         ({"unknown": 1}, {}, ["1 more have no k* for missing trials."]),
     ],
 )
@@ -71,6 +77,12 @@ def test_a_law_that_fails_and_what_is_missing_are_said(h_cov, rival, phrases):
     text = reading.explained(table, None)
     for phrase in phrases:
         assert phrase in text
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.05, True), (0.051, False)])
+def test_the_slope_is_said_where_k_star_rises(p, said):
+    table = pd.DataFrame([regression("log_members"), regression("h_cov", p=p, p_lead=0.3)])
+    assert ("A nat of H_cov goes with 20 more images" in reading.explained(table, None)) == said
 
 
 def test_other_measures_and_whole_series_have_their_say():
@@ -88,6 +100,16 @@ def test_other_measures_and_whole_series_have_their_say():
     assert "left-out series: the Vendi score (10 images; H_cov errs by 20)." in text
     assert (
         "larger, but untested, with the Vendi score (0.85) and the effective rank (0.82)." in text
+    )
+
+
+def test_gaps_below_zero_come_before_the_verdict():
+    table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
+    gaps = pd.DataFrame({"configuration": ["own", "mlp"], "method": "dm", "k": 400, "seed": 0})
+    gaps = gaps.assign(status="ok", gap_error=[-0.01, 0.02])
+    assert reading.explained(table, None, gaps).startswith(
+        "On average, networks trained on S are no worse than those trained on D for dm under own "
+        "at k = 400.\n\n**Worst gap 0.1: "
     )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from ddlib import coverage, tables
 from ddlib.data import Normalisation
 from ddlib.distilled import DistilledSet
+from ddlib.settings import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,21 @@ def test_families_are_those_of_the_settings_and_of_equal_size(example):
     assert law.families["optimisation-3"] == ("own", "adam", "rmsprop")
     spread = coverage.spread_families(law.distances, 4, 5)
     assert {name: law.families[name] for name in spread} == spread
+
+
+def test_too_few_configurations_leave_out_the_families_of_equal_size(tmp_path):
+    names = ["own", "adam", "mlp", "vit"]
+    settings = read_settings({
+        "data": {"name": "digits"}, "network": {"name": "mlp"}, "methods": {"random": {}},
+        "training": {"steps": 5}, "k": [10], "seeds": 4, "results": str(tmp_path),
+        "families": {"pair": ["own", "adam"]},
+        "configurations": {name: {} for name in names}, "spread": {"size": 4, "count": 5},
+    })  # fmt: skip
+    distances = pd.DataFrame(1 - np.eye(4), index=names, columns=names)
+    trials = pd.DataFrame({"configuration": names})
+    law = tables.Tables(tmp_path, settings, trials, trials, distances, 0.0, {})
+    assert law.families == {"all configurations": tuple(names), "pair": ("own", "adam")}
+    assert law.spread[1].startswith("no families of equal size: size=4, count=5 give no choice")
 
 
 def test_gaps_come_from_each_seeds_own_reference(example):
