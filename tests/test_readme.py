@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ddlib import laws, reading, tables
+from ddlib import coverage, coverage_laws, laws, reading, tables
 from ddlib.data import Normalisation
 from ddlib.distilled import DistilledSet
 
@@ -60,23 +60,33 @@ def test_a_set_is_loaded_as_shown(tmp_path):
 
 def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
     study, _ = tables.example()
-    trials = study.trials.query("configuration == 'plain'")
-    references = study.references.query("configuration == 'plain'")
-    text, survive, other = " ".join(README.split()), {}, {}
-    for measure in ("gap_error", "gap_cross_entropy"):
-        fits = laws.fit_table(trials, references, measure, draws=500)
-        said = {
-            name: reading.scaling({name: own}, "", 0.1, {name: 400}) for name, own in fits.items()
-        }
-        survive[measure] = [name for name, words in said.items() if "c survives" in words]
-        assert all("without a floor above 0" in said[name] for name in survive[measure])
-        faster = {name for name, words in said.items() if "an upper bound allows" in words}
-        other[measure] = set(said) - faster - set(survive[measure])
-    told = reading.listed([f"`{name}`" for name in survive["gap_error"]], "and")
-    assert f"survives in test error for {told}, in cross-entropy for `mtt`, and" in text
-    assert survive["gap_cross_entropy"] == ["mtt"]
-    assert other == {"gap_error": set(), "gap_cross_entropy": {"k_center"}}
-    assert "but for `k_center` in cross-entropy" in text
+    trials, parts = study.trials.query("configuration == 'plain'"), []
+    for measure, words in (("gap_error", "test error"), ("gap_cross_entropy", "cross-entropy")):
+        judged = laws.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
+        outcomes = {name: reading.listed([f"`{m}`" for m in own], "and") for name, own in judged}
+        parts.append(
+            f"In {words} it "
+            + ", and ".join(
+                f"{outcome} for {outcomes[outcome]}"
+                for outcome in ("survives", "fails")
+                if outcome in outcomes
+            )
+        )
+        assert "undecided" not in outcomes
+    assert ". ".join(parts) + "." in " ".join(README.split())
+
+
+def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
+    _, study = tables.example()
+    gaps = study.gaps[study.gaps["method"] == study.methods[0]]
+    families = {n: each for n, each in study.families.items() if n != "all configurations"}
+    radii = coverage.radii(study.distances, study.noise)
+    measured = coverage.measures(study.distances, families, radii[coverage.QUANTILE], radii[0.5])
+    k_stars = coverage_laws.k_star(gaps, families, [0.03, 0.05], draws=200)
+    found = coverage_laws.regressions(k_stars, measured).set_index(["predictor", "epsilon"])
+    r2, p = (found.loc["h_cov", name].round(2).tolist() for name in ("r2", "p"))
+    said = f"R² of ln k* is {r2[0]:.2f} and {r2[1]:.2f} (p = {p[0]:.2f} and {p[1]:.2f})"
+    assert said in " ".join(README.split())
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/parameters.md"])
