@@ -46,14 +46,14 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     assert texts[0].startswith("The triangle inequality")
     assert texts[1].startswith("**Worst gap 0.05: ")
     assert texts[2].startswith("**dm** instead of random: the worst gap changes by")
-    assert "families, held out: configuration" in texts[3]
+    assert any("a worst gap of 0.3" in text for text in texts[3:-1])
+    assert "families, held out: configuration" in texts[-1]
     printed = "".join(
         output["text"]
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if output["output_type"] == "stream" and output["name"] == "stdout"
     )
-    assert "a worst gap of 0.3" in printed.lower()
     assert "\nown, adam, mixup\n" in printed  # those that share the first one's network
 
 

@@ -24,7 +24,8 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     assert comparison.count("\n- k = ") == 4
     assert "\n- dm: " in comparison
     # dc failed everywhere, so dm is alone
-    assert "- k = 10: not testable: 1 method." in surrogates
+    assert "No two methods can be compared." in surrogates
+    assert "Left out, for a size without a result: dc." in surrogates
     assert "cannot be decided from these trials" in surrogates
     assert published == "Nothing is published for digits at these methods and sizes."
     assert not any("nan" in text for text in (comparison, surrogates))
