@@ -1,6 +1,5 @@
 """The published figures are well formed, and stand beside ours with the settings that differ."""
 
-import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -33,8 +32,8 @@ class Plan:
         return SimpleNamespace(recipe=self.recipe, network=self.network)
 
     @property
-    def context(self):
-        return SimpleNamespace(data=json.dumps(self.options))
+    def settings(self):
+        return SimpleNamespace(data=self.options, extensions=None)
 
     images: int = 50_000
 
