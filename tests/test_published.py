@@ -170,6 +170,14 @@ def test_a_learned_step_size_that_no_network_is_evaluated_with_is_told(tiny, tmp
         assert point in published.differences(plan, found).splitlines()
 
 
+def test_a_set_that_is_not_whole_is_named(ours, tmp_path):
+    trial = SimpleNamespace(set_path=tmp_path / "torn", method="dm", ipc=1)
+    trial.set_path.write_bytes(b"")
+    found = published.beside(ours, FULL, "cifar10")
+    with pytest.raises(ValueError, match=rf"^{trial.set_path} is not whole \(.*\); delete it, and"):
+        published.differences(Plan(trials=[trial]), found)
+
+
 def test_nothing_published_is_said(ours):
     plan = Plan(options={"name": "digits"})
     found = published.beside(ours, FULL, "digits")
