@@ -65,11 +65,12 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def read(path: Path) -> Run:
+def read(path: Path, scheduler_address: str | None = None) -> Run:
     """Return the run of a file of parameters, whose folder has the name of its notebook.
 
-    Raises ValueError or OSError, in one sentence, for a file that no notebook takes, and for all
-    that can be refused before data are read.
+    scheduler_address: a cluster to use, whatever the file says. Raises ValueError or OSError, in
+    one sentence, for a file that no notebook takes, and for all that can be refused before data
+    are read.
     """
     name = f"{path.parent.name}/{path.stem}"
     notebooks = {one.stem[3:]: one for one in sorted(from_root("notebooks").glob("[0-9][0-9]_*"))}
@@ -80,6 +81,9 @@ def read(path: Path) -> Run:
         )
     settings = read_parameters(read_file(path))
     if isinstance(settings, Settings):
+        settings = replace(
+            settings, scheduler_address=scheduler_address or settings.scheduler_address
+        )
         check(settings)
     run = Run(name, notebooks[path.parent.name], path, settings)
     check_writable(run.folder)
@@ -87,14 +91,19 @@ def read(path: Path) -> Run:
     return run
 
 
-def read_all(paths: Iterable[Path]) -> tuple[list[Run], list[Ending]]:
-    """Return the runs of these files, and how those ended that are refused at once."""
+def read_all(
+    paths: Iterable[Path], scheduler_address: str | None = None
+) -> tuple[list[Run], list[Ending]]:
+    """Return the runs of these files, and how those ended that are refused at once.
+
+    scheduler_address: see `read`.
+    """
     runs: dict[Path, Run] = {}
     refused = []
     for path in paths:
         ending = Ending(f"{path.parent.name}/{path.stem}", "refused")
         try:
-            run = read(path)
+            run = read(path, scheduler_address)
         except (OSError, ValueError) as error:
             refused.append(replace(ending, message=str(error), folder=_folder(path)))
             continue
@@ -145,7 +154,7 @@ class Batch:
     """Runs, and how many go at once.
 
     workers: processes that runs on the CPU share whose files leave it open; scheduler_address: a
-    cluster to use instead, whatever the files say; endings: of all that have ended, at the start
+    cluster to use instead, as the runs were read; endings: of all that have ended, at the start
     those that were refused. Raises ValueError for runs that read each other's tables.
     """
 
@@ -203,7 +212,7 @@ class Batch:
     def _in_turn(self, run: Run) -> bool:
         """Whether a run is to wait for another to leave the accelerator."""
         others = any(one.run.on_card for one in self.under_way)
-        return run.on_card and others and not self.scheduler_address
+        return run.on_card and others
 
     def _start(self, run: Run) -> None:
         """Start a run; leave it waiting while another batch is at it."""
@@ -303,13 +312,21 @@ class Batch:
         settled = [self.by_folder[e.folder] for e in self.endings if e.folder in self.by_folder]
         elsewhere = [] if len(under_way) >= self.at_once else self.waiting
         at_work = [
-            f"{run.name} {run.done()}/{run.size - 1}" if run.studies else run.name
+            f"{run.name} {_done(run)}/{run.size - 1}" if run.studies else run.name
             for run in under_way
         ]
         waits = [f"waiting for {run.name}" for run in elsewhere]
         bar.set_postfix_str(", ".join(at_work + waits), refresh=False)
-        done = sum(run.size for run in settled) + sum(run.done() for run in under_way)
+        done = sum(run.size for run in settled) + sum(map(_done, under_way))
         bar.update(done - bar.n)
+
+
+def _done(run: Run) -> int:
+    """Return how many trials of a run are done; 0 while what it tells cannot be read."""
+    try:
+        return run.done()
+    except (OSError, ValueError, TypeError):  # a bar is no reason to end other runs
+        return 0
 
 
 def _line(ending: Ending, run: Run) -> str:
@@ -355,7 +372,7 @@ def main(arguments: list[str]) -> None:
     """Run a batch from a shell; exit code 1 if any run did not end well."""
     given = read_arguments(arguments)
     try:
-        runs, refused = read_all(find(given.paths))
+        runs, refused = read_all(find(given.paths), given.scheduler_address)
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
     for ending in refused:

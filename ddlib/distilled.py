@@ -92,7 +92,9 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
     """Raise ValueError unless `synthetic` is the set of this method, size and seed.
 
     It is made from `dataset`, with `ipc` finite float32 images of every class in ascending label,
-    in the shape, the classes and the normalisation of the data set.
+    in the shape, the classes and the normalisation of the data set. Images of 0 to 255 that were
+    never normalised are refused: no value is below 0, and one is over five times as bright as
+    white. Images in [0, 1] that were never normalised cannot be told from normalised ones.
     """
     if not isinstance(synthetic, DistilledSet):
         raise ValueError(
@@ -121,6 +123,13 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
     (ours, plain), (theirs, others) = map(pack, (synthetic.normalisation, dataset.normalisation))
     if plain != others or not all(torch.equal(ours[name], theirs[name]) for name in ours):
         raise ValueError("it should be normalised as the data set is")
+    low, high = (bound.item() for bound in synthetic.images.aminmax())
+    bright = torch.full((1, *dataset.image_shape), 5.0)
+    if low >= 0 and high > dataset.normalisation.normalise(bright).max():
+        raise ValueError(
+            f"it should hold normalised images, and its values of {low:.4g} to {high:.4g} are like "
+            "pixels of 0 to 255; divide those by 255, and normalise them as the data set is"
+        )
 
 
 def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:

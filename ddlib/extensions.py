@@ -57,7 +57,7 @@ class Extension(ExecutionLoader):
 
 
 _in_use: tuple[Extension, ...] = ()
-_lock = RLock()  # a worker may run jobs in several threads
+_lock = RLock()  # a study's jobs are planned in Dask's thread, a notebook's cells run in another
 
 
 def read_extensions(paths: Sequence[str] | None) -> tuple[Extension, ...]:

@@ -57,7 +57,7 @@ def reading(path: Path) -> Iterator[None]:
     """Raise ValueError, with the path, where the content of a result's file is not as written."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, EOFError, SafetensorError) as error:
         raise ValueError(
             f"{path} is not whole ({error}); delete it, and run again to make it anew"
         ) from error

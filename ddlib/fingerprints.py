@@ -111,9 +111,12 @@ def library_digest() -> str:
     return fingerprint([versions, files_digest(PACKAGE, suffixes)])
 
 
+@cache
 def _source(name: str) -> str:
     """Return the text of a module: a file of the library, or else what is loaded.
 
+    A process reads each module once, so that all its names are of the same code: an edit between
+    two studies would else name results of the old code, which runs on, by the new one.
     Raises ValueError for code in no file, such as a cell's, which no name could tell from another.
     """
     if name.startswith("ddlib."):

@@ -18,6 +18,7 @@ from torch import nn
 
 from ddlib.data import DataSet
 from ddlib.devices import check_autocast, send
+from ddlib.files import reading
 from ddlib.networks import Network, initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import SCHEDULES, DivergedError, Watch, batches, descend
@@ -189,7 +190,7 @@ def load_unet(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerato
 
 def unet_losses(path: Path) -> torch.Tensor:
     """Return the training loss (steps,) of the UNet in the file at `path`."""
-    with safetensors.safe_open(str(path), "pt") as file:
+    with reading(path), safetensors.safe_open(str(path), "pt") as file:
         return file.get_tensor("losses")
 
 
@@ -229,15 +230,10 @@ def _empty_unet(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _read_unet(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    try:
-        with safetensors.safe_open(str(path), "pt", device=str(device)) as file:
-            described = json.loads(file.metadata()["generator"])
-            names = [name for name in file.keys() if name.startswith("unet.")]  # noqa: SIM118
-            theta = {name.removeprefix("unet."): file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a whole UNet ({error}); delete it and run again"
-        ) from error
+    with reading(path), safetensors.safe_open(str(path), "pt", device=str(device)) as file:
+        described = json.loads(file.metadata()["generator"])
+        names = [name for name in file.keys() if name.startswith("unet.")]  # noqa: SIM118
+        theta = {name.removeprefix("unet."): file.get_tensor(name) for name in names}
     unet = _empty_unet(described["unet"])
     unet.load_state_dict(theta, assign=True)
     return unet.eval(), described["schedule"]

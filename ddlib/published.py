@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import safetensors
 
-from ddlib.files import from_root
+from ddlib.files import from_root, reading
 from ddlib.parameters import at_ipc, read_file
 from ddlib.reading import Text, listed
 from ddlib.settings import data_options
@@ -142,7 +142,7 @@ def _learned(plan: Any) -> list[str]:
     rows = []
     for path, trial in {trial.set_path: trial for trial in plan.trials}.items():
         if path.exists():
-            with safetensors.safe_open(str(path), "pt") as file:
+            with reading(path), safetensors.safe_open(str(path), "pt") as file:
                 numbers = json.loads(file.metadata()["distilled"])["learned"]
             rows += [(trial.method, name, trial.ipc, value) for name, value in numbers.items()]
     values = pd.DataFrame(rows, columns=["method", "name", "ipc", "value"])

@@ -45,7 +45,7 @@ class Settings(Parameters):
     variant it is; k: sizes in images in all; seeds: how many, counted from 0; evaluations:
     networks trained on each distilled set; workers: processes on this machine (default: one a
     core, or one for an accelerator), unless scheduler_address names a running Dask scheduler;
-    device: "auto" for this machine's accelerator, else its CPU, or the name of one; precision: of
+    device: "auto" for CUDA where there is one, else the CPU, or the name of a device; precision: of
     `ddlib.devices.PRECISIONS`, in which networks compute; reference: the networks on all data that
     gaps are measured from, "converged" or of the "same_steps" as on S, which are trained in any
     case; converged: fields of `ddlib.training.Converged`; results: the folder to write, from the

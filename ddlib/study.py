@@ -156,7 +156,8 @@ class Plan:
         of_network = entry.preparation.of_network
         context = self.context if of_network else replace(self.context, network="any")
         jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
-        identity = [context.identity, code_digest(*entry.modules), *self.network_code(jobs)]
+        code = [code_digest(*entry.modules), *self.network_code(jobs)]
+        identity = [context.identity, *code, *entry.reads(parameters)]
         there = [path.name for path in folder.iterdir()] if length and folder.exists() else []
         found = []
         for job in jobs:

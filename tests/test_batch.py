@@ -460,6 +460,20 @@ def test_the_bar_counts_every_trial_and_network(project):
     assert one.size == 1 + len(plan.trials) + len(plan.references)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b'{"done": "no number"}'])
+def test_progress_that_cannot_be_read_ends_no_batch(project, run, content):
+    """The bar counts it as nothing done; the run itself has ended well, or not."""
+    write = f"(Path(results) / 'progress.json').write_bytes({content!r}); time.sleep(1)"
+    ending = "# study.run(...)"
+    project.notebook("01_study", "import time; from pathlib import Path", write, ending, PARTLY)
+    project.parameters("study/one")
+    code, printed = run("parameters")
+    assert code == "1 of 1 runs did not end well"
+    assert statuses(printed) == {"study/one": "incomplete"}
+    assert (project.results("study/one") / "progress.json").read_bytes() == content
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
     """A machine with a card, as the batch sees it."""
@@ -518,6 +532,16 @@ def test_the_cores_are_shared_by_files_that_leave_workers_open(project, run, mon
         given = {name: words for name, words in started.items() if words}
         assert given == {"open": [f"workers={share}"]}
     assert kept == [6, "closed"]
+
+
+def test_a_device_of_the_cluster_need_not_be_on_this_machine(project, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    project.notebook("01_study", RUN)
+    path = project.parameters("study/one", device="cuda", workers=2)
+    [run], refused = batch.read_all([path], "tcp://127.0.0.1:2")
+    assert (refused, run.on_card) == ([], False)
+    [refusal] = batch.read_all([path])[1]
+    assert refusal.message == "'cuda' is not a device of this machine; allowed: auto, cpu"
 
 
 @pytest.mark.slow

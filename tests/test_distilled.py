@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ddlib.data import Normalisation, Whitening
-from ddlib.distilled import DistilledSet, load_distilled, pictures
+from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 from ddlib.networks import build
 from ddlib.training import Recipe, train_and_score
 
@@ -188,6 +188,27 @@ def decoded(url):
     start, content = url.split(",")
     assert start == "data:image/png;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tiny, whitened):
+    """White is 2 where the mean is 0.5 and the deviation 0.25; a method may go far beyond it."""
+    pixels = torch.randint(256, (60, 64), generator=torch.Generator().manual_seed(0))
+    normalisation = Whitening.fit(pixels, 255) if whitened else tiny.normalisation
+    dataset = replace(tiny, normalisation=normalisation)
+    raw = pixels[:6].view(6, 1, 8, 8).float()
+    given = {"side": 8, "normalisation": normalisation, "data": "tiny"}
+
+    def check(images):
+        check_set(made(**given, images=images), dataset, "dc", 2, 7)
+
+    for images in (raw, raw * (raw > 200), raw.clamp(min=1)):
+        with pytest.raises(ValueError, match=r"normalised images, and its values of . to 255 are"):
+            check(images)
+    unit = raw / 255
+    check(unit)  # which cannot be told from a normalised set
+    for scale in (1, 50, 1e6):
+        check(normalisation.normalise(unit) * scale)
 
 
 def test_pictures_has_one_row_a_class():

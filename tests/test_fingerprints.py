@@ -1,6 +1,7 @@
 """Names of results: equal for equal programs and data, different for all that changes a number."""
 
 import ast
+import shutil
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -10,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ddlib import fingerprints
+from ddlib import fingerprints, work
 from ddlib.data import DataSet, Normalisation, Split, Whitening
 from ddlib.fingerprints import (
     DECIDING,
@@ -42,11 +43,17 @@ def digest(tmp_path, monkeypatch):
         path.write_text(text)
         module = module_from_spec(spec_from_file_location("own_method", path))
         monkeypatch.setitem(sys.modules, "own_method", module)
-        code_digest.cache_clear()
+        forget()
         return code_digest("own_method")
 
     yield of
+    forget()
+
+
+def forget() -> None:
+    """Have the code read anew, as a new process would."""
     code_digest.cache_clear()
+    fingerprints._source.cache_clear()
 
 
 def test_the_order_of_names_does_not_matter_and_values_do():
@@ -65,6 +72,24 @@ def test_words_beside_the_code_do_not_count(digest):
 
 def test_a_change_of_the_code_counts(digest):
     assert digest(PROGRAM.replace("radius**2", "radius**3")) != digest(PROGRAM)
+
+
+def test_all_names_in_a_process_are_of_the_code_it_began_with(tmp_path, monkeypatch):
+    """An edit between two studies changes no name, of methods that come in later either."""
+    package = shutil.copytree(PACKAGE, tmp_path / "ddlib")
+    modules = METHODS["dc"].modules
+    with monkeypatch.context() as patched:
+        patched.setattr(fingerprints, "PACKAGE", package)
+        forget()
+        before = code_digest(*modules)
+        forget()
+        work.code()
+        with (package / "methods" / "gradient.py").open("a") as file:
+            file.write("more = 1\n")
+        assert code_digest(*modules) == before
+        forget()
+        assert code_digest(*modules) != before
+    forget()
 
 
 def test_code_in_no_file_is_refused(monkeypatch):

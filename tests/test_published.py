@@ -1,6 +1,5 @@
 """The published figures are well formed, and stand beside ours with the settings that differ."""
 
-import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -33,8 +32,8 @@ class Plan:
         return SimpleNamespace(recipe=self.recipe, network=self.network)
 
     @property
-    def context(self):
-        return SimpleNamespace(data=json.dumps(self.options))
+    def settings(self):
+        return SimpleNamespace(data=self.options, extensions=None)
 
     images: int = 50_000
 
@@ -169,6 +168,14 @@ def test_a_learned_step_size_that_no_network_is_evaluated_with_is_told(tiny, tmp
         found = published.beside(ours, FULL, data)
         assert found.empty == (data == "digits")
         assert point in published.differences(plan, found).splitlines()
+
+
+def test_a_set_that_is_not_whole_is_named(ours, tmp_path):
+    trial = SimpleNamespace(set_path=tmp_path / "torn", method="dm", ipc=1)
+    trial.set_path.write_bytes(b"")
+    found = published.beside(ours, FULL, "cifar10")
+    with pytest.raises(ValueError, match=rf"^{trial.set_path} is not whole \(.*\); delete it, and"):
+        published.differences(Plan(trials=[trial]), found)
 
 
 def test_nothing_published_is_said(ours):

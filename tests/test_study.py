@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +68,12 @@ COLUMNS = ("configuration", "method", "k", "seed", "status", "message")  # of fa
 def settings(folder: Path, **changes) -> Settings:
     places = {"results": str(folder), "cache": str(folder.parent / "cache")}
     return read_settings(GRID | places | changes)
+
+
+def forget_code() -> None:
+    """Have the code read anew, as a new process would."""
+    fingerprints.code_digest.cache_clear()
+    fingerprints._source.cache_clear()
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -472,7 +478,7 @@ def test_an_edit_renames_what_the_code_can_decide(tmp_path, monkeypatch, file, c
     package = shutil.copytree(fingerprints.PACKAGE, tmp_path / "ddlib")
 
     def named() -> dict[str, list[Path]]:
-        fingerprints.code_digest.cache_clear()
+        forget_code()
         methods = {"random": None, "dc": DC, "mgd3": {"unet_steps": 3}}
         plan = study.prepare(settings(tmp_path / "names", methods=methods, k=[3], seeds=1))
         found = {trial.method: [trial.set_path, trial.path] for trial in plan.trials}
@@ -490,7 +496,7 @@ def test_an_edit_renames_what_the_code_can_decide(tmp_path, monkeypatch, file, c
         (package / file).write_text(f"{source}\nmore = 1\n")
         after = named()
         assert (work.code() != code) == bool(changed)
-    fingerprints.code_digest.cache_clear()
+    forget_code()
     assert {name for name in before if not set(before[name]) & set(after[name])} == changed
 
 
@@ -684,6 +690,7 @@ def test_a_method_that_returns_what_is_no_set_of_its_trial_fails_that_trial(
         "order": (of(labels=torch.tensor([2, 1, 0])), "1 images of every class, in ascending"),
         "names": (of(classes=("0", "2", "1")), "the classes of the data set, in their order"),
         "infinite": (of(lambda images: images / 0), "some of its images are not finite"),
+        "pixels": (of(lambda images: images.abs() * 127), "normalised images, and its values of"),
         "data": (of(data="mnist"), "hold data 'digits', not 'mnist'"),
         "seed": (of(seed=1), "hold seed 0, not 1"),
     }
@@ -743,29 +750,71 @@ def test_an_unreadable_record_is_named_and_left_as_it_is(finished, tmp_path, pat
     assert path.read_bytes() == content
 
 
+def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, scheduler):
+    mtt = {"iterations": 1, "student_steps": 1, "expert_epochs": 1, "max_start": 1, "experts": 1}
+    mgd3 = {"unet_steps": 1, "unet_channels": [8], "steps": 1, "stop": 0}
+    taught = {"initialisation": "rotation", "pretraining": {"steps": 2}}
+    chosen = settings(
+        tmp_path / "study",
+        methods={"mtt": mtt, "mgd3": mgd3, "random": None},
+        configurations={"taught": taught},
+        **{"k": [3], "seeds": 1, "reference": "same_steps", "scheduler_address": scheduler},
+    )
+    assert study.run(chosen).failures.empty
+    shutil.rmtree(tmp_path / "study")
+    shutil.rmtree(tmp_path / "cache" / "references")
+    files = {
+        "mtt": next(tmp_path.glob("cache/prepared/mtt-*[0-9]")),
+        "mgd3": next(path for path in tmp_path.glob("cache/prepared/mgd3-*") if not path.suffix),
+        "random": next(tmp_path.glob("cache/pretrained/*.safetensors")),
+    }
+    for path in files.values():
+        path.write_bytes(b"")  # as a loss of power left it
+    failures = study.run(chosen).failures
+    assert set(failures["method"]) == {*files, "all data, same_steps"}
+    for row in failures.itertuples():
+        path = files.get(row.method, files["random"])
+        assert row.message.startswith(f"ValueError: {path} is not whole (")
+        assert "); delete it, and run again" in row.message
+
+
 def test_a_file_that_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
     def distil(dataset, network, ipcs, seed, parameters):
         raise NotImplementedError
 
-    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, shares=False))
-    given = {"methods": {"reader": {"path": str(tmp_path / "images.pt")}, "random": None}}
+    made = Preparation(lambda parameters, ipcs: [{}], distil)
+    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, shares=False, preparation=made))
+    path, long = str(tmp_path / "images.pt"), "a text of more letters than a file's name " * 10
+    readers = {
+        "alone": {"path": path},
+        "listed": {"files": ["no file", path]},
+        "deep": {"files": [{"of": {"cat": [long, path]}}]},
+        "none": {"path": long},
+    }
+    readers = {name: {"method": "reader", **given} for name, given in readers.items()}
+    given = {"methods": {**readers, "random": None}, "k": [3], "seeds": 1}
 
     def sets() -> dict[str, Path]:
-        trials = study.prepare(settings(tmp_path / "study", **given)).trials
-        return {trial.method: trial.set_path for trial in trials}
+        plan = study.prepare(settings(tmp_path / "study", **given))
+        found = {trial.method: trial.set_path for trial in plan.trials}
+        prepared = {name: plan.preparations(name)[0][1] for name in readers}
+        return {**found, **{f"prepared for {name}": path for name, path in prepared.items()}}
 
     (tmp_path / "images.pt").write_bytes(b"ours")
     before = sets()
     (tmp_path / "images.pt").write_bytes(b"theirs")
     after = sets()
-    assert {name for name in before if before[name] != after[name]} == {"reader"}
+    changed = {name for name in before if before[name] != after[name]}
+    read = {"alone", "listed", "deep"}
+    assert changed == read | {f"prepared for {name}" for name in read}
 
 
 @dataclass(frozen=True)
 class Reader(Parameters):
-    """A method that reads a file."""
+    """A method that reads files."""
 
-    path: str = setting(kind=str)
+    path: str = setting("no file", kind=str)
+    files: list = field(default_factory=list)
 
 
 # Two processes at once.
@@ -953,7 +1002,7 @@ def make_shift(dataset, network, job):
 
 
 def shifted(dataset, network, ipcs, seed, parameters, prepared):
-    total = sum(int(path.read_text()) for path in prepared)
+    total = sum(int(path.read_text()) for path in prepared) / 100
     sets = selection.random(dataset, network, ipcs, seed, parameters)
     return {ipc: replace(one, images=one.images + total) for ipc, one in sets.items()}
 
@@ -979,7 +1028,7 @@ def test_what_a_method_prepares_is_made_once_and_shared(tmp_path, scheduler, mon
     sets = result.distilled()
     assert [one.method for one in sets] == ["shifted"] * 2 + ["random"] * 2 + ["same"] * 2
     for moved, plain in zip(sets[:2], sets[2:4], strict=True):
-        assert torch.equal(moved.images, plain.images + 11)
+        assert torch.equal(moved.images, plain.images + 0.11)
         assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
     seconds = result.costs.groupby("method")["prepare_seconds"].unique()
     assert seconds["random"] == [0]

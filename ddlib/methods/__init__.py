@@ -4,7 +4,8 @@ Every method is `distil(dataset, network, ipcs, seed, parameters)` and returns o
 `{ipc: DistilledSet}`, or a DivergedError in the place of a set whose loss is no longer finite.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -41,7 +42,7 @@ class Method:
     With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
     more argument. outside(parameters): plain data that names what `distil` reads besides the data
     set, such as a digest of weights that the parameters give as a folder; a file that a parameter
-    names is known by its content without it.
+    names, in a list or a table too, is known by its content without it.
 
     `distil` raises ValueError for a size that the smallest class cannot fill.
     """
@@ -77,9 +78,17 @@ class Method:
 
     def reads(self, parameters: Parameters) -> list[Any]:
         """Return plain data that names all that `distil` reads besides the data set."""
-        texts = [value for value in vars(parameters).values() if isinstance(value, str)]
-        files = [path for path in map(from_root, texts) if path.is_file()]
+        files = filter(os.path.isfile, map(from_root, _texts(vars(parameters))))
         return [*self.outside(parameters), *map(file_digest, files)]
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    """Yield every text in plain data, in lists and tables too; not the names in a table."""
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, Mapping | list | tuple):
+        for value in plain.values() if isinstance(plain, Mapping) else plain:
+            yield from _texts(value)
 
 
 METHODS: dict[str, Method] = {

@@ -15,6 +15,7 @@ from ddlib import augment
 from ddlib.data import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
+from ddlib.files import reading
 from ddlib.methods.matching import Matching, Synthetic
 from ddlib.networks import Network, flatten, initial_parameters, logits, unflatten
 from ddlib.parameters import ByIpc, at_ipc, setting
@@ -122,9 +123,14 @@ def distil(
     batch norm, students and experts normalise by their own batch, as the reference's, which stay
     in training mode; no running statistics are matched.
     """
-    experts = [np.load(path, mmap_mode="r") for path in prepared]
+    experts = [_read_expert(path) for path in prepared]
     given = seed, parameters, experts
     return {ipc: or_diverged(_distil_size, dataset, network, ipc, *given) for ipc in ipcs}
+
+
+def _read_expert(path: Path) -> np.ndarray:
+    with reading(path):
+        return np.load(path, mmap_mode="r")
 
 
 def _distil_size(

@@ -325,7 +325,7 @@ def test_the_file_says_what_it_holds(tiny, unet):
     assert model.schedule["num_train_timesteps"] == 1000
     bad = unet.parent / "half"
     bad.write_bytes(unet.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"half is not a whole UNet .* delete it and run again"):
+    with pytest.raises(ValueError, match=r"half is not whole .* delete it, and run again"):
         load_unet(bad, tiny, levels=2)
 
 
