@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddlib.devices import send
+from ddlib.devices import send, unrounded
 from ddlib.parameters import check_names
 
 CROP_FRACTION = 0.125  # largest shift, of the image's side
@@ -172,8 +172,9 @@ def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Sample images bilinearly, zero outside, at matrices (count, 2, 2) times the output's grid."""
     affine = F.pad(matrices.to(images.dtype), (0, 1))
     shape = (len(matrices), *images.shape[1:])
-    grid = F.affine_grid(affine, shape, align_corners=False).expand(len(images), -1, -1, -1)
-    return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
+    with unrounded(images.device):
+        grid = F.affine_grid(affine, shape, align_corners=False).expand(len(images), -1, -1, -1)
+        return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
 
 
 def _rounded(pixels: float) -> int:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ddlib.devices import check_autocast, send
+from ddlib.devices import send, unrounded
 from ddlib.parameters import check_names, check_value
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
@@ -72,15 +72,24 @@ class Whitening:
     """ZCA: values in [0, 1] decorrelated over an image, and left as near to it as that allows.
 
     mean: (P,) of the P = channels x H x W values of an image; matrix: (P, P), symmetric.
+    Whitenings of equal values are equal.
     """
 
     mean: torch.Tensor
     matrix: torch.Tensor
 
-    @cached_property
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Whitening):
+            return NotImplemented
+        return torch.equal(self.mean, other.mean) and torch.equal(self.matrix, other.matrix)
+
+    def __hash__(self) -> int:
+        return hash(self.mean.numpy().tobytes())
+
+    @property
     def inverse(self) -> torch.Tensor:
-        """The inverse (P, P) of the matrix."""
-        return torch.linalg.inv(self.matrix.double()).to(self.matrix.dtype)
+        """The inverse (P, P) of the matrix, computed once for equal whitenings."""
+        return _inverse(self)
 
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Whitening":
@@ -106,19 +115,25 @@ class Whitening:
     def normalise(self, unit_images: torch.Tensor) -> torch.Tensor:
         """Images (N, channels, H, W) with values in [0, 1] -> zero mean, decorrelated."""
         mean, matrix = self._on(unit_images, self.mean, self.matrix)
-        return ((unit_images.flatten(1) - mean) @ matrix).view(unit_images.shape)
+        with unrounded(unit_images.device):
+            return ((unit_images.flatten(1) - mean) @ matrix).view(unit_images.shape)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
         """Whitened images (N, channels, H, W) -> values in [0, 1], clamped."""
         mean, inverse = self._on(images, self.mean, self.inverse)
-        return (images.flatten(1) @ inverse + mean).view(images.shape).clamp(0, 1)
+        with unrounded(images.device):
+            return (images.flatten(1) @ inverse + mean).view(images.shape).clamp(0, 1)
 
     def _on(self, images: torch.Tensor, *values: torch.Tensor) -> Iterator[torch.Tensor]:
-        check_autocast(images.device)
         given, wanted = images.shape[1:].numel(), len(self.mean)
         if given != wanted:
             raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
         return (send(value.to(images.dtype), images.device) for value in values)
+
+
+@lru_cache(maxsize=1)  # sets that are shown together share one whitening
+def _inverse(whitening: Whitening) -> torch.Tensor:
+    return torch.linalg.inv(whitening.matrix.double()).to(whitening.matrix.dtype)
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
@@ -212,8 +227,9 @@ def load(
     name: a key of DATASETS, searched in the folder DDLIB_DATA and then in ~/.cache/ddlib; or the
         path of a folder with train.npz and test.npz (images uint8 (N, H, W, channels) or
         (N, H, W), labels, class_names) or train/ and test/ (else val/), one folder of images a
-        class. Grey images keep their one channel, unless others have colours; 16 bits become 8;
-        a camera's orientation is applied. A warning counts what is skipped or rescaled.
+        class. Grey images keep their one channel, unless others have colours; their 16 bits
+        become 8, and colours of 16 bits are refused; a camera's orientation is applied. A warning
+        counts what is skipped or rescaled.
     classes: names of classes to keep; labels become 0..C-1 in this order.
     per_class: keep the first per_class training images of every class (all, if it has fewer).
     held_out: test on the last held_out training images of every class, which are then not trained
@@ -374,17 +390,22 @@ def _read_images(folder: Path, image_size: int | None) -> Pictures:
 def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tuple[Path, int]]:
     """Return the images below `folder` with their labels, in order; count what else is there.
 
-    Hidden files and folders, and what editors and file managers leave, are passed over.
+    Hidden files and folders, and what editors and file managers leave, are passed over. Links are
+    followed, but no class holds a folder twice, or one that holds all classes.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    files = []
-    walked = [(Path(place), inside) for place, _, inside in os.walk(folder, followlinks=True)]
-    for place, inside in sorted(walked):
+    files, root, seen = [], folder.resolve(), set()
+    for path, below, inside in os.walk(folder, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        place, real = Path(path), Path(path).resolve()
         parts = place.relative_to(folder).parts
-        if any(part.startswith(".") for part in parts):
-            continue
         label = names.index(parts[0]) if parts else None
+        if (label, real) in seen or (parts and root.is_relative_to(real)):
+            below.clear()
+            notes["folders skipped because a link leads to them again"] += 1
+            continue
+        seen.add((label, real))
         for name in sorted(inside):
             if name.startswith(".") or name.lower().endswith(LEFTOVERS):
                 continue
@@ -405,10 +426,16 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
             # A camera's MPO holds views of one picture, the first of which is the picture.
             if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
                 raise ValueError("it holds several pictures; save each to a file")
+            deep_colour = _has_deep_colour(picture)
             image = ImageOps.exif_transpose(picture)
             in_int32 = image.mode == "I" and picture.format in ("PNG", "PPM")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
+    if deep_colour:
+        raise ValueError(
+            f"image {path} is 16-bit colour, of which only 8 bits a channel would be read; save it "
+            "with 8 bits a channel"
+        )
     deep = in_int32 or image.mode.startswith("I;16")
     if not deep and image.mode not in UNALTERED:
         raise ValueError(
@@ -425,6 +452,16 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
         return ((np.asarray(image, np.uint32)[..., None] + 128) // 257).astype(np.uint8)
     pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _has_deep_colour(picture: Image.Image) -> bool:
+    """Return whether Pillow, yet to read the pixels, will cut several channels down to 8 bits."""
+    if picture.mode.startswith("I"):
+        return False
+    if picture.format == "PPM":
+        return any(isinstance(tile.args, tuple) and tile.args[-1] > 255 for tile in picture.tile)
+    # Not in BMP, where "BGR;16" has 16 bits for all channels.
+    return picture.format in ("PNG", "TIFF") and ";16" in str(picture.tile)
 
 
 def _check_options(zca: bool, **counts: int | None) -> None:

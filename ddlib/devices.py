@@ -6,7 +6,7 @@ ahead; and whether a run is still sound is asked once in many steps (`ddlib.trai
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -63,6 +63,13 @@ def precision(name: str, device: str) -> Iterator[None]:
             switch.fp32_precision = value
 
 
+def unrounded(device: torch.device) -> AbstractContextManager:
+    """Compute without autocast, also under bf16: for what is no layer of a network."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def check_autocast(device: torch.device) -> None:
     """Raise RuntimeError for an autocast on `device` that does not cast as `precision` does."""
     kind = device.type
@@ -73,6 +80,17 @@ def check_autocast(device: torch.device) -> None:
             "ddlib was called under torch.autocast, whose cache hides training steps from the "
             "network; leave it, and use `precision: bf16`, or ddlib.devices.precision in Python"
         )
+
+
+@contextmanager
+def float32_default() -> Iterator[None]:
+    """Let PyTorch make float32 tensors where no dtype is named, and restore its default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -100,15 +100,17 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         signed = 2 * resized(dataset.normalisation.denormalise(images), (side, side)) - 1
-        return vae.encode(signed).latent_dist.mode() * vae.config.scaling_factor
+        # float32, whatever the precision, so that only the layers round.
+        return vae.encode(signed).latent_dist.mode().float() * vae.config.scaling_factor
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        unit = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        pixels = vae.decode(latents / vae.config.scaling_factor).sample.float()
+        unit = (pixels / 2 + 0.5).clamp(0, 1)
         return dataset.normalisation.normalise(resized(unit, dataset.image_shape[1:]))
 
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         steps = t.to(device).expand(len(latents))
-        return transformer(latents, timestep=steps, class_labels=labels).sample
+        return transformer(latents, timestep=steps, class_labels=labels).sample.float()
 
     learned = transformer.config.out_channels == 2 * transformer.config.in_channels
     variance = "learned_range" if learned else "fixed_small"
@@ -180,7 +182,7 @@ def load_unet(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerato
     unet, schedule = _read_unet(path, dataset.train.images.device) if path else (None, {})
 
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return unet(latents, t, class_labels=labels).sample
+        return unet(latents, t, class_labels=labels).sample.float()
 
     classes, (channels, height, width) = range(dataset.class_count), dataset.image_shape
     chunk = max(1, min(64, UNET_CHUNK_PIXELS // (height * width)))

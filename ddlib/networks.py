@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ddlib.devices import check_autocast, seeded, send
+from ddlib.devices import check_autocast, float32_default, seeded, send
 from ddlib.parameters import check_names, check_options, read_options
 from ddlib.zoo import NETWORKS, BatchNorm, Network
 
@@ -64,7 +64,7 @@ def build(
     """
     checked = read_network({"name": name, **options})
     constructor = NETWORKS[checked.pop("name")]
-    with torch.device("meta"):
+    with float32_default(), torch.device("meta"):
         network = constructor(tuple(image_shape), class_count, **checked)
     places = list(network.named_parameters(remove_duplicate=False))
     if len(places) > len(list(network.parameters())):
@@ -73,7 +73,7 @@ def build(
             "trained apart; give each place its own"
         )
     if list(network.buffers()):  # those on "meta" have no values
-        with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
+        with float32_default(), torch.device("cpu"), seeded(torch.Generator(), "cpu"):
             whole = constructor(tuple(image_shape), class_count, **checked)
         network.constants = {
             name: value.float() if value.is_floating_point() else value
@@ -133,7 +133,7 @@ def _reset(layer: nn.Module, name: str, generator: torch.Generator) -> torch.Ten
     fresh = deepcopy(layer).to_empty(device="cpu")
     getattr(fresh, own).fill_(math.nan)
     if hasattr(fresh, "reset_parameters"):
-        with seeded(generator, "cpu"):
+        with float32_default(), seeded(generator, "cpu"):
             fresh.reset_parameters()
     value = getattr(fresh, own)
     if value.isnan().any():

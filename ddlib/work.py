@@ -247,6 +247,21 @@ def evaluate(
     return outcomes, seconds(context) - start
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The images of some rows, for a training to take its batches from, without a copy of all."""
+
+    images: torch.Tensor
+    rows: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def __getitem__(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.images[self.rows[batch]]
+
+
 @in_precision
 def find_length(
     context: Context, configuration: Configuration, body: Path | None, converged: Converged
@@ -260,11 +275,12 @@ def find_length(
     dataset, network = _open(context, configuration)
     start, real, recipe = seconds(context), dataset.train, configuration.recipe
     held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-    rest, test = (data.Split(real.images[at], real.labels[at]) for at in (~held, held))
+    test = data.Split(real.images[held], real.labels[held])
+    rest = _Rows(real.images, (~held).nonzero().flatten()), real.labels[~held]
     theta = _initial(context, network, configuration, (0, 0), body)
 
     def risk(steps: int) -> float:
-        given = rest.images, rest.labels, test, replace(recipe, steps=steps), (0, 0), theta
+        given = *rest, test, replace(recipe, steps=steps), (0, 0), theta
         outcome = or_diverged(train_and_score, network, *given)
         return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 

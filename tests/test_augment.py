@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from ddlib.augment import FAMILIES, STRATEGIES, Draw, apply, draw
+from ddlib.devices import precision
 
 ALL = ("color", "crop", "cutout", "flip", "scale", "rotate")
 # Strengths of the reference implementation; positions and coins are fractions.
@@ -308,6 +309,15 @@ def test_the_largest_fraction_stays_inside(family):
         near = apply(images, Draw(family, values_of(**dict.fromkeys(names, 1 - 1e-4))))
         assert last.shape == images.shape
         assert torch.equal(last, near)
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("count", [1, 3])
+def test_bf16_changes_no_augmentation(family, count):
+    images, drawn = noise(3, 3, 16, 16), draw((family,), count, seeded())
+    with precision("bf16", "cpu"):
+        rounded = apply(images, drawn)
+    assert torch.equal(rounded, apply(images, drawn))
 
 
 # Gradients

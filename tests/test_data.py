@@ -1,5 +1,7 @@
 import os
 import pickle
+import struct
+import zlib
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.datasets import CIFAR10
 
 from ddlib.data import DATASETS, Normalisation, load
+from ddlib.devices import precision
 from ddlib.settings import read_ipcs
 
 real_data = pytest.mark.skipif(
@@ -190,14 +193,30 @@ def test_whitening_is_undone():
         whitened.normalisation.normalise(torch.zeros(2, 1, 4, 4))
 
 
-def test_a_whitening_is_inverted_once_however_many_chunks_it_undoes():
+def test_a_whitening_is_inverted_once_however_many_chunks_and_files_have_it():
     whitening = load("digits", zca=True).normalisation
-    images = torch.zeros(8, 1, 8, 8)
-    whitening.denormalise(images)
+    images, content = torch.zeros(8, 1, 8, 8), pickle.dumps(whitening)
+    expected = whitening.denormalise(images)
+    assert len(pickle.dumps(whitening)) == len(content)  # the inverse does not travel along
     with Solves() as solves:
-        for _ in range(5):
-            whitening.denormalise(images)
+        for again in (whitening, pickle.loads(content), pickle.loads(content)):
+            assert torch.equal(again.denormalise(images), expected)
     assert solves.count == 0
+    other = replace(whitening, matrix=2 * whitening.matrix)
+    assert whitening == again != other
+    torch.testing.assert_close(
+        other.denormalise(2 * images + 1), whitening.denormalise(images + 0.5)
+    )
+
+
+def test_a_whitening_is_exact_under_bf16():
+    digits = load("digits", zca=True)
+    images, whitening = digits.train.images, digits.normalisation
+    unit = whitening.denormalise(images)
+    with precision("bf16", "cpu"):
+        assert torch.equal(whitening.denormalise(images), unit)
+        again = whitening.normalise(unit)
+    assert torch.equal(again, whitening.normalise(unit))
 
 
 class Solves(TorchDispatchMode):
@@ -436,6 +455,47 @@ def test_grey_images_of_16_bits_are_scaled_and_said(tmp_path):
         assert image[0].tolist() == [[0, 100, 255], [0, 1, 128]]
 
 
+def deep_colour(suffix):
+    """A file of one pixel, of red 0x1234 in 16 bits, which Pillow can read but not write."""
+    pixel = struct.pack(">3H", 0x1234, 0, 0)
+    if suffix == "ppm":
+        return b"P6 1 1 65535\n" + pixel
+    if suffix == "png":
+        parts = (b"IHDR", struct.pack(">2I5B", 1, 1, 16, 2, 0, 0, 0)), (b"IEND", b"")
+        chunks = [parts[0], (b"IDAT", zlib.compress(b"\0" + pixel)), parts[1]]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+            for kind, content in chunks
+        )
+    tags = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1 << 16)]
+    tags += [(262, 3, 1, 2 << 16), (273, 4, 1, 128), (277, 3, 1, 3 << 16), (278, 4, 1, 1)]
+    tags += [(279, 4, 1, 6)]
+    entries = b"".join(struct.pack(">2H2I", *tag) for tag in tags)
+    head = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + entries + bytes(4)
+    return head + struct.pack(">3H", 16, 16, 16) + pixel
+
+
+@pytest.mark.parametrize("suffix", ["png", "ppm", "tif"])
+def test_colours_of_16_bits_are_refused_by_name(tmp_path, suffix):
+    folder = write_pictures(tmp_path, bee=Image.new("RGB", (1, 1)))
+    (folder / "train" / "ant" / f"a.{suffix}").write_bytes(deep_colour(suffix))
+    with pytest.raises(ValueError, match=rf"ant/a.{suffix} is 16-bit colour, .*; save it with 8"):
+        load(folder)
+
+
+def test_a_bmp_of_16_bits_for_all_three_channels_is_read(tmp_path):
+    folder = write_pictures(tmp_path, bee=Image.new("RGB", (1, 1)))
+    header = struct.pack("<2sI2HI", b"BM", 70, 0, 0, 66)
+    header += struct.pack("<I2i2H6I", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    header += struct.pack("<3I", 0xF800, 0x7E0, 0x1F)  # of red, green and blue
+    for split in ("train", "test"):
+        (folder / split / "ant" / "a.bmp").write_bytes(header + struct.pack("<HH", 0xF800, 0))
+    assert grey_levels(load(folder))[0].flatten().tolist() == [255, 0, 0]
+
+
 def test_grey_folders_keep_one_channel_and_mixed_ones_are_said(tmp_path):
     grey, bits = Image.fromarray(pixels(5, 4)), Image.new("1", (4, 5), 1)
     opaque = Image.merge("LA", (grey, Image.new("L", grey.size, 255)))
@@ -515,6 +575,20 @@ def test_what_is_no_image_is_passed_over_or_counted(tmp_path):
     with pytest.warns(UserWarning, match=said):
         again = load(folder)
     assert torch.equal(again.train.images, loaded.train.images)
+
+
+def test_a_link_that_leads_back_adds_no_images_and_is_said(tmp_path):
+    folder = write_images(tmp_path / "own")
+    apart = tmp_path / "apart"
+    (folder / "train" / "bee").rename(apart)
+    (folder / "train" / "bee").symlink_to(apart)
+    wanted = load(folder)  # a link elsewhere is followed, and nothing said
+    assert wanted.train.labels.tolist() == [0] * 3 + [1] * 3
+    for place, target in (("ant/self", "."), ("ant/up", ".."), ("bee/again", apart)):
+        (folder / "train" / place).symlink_to(target)
+    with pytest.warns(UserWarning, match=r"train: folders skipped because a link leads .*: 3$"):
+        loaded = load(folder)
+    assert torch.equal(loaded.train.images, wanted.train.images)
 
 
 # ---- options ----

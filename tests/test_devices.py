@@ -1,5 +1,6 @@
 """Everything on a pretended accelerator: the CPU's numbers, one device, and hardly a wait."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerator import NAME, There, accelerator, moved
 from safetensors.torch import load
+from torch import nn
 
 from ddlib import augment, zoo
 from ddlib.configurations import Configuration, pretrain
@@ -322,12 +324,28 @@ def computed(dataset: DataSet, folder) -> dict[str, bytes]:
     configuration = Configuration.read(given, "this test")
     network = configuration.build(dataset.image_shape, dataset.class_count)
     made |= configuration.initial(network, generator("weights"))
+    network = build("own", dataset.image_shape, dataset.class_count)
+    made |= {**network.constants, **initial_parameters(network, generator("own"))}
     made["digits"] = load_data("digits", per_class=2).train.images
     made["whitened"] = load_data("digits", per_class=2, zca=True).train.images
     return {name: value.detach().numpy().tobytes() for name, value in made.items()}
 
 
-def test_a_default_dtype_of_float64_changes_nothing(tiny, tmp_path):
+class Pairs(nn.Module):
+    """A layer with weights of its own kind, and random values that are no weights."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.layer = nn.Bilinear(pixels, pixels, 4)
+        self.register_buffer("signs", torch.randn(pixels))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1), images.flatten(1) * self.signs)
+
+
+def test_a_default_dtype_of_float64_changes_nothing(tiny, tmp_path, monkeypatch):
+    own = lambda shape, classes: zoo.Network(Pairs(math.prod(shape)), nn.Linear(4, classes))  # noqa: E731
+    monkeypatch.setitem(zoo.NETWORKS, "own", own)
     wanted = computed(tiny, tmp_path)
     torch.set_default_dtype(torch.float64)
     try:
@@ -337,14 +355,14 @@ def test_a_default_dtype_of_float64_changes_nothing(tiny, tmp_path):
 
 
 def test_an_autocast_of_ones_own_is_refused_or_changes_nothing(tiny, tmp_path):
-    random = selected(tiny, "random")
+    random, whitened = selected(tiny, "random"), load_data("digits", zca=True)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(selected(tiny, "random"), random)
+        assert torch.equal(load_data("digits", zca=True).test.images, whitened.test.images)
         for act in (
             lambda: distilled(tiny, "dm", tmp_path, 1),
             lambda: distilled(tiny, "dc", tmp_path, 1),
             lambda: trained(tiny, 1),
-            lambda: load_data("digits", zca=True),
         ):
             with pytest.raises(
                 RuntimeError, match=r"called under torch\.autocast, .* leave it, and"

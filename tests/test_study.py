@@ -31,6 +31,7 @@ from distributed import Client
 from filelock import FileLock
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load as parse
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddlib import data, fingerprints, networks, running, study, tables, training, work
 from ddlib.files import from_root
@@ -261,6 +262,26 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
         score = train_and_score(network, *given, (row.seed, 0))
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
         assert score.balanced_accuracy == row.balanced_accuracy
+
+
+class Taken(TorchDispatchMode):
+    """While it is on, `most` is how many values were taken out of a tensor at once."""
+
+    most = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        if "aten.index.Tensor" in str(operation):
+            self.most = max(self.most, made.numel())
+        return made
+
+
+def test_the_length_of_a_reference_is_found_without_a_copy_of_the_training_set(tmp_path):
+    plan = study.prepare(settings(tmp_path / "study"))
+    assert plan.dataset.train.images.shape == (60, 1, 8, 8)  # 6 of them are held out
+    with Taken() as taken:
+        work.find_length(plan.context, plan.first, None, training.Converged(held_out=0.1))
+    assert taken.most == plan.first.recipe.batch_size * 64 == 16 * 64
 
 
 def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(tmp_path, scheduler, monkeypatch):

@@ -17,7 +17,8 @@ from diffusers import (
 from sklearn.cluster import KMeans
 
 from ddlib import generators
-from ddlib.data import DataSet, Normalisation, Split
+from ddlib.data import DataSet, Normalisation, Split, Whitening
+from ddlib.devices import precision
 from ddlib.generators import (
     ImageGenerator,
     _chosen_ids,
@@ -593,6 +594,23 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(dit, coloured, monkeypa
     modes_shown = distil(coloured, None, [10], 0, replace(parameters, images="modes"), [])[10]
     torch.testing.assert_close(modes_shown.images, made.images)
     assert len(asked) == 4  # chunks of 8 of the 30 images: none is asked for again
+
+
+@pytest.mark.parametrize("images", ["generated", "modes"])
+def test_whitened_images_under_bf16_are_float32_and_rounded_by_networks_alone(
+    dit, coloured, images
+):
+    pixels = torch.randint(256, (200, 192), generator=torch.Generator().manual_seed(3))
+    whitened = replace(coloured, normalisation=Whitening.fit(pixels, 255))
+    for name, within in (("unet", 0.0), (str(dit), 0.1)):
+        if name == "unet" and images == "generated":
+            continue
+        parameters = settings(generator=name, images=images, class_ids=[4, 5, 6])
+        exact = distil(whitened, None, [2], 0, parameters, [])[2].images
+        with precision("bf16", "cpu"):
+            rounded = distil(whitened, None, [2], 0, parameters, [])[2].images
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, rtol=0, atol=within)
 
 
 def test_images_of_another_size_are_resized_there_and_back(dit, coloured):
