@@ -43,7 +43,7 @@ DESIGNS = {  # seeds, noise at k = 10, its fall with k, and what a seed shares o
 LOST = {  # seeds without a trial, and at how many of the largest k
     "5 seeds, 2 lost at the largest k": {"lost": 2, "sizes": 1},
     "5 seeds, 3 lost at the 3 largest k": {"lost": 3, "sizes": 3},
-    "5 seeds, 4 lost at the 3 largest k": {"lost": 4, "sizes": 3},
+    "5 seeds, 4 lost at the 2 largest k": {"lost": 4, "sizes": 2},
 }
 SOUND = list(DESIGNS)
 DESIGNS |= {name: DESIGNS["5 seeds"] | lost for name, lost in LOST.items()}
@@ -78,6 +78,8 @@ def judge(number: int, truth: str | float, name: str) -> dict:
     names = ("inverse_sqrt", "free_exponent")
     fits = {name: laws.fit(gaps, name, draws=DRAWS) for name in names}
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
+    if not free.fitted:  # too few sizes are left
+        return {"outcome": "undecided"}
     b, c = free.parameters["b"], law.parameters["c"]
     size = len(law.data.seeds) * len(KS)
     small = {p: 2 * p * (p + 1) / (len(KS) - p - 1) for p in (2, 3)}
@@ -103,7 +105,8 @@ def simulated(pool: ProcessPoolExecutor, truth: str | float, name: str) -> pd.Da
 
 
 def share(values) -> str:
-    return f"{np.mean(values):.0%}"
+    known = pd.Series(values).dropna()
+    return f"{known.mean():.0%}" if len(known) else "–"
 
 
 def verdicts(judged: Judged) -> list[list[str]]:
