@@ -116,8 +116,8 @@ def hold(scales, kept: int, exponent: float, rng: np.random.Generator) -> pd.Ser
     return pd.Series(
         {
             "held": row["low"] <= truth <= row["high"],
-            "low end": ends[0] / truth,
-            "high end": ends[1] / truth,
+            "smaller": ends[0] / truth,
+            "larger": ends[1] / truth,
         }
     )
 
@@ -129,8 +129,10 @@ def intervals(studies: int, rng: np.random.Generator) -> Iterator[dict]:
         found = pd.DataFrame([hold(MEMBERS[name], kept, exponent, rng) for _ in range(studies)])
         row = {"family": name, "exponent": exponent, "seeds left": f"{kept} of 5"}
         row["interval holds k*"] = found["held"].mean().round(3)
-        for end in ("low end", "high end"):
-            row[f"median of {end} / k*"] = found[end].astype(float).median().round(3)
+        for end in ("smaller", "larger"):
+            row[f"median of the {end} of k_star and raw / k*"] = (
+                found[end].astype(float).median().round(3)
+            )
         yield row
 
 

@@ -20,7 +20,7 @@ from ddlib.laws import SAME, Fits
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
 BASELINE = "random"  # what every method has to beat
 LEVEL = 0.05
-HARDLY = 0.01  # of the way from naming the largest class to being always right
+HARDLY = 0.01  # of the way from a guess to being always right
 EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
 
@@ -129,7 +129,7 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
     listed = "\n".join(lines)
     return (
         f"**Hardly better than a guess.** The balanced accuracy of a guess is {guess:.1%}. "
-        f"Not better, or by less than {HARDLY:.0%} of what is left to gain:\n\n{listed}\n\n"
+        f"Below {least:.1%}:\n\n{listed}\n\n"
         "A gap from or to such a network says nothing of the images."
     )
 

@@ -178,7 +178,7 @@ def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
         raise ValueError(
             f"k={largest * len(counts)} of {len(counts)} classes: ipc={largest} is more than the "
             f"{fewest} images of class {dataset.classes[counts.index(fewest)]}; choose ipc <= "
-            f"{fewest}"
+            f"{fewest}, that is k <= {fewest * len(counts)}"
         )
 
 
@@ -444,8 +444,8 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
         )
     if image.has_transparency_data and (deep or image.convert("RGBA").getextrema()[3][0] < 255):
         raise ValueError(
-            f"image {path} is transparent in places, where it has no colour of its own; save it "
-            "over the background that it should have"
+            f"image {path} has transparent pixels, which have no colour; save it over the "
+            "background that it should have"
         )
     if deep:
         notes["images of 16 bits scaled from 0..65535 to 0..255"] += 1

@@ -213,10 +213,10 @@ def _exponent(free: Fit) -> str:
 def _told(free: Fit) -> str:
     """Say the power: which exponents this design tells from 1/2."""
     low, high = detectable(free)
-    above = f"about 9 of 10 such studies would reject b = {high:.2f} and more"
+    above = f"reject 1/2 if the true exponent were {high:.2f} or more"
     if low <= 0:
-        return f"This design cannot tell a lower exponent from 1/2; {above}."
-    return f"Power: {above}, or {low:.2f} and less."
+        return f"Power: no lower exponent can be told from 1/2; 9 of 10 such studies would {above}."
+    return f"Power: about 9 of 10 such studies would {above}, or {low:.2f} or less."
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:

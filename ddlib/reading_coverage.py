@@ -22,8 +22,9 @@ NAMES = {
 }
 METHOD = (
     "p: the share of relabellings, in which configurations swap their gaps, that give as large an "
-    "R² (or lead in R²), the larger for cross-fitted and raw worst gaps. Intervals hold the noise "
-    "of seeds, not the error of reading k* between measured sizes."
+    "R² (or lead in R²). It is computed twice, with k* of cross-fitted and of raw worst gaps, and "
+    "the larger is said. R² is that of ln k*. Intervals hold the noise of seeds, not the error of "
+    "reading k* between measured sizes."
 )
 
 
@@ -103,11 +104,10 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
             text += f" ({h_cov['low']:.0f} to {h_cov['high']:.0f} over draws of seeds)"
     errors = table["loo"].dropna().sort_values()
     if errors.empty:
-        return f"{text}. The other families do not tell what a left-out one needs."
+        return f"{text}. No leave-one-out error can be computed."
     best = errors.index[0]
-    text += (
-        f". Least wrong at left-out {h_cov['left_out']}: {NAMES[best]} ({errors[best]:.0f} images"
-    )
+    text += f". Smallest error at left-out {h_cov['left_out']}: {NAMES[best]} "
+    text += f"({errors[best]:.0f} images"
     if best != "h_cov" and "h_cov" in errors:
         text += f"; H_cov errs by {errors['h_cov']:.0f}"
     return f"{text})."

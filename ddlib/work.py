@@ -216,7 +216,7 @@ def distil(
                 check_set(outcome, dataset, method, ipc, seed)
             outcomes[ipc] = outcome
         except ValueError as error:
-            outcomes[ipc] = ValueError(f"the method {method!r} returned what is no set: {error}")
+            outcomes[ipc] = ValueError(f"the method {method!r} returned no valid set: {error}")
     return outcomes, taken
 
 

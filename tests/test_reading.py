@@ -26,8 +26,8 @@ def test_a_true_inverse_square_root_survives():
     assert text.startswith("**dm.** The curve a/√k + c survives: the exponent's interval holds 1/2")
     assert "AIC prefers a/√k + c" in text
     below, above = laws.detectable(fits["free_exponent"])
-    power = f"about 9 of 10 such studies would reject b = {above:.2f} and more, or {below:.2f}"
-    assert f"Power: {power} and less." in text
+    power = f"reject 1/2 if the true exponent were {above:.2f} or more, or {below:.2f} or less."
+    assert f"Power: about 9 of 10 such studies would {power}" in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
     spent = fits["inverse_sqrt"].k_floor(0.1)
     assert spent.low < 40000 < spent.high

@@ -41,7 +41,8 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         "**Worst gap 0.1: k* rises with H_cov (weak evidence, relabelling p = 0.010); ln M, the "
         "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
         "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 more images (10 to 30 over draws of "
-        "seeds). Least wrong at left-out families: H_cov (5 images). 8 families have 5 distinct k*."
+        "seeds). Smallest error at left-out families: H_cov (5 images). 8 families have 5 "
+        "distinct k*."
         " Among 5 families of equal M, where ln M says nothing, k* rises with H_cov (weak "
         "evidence, p = 0.030; R² 0.70, 4 distinct k*)."
     )
@@ -61,10 +62,14 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
         ({"reason": "1 of 8 inside"}, {}, ["nothing can be said of H_cov.** 1 of 8 inside."]),
-        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Least"]),
-        ({"loo": 9.0}, {}, ["Least wrong at left-out families: ln M (5 images; H_cov errs by 9)."]),
-        ({"loo": np.nan}, {}, ["Least wrong at left-out families: ln M (5 images)."]),
-        ({"loo": np.nan}, {"loo": np.nan}, ["do not tell what a left-out one needs."]),
+        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Smallest"]),
+        (
+            {"loo": 9.0},
+            {},
+            ["Smallest error at left-out families: ln M (5 images; H_cov errs by 9)."],
+        ),
+        ({"loo": np.nan}, {}, ["Smallest error at left-out families: ln M (5 images)."]),
+        ({"loo": np.nan}, {"loo": np.nan}, ["No leave-one-out error can be computed."]),
         ({"censored": 3}, {}, ["5 distinct k*, 3 of them beyond the measured sizes"]),
         ({"reduced": 2, "fewest": 3}, {}, ["2 families lost seeds to missing trials, down to 3"]),
         ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),

@@ -722,7 +722,7 @@ def test_a_method_that_returns_what_is_no_set_of_its_trial_fails_that_trial(
     assert list(result.failures["method"]) == list(methods)
     assert set(result.failures["status"]) == {"failed"}
     for row in result.failures.itertuples():
-        beginning = f"ValueError: the method {row.method!r} returned what is no set: it should "
+        beginning = f"ValueError: the method {row.method!r} returned no valid set: it should "
         assert row.message.startswith(beginning)
         assert methods[row.method][1] in row.message
     assert len(list(tmp_path.glob("study/distilled/*.safetensors"))) == 1
