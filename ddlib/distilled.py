@@ -119,7 +119,7 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
     if not torch.equal(synthetic.labels.cpu(), labels):
         raise ValueError(f"it should hold {ipc} images of every class, in ascending label")
     if not synthetic.images.isfinite().all():
-        raise ValueError("some of its images hold NaN or infinite values")
+        raise ValueError("it should be finite, and some of its pixels are NaN or infinite")
     if synthetic.normalisation != dataset.normalisation:
         raise ValueError("it should be normalised as the data set is")
     low, high = (bound.item() for bound in synthetic.images.aminmax())

@@ -710,7 +710,7 @@ def test_a_method_that_returns_what_is_no_set_of_its_trial_fails_that_trial(
         "class": (of(labels=torch.tensor([0, 1, 1])), "1 images of every class, in ascending"),
         "order": (of(labels=torch.tensor([2, 1, 0])), "1 images of every class, in ascending"),
         "names": (of(classes=("0", "2", "1")), "the classes of the data set, in their order"),
-        "infinite": (of(lambda images: images / 0), "some of its images are not finite"),
+        "infinite": (of(lambda images: images / 0), "some of its pixels are NaN or infinite"),
         "pixels": (of(lambda images: images.abs() * 127), "normalised images, and its values of"),
         "data": (of(data="mnist"), "hold data 'digits', not 'mnist'"),
         "seed": (of(seed=1), "hold seed 0, not 1"),
