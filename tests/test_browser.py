@@ -309,7 +309,7 @@ def test_jupyterlab_follows_the_keyboard(watched, tmp_path):
         ipc = Driven(watched, 0, explore.IpcExplorer(found))
         playwright.expect(ipc.picture.locator("svg")).to_be_visible()
         ipc.slide("ipc", "ArrowLeft", "ArrowLeft")
-        ipc.slide("least_gain", "ArrowRight")
+        ipc.slide("least_gain", "ArrowLeft")
         ipc.tick("methods", "mtt")
         ipc.tick("laws", "a/k + c")
         watched.screenshot(path=_screen("lab_ipc.png"))

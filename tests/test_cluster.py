@@ -46,7 +46,7 @@ GRID = {
     "k": [6, 3],
     "seeds": 2,
 }
-TRIALS, REFERENCES = 2 * 2 * 2 * 2, 2 * 2
+TRIALS, REFERENCES = 2 * 2 * 2 * 2, 2 * 2 * 2
 
 
 def settings(root: Path, **changes) -> Settings:
