@@ -202,7 +202,8 @@ def main() -> None:
         for head, (simulate, text) in SECTIONS.items():
             parts += [f"## {head}", text, "\n".join(table(simulate(judged)))]
             print("\n\n".join(parts[-3:]), flush=True)
-        parts += [each.result() for each in others]
+        for part in (part for each in others for part in each.result()):
+            parts.append(part if isinstance(part, str) else "\n".join(table(part)))
     PAGE.write_text("\n\n".join(parts) + "\n")
 
 

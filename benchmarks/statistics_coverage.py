@@ -1,6 +1,5 @@
-"""Simulate what the statistics of the coverage law claim: size, power and coverage.
+"""Simulate what the statistics of the coverage law claim: see benchmarks.statistics.
 
-`python -m benchmarks.statistics_coverage` prints two tables in Markdown, in some minutes on a core.
 Gaps are a/√k + c with the noise of a trial, of a seed and of a seed's network; configurations lie
 in three dimensions, with nested and overlapping families as notebook 03 has them.
 """
@@ -136,24 +135,10 @@ def intervals(studies: int, rng: np.random.Generator) -> Iterator[dict]:
         yield row
 
 
-def markdown(rows: Iterator[dict]) -> str:
-    """Return rows as a table in Markdown."""
-    table = pd.DataFrame(rows)
-    lines = [
-        list(table.columns),
-        ["---"] * len(table.columns),
-        *table.astype(str).to_numpy().tolist(),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def report(studies: int = 300) -> str:
-    """Return the section of docs/statistics.md."""
-    rng = np.random.default_rng(0)
-    return "\n\n".join(
-        [TEXT, markdown(claims(studies, rng)), KEPT, markdown(intervals(studies, rng))]
-    )
-
-
-if __name__ == "__main__":
-    print(report())
+def report(studies: int = 300) -> list[str | list[list[str]]]:
+    """Return the section of docs/statistics.md: texts, and the rows of their tables."""
+    rng, parts = np.random.default_rng(0), []
+    for text, rows in ((TEXT, claims(studies, rng)), (KEPT, intervals(studies, rng))):
+        table = pd.DataFrame(rows)
+        parts += [text, [list(table.columns), *table.astype(str).to_numpy().tolist()]]
+    return parts

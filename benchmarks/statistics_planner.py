@@ -1,7 +1,4 @@
-"""How often the planner's 95 % intervals hold, on simulated families: a table for docs.
-
-`python -m benchmarks.statistics_planner` prints it in about a minute.
-"""
+"""How often the planner's 95 % intervals hold on simulated families: see benchmarks.statistics."""
 
 import numpy as np
 import pandas as pd
@@ -86,16 +83,11 @@ def summary(tested: pd.DataFrame) -> dict[str, float]:
     return row | {"law doubted": tested.groupby("study")["doubted"].first().mean()}
 
 
-def report() -> str:
-    """Return the section of docs/statistics.md."""
-    rows = {(sd, b): summary(coverage(sd, b)) for sd, b in CELLS}
-    heads = ["sd of ln a", "exponent", *next(iter(rows.values()))]
-    lines = [heads, ["---"] * len(heads)]
-    for (sd, b), row in rows.items():
-        cells = [f"{v:.3f}" if name.startswith("width") else f"{v:.0%}" for name, v in row.items()]
-        lines.append([str(sd), str(b), *cells])
-    return f"{TEXT}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-if __name__ == "__main__":
-    print(report())
+def report() -> list[str | list[list[str]]]:
+    """Return the section of docs/statistics.md: its text, and the rows of its table."""
+    cells = {(sd, b): summary(coverage(sd, b)) for sd, b in CELLS}
+    rows = [["sd of ln a", "exponent", *next(iter(cells.values()))]]
+    for place, row in cells.items():
+        said = [f"{v:.3f}" if name.startswith("width") else f"{v:.0%}" for name, v in row.items()]
+        rows.append([*map(str, place), *said])
+    return [TEXT, rows]

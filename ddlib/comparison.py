@@ -80,18 +80,17 @@ def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
         gap_n, *gap = _student(own["gap_error"])
         balanced = own["balanced_accuracy"].mean()
         rows.append((method, ipc, k, len(own), n, *accuracy, balanced, *gap, gap_n))
-    names = ["accuracy", "low", "high", "balanced_accuracy", "gap", "gap_low", "gap_high"]
-    names.append("gap_n")
-    return pd.DataFrame(rows, columns=[*keys, "seeds", "n", *names])
+    names = [*keys, "seeds", "n", "accuracy", "low", "high", "balanced_accuracy"]
+    return pd.DataFrame(rows, columns=[*names, "gap", "gap_low", "gap_high", "gap_n"])
 
 
-def not_positive(trials: pd.DataFrame, measure: str = "gap_error") -> dict[str, list[int]]:
-    """Return, by method, the k at which the mean gap is at or below 0, if there are any.
+def not_positive(trials: pd.DataFrame) -> dict[str, list[int]]:
+    """Return, by method, the k at which the mean gap in error is at or below 0, if there are any.
 
     There networks trained on S do as well as those trained on all data D, or better, so the gap is
     no price of distillation. trials: of one configuration.
     """
-    gaps = trials[measure].where(trials["status"] == "ok")
+    gaps = trials["gap_error"].where(trials["status"] == "ok")
     means = gaps.groupby([trials["method"], trials["k"], trials["seed"]], sort=False).mean()
     means = means.groupby(["method", "k"], sort=False).mean()
     found: dict[str, list[int]] = {}

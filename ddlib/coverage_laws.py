@@ -30,7 +30,7 @@ its id, so families and methods stay paired where one of them lost a seed.
 p-values relabel configurations (Mantel 1967): which configuration owns which curve of gaps is
 permuted, the distances and families stay, and every k* is computed again. Families that nest or
 share members are alike in every relabelling too, so they do not count as independent. Simulated
-size, power and coverage: `benchmarks/statistics_coverage.py`.
+size, power and coverage: docs/statistics.md.
 
 Letters: C configurations, M members, S seeds, K sizes, F families, D draws, B relabellings.
 """
@@ -142,11 +142,8 @@ def transfer(
         cells = [cube.of([f"{name} by {each}" for name in members]) for each in (first, method)]
         _, seeds = usable(np.concatenate(cells))
         n = int(seeds.sum())
-        head, cases = (
-            {"family": family, "method": method, "n": n},
-            product(GAPS, enumerate(cube.ks)),
-        )
-        head["missing"] = len(seeds) - n
+        head = {"family": family, "method": method, "n": n, "missing": len(seeds) - n}
+        cases = list(product(GAPS, enumerate(cube.ks)))
         if n < 2:
             rows += [head | {"gap": kind, "k": k} for kind, (_, k) in cases]
             continue
@@ -214,15 +211,8 @@ def k_star(
             for epsilon, row, raw in zip(epsilons, table, relabelled[-1][1, :, 0], strict=True)
         ]
     names = ["family", "epsilon", "k_star", "low", "high", "raw", "censored", "fails_at"]
-    names += [
-        "holds_at",
-        "smallest",
-        "largest",
-        "seeds",
-        "missing_seeds",
-        "missing_sizes",
-        "reason",
-    ]
+    names += ["holds_at", "smallest", "largest", "seeds", "missing_seeds", "missing_sizes"]
+    names += ["reason"]
     table = pd.DataFrame(rows).reindex(columns=names)
     return KStars(table, np.concatenate(drawn), np.concatenate(relabelled, axis=1))
 

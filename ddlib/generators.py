@@ -68,22 +68,7 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     Raises FileNotFoundError if there is no such pipeline, ValueError if it does not fit the data,
     does not predict noise, or its ids for the classes are not known.
     """
-    from diffusers import DiTPipeline
-
-    try:
-        pipeline = DiTPipeline.from_pretrained(name, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"generator={name!r} cannot be loaded ({str(error).splitlines()[0]}); give 'unet', a "
-            "folder that DiTPipeline.save_pretrained wrote, or a name on the Hugging Face hub "
-            "such as facebook/DiT-XL-2-256, which needs the network the first time"
-        ) from error
-    predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
-    if predicts != "epsilon":
-        raise ValueError(
-            f"generator={name!r} predicts {predicts!r} by its scheduler's prediction_type, but "
-            "guidance is written for models that predict the noise; choose one with 'epsilon'"
-        )
+    pipeline = _open_pipeline(name)
     device = dataset.train.images.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
     null_class = transformer.config.num_embeds_ada_norm
@@ -117,6 +102,27 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     own = {"variance_type": variance, "timestep_spacing": "linspace"}
     schedule = {**_settings(pipeline.scheduler), **own}
     return ImageGenerator(encode, decode, predict, DIT_GUIDED, schedule, ids, null_class, 8)
+
+
+def _open_pipeline(name: str) -> Any:
+    """Return the DiT pipeline of a name, one that predicts the noise; raises as `load_dit`."""
+    from diffusers import DiTPipeline
+
+    try:
+        pipeline = DiTPipeline.from_pretrained(name, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"generator={name!r} cannot be loaded ({str(error).splitlines()[0]}); give 'unet', a "
+            "folder that DiTPipeline.save_pretrained wrote, or a name on the Hugging Face hub "
+            "such as facebook/DiT-XL-2-256, which needs the network the first time"
+        ) from error
+    predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if predicts != "epsilon":
+        raise ValueError(
+            f"generator={name!r} predicts {predicts!r} by its scheduler's prediction_type, but "
+            "guidance is written for models that predict the noise; choose one with 'epsilon'"
+        )
+    return pipeline
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:

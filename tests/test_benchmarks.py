@@ -3,11 +3,19 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import compiled, machine, published
+from benchmarks import (
+    compiled,
+    machine,
+    published,
+    statistics,
+    statistics_coverage,
+    statistics_planner,
+)
 from benchmarks.__main__ import line, main, measure
 from benchmarks.cases import (
     QUICK,
@@ -216,6 +224,24 @@ def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
     values = ["cifar10", "2", "48.9", "±", "0.6", "(paper)", "49.0", "(48.0-50.0)"]
     values += ["20.0", "0.56", "36"]
     assert row.split() == values
+
+
+def test_the_page_of_statistics_holds_every_section(tmp_path, monkeypatch):
+    """On two studies a row, so that no number is looked at."""
+    monkeypatch.setattr(statistics, "STUDIES", 2)
+    monkeypatch.setattr(statistics, "DRAWS", 40)
+    monkeypatch.setattr(statistics, "PAGE", tmp_path / "statistics.md")
+    monkeypatch.setattr(statistics, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(statistics_planner, "CELLS", [(0.3, 0.5)])
+    report = statistics_coverage.report
+    monkeypatch.setattr(statistics_coverage, "report", lambda: report(2))
+    statistics.main()
+    page = (tmp_path / "statistics.md").read_text()
+    kept = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text()
+    for text in (page, kept):
+        assert sum(line.startswith("| --- |") for line in text.splitlines()) == 7
+    heads = [line for line in page.splitlines() if line.startswith("#")]
+    assert heads == [line for line in kept.splitlines() if line.startswith("#")]
 
 
 class NoWorkers:

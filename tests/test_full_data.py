@@ -143,7 +143,6 @@ def test_sizes_at_which_training_on_the_set_beats_all_data_are_found():
     assert comparison.not_positive(trials) == {"dm": [20, 50]}
     failed = trials.assign(status=["ok", "ok", "ok", "diverged", "ok", "diverged"])
     assert comparison.not_positive(failed) == {}
-    assert comparison.not_positive(trials.assign(nats=-1.0), "nats") == {"dm": [10, 20, 50]}
 
 
 def test_sizes_at_which_the_set_beats_all_data_are_said():

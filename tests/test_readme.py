@@ -89,6 +89,22 @@ def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
     assert said in " ".join(README.split())
 
 
+def test_what_it_says_of_errors_is_what_was_simulated():
+    page = (ROOT / "docs" / "statistics.md").read_text()
+
+    def rows(heading: str) -> list[list[int]]:
+        section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+        return [list(map(int, re.findall(r"(\d+)%", line))) for line in section.splitlines()]
+
+    held = [row[:6] for row in rows("The planner") if row]  # the last two are no coverage
+    assert len(held) == 9
+    low, high = min(map(min, held)), max(map(max, held))
+    assert f"in simulations, {low} to {high} %" in " ".join(README.split())
+    fails = [row[-1] for row in rows("Intervals and conditions where the law is true") if row]
+    assert "fails these tests in about one study of ten" in " ".join(README.split())
+    assert all(8 <= share <= 12 for share in fails)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/parameters.md"])
 def test_links_and_names_of_files_lead_somewhere(page):
     text = (ROOT / page).read_text()

@@ -26,7 +26,7 @@ from ddlib.methods.common import (
 from ddlib.networks import Network, Theta, build, embed, initial_parameters, read_network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
 from ddlib.seeds import generator
-from ddlib.training import STEP, Recipe, Watch
+from ddlib.training import STEP, DivergedError, Recipe, Watch
 
 AVERAGES = ("arithmetic", "geometric")
 """How an objective is averaged over draws of configurations, weights and batches. Its size differs
@@ -139,12 +139,16 @@ class Synthetic:
         )
         self.watch, self.plateau = Watch(), Plateau(parameters)
 
-    def is_last(self, iteration: int, loss: torch.Tensor) -> bool:
+    def is_last(
+        self, iteration: int, loss: torch.Tensor, advice: str = "choose a smaller learning_rate"
+    ) -> bool:
         """Take note of an iteration's loss (); return whether it is the last.
 
-        Raises DivergedError, at the latest CHECK_EVERY numbers after one that is not finite.
+        advice: what to do where the loss is not finite. Then it raises DivergedError, at the latest
+        CHECK_EVERY numbers later.
         """
-        self.watch.finite(iteration, "the matching loss", loss)
+        lost = DivergedError(iteration, "the matching loss", advice=advice)
+        self.watch.see(loss.isfinite(), lost)
         return self.plateau.reached(loss)
 
     def finished(

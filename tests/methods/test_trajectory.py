@@ -679,7 +679,10 @@ def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, network, exper
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_size": 1e30}, "the matching loss stopped being a finite number at step 0;"),
+        (
+            {"step_size": 1e30},
+            "the matching loss stopped being a finite number at step 0; choose a smaller step_size",
+        ),
         (
             {"learning_rate": 3e38, "step_size": 9.0, "step_size_learning_rate": 0},
             "a pixel stopped being a finite number at step 1;",
