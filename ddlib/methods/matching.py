@@ -140,14 +140,14 @@ class Synthetic:
         self.watch, self.plateau = Watch(), Plateau(parameters)
 
     def is_last(
-        self, iteration: int, loss: torch.Tensor, advice: str = "choose a smaller learning_rate"
+        self, iteration: int, loss: torch.Tensor, lost: DivergedError | None = None
     ) -> bool:
         """Take note of an iteration's loss (); return whether it is the last.
 
-        advice: what to do where the loss is not finite. Then it raises DivergedError, at the latest
+        Where the loss is not finite it raises `lost`, or a DivergedError of its own, at the latest
         CHECK_EVERY numbers later.
         """
-        lost = DivergedError(iteration, "the matching loss", advice=advice)
+        lost = lost or DivergedError(iteration, "the matching loss")
         self.watch.see(loss.isfinite(), lost)
         return self.plateau.reached(loss)
 

@@ -159,7 +159,9 @@ def _distil_size(
         loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
         # The first loss is of images as they began, so only the student's steps can be too long.
         too_large = "step_size" if iteration == 0 else "learning_rate or step_size"
-        last = synthetic.is_last(iteration, loss, f"choose a smaller {too_large}")
+        advice = f"choose a smaller {too_large}"
+        lost = DivergedError(iteration, "the matching loss", advice=advice)
+        last = synthetic.is_last(iteration, loss, lost)
         synthetic.optimiser.step()
         fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
