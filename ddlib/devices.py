@@ -7,6 +7,7 @@ ahead; and whether a run is still sound is asked once in many steps (`ddlib.trai
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import RLock
 from typing import Any
 
 import torch
@@ -93,12 +94,21 @@ def float32_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+_DRAWING = RLock()
+
+
 @contextmanager
 def seeded(stream: torch.Generator, device: torch.device | str) -> Iterator[None]:
     """Let what draws from PyTorch's global generators draw from `stream`, and restore them.
 
-    The stream moves on by one draw if anything was drawn, and else stays as it is.
+    The stream moves on by one draw if anything was drawn, and else stays as it is. One thread of a
+    process draws at a time: the generators are those of all.
     """
+    with _DRAWING:
+        yield from _seeded(stream, device)
+
+
+def _seeded(stream: torch.Generator, device: torch.device | str) -> Iterator[None]:
     shared = [torch.default_generator, *_accelerator_generators(torch.device(device))]
     ahead = torch.Generator()
     ahead.set_state(stream.get_state())

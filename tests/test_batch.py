@@ -214,7 +214,7 @@ def test_killed_and_gone_on_with_by_two_at_once_it_gives_the_same_tables(project
     first.send_signal(signal.SIGKILL)
     first.wait()
     monkeypatch.chdir("/")
-    wait_until(lambda: not processes(project.root), 30)
+    wait_until(lambda: not processes(project.root))
     kept = {path: path.stat().st_mtime_ns for path in trials.iterdir() if path.suffix == ".json"}
     assert len(kept) >= 3
     both = [project.start("--workers", "2") for _ in range(2)]
@@ -263,7 +263,7 @@ def test_killed_in_the_midst_of_a_trial_on_a_cluster_it_goes_on_to_the_same_tabl
     first.send_signal(signal.SIGKILL)
     first.wait()
     monkeypatch.chdir("/")
-    wait_until(lambda: not processes(project.root), 30)
+    wait_until(lambda: not processes(project.root))
     kept = {path: path.stat().st_mtime_ns for path in trials.glob("*.json")}
     assert 3 <= len(kept) < TRIALS * 3 // 2
     shutil.rmtree(hold)

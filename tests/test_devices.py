@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -18,7 +19,7 @@ from ddlib import augment, zoo
 from ddlib.configurations import Configuration, pretrain
 from ddlib.data import DataSet
 from ddlib.data import load as load_data
-from ddlib.devices import check_precision, precision, read_device
+from ddlib.devices import check_precision, precision, read_device, seeded
 from ddlib.methods import METHODS, distribution
 from ddlib.networks import build, embed, in_groups, initial_parameters, logits
 from ddlib.probing import train_and_observe
@@ -372,3 +373,18 @@ def test_an_autocast_of_ones_own_is_refused_or_changes_nothing(tiny, tmp_path):
             inside = trained(tiny, 3)[1]
     for name, value in trained(tiny, 3)[1].items():
         assert torch.equal(inside[name], value)
+
+
+def test_threads_of_one_process_leave_each_other_s_streams_alone():
+    """A pass that draws nothing leaves its stream as it is, whatever another thread does."""
+    streams = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    before = [stream.get_state() for stream in streams]
+
+    def passes(stream):
+        for _ in range(300):
+            with seeded(stream, "cpu"):
+                torch.ones(8).sum()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(passes, streams))
+    assert all(map(torch.equal, before, [stream.get_state() for stream in streams]))
