@@ -10,11 +10,11 @@ BIN := .venv/bin
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
-	$(BIN)/python -m ddlib.execute $(NOTEBOOK) $(PARAMETERS)
+	$(BIN)/python -m ddlib.publish.execute $(NOTEBOOK) $(PARAMETERS)
 
 ## batch: run files of parameters, or folders of them, several at once; go on where it stopped
 batch: .venv/installed
-	$(BIN)/python -m ddlib.batch $(OPTIONS) $(BATCH)
+	$(BIN)/python -m ddlib.publish.batch $(OPTIONS) $(BATCH)
 
 ## test: the whole test suite, one file a core at a time, in their order: slow ones come early
 test: .venv/installed
@@ -34,7 +34,7 @@ app: .venv/installed
 
 ## report: a site of all executed notebooks, in results/report, to open from disk
 report: .venv/installed
-	$(BIN)/python -m ddlib.report
+	$(BIN)/python -m ddlib.publish.report
 
 ## check: format and lint
 check: .venv/installed

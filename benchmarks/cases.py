@@ -7,13 +7,13 @@ from functools import partial
 import torch
 
 from benchmarks import machine, reference
-from ddlib import augment
-from ddlib.data import DataSet, Normalisation, Split
+from ddlib.data.base import DataSet, Normalisation, Split
 from ddlib.methods import METHODS
 from ddlib.methods.common import initial_images, real_batches
-from ddlib.networks import Network, Theta, build, embed, initial_parameters
+from ddlib.networks.functional import Network, Theta, build, embed, initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import Recipe, score, train_and_score
+from ddlib.training import augment
+from ddlib.training.loop import Recipe, score, train_and_score
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 SEED = 0

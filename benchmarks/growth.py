@@ -23,11 +23,12 @@ import torch
 
 from benchmarks import machine
 from benchmarks.cases import noise
-from ddlib import charts, coverage
+from ddlib.figures import scaling as charts
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
-from ddlib.networks import build
-from ddlib.training import Recipe, train_and_score
+from ddlib.networks.functional import build
+from ddlib.stats import covers as coverage
+from ddlib.training.loop import Recipe, train_and_score
 
 WIDTH = 16  # channels of the ConvNet, few enough that all sizes take the same convolutions
 REPEATS = 5

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from ddlib.networks import Theta
+from ddlib.networks.functional import Theta
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # glibc's numbers of these parameters
 REPEATS = 5

@@ -22,15 +22,15 @@ import torch
 
 from benchmarks import machine
 from benchmarks.cases import Scale, distribution_matching, make_setting
-from ddlib import data
-from ddlib import published as figures
+from ddlib.data import base as data
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import from_root, write_atomically
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
-from ddlib.networks import Network, build
-from ddlib.training import Recipe, train_and_score
-from ddlib.work import code, read_seconds, write_seconds
+from ddlib.networks.functional import Network, build
+from ddlib.study import published as figures
+from ddlib.study.jobs import code, read_seconds, write_seconds
+from ddlib.training.loop import Recipe, train_and_score
 
 ITERATIONS = 20000  # of the published setting
 IPC = 10

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddlib import augment
-from ddlib.data import DataSet, Split
-from ddlib.networks import Theta
+from ddlib.data.base import DataSet, Split
+from ddlib.networks.functional import Theta
+from ddlib.training import augment
 
 
 class ConvNet(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import statistics_coverage, statistics_planner
-from ddlib import laws
+from ddlib.stats import laws
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 STUDIES, DRAWS = 200, 400

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib import coverage, coverage_laws
+from ddlib.stats import covers as coverage
+from ddlib.stats import families as coverage_laws
 
 KS = np.array([10, 20, 50, 100, 400])
 NAMES = [f"c{i}" for i in range(12)]

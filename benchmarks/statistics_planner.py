@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ddlib import planner
+from ddlib.stats import planner
 
 KS, PILOT = np.array([10, 20, 50, 100, 200, 400]), [10, 20, 50, 100]
 CONFIGURATIONS, IN_PILOT = 12, 6

@@ -2,7 +2,7 @@
 
 An accelerator computes while Python plans the next steps, unless Python asks for a number: then
 each waits for the other. So random draws are made on the CPU, the same for every device, and sent
-ahead; and whether a run is still sound is asked once in many steps (`ddlib.training.Watch`).
+ahead; and whether a run is still sound is asked once in many steps (`ddlib.training.loop.Watch`).
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from ddlib.data import DataSet, Normalisation, Whitening, pack, unpack
+from ddlib.data.base import DataSet, Normalisation, Whitening, pack, unpack
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 

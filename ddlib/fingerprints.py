@@ -16,25 +16,35 @@ from typing import Any
 
 import torch
 
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 
 PACKAGE = Path(__file__).parent
-DECIDING = tuple(
-    f"ddlib.{name}"
-    for name in (
-        *("seeds", "parameters", "devices"),
-        *("data", "augment", "zoo", "networks", "training"),
-        *("distilled", "methods", "methods.common", "methods.matching"),
-        *("configurations", "probing", "work"),
+
+
+def _modules(*names: str) -> tuple[str, ...]:
+    """Return the names of modules of the library, all those of a room for its name."""
+    files = [
+        file
+        for name in names
+        for file in sorted((PACKAGE / name).glob("*.py")) or [PACKAGE / f"{name}.py"]
+    ]
+    return tuple(
+        ".".join(("ddlib", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        )
+        for file in files
     )
+
+
+DECIDING = _modules(
+    *("seeds", "parameters", "devices"),
+    *("data", "networks", "training", "configurations", "distilled"),
+    *("methods/__init__", "methods/common", "methods/matching", "study/jobs"),
 )
 """The modules whose code can decide any result; each method adds its own, `Method.modules`."""
-METHOD_MODULES = tuple(
-    f"ddlib.{name}"
-    for name in (
-        *("methods.selection", "methods.distribution", "methods.gradient", "methods.trajectory"),
-        *("methods.diffusion", "generators"),
-    )
+METHOD_MODULES = _modules(
+    *("methods/selection", "methods/distribution", "methods/gradient", "methods/trajectory"),
+    *("methods/diffusion", "methods/generators"),
 )
 """The modules of all methods of the library."""
 LIBRARIES = ("torch", "torchvision", "diffusers", "scikit-learn")

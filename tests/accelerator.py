@@ -17,7 +17,7 @@ from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ddlib.data import DataSet, Split
+from ddlib.data.base import DataSet, Split
 
 NAME = "meta"
 ASKS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount")

@@ -13,7 +13,7 @@ from distributed import LocalCluster
 from mounts import run_with
 
 import ddlib
-from ddlib.cluster import event_loop
+from ddlib.study.cluster import event_loop
 
 ROOT = Path(ddlib.__file__).parents[1]
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]

@@ -9,7 +9,7 @@ import torch
 from clusters import Cluster, started
 from torch import nn
 
-from ddlib.data import DataSet, Normalisation, Split
+from ddlib.data.base import DataSet, Normalisation, Split
 
 torch.set_num_threads(1)
 

@@ -30,8 +30,8 @@ from benchmarks.cases import (
 )
 from benchmarks.cases import test_pass as scored
 from benchmarks.processes import Workers
-from ddlib.data import Split
-from ddlib.networks import embed, logits
+from ddlib.data.base import Split
+from ddlib.networks.functional import embed, logits
 
 KINDS = ("reference", "reference_kept", "reference_workers", "ours", "workers")
 

@@ -15,17 +15,18 @@ from accelerator import NAME, There, accelerator, moved
 from safetensors.torch import load
 from torch import nn
 
-from ddlib import augment, zoo
-from ddlib.configurations import Configuration, pretrain
-from ddlib.data import DataSet
-from ddlib.data import load as load_data
+from ddlib.configurations.configuration import Configuration, pretrain
+from ddlib.configurations.probing import train_and_observe
+from ddlib.data.base import DataSet
+from ddlib.data.base import load as load_data
 from ddlib.devices import check_precision, precision, read_device, seeded
 from ddlib.methods import METHODS, distribution
-from ddlib.networks import build, embed, in_groups, initial_parameters, logits
-from ddlib.probing import train_and_observe
+from ddlib.networks import zoo
+from ddlib.networks.functional import build, embed, in_groups, initial_parameters, logits
 from ddlib.seeds import generator
-from ddlib.training import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
-from ddlib.work import Context, in_precision, seconds
+from ddlib.study.jobs import Context, in_precision, seconds
+from ddlib.training import augment
+from ddlib.training.loop import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
 
 CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
 
@@ -141,7 +142,7 @@ def test_a_long_training_looks_at_its_losses_now_and_then(tiny):
 
 
 def test_scoring_waits_once_however_many_batches(tiny, monkeypatch):
-    monkeypatch.setattr("ddlib.networks.CHUNK", 7)
+    monkeypatch.setattr("ddlib.networks.functional.CHUNK", 7)
     network, theta = trained(tiny, 3)
     here = score(network, theta, tiny.test)
     with accelerator() as on:
@@ -216,7 +217,7 @@ def test_training_a_generator_waits_for_no_step(tiny):
 def test_sizes_share_a_pass_of_what_it_may_hold(tiny, tmp_path, monkeypatch):
     """Sets of 3, 6 and 12 images of 64 pixels, and room for 10 images."""
     passes, embedded = [], distribution.embed
-    monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 640)
+    monkeypatch.setattr("ddlib.networks.functional.ACCELERATOR_PIXELS", 640)
 
     def record(network, theta, images):
         passes.append(len(images))
@@ -234,7 +235,7 @@ def test_sizes_share_a_pass_of_what_it_may_hold(tiny, tmp_path, monkeypatch):
 
 
 def test_a_set_beyond_a_pass_has_one_of_its_own(monkeypatch):
-    monkeypatch.setattr("ddlib.networks.ACCELERATOR_PIXELS", 640)
+    monkeypatch.setattr("ddlib.networks.functional.ACCELERATOR_PIXELS", 640)
     assert in_groups([3, 6, 12], (1, 8, 8)) == [slice(0, 2), slice(2, 3)]
     assert in_groups([12, 3, 7, 1], (1, 8, 8)) == [slice(0, 1), slice(1, 3), slice(3, 4)]
     assert in_groups([5], (1, 8, 8)) == [slice(0, 1)]

@@ -10,10 +10,10 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from ddlib.data import Normalisation, Whitening
+from ddlib.data.base import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
-from ddlib.networks import build
-from ddlib.training import Recipe, train_and_score
+from ddlib.networks.functional import build
+from ddlib.training.loop import Recipe, train_and_score
 
 
 def made(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 import yaml
 
-from ddlib.networks import build
+from ddlib.networks.functional import build
 from ddlib.parameters import read_file
-from ddlib.settings import (
+from ddlib.study.settings import (
     Exploration,
     Settings,
     data_options,
@@ -22,7 +22,7 @@ from ddlib.settings import (
     read_parameters,
     read_settings,
 )
-from ddlib.training import Recipe
+from ddlib.training.loop import Recipe
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -135,12 +135,12 @@ def loaded_by(module: str) -> set[str]:
 
 
 def test_a_study_starts_without_what_it_may_never_need():
-    loaded = loaded_by("ddlib.study")
+    loaded = loaded_by("ddlib.study.study")
     assert {"torch", "ddlib.methods.diffusion"} <= loaded
     assert not loaded & HEAVY
 
 
 def test_who_draws_does_not_wait_for_a_grammar_of_addresses():
-    loaded = loaded_by("ddlib.charts")
+    loaded = loaded_by("ddlib.figures.scaling")
     assert {"altair", "jsonschema"} <= loaded
     assert not loaded & {"lark", "rfc3987_syntax"}

@@ -5,8 +5,8 @@ import stat
 import pytest
 
 from ddlib.files import check_writable, read_json, write_atomically
-from ddlib.runs import Run
-from ddlib.settings import Exploration
+from ddlib.publish.runs import Run
+from ddlib.study.settings import Exploration
 
 
 def test_writes_the_bytes_and_makes_missing_folders(tmp_path):

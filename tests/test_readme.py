@@ -7,9 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from ddlib import coverage, coverage_laws, laws, reading, tables
-from ddlib.data import Normalisation
+from ddlib.data.base import Normalisation
 from ddlib.distilled import DistilledSet
+from ddlib.explore import tables
+from ddlib.stats import covers as coverage
+from ddlib.stats import families as coverage_laws
+from ddlib.stats import laws
+from ddlib.words import scaling as reading
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from ddlib import generators
-from ddlib.data import DataSet, check_ipcs
+from ddlib.data.base import DataSet, check_ipcs
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest
-from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods import diffusion, distribution, generators, gradient, selection, trajectory
 from ddlib.parameters import Parameters
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from threadpoolctl import threadpool_limits
 
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
-from ddlib.generators import ImageGenerator, load_dit, load_unet
 from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
-from ddlib.networks import Network
+from ddlib.methods.generators import ImageGenerator, load_dit, load_unet
+from ddlib.networks.functional import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError
+from ddlib.training.loop import DivergedError
 
 DIT_FILES = (".json", ".safetensors", ".bin")
 

@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import torch
 
-from ddlib import augment
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.matching import TINY, BatchMatching, RealBatches, Synthetic, fresh_networks
-from ddlib.networks import Network, Theta, embed, in_groups
+from ddlib.networks.functional import Network, Theta, embed, in_groups
 from ddlib.parameters import setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, or_diverged
+from ddlib.training import augment
+from ddlib.training.loop import DivergedError, or_diverged
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from ddlib import augment
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import INITIALISATIONS, real_batches
@@ -21,10 +20,11 @@ from ddlib.methods.matching import (
     Synthetic,
     fresh_networks,
 )
-from ddlib.networks import Network, Theta, in_passes, logits, with_batch_seen
+from ddlib.networks.functional import Network, Theta, in_passes, logits, with_batch_seen
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, or_diverged, train
+from ddlib.training import augment
+from ddlib.training.loop import DivergedError, Recipe, or_diverged, train
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ddlib import augment
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
@@ -23,10 +22,11 @@ from ddlib.methods.common import (
     real_batches,
     synthetic_labels,
 )
-from ddlib.networks import Network, Theta, build, embed, initial_parameters, read_network
+from ddlib.networks.functional import Network, Theta, build, embed, initial_parameters, read_network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
 from ddlib.seeds import generator
-from ddlib.training import STEP, DivergedError, Recipe, Watch
+from ddlib.training import augment
+from ddlib.training.loop import STEP, DivergedError, Recipe, Watch
 
 AVERAGES = ("arithmetic", "geometric")
 """How an objective is averaged over draws of configurations, weights and batches. Its size differs

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import class_members, finished, random_members
-from ddlib.networks import Network, embed, initial_parameters, with_batch_seen
+from ddlib.networks.functional import Network, embed, initial_parameters, with_batch_seen
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
-from ddlib.training import Recipe, train
+from ddlib.training.loop import Recipe, train
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ddlib import augment
-from ddlib.data import DataSet
+from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
 from ddlib.methods.matching import Matching, Synthetic
-from ddlib.networks import Network, flatten, initial_parameters, logits, unflatten
+from ddlib.networks.functional import Network, flatten, initial_parameters, logits, unflatten
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
-from ddlib.training import DivergedError, Recipe, at_steps, batches, or_diverged, training_steps
+from ddlib.training import augment
+from ddlib.training.loop import (
+    DivergedError,
+    Recipe,
+    at_steps,
+    batches,
+    or_diverged,
+    training_steps,
+)
 
 GRADIENTS = ("exact", "tesla")
 

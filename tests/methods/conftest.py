@@ -3,7 +3,7 @@
 import pytest
 
 from ddlib.methods import matching
-from ddlib.networks import build, initial_parameters
+from ddlib.networks.functional import build, initial_parameters
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,9 @@ from diffusers import (
 )
 from sklearn.cluster import KMeans
 
-from ddlib import generators
-from ddlib.data import DataSet, Normalisation, Split, Whitening
+from ddlib.data.base import DataSet, Normalisation, Split, Whitening
 from ddlib.devices import precision
-from ddlib.generators import (
-    ImageGenerator,
-    _chosen_ids,
-    drop_labels,
-    load_dit,
-    load_unet,
-    unet_losses,
-)
-from ddlib.generators import train_unet as make
-from ddlib.methods import diffusion
+from ddlib.methods import diffusion, generators
 from ddlib.methods.diffusion import (
     ModeGuidedDiffusion,
     ddim_step,
@@ -39,8 +29,17 @@ from ddlib.methods.diffusion import (
     outside,
     sample,
 )
+from ddlib.methods.generators import (
+    ImageGenerator,
+    _chosen_ids,
+    drop_labels,
+    load_dit,
+    load_unet,
+    unet_losses,
+)
+from ddlib.methods.generators import train_unet as make
 from ddlib.seeds import generator
-from ddlib.training import DivergedError
+from ddlib.training.loop import DivergedError
 
 LINEAR = {"beta_schedule": "linear", "clip_sample": False}
 ALPHAS_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # of the linear schedule

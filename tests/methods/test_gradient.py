@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddlib import augment
-from ddlib.data import DataSet, Split
+from ddlib.data.base import DataSet, Split
 from ddlib.methods import gradient
 from ddlib.methods.common import real_batches
 from ddlib.methods.gradient import (
@@ -19,9 +18,10 @@ from ddlib.methods.gradient import (
     match,
     weight_gradients,
 )
-from ddlib.networks import build, initial_parameters
+from ddlib.networks.functional import build, initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import DivergedError
+from ddlib.training import augment
+from ddlib.training.loop import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
 PLAIN = [augment.Draw("none")] * 3  # what the images of three classes go through: nothing

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddlib import data, networks
+from ddlib.data import base as data
 from ddlib.methods.common import initial_images
 from ddlib.methods.distribution import DistributionMatching, distil
+from ddlib.networks import functional as networks
 from ddlib.seeds import generator
 
 pytestmark = [

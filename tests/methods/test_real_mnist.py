@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddlib import data, networks
-from ddlib.generators import unet_losses
+from ddlib.data import base as data
 from ddlib.methods import METHODS, trajectory
-from ddlib.training import Recipe, train_and_score
+from ddlib.methods.generators import unet_losses
+from ddlib.networks import functional as networks
+from ddlib.training.loop import Recipe, train_and_score
 
 pytestmark = [
     pytest.mark.slow,

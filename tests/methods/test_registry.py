@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddlib.data import Split
+from ddlib.data.base import Split
 from ddlib.methods import METHODS, Method
 from ddlib.parameters import Parameters
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddlib.data import DataSet, Split
+from ddlib.data.base import DataSet, Split
 from ddlib.methods import METHODS, selection
 from ddlib.methods.common import class_members, random_members, real_batches
 from ddlib.methods.selection import (
@@ -16,7 +16,7 @@ from ddlib.methods.selection import (
     k_center_order,
     random,
 )
-from ddlib.networks import build, initial_parameters
+from ddlib.networks.functional import build, initial_parameters
 from ddlib.seeds import generator
 
 CONTROLS = {

@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddlib import augment
-from ddlib.data import Split
+from ddlib.data.base import Split
 from ddlib.methods import trajectory
 from ddlib.methods.common import initial_images
 from ddlib.methods.trajectory import (
@@ -22,9 +21,10 @@ from ddlib.methods.trajectory import (
     match,
     unflatten,
 )
-from ddlib.networks import build, initial_parameters
+from ddlib.networks.functional import build, initial_parameters
 from ddlib.seeds import generator
-from ddlib.training import DivergedError
+from ddlib.training import augment
+from ddlib.training.loop import DivergedError
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 IPCS = [1, 2, 3]

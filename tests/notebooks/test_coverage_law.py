@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from running import NOTEBOOKS, TINY, execute, outputs
 
-from ddlib.page import write_page
+from ddlib.publish.page import write_page
 
 NOTEBOOK = NOTEBOOKS / "03_coverage_law.ipynb"
 SMALL = {

@@ -7,7 +7,7 @@ import papermill
 import pytest
 from running import NOTEBOOKS, outputs
 
-from ddlib.page import write_page
+from ddlib.publish.page import write_page
 
 NOTEBOOK = NOTEBOOKS / "00_start_here.ipynb"
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))

@@ -8,8 +8,8 @@ import pytest
 from bs4 import BeautifulSoup
 from running import NOTEBOOKS, TINY, execute, outputs
 
-from ddlib.page import write_page
-from ddlib.reading_theory import deep_networks
+from ddlib.publish.page import write_page
+from ddlib.words.theory import deep_networks
 
 NOTEBOOK = NOTEBOOKS / "04_theory.ipynb"
 SMALL = {

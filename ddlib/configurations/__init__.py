@@ -1,0 +1,1 @@
+"""Training configurations and families of them."""

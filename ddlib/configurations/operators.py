@@ -1,0 +1,66 @@
+"""Configurations as update operators: how they move the same weights on the same batches."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+
+from ddlib.configurations.configuration import Configuration, State
+from ddlib.data.base import DataSet
+from ddlib.networks.functional import Network, Theta, flatten
+from ddlib.seeds import generator
+from ddlib.training.loop import DivergedError, at_steps, batches, training_steps
+
+STATES = 4  # shared weights, evenly spread over a training
+BURST = 5  # steps that make up an update: the first alone knows no momentum
+
+
+def update_fields(
+    dataset: DataSet, configurations: Mapping[str, Configuration], seed: object
+) -> dict[str, np.ndarray]:
+    """Return what each configuration adds to the same P weights, (STATES, P), at shared states.
+
+    The states are the weights at the start of each of STATES equal parts of a training of the
+    first configuration on the real images, from weights that are not pretrained. From each, every
+    configuration applies its update operator BURST times to the same batches, its optimiser and
+    its schedule new. So batch size, schedule and start make no difference here, and an augmentation
+    enters with the noise of one draw. Those that diverge from a shared state are left out. Raises
+    ValueError for configurations that do not share their network.
+    """
+    first, *others = configurations
+    own = configurations[first]
+    for name in others:
+        if configurations[name].network != own.network:
+            raise ValueError(
+                f"{name!r} has other weights than {first!r}; compare them in function space"
+            )
+    network = own.build(dataset.image_shape, dataset.class_count)
+    images, labels = dataset.train.images, dataset.train.labels
+    rows = batches(len(labels), own.recipe.batch_size, generator("shared batches", seed))
+    fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
+    for number, state in enumerate(_states(dataset, own, network, seed)):
+        drawn = [next(rows) for _ in range(BURST)]
+        for name in list(fields):
+            moved, carried = state, State.start((seed, number))
+            try:
+                for batch in drawn:
+                    batch = images[batch], labels[batch]
+                    moved, carried = configurations[name].update(network, moved, carried, batch)
+            except DivergedError:
+                del fields[name]
+                continue
+            added = flatten(network, moved) - flatten(network, state)
+            fields[name].append(added.double().cpu().numpy())
+    return {name: np.stack(updates) for name, updates in fields.items()}
+
+
+def _states(
+    dataset: DataSet, own: Configuration, network: Network, seed: object
+) -> Iterator[Theta]:
+    """Return the shared weights; the next ones may overwrite them."""
+    train = dataset.train
+    theta = own.initial(network, generator("shared state", seed))
+    starts = [part * own.recipe.steps // STATES for part in range(STATES)]
+    stream = generator("shared training", seed)
+    steps = training_steps(network, theta, train.images, train.labels, own.recipe, stream)
+    return at_steps(starts, theta, islice(steps, starts[-1]))

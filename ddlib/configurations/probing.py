@@ -1,0 +1,51 @@
+"""What a training on all data shows on probe images: predictions, features, and their movement."""
+
+import torch
+from safetensors.torch import save
+
+from ddlib.data.base import Split
+from ddlib.networks import functional as networks
+from ddlib.networks.functional import Network, Theta
+from ddlib.seeds import generator
+from ddlib.training.loop import Recipe, at_steps, training_steps
+
+SPANS = 4  # parts of a training over which the change of the logits is kept
+
+
+def train_and_observe(
+    network: Network,
+    theta: Theta,
+    real: Split,
+    test: Split,
+    recipe: Recipe,
+    seed: object,
+    probe: int,
+) -> tuple[Theta, bytes]:
+    """Train from `theta` on `real`; return the weights, and a file of safetensors.
+
+    The file holds, over N = `probe` test images spread evenly over the test set (all, if it has
+    fewer): probabilities (N, C) and features (N, F) of the trained network, and increments
+    (SPANS, N x C), the change of its logits, centred over classes, over each of SPANS equal parts
+    of the training. Features and increments have half precision. Batches are those of
+    `ddlib.training.loop.train_and_score` under the same seed.
+    """
+    count = len(test.labels)
+    seen = test.images[torch.arange(min(probe, count)) * count // min(probe, count)]
+    ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
+    stream, snapshots = generator("evaluation batches", seed), []
+    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    for moved in at_steps(ends, theta, steps):
+        snapshots.append(_centred_logits(network, moved, seen))
+    with torch.no_grad():
+        observed = {
+            "probabilities": networks.logits(network, moved, seen).softmax(1),
+            "features": networks.embed(network, moved, seen).half(),
+            "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
+        }
+    return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})
+
+
+@torch.no_grad()
+def _centred_logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
+    scores = networks.logits(network, theta, images)
+    return scores - scores.mean(1, keepdim=True)

@@ -1,0 +1,1 @@
+"""Explorers of a finished study for a notebook."""

@@ -1,0 +1,1 @@
+"""The figures of the study, as Altair charts of tidy tables."""

@@ -1,0 +1,1 @@
+"""Executed notebooks, pages, batches and the report."""

@@ -1,0 +1,1 @@
+"""Statistics of the two laws: fits, comparisons, covers, families, plans."""

@@ -1,0 +1,1 @@
+"""The grid of trials: plan, jobs, workers, tables."""

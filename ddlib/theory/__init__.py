@@ -1,0 +1,1 @@
+"""The theory where it can be computed: linear models, channels."""

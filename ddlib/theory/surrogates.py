@@ -1,0 +1,212 @@
+"""Gradient, distribution and trajectory matching for the linear model: three surrogates, one gap.
+
+Each objective is a mean of squares along the path that training on D takes, and bounds the same
+distance between trained weights, with its constant. S enters by its `Moments` alone, so objectives
+and their gradients are closed forms in (H, b), and the chain rule gives those by S.
+
+Letters: k samples of S, d weights, T steps, N steps of a segment, J = T / N segments.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy import optimize
+from threadpoolctl import threadpool_limits
+
+from ddlib.theory.linear import (
+    Moments,
+    contraction,
+    descend,
+    gap_bound,
+    geometric,
+    moments,
+    risk_gap,
+)
+
+DONE = 1e-24  # of the first value, a mean of squares: twelve digits of a distance
+PATIENCE = 20
+
+Samples = tuple[np.ndarray, np.ndarray]  # inputs (k, d), outputs (k,)
+Valued = tuple[float, np.ndarray, np.ndarray]  # an objective, its slopes by H (d, d) and b (d,)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What S is made for: training on D, and the risk that judges it. segment divides steps."""
+
+    real: Moments
+    risk: Moments
+    start: np.ndarray  # (d,)
+    rate: float
+    steps: int
+    segment: int
+    ridge: float
+
+    @cached_property
+    def path(self) -> np.ndarray:
+        """The path (T + 1, d) of training on D: the expert."""
+        return descend(self.real, self.start, self.rate, self.steps)
+
+
+def gradient_matching(synthetic: Moments, task: Task) -> Valued:
+    """Return the mean over D's path of |gradient of S - gradient of D|^2 (DC's idea)."""
+    path = task.path[:-1]
+    missed = path @ (synthetic.hessian - task.real.hessian)
+    missed -= synthetic.target - task.real.target
+    scale = 2 / task.steps
+    value = (missed**2).sum() / task.steps
+    return value, scale * missed.T @ path, -scale * missed.sum(axis=0)
+
+
+def distribution_matching(synthetic: Moments, task: Task) -> Valued:
+    """Return the squared distance between the mean features (xx', xy) of S and D (DM's idea)."""
+    hessian, target = (mine - theirs for mine, theirs in zip(synthetic, task.real, strict=True))
+    return (hessian**2).sum() + (target**2).sum(), 2 * hessian, 2 * target
+
+
+def trajectory_matching(synthetic: Moments, task: Task) -> Valued:
+    """Return the mean over segments of |N steps on S - N steps on D|^2 (MTT's idea).
+
+    Every segment starts on D's path. Derivatives by the adjoint, swept back from the ends.
+    """
+    path, rate = task.path, task.rate
+    states = [path[: -1 : task.segment]]
+    for _ in range(task.segment):
+        at = states[-1]
+        states.append(at - rate * (at @ synthetic.hessian - synthetic.target))
+    missed = states.pop() - path[task.segment :: task.segment]
+    adjoint = 2 * missed / len(missed)
+    by_hessian, by_target = np.zeros_like(synthetic.hessian), np.zeros_like(synthetic.target)
+    for at in reversed(states):
+        by_hessian -= rate * adjoint.T @ at
+        by_target += rate * adjoint.sum(axis=0)
+        adjoint = adjoint - rate * adjoint @ synthetic.hessian
+    return (missed**2).sum() / len(missed), by_hessian, by_target
+
+
+OBJECTIVES: dict[str, Callable[[Moments, Task], Valued]] = {
+    "gradient": gradient_matching,
+    "distribution": distribution_matching,
+    "trajectory": trajectory_matching,
+}
+
+
+def by_samples(valued: Valued, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Return an objective's derivatives by inputs (k, d) and outputs (k,)."""
+    (inputs, outputs), (_, by_hessian, by_target) = samples, valued
+    by_inputs = inputs @ (by_hessian + by_hessian.T) + np.outer(outputs, by_target)
+    return by_inputs / len(outputs), inputs @ by_target / len(outputs)
+
+
+def distil(
+    objective: Callable[[Moments, Task], Valued],
+    task: Task,
+    first: Samples,
+    iterations: int,
+    *,
+    labels_fixed: bool = False,
+    limit: float = np.inf,
+) -> list[Samples]:
+    """Minimise an objective over S by L-BFGS from `first`; return S after every iteration.
+
+    labels_fixed: only inputs move; limit: inputs stay in [-limit, limit]. It stops early once the
+    objective is DONE of its first value, or has not fallen by a hundredth over PATIENCE iterations.
+    """
+    size, moving = first[0].size, 1 if labels_fixed else 2  # inputs alone, or labels as well
+
+    def pack(parts):
+        return np.concatenate([part.ravel() for part in parts[:moving]])
+
+    def unpack(flat):
+        outputs = first[1] if labels_fixed else flat[size:]
+        return flat[:size].reshape(first[0].shape), outputs
+
+    scale = max(objective(moments(*first, task.ridge), task)[0], 1e-300)
+
+    def value(flat):
+        samples = unpack(flat)
+        valued = objective(moments(*samples, task.ridge), task)
+        return valued[0] / scale, pack(by_samples(valued, samples)) / scale
+
+    start = pack(first)
+    limits = np.where(np.arange(len(start)) < size, limit, np.inf)
+    start = start.clip(-limits, limits)
+    history, values = [unpack(start.copy())], []
+
+    def keep(intermediate_result):
+        history.append(unpack(intermediate_result.x.copy()))
+        values.append(intermediate_result.fun)
+        stalled = len(values) > PATIENCE and values[-1] > 0.99 * values[-PATIENCE]
+        if values[-1] < DONE or stalled:
+            raise StopIteration
+
+    options = {"maxiter": iterations, "maxfun": 2 * iterations + 20, "ftol": 0.0, "gtol": 1e-14}
+    settings = {"jac": True, "method": "L-BFGS-B", "options": options}
+    bounds = optimize.Bounds(-limits, limits)
+    with threadpool_limits(1):  # threads that wait for each other make small matrices slow
+        optimize.minimize(value, start, bounds=bounds, callback=keep, **settings)
+    return history
+
+
+def bounds(synthetic: Moments, task: Task) -> dict[str, float]:
+    """Return, by objective, its bound on the distance of trained weights (statements 4 to 6).
+
+    gradient: rate sqrt(T sum_t rho^2t) sqrt(objective); distribution: as gradient, times
+    sqrt(1 + B^2), B the longest weights on D's path; trajectory: sqrt(J sum_j rho^2Nj)
+    sqrt(objective). rho is that of S, as the objectives look along D's path.
+    """
+    rho = contraction(synthetic.hessian, task.rate)
+    roots = {name: np.sqrt(each(synthetic, task)[0]) for name, each in OBJECTIVES.items()}
+    single = task.rate * np.sqrt(task.steps * geometric(rho**2, task.steps))
+    reach = np.sqrt(1 + (task.path[:-1] ** 2).sum(axis=1).max())
+    pieces = task.steps // task.segment
+    whole = np.sqrt(pieces * geometric(rho ** (2 * task.segment), pieces))
+    factors = {"gradient": single, "distribution": single * reach, "trajectory": whole}
+    return {name: float(factors[name] * roots[name]) for name in OBJECTIVES}
+
+
+def trace(task: Task, history: list[Samples]) -> pd.DataFrame:
+    """Tabulate, for S on its way, all objectives, the gap, and the three bounds on it.
+
+    A row an iteration: iteration, gap, and for each objective its name (its square root, in its
+    own unit) and bound_NAME, a bound on the gap.
+    """
+    rows, reference = [], task.path[-1]
+    for iteration, samples in enumerate(history):
+        made = moments(*samples, task.ridge)
+        end = descend(made, task.start, task.rate, task.steps)[-1]
+        row = {"iteration": iteration, "gap": risk_gap(end, reference, task.risk)}
+        for name, distance in bounds(made, task).items():
+            row[name] = float(np.sqrt(OBJECTIVES[name](made, task)[0]))
+            row[f"bound_{name}"] = gap_bound(distance, reference, task.risk)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw_task(
+    generator: np.random.Generator,
+    width: int = 5,
+    count: int = 200,
+    noise: float = 0.5,
+    steps: int = 40,
+    segment: int = 10,
+    ridge: float = 0.02,
+) -> tuple[Task, Samples, Moments]:
+    """Draw a data set D and return its task, its samples, and the moments of its population.
+
+    Inputs are Gaussian with variances from 1 down to 1/4, outputs x'w + noise; the risk is the
+    population's. rate is 1 over the largest eigenvalue of D.
+    """
+    scales = np.sqrt(np.linspace(1, 0.25, width))
+    weights = generator.normal(size=width)
+    inputs = generator.normal(size=(count, width)) * scales
+    outputs = inputs @ weights + noise * generator.normal(size=count)
+    population = Moments(np.diag(scales**2), scales**2 * weights)
+    real = moments(inputs, outputs, ridge)
+    rate = 1 / float(np.linalg.eigvalsh(real.hessian)[-1])
+    start = generator.normal(size=width)
+    task = Task(real, population, start, rate, steps, segment, ridge)
+    return task, (inputs, outputs), population

@@ -1,0 +1,1 @@
+"""Training for a fixed number of steps, and scoring."""

@@ -1,0 +1,181 @@
+"""Networks on all data: how long they are trained, and what their scores say."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+
+from ddlib.data.base import Split
+from ddlib.networks import functional as networks
+from ddlib.seeds import generator
+from ddlib.stats import compare as comparison
+from ddlib.study.settings import read_settings
+from ddlib.training import loop as training
+from ddlib.words import scaling as reading
+
+
+@pytest.mark.parametrize(
+    ("most", "risks", "steps", "tried"),
+    [
+        (1000, {100: 0.5, 200: 0.4, 400: 0.3, 800: 0.3, 1000: 0.1}, 400, 4),  # level: it ends
+        (1000, {100: 0.5, 200: 0.6, 400: 0.1}, 100, 2),
+        (1000, {100: 0.5, 200: 0.4, 400: 0.3, 800: 0.2, 1000: 0.1}, 1000, 5),
+        (250, {100: 0.5, 200: 0.4, 250: 0.41}, 200, 3),
+        (1000, {100: math.inf, 200: math.inf}, 100, 2),  # both diverged
+        (1000, {100: math.inf, 200: 0.5, 400: 0.6}, 200, 3),
+        (100, {}, 100, 0),  # no choice: nothing is trained
+        (60, {}, 100, 0),
+    ],
+)
+def test_training_is_lengthened_until_its_risk_no_longer_falls(most, risks, steps, tried):
+    found = training.search_length(100, most, risks.__getitem__)
+    assert found == (steps, list(risks.items())[:tried])
+
+
+def test_the_same_share_of_every_class_is_held_out():
+    labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 3 + [3])
+    held = training.hold_out(labels, 0.1)
+    assert labels[held].bincount(minlength=4).tolist() == [10, 2, 1, 0]
+    assert torch.equal(held, training.hold_out(labels, 0.1))
+    assert labels[training.hold_out(labels, 0.9)].bincount().tolist() == [90, 18, 2]
+    with pytest.raises(ValueError, match="no class has two training images, so none can be held"):
+        training.hold_out(torch.arange(5), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "converge"}, "did you mean 'converged'"),
+        ({"converged": {"passes": 0}}, "passes=0 must be a whole number of at least 1"),
+        ({"converged": {"held_out": 1}}, "held_out=1 leaves nothing to train on"),
+        ({"converged": {"steps": 3}}, "'steps' is not a parameter of converged"),
+    ],
+)
+def test_bad_references_are_refused(changes, message):
+    given = {"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}}
+    with pytest.raises(ValueError, match=message):
+        read_settings(given | {"methods": {"random": {}}, "k": [10], "results": "x"} | changes)
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn(tiny):
+    network = networks.build("mlp", tiny.image_shape, 3, width=8, depth=1)
+    theta = networks.initial_parameters(network, generator("some"))
+    kept = torch.cat(
+        [(tiny.test.labels == label).nonzero()[:n, 0] for label, n in ((0, 20), (1, 3))]
+    )
+    test = Split(tiny.test.images[kept], tiny.test.labels[kept])  # of class 2 there is none
+    score = training.score(network, theta, test)
+    predicted = networks.logits(network, theta, test.images).argmax(1)
+    assert 0 < score.accuracy < 1
+    kept = predicted < 2  # scikit-learn drops classes that are predicted only, with a warning
+    expected = balanced_accuracy_score(test.labels, predicted.where(kept, 1 - test.labels))
+    assert score.balanced_accuracy == pytest.approx(expected, abs=1e-15)
+    assert score.accuracy == float((predicted == test.labels).double().mean())
+
+
+def test_a_network_that_names_one_class_has_the_accuracy_of_the_class(tiny):
+    network = networks.build("mlp", tiny.image_shape, 3, width=8, depth=1)
+    theta = networks.initial_parameters(network, generator("some"))
+    theta = {name: torch.zeros_like(value) for name, value in theta.items()}
+    theta["head.bias"][1] = 1.0
+    rows = torch.cat(
+        [(tiny.test.labels == label).nonzero()[:n, 0] for label, n in enumerate((1, 18, 1))]
+    )
+    score = training.score(network, theta, Split(tiny.test.images[rows], tiny.test.labels[rows]))
+    assert (score.accuracy, score.balanced_accuracy) == (0.9, 1 / 3)
+
+
+def table(accuracies: dict, **columns) -> pd.DataFrame:
+    """Return rows of trials from {(method, k): (accuracy, balanced accuracy) of each seed}."""
+    rows = [
+        {
+            "method": method,
+            "ipc": k // 10,
+            "k": k,
+            "seed": seed,
+            "accuracy": each[0],
+            "balanced_accuracy": each[1],
+        }
+        for (method, k), seeds in accuracies.items()
+        for seed, each in enumerate(seeds)
+    ]
+    return pd.DataFrame(rows).assign(**{"configuration": "own", "status": "ok"} | columns)
+
+
+def full(converged: list, same_steps: list, **columns) -> pd.DataFrame:
+    """Return a table of references from the (accuracy, balanced accuracy) of each seed."""
+    given = {("converged", 0): converged, ("same_steps", 0): same_steps}
+    rows = table({place: seeds for place, seeds in given.items() if seeds})
+    lengths = {"converged": (400, 16.0), "same_steps": (100, 4.0)}
+    rows[["steps", "passes"]] = [lengths[name] for name in rows["method"]]
+    rows = rows.rename(columns={"method": "reference"}).drop(columns="k")
+    return rows.assign(**{"capped": False} | columns)
+
+
+def test_networks_that_guess_are_named():
+    trials = table({
+        ("dm", 10): [(0.1, 0.1), (0.5, 0.5)],
+        ("dm", 20): [(0.108, 0.108), (0.104, 0.102)],
+        ("dc", 10): [(0.11, 0.11), (0.2, 0.2)],
+    })  # fmt: skip
+    text = comparison.guesses(trials, full([(0.1, 0.1)], [(0.9, 0.9)]))
+    assert "\n- all data (converged): 1 of 1 networks, balanced accuracy 0.100\n" in text
+    assert "\n- dm at k = 10, 20: 3 of 4 networks, balanced accuracy 0.103\n" in text
+    assert "same_steps" not in text
+    assert "dc" not in text
+    fine = comparison.guesses(trials[trials["method"] == "dc"], full([(0.9, 0.9)], []))
+    assert fine == "Every network beats a guess, whose balanced accuracy is 10.0%."
+    failed = full([(0.9, 0.9)], [], status="failed")
+    assert comparison.guesses(trials.assign(status="failed"), failed) == "No network ended well."
+
+
+def test_a_constant_network_on_unbalanced_data_is_named():
+    """1000 : 20 images: one class is right for 98 %; a set that reaches 90 % of both is better."""
+    trials = table({("dm", 10): [(0.9, 0.9)]}).assign(ipc=5)
+    text = comparison.guesses(trials, full([(1000 / 1020, 0.5)], []))
+    assert "The balanced accuracy of a guess is 50.0%." in text
+    assert "- all data (converged): 1 of 1 networks, balanced accuracy 0.500" in text
+    assert "dm" not in text
+
+
+def test_sizes_at_which_training_on_the_set_beats_all_data_are_found():
+    trials = table({("dm", k): [(0.9, 0.9)] * 2 for k in (10, 20, 50)})
+    trials["gap_error"] = [0.1, 0.2, 0.01, -0.02, 0.05, -0.05]
+    assert comparison.not_positive(trials) == {"dm": [20, 50]}
+    failed = trials.assign(status=["ok", "ok", "ok", "diverged", "ok", "diverged"])
+    assert comparison.not_positive(failed) == {}
+
+
+def test_sizes_at_which_the_set_beats_all_data_are_said():
+    trials = table({(m, k): [(0.9, 0.9)] for m in ("dm", "dc") for k in (10, 20, 50)})
+    trials = trials.assign(gap_error=[0.1, -0.1, 0.0, 0.2, -0.2, 0.1], configuration="own")
+    text = "On average, networks trained on S are no worse than those trained on D for "
+    assert reading.no_worse(trials) == [f"{text}dm at k = 20 and 50; dc at k = 20."]
+    assert reading.no_worse(trials.assign(gap_error=0.1)) == []
+    other = trials[trials["method"] == "dc"].assign(configuration="mlp")
+    assert reading.no_worse(pd.concat([trials[trials["method"] == "dm"], other])) == [
+        f"{text}dm under own at k = 20 and 50; dc under mlp at k = 20."
+    ]
+    several = pd.concat([trials.assign(configuration=name) for name in "abcde"])
+    assert reading.no_worse(several) == [
+        f"{text}dm under 5 of 5 configurations at k = 20 or 50; dc under 5 of 5 configurations "
+        "at k = 20."
+    ]
+
+
+def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
+    given = full([(0.96, 0.96), (0.98, 0.98)], [(0.95, 0.95), (0.95, 0.95)])
+    text = reading.effort(given)
+    assert "trained on all of D for 400 steps, 16 passes over D." in text
+    assert "Longer training of seed 0 no longer lowered the cross-entropy on images" in text
+    assert "4 passes over D, their accuracy changes by -0.0200 (seeds: -0.0300 to -0.0100)." in text
+    capped = reading.effort(given.assign(capped=given["reference"] == "converged"))
+    assert "R(D) may fall further: the most passes allowed ended the training" in capped
+    same = reading.effort(given.assign(steps=100, passes=4.0))
+    assert same.endswith("Those are the same steps as on S, so there is one R(D) only.")
+    few = full([], [(0.6, 0.6)]).assign(passes=0.32)
+    assert "0.32 passes over D, and some of its images were never seen." in reading.effort(few)
+    unknown = given.assign(steps=given["steps"].where(given["reference"] == "same_steps"))
+    assert reading.effort(unknown).endswith("is not known: see Failures.")

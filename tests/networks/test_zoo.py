@@ -1,0 +1,393 @@
+import copy
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+from ddlib.methods.gradient import weight_gradients
+from ddlib.networks import zoo
+from ddlib.networks.functional import NETWORKS, build, embed, initial_parameters, logits
+
+DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+NARROW = {
+    "convnet": {"width": 8},
+    "vgg11": {"width": 4},
+    "vgg16": {"width": 4},
+    "resnet18": {"width": 4},
+    "mobilenet_v2": {"width": 4},
+    "vit": {"width": 12, "depth": 2},
+}
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count, *shape, seed=1):
+    return torch.randn(count, *shape, generator=stream(seed))
+
+
+def weights(network, seed=0):
+    """Initial weights, moved so that norms of one and zero do not hide a missing affine map."""
+    theta = initial_parameters(network, stream(seed))
+    for number, value in enumerate(theta.values()):
+        value.add_(0.1 * torch.randn(value.shape, generator=stream(number)))
+    return theta
+
+
+def filled(ordinary, theta):
+    """The ordinary model with the weights of theta, in their order; none left over."""
+    flat = nn.utils.parameters_to_vector(theta.values())
+    assert len(flat) == sum(value.numel() for value in ordinary.parameters())
+    nn.utils.vector_to_parameters(flat.clone(), ordinary.parameters())
+    return ordinary
+
+
+def assert_same(network, ordinary, shape, pad=0):
+    theta, batch = weights(network), images(3, *shape)
+    theirs = filled(ordinary, theta)(F.pad(batch, (pad,) * 4))
+    assert theirs.std() > 1e-3
+    torch.testing.assert_close(logits(network, theta, batch), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "options", "published"),
+    [
+        ("lenet", CIFAR, 10, {}, 62_006),
+        ("lenet", MNIST, 10, {}, 61_706),
+        ("lenet", (3, 64, 64), 10, {}, 62_006 + (16 * 13**2 - 400) * 120),  # 60, 30, 26, 13
+        # 128, 192, 256, 192, 192 channels of 5x5, 5x5 and three times 3x3, each with a bias
+        ("alexnet", CIFAR, 10, {}, 9_728 + 614_592 + 442_624 + 442_560 + 331_968 + 30_730),
+        # torchvision's vgg11 and vgg16 (132,863,336 and 138,357,544) without their three linear
+        # layers (123,642,856), plus a scale and a shift for each channel and 512 x 10 + 10
+        ("vgg11", CIFAR, 10, {}, 132_863_336 - 123_642_856 + 2 * 2_752 + 5_130),
+        ("vgg16", CIFAR, 10, {}, 138_357_544 - 123_642_856 + 2 * 4_224 + 5_130),
+        ("vgg11", CIFAR, 10, {"norm": "none"}, 132_863_336 - 123_642_856 + 5_130),
+        # torchvision's resnet18 (11,689,512): 3x3 for 7x7 in the first layer, 10 classes
+        ("resnet18", CIFAR, 10, {}, 11_689_512 - 64 * 3 * (49 - 9) - 513 * 990),
+        ("resnet18", (3, 96, 96), 10, {"norm": "batch"}, 11_173_962),
+        ("resnet18", MNIST, 10, {}, 11_173_962 - 64 * 2 * 9),
+        (
+            *("resnet18", CIFAR, 10, {"downsampling": "average"}),
+            11_173_962 + 512 * 15 * 10,  # the head sees 4x4 pixels, not their mean
+        ),
+        ("mobilenet_v2", CIFAR, 1000, {}, 3_504_872),
+        ("mobilenet_v2", MNIST, 10, {}, 3_504_872 - 1_281 * 990 - 32 * 2 * 9),
+        (
+            *("vit", (3, 224, 224), 1000, {"width": 768, "depth": 12, "heads": 12, "patch": 16}),
+            86_567_656,  # torchvision's vit_b_16
+        ),
+    ],
+)
+def test_networks_have_as_many_weights_as_published(name, shape, classes, options, published):
+    network = build(name, shape, classes, **options)
+    assert sum(value.numel() for value in network.parameters()) == published
+
+
+@pytest.mark.parametrize(
+    ("side", "depth"),
+    [
+        (4, 1),
+        (8, 1),
+        (9, 2),
+        (16, 2),
+        (17, 3),
+        (28, 3),
+        (32, 3),
+        (48, 4),
+        (64, 4),
+        (96, 5),
+        (128, 5),
+    ],
+)
+def test_the_depth_of_a_convnet_follows_the_image(side, depth):
+    auto, fixed = (
+        build("convnet", (3, side, side), 10),
+        build("convnet", (3, side, side), 10, depth=depth),
+    )
+    assert list(auto.state_dict()) == list(fixed.state_dict())
+    assert auto.head.in_features == fixed.head.in_features
+    if side & (side - 1) == 0 and side > 4:  # a power of two: 4x4 pixels are left
+        assert auto.head.in_features == 128 * 4 * 4
+
+
+def test_the_published_depth_at_128_pixels_is_the_default():
+    network = build("convnet", (3, 128, 128), 10)
+    assert sum(value.numel() for value in network.parameters()) == 615_690
+
+
+@pytest.mark.parametrize(
+    ("shape", "pad", "side"), [(CIFAR, 0, 5), (MNIST, 2, 5), (DIGITS, 12, 5), ((3, 48, 48), 0, 9)]
+)
+def test_lenet_equals_one_built_from_torch_nn(shape, pad, side):
+    ordinary = nn.Sequential(
+        *(nn.Conv2d(shape[0], 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
+        nn.Linear(84, 7),
+    )
+    assert_same(build("lenet", shape, 7), ordinary, shape, pad)
+
+
+@pytest.mark.parametrize(("shape", "pad", "side"), [(CIFAR, 0, 4), (MNIST, 2, 4), (DIGITS, 0, 1)])
+def test_alexnet_equals_one_built_from_torch_nn(shape, pad, side):
+    ordinary = nn.Sequential(
+        *(nn.Conv2d(shape[0], 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(192, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 192, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(192, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(192 * side * side, 7)),
+    )
+    assert_same(build("alexnet", shape, 7), ordinary, shape, pad)
+
+
+@pytest.mark.parametrize(("name", "column"), [("vgg11", "A"), ("vgg16", "D")])
+@pytest.mark.parametrize(("shape", "pad"), [((3, 64, 64), 0), ((3, 28, 28), 2), ((3, 8, 8), 12)])
+def test_vgg_equals_torchvisions_convolutions(name, column, shape, pad):
+    plan = [v if v == "M" else v // 16 for v in torchvision.models.vgg.cfgs[column]]
+    layers = torchvision.models.vgg.make_layers(plan, batch_norm=True)
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[number] = nn.InstanceNorm2d(layer.num_features, affine=True)
+    ordinary = nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7))
+    assert_same(build(name, shape, 7, width=4), ordinary, shape, pad)
+
+
+def torchvision_resnet(norm):
+    """torchvision's own ResNet-18 with the first layer that small images have."""
+    ordinary = torchvision.models.resnet18(num_classes=7, norm_layer=norm)
+    ordinary.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    ordinary.maxpool = nn.Identity()
+    return ordinary
+
+
+def instance_norm(channels):
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+@pytest.mark.parametrize(
+    ("norm", "theirs", "size", "pad"),
+    [
+        ("instance", instance_norm, 32, 0),
+        ("instance", instance_norm, 8, 4),
+        ("batch", nn.BatchNorm2d, 28, 2),
+        ("none", nn.Identity, 32, 0),
+    ],
+)
+def test_resnet_equals_torchvisions(norm, theirs, size, pad):
+    network = build("resnet18", (3, size, size), 7, norm=norm)
+    assert_same(network, torchvision_resnet(theirs), (3, size, size), pad)
+
+
+class Pooling(nn.Module):
+    """A first block of a stage as ResNet18_AP has it: pools between and beside two convolutions."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, maps):
+        block = self.block
+        hidden = F.conv2d(maps, block.conv1.weight, padding=1)
+        hidden = F.avg_pool2d(F.relu(block.bn1(hidden)), 2)
+        hidden = block.bn2(block.conv2(hidden))
+        beside = F.avg_pool2d(F.conv2d(maps, block.downsample[0].weight), 2)
+        return F.relu(hidden + block.downsample[1](beside))
+
+
+@pytest.mark.parametrize(("size", "pad", "last"), [(28, 2, 4), (16, 0, 2), (64, 0, 4)])
+def test_resnet_with_average_pooling_equals_the_reference_written_out(size, pad, last):
+    ordinary = torchvision_resnet(instance_norm)
+    for layer in (ordinary.layer2, ordinary.layer3, ordinary.layer4):
+        layer[0] = Pooling(layer[0])
+    ordinary.avgpool = nn.AvgPool2d(2) if size == 64 else nn.Identity()  # 8x8 -> at most 4x4
+    ordinary.fc = nn.Linear(512 * last * last, 7)
+    network = build("resnet18", (3, size, size), 7, downsampling="average")
+    assert_same(network, ordinary, (3, size, size), pad)
+
+
+@pytest.mark.parametrize(("size", "pad"), [(32, 0), (28, 2)])
+def test_mobilenet_equals_torchvisions_with_two_strides_less(size, pad):
+    ordinary = torchvision.models.mobilenet_v2(num_classes=7, dropout=0.0)
+    ordinary.features[0][0].stride = (1, 1)
+    ordinary.features[2].conv[1][0].stride = (1, 1)
+    assert_same(build("mobilenet_v2", (3, size, size), 7), ordinary, (3, size, size), pad)
+
+
+@pytest.mark.parametrize(
+    ("shape", "padded", "patch"),
+    [(CIFAR, 32, 4), ((3, 28, 28), 28, 4), ((3, 8, 8), 8, 2), ((3, 30, 30), 32, 4)],
+)
+def test_vit_equals_torchvisions(shape, padded, patch):
+    ordinary = VisionTransformer(padded, patch, 2, 3, 12, 48, num_classes=7)
+    network = build("vit", shape, 7, width=12, depth=2)
+    assert_same(network, ordinary, shape, (padded - shape[1]) // 2)
+
+
+def test_vit_pads_an_oblong_to_a_square_about_it():
+    network = build("vit", (1, 6, 9), 4, width=6, depth=1, patch=4)
+    theta, batch = weights(network), images(2, 1, 6, 9)
+    square = build("vit", (1, 12, 12), 4, width=6, depth=1, patch=4)
+    placed = F.pad(batch, (1, 2, 3, 3))  # 9 -> 12 wide, 6 -> 12 high
+    torch.testing.assert_close(logits(network, theta, batch), logits(square, theta, placed))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR, (3, 64, 64)])
+def test_every_network_takes_every_data_set_to_the_second_derivative(name, shape):
+    network = build(name, shape, 10, **NARROW.get(name, {}))
+    theta = initial_parameters(network, stream())
+    batch = images(2, *shape).requires_grad_()
+    features = embed(network, theta, batch)
+    assert features.shape == (2, network.head.in_features)
+    head = F.linear(features, theta["head.weight"], theta["head.bias"])
+    torch.testing.assert_close(head, logits(network, theta, batch))
+    theta = {parameter: value.requires_grad_() for parameter, value in theta.items()}
+    gradients = weight_gradients(network, theta, batch, 3, create_graph=True)
+    assert all(layer.isfinite().all() and layer.any() for layer in gradients)
+    sum(layer.pow(2).sum() for layer in gradients).backward(inputs=[batch])
+    assert batch.grad.isfinite().all()
+    assert all(image.any() for image in batch.grad)
+
+
+@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet18", "mobilenet_v2"])
+def test_a_network_takes_an_imagenette_image_of_128_pixels(name):
+    network = build(name, (3, 128, 128), 10, **NARROW[name])
+    theta = initial_parameters(network, stream())
+    assert logits(network, theta, images(1, 3, 128, 128)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["convnet", "vgg11", "vgg16", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("norm", get_args(zoo.Norm))
+def test_every_norm_fits_every_network_that_has_one(name, norm):
+    network = build(name, MNIST, 10, norm=norm, **NARROW[name])
+    kinds = {type(layer) for layer in network.modules()} & {nn.GroupNorm, nn.BatchNorm2d}
+    expected = {"batch": {nn.BatchNorm2d}, "none": set()}.get(norm, {nn.GroupNorm})
+    assert kinds == expected
+    assert bool(network.batch_norms) == (norm == "batch")
+    theta = initial_parameters(network, stream())
+    assert logits(network, theta, images(3, *MNIST)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "axes", "groups"),
+    [("instance", (2, 3), 8), ("group", (2, 3), 4), ("layer", (2, 3), 1), ("batch", (0, 2, 3), 8)],
+)
+def test_norms_are_what_their_names_say(norm, axes, groups):
+    maps = 3 + 2 * images(5, 8, 4, 4)
+    parts = maps.view(5, groups, 8 // groups * 4, 4)
+    mean = parts.mean(axes, keepdim=True)
+    variance = (parts - mean).pow(2).mean(axes, keepdim=True)
+    expected = ((parts - mean) / (variance + 1e-5).sqrt()).view(maps.shape)
+    torch.testing.assert_close(zoo.NORMS[norm](8)(maps), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(zoo.NORMS["none"](8)(maps), maps)
+    assert set(zoo.NORMS) == set(get_args(zoo.Norm))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        (
+            *("convnet", MNIST, {"norm": "bacth"}),
+            "'bacth' is not a norm of the network 'convnet'; did you mean 'batch'? allowed: "
+            "instance, group, batch, layer, none",
+        ),
+        ("vgg11", MNIST, {"norm": 4}, "4 is not a norm of the network 'vgg11'; allowed: instance"),
+        (
+            *("resnet18", MNIST, {"downsampling": "avg"}),
+            "'avg' is not a downsampling of the network 'resnet18'; ",
+        ),
+        (
+            *("convnet", MNIST, {"depth": "deep"}),
+            "the network 'convnet': depth='deep' must be a whole number of at least 1 or 'auto'",
+        ),
+        (
+            *("vgg11", MNIST, {"width": True}),
+            "the network 'vgg11': width=True must be a whole number of at least 1",
+        ),
+        (
+            *("alexnet", MNIST, {"norm": "batch"}),
+            "'norm' is not a parameter of the network 'alexnet'; allowed: name",
+        ),
+        ("resnet", MNIST, {}, "'resnet' is not a network; did you mean 'resnet18'? allowed: mlp"),
+        (
+            *("vit", DIGITS, {"patch": 16}),
+            "patch=16 is larger than the image of 8x8 pixels; choose patch <= 8",
+        ),
+        (
+            *("vit", MNIST, {"width": 100}),
+            "width=100 is not a multiple of heads=3; choose one that is",
+        ),
+        (
+            *("convnet", (1, 1, 8), {}),
+            "a ConvNet of depth 1 halves the image 1 times, which needs images of at least 2 "
+            "pixels, got 1x8; choose a smaller depth",
+        ),
+    ],
+)
+def test_what_a_network_cannot_be_is_refused_in_one_sentence(name, shape, options, message):
+    with pytest.raises(ValueError, match=r"(?s).") as raised:
+        build(name, shape, 10, **options)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_and_weights_leave_the_global_state_alone_and_are_their_seeds(name):
+    before = torch.get_rng_state()
+    network = build(name, CIFAR, 10, **NARROW.get(name, {}))
+    first, again, other = (initial_parameters(network, stream(seed)) for seed in (0, 0, 1))
+    batch = images(2, *CIFAR)
+    one, two = (logits(network, theta, batch, training=True) for theta in (first, again))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(first) == [parameter for parameter, _ in network.named_parameters()]
+    assert torch.equal(one, two)  # twice in training: no dropout
+    for parameter, value in first.items():
+        assert torch.equal(value, again[parameter])
+    assert not torch.equal(one, logits(network, other, batch))
+
+
+def test_a_transformer_starts_from_the_distributions_of_its_layers():
+    network = build("vit", CIFAR, 10, depth=1)
+    theta = initial_parameters(network, stream())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = nn.MultiheadAttention(192, 3).state_dict()
+    layer = "body.1.encoder.layers.encoder_layer_0.self_attention"
+    for name, value in theirs.items():
+        ours = theta[f"{layer}.{name}"]
+        assert ours.shape == value.shape
+        assert bool(ours.any()) == bool(value.any()) == name.endswith("weight")
+        if value.any():  # at least 36,864 draws: 3 % is more than four standard errors
+            assert ours.std() == pytest.approx(value.std().item(), rel=0.03)
+            assert ours.abs().max() == pytest.approx(value.abs().max().item(), rel=0.01)
+    assert not theta["body.1.class_token"].any()
+    position = theta["body.1.encoder.pos_embedding"]
+    assert position.shape == (1, 65, 192)
+    assert position.std() == pytest.approx(0.02, rel=0.03)  # 12,480 draws
+
+
+def test_networks_survive_being_copied():
+    network = build("convnet", DIGITS, 3, width=4, norm="batch")
+    twin = copy.deepcopy(network)
+    inside = [layer for layer in twin.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert [id(layer) for layer in twin.batch_norms] == [id(layer) for layer in inside]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 9, 7), (1, 1, 2, 2), (4, 5, 3, 4)])
+def test_average_pool_is_that_of_torch_up_to_its_second_derivative(shape):
+    batch = images(*shape).double().requires_grad_()
+    ours, theirs = zoo.AveragePool()(batch), F.avg_pool2d(batch, 2)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(theirs.shape, generator=stream(2), dtype=torch.float64).requires_grad_()
+    firsts = []
+    for pooled in (ours, theirs):
+        (first,) = torch.autograd.grad((pooled.exp() * weights).sum(), batch, create_graph=True)
+        firsts.append((first, *torch.autograd.grad((first**3).sum(), [batch, weights])))
+    for one, other in zip(*firsts, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradgradcheck(zoo.AveragePool(), batch)

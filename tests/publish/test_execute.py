@@ -1,0 +1,153 @@
+"""Running a notebook with a file of parameters: where its files go, and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ddlib.publish import page
+from ddlib.publish.execute import main
+
+GIVEN = {
+    "data": {"name": "digits"},
+    "network": {"name": "mlp"},
+    "training": {},
+    "methods": {"random": {}},
+    "k": [10],
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a notebook of one cell, whose source is given; return its results folder.
+
+    tagged: one more cell for each, of these types, with the tag of the parameters cell.
+    """
+
+    def execute(source: str, text: str | None = None, tagged=("code",), **changes) -> Path:
+        given = GIVEN | {"results": str(tmp_path / "out")} | changes
+        parameters = tmp_path / "mine.yaml"
+        parameters.write_text(yaml.safe_dump(given) if text is None else text)
+        cells = [
+            getattr(nbformat.v4, f"new_{kind}_cell")("k = 0", metadata={"tags": ["parameters"]})
+            for kind in tagged
+        ] + [nbformat.v4.new_code_cell(source)]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, tmp_path / "question.ipynb")
+        main([str(tmp_path / "question.ipynb"), str(parameters)])
+        return tmp_path / "out"
+
+    return execute
+
+
+def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capsys):
+    folder = run("print('sizes', k)")
+    executed = nbformat.read(folder / "question.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "sizes [10]\n"
+    assert "sizes [10]" in (folder / "question.html").read_text()
+    assert capsys.readouterr().out.endswith(f"read {folder / 'question.html'}\n")
+
+
+def test_a_progress_bar_leaves_its_last_state_alone(run):
+    drawn = "for done in range(3):\n    print(end=f'\\r{done} of 2', flush=True)\nprint()\n"
+    executed = nbformat.read(run(f"{drawn}display(3)\nprint('after')") / "question.ipynb", 4)
+    first, shown, last = executed.cells[-1].outputs
+    assert (first.text, last.text) == ("2 of 2\n", "after\n")  # and in their places
+    assert shown.data == {"text/plain": "3"}
+
+
+def test_what_checks_the_parameters_holds_no_memory_while_the_notebook_runs(run, tmp_path):
+    run("1")
+    code = (
+        "import sys; from ddlib.publish.execute import main\n"
+        "main(sys.argv[1:]); print('loaded', 'torch' in sys.modules)"
+    )
+    paths = [str(tmp_path / name) for name in ("question.ipynb", "mine.yaml")]
+    command = [sys.executable, "-c", code, *paths]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert ended.stdout.endswith("loaded False\n")
+
+
+def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"question\.ipynb stopped in cell 3: no such luck"):
+        run("raise ValueError('no such luck')")
+    assert "This run stopped in" in (tmp_path / "out" / "question.html").read_text()
+
+
+def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "question.html").write_text("of the last run")
+    with pytest.raises(SystemExit, match="process died in cell 3, perhaps for want of"):
+        run("import os\nos._exit(9)")
+    text = (folder / "question.html").read_text()
+    assert "of the last run" not in text
+    assert "This run stopped in" in text
+    assert page.failure(nbformat.read(folder / "question.ipynb", 4))[::2] == (3, page.NO_END)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "sentence"),
+    [
+        ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
+        (
+            "k: [10]\nseeds: 3\nk: [20]\n",
+            {},
+            r"mine\.yaml: the key 'k' stands twice in one table, in lines 1 and 3; keep one",
+        ),
+        ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
+        ("k: [10]", {}, "the parameter 'data' of this study is missing; add it to the YAML"),
+        (None, {"results": 5}, "this study: results=5 must be text"),
+        (None, {"seedz": 3}, "'seedz' is not a parameter of this study; did you mean 'seeds'"),
+    ],
+)
+def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        run("", text, **changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tagged", "number"),
+    [
+        ((), "none"),
+        (("code", "code"), "a code cell and a code cell"),
+        (("markdown",), "a markdown cell"),
+    ],
+)
+def test_a_notebook_without_its_one_parameters_cell_is_refused(run, tmp_path, tagged, number):
+    """papermill would run it with the notebook's own values in the place of the file's."""
+    with pytest.raises(SystemExit, match=rf"one cell tagged 'parameters', .* has {number} so tag"):
+        run("from pathlib import Path; Path(results, 'ran').touch()", tagged=tagged)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_process_of_the_notebook_prints_is_said_once(run, capfd, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # where it stands, ipykernel takes no such output
+    # The kernel takes the output in a thread of its own, so the cell gives it time.
+    folder = run("import subprocess, time; subprocess.run(['echo', 'once']); time.sleep(3)")
+    assert "once" not in capfd.readouterr().out  # papermill logs the cell's output
+    outputs = nbformat.read(folder / "question.ipynb", 4).cells[-1].outputs
+    assert [output.get("text") for output in outputs] == ["once\n"]
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"cannot write to the folder .*; choose another folder"):
+        run("", results=str(tmp_path / "file" / "out"))
+
+
+def test_a_notebook_is_not_executed_onto_itself(run, tmp_path):
+    with pytest.raises(SystemExit, match="is the notebook's own folder; name another"):
+        run("", results=str(tmp_path))
+
+
+def test_missing_files_and_arguments_are_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"there is no file .*nowhere\.ipynb; check the path"):
+        main([str(tmp_path / "nowhere.ipynb"), str(tmp_path / "mine.yaml")])
+    with pytest.raises(SystemExit, match=r"usage: python -m ddlib\.execute NOTEBOOK"):
+        main([])

@@ -1,0 +1,233 @@
+"""A page holds everything it shows: no downloads, one copy of Vega, formulas as MathML."""
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+import vl_convert
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ddlib.publish import page
+
+SPEC = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+    "title": {"text": "A & B </script>"},
+    "data": {"values": [{"x": 1, "y": 2}]},
+    "mark": "point",
+    "encoding": {"x": {"field": "x", "type": "quantitative"}},
+}
+PROSE = r"""# Does the gap fall like $a/\sqrt{k}$?
+
+For $k \ge 1$ and a price of \$5, `$x$` is code:
+
+$$G(k) \le \frac{a}{\sqrt{k}} + c$$
+
+\begin{equation} a = b \end{equation}
+"""
+
+
+def display(**data) -> nbformat.NotebookNode:
+    names = {"vegalite": "application/vnd.vegalite.v5+json", "png": "image/png"}
+    names |= {"latex": "text/latex", "markdown": "text/markdown", "html": "text/html"}
+    names |= {"widget": "application/vnd.jupyter.widget-view+json", "plain": "text/plain"}
+    return new_output("display_data", {names[kind]: value for kind, value in data.items()})
+
+
+def stream(name: str, text: str) -> nbformat.NotebookNode:
+    return new_output("stream", name=name, text=text)
+
+
+@pytest.fixture
+def convert(tmp_path):
+    def convert(*cells) -> BeautifulSoup:
+        nbformat.write(new_notebook(cells=list(cells)), tmp_path / "run.ipynb")
+        page.write_page(tmp_path / "run.ipynb", tmp_path / "run.html")
+        return BeautifulSoup((tmp_path / "run.html").read_text("utf-8"), "html.parser")
+
+    return convert
+
+
+def code(*outputs) -> nbformat.NotebookNode:
+    return new_code_cell("run()", outputs=list(outputs), execution_count=1)
+
+
+def test_nothing_is_loaded_from_anywhere(convert):
+    soup = convert(
+        new_markdown_cell(PROSE), code(display(vegalite=SPEC), display(html="<b>bold</b>"))
+    )
+    sources = [
+        tag.get("src") or tag.get("href") for tag in soup(["script", "link", "img", "iframe"])
+    ]
+    assert all(source is None or source.startswith("data:") for source in sources)
+    assert not soup("link")
+    assert "@import" not in soup.style.text
+    assert "url(" not in soup.style.text
+    assert soup.find("b").text == "bold"
+
+
+def test_one_copy_of_vega_serves_all_charts(convert, tmp_path):
+    convert(code(display(vegalite=SPEC)), code(display(vegalite=SPEC), display(vegalite=SPEC)))
+    text = (tmp_path / "run.html").read_text("utf-8")
+    assert text.count("window.vegaEmbed=") == 1
+    assert text.count(vl_convert.javascript_bundle()) == 1
+    assert text.count('<figure class="chart">') == 3
+
+
+def test_a_page_without_charts_carries_no_script(convert):
+    assert not convert(new_markdown_cell(PROSE), code(stream("stdout", "done")))("script")
+
+
+def test_a_chart_is_there_live_and_as_a_picture(convert):
+    picture = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAI"  # the header of a PNG of 32 by 8 pixels
+    given, made = convert(code(display(vegalite=SPEC, png=picture), display(vegalite=SPEC)))(
+        "figure"
+    )
+    for figure in (given, made):
+        spec = json.loads(figure.script.text)
+        assert spec == {key: value for key, value in SPEC.items() if key != "$schema"}
+        assert figure.img["alt"] == "A & B </script>"
+    assert given.img["src"] == f"data:image/png;base64,{picture}"
+    assert given.img["width"] == "16"
+    assert made.img["src"].startswith("data:image/png;base64,iVBOR")
+
+
+def test_formulas_become_mathml_in_prose_and_outputs(convert):
+    soup = convert(
+        new_markdown_cell(PROSE), code(display(markdown="b is $0.31$"), display(latex="$$c^2$$"))
+    )
+    assert [formula["display"] for formula in soup("math")] == [
+        "inline", "inline", "block", "block", "inline", "block",
+    ]  # fmt: skip
+    assert soup.h1.math.msqrt.text == "k"
+    assert soup("math")[-1].msup.text == "c2"
+    assert soup.code.text == "$x$"
+    prose = " ".join(soup.text.split())
+    assert "a price of $5" in prose
+    assert "$$" not in prose
+
+
+def test_a_formula_beyond_the_converter_stays_readable(convert):
+    soup = convert(new_markdown_cell(r"Left open: $x_1_2$ and $k$."))
+    assert soup.code.text == "x_1_2"
+    assert len(soup("math")) == 1
+
+
+def test_progress_bars_show_their_last_state_only(convert):
+    soup = convert(
+        code(
+            stream("stderr", "\r  0%|    | 0/2"),
+            stream("stdout", "first\n"),
+            stream("stderr", "\r 50%|##  | 1/2\r100%|####| 2/2\n"),
+            stream("stdout", "second\r\n"),
+        )
+    )
+    assert [block.text.split("\n") for block in soup("pre")[1:]] == [
+        ["100%|####| 2/2", ""],
+        ["first", "second", ""],
+    ]
+
+
+def test_a_long_line_takes_no_longer_than_its_length(convert):
+    long = "a" * 300_000
+    assert convert(code(stream("stdout", f"{long}\n")))("pre")[1].text == f"{long}\n"
+
+
+def test_controls_leave_a_remark_and_code_is_folded(convert):
+    soup = convert(code(display(widget={"model_id": "0"}, plain="HBox(children=(...))")))
+    assert "HBox" not in soup.text
+    assert "run the notebook to use it" in soup.text
+    assert soup.details.find("pre").text.strip() == "run()"
+    assert "open" not in soup.details.attrs
+
+
+def test_a_stopped_run_says_so_at_the_top(convert):
+    error = new_output("error", ename="ValueError", evalue="ipc <= 500", traceback=["Traceback"])
+    note = new_markdown_cell("An Exception", metadata={"tags": ["papermill-error-cell-tag"]})
+    failed = new_code_cell("run()", outputs=[error], execution_count=7, id="failed")
+    soup = convert(note, new_markdown_cell("# Question"), failed, new_code_cell("never()"))
+    banner = soup.main.find(True)
+    assert banner.text == "This run stopped in cell 7: ValueError: ipc <= 500"
+    assert soup.find(id=banner.a["href"].removeprefix("#")).find("pre").text.strip() == "run()"
+    assert "An Exception" not in soup.text
+    assert soup.title.text == "Question"
+
+
+@pytest.mark.parametrize(
+    ("count", "execution"),
+    [
+        (2, {"iopub.execute_input": "2026-01-01T00:00:00Z"}),  # the kernel died, or is at work
+        (None, {}),  # it died at once
+        (None, None),  # never begun
+    ],
+)
+def test_a_cell_without_an_answer_has_no_end(convert, count, execution):
+    answered = {"execution": {"shell.execute_reply": "2026-01-01T00:00:00Z"}}
+    first = new_code_cell("one()", execution_count=1, metadata=answered)
+    blank = new_code_cell(" \n")
+    last = new_code_cell("two()", execution_count=count, id="last")
+    if execution is not None:
+        last.metadata.execution = execution
+    banner = convert(first, blank, new_markdown_cell("text"), last).main.find(True)
+    assert banner.text == f"This run stopped in cell 2: {page.NO_END}"
+    assert banner.a["href"] == "#cell-id=last"
+
+
+def test_a_run_with_an_answer_to_every_cell_carries_no_warning(convert):
+    answered = {"execution": {"shell.execute_reply": "2026-01-01T00:00:00Z"}}
+    cells = [new_code_cell("one()", execution_count=1, metadata=answered), new_code_cell("")]
+    assert not convert(*cells).select(".stopped")
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(convert, tmp_path, monkeypatch):
+    convert(code(stream("stdout", "old")))
+    before = (tmp_path / "run.html").read_bytes()
+
+    def full_disc(source, target):
+        assert "new" in Path(source).read_text("utf-8")
+        assert Path(source).parent == target.parent
+        raise OSError("disc is full")
+
+    monkeypatch.setattr(os, "replace", full_disc)
+    with pytest.raises(OSError, match="disc is full"):
+        convert(code(stream("stdout", "new")))
+    assert (tmp_path / "run.html").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.html", "run.ipynb"]
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", "{}", '{"nbformat": 4, "cells": 3}', "\xff"])
+def test_what_is_no_notebook_is_refused(tmp_path, text):
+    (tmp_path / "run.ipynb").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"run\.ipynb is not a Jupyter notebook"):
+        page.write_page(tmp_path / "run.ipynb", tmp_path / "run.html")
+    assert not (tmp_path / "run.html").exists()
+
+
+def test_a_page_goes_where_it_is_asked_for(tmp_path, convert):
+    with pytest.raises(FileNotFoundError, match=r"no notebook at .*missing\.ipynb"):
+        page.write_page(tmp_path / "missing.ipynb", tmp_path / "missing.html")
+    convert(code(stream("stdout", "done")))
+    page.write_page(tmp_path / "run.ipynb", tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").read_bytes() == (tmp_path / "run.html").read_bytes()
+
+
+def test_the_numbers_of_an_explorer_stand_below_its_picture(convert):
+    shown = display(vegalite=SPEC, widget={"model_id": "0"})
+    shown.data[page.NUMBERS] = "<table><tr><td>42</td></tr></table>"
+    soup = convert(code(shown))
+    assert soup.figure.find_next("table").text == "42"
+
+
+def test_a_page_in_a_folder_of_the_root_links_as_any_other():
+    """`results: /out` has no folder of studies two levels up."""
+    assert page.pages_beside(Path("/nowhere/01_one.html"))("02_two.ipynb") is None
+    assert page.pages_beside(Path("/01_one.html"))("02_two.ipynb") is None
+
+
+def test_what_stands_in_for_a_run_is_left_out_of_its_page(convert):
+    still = new_markdown_cell("![a picture](images/a.png)", metadata={"tags": ["not-run"]})
+    soup = convert(new_markdown_cell("# Kept"), still)
+    assert soup.h1
+    assert not soup("img")

@@ -1,0 +1,223 @@
+"""Planner: images per class from a small pilot, against known laws and simulated studies."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import statistics_planner
+from ddlib.explore import tables
+from ddlib.stats import planner
+from ddlib.words import coverage as reading
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+KS = np.array([10, 20, 50, 100, 200, 500])
+MEMBERS = ["c0", "c1", "c2"]
+
+
+def table(scales, floors=0.02, *, exponent=0.5, noise=0.001, seeds=5, generator=0, ks=KS):
+    """Gaps a/k^b + c of configurations c0, c1, ..., all of one network."""
+    rng, scales = np.random.default_rng(generator), np.asarray(scales, dtype=float)
+    floors = np.broadcast_to(floors, scales.shape)[:, None, None]
+    gaps = scales[:, None, None] * ks**-exponent + floors
+    gaps = gaps + noise * rng.normal(size=(len(scales), seeds, len(ks)))
+    c, s, j = np.indices(gaps.shape).reshape(3, -1)
+    found = {"configuration": [f"c{i}" for i in c], "seed": s, "k": ks[j], "network": "convnet"}
+    return pd.DataFrame(found | {"gap_error": gaps.ravel()})
+
+
+def read(gaps, largest=100, **options):
+    return planner.read_pilot(gaps[gaps["k"] <= largest], **{"draws": 400} | options)
+
+
+def test_the_worst_member_sets_the_plan():
+    pilot = read(table([0.5, 1.0, 0.8], noise=1e-6))
+    found = planner.plan(pilot, MEMBERS, 0.1, 10)
+    # (1 / (0.1 - 0.02))^2 = 156.25: 16 images of each of 10 classes
+    assert (found.member, found.ipc, found.k.estimate) == ("c1", (16, 16, 16), 160)
+    assert (
+        "16 images per class hold a worst gap of 0.1 (k = 160, past the largest measured, 100); "
+        "c1 decides."
+    ) in reading.plan(found)
+    inside = planner.plan(pilot, MEMBERS, 1 / np.sqrt(50) + 0.021, 10)
+    assert "(k = 50, a measured size)" in reading.plan(inside)
+
+
+def test_members_change_places_beyond_the_pilot():
+    # c0 is worse up to k = 156.25, where 2/√k + 0.02 = 1/√k + 0.1; past it c1 is.
+    pilot = read(table([2.0, 1.0], [0.02, 0.1], noise=1e-6))
+    near, far = (planner.plan(pilot, ["c0", "c1"], epsilon, 10) for epsilon in (0.22, 0.175))
+    assert (near.member, near.k.estimate) == ("c0", 100)  # (2 / 0.2)^2
+    assert (far.member, far.k.estimate) == ("c1", 180)  # (1 / 0.075)^2 = 177.8
+
+
+def test_a_need_below_the_smallest_size_is_that_size_and_never_no_image():
+    found = planner.plan(read(table([0.5, 1.0, 0.8])), MEMBERS, 0.6, 10)
+    assert found.ipc == (1, 1, 1)
+    assert reading.plan(found).startswith("1 images per class, the fewest measured, hold")
+
+
+@pytest.mark.parametrize("need", [97, 949, 9_549, 58_330])
+def test_a_plan_is_exact_up_to_100_and_within_2_percent_beyond(need):
+    ks = np.array([1, 10, 100, 1000, 10_000, 50_000])
+    pilot = read(table([0.5, 1.0], noise=1e-12, ks=ks), largest=50_000, draws=50)
+    # 1/√k + 0.02 is at most this epsilon from k = need - 1/2 on
+    found = planner.plan(pilot, ["c0", "c1"], (need - 0.5) ** -0.5 + 0.02, 1).ipc.estimate
+    assert need <= found <= (need if need <= 100 else 1.02 * need)
+
+
+def test_what_needs_more_than_twice_the_largest_size_is_refused():
+    found = planner.plan(read(table([0.5, 1.0, 0.8])), MEMBERS, 0.05, 10)  # k = 1111
+    assert found.ipc is None
+    text = reading.plan(found)
+    assert text.startswith("No plan for a worst gap of 0.05: the worst gap is still about 0.09")
+    assert "at 20 images per class, 2 times the largest size measured; measure" in text
+
+
+def test_other_networks_and_too_few_peers_are_refused():
+    gaps = table(np.linspace(0.5, 1, 5))
+    networks = {f"c{i}": "convnet" for i in range(6)} | {"vit": "vit"}
+    pilot = read(gaps, networks=networks)
+    assert planner.plan(pilot, ["c0", "c5"], 0.2, 10).ipc is not None
+    refused = reading.plan(planner.plan(pilot, ["c0", "vit"], 0.2, 10))
+    assert "the network of vit (vit) is not in the pilot (convnet)" in refused
+    assert "(unknown)" in planner.plan(pilot, ["c9"], 0.2, 10).reason
+    few = read(gaps[gaps["configuration"].isin(MEMBERS)], networks=networks)
+    assert "4 others are needed" in planner.plan(few, ["c4"], 0.2, 10).reason
+
+
+def test_another_configuration_is_one_more_draw_from_the_pilot():
+    scales = np.array([0.5, 0.7, 0.8, 0.9, 1.1])
+    networks = dict.fromkeys(["c0", "c1", "c2", "c3", "c4", "new"], "convnet")
+    pilot = read(table(scales, noise=1e-6), networks=networks, draws=20_000)
+    [drawn] = pilot.predict(["new"], [10])
+    # Student t of 5 - 2 degrees, as a and c are two: the squares over 3, and one more draw
+    squares = ((scales - 0.8) ** 2).sum() / 10
+    half = 3.182 * np.sqrt(squares / 3 * (1 + 1 / 5))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert np.median(drawn) == pytest.approx(0.8 / np.sqrt(10) + 0.02, abs=0.002)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.03)
+
+
+def test_an_exponent_that_is_not_one_half_makes_what_lies_beyond_a_guess():
+    sound, other = (
+        read(table([0.5, 1.0, 0.8], exponent=b, noise=0.002, generator=1)) for b in (0.5, 1.0)
+    )
+    assert sound.exponent.low < 0.5 < sound.exponent.high
+    assert planner.plan(sound, MEMBERS, 0.1, 10).doubt == ""
+    found = planner.plan(other, MEMBERS, 0.027, 10)  # a k of 143
+    assert found.k.estimate > 100
+    text = reading.plan(found)
+    assert text.startswith("A guess: ")
+    assert "But past k = 100 this rests on a/√k + c, and the exponent is 1.02" in text
+    assert planner.plan(other, MEMBERS, 0.06, 10).doubt == ""  # 25 < k < 50 needs no law
+
+
+def test_missing_trials_are_left_out_and_said():
+    gaps = table([0.5, 1.0, 0.8], noise=0.01)
+    lost = gaps["configuration"].eq("c1") & gaps["seed"].lt(2) & gaps["k"].eq(50)
+    pilot = read(gaps.assign(gap_error=gaps["gap_error"].mask(lost)))
+    kept = gaps[gaps["configuration"].eq("c1") & gaps["k"].eq(50) & gaps["seed"].ge(2)]
+    assert pilot.means[1, 2] == pytest.approx(kept["gap_error"].mean())
+    assert np.median(pilot.predict(["c1"], [50])) == pytest.approx(pilot.means[1, 2], abs=1e-3)
+    text = reading.plan(planner.plan(pilot, MEMBERS, 0.2, 10))
+    assert "2 of 60 trials are missing; means are over the others." in text
+    other = table([0.5, 1.0, 0.8], exponent=1.0, noise=0.002, generator=2)
+    pilot = read(other.assign(gap_error=other["gap_error"].mask(lost)))
+    assert pilot.whole.sum() == 18
+    doubt = planner.plan(pilot, MEMBERS, 0.027, 10).doubt
+    assert "not 1/2 (by 18 of 20 pairs of seed and size: all have gaps there)" in doubt
+    gone = gaps.assign(status=np.where(gaps["configuration"] == "c1", "diverged", "ok"))
+    refused = reading.plan(planner.plan(read(gone), MEMBERS, 0.2, 10))
+    assert "c1 has gaps of two seeds at 0 sizes; it needs 3" in refused
+
+
+def test_plans_hold_the_true_need():
+    rng, hits = np.random.default_rng(1), 0
+    for i in range(60):
+        gaps, truth = statistics_planner.simulate(0.3, 0.5, rng)
+        pilot = planner.read_pilot(gaps[gaps["k"] <= 100], draws=200, seed=i)
+        worst = truth.max(axis=0)
+        epsilon = np.interp(50**-0.5, KS[3::-1] ** -0.5, worst[3::-1])
+        found = planner.plan(pilot, pilot.names, epsilon, 1)
+        hits += found.k.low <= 50 <= found.k.high
+    assert 55 <= hits <= 60
+
+
+@pytest.mark.parametrize(("sd", "exponent"), [(0.6, 0.4), (0.1, 0.6)])
+def test_intervals_hold_left_out_configurations_sizes_and_families(sd, exponent):
+    tested = statistics_planner.coverage(sd, exponent, studies=12, draws=200)
+    assert tested.groupby("kind")["inside"].mean().min() >= 0.9
+    assert set(tested.loc[tested["refused"] != "", "k"]) == {400}
+
+
+def test_intervals_hold_what_was_left_out_of_the_example():
+    study = tables.read("ddlib/example/coverage_law/digits")
+    pilot = ["own", "mlp", "adam", "slow", "dsa", "mixup"]
+    for method in study.methods:
+        gaps = study.gaps[study.gaps["method"] == method]
+        tested = planner.back_test(gaps, study.families, [10, 20, 50], pilot, draws=400)
+        answered = tested[tested["refused"] == ""]
+        assert len(answered) > 60
+        assert answered["inside"].mean() >= 0.9
+        others = tested.loc[tested["name"].isin(["resnet18", "vit"]), "refused"]
+        assert others.str.contains("is not in the pilot|is not between").all()
+
+
+def test_the_back_test_of_an_exact_law_has_no_error():
+    gaps, families = table([0.5, 1.0, 0.8], noise=1e-6), {"all": MEMBERS, "pair": ["c0", "c1"]}
+    found = planner.back_test(gaps, families, [10, 20, 50, 100], MEMBERS, draws=50)
+    assert set(found["held_out"]) == {"k"}
+    assert list(found.loc[found["refused"] == "", "k"].unique()) == [200]
+    assert set(found["k"]) == {200, 500}
+    assert found["error"].abs().max() < 1e-5
+    worst = found[found["name"] == "all"].set_index("k")["measured"]
+    assert worst.to_dict() == pytest.approx(
+        {k: 1 / np.sqrt(k) + 0.02 for k in (200, 500)}, abs=1e-5
+    )
+
+
+def test_the_back_test_leaves_out_and_names_a_configuration_with_too_few_sizes():
+    gaps = table(np.linspace(0.5, 1, 6))
+    lost = (gaps["configuration"] == "c5") & (gaps["k"] <= 100)  # two sizes are left
+    gaps["status"] = np.where(lost, "diverged", "ok")
+    families = {"all": [f"c{i}" for i in range(6)], "three": MEMBERS}
+    found = planner.back_test(gaps, families, [10, 20, 50], [*MEMBERS, "c5"], draws=50)
+    sound = gaps[gaps["configuration"] != "c5"]
+    three = {"three": MEMBERS, "rest": ["c3", "c4"]}
+    expected = planner.back_test(sound, three, [10, 20, 50], MEMBERS, draws=50)
+    assert set(found["name"]) == {"three", "c0", "c1", "c2", "c3", "c4"}
+    same = found[found["name"] == "three"].reset_index(drop=True)
+    own = expected[expected["name"] == "three"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, own)
+    assert (
+        "Left out: c5 has gaps of two seeds at 2 sizes; it needs 3; the family all holds one that "
+        "is left out."
+    ) in reading.back_test(found)
+    nothing = planner.back_test(gaps, {"all": families["all"]}, KS, families["all"], draws=50)
+    assert nothing.empty
+    assert "Left out: c5" in reading.back_test(nothing)
+
+
+def test_the_same_seed_gives_the_same_plan():
+    gaps = table([0.5, 1.0, 0.8], noise=0.01)
+    plans = [planner.plan(read(gaps, seed=i), MEMBERS, 0.1, 10).draws for i in (0, 0, 1)]
+    assert np.array_equal(plans[0], plans[1])
+    assert not np.array_equal(plans[0], plans[2])
+
+
+def test_bad_pilots_are_refused():
+    gaps, families = table([0.5, 1.0]), {"pair": ["c0", "c1"]}
+    with pytest.raises(ValueError, match="pilot k=30 was not measured; choose among 10, 20, 50"):
+        planner.back_test(gaps, families, [10, 30, 50], ["c0"])
+    with pytest.raises(ValueError, match="no gaps of 'vgg': no rows"):
+        planner.back_test(gaps, families, [10, 20, 50], ["vgg"])
+    with pytest.raises(ValueError, match="has gaps of two seeds at 2 sizes; it needs 3"):
+        read(gaps, largest=20)
+    with pytest.raises(ValueError, match="1 seeds, k from 10; give 2 seeds"):
+        read(gaps[gaps["seed"] == 0])
+    with pytest.raises(ValueError, match="gaps of 2 methods"):
+        read(gaps.assign(method=np.where(gaps["seed"] == 0, "a", "b")))
+    for members, epsilon, count in ((["c0"], np.nan, 10), (["c0"], 0.1, 0), ([], 0.1, 10)):
+        with pytest.raises(ValueError, match="choose a gap, a count >= 1"):
+            planner.plan(read(gaps), members, epsilon, count)

@@ -1,0 +1,173 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddlib.stats.covers import Triangles
+from ddlib.words import coverage as reading
+
+
+def test_distances_say_where_the_triangle_fails_and_whether_r_is_noise():
+    held = reading.distances(Triangles(0, 0.0, 0.0, ()), 0.1, 0.2)
+    assert held.startswith("The triangle inequality holds for all triples.")
+    assert "noise here" not in held
+    broken = reading.distances(Triangles(3, 0.25, 0.4, ("a", "b", "c")), 0.2, 0.2)
+    assert "fails in 3 triples (25.0%), worst by 0.4 for a, b, c" in broken
+    assert "H_cov counts noise here" in broken
+
+
+def regression(predictor, **changes):
+    row = {"epsilon": 0.1, "predictor": predictor, "n": 8, "unknown": 0, "censored": 0}
+    row |= {"distinct": 5, "reduced": 0, "fewest": 4, "shortened": 0, "slope": 20.0}
+    row |= {"low": 10.0, "high": 30.0}
+    row |= {"r2": 0.8, "p": 0.01, "lead": np.nan, "p_lead": np.nan, "loo": 5.0}
+    return row | {"left_out": "families", "reason": "", **changes}
+
+
+def within(**changes):
+    row = {"epsilon": 0.1, "predictor": "h_cov", "group": "4", "n": 5, "distinct": 4, "r2": 0.7}
+    return pd.DataFrame([row | {"p": 0.03, "reason": "", **changes}])
+
+
+def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
+    table = pd.DataFrame(
+        [
+            regression("constant", slope=np.nan, r2=np.nan, loo=20.0),
+            regression("log_members", loo=15.0, r2=0.4),
+            regression("h_cov", lead=0.4, p_lead=0.04),
+        ]
+    )
+    text = reading.explained(table, within())
+    assert text.startswith(
+        "**Worst gap 0.1: k* rises with H_cov (weak evidence, relabelling p = 0.010); ln M, the "
+        "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
+        "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 more images (10 to 30 over draws of "
+        "seeds). Smallest error at left-out families: H_cov (5 images). 8 families have 5 "
+        "distinct k*."
+        " Among 5 families of equal M, where ln M says nothing, k* rises with H_cov (weak "
+        "evidence, p = 0.030; R² 0.70, 4 distinct k*)."
+    )
+    assert text.endswith(reading.METHOD)
+    assert "chance" not in text
+
+
+@pytest.mark.parametrize(
+    ("h_cov", "rival", "phrases"),
+    [
+        ({"p": 0.4}, {}, ["0.1: k* is not shown to rise with H_cov (relabelling p = 0.400); ln M"]),
+        ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
+        (
+            {"lead": -0.1, "p_lead": 0.9},
+            {},
+            ["ln M, the paper's own regressor, has the larger R², untested.**"],
+        ),
+        ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
+        ({"reason": "1 of 8 inside"}, {}, ["nothing can be said of H_cov.** 1 of 8 inside."]),
+        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Smallest"]),
+        (
+            {"loo": 9.0},
+            {},
+            ["Smallest error at left-out families: ln M (5 images; H_cov errs by 9)."],
+        ),
+        ({"loo": np.nan}, {}, ["Smallest error at left-out families: ln M (5 images)."]),
+        ({"loo": np.nan}, {"loo": np.nan}, ["No leave-one-out error can be computed."]),
+        ({"censored": 3}, {}, ["5 distinct k*, 3 of them beyond the measured sizes"]),
+        ({"reduced": 2, "fewest": 3}, {}, ["2 families lost seeds to missing trials, down to 3"]),
+        ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
+        ({"unknown": 1}, {}, ["1 more have no k* for missing trials."]),
+    ],
+)
+def test_a_law_that_fails_and_what_is_missing_are_said(h_cov, rival, phrases):
+    h_cov = {"lead": 0.4, "p_lead": 0.04} | h_cov
+    table = pd.DataFrame([regression("log_members", **rival), regression("h_cov", **h_cov)])
+    text = reading.explained(table, None)
+    for phrase in phrases:
+        assert phrase in text
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.05, True), (0.051, False)])
+def test_the_slope_is_said_where_k_star_rises(p, said):
+    table = pd.DataFrame([regression("log_members"), regression("h_cov", p=p, p_lead=0.3)])
+    assert ("A nat of H_cov goes with 20 more images" in reading.explained(table, None)) == said
+
+
+def test_other_measures_and_whole_series_have_their_say():
+    table = pd.DataFrame(
+        [
+            regression("constant", loo=40.0, r2=np.nan),
+            regression("log_members", loo=30.0, r2=0.9),
+            regression("h_cov", loo=20.0, lead=-0.1, p_lead=0.6),
+            regression("packing", loo=25.0, r2=0.5),
+            regression("vendi", loo=10.0, r2=0.85),
+            regression("effective_rank", loo=11.0, r2=0.82),
+        ]
+    ).assign(left_out="series")
+    text = reading.explained(table, None)
+    assert "left-out series: the Vendi score (10 images; H_cov errs by 20)." in text
+    assert (
+        "larger, but untested, with the Vendi score (0.85) and the effective rank (0.82)." in text
+    )
+
+
+def test_gaps_below_zero_come_before_the_verdict():
+    table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
+    gaps = pd.DataFrame({"configuration": ["own", "mlp"], "method": "dm", "k": 400, "seed": 0})
+    gaps = gaps.assign(status="ok", gap_error=[-0.01, 0.02])
+    assert reading.explained(table, None, gaps).startswith(
+        "On average, networks trained on S are no worse than those trained on D for dm under own "
+        "at k = 400.\n\n**Worst gap 0.1: "
+    )
+
+
+def test_families_of_equal_size_may_say_nothing():
+    table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
+    assert "k* is not shown to rise with H_cov (p = 0.400" in reading.explained(
+        table, within(p=0.4)
+    )
+    assert "nothing can be said of H_cov: all alike." in reading.explained(
+        table, within(reason="all alike")
+    )
+
+
+def test_the_back_test_counts_errors_and_intervals():
+    tested = pd.DataFrame(
+        {
+            "kind": "family",
+            "held_out": "k",
+            "error": [0.03, -0.04, 0.2],
+            "inside": [True, False, False],
+            "refused": ["", "", "k = 400 is not between 10 and 2 times 100"],
+        }
+    )
+    text = reading.back_test(tested)
+    assert text.startswith(
+        "**The planner's 95 % intervals held in 50% of 2 cases that it answers.** "
+        "Families overlap, so cases are not independent."
+    )
+    assert (
+        "- families, held out: k: 1 of 2 measured gaps were in their 95 % intervals; mean error "
+        "-0.005, root mean square 0.035\n"
+        "- families, held out: k (the planner refuses these): 0 of 1 measured"
+    ) in text
+    assert "Nothing is left" in reading.back_test(tested.assign(error=np.nan))
+
+
+def test_transfer_says_which_gaps_change_beyond_noise():
+    compared = pd.DataFrame(
+        {
+            "family": ["a", "a", "a", "a", "b"],
+            "gap": ["worst", "worst", "mean", "mean", "mean"],
+            "method": "all",
+            "n": [4, 4, 4, 4, 1],
+            "missing": [1, 1, 1, 1, 4],
+            "difference": [0.1, -0.2, 0.01, 0.03, np.nan],
+            "told": [True, True, False, False, False],
+        }
+    )
+    text = reading.transfer(compared, "one")
+    assert text.startswith(
+        "**all** instead of one: the worst gap changes by -0.050 on average (-0.200 to +0.100); "
+        "beyond the noise of 4 seeds it is smaller in 1 and larger in 1 of 2 cases; the mean gap "
+        "changes by +0.020 on average (+0.010 to +0.030); beyond the noise of 4 seeds it is "
+        "smaller in 0 and larger in 0 of 2 cases; missing trials cost seeds in a (4 seeds, 1 "
+        "missing); nothing is said of b, where fewer than 2 seeds are whole."
+    )
