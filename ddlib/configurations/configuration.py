@@ -68,7 +68,8 @@ class State:
 class Configuration:
     """How a network is trained, whatever it is trained on.
 
-    network: its name and options, as `read_network` gives them; recipe: how it is trained; initialisation: a name of INITIALISATIONS; pretraining: for the two initialisations
+    network: its name and options, as `read_network` gives them; recipe: how it is
+    trained; initialisation: a name of INITIALISATIONS; pretraining: for the two initialisations
     that are pretrained, and otherwise without effect.
     """
 

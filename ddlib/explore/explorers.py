@@ -1,8 +1,8 @@
 """Explorers of the two laws: controls, a picture and numbers that follow every change.
 
-They read the tables of studies that ended (`ddlib.explore.tables`) and compute by `ddlib.stats`; what costs time is kept for the next change. Each explorer is one
-widget; shown where no kernel runs, it is a picture of its first choice. A change is computed within
-a fifth of a second; with all methods and all laws ticked, one that fits all anew takes twice that.
+They read the tables of studies that ended (`ddlib.explore.tables`) and compute by `ddlib.stats`.
+What costs time is kept for the next change. Each explorer is one widget; shown where no kernel
+runs, it is a picture of its first choice.
 
 `python -m ddlib.explore.explorers notebooks/images` writes the pictures that GitHub
 shows of notebook 05.

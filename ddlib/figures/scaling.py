@@ -156,8 +156,8 @@ def gap_against_k(
     """Draw the gap against k on log axes: seeds, mean, fitted a k^-1/2 + c, band and floor c.
 
     `gaps` has columns method, k, seed, gap; `curves` method, k, gap, low, high; `floors` as
-    of `ddlib.stats.laws.floors`. `measure_title` names the gap and its unit. Gaps that a log axis cannot
-    show are marked at its lower edge and counted under the method's name.
+    of `ddlib.stats.laws.floors`. `measure_title` names the gap and its unit. Gaps that a log axis
+    cannot show are marked at its lower edge and counted under the method's name.
     """
     axes = _log_axes(gaps, curves, floors["floor"].dropna().tolist(), measure_title)
     colours = method_colours(gaps["method"])

@@ -154,13 +154,13 @@ DISTANCES: dict[str, tuple[Callable, Callable]] = {
     "representations": (representation_distance, lambda observed: observed["features"]),
 }
 """Distances by name: `distance(arrays, names)` gives the matrix between configurations, and
-`take(observed)` the array of one of them, from what `ddlib.study.study.Result.observed` gives of it."""
+`take(observed)` the array of one of them, from what `Result.observed` gives of it."""
 
 
 def distances(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.DataFrame]:
     """Return the distance matrix of every kind of DISTANCES between configurations, by name.
 
-    observed: {configuration: what `ddlib.study.study.Result.observed` gives of it}, with the same seeds
+    observed: {configuration: what `Result.observed` gives of it}, with the same seeds
     for all. Updates are in function space, over parts of the training, and means over seeds.
     """
     return {

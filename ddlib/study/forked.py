@@ -1,4 +1,4 @@
-"""What the workers on this machine are forks of: a process loads it, once; see `ddlib.study.cluster`.
+"""What the workers on this machine are forks of: a process loads it once; see `cluster`.
 
 Nothing else imports it, for it is no module to have by the way: who does no longer heeds Ctrl-C,
 which is for the process that the workers end with.

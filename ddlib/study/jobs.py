@@ -300,7 +300,7 @@ def reference(
 ) -> tuple[Score, bytes]:
     """Return the score of a network trained on the whole training set, and what it showed.
 
-    The latter is the file of `ddlib.configurations.probing.train_and_observe` over `probe` test images; empty for
+    The latter is the file of `train_and_observe` over `probe` test images; empty for
     a probe of 0.
     """
     dataset, network = _open(context, configuration)

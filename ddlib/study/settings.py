@@ -43,8 +43,8 @@ class Settings(Parameters):
 
     data: options of `ddlib.data.base.load`, with its `name`; network: options of the network
     registered under its `name`, on which methods distil; training: fields of
-    `ddlib.training.loop.Recipe`; configurations: {name: what it changes of network and training, and
-    more}, under each of which every set is evaluated (see `ddlib.configurations.configuration`; default: the
+    `Recipe`; configurations: {name: what it changes of network and training, and
+    more}, under each of which every set is evaluated (default: the
     one of network and training); families: {name: configurations}; spread: size and count of
     families of equal size, from tight to wide; epsilons: gaps to hold; pilot: the k and the
     configurations that a plan is made from; probe: test images on which trained networks are
@@ -55,7 +55,7 @@ class Settings(Parameters):
     device: "auto" for CUDA where there is one, else the CPU, or the name of a device; precision: of
     `ddlib.devices.PRECISIONS`, in which networks compute; reference: the networks on all data that
     gaps are measured from, "converged" or of the "same_steps" as on S, which are trained in any
-    case; converged: fields of `ddlib.training.loop.Converged`; results: the folder to write, from the
+    case; converged: fields of `Converged`; results: the folder to write, from the
     project's root; cache: the folder of what all studies share, networks trained on all data and
     what methods prepare; draws: bootstrap draws of a fit; floor_share: the share of a floor at
     which what is above it counts as spent; theory: fields of `Theory`, which notebook 04 reads;
@@ -290,7 +290,7 @@ def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable
 
 
 def data_options(settings: Settings) -> dict[str, Any]:
-    """Return the checked arguments of `ddlib.data.base.load`; your own folder counts from the root."""
+    """Return the checked arguments of `data.load`; your own folder counts from the root."""
     read_extensions(settings.extensions)
     given = settings.data
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):

@@ -120,7 +120,7 @@ class Plan:
         return self.cache / "references" / name
 
     def length_path(self, configuration: str) -> Path:
-        """The steps of the converged references of all seeds; see `ddlib.study.jobs.find_length`."""
+        """The steps of the converged references of all seeds; see `find_length`."""
         evaluation = self.evaluation(configuration)
         identity = [self.context.identity, evaluation, asdict(self.converged)]
         return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
@@ -133,7 +133,7 @@ class Plan:
         return reference != SAME_STEPS or self.observed_path(configuration, seed).exists()
 
     def observed_path(self, configuration: str, seed: int) -> Path:
-        """What the reference of the same steps showed; see `ddlib.configurations.probing.train_and_observe`."""
+        """What the reference of the same steps showed; see `train_and_observe`."""
         identity = [self.reference_path(configuration, seed, SAME_STEPS).stem, self.settings.probe]
         name = f"{self.dataset.name}-seed{seed}-{fingerprint(identity)}.safetensors"
         return self.cache / "observed" / name

@@ -149,5 +149,5 @@ def test_a_notebook_is_not_executed_onto_itself(run, tmp_path):
 def test_missing_files_and_arguments_are_named(tmp_path):
     with pytest.raises(SystemExit, match=r"there is no file .*nowhere\.ipynb; check the path"):
         main([str(tmp_path / "nowhere.ipynb"), str(tmp_path / "mine.yaml")])
-    with pytest.raises(SystemExit, match=r"usage: python -m ddlib\.execute NOTEBOOK"):
+    with pytest.raises(SystemExit, match=r"usage: python -m ddlib\.publish\.execute NOTEBOOK"):
         main([])
