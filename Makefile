@@ -32,7 +32,7 @@ lab: .venv/installed
 app: .venv/installed
 	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline $(APP) notebooks/05_explore.ipynb
 
-## report: a site of all executed notebooks, in results/report, to open from disk
+## report: one table of all executed notebooks, results/index.html, to open from disk
 report: .venv/installed
 	$(BIN)/python -m ddlib.publish.report
 

@@ -78,7 +78,9 @@ def read(path: Path, scheduler_address: str | None = None) -> Run:
             run.folder = from_root(values["results"])
         run.notebook = _notebook(path)
         source = read_source(run.notebook)
-        settings = read_parameters(values)
+        if scheduler_address and "studies" not in values:
+            run.options = {"scheduler_address": scheduler_address}
+        settings = read_parameters(values | run.options)
         check_writable(run.folder)
         if isinstance(settings, Exploration):
             run.inputs = [from_root(name) for name in settings.studies]
@@ -86,9 +88,7 @@ def read(path: Path, scheduler_address: str | None = None) -> Run:
             run.inputs = [from_root(read_theory(settings).coverage)]
         if isinstance(settings, Settings):
             check(settings)
-            run.options = {"scheduler_address": scheduler_address} if scheduler_address else {}
-            elsewhere = scheduler_address or settings.scheduler_address
-            run.on_gpu = not elsewhere and cluster.device(settings) != "cpu"
+            run.on_gpu = not settings.scheduler_address and cluster.device(settings) != "cpu"
     except (OSError, ValueError) as error:
         run.status, run.message = "refused", str(error)
     return run
