@@ -18,7 +18,7 @@ from torch import nn
 from ddlib.configurations.configuration import Configuration, pretrain
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
-from ddlib.data.base import load as load_data
+from ddlib.data.load import load as load_data
 from ddlib.devices import check_precision, precision, read_device, seeded
 from ddlib.methods import METHODS, distribution
 from ddlib.networks import zoo

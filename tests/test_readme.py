@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ddlib.data.base import Normalisation
+from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import tables
 from ddlib.stats import covers as coverage

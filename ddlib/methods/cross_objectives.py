@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ddlib.data.base import DataSet, one_thread
+from ddlib.data.base import DataSet
+from ddlib.devices import one_thread
 from ddlib.distilled import DistilledSet
 from ddlib.methods import METHODS, distribution, gradient, trajectory
 from ddlib.methods.common import real_batches

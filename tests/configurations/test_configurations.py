@@ -18,7 +18,8 @@ from ddlib.configurations.configuration import (
     read_configurations,
     read_families,
 )
-from ddlib.data.base import Split, load
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.networks import functional as networks
 from ddlib.seeds import generator
 from ddlib.training.loop import OPTIMISERS, Recipe, augmented, train

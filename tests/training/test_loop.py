@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddlib.data.base import Split, load
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.devices import precision
 from ddlib.networks.functional import Network, build, initial_parameters, logits
 from ddlib.training import loop as training
