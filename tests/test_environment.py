@@ -118,8 +118,6 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
     if path.parent.name == "start_here":
         return  # a lesson, which fits no law to its own few trials
     sizes, seeds = (5, 4) if path.parent.name == "coverage_law" else (6, 5)
-    if path.stem.startswith("accelerated"):
-        sizes = 1  # compared at one size
     assert len(set(settings.k)) >= sizes
     assert settings.seeds >= seeds
 

@@ -67,25 +67,6 @@ def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
     return Text("\n".join(lines))
 
 
-def crossed(ratios: pd.DataFrame, base: str = "random") -> Text:
-    """Say which set is best by each objective, and whether objectives order sets as the gap does.
-
-    ratios: index the method that made a set, columns the measures, `gap_cross_entropy` among them.
-    """
-    objectives = [name for name in ratios.columns if not name.startswith("gap")]
-    lines = []
-    for name in objectives:
-        best = ratios[name].idxmin()
-        own = f"; its own reach {ratios.loc[name, name]:.2f}" if name in ratios.index else ""
-        tau = ratios[name].corr(ratios["gap_cross_entropy"], method="kendall")
-        lines.append(
-            f"- by the objective of {name}, best are the sets of {best} "
-            f"({ratios.loc[best, name]:.2f} of {base}{'' if best == name else own}); it orders the "
-            f"{len(ratios)} kinds of set as the gap in nats does with Kendall's τ = {tau:.2f}"
-        )
-    return Text("\n".join(lines))
-
-
 def exponents(found: Mapping[str, tuple[Interval, float]]) -> Text:
     """Say which exponents agree with the prediction; found: {quantity: (exponent, predicted)}."""
     lines = []
