@@ -12,7 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ddlib.figures import scaling as charts
+from ddlib.figures import render
 from ddlib.publish import report
 from ddlib.publish.page import NO_END, write_page
 
@@ -48,7 +48,7 @@ def write(results, folder: str, name: str, *outputs, data="digits", run: bool = 
 def results(tmp_path):
     """Two notebooks under two profiles, one run of which failed."""
     folder = tmp_path / "results"
-    chart = new_output("display_data", {charts.LIVE: SPEC, "image/png": PNG})
+    chart = new_output("display_data", {render.LIVE: SPEC, "image/png": PNG})
     error = new_output("error", ename="ValueError", evalue="k = 7 & no more", traceback=[])
     write(folder, "one/quick", "01_one", chart)
     write(folder, "one/night", "01_one", data="mnist")
