@@ -9,7 +9,7 @@ from ddlib.files import from_root
 from ddlib.stats.compare import LEVEL
 from ddlib.stats.laws import Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
-from ddlib.words.scaling import Text, between
+from ddlib.words.text import Text, between
 
 NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
 REGRESSIONS = "regressions.parquet"  # what notebook 03 leaves
