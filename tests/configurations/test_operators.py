@@ -8,7 +8,7 @@ from ddlib.configurations import operators
 from ddlib.configurations.configuration import Configuration, State
 from ddlib.data.base import DataSet, load
 from ddlib.seeds import generator
-from ddlib.stats.covers import update_distance
+from ddlib.stats.distances import update_distance
 from ddlib.training.loop import batches, training_steps
 
 BASE = {
