@@ -15,18 +15,23 @@ from accelerator import NAME, There, accelerator, moved
 from safetensors.torch import load
 from torch import nn
 
-from ddlib.configurations.configuration import Configuration, pretrain
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.pretraining import pretrain
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
 from ddlib.data.base import load as load_data
 from ddlib.devices import check_precision, precision, read_device, seeded
 from ddlib.methods import METHODS, distribution
-from ddlib.networks import zoo
-from ddlib.networks.functional import build, embed, in_groups, initial_parameters, logits
+from ddlib.networks import layers, zoo
+from ddlib.networks.functional import build, embed, in_groups, logits
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.study.jobs import Context, in_precision, seconds
 from ddlib.training import augment
-from ddlib.training.loop import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
+from ddlib.training.augment import AUGMENTATIONS
+from ddlib.training.divergence import CHECK_EVERY
+from ddlib.training.loop import score, train
+from ddlib.training.recipe import Recipe
 
 CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
 
@@ -112,7 +117,7 @@ def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
 def on_both(act: Callable, dataset: DataSet) -> tuple:
     """Return what `act` gives for the data set on the CPU and there, and how often it waited."""
     # Elsewhere pooling is PyTorch's own, which rounds otherwise than the CPU's; here, for both.
-    with patch.object(zoo.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)):
+    with patch.object(layers.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)):
         here = act(dataset)
         with accelerator() as on:
             there = act(moved(dataset))
@@ -346,7 +351,7 @@ class Pairs(nn.Module):
 
 
 def test_a_default_dtype_of_float64_changes_nothing(tiny, tmp_path, monkeypatch):
-    own = lambda shape, classes: zoo.Network(Pairs(math.prod(shape)), nn.Linear(4, classes))  # noqa: E731
+    own = lambda shape, classes: layers.Network(Pairs(math.prod(shape)), nn.Linear(4, classes))  # noqa: E731
     monkeypatch.setitem(zoo.NETWORKS, "own", own)
     wanted = computed(tiny, tmp_path)
     torch.set_default_dtype(torch.float64)

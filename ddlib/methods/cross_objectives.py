@@ -20,11 +20,15 @@ from ddlib.distilled import DistilledSet
 from ddlib.methods import METHODS, distribution, gradient, trajectory
 from ddlib.methods.common import real_batches
 from ddlib.methods.matching import PLAIN_SGD
-from ddlib.networks.functional import Network, embed, initial_parameters
+from ddlib.networks.functional import embed
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training.augment import Draw
-from ddlib.training.loop import DivergedError, Recipe, train, train_and_score
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import train, train_and_score
+from ddlib.training.recipe import Recipe
 
 UNSEEN = 1000  # number of the first expert that measures; those of a method count from 0
 EXPERTS, EPOCHS, SPAN = 2, 6, 2  # how many measure, their snapshots, and what MTT's students span

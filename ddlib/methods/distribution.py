@@ -11,11 +11,12 @@ from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.matching import TINY, BatchMatching, RealBatches, Synthetic, fresh_networks
-from ddlib.networks.functional import Network, Theta, embed, in_groups
+from ddlib.networks.functional import Theta, embed, in_groups
+from ddlib.networks.layers import Network
 from ddlib.parameters import setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError, or_diverged
+from ddlib.training.divergence import DivergedError, or_diverged
 
 
 @dataclass(frozen=True)

@@ -13,65 +13,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-ImageShape = tuple[int, int, int]
-Norm = Literal["instance", "group", "batch", "layer", "none"]
-
-
-class AveragePool(nn.Module):
-    """Average pooling of 2x2 pixels, as nn.AvgPool2d(2): an odd last row or column is left out.
-
-    On a CPU four slices, added, take half the time of PyTorch's, gradients included.
-    """
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.device.type != "cpu":
-            return F.avg_pool2d(images, 2)
-        height, width = (size - size % 2 for size in images.shape[-2:])
-        rows = images[..., 0:height:2, :width] + images[..., 1:height:2, :width]
-        return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "instance": lambda channels: nn.GroupNorm(channels, channels),
-    "group": lambda channels: nn.GroupNorm(math.gcd(4, channels), channels),
-    "batch": nn.BatchNorm2d,
-    "layer": lambda channels: nn.GroupNorm(1, channels),
-    "none": nn.Identity,
-}
-"""Norm layers by name; `group` has the references' four groups."""
-
-
-class Network(nn.Module):
-    """A classifier in two parts: `body` maps images to features, `head` features to logits.
-
-    Its batch norms hold no running statistics: these come with the weights, or not at all. Where
-    they do not, training and testing both normalise by the batch. constants: the values of all
-    other buffers by name, on the CPU, which `ddlib.networks.functional.build` fills in.
-
-    Raises ValueError for a batch norm without a momentum or without running statistics.
-    """
-
-    def __init__(self, body: nn.Module, head: nn.Module):
-        super().__init__()
-        self.body = body
-        self.head = head
-        self.batch_norms = tuple(layer for layer in self.modules() if isinstance(layer, BatchNorm))
-        self.constants: dict[str, torch.Tensor] = {}
-        for layer in self.batch_norms:
-            if layer.momentum is None or not layer.track_running_stats:
-                raise ValueError(
-                    f"{layer} has no momentum or no running statistics; give it both, PyTorch's "
-                    "defaults"
-                )
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(images))
+from ddlib.networks.layers import NORMS, AveragePool, ImageShape, Network, Norm, fit, pooled
 
 
 def mlp(image_shape: ImageShape, class_count: int, width: int = 128, depth: int = 3) -> Network:
@@ -112,7 +57,7 @@ def convnet(
             f"least {block} pixels, got {height}x{side}; choose a smaller depth"
         )
     layers: list[nn.Module] = []
-    margins, sizes = _fit(image_shape, block)
+    margins, sizes = fit(image_shape, block)
     padding = [1 + margin for margin in margins]
     for _ in range(depth):
         layers += [nn.Conv2d(channels, width, 3, padding=padding), NORMS[norm](width)]
@@ -127,7 +72,7 @@ def lenet(image_shape: ImageShape, class_count: int) -> Network:
 
     It was drawn for 32 pixels; smaller images are padded to that. Source: LeCun et al. (1998).
     """
-    margins, sizes = _fit(image_shape, 1, least=32)
+    margins, sizes = fit(image_shape, 1, least=32)
     height, side = (((size - 4) // 2 - 4) // 2 for size in sizes)
     body = nn.Sequential(
         *(nn.Conv2d(image_shape[0], 6, 5, padding=margins), nn.ReLU(), nn.MaxPool2d(2)),
@@ -142,13 +87,13 @@ def alexnet(image_shape: ImageShape, class_count: int) -> Network:
 
     Five convolutions, three max poolings, no norm. Source: Krizhevsky et al. (NeurIPS 2012).
     """
-    margins, sizes = _fit(image_shape, 8)
+    margins, sizes = fit(image_shape, 8)
     channels, padding = image_shape[0], [2 + margin for margin in margins]
     layers: list[nn.Module] = []
     plan = ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True))
-    for width, kernel, pooled in plan:
+    for width, kernel, halves in plan:
         layers += [nn.Conv2d(channels, width, kernel, padding=padding or kernel // 2), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if pooled else []
+        layers += [nn.MaxPool2d(2)] if halves else []
         channels, padding = width, []
     features = channels * math.prod(size // 8 for size in sizes)
     return Network(nn.Sequential(*layers, nn.Flatten()), nn.Linear(features, class_count))
@@ -175,7 +120,7 @@ def vgg16(
 def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, norm: Norm) -> Network:
     from torchvision.models.vgg import cfgs
 
-    channels, padding = image_shape[0], [1 + margin for margin in _fit(image_shape, 32)[0]]
+    channels, padding = image_shape[0], [1 + margin for margin in fit(image_shape, 32)[0]]
     layers: list[nn.Module] = []
     for entry in cfgs[column]:
         if entry == "M":
@@ -185,7 +130,7 @@ def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, nor
         layers += [nn.Conv2d(channels, wider, 3, padding=padding), NORMS[norm](wider)]
         layers += [nn.ReLU(inplace=True)]
         channels, padding = wider, [1, 1]
-    return _pooled(nn.Sequential(*layers), channels, class_count)
+    return pooled(nn.Sequential(*layers), channels, class_count)
 
 
 def resnet18(
@@ -202,7 +147,7 @@ def resnet18(
     all of a last map of at most 4x4 pixels, not its mean. Images below 16 pixels are padded to 16.
     Source: He et al. (CVPR 2016); Zhao et al. (ICLR 2021).
     """
-    margins, sizes = _fit(image_shape, 8, least=16)
+    margins, sizes = fit(image_shape, 8, least=16)
     padding = [1 + margin for margin in margins]
     layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=padding, bias=False)]
     layers += [NORMS[norm](width), nn.ReLU()]
@@ -244,10 +189,10 @@ def mobilenet_v2(
     whole = MobileNetV2(
         width_mult=width / 32, inverted_residual_setting=plan, norm_layer=NORMS[norm]
     )
-    padding = [1 + margin for margin in _fit(image_shape, 8, least=16)[0]]
+    padding = [1 + margin for margin in fit(image_shape, 8, least=16)[0]]
     stem = whole.features[0]
     stem[0] = nn.Conv2d(image_shape[0], stem[0].out_channels, 3, padding=padding, bias=False)
-    return _pooled(whole.features, whole.last_channel, class_count)
+    return pooled(whole.features, whole.last_channel, class_count)
 
 
 def vit(
@@ -293,23 +238,6 @@ class _Unfused(nn.Sequential):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with sdpa_kernel(SDPBackend.MATH):
             return super().forward(images)
-
-
-def _fit(image_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
-    """Return how many pixels to add above and below, left and right, and the sizes that result.
-
-    Sizes reach `least` and the next multiple, and one pixel more where it takes an odd number.
-    """
-    sizes = image_shape[1:]
-    aims = [max(least, multiple * math.ceil(size / multiple)) for size in sizes]
-    margins = [math.ceil((aim - size) / 2) for aim, size in zip(aims, sizes, strict=True)]
-    return margins, [size + 2 * margin for size, margin in zip(sizes, margins, strict=True)]
-
-
-def _pooled(body: nn.Sequential, features: int, class_count: int) -> Network:
-    """Return the network whose features are the means of the body's last maps."""
-    body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-    return Network(body, nn.Linear(features, class_count))
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {

@@ -10,7 +10,8 @@ from ddlib.data import base as data
 from ddlib.methods import METHODS, trajectory
 from ddlib.methods.generators import unet_losses
 from ddlib.networks import functional as networks
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 pytestmark = [
     pytest.mark.slow,

@@ -21,10 +21,11 @@ from ddlib.methods.trajectory import (
     match,
     unflatten,
 )
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 IPCS = [1, 2, 3]

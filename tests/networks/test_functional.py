@@ -8,17 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import (
-    Network,
-    build,
-    embed,
-    initial_parameters,
-    logits,
-    orthogonal_parameters,
-    with_batch_seen,
-    with_statistics,
-)
-from ddlib.training.loop import Recipe, train
+from ddlib.networks.functional import build, embed, logits, with_batch_seen, with_statistics
+from ddlib.networks.initial import initial_parameters, orthogonal_parameters
+from ddlib.networks.layers import Network
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 
 def stream(seed=0):
