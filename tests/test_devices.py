@@ -332,7 +332,7 @@ def computed(dataset: DataSet, folder) -> dict[str, bytes]:
     network = configuration.build(dataset.image_shape, dataset.class_count)
     made |= configuration.initial(network, generator("weights"))
     network = build("own", dataset.image_shape, dataset.class_count)
-    made |= {**network.constants, **initial_parameters(network, generator("own"))}
+    made |= {**dict(network.named_buffers()), **initial_parameters(network, generator("own"))}
     made["digits"] = load_data("digits", per_class=2).train.images
     made["whitened"] = load_data("digits", per_class=2, zca=True).train.images
     return {name: value.detach().numpy().tobytes() for name, value in made.items()}

@@ -15,7 +15,7 @@ from ddlib.networks.functional import (
     Theta,
     in_passes,
     logits,
-    with_statistics,
+    with_buffers,
 )
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
@@ -120,7 +120,7 @@ def detached(theta: Theta) -> Theta:
 
 def prepared(network: Network, theta: Theta, recipe: Recipe) -> tuple[Theta, torch.optim.Optimizer]:
     """Return a copy of the weights to train, and the optimiser that moves them in place."""
-    theta = {name: value.clone() for name, value in with_statistics(network, theta).items()}
+    theta = {name: value.clone() for name, value in with_buffers(network, theta).items()}
     weights = [theta[name].requires_grad_() for name, _ in network.named_parameters()]
     options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer in ("sgd", "nesterov"):

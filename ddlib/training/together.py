@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from ddlib.data.base import Split
 from ddlib.devices import check_autocast, send
-from ddlib.networks.functional import ACCELERATOR_PIXELS, Theta, logits, with_statistics
+from ddlib.networks.functional import ACCELERATOR_PIXELS, Theta, logits, with_buffers
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training.augment import MIXES, augmented
@@ -74,7 +74,7 @@ def at_once(
     weights. One on a processor, where stacked convolutions are slower, and for batch norms and
     other buffers, which networks would share.
     """
-    if device == "cpu" or network.batch_norms or network.constants:
+    if device == "cpu" or network.batch_norms or list(network.buffers()):
         return 1
     pixels = min(recipe.batch_size, k) * math.prod(image_shape[-2:])
     weights = sum(value.numel() for value in network.parameters())
@@ -150,5 +150,5 @@ def is_stochastic(network: Network, theta: Theta, images: torch.Tensor) -> bool:
     """Return whether a training pass over `images` (N, channels, H, W) draws random numbers."""
     stream = torch.Generator()
     before = stream.get_state()
-    logits(network, with_statistics(network, theta), images, training=True, stream=stream)
+    logits(network, with_buffers(network, theta), images, training=True, stream=stream)
     return not torch.equal(stream.get_state(), before)
