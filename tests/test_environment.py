@@ -23,7 +23,7 @@ from ddlib.study.settings import (
     read_parameters,
     read_settings,
 )
-from ddlib.training.loop import Recipe
+from ddlib.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

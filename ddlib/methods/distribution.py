@@ -10,11 +10,12 @@ from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import real_batches
 from ddlib.methods.matching import TINY, BatchMatching, Synthetic, fresh_networks
-from ddlib.networks.functional import Network, embed
+from ddlib.networks.functional import embed
+from ddlib.networks.layers import Network
 from ddlib.parameters import setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError, or_diverged
+from ddlib.training.divergence import DivergedError, or_diverged
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,14 @@ from ddlib.methods.common import (
     initial_images,
     synthetic_labels,
 )
-from ddlib.networks.functional import Network, Theta, build, initial_parameters, read_network
+from ddlib.networks.functional import Theta, build, read_network
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import STEP, Recipe, Watch
+from ddlib.training.divergence import Watch
+from ddlib.training.recipe import STEP, Recipe
 
 AVERAGES = ("arithmetic", "geometric")
 """How an objective is averaged over draws of configurations, weights and batches. Its size differs

@@ -16,18 +16,15 @@ from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
 from ddlib.methods.matching import Matching, Synthetic
-from ddlib.networks.functional import Network, flatten, initial_parameters, logits, unflatten
+from ddlib.networks.functional import flatten, logits, unflatten
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import (
-    DivergedError,
-    Recipe,
-    at_steps,
-    batches,
-    or_diverged,
-    training_steps,
-)
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import at_steps, batches, training_steps
+from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
 

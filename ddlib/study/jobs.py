@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from ddlib.configurations import configuration as configurations
+from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data import cache as shared
@@ -25,21 +25,13 @@ from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import Network, Theta
+from ddlib.networks.functional import Theta
+from ddlib.networks.layers import Network
 from ddlib.study.extensions import Extension, network_code, use
-from ddlib.training.loop import (
-    Converged,
-    DivergedError,
-    Score,
-    final,
-    hold_out,
-    or_diverged,
-    passes,
-    score,
-    search_length,
-    train_and_score,
-    train_and_score_all,
-)
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import Score, final, passes, score, train_and_score
+from ddlib.training.recipe import Converged, hold_out, search_length
+from ddlib.training.together import train_and_score_all
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -169,7 +161,7 @@ def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, flo
     """Return the pretrained body that a configuration starts from, and the seconds."""
     dataset, _ = _open(context)
     start = seconds(context)
-    content = configurations.pretrain(dataset, configuration)
+    content = pretraining.pretrain(dataset, configuration)
     return content, seconds(context) - start
 
 
@@ -347,9 +339,7 @@ def _dataset(copy: str, digest: str, device: str) -> DataSet:
     return replace(dataset, train=train, test=test)
 
 
-def _open(
-    context: Context, configuration: Configuration | None = None
-) -> tuple[DataSet, networks.Network]:
+def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
     if problem := objection(context.code, context.device, context.copy, _dask_worker()):
         raise _unfit(problem)

@@ -10,13 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ddlib.configurations.configuration import (
-    Configuration,
-    Family,
-    expand,
-    read_configurations,
-    read_families,
-)
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family, expand, read_configurations, read_families
 from ddlib.data.base import DataSet, check_ipcs
 from ddlib.data.load import load
 from ddlib.data.sources import DATASETS
@@ -26,7 +21,7 @@ from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters, check_names, read_options, setting
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
-from ddlib.training.loop import Converged, Recipe
+from ddlib.training.recipe import Converged, Recipe
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
 

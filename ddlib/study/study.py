@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from ddlib.configurations.configuration import Configuration, Family
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family
 from ddlib.data.base import DataSet, images_digest
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
@@ -45,7 +46,8 @@ from ddlib.study.settings import (
     read_methods,
     read_sets,
 )
-from ddlib.training.loop import Converged, hold_out, passes
+from ddlib.training.loop import passes
+from ddlib.training.recipe import Converged, hold_out
 
 COLUMNS = [
     *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),

@@ -40,7 +40,7 @@ from ddlib.methods.generators import (
 )
 from ddlib.methods.generators import train_unet as make
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 LINEAR = {"beta_schedule": "linear", "clip_sample": False}
 ALPHAS_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # of the linear schedule

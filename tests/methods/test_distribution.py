@@ -7,8 +7,9 @@ from ddlib.methods import distribution
 from ddlib.methods.distribution import DistributionMatching, class_means, distil, objective
 from ddlib.methods.matching import draw_one
 from ddlib.methods.selection import RandomSelection, random
-from ddlib.networks.functional import build, initial_parameters
-from ddlib.training.loop import DivergedError
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
+from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
 

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 
 from ddlib.data.sources import DATASETS
 from ddlib.methods import METHODS
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.networks.zoo import NETWORKS
 from ddlib.study import study
 from ddlib.study.extensions import read_extensions, use

@@ -42,6 +42,7 @@ from ddlib.explore import tables
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
 from ddlib.study import jobs as work
@@ -53,8 +54,10 @@ from ddlib.study.settings import (
     read_methods,
     read_settings,
 )
-from ddlib.training import loop as training
-from ddlib.training.loop import DivergedError, Recipe, train, train_and_score, training_steps
+from ddlib.training import together
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import train, train_and_score, training_steps
+from ddlib.training.recipe import Converged, Recipe, hold_out
 
 DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
 DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
@@ -251,7 +254,7 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
     dataset = load(**DIGITS)
     network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
     recipe = Recipe(steps=20, batch_size=16, learning_rate=0.05)
-    real, held = dataset.train, training.hold_out(dataset.train.labels, 0.5)
+    real, held = dataset.train, hold_out(dataset.train.labels, 0.5)
     assert real.labels[held].bincount().tolist() == [10, 10, 10]
     rest, tested = (Split(real.images[at], real.labels[at]) for at in (~held, held))
     risks = [
@@ -288,7 +291,7 @@ def test_the_length_of_a_reference_is_found_without_a_copy_of_the_training_set(t
     plan = study.prepare(settings(tmp_path / "study"))
     assert plan.dataset.train.images.shape == (60, 1, 8, 8)  # 6 of them are held out
     with Taken() as taken:
-        work.find_length(plan.context, plan.first, None, training.Converged(held_out=0.1))
+        work.find_length(plan.context, plan.first, None, Converged(held_out=0.1))
     assert taken.most == plan.first.recipe.batch_size * 64 == 16 * 64
 
 
@@ -563,7 +566,7 @@ def divergence(learning_rate: float) -> DivergedError:
     """What training on all data for the study's seed 0 ends in."""
     dataset = load(**DIGITS)
     network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
-    theta = networks.initial_parameters(network, generator("evaluation weights", (0, 0)))
+    theta = initial_parameters(network, generator("evaluation weights", (0, 0)))
     recipe = Recipe(steps=20, batch_size=16, learning_rate=learning_rate)
     stream = generator("evaluation batches", (0, 0))
     with pytest.raises(DivergedError) as error:
@@ -953,12 +956,12 @@ def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
         return list(found.values())
 
     assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
-    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
+    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
     assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
     few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
     assert groups(settings=few) == [[seed] for seed in range(7)]
     monkeypatch.undo()
-    monkeypatch.setattr(training, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
+    monkeypatch.setattr(together, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
     assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
     monkeypatch.undo()
     normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
@@ -1627,7 +1630,7 @@ def test_what_trained_networks_showed_on_the_probe_images(tmp_path, scheduler):
     network = networks.build("mlp", dataset.image_shape, 3, width=16, depth=2)
     recipe = Recipe(steps=20, batch_size=16, learning_rate=0.01, optimizer="adam")
     for seed in (0, 1):
-        theta = networks.initial_parameters(network, generator("evaluation weights", (seed, 0)))
+        theta = initial_parameters(network, generator("evaluation weights", (seed, 0)))
         stream = generator("evaluation batches", (seed, 0))
         real, scores = dataset.train, [networks.logits(network, theta, seen)]
         steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
@@ -1699,7 +1702,7 @@ def test_the_augmented_part_differs_in_augmenting_alone(tmp_path, scheduler, oth
 
 def test_a_training_shorter_than_its_parts_is_observed_too(tiny):
     network = networks.build("mlp", tiny.image_shape, 3, width=4, depth=1)
-    theta = networks.initial_parameters(network, generator("few"))
+    theta = initial_parameters(network, generator("few"))
     recipe = Recipe(steps=2, batch_size=8)
     _, content = train_and_observe(network, theta, tiny.train, tiny.test, recipe, 0, 5)
     moved = parse(content)["increments"]
