@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from safetensors.torch import save
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.networks import functional as networks
 from ddlib.networks.functional import Network, Theta
 from ddlib.parameters import Parameters, check_names, setting
@@ -148,15 +147,14 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     chosen, given = configuration.initialisation, configuration.pretraining
     loss_of, outputs, copies = PRETRAINED[chosen]
     plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
-    stream, images = generator("pretraining", plain), dataset.train.images
+    stream, real = generator("pretraining", plain), dataset.train
     network = configuration.build(dataset.image_shape, outputs)
     recipe = Recipe(**asdict(given), optimizer="adam", weight_decay=0.0, schedule="constant")
-    theta = networks.initial_parameters(network, stream, images.device)
+    theta = networks.initial_parameters(network, stream, real.device)
     theta, optimiser = prepared(network, theta, recipe)
-    rows, watch = batches(len(images), max(given.batch_size // copies, 1), stream), Watch()
+    rows, watch = batches(len(real.labels), max(given.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
-        shown = images[send(next(rows), images.device)]
-        loss = loss_of(network, theta, shown, stream)
+        loss = loss_of(network, theta, real.at(next(rows)), stream)
         watch.finite(step, f"the {chosen} loss", loss)
         descend(optimiser, loss, recipe.rate(step))
     names = [f"body.{name}" for name, _ in network.body.named_parameters()]

@@ -98,7 +98,10 @@ def objectives(
         with torch.no_grad():
             means = [
                 distribution.class_means(embed(network, theta, seen), of, dataset.class_count)
-                for seen, of in ((images, labels), (dataset.train.images, dataset.train.labels))
+                for seen, of in (
+                    (images, labels),
+                    (dataset.train.at(slice(None)), dataset.train.labels),
+                )
             ]
         dm.append(float(distribution.objective(*means)))
     best = np.mean(mtt, axis=0).min()

@@ -89,7 +89,7 @@ def _turns(
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, number))
         target = targets.get(number)
         if target is None:
-            rows = send(torch.cat(batches.draw(chosen, theta)), real.images.device)
+            rows = send(torch.cat(batches.draw(chosen, theta)), real.device)
             target = _real_means(dataset, chosen, theta, rows, drawn)
         if parameters.pool:
             targets[number] = target
@@ -100,7 +100,7 @@ def _turns(
 def _real_means(
     dataset: DataSet, network: Network, theta: Theta, rows: torch.Tensor, drawn: augment.Draw
 ) -> torch.Tensor:
-    features = embed(network, theta, augment.apply(dataset.train.images[rows], drawn))
+    features = embed(network, theta, augment.apply(dataset.train.at(rows), drawn))
     return class_means(features, dataset.train.labels[rows], dataset.class_count)
 
 

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     INITIALISATIONS,
@@ -70,7 +69,7 @@ def fresh_networks(
     def draw(number: int) -> tuple[Network, dict[str, Any], Theta]:
         chosen, changes = draw_one(built, "matching configuration", seed, number)
         stream = generator("matching weights", seed, number)
-        return chosen, changes, initial_parameters(chosen, stream, dataset.train.images.device)
+        return chosen, changes, initial_parameters(chosen, stream, dataset.train.device)
 
     return draw
 
@@ -232,8 +231,7 @@ def representatives(
     et al., "DREAM" (ICCV 2023), algorithm 1, which clusters all images of a class where this takes
     a random part of them.
     """
-    images = dataset.train.images
-    features = embed(network, theta, images[send(torch.cat(list(candidates)), images.device)])
+    features = embed(network, theta, dataset.train.at(torch.cat(list(candidates))))
     chosen = []
     for label, own in enumerate(features.cpu().split([len(rows) for rows in candidates])):
         rows = candidates[label]
