@@ -10,7 +10,7 @@ buffers start as the network is built, and are updated likewise.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
@@ -252,22 +252,6 @@ def is_stochastic(network: Network, theta: Theta, images: torch.Tensor) -> bool:
 def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return images, or their labels, (N, ...) in parts of as many as the device best takes."""
     return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
-
-
-def in_groups(sizes: Sequence[int], image_shape: Sequence[int]) -> list[slice]:
-    """Return slices of sets of images, each as many as an accelerator trains on in one pass.
-
-    sizes: how many images each set has, of `image_shape` = (channels, H, W); a set that alone is
-    more than ACCELERATOR_PIXELS has a pass of its own.
-    """
-    groups, start, held = [], 0, 0
-    for place, size in enumerate(sizes):
-        pixels = size * math.prod(image_shape[-2:])
-        if place > start and held + pixels > ACCELERATOR_PIXELS:
-            groups.append(slice(start, place))
-            start, held = place, 0
-        held += pixels
-    return [*groups, slice(start, len(sizes))]
 
 
 def with_statistics(network: Network, theta: Theta) -> Theta:

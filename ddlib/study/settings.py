@@ -24,7 +24,7 @@ from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters, check_names, read_options, setting
-from ddlib.stats.covers import NOISE_SEEDS, PROBES
+from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
 from ddlib.training.loop import Converged, Recipe
 

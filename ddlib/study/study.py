@@ -28,7 +28,7 @@ from ddlib.fingerprints import code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
-from ddlib.stats.covers import NOISE_SEEDS
+from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study import jobs as work
 from ddlib.study.cluster import connect, device
 from ddlib.study.extensions import network_code, read_extensions, use

@@ -11,7 +11,6 @@ from ddlib.networks.functional import build, initial_parameters
 from ddlib.training.loop import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
-OFF = {"pool": 0, "representatives": 0, "keep": 10, "plateau": 0.0, "window": 100}
 
 
 @pytest.fixture
@@ -54,7 +53,6 @@ def test_defaults_are_the_published_ones():
         "augmentation": "dsa",
         "configurations": [],
         "average": "arithmetic",
-        **OFF,
     }
 
 
@@ -301,7 +299,6 @@ def test_the_set_says_what_made_it(tiny, network):
         "augmentation": "none",
         "configurations": [],
         "average": "arithmetic",
-        **OFF,
     }
     assert not made.images.requires_grad
 
