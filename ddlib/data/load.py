@@ -181,4 +181,5 @@ def _split(
 def _bytes(pictures: Pictures, image_size: int | None = None) -> torch.Tensor:
     """Return the images, resized, as a tensor (N, channels, H, W), uint8."""
     images = np.stack([resize(image, image_size) for image in pictures.images])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    # Not contiguous(), which leaves strides of grey images that convolutions take for others.
+    return torch.from_numpy(images).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)

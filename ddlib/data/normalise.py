@@ -32,19 +32,19 @@ class Normalisation:
 
     def normalise(self, pixels: torch.Tensor, white: float = 1.0) -> torch.Tensor:
         """Pixels (N, channels, H, W) in [0, white] -> zero mean, unit deviation, float."""
-        mean, std = self._per_channel(pixels)
+        mean, std = self._constants(pixels)
         return _unit(pixels, white).sub_(mean).div_(std)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images (N, channels, H, W) -> pixels in [0, 1], clamped."""
-        mean, std = self._per_channel(images)
+        mean, std = self._constants(images)
         return (images * std + mean).clamp(0, 1)
 
-    def _per_channel(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _constants(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         channels, wanted = images.shape[-3], len(self.mean)
         if channels != wanted:
             raise ValueError(f"images have {channels} channels, but the normalisation has {wanted}")
-        return _constant(self.mean, images), _constant(self.std, images)
+        return _per_channel(self.mean, images), _per_channel(self.std, images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +115,20 @@ def _inverse(whitening: Whitening) -> torch.Tensor:
 
 
 def _unit(pixels: torch.Tensor, white: float) -> torch.Tensor:
-    """Return pixels in [0, 1]: float32, unless they are floats of another kind."""
-    return pixels / _constant((white,), pixels)  # a GPU would multiply by 1 / white, a number
+    """Return a copy of pixels / white: float32, unless they are floats of another kind."""
+    by = _per_channel((white,), pixels)  # a GPU multiplies by 1 / white where that is a number
+    return pixels.to(by.dtype, copy=True).div_(by)
 
 
-def _constant(values: tuple[float, ...], images: torch.Tensor) -> torch.Tensor:
-    dtype = images.dtype if images.is_floating_point() else torch.float32
-    return _sent(values, dtype, images.device)
+def _per_channel(values: tuple[float, ...], images: torch.Tensor) -> torch.Tensor:
+    """Return values, one a channel, as a tensor (channels, 1, 1) to compute with images."""
+    return _sent(
+        values, images.dtype if images.is_floating_point() else torch.float32, images.device
+    )
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16)  # sent to a GPU once
 def _sent(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return values, one a channel, as a tensor (channels, 1, 1), which a GPU is sent once."""
     return send(torch.tensor(values, dtype=dtype).view(-1, 1, 1), device)
 
 
