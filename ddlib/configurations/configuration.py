@@ -8,18 +8,19 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt
 from safetensors.torch import save
 
 from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.networks import functional as networks
 from ddlib.networks.functional import Network, Theta
-from ddlib.parameters import Parameters, check_names, setting
+from ddlib.parameters import Parameters, check_names
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.loop import (
@@ -35,15 +36,15 @@ from ddlib.training.loop import (
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
 TEMPERATURE = 0.5  # of the contrastive loss
+INITIALISATIONS = ("default", "orthogonal", "rotation", "contrastive")
 
 
-@dataclass(frozen=True)
 class Pretraining(Parameters):
     """How a body is pretrained on the unlabelled real images; learning rates are Adam's."""
 
-    steps: int = setting(300, least=1)
-    batch_size: int = setting(128, least=2)
-    learning_rate: float = setting(0.001)
+    steps: PositiveInt = 300
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: NonNegativeFloat = 0.001
 
 
 @dataclass(frozen=True)
@@ -64,37 +65,22 @@ class State:
         return cls(generator("update", seed).get_state())
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """How a network is trained, whatever it is trained on.
+class Configuration(Recipe):
+    """How a network is trained, whatever it is trained on: a recipe, and what it starts from.
 
-    network: its name and options, as `read_network` gives them; recipe: how it is
-    trained; initialisation: a name of INITIALISATIONS; pretraining: for the two initialisations
-    that are pretrained, and otherwise without effect.
+    network: its name and options, as `read_network` gives them; initialisation: a name of
+    INITIALISATIONS; pretraining: for the two initialisations that are pretrained, and otherwise
+    without effect.
     """
 
-    network: Mapping[str, Any]
-    recipe: Recipe
-    initialisation: str = "default"
-    pretraining: Pretraining = field(default_factory=Pretraining)
+    network: Annotated[dict[str, Any], PlainValidator(networks.read_network)]
+    initialisation: Literal[*INITIALISATIONS] = "default"
+    pretraining: Pretraining = Pretraining()
 
-    @classmethod
-    def read(cls, given: Mapping[str, Any], what: str) -> "Configuration":
-        """Return the configuration that a flat table gives: fields of Recipe, and the others.
-
-        Raises ValueError, in one sentence, for an unknown name or a bad value.
-        """
-        own = ("network", "initialisation", "pretraining")
-        recipe = [declared.name for declared in fields(Recipe)]
-        check_names(given, [*own, *recipe], f"parameter of {what}")
-        initialisation = given.get("initialisation", "default")
-        check_names([initialisation], INITIALISATIONS, f"initialisation of {what}")
-        return cls(
-            network=networks.read_network(given.get("network")),
-            recipe=Recipe.read({name: given[name] for name in recipe if name in given}, what),
-            initialisation=initialisation,
-            pretraining=Pretraining.read(given.get("pretraining"), f"the pretraining of {what}"),
-        )
+    @property
+    def recipe(self) -> Recipe:
+        """How its network is trained, from whatever weights."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
     @property
     def pretrained(self) -> bool:
@@ -131,9 +117,9 @@ class Configuration:
         """
         stream = torch.Generator()
         stream.set_state(state.stream)
-        theta, optimiser = prepared(network, theta, self.recipe)
+        theta, optimiser = prepared(network, theta, self)
         optimiser.load_state_dict({**optimiser.state_dict(), "state": deepcopy(state.moments)})
-        loss = advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
+        loss = advance(network, theta, optimiser, *batch, self, state.step, stream)
         if not torch.isfinite(loss):
             raise DivergedError(state.step, "the training loss")
         moments = optimiser.state_dict()["state"]
@@ -150,7 +136,7 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
     stream, images = generator("pretraining", plain), dataset.train.images
     network = configuration.build(dataset.image_shape, outputs)
-    recipe = Recipe(**asdict(given), optimizer="adam", weight_decay=0.0, schedule="constant")
+    recipe = Recipe(**vars(given), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = networks.initial_parameters(network, stream, images.device)
     theta, optimiser = prepared(network, theta, recipe)
     rows, watch = batches(len(images), max(given.batch_size // copies, 1), stream), Watch()
@@ -216,8 +202,6 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
 PRETRAINED = {"rotation": (rotation_loss, ROTATIONS, ROTATIONS), "contrastive": (view_loss, 64, 1)}
 """Ways to learn without labels: a loss, the outputs of its head, and how often that sees an image:
 its batches are smaller by so much."""
-
-INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
 @dataclass(frozen=True)

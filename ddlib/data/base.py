@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ddlib.devices import send, unrounded
-from ddlib.parameters import check_names, check_value
+from ddlib.parameters import check_names, options_of
 
 OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
 """What a folder of one's own holds: to train and to test on, the first that is there of each."""
@@ -215,7 +215,7 @@ class Source:
 def load(
     name: str | os.PathLike,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str | int] | None = None,
     per_class: int | None = None,
     held_out: int | None = None,
     image_size: int | None = None,
@@ -241,7 +241,8 @@ def load(
     Raises ValueError for bad options or data, FileNotFoundError for what is not there,
     ConnectionError for a download that fails.
     """
-    _check_options(zca, per_class=per_class, held_out=held_out, image_size=image_size)
+    counts = {"per_class": per_class, "held_out": held_out, "image_size": image_size}
+    options_of(load).read({"zca": zca, **counts}, "data")
     source = DATASETS.get(name)
     if source:
         image_size = image_size or source.image_size
@@ -462,13 +463,6 @@ def _has_deep_colour(picture: Image.Image) -> bool:
         return any(isinstance(tile.args, tuple) and tile.args[-1] > 255 for tile in picture.tile)
     # Not in BMP, where "BGR;16" has 16 bits for all channels.
     return picture.format in ("PNG", "TIFF") and ";16" in str(picture.tile)
-
-
-def _check_options(zca: bool, **counts: int | None) -> None:
-    for option, value in counts.items():
-        check_value(option, value, kind=int, least=1, optional=True)
-    if not isinstance(zca, bool):
-        raise ValueError(f"zca={zca!r} is neither true nor false; choose one")
 
 
 def _checked(where: str, pictures: Pictures) -> Pictures:

@@ -8,7 +8,6 @@ has seen, on their way through training on D.
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +120,7 @@ def _student(network, images, labels, start, target) -> list[float]:
     """Return MTT's objective at every step size."""
     theta, found = trajectory.unflatten(network, start), []
     for size in STEP_SIZES:
-        recipe = replace(PLAIN_SGD, steps=STUDENT_STEPS, learning_rate=size)
+        recipe = PLAIN_SGD.replace(steps=STUDENT_STEPS, learning_rate=size)
         ended = train(network, theta, images, labels, recipe, generator("no draws"))
         missed = trajectory.flatten(network, ended) - target
         found.append(float(missed.square().sum() / (start - target).square().sum()))

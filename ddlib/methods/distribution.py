@@ -1,24 +1,22 @@
 """DM, distribution matching: class means of features under networks that are never trained."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
 
 import torch
+from pydantic import NonNegativeInt
 
 from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.matching import TINY, BatchMatching, RealBatches, Synthetic, fresh_networks
 from ddlib.networks.functional import Network, Theta, embed, in_groups
-from ddlib.parameters import setting
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.loop import DivergedError, or_diverged
 
 
-@dataclass(frozen=True)
 class DistributionMatching(BatchMatching):
     """Defaults are the reference's (Zhao & Bilen, WACV 2023), but for digits, which do not flip.
 
@@ -31,8 +29,8 @@ class DistributionMatching(BatchMatching):
     an iteration, and S fits this pool instead of the mean over all networks.
     """
 
-    iterations: int = setting(20000)
-    pool: int = setting(0)
+    iterations: NonNegativeInt = 20000
+    pool: NonNegativeInt = 0
 
 
 def distil(
@@ -80,7 +78,7 @@ def _turns(
     fresh = fresh_networks(dataset, network, parameters.configurations, seed)
     families = augment.STRATEGIES[parameters.augmentation]
     # Each network of a pool has representatives of its own.
-    options = replace(parameters, keep=1) if parameters.pool else parameters
+    options = parameters.replace(keep=1) if parameters.pool else parameters
     real, batches = dataset.train, RealBatches(dataset, seed, options)
     targets: dict[int, torch.Tensor] = {}  # of a pool, whose weights are drawn anew
     for iteration in count():

@@ -6,10 +6,18 @@ compared.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainValidator,
+    PositiveInt,
+    model_validator,
+)
 
 from ddlib.data.base import DataSet
 from ddlib.devices import send
@@ -23,7 +31,7 @@ from ddlib.methods.common import (
     synthetic_labels,
 )
 from ddlib.networks.functional import Network, Theta, build, embed, initial_parameters, read_network
-from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
+from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.loop import STEP, DivergedError, Recipe, Watch
@@ -41,8 +49,8 @@ PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
 T = TypeVar("T")
 
 
-def read_configuration(given: Any) -> None:
-    """Raise ValueError unless `given` is a table of a network and of fields of `training.STEP`."""
+def read_configuration(given: Any) -> dict[str, Any]:
+    """Return a table of a network and of fields of `training.STEP`; ValueError for another."""
     if not isinstance(given, Mapping):
         raise ValueError(
             f"a configuration must be a table, such as {{network: {{name: mlp}}}}, got {given!r}"
@@ -50,7 +58,8 @@ def read_configuration(given: Any) -> None:
     check_names(given, ["network", *STEP], "field of a configuration to distil for")
     if "network" in given:
         read_network(given["network"])
-    replace(PLAIN_SGD, **{name: given[name] for name in given if name != "network"})
+    PLAIN_SGD.replace(**{name: given[name] for name in given if name != "network"})
+    return dict(given)
 
 
 def fresh_networks(
@@ -80,7 +89,6 @@ def draw_one(choices: Sequence[T], *keys: object) -> T:
     return choices[int(torch.randint(len(choices), (), generator=generator(*keys)))]
 
 
-@dataclass(frozen=True)
 class Matching(Parameters):
     """What all methods have that move images by SGD, and when they end before their last iteration.
 
@@ -89,17 +97,12 @@ class Matching(Parameters):
     do, so short windows end by chance; those of one turn of DM's `pool` do not.
     """
 
-    learning_rate: ByIpc = setting(1.0, by_ipc=True)
-    momentum: float = setting(0.5)
-    initialisation: str = setting("real", choices=INITIALISATIONS)
-    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
-    plateau: float = setting(0.0)
-    window: int = setting(100, least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.plateau >= 1:
-            raise ValueError(f"plateau={self.plateau} is a share; choose 0 (never) to below 1")
+    learning_rate: ByIpc[NonNegativeFloat] = 1.0
+    momentum: NonNegativeFloat = 0.5
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
+    plateau: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    window: PositiveInt = 100
 
 
 @dataclass
@@ -164,7 +167,6 @@ class Synthetic:
         return finished(dataset, self.images, method, parameters, seed, learned)
 
 
-@dataclass(frozen=True)
 class BatchMatching(Matching):
     """What methods have that match batches of real images; what they may save is off by default.
 
@@ -177,19 +179,20 @@ class BatchMatching(Matching):
     by the features of the network of that moment.
     """
 
-    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
-    average: str = setting("arithmetic", choices=AVERAGES)
-    real_batch: int = setting(256, least=1)
-    representatives: int = setting(0)
-    keep: int = setting(10, least=1)
+    configurations: list[Annotated[dict[str, Any], PlainValidator(read_configuration)]] = []
+    average: Literal[*AVERAGES] = "arithmetic"
+    real_batch: PositiveInt = 256
+    representatives: NonNegativeInt = 0
+    keep: PositiveInt = 10
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_representatives(self) -> Self:
         if self.representatives > self.real_batch:
             raise ValueError(
                 f"representatives={self.representatives} are chosen from "
                 f"real_batch={self.real_batch} images; choose at most as many, or 0 to match all"
             )
+        return self
 
 
 class RealBatches:

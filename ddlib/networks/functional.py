@@ -24,7 +24,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ddlib.devices import check_autocast, float32_default, seeded, send
 from ddlib.networks.zoo import NETWORKS, BatchNorm, Network
-from ddlib.parameters import check_names, check_options, read_options
+from ddlib.parameters import check_names, options_of
 
 Theta = dict[str, torch.Tensor]
 
@@ -48,9 +48,8 @@ def read_network(given: Mapping[str, Any]) -> dict[str, Any]:
     name = given["name"]
     check_names([name], NETWORKS, "network")
     what = f"the network {name!r}"
-    read = read_options(NETWORKS[name], given, what, own=["name"])
-    check_options(NETWORKS[name], {key: read[key] for key in read if key != "name"}, what)
-    return read
+    others = {key: value for key, value in given.items() if key != "name"}
+    return {"name": name, **vars(options_of(NETWORKS[name]).read(others, what))}
 
 
 def build(

@@ -81,9 +81,8 @@ def read(path: Path, scheduler_address: str | None = None) -> Run:
         )
     settings = read_parameters(read_file(path))
     if isinstance(settings, Settings):
-        settings = replace(
-            settings, scheduler_address=scheduler_address or settings.scheduler_address
-        )
+        address = scheduler_address or settings.scheduler_address
+        settings = settings.replace(scheduler_address=address)
         check(settings)
     run = Run(name, notebooks[path.parent.name], path, settings)
     check_writable(run.folder)

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,8 +175,8 @@ def test_the_tables_are_on_disk_and_nothing_else_is_left(finished):
     for name in ("trials", "references", "costs"):
         written = pd.read_parquet(finished.folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(finished.result, name), check_exact=True)
-    assert json.loads((finished.folder / "settings.json").read_text()) == asdict(
-        replace(finished.settings, workers=None)
+    assert json.loads((finished.folder / "settings.json").read_text()) == (
+        finished.settings.replace(workers=None).model_dump()
     )
     files = [path for path in finished.folder.parent.rglob("*") if path.is_file()]
     kinds = pd.Series([f"{path.parent.name}/*{path.suffix}" for path in files]).value_counts()
@@ -254,7 +254,7 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
     rest, tested = (data.Split(real.images[at], real.labels[at]) for at in (~held, held))
     risks = [
         train_and_score(
-            network, rest.images, rest.labels, tested, replace(recipe, steps=steps), (0, 0)
+            network, rest.images, rest.labels, tested, recipe.replace(steps=steps), (0, 0)
         ).cross_entropy
         for steps in (20, 40, 80)
     ]
@@ -264,7 +264,7 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
     assert not references["capped"].any()
     assert list(references["passes"]) == [40 * 16 / 60, 20 * 16 / 60] * 2
     for row in references.itertuples():
-        given = real.images, real.labels, dataset.test, replace(recipe, steps=int(row.steps))
+        given = real.images, real.labels, dataset.test, recipe.replace(steps=int(row.steps))
         score = train_and_score(network, *given, (row.seed, 0))
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
         assert score.balanced_accuracy == row.balanced_accuracy
@@ -953,14 +953,14 @@ def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
     assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
     monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
     assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
-    few = replace(plan.settings, evaluations=20)  # more than one pass, of each set
+    few = plan.settings.replace(evaluations=20)  # more than one pass, of each set
     assert groups(settings=few) == [[seed] for seed in range(7)]
     monkeypatch.undo()
     monkeypatch.setattr(training, "ACCELERATOR_WEIGHTS", 4 * (64 * 16 + 16 + 16 * 3 + 3))
     assert groups() == [[0, 1], [2, 3], [4, 5], [6]]
     monkeypatch.undo()
     normed = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
-    own = {name: replace(one, network=normed) for name, one in plan.configurations.items()}
+    own = {name: one.replace(network=normed) for name, one in plan.configurations.items()}
     assert groups(configurations=own) == [[seed] for seed in range(7)]
 
 
@@ -1152,7 +1152,7 @@ def test_what_is_under_way_when_another_fails_is_kept(tmp_path, scheduler, monke
     monkeypatch.setitem(METHODS, "shifted", entry)
     others = settings(tmp_path / "one", methods={"random": {}}, scheduler_address=scheduler)
     study.run(others)  # so that no network on all data is left to be waited for
-    chosen = replace(others, methods={"shifted": {}})
+    chosen = others.replace(methods={"shifted": {}})
     assert not study.run(chosen).failures.empty
     prepared = study.prepare(chosen).preparations("shifted")
     assert sorted(begun) == [1, 10]
@@ -1178,7 +1178,7 @@ def test_large_sets_come_first_whatever_is_prepared(tmp_path, scheduler, monkeyp
     methods = {"plain": {}, "shifted": {}}
     chosen = settings(tmp_path / "two", methods=methods, scheduler_address=scheduler, seeds=1)
     ks = [3, 6, 15]
-    study.run(replace(chosen, k=ks))
+    study.run(chosen.replace(k=ks))
     assert [ipc for _, ipc in asked] == [5, 5, 2, 2, 1, 1]
 
 
@@ -1365,7 +1365,7 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
 ANYTHING = [4, 0.5, "", "x", True, None, [], [1], ["x"], [[1]], {}, {"x": 1}, {1: 2}, math.nan]
 
 
-@pytest.mark.parametrize("name", [declared.name for declared in fields(Settings)])
+@pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, name):
     family = {
         "configurations": {"a": {}, "b": {"momentum": 0}, "c": {"learning_rate": 1}},
