@@ -40,8 +40,8 @@ GIVEN = {
 }
 TRIALS, REFERENCES = 2 * 3 * 3, 2 * 3
 RUN = """
-from ddlib import study
-from ddlib.settings import notebook_parameters, read_settings
+from ddlib.study import study
+from ddlib.study.settings import notebook_parameters, read_settings
 result = study.run(read_settings(notebook_parameters(globals())))
 print("trials:", len(result.trials))
 """
@@ -566,7 +566,9 @@ def test_runs_on_an_accelerator_take_turns_and_others_do_not_wait(project, run):
 
 
 def test_a_process_ends_with_its_parent():
-    code = "import time; from ddlib import execute; execute.end_with_parent(); time.sleep(60)"
+    code = (
+        "import time; from ddlib.publish import execute; execute.end_with_parent(); time.sleep(60)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True
     )

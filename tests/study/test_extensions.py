@@ -44,7 +44,7 @@ made = Preparation(jobs, make)
 METHODS["mine"] = Method(distil, selection.RandomSelection, shares=True, preparation=made)
 """
 NETWORK = """
-from ddlib.zoo import NETWORKS, mlp
+from ddlib.networks.zoo import NETWORKS, mlp
 
 def small(image_shape, class_count, width: int = 8):
     return mlp(image_shape, class_count, width, 2)
