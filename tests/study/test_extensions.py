@@ -135,7 +135,7 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
         (NETWORK.replace("= small", "= 3"), r"line 7: the network 'small' must be a function of"),
         (
             "from ddlib.data.base import DATASETS\nDATASETS['mine'] = 3",
-            r"mine\.py, line 2: the data set 'mine' must be a ddlib\.data\.Source",
+            r"mine\.py, line 2: the data set 'mine' must be a ddlib\.data\.base\.Source",
         ),
         (
             "from ddlib.networks.zoo import NETWORKS\ndel NETWORKS['mlp']",

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ from ddlib.explore import tables
 from ddlib.files import from_root
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.networks import functional as networks
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs as work
 from ddlib.study import running, study
@@ -836,12 +836,11 @@ def test_a_file_that_a_parameter_names_is_known_by_its_content(tmp_path, monkeyp
     assert changed == read | {f"prepared for {name}" for name in read}
 
 
-@dataclass(frozen=True)
 class Reader(Parameters):
     """A method that reads files."""
 
-    path: str = setting("no file", kind=str)
-    files: list = field(default_factory=list)
+    path: str = "no file"
+    files: list = []
 
 
 # Two processes at once.
@@ -1017,11 +1016,10 @@ def test_seeds_of_one_job_are_in_the_tables_as_if_alone(tmp_path, scheduler, mon
 # What a method makes once.
 
 
-@dataclass(frozen=True)
 class Shifted(Parameters):
     """Random images, each moved by a number that took effort to make."""
 
-    shifts: int = setting(2)
+    shifts: int = 2
 
 
 def make_shift(dataset, network, job):
