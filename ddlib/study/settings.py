@@ -248,7 +248,7 @@ def check_coverage(settings: Settings) -> None:
             raise ValueError(f"{name}={given} are too few to measure distances; choose >= {least}")
     if settings.spread and not (2 <= settings.spread.size < count):
         raise ValueError(
-            f"spread: size={settings.spread['size']} gives no choice among {count} "
+            f"spread: size={settings.spread.size} gives no choice among {count} "
             f"configurations; choose 2 to {count - 1}"
         )
     check_pilot(settings.pilot, settings.k, names)

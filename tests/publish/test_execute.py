@@ -100,9 +100,9 @@ def test_a_process_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp
             r"mine\.yaml: the key 'k' stands twice in one table, in lines 1 and 3; keep one",
         ),
         ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
-        ("k: [10]", {}, "the parameter 'data' of this study is missing; add it to the YAML"),
+        ("k: [10]", {}, "the parameter 'data' is missing; add it to the YAML"),
         (None, {"results": 5}, "this study: results=5 must be text"),
-        (None, {"seedz": 3}, "'seedz' is not a parameter of this study; did you mean 'seeds'"),
+        (None, {"seedz": 3}, "'seedz' is not a parameter; did you mean 'seeds'"),
     ],
 )
 def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes, sentence):
