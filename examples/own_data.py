@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from ddlib.data.base import DATASETS, Pictures, Source
+from ddlib.data.base import Pictures
+from ddlib.data.sources import DATASETS, Source
 
 
 def read_parity(root, image_size):
