@@ -14,7 +14,7 @@ from ddlib.data.folders import read_folder, resize
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.data.sources import DATASETS, Source, find
 from ddlib.devices import one_thread
-from ddlib.parameters import check_names, check_value
+from ddlib.parameters import check_names, options_of
 
 LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
@@ -22,7 +22,7 @@ LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as lo
 def load(
     name: str | os.PathLike,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str | int] | None = None,
     per_class: int | None = None,
     held_out: int | None = None,
     image_size: int | None = None,
@@ -49,10 +49,7 @@ def load(
     ConnectionError for a download that fails.
     """
     counts = {"per_class": per_class, "held_out": held_out, "image_size": image_size}
-    for option, count in counts.items():
-        check_value(option, count, kind=int, least=1, optional=True)
-    if not isinstance(zca, bool):
-        raise ValueError(f"zca={zca!r} is neither true nor false; choose one")
+    options_of(load).read({"zca": zca, **counts}, "data")
     name, source, size, pair = _read(name, image_size, download)
     train, test = _checked(name, pair, size)
     chosen = _chosen_labels(classes, train.classes)

@@ -259,7 +259,8 @@ def find_length(
     theta = _initial(context, network, configuration, (0, 0), body)
 
     def risk(steps: int) -> float:
-        given = rest.images, rest.labels, test, replace(recipe, steps=steps), (0, 0), theta
+        shorter = recipe.replace(steps=steps)
+        given = rest.images, rest.labels, test, shorter, (0, 0), theta
         outcome = or_diverged(train_and_score, network, *given)
         return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
