@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ddlib.configurations import configuration as configurations
+from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
-from ddlib.data import base as data
 from ddlib.data import cache
+from ddlib.data.base import DataSet, Split
 from ddlib.devices import precision
 from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import Network, Theta
+from ddlib.networks.functional import Theta
+from ddlib.networks.layers import Network
 from ddlib.study.cluster import UnfitWorkerError, check_worker, dask_worker
 from ddlib.study.extensions import use
 from ddlib.study.plan import Context, Reference, Trial
@@ -41,19 +42,10 @@ from ddlib.study.store import (
     write_record,
     write_seconds,
 )
-from ddlib.training.loop import (
-    Converged,
-    DivergedError,
-    Score,
-    final,
-    hold_out,
-    or_diverged,
-    passes,
-    score,
-    search_length,
-    train_and_score,
-    train_and_score_all,
-)
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import Score, final, passes, score, train_and_score
+from ddlib.training.recipe import Converged, hold_out, search_length
+from ddlib.training.together import train_and_score_all
 
 Record = dict[str, Any]  # how a trial ended, see `ddlib.study.store`
 
@@ -75,19 +67,12 @@ def job(do: Callable) -> Callable:
     return checked
 
 
-def card(worker: Any, count: int) -> int | None:
-    """Return which of `count` CUDA devices the worker takes that has this name, None for the first.
-
-    Only the processes that a study starts have numbers for names; who starts others says with
-    CUDA_VISIBLE_DEVICES which device each sees.
-    """
-    return worker % count if isinstance(worker, int) and count > 1 else None
-
-
 def _own_card(device: str) -> AbstractContextManager:
-    worker = dask_worker() if device == "cuda" else None
-    index = card(worker.name, torch.cuda.device_count()) if worker else None
-    return nullcontext() if index is None else torch.cuda.device(index)
+    """Choose a worker's CUDA device by its number, which only workers of this machine have."""
+    number = getattr(dask_worker(), "name", None)
+    if device != "cuda" or not isinstance(number, int):
+        return nullcontext()
+    return torch.cuda.device(number % torch.cuda.device_count())
 
 
 def seconds(context: Context) -> float:
@@ -105,7 +90,7 @@ def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) ->
 @job
 def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
     """Make the pretrained body that a configuration starts from."""
-    return _make(context, path, lambda: configurations.pretrain(_open(context)[0], configuration))
+    return _make(context, path, lambda: pretraining.pretrain(_open(context)[0], configuration))
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
@@ -193,7 +178,7 @@ def evaluate(
     return ends, seconds(context) - start
 
 
-def _load(trial: Trial, dataset: data.DataSet) -> DistilledSet | Record:
+def _load(trial: Trial, dataset: DataSet) -> DistilledSet | Record:
     """Return the set of a trial, or a record of failure if its file holds no such set."""
     try:
         synthetic = load_distilled(trial.set_path)
@@ -243,8 +228,8 @@ def find_length(
         dataset, network = _open(context, configuration)
         real, recipe = dataset.train, configuration.recipe
         held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-        test = data.Split(real.images[held], real.labels[held])
-        rest = _Rows(real.images, (~held).nonzero().flatten()), real.labels[~held]
+        rest = real.images[~held], real.labels[~held]
+        test = Split(real.images[held], real.labels[held])
         theta = _initial(context, network, configuration, (0, 0), body)
 
         def risk(steps: int) -> float:
@@ -258,21 +243,6 @@ def find_length(
         return plain_text({"steps": steps, "capped": steps >= most, "tried": lengths}).encode()
 
     return _make(context, path, find)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The images of some rows, for a training to take its batches from, without a copy of all."""
-
-    images: torch.Tensor
-    rows: torch.Tensor
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    def __getitem__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.images[self.rows[batch]]
 
 
 @job
@@ -314,16 +284,14 @@ def _trained(
     probe: int,
 ) -> Record:
     dataset, network = _open(context, configuration)
-    real, test, recipe = dataset.train, dataset.test, configuration.recipe
-    stream = (wanted.seed, 0)
+    recipe, stream = configuration.recipe, (wanted.seed, 0)
     try:
         theta = _initial(context, network, configuration, stream, body)
-        if not wanted.observed:
-            given = real.images, real.labels, test, recipe, stream, theta
-            return success([train_and_score(network, *given)])
-        theta, seen = train_and_observe(network, theta, real, test, recipe, stream, probe)
-        result = final(score(network, theta, test), recipe)
-        write_atomically(wanted.observed, seen)
+        given = dataset.train, dataset.test, recipe, stream, probe
+        theta, observed = train_and_observe(network, theta, *given)
+        result = final(score(network, theta, dataset.test), recipe)
+        if wanted.observed:
+            write_atomically(wanted.observed, observed)
         return success([result])
     except Exception as error:  # of a network of one's own: any
         return failure(error)
@@ -345,21 +313,19 @@ def _initial(
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
-def _dataset(copy: Path, digest: str, device: str) -> data.DataSet:
+def _dataset(copy: Path, digest: str, device: str) -> DataSet:
     try:
         dataset = cache.read(copy, digest)
     except (OSError, ValueError) as error:
         raise UnfitWorkerError(f"a worker cannot open the data: {error}") from error
     train, test = (
-        data.Split(split.images.to(device), split.labels.to(device))
+        Split(split.images.to(device), split.labels.to(device))
         for split in (dataset.train, dataset.test)
     )
     return replace(dataset, train=train, test=test)
 
 
-def _open(
-    context: Context, configuration: Configuration | None = None
-) -> tuple[data.DataSet, networks.Network]:
+def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
     dataset = _dataset(context.copy, context.digest, context.device)
     options = configuration.network if configuration else json.loads(context.network)

@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddlib.configurations.configuration import Configuration, Family
-from ddlib.data import base as data
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family
+from ddlib.data.base import DataSet, images_digest
 from ddlib.data.cache import one_copy
+from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
-from ddlib.fingerprints import DECIDING, code_digest, fingerprint, images_digest, plain_text
+from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
@@ -34,7 +36,7 @@ from ddlib.study.settings import (
     read_methods,
     read_sets,
 )
-from ddlib.training.loop import Converged, hold_out
+from ddlib.training.recipe import Converged, hold_out
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Plan:
     """A study that has passed every check: its data set, what to run, and where results go."""
 
     settings: Settings
-    dataset: data.DataSet
+    dataset: DataSet
     context: Context
     configurations: dict[str, Configuration]
     families: dict[str, Family]
@@ -236,7 +238,7 @@ def prepare(settings: Settings) -> Plan:
     """
     read = check(settings)
     options, shape = data_options(settings), network_options(settings)
-    dataset = data.load(**options)
+    dataset = load(**options)
     sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
     networks.build(**shape, **sizes)
     for name, configuration in read["configurations"].items():

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.stats.covers import NOISE_SEEDS
+from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
 from ddlib.study.settings import SAME_STEPS
 from ddlib.study.store import read_record, read_seconds

@@ -17,7 +17,7 @@ from ddlib.study.cluster import UnfitWorkerError, check_main_guard, connect
 from ddlib.study.plan import Plan, Reference, Trial, prepare
 from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
-from ddlib.training.loop import at_once
+from ddlib.training.together import at_once
 
 if TYPE_CHECKING:
     from distributed import Client, Future

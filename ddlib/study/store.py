@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 from ddlib.files import read_json, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.training.loop import DivergedError, Score
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import Score
 
 LOCK = ".lock"
 """The file of a results folder that says that a study is at work there."""

@@ -22,10 +22,13 @@ import pytest
 import torch
 from clusters import held, in_process, write_holding
 
-from ddlib.data import base as data
+from ddlib.data.base import Split
+from ddlib.data.load import load
+from ddlib.devices import precision
 from ddlib.explore import tables
 from ddlib.methods import METHODS, Method, Preparation, selection
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs, store
@@ -33,8 +36,10 @@ from ddlib.study.plan import prepare
 from ddlib.study.results import Result
 from ddlib.study.run import Graph, run
 from ddlib.study.settings import Settings, read_settings
-from ddlib.training import loop as training
-from ddlib.training.loop import DivergedError, Recipe, train_and_score, training_steps
+from ddlib.training import together
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import train_and_score, training_steps
+from ddlib.training.recipe import Recipe, hold_out
 
 DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
 DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
@@ -147,7 +152,7 @@ def test_nothing_is_left_but_results(finished):
 @pytest.mark.parametrize("method", ["random", "dm", "dc"])
 def test_a_trial_is_what_its_own_call_gives(finished, method):
     """Distilled alone, in this process, a set of the sweep is the same to the last bit."""
-    dataset = data.load(**DIGITS)
+    dataset = load(**DIGITS)
     parameters = METHODS[method].parameters(**(GRID["methods"][method] or {}))
     synthetic = METHODS[method].distil(dataset, mlp(), [2], 1, parameters)[2]
     [kept] = [one for one in finished.result.distilled(1) if (one.method, one.k) == (method, 6)]
@@ -162,9 +167,9 @@ def test_a_trial_is_what_its_own_call_gives(finished, method):
 
 def test_a_reference_is_the_same_training_on_all_data(finished):
     """The converged one takes the steps at which the risk on images held out is least."""
-    dataset = data.load(**DIGITS)
-    real, held_out = dataset.train, training.hold_out(dataset.train.labels, 0.5)
-    rest, tested = (data.Split(real.images[at], real.labels[at]) for at in (~held_out, held_out))
+    dataset = load(**DIGITS)
+    real, held_out = dataset.train, hold_out(dataset.train.labels, 0.5)
+    rest, tested = (Split(real.images[at], real.labels[at]) for at in (~held_out, held_out))
     risks = {
         steps: train_and_score(
             mlp(), rest.images, rest.labels, tested, recipe(steps), (0, 0)
@@ -181,6 +186,17 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
         score = train_and_score(mlp(), *given)
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
         assert score.balanced_accuracy == row.balanced_accuracy
+
+
+def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
+    given = SMALL | {"precision": "bf16", "scheduler_address": address}
+    result = run(settings(tmp_path / "study", **given))
+    dataset, [synthetic, _] = load(**DIGITS), result.distilled()
+    with precision("bf16", "cpu"):
+        score = train_and_score(
+            mlp(), synthetic.images, synthetic.labels, dataset.test, RECIPE, (0, 0)
+        )
+    assert result.trials["cross_entropy"][0] == score.cross_entropy
 
 
 def recipe(steps: int, **changes) -> Recipe:
@@ -340,8 +356,8 @@ def test_a_training_that_diverges_is_recorded_with_its_step_and_stands(tmp_path,
     assert list(failures["method"]) == [*full, "random", "random"]
     assert failures["k"].tolist() == [pd.NA, pd.NA, 3, 6]
     assert set(failures["status"]) == {"diverged"}
-    theta = networks.initial_parameters(mlp(), generator("evaluation weights", (0, 0)))
-    real, stream = data.load(**DIGITS).train, generator("evaluation batches", (0, 0))
+    theta = initial_parameters(mlp(), generator("evaluation weights", (0, 0)))
+    real, stream = load(**DIGITS).train, generator("evaluation batches", (0, 0))
     steps = training_steps(
         mlp(), theta, real.images, real.labels, recipe(20, learning_rate=1e12), stream
     )
@@ -577,7 +593,7 @@ def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
 
     assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
     assert groups("cpu") == [[seed] for seed in range(7)]
-    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
+    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
     assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -640,7 +656,7 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(sev
     assert list(part.references["seed"]) == [0, 1, 2, 3, 4]
     assert set(several.augmented.trials["configuration"]) == {"seen"}
     [synthetic] = [one for one in several.distilled(1) if one.method == "dm"]
-    dataset, network = data.load(**DIGITS), networks.build("lenet", (1, 8, 8), 3)
+    dataset, network = load(**DIGITS), networks.build("lenet", (1, 8, 8), 3)
     given = synthetic.images, synthetic.labels, dataset.test, recipe(20, augmentation="dsa")
     score = train_and_score(network, *given, (1, 0))
     [row] = part.trials.query("method == 'dm' and seed == 1").itertuples()
@@ -658,12 +674,12 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(several):
 
 def test_what_trained_networks_showed_on_the_probe_images(several):
     """Probabilities and features at the end; logits' changes over four quarters of the training."""
-    shown, dataset = several.observed("adam"), data.load(**DIGITS)
+    shown, dataset = several.observed("adam"), load(**DIGITS)
     count, real = len(dataset.test.labels), dataset.train
     seen = dataset.test.images[[i * count // 7 for i in range(7)]]
     adam = recipe(20, learning_rate=0.01, optimizer="adam")
     for seed in (0, 1):
-        theta = networks.initial_parameters(mlp(), generator("evaluation weights", (seed, 0)))
+        theta = initial_parameters(mlp(), generator("evaluation weights", (seed, 0)))
         stream = generator("evaluation batches", (seed, 0))
         scores = [networks.logits(mlp(), theta, seen)]
         steps = training_steps(mlp(), theta, real.images, real.labels, adam, stream)
