@@ -121,9 +121,9 @@ def other_code(folder: Path) -> Path:
 
 
 def no_code(folder: Path) -> Path:
-    """Return a folder with a ddlib that holds nothing."""
+    """Return a folder with a ddlib that does not load."""
     (folder / "no" / "ddlib").mkdir(parents=True)
-    (folder / "no" / "ddlib" / "__init__.py").touch()
+    (folder / "no" / "ddlib" / "__init__.py").write_text("raise ImportError('no ddlib')")
     return folder / "no"
 
 
@@ -132,7 +132,7 @@ def no_code(folder: Path) -> Path:
     ("library", "sentence"),
     [
         (other_code, r"^a worker on \S+ runs other code \(\w+\) than this study \(\w+\); install"),
-        (no_code, r"cannot run this study \(ModuleNotFoundError: .*\); install this version of dd"),
+        (no_code, r"cannot run this study \(.*no ddlib.*\); install this version of ddlib on"),
     ],
 )
 def test_a_worker_with_other_code_is_refused_before_anything_runs(
