@@ -1,17 +1,15 @@
 """A method of one's own: k-means in the pixels of every class; the centres are the images."""
 
-from dataclasses import dataclass
-
 import torch
+from pydantic import PositiveInt
 from sklearn.cluster import k_means
 
 from ddlib.methods import METHODS, Method, common
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import Parameters
 
 
-@dataclass(frozen=True)
 class Clustering(Parameters):
-    restarts: int = setting(1, least=1)
+    restarts: PositiveInt = 1
 
 
 def distil(dataset, network, ipcs, seed, parameters):

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from ddlib.networks.layers import Network
-from ddlib.networks.zoo import NETWORKS
+from ddlib.networks.zoo import NETWORKS, Network
 
 
 class Block(nn.Module):

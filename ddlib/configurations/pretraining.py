@@ -1,7 +1,6 @@
 """Bodies pretrained on the real images without their labels."""
 
 import json
-from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +34,7 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
     stream, images = generator("pretraining", plain), dataset.train.images
     network = configuration.build(dataset.image_shape, outputs)
-    recipe = Recipe(**asdict(given), optimizer="adam", weight_decay=0.0, schedule="constant")
+    recipe = Recipe(**vars(given), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = initial_parameters(network, stream, images.device)
     theta, optimiser = prepared(network, theta, recipe)
     rows, watch = batches(len(images), max(given.batch_size // copies, 1), stream), Watch()

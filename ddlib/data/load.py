@@ -14,7 +14,7 @@ from ddlib.data.folders import read_folder, resize
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.data.sources import DATASETS, Source, find
 from ddlib.devices import one_thread
-from ddlib.parameters import check_names, check_value
+from ddlib.parameters import check_names, options_of
 
 LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
@@ -22,7 +22,7 @@ LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as lo
 def load(
     name: str | os.PathLike,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str | int] | None = None,
     per_class: int | None = None,
     held_out: int | None = None,
     image_size: int | None = None,
@@ -48,7 +48,8 @@ def load(
     Raises ValueError for bad options or data, FileNotFoundError for what is not there,
     ConnectionError for a download that fails.
     """
-    _check_options(zca, per_class=per_class, held_out=held_out, image_size=image_size)
+    counts = {"per_class": per_class, "held_out": held_out, "image_size": image_size}
+    options_of(load).read({"zca": zca, **counts}, "data")
     source = DATASETS.get(name)
     if source:
         image_size = image_size or source.image_size
@@ -82,13 +83,6 @@ def _own_folder(name: str | os.PathLike) -> Path:
             raise FileNotFoundError(f"data folder {name} does not exist; give an existing folder")
         check_names([name], DATASETS, "data set, nor the path of a folder of your own data")
     return folder
-
-
-def _check_options(zca: bool, **counts: int | None) -> None:
-    for option, value in counts.items():
-        check_value(option, value, kind=int, least=1, optional=True)
-    if not isinstance(zca, bool):
-        raise ValueError(f"zca={zca!r} is neither true nor false; choose one")
 
 
 def _checked(where: str, pictures: Pictures) -> Pictures:

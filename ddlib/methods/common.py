@@ -1,7 +1,6 @@
 """What all methods share: the images of a class, first images, real batches, the finished set."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,7 +87,7 @@ def finished(
         classes=dataset.classes,
         data=dataset.name,
         method=method,
-        parameters=asdict(parameters),
+        parameters=parameters.model_dump(),
         seed=seed,
         learned=dict(learned or {}),
     )

@@ -233,7 +233,7 @@ def find_length(
         theta = _initial(context, network, configuration, (0, 0), body)
 
         def risk(steps: int) -> float:
-            given = *rest, test, replace(recipe, steps=steps), (0, 0), theta
+            given = *rest, test, recipe.replace(steps=steps), (0, 0), theta
             outcome = or_diverged(train_and_score, network, *given)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
@@ -270,7 +270,7 @@ def reference(
         if same_steps and steps["steps"] == recipe.steps:  # the same training
             record = read_record(same_steps)
         else:
-            longer = replace(configuration, recipe=replace(recipe, steps=steps["steps"]))
+            longer = configuration.replace(steps=steps["steps"])
             record = _trained(context, longer, wanted, body, probe)
         write_record(wanted.path, record | steps)
     return wanted.path

@@ -6,7 +6,7 @@ missing, and studies share networks trained on all data and what methods prepare
 
 import itertools
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from ddlib.study.settings import (
     read_methods,
     read_sets,
 )
-from ddlib.training.recipe import Converged, hold_out
+from ddlib.training.recipe import hold_out
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,6 @@ class Plan:
         """The first configuration, which is the study's own."""
         return next(iter(self.configurations.values()))
 
-    @property
-    def converged(self) -> Converged:
-        """How long the references that have converged are trained."""
-        return Converged.read(self.settings.converged, "converged")
-
     @cached_property
     def trials(self) -> list[Trial]:
         """Every trial of the grid, in the order of the table."""
@@ -142,7 +137,7 @@ class Plan:
     def reference(self, configuration: str, seed: int, kind: str) -> Reference:
         """Return a network trained on all data, shared by all studies with this cache."""
         identity = [self.context.identity, self._evaluations[configuration], seed]
-        identity += [asdict(self.converged)] if kind == CONVERGED else []
+        identity += [self.settings.converged.model_dump()] if kind == CONVERGED else []
         name = f"{self.dataset.name}-seed{seed}"
         path = self.cache / "references" / f"{name}-{kind}-{fingerprint(identity)}.json"
         seen = f"{name}-{fingerprint([path.stem, self.settings.probe])}.safetensors"
@@ -154,7 +149,7 @@ class Plan:
         """All that decides the sets of each method besides data, size and seed."""
         made_by = {}
         for name, (base, parameters) in self.methods.items():
-            entry, plain = self.entry(name), asdict(parameters)
+            entry, plain = self.entry(name), parameters.model_dump()
             code = [code_digest(*entry.modules), *self._network_code(plain)]
             made_by[name] = [base, plain, *code, *entry.reads(parameters)]
         return made_by
@@ -162,7 +157,7 @@ class Plan:
     @cached_property
     def _evaluations(self) -> dict[str, list[Any]]:
         """All that decides how a network of each configuration is trained and scored."""
-        plain = {name: asdict(each) for name, each in self.configurations.items()}
+        plain = {name: each.model_dump() for name, each in self.configurations.items()}
         return {name: [each, *self._network_code(each)] for name, each in plain.items()}
 
     def _network_code(self, plain: Any) -> list[str]:
@@ -177,7 +172,7 @@ class Plan:
     def length_path(self, configuration: str) -> Path:
         """Return the file of the steps of the converged references; see `jobs.find_length`."""
         evaluation = self._evaluations[configuration]
-        identity = [self.context.identity, evaluation, asdict(self.converged)]
+        identity = [self.context.identity, evaluation, self.settings.converged.model_dump()]
         return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
 
     def pretrained_path(self, configuration: str) -> Path | None:
@@ -185,7 +180,7 @@ class Plan:
         chosen = self.configurations[configuration]
         if not chosen.pretrained:
             return None
-        plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
+        plain = [chosen.network, chosen.initialisation, chosen.pretraining.model_dump()]
         context = replace(self.context, network="any")
         identity = [context.identity, plain, *self._network_code(plain)]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
@@ -250,7 +245,7 @@ def prepare(settings: Settings) -> Plan:
             ) from None
     ipcs = read_ipcs(settings.k, dataset)
     if settings.reference == CONVERGED:
-        hold_out(dataset.train.labels, Converged.read(settings.converged, "converged").held_out)
+        hold_out(dataset.train.labels, settings.converged.held_out)
     folder, cache = from_root(settings.results), from_root(settings.cache)
     for place in (cache, folder):
         check_writable(place)

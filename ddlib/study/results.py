@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,7 @@ class Result:
         """The part under the configuration that differs from the first in augmenting alone."""
         first = self.plan.first
         for name, other in self.plan.configurations.items():
-            plain = replace(other, recipe=replace(other.recipe, augmentation="none"))
-            if plain == first != other:
+            if other.replace(augmentation="none") == first != other:
                 return self.under(name)
         return None
 
@@ -123,7 +122,7 @@ def collect(plan: Plan) -> Result:
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     _measure_gaps(trials, references, plan.settings.reference)
     result = Result(plan, trials, references, pd.DataFrame(_costs(plan, records)))
-    settings = asdict(replace(plan.settings, workers=None, scheduler_address=None))
+    settings = plan.settings.replace(workers=None, scheduler_address=None).model_dump()
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
         table = getattr(result, name).to_parquet(index=False)

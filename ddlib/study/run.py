@@ -6,7 +6,6 @@ what fails takes with it what waits for it, and nothing else.
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,7 @@ class Graph:
         name, plan = wanted.configuration, self.plan
         chosen, body, length, same_steps = plan.configurations[name], self.body(name), None, None
         if wanted.kind == CONVERGED:
-            search = jobs.find_length, chosen, body, plan.converged
+            search = jobs.find_length, chosen, body, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
             same_steps = self.reference(plan.reference(name, wanted.seed, SAME_STEPS))
         given = wanted, chosen, body, length, same_steps, plan.settings.probe
@@ -136,7 +135,7 @@ class Graph:
             base, parameters = self.plan.methods[method]
             preparations = self.plan.preparations(method)
             prepared = [self.file(path, jobs.prepare, base, plain) for plain, path in preparations]
-            future = self.submit(jobs.distil, base, asdict(parameters), call, prepared)
+            future = self.submit(jobs.distil, base, parameters.model_dump(), call, prepared)
             sets |= {trial.set_path: future for trial in call}
         return sets
 
