@@ -10,10 +10,11 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from ddlib.data.base import Normalisation, Whitening
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 from ddlib.networks.functional import build
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 
 def made(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):

@@ -19,10 +19,10 @@ from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
 from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
 from ddlib.methods.generators import ImageGenerator, load_dit, load_unet
-from ddlib.networks.functional import Network
+from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 DIT_FILES = (".json", ".safetensors", ".bin")
 

@@ -16,15 +16,17 @@ from ddlib.methods.matching import (
     PLAIN_SGD,
     TINY,
     BatchMatching,
-    RealBatches,
     Synthetic,
     fresh_networks,
 )
-from ddlib.networks.functional import Network, Theta, in_passes, logits, with_batch_seen
+from ddlib.networks.functional import Theta, in_passes, logits, with_batch_seen
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError, Recipe, or_diverged, train
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
@@ -91,7 +93,7 @@ def _distil_size(
 ) -> DistilledSet:
     synthetic = Synthetic(dataset, ipc, seed, parameters)
     images, watch = synthetic.images, synthetic.watch
-    batches = RealBatches(dataset, seed, parameters)
+    batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
@@ -103,7 +105,6 @@ def _distil_size(
         network, changes, theta = fresh(iteration)
         inner = replace(plain, **changes) if plain else None
         stream = generator("inner batches", seed, iteration, ipc)
-        values: list[torch.Tensor] = []
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
@@ -111,18 +112,14 @@ def _distil_size(
                 theta = with_batch_seen(network, theta, dataset.train.images[rows])
             synthetic.optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
-            batch = batches.draw(network, theta)
-            value = match(dataset, network, theta, batch, images, drawn)
+            value = match(dataset, network, theta, next(batches), images, drawn)
             watch.finite(step, "the matching loss", value)
             if parameters.average == "geometric":
                 images.grad /= value + TINY
             synthetic.optimiser.step()
-            values.append(value)
             if inner and outer < outer_steps - 1:
                 see = partial(watch.finite, step, "the loss of the network trained on S")
                 theta = train(network, theta, images.detach(), synthetic.labels, inner, stream, see)
-        if synthetic.plateau.reached(torch.stack(values).mean()):
-            break
     return synthetic.finished(parameters.method, iterations * outer_steps)
 
 

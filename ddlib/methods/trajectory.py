@@ -16,18 +16,15 @@ from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
 from ddlib.methods.matching import Matching, Synthetic
-from ddlib.networks.functional import Network, flatten, initial_parameters, logits, unflatten
+from ddlib.networks.functional import flatten, logits, unflatten
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import (
-    DivergedError,
-    Recipe,
-    at_steps,
-    batches,
-    or_diverged,
-    training_steps,
-)
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import at_steps, batches, training_steps
+from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
 
@@ -168,12 +165,10 @@ def _distil_size(
         too_large = "step_size" if iteration == 0 else "learning_rate or step_size"
         advice = f"choose a smaller {too_large}"
         lost = DivergedError(iteration, "the matching loss", advice=advice)
-        last = synthetic.is_last(iteration, loss, lost)
+        synthetic.watch.see(loss.isfinite(), lost)
         synthetic.optimiser.step()
         fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
-        if last:
-            break
     lost = DivergedError(iterations, learned, advice=slower)
     synthetic.watch.see(step_size.isfinite(), lost)
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})

@@ -16,7 +16,8 @@ from diffusers import (
 )
 from sklearn.cluster import KMeans
 
-from ddlib.data.base import DataSet, Normalisation, Split, Whitening
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.devices import precision
 from ddlib.methods import diffusion, generators
 from ddlib.methods.diffusion import (
@@ -39,7 +40,7 @@ from ddlib.methods.generators import (
 )
 from ddlib.methods.generators import train_unet as make
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 LINEAR = {"beta_schedule": "linear", "clip_sample": False}
 ALPHAS_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # of the linear schedule

@@ -7,11 +7,11 @@ from ddlib.methods import distribution
 from ddlib.methods.distribution import DistributionMatching, class_means, distil, objective
 from ddlib.methods.matching import draw_one
 from ddlib.methods.selection import RandomSelection, random
-from ddlib.networks.functional import build, initial_parameters
-from ddlib.training.loop import DivergedError
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
+from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
-OFF = {"pool": 0, "representatives": 0, "keep": 10, "plateau": 0.0, "window": 100}
 
 
 @pytest.fixture
@@ -54,7 +54,6 @@ def test_defaults_are_the_published_ones():
         "augmentation": "dsa",
         "configurations": [],
         "average": "arithmetic",
-        **OFF,
     }
 
 
@@ -301,7 +300,6 @@ def test_the_set_says_what_made_it(tiny, network):
         "augmentation": "none",
         "configurations": [],
         "average": "arithmetic",
-        **OFF,
     }
     assert not made.images.requires_grad
 

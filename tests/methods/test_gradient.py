@@ -18,10 +18,11 @@ from ddlib.methods.gradient import (
     match,
     weight_gradients,
 )
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
 PLAIN = [augment.Draw("none")] * 3  # what the images of three classes go through: nothing
@@ -112,10 +113,6 @@ def test_defaults_are_the_published_ones():
         "augmentation": "none",
         "configurations": [],
         "average": "arithmetic",
-        "representatives": 0,
-        "keep": 10,
-        "plateau": 0.0,
-        "window": 100,
     }
     changed = {"initialisation": "real", "augmentation": "dsa"}
     assert vars(SiameseGradientMatching()) == vars(GradientMatching()) | changed

@@ -11,7 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from ddlib.methods import METHODS, distribution, gradient, matching
 from ddlib.methods.common import class_members, real_batches
 from ddlib.methods.matching import BatchMatching, Matching, Plateau, RealBatches, representatives
-from ddlib.networks.functional import build, embed, initial_parameters
+from ddlib.networks.functional import build, embed
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 
 OFF = {"plateau": 0.0, "window": 100, "representatives": 0, "keep": 10}
