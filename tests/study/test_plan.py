@@ -242,7 +242,7 @@ BAD = [
     ),
     (
         {"device": "cpu", "precision": "tf32"},
-        "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
+        "precision='tf32' is a mode of CUDA GPUs, and the device is 'cpu'; choose",
     ),
     ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: data, network"),
     ({"configurations": {}}, "configurations must be a table"),
