@@ -7,7 +7,8 @@ from functools import partial
 import torch
 
 from benchmarks import machine, reference
-from ddlib.data.base import DataSet, Normalisation, Split
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation
 from ddlib.methods import METHODS
 from ddlib.methods.common import initial_images, real_batches
 from ddlib.networks.functional import Theta, build, embed

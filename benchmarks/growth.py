@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.cases import noise
-from ddlib.figures import scaling as charts
+from ddlib.figures import render, style
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
@@ -181,7 +181,7 @@ def figure(points: pd.DataFrame, fitted: pd.DataFrame) -> alt.VConcatChart:
     ]
     title = alt.Title("Growth of time and memory, with exponents", subtitle=BEYOND_LINEAR)
     chart = alt.vconcat(*rows, title=title).resolve_scale(color="independent")
-    return chart.configure(**charts.CONFIG)
+    return chart.configure(**style.CONFIG)
 
 
 def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> alt.Chart:
@@ -193,7 +193,7 @@ def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> 
         )
     }
     own = own.assign(label=own["job"].map(labels)).query(f"{name} > 0")
-    colours = list(charts.METHOD_COLOURS.values())[: len(labels)]
+    colours = list(style.METHOD_COLOURS.values())[: len(labels)]
     legend = alt.Legend(title=None, orient="top", direction="vertical", labelLimit=260)
     scale = alt.Scale(domain=list(labels.values()), range=colours)
     base = alt.Chart(own, width=210, height=180).encode(
@@ -208,7 +208,7 @@ def picture(chart: alt.VConcatChart) -> bytes:
     """Return the figure as the README shows it, a PNG."""
     file = io.BytesIO()
     chart.save(file, format="png", scale_factor=1.25)
-    return charts.small(file.getvalue())
+    return render.small(file.getvalue())
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -19,11 +18,11 @@ from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.pretraining import pretrain
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
-from ddlib.data.base import load as load_data
+from ddlib.data.load import load as load_data
 from ddlib.devices import check_precision, precision, read_device, seeded
-from ddlib.methods import METHODS, distribution
+from ddlib.methods import METHODS
 from ddlib.networks import layers, zoo
-from ddlib.networks.functional import build, embed, in_groups, logits
+from ddlib.networks.functional import build, embed, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.study.jobs import Context, in_precision, seconds
@@ -217,33 +216,6 @@ def test_training_a_generator_waits_for_no_step(tiny):
     many = on_both(lambda dataset: losses(dataset, 30), tiny)
     assert many[2] == few[2]  # what is printed, some ten times, and what is kept
     torch.testing.assert_close(many[1], many[0], rtol=1e-3, atol=0)
-
-
-def test_sizes_share_a_pass_of_what_it_may_hold(tiny, tmp_path, monkeypatch):
-    """Sets of 3, 6 and 12 images of 64 pixels, and room for 10 images."""
-    passes, embedded = [], distribution.embed
-    monkeypatch.setattr("ddlib.networks.functional.ACCELERATOR_PIXELS", 640)
-
-    def record(network, theta, images):
-        passes.append(len(images))
-        return embedded(network, theta, images)
-
-    monkeypatch.setattr(distribution, "embed", record)
-    network = build("mlp", tiny.image_shape, 3, width=8)
-    given = {**SETTINGS["dm"], "iterations": 1}
-    parameters = METHODS["dm"].parameters.read(given, "dm")
-    distil = partial(METHODS["dm"].distil, network=network, ipcs=[1, 2, 4], seed=0)
-    here, there, _ = on_both(lambda dataset: distil(dataset, parameters=parameters), tiny)
-    assert passes == [24, 3, 6, 12, 24, 9, 12]  # the real images, then those of S
-    for ipc in (1, 2, 4):
-        torch.testing.assert_close(here[ipc].images, there[ipc].images)
-
-
-def test_a_set_beyond_a_pass_has_one_of_its_own(monkeypatch):
-    monkeypatch.setattr("ddlib.networks.functional.ACCELERATOR_PIXELS", 640)
-    assert in_groups([3, 6, 12], (1, 8, 8)) == [slice(0, 2), slice(2, 3)]
-    assert in_groups([12, 3, 7, 1], (1, 8, 8)) == [slice(0, 1), slice(1, 3), slice(3, 4)]
-    assert in_groups([5], (1, 8, 8)) == [slice(0, 1)]
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "k_center"])

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from ddlib.data.base import Normalisation
+from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import tables
 from ddlib.stats import covers as coverage
 from ddlib.stats import families as coverage_laws
 from ddlib.stats import laws
-from ddlib.words import scaling as reading
+from ddlib.words.text import listed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -67,7 +67,7 @@ def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
     trials, parts = study.trials.query("configuration == 'plain'"), []
     for measure, words in (("gap_error", "test error"), ("gap_cross_entropy", "cross-entropy")):
         judged = laws.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
-        outcomes = {name: reading.listed([f"`{m}`" for m in own], "and") for name, own in judged}
+        outcomes = {name: listed([f"`{m}`" for m in own], "and") for name, own in judged}
         parts.append(
             f"In {words} it "
             + ", and ".join(

@@ -29,6 +29,7 @@ from ddlib.explore.charts import ROLES, Spec
 from ddlib.explore.live import Picture
 from ddlib.explore.tables import Tables, example, named
 from ddlib.explore.words import Need
+from ddlib.figures import render
 from ddlib.figures import scaling as charts
 from ddlib.files import write_atomically
 from ddlib.publish.page import NUMBERS
@@ -36,7 +37,7 @@ from ddlib.stats import covers as coverage
 from ddlib.stats import families as coverage_laws
 from ddlib.stats import laws, planner
 from ddlib.stats.laws import Interval
-from ddlib.words.scaling import listed
+from ddlib.words.text import listed
 
 DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
 MEASURES = {"gap_error": "test error", "gap_cross_entropy": "test cross-entropy"}
@@ -116,7 +117,7 @@ class Explorer(ABC):
         # What is there by now need not be searched for rubbish again: that takes a change's time.
         gc.collect()
         gc.freeze()
-        still, self._metadata = charts.mime_bundle(self.view.chart)
+        still, self._metadata = render.mime_bundle(self.view.chart)
         self.still = {**still, NUMBERS: self.view.numbers}
 
     controls: dict[str, widgets.Widget]
@@ -536,11 +537,11 @@ def write_pictures(folder: Path) -> None:
     """Write the pictures of the README and of notebook 05, all drawn from the example."""
     found = example()
     chart = _gaps_of(found[0], ("random", "dm", "dc", "mtt"))
-    picture = charts.mime_bundle(chart.to_dict())[0]["image/png"]
-    write_atomically(folder / "gap_against_k.png", charts.small(picture))
+    picture = render.mime_bundle(chart.to_dict())[0]["image/png"]
+    write_atomically(folder / "gap_against_k.png", render.small(picture))
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
     for name, kind in kinds.items():
-        picture = charts.small(kind(found).still["image/png"])
+        picture = render.small(kind(found).still["image/png"])
         write_atomically(folder / f"explore_{name}.png", picture)
 
 

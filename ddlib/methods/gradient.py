@@ -16,7 +16,6 @@ from ddlib.methods.matching import (
     PLAIN_SGD,
     TINY,
     BatchMatching,
-    RealBatches,
     Synthetic,
     fresh_networks,
 )
@@ -94,7 +93,7 @@ def _distil_size(
 ) -> DistilledSet:
     synthetic = Synthetic(dataset, ipc, seed, parameters)
     images, watch = synthetic.images, synthetic.watch
-    batches = RealBatches(dataset, seed, parameters)
+    batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
@@ -106,7 +105,6 @@ def _distil_size(
         network, changes, theta = fresh(iteration)
         inner = replace(plain, **changes) if plain else None
         stream = generator("inner batches", seed, iteration, ipc)
-        values: list[torch.Tensor] = []
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
@@ -114,18 +112,14 @@ def _distil_size(
                 theta = with_batch_seen(network, theta, dataset.train.images[rows])
             synthetic.optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
-            batch = batches.draw(network, theta)
-            value = match(dataset, network, theta, batch, images, drawn)
+            value = match(dataset, network, theta, next(batches), images, drawn)
             watch.finite(step, "the matching loss", value)
             if parameters.average == "geometric":
                 images.grad /= value + TINY
             synthetic.optimiser.step()
-            values.append(value)
             if inner and outer < outer_steps - 1:
                 see = partial(watch.finite, step, "the loss of the network trained on S")
                 theta = train(network, theta, images.detach(), synthetic.labels, inner, stream, see)
-        if synthetic.plateau.reached(torch.stack(values).mean()):
-            break
     return synthetic.finished(parameters.method, iterations * outer_steps)
 
 

@@ -1,34 +1,26 @@
-"""What the methods share that move images: the set that moves, what it matches, and when it ends.
+"""What the methods share that move images: the set that moves, and the networks it is made for."""
 
-Options that cost less because they estimate otherwise are off by default: what they change is to be
-compared.
-"""
-
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     INITIALISATIONS,
     finished,
     initial_images,
-    k_means,
-    real_batches,
     synthetic_labels,
 )
-from ddlib.networks.functional import Theta, build, embed, read_network
+from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.divergence import DivergedError, Watch
+from ddlib.training.divergence import Watch
 from ddlib.training.recipe import STEP, Recipe
 
 AVERAGES = ("arithmetic", "geometric")
@@ -85,50 +77,18 @@ def draw_one(choices: Sequence[T], *keys: object) -> T:
 
 @dataclass(frozen=True)
 class Matching(Parameters):
-    """What all methods have that move images by SGD, and when they end before their last iteration.
-
-    plateau: it ends when the mean loss of `window` iterations is not lower, by this share, than
-    that of the `window` before; 0 for never, the default. Networks differ by more than iterations
-    do, so short windows end by chance; those of one turn of DM's `pool` do not.
-    """
+    """What all methods have that move images by SGD."""
 
     learning_rate: ByIpc = setting(1.0, by_ipc=True)
     momentum: float = setting(0.5)
     initialisation: str = setting("real", choices=INITIALISATIONS)
     augmentation: str = setting("dsa", choices=augment.STRATEGIES)
-    plateau: float = setting(0.0)
-    window: int = setting(100, least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.plateau >= 1:
-            raise ValueError(f"plateau={self.plateau} is a share; choose 0 (never) to below 1")
-
-
-@dataclass
-class Plateau:
-    """Tells when a loss has stopped falling; it is read once a window, not as each value comes."""
-
-    options: Matching
-    before: float = math.inf
-    seen: list[torch.Tensor] = field(default_factory=list)
-
-    def reached(self, loss: torch.Tensor) -> bool:
-        """Take note of the loss () of an iteration; return whether it is the last."""
-        if not self.options.plateau:
-            return False
-        self.seen.append(loss.detach())
-        if len(self.seen) < self.options.window:
-            return False
-        mean, before = float(torch.stack(self.seen).mean()), self.before
-        self.seen, self.before = [], mean
-        return mean > (1 - self.options.plateau) * before
 
 
 class Synthetic:
     """A set S that a method moves: images (ipc x C, channels, H, W), grouped by class, and labels.
 
-    With it go the optimiser that moves the images, and what tells that they are to move no more.
+    With it go the optimiser that moves the images, and what sees whether numbers stay finite.
     """
 
     def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
@@ -140,19 +100,17 @@ class Synthetic:
             lr=at_ipc(parameters.learning_rate, ipc),
             momentum=parameters.momentum,
         )
-        self.watch, self.plateau = Watch(), Plateau(parameters)
+        self.watch = Watch()
 
-    def is_last(
-        self, iteration: int, loss: torch.Tensor, lost: DivergedError | None = None
-    ) -> bool:
-        """Take note of an iteration's loss (); return whether it is the last.
+    def descend(self, loss: torch.Tensor, iteration: int) -> None:
+        """Move the images one step down the gradient of a loss ().
 
-        Where the loss is not finite it raises `lost`, or a DivergedError of its own, at the latest
-        CHECK_EVERY numbers later.
+        Raises DivergedError, at the latest CHECK_EVERY steps later, where a loss is not finite.
         """
-        lost = lost or DivergedError(iteration, "the matching loss")
-        self.watch.see(loss.isfinite(), lost)
-        return self.plateau.reached(loss)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.watch.finite(iteration, "the matching loss", loss)
 
     def finished(
         self, method: str, steps: int, learned: Mapping[str, float] | None = None
@@ -169,82 +127,14 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class BatchMatching(Matching):
-    """What methods have that match batches of real images; what they may save is off by default.
+    """What methods have that match batches of real images.
 
     configurations: tables as `read_configuration` reads them; every iteration draws one, so that S
     is made for all of them. What a table leaves out is as without it. For `average` see AVERAGES.
 
     real_batch: random real images a class in a batch, the reference's number.
-    representatives: how many of the `real_batch` random images of a class are matched, one of each
-    cluster of their features; 0 for all. They serve for `keep` batches before others are chosen,
-    by the features of the network of that moment.
     """
 
     configurations: list[dict[str, Any]] = setting([], each=read_configuration)
     average: str = setting("arithmetic", choices=AVERAGES)
     real_batch: int = setting(256, least=1)
-    representatives: int = setting(0)
-    keep: int = setting(10, least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.representatives > self.real_batch:
-            raise ValueError(
-                f"representatives={self.representatives} are chosen from "
-                f"real_batch={self.real_batch} images; choose at most as many, or 0 to match all"
-            )
-
-
-class RealBatches:
-    """The batches of real images of one seed: random ones, or what stands for those."""
-
-    def __init__(self, dataset: DataSet, seed: int, options: BatchMatching):
-        self._dataset, self._seed, self._options = dataset, seed, options
-        self._random = real_batches(dataset, options.real_batch, generator("real", seed))
-        self._drawn = 0
-        self._batch: list[torch.Tensor] = []
-
-    def draw(self, network: Network, theta: Theta) -> list[torch.Tensor]:
-        """Return, for each class, the indices of its next real images, none twice."""
-        count = self._options.representatives
-        if not count:
-            return next(self._random)
-        if self._drawn % self._options.keep == 0:
-            key = self._seed, self._drawn
-            self._batch = representatives(
-                self._dataset, network, theta, next(self._random), count, key
-            )
-        self._drawn += 1
-        return self._batch
-
-
-@torch.no_grad()
-def representatives(
-    dataset: DataSet,
-    network: Network,
-    theta: Theta,
-    candidates: Sequence[torch.Tensor],
-    count: int,
-    seed: object,
-) -> list[torch.Tensor]:
-    """Return, for each class, the indices of `count` of its candidates, none twice.
-
-    They are those next to the centroids of k-means over the candidates' features. candidates: for
-    each class, indices of training images; a class of no more than `count` keeps all, and one with
-    fewer distinct features than `count` gives fewer. Source: Liu
-    et al., "DREAM" (ICCV 2023), algorithm 1, which clusters all images of a class where this takes
-    a random part of them.
-    """
-    images = dataset.train.images
-    features = embed(network, theta, images[send(torch.cat(list(candidates)), images.device)])
-    chosen = []
-    for label, own in enumerate(features.cpu().split([len(rows) for rows in candidates])):
-        rows = candidates[label]
-        if len(rows) > count:
-            found = k_means(own, count, generator("representatives", seed, label))
-            apart = torch.from_numpy(found.transform(own.numpy()))  # (N, count)
-            members = torch.from_numpy(found.labels_)[:, None] == torch.arange(count)
-            nearest = apart.masked_fill(~members, math.inf).argmin(0)
-            rows = rows[nearest[members.any(0)]]  # fewer where candidates are alike
-        chosen.append(rows)
-    return chosen

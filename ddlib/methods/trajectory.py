@@ -165,12 +165,10 @@ def _distil_size(
         too_large = "step_size" if iteration == 0 else "learning_rate or step_size"
         advice = f"choose a smaller {too_large}"
         lost = DivergedError(iteration, "the matching loss", advice=advice)
-        last = synthetic.is_last(iteration, loss, lost)
+        synthetic.watch.see(loss.isfinite(), lost)
         synthetic.optimiser.step()
         fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
-        if last:
-            break
     lost = DivergedError(iterations, learned, advice=slower)
     synthetic.watch.see(step_size.isfinite(), lost)
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})

@@ -9,8 +9,7 @@ and other buffers are as the network was built. Training adds buffers to its wei
 them; later passes use them.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -117,22 +116,6 @@ def _buffers(network: Network, device: torch.device) -> Theta:
 def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return images, or their labels, (N, ...) in parts of as many as the device best takes."""
     return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
-
-
-def in_groups(sizes: Sequence[int], image_shape: Sequence[int]) -> list[slice]:
-    """Return slices of sets of images, each as many as an accelerator trains on in one pass.
-
-    sizes: how many images each set has, of `image_shape` = (channels, H, W); a set that alone is
-    more than ACCELERATOR_PIXELS has a pass of its own.
-    """
-    groups, start, total = [], 0, 0
-    for place, size in enumerate(sizes):
-        pixels = size * math.prod(image_shape[-2:])
-        if place > start and total + pixels > ACCELERATOR_PIXELS:
-            groups.append(slice(start, place))
-            start, total = place, 0
-        total += pixels
-    return [*groups, slice(start, len(sizes))]
 
 
 def with_buffers(network: Network, theta: Theta) -> Theta:

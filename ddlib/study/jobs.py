@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
-from ddlib.data import base as data
 from ddlib.data import cache as shared
+from ddlib.data.base import DataSet, Split
 from ddlib.devices import precision, read_device
 from ddlib.distilled import DistilledSet, check_set
 from ddlib.files import read_json, reading, write_atomically
@@ -270,7 +270,7 @@ def find_length(
     dataset, network = _open(context, configuration)
     start, real, recipe = seconds(context), dataset.train, configuration.recipe
     held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-    test = data.Split(real.images[held], real.labels[held])
+    test = Split(real.images[held], real.labels[held])
     rest = _Rows(real.images, (~held).nonzero().flatten()), real.labels[~held]
     theta = _initial(context, network, configuration, (0, 0), body)
 
@@ -321,7 +321,7 @@ def _initial(
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
-def _opened(copy: str, digest: str) -> data.DataSet:
+def _opened(copy: str, digest: str) -> DataSet:
     try:
         return shared.read(Path(copy), digest)
     except (OSError, ValueError) as error:
@@ -329,19 +329,17 @@ def _opened(copy: str, digest: str) -> data.DataSet:
 
 
 @lru_cache(maxsize=1)  # an accelerator's memory is small
-def _dataset(copy: str, digest: str, device: str) -> data.DataSet:
+def _dataset(copy: str, digest: str, device: str) -> DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
     dataset = _opened(copy, digest)
     train, test = (
-        data.Split(split.images.to(device), split.labels.to(device))
+        Split(split.images.to(device), split.labels.to(device))
         for split in (dataset.train, dataset.test)
     )
     return replace(dataset, train=train, test=test)
 
 
-def _open(
-    context: Context, configuration: Configuration | None = None
-) -> tuple[data.DataSet, Network]:
+def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
     if problem := objection(context.code, context.device, context.copy, _dask_worker()):
         raise _unfit(problem)

@@ -9,7 +9,7 @@ from ddlib.files import from_root
 from ddlib.stats.compare import LEVEL
 from ddlib.stats.laws import Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
-from ddlib.words.scaling import Text, between
+from ddlib.words.text import Text, between
 
 NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
 REGRESSIONS = "regressions.parquet"  # what notebook 03 leaves
@@ -63,25 +63,6 @@ def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
             f"the absolute gap from {abs(first['gap']):.3g} to {abs(last['gap']):.2g} in "
             f"{len(table) - 1} iterations; the three bounds {'hold' if held else 'FAIL'} all the "
             f"way, that of {tight.removeprefix('bound_')} matching is the tightest"
-        )
-    return Text("\n".join(lines))
-
-
-def crossed(ratios: pd.DataFrame, base: str = "random") -> Text:
-    """Say which set is best by each objective, and whether objectives order sets as the gap does.
-
-    ratios: index the method that made a set, columns the measures, `gap_cross_entropy` among them.
-    """
-    objectives = [name for name in ratios.columns if not name.startswith("gap")]
-    lines = []
-    for name in objectives:
-        best = ratios[name].idxmin()
-        own = f"; its own reach {ratios.loc[name, name]:.2f}" if name in ratios.index else ""
-        tau = ratios[name].corr(ratios["gap_cross_entropy"], method="kendall")
-        lines.append(
-            f"- by the objective of {name}, best are the sets of {best} "
-            f"({ratios.loc[best, name]:.2f} of {base}{'' if best == name else own}); it orders the "
-            f"{len(ratios)} kinds of set as the gap in nats does with Kendall's τ = {tau:.2f}"
         )
     return Text("\n".join(lines))
 

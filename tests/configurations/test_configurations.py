@@ -11,7 +11,8 @@ from torch import nn
 from ddlib.configurations.configuration import Configuration, Pretraining, State
 from ddlib.configurations.families import expand, read_configurations, read_families
 from ddlib.configurations.pretraining import contrastive_loss, pretrain
-from ddlib.data.base import Split, load
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.networks import functional as networks
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network

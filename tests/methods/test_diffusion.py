@@ -16,7 +16,8 @@ from diffusers import (
 )
 from sklearn.cluster import KMeans
 
-from ddlib.data.base import DataSet, Normalisation, Split, Whitening
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.devices import precision
 from ddlib.methods import diffusion, generators
 from ddlib.methods.diffusion import (

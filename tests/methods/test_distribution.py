@@ -12,7 +12,6 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
-OFF = {"pool": 0, "representatives": 0, "keep": 10, "plateau": 0.0, "window": 100}
 
 
 @pytest.fixture
@@ -55,7 +54,6 @@ def test_defaults_are_the_published_ones():
         "augmentation": "dsa",
         "configurations": [],
         "average": "arithmetic",
-        **OFF,
     }
 
 
@@ -302,7 +300,6 @@ def test_the_set_says_what_made_it(tiny, network):
         "augmentation": "none",
         "configurations": [],
         "average": "arithmetic",
-        **OFF,
     }
     assert not made.images.requires_grad
 

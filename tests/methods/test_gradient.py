@@ -113,10 +113,6 @@ def test_defaults_are_the_published_ones():
         "augmentation": "none",
         "configurations": [],
         "average": "arithmetic",
-        "representatives": 0,
-        "keep": 10,
-        "plateau": 0.0,
-        "window": 100,
     }
     changed = {"initialisation": "real", "augmentation": "dsa"}
     assert vars(SiameseGradientMatching()) == vars(GradientMatching()) | changed

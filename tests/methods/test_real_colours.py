@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddlib.data import base as data
+from ddlib.data.load import load
 from ddlib.methods.common import initial_images
 from ddlib.methods.distribution import DistributionMatching, distil
 from ddlib.networks import functional as networks
@@ -37,7 +37,7 @@ def keep_few_of_imagenette(tmp_path, monkeypatch):
 def test_dm_lowers_its_objective_in_unseen_networks(tmp_path, monkeypatch, name):
     if name == "imagenette":
         keep_few_of_imagenette(tmp_path, monkeypatch)
-    dataset = data.load(name, image_size=32, per_class=30)
+    dataset = load(name, image_size=32, per_class=30)
     assert dataset.train.images.shape == (300, 3, 32, 32)
     network = networks.build("convnet", dataset.image_shape, 10, width=16)
     real = [dataset.train.images[dataset.train.labels == label] for label in range(10)]

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddlib.data import base as data
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.methods import METHODS, trajectory
 from ddlib.methods.generators import unet_losses
 from ddlib.networks import functional as networks
@@ -60,8 +61,8 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def mnist():
-    whole = data.load("mnist")  # a fifth of its test images is enough, and five times as fast
-    return replace(whole, test=data.Split(whole.test.images[:2000], whole.test.labels[:2000]))
+    whole = load("mnist")  # a fifth of its test images is enough, and five times as fast
+    return replace(whole, test=Split(whole.test.images[:2000], whole.test.labels[:2000]))
 
 
 def build(dataset):

@@ -98,8 +98,6 @@ def test_defaults_are_the_published_ones():
         "expert_weight_decay": 0,
         "expert_batch": 256,
         "expert_augmentation": "dsa",
-        "plateau": 0,
-        "window": 100,
     }
 
 

@@ -33,7 +33,7 @@ def executed(tmp_path_factory):
 
 def test_it_leaves_figures_and_sentences(executed):
     notebook, _ = executed
-    assert len(outputs(notebook, "image/png")) == 12
+    assert len(outputs(notebook, "image/png")) == 11
     texts = outputs(notebook, "text/markdown")
     assert texts[0].startswith("Of 20 random problems the bound on the distance")
     assert not any("nan" in text or "FAIL" in text for text in texts)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ddlib import fingerprints
-from ddlib.data.base import DataSet, Normalisation, Split, Whitening
+from ddlib.data.base import DataSet, Split, images_digest
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.fingerprints import (
     DECIDING,
     METHOD_MODULES,
@@ -20,7 +21,6 @@ from ddlib.fingerprints import (
     code_digest,
     files_digest,
     fingerprint,
-    images_digest,
     program,
 )
 from ddlib.methods import METHODS
@@ -115,7 +115,7 @@ BESIDE_THE_NUMBERS = {
     *("batch", "execute", "page", "report", "runs", "published", "explore", "explore_theory"),
     *("charts", "charts_coverage", "charts_explore", "charts_methods", "charts_theory", "live"),
     *("reading", "reading_coverage", "reading_explore", "reading_theory", "tables", "comparison"),
-    *("laws", "coverage", "coverage_laws", "planner", "operators", "cross_objectives"),
+    *("laws", "coverage", "coverage_laws", "planner", "operators"),
     *("theory", "theory_coverage", "theory_logistic", "theory_scaling", "theory_surrogates"),
     # What a study asks for is part of the names of its results; how it is kept and sent is not.
     *("settings", "study", "running", "cluster", "forked", "extensions", "files", "fingerprints"),

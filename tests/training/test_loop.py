@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddlib.data.base import Split, load
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.devices import precision
 from ddlib.networks.functional import build, logits
 from ddlib.networks.initial import initial_parameters
