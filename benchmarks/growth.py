@@ -27,7 +27,7 @@ from ddlib.figures import render, style
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
-from ddlib.stats import covers as coverage
+from ddlib.stats import covers, distances
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import Recipe
 
@@ -88,7 +88,7 @@ def measure_distances(count: int) -> Callable[[], object]:
     random = np.random.default_rng(0)
     predictions = list(random.dirichlet(np.ones(10), (count, 4, 500)))
     names = [str(number) for number in range(count)]
-    return lambda: coverage.prediction_distance(predictions, names)
+    return lambda: distances.prediction_distance(predictions, names)
 
 
 def cover_exactly(count: int) -> Callable[[], object]:
@@ -97,7 +97,7 @@ def cover_exactly(count: int) -> Callable[[], object]:
     distance = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(points))
     names = [str(number) for number in range(count)]
     table = pd.DataFrame(distance, names, names)
-    return lambda: coverage.cover(table, 0.15)
+    return lambda: covers.cover(table, 0.15)
 
 
 K, CLASSES = (20, 50, 100, 200, 350, 600, 1000), (3, 6, 10, 18, 32, 56, 100)

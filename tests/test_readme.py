@@ -1,4 +1,4 @@
-"""What the README shows is what the files hold, and its Python runs."""
+"""What README and docs say is what the files hold, and their Python runs."""
 
 import re
 from pathlib import Path
@@ -10,22 +10,15 @@ import torch
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import tables
-from ddlib.stats import covers as coverage
-from ddlib.stats import families as coverage_laws
-from ddlib.stats import laws
+from ddlib.stats import covers, laws, regressions, verdicts
+from ddlib.stats.families import k_star
 from ddlib.words.text import listed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = ROOT / "ddlib" / "example" / "methods" / "digits"
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").iterdir()), ids=lambda path: path.name)
-def test_an_example_is_shown_as_it_is(path):
-    if path.suffix in (".py", ".yaml"):
-        kind = {".py": "python", ".yaml": "yaml"}[path.suffix]
-        assert f"`examples/{path.name}`\n\n```{kind}\n{path.read_text()}```" in README
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
 
 
 def test_the_tables_are_read_as_shown():
@@ -66,7 +59,7 @@ def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
     study, _ = tables.example()
     trials, parts = study.trials.query("configuration == 'plain'"), []
     for measure, words in (("gap_error", "test error"), ("gap_cross_entropy", "cross-entropy")):
-        judged = laws.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
+        judged = verdicts.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
         outcomes = {name: listed([f"`{m}`" for m in own], "and") for name, own in judged}
         parts.append(
             f"In {words} it "
@@ -84,10 +77,10 @@ def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
     _, study = tables.example()
     gaps = study.gaps[study.gaps["method"] == study.methods[0]]
     families = {n: each for n, each in study.families.items() if n != "all configurations"}
-    radii = coverage.radii(study.distances, study.noise)
-    measured = coverage.measures(study.distances, families, radii[coverage.QUANTILE], radii[0.5])
-    k_stars = coverage_laws.k_star(gaps, families, [0.03, 0.05], draws=200)
-    found = coverage_laws.regressions(k_stars, measured).set_index(["predictor", "epsilon"])
+    radii = covers.radii(study.distances, study.noise)
+    measured = covers.measures(study.distances, families, radii[covers.QUANTILE], radii[0.5])
+    k_stars = k_star(gaps, families, [0.03, 0.05], draws=200)
+    found = regressions.regress(k_stars, measured).set_index(["predictor", "epsilon"])
     r2, p = (found.loc["h_cov", name].round(2).tolist() for name in ("r2", "p"))
     said = f"R² of ln k* is {r2[0]:.2f} and {r2[1]:.2f} (p = {p[0]:.2f} and {p[1]:.2f})"
     assert said in " ".join(README.split())
@@ -109,12 +102,13 @@ def test_what_it_says_of_errors_is_what_was_simulated():
     assert all(8 <= share <= 12 for share in fails)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/parameters.md"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_names_of_files_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    linked = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:parameters|notebooks|examples|docs|ddlib)/[\w./-]+\.\w+)`", text)
-    assert all((ROOT / link).is_file() for link in linked + named)
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    names = re.findall(r"`((?:parameters|notebooks|examples|docs|ddlib)/[\w./-]+\.\w+)`", text)
+    assert all((page.parent / link).is_file() for link in links)
+    assert all((ROOT / name).is_file() for name in names)
 
 
 def test_every_notebook_stands_in_the_table():

@@ -4,16 +4,16 @@ That is the network, the optimiser and its numbers, the augmentation, and the we
 starts from.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt
 
 from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters, check_names, setting
+from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training.divergence import Watch
 from ddlib.training.loop import advance, detached, trainable
@@ -23,47 +23,30 @@ PRETRAINED = ("rotation", "contrastive")
 INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
-@dataclass(frozen=True)
 class Pretraining(Parameters):
     """How a body is pretrained on the unlabelled real images; learning rates are Adam's."""
 
-    steps: int = setting(300, least=1)
-    batch_size: int = setting(128, least=2)
-    learning_rate: float = setting(0.001)
+    steps: PositiveInt = 300
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: NonNegativeFloat = 0.001
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """How a network is trained, whatever it is trained on.
+class Configuration(Recipe):
+    """How a network is trained, whatever it is trained on: a recipe, and what it starts from.
 
-    network: its name and options, as `read_network` gives them; recipe: how it is
-    trained; initialisation: a name of INITIALISATIONS; pretraining: for the two initialisations
-    that are pretrained, and otherwise without effect.
+    network: its name and options, as `read_network` gives them; initialisation: a name of
+    INITIALISATIONS; pretraining: for the two initialisations that are pretrained, and otherwise
+    without effect.
     """
 
-    network: Mapping[str, Any]
-    recipe: Recipe
-    initialisation: str = "default"
-    pretraining: Pretraining = field(default_factory=Pretraining)
+    network: Annotated[dict[str, Any], PlainValidator(read_network)]
+    initialisation: Literal[*INITIALISATIONS] = "default"
+    pretraining: Pretraining = Pretraining()
 
-    @classmethod
-    def read(cls, table: Mapping[str, Any], what: str) -> "Configuration":
-        """Return the configuration of a flat table: fields of Recipe, and the others.
-
-        Raises ValueError, in one sentence, for an unknown name or a bad value.
-        """
-        recipe = [declared.name for declared in fields(Recipe)]
-        check_names(
-            table, ["network", "initialisation", "pretraining", *recipe], f"parameter of {what}"
-        )
-        initialisation = table.get("initialisation", "default")
-        check_names([initialisation], INITIALISATIONS, f"initialisation of {what}")
-        return cls(
-            network=read_network(table.get("network")),
-            recipe=Recipe.read({name: table[name] for name in recipe if name in table}, what),
-            initialisation=initialisation,
-            pretraining=Pretraining.read(table.get("pretraining"), f"the pretraining of {what}"),
-        )
+    @property
+    def recipe(self) -> Recipe:
+        """How its network is trained, from whatever weights."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
     @property
     def pretrained(self) -> bool:
@@ -104,9 +87,9 @@ class Configuration:
         of `ddlib.training.loop.train`. Raises DivergedError where a loss is not finite.
         """
         watch = Watch()
-        theta, optimiser = trainable(network, theta, self.recipe)
+        theta, optimiser = trainable(network, theta, self)
         for step, batch in enumerate(batches):
-            loss = advance(network, theta, optimiser, *batch, self.recipe, step, stream)
+            loss = advance(network, theta, optimiser, *batch, self, step, stream)
             watch.finite(step, "the training loss", loss)
         watch.check()
         return detached(theta)

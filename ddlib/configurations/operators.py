@@ -37,11 +37,11 @@ def update_fields(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )
     network = shared.build(dataset.image_shape, dataset.class_count)
-    images, labels = dataset.train.images, dataset.train.labels
-    rows = batches(len(labels), shared.recipe.batch_size, generator("shared batches", seed))
+    real = dataset.train
+    rows = batches(len(real.labels), shared.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
     for number, state in enumerate(_states(dataset, shared, network, seed)):
-        burst = [(images[batch], labels[batch]) for batch in islice(rows, BURST)]
+        burst = [(real.at(batch), real.labels[batch]) for batch in islice(rows, BURST)]
         for name in list(fields):
             stream = generator("update", (seed, number))
             try:
@@ -58,9 +58,8 @@ def _states(
     dataset: DataSet, shared: Configuration, network: Network, seed: object
 ) -> Iterator[Theta]:
     """Yield the shared weights; the next ones may overwrite them."""
-    train = dataset.train
+    real, stream = dataset.train, generator("shared training", seed)
     theta = shared.initial(network, generator("shared state", seed))
-    starts = [part * shared.recipe.steps // STATES for part in range(STATES)]
-    stream = generator("shared training", seed)
-    steps = training_steps(network, theta, train.images, train.labels, shared.recipe, stream)
+    starts = [part * shared.steps // STATES for part in range(STATES)]
+    steps = training_steps(network, theta, real.images, real.labels, shared, stream)
     return at_steps(starts, theta, islice(steps, starts[-1]))

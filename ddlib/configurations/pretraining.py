@@ -1,7 +1,6 @@
 """Bodies pretrained on the real images without their labels."""
 
 import json
-from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,6 @@ from safetensors.torch import save
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.networks.functional import Theta, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
@@ -33,14 +31,14 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     kind, options = configuration.initialisation, configuration.pretraining
     loss_of, outputs, copies = LOSSES[kind]
     plain = json.dumps([dict(configuration.network), kind], sort_keys=True)
-    stream, images = generator("pretraining", plain), dataset.train.images
+    stream, real = generator("pretraining", plain), dataset.train
     network = configuration.build(dataset.image_shape, outputs)
-    recipe = Recipe(**asdict(options), optimizer="adam", weight_decay=0.0, schedule="constant")
-    theta = initial_parameters(network, stream, images.device)
+    recipe = Recipe(**vars(options), optimizer="adam", weight_decay=0.0, schedule="constant")
+    theta = initial_parameters(network, stream, real.device)
     theta, optimiser = trainable(network, theta, recipe)
-    rows, watch = batches(len(images), max(options.batch_size // copies, 1), stream), Watch()
+    rows, watch = batches(len(real.labels), max(options.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
-        loss = loss_of(network, theta, images[send(next(rows), images.device)], stream)
+        loss = loss_of(network, theta, real.at(next(rows)), stream)
         watch.finite(step, f"the {kind} loss", loss)
         descend(optimiser, loss, recipe.rate(step))
     body = {

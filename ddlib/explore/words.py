@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore.tables import Tables
-from ddlib.stats import laws, planner
-from ddlib.stats.laws import Interval
+from ddlib.stats import intervals, laws, planner
+from ddlib.stats.intervals import Interval
 from ddlib.stats.planner import Plan
 from ddlib.words.coverage import trust
 from ddlib.words.text import between, listed
@@ -63,7 +63,7 @@ def at_size(
         silent = "" if found.fitted else found.reason
         if law == "inverse_sqrt" and method in failed:
             silent = f"fails: {failed[method]}"
-        elif found.misfit is not None and found.misfit <= laws.LEVEL:
+        elif found.misfit is not None and found.misfit <= intervals.LEVEL:
             silent = "fails: misses the means"
         row = {"method": method, "law": law, "k": k, "silent": silent}
         if not silent:
@@ -104,7 +104,7 @@ def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float)
         if not any(map(pilot.refusal, members)):
             k = np.clip(budget * found.class_count, pilot.ks[0], planner.REACH * pilot.ks[-1])
             worst = pilot.predict(members, [k]).max(axis=0)[:, 0]
-            gap = laws.interval(np.array([np.median(worst), *worst]))
+            gap = intervals.interval(np.array([np.median(worst), *worst]))
         ipc = found.ipc or Interval(np.nan, None, None)
         row = {"method": method, "member": found.member, "reason": found.reason}
         for name, value in {"ipc": ipc, "gap": gap}.items():

@@ -59,10 +59,10 @@ def train(
 ) -> Theta:
     """Return the weights after `recipe.steps` steps from `theta` on images and labels.
 
-    images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. The weights come
-    with the network's buffers, if it has any, which the optimiser does not see. Raises
-    DivergedError with the step at which the loss is not finite, unless `see` is there to be given
-    every step's loss ().
+    images: (N, channels, H, W), or those of a Split; labels: (N,). `theta` itself is left as it
+    is. The weights come with the network's buffers, if it has any, which the optimiser does not
+    see. Raises DivergedError with the step at which the loss is not finite, unless `see` is there
+    to be given every step's loss ().
     """
     steps = training_steps(network, theta, images, labels, recipe, generator, see)
     return deque(steps, maxlen=1).pop()
@@ -164,12 +164,12 @@ def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -
 @torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return the Score of `theta` over the whole of `split`."""
-    right, nats = [], []
-    for images, labels in zip(in_passes(split.images), in_passes(split.labels), strict=True):
-        scores = logits(network, theta, images)
+    right, nats, count = [], [], len(split.labels)
+    for rows in in_passes(torch.arange(count, device=split.device)):
+        scores, labels = logits(network, theta, split.at(rows)), split.labels[rows]
         right.append(scores.argmax(1) == labels)
         nats.append(F.cross_entropy(scores, labels, reduction="sum"))
-    labels, count = split.labels.cpu(), len(split.labels)
+    labels = split.labels.cpu()
     hits = labels.bincount(torch.cat(right).cpu().double())  # (C,)
     recalls = (hits / labels.bincount()).nanmean()  # 0 / 0 for a class without images
     nats = sum(torch.stack(nats).cpu().tolist())

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ddlib.stats.compare import BASELINE, Agreement, against, crossings, holm, not_positive
-from ddlib.stats.laws import LAWS, LEVEL, Fit, Interval, Verdict, best, detectable, verdict
+from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.laws import LAWS, Fit
+from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
 from ddlib.words.text import Text, between, bullets, listed, number, p_value, sections
 
 FEW = 4  # configurations that are named one by one
-NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 
 
 def scaling(
@@ -191,11 +192,8 @@ def _told(free: Fit) -> str:
 def _choice(fits: Mapping[str, Fit]) -> str:
     choice = best(dict(fits))
     if choice is None:
-        return "No law can be preferred."
-    criterion = {"aic": "AIC", "loo_error": "The leave-one-k-out error"}[choice.criterion]
-    text = f"{criterion} prefers {LAWS[choice.law].formula}"
-    if choice.criterion != "aic":
-        return f"{text}, which without seed variances says little."
+        return "No law can be preferred: there is no AIC without a variance between seeds."
+    text = f"AIC prefers {LAWS[choice.law].formula}"
     if choice.rivals:
         rivals = listed((LAWS[law].formula for law in choice.rivals), "and")
         text += f"; within {NEAR} units {'are' if len(choice.rivals) > 1 else 'is'} {rivals}"

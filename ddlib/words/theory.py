@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.files import from_root
-from ddlib.stats.compare import LEVEL
-from ddlib.stats.laws import Interval
+from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
 from ddlib.words.text import Text, between
 

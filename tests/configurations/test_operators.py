@@ -12,7 +12,7 @@ from ddlib.data.load import load
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.stats.covers import update_distance
+from ddlib.stats.distances import update_distance
 from ddlib.training.loop import batches, train, training_steps
 from ddlib.training.recipe import OPTIMISERS
 

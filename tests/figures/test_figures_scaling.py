@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddlib.figures import render, style
 from ddlib.figures import scaling as charts
-from ddlib.stats import laws
+from ddlib.stats import laws, verdicts
 
 KS = (10, 50, 100, 200, 500, 1000)
 METHODS = ("random", "herding", "DM", "DC")
@@ -177,8 +177,8 @@ def test_charts_know_the_laws_and_take_their_tables_as_they_come(gaps, summary):
         method: laws.fit_all(table.pivot(index="seed", columns="k", values="gap"), draws=20)
         for method, table in gaps.groupby("method")
     }
-    curves = pd.concat([laws.curves(fits[m], KS).assign(method=m) for m in methods])
-    table = pd.concat([laws.summary(fits[m]).assign(method=m) for m in methods])
+    chosen = {method: fits[method] for method in methods}
+    curves, table = verdicts.curves(chosen, KS), verdicts.summary(chosen)
     spec = charts.rivals(gaps, curves, table, "gap").to_dict()
     assert len(rows_of(spec, "loo", "fit")) == 12
 

@@ -20,6 +20,12 @@ from ddlib.training.recipe import OPTIMISERS, Recipe, hold_out, search_length
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
 
+def sgd(steps, batch_size, learning_rate, *rest, **more):
+    """A recipe; rest: momentum, weight decay and schedule."""
+    more |= dict(zip(("momentum", "weight_decay", "schedule"), rest, strict=False))
+    return Recipe(steps=steps, batch_size=batch_size, learning_rate=learning_rate, **more)
+
+
 def stream(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -82,7 +88,7 @@ COSINE = [0.05 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
 def test_sgd_equals_a_hand_written_loop(
     tiny, network, theta, momentum, decay, size, schedule, rates
 ):
-    recipe = Recipe(6, size, 0.1, momentum, decay, schedule)
+    recipe = sgd(6, size, 0.1, momentum, decay, schedule)
     images, labels = tiny.train.images, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream(4))
     source = batches(120, size, stream(4))
@@ -100,7 +106,7 @@ def test_sgd_equals_a_hand_written_loop(
     ],
 )
 def test_an_optimiser_is_that_of_a_plain_loop(tiny, network, theta, name, theirs):
-    recipe = Recipe(6, 256, 0.02, 0.9, 0.01, "constant", optimizer=name)
+    recipe = sgd(6, 256, 0.02, 0.9, 0.01, "constant", optimizer=name)
     images, labels = tiny.train.images, tiny.train.labels
     ours = train(network, theta, images, labels, recipe, stream())
     values = [value.clone().requires_grad_() for value in theta.values()]
@@ -117,7 +123,7 @@ def test_an_optimiser_is_that_of_a_plain_loop(tiny, network, theta, name, theirs
 
 def test_labels_are_smoothed_as_the_closed_form_has_it(tiny, network, theta):
     """One SGD step moves the head's bias by -rate times mean(softmax - smoothed labels)."""
-    recipe = Recipe(1, 256, 0.02, label_smoothing=0.3, **PLAIN)
+    recipe = sgd(1, 256, 0.02, label_smoothing=0.3, **PLAIN)
     images, labels = tiny.train.images, tiny.train.labels
     moved = train(network, theta, images, labels, recipe, stream())
     shares = logits(network, theta, images).softmax(1)
@@ -147,14 +153,14 @@ def test_a_small_set_is_one_batch_in_its_own_order(count, size):
 @pytest.mark.parametrize("count", [1, 16, 17, 120])
 def test_the_number_of_steps_does_not_depend_on_the_size_of_the_set(tiny, network, theta, count):
     images, labels = tiny.train.images[:count], tiny.train.labels[:count]
-    steps = training_steps(network, theta, images, labels, Recipe(7, 16, 0.01), stream())
+    steps = training_steps(network, theta, images, labels, sgd(7, 16, 0.01), stream())
     assert sum(1 for _ in steps) == 7
 
 
 def test_training_is_its_generators_and_leaves_what_it_is_given_as_it_was(tiny, network, theta):
     images, labels = tiny.train.images.clone(), tiny.train.labels.clone()
     before = {name: value.clone() for name, value in theta.items()}
-    recipe, state = Recipe(5, 16, 0.1, augmentation="dsa"), torch.get_rng_state()
+    recipe, state = sgd(5, 16, 0.1, augmentation="dsa"), torch.get_rng_state()
     first, again, other = (
         train(network, theta, images, labels, recipe, stream(seed)) for seed in (0, 0, 1)
     )
@@ -185,7 +191,7 @@ def test_divergence_is_reported_with_the_step_at_which_a_naive_loop_breaks(
         broken += 1
         assert broken < 100
     with pytest.raises(DivergedError) as raised:
-        train(network, theta, images, labels, Recipe(100, 256, rate, **PLAIN), stream())
+        train(network, theta, images, labels, sgd(100, 256, rate, **PLAIN), stream())
     assert raised.value.step == broken >= 1
     assert str(raised.value) == (
         f"the training loss stopped being a finite number at step {broken}; "
@@ -200,7 +206,7 @@ def test_a_divergence_survives_the_way_back_from_a_worker_process():
 
 
 def test_a_divergence_after_the_last_step_is_found_on_the_test_set(tiny, network):
-    recipe = Recipe(1, 256, 1e30, **PLAIN)
+    recipe = sgd(1, 256, 1e30, **PLAIN)
     with pytest.raises(DivergedError, match=r"the test loss stopped .* at step 1") as raised:
         train_and_score(network, tiny.train.images, tiny.train.labels, tiny.test, recipe, 0)
     assert raised.value.step == 1
@@ -209,7 +215,7 @@ def test_a_divergence_after_the_last_step_is_found_on_the_test_set(tiny, network
 def test_a_training_that_diverged_ends_at_the_next_look(tiny, network, theta):
     images, labels = tiny.train.images, tiny.train.labels
     steps, done = (
-        training_steps(network, theta, images, labels, Recipe(1000, 256, 1e30), stream()),
+        training_steps(network, theta, images, labels, sgd(1000, 256, 1e30), stream()),
         0,
     )
     with pytest.raises(DivergedError):
@@ -264,7 +270,7 @@ def test_training_learns_what_can_be_learnt(tiny):
     # Prototypes are 11 apart with noise of 0.7 a pixel: the classes hardly overlap.
     network = build("convnet", tiny.image_shape, 3, width=8, depth=2)
     result = train_and_score(
-        network, tiny.train.images, tiny.train.labels, tiny.test, Recipe(60, 32, 0.05), 0
+        network, tiny.train.images, tiny.train.labels, tiny.test, sgd(60, 32, 0.05), 0
     )
     assert result.accuracy > 0.95
     assert result.cross_entropy < 0.2
@@ -275,12 +281,10 @@ def test_one_seed_gives_one_score_and_the_same_start_to_every_set(tiny, network)
         images, labels = tiny.train.images[:count], tiny.train.labels[:count]
         return train_and_score(network, images, labels, tiny.test, recipe, seed)
 
-    first, again, other = (
-        scored(120, Recipe(10, 16, 0.1), seed) for seed in ((0, 1), (0, 1), (1, 0))
-    )
+    first, again, other = (scored(120, sgd(10, 16, 0.1), seed) for seed in ((0, 1), (0, 1), (1, 0)))
     assert first == again
     assert first != other
-    still = Recipe(1, 16, 0.0)
+    still = sgd(1, 16, 0.0)
     assert scored(3, still, 3) == scored(120, still, 3)
 
 
@@ -292,7 +296,7 @@ def test_one_seed_gives_one_score_and_the_same_start_to_every_set(tiny, network)
         ({"learning_rate": math.nan}, "learning_rate=nan must be"),
         ({"schedule": "cosin"}, "'cosin' is not a schedule; did you mean 'cosine'"),
         ({"augmentation": "dsa_flip"}, "'dsa_flip' is not an augmentation; .*allowed: none, dsa"),
-        ({"label_smoothing": 2}, "label_smoothing=2 is a share"),
+        ({"label_smoothing": 2}, "label_smoothing=2 must be a number of at least 0 and at most 1"),
         ({"optimizer": "nesterov", "momentum": 0.0}, "needs a momentum above 0"),
     ],
 )
@@ -306,7 +310,7 @@ def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_l
 ):
     network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
     theta = initial_parameters(network, stream(11))
-    recipe = Recipe(15, 32, 0.05, 0.9, 0.01, "cosine")
+    recipe = sgd(15, 32, 0.05, 0.9, 0.01, "cosine")
     images, labels = tiny.train.images, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream(4))
     ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
@@ -336,7 +340,7 @@ def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_l
 def test_training_goes_on_from_the_statistics_it_is_given(tiny):
     network = build("convnet", tiny.image_shape, 3, width=4, norm="batch")
     theta = initial_parameters(network, stream())
-    still, images, labels = Recipe(5, 256, 0.0, **PLAIN), tiny.train.images, tiny.train.labels
+    still, images, labels = sgd(5, 256, 0.0, **PLAIN), tiny.train.images, tiny.train.labels
     once = train(network, theta, images, labels, still, stream())
     before = once["body.1.running_var"].clone()
     twice = train(network, once, images, labels, still, stream())
@@ -365,7 +369,7 @@ def test_dropout_is_drawn_from_the_stream_of_the_training_and_not_at_a_score(tin
     network = Network(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), nn.Linear(64, 3))
     theta, passes = initial_parameters(network, stream(11)), []
     network.body.register_forward_hook(lambda *called: passes.append(called[2]))
-    given = network, theta, tiny.train.images, tiny.train.labels, Recipe(5, 120, 0.1)
+    given = network, theta, tiny.train.images, tiny.train.labels, sgd(5, 120, 0.1)
     trained = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(trained))

@@ -151,7 +151,8 @@ def test_training_together_waits_for_no_step(tiny):
 
 def test_one_that_diverges_takes_no_other_with_it(tiny):
     network, thetas, dataset = started(tiny, CONVNET)
-    recipe, fine = Recipe(steps=9, batch_size=8), train_here(dataset, Recipe(9, 8), network, thetas)
+    recipe = Recipe(steps=9, batch_size=8)
+    fine = train_here(dataset, recipe, network, thetas)
     thetas[1]["head.weight"] *= 1e308
     (first, lost, last), _ = train_there(dataset, recipe, network, thetas)
     alone = train_here(dataset, recipe, network, thetas)[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.stats import laws
+from ddlib.stats import intervals, laws, verdicts
 from ddlib.words import scaling as reading
 from ddlib.words.text import Text, between, ends
 
@@ -27,7 +27,7 @@ def test_a_true_inverse_square_root_survives():
     fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05))
     assert text.startswith("**dm.** The curve a/√k + c survives: the exponent's interval holds 1/2")
     assert "AIC prefers a/√k + c" in text
-    below, above = laws.detectable(fits["free_exponent"])
+    below, above = verdicts.detectable(fits["free_exponent"])
     power = f"reject 1/2 if the true exponent were {above:.2f} or more, or {below:.2f} or less."
     assert f"Power: about 9 of 10 such studies would {power}" in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
@@ -112,11 +112,11 @@ def test_a_floor_below_zero_is_none():
     ],
 )
 def test_intervals_in_words(interval, words):
-    assert between(laws.Interval(*interval)) == words
+    assert between(intervals.Interval(*interval)) == words
 
 
 def test_intervals_take_a_pattern():
-    assert between(laws.Interval(0.31416, 0.2, math.inf), ".2f") == "0.31 (0.20 to no bound)"
+    assert between(intervals.Interval(0.31416, 0.2, math.inf), ".2f") == "0.31 (0.20 to no bound)"
     assert ends(0.2, 0.4, ".1f") == "0.2 to 0.4"
 
 
