@@ -84,7 +84,7 @@ class Reader(Parameters):
     """A method that reads files."""
 
     path: str = "no file"
-    files: list = []  # noqa: RUF012
+    files: list = []
 
 
 def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
