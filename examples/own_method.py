@@ -14,8 +14,8 @@ class Clustering(Parameters):
 
 def distil(dataset, network, ipcs, seed, parameters):
     options = {"n_clusters": ipcs[0], "n_init": parameters.restarts, "random_state": seed}
-    pixels = dataset.train.images.cpu().flatten(1).numpy()
-    centres = [k_means(pixels[rows], **options)[0] for rows in common.class_members(dataset)]
+    members = [dataset.train.at(rows).cpu() for rows in common.class_members(dataset)]
+    centres = [k_means(images.flatten(1).numpy(), **options)[0] for images in members]
     images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.image_shape)
     return {ipcs[0]: common.finished(dataset, images, "k_means", parameters, seed)}
 

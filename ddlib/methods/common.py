@@ -43,10 +43,10 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     pixels.
     """
     if initialisation == "real":
-        return dataset.train.images[random_members(dataset, ipc, seed)].clone()
+        return dataset.train.at(random_members(dataset, ipc, seed))
     shape = (ipc * dataset.class_count, *dataset.image_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
-    return noise.to(dataset.train.images.device)
+    return noise.to(dataset.train.device)
 
 
 def real_batches(

@@ -101,7 +101,7 @@ def distil(
     `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
     its code, which moves the mean (`ddpm_step`) where the paper's equation 6 moves the noise.
     """
-    check_autocast(dataset.train.images.device)
+    check_autocast(dataset.train.device)
     if parameters.generator == "unet":
         levels = len(parameters.unet_channels)
         model = load_unet(next(iter(prepared), None), dataset, levels)
@@ -113,7 +113,7 @@ def distil(
         model = load_dit(name, dataset, ids)
     found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
-        images = dataset.train.images[members]
+        images = dataset.train.at(members)
         latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
         for ipc in ipcs:
             centres = modes(latents, ipc, generator("modes", seed, ipc, label))

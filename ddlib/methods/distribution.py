@@ -53,9 +53,9 @@ def distil(
     for iteration in range(parameters.iterations):
         network, _, theta = fresh(iteration)
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, iteration))
-        rows = send(torch.cat(next(batches)), real.images.device)
+        rows = send(torch.cat(next(batches)), real.device)
         with torch.no_grad():
-            features = embed(network, theta, augment.apply(real.images[rows], drawn))
+            features = embed(network, theta, augment.apply(real.at(rows), drawn))
             target = class_means(features, real.labels[rows], dataset.class_count)
         for size in list(moving):
             features = embed(network, theta, augment.apply(size.images, drawn))

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import INITIALISATIONS, real_batches
 from ddlib.methods.matching import (
@@ -106,8 +105,8 @@ def _distil_size(
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
-                rows = send(torch.cat(next(samples)), images.device)
-                theta = with_batch_seen(network, theta, dataset.train.images[rows])
+                seen = dataset.train.at(torch.cat(next(samples)))
+                theta = with_batch_seen(network, theta, seen)
             synthetic.optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
             value = match(dataset, network, theta, next(batches), images, drawn)
@@ -159,8 +158,7 @@ def match(
         theta[name].requires_grad_()
     total = images.new_zeros(())
     for label, synthetic in enumerate(images.chunk(dataset.class_count)):
-        rows = send(batch[label], images.device)
-        seen = augment.apply(dataset.train.images[rows], drawn[label])
+        seen = augment.apply(dataset.train.at(batch[label]), drawn[label])
         real = weight_gradients(network, theta, seen, label)
         seen = augment.apply(synthetic, drawn[label])
         made = weight_gradients(network, theta, seen, label, create_graph=True)

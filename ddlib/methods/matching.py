@@ -66,7 +66,7 @@ def fresh_networks(
     def draw(number: int) -> tuple[Network, dict[str, Any], Theta]:
         chosen, changes = draw_one(built, "matching configuration", seed, number)
         stream = generator("matching weights", seed, number)
-        return chosen, changes, initial_parameters(chosen, stream, dataset.train.images.device)
+        return chosen, changes, initial_parameters(chosen, stream, dataset.train.device)
 
     return draw
 

@@ -101,16 +101,16 @@ def _class_features(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield, for each class, the indices (N,) of its training images and their features (N, F)."""
     real = dataset.train
-    theta = initial_parameters(network, generator("feature weights", seed), real.images.device)
+    theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
         recipe = Recipe(**vars(parameters))
         stream = generator("feature batches", seed)
         theta = train(network, theta, real.images, real.labels, recipe, stream)
     else:  # or batch norms would see one class at a time
-        theta = with_batch_seen(network, theta, real.images[random_members(dataset, 16, seed)])
+        theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
     for members in class_members(dataset):
         with torch.no_grad():
-            features = embed(network, theta, real.images[members])
+            features = embed(network, theta, real.at(members))
         yield members, features
 
 
@@ -123,6 +123,6 @@ def _prefixes(
     """
     sets = {}
     for ipc in ipcs:
-        images = dataset.train.images[torch.cat([order[:ipc] for order in orders])]
+        images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))
         sets[ipc] = finished(dataset, images, *made)
     return sets

@@ -90,7 +90,7 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     number, epochs, every = (recipe.pop(name) for name in ("expert", "epochs", "epoch_steps"))
     every = every or math.ceil(len(real.labels) / recipe["batch_size"])
     recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
-    theta = initial_parameters(network, generator("expert weights", number), real.images.device)
+    theta = initial_parameters(network, generator("expert weights", number), real.device)
     stream = generator("expert batches", number)
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)

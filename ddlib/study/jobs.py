@@ -21,7 +21,7 @@ from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data import cache
-from ddlib.data.base import DataSet, Split
+from ddlib.data.base import DataSet
 from ddlib.devices import precision
 from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import read_json, reading, write_atomically
@@ -235,12 +235,12 @@ def find_length(
         dataset, network = _open(context, configuration)
         real, recipe = dataset.train, configuration.recipe
         held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-        rest = real.images[~held], real.labels[~held]
-        test = Split(real.images[held], real.labels[held])
+        test, rest = (real.subset(part.nonzero().flatten()) for part in (held, ~held))
         theta = _initial(context, network, configuration, (0, 0), body)
 
         def risk(steps: int) -> float:
-            given = *rest, test, recipe.replace(steps=steps), (0, 0), theta
+            shorter = recipe.replace(steps=steps)
+            given = rest.images, rest.labels, test, shorter, (0, 0), theta
             outcome = or_diverged(train_and_score, network, *given)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
@@ -325,11 +325,7 @@ def _dataset(copy: Path, digest: str, device: str) -> DataSet:
         dataset = cache.read(copy, digest)
     except (OSError, ValueError) as error:
         raise UnfitWorkerError(f"a worker cannot open the data: {error}") from error
-    train, test = (
-        Split(split.images.to(device), split.labels.to(device))
-        for split in (dataset.train, dataset.test)
-    )
-    return replace(dataset, train=train, test=test)
+    return replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
 
 
 def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
