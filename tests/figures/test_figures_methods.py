@@ -8,7 +8,7 @@ import pytest
 
 from ddlib.figures import methods as charts
 from ddlib.figures import render, style
-from ddlib.stats import compare
+from ddlib.stats import compare, scores
 
 KS = (10, 100, 1000)
 METHODS = ("random", "herding", "k_center", "dc", "dsa", "dm", "mtt", "mgd3")
@@ -135,7 +135,7 @@ def test_the_front_is_drawn_and_missing_times_are_named(table):
     costs = table.drop(columns=["low", "high", "seeds", "n"])
     seconds = costs["k"] ** 0.5 * (1 + costs["method"].map(METHODS.index))
     costs = costs.assign(distil_seconds=seconds, train_seconds=1.0, seconds=seconds + 1)
-    costs = costs.assign(front=compare.front(costs["seconds"], costs["accuracy"]))
+    costs = costs.assign(front=scores.front(costs["seconds"], costs["accuracy"]))
     costs.loc[costs["method"] == "mgd3", "seconds"] = np.nan
     spec = charts.accuracy_against_seconds(costs).to_dict()
     subtitle = " ".join(spec["title"]["subtitle"])
