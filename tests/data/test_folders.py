@@ -59,7 +59,8 @@ def test_what_is_no_image_is_passed_over_or_counted(tmp_path):
         (folder / "train" / name).write_bytes(content)
     (ant / "up").symlink_to("..")
     said = (
-        r"train: files skipped for their suffix \(none\): 1; files skipped for their suffix .gif: 2; "
+        r"train: files skipped for their suffix \(none\): 1; "
+        "files skipped for their suffix .gif: 2; "
         "images skipped for being in no class's folder: 1; links to folders within a class "
         "skipped: 1$"
     )
