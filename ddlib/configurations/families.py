@@ -38,7 +38,7 @@ def read_configurations(
         configuration = Configuration.read({**base, **(changes or {})}, str(name))
         for other, there in read.items():
             if there == configuration:
-                raise ValueError(f"{name} is the same as {other}; drop one of them")
+                raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
         read[str(name)] = configuration
     return read
 

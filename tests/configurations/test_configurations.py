@@ -295,7 +295,7 @@ def test_families_are_lists_products_and_growing_series():
         ({}, "configurations must be a table"),
         (
             {"a": {"optimiser": "adam"}},
-            "the configuration 'a': 'optimiser' is not a parameter; did",
+            "a: 'optimiser' is not a parameter; did",
         ),
         ({"a": {"optimizer": "adan"}}, "'adan' is not an optimizer; did you mean 'adam'"),
         ({"a": {}, "b": {"steps": 6}}, "'b' is the same as 'a'; drop one"),
@@ -303,7 +303,7 @@ def test_families_are_lists_products_and_growing_series():
         ({"a": {"network": "vgg11"}}, "network must be a table with a name"),
         (
             {"a": {"initialisation": "xavier"}},
-            "the configuration 'a': 'xavier' is not an initialisation;",
+            "a: 'xavier' is not an initialisation;",
         ),
         (
             {"a": {"label_smoothing": 2}},
