@@ -85,8 +85,8 @@ def typical(whole: Interval, late: Interval, sizes: int) -> Text:
     """Say how a typical gap falls under a shift, over all and over the largest sizes."""
     return Text(
         f"Under a shift, a typical |gap| falls with exponent {between(whole, '.2f')} over all "
-        f"sizes and {between(late, '.2f')} over the {sizes} largest. It is a sum of both terms, and the "
-        "linear one, of exponent -1/2, remains in the end."
+        f"sizes and {between(late, '.2f')} over the {sizes} largest. It is a sum of both terms, "
+        "and the linear one, of exponent -1/2, remains in the end."
     )
 
 
