@@ -151,12 +151,13 @@ def _dash(field: str, names: Sequence[str], dashed: Sequence[str]) -> alt.Stroke
 
 
 def _axis(channel: type, field: str, title: str, log: bool, table: pd.DataFrame):
-    """Return a channel; a log axis of sizes k labels those that were measured."""
+    """Return a channel; a log axis of a few sizes k labels them."""
     if not log:
         return channel(f"{field}:Q", title=title)
     axis = POWERS
     if field == "k":
         sizes = sorted(table["k"].unique())
-        axis = alt.Axis(values=sizes, format="d", labelOverlap=True)
+        few = {"values": sizes} if len(sizes) < 12 else {"tickCount": 8}
+        axis = alt.Axis(**few, format="d", labelOverlap=True)
     scale = alt.Scale(type="log", nice=False)
     return channel(f"{field}:Q", title=f"{title} (log scale)", scale=scale, axis=axis)
