@@ -247,8 +247,8 @@ BAD = [
     ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: data, network"),
     ({"configurations": {}}, "configurations must be a table"),
     (
-        {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
-        "the configuration 'small' does not fit digits: patch=9 is larger",
+        {"configurations": {"small": {"network": {"name": "convnet", "depth": 4}}}},
+        "the configuration 'small' does not fit digits: a ConvNet of depth 4 halves",
     ),
     ({"configurations": {"a": {"optimizer": "adan"}}}, "did you mean 'adam'"),
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
