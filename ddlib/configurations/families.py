@@ -33,13 +33,12 @@ def read_configurations(
         )
     configurations: dict[str, Configuration] = {}
     for name, changes in tables.items():
-        what = f"the configuration {name!r}"
         if not isinstance(changes, Mapping | None):
-            raise ValueError(f"{what} must be a table of what it changes, got {changes!r}")
-        configuration = Configuration.read({**base, **(changes or {})}, what)
+            raise ValueError(f"{name} must be a table of what it changes, got {changes!r}")
+        configuration = Configuration.read({**base, **(changes or {})}, str(name))
         for other, known in configurations.items():
             if known == configuration:
-                raise ValueError(f"{what} is the same as {other!r}; drop one of them")
+                raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
         configurations[str(name)] = configuration
     return configurations
 
