@@ -224,8 +224,8 @@ BAD = [
     ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: extensions, data"),
     ({"configurations": {}}, "configurations must be a table"),
     (
-        {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
-        "the configuration 'small' does not fit digits: patch=9 is larger",
+        {"configurations": {"small": {"network": {"name": "convnet", "depth": 4}}}},
+        "the configuration 'small' does not fit digits: a ConvNet of depth 4 halves",
     ),
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
