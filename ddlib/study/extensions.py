@@ -209,7 +209,7 @@ def _problem(kind: str, name: str, entry: Any, extension: Extension) -> str:
     if not isinstance(entry, Method) or not issubclass(entry.parameters, Parameters):
         return "must be a ddlib.methods.Method, with a subclass of Parameters"
     made = entry.preparation
-    called = {"distil": (entry.distil, 6 if made else 5)}
+    called = {"distil": (entry.function, 6 if made else 5)}
     called |= {"jobs": (made.jobs, 2), "make": (made.make, 3)} if made else {}
     problems = {key: _call_problem(*call, extension) for key, call in called.items()}
     return next((f"has a {key} that {problem}" for key, problem in problems.items() if problem), "")
