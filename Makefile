@@ -32,23 +32,24 @@ lab: .venv/installed
 app: .venv/installed
 	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline $(APP) notebooks/05_explore.ipynb
 
-## report: a site of all executed notebooks, in results/report, to open from disk
+## report: one table of all executed notebooks, results/index.html, to open from disk
 report: .venv/installed
 	$(BIN)/python -m ddlib.publish.report
 
-## check: format and lint
+## check: format, lint, and the direction of imports
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 
 ## install: make .venv from the project's own files
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) is not here; install Python 3.11 or pass PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	@# on all cores, where pip takes one, and without what is seldom loaded, so compiled when it is;
 	@# some files of packages are for newer Pythons
 	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|diffusers|networkx|pip|setuptools)/' \

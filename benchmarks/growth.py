@@ -23,12 +23,13 @@ import torch
 
 from benchmarks import machine
 from benchmarks.cases import noise
-from ddlib.figures import scaling as charts
+from ddlib.figures import render, style
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
-from ddlib.stats import covers as coverage
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.stats import covers, distances
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 WIDTH = 16  # channels of the ConvNet, few enough that all sizes take the same convolutions
 REPEATS = 5
@@ -87,7 +88,7 @@ def measure_distances(count: int) -> Callable[[], object]:
     random = np.random.default_rng(0)
     predictions = list(random.dirichlet(np.ones(10), (count, 4, 500)))
     names = [str(number) for number in range(count)]
-    return lambda: coverage.prediction_distance(predictions, names)
+    return lambda: distances.prediction_distance(predictions, names)
 
 
 def cover_exactly(count: int) -> Callable[[], object]:
@@ -96,7 +97,7 @@ def cover_exactly(count: int) -> Callable[[], object]:
     distance = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(points))
     names = [str(number) for number in range(count)]
     table = pd.DataFrame(distance, names, names)
-    return lambda: coverage.cover(table, 0.15)
+    return lambda: covers.cover(table, 0.15)
 
 
 K, CLASSES = (20, 50, 100, 200, 350, 600, 1000), (3, 6, 10, 18, 32, 56, 100)
@@ -180,7 +181,7 @@ def figure(points: pd.DataFrame, fitted: pd.DataFrame) -> alt.VConcatChart:
     ]
     title = alt.Title("Growth of time and memory, with exponents", subtitle=BEYOND_LINEAR)
     chart = alt.vconcat(*rows, title=title).resolve_scale(color="independent")
-    return chart.configure(**charts.CONFIG)
+    return chart.configure(**style.CONFIG)
 
 
 def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> alt.Chart:
@@ -192,7 +193,7 @@ def _panel(points: pd.DataFrame, fitted: pd.DataFrame, axis: str, name: str) -> 
         )
     }
     own = own.assign(label=own["job"].map(labels)).query(f"{name} > 0")
-    colours = list(charts.METHOD_COLOURS.values())[: len(labels)]
+    colours = list(style.METHOD_COLOURS.values())[: len(labels)]
     legend = alt.Legend(title=None, orient="top", direction="vertical", labelLimit=260)
     scale = alt.Scale(domain=list(labels.values()), range=colours)
     base = alt.Chart(own, width=210, height=180).encode(
@@ -207,7 +208,7 @@ def picture(chart: alt.VConcatChart) -> bytes:
     """Return the figure as the README shows it, a PNG."""
     file = io.BytesIO()
     chart.save(file, format="png", scale_factor=1.25)
-    return charts.small(file.getvalue())
+    return render.small(file.getvalue())
 
 
 def main() -> None:

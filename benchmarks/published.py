@@ -22,15 +22,18 @@ import torch
 
 from benchmarks import machine
 from benchmarks.cases import Scale, distribution_matching, make_setting
-from ddlib.data import base as data
+from ddlib.data.base import DataSet
+from ddlib.data.load import load
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import from_root, write_atomically
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
-from ddlib.networks.functional import Network, build
+from ddlib.networks.functional import build
+from ddlib.networks.layers import Network
 from ddlib.study import published as figures
 from ddlib.study.jobs import code, read_seconds, write_seconds
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 ITERATIONS = 20000  # of the published setting
 IPC = 10
@@ -85,7 +88,7 @@ def run(setting: Setting, seed: int, folder: Path, networks: int = 1) -> dict[st
         return json.loads(path.read_text())
     torch.set_num_threads(1)
     machine.keep_memory()
-    dataset = data.load(setting.data)
+    dataset = load(setting.data)
     shape, count = dataset.image_shape, dataset.class_count
     network = build("convnet", shape, count, width=setting.width, depth=setting.depth)
     made, seconds = _distilled(setting, seed, made_at, dataset, network)
@@ -103,7 +106,7 @@ def run(setting: Setting, seed: int, folder: Path, networks: int = 1) -> dict[st
 
 
 def _distilled(
-    setting: Setting, seed: int, path: Path, dataset: data.DataSet, network: Network
+    setting: Setting, seed: int, path: Path, dataset: DataSet, network: Network
 ) -> tuple[DistilledSet, float]:
     """Return the set in the file at `path`, made if it is not there, and its seconds of a core."""
     known = read_seconds(path)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import statistics_coverage, statistics_planner
-from ddlib.stats import laws
+from ddlib.stats import intervals, laws, verdicts
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 STUDIES, DRAWS = 200, 400
@@ -86,15 +86,15 @@ def judge(number: int, truth: str | float, name: str) -> dict:
     sample = {p: 2 * (p + 1) * (p + 2) / (size - p - 2) for p in (2, 3)}
     ahead = law.aic - free.aic
     return {
-        "outcome": laws.verdict(fits).outcome,
+        "outcome": verdicts.verdict(fits).outcome,
         "b excludes 1/2": not b.low <= 0.5 <= b.high,
-        "lack of fit": law.misfit <= laws.LEVEL,
+        "lack of fit": law.misfit <= intervals.LEVEL,
         "b covered": b.low <= 0.5 <= b.high,
         "c covered": c.low <= 0.03 <= c.high,
         "AIC": ahead > 2,
         "AIC, small sample": ahead + sample[2] - sample[3] > 2,
         "AICc": ahead + small[2] - small[3] > 2,
-        **dict(zip(("below", "above"), laws.detectable(free), strict=True)),
+        **dict(zip(("below", "above"), verdicts.detectable(free), strict=True)),
         "r2": law.r2,
         "r2 beats": law.r2 is not None and law.r2 > 0.85,
     }
@@ -109,14 +109,14 @@ def share(values) -> str:
     return f"{known.mean():.0%}" if len(known) else "–"
 
 
-def verdicts(judged: Judged) -> list[list[str]]:
+def outcomes(judged: Judged) -> list[list[str]]:
     """Tabulate the verdicts on every truth under every design."""
     rows = [["truth", "design", "survives", "fails", "undecided", "R² > 0.85"]]
     for name in SOUND:
         for truth in TRUTHS if name == "5 seeds" else list(TRUTHS)[:4]:
             found = judged(truth, name)
-            outcomes = [found["outcome"] == each for each in ("survives", "fails", "undecided")]
-            rows.append([truth, name, *map(share, outcomes), share(found["r2 beats"])])
+            kinds = [found["outcome"] == each for each in ("survives", "fails", "undecided")]
+            rows.append([truth, name, *map(share, kinds), share(found["r2 beats"])])
     return rows
 
 
@@ -170,7 +170,7 @@ is the number of seeds, K that of sizes, p that of a law's parameters."""
 
 SECTIONS = {
     "The verdict on the scaling law": (
-        verdicts,
+        outcomes,
         "What notebook 01 says of a/√k + c where the truth is known. The last column is the "
         "paper's criterion, which decides nothing here: most falling curves meet it.",
     ),

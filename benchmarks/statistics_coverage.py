@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.stats import covers as coverage
-from ddlib.stats import families as coverage_laws
+from ddlib.stats import covers, regressions
+from ddlib.stats.families import k_star
 
 KS = np.array([10, 20, 50, 100, 400])
 NAMES = [f"c{i}" for i in range(12)]
@@ -61,9 +61,9 @@ def place(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, list[str]], p
         for arm, members in ARMS.items()
         for count in range(2, len(members) + 1)
     }
-    families |= coverage.spread_families(distances, 4, 5)
-    radii = coverage.radii(distances)
-    measures = coverage.measures(distances, families, radii[coverage.QUANTILE], radii[0.5])
+    families |= covers.spread_families(distances, 4, 5)
+    radii = covers.radii(distances)
+    measures = covers.measures(distances, families, radii[covers.QUANTILE], radii[0.5])
     return distances.iloc[0].to_numpy(), families, measures
 
 
@@ -75,8 +75,8 @@ def judge(
     grows, otherwise = needs
     logs = grows * (away - away.mean()) / away.std() + otherwise * rng.normal(size=len(away))
     gaps = tabulate(0.6 * np.exp(logs), seeds, rng)
-    k_stars = coverage_laws.k_star(gaps, families, EPSILON, draws=0, relabellings=199)
-    table = coverage_laws.regressions(k_stars, measures).set_index("predictor")
+    k_stars = k_star(gaps, families, EPSILON, draws=0, relabellings=199)
+    table = regressions.regress(k_stars, measures).set_index("predictor")
     h_cov, k = table.loc["h_cov"], k_stars.table["k_star"].to_numpy()
     lines = {name: stats.linregress(measures[name], k) for name in ("h_cov", "log_members")}
     left = {name: np.log(1 - line.rvalue**2) for name, line in lines.items()}
@@ -111,7 +111,7 @@ def hold(scales, kept: int, exponent: float, rng: np.random.Generator) -> pd.Ser
     epsilon = 50.0**-exponent
     truth = (scales.max() / (epsilon - FLOOR)) ** (1 / exponent)
     family = {"all": [f"c{i}" for i in range(len(scales))]}
-    row = coverage_laws.k_star(gaps, family, epsilon, draws=200, relabellings=0).table.iloc[0]
+    row = k_star(gaps, family, epsilon, draws=200, relabellings=0).table.iloc[0]
     ends = sorted(row[["k_star", "raw"]])
     return pd.Series(
         {

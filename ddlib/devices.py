@@ -84,6 +84,17 @@ def check_autocast(device: torch.device) -> None:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute to the same bytes in every process: sums depend on how threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def float32_default() -> Iterator[None]:
     """Let PyTorch make float32 tensors where no dtype is named, and restore its default."""
     before = torch.get_default_dtype()

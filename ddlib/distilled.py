@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from ddlib.data.base import DataSet, Normalisation, Whitening, pack, unpack
+from ddlib.data.base import DataSet
+from ddlib.data.normalise import Normalisation, Whitening, pack, unpack
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 

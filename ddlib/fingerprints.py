@@ -7,16 +7,11 @@ import json
 import sys
 import tokenize
 from collections.abc import Iterable
-from dataclasses import fields
 from functools import cache
 from importlib.abc import InspectLoader
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from ddlib.data.base import DataSet
 
 PACKAGE = Path(__file__).parent
 
@@ -58,22 +53,6 @@ def plain_text(plain: Any) -> str:
 def fingerprint(identity: Any) -> str:
     """Return 12 hexadecimal digits that name plain data."""
     return _digest(plain_text(identity).encode())
-
-
-def images_digest(dataset: DataSet) -> str:
-    """Return a fingerprint of a data set, so that other data never passes for these.
-
-    It holds every image and label, their shape, the class names and the normalisation.
-    """
-    content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
-    for declared in fields(dataset.normalisation):
-        value = getattr(dataset.normalisation, declared.name)
-        is_tensor = isinstance(value, torch.Tensor)
-        content.update(value.numpy().tobytes() if is_tensor else repr(value).encode())
-    for split in (dataset.train, dataset.test):
-        content.update(split.images.numpy().data)
-        content.update(split.labels.numpy().data)
-    return content.hexdigest()
 
 
 def files_digest(folder: Path, suffixes: Iterable[str]) -> str:

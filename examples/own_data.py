@@ -1,8 +1,10 @@
 """Data of one's own, from any arrays. Here: is a handwritten digit even or odd?"""
 
 import numpy as np
-from ddlib.data.base.base import DATASETS, Pictures, Source
 from sklearn.datasets import load_digits
+
+from ddlib.data.base import Pictures
+from ddlib.data.sources import DATASETS, Source
 
 
 def read_parity(root, image_size):

@@ -1,7 +1,9 @@
 """A network of one's own: the block of ConvNeXt (Liu et al., CVPR 2022) on small images."""
 
-from ddlib.networks.functional.zoo import NETWORKS, Network
 from torch import nn
+
+from ddlib.networks.layers import Network
+from ddlib.networks.zoo import NETWORKS
 
 
 class Block(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from clusters import Cluster, started
 from torch import nn
 
-from ddlib.data.base import DataSet, Normalisation, Split
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation
 
 torch.set_num_threads(1)
 

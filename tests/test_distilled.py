@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from ddlib.data.base import Normalisation, Whitening
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 
 

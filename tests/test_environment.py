@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from ddlib.networks.functional import build
 from ddlib.parameters import read_file
@@ -22,7 +23,7 @@ from ddlib.study.settings import (
     read_parameters,
     read_settings,
 )
-from ddlib.training.loop import Recipe
+from ddlib.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -59,13 +60,26 @@ def test_environment_and_project_name_the_same_dependencies():
     named = project["dependencies"] + project["optional-dependencies"]["test"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     [pip] = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert sorted(pip) == sorted([*named, "-e ."])
+    assert sorted(pip) == sorted([*named, "-c constraints.txt", "-e ."])
 
 
 def test_every_dependency_has_a_lower_and_an_upper_bound():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for dependency in project["dependencies"] + project["optional-dependencies"]["test"]:
-        assert "==" in dependency or (">=" in dependency and "<" in dependency), dependency
+        assert ">=" in dependency, dependency
+        assert "<" in dependency, dependency
+
+
+def test_what_was_tested_is_within_the_ranges_and_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    for dependency in project["dependencies"] + project["optional-dependencies"]["test"]:
+        requirement = Requirement(dependency)
+        assert requirement.specifier.contains(pins[requirement.name]), dependency
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -130,6 +144,14 @@ def loaded_by(module: str) -> set[str]:
         [sys.executable, "-c", listing], check=True, capture_output=True, text=True, cwd=ROOT
     )
     return set(started.stdout.split())
+
+
+@pytest.mark.parametrize("room", ["stats", "theory", "figures", "words"])
+def test_who_reads_tables_does_not_wait_for_torch(room):
+    files = (ROOT / "ddlib" / room).glob("*.py")
+    modules = [f"ddlib.{room}.{path.stem}" for path in files if path.stem != "__init__"]
+    assert modules
+    assert "torch" not in loaded_by(", ".join(modules))
 
 
 def test_a_study_starts_without_what_it_may_never_need():

@@ -5,8 +5,6 @@ import stat
 import pytest
 
 from ddlib.files import check_writable, read_json, write_atomically
-from ddlib.publish.runs import Run
-from ddlib.study.settings import Exploration
 
 
 def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
@@ -134,9 +132,8 @@ def test_a_disk_that_is_full_only_once_it_is_asked_to_keep_is_said(tmp_path, mon
     assert os.listdir(tmp_path) == []
 
 
-def test_progress_that_is_unreadable_is_named_and_not_taken_for_absent(tmp_path):
-    path = tmp_path / "progress.json"
+def test_an_unreadable_file_of_json_is_named_and_not_taken_for_absent(tmp_path):
+    path = tmp_path / "record.json"
     path.write_bytes(b"")  # as a loss of power leaves it
-    run = Run("a", tmp_path / "a.ipynb", tmp_path / "a.yaml", Exploration([], str(tmp_path)))
     with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it"):
-        run.done()
+        read_json(path)

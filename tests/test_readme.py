@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ddlib.data.base import Normalisation
+from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import tables
-from ddlib.stats import covers as coverage
-from ddlib.stats import families as coverage_laws
-from ddlib.stats import laws
-from ddlib.words import scaling as reading
+from ddlib.stats import covers, laws, regressions, verdicts
+from ddlib.stats.families import k_star
+from ddlib.words.text import listed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,8 +65,8 @@ def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
     study, _ = tables.example()
     trials, parts = study.trials.query("configuration == 'plain'"), []
     for measure, words in (("gap_error", "test error"), ("gap_cross_entropy", "cross-entropy")):
-        judged = laws.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
-        outcomes = {name: reading.listed([f"`{m}`" for m in own], "and") for name, own in judged}
+        judged = verdicts.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
+        outcomes = {name: listed([f"`{m}`" for m in own], "and") for name, own in judged}
         parts.append(
             f"In {words} it "
             + ", and ".join(
@@ -84,10 +83,10 @@ def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
     _, study = tables.example()
     gaps = study.gaps[study.gaps["method"] == study.methods[0]]
     families = {n: each for n, each in study.families.items() if n != "all configurations"}
-    radii = coverage.radii(study.distances, study.noise)
-    measured = coverage.measures(study.distances, families, radii[coverage.QUANTILE], radii[0.5])
-    k_stars = coverage_laws.k_star(gaps, families, [0.03, 0.05], draws=200)
-    found = coverage_laws.regressions(k_stars, measured).set_index(["predictor", "epsilon"])
+    radii = covers.radii(study.distances, study.noise)
+    measured = covers.measures(study.distances, families, radii[covers.QUANTILE], radii[0.5])
+    k_stars = k_star(gaps, families, [0.03, 0.05], draws=200)
+    found = regressions.regress(k_stars, measured).set_index(["predictor", "epsilon"])
     r2, p = (found.loc["h_cov", name].round(2).tolist() for name in ("r2", "p"))
     said = f"R² of ln k* is {r2[0]:.2f} and {r2[1]:.2f} (p = {p[0]:.2f} and {p[1]:.2f})"
     assert said in " ".join(README.split())

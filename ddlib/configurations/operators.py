@@ -7,9 +7,11 @@ import numpy as np
 
 from ddlib.configurations.configuration import Configuration, State
 from ddlib.data.base import DataSet
-from ddlib.networks.functional import Network, Theta, flatten
+from ddlib.networks.functional import Theta, flatten
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError, at_steps, batches, training_steps
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import at_steps, batches, training_steps
 
 STATES = 4  # shared weights, evenly spread over a training
 BURST = 5  # steps that make up an update: the first alone knows no momentum

@@ -5,9 +5,11 @@ from safetensors.torch import save
 
 from ddlib.data.base import Split
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import Network, Theta
+from ddlib.networks.functional import Theta
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import Recipe, at_steps, training_steps
+from ddlib.training.loop import at_steps, training_steps
+from ddlib.training.recipe import Recipe
 
 SPANS = 4  # parts of a training over which the change of the logits is kept
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from ddlib.data.base import DataSet, Split, pack, unpack
+from ddlib.data.base import DataSet, Split, images_digest
+from ddlib.data.normalise import pack, unpack
 from ddlib.files import reading, write_atomically
-from ddlib.fingerprints import images_digest
 
 SPLITS = ("train", "test")
 

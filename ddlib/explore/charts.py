@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.figures.coverage import named_dots, place_names, plane, reach
-from ddlib.figures.scaling import (
+from ddlib.figures.style import (
     CONFIG,
     FAINT,
     FORMULAS,

@@ -29,14 +29,14 @@ from ddlib.explore.charts import ROLES, Spec
 from ddlib.explore.live import Picture
 from ddlib.explore.tables import Tables, example, named
 from ddlib.explore.words import Need
+from ddlib.figures import render
 from ddlib.figures import scaling as charts
 from ddlib.files import write_atomically
 from ddlib.publish.page import NUMBERS
-from ddlib.stats import covers as coverage
-from ddlib.stats import families as coverage_laws
-from ddlib.stats import laws, planner
-from ddlib.stats.laws import Interval
-from ddlib.words.scaling import listed
+from ddlib.stats import covers, distances, laws, planner, verdicts
+from ddlib.stats.families import k_star, worst_gaps
+from ddlib.stats.intervals import Interval
+from ddlib.words.text import listed
 
 DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
 MEASURES = {"gap_error": "test error", "gap_cross_entropy": "test cross-entropy"}
@@ -116,7 +116,7 @@ class Explorer(ABC):
         # What is there by now need not be searched for rubbish again: that takes a change's time.
         gc.collect()
         gc.freeze()
-        still, self._metadata = charts.mime_bundle(self.view.chart)
+        still, self._metadata = render.mime_bundle(self.view.chart)
         self.still = {**still, NUMBERS: self.view.numbers}
 
     controls: dict[str, widgets.Widget]
@@ -230,11 +230,11 @@ class IpcExplorer(Explorer):
             for law in chosen
         }
 
-    def _verdict(self, method: str) -> laws.Verdict:
+    def _verdict(self, method: str) -> verdicts.Verdict:
         place = [self.controls[name].value for name in ("study", "configuration")]
         judged = ("inverse_sqrt", "free_exponent")
         measure = self.controls["measure"].value
-        return laws.verdict({law: self._fit(*place, method, measure, law) for law in judged})
+        return verdicts.verdict({law: self._fit(*place, method, measure, law) for law in judged})
 
     def choose(self) -> View:
         methods, measure = list(self.methods.value), self.controls["measure"].value
@@ -312,7 +312,7 @@ class CoverageExplorer(Explorer):
         slider, farthest = self.controls["radius"], float(tables.distances.to_numpy().max())
         slider.step = 10.0 ** math.floor(math.log10(farthest)) / 20 if farthest > 0 else 0.05
         slider.max = slider.step * math.ceil(1.05 * farthest / slider.step + 1)
-        usual = coverage.radii(tables.distances, tables.noise)[coverage.QUANTILE]
+        usual = covers.radii(tables.distances, tables.noise)[covers.QUANTILE]
         slider.value = slider.step * round(usual / slider.step)
 
     def _changed(self, change) -> None:
@@ -334,7 +334,7 @@ class CoverageExplorer(Explorer):
         gaps, family = tables.gaps[tables.gaps["method"] == method], {"chosen": members}
         sizes = {"draws": self.draws, "relabellings": 0}
         try:
-            return coverage_laws.k_star(gaps, family, EPSILONS, **sizes).table
+            return k_star(gaps, family, EPSILONS, **sizes).table
         except ValueError as reason:
             return str(reason)
 
@@ -342,7 +342,7 @@ class CoverageExplorer(Explorer):
         """Return the worst member at k and its gap; where there is none, "unknown" and why."""
         gaps = tables.gaps[(tables.gaps["method"] == method) & (tables.gaps["k"] == k)]
         try:
-            found = coverage_laws.worst_gaps(gaps, {"chosen": members})
+            found = worst_gaps(gaps, {"chosen": members})
         except ValueError as reason:
             return "unknown", str(reason)
         if found["worst"].isna().all():
@@ -466,15 +466,15 @@ def _drawn(fits: dict, ks: np.ndarray) -> pd.DataFrame:
 
 
 def _curve(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
-    return coverage.h_cov_curve(tables.distances, members)
+    return covers.h_cov_curve(tables.distances, members)
 
 
 def _centres(tables: Tables, members: tuple[str, ...], radius: float) -> list[str]:
-    return list(coverage.cover(tables.distances.loc[list(members), list(members)], radius))
+    return list(covers.cover(tables.distances.loc[list(members), list(members)], radius))
 
 
-def _embedded(tables: Tables) -> coverage.Embedding:
-    return coverage.embed(tables.distances)
+def _embedded(tables: Tables) -> distances.Embedding:
+    return distances.embed(tables.distances)
 
 
 def _roles(points: pd.DataFrame, members, centres: list[str], own: pd.DataFrame) -> pd.DataFrame:
@@ -527,20 +527,20 @@ def _gaps_of(tables: Tables, methods: Sequence[str]):
     trials = trials[trials["configuration"] == tables.configurations[0]]
     fits = laws.fit_table(trials, "gap_error")
     root = {name: {"inverse_sqrt": own["inverse_sqrt"]} for name, own in fits.items()}
-    _, drawn = laws.tables(root, np.geomspace(min(tables.sizes), 2 * max(tables.sizes), 60))
+    drawn = verdicts.curves(root, np.geomspace(min(tables.sizes), 2 * max(tables.sizes), 60))
     gaps = trials.rename(columns={"gap_error": "gap"})
-    return charts.gap_against_k(gaps, drawn, laws.floors(fits), UNITS["gap_error"])
+    return charts.gap_against_k(gaps, drawn, verdicts.floors(fits), UNITS["gap_error"])
 
 
 def write_pictures(folder: Path) -> None:
     """Write the pictures of the README and of notebook 05, all drawn from the example."""
     found = example()
     chart = _gaps_of(found[0], ("random", "dm", "dc", "mtt"))
-    picture = charts.mime_bundle(chart.to_dict())[0]["image/png"]
-    write_atomically(folder / "gap_against_k.png", charts.small(picture))
+    picture = render.mime_bundle(chart.to_dict())[0]["image/png"]
+    write_atomically(folder / "gap_against_k.png", render.small(picture))
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
     for name, kind in kinds.items():
-        picture = charts.small(kind(found).still["image/png"])
+        picture = render.small(kind(found).still["image/png"])
         write_atomically(folder / f"explore_{name}.png", picture)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ddlib.distilled import load_distilled, png, png_address
 from ddlib.files import from_root, write_atomically
-from ddlib.stats import covers as coverage
+from ddlib.stats import covers
 from ddlib.study.settings import Settings, read_sets, read_settings
 
 EXAMPLE = Path(__file__).parents[1] / "example"
@@ -114,7 +114,7 @@ class Tables:
         if not self.settings.spread or self.distances is None:
             return {}, ""
         try:
-            return coverage.spread_families(self.distances, **self.settings.spread), ""
+            return covers.spread_families(self.distances, **self.settings.spread), ""
         except ValueError as reason:  # failures leave too few configurations
             return {}, f"no families of equal size: {reason}"
 

@@ -3,7 +3,7 @@
 import ipywidgets as widgets
 from IPython.display import display
 
-from ddlib.figures import scaling as charts
+from ddlib.figures import render
 from ddlib.figures import theory as charts_theory
 from ddlib.theory.linear import knob_tables
 
@@ -37,7 +37,7 @@ def explorer() -> None:
     def drawn() -> dict:
         spec = picture(**{name: slider.value for name, slider in knobs.items()}).to_dict()
         # No PNG for viewers without scripts: making one would slow the slider down.
-        return {charts.LIVE: charts.live(spec), "text/plain": "<chart>"}
+        return {render.LIVE: render.live(spec), "text/plain": "<chart>"}
 
     display(widgets.VBox(list(knobs.values())))
     screen = display(drawn(), raw=True, display_id=True)

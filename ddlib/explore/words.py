@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore.tables import Tables
-from ddlib.stats import laws, planner
-from ddlib.stats.laws import Interval
+from ddlib.stats import intervals, laws, planner
+from ddlib.stats.intervals import Interval
 from ddlib.stats.planner import Plan
-from ddlib.words import scaling as reading
 from ddlib.words.coverage import trust
+from ddlib.words.text import between, listed
 
 CELL = "padding:3px 10px;text-align:left;border-bottom:1px solid #ddd"
 TABLE = "border-collapse:collapse;font-size:13px;line-height:1.4"
@@ -63,7 +63,7 @@ def at_size(
         silent = "" if found.fitted else found.reason
         if law == "inverse_sqrt" and method in failed:
             silent = f"fails: {failed[method]}"
-        elif found.misfit is not None and found.misfit <= laws.LEVEL:
+        elif found.misfit is not None and found.misfit <= intervals.LEVEL:
             silent = "fails: misses the means"
         row = {"method": method, "law": law, "k": k, "silent": silent}
         if not silent:
@@ -104,7 +104,7 @@ def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float)
         if not any(map(pilot.refusal, members)):
             k = np.clip(budget * found.class_count, pilot.ks[0], planner.REACH * pilot.ks[-1])
             worst = pilot.predict(members, [k]).max(axis=0)[:, 0]
-            gap = laws.interval(np.array([np.median(worst), *worst]))
+            gap = intervals.interval(np.array([np.median(worst), *worst]))
         ipc = found.ipc or Interval(np.nan, None, None)
         row = {"method": method, "member": found.member, "reason": found.reason}
         for name, value in {"ipc": ipc, "gap": gap}.items():
@@ -132,7 +132,7 @@ def recommendation(
 
     table, plans: `compare_plans`, and what it was given.
     """
-    best, where = table.iloc[0], reading.listed(members, "and")
+    best, where = table.iloc[0], listed(members, "and")
     found = plans[best["method"]]
     where = where if len(members) <= 3 else f"all {len(members)} configurations"
     goal, ks = f"a gap of {found.epsilon:g}", found.pilot.ks
@@ -144,7 +144,7 @@ def recommendation(
     if not best["within"]:
         text = f"<b>No method holds {goal} within {budget:g} images per class under {where}.</b>"
         if not math.isnan(best["gap"]):
-            gap = reading.between(Interval(*best[["gap", "gap_low", "gap_high"]]))
+            gap = between(Interval(*best[["gap", "gap_low", "gap_high"]]))
             at = min(budget, planner.REACH * ks[-1] // found.class_count)
             text += f" {name} comes nearest: it leaves {gap} at {at:g} images per class."
         return f"{text} {rests}"
@@ -156,7 +156,7 @@ def recommendation(
         text += f" k lies {found.k.estimate / ks[-1]:.1f} times past the largest measured."
     text += f" But {found.doubt}." if found.doubt else ""
     if alike := list(table.loc[table["alike"], "method"]):
-        others = html.escape(reading.listed(alike, "and"))
+        others = html.escape(listed(alike, "and"))
         text += f" Draws paired by seed do not tell its need from that of {others}."
     return text
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.figures.scaling import (
+from ddlib.figures.style import (
     COLOURS,
     CONFIG,
     FAINT,

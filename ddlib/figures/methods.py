@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.figures.scaling import (
+from ddlib.figures.style import (
     CONFIG,
     FAINT,
     WIDTH,

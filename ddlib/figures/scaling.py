@@ -1,72 +1,27 @@
-"""The figures of the study: each function reads tidy pandas tables and returns an Altair chart."""
+"""The figures of the scaling law: distilled images, the gap against k, and rival laws."""
 
-import io
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import altair as alt
 import numpy as np
 import pandas as pd
-import vl_convert
-from PIL import Image
 
-from ddlib.stats.laws import LAWS
+from ddlib.figures.style import (
+    CONFIG,
+    FAINT,
+    FORMULAS,
+    INK,
+    STYLES,
+    WIDTH,
+    k_axis,
+    log_ticks,
+    method_colours,
+    number,
+    tips,
+    zoom,
+)
 
-WIDTH = 800  # pixels of a whole figure, axis labels excluded
 AIC_EDGE = 20  # larger differences in AIC are drawn at this edge, with their value
-
-# Okabe and Ito's colours, which stay apart under the common kinds of colour blindness, with others
-# of like lightness between.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
-METHOD_COLOURS = {
-    "dm": "#0072B2",
-    "dc": "#D55E00",
-    "random": "#666666",
-    "herding": "#009E73",
-    "k_center": "#B0508C",
-    "dsa": "#E69F00",
-    "mtt": "#332288",
-    "mgd3": "#7A0019",
-}
-SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
-MANY_COLOURS = COLOURS + SPARE_COLOURS
-STYLES = {
-    "inverse_sqrt": ("#000000", (1, 0)),
-    "free_exponent": ("#CC3377", (8, 3)),
-    "pure_power": ("#4477AA", (2, 2)),
-    "exponential": ("#CC8800", (6, 2, 2, 2)),
-    "inverse": ("#228833", (4, 2)),
-    "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
-}
-"""Colour and dashes of each law; the law under test is the only black, solid line."""
-FORMULAS = {name: law.formula for name, law in LAWS.items()}
-INK, FAINT = "#222222", "#5A5A5A"
-SIZE_TITLE = "distilled images in all, k (log scale)"
-# Complete, so that a dark JupyterLab theme cannot mix its own light ink in.
-CONFIG = {
-    "background": "white",
-    "font": "sans-serif",
-    "view": {"stroke": "#CCCCCC"},
-    "axis": {
-        "labelColor": INK,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
-        "domainColor": "#888888",
-        "tickColor": "#888888",
-        "gridColor": "#E8E8E8",
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-    },
-    "title": {
-        "anchor": "start",
-        "color": INK,
-        "fontSize": 14,
-        "subtitleColor": FAINT,
-        "offset": 10,
-    },
-    "text": {"color": INK},
-    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},
-}
 
 
 class LogAxes(NamedTuple):
@@ -76,45 +31,6 @@ class LogAxes(NamedTuple):
     y: alt.Y
     bottom: float
     top: float
-
-
-LIVE = "application/vnd.vegalite.v5+json"  # the newest MIME type that JupyterLab renders
-
-
-def live(spec: dict) -> dict:
-    """Return a chart's specification as JupyterLab's renderer of `LIVE` wants it."""
-    return spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
-
-
-def enable() -> None:
-    """Show charts live in JupyterLab without a network, and as a picture everywhere else.
-
-    The PNG beside the live chart serves viewers that run no scripts. To be called once in a
-    notebook.
-    """
-    alt.renderers.register("ddlib", mime_bundle)
-    alt.renderers.enable("ddlib")
-
-
-def small(png: bytes) -> bytes:
-    """Return a picture for a repository: in 128 colours, a tenth of the file."""
-    file = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
-    """Return a chart for JupyterLab and as a PNG, by MIME type, and what to know of each."""
-    picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=2))).convert("RGB")
-    png = io.BytesIO()
-    picture.save(png, "PNG")  # as it comes, the file is five times as large
-    width, height = (side // 2 for side in picture.size)
-    menu = {"export": True, "source": False, "compiled": False, "editor": False}
-    bundle = {LIVE: live(spec), "image/png": png.getvalue(), "text/plain": "<chart>"}
-    return bundle, {
-        LIVE: {"embed_options": {"actions": menu}},
-        "image/png": {"width": width, "height": height},
-    }
 
 
 def distilled_images(pictures: pd.DataFrame) -> alt.ConcatChart:
@@ -205,14 +121,6 @@ def rivals(
     return alt.vconcat(*rows, title=title).configure(**CONFIG)
 
 
-def method_colours(methods: pd.Series) -> dict[str, str]:
-    """Return a colour for each method, in order of appearance; the same name, the same colour."""
-    names = list(dict.fromkeys(methods))
-    others = sorted(name for name in names if name.lower() not in METHOD_COLOURS)
-    spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(others)}
-    return {name: spare.get(name) or METHOD_COLOURS[name.lower()] for name in names}
-
-
 def _log_axes(
     gaps: pd.DataFrame, curves: pd.DataFrame, floors: list[float], measure_title: str
 ) -> LogAxes:
@@ -226,44 +134,6 @@ def _log_axes(
     y_axis = alt.Axis(values=log_ticks(bottom, top), format="~g", labelOverlap=True)
     y = alt.Y("gap:Q", scale=y_scale, axis=y_axis, title=f"{measure_title}, log scale")
     return LogAxes(k_axis(pd.concat([gaps["k"], curves["k"]]), gaps["k"]), y, bottom, top)
-
-
-def log_ticks(bottom: float, top: float) -> list[float]:
-    """Return round numbers from bottom to top that are spread out on a log axis."""
-    digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
-    steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
-    return [step for step in steps if bottom <= step <= top]
-
-
-def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: float = 1.15) -> alt.X:
-    """Return a log axis of `field` that spans what is drawn and labels the measured sizes k."""
-    drawn = drawn.astype(float)
-    domain = [drawn.min() / margin, drawn.max() * margin]
-    scale = alt.Scale(type="log", domain=domain, nice=False)
-    return alt.X(f"{field}:Q", scale=scale, axis=size_axis(measured), title=SIZE_TITLE)
-
-
-def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.Scale:
-    """Return a scale that gives names the colours in turn, from the first again past their end."""
-    repeated = [colours[i % len(colours)] for i in range(len(names))]
-    return alt.Scale(domain=list(names), range=repeated)
-
-
-def size_axis(ks: pd.Series) -> alt.Axis:
-    """Return an axis that labels the sizes k that were measured."""
-    return alt.Axis(values=sorted(ks.unique().tolist()), format="d", labelOverlap=True)
-
-
-def zoom(panel: int) -> alt.Parameter:
-    """Return the zoom of one panel, with the Ctrl key; without one the wheel scrolls the page."""
-    return alt.selection_interval(name=f"zoom_{panel}", bind="scales", zoom="wheel![event.ctrlKey]")
-
-
-def tips(fields: list[str]) -> list[alt.Tooltip]:
-    """Show texts (marked :N) as they are, and numbers with four digits."""
-    texts = [alt.Tooltip(field) for field in fields if field.endswith(":N")]
-    numbers = [field for field in fields if not field.endswith(":N")]
-    return texts + [alt.Tooltip(f"{field}:Q", format=".4~g") for field in numbers]
 
 
 def _mean(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -380,8 +250,3 @@ def _evidence_table(summary: pd.DataFrame) -> pd.DataFrame:
         loo=[number(error, "#.2g") for error in numbers["loo_error"]],
         fit=[f"{number(r2, '.3f')} ({number(null, '.2f')})" for r2, null in pairs],
     )
-
-
-def number(value: float, pattern: str, missing: str = "–") -> str:
-    """Return a number for people: a true minus sign, and a dash where there is none."""
-    return missing if np.isnan(value) else format(value, pattern).replace("-", "−")

@@ -16,7 +16,7 @@ from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 PIPELINE_FILES = (".json", ".safetensors", ".bin")
 """The files of a folder, such as a DiT's, that count where a parameter names the folder."""

@@ -10,11 +10,14 @@ import torch
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.networks.functional import Network, Theta, build, initial_parameters, read_network
+from ddlib.networks.functional import Theta, build, read_network
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import STEP, DivergedError, Recipe, Watch, or_diverged
+from ddlib.training.divergence import DivergedError, Watch, or_diverged
+from ddlib.training.recipe import STEP, Recipe
 
 INITIALISATIONS = ("real", "noise")
 AVERAGES = ("arithmetic", "geometric")

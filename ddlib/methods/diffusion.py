@@ -19,10 +19,10 @@ from ddlib.distilled import DistilledSet
 from ddlib.methods.common import class_members, finished, synthetic_labels
 from ddlib.methods.generators import dit, unet
 from ddlib.methods.generators.base import ImageGenerator
-from ddlib.networks.functional import Network
+from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError, or_diverged
+from ddlib.training.divergence import DivergedError, or_diverged
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import TINY, BatchMatching, Synthetic, fresh_networks, real_batches
-from ddlib.networks.functional import Network, embed
+from ddlib.networks.functional import embed
+from ddlib.networks.layers import Network
 from ddlib.parameters import setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError, or_diverged
+from ddlib.training.divergence import DivergedError, or_diverged
 
 
 @dataclass(frozen=True)

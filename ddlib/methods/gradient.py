@@ -21,11 +21,13 @@ from ddlib.methods.common import (
     fresh_networks,
     real_batches,
 )
-from ddlib.networks.functional import Network, Theta, in_passes, logits, with_batch_seen
+from ddlib.networks.functional import Theta, in_passes, logits, with_batch_seen
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import Recipe, train
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}

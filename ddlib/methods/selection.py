@@ -11,10 +11,13 @@ import torch
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import class_members, finished, random_members
-from ddlib.networks.functional import Network, embed, initial_parameters, with_batch_seen
+from ddlib.networks.functional import embed, with_batch_seen
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, setting
 from ddlib.seeds import generator
-from ddlib.training.loop import Recipe, train
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,15 @@ from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
 from ddlib.methods.common import Matching, Synthetic, each_size
-from ddlib.networks.functional import Network, flatten, initial_parameters, logits, unflatten
+from ddlib.networks.functional import flatten, logits, unflatten
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc, setting
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import (
-    DivergedError,
-    Recipe,
-    at_steps,
-    batches,
-    training_steps,
-)
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import at_steps, batches, training_steps
+from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
 

@@ -1,12 +1,18 @@
-"""Turn an executed notebook into one HTML page that needs no network."""
+"""An executed notebook as one HTML page that needs no network.
+
+`jupyter nbconvert --to ddlib_page NOTEBOOK.ipynb` writes it too. Charts stay interactive, formulas
+are MathML, code is folded, and widgets are replaced by a remark.
+"""
 
 import base64
+import copy
 import html
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -14,6 +20,7 @@ import vl_convert
 from latex2mathml.converter import convert as to_mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
 from ddlib.files import write_atomically
@@ -21,146 +28,142 @@ from ddlib.files import write_atomically
 VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBERS = "application/vnd.ddlib.numbers+html"
-"""What stands below a chart where no kernel runs; viewers that do not know it pass over it."""
+"""HTML to stand below a chart on a page. Viewers that do not know this type ignore it."""
 LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
-"""Tags of cells that a page does without: papermill's notes of an error, which the banner tells,
-and what a notebook shows only as long as it has not been run."""
-OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")  # the start of a line that was written anew
-NO_END = "it has no end; its process died, or is still at work"
-
-Links = Callable[[str], str | None]
-"""From the file name of a notebook to the address of its page, or None where there is none."""
-
+"""Tags of cells that a page leaves out: papermill's notes of an error, which the banner repeats,
+and what a notebook shows only until it is run."""
+OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")  # the start of a line, written again later
+NO_END = "it has no end; its process died, or is still running"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
-def write_page(notebook_path: Path, html_path: Path) -> None:
-    """Write an executed notebook as a page with live charts, MathML and nothing to download.
+class PageExporter(HTMLExporter):
+    """Notebook -> page, for nbconvert.
 
-    A link to another notebook leads to that one's page of the same profile, if it is there by now
-    (see `pages_beside`). The page appears whole or not at all. Raises FileNotFoundError where there
-    is no notebook, ValueError where the file is not one.
+    A link to another notebook becomes a link to its page if that exists (see `page_of`), and plain
+    text otherwise.
     """
-    page = render(read_notebook(notebook_path), notebook_path, pages_beside(html_path))
+
+    export_from_notebook = "Page that needs no network"
+
+    def __init__(self, **options: Any):
+        super().__init__(raw_template=TEMPLATE.read_text(encoding="utf-8"), **options)
+
+    def from_notebook_node(
+        self, nb: NotebookNode, resources: dict | None = None, **options: Any
+    ) -> tuple[str, dict]:
+        notebook, resources = copy.deepcopy(nb), resources or {}
+        notebook.cells = [
+            cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))
+        ]
+        kinds = {kind for data in displayed(notebook.cells) for kind in data}
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = [_static(output) for output in _merge_streams(cell.outputs)]
+        name = resources.get("metadata", {}).get("name", "notebook")
+        resources["page"] = {
+            "title": title(notebook) or name,
+            "code_style": HtmlFormatter().get_style_defs(".highlight"),
+            "banner": _banner(notebook),
+            "bundle": vl_convert.javascript_bundle() if any(map(VEGALITE.match, kinds)) else "",
+        }
+        return super().from_notebook_node(notebook, resources, **options)
+
+    @jinja2.pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        """Return Markdown as HTML, with formulas as MathML and links to pages."""
+        metadata = context.get("resources", {}).get("metadata", {})
+        folder = Path(metadata.get("path") or ".")
+        attachments = context.get("cell", {}).get("attachments", {})
+        return markdown_to_html(source, folder, metadata.get("name", ""), attachments)
+
+
+def write_page(notebook_path: Path, html_path: Path) -> None:
+    """Write an executed notebook as a page, whole or not at all.
+
+    Raises FileNotFoundError where there is no notebook, ValueError where the file is not one.
+    """
+    folder = str(html_path.absolute().parent)
+    resources = {"metadata": {"path": folder, "name": notebook_path.stem}}
+    page, _ = PageExporter().from_notebook_node(read_notebook(notebook_path), resources)
     write_atomically(html_path, page.encode())
 
 
-def write_last_states(notebook_path: Path) -> None:
-    """Write an executed notebook anew, with the last state of each of its progress bars alone."""
-    notebook = read_notebook(notebook_path)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = _merge_streams(cell.outputs)
-    write_atomically(notebook_path, nbformat.writes(notebook).encode())
+def page_of(notebook: str, folder: Path) -> str | None:
+    """Return the link from a page in `folder` to the page of another notebook; None if not there.
 
-
-def pages_beside(html_path: Path) -> Links:
-    """Return links from a page in `results/<study>/<profile>/` to those there of other notebooks.
-
-    They are looked for in the page's own folder and in every `results/*/<profile>/`.
+    Results lie in `results/<study>/<profile>/`. Pages are looked for in `folder`, then in the
+    folders of other studies with the same profile.
     """
-    folder = html_path.absolute().parent
-
-    def address(notebook: str) -> str | None:
-        name = Path(notebook).with_suffix(".html").name
-        places = [folder / name, *sorted(folder.parent.parent.glob(f"*/{folder.name}/{name}"))]
-        there = next((place for place in places if place.is_file()), None)
-        return there and os.path.relpath(there, folder)
-
-    return address
+    name, folder = Path(notebook).with_suffix(".html").name, folder.absolute()
+    places = [folder / name, *sorted(folder.parent.parent.glob(f"*/{folder.name}/{name}"))]
+    return next((os.path.relpath(place, folder) for place in places if place.is_file()), None)
 
 
-def read_notebook(path: Path) -> nbformat.NotebookNode:
+def read_notebook(path: Path) -> NotebookNode:
     """Return the notebook at `path`; FileNotFoundError or ValueError where there is none."""
     if not path.is_file():
-        raise FileNotFoundError(f"no notebook at {path}; give the path of an executed .ipynb file")
-    content = path.read_bytes()
+        raise FileNotFoundError(f"no notebook at {path}; give the path of an .ipynb file")
     try:
-        notebook = nbformat.reads(content.decode("utf-8"), as_version=4)
+        notebook = nbformat.reads(path.read_bytes().decode("utf-8"), as_version=4)
         nbformat.validate(notebook)
-    except Exception as problem:  # nbformat trips over other files in many ways
-        raise ValueError(f"{path} is not a Jupyter notebook; give an executed .ipynb") from problem
+    except Exception as problem:  # nbformat raises many kinds of errors for other files
+        raise ValueError(f"{path} is not a Jupyter notebook; give an .ipynb file") from problem
     return notebook
 
 
-def render(notebook: nbformat.NotebookNode, path: Path, links: Links, above: str = "") -> str:
-    """Return the page of a notebook; path: where it lies; above: HTML to stand at the top.
-
-    A link to a notebook goes where `links` says, and is plain text where that says None, or where
-    it would lead to this very page.
-    """
-    notebook.cells = [
-        cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))
-    ]
-    kinds = {kind for data in shown(notebook.cells) for kind in data}
-    bundle = vl_convert.javascript_bundle() if any(map(VEGALITE.fullmatch, kinds)) else ""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [_plain(output) for output in _merge_streams(cell.outputs)]
-    page = {
-        "title": title(notebook) or path.stem,
-        "code_style": HtmlFormatter().get_style_defs(".highlight"),
-        "banner": above + _banner(notebook),
-        "bundle": bundle,
-    }
-    filters = {"markdown2html": _markdown_filter(path, links)}
-    exporter = HTMLExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"), filters=filters)
-    return exporter.from_notebook_node(notebook, {"page": page})[0]
-
-
-def title(notebook: nbformat.NotebookNode) -> str:
+def title(notebook: NotebookNode) -> str:
     """Return the first heading of a notebook that holds no formula, or nothing."""
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    found = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
-    return found[1] if found else ""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
+    return heading[1] if heading else ""
 
 
-def shown(cells: Iterable[nbformat.NotebookNode]) -> Iterator[dict]:
-    """Yield what each output of cells shows, by MIME type."""
+def displayed(cells: Iterable[NotebookNode]) -> Iterator[dict]:
+    """Yield the data of each output of cells, {MIME type: content}."""
     return (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
-def failure(notebook: nbformat.NotebookNode) -> tuple[int, str, str] | None:
-    """Return number and id of the first cell that raised or did not end, and what; None for none.
+def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
+    """Return number, id and error of the first cell that failed or did not end; None for none.
 
-    A kernel that dies, or a run that is killed or under way, leaves no error behind.
+    A kernel that dies, and a run that is killed or still going on, leave no error behind.
     """
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     for place, cell in enumerate(cells, 1):
-        errors = [output for output in cell.outputs if output.output_type == "error"]
-        if errors or not _ended(cell):
-            what = f"{errors[0].ename}: {errors[0].evalue}" if errors else NO_END
+        error = next((o for o in cell.outputs if o.output_type == "error"), None)
+        if error or not _ended(cell):
+            what = f"{error.ename}: {error.evalue}" if error else NO_END
             return cell.execution_count or place, cell.get("id", ""), what
     return None
 
 
-def _ended(cell: nbformat.NotebookNode) -> bool:
-    """Whether the kernel has answered, which papermill notes; others may note a count alone."""
-    answers = cell.metadata.get("execution")
-    return bool(cell.execution_count) and (answers is None or "shell.execute_reply" in answers)
+def _ended(cell: NotebookNode) -> bool:
+    """Whether the kernel answered, which papermill notes; other programs may only note a count."""
+    times = cell.metadata.get("execution")
+    return bool(cell.execution_count) and (times is None or "shell.execute_reply" in times)
 
 
-def _banner(notebook: nbformat.NotebookNode) -> str:
-    """Return a warning that links to the first cell that raised or did not end, or nothing."""
+def _banner(notebook: NotebookNode) -> str:
     stopped = failure(notebook)
     if stopped is None:
         return ""
-    number, name, what = stopped
+    number, name, error = stopped
     link = f'<a href="#cell-id={name}">cell {number}</a>'
-    return f'<p class="stopped">This run stopped in {link}: {html.escape(what)}</p>'
+    return f'<p class="stopped">This run stopped in {link}: {html.escape(error)}</p>'
 
 
-def _merge_streams(outputs: list) -> list:
-    """Join the pieces of a text stream and keep of each line what a terminal would still show."""
-    merged, run = [], {}
+def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join the pieces of a text stream, and keep of each line what a terminal would still show."""
+    merged, streams = [], {}
     for output in outputs:
         if output.output_type != "stream":
-            run = {}
-        elif output.name in run:
-            run[output.name].text += output.text
+            streams = {}
+        elif output.name in streams:
+            streams[output.name].text += output.text
             continue
         else:
-            run[output.name] = output
+            streams[output.name] = output
         merged.append(output)
     for output in merged:
         if output.output_type == "stream":
@@ -168,7 +171,7 @@ def _merge_streams(outputs: list) -> list:
     return merged
 
 
-def _plain(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def _static(output: NotebookNode) -> NotebookNode:
     """Replace what needs a server or a download: charts by figures, widgets by a remark."""
     data = output.get("data", {})
     vegalite = next(filter(VEGALITE.fullmatch, data), None)
@@ -183,33 +186,35 @@ def _plain(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def _figure(spec: dict, png: str | None) -> str:
-    if png is None:
-        png = base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
+    """Return a chart as its picture and its specification, which the page's script draws."""
+    png = png or base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
     width = int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # PNG header; scale 2
-    named = spec.get("title", "chart")
-    named = named.get("text", "chart") if isinstance(named, dict) else named
-    # "$schema" would only make vega-embed compare version numbers; "</" would end the script.
+    name = spec.get("title", "chart")
+    name = name.get("text", "chart") if isinstance(name, dict) else name
+    # "</" would end the script; "$schema" would only make vega-embed compare version numbers.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
-    source = f"data:image/png;base64,{png}"
-    image = f'<img alt="{html.escape(str(named))}" width="{width}" src="{source}">'
+    image = (
+        f'<img alt="{html.escape(str(name))}" width="{width}" src="data:image/png;base64,{png}">'
+    )
     script = f'<script type="application/json">{text}</script>'
     return f'<figure class="chart">{image}{script}</figure>'
 
 
-class _MathRenderer(IPythonRenderer):
-    """Markdown to HTML with formulas as MathML, which browsers draw by themselves."""
+class _Renderer(IPythonRenderer):
+    """Markdown to HTML with formulas as MathML, which browsers draw without a library."""
 
-    links: Links
+    folder: Path
+    notebook: str
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         name = url.partition("#")[0]
         if "://" in name or not name.endswith(".ipynb"):
             return super().link(text, url, title)
-        address = self.links(name)
+        address = page_of(name, self.folder) if Path(name).stem != self.notebook else None
         return super().link(text, address, title) if address else text
 
     def block_html(self, html: str) -> str:
-        # To embed images it is parsed, which closes a <details> before what it is to hide.
+        # To embed images nbconvert parses the block, which closes a <details> before its content.
         return super().block_html(html) if "<img" in html else f"{html}\n"
 
     def block_math(self, body: str) -> str:
@@ -230,20 +235,16 @@ def _mathml(formula: str, display: str) -> str:
 
 
 def markdown_to_html(
-    source: str, path: Path = Path(), links: Links = lambda name: None, **more: dict
+    source: str, folder: Path = Path(), notebook: str = "", attachments: dict | None = None
 ) -> str:
-    """Return Markdown as HTML; path: the notebook that it stands in; more: its attachments."""
-    # Without anchors: adding one drops the formulas of a heading.
-    looks = {"escape": False, "embed_images": True, "exclude_anchor_links": True}
-    renderer = _MathRenderer(path=str(path.parent), **looks, **more)
-    renderer.links = lambda name: None if Path(name).name == path.name else links(name)
+    """Return Markdown of a notebook in `folder` as HTML; links to itself become plain text."""
+    # Without anchors: nbconvert's anchors drop the formulas of a heading.
+    renderer = _Renderer(
+        escape=False,
+        embed_images=True,
+        exclude_anchor_links=True,
+        path=str(folder),
+        attachments=attachments or {},
+    )
+    renderer.folder, renderer.notebook = folder, notebook
     return MarkdownWithMath(renderer=renderer).render(source)
-
-
-def _markdown_filter(path: Path, links: Links):
-    @jinja2.pass_context
-    def convert(context, source: str) -> str:
-        attachments = context.get("cell", {}).get("attachments", {})
-        return markdown_to_html(source, path, links, attachments=attachments)
-
-    return convert

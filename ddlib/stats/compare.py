@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.stats.laws import SAME, Fits
+from ddlib.stats.intervals import LEVEL, SAME
+from ddlib.stats.laws import Fits
 
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
 BASELINE = "random"  # what every method has to beat
-LEVEL = 0.05
 HARDLY = 0.01  # of the way from a guess to being always right
 EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]

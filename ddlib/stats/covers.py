@@ -9,183 +9,27 @@ names of the configurations on both axes.
 Letters: M configurations, S seeds, N probe images, C classes, F features, D draws.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.stats.laws import SAME, seed_multipliers
+from ddlib.stats.distances import as_matrix, pair_values, tolerance
+from ddlib.stats.intervals import SAME
 
 EXACT = 60  # up to this many configurations covers and packings are solved exactly
-NOISE_SEEDS = 4  # fewest seeds for the noise floor
-PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqrt(2 / N(N - 3))
+
+
 QUANTILE = 0.25  # of the distances: the default radius, see `radii`
+
+
 QUANTILES = (0.1, QUANTILE, 0.5, 0.75)
-ROUNDING = 1e-9  # a ball holds what is this part of the diameter beyond its radius
 
 
-class Triangles(NamedTuple):
-    """How often and how far distances break the triangle inequality d(a, c) <= d(a, b) + d(b, c).
-
-    share: of the M(M-1)(M-2)/6 triples; worst: the largest excess of d(a, c) over the detour;
-    triple: its (a, b, c). A triple breaks it in one way at most.
-    """
-
-    count: int
-    share: float
-    worst: float
-    triple: tuple[str, ...]
-
-
-class Embedding(NamedTuple):
-    """Points in the plane (index configuration, columns x, y), and what they show of the whole."""
-
-    points: pd.DataFrame
-    share: float
-
-
-def prediction_distance(probabilities: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
-    """Return the distance between mean predictions, seed noise taken out.
-
-    probabilities: (M, S, N, C), each network trained on the same data, S >= 2. d^2(c, c') =
-    ||mean_c - mean_c'||^2 / N, from products of different seeds only, so that the variance
-    between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little. What is
-    asked is that seeds be independent of each other; seeds of different configurations may be
-    independent too, or share draws (first weights, order of images) seed by seed. Raises
-    ValueError for bad shapes or names, fewer than two seeds, or values that are not probabilities.
-    """
-    squares = _pseudo_squares(_predictions(probabilities, names)).mean(axis=-1)
-    return _frame(_root(squares), names)
-
-
-def prediction_draws(
-    probabilities: Sequence[np.ndarray], draws: int = 200, seed: int = 0
-) -> np.ndarray:
-    """Draw distance matrices (D, M, M) of `prediction_distance` by a bootstrap over seeds.
-
-    A seed drawn twice would multiply with itself and bring the seed noise back, so the draws
-    weigh jackknife pseudo-values of d^2 (Arvesen 1969), one a seed and the same weight for all
-    pairs, by `laws.seed_multipliers`: Student t, as S is small. Their quantiles are intervals of d:
-    those of 95 % cover it in 95 to 100 % of simulations with 3 to 8 seeds, the more the less
-    configurations differ. Raises ValueError for fewer than three seeds.
-    """
-    values = _predictions(probabilities, range(len(probabilities)), 3)
-    pseudo = _pseudo_squares(values)
-    seeds = pseudo.shape[-1]
-    weights = seed_multipliers(range(seeds), draws, seed)
-    # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_pseudo_squares`.
-    deviations = (pseudo - pseudo.mean(axis=-1, keepdims=True)) * 2 * (seeds - 1) / (seeds - 2)
-    noise = np.einsum("ds,abs->dab", weights, deviations) / np.sqrt(seeds * (seeds - 1))
-    return _root(pseudo.mean(axis=-1) + noise)
-
-
-def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
-    """Return the distance that seeds alone pass once in twenty: the least meaningful radius.
-
-    Between two configurations of seed covariance T that do not differ, d^2 has mean 0 and
-    variance 8 tr(T^2) / S(S-1), and nearly the shape of a centred chi2 with tr(T)^2 / tr(T^2)
-    degrees of freedom (Satterthwaite 1946). tr(T^2) is estimated without bias, as HSIC_1 of the
-    seeds with themselves, and averaged over the configurations. Where configurations share draws
-    seed by seed their noise is below this floor. Raises ValueError for fewer than four seeds.
-    """
-    values = _predictions(probabilities, range(len(probabilities)), NOISE_SEEDS)
-    seeds = values.shape[1]
-    overlap = 2 * (_gram_vectors(values) ** 2).sum(axis=-1).mean() / (seeds * (seeds - 3))
-    if overlap == 0:
-        return 0.0
-    traces = values.var(axis=1, ddof=1).sum(axis=-1)
-    freedom = max((traces**2).mean() / overlap, 1.0)
-    excess = scipy.stats.chi2.ppf(0.95, freedom) - freedom
-    scale = np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
-    return float(_root(scale * excess))
-
-
-def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
-    """Return the root mean square distance between normalised updates at shared states.
-
-    updates: (M, states, P), what one step adds to P weights, or in function space, for
-    configurations that share no weights, to N x C outputs. Each state's update has unit norm, so
-    d is in [0, 2] and a step size alone makes no difference. Euclidean, so a pseudo-metric.
-    Raises ValueError for bad shapes or names and for an update that is zero.
-    """
-    values = _stack(updates, names, "updates (M, states, P)", 3)
-    norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    if (norms == 0).any():
-        name, state = names[(norms == 0).nonzero()[0][0]], (norms == 0).nonzero()[1][0]
-        raise ValueError(f"{name!r} does not move at state {state}; leave that state out for all")
-    flat = (values / norms).reshape(len(values), -1)
-    distances = scipy.spatial.distance.pdist(flat) / np.sqrt(values.shape[1])
-    return _frame(scipy.spatial.distance.squareform(distances), names)
-
-
-def representation_distance(
-    representations: Sequence[np.ndarray], names: Sequence[str]
-) -> pd.DataFrame:
-    """Return 1 - CKA (linear) of representations on the probe set, seed noise taken out.
-
-    representations: M arrays (S, N, F_m), S >= 2. CKA is the cosine between Gram matrices without
-    the bias of few images: HSIC_1 of Song et al. (2012, eq. 5), as in Nguyen et al. (2021). Its
-    mean over pairs of different seeds is divided by what the seeds of one configuration reach
-    among themselves (geometric mean of the two), so it is plain CKA where seeds agree. Not a
-    metric: see `triangle_violations`; its square root is one, but for noise. Raises ValueError
-    for bad shapes or names, fewer than PROBES images, or representations without structure.
-    """
-    images = {array.shape[-2] for array in map(np.asarray, representations) if array.ndim == 3}
-    if len(images) == 1 and min(images) < PROBES:
-        least = f"a probe set of {min(images)} images is too small for CKA; choose >= {PROBES}"
-        raise ValueError(least)
-    grams = [_gram_vectors(np.asarray(array, dtype=float)) for array in representations]
-    values = _stack(grams, names, "representations, M arrays (S, N, F_m) with equal S, N", 3, 2)
-    norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    products = _other_seeds(values / np.where(norms > 0, norms, 1.0)).mean(axis=-1)
-    own = np.diag(products)
-    if (own <= 0).any():
-        name = names[int(own.argmin())]
-        raise ValueError(f"the seeds of {name!r} share no structure (CKA <= 0); train them longer")
-    return _frame(np.maximum(1 - products / np.sqrt(np.outer(own, own)), 0.0), names)
-
-
-DISTANCES: dict[str, tuple[Callable, Callable]] = {
-    "predictions": (prediction_distance, lambda observed: observed["probabilities"]),
-    "updates": (update_distance, lambda observed: observed["increments"].mean(axis=0)),
-    "representations": (representation_distance, lambda observed: observed["features"]),
-}
 """Distances by name: `distance(arrays, names)` gives the matrix between configurations, and
 `take(observed)` the array of one of them, from what `Result.observed` gives of it."""
-
-
-def distances(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.DataFrame]:
-    """Return the distance matrix of every kind of DISTANCES between configurations, by name.
-
-    observed: {configuration: what `Result.observed` gives of it}, with the same seeds
-    for all. Updates are in function space, over parts of the training, and means over seeds.
-    """
-    return {
-        kind: distance([take(each) for each in observed.values()], list(observed))
-        for kind, (distance, take) in DISTANCES.items()
-    }
-
-
-def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return how alike distance matrices order the pairs: Spearman's correlation of each two."""
-    pairs = {kind: _pairs(_matrix(distance)) for kind, distance in kinds.items()}
-    return pd.DataFrame(pairs).corr("spearman")
-
-
-def triangle_violations(distance: pd.DataFrame) -> Triangles:
-    """Count the triples of a distance matrix that break the triangle inequality."""
-    matrix = _matrix(distance)
-    excess = matrix[:, None] - matrix[:, :, None] - matrix[None]  # (a, b, c)
-    triples = len(matrix) * (len(matrix) - 1) * (len(matrix) - 2) // 6
-    count = int((excess > _tolerance(matrix)).sum()) // 2  # (a, b, c) and (c, b, a)
-    if not count:
-        return Triangles(0, 0.0, 0.0, ())
-    worst = np.unravel_index(excess.argmax(), excess.shape)
-    triple = tuple(distance.index[i] for i in worst)
-    return Triangles(count, count / triples, float(excess.max()), triple)
 
 
 def greedy_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
@@ -195,7 +39,7 @@ def greedy_cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     r apart, so they are a packing as well: N(r) <= their number <= P(r) <= N(r/2), the last where
     the triangle inequality holds. Any M; see `cover` for N.
     """
-    return tuple(distance.index[_greedy(_matrix(distance), radius)])
+    return tuple(distance.index[_greedy(as_matrix(distance), radius)])
 
 
 def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
@@ -205,7 +49,7 @@ def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     `greedy_cover` for more than EXACT members. Raises ValueError for a radius that is negative or
     infinite.
     """
-    return tuple(distance.index[_cover(_matrix(distance), radius)])
+    return tuple(distance.index[_cover(as_matrix(distance), radius)])
 
 
 def packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
@@ -214,7 +58,7 @@ def packing(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     Integer programming: maximise sum x, of two neighbours one at most; the centres of
     `greedy_cover` for more than EXACT members. Raises as `cover`.
     """
-    return tuple(distance.index[_packing(_matrix(distance), radius)])
+    return tuple(distance.index[_packing(as_matrix(distance), radius)])
 
 
 def h_cov_curve(
@@ -229,7 +73,7 @@ def h_cov_curve(
     draws of another shape.
     """
     chosen = list(distance.index if members is None else members)
-    matrix = _matrix(distance, chosen)
+    matrix = as_matrix(distance, chosen)
     levels = np.unique(np.append(0.0, matrix))
 
     @cache
@@ -280,7 +124,7 @@ def measures(
         raise ValueError(f"the bandwidth is {bandwidth}; choose a number > 0, see radii")
     rows = {}
     for name, members in families.items():
-        matrix, m = _matrix(distance, members, f"family {name!r}"), len(members)
+        matrix, m = as_matrix(distance, members, f"family {name!r}"), len(members)
         kernel = np.exp(-matrix / bandwidth) / m
         eigenvalues = np.maximum(np.linalg.eigvalsh(kernel), 0)
         eigenvalues = eigenvalues[eigenvalues > SAME] / eigenvalues.sum()
@@ -305,29 +149,11 @@ def radii(distance: pd.DataFrame, floor: float = 0.0) -> pd.Series:
     quantiles are for varying it. The median, 0.5, serves as bandwidth. Raises ValueError where
     the matrix holds a single configuration.
     """
-    pairs = _pairs(_matrix(distance))
+    pairs = pair_values(as_matrix(distance))
     if not len(pairs):
         raise ValueError("one configuration has no distances; give at least two")
     values = np.maximum(np.quantile(pairs, QUANTILES), floor)
     return pd.Series(values, index=pd.Index(QUANTILES, name="quantile"), name="radius")
-
-
-def embed(distance: pd.DataFrame) -> Embedding:
-    """Place the configurations in the plane by classical scaling (Torgerson 1952).
-
-    Axes point to the side of their farthest member. share: the two eigenvalues over the sum of
-    the absolute values of all, so what no Euclidean space holds counts against it; 1 if all
-    distances are 0.
-    """
-    squares = _matrix(distance) ** 2
-    centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
-    eigenvalues, vectors = np.linalg.eigh(-centred / 2)
-    shown = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
-    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(shown)
-    axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
-    total = np.abs(eigenvalues).sum()
-    points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])
-    return Embedding(points, float(shown.sum() / total) if total > 0 else 1.0)
 
 
 def spread_families(distance: pd.DataFrame, size: int, count: int) -> dict[str, tuple[str, ...]]:
@@ -338,13 +164,15 @@ def spread_families(distance: pd.DataFrame, size: int, count: int) -> dict[str, 
     distances come nearest to `count` equal steps from least to most are taken. No draws. Raises
     ValueError where there are fewer than `count` such families.
     """
-    matrix = _matrix(distance)
+    matrix = as_matrix(distance)
     if not 2 <= size < len(matrix) or count < 2:
         allowed = f"2 <= size < {len(matrix)} configurations and count >= 2"
         raise ValueError(f"size={size}, count={count} give no choice; choose {allowed}")
     ranks = np.linspace(0, 1, 11)
     grown = {_grow(matrix, start, size, rank) for start in range(len(matrix)) for rank in ranks}
-    spreads = {family: _pairs(matrix[np.ix_(family, family)]).mean() for family in sorted(grown)}
+    spreads = {
+        family: pair_values(matrix[np.ix_(family, family)]).mean() for family in sorted(grown)
+    }
     if len(spreads) < count:
         raise ValueError(f"only {len(spreads)} distinct families of {size}; choose a lower count")
     taken = []
@@ -365,109 +193,10 @@ def _grow(matrix: np.ndarray, start: int, size: int, rank: float) -> tuple[int, 
     return tuple(sorted(family))
 
 
-def _stack(arrays, names: Sequence[str], what: str, ndim: int, seeds: int = 1) -> np.ndarray:
-    """Return M finite arrays of one shape as one, checked against the names and the least S."""
-    shapes = {np.shape(array) for array in arrays}
-    if len(shapes) != 1 or len(arrays) != len(names) or len(shapes.copy().pop()) != ndim - 1:
-        found = f"{len(arrays)} arrays of shapes {sorted(shapes, key=str)}"
-        raise ValueError(f"{found} for {len(names)} names; give {what}, one a name")
-    if len(set(names)) < len(names):
-        repeated = sorted({str(name) for name in names if list(names).count(name) > 1})
-        raise ValueError(f"repeated configurations: {', '.join(repeated)}; name each once")
-    values = np.asarray(arrays, dtype=float)
-    if not values.size or not np.isfinite(values).all():
-        raise ValueError(f"{what}: empty, infinite or missing values; leave failed seeds out")
-    if values.shape[1] < seeds:
-        raise ValueError(f"{values.shape[1]} seeds are too few here; give at least {seeds}")
-    return values
-
-
-def _predictions(probabilities, names: Sequence[str], seeds: int = 2) -> np.ndarray:
-    """Return (M, S, N C), so scaled that a squared length is a mean over images, and centred."""
-    values = _stack(probabilities, names, "probabilities (M, S, N, C)", 4, seeds)
-    if values.min() < -1e-6 or np.abs(values.sum(axis=-1) - 1).max() > 1e-2:
-        raise ValueError("predictions must be probabilities that sum to 1; apply softmax first")
-    flat = values.reshape(*values.shape[:2], -1) / np.sqrt(values.shape[2])
-    return flat - flat.mean(axis=(0, 1))  # differences stay, rounding shrinks
-
-
-def _other_seeds(values: np.ndarray) -> np.ndarray:
-    """Return (M, M, S): the product of seed s of one with the mean of the other's other seeds."""
-    m, seeds, _ = values.shape
-    flat = values.reshape(m * seeds, -1)
-    products = (flat @ flat.T).reshape(m, seeds, m, seeds).transpose(0, 2, 1, 3)
-    same = np.diagonal(products, axis1=-2, axis2=-1)
-    return (products.sum(axis=-1) - same) / (seeds - 1)
-
-
-def _pseudo_squares(values: np.ndarray) -> np.ndarray:
-    """Return (M, M, S) whose mean over seeds is the unbiased d^2 of means.
-
-    Entry s is the product of the difference between two configurations at seed s with their mean
-    difference at the other seeds: the projection of the U-statistic on seed s.
-    """
-    products = _other_seeds(values)
-    own = np.diagonal(products).T  # (M, S)
-    squares = own[:, None] + own[None] - products - products.transpose(1, 0, 2)
-    return np.where(np.abs(squares) > SAME * np.abs(own).max(), squares, 0.0)
-
-
-def _gram_vectors(features: np.ndarray) -> np.ndarray:
-    """Return the upper triangles (..., N(N-1)/2) of N items' Gram matrices, U-centred for HSIC_1.
-
-    The mean over off-diagonal entries of a product of two such matrices is HSIC_1 but for a
-    factor that CKA cancels (Székely & Rizzo 2014 write it so).
-    """
-    n = features.shape[-2]
-    features = features - features.mean(axis=-2, keepdims=True)
-    grams = features @ features.swapaxes(-2, -1) * (1 - np.eye(n))
-    rows = grams.sum(axis=-1, keepdims=True) / (n - 2)
-    total = grams.sum(axis=(-2, -1), keepdims=True) / ((n - 1) * (n - 2))
-    centred = grams - rows - rows.swapaxes(-2, -1) + total
-    return centred[..., *np.triu_indices(n, 1)]
-
-
-def _root(squares: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(squares, 0.0))
-
-
-def _frame(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
-    matrix = (matrix + matrix.T) / 2
-    np.fill_diagonal(matrix, 0.0)
-    return pd.DataFrame(matrix, index=list(names), columns=list(names))
-
-
-def _matrix(distance: pd.DataFrame, members=None, what: str = "the family") -> np.ndarray:
-    """Return the distances (M, M) between `members`, default all, after all checks."""
-    members = list(distance.index if members is None else members)
-    if not members:
-        raise ValueError(f"{what} is empty; name at least one configuration")
-    if not distance.index.is_unique or list(distance.index) != list(distance.columns):
-        raise ValueError("the distance matrix needs the same distinct names on both axes")
-    if len(set(members)) < len(members):
-        repeated = next(name for name in members if members.count(name) > 1)
-        raise ValueError(f"{what} has {repeated!r} twice; name each configuration once")
-    if unknown := [str(name) for name in members if name not in distance.index]:
-        raise ValueError(f"{what} names {', '.join(unknown)}, which the distance matrix lacks")
-    matrix = distance.loc[members, members].to_numpy(float)
-    sound = np.isfinite(matrix).all() and (matrix >= 0).all() and not np.diag(matrix).any()
-    if not sound or np.abs(matrix - matrix.T).max() > _tolerance(matrix):
-        raise ValueError("distances must be finite, symmetric, >= 0, and 0 on the diagonal")
-    return matrix
-
-
-def _pairs(matrix: np.ndarray) -> np.ndarray:
-    return matrix[np.triu_indices(len(matrix), 1)]
-
-
-def _tolerance(matrix: np.ndarray) -> float:
-    return ROUNDING * matrix.max()
-
-
 def _reach(matrix: np.ndarray, radius: float) -> float:
     if not 0 <= radius < np.inf:
         raise ValueError(f"the radius is {radius}; choose a finite number >= 0")
-    return radius + _tolerance(matrix)
+    return radius + tolerance(matrix)
 
 
 def _greedy(matrix: np.ndarray, radius: float) -> list[int]:

@@ -7,7 +7,7 @@ closed form, and theta (an exponent or a scale) by a search over the profile.
 Letters: S seeds, K distinct k, D bootstrap draws.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -16,22 +16,18 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-LEVEL = 0.05  # of tests
+from ddlib.stats.intervals import SAME, Interval, interval, seed_multipliers
+
 FEWEST_R2 = 4  # sizes, below which a law of two parameters always comes out near 1
-SAME = 1e-12  # relative difference below which values count as equal (rounding)
+
+
 COLUMNS = {"a": 0, "b": 1, "tau": 1, "c": 2}  # of a parameter in the coefficients (a, theta, c)
+
+
 SEARCHED = {  # ks -> the bounds of theta, by its name
     "b": lambda ks: (0.01, 5.0),
     "tau": lambda ks: max(np.ptp(ks), ks.min()) * np.array([0.01, 10]),
 }
-
-
-class Interval(NamedTuple):
-    """An estimate with its interval; low and high are None where the seeds give no variance."""
-
-    estimate: float
-    low: float | None
-    high: float | None
 
 
 class SeedMeans(NamedTuple):
@@ -208,14 +204,6 @@ class Fit:
 Fits = dict[str, Fit]  # by the name of the law
 
 
-class Choice(NamedTuple):
-    """The law preferred, by which criterion, and the rivals that cannot be told from it."""
-
-    law: str
-    criterion: str  # "aic" or "loo_error"
-    rivals: tuple[str, ...]
-
-
 def gap_matrix(trials: pd.DataFrame, method: str, measure: str = "gap_error") -> pd.DataFrame:
     """Return the gaps of one method: rows seeds, columns k, mean over evaluations.
 
@@ -301,23 +289,6 @@ def _draw_means(table: SeedMeans, draws: int, seed: int) -> np.ndarray:
     return table.means + multipliers @ (
         table.residuals / np.sqrt(table.counts * (table.counts - 1))
     )
-
-
-def seed_multipliers(
-    seeds: Sequence[int], draws: int, seed: int, freedom: float | None = None
-) -> np.ndarray:
-    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2 / freedom).
-
-    seeds: their ids; freedom: that of a variance between them, by default S - 1. A seed's Gaussian
-    weights depend on its id alone, and the chi2 of a draw comes from one uniform number for all
-    tables. So tables that share seeds get the same draws, and their differences stay paired where
-    one table lost a seed. A mean over seeds reweighted like this is Student t; means of resampled
-    seeds would vary too little.
-    """
-    weights = [np.random.default_rng([seed, number]).standard_normal(draws) for number in seeds]
-    freedom = len(seeds) - 1 if freedom is None else freedom
-    uniform = np.random.default_rng(seed).uniform(size=(draws, 1))
-    return np.stack(weights, axis=1) / np.sqrt(scipy.stats.chi2.ppf(uniform, freedom) / freedom)
 
 
 def _centring(weights, level: float):
@@ -499,131 +470,3 @@ def _doubt(law: Law, table: SeedMeans, parameters: dict[str, Interval]) -> str:
         if parameters[name].low < low * 1.001 or parameters[name].high > high * 0.999:
             return f"the interval of {name} reaches the bound of its search [{low:g}, {high:g}]"
     return ""
-
-
-def best(fits: Fits) -> Choice | None:
-    """Return the law with the least AIC among the fitted, and its rivals within 2 units.
-
-    Where there is no AIC (one seed, or too few k) the least leave-one-k-out error decides, and
-    every other fitted law stays a rival. None if nothing was fitted. Ask the winner's
-    `identifiable` too: the best of six may still be no law.
-    """
-    for criterion, margin in (("aic", 2), ("loo_error", np.inf)):
-        scores = {name: getattr(found, criterion) for name, found in fits.items()}
-        scores = {name: score for name, score in scores.items() if score is not None}
-        if scores:
-            winner = min(scores, key=scores.get)
-            near = [name for name in scores if scores[name] - scores[winner] <= margin]
-            return Choice(winner, criterion, tuple(name for name in near if name != winner))
-    return None
-
-
-class Verdict(NamedTuple):
-    """Whether the curve a/√k + c stands; `why` is a clause for a sentence."""
-
-    outcome: str  # "survives", "fails" or "undecided"
-    why: str
-
-    @property
-    def survives(self) -> bool:
-        return self.outcome == "survives"
-
-
-def verdict(fits: Fits) -> Verdict:
-    """Judge the curve a/√k + c by two conditions, stated beforehand.
-
-    It survives where the interval of the free exponent holds 1/2 and the curve's lack of fit is not
-    significant (5 %), and fails where one of them is not met. It cannot be decided where the curve
-    may be flat or has no interval; nor, if both are met, where a mean gap is not positive or the
-    exponent's interval holds 0 and 1 too.
-    Size and power were simulated: docs/statistics.md.
-    """
-    law, free = fits["inverse_sqrt"], fits["free_exponent"]
-    if not law.identifiable:
-        return Verdict("undecided", law.reason)
-    if not free.fitted:
-        return Verdict("undecided", free.reason)
-    _, low, high = free.parameters["b"]
-    against = []
-    if not low <= 0.5 <= high:
-        against.append(f"the exponent lies {'below' if high < 0.5 else 'above'} 1/2")
-    if law.misfit <= LEVEL:
-        against.append("the curve misses the means by more than the noise of the seeds")
-    if against:
-        return Verdict("fails", " and ".join(against))
-    if (law.data.means <= 0).any():
-        return Verdict("undecided", "a mean gap is not above zero")
-    if low <= SEARCHED["b"](law.data.ks)[0] * 1.001 and high >= 1:
-        return Verdict("undecided", "the interval of the exponent holds 0, 1/2 and 1 alike")
-    return Verdict(
-        "survives", "the exponent's interval holds 1/2, and no lack of fit is significant"
-    )
-
-
-def detectable(free: Fit) -> tuple[float, float]:
-    """Return the exponents, below and above 1/2, that about 9 of 10 such studies tell from 1/2.
-
-    free: the fit of the free exponent. The exponents lie twice as far from 1/2 as the ends of the
-    interval from its estimate; docs/statistics.md shows how often they were told in simulation.
-    """
-    b = free.parameters["b"]
-    return 0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate)
-
-
-def summary(fits: Fits) -> pd.DataFrame:
-    """Tabulate fits, one row a law; pd.NA where something is not available.
-
-    Columns: law, identifiable, reason, each parameter with _low and _high, misfit (p-value of the
-    lack of fit), aic, delta_aic (to the least), loo_error, r2, r2_null, r2_null_95.
-    """
-    rows = []
-    for name, found in fits.items():
-        row = {"law": name, "identifiable": found.identifiable, "reason": found.reason}
-        for parameter in COLUMNS:
-            interval = found.parameters.get(parameter, (None, None, None))
-            row |= zip((parameter, f"{parameter}_low", f"{parameter}_high"), interval, strict=True)
-        qualities = ("misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95")
-        rows.append(row | {quality: getattr(found, quality) for quality in qualities})
-    table = pd.DataFrame(rows).set_index(["law", "identifiable", "reason"]).astype("Float64")
-    return table.assign(delta_aic=table["aic"] - table["aic"].min()).reset_index()
-
-
-def curves(fits: Fits, ks) -> pd.DataFrame:
-    """Tabulate the fitted curves at ks: law, k, gap, low, high; unfitted laws are left out."""
-    lines = {name: found.predict(ks) for name, found in fits.items() if found.fitted}
-    none = pd.DataFrame(columns=["law", "k", "gap", "low", "high"])
-    return _stacked(lines, "law") if lines else none
-
-
-def tables(fits_by_method: dict[str, Fits], ks) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return `summary` and `curves` of all methods, each with a leading column `method`."""
-    rows = {method: summary(fits) for method, fits in fits_by_method.items()}
-    lines = {method: curves(fits, ks) for method, fits in fits_by_method.items()}
-    return _stacked(rows, "method"), _stacked(lines, "method")
-
-
-def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Tabulate the verdict on a/√k + c, and its floor c, NaN unless the curve survives.
-
-    Columns: method, outcome (see `Verdict`), floor, low, high.
-    """
-    rows = []
-    for method, fits in fits_by_method.items():
-        judged = verdict(fits)
-        floor = fits["inverse_sqrt"].parameters["c"] if judged.survives else (np.nan,) * 3
-        rows.append((method, judged.outcome, *floor))
-    return pd.DataFrame(rows, columns=["method", "outcome", "floor", "low", "high"])
-
-
-def _stacked(frames: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
-    """Stack frames below each other, their keys in a leading column."""
-    return pd.concat(frames, names=[name]).droplevel(1).reset_index()
-
-
-def interval(values: np.ndarray) -> Interval:
-    """Return the estimate values[0] with the percentile interval of the draws values[1:]."""
-    if len(values) == 1:
-        return Interval(float(values[0]), None, None)
-    tail = round(0.025 * (len(values) - 2))  # draws may be infinite, so quantiles are draws too
-    draws = np.sort(values[1:])
-    return Interval(float(values[0]), float(draws[tail]), float(draws[-1 - tail]))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats import laws
-from ddlib.stats.laws import Interval
+from ddlib.stats.intervals import Interval, interval, seed_multipliers
 
 CLAIMED = 0.95  # the level of all intervals
 REACH = 2  # the planner answers up to so many times the largest size of the pilot
@@ -57,7 +57,7 @@ class Pilot:
     @cached_property
     def weights(self) -> np.ndarray:
         """The seeds' weights (D, S), the same in all methods that share seeds."""
-        return laws.seed_multipliers(self.seeds, self.draws, self.seed)
+        return seed_multipliers(self.seeds, self.draws, self.seed)
 
     @cached_property
     def whole(self) -> np.ndarray:
@@ -259,7 +259,7 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     worst = curves.max(axis=0)
     enough = worst <= epsilon
     draws = np.where(enough.any(axis=1), ipcs[enough.argmax(axis=1)], np.inf)
-    ipc = laws.interval(np.array([np.quantile(draws, 0.5, method="higher"), *draws]))
+    ipc = interval(np.array([np.quantile(draws, 0.5, method="higher"), *draws]))
     if np.isinf(ipc.estimate):
         gap, (low, high) = np.median(worst[:, -1]), _ends(worst)[:, -1]
         why = f"the worst gap is still about {gap:.3f} ({low:.3f} to {high:.3f}) at {ipcs[-1]:g}"

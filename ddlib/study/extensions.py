@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, get_type_hints
 
-from ddlib.data.base import DATASETS, Source
+from ddlib.data.sources import DATASETS, Source
 from ddlib.files import from_root
 from ddlib.fingerprints import code_digest, fingerprint
 from ddlib.methods import METHODS, Method
@@ -203,7 +203,7 @@ def _problem(kind: str, name: str, entry: Any, extension: Extension) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
         return "has a name that no file can have; choose letters, digits, _, - and ."
     if kind == "data set":
-        return "" if isinstance(entry, Source) else "must be a ddlib.data.base.Source"
+        return "" if isinstance(entry, Source) else "must be a ddlib.data.sources.Source"
     if kind == "network":
         return _call_problem(entry, 2, extension) or _option_problem(entry)
     if not isinstance(entry, Method) or not issubclass(entry.parameters, Parameters):

@@ -14,32 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from ddlib.configurations import configuration as configurations
+from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
-from ddlib.data import base as data
 from ddlib.data import cache as shared
+from ddlib.data.base import DataSet, Split
 from ddlib.devices import precision, read_device
 from ddlib.distilled import DistilledSet, check_set
 from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import Network, Theta
+from ddlib.networks.functional import Theta
+from ddlib.networks.layers import Network
 from ddlib.study.extensions import Extension, network_code, use
-from ddlib.training.loop import (
-    Converged,
-    DivergedError,
-    Score,
-    final,
-    hold_out,
-    or_diverged,
-    passes,
-    score,
-    search_length,
-    train_and_score,
-    train_and_score_all,
-)
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import Score, final, passes, score, train_and_score
+from ddlib.training.recipe import Converged, hold_out, search_length
+from ddlib.training.together import train_and_score_all
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -169,7 +161,7 @@ def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, flo
     """Return the pretrained body that a configuration starts from, and the seconds."""
     dataset, _ = _open(context)
     start = seconds(context)
-    content = configurations.pretrain(dataset, configuration)
+    content = pretraining.pretrain(dataset, configuration)
     return content, seconds(context) - start
 
 
@@ -278,7 +270,7 @@ def find_length(
     dataset, network = _open(context, configuration)
     start, real, recipe = seconds(context), dataset.train, configuration.recipe
     held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-    test = data.Split(real.images[held], real.labels[held])
+    test = Split(real.images[held], real.labels[held])
     rest = _Rows(real.images, (~held).nonzero().flatten()), real.labels[~held]
     theta = _initial(context, network, configuration, (0, 0), body)
 
@@ -329,7 +321,7 @@ def _initial(
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
-def _opened(copy: str, digest: str) -> data.DataSet:
+def _opened(copy: str, digest: str) -> DataSet:
     try:
         return shared.read(Path(copy), digest)
     except (OSError, ValueError) as error:
@@ -337,19 +329,17 @@ def _opened(copy: str, digest: str) -> data.DataSet:
 
 
 @lru_cache(maxsize=1)  # an accelerator's memory is small
-def _dataset(copy: str, digest: str, device: str) -> data.DataSet:
+def _dataset(copy: str, digest: str, device: str) -> DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
     dataset = _opened(copy, digest)
     train, test = (
-        data.Split(split.images.to(device), split.labels.to(device))
+        Split(split.images.to(device), split.labels.to(device))
         for split in (dataset.train, dataset.test)
     )
     return replace(dataset, train=train, test=test)
 
 
-def _open(
-    context: Context, configuration: Configuration | None = None
-) -> tuple[data.DataSet, networks.Network]:
+def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
     if problem := objection(context.code, context.device, context.copy, _dask_worker()):
         raise _unfit(problem)

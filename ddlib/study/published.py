@@ -18,7 +18,7 @@ import safetensors
 from ddlib.files import from_root, reading
 from ddlib.parameters import at_ipc, read_file
 from ddlib.study.settings import data_options
-from ddlib.words.scaling import Text, listed
+from ddlib.words.text import Text, listed
 
 TABLE = Path(__file__).with_suffix(".csv")
 # How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.

@@ -19,7 +19,9 @@ from ddlib.files import PROGRESS, read_json, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.study import jobs as work
 from ddlib.study.settings import SAME_STEPS
-from ddlib.training.loop import DivergedError, Score, at_once
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import Score
+from ddlib.training.together import at_once
 
 if TYPE_CHECKING:
     from distributed import Client, Future

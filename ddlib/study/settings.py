@@ -10,21 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ddlib.configurations.configuration import (
-    Configuration,
-    Family,
-    expand,
-    read_configurations,
-    read_families,
-)
-from ddlib.data import base as data
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family, expand, read_configurations, read_families
+from ddlib.data.base import DataSet, check_ipcs
+from ddlib.data.load import load
+from ddlib.data.sources import DATASETS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters, check_names, read_options, setting
-from ddlib.stats.covers import NOISE_SEEDS, PROBES
+from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
-from ddlib.training.loop import Converged, Recipe
+from ddlib.training.recipe import Converged, Recipe
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
 
@@ -41,7 +38,7 @@ class Spread(Parameters):
 class Settings(Parameters):
     """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
 
-    data: options of `ddlib.data.base.load`, with its `name`; network: options of the network
+    data: options of `ddlib.data.load.load`, with its `name`; network: options of the network
     registered under its `name`, on which methods distil; training: fields of
     `Recipe`; configurations: {name: what it changes of network and training, and
     more}, under each of which every set is evaluated (default: the
@@ -290,16 +287,16 @@ def check_pilot(pilot: Mapping[str, list] | None, ks: list[int], names: Iterable
 
 
 def data_options(settings: Settings) -> dict[str, Any]:
-    """Return the checked arguments of `data.load`; your own folder counts from the root."""
+    """Return the checked arguments of `load`; your own folder counts from the root."""
     read_extensions(settings.extensions)
     given = settings.data
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise ValueError(
             f"data must be a table with a name, such as {{name: mnist}}, got {given!r}"
         )
-    options = read_options(data.load, given, "data", own=["name"])
+    options = read_options(load, given, "data", own=["name"])
     folder = from_root(options["name"])
-    own = options["name"] not in data.DATASETS and folder.exists()
+    own = options["name"] not in DATASETS and folder.exists()
     return {**options, "name": str(folder)} if own else options
 
 
@@ -309,7 +306,7 @@ def network_options(settings: Settings) -> dict[str, Any]:
     return networks.read_network(settings.network)
 
 
-def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
+def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:
     """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
     count = dataset.class_count
     for k in ks:
@@ -320,5 +317,5 @@ def read_ipcs(ks: list[int], dataset: data.DataSet) -> list[int]:
                 f"{' or '.join(neighbours)}"
             )
     ipcs = sorted({k // count for k in ks})
-    data.check_ipcs(ipcs, dataset)
+    check_ipcs(ipcs, dataset)
     return ipcs

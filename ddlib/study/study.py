@@ -17,17 +17,19 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from ddlib.configurations.configuration import Configuration, Family
-from ddlib.data import base as data
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family
+from ddlib.data.base import DataSet, images_digest
 from ddlib.data.cache import one_copy
+from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import check_writable, from_root, reading, write_atomically
-from ddlib.fingerprints import code_digest, fingerprint, images_digest, plain_text
+from ddlib.fingerprints import code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
-from ddlib.stats.covers import NOISE_SEEDS
+from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study import jobs as work
 from ddlib.study.cluster import connect, device
 from ddlib.study.extensions import network_code, read_extensions, use
@@ -44,7 +46,8 @@ from ddlib.study.settings import (
     read_methods,
     read_sets,
 )
-from ddlib.training.loop import Converged, hold_out, passes
+from ddlib.training.loop import passes
+from ddlib.training.recipe import Converged, hold_out
 
 COLUMNS = [
     *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
@@ -59,7 +62,7 @@ class Plan:
     """A study that has passed every check: its data set, what to run, and where results go."""
 
     settings: Settings
-    dataset: data.DataSet
+    dataset: DataSet
     context: work.Context
     configurations: dict[str, Configuration]
     families: dict[str, Family]
@@ -320,7 +323,7 @@ def prepare(settings: Settings) -> Plan:
     """
     read = check(settings)
     options, shape = data_options(settings), network_options(settings)
-    dataset = data.load(**options)
+    dataset = load(**options)
     sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
     networks.build(**shape, **sizes)
     for name, configuration in read["configurations"].items():

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import integrate, optimize, special, stats
 from threadpoolctl import threadpool_limits
 
-from ddlib.stats.laws import Interval
+from ddlib.stats.intervals import Interval
 
 DISTILLERS = ("samples", "herding", "every choice", "best alphabet", "free decoder")
 COPIES, ANGLES = 8, (5, 20)  # of the families with near duplicates; degrees

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.stats.laws import Interval
+from ddlib.stats.intervals import Interval
 from ddlib.theory.linear import Moments, descend, geometric, moments, risk_gap
 from ddlib.theory.surrogates import (
     Samples,

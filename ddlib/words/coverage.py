@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from ddlib.stats.compare import LEVEL
-from ddlib.stats.covers import Triangles
+from ddlib.stats.distances import Triangles
+from ddlib.stats.intervals import LEVEL
 from ddlib.stats.planner import CLAIMED, REACH, Pilot, Plan
-from ddlib.words.scaling import Text, listed, no_worse
+from ddlib.words.scaling import no_worse
+from ddlib.words.text import Text, listed
 
 NAMES = {
     "h_cov": "H_cov",

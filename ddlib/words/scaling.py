@@ -1,22 +1,17 @@
 """Sentences that say what results show, computed from the results and never typed by hand."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import pandas as pd
 
 from ddlib.stats.compare import BASELINE, Agreement, against, crossings, holm, not_positive
-from ddlib.stats.laws import LAWS, LEVEL, Fit, Interval, Verdict, best, detectable, verdict
+from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.laws import LAWS, Fit
+from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
+from ddlib.words.text import Text, between, bullets, listed, number, p_value, sections
 
 FEW = 4  # configurations that are named one by one
-NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
-
-
-class Text(str):
-    """Markdown that a notebook renders and a terminal shows as it is."""
-
-    __repr__ = _repr_markdown_ = str.__str__
 
 
 def scaling(
@@ -99,7 +94,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
     """
     leaders = [*map(_leader, ranks.to_dict("records")), _tally(ranks)]
-    return _sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
+    return sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
 def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame) -> Text:
@@ -108,11 +103,7 @@ def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, spent: pd.DataFrame) ->
     pairs, ranks, spent: the tables `paired`, `ranking` and `cost_table` of `ddlib.stats.compare`.
     """
     costs = {"Per second": [_rate(spent), _front(spent)], "The tests": [_power(pairs)]}
-    return Text(f"{per_image(pairs, ranks)}\n\n{_sections(costs)}")
-
-
-def _sections(parts: Mapping[str, Iterable[str]]) -> Text:
-    return Text("\n\n".join(f"**{head}**\n\n{_bullets(lines)}" for head, lines in parts.items()))
+    return Text(f"{per_image(pairs, ranks)}\n\n{sections(costs)}")
 
 
 def surrogates(
@@ -130,7 +121,7 @@ def surrogates(
     lines = [_differing(pairs), _order(order), _swaps(crossings(pairs)), _exponents(exponents)]
     first = [] if trials is None else no_worse(trials)
     verdict = " ".join([*first, _interchangeable(order, pairs, exponents)])
-    return Text(f"{verdict}\n\n{_bullets(lines)}")
+    return Text(f"{verdict}\n\n{bullets(lines)}")
 
 
 def no_worse(trials: pd.DataFrame) -> list[str]:
@@ -156,27 +147,6 @@ def no_worse(trials: pd.DataFrame) -> list[str]:
     return [f"{start}{'; '.join(parts)}."] if parts else []
 
 
-def between(interval: Interval, pattern: str = "") -> str:
-    """Return an estimate with its interval in words: `0.31 (0.27 to 0.35)`.
-
-    pattern: that of the numbers, such as ".2f", else three digits.
-    """
-    return f"{_number(interval.estimate, pattern)} ({ends(*interval[1:], pattern)})"
-
-
-def ends(low: float | None, high: float | None, pattern: str = "") -> str:
-    """Return an interval in words: `0.27 to 0.35`, or `no interval` for None and NaN."""
-    if pd.isna(low):
-        return "no interval"
-    return f"{_number(low, pattern)} to {_number(high, pattern)}"
-
-
-def _number(value: float, pattern: str = "") -> str:
-    if math.isinf(value):
-        return "no bound"
-    return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
-
-
 def _positive(law: Fit) -> str:
     """Name the sizes at which S is at least as good as D: there is no gap to speak of."""
     data = law.data
@@ -190,7 +160,7 @@ def _positive(law: Fit) -> str:
 def _verdict(judged: Verdict, fits: Mapping[str, Fit]) -> str:
     """Say the verdict. The paper's upper bound is another matter: see `_faster`."""
     law = fits["inverse_sqrt"]
-    test = "" if law.misfit is None else f" (lack of fit: {_p(law.misfit)})"
+    test = "" if law.misfit is None else f" (lack of fit: {p_value(law.misfit)})"
     if judged.outcome == "undecided":
         return f"Whether the curve a/√k + c holds cannot be decided: {judged.why}."
     return f"The curve a/√k + c {judged.outcome}: {judged.why}{test}.{_faster(judged, fits)}"
@@ -222,11 +192,8 @@ def _told(free: Fit) -> str:
 def _choice(fits: Mapping[str, Fit]) -> str:
     choice = best(dict(fits))
     if choice is None:
-        return "No law can be preferred."
-    criterion = {"aic": "AIC", "loo_error": "The leave-one-k-out error"}[choice.criterion]
-    text = f"{criterion} prefers {LAWS[choice.law].formula}"
-    if choice.criterion != "aic":
-        return f"{text}, which without seed variances says little."
+        return "No law can be preferred: there is no AIC without a variance between seeds."
+    text = f"AIC prefers {LAWS[choice.law].formula}"
     if choice.rivals:
         rivals = listed((LAWS[law].formula for law in choice.rivals), "and")
         text += f"; within {NEAR} units {'are' if len(choice.rivals) > 1 else 'is'} {rivals}"
@@ -294,30 +261,16 @@ def _beyond(k: Interval, law: Fit) -> str:
     return f", extrapolated beyond the largest k, {largest:g}" if k.estimate > largest else ""
 
 
-def listed(names: Iterable, word: str = "or") -> str:
-    """Return names as a list in words: `a, b or c`."""
-    names = [str(name) for name in names]
-    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
 def _of_row(row: Mapping, estimate: str) -> str:
     return between(Interval(row[estimate], row["low"], row["high"]))
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
 def _leader(row: Mapping) -> str:
     text = f"k = {row['k']}: {row['best']} with {_of_row(row, 'accuracy')}"
     if not isinstance(row["runner_up"], str):
         return f"{text}, the only method."
-    test = row["reason"] or f"Holm {_p(row['p_holm'])}"
-    by = f"{_number(row['difference'])} " if row["difference"] > 0 else ""
+    test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
+    by = f"{number(row['difference'])} " if row["difference"] > 0 else ""
     text += f", {'level with' if row['difference'] == 0 else f'{by}ahead of'} {row['runner_up']} "
     text += f"({test})"
     if row["untold"]:
@@ -362,15 +315,15 @@ def _rate(spent: pd.DataFrame) -> str:
     top = known.loc[known["gain_per_second"].idxmax()]
     return (
         f"Most accuracy over {BASELINE} for a second of distillation: {top['method']} at k = "
-        f"{top['k']}, {_number(top['gain'])} in {_number(top['distil_seconds'])} s."
+        f"{top['k']}, {number(top['gain'])} in {number(top['distil_seconds'])} s."
     )
 
 
 def _front(spent: pd.DataFrame) -> str:
     front = spent[spent["front"]].sort_values("seconds")
     points = (
-        f"{row['method']} at k = {row['k']} ({_number(row['accuracy'])} in "
-        f"{_number(row['seconds'])} s)"
+        f"{row['method']} at k = {row['k']} ({number(row['accuracy'])} in "
+        f"{number(row['seconds'])} s)"
         for row in front.to_dict("records")
     )
     text = "Not beaten in accuracy by anything as fast, distillation and one training together: "
@@ -421,7 +374,7 @@ def _order(order: Agreement) -> str:
     alike = "more" if order.p <= LEVEL else "not more"
     return (
         f"Over {len(order.ks)} sizes the order of {listed(order.methods, 'and')} agrees with "
-        f"Kendall's W = {order.w:.2f} ({_p(order.p)}): {alike} than random orders do.{lost}"
+        f"Kendall's W = {order.w:.2f} ({p_value(order.p)}): {alike} than random orders do.{lost}"
     )
 
 
@@ -440,8 +393,8 @@ def _exponents(table: pd.DataFrame) -> str:
     if sound.empty:
         return "No two methods' exponents of a/k^b + c can be compared."
     far = [
-        f"{row['first']} ({_number(row['b_first'])}) and {row['second']} "
-        f"({_number(row['b_second'])}) differ by {_of_row(row, 'difference')}"
+        f"{row['first']} ({number(row['b_first'])}) and {row['second']} "
+        f"({number(row['b_second'])}) differ by {_of_row(row, 'difference')}"
         for row in sound[sound["differs"]].to_dict("records")
     ]
     widest = (sound["high"] - sound["low"]).max()
@@ -461,7 +414,7 @@ def _interchangeable(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFr
         most = pairs[["low", "high"]].abs().max(axis=None)
         return (
             "These trials do not separate the methods: they may be interchangeable, but "
-            f"differences up to {_number(most)} are not excluded"
+            f"differences up to {number(most)} are not excluded"
             f"{', and an order that agrees over k hints at some' if shared else ''}."
         )
     against_it = [f"some differ at k = {listed(told, 'and')}"] if told else []

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ddlib.files import from_root
-from ddlib.stats.compare import LEVEL
-from ddlib.stats.laws import Interval
+from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
-from ddlib.words.scaling import Text, between
+from ddlib.words.text import Text, between
 
 NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
 REGRESSIONS = "regressions.parquet"  # what notebook 03 leaves

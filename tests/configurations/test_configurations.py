@@ -8,20 +8,18 @@ from safetensors.torch import load as parse
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from ddlib.configurations.configuration import (
-    Configuration,
-    Pretraining,
-    State,
-    contrastive_loss,
-    expand,
-    pretrain,
-    read_configurations,
-    read_families,
-)
-from ddlib.data.base import Split, load
+from ddlib.configurations.configuration import Configuration, Pretraining, State
+from ddlib.configurations.families import expand, read_configurations, read_families
+from ddlib.configurations.pretraining import contrastive_loss, pretrain
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import OPTIMISERS, Recipe, augmented, train
+from ddlib.training.augment import augmented
+from ddlib.training.loop import train
+from ddlib.training.recipe import OPTIMISERS, Recipe
 
 MLP = {"name": "mlp", "width": 10, "depth": 2}
 CONVNET = {"name": "convnet", "width": 4, "depth": 1}
@@ -93,8 +91,8 @@ def test_updates_one_by_one_are_the_training(tiny, name, network):
 
 def test_updates_drop_what_the_training_drops(tiny):
     body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
-    network = networks.Network(body, nn.Linear(64, 3))
-    theta = networks.initial_parameters(network, generator("weights"))
+    network = Network(body, nn.Linear(64, 3))
+    theta = initial_parameters(network, generator("weights"))
     images, labels = tiny.train.images[:16], tiny.train.labels[:16]
     chosen, state = configuration(network=MLP, **PLAIN), State.start(0)
     stream = torch.Generator()
@@ -165,7 +163,7 @@ def test_pretraining_learns_without_labels(digits, kind):
     content = pretrain(digits, chosen)
     assert torch.equal(torch.random.get_rng_state(), before)
     network = chosen.build(digits.image_shape, 10)
-    fresh = networks.initial_parameters(network, generator("fresh"))
+    fresh = initial_parameters(network, generator("fresh"))
     theta = chosen.initial(network, generator("fresh"), parse(content))
     few, test = digits.train.images[:60], digits.test.images[:300]
     labels = digits.train.labels[:60], digits.test.labels[:300]

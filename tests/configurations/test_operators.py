@@ -6,9 +6,10 @@ import torch
 
 from ddlib.configurations import operators
 from ddlib.configurations.configuration import Configuration, State
-from ddlib.data.base import DataSet, load
+from ddlib.data.base import DataSet
+from ddlib.data.load import load
 from ddlib.seeds import generator
-from ddlib.stats.covers import update_distance
+from ddlib.stats.distances import update_distance
 from ddlib.training.loop import batches, training_steps
 
 BASE = {

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddlib.data.base import Whitening
+from ddlib.data.base import images_digest
 from ddlib.data.cache import one_copy, read
-from ddlib.fingerprints import images_digest
+from ddlib.data.normalise import Whitening
 
 
 def assert_same(ours, theirs):

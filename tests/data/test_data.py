@@ -13,7 +13,9 @@ from sklearn.datasets import load_digits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.datasets import CIFAR10
 
-from ddlib.data.base import DATASETS, Normalisation, load
+from ddlib.data.load import load
+from ddlib.data.normalise import Normalisation
+from ddlib.data.sources import DATASETS
 from ddlib.devices import precision
 from ddlib.study.settings import read_ipcs
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ddlib.explore import theory as explore_theory
-from ddlib.figures import scaling as charts
+from ddlib.figures import render
 
 MOVES = {"rho": 0.5, "noise": 2.0, "k": 300, "count": 64, "spread": 10}
 
@@ -40,7 +40,7 @@ def explorer(monkeypatch):
 
 def drawn(screen) -> str:
     """All rows that the picture shows, whatever names its tables have."""
-    return json.dumps(sorted(json.dumps(t) for t in screen.shown[charts.LIVE]["datasets"].values()))
+    return json.dumps(sorted(json.dumps(t) for t in screen.shown[render.LIVE]["datasets"].values()))
 
 
 def expected(**knobs) -> str:

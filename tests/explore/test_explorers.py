@@ -18,8 +18,8 @@ from ddlib.explore import explorers as explore
 from ddlib.explore import tables
 from ddlib.explore import words as reading_explore
 from ddlib.publish.page import _plain
-from ddlib.stats import families as coverage_laws
-from ddlib.stats import laws, planner
+from ddlib.stats import laws, planner, verdicts
+from ddlib.stats.families import k_star, worst_gaps
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -153,7 +153,7 @@ def test_a_law_that_was_rejected_predicts_nothing():
     step = pd.DataFrame(np.where(ks <= 50, 0.3, 0.1) + noise, columns=ks)
     fits = {("step", law): laws.fit(step, law, draws=50) for law in laws.LAWS}
     assert max(fit.misfit for fit in fits.values()) < 1e-9
-    judged = laws.verdict({law: fit for (_, law), fit in fits.items()})
+    judged = verdicts.verdict({law: fit for (_, law), fit in fits.items()})
     assert judged.outcome == "fails"
     found = reading_explore.at_size(fits, 800, 1e-4, 0.1, {"step": judged.why})
     assert found.drop(columns=["method", "law", "k"]).select_dtypes(float).isna().all(axis=None)
@@ -260,7 +260,7 @@ def test_k_star_is_measured_planned_and_predicted(family, example):
     choose(family, members=members, epsilon=0.08, radius=0.1, k=50)
     assert family.controls["preset"].value == explore.OWN
     found = {row[0]: row for row in cells(family)[1:]}
-    measured = coverage_laws.k_star(gaps, {"f": members}, 0.08, draws=explore.DRAWS).table
+    measured = k_star(gaps, {"f": members}, 0.08, draws=explore.DRAWS).table
     expected = measured[["k_star", "low", "high"]].iloc[0]
     finite = expected[np.isfinite(expected)]
     assert numbers(found["k*, measured"][1]) == pytest.approx(list(finite), abs=0.51)
@@ -269,7 +269,7 @@ def test_k_star_is_measured_planned_and_predicted(family, example):
     plan = planner.plan(pilot, members, 0.08, 10)
     assert numbers(found["k*, planned"][1]) == [end for end in plan.k if np.isfinite(end)]
     assert found["k*, measured"][2].endswith(f"; raw {measured['raw'].iloc[0]:.0f}")
-    worst = coverage_laws.worst_gaps(gaps.query("k == 50"), {"f": members})
+    worst = worst_gaps(gaps.query("k == 50"), {"f": members})
     row = found["worst member at k = 50"]
     assert row[1] == worst["worst_member"].mode()[0]
     assert numbers(row[2])[0] == pytest.approx(worst["worst"].mean(), abs=6e-4)
@@ -305,7 +305,7 @@ def test_a_dead_configuration_leaves_other_families_whole(lame, example):
     law = example[1]
     gaps = law.gaps[law.gaps["method"] == "dm"]
     found = {row[0]: row for row in cells(lame)[1:]}
-    measured = coverage_laws.k_star(gaps, {"f": members}, 0.05, draws=explore.DRAWS).table
+    measured = k_star(gaps, {"f": members}, 0.05, draws=explore.DRAWS).table
     [expected] = measured[["k_star", "low", "high"]].to_numpy()
     assert numbers(found["k*, measured"][1]) == pytest.approx(
         expected[np.isfinite(expected)], abs=0.51

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddlib.data.base import Normalisation
+from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import tables
-from ddlib.stats import covers as coverage
+from ddlib.stats import covers
 from ddlib.study.settings import read_settings
 
 
@@ -40,7 +40,7 @@ def test_families_are_those_of_the_settings_and_of_equal_size(example):
     _, law = example
     assert law.families["all configurations"] == tuple(law.configurations)
     assert law.families["optimisation-3"] == ("own", "adam", "rmsprop")
-    spread = coverage.spread_families(law.distances, 4, 5)
+    spread = covers.spread_families(law.distances, 4, 5)
     assert {name: law.families[name] for name in spread} == spread
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ddlib.figures import methods as charts_methods
-from ddlib.figures import scaling as charts
+from ddlib.figures import render, style
 from ddlib.stats import compare as comparison
 
 KS = (10, 100, 1000)
@@ -70,7 +70,7 @@ def distance(one: str, other: str) -> float:
 
 
 def test_colours_of_methods_stay_apart_for_colour_blind_eyes():
-    colours = charts.METHOD_COLOURS
+    colours = style.METHOD_COLOURS
     assert set(METHODS) <= set(colours)
     for one, other in itertools.combinations(colours, 2):
         assert distance(colours[one], colours[other]) > 12, (one, other)
@@ -131,7 +131,7 @@ def test_filled_marks_survive_hollow_ones_do_not(forest):
     assert [panel["title"] for panel in spec["concat"]] == ["k = 10", "k = 100", "k = 1000"]
     shown = rows_of(spec, "ink", "fill").set_index("method")
     assert shown.loc["dm", "fill"] == "white"
-    assert shown.loc["mtt", "fill"] == shown.loc["mtt", "ink"] == charts.METHOD_COLOURS["mtt"]
+    assert shown.loc["mtt", "fill"] == shown.loc["mtt", "ink"] == style.METHOD_COLOURS["mtt"]
     assert shown["untested"].to_dict() == {method: method == "dc" for method in METHODS}
     assert shown["difference"].tolist() == pytest.approx([3] * 8)  # points
 
@@ -167,7 +167,7 @@ def test_figures_become_pictures_of_at_most_1000_pixels(table, forest):
         charts_methods.differences(forest),
         charts_methods.accuracy_against_seconds(spent),
     ):
-        _, metadata = charts.mime_bundle(chart.to_dict())
+        _, metadata = render.mime_bundle(chart.to_dict())
         assert 600 <= metadata["image/png"]["width"] <= 1000
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ddlib.figures import render, style
 from ddlib.figures import scaling as charts
-from ddlib.stats import laws
+from ddlib.stats import laws, verdicts
 
 KS = (10, 50, 100, 200, 500, 1000)
 METHODS = ("random", "herding", "DM", "DC")
@@ -53,7 +54,7 @@ def floors() -> pd.DataFrame:
 
 @pytest.fixture
 def summary() -> pd.DataFrame:
-    names = list(charts.STYLES)
+    names = list(style.STYLES)
     one = pd.DataFrame(
         {
             "law": names,
@@ -152,7 +153,7 @@ def test_floors_missing_trials_and_missing_fits_are_told(gaps, curves, floors):
 
 
 def test_rivals_shows_every_law_of_every_method(gaps, curves, summary):
-    curves = pd.concat([curves.assign(law=law) for law in charts.STYLES], ignore_index=True)
+    curves = pd.concat([curves.assign(law=law) for law in style.STYLES], ignore_index=True)
     spec = charts.rivals(gaps, curves, summary, "gap in test error (fraction)").to_dict()
     assert len(rows_of(spec, "law", "gap")) == 6 * 24
     evidence = pd.DataFrame(
@@ -169,15 +170,15 @@ def test_rivals_shows_every_law_of_every_method(gaps, curves, summary):
 
 
 def test_charts_know_the_laws_and_take_their_tables_as_they_come(gaps, summary):
-    assert set(charts.STYLES) == set(laws.LAWS)
+    assert set(style.STYLES) == set(laws.LAWS)
     methods = ("DM", "DC")
     gaps = gaps[gaps["method"].isin(methods)]
     fits = {
         method: laws.fit_all(table.pivot(index="seed", columns="k", values="gap"), draws=20)
         for method, table in gaps.groupby("method")
     }
-    curves = pd.concat([laws.curves(fits[m], KS).assign(method=m) for m in methods])
-    table = pd.concat([laws.summary(fits[m]).assign(method=m) for m in methods])
+    chosen = {method: fits[method] for method in methods}
+    curves, table = verdicts.curves(chosen, KS), verdicts.summary(chosen)
     spec = charts.rivals(gaps, curves, table, "gap").to_dict()
     assert len(rows_of(spec, "loo", "fit")) == 12
 
@@ -201,24 +202,24 @@ def test_pictures_become_a_grid():
 def test_pictures_reach_the_png_with_sharp_pixels():
     row = {"method": "DM", "k": 1, "ipc": 1, "class_name": "0"}
     table = pd.DataFrame([row | {"url": picture(RED, BLUE, BLUE, RED)}])
-    png = charts.mime_bundle(charts.distilled_images(table).to_dict())[0]["image/png"]
+    png = render.mime_bundle(charts.distilled_images(table).to_dict())[0]["image/png"]
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
     # A side of 62 pixels at scale 2, half of them red and half blue: nothing was blended.
     assert colours[RED] == colours[BLUE] == 124 * 124 / 2
 
 
 def test_a_method_keeps_its_colour():
-    assert charts.method_colours(pd.Series(["DM", "dc", "DM"])) == {
-        "DM": charts.METHOD_COLOURS["dm"],
-        "dc": charts.METHOD_COLOURS["dc"],
+    assert style.method_colours(pd.Series(["DM", "dc", "DM"])) == {
+        "DM": style.METHOD_COLOURS["dm"],
+        "dc": style.METHOD_COLOURS["dc"],
     }
-    both = charts.method_colours(pd.Series(["b", "a", "random"]))
-    assert both == charts.method_colours(pd.Series(["random", "a", "b"]))
+    both = style.method_colours(pd.Series(["b", "a", "random"]))
+    assert both == style.method_colours(pd.Series(["random", "a", "b"]))
     assert len(set(both.values())) == 3
 
 
 def test_the_renderer_gives_jupyterlab_its_mime_type_and_everyone_a_picture(gaps, curves, floors):
-    charts.enable()
+    render.enable()
     try:
         data, metadata = charts.gap_against_k(gaps, curves, floors, "gap")._repr_mimebundle_()
     finally:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ddlib.methods import common
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import torch
 from diffusers import DDPMScheduler
 from sklearn.cluster import KMeans
 
-from ddlib.data.base import DataSet, Normalisation, Split
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation
 from ddlib.methods import diffusion
 from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, guided_step, jobs, modes, sample
 from ddlib.methods.generators import unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 LINEAR = {"beta_schedule": "linear", "clip_sample": False}
 ALPHAS_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # of the linear schedule

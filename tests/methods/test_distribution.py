@@ -13,7 +13,8 @@ from ddlib.methods.distribution import (
     squared_distance,
 )
 from ddlib.methods.selection import RandomSelection, random
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 
 EVERYTHING = 40  # a real batch of all images of a class
 NORMS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}

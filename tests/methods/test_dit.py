@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
-from ddlib.data.base import DataSet, Normalisation, Split, Whitening
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.devices import precision
 from ddlib.methods import diffusion
 from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, sample

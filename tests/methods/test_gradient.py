@@ -20,10 +20,11 @@ from ddlib.methods.gradient import (
     row_cosine_distance,
     weight_gradients,
 )
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
 PLAIN = [augment.Draw("none")] * 3  # the augmentation of three classes: none

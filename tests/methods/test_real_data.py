@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddlib.data import base as data
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.methods import METHODS
 from ddlib.methods.common import initial_images
 from ddlib.methods.generators import unet
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,8 +60,8 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def mnist():
-    whole = data.load("mnist")  # a fifth of its test images is enough, and five times as fast
-    return replace(whole, test=data.Split(whole.test.images[:2000], whole.test.labels[:2000]))
+    whole = load("mnist")  # a fifth of its test images is enough, and five times as fast
+    return replace(whole, test=Split(whole.test.images[:2000], whole.test.labels[:2000]))
 
 
 def build(dataset):
@@ -136,14 +139,14 @@ def keep_few_of_imagenette(tmp_path, monkeypatch):
 def test_dm_lowers_its_objective_in_unseen_networks_on_colour_images(tmp_path, monkeypatch, name):
     if name == "imagenette":
         keep_few_of_imagenette(tmp_path, monkeypatch)
-    dataset = data.load(name, image_size=32, per_class=30)
+    dataset = load(name, image_size=32, per_class=30)
     network = networks.build("convnet", dataset.image_shape, 10, width=16)
     real = [dataset.train.images[dataset.train.labels == label] for label in range(10)]
 
     def distance(images):
         total = 0.0
         for number in range(3):
-            theta = networks.initial_parameters(network, generator("unseen", number))
+            theta = initial_parameters(network, generator("unseen", number))
             means = [networks.embed(network, theta, each).mean(0) for each in real]
             features = networks.embed(network, theta, images)
             total += sum((a - b).square().sum() for a, b in zip(means, features, strict=True))

@@ -19,7 +19,7 @@ from ddlib.methods.common import (
 )
 from ddlib.networks.functional import build
 from ddlib.parameters import Parameters
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 BATCHES = {"iterations": 2, "real_batch": 8, "augmentation": "dsa"}
 SETTINGS = {

@@ -16,9 +16,11 @@ from ddlib.methods.selection import (
     k_center_order,
     random,
 )
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.training.loop import Recipe, train
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 CONTROLS = {
     "random": (random, RandomSelection()),

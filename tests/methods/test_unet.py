@@ -8,9 +8,10 @@ import safetensors
 import torch
 from diffusers import DDPMScheduler
 
-from ddlib.data.base import DataSet, Normalisation, Split
+from ddlib.data.base import DataSet, Split
+from ddlib.data.normalise import Normalisation
 from ddlib.methods.generators import unet
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 JOB = {"channels": [8, 8], "steps": 40, "batch_size": 16, "learning_rate": 0.01}
 JOB |= {"timesteps": 1000, "label_drop": 0.1}

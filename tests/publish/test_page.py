@@ -1,8 +1,8 @@
 """A page holds everything it shows: no downloads, one copy of Vega, formulas as MathML."""
 
 import json
-import os
-from pathlib import Path
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -181,36 +181,12 @@ def test_a_run_with_an_answer_to_every_cell_carries_no_warning(convert):
     assert not convert(*cells).select(".stopped")
 
 
-def test_a_page_is_replaced_whole_or_not_at_all(convert, tmp_path, monkeypatch):
-    convert(code(stream("stdout", "old")))
-    before = (tmp_path / "run.html").read_bytes()
-
-    def full_disc(source, target):
-        assert "new" in Path(source).read_text("utf-8")
-        assert Path(source).parent == target.parent
-        raise OSError("disc is full")
-
-    monkeypatch.setattr(os, "replace", full_disc)
-    with pytest.raises(OSError, match="disc is full"):
-        convert(code(stream("stdout", "new")))
-    assert (tmp_path / "run.html").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.html", "run.ipynb"]
-
-
 @pytest.mark.parametrize("text", ["no JSON", "[1]", "{}", '{"nbformat": 4, "cells": 3}', "\xff"])
 def test_what_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "run.ipynb").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"run\.ipynb is not a Jupyter notebook"):
         page.write_page(tmp_path / "run.ipynb", tmp_path / "run.html")
     assert not (tmp_path / "run.html").exists()
-
-
-def test_a_page_goes_where_it_is_asked_for(tmp_path, convert):
-    with pytest.raises(FileNotFoundError, match=r"no notebook at .*missing\.ipynb"):
-        page.write_page(tmp_path / "missing.ipynb", tmp_path / "missing.html")
-    convert(code(stream("stdout", "done")))
-    page.write_page(tmp_path / "run.ipynb", tmp_path / "new" / "page.html")
-    assert (tmp_path / "new" / "page.html").read_bytes() == (tmp_path / "run.html").read_bytes()
 
 
 def test_the_numbers_of_an_explorer_stand_below_its_picture(convert):
@@ -220,14 +196,16 @@ def test_the_numbers_of_an_explorer_stand_below_its_picture(convert):
     assert soup.figure.find_next("table").text == "42"
 
 
-def test_a_page_in_a_folder_of_the_root_links_as_any_other():
-    """`results: /out` has no folder of studies two levels up."""
-    assert page.pages_beside(Path("/nowhere/01_one.html"))("02_two.ipynb") is None
-    assert page.pages_beside(Path("/01_one.html"))("02_two.ipynb") is None
-
-
 def test_what_stands_in_for_a_run_is_left_out_of_its_page(convert):
     still = new_markdown_cell("![a picture](images/a.png)", metadata={"tags": ["not-run"]})
     soup = convert(new_markdown_cell("# Kept"), still)
     assert soup.h1
     assert not soup("img")
+
+
+def test_nbconvert_writes_the_same_page(convert, tmp_path):
+    convert(new_markdown_cell(PROSE), code(display(vegalite=SPEC)))
+    ours = (tmp_path / "run.html").read_text("utf-8")
+    command = [sys.executable, "-m", "nbconvert", "--to", "ddlib_page", tmp_path / "run.ipynb"]
+    subprocess.run([*command, "--output", "theirs"], check=True, capture_output=True)
+    assert (tmp_path / "theirs.html").read_text("utf-8") == ours

@@ -9,6 +9,8 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from ddlib.stats import families as coverage_laws
+from ddlib.stats import regressions
+from ddlib.stats.families import KStars, k_star, seed_weights, transfer, worst_gaps, worst_over
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -39,7 +41,7 @@ def given(ks, censored="", draws=None, relabelled=None):
         np.array([ks] if more is None else np.vstack([ks, more]), dtype=float)
         for more in (draws, relabelled)
     )
-    return coverage_laws.KStars(pd.DataFrame(rows), draws.T, np.stack([relabelled.T] * 2))
+    return KStars(pd.DataFrame(rows), draws.T, np.stack([relabelled.T] * 2))
 
 
 def measured(**columns):
@@ -59,14 +61,14 @@ def test_worst_gaps_by_hand():
         [("a", 1, 0.1), ("a", 2, 0.5), ("a", 3, 0.3), ("b", 1, 0.38), ("b", 2, 0.2), ("b", 3, 0.0)],
         columns=["configuration", "seed", "gap_error"],
     ).assign(k=10)
-    found = coverage_laws.worst_gaps(gaps, {"f": ["a", "b"]}).set_index("seed")
+    found = worst_gaps(gaps, {"f": ["a", "b"]}).set_index("seed")
     # Without seed 1: a 0.4, b 0.1. Without 2: a 0.2, b 0.19. Without 3: a 0.3, b 0.29.
     assert found["worst_member"].tolist() == ["a", "a", "a"]
     assert found["worst"].tolist() == [0.1, 0.5, 0.3]
     assert found["mean"].tolist() == pytest.approx([0.24, 0.35, 0.15])
     assert found["raw"].tolist() == pytest.approx([0.3] * 3)
     gaps.loc[gaps["configuration"] == "b", "gap_error"] += 0.15
-    found = coverage_laws.worst_gaps(gaps, {"f": ["a", "b"]}).set_index("seed")
+    found = worst_gaps(gaps, {"f": ["a", "b"]}).set_index("seed")
     # Without 1: a 0.4, b 0.25. Without 2: a 0.2, b 0.34. Without 3: a 0.3, b 0.44.
     assert found["worst_member"].tolist() == ["a", "b", "b"]
     assert found["worst"].tolist() == pytest.approx([0.1, 0.35, 0.15])
@@ -78,8 +80,8 @@ def test_evaluations_are_averaged_and_failures_left_out():
     failed = gaps.iloc[:1].assign(status="diverged", gap_error=np.nan)
     both = pd.concat([twice.assign(status="ok"), failed])
     families = {"f": names(0, 1)}
-    expected = coverage_laws.worst_gaps(gaps, families)
-    pd.testing.assert_frame_equal(coverage_laws.worst_gaps(both, families), expected)
+    expected = worst_gaps(gaps, families)
+    pd.testing.assert_frame_equal(worst_gaps(both, families), expected)
 
 
 def biases(spread, members, studies=3000, seeds=5):
@@ -88,7 +90,7 @@ def biases(spread, members, studies=3000, seeds=5):
     truths = spread * rng.normal(size=(members, 1, studies))
     values = truths + rng.normal(size=(members, seeds, studies))  # a study takes the place of a k
     values += rng.normal(size=(1, seeds, studies))
-    corrected = coverage_laws.worst_over(values, coverage_laws.seed_weights(range(seeds), 0, 0))[0]
+    corrected = worst_over(values, seed_weights(range(seeds), 0, 0))[0]
     raw = values.mean(axis=1).max(axis=0)
     return np.mean([corrected - truths.max(axis=0)[0], raw - truths.max(axis=0)[0]], axis=1)
 
@@ -117,7 +119,7 @@ def test_only_the_raw_k_star_of_identical_members_grows_with_their_number():
     slopes = []
     for i in range(40):
         gaps = table(np.ones(16), noise=0.02, generator=i)
-        found = coverage_laws.k_star(gaps, families, 0.12, draws=0, relabellings=0)  # k* = 100
+        found = k_star(gaps, families, 0.12, draws=0, relabellings=0)  # k* = 100
         slopes.append(np.polyfit(np.log(sizes), found.table[["k_star", "raw"]], 1)[0])
     mean, error = np.mean(slopes, axis=0), np.std(slopes, axis=0) / np.sqrt(40)
     assert abs(mean[0]) < 3 * error[0]
@@ -135,22 +137,22 @@ def test_only_the_raw_k_star_of_identical_members_grows_with_their_number():
 )
 def test_bad_families_are_refused(families, message):
     with pytest.raises(ValueError, match=message):
-        coverage_laws.worst_gaps(table([1.0, 2.0]), families)
+        worst_gaps(table([1.0, 2.0]), families)
 
 
 def test_bad_gaps_are_refused():
     gaps, families = table([1.0]), {"f": names(0)}
     with pytest.raises(ValueError, match="one seed cannot tell"):
-        coverage_laws.worst_gaps(table([1.0], seeds=1), families)
+        worst_gaps(table([1.0], seeds=1), families)
     with pytest.raises(ValueError, match="unknown measure 'loss'"):
-        coverage_laws.worst_gaps(gaps, families, "loss")
+        worst_gaps(gaps, families, "loss")
     both = pd.concat([gaps.assign(method="dm"), gaps.assign(method="dc")])
     with pytest.raises(ValueError, match="gaps of 2 methods"):
-        coverage_laws.worst_gaps(both, families)
+        worst_gaps(both, families)
     with pytest.raises(ValueError, match="choose a finite gap"):
-        coverage_laws.k_star(gaps, families, [0.1, np.nan])
+        k_star(gaps, families, [0.1, np.nan])
     with pytest.raises(ValueError, match="k=0; every k must be > 0"):
-        coverage_laws.k_star(gaps.assign(k=0), families, 0.1)
+        k_star(gaps.assign(k=0), families, 0.1)
 
 
 # k*
@@ -165,7 +167,7 @@ def test_the_isotonic_fit_is_that_of_scikit_learn():
 
 def test_k_star_of_known_laws_and_its_censoring():
     families = {"small": names(0), "both": names(0, 1)}
-    found = coverage_laws.k_star(table([0.5, 1.0]), families, [0.1, 0.06, 0.2, 0.02], draws=5)
+    found = k_star(table([0.5, 1.0]), families, [0.1, 0.06, 0.2, 0.02], draws=5)
     answers = found.table.set_index(["family", "epsilon"])
     # (a / (epsilon - 0.02))^2, on a grid from 10 to 500
     for family, epsilon, k in [
@@ -201,10 +203,10 @@ def test_a_family_uses_whole_seeds_and_nothing_is_filled_in():
     missing = lost(gaps, ("c1", 1, 50), ("c1", 3), ("c2", 0), ("c2", 1))
     missing = lost(missing, ("c2", 2, 10), ("c2", 3, 20), ("c2", 4, 50))
     families = {"ab": names(0, 1), "a": names(0), "c": names(2)}
-    found = coverage_laws.k_star(missing, families, 0.12).table.set_index("family")
+    found = k_star(missing, families, 0.12).table.set_index("family")
     assert found[["seeds", "missing_seeds"]].to_numpy().tolist() == [[3, 2], [5, 0], [0, 5]]
     whole = gaps[~gaps["seed"].isin([1, 3])]
-    alone = coverage_laws.k_star(whole, {"ab": names(0, 1)}, 0.12).table.set_index("family")
+    alone = k_star(whole, {"ab": names(0, 1)}, 0.12).table.set_index("family")
     same = ["k_star", "low", "high", "raw"]
     assert found.loc["ab", same].tolist() == pytest.approx(alone.loc["ab", same].tolist())
     assert np.isnan(found.loc["c", "k_star"])
@@ -215,12 +217,12 @@ def test_a_size_with_fewer_than_two_seeds_is_left_out_and_counted():
     gaps = table([0.5, 1.0])
     gaps = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
     families = {"small": names(0), "both": names(0, 1)}
-    found = coverage_laws.k_star(gaps, families, [0.1], draws=2).table
+    found = k_star(gaps, families, [0.1], draws=2).table
     assert found["largest"].tolist() == [500, 200]
     assert found["missing_sizes"].tolist() == [0, 1]
     assert found["missing_seeds"].tolist() == [0, 0]
     assert found["k_star"].tolist() == pytest.approx([39.0625, 156.25])
-    none = coverage_laws.k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1).table
+    none = k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1).table
     assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
     assert none["k_star"].isna().all()
 
@@ -229,7 +231,7 @@ def test_beyond_a_lost_size_a_family_has_no_k_star():
     """k* of c1 is 625: where k = 500 was measured the bound is 500, and where it was lost none."""
     gaps, families = table([0.5, 1.0, 0.6]), {"a": names(0), "b": names(0, 1), "c": names(2)}
     short = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
-    found = coverage_laws.k_star(short, families, 0.06, draws=2)
+    found = k_star(short, families, 0.06, draws=2)
     assert found.table["k_star"].tolist() == pytest.approx([156.25, np.nan, 225], nan_ok=True)
     assert np.isnan(found.draws[1]).all()
     assert found.table["reason"].tolist() == [
@@ -238,12 +240,12 @@ def test_beyond_a_lost_size_a_family_has_no_k_star():
         "",
     ]
     low = lost(gaps, *[("c2", seed, 10) for seed in range(5)], ("c2", 0, 20))
-    found = coverage_laws.k_star(low, {"c": names(2)}, 0.3, draws=2).table  # 4.6
+    found = k_star(low, {"c": names(2)}, 0.3, draws=2).table  # 4.6
     reason = "k* is below 20, and trials beyond are missing: k = 10 (c2 in 5 of 5 seeds)"
     assert found["reason"].tolist() == [reason]
     assert found["k_star"].isna().all()
-    found = coverage_laws.k_star(short, families | {"d": names(1)}, [0.06, 0.12], draws=2)
-    counted = coverage_laws.regressions(
+    found = k_star(short, families | {"d": names(1)}, [0.06, 0.12], draws=2)
+    counted = regressions.regress(
         found, pd.DataFrame({"h_cov": [0.0, 1, 1, 2]}, index=list("abcd"))
     )
     counted = counted[counted["predictor"] == "h_cov"]
@@ -252,11 +254,11 @@ def test_beyond_a_lost_size_a_family_has_no_k_star():
 
 def test_worst_gaps_leave_out_a_seed_that_lacks_a_member_at_that_k():
     gaps = table([0.5, 1.0], noise=0.02)
-    found = coverage_laws.worst_gaps(lost(gaps, ("c1", 1, 50)), {"f": names(0, 1)})
+    found = worst_gaps(lost(gaps, ("c1", 1, 50)), {"f": names(0, 1)})
     here = found[found["k"] == 50].set_index("seed")
     assert here[["seeds", "missing"]].to_numpy().tolist() == [[4, 1]] * 5
     assert here["worst"].isna().tolist() == [False, True, False, False, False]
-    rest = coverage_laws.worst_gaps(gaps[gaps["seed"] != 1], {"f": names(0, 1)})
+    rest = worst_gaps(gaps[gaps["seed"] != 1], {"f": names(0, 1)})
     rest = rest[rest["k"] == 50].set_index("seed")
     assert here["worst"].dropna().tolist() == pytest.approx(rest["worst"].tolist())
     assert here["raw"].dropna().tolist() == pytest.approx(rest["raw"].tolist())
@@ -267,7 +269,7 @@ def test_families_stay_paired_where_one_loses_a_seed():
     families, alike = {"f": names(0), "g": names(1)}, []
     for i in range(8):
         gaps = lost(table([1.0, 1.0], shared=0.02, generator=i), ("c1", 2))
-        found = coverage_laws.k_star(gaps, families, 0.12, draws=500, relabellings=0)
+        found = k_star(gaps, families, 0.12, draws=500, relabellings=0)
         alike.append(stats.spearmanr(*found.draws[:, 1:]).statistic)
     assert np.mean(alike) > 0.6
 
@@ -277,7 +279,7 @@ def test_intervals_of_k_star_hold_the_truth_where_seeds_are_missing():
     for i in range(100):
         gaps = table([1.0, 0.8, 0.6], noise=0.01, shared=0.005, generator=i)
         gaps = lost(gaps, ("c0", 0), ("c1", 3, 50), ("c2", 4))
-        found = coverage_laws.k_star(gaps, {"f": names(0, 1, 2)}, 0.15, draws=200, relabellings=0)
+        found = k_star(gaps, {"f": names(0, 1, 2)}, 0.15, draws=200, relabellings=0)
         found = found.table.iloc[0]
         assert found["seeds"] == 2
         hits += found["low"] <= (1 / 0.13) ** 2 <= found["high"]
@@ -296,18 +298,16 @@ def test_intervals_of_k_star_cover_the_truth(scales):
     family, hits = {"f": names(*range(len(scales)))}, 0
     for i in range(100):
         gaps = table(scales, noise=0.01, shared=0.005, generator=i)
-        found = coverage_laws.k_star(gaps, family, 0.15, draws=200, seed=i).table.iloc[0]
+        found = k_star(gaps, family, 0.15, draws=200, seed=i).table.iloc[0]
         hits += found["low"] <= (1 / 0.13) ** 2 <= found["high"]
     assert 88 <= hits <= 100
 
 
 def test_draws_are_shared_by_all_families_in_every_call():
     gaps, families = table([0.5, 1.0, 0.7], noise=0.01), {"f": names(0, 1), "g": names(2)}
-    both = coverage_laws.k_star(gaps, families, 0.1, draws=20, seed=3)
-    alone = coverage_laws.k_star(gaps, {"g": names(2)}, 0.1, draws=20, seed=3)
-    shuffled = coverage_laws.k_star(
-        gaps.sample(frac=1, random_state=0), families, 0.1, draws=20, seed=3
-    )
+    both = k_star(gaps, families, 0.1, draws=20, seed=3)
+    alone = k_star(gaps, {"g": names(2)}, 0.1, draws=20, seed=3)
+    shuffled = k_star(gaps.sample(frac=1, random_state=0), families, 0.1, draws=20, seed=3)
     assert (both.draws[1] == alone.draws[0]).all()
     assert (both.draws == shuffled.draws).all()
 
@@ -319,7 +319,7 @@ def test_slopes_are_least_squares_and_r2_that_of_ln_k():
     rng = np.random.default_rng(1)
     x = rng.uniform(0, 3, 9)
     y = 100 + 50 * x + 10 * rng.normal(size=9)
-    found = coverage_laws.regressions(given(y), measured(h_cov=x, log_members=x**2))
+    found = regressions.regress(given(y), measured(h_cov=x, log_members=x**2))
     line, h = stats.linregress(x, y), row(found, "h_cov")
     r2, other = (np.corrcoef(v, np.log(y))[0, 1] ** 2 for v in (x, x**2))
     assert h[["slope", "r2", "r2_raw", "lead"]].tolist() == pytest.approx(
@@ -338,7 +338,7 @@ def test_slopes_are_least_squares_and_r2_that_of_ln_k():
 def test_whole_series_are_left_out():
     x, y = np.arange(6.0), np.array([20.0, 35, 45, 50, 70, 60])
     groups = dict(zip([f"f{i}" for i in range(6)], "aabbcc", strict=True))
-    found = coverage_laws.regressions(given(y), measured(h_cov=x), groups)
+    found = regressions.regress(given(y), measured(h_cov=x), groups)
     misses = []
     for start in (0, 2, 4):
         rest = ~np.isin(np.arange(6), [start, start + 1])
@@ -352,28 +352,28 @@ def test_slope_intervals_come_from_joint_draws():
     x = np.array([0.0, 1, 2, 3])
     shifts = np.linspace(-10, 10, 101)[:, None]
     draws = 50 + (40 + shifts) * x  # one seed effect tilts all families together
-    found = coverage_laws.regressions(given(50 + 40 * x, draws=draws), measured(h_cov=x))
+    found = regressions.regress(given(50 + 40 * x, draws=draws), measured(h_cov=x))
     ends = row(found, "h_cov")[["slope", "low", "high"]]
     assert ends.tolist() == pytest.approx([40, 30.4, 49.6], abs=0.21)
 
 
 def test_what_cannot_be_regressed_says_why():
     measures = measured(h_cov=[1.0, 2, 3, 4], log_members=[1.0] * 4, vendi=[1.0, np.nan, 2, 3])
-    found = coverage_laws.regressions(given([20.0, 30, 50, 60]), measures)
+    found = regressions.regress(given([20.0, 30, 50, 60]), measures)
     assert "the same in every family" in row(found, "log_members")["reason"]
     assert "vendi is missing" in row(found, "vendi")["reason"]
     assert row(found, "h_cov")["reason"] == ""
     assert np.isnan(row(found, "h_cov")["lead"])
     few = given([20.0, 30, 500, 500], ["", "", "above", "above"])
-    found = coverage_laws.regressions(few, measures)
+    found = regressions.regress(few, measures)
     assert (found["reason"] == "2 of 4 families have k* inside the grid; it takes 3").all()
     assert found["slope"].isna().all()
-    alike = coverage_laws.regressions(given([20.0] * 4), measures)
+    alike = regressions.regress(given([20.0] * 4), measures)
     assert row(alike, "h_cov")["reason"] == "k* is the same in every family"
     with pytest.raises(ValueError, match="no k\\* of family 'f4'"):
-        coverage_laws.regressions(few, measured(h_cov=np.arange(5.0)))
+        regressions.regress(few, measured(h_cov=np.arange(5.0)))
     with pytest.raises(ValueError, match="measures have 'f0' twice"):
-        coverage_laws.regressions(few, measures.iloc[[0, 0, 1]])
+        regressions.regress(few, measures.iloc[[0, 0, 1]])
 
 
 def test_a_family_without_k_star_is_left_out_and_counted():
@@ -381,11 +381,11 @@ def test_a_family_without_k_star_is_left_out_and_counted():
     families = {f"f{i}": names(i) for i in range(4)} | {"f4": names(0, 3)}
     measures = measured(h_cov=[0.0, 1, 2, 3, 3], log_members=[0.0, 0, 1, 1, 2])
     gone = [("c0", seed) for seed in range(4)] + [("c1", 2, 50)]
-    found = coverage_laws.k_star(lost(gaps, *gone), families, 0.08)
-    h = row(coverage_laws.regressions(found, measures), "h_cov")
+    found = k_star(lost(gaps, *gone), families, 0.08)
+    h = row(regressions.regress(found, measures), "h_cov")
     assert h[["n", "unknown", "reduced", "fewest", "distinct"]].tolist() == [3, 2, 1, 4, 3]
-    whole = coverage_laws.k_star(gaps, families, 0.08)
-    rest = coverage_laws.regressions(whole, measures.loc[["f1", "f2", "f3"]])
+    whole = k_star(gaps, families, 0.08)
+    rest = regressions.regress(whole, measures.loc[["f1", "f2", "f3"]])
     assert h["slope"] == pytest.approx(row(rest, "h_cov")["slope"], rel=0.1)
 
 
@@ -396,7 +396,7 @@ def test_all_six_relabellings_of_three_configurations_by_hand():
     """k* of c0, c1, c2 is 25, 56.25 and 156.25; a family needs what its worst member needs."""
     gaps = table([0.4, 0.6, 1.0])  # epsilon 0.1: (a / 0.08)^2
     families = {"f0": names(0), "f1": names(1), "f2": names(0, 1), "f3": names(1, 2)}
-    found = coverage_laws.k_star(gaps, families, 0.1, draws=0)
+    found = k_star(gaps, families, 0.1, draws=0)
     need = np.array([25.0, 56.25, 156.25])
     orders = np.array(list(permutations(range(3))))
     owned = need[orders]
@@ -407,13 +407,13 @@ def test_all_six_relabellings_of_three_configurations_by_hand():
     logs = np.log(expected).T
     r, rival = ([np.corrcoef(x, y)[0, 1] for y in logs] for x in (h, m))
     leads = np.sign(r) * np.square(r) - np.sign(rival) * np.square(rival)
-    fit = coverage_laws.regressions(found, measured(h_cov=h, log_members=m))
+    fit = regressions.regress(found, measured(h_cov=h, log_members=m))
     answer = row(fit, "h_cov")
     assert answer["r2"] == pytest.approx(r[0] ** 2)
     assert answer["p"] == pytest.approx(np.mean(np.array(r) >= r[0] - 1e-9))
     assert answer["lead"] == pytest.approx(leads[0])
     assert answer["p_lead"] == pytest.approx(np.mean(leads >= leads[0] - 1e-9))
-    falling = coverage_laws.regressions(found, measured(h_cov=-h, log_members=m))
+    falling = regressions.regress(found, measured(h_cov=-h, log_members=m))
     assert row(falling, "h_cov")["r2"] == pytest.approx(-(r[0] ** 2))
 
 
@@ -423,12 +423,12 @@ def test_relabelled_k_star_are_those_of_relabelled_tables():
     gaps = lost(gaps, ("c1", 0), ("c2", 1, 50), ("c3", 0), ("c3", 1), ("c3", 2), ("c3", 3))
     gaps = lost(gaps, *[("c1", seed, 500) for seed in (1, 2, 3)])
     families = {"f": names(0, 1), "g": names(2), "h": names(0, 1, 2, 3)}
-    found = coverage_laws.k_star(gaps, families, [0.1, 0.06], draws=0)
+    found = k_star(gaps, families, [0.1, 0.06], draws=0)
     assert found.relabelled.shape == (2, 6, 24)
     for b, order in enumerate(permutations(range(4))):
         owners = {f"c{curve}": f"c{owner}" for owner, curve in enumerate(order)}
         moved = gaps.assign(configuration=gaps["configuration"].map(owners))
-        again = coverage_laws.k_star(moved, families, [0.1, 0.06], draws=0, relabellings=0).table
+        again = k_star(moved, families, [0.1, 0.06], draws=0, relabellings=0).table
         for kind, column in enumerate(["k_star", "raw"]):
             expected = again[column].to_numpy()
             assert found.relabelled[kind, :, b] == pytest.approx(expected, nan_ok=True)
@@ -439,7 +439,7 @@ def test_drawn_relabellings_keep_the_truth_first_and_repeat():
         table(np.linspace(0.4, 1, 8), noise=0.01),
         {"f": names(*range(8)), "g": names(5)},
     )
-    found, again = (coverage_laws.k_star(gaps, families, 0.1, relabellings=50) for _ in range(2))
+    found, again = (k_star(gaps, families, 0.1, relabellings=50) for _ in range(2))
     assert found.relabelled.shape == (2, 2, 51)
     assert (found.relabelled == again.relabelled).all()
     assert found.relabelled[0, :, 0] == pytest.approx(found.table["k_star"])
@@ -461,8 +461,8 @@ def nested_study(rng, effect):
     spread = [np.ptp(at[[int(n[1:]) for n in each]]) for each in families.values()]
     sizes = [len(each) for each in families.values()]
     measures = pd.DataFrame({"log_members": np.log(sizes), "h_cov": spread}, index=list(families))
-    found = coverage_laws.k_star(gaps, families, 0.1, draws=0, relabellings=99)
-    return row(coverage_laws.regressions(found, measures), "h_cov")[["p", "p_lead"]]
+    found = k_star(gaps, families, 0.1, draws=0, relabellings=99)
+    return row(regressions.regress(found, measures), "h_cov")[["p", "p_lead"]]
 
 
 def test_p_values_hold_their_size_and_find_a_law():
@@ -486,7 +486,7 @@ def test_within_equal_is_correlation_about_the_mean_of_each_size():
     rng = np.random.default_rng(0)
     relabelled = rng.uniform(20, 400, (40, 7))
     measures = measured(members=sizes, h_cov=h, log_members=np.log(sizes))
-    found = coverage_laws.within_equal(given(ks, relabelled=relabelled), measures)
+    found = regressions.within_equal(given(ks, relabelled=relabelled), measures)
     answer = found[found["predictor"] == "h_cov"].set_index("group")
     blocks = {"3": [slice(0, 4)], "5": [slice(4, 7)], "all": [slice(0, 4), slice(4, 7)]}
     for group, parts in blocks.items():
@@ -505,11 +505,9 @@ def test_within_equal_is_correlation_about_the_mean_of_each_size():
 
 def test_within_equal_needs_families_of_equal_size():
     with pytest.raises(ValueError, match="no two families share their members"):
-        coverage_laws.within_equal(given([20.0, 30]), measured(members=[1, 2], h_cov=[0.0, 1]))
+        regressions.within_equal(given([20.0, 30]), measured(members=[1, 2], h_cov=[0.0, 1]))
     lost = given([np.nan, 30.0])
-    [found] = coverage_laws.within_equal(
-        lost, measured(members=[2, 2], h_cov=[0.0, 1])
-    ).itertuples()
+    [found] = regressions.within_equal(lost, measured(members=[2, 2], h_cov=[0.0, 1])).itertuples()
     assert (found.n, found.reason) == (0, "no two families of equal M have a k*")
 
 
@@ -521,10 +519,10 @@ def test_transfer_compares_methods_by_their_worst_and_mean_gaps():
     """Differences by hand; the interval of a mean of seeds is that of the paired t test."""
     first, other = (table(a, noise=0.01, generator=i) for i, a in enumerate([(1, 2), (1.5, 2)]))
     families = {"a": ["c0"], "b": ["c0", "c1"]}
-    found = coverage_laws.transfer(two_methods(first, other), families, draws=20_000)
+    found = transfer(two_methods(first, other), families, draws=20_000)
     assert len(found) == 2 * 2 * len(KS)
     for case in found.itertuples():
-        tables = [coverage_laws.worst_gaps(own, families) for own in (first, other)]
+        tables = [worst_gaps(own, families) for own in (first, other)]
         cells = [t[(t["family"] == case.family) & (t["k"] == case.k)] for t in tables]
         one, two = (cell.set_index("seed")[case.gap] for cell in cells)
         assert (case.first, case.other) == (pytest.approx(one.mean()), pytest.approx(two.mean()))
@@ -538,7 +536,7 @@ def test_transfer_compares_methods_by_their_worst_and_mean_gaps():
     small = found[(found["k"] == 10) & (found["gap"] == "worst")].set_index("family")
     assert small["told"].to_dict() == {"a": True, "b": False}
     with pytest.raises(ValueError, match=r"^only 'one' was run; give a second method"):
-        coverage_laws.transfer(first.assign(method="one"), families)
+        transfer(first.assign(method="one"), families)
 
 
 def test_transfer_uses_no_seed_in_which_a_trial_failed():
@@ -547,9 +545,9 @@ def test_transfer_uses_no_seed_in_which_a_trial_failed():
     gone = (other["seed"] == 0) & (other["configuration"] == "c1") & (other["k"] == 20)
     status = np.where(gone, "diverged", "ok")
     given = two_methods(first.assign(status="ok"), other.assign(status=status))
-    found = coverage_laws.transfer(given, families)
+    found = transfer(given, families)
     left = two_methods(*(each[each["seed"] > 0] for each in (first, other)))
-    expected = coverage_laws.transfer(left, families).assign(missing=1)
+    expected = transfer(left, families).assign(missing=1)
     pd.testing.assert_frame_equal(found, expected)
     assert set(found["n"]) == {4}
 
@@ -559,11 +557,11 @@ def test_a_family_whose_trials_failed_in_most_seeds_is_not_judged_and_the_others
     lost = (other["seed"] > 0) & (other["configuration"] == "c1")
     other["gap_error"] = other["gap_error"].mask(lost)
     families = {"a": ["c0"], "b": ["c0", "c1"]}
-    found = coverage_laws.transfer(two_methods(first, other), families).set_index("family")
+    found = transfer(two_methods(first, other), families).set_index("family")
     assert found.loc["b", "difference"].isna().all()
     assert not found.loc["b", "told"].any()
     assert set(found.loc["b", "n"]) == {1}
-    alone = coverage_laws.transfer(two_methods(first, other), {"a": ["c0"]}).set_index("family")
+    alone = transfer(two_methods(first, other), {"a": ["c0"]}).set_index("family")
     pd.testing.assert_frame_equal(found.loc[["a"]], alone)
 
 
@@ -572,7 +570,7 @@ def test_a_difference_that_only_the_corrected_worst_gaps_show_is_not_told():
     first = table([2.0, *[0.1] * 12], noise=0.02, floor=0)
     other = table([2.0] * 13, noise=0.02, floor=0, generator=1)
     families = {"all": names(*range(13))}
-    found = coverage_laws.transfer(two_methods(first, other), families)
+    found = transfer(two_methods(first, other), families)
     worst = found[found["gap"] == "worst"]
     apart = np.sign(worst["difference"]) != np.sign(worst["raw"])
     assert apart.any()

@@ -251,8 +251,8 @@ def test_workers_of_a_study_take_a_cuda_device_each():
 
 
 SCRIPT = """
-from ddlib import study
-from ddlib.settings import read_settings
+from ddlib.study import study
+from ddlib.study.settings import read_settings
 
 def main():
     study.run(read_settings({given!r}))

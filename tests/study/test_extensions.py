@@ -9,9 +9,10 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
-from ddlib.data import base as data
+from ddlib.data.sources import DATASETS
 from ddlib.methods import METHODS
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.networks.zoo import NETWORKS
 from ddlib.study import study
 from ddlib.study.extensions import read_extensions, use
@@ -19,7 +20,7 @@ from ddlib.study.settings import read_evaluations, read_methods, read_parameters
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-BUILT_IN = set(METHODS), set(NETWORKS), set(data.DATASETS)
+BUILT_IN = set(METHODS), set(NETWORKS), set(DATASETS)
 METHOD = """
 from ddlib.methods import METHODS, Method, selection
 
@@ -44,7 +45,7 @@ made = Preparation(jobs, make)
 METHODS["mine"] = Method(distil, selection.RandomSelection, shares=True, preparation=made)
 """
 NETWORK = """
-from ddlib.zoo import NETWORKS, mlp
+from ddlib.networks.zoo import NETWORKS, mlp
 
 def small(image_shape, class_count, width: int = 8):
     return mlp(image_shape, class_count, width, 2)
@@ -66,7 +67,7 @@ TINY = {
 def nothing_stays():
     yield
     use(())
-    assert (set(METHODS), set(NETWORKS), set(data.DATASETS)) == BUILT_IN
+    assert (set(METHODS), set(NETWORKS), set(DATASETS)) == BUILT_IN
 
 
 @pytest.fixture
@@ -134,8 +135,8 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
         (NETWORK.replace("width: int = 8", "width=8"), r"'small' must say of width: int, float"),
         (NETWORK.replace("= small", "= 3"), r"line 7: the network 'small' must be a function of"),
         (
-            "from ddlib.data.base import DATASETS\nDATASETS['mine'] = 3",
-            r"mine\.py, line 2: the data set 'mine' must be a ddlib\.data\.Source",
+            "from ddlib.data.sources import DATASETS\nDATASETS['mine'] = 3",
+            r"mine\.py, line 2: the data set 'mine' must be a ddlib\.data\.sources\.Source",
         ),
         (
             "from ddlib.networks.zoo import NETWORKS\ndel NETWORKS['mlp']",

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ddlib import fingerprints
-from ddlib.data.base import DataSet, Normalisation, Split, Whitening
+from ddlib.data.base import DataSet, Split, images_digest
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.fingerprints import (
     DECIDING,
     METHOD_MODULES,
@@ -20,7 +21,6 @@ from ddlib.fingerprints import (
     code_digest,
     files_digest,
     fingerprint,
-    images_digest,
     program,
 )
 from ddlib.methods import METHODS

@@ -12,7 +12,7 @@ from ddlib.methods.distribution import DistributionMatching
 from ddlib.methods.trajectory import TrajectoryMatching
 from ddlib.parameters import Parameters
 from ddlib.study import published
-from ddlib.training.loop import Recipe
+from ddlib.training.recipe import Recipe
 
 REFERENCE = Recipe(steps=1000, batch_size=256, schedule="step", augmentation="dsa")
 

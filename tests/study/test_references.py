@@ -13,7 +13,7 @@ import yaml
 from ddlib.parameters import at_ipc
 from ddlib.study import published
 from ddlib.study.settings import read_evaluations, read_methods, read_sets, read_settings
-from ddlib.training.loop import Recipe
+from ddlib.training.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "parameters" / "methods"
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "imagenette": 10}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.stats import covers as coverage
+from ddlib.stats import covers
 from ddlib.theory import channel as regimes
 
 COUNTS = 2 ** np.arange(1, 13)
@@ -74,7 +74,7 @@ def test_the_family_has_the_covering_number_that_is_claimed():
     members = np.concatenate([centres, members])[rng.permutation(24)]
     apart = np.linalg.norm(members[:, None] - members, axis=-1)
     names = [str(i) for i in range(24)]
-    cover = coverage.cover(pd.DataFrame(apart, names, names), 2 * np.sin(angle / 2))
+    cover = covers.cover(pd.DataFrame(apart, names, names), 2 * np.sin(angle / 2))
     assert len(cover) == 4
 
 

@@ -7,22 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddlib.data.base import Split, load
+from ddlib.data.base import Split
+from ddlib.data.load import load
 from ddlib.devices import precision
-from ddlib.networks.functional import Network, build, initial_parameters, logits
+from ddlib.networks.functional import build, logits
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.training import loop as training
-from ddlib.training.loop import (
-    CHECK_EVERY,
-    SCHEDULES,
-    DivergedError,
-    Recipe,
-    Watch,
-    batches,
-    score,
-    train,
-    train_and_score,
-    training_steps,
-)
+from ddlib.training.divergence import CHECK_EVERY, DivergedError, Watch
+from ddlib.training.loop import batches, score, train, train_and_score, training_steps
+from ddlib.training.recipe import SCHEDULES, Recipe
 
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.stats.covers import Triangles
+from ddlib.stats.distances import Triangles
 from ddlib.words import coverage as reading
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.stats import laws
+from ddlib.stats import intervals, laws, verdicts
 from ddlib.words import scaling as reading
+from ddlib.words.text import Text, between, ends
 
 KS = np.array([10, 20, 50, 100, 200, 500, 1000, 2000])
 
@@ -26,18 +27,18 @@ def test_a_true_inverse_square_root_survives():
     fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05))
     assert text.startswith("**dm.** The curve a/√k + c survives: the exponent's interval holds 1/2")
     assert "AIC prefers a/√k + c" in text
-    below, above = laws.detectable(fits["free_exponent"])
+    below, above = verdicts.detectable(fits["free_exponent"])
     power = f"reject 1/2 if the true exponent were {above:.2f} or more, or {below:.2f} or less."
     assert f"Power: about 9 of 10 such studies would {power}" in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
     spent = fits["inverse_sqrt"].k_floor(0.1)
     assert spent.low < 40000 < spent.high
     beyond = "extrapolated beyond the largest k, 2000."
-    assert f"down to 10% of the floor at k = {reading.between(spent)}, {beyond}" in text
+    assert f"down to 10% of the floor at k = {between(spent)}, {beyond}" in text
     # -dG/dk = k^-3/2 / 2 is 1e-4 at k = 5000^(2/3) = 292
     saturation = fits["inverse_sqrt"].k_sat(1e-4)
     assert saturation.low < 292.4 < saturation.high
-    assert f"less than 0.0001 nats from k = {reading.between(saturation)} on." in text
+    assert f"less than 0.0001 nats from k = {between(saturation)} on." in text
     gap, low, high = fits["inverse_sqrt"].predict(4000)[["gap", "low", "high"]].iloc[0]
     assert f"At k = 4000, not measured, the curve predicts a gap of {gap:.3g}" in text
     assert f"({low:.3g} to {high:.3g}) nats." in text
@@ -111,14 +112,12 @@ def test_a_floor_below_zero_is_none():
     ],
 )
 def test_intervals_in_words(interval, words):
-    assert reading.between(laws.Interval(*interval)) == words
+    assert between(intervals.Interval(*interval)) == words
 
 
 def test_intervals_take_a_pattern():
-    assert (
-        reading.between(laws.Interval(0.31416, 0.2, math.inf), ".2f") == "0.31 (0.20 to no bound)"
-    )
-    assert reading.ends(0.2, 0.4, ".1f") == "0.2 to 0.4"
+    assert between(intervals.Interval(0.31416, 0.2, math.inf), ".2f") == "0.31 (0.20 to no bound)"
+    assert ends(0.2, 0.4, ".1f") == "0.2 to 0.4"
 
 
 def test_a_floor_that_may_be_zero_is_said():
@@ -152,5 +151,5 @@ def test_exactly_equal_gaps_are_read_without_r2(gap):
 
 
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
-    text = reading.Text("**dm.** b")
+    text = Text("**dm.** b")
     assert repr(text) == text._repr_markdown_() == "**dm.** b"

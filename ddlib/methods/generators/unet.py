@@ -16,9 +16,12 @@ from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast, send
 from ddlib.files import reading
 from ddlib.methods.generators.base import ImageGenerator, plain_settings
-from ddlib.networks.functional import Network, initial_parameters
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import SCHEDULES, DivergedError, Watch, batches, descend
+from ddlib.training.divergence import DivergedError, Watch
+from ddlib.training.loop import batches, descend
+from ddlib.training.recipe import SCHEDULES
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""

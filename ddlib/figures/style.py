@@ -1,0 +1,104 @@
+"""The look that all figures share: one theme, palettes, axes and tooltips."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ddlib.stats.laws import LAWS
+
+WIDTH = 800  # pixels of a whole figure without its axis labels
+INK, FAINT = "#222222", "#5A5A5A"
+SIZE_TITLE = "distilled images in all, k (log scale)"
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and others of like lightness.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
+SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
+MANY_COLOURS = COLOURS + SPARE_COLOURS
+METHODS = ("dm", "dc", "herding", "k_center", "dsa", "mtt", "random", "mgd3")
+METHOD_COLOURS = dict(zip(METHODS, COLOURS, strict=True))
+STYLES = {  # colour and dashes of each law; only the law under test is black and solid
+    "inverse_sqrt": ("#000000", (1, 0)),
+    "free_exponent": ("#CC3377", (8, 3)),
+    "pure_power": ("#4477AA", (2, 2)),
+    "exponential": ("#CC8800", (6, 2, 2, 2)),
+    "inverse": ("#228833", (4, 2)),
+    "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
+}
+FORMULAS = {name: law.formula for name, law in LAWS.items()}
+CONFIG = {  # complete, so that JupyterLab's dark theme adds no light ink of its own
+    "background": "white",
+    "font": "sans-serif",
+    "view": {"stroke": "#CCCCCC"},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+        "domainColor": "#888888",
+        "tickColor": "#888888",
+        "gridColor": "#E8E8E8",
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+    },
+    "title": {
+        "anchor": "start",
+        "color": INK,
+        "fontSize": 14,
+        "subtitleColor": FAINT,
+        "offset": 10,
+    },
+    "text": {"color": INK},
+    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},
+}
+
+
+def method_colours(methods: pd.Series) -> dict[str, str]:
+    """Return a colour for each method, in order of appearance; the same name, the same colour."""
+    names = list(dict.fromkeys(methods))
+    others = sorted(name for name in names if name.lower() not in METHOD_COLOURS)
+    spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(others)}
+    return {name: spare.get(name) or METHOD_COLOURS[name.lower()] for name in names}
+
+
+def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.Scale:
+    """Return a scale that gives each name a colour; past the last colour they repeat."""
+    repeated = [colours[i % len(colours)] for i in range(len(names))]
+    return alt.Scale(domain=list(names), range=repeated)
+
+
+def log_ticks(bottom: float, top: float) -> list[float]:
+    """Return round numbers from bottom to top that are spread out on a log axis."""
+    digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
+    steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
+    return [step for step in steps if bottom <= step <= top]
+
+
+def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: float = 1.15) -> alt.X:
+    """Return a log axis of `field` that spans what is drawn and labels the measured sizes k."""
+    drawn = drawn.astype(float)
+    domain = [drawn.min() / margin, drawn.max() * margin]
+    scale = alt.Scale(type="log", domain=domain, nice=False)
+    return alt.X(f"{field}:Q", scale=scale, axis=size_axis(measured), title=SIZE_TITLE)
+
+
+def size_axis(ks: pd.Series) -> alt.Axis:
+    """Return an axis that labels the sizes k that were measured."""
+    return alt.Axis(values=sorted(ks.unique().tolist()), format="d", labelOverlap=True)
+
+
+def zoom(panel: int) -> alt.Parameter:
+    """Return the zoom of one panel. It needs the Ctrl key: the wheel alone scrolls the page."""
+    return alt.selection_interval(name=f"zoom_{panel}", bind="scales", zoom="wheel![event.ctrlKey]")
+
+
+def tips(fields: list[str]) -> list[alt.Tooltip]:
+    """Return tooltips: texts (marked :N) as they are, numbers with four digits."""
+    texts = [alt.Tooltip(field) for field in fields if field.endswith(":N")]
+    numbers = [field for field in fields if not field.endswith(":N")]
+    return texts + [alt.Tooltip(f"{field}:Q", format=".4~g") for field in numbers]
+
+
+def number(value: float, pattern: str, missing: str = "–") -> str:
+    """Return a number for people: a true minus sign, and a dash where there is none."""
+    return missing if np.isnan(value) else format(value, pattern).replace("-", "−")

@@ -1,0 +1,130 @@
+"""What fits decide: the verdict on a/√k + c, its power, the preferred law, and their tables."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ddlib.stats.intervals import LEVEL
+from ddlib.stats.laws import COLUMNS, SEARCHED, Fit, Fits
+
+NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
+
+
+QUALITIES = ["misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95"]
+
+
+class Choice(NamedTuple):
+    """The law with the least AIC, and the rivals within NEAR units of it."""
+
+    law: str
+    rivals: tuple[str, ...]
+
+
+class Verdict(NamedTuple):
+    """Whether the curve a/√k + c stands; `why` is a clause for a sentence."""
+
+    outcome: str  # "survives", "fails" or "undecided"
+    why: str
+
+    @property
+    def survives(self) -> bool:
+        return self.outcome == "survives"
+
+
+def verdict(fits: Fits) -> Verdict:
+    """Judge the curve a/√k + c by two conditions, stated beforehand.
+
+    It survives where the interval of the free exponent holds 1/2 and the curve's lack of fit is not
+    significant (5 %), and fails where one of them is not met. It cannot be decided where the curve
+    may be flat or has no interval; nor, if both are met, where a mean gap is not positive or the
+    exponent's interval holds 0 and 1 too. Simulated size and power: docs/statistics.md.
+    """
+    law, free = fits["inverse_sqrt"], fits["free_exponent"]
+    if not law.identifiable:
+        return Verdict("undecided", law.reason)
+    if not free.fitted:
+        return Verdict("undecided", free.reason)
+    _, low, high = free.parameters["b"]
+    against = []
+    if not low <= 0.5 <= high:
+        against.append(f"the exponent lies {'below' if high < 0.5 else 'above'} 1/2")
+    if law.misfit <= LEVEL:
+        against.append("the curve misses the means by more than the noise of the seeds")
+    if against:
+        return Verdict("fails", " and ".join(against))
+    if (law.data.means <= 0).any():
+        return Verdict("undecided", "a mean gap is not above zero")
+    if low <= SEARCHED["b"](law.data.ks)[0] * 1.001 and high >= 1:
+        return Verdict("undecided", "the interval of the exponent holds 0, 1/2 and 1 alike")
+    return Verdict(
+        "survives", "the exponent's interval holds 1/2, and no lack of fit is significant"
+    )
+
+
+def detectable(free: Fit) -> tuple[float, float]:
+    """Return the exponents, below and above 1/2, that about 9 of 10 such studies tell from 1/2.
+
+    They lie twice as far from 1/2 as the ends of the interval of `free`, the fit of the free
+    exponent, from its estimate: docs/statistics.md shows how often that held in simulation.
+    """
+    b = free.parameters["b"]
+    return 0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate)
+
+
+def best(fits: Fits) -> Choice | None:
+    """Return the law with the least AIC and its rivals; None where no fit has an AIC."""
+    scores = {name: fit.aic for name, fit in fits.items() if fit.aic is not None}
+    if not scores:
+        return None
+    first = min(scores, key=scores.get)
+    near = (name for name, aic in scores.items() if aic - scores[first] <= NEAR)
+    return Choice(first, tuple(name for name in near if name != first))
+
+
+def summary(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
+    """Tabulate fits, one row a method and law; pd.NA where something is not available.
+
+    Columns: method, law, identifiable, reason, each parameter with _low and _high, misfit (p-value
+    of the lack of fit), aic, delta_aic (to the least of the method), loo_error (see `Fit`), r2,
+    r2_null, r2_null_95.
+    """
+    rows = []
+    for method, fits in fits_by_method.items():
+        for law, fit in fits.items():
+            row = {"method": method, "law": law, "identifiable": fit.identifiable}
+            row["reason"] = fit.reason
+            for name in COLUMNS:
+                ends = fit.parameters.get(name, (None, None, None))
+                row |= zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)
+            rows.append(row | {quality: getattr(fit, quality) for quality in QUALITIES})
+    names = ["method", "law", "identifiable", "reason"]
+    table = pd.DataFrame(rows).set_index(names).astype("Float64").reset_index()
+    least = table.groupby("method")["aic"].transform("min")
+    return table.assign(delta_aic=table["aic"] - least)
+
+
+def curves(fits_by_method: dict[str, Fits], ks) -> pd.DataFrame:
+    """Tabulate the fitted curves at ks: method, law, k, gap, low, high; others are left out."""
+    tables = {
+        (method, law): fit.predict(ks)
+        for method, fits in fits_by_method.items()
+        for law, fit in fits.items()
+        if fit.fitted
+    }
+    if not tables:
+        return pd.DataFrame(columns=["method", "law", "k", "gap", "low", "high"])
+    return pd.concat(tables, names=["method", "law"]).droplevel(2).reset_index()
+
+
+def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
+    """Tabulate the verdict on a/√k + c, and its floor c, NaN unless the curve survives.
+
+    Columns: method, outcome (see `Verdict`), floor, low, high.
+    """
+    rows = []
+    for method, fits in fits_by_method.items():
+        judged = verdict(fits)
+        floor = fits["inverse_sqrt"].parameters["c"] if judged.survives else (np.nan,) * 3
+        rows.append((method, judged.outcome, *floor))
+    return pd.DataFrame(rows, columns=["method", "outcome", "floor", "low", "high"])

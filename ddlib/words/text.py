@@ -1,0 +1,54 @@
+"""How sentences write lists, numbers, intervals and p-values."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from ddlib.stats.intervals import Interval
+
+
+class Text(str):
+    """Markdown that a notebook renders and a terminal shows as it is."""
+
+    __repr__ = _repr_markdown_ = str.__str__
+
+
+def listed(names: Iterable, word: str = "or") -> str:
+    """Return names as a list in words: `a, b or c`."""
+    names = [str(name) for name in names]
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """Return lines as a Markdown list."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def sections(parts: Mapping[str, Iterable[str]]) -> Text:
+    """Return lists, each under its heading: {heading: lines}."""
+    return Text("\n\n".join(f"**{head}**\n\n{bullets(lines)}" for head, lines in parts.items()))
+
+
+def between(interval: Interval, pattern: str = "") -> str:
+    """Return an estimate with its interval: `0.31 (0.27 to 0.35)`; pattern: see `number`."""
+    return f"{number(interval.estimate, pattern)} ({ends(*interval[1:], pattern)})"
+
+
+def ends(low: float | None, high: float | None, pattern: str = "") -> str:
+    """Return an interval: `0.27 to 0.35`, or `no interval` for None and NaN."""
+    if pd.isna(low):
+        return "no interval"
+    return f"{number(low, pattern)} to {number(high, pattern)}"
+
+
+def number(value: float, pattern: str = "") -> str:
+    """Return a number by its pattern, such as ".2f", else with three digits."""
+    if math.isinf(value):
+        return "no bound"
+    return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with its name: `p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
