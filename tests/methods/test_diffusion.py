@@ -11,7 +11,6 @@ from sklearn.cluster import KMeans
 
 from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
-from ddlib.methods import diffusion
 from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, guided_step, jobs, modes, sample
 from ddlib.methods.generators import unet
 from ddlib.methods.generators.base import ImageGenerator
@@ -105,43 +104,6 @@ def test_sampling_a_known_gaussian_is_the_closed_form_chain(stop, guidance):
     np.testing.assert_allclose(latents.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_more_guidance_ends_nearer_to_the_mode_and_none_at_the_data():
-    targets, ends = torch.full((200, 1, 2, 2), 1.0), []
-    for guidance in (0.0, 0.02, 0.1, 0.5):
-        parameters = settings(steps=25, stop=0, guidance=guidance)
-        ids = torch.zeros(200, dtype=torch.int64)
-        ends.append(sample(gaussian(), targets, ids, streams(200), parameters))
-    means = [float(end.mean()) for end in ends]
-    assert abs(means[0]) < 0.06  # 0.5 / sqrt(800) = 0.018 is the standard error
-    assert abs(float(ends[0].std()) - 0.5) < 0.1
-    assert means == sorted(means)
-    assert abs(means[-1] - 1) < 0.5
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
-def test_classifier_free_guidance_extrapolates_from_the_null_class(monkeypatch, scale):
-    seen, used = [], []
-
-    def noise(latents, t, labels):
-        seen.append((latents.clone(), labels.tolist()))
-        return torch.ones_like(latents).repeat(1, 4, 1, 1) * labels.view(-1, 1, 1, 1)
-
-    def record(scheduler, predicted, t, latents, *rest):
-        used.append(predicted)
-        return latents
-
-    monkeypatch.setattr(diffusion, "guided_step", record)
-    model = replace(gaussian(), predict=noise, null_class=10, guided=3)
-    parameters = settings(steps=1, stop=0, classifier_free_guidance=scale)
-    sample(model, torch.zeros(2, 1, 2, 2), torch.tensor([3, 7]), streams(2), parameters)
-    [(latents, labels)], [predicted] = seen, used
-    assert labels == [3, 7, 10, 10]
-    assert torch.equal(latents[:2], latents[2:])
-    for image, label in enumerate([3, 7]):
-        guided = 10 + scale * (label - 10)
-        assert predicted[image, :, 0, 0].tolist() == [guided] * 3 + [label]
-
-
 # Modes.
 
 
@@ -194,22 +156,6 @@ def path(tiny, tmp_path_factory):
     return path
 
 
-def test_images_are_guided_towards_their_own_modes(tiny, members, path):
-    plain, guided = (
-        distil(tiny, None, [2], 0, settings(guidance=g, steps=20, stop=2), [path])[2].images
-        for g in (0, 1)
-    )
-    unit = guided * 0.25 + 0.5
-    assert -1e-6 <= unit.min() <= unit.max() <= 1 + 1e-6
-    pixels = 2 * tiny.normalisation.denormalise(tiny.train.images) - 1
-    targets = torch.cat(
-        [modes(pixels[rows], 2, generator("modes", 0, 2, c)) for c, rows in enumerate(members)]
-    )
-    targets = tiny.normalisation.normalise((targets + 1) / 2)
-    assert (guided - targets).pow(2).sum() < 0.5 * (plain - targets).pow(2).sum()
-    assert len(guided.flatten(1).unique(dim=0)) == 6
-
-
 def test_an_image_does_not_depend_on_the_others_in_its_forward_pass(tiny, path, monkeypatch):
     together, load = distil(tiny, None, [3], 2, settings(), [path]), unet.load
     monkeypatch.setattr(unet, "load", lambda *given: replace(load(*given), chunk=2))
@@ -239,14 +185,11 @@ def test_jobs_hold_all_that_decides_the_unet():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"generator": ""}, r"generator='' must be text"),
-        ({"class_ids": [0, -1]}, r"class_ids\[1\]=-1 must be a whole number of at least 0"),
         ({"images": "closest"}, r"'closest' is not an images; allowed: generated, modes, nearest"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
         ({"unet_timesteps": 40}, r"steps=50 is more than unet_timesteps=40; choose fewer"),
         ({"unet_channels": []}, r"unet_channels is empty; give the channels of at least one"),
         ({"unet_label_drop": 1.5}, r"unet_label_drop=1\.5 is a share; choose 0 to 1"),
-        ({"guidance": -1}, r"guidance=-1 must be a number of at least 0"),
     ],
 )
 def test_bad_parameters_are_refused_in_one_sentence(given, message):
