@@ -123,7 +123,8 @@ def _load(
     dataset: DataSet, parameters: ModeGuidedDiffusion, prepared: Sequence[Path]
 ) -> ImageGenerator:
     if parameters.generator == "unet":
-        return unet.load(next(iter(prepared), None), dataset, len(parameters.unet_channels))
+        options = parameters.unet_channels, parameters.unet_timesteps
+        return unet.load(next(iter(prepared), None), dataset, *options)
     draws = parameters.images == "generated"  # without drawing, any ids will do
     ids = parameters.class_ids if draws else range(dataset.class_count)
     return dit.load(parameters.generator, dataset, ids)

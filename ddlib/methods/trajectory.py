@@ -126,7 +126,7 @@ def distil(
     2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
     batch norm, students and experts normalise by their own batch, as in the reference.
     """
-    experts = [_open(path) for path in prepared]
+    experts = [_read_expert(path) for path in prepared]
     synthetic = Synthetic(dataset, ipc, seed, parameters)
     images, see = synthetic.images, synthetic.watch.see
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
@@ -159,7 +159,7 @@ def distil(
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
 
 
-def _open(path: Path) -> np.ndarray:
+def _read_expert(path: Path) -> np.ndarray:
     with reading(path):
         return np.load(path, mmap_mode="r")
 

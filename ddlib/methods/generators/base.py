@@ -27,8 +27,3 @@ class ImageGenerator:
     class_ids: Sequence[int]
     null_class: int
     chunk: int
-
-
-def plain_settings(scheduler: Any) -> dict[str, Any]:
-    """Return the settings of a diffusers scheduler, without its notes, whose order is chance."""
-    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ddlib.data.base import DataSet
 from ddlib.files import from_root
-from ddlib.methods.generators.base import ImageGenerator, plain_settings
+from ddlib.methods.generators.base import ImageGenerator
 
 GUIDED = 3
 """Channels of a DiT's four that its own code guides, "for exact reproducibility" as it says."""
@@ -57,7 +57,7 @@ def load(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGenerato
     learned = transformer.config.out_channels == 2 * transformer.config.in_channels
     variance = "learned_range" if learned else "fixed_small"
     settings = {"variance_type": variance, "timestep_spacing": "linspace"}
-    schedule = {**plain_settings(pipeline.scheduler), **settings}
+    schedule = {**pipeline.scheduler.config, **settings}
     return ImageGenerator(encode, decode, predict, GUIDED, schedule, ids, null_class, chunk=8)
 
 

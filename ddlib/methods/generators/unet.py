@@ -1,6 +1,5 @@
 """A small class-conditional UNet, trained on the real set, to draw images from."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast, send
 from ddlib.files import reading
-from ddlib.methods.generators.base import ImageGenerator, plain_settings
+from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
@@ -35,8 +34,7 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
 
     job: channels of each level, steps, batch_size, learning_rate (of AdamW, falling to 0 along a
     cosine), timesteps of the diffusion, and label_drop, the share of labels replaced by the null
-    class C; `network` is not used. The file holds the averaged weights, the loss of every step, and
-    the settings.
+    class C; `network` is not used. The file holds the averaged weights and the loss of every step.
 
     Raises DivergedError with the step at which the loss is not finite.
     Source: Ho et al. (NeurIPS 2020), algorithm 1; label dropping: Ho & Salimans (2021).
@@ -46,10 +44,10 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
 
     real, steps, device = dataset.train, job["steps"], dataset.train.images.device
     check_autocast(device)
-    unet, settings = _fresh(dataset, job["channels"])
-    scheduler = DDPMScheduler(
-        job["timesteps"], beta_schedule="squaredcos_cap_v2", clip_sample=False
-    )
+    unet = _empty(dataset, job["channels"])
+    theta = initial_parameters(unet, generator("unet weights"), device)
+    unet.load_state_dict(theta, assign=True)
+    scheduler = DDPMScheduler(**schedule(job["timesteps"]))
     optimiser = torch.optim.AdamW(unet.parameters(), fused=True)
     average = EMAModel(unet.parameters(), EMA_DECAY, foreach=True)
     encode, _ = pixel_space(dataset, len(job["channels"]))
@@ -71,33 +69,44 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
         average.step(unet.parameters())
     watch.check()
     average.copy_to(unet.parameters())
-    tensors = {f"unet.{name}": value.cpu() for name, value in unet.state_dict().items()}
-    described = {"unet": settings, "schedule": plain_settings(scheduler)}
-    return safetensors.torch.save(
-        {**tensors, "losses": losses.cpu()}, {"generator": json.dumps(described, sort_keys=True)}
-    )
+    weights = {f"unet.{name}": value.cpu() for name, value in unet.state_dict().items()}
+    return safetensors.torch.save({**weights, "losses": losses.cpu()})
 
 
-def load(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerator:
+def load(
+    path: Path | None, dataset: DataSet, channels: Sequence[int], timesteps: int
+) -> ImageGenerator:
     """Return the UNet that `train` wrote to `path`; its latents are pixels in [-1, 1].
 
-    levels: of the UNet. Without a path there is no UNet, only the space that it works in.
+    channels, timesteps: as in its job. Without a path there is no UNet, only the space of pixels.
     """
-    encode, decode = pixel_space(dataset, levels)
-    unet, schedule = _read(path, dataset.train.images.device) if path else (None, {})
+    encode, decode = pixel_space(dataset, len(channels))
+    unet = _empty(dataset, channels).eval() if path else None
+    if path:
+        with reading(path):
+            tensors = safetensors.torch.load_file(path, str(dataset.train.images.device))
+        del tensors["losses"]
+        theta = {name.removeprefix("unet."): value for name, value in tensors.items()}
+        unet.load_state_dict(theta, assign=True)
 
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample.float()
 
-    count, (channels, height, width) = dataset.class_count, dataset.image_shape
-    chunk = max(1, min(64, CHUNK_PIXELS // (height * width)))
-    return ImageGenerator(encode, decode, predict, channels, schedule, range(count), count, chunk)
+    settings, (colours, height, width) = schedule(timesteps), dataset.image_shape
+    count, chunk = dataset.class_count, max(1, min(64, CHUNK_PIXELS // (height * width)))
+    return ImageGenerator(encode, decode, predict, colours, settings, range(count), count, chunk)
 
 
 def losses(path: Path) -> torch.Tensor:
     """Return the training loss (steps,) of the UNet in the file at `path`."""
     with reading(path), safetensors.safe_open(str(path), "pt") as file:
         return file.get_tensor("losses")
+
+
+def schedule(timesteps: int) -> dict[str, Any]:
+    """Return the settings of the diffusion's scheduler."""
+    cosine = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
+    return {"num_train_timesteps": timesteps, **cosine}
 
 
 def drop_labels(
@@ -108,41 +117,22 @@ def drop_labels(
     return labels.masked_fill(send(dropped, labels.device), null_class)
 
 
-def _fresh(dataset: DataSet, channels: Sequence[int]) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a UNet with its initial weights, and the settings to build it again from."""
-    pixels = dataset.image_shape[0]
-    settings = {
-        "in_channels": pixels,
-        "out_channels": pixels,
-        "block_out_channels": list(channels),
-        "down_block_types": ["DownBlock2D"] * len(channels),
-        "up_block_types": ["UpBlock2D"] * len(channels),
-        "layers_per_block": 1,
-        "norm_num_groups": math.gcd(8, *channels),
-        "attention_head_dim": None,  # one head, whatever the channels
-        "num_class_embeds": dataset.class_count + 1,
-    }
-    unet = _empty(settings)
-    theta = initial_parameters(unet, generator("unet weights"), dataset.train.images.device)
-    unet.load_state_dict(theta, assign=True)
-    return unet, settings
-
-
-def _empty(settings: Mapping[str, Any]) -> nn.Module:
+def _empty(dataset: DataSet, channels: Sequence[int]) -> nn.Module:
+    """Return the UNet for a data set and the channels of its levels, without weights."""
     from diffusers import UNet2DModel
 
     with torch.device("meta"):  # so that nothing is drawn from the global random state
-        return UNet2DModel(**settings)
-
-
-def _read(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    with reading(path), safetensors.safe_open(str(path), "pt", device=str(device)) as file:
-        described = json.loads(file.metadata()["generator"])
-        names = [name for name in file.keys() if name.startswith("unet.")]  # noqa: SIM118
-        theta = {name.removeprefix("unet."): file.get_tensor(name) for name in names}
-    unet = _empty(described["unet"])
-    unet.load_state_dict(theta, assign=True)
-    return unet.eval(), described["schedule"]
+        return UNet2DModel(
+            in_channels=dataset.image_shape[0],
+            out_channels=dataset.image_shape[0],
+            block_out_channels=list(channels),
+            down_block_types=["DownBlock2D"] * len(channels),
+            up_block_types=["UpBlock2D"] * len(channels),
+            layers_per_block=1,
+            norm_num_groups=math.gcd(8, *channels),
+            attention_head_dim=None,  # one head, whatever the channels
+            num_class_embeds=dataset.class_count + 1,
+        )
 
 
 def pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
