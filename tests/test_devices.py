@@ -305,7 +305,7 @@ def computed(dataset: DataSet, folder) -> dict[str, bytes]:
     made |= configuration.initial(network, generator("weights"))
     network = build("own", dataset.image_shape, dataset.class_count)
     made |= {**dict(network.named_buffers()), **initial_parameters(network, generator("own"))}
-    made["digits"] = load_data("digits", per_class=2).train.images
+    made["digits"] = load_data("digits", per_class=2).train.at(slice(None))
     made["whitened"] = load_data("digits", per_class=2, zca=True).train.images
     return {name: value.detach().numpy().tobytes() for name, value in made.items()}
 

@@ -6,29 +6,32 @@ optimiser and its numbers, the augmentation, and the weights that training start
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt
 
 from ddlib.networks import functional as networks
 from ddlib.networks.functional import Theta
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters, check_names, setting
+from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import advance, detached, prepared
 from ddlib.training.recipe import Recipe
 
+PRETRAINED = ("rotation", "contrastive")
+INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
-@dataclass(frozen=True)
+
 class Pretraining(Parameters):
     """How a body is pretrained on the unlabelled real images; learning rates are Adam's."""
 
-    steps: int = setting(300, least=1)
-    batch_size: int = setting(128, least=2)
-    learning_rate: float = setting(0.001)
+    steps: PositiveInt = 300
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: NonNegativeFloat = 0.001
 
 
 @dataclass(frozen=True)
@@ -49,37 +52,22 @@ class State:
         return cls(generator("update", seed).get_state())
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """How a network is trained, whatever it is trained on.
+class Configuration(Recipe):
+    """How a network is trained, whatever it is trained on: a recipe, and what it starts from.
 
-    network: its name and options, as `read_network` gives them; recipe: how it is
-    trained; initialisation: a name of INITIALISATIONS; pretraining: for the two initialisations
-    that are pretrained, and otherwise without effect.
+    network: its name and options, as `read_network` gives them; initialisation: a name of
+    INITIALISATIONS; pretraining: for the two initialisations that are pretrained, and otherwise
+    without effect.
     """
 
-    network: Mapping[str, Any]
-    recipe: Recipe
-    initialisation: str = "default"
-    pretraining: Pretraining = field(default_factory=Pretraining)
+    network: Annotated[dict[str, Any], PlainValidator(networks.read_network)]
+    initialisation: Literal[*INITIALISATIONS] = "default"
+    pretraining: Pretraining = Pretraining()
 
-    @classmethod
-    def read(cls, given: Mapping[str, Any], what: str) -> "Configuration":
-        """Return the configuration that a flat table gives: fields of Recipe, and the others.
-
-        Raises ValueError, in one sentence, for an unknown name or a bad value.
-        """
-        own = ("network", "initialisation", "pretraining")
-        recipe = [declared.name for declared in fields(Recipe)]
-        check_names(given, [*own, *recipe], f"parameter of {what}")
-        initialisation = given.get("initialisation", "default")
-        check_names([initialisation], INITIALISATIONS, f"initialisation of {what}")
-        return cls(
-            network=networks.read_network(given.get("network")),
-            recipe=Recipe.read({name: given[name] for name in recipe if name in given}, what),
-            initialisation=initialisation,
-            pretraining=Pretraining.read(given.get("pretraining"), f"the pretraining of {what}"),
-        )
+    @property
+    def recipe(self) -> Recipe:
+        """How its network is trained, from whatever weights."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
     @property
     def pretrained(self) -> bool:
@@ -116,14 +104,10 @@ class Configuration:
         """
         stream = torch.Generator()
         stream.set_state(state.stream)
-        theta, optimiser = prepared(network, theta, self.recipe)
+        theta, optimiser = prepared(network, theta, self)
         optimiser.load_state_dict({**optimiser.state_dict(), "state": deepcopy(state.moments)})
-        loss = advance(network, theta, optimiser, *batch, self.recipe, state.step, stream)
+        loss = advance(network, theta, optimiser, *batch, self, state.step, stream)
         if not torch.isfinite(loss):
             raise DivergedError(state.step, "the training loss")
         moments = optimiser.state_dict()["state"]
         return detached(theta), State(stream.get_state(), state.step + 1, moments)
-
-
-PRETRAINED = ("rotation", "contrastive")
-INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)

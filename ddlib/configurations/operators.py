@@ -37,8 +37,8 @@ def update_fields(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )
     network = own.build(dataset.image_shape, dataset.class_count)
-    images, labels = dataset.train.images, dataset.train.labels
-    rows = batches(len(labels), own.recipe.batch_size, generator("shared batches", seed))
+    real = dataset.train
+    rows = batches(len(real.labels), own.recipe.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
     for number, state in enumerate(_states(dataset, own, network, seed)):
         drawn = [next(rows) for _ in range(BURST)]
@@ -46,7 +46,7 @@ def update_fields(
             moved, carried = state, State.start((seed, number))
             try:
                 for batch in drawn:
-                    batch = images[batch], labels[batch]
+                    batch = real.at(batch), real.labels[batch]
                     moved, carried = configurations[name].update(network, moved, carried, batch)
             except DivergedError:
                 del fields[name]

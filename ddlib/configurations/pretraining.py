@@ -1,7 +1,6 @@
 """Bodies pretrained on the real images without their labels."""
 
 import json
-from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,6 @@ from safetensors.torch import save
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.networks import functional as networks
 from ddlib.networks.functional import Theta
 from ddlib.networks.initial import initial_parameters
@@ -33,14 +31,14 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     chosen, given = configuration.initialisation, configuration.pretraining
     loss_of, outputs, copies = LOSSES[chosen]
     plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
-    stream, images = generator("pretraining", plain), dataset.train.images
+    stream, real = generator("pretraining", plain), dataset.train
     network = configuration.build(dataset.image_shape, outputs)
-    recipe = Recipe(**asdict(given), optimizer="adam", weight_decay=0.0, schedule="constant")
-    theta = initial_parameters(network, stream, images.device)
+    recipe = Recipe(**vars(given), optimizer="adam", weight_decay=0.0, schedule="constant")
+    theta = initial_parameters(network, stream, real.device)
     theta, optimiser = prepared(network, theta, recipe)
-    rows, watch = batches(len(images), max(given.batch_size // copies, 1), stream), Watch()
+    rows, watch = batches(len(real.labels), max(given.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
-        shown = images[send(next(rows), images.device)]
+        shown = real.at(next(rows))
         loss = loss_of(network, theta, shown, stream)
         watch.finite(step, f"the {chosen} loss", loss)
         descend(optimiser, loss, recipe.rate(step))

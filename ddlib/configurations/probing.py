@@ -32,7 +32,7 @@ def train_and_observe(
     `ddlib.training.loop.train_and_score` under the same seed.
     """
     count = len(test.labels)
-    seen = test.images[torch.arange(min(probe, count)) * count // min(probe, count)]
+    seen = test.at(torch.arange(min(probe, count)) * count // min(probe, count))
     ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
     stream, snapshots = generator("evaluation batches", seed), []
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)

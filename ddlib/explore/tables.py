@@ -114,7 +114,7 @@ class Tables:
         if not self.settings.spread or self.distances is None:
             return {}, ""
         try:
-            return covers.spread_families(self.distances, **self.settings.spread), ""
+            return covers.spread_families(self.distances, **vars(self.settings.spread)), ""
         except ValueError as reason:  # failures leave too few configurations
             return {}, f"no families of equal size: {reason}"
 

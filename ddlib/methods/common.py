@@ -1,19 +1,19 @@
 """What the methods share: images of a class, first images, real batches, networks, sets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from itertools import count
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
-from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
+from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.divergence import DivergedError, Watch, or_diverged
@@ -68,10 +68,10 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     "real": the images of the random control with this seed; "noise": N(0, 1) in normalised pixels.
     """
     if initialisation == "real":
-        return dataset.train.images[random_members(dataset, ipc, seed)].clone()
+        return dataset.train.at(random_members(dataset, ipc, seed))
     shape = (ipc * dataset.class_count, *dataset.image_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
-    return noise.to(dataset.train.images.device)
+    return noise.to(dataset.train.device)
 
 
 def finished(
@@ -91,14 +91,14 @@ def finished(
         classes=dataset.classes,
         data=dataset.name,
         method=method,
-        parameters=asdict(parameters),
+        parameters=parameters.model_dump(),
         seed=seed,
         learned=dict(learned or {}),
     )
 
 
-def read_configuration(table: Any) -> None:
-    """Raise ValueError unless `table` holds only a network and fields of `recipe.STEP`."""
+def read_configuration(table: Any) -> dict[str, Any]:
+    """Return a table of a network and of fields of `recipe.STEP`; ValueError for another."""
     if not isinstance(table, Mapping):
         raise ValueError(
             f"a configuration must be a table, such as {{network: {{name: mlp}}}}, got {table!r}"
@@ -106,20 +106,19 @@ def read_configuration(table: Any) -> None:
     check_names(table, ["network", *STEP], "field of a configuration to distil for")
     if "network" in table:
         read_network(table["network"])
-    replace(PLAIN_SGD, **{name: value for name, value in table.items() if name != "network"})
+    PLAIN_SGD.replace(**{name: value for name, value in table.items() if name != "network"})
+    return dict(table)
 
 
-@dataclass(frozen=True)
 class Matching(Parameters):
     """What all methods have that move images by SGD."""
 
-    learning_rate: ByIpc = setting(1.0, by_ipc=True)
-    momentum: float = setting(0.5)
-    initialisation: str = setting("real", choices=INITIALISATIONS)
-    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    learning_rate: ByIpc[NonNegativeFloat] = 1.0
+    momentum: NonNegativeFloat = 0.5
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
 
 
-@dataclass(frozen=True)
 class BatchMatching(Matching):
     """What methods have that match batches of real images.
 
@@ -128,9 +127,9 @@ class BatchMatching(Matching):
     real_batch: real images a class in a batch.
     """
 
-    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
-    average: str = setting("arithmetic", choices=AVERAGES)
-    real_batch: int = setting(256, least=1)
+    configurations: list[Annotated[dict[str, Any], PlainValidator(read_configuration)]] = []
+    average: Literal[*AVERAGES] = "arithmetic"
+    real_batch: PositiveInt = 256
 
 
 def fresh_networks(
@@ -149,7 +148,7 @@ def fresh_networks(
         stream = generator("matching configuration", seed, iteration)
         chosen, options = choices[int(torch.randint(len(choices), (), generator=stream))]
         stream = generator("matching weights", seed, iteration)
-        yield chosen, options, initial_parameters(chosen, stream, dataset.train.images.device)
+        yield chosen, options, initial_parameters(chosen, stream, dataset.train.device)
 
 
 def each_size(distil_size: Callable[..., DistilledSet]) -> Callable[..., dict[int, Any]]:

@@ -6,11 +6,11 @@ only as good as that model, and the paper's numbers say nothing about them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
@@ -20,12 +20,11 @@ from ddlib.methods.common import class_members, finished, synthetic_labels
 from ddlib.methods.generators import dit, unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import Parameters, Share, Text
 from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError, or_diverged
 
 
-@dataclass(frozen=True)
 class ModeGuidedDiffusion(Parameters):
     """Defaults of sampling are the paper's for its DiT; the UNet's are ours, for 8x8 digits.
 
@@ -39,22 +38,22 @@ class ModeGuidedDiffusion(Parameters):
     sampling. stop: the number of last steps without guidance. class_ids: see `dit.load`.
     """
 
-    generator: str = setting("unet")
-    class_ids: list[int] = setting([])
-    images: str = setting("generated", choices=("generated", "modes", "nearest"))
-    steps: int = setting(50, least=1)
-    guidance: float = setting(0.1)
-    stop: int = setting(25)
-    classifier_free_guidance: float = setting(4.0)
-    unet_channels: list[int] = setting([32, 32], least=1)
-    unet_steps: int = setting(500, least=1)
-    unet_batch_size: int = setting(32, least=1)
-    unet_learning_rate: float = setting(0.002)
-    unet_timesteps: int = setting(1000, least=1)
-    unet_label_drop: float = setting(0.1)
+    generator: Text = "unet"
+    class_ids: list[NonNegativeInt] = []
+    images: Literal["generated", "modes", "nearest"] = "generated"
+    steps: PositiveInt = 50
+    guidance: NonNegativeFloat = 0.1
+    stop: NonNegativeInt = 25
+    classifier_free_guidance: NonNegativeFloat = 4.0
+    unet_channels: Annotated[list[PositiveInt], Field(min_length=1)] = [32, 32]
+    unet_steps: PositiveInt = 500
+    unet_batch_size: PositiveInt = 32
+    unet_learning_rate: NonNegativeFloat = 0.002
+    unet_timesteps: PositiveInt = 1000
+    unet_label_drop: Share = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
         if self.stop > self.steps:
             raise ValueError(
                 f"stop={self.stop} is more than the {self.steps} sampling steps; choose stop <= "
@@ -65,17 +64,14 @@ class ModeGuidedDiffusion(Parameters):
                 f"steps={self.steps} is more than unet_timesteps={self.unet_timesteps}; choose "
                 "fewer sampling steps, or more timesteps"
             )
-        if not self.unet_channels:
-            raise ValueError("unet_channels is empty; give the channels of at least one level")
-        if self.unet_label_drop > 1:
-            raise ValueError(f"unet_label_drop={self.unet_label_drop} is a share; choose 0 to 1")
+        return self
 
 
 def jobs(parameters: ModeGuidedDiffusion, ipcs: Sequence[int]) -> list[dict[str, Any]]:
     """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
     if parameters.generator != "unet" or parameters.images != "generated":
         return []
-    options = asdict(parameters)
+    options = vars(parameters)
     return [{name[5:]: options[name] for name in options if name.startswith("unet_")}]
 
 
@@ -93,11 +89,11 @@ def distil(
     `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
     its code, which moves the mean (`guided_step`) where the paper's equation 6 moves the noise.
     """
-    check_autocast(dataset.train.images.device)
+    check_autocast(dataset.train.device)
     model = _load(dataset, parameters, prepared)
     targets: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
-        images = dataset.train.images[members]
+        images = dataset.train.at(members)
         latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
         for ipc in ipcs:
             centres = modes(latents, ipc, generator("modes", seed, ipc, label))

@@ -1,15 +1,14 @@
 """DC and DSA, gradient matching: a training step on S should move a network as one on D does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import (
     INITIALISATIONS,
@@ -23,7 +22,7 @@ from ddlib.methods.common import (
 )
 from ddlib.networks.functional import Theta, in_passes, logits, with_batch_seen
 from ddlib.networks.layers import Network
-from ddlib.parameters import ByIpc, at_ipc, setting
+from ddlib.parameters import ByIpc, at_ipc
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.loop import train
@@ -34,7 +33,6 @@ INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
 STATISTICS_BATCH = 16  # real images a class from which batch norms take their statistics
 
 
-@dataclass(frozen=True)
 class GradientMatching(BatchMatching):
     """Defaults are the reference's (Zhao et al., ICLR 2021).
 
@@ -43,19 +41,18 @@ class GradientMatching(BatchMatching):
     training options in `configurations` are those of the training on S.
     """
 
-    iterations: ByIpc = setting(1000, by_ipc=True)
-    outer_steps: ByIpc = setting(OUTER_STEPS, least=1, by_ipc=True)
-    inner_epochs: ByIpc = setting(INNER_EPOCHS, by_ipc=True)
-    learning_rate: ByIpc = setting(0.1, by_ipc=True)
-    network_learning_rate: float = setting(0.01)
-    network_batch: int = setting(256, least=1)
-    initialisation: str = setting("noise", choices=INITIALISATIONS)
-    augmentation: str = setting("none", choices=augment.STRATEGIES)
+    iterations: ByIpc[NonNegativeInt] = 1000
+    outer_steps: ByIpc[PositiveInt] = OUTER_STEPS
+    inner_epochs: ByIpc[NonNegativeInt] = INNER_EPOCHS
+    learning_rate: ByIpc[NonNegativeFloat] = 0.1
+    network_learning_rate: NonNegativeFloat = 0.01
+    network_batch: PositiveInt = 256
+    initialisation: Literal[*INITIALISATIONS] = "noise"
+    augmentation: Literal[*augment.STRATEGIES] = "none"
 
     method: ClassVar[str] = "dc"
 
 
-@dataclass(frozen=True)
 class SiameseGradientMatching(GradientMatching):
     """DSA: gradient matching under augmentation that S and D share (Zhao & Bilen, ICML 2021).
 
@@ -63,8 +60,8 @@ class SiameseGradientMatching(GradientMatching):
     Digits do not flip: give them `augmentation: dsa_no_flip`.
     """
 
-    initialisation: str = setting("real", choices=INITIALISATIONS)
-    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
 
     method: ClassVar[str] = "dsa"
 
@@ -99,8 +96,8 @@ def distil(
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
-                rows = send(torch.cat(next(samples)), images.device)
-                theta = with_batch_seen(network, theta, dataset.train.images[rows])
+                seen = dataset.train.at(torch.cat(next(samples)))
+                theta = with_batch_seen(network, theta, seen)
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
             loss, images.grad = match(dataset, network, theta, next(batches), images, drawn)
             finite(step, "the matching loss", loss)
@@ -108,7 +105,7 @@ def distil(
                 images.grad /= loss + TINY
             synthetic.optimiser.step()
             if inner and outer < outer_steps - 1:
-                recipe = replace(inner, **options)
+                recipe = inner.replace(**options)
                 see = partial(finite, step, "the loss of the network trained on S")
                 theta = train(
                     network, theta, images.detach(), synthetic.labels, recipe, stream, see
@@ -125,8 +122,7 @@ def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | Non
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
     if not epochs:
         return None
-    return replace(
-        PLAIN_SGD,
+    return PLAIN_SGD.replace(
         steps=epochs * -(-k // parameters.network_batch),
         batch_size=parameters.network_batch,
         learning_rate=parameters.network_learning_rate,
@@ -155,7 +151,7 @@ def match(
     total, gradients = images.new_zeros(()), []
     for label, synthetic in enumerate(images.detach().chunk(dataset.class_count)):
         synthetic.requires_grad_()
-        real = dataset.train.images[send(batch[label], images.device)]
+        real = dataset.train.at(batch[label])
         wanted = weight_gradients(network, theta, augment.apply(real, drawn[label]), label)
         seen = augment.apply(synthetic, drawn[label])
         reached = weight_gradients(network, theta, seen, label, create_graph=True)

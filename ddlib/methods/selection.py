@@ -4,9 +4,9 @@ All three order the images of each class once: the choice of a size is the first
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
@@ -14,24 +14,22 @@ from ddlib.methods.common import class_members, finished, random_members
 from ddlib.networks.functional import embed, with_batch_seen
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
 class RandomSelection(Parameters):
     """Random real images: nothing to set."""
 
 
-@dataclass(frozen=True)
 class FeatureSelection(Parameters):
     """Features come from a network trained for `steps` SGD steps on the real set (0: untrained)."""
 
-    steps: int = setting(300)
-    batch_size: int = setting(64, least=1)
-    learning_rate: float = setting(0.01)
+    steps: NonNegativeInt = 300
+    batch_size: PositiveInt = 64
+    learning_rate: NonNegativeFloat = 0.01
 
 
 def random(
@@ -104,16 +102,15 @@ def _orders(
 ) -> list[torch.Tensor]:
     """Return, for each class, the indices (count,) of training images that `order` picks."""
     real = dataset.train
-    theta = initial_parameters(network, generator("feature weights", seed), real.images.device)
+    theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
-        recipe = Recipe(parameters.steps, parameters.batch_size, parameters.learning_rate)
-        stream = generator("feature batches", seed)
+        recipe, stream = Recipe(**vars(parameters)), generator("feature batches", seed)
         theta = train(network, theta, real.images, real.labels, recipe, stream)
     else:  # without statistics, batch norms would see one class at a time
-        theta = with_batch_seen(network, theta, real.images[random_members(dataset, 16, seed)])
+        theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
     with torch.no_grad():
         return [
-            members[order(embed(network, theta, real.images[members]), count)]
+            members[order(embed(network, theta, real.at(members)), count)]
             for members in class_members(dataset)
         ]
 
@@ -129,6 +126,6 @@ def _firsts(
     """Return, for every ipc, the first `ipc` images of each class in its order."""
     sets = {}
     for ipc in ipcs:
-        images = dataset.train.images[torch.cat([order[:ipc] for order in orders])]
+        images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))
         sets[ipc] = finished(dataset, images, method, parameters, seed)
     return sets

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from ddlib.devices import check_autocast, float32_default, seeded, send
 from ddlib.networks.layers import Network
 from ddlib.networks.zoo import NETWORKS
-from ddlib.parameters import check_names, check_options, read_options
+from ddlib.parameters import check_names, options_of
 
 Theta = dict[str, torch.Tensor]
 
@@ -41,9 +41,8 @@ def read_network(table: Mapping[str, Any]) -> dict[str, Any]:
     name = table["name"]
     check_names([name], NETWORKS, "network")
     what = f"the network {name!r}"
-    options = read_options(NETWORKS[name], table, what, own=["name"])
-    check_options(NETWORKS[name], {key: options[key] for key in options if key != "name"}, what)
-    return options
+    options = {key: value for key, value in table.items() if key != "name"}
+    return {"name": name, **vars(options_of(NETWORKS[name]).read(options, what))}
 
 
 def build(

@@ -18,7 +18,7 @@ from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data import cache as shared
-from ddlib.data.base import DataSet, Split
+from ddlib.data.base import DataSet
 from ddlib.devices import precision, read_device
 from ddlib.distilled import DistilledSet, check_set
 from ddlib.files import read_json, reading, write_atomically
@@ -242,21 +242,6 @@ def evaluate(
     return outcomes, seconds(context) - start
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The images of some rows, for a training to take its batches from, without a copy of all."""
-
-    images: torch.Tensor
-    rows: torch.Tensor
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    def __getitem__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.images[self.rows[batch]]
-
-
 @in_precision
 def find_length(
     context: Context, configuration: Configuration, body: Path | None, converged: Converged
@@ -270,12 +255,12 @@ def find_length(
     dataset, network = _open(context, configuration)
     start, real, recipe = seconds(context), dataset.train, configuration.recipe
     held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-    test = Split(real.images[held], real.labels[held])
-    rest = _Rows(real.images, (~held).nonzero().flatten()), real.labels[~held]
+    test, rest = (real.subset(part.nonzero().flatten()) for part in (held, ~held))
     theta = _initial(context, network, configuration, (0, 0), body)
 
     def risk(steps: int) -> float:
-        given = *rest, test, replace(recipe, steps=steps), (0, 0), theta
+        shorter = recipe.replace(steps=steps)
+        given = rest.images, rest.labels, test, shorter, (0, 0), theta
         outcome = or_diverged(train_and_score, network, *given)
         return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
@@ -332,11 +317,7 @@ def _opened(copy: str, digest: str) -> DataSet:
 def _dataset(copy: str, digest: str, device: str) -> DataSet:
     torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
     dataset = _opened(copy, digest)
-    train, test = (
-        Split(split.images.to(device), split.labels.to(device))
-        for split in (dataset.train, dataset.test)
-    )
-    return replace(dataset, train=train, test=test)
+    return replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
 
 
 def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:

@@ -7,7 +7,6 @@ network trained on all of D.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ def _described(name: str, width: Any, depth: Any) -> str:
 
 
 def _training(plan: Any, found: pd.DataFrame) -> list[str]:
-    recipe = asdict(plan.first.recipe)
+    recipe = vars(plan.first.recipe)
     points = [
         f"{name} = {recipe[name]}, where the papers take {value}"
         for name, value in RECIPE.items()
@@ -163,8 +162,8 @@ def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
     points = []
     for method, (_, parameters) in plan.methods.items():
         ipcs = found.loc[found["method"] == method, "ipc"]
-        own = asdict(parameters)
-        theirs = asdict(type(parameters).read(published.get(method), method))
+        own = vars(parameters)
+        theirs = vars(type(parameters).read(published.get(method), method))
         changed = [
             f"{name} {own[name]} (papers: {theirs[name]})"
             for name in own

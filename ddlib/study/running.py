@@ -231,7 +231,7 @@ class Running:
             await self._settle_reference(name, seed, SAME_STEPS)
             return read_record(plan.reference_path(name, seed, SAME_STEPS))
         await self._pretrained(name)
-        longer = replace(chosen, recipe=replace(chosen.recipe, steps=steps))
+        longer = chosen.replace(steps=steps)
         probe = plan.settings.probe if reference == SAME_STEPS else 0
         job = work.reference, plan.context, longer, seed, self._body(name), probe
         score, observed = await self._result(await self._submit(*job))
@@ -254,7 +254,7 @@ class Running:
         try:
             await asyncio.gather(*asked)
             files = [path.resolve() for _, path in prepared]
-            call = work.distil, plan.context, base, asdict(parameters), ipcs, first.seed, files
+            call = work.distil, plan.context, base, parameters.model_dump(), ipcs, first.seed, files
             outcomes, seconds = await self._result(await self._submit(*call))
         except JobError as failed:
             return dict.fromkeys(ipcs, failed.__cause__)

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ class Plan:
     @property
     def converged(self) -> Converged:
         """How long the references that have converged are trained."""
-        return Converged.read(self.settings.converged, "converged")
+        return self.settings.converged
 
     def evaluation(self, configuration: str) -> list[Any]:
         """All that decides how a network is trained and scored."""
-        plain = asdict(self.configurations[configuration])
+        plain = self.configurations[configuration].model_dump()
         return [plain, *self.network_code(plain)]
 
     def network_code(self, plain: Any) -> list[str]:
@@ -118,14 +118,14 @@ class Plan:
     def reference_path(self, configuration: str, seed: int, reference: str) -> Path:
         """A full-data reference of `seed`, shared by all studies with this cache."""
         identity = [self.context.identity, self.evaluation(configuration), seed]
-        identity += [asdict(self.converged)] if reference == CONVERGED else []
+        identity += [self.converged.model_dump()] if reference == CONVERGED else []
         name = f"{self.dataset.name}-seed{seed}-{reference}-{fingerprint(identity)}.json"
         return self.cache / "references" / name
 
     def length_path(self, configuration: str) -> Path:
         """The steps of the converged references of all seeds; see `find_length`."""
         evaluation = self.evaluation(configuration)
-        identity = [self.context.identity, evaluation, asdict(self.converged)]
+        identity = [self.context.identity, evaluation, self.converged.model_dump()]
         return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
 
     def has_reference(self, configuration: str, seed: int, reference: str) -> bool:
@@ -146,7 +146,7 @@ class Plan:
         chosen = self.configurations[configuration]
         if not chosen.pretrained:
             return None
-        plain = [chosen.network, chosen.initialisation, asdict(chosen.pretraining)]
+        plain = [chosen.network, chosen.initialisation, chosen.pretraining.model_dump()]
         context = replace(self.context, network="any")
         identity = [context.identity, plain, *self.network_code(plain)]
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
@@ -193,7 +193,7 @@ class Trial:
     def identity(self) -> list[Any]:
         """All that decides the distilled set."""
         base, parameters = self.plan.methods[self.method]
-        entry, plain = self.plan.entry(self.method), asdict(parameters)
+        entry, plain = self.plan.entry(self.method), parameters.model_dump()
         code = [code_digest(*entry.modules), *self.plan.network_code(plain)]
         made_by = [base, plain, *code, *entry.reads(parameters)]
         return [self.plan.context.identity, self.method, made_by, self.ipc, self.seed]
@@ -248,7 +248,7 @@ class Result:
         """The part under the configuration that differs from the first in augmenting alone."""
         first = self.plan.first
         for name, other in self.plan.configurations.items():
-            plain = replace(other, recipe=replace(other.recipe, augmentation="none"))
+            plain = other.replace(augmentation="none")
             if plain == first != other:
                 return self.under(name)
         return None
@@ -335,7 +335,7 @@ def prepare(settings: Settings) -> Plan:
             ) from None
     ipcs = read_ipcs(settings.k, dataset)
     if settings.reference == CONVERGED:
-        hold_out(dataset.train.labels, Converged.read(settings.converged, "converged").held_out)
+        hold_out(dataset.train.labels, settings.converged.held_out)
     folder, cache = from_root(settings.results), from_root(settings.cache)
     for place in (cache, folder):
         check_writable(place)
@@ -382,7 +382,7 @@ def collect(plan: Plan) -> Result:
     )
     _measure_gaps(trials, references, plan.settings.reference)
     costs = pd.DataFrame(_costs(plan, records))
-    told = asdict(replace(plan.settings, workers=None, scheduler_address=None))
+    told = plan.settings.replace(workers=None, scheduler_address=None).model_dump()
     write_atomically(plan.folder / "settings.json", plain_text(told).encode())
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))

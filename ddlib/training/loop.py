@@ -61,10 +61,10 @@ def train(
 ) -> Theta:
     """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
 
-    images: (N, channels, H, W); labels: (N,). `theta` itself is left as it is. The weights come
-    with the network's buffers, if it has any, which the optimiser does not see. Raises
-    DivergedError with the step at which the loss is not finite, unless `see` is there to be given
-    every step's loss ().
+    images: (N, channels, H, W), or those of a Split; labels: (N,). `theta` itself is left as it
+    is. The weights come with the network's buffers, if it has any, which the optimiser does not
+    see. Raises DivergedError with the step at which the loss is not finite, unless `see` is there
+    to be given every step's loss ().
     """
     steps = training_steps(network, theta, images, labels, recipe, generator, see)
     return deque(steps, maxlen=1).pop()
@@ -166,8 +166,10 @@ def scores_of(network: Network, thetas: Sequence[Theta], split: Split) -> list[S
     """Return the `score` of each of some weights; a device is asked once for all."""
     right, nats = [], []
     for theta in thetas:
-        for images, labels in zip(*map(in_passes, (split.images, split.labels)), strict=True):
-            scores = logits(network, theta, images)
+        start = 0
+        for labels in in_passes(split.labels):
+            scores = logits(network, theta, split.at(slice(start, start + len(labels))))
+            start += len(labels)
             hits = (scores.argmax(1) == labels).long()
             counts = torch.stack([hits, torch.ones_like(hits)], dim=1)  # right, and all
             right.append(counts.new_zeros(scores.shape[1], 2).index_add(0, labels, counts))

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import Parameters, Share
 from ddlib.seeds import generator
 from ddlib.training.augment import AUGMENTATIONS
 
@@ -33,7 +34,6 @@ STEP = ("optimizer", "learning_rate", "momentum", "weight_decay", "label_smoothi
 """The fields of a Recipe that decide a step, whatever the length, batches and augmentation."""
 
 
-@dataclass(frozen=True)
 class Recipe(Parameters):
     """How a network is trained: for a fixed number of steps, whatever the size of the set.
 
@@ -41,31 +41,27 @@ class Recipe(Parameters):
     the evaluation of Zhao et al. (ICLR 2021) but for their length and schedule.
     """
 
-    steps: int = setting(300, least=1)
-    batch_size: int = setting(256, least=1)
-    learning_rate: float = setting(0.01)
-    momentum: float = setting(0.9)
-    weight_decay: float = setting(5e-4)
-    schedule: str = setting("cosine", choices=SCHEDULES)
-    augmentation: str = setting("none", choices=AUGMENTATIONS)
-    optimizer: str = setting("sgd", choices=OPTIMISERS)
-    label_smoothing: float = setting(0.0)
+    steps: PositiveInt = 300
+    batch_size: PositiveInt = 256
+    learning_rate: NonNegativeFloat = 0.01
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    schedule: Literal[*SCHEDULES] = "cosine"
+    augmentation: Literal[*AUGMENTATIONS] = "none"
+    optimizer: Literal[*OPTIMISERS] = "sgd"
+    label_smoothing: Share = 0.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.label_smoothing > 1:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing} is a share; choose 0 (none) to 1"
-            )
+    @model_validator(mode="after")
+    def _check_momentum(self) -> Self:
         if self.optimizer == "nesterov" and not self.momentum:
             raise ValueError("optimizer='nesterov' needs a momentum above 0; choose 0.9, or 'sgd'")
+        return self
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`."""
         return self.learning_rate * SCHEDULES[self.schedule](step / self.steps)
 
 
-@dataclass(frozen=True)
 class Converged(Parameters):
     """How long networks are trained on all data D until their risk no longer falls.
 
@@ -74,16 +70,8 @@ class Converged(Parameters):
     the share of the training images.
     """
 
-    passes: int = setting(30, least=1)
-    held_out: float = setting(0.1, above=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.held_out >= 1:
-            raise ValueError(
-                f"held_out={self.held_out} leaves nothing to train on; choose a share below 1, "
-                "such as 0.1"
-            )
+    passes: PositiveInt = 30
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
 def hold_out(labels: torch.Tensor, share: float) -> torch.Tensor:

@@ -51,8 +51,8 @@ def test_the_same_share_of_every_class_is_held_out():
     [
         ({"reference": "converge"}, "did you mean 'converged'"),
         ({"converged": {"passes": 0}}, "passes=0 must be a whole number of at least 1"),
-        ({"converged": {"held_out": 1}}, "held_out=1 leaves nothing to train on"),
-        ({"converged": {"steps": 3}}, "'steps' is not a parameter of converged"),
+        ({"converged": {"held_out": 1}}, "held_out=1 must be a number above 0 and below 1"),
+        ({"converged": {"steps": 3}}, "converged: 'steps' is not a parameter;"),
     ],
 )
 def test_bad_references_are_refused(changes, message):

@@ -148,7 +148,7 @@ def test_results_of_another_version_say_what_to_do(tmp_path):
     told = json.loads((folder / "settings.json").read_text())
     (folder / "settings.json").write_text(json.dumps(told | {"tolerance": 0.1}))
     with pytest.raises(
-        ValueError, match=r"version of ddlib cannot read .* \('tolerance' .*\); run its"
+        ValueError, match=r"version of ddlib cannot read .* \(this study: 'tolerance' .*\); run its"
     ):
         tables.read(folder)
 

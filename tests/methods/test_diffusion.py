@@ -188,8 +188,11 @@ def test_jobs_hold_all_that_decides_the_unet():
         ({"images": "closest"}, r"'closest' is not an images; allowed: generated, modes, nearest"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
         ({"unet_timesteps": 40}, r"steps=50 is more than unet_timesteps=40; choose fewer"),
-        ({"unet_channels": []}, r"unet_channels is empty; give the channels of at least one"),
-        ({"unet_label_drop": 1.5}, r"unet_label_drop=1\.5 is a share; choose 0 to 1"),
+        ({"unet_channels": []}, r"unet_channels=\[\] must be a list of one or more whole"),
+        (
+            {"unet_label_drop": 1.5},
+            r"unet_label_drop=1\.5 must be a number of at least 0 and at most 1",
+        ),
     ],
 )
 def test_bad_parameters_are_refused_in_one_sentence(given, message):

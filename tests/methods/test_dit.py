@@ -132,7 +132,7 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(folder, coloured, monke
         torch.testing.assert_close(targets[rows], latents[own][order], rtol=1e-4, atol=1e-5)
         pixels = images[rows] * 0.25 + 0.5
         torch.testing.assert_close(pixels, decoded[own][order], rtol=1e-4, atol=1e-4)
-    shown = distil(coloured, None, [10], 0, replace(parameters, images="modes"), [])[10].images
+    shown = distil(coloured, None, [10], 0, parameters.replace(images="modes"), [])[10].images
     torch.testing.assert_close(shown, images)
 
 

@@ -309,7 +309,7 @@ def test_for_configurations_each_iteration_takes_the_network_and_optimizer_of_on
         configurations=family,
         average=average,
     )
-    images = distil(tiny, network, [2], 0, replace(parameters, iterations=0))[2].images
+    images = distil(tiny, network, [2], 0, parameters.replace(iterations=0))[2].images
     distilled = distil(tiny, network, [2], 0, parameters)[2].images
     velocity, widths = torch.zeros_like(images), []
     for theta in drawn_weights:

@@ -219,7 +219,10 @@ def test_first_images_are_the_random_control_or_standard_normal(tiny, network):
         (["mlp"], r"configurations\[0\]: a configuration must be a table"),
         ([{"network": "mlp"}], r"configurations\[0\]: network must be a table with a name"),
         ([{}, {"network": {"name": "mpl"}}], r"\[1\]: 'mpl' is not a network; did you mean 'mlp'"),
-        ([{"network": {"name": "mlp", "widht": 3}}], "'widht' is not a parameter of the network"),
+        (
+            [{"network": {"name": "mlp", "widht": 3}}],
+            "the network 'mlp': 'widht' is not a parameter; did",
+        ),
         ([{"optimiser": "adam"}], "'optimiser' is not a field .*did you mean 'optimizer'"),
         ([{"optimizer": "nesterov"}], "needs a momentum above 0"),
         ([{"learning_rate": -1}], "learning_rate=-1 must be"),

@@ -115,7 +115,9 @@ def test_the_features_of_a_network_decide(
     theta = initial_parameters(network, generator("feature weights", 4))
     if steps:
         real, stream = (tiny.train.images, tiny.train.labels), generator("feature batches", 4)
-        theta = train(network, theta, *real, Recipe(12, 17, 0.3), stream)
+        theta = train(
+            network, theta, *real, Recipe(steps=12, batch_size=17, learning_rate=0.3), stream
+        )
     layer = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}[norm]
     ordinary = ordinary_convnet(theta, 2, norm=layer).train()
     ordinary(tiny.train.images[random_members(tiny, 16, 4)])

@@ -455,7 +455,7 @@ def test_testing_drops_nothing(own):
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ({"rate": "1e-3"}, "rate='1e-3' must be a number"),
+        ({"rate": "1e-3"}, "rate='1e-3' must be a number; YAML reads '1e-3' as text: write 1.0e-3"),
         ({"rate": math.inf}, "rate=inf must be a number"),
         ({"biased": 1}, "biased=1 must be true or false"),
         ({"note": 3}, "note=3 must be text"),
@@ -481,12 +481,3 @@ def test_options_are_numbers_switches_and_texts(monkeypatch, value, sentence):
     assert list(initial_parameters(network, stream())) == ["head.weight"]
     with pytest.raises(ValueError, match=rf"the network 'small': {re.escape(sentence)}$"):
         build("small", (1, 4, 4), 3, **value)
-
-
-def test_an_option_of_another_kind_is_refused(monkeypatch):
-    def small(image_shape, class_count, widths: list = ()):
-        return Network(nn.Flatten(), nn.Linear(16, class_count))
-
-    monkeypatch.setitem(networks.NETWORKS, "small", small)
-    with pytest.raises(ValueError, match=r"its option widths .* annotate it with int, float, bool"):
-        build("small", (1, 4, 4), 3)

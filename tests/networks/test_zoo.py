@@ -296,13 +296,13 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
     [
         (
             *("convnet", MNIST, {"norm": "bacth"}),
-            "'bacth' is not a norm of the network 'convnet'; did you mean 'batch'? allowed: "
+            "the network 'convnet': 'bacth' is not a norm; did you mean 'batch'? allowed: "
             "instance, group, batch, layer, none",
         ),
-        ("vgg11", MNIST, {"norm": 4}, "4 is not a norm of the network 'vgg11'; allowed: instance"),
+        ("vgg11", MNIST, {"norm": 4}, "the network 'vgg11': 4 is not a norm; allowed: instance"),
         (
             *("resnet18", MNIST, {"downsampling": "avg"}),
-            "'avg' is not a downsampling of the network 'resnet18'; ",
+            "the network 'resnet18': 'avg' is not a downsampling; ",
         ),
         (
             *("convnet", MNIST, {"depth": "deep"}),
@@ -314,7 +314,7 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
         ),
         (
             *("alexnet", MNIST, {"norm": "batch"}),
-            "'norm' is not a parameter of the network 'alexnet'; allowed: name",
+            "the network 'alexnet': 'norm' is not a parameter; allowed: none",
         ),
         ("resnet", MNIST, {}, "'resnet' is not a network; did you mean 'resnet18'? allowed: mlp"),
         (

@@ -234,7 +234,7 @@ def test_workers_with_another_device_than_this_machines_are_asked_for(tmp_path, 
     context = study.prepare(chosen).context
     monkeypatch.setattr("ddlib.study.cluster.read_device", as_if_cuda)
     with in_process() as address:
-        chosen = replace(chosen, scheduler_address=address)
+        chosen = chosen.replace(scheduler_address=address)
         sentence = "^device: auto is cpu on this machine, but cuda on the Dask workers at .*; name"
         with pytest.raises(ValueError, match=sentence), connect(chosen, context):
             pass

@@ -26,7 +26,7 @@ def load(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGenerato
     does not predict noise, or its ids for the classes are not known.
     """
     pipeline = _open(name)
-    device = dataset.train.images.device
+    device = dataset.train.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
     if dataset.image_shape[0] != vae.config.in_channels:
         raise ValueError(

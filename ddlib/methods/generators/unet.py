@@ -42,7 +42,7 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    real, steps, device = dataset.train, job["steps"], dataset.train.images.device
+    real, steps, device = dataset.train, job["steps"], dataset.train.device
     check_autocast(device)
     unet = _empty(dataset, job["channels"])
     theta = initial_parameters(unet, generator("unet weights"), device)
@@ -57,7 +57,7 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     for step in range(steps):
         rows = send(next(index_batches), device)
         labels = drop_labels(real.labels[rows], dataset.class_count, job["label_drop"], stream)
-        pixels = encode(real.images[rows])
+        pixels = encode(real.at(rows))
         noise = send(torch.randn(pixels.shape, generator=stream, dtype=pixels.dtype), device)
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
@@ -84,7 +84,7 @@ def load(
     unet = _empty(dataset, channels).eval() if path else None
     if path:
         with reading(path):
-            tensors = safetensors.torch.load_file(path, str(dataset.train.images.device))
+            tensors = safetensors.torch.load_file(path, str(dataset.train.device))
         del tensors["losses"]
         theta = {name.removeprefix("unet."): value for name, value in tensors.items()}
         unet.load_state_dict(theta, assign=True)
