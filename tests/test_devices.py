@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -25,7 +26,8 @@ from ddlib.networks import layers, zoo
 from ddlib.networks.functional import build, embed, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.study.jobs import Context, in_precision, seconds
+from ddlib.study.jobs import seconds
+from ddlib.study.plan import Context
 from ddlib.training import augment
 from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import CHECK_EVERY
@@ -154,7 +156,7 @@ def test_scoring_waits_once_however_many_batches(tiny, monkeypatch):
         there = score(network, theta, moved(tiny).test)
     assert there.accuracy == here.accuracy
     assert there.cross_entropy == pytest.approx(here.cross_entropy)  # its batches are larger
-    assert sum(on.waits.values()) == 2  # for what is right, and for the nats
+    assert sum(on.waits.values()) == 3  # for the labels, for what is right, and for the nats
 
 
 def test_probing_waits_no_more_for_more_steps(tiny):
@@ -268,25 +270,16 @@ def test_the_pretended_accelerator_counts_and_refuses():
 
 def test_device_and_precision_name_a_result():
     contexts = [
-        Context("network", "digest", "copy", device, rounding, "code")
+        Context("network", "digest", Path(), Path(), device, rounding, "code")
         for device in ("cpu", "cuda")
         for rounding in ("float32", "bf16")
     ]
     assert len({tuple(context.identity) for context in contexts}) == 4
 
 
-def test_a_job_computes_with_the_precision_of_its_context():
-    @in_precision
-    def job(context: Context) -> torch.dtype:
-        return (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
-
-    for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        assert job(Context("network", "digest", "copy", "cpu", name, "code")) == kind
-
-
 def test_a_processor_counts_its_own_seconds_and_an_accelerator_those_that_pass():
     for device, least, most in (("cpu", 0, 0.1), ("cuda", 0.2, 60)):
-        context = Context("network", "digest", "copy", device, "float32", "code")
+        context = Context("network", "digest", Path(), Path(), device, "float32", "code")
         start = seconds(context)
         time.sleep(0.2)
         assert least <= seconds(context) - start < most

@@ -34,7 +34,7 @@ from ddlib.figures import scaling as charts
 from ddlib.files import write_atomically
 from ddlib.publish.page import NUMBERS
 from ddlib.stats import covers, distances, laws, planner, verdicts
-from ddlib.stats.families import k_star, worst_gaps
+from ddlib.stats.families import k_star, worst_member
 from ddlib.stats.intervals import Interval
 from ddlib.words.text import listed
 
@@ -342,12 +342,9 @@ class CoverageExplorer(Explorer):
         """Return the worst member at k and its gap; where there is none, "unknown" and why."""
         gaps = tables.gaps[(tables.gaps["method"] == method) & (tables.gaps["k"] == k)]
         try:
-            found = worst_gaps(gaps, {"chosen": members})
+            return worst_member(gaps, members)
         except ValueError as reason:
             return "unknown", str(reason)
-        if found["worst"].isna().all():
-            return "unknown", "fewer than 2 seeds have every member at this k"
-        return found["worst_member"].mode().iloc[0], found["worst"].mean()
 
     def choose(self) -> View:
         tables, members = self.tables, tuple(self.members.value)

@@ -32,7 +32,7 @@ DISTANCES, SHEETS = "distances.parquet", "sheets.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """What a study left, as `ddlib.study.study.Result` has it, without its data and networks.
+    """What a study left, as `ddlib.study.results.Result` has it, without its data and networks.
 
     folder: where it is, absolute; trials, references: its tables; distances: (C, C) between
     predictions, None where notebook 03 did not run on it; noise: the distance that seeds alone
