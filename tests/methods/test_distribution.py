@@ -11,6 +11,7 @@ from ddlib.methods.distribution import (
 )
 from ddlib.methods.selection import RandomSelection, random
 from ddlib.networks.functional import build
+from ddlib.training import augment
 
 EVERYTHING = 40  # a real batch of all images of a class
 NORMS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}
