@@ -1,7 +1,8 @@
 """The distillation methods, in one registry: to add one, write a file and an entry here.
 
-A method is a function `distil(dataset, network, ipcs, seed, parameters)`. It returns one outcome a
-size, `{ipc: DistilledSet}`, or a DivergedError for a set whose loss is no longer finite.
+A method is a function `distil(dataset, network, ipc, seed, parameters)`. It returns a DistilledSet,
+or raises DivergedError where its loss is no longer finite. One that shares work over sizes takes
+all of them, `ipcs`, and returns `{ipc: DistilledSet or DivergedError}`.
 """
 
 import os
@@ -16,7 +17,7 @@ from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
-from ddlib.training.divergence import DivergedError
+from ddlib.training.divergence import DivergedError, or_diverged
 
 PIPELINE_FILES = (".json", ".safetensors", ".bin")
 """The files of a folder, such as a DiT's, that count where a parameter names the folder."""
@@ -46,9 +47,9 @@ class Method:
     more argument.
     """
 
-    function: Callable[..., dict[int, DistilledSet | DivergedError]]
+    function: Callable[..., Any]
     parameters: type[Parameters]
-    shares: bool
+    shares: bool = False
     preparation: Preparation | None = None
 
     def distil(
@@ -56,7 +57,9 @@ class Method:
     ) -> dict[int, DistilledSet | DivergedError]:
         """Distil every size. Raises ValueError for a size that the smallest class cannot fill."""
         check_ipcs(ipcs, dataset)
-        return self.function(dataset, network, ipcs, seed, *more)
+        if self.shares:
+            return self.function(dataset, network, ipcs, seed, *more)
+        return {ipc: or_diverged(self.function, dataset, network, ipc, seed, *more) for ipc in ipcs}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -95,12 +98,11 @@ METHODS: dict[str, Method] = {
     "herding": Method(selection.herding, selection.FeatureSelection, shares=True),
     "k_center": Method(selection.k_center, selection.FeatureSelection, shares=True),
     "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
-    "dc": Method(gradient.distil, gradient.GradientMatching, shares=False),
-    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, shares=False),
+    "dc": Method(gradient.distil, gradient.GradientMatching),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching),
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
-        shares=False,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert, length="epochs"),
     ),
     "mgd3": Method(

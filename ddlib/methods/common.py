@@ -1,7 +1,6 @@
 """What the methods share: images of a class, first images, real batches, networks, sets."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.divergence import DivergedError, Watch, or_diverged
+from ddlib.training.divergence import Watch
 from ddlib.training.recipe import STEP, Recipe
 
 INITIALISATIONS = ("real", "noise")
@@ -149,18 +148,6 @@ def fresh_networks(
         chosen, options = choices[int(torch.randint(len(choices), (), generator=stream))]
         stream = generator("matching weights", seed, iteration)
         yield chosen, options, initial_parameters(chosen, stream, dataset.train.device)
-
-
-def each_size(distil_size: Callable[..., DistilledSet]) -> Callable[..., dict[int, Any]]:
-    """Turn a function that distils one ipc, or raises DivergedError, into a method of many."""
-
-    @wraps(distil_size)
-    def distil(
-        dataset: DataSet, network: Network, ipcs: Sequence[int], *more: Any
-    ) -> dict[int, DistilledSet | DivergedError]:
-        return {ipc: or_diverged(distil_size, dataset, network, ipc, *more) for ipc in ipcs}
-
-    return distil
 
 
 class Synthetic:

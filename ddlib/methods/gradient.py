@@ -16,7 +16,6 @@ from ddlib.methods.common import (
     TINY,
     BatchMatching,
     Synthetic,
-    each_size,
     fresh_networks,
     real_batches,
 )
@@ -66,11 +65,10 @@ class SiameseGradientMatching(GradientMatching):
     method: ClassVar[str] = "dsa"
 
 
-@each_size
 def distil(
     dataset: DataSet, network: Network, ipc: int, seed: int, parameters: GradientMatching
 ) -> DistilledSet:
-    """Distil each size: min over S of `match`, summed over fresh networks as they train on S.
+    """Distil S: min over S of `match`, summed over fresh networks as they train on S.
 
     An augmentation is drawn for each class and applied to its real and synthetic images alike; the
     training on S draws one for each image. Batch norms take their statistics from real images of

@@ -16,7 +16,7 @@ from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
-from ddlib.methods.common import Matching, Synthetic, each_size
+from ddlib.methods.common import Matching, Synthetic
 from ddlib.networks.functional import flatten, logits, unflatten
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
@@ -105,7 +105,6 @@ def train_expert(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> 
     return content.getvalue()
 
 
-@each_size
 def distil(
     dataset: DataSet,
     network: Network,
@@ -114,7 +113,7 @@ def distil(
     parameters: TrajectoryMatching,
     prepared: Sequence[Path],
 ) -> DistilledSet:
-    """Distil each size: min over S and the student's step size of the loss of `unroll`.
+    """Distil S: min over S and the student's step size of the loss of `unroll`.
 
     prepared: the files of `train_expert`. All sizes see the same experts. The step size that S was
     made for is the set's learned "step_size"; a study evaluates at its own learning rate, as it

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.data.base import Split
-from ddlib.methods import gradient
+from ddlib.methods import METHODS, gradient
 from ddlib.methods.common import real_batches
 from ddlib.methods.gradient import (
     GradientMatching,
     SiameseGradientMatching,
-    distil,
     inner_recipe,
     match,
     row_cosine_distance,
@@ -27,6 +26,7 @@ from ddlib.training import augment
 
 EVERYTHING = 40  # a real batch of all images of a class
 PLAIN = [augment.Draw("none")] * 3  # the augmentation of three classes: none
+distil = METHODS["dc"].distil
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
@@ -223,7 +223,7 @@ def counted(monkeypatch):
     ],
 )
 def test_loops_follow_the_published_tables(tiny, network, counted, ipc, outer, epochs):
-    distil(tiny, network, [ipc], 0, GradientMatching(iterations=2))
+    gradient.distil(tiny, network, ipc, 0, GradientMatching(iterations=2))
     assert [kind for kind, _ in counted] == (["match", "train"] * (outer - 1) + ["match"]) * 2
     assert {recipe.steps for kind, recipe in counted if kind == "train"} <= {epochs}
 

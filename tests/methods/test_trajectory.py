@@ -12,15 +12,16 @@ import torch
 import torch.nn.functional as F
 
 from ddlib.data.base import Split
-from ddlib.methods import trajectory
+from ddlib.methods import METHODS, trajectory
 from ddlib.methods.common import initial_images
-from ddlib.methods.trajectory import TrajectoryMatching, distil, jobs, train_expert, unroll
+from ddlib.methods.trajectory import TrajectoryMatching, jobs, train_expert, unroll
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.divergence import DivergedError
 
+distil = METHODS["mtt"].distil
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 IPCS = [1, 2, 3]
 NORMS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}
