@@ -88,11 +88,11 @@ class Reader(Parameters):
 def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
     """A file, also in a list or a table; a folder of a generator's weights."""
 
-    def distil(dataset, network, ipcs, seed, parameters):
-        return {}  # names alone are asked for
+    def distil(dataset, network, ipc, seed, parameters):
+        raise AssertionError("names alone are asked for")
 
     made = Preparation(lambda parameters, ipcs: [{}], distil)
-    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, shares=False, preparation=made))
+    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, preparation=made))
     path, long = str(tmp_path / "images.pt"), "a text of more letters than a file's name " * 10
     (tmp_path / "dit").mkdir()
     readers = {
