@@ -185,7 +185,7 @@ def _objection(context: "Context", dask_worker: "Worker | None") -> str:
     if code() != context.code:
         return (
             f"runs other code ({code()}) than this study ({context.code}); install the same ddlib "
-            "and the same versions of its libraries on every worker"
+            "and versions of its libraries on every worker, and restart Python after an edit"
         )
     if dask_worker and dask_worker.state.nthreads > 1:
         return (

@@ -169,34 +169,20 @@ def evaluate(
     """
     dataset, network = _open(context, configuration)
     reasons = {path: record for records in failed for path, record in records.items()}
-    loaded = [reasons.get(trial.set_path) or _load(trial, dataset) for trial in trials]
-    start, device = seconds(context), context.device
-    sets = [each for each in loaded if isinstance(each, DistilledSet)]
-    moved = [(each.images.to(device), each.labels.to(device)) for each in sets]
-    pairs = [(own, (each.seed, n)) for own, each in zip(moved, sets, strict=True) for n in numbers]
-    scores: list[Score | DivergedError] = []
-    if pairs:
-        given, streams = map(list, zip(*pairs, strict=True))
+    start, sets = seconds(context), {}
+    for trial in trials:
+        if trial.set_path not in reasons:
+            one = load_distilled(trial.set_path)
+            sets[trial] = one.images.to(context.device), one.labels.to(context.device)
+    ends = {trial: reasons.get(trial.set_path) for trial in trials}
+    if sets:
+        streams = [(trial.seed, number) for trial in sets for number in numbers]
         thetas = [_initial(context, network, configuration, each, body) for each in streams]
-        recipe = configuration.recipe
-        scores = train_and_score_all(network, given, dataset.test, recipe, streams, thetas)
-    by_set = (scores[at : at + len(numbers)] for at in range(0, len(scores), len(numbers)))
-    ends = [_ended(next(by_set)) if isinstance(each, DistilledSet) else each for each in loaded]
-    return ends, seconds(context) - start
-
-
-def _load(trial: Trial, dataset: DataSet) -> DistilledSet | Record:
-    """Return the set of a trial, or a record of failure if its file holds no such set."""
-    try:
-        synthetic = load_distilled(trial.set_path)
-    except (OSError, ValueError) as error:
-        return failure(error)
-    try:
-        check_set(synthetic, dataset, trial.method, trial.ipc, trial.seed)
-        return synthetic
-    except ValueError as error:
-        problem = f"{trial.set_path} is not the set of its name: {error}"
-        return failure(ValueError(f"{problem}; delete it, and run again"))
+        repeated = [sets[trial] for trial in sets for _ in numbers]
+        given = repeated, dataset.test, configuration.recipe, streams, thetas
+        scores = iter(train_and_score_all(network, *given))
+        ends |= {trial: _ended([next(scores) for _ in numbers]) for trial in sets}
+    return list(ends.values()), seconds(context) - start
 
 
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:
@@ -267,18 +253,23 @@ def reference(
     length: the file of `find_length`, and same_steps: the record of the network of the same steps,
     for one that is to converge.
     """
-    recipe, steps = configuration.recipe, {"steps": configuration.recipe.steps, "capped": False}
+    steps = {"steps": configuration.recipe.steps, "capped": False}
     if length:
         found = read_json(length, names=("steps", "capped"))
         steps = {name: found[name] for name in steps}
     with locked(wanted.path):
         if stands(wanted.path, wanted.observed):
             return wanted.path
-        if same_steps and steps["steps"] == recipe.steps:  # the same training
+        if same_steps and steps["steps"] == configuration.recipe.steps:  # the same training
             record = read_record(same_steps)
         else:
-            longer = configuration.replace(steps=steps["steps"])
-            record = _trained(context, longer, wanted, body, probe)
+            try:
+                longer = configuration.replace(steps=steps["steps"])
+                record = success([_trained(context, longer, wanted, body, probe)])
+            except UnfitWorkerError:
+                raise
+            except Exception as error:  # of a network of one's own: any
+                record = failure(error)
         write_record(wanted.path, record | steps)
     return wanted.path
 
@@ -289,19 +280,16 @@ def _trained(
     wanted: Reference,
     body: Path | None,
     probe: int,
-) -> Record:
+) -> Score:
     dataset, network = _open(context, configuration)
     recipe, stream = configuration.recipe, (wanted.seed, 0)
-    try:
-        theta = _initial(context, network, configuration, stream, body)
-        given = dataset.train, dataset.test, recipe, stream, probe
-        theta, observed = train_and_observe(network, theta, *given)
-        result = final(score(network, theta, dataset.test), recipe)
-        if wanted.observed:
-            write_atomically(wanted.observed, observed)
-        return success([result])
-    except Exception as error:  # of a network of one's own: any
-        return failure(error)
+    theta = _initial(context, network, configuration, stream, body)
+    given = dataset.train, dataset.test, recipe, stream, probe
+    theta, observed = train_and_observe(network, theta, *given)
+    result = final(score(network, theta, dataset.test), recipe)
+    if wanted.observed:
+        write_atomically(wanted.observed, observed)
+    return result
 
 
 def _initial(

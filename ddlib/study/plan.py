@@ -224,7 +224,7 @@ def check(settings: Settings) -> dict[str, Any]:
     return {"methods": methods, "configurations": configurations}
 
 
-def prepare(settings: Settings) -> Plan:
+def make_plan(settings: Settings) -> Plan:
     """Check every parameter against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.

@@ -12,7 +12,7 @@ from papermill.parameterize import parameterize_notebook
 from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
 from ddlib.study import plan as plans
-from ddlib.study.plan import Plan, prepare
+from ddlib.study.plan import Plan, make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import (
     Settings,
@@ -43,7 +43,7 @@ def settings(folder: Path, **changes) -> Settings:
 
 
 def planned(folder: Path, **changes) -> Plan:
-    return prepare(settings(folder, **changes))
+    return make_plan(settings(folder, **changes))
 
 
 # Which files are kept: no stale one, none in vain.
