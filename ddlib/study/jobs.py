@@ -6,33 +6,24 @@ its file first, and writes it whole or not at all.
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
-from ddlib.data import cache
 from ddlib.data.base import DataSet
-from ddlib.devices import precision
 from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.methods import METHODS
-from ddlib.networks import functional as networks
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
-from ddlib.study.cluster import UnfitWorkerError, check_worker, dask_worker
-from ddlib.study.extensions import use
-from ddlib.study.plan import Context, Reference, Trial
+from ddlib.study.plan import Reference, Trial
 from ddlib.study.store import (
     failure,
     locked,
@@ -42,6 +33,7 @@ from ddlib.study.store import (
     write_record,
     write_seconds,
 )
+from ddlib.study.worker import Context, UnfitWorkerError, job, open_data, seconds
 from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import Score, final, passes, score, train_and_score
 from ddlib.training.recipe import Converged, hold_out, search_length
@@ -50,54 +42,24 @@ from ddlib.training.together import train_and_score_all
 Record = dict[str, Any]  # how a trial ended, see `ddlib.study.store`
 
 
-def job(do: Callable) -> Callable:
-    """Return a job whose first argument is a Context: done by a fit worker, in its precision.
-
-    Of several CUDA devices of this machine, it computes on the worker's own.
-    """
-
-    @wraps(do)
-    def checked(context: Context, *rest: Any) -> Any:
-        check_worker(context, dask_worker())
-        use(context.extensions)
-        torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-        with precision(context.precision, context.device), _own_card(context.device):
-            return do(context, *rest)
-
-    return checked
-
-
-def _own_card(device: str) -> AbstractContextManager:
-    """Choose a worker's CUDA device by its number, which only workers of this machine have."""
-    number = getattr(dask_worker(), "name", None)
-    if device != "cuda" or not isinstance(number, int):
-        return nullcontext()
-    return torch.cuda.device(number % torch.cuda.device_count())
-
-
-def seconds(context: Context) -> float:
-    """Return a time of which differences count: the CPU's own, whatever else it does."""
-    return time.thread_time() if context.device == "cpu" else time.perf_counter()
-
-
 @job
 def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) -> Path:
     """Make a file of `METHODS[method].preparation`, which all sizes and seeds share."""
     make = METHODS[method].preparation.make
-    return _make(context, path, lambda: make(*_open(context), plain))
+    return _make(context, path, lambda: make(*open_data(context), plain))
 
 
 @job
 def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
     """Make the pretrained body that a configuration starts from."""
-    return _make(context, path, lambda: pretraining.pretrain(_open(context)[0], configuration))
+    return _make(context, path, lambda: pretraining.pretrain(open_data(context)[0], configuration))
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
     """Write what `make` returns, and the seconds that it took, unless the file is there."""
     with locked(path):
         if not path.exists():
-            _open(context)
+            open_data(context)
             start = seconds(context)
             content = make()
             write_seconds(path, seconds(context) - start)
@@ -121,7 +83,7 @@ def distil(
     missing = [trial for trial in trials if not trial.set_path.exists()]
     if not missing:
         return {}
-    dataset, network = _open(context)
+    dataset, network = open_data(context)
     start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
     try:
         given = dataset, network, ipcs, missing[0].seed, entry.parameters(**parameters)
@@ -167,7 +129,7 @@ def evaluate(
     trials: of one size and configuration; body: the file of the pretrained body that it starts
     from, if any; failed: what each `distil` returned that makes one of the sets.
     """
-    dataset, network = _open(context, configuration)
+    dataset, network = open_data(context, configuration)
     reasons = {path: record for records in failed for path, record in records.items()}
     start, sets = seconds(context), {}
     for trial in trials:
@@ -218,7 +180,7 @@ def find_length(
     """
 
     def find() -> bytes:
-        dataset, network = _open(context, configuration)
+        dataset, network = open_data(context, configuration)
         real, recipe = dataset.train, configuration.recipe
         held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
         test, rest = (real.subset(part.nonzero().flatten()) for part in (held, ~held))
@@ -281,7 +243,7 @@ def _trained(
     body: Path | None,
     probe: int,
 ) -> Score:
-    dataset, network = _open(context, configuration)
+    dataset, network = open_data(context, configuration)
     recipe, stream = configuration.recipe, (wanted.seed, 0)
     theta = _initial(context, network, configuration, stream, body)
     given = dataset.train, dataset.test, recipe, stream, probe
@@ -305,20 +267,3 @@ def _initial(
             weights = load_file(body)
     theta = configuration.evaluated(network, seed, weights)
     return {name: value.to(context.device) for name, value in theta.items()}
-
-
-@lru_cache(maxsize=2)  # studies that share workers take turns
-def _dataset(copy: Path, digest: str, device: str) -> DataSet:
-    try:
-        dataset = cache.read(copy, digest)
-    except (OSError, ValueError) as error:
-        raise UnfitWorkerError(f"a worker cannot open the data: {error}") from error
-    return replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
-
-
-def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
-    """Return the data set, and the network of a configuration, or else the study's own."""
-    dataset = _dataset(context.copy, context.digest, context.device)
-    options = configuration.network if configuration else json.loads(context.network)
-    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
-    return dataset, networks.build(**options, **sizes)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ddlib.study import jobs, store
-from ddlib.study.cluster import UnfitWorkerError, check_main_guard, connect
+from ddlib.study.cluster import check_main_guard, connect
 from ddlib.study.plan import Plan, Reference, Trial, make_plan
 from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
+from ddlib.study.worker import UnfitWorkerError
 from ddlib.training.together import at_once
 
 if TYPE_CHECKING:
