@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.configurations.families import Family
 from ddlib.data.base import DataSet, images_digest
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
@@ -94,10 +93,6 @@ class Plan:
     @property
     def configurations(self) -> dict[str, Configuration]:
         return self.settings.configurations
-
-    @property
-    def families(self) -> dict[str, Family]:
-        return self.settings.families
 
     @property
     def methods(self) -> dict[str, tuple[str, Parameters]]:
