@@ -11,7 +11,7 @@ from papermill.parameterize import parameterize_notebook
 
 from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
-from ddlib.study.plan import Plan, prepare
+from ddlib.study.plan import Plan, make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import (
     Settings,
@@ -41,7 +41,7 @@ def settings(folder: Path, **changes) -> Settings:
 
 
 def planned(folder: Path, **changes) -> Plan:
-    return prepare(settings(folder, **changes))
+    return make_plan(settings(folder, **changes))
 
 
 # Which files are kept: no stale one, none in vain.
@@ -235,11 +235,6 @@ BAD = [
         {"pilot": {"k": [30], "configurations": ["own"]}},
         "'30' is not a k of this study; did you mean '3'",
     ),
-    (
-        {"pilot": {"k": [3], "configurations": ["grid"]}},
-        "'grid' is not a configurations of this study",
-    ),
-    ({"pilot": {"ks": [3]}}, "pilot: 'ks' is not a parameter"),
 ]
 
 
