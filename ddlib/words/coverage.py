@@ -6,7 +6,8 @@ import scipy
 
 from ddlib.stats.distances import Triangles
 from ddlib.stats.intervals import LEVEL
-from ddlib.stats.planner import CLAIMED, REACH, Pilot, Plan
+from ddlib.stats.pilot import REACH, Pilot
+from ddlib.stats.planner import Plan
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, listed
 
@@ -209,7 +210,7 @@ def trust(pilot: Pilot) -> str:
     if count:
         text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
         text += "95 % intervals"
-        narrow = scipy.stats.binom.cdf(held, count, CLAIMED) < 0.05
+        narrow = scipy.stats.binom.cdf(held, count, 1 - LEVEL) < 0.05
         text += ", so these are too narrow" if narrow else ""
         text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
     if missing := int(np.isnan(pilot.gaps).sum()):

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, Agreement, against, crossings, holm, not_positive
+from ddlib.stats.compare import BASELINE, against, holm, not_positive
 from ddlib.stats.intervals import LEVEL, Interval, number
 from ddlib.stats.laws import LAWS, Fit
+from ddlib.stats.surrogates import Agreement, crossings
 from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
 from ddlib.words.text import Text, between, bullets, listed, p_value, sections
 
