@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.configurations.families import Family
 from ddlib.data.base import DataSet, images_digest
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
@@ -99,7 +98,6 @@ class Plan:
     dataset: DataSet
     context: Context
     configurations: dict[str, Configuration]
-    families: dict[str, Family]
     methods: dict[str, tuple[str, Parameters]]
     ipcs: list[int]
     folder: Path
@@ -213,17 +211,17 @@ def _long_enough(path: Path, length: int) -> Path:
 
 
 def check(settings: Settings) -> dict[str, Any]:
-    """Return methods, configurations and families of a study, as its `Plan` has them.
+    """Return the methods and the configurations of a study, as its `Plan` has them.
 
     Raises ValueError, in one sentence, for all that can be refused before data are read.
     """
     methods, configurations = read_methods(settings), read_evaluations(settings)
     check_pilot(settings.pilot, settings.k, configurations)
-    families = read_sets(settings)
+    read_sets(settings)
     data_options(settings)
     network_options(settings)
     check_precision(settings.precision, device(settings))
-    return {"methods": methods, "configurations": configurations, "families": families}
+    return {"methods": methods, "configurations": configurations}
 
 
 def prepare(settings: Settings) -> Plan:

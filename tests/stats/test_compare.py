@@ -325,7 +325,7 @@ def test_sentences_weigh_one_order_against_differences():
     means = {(m, k): 0.6 + 0.05 * i + k / 200 for i, m in enumerate("abc") for k in (10, 20, 30)}
     text = everything(trials(noisy(means, noise=0.005)), {})
     assert "But their order agrees over k more than chance would (W = " in text
-    table = trials(noisy({place: 0.6 for place in means}))
+    table = trials(noisy(dict.fromkeys(means, 0.6)))
     most = compare.paired(table)[["low", "high"]].abs().to_numpy().max()
     text = everything(table, {})
     assert f"they may be interchangeable, but differences up to {most:.3g} are not" in text

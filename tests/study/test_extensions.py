@@ -9,13 +9,14 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
-from ddlib import study
 from ddlib.data.sources import DATASETS
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.zoo import NETWORKS
+from ddlib.study import plan as plans
 from ddlib.study.extensions import read_extensions, use
+from ddlib.study.run import run
 from ddlib.study.settings import read_evaluations, read_methods, read_parameters, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -193,11 +194,10 @@ def names(write, tmp_path, method: str = METHOD, network: str = NETWORK) -> dict
     """Return what the results of a study under two configurations are called."""
     files = [write(method, "method.py"), write(network, "network.py")]
     given = TINY | {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
-    plan = study.prepare(read_settings(given | {"extensions": files}))
+    plan = plans.prepare(read_settings(given | {"extensions": files}))
     found = {f"{t.method} {t.configuration}": t.path.name for t in plan.trials}
     found |= {f"set {t.method}": t.set_path.name for t in plan.trials}
-    full = {name: plan.reference_path(name, seed, kind) for name, seed, kind in plan.references}
-    return found | {f"all {name}": path.name for name, path in full.items()}
+    return found | {f"all {one.configuration}": one.path.name for one in plan.references}
 
 
 def test_results_are_named_by_the_code_that_makes_them(write, tmp_path):
@@ -219,7 +219,7 @@ def test_results_are_named_by_the_code_that_makes_them(write, tmp_path):
 
 def test_a_plan_finds_its_own_method_after_another_study_was_read(write, tmp_path):
     given = TINY | {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
-    plan = study.prepare(read_settings(given | {"extensions": [write(METHOD + NETWORK)]}))
+    plan = plans.prepare(read_settings(given | {"extensions": [write(METHOD + NETWORK)]}))
     names = [trial.path for trial in plan.trials]
     read_extensions(None)
     assert "mine" not in METHODS
@@ -241,7 +241,7 @@ def own(tmp_path_factory):
         "seeds": 1,
         "workers": 1,
     }
-    return study.run(read_settings(given | places | {"k": [2, 20]}))
+    return run(read_settings(given | places | {"k": [2, 20]}))
 
 
 def test_the_examples_run_in_worker_processes(own):

@@ -181,20 +181,11 @@ BAD = [
         {"data": {"name": "digits", "classes": [10]}},
         "'10' is not a class of this data set; did you mean '1'? allowed: 0, 1, 2",
     ),
-    ({"data": {"name": "digits", "zca": "yes"}}, "zca='yes' must be true or false"),
     ({"network": {"name": "mpl"}}, "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, "),
     ({"network": {"width": 3}}, "network must be a table with a name"),
     (
         {"network": {"name": "mlp", "widht": 3}},
         "the network 'mlp': 'widht' is not a parameter; did you mean 'width'? allowed: width, ",
-    ),
-    (
-        {"network": {"name": "mlp", "class_count": 3}},
-        "'class_count' is not a parameter; allowed: width, depth",
-    ),
-    (
-        {"network": {"name": "convnet", "depth": 0}},
-        "the network 'convnet': depth=0 must be a whole number of at least 1",
     ),
     (
         {"network": {"name": "convnet", "depth": 4}},
@@ -204,17 +195,11 @@ BAD = [
         {"training": {"stpes": 3}},
         "training: 'stpes' is not a parameter; did you mean 'steps'? allowed: steps, batch_size",
     ),
-    ({"training": [300]}, "training: this must be a table of names and values"),
     (
         {"training": {"learning_rate": "1e-2"}},
         "training: learning_rate='1e-2' must be a number of at least 0",
     ),
-    (
-        {"training": {"schedule": "cosin"}},
-        "training: 'cosin' is not a schedule; did you mean 'cosine'? allowed: constant, cosine",
-    ),
     (with_method("dmm"), "'dmm' is not a method; did you mean 'dm'? allowed: random, "),
-    (with_method("mine", method="dmm"), "'dmm' is not a method; did you mean 'dm'?"),
     (
         with_method("dc", method="dm"),
         "'dc' cannot name a variant of the method 'dm'; choose a name of letters, digits, _, - and",
@@ -231,15 +216,9 @@ BAD = [
     ),
     ({"k": [3, 63]}, "ipc=21 is more than the 20 images of class 0; choose ipc <= 20"),
     ({"k": [3, 7]}, "k=7 is not a multiple of the 3 classes of digits; choose 6 or 9"),
-    ({"k": [2]}, "k=2 is not a multiple of the 3 classes of digits; choose 3"),
     ({"k": 30}, "k=30 must be a list of one or more whole numbers of at least 1, such as [10, 50,"),
     ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
-    ({"workers": "two"}, "workers='two' must be a whole number of at least 1"),
     ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
-    (
-        {"precision": "fp16"},
-        "'fp16' is not a precision; did you mean 'bf16'? allowed: float32, tf32, bf16",
-    ),
     (
         {"device": "cpu", "precision": "tf32"},
         "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
@@ -250,7 +229,6 @@ BAD = [
         {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
         "the configuration 'small' does not fit digits: patch=9 is larger",
     ),
-    ({"configurations": {"a": {"optimizer": "adan"}}}, "did you mean 'adam'"),
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
     ({"pilot": 4}, "pilot=4 must be a table, such as {k: [10, 50], ...}"),
@@ -259,11 +237,6 @@ BAD = [
         {"pilot": {"k": [30], "configurations": ["own"]}},
         "'30' is not a k of this study; did you mean '3'",
     ),
-    (
-        {"pilot": {"k": [3], "configurations": ["grid"]}},
-        "'grid' is not a configurations of this study",
-    ),
-    ({"pilot": {"ks": [3]}}, "'ks' is not a parameter of pilot"),
 ]
 
 
@@ -307,14 +280,6 @@ def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, n
             check_coverage(chosen)
         except (ValueError, OSError) as refused:
             assert "\n" not in str(refused)  # noqa: PT017
-
-
-@pytest.mark.parametrize("name", ["data", "network", "training", "methods", "k", "results"])
-def test_a_missing_parameter_is_named(name):
-    given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
-    sentence = f"the parameter '{name}' is missing; add it to the YAML file"
-    with pytest.raises(ValueError, match=sentence):
-        read_settings(given)
 
 
 def test_missing_and_truncated_data_are_refused(tmp_path):
