@@ -6,7 +6,8 @@ import scipy
 
 from ddlib.stats.distances import Triangles
 from ddlib.stats.intervals import LEVEL
-from ddlib.stats.planner import CLAIMED, REACH, Pilot, Plan
+from ddlib.stats.pilot import REACH, Pilot
+from ddlib.stats.planner import Plan
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, listed
 
@@ -182,12 +183,10 @@ def trust(pilot: Pilot) -> str:
     (held, count), known = pilot.left_out, len(pilot.names)
     text = "This pilot is too small to test its intervals on itself."
     if count:
-        narrow = scipy.stats.binom.cdf(held, count, CLAIMED) < 0.05
+        narrow = scipy.stats.binom.cdf(held, count, 1 - LEVEL) < 0.05
         text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
-        text += (
-            f"95 % intervals{', so these are too narrow' * bool(narrow)}; {known} configurations "
-        )
-        text += f"alone support a level of {known / (known + 1):.0%}."
+        text += "95 % intervals, so these are too narrow" if narrow else "95 % intervals"
+        text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
     return text
