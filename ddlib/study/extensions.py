@@ -174,7 +174,7 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool
     """Return what is wrong with an entry, or nothing; taken: whether it takes another's place."""
     owner = _owners.get((kind, name))
     if taken and owner != extension.path:
-        return f"is that of {owner or 'the library'} too; choose another name"
+        return f"is that of {owner or 'the library'}; choose another name"
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
         return "has a name that no file can have; choose letters, digits, _, - and ."
     wanted = {"method": Method, "data set": Source}.get(kind, FunctionType)

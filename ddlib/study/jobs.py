@@ -30,6 +30,7 @@ from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
+from ddlib.parameters import Parameters
 from ddlib.study.cluster import UnfitWorkerError, check_worker, dask_worker
 from ddlib.study.extensions import use
 from ddlib.study.plan import Context, Reference, Trial
@@ -109,13 +110,12 @@ def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
 def distil(
     context: Context,
     method: str,
-    parameters: dict[str, Any],
+    parameters: Parameters,
     trials: Sequence[Trial],
     prepared: Sequence[Path],
 ) -> dict[Path, Record]:
     """Distil the sets of trials, of one seed, in one call; return how those ended that failed.
 
-    parameters: plain data, since a worker only learns their class with the context's extensions;
     prepared: the files of `prepare`.
     """
     missing = [trial for trial in trials if not trial.set_path.exists()]
@@ -124,7 +124,7 @@ def distil(
     dataset, network = _open(context)
     start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
     try:
-        given = dataset, network, ipcs, missing[0].seed, entry.parameters(**parameters)
+        given = dataset, network, ipcs, missing[0].seed, parameters
         outcomes = entry.distil(*given, *([prepared] if entry.preparation else []))
     except Exception as error:  # of a method: any
         outcomes = dict.fromkeys(ipcs, error)

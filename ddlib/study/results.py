@@ -122,7 +122,8 @@ def collect(plan: Plan) -> Result:
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     _measure_gaps(trials, references, plan.settings.reference)
     result = Result(plan, trials, references, pd.DataFrame(_costs(plan, records)))
-    settings = plan.settings.replace(workers=None, scheduler_address=None).model_dump()
+    places = ("workers", "scheduler_address")
+    settings = {name: value for name, value in plan.settings.table.items() if name not in places}
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
         table = getattr(result, name).to_parquet(index=False)
