@@ -25,7 +25,7 @@ def _modules(*places: str) -> tuple[str, ...]:
 
 DECIDING = _modules(
     *("seeds", "parameters", "devices", "data", "networks", "training", "configurations"),
-    *("distilled", "methods/__init__", "methods/common", "study/jobs"),
+    *("distilled", "methods/__init__", "methods/common", "study/jobs", "study/worker"),
 )
 """The modules whose code can decide any result; each method adds its own, `Method.modules`."""
 METHOD_MODULES = tuple(name for name in _modules("methods") if name not in DECIDING)

@@ -26,8 +26,7 @@ from ddlib.networks import layers, zoo
 from ddlib.networks.functional import build, embed, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.study.jobs import seconds
-from ddlib.study.plan import Context
+from ddlib.study.worker import Context, seconds
 from ddlib.training import augment
 from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import CHECK_EVERY

@@ -38,7 +38,7 @@ def read_configurations(
         configuration = Configuration.read({**base, **(changes or {})}, str(name))
         for other, known in configurations.items():
             if known == configuration:
-                raise ValueError(f"{name} is the same as {other}; drop one of them")
+                raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
         configurations[str(name)] = configuration
     return configurations
 

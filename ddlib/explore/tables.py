@@ -21,7 +21,7 @@ from PIL import Image
 from ddlib.distilled import load_distilled, png, png_address
 from ddlib.files import from_root, write_atomically
 from ddlib.stats import covers
-from ddlib.study.settings import Settings, read_sets, read_settings
+from ddlib.study.settings import Settings, read_settings
 
 EXAMPLE = Path(__file__).parents[1] / "example"
 CLASSES, COPIES = 10, 5  # on a sheet, at most: columns and rows
@@ -103,7 +103,7 @@ class Tables:
         """The families of the study: all, nested and other, and those of equal size."""
         known = self.configurations if self.distances is None else list(self.distances.index)
         found = {"all configurations": tuple(known)}
-        for name, family in read_sets(self.settings).items():
+        for name, family in self.settings.families.items():
             if members := tuple(each for each in family.members if each in known):
                 found[name] = members
         return found | self.spread[0]

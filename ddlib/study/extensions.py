@@ -174,7 +174,7 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool
     """Return what is wrong with an entry, or nothing; taken: whether it takes another's place."""
     owner = _owners.get((kind, name))
     if taken and owner != extension.path:
-        return f"is that of {owner or 'the library'} too; choose another name"
+        return f"is that of {owner or 'the library'}; choose another name"
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
         return "has a name that no file can have; choose letters, digits, _, - and ."
     wanted = {"method": Method, "data set": Source}.get(kind, FunctionType)
@@ -185,7 +185,7 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool
         if not issubclass(entry.parameters, Parameters):
             return f"needs parameters that are a subclass of Parameters, got {entry.parameters!r}"
         preparation = entry.preparation
-        functions = [(entry.distil, 6 if preparation else 5)]
+        functions = [(entry.function, 6 if preparation else 5)]
         functions += [(preparation.jobs, 2), (preparation.make, 3)] if preparation else []
     for function, count in functions:
         if function.__module__ != extension.module:

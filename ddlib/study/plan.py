@@ -17,50 +17,15 @@ from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
-from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
+from ddlib.fingerprints import code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
-from ddlib.study.cluster import code, device
-from ddlib.study.extensions import Extension, network_code, read_extensions, use
-from ddlib.study.settings import (
-    CONVERGED,
-    SAME_STEPS,
-    Settings,
-    check_pilot,
-    data_options,
-    network_options,
-    read_evaluations,
-    read_ipcs,
-    read_methods,
-    read_sets,
-)
+from ddlib.study.cluster import device
+from ddlib.study.extensions import network_code, use
+from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_ipcs
+from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a worker needs to open a study's data set and network.
-
-    network: its options as JSON; digest: of the images; copy: the file of `ddlib.data.cache.write`
-    that holds them; folder: the results; code: `code()` where the study was started; extensions:
-    the files that bring more methods, networks and data sets. Every worker sees copy and folder.
-    """
-
-    network: str
-    digest: str
-    copy: Path
-    folder: Path
-    device: str
-    precision: str
-    code: str
-    extensions: tuple[Extension, ...] = ()
-
-    @property
-    def identity(self) -> list[str]:
-        """What decides results: the images themselves, not how they were asked for."""
-        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
-        return [self.digest, self.network, self.device, self.precision, *code]
 
 
 @dataclass(frozen=True)
@@ -97,11 +62,17 @@ class Plan:
     settings: Settings
     dataset: DataSet
     context: Context
-    configurations: dict[str, Configuration]
-    methods: dict[str, tuple[str, Parameters]]
     ipcs: list[int]
     folder: Path
     cache: Path
+
+    @property
+    def configurations(self) -> dict[str, Configuration]:
+        return self.settings.configurations
+
+    @property
+    def methods(self) -> dict[str, tuple[str, Parameters]]:
+        return self.settings.methods
 
     @property
     def seeds(self) -> range:
@@ -210,31 +181,16 @@ def _long_enough(path: Path, length: int) -> Path:
     return path.with_name(f"{path.name}-{min(enough, default=length)}")
 
 
-def check(settings: Settings) -> dict[str, Any]:
-    """Return the methods and the configurations of a study, as its `Plan` has them.
-
-    Raises ValueError, in one sentence, for all that can be refused before data are read.
-    """
-    methods, configurations = read_methods(settings), read_evaluations(settings)
-    check_pilot(settings.pilot, settings.k, configurations)
-    read_sets(settings)
-    data_options(settings)
-    network_options(settings)
-    check_precision(settings.precision, device(settings))
-    return {"methods": methods, "configurations": configurations}
-
-
-def prepare(settings: Settings) -> Plan:
-    """Check every parameter against the data, and return the study ready to run.
+def make_plan(settings: Settings) -> Plan:
+    """Check the settings against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    read = check(settings)
-    options, shape = data_options(settings), network_options(settings)
-    dataset = load(**options)
+    check_precision(settings.precision, device(settings))
+    dataset = load(**settings.data)
     sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
-    networks.build(**shape, **sizes)
-    for name, configuration in read["configurations"].items():
+    networks.build(**settings.network, **sizes)
+    for name, configuration in settings.configurations.items():
         try:
             configuration.build(**sizes)
         except ValueError as error:
@@ -251,6 +207,5 @@ def prepare(settings: Settings) -> Plan:
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
     where = copy.resolve(), folder.resolve(), device(settings), settings.precision
-    extensions = read_extensions(settings.extensions)
-    context = Context(plain_text(shape), digest, *where, code(), extensions)
-    return Plan(settings, dataset, context, **read, ipcs=ipcs, folder=folder, cache=cache)
+    context = Context(plain_text(settings.network), digest, *where, code(), settings.extensions)
+    return Plan(settings, dataset, context, ipcs, folder, cache)

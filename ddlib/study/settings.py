@@ -35,6 +35,7 @@ from ddlib.training.recipe import Converged, Recipe
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
 TwoOrMore = Annotated[int, Field(ge=2)]
+Name = Annotated[str, BeforeValidator(str)]  # YAML reads some as numbers
 
 
 class Spread(Parameters):
@@ -48,7 +49,7 @@ class Pilot(Parameters):
     """The part of a study that a plan is made from; the rest tests the plan."""
 
     k: list[PositiveInt]
-    configurations: list[Annotated[str, BeforeValidator(str)]]  # YAML reads some as numbers
+    configurations: Annotated[list[Name], Field(min_length=1)]
 
 
 class Theory(Parameters):
@@ -129,18 +130,18 @@ class Settings(Parameters):
     """
 
     extensions: Annotated[list[Text] | None, AfterValidator(read_extensions)] = Field(
-        None, validate_default=True, examples=["[my_method.py]"]
+        None, validate_default=True, examples=[["my_method.py"]]
     )
     data: Annotated[dict[str, Any], PlainValidator(read_data)]
     network: Annotated[dict[str, Any], PlainValidator(read_network)]
     training: Recipe
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
-    k: list[PositiveInt] = Field(min_length=1, examples=["[10, 50, 100]"])
+    k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
-    configurations: dict[str, Configuration]
+    configurations: dict[str, Configuration] = {}
     families: dict[str, Family] = {}
     spread: Spread | None = None
-    epsilons: list[PositiveFloat] | None = Field(None, examples=["[0.05]"])
+    epsilons: list[PositiveFloat] | None = Field(None, examples=[[0.05]])
     pilot: Pilot = Field(None, validate_default=True)
     probe: PositiveInt = 500
     cache: Text = "results/cache"
@@ -186,12 +187,13 @@ class Settings(Parameters):
         default = {"k": sorted(set(ks))[:-1], "configurations": list(names)[::2]}
         return default if pilot is None else pilot
 
-    @model_validator(mode="after")
-    def _check_pilot(self) -> Self:
-        check_names(map(str, self.pilot.k), map(str, self.k), "k of this study")
-        names = self.pilot.configurations
-        check_names(names, self.configurations, "configuration of this study")
-        return self
+    @field_validator("pilot")
+    @classmethod
+    def _check_pilot(cls, pilot: Pilot, others: ValidationInfo) -> Pilot:
+        for name in ("k", "configurations"):
+            allowed = map(str, others.data.get(name, []))
+            check_names(map(str, getattr(pilot, name)), allowed, f"{name} of this study")
+        return pilot
 
     @classmethod
     def read(cls, table: Any, what: str = "this study") -> Self:
@@ -226,7 +228,7 @@ class Exploration(Parameters):
     floor_share: as in `Settings`.
     """
 
-    studies: list[Text] = Field(examples=["[results/methods/quick], or empty for the example"])
+    studies: list[Text] = Field(examples=[["results/methods/quick"]])
     results: Text = Field(examples=["results/mine"])
     draws: PositiveInt = 200
     floor_share: PositiveFloat = 0.1
@@ -282,11 +284,9 @@ def check_coverage(settings: Settings) -> None:
             f"spread: size={settings.spread.size} gives no choice among {count} configurations; "
             f"choose 2 to {count - 1}"
         )
-    if len(set(settings.pilot.k)) < 3 or not settings.pilot.configurations:
-        raise ValueError(
-            f"the pilot's k={settings.pilot.k} and configurations="
-            f"{settings.pilot.configurations} are too few to fit a law; give at least 3 and 1"
-        )
+    ks = settings.pilot.k
+    if len(set(ks)) < 3:
+        raise ValueError(f"the pilot's k={ks} are too few to fit a law; give at least 3")
 
 
 def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:

@@ -156,13 +156,13 @@ def test_families_are_lists_products_and_growing_series():
         ({}, "configurations must be a table"),
         (
             {"a": {"optimiser": "adam"}},
-            "the configuration 'a': 'optimiser' is not a parameter; did",
+            "a: 'optimiser' is not a parameter; did",
         ),
         ({"a": {"optimizer": "adan"}}, "'adan' is not an optimizer; did you mean 'adam'"),
         ({"a": {}, "b": {"steps": 6}}, "'b' is the same as 'a'; drop one"),
         ({"a": {"network": {"name": "vgg"}}}, "'vgg' is not a network"),
         ({"a": {"network": "vgg11"}}, "network must be a table with a name"),
-        ({"a": {"initialisation": "xavier"}}, "'a': 'xavier' is not an initialisation;"),
+        ({"a": {"initialisation": "xavier"}}, "a: 'xavier' is not an initialisation;"),
         ({"a": 3}, "must be a table of what it changes"),
     ],
 )

@@ -50,7 +50,8 @@ def test_too_few_configurations_leave_out_the_families_of_equal_size(tmp_path):
         "data": {"name": "digits"}, "network": {"name": "mlp"}, "methods": {"random": {}},
         "training": {"steps": 5}, "k": [10], "seeds": 4, "results": str(tmp_path),
         "families": {"pair": ["own", "adam"]},
-        "configurations": {name: {} for name in names}, "spread": {"size": 4, "count": 5},
+        "configurations": {name: {"steps": n} for n, name in enumerate(names, 1)},
+        "spread": {"size": 4, "count": 5},
     })  # fmt: skip
     distances = pd.DataFrame(1 - np.eye(4), index=names, columns=names)
     trials = pd.DataFrame({"configuration": names})
