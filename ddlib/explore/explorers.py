@@ -36,6 +36,7 @@ from ddlib.publish.page import NUMBERS
 from ddlib.stats import covers, distances, laws, planner, verdicts
 from ddlib.stats.families import k_star, worst_member
 from ddlib.stats.intervals import Interval
+from ddlib.stats.pilot import Pilot, read_pilot
 from ddlib.words.text import listed
 
 DRAWS = 200  # bootstrap draws: a tenth of a second for a fit of every law
@@ -487,9 +488,9 @@ def _families(tables: Tables) -> dict[str, tuple[str, ...]]:
     return {**tables.families, **{f"{name} alone": (name,) for name in tables.configurations}}
 
 
-def _pilot(tables: Tables, method: str, draws: int) -> planner.Pilot:
+def _pilot(tables: Tables, method: str, draws: int) -> Pilot:
     """Read all that a study measured of a method as the pilot of a plan."""
-    return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
+    return read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
 
 
 def _ipcs(tables: Tables) -> list[int]:

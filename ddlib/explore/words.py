@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore.tables import Tables
-from ddlib.stats import intervals, laws, planner
+from ddlib.stats import intervals, laws
 from ddlib.stats.intervals import Interval
+from ddlib.stats.pilot import REACH
 from ddlib.stats.planner import Plan
 from ddlib.words.coverage import trust
 from ddlib.words.text import between, listed
@@ -102,7 +103,7 @@ def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float)
     for method, found in plans.items():
         pilot, gap = found.pilot, Interval(np.nan, None, None)
         if not any(map(pilot.refusal, members)):
-            k = np.clip(budget * found.class_count, pilot.ks[0], planner.REACH * pilot.ks[-1])
+            k = np.clip(budget * found.class_count, pilot.ks[0], REACH * pilot.ks[-1])
             worst = pilot.predict(members, [k]).max(axis=0)[:, 0]
             gap = intervals.interval(np.array([np.median(worst), *worst]))
         ipc = found.ipc or Interval(np.nan, None, None)
@@ -114,7 +115,7 @@ def compare_plans(plans: dict[str, Plan], members: Sequence[str], budget: float)
     table["order"] = table["ipc"].where(table["within"], table["gap"])
     table = table.sort_values(["within", "order"], ascending=[False, True], kind="stable")
     first, *others = (plans[name].draws for name in table["method"])
-    told = (1 + planner.CLAIMED) / 2
+    told = 1 - intervals.LEVEL / 2
     table["alike"] = [False] + [
         bool(first is not None and each is not None and (each > first).mean() < told)
         for each in others
@@ -145,7 +146,7 @@ def recommendation(
         text = f"<b>No method holds {goal} within {budget:g} images per class under {where}.</b>"
         if not math.isnan(best["gap"]):
             gap = between(Interval(*best[["gap", "gap_low", "gap_high"]]))
-            at = min(budget, planner.REACH * ks[-1] // found.class_count)
+            at = min(budget, REACH * ks[-1] // found.class_count)
             text += f" {name} comes nearest: it leaves {gap} at {at:g} images per class."
         return f"{text} {rests}"
     needs = f"<b>{found.ipc.estimate:g} images per class</b>{_said_ends(found.ipc)}"
@@ -230,9 +231,7 @@ def plan_table(table: pd.DataFrame, bad: dict[str, str]) -> str:
         rows.append([row["method"], need, gap, row["member"] or "", reason])
     rows += [[method, "unknown", "unknown", "", reason] for method, reason in bad.items()]
     head = ["method", "images per class", "gap at the budget", "decided by", "remark"]
-    note = (
-        f"In brackets: 95 %. No gap is given past {planner.REACH} times the largest size measured."
-    )
+    note = f"In brackets: 95 %. No gap is given past {REACH} times the largest size measured."
     return _table(head, rows, note)
 
 

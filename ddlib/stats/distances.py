@@ -21,15 +21,12 @@ ROUNDING = 1e-9  # distances that differ by this part of the diameter count as e
 
 
 class Triangles(NamedTuple):
-    """The triples of a distance matrix that break d(a, c) <= d(a, b) + d(b, c).
-
-    share: of all triples; worst: the largest excess over the detour; triple: its a, b and c.
-    """
+    """The triples of a distance matrix that break d(a, c) <= d(a, b) + d(b, c)."""
 
     count: int
-    share: float
-    worst: float
-    triple: tuple[str, ...]
+    share: float  # of all triples
+    worst: float  # the largest excess over the detour
+    triple: tuple[str, ...]  # its a, b and c
 
 
 class Embedding(NamedTuple):
@@ -44,10 +41,8 @@ def prediction_distance(probabilities: Sequence[np.ndarray], names: Sequence[str
 
     probabilities: (M, S, N, C), each network trained on the same data, S >= 2. d^2(c, c') =
     ||mean_c - mean_c'||^2 / N, from products of different seeds only, so that the variance
-    between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little. Seeds
-    must be independent of each other; those of different configurations may share draws, seed by
-    seed. Raises ValueError for bad shapes or names, fewer than two seeds, or values that are not
-    probabilities.
+    between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little.
+    Configurations may share draws seed by seed. Raises ValueError for what is no such array.
     """
     return _frame(_root(_squares(_predictions(probabilities, names)).mean(axis=-1)), names)
 
@@ -58,9 +53,9 @@ def prediction_draws(
     """Draw distance matrices (D, M, M) of `prediction_distance` by a bootstrap over seeds.
 
     A seed drawn twice would multiply with itself and bring the seed noise back, so the draws
-    weigh jackknife pseudo-values of d^2 (Arvesen 1969) by `seed_multipliers`, one a seed for all
-    pairs. Their 95 % intervals cover d in 95 to 100 % of simulations with 3 to 8 seeds, the more
-    the less configurations differ. Raises ValueError for fewer than three seeds.
+    weigh jackknife pseudo-values of d^2 (Arvesen 1969), one a seed for all pairs. Their 95 %
+    intervals cover d in 95 to 100 % of simulations with 3 to 8 seeds. Raises ValueError for fewer
+    than three seeds.
     """
     squares = _squares(_predictions(probabilities, range(len(probabilities)), 3))
     seeds, means = squares.shape[-1], squares.mean(axis=-1)
@@ -76,8 +71,8 @@ def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
     Between two configurations of seed covariance T that do not differ, d^2 has mean 0 and
     variance 8 tr(T^2) / S(S-1), and nearly the shape of a centred chi2 with tr(T)^2 / tr(T^2)
     degrees of freedom (Satterthwaite 1946). tr(T^2) is estimated without bias, as HSIC_1 of the
-    seeds with themselves, and averaged over the configurations. Where configurations share draws
-    seed by seed their noise is below this floor. Raises ValueError for fewer than four seeds.
+    seeds with themselves, and averaged over the configurations. Raises ValueError for fewer than
+    four seeds.
     """
     values = _predictions(probabilities, range(len(probabilities)), NOISE_SEEDS)
     seeds = values.shape[1]
@@ -93,10 +88,9 @@ def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
 def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
     """Return the root mean square distance between normalised updates at shared states.
 
-    updates: (M, states, P), what one step adds to P weights, or in function space, for
-    configurations that share no weights, to N x C outputs. Each state's update has unit norm, so
-    d is in [0, 2] and a step size alone makes no difference. Raises ValueError for bad shapes or
-    names and for an update that is zero.
+    updates: (M, states, P), what one step adds to P weights, or to N x C outputs for
+    configurations that share no weights. Each state's update has unit norm, so d is in [0, 2] and
+    a step size alone makes no difference. Raises ValueError for an update that is zero.
     """
     values = _stack(updates, names, "updates (M, states, P)", 3)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
@@ -118,12 +112,12 @@ def representation_distance(
     representations: M arrays (S, N, F_m), S >= 2. CKA is the cosine between Gram matrices without
     the bias of few images: HSIC_1 of Song et al. (2012, eq. 5), as in Nguyen et al. (2021). Its
     mean over pairs of different seeds is divided by what the seeds of one configuration reach
-    among themselves (geometric mean of the two), so it is plain CKA where seeds agree. Not a
-    metric: see `triangle_violations`; its square root is one, but for noise. Raises ValueError
-    for bad shapes or names, fewer than PROBES images, or representations without structure.
+    among themselves (geometric mean of the two), so it is plain CKA where seeds agree. Its square
+    root is a metric, but for noise. Raises ValueError for fewer than PROBES images, or
+    representations without structure.
     """
     arrays = [np.asarray(array, dtype=float) for array in representations]
-    if few := [array.shape[-2] for array in arrays if array.ndim == 3 and array.shape[-2] < PROBES]:
+    if few := [len(array[0]) for array in arrays if len(array[0]) < PROBES]:
         raise ValueError(f"a probe set of {few[0]} images is too small for CKA; choose >= {PROBES}")
     grams = [_gram_vectors(array) for array in arrays]
     values = _stack(grams, names, "representations, M arrays (S, N, F_m) with equal S, N", 3, 2)
@@ -146,7 +140,7 @@ configuration from what `Result.observed` gives of it."""
 
 
 def by_kind(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.DataFrame]:
-    """Return the distance matrix of every kind of DISTANCES between configurations, by name.
+    """Return the distance matrix of every kind of DISTANCES between configurations.
 
     observed: {configuration: what `Result.observed` gives of it}, with the same seeds for all.
     Updates are in function space, over parts of the training, and means over seeds.
@@ -195,10 +189,9 @@ def embed(distance: pd.DataFrame) -> Embedding:
 def matrix_of(
     distance: pd.DataFrame, members: Sequence[str] | None = None, family: str = "the family"
 ) -> np.ndarray:
-    """Return the distances (M, M) between `members`, default all, after all checks.
+    """Return the distances (M, M) between `members`, default all.
 
-    Raises ValueError for members that are none, repeated or unknown, and for distances that are
-    not finite, symmetric, >= 0, and 0 on the diagonal.
+    Raises ValueError for members and for a distance matrix that are none.
     """
     members = list(distance.index if members is None else members)
     if not members:
@@ -261,7 +254,7 @@ def _other_seeds(values: np.ndarray) -> np.ndarray:
 
 
 def _squares(values: np.ndarray) -> np.ndarray:
-    """Return (M, M, S) whose mean over seeds is the unbiased d^2 of means.
+    """Return (M, M, S), whose mean over seeds is the unbiased d^2 of means.
 
     Entry s is the product of the difference between two configurations at seed s with their mean
     difference at the other seeds: the projection of the U-statistic on seed s.

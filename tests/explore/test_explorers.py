@@ -20,6 +20,7 @@ from ddlib.explore import words as reading_explore
 from ddlib.publish.page import _plain
 from ddlib.stats import laws, planner, verdicts
 from ddlib.stats.families import k_star, worst_member
+from ddlib.stats.pilot import read_pilot
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -265,7 +266,7 @@ def test_k_star_is_measured_planned_and_predicted(family, example):
     finite = expected[np.isfinite(expected)]
     assert numbers(found["k*, measured"][1]) == pytest.approx(list(finite), abs=0.51)
     assert ("no bound" in found["k*, measured"][1]) == (len(finite) < 3)
-    pilot = planner.read_pilot(gaps, draws=explore.DRAWS)
+    pilot = read_pilot(gaps, draws=explore.DRAWS)
     plan = planner.plan(pilot, members, 0.08, 10)
     assert numbers(found["k*, planned"][1]) == [end for end in plan.k if np.isfinite(end)]
     assert found["k*, measured"][2].endswith(f"; raw {measured['raw'].iloc[0]:.0f}")
@@ -309,7 +310,7 @@ def test_a_dead_configuration_leaves_other_families_whole(lame, example):
     assert numbers(found["k*, measured"][1]) == pytest.approx(
         expected[np.isfinite(expected)], abs=0.51
     )
-    plan = planner.plan(planner.read_pilot(gaps, draws=explore.DRAWS), members, 0.05, 10).k
+    plan = planner.plan(read_pilot(gaps, draws=explore.DRAWS), members, 0.05, 10).k
     assert numbers(found["k*, planned"][1]) == pytest.approx(plan, abs=0.51)
 
 
@@ -380,7 +381,7 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, example):
     choose(plans, family="plain alone", epsilon=0.04, budget=50)
     gaps = example[0].gaps
     needs = {
-        method: planner.plan(planner.read_pilot(own, draws=200), ["plain"], 0.04, 10).ipc
+        method: planner.plan(read_pilot(own, draws=200), ["plain"], 0.04, 10).ipc
         for method, own in gaps.groupby("method")
     }
     least = min(need.estimate for need in needs.values())
@@ -404,7 +405,7 @@ def test_plans_are_compared_by_need_within_the_budget_and_by_gap_beyond_it():
             for k in (10, 20, 50, 100, 200)
         ]
         gaps = pd.DataFrame(rows, columns=["configuration", "seed", "k", "gap_error"])
-        pilot = planner.read_pilot(gaps, draws=50)
+        pilot = read_pilot(gaps, draws=50)
         plans[method] = planner.plan(pilot, ["c0", "c1"], 0.07, 10)
     found = reading_explore.compare_plans(plans, ["c0", "c1"], 20)
     assert list(found["method"]) == ["cheap", "fair", "dear"]
@@ -428,7 +429,7 @@ def test_a_method_without_a_plan_may_come_first(budget):
             ("own", s, k, a / np.sqrt(k) + c + 1e-7 * rng.normal()) for s in range(4) for k in ks
         ]
         gaps = pd.DataFrame(rows, columns=["configuration", "seed", "k", "gap_error"])
-        plans[method] = planner.plan(planner.read_pilot(gaps, draws=50), ["own"], 0.06, 10)
+        plans[method] = planner.plan(read_pilot(gaps, draws=50), ["own"], 0.06, 10)
     table = reading_explore.compare_plans(plans, ["own"], budget)
     assert list(table["method"]) == ["A", "B"]
     assert table["ipc"].fillna(0).tolist() == [0, 16]

@@ -9,7 +9,7 @@ from known import SIZES, lost, names, study
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from ddlib.stats import families
+from ddlib.stats import families, worst
 from ddlib.stats.families import k_star, transfer, worst_member
 from ddlib.stats.regressions import regress
 
@@ -47,7 +47,7 @@ def biases(spread, members, studies=3000, seeds=5):
     truths = spread * rng.normal(size=(members, 1, studies))
     values = truths + rng.normal(size=(members, seeds, studies))  # a study takes the place of a k
     values += rng.normal(size=(1, seeds, studies))
-    corrected = families.worst_over(values, families.seed_weights(range(seeds), 0, 0))[0]
+    corrected = worst.worst_over(values, worst.seed_weights(range(seeds), 0, 0))[0]
     raw = values.mean(axis=1).max(axis=0)
     return np.mean([corrected - truths.max(axis=0)[0], raw - truths.max(axis=0)[0]], axis=1)
 
@@ -313,7 +313,7 @@ def test_a_difference_that_only_the_corrected_worst_gaps_show_is_not_significant
     first = study([2.0, *[0.1] * 12], noise=0.02, floor=0)
     other = study([2.0] * 13, noise=0.02, floor=0, generator=1)
     found = transfer(two_methods(first, other), {"all": names(*range(13))})
-    worst = found[found["gap"] == "worst"]
-    apart = np.sign(worst["difference"]) != np.sign(worst["raw"])
+    rows = found[found["gap"] == "worst"]
+    apart = np.sign(rows["difference"]) != np.sign(rows["raw"])
     assert apart.any()
-    assert not worst[apart]["significant"].any()
+    assert not rows[apart]["significant"].any()
