@@ -124,12 +124,10 @@ def k_star(
     sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap exceeds
     epsilon), holds_at (the smallest k that holds it), seeds (used), missing_seeds and missing_sizes
     (left out), reason (why there is no k*). Above the largest k, low is at most that k and high
-    infinite; below the smallest, low is 0 and high at least that k. Raises ValueError for one seed,
-    for members that are none, repeated or unknown, and for an infinite epsilon.
+    infinite; below the smallest, low is 0 and high at least that k. Raises as `gap_cube`, and
+    ValueError for a family that is empty or has an unknown member.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
-    if not np.isfinite(epsilons).all():
-        raise ValueError(f"epsilon is {epsilons[~np.isfinite(epsilons)][0]}; choose a finite gap")
     cube = _lay_out(gaps, families)
     orders = _orders(len(cube.names), relabellings, seed)
     rows, drawn, relabelled = [], [], []
@@ -148,14 +146,10 @@ def k_star(
 
 def _lay_out(gaps: pd.DataFrame, families: Families) -> Cube:
     """Check the families against the gaps, and return the gaps of all members."""
-    if not len(families):
-        raise ValueError("no family was given; name at least one, with its configurations")
     known = set(gaps["configuration"])
     for family, members in families.items():
         if not len(members):
             raise ValueError(f"family {family!r} is empty; list its configurations")
-        if twice := [name for name in members if list(members).count(name) > 1]:
-            raise ValueError(f"family {family!r} lists {twice[0]!r} twice; name each member once")
         if unknown := [name for name in members if name not in known]:
             have = ", ".join(sorted(known))
             raise ValueError(f"no gaps of {unknown[0]!r} in family {family!r}; there are: {have}")

@@ -104,11 +104,6 @@ class Fit:
         """Whether there is a curve to draw."""
         return bool(self.parameters)
 
-    @property
-    def has_floor(self) -> bool:
-        """Whether the curve falls, to a floor above 0."""
-        return self.fitted and bool((self.coefficients[0, [0, 2]] > 0).all())
-
     def predict(self, ks) -> pd.DataFrame:
         """Predict the mean gap at one or several k > 0, seen or not: k, gap, low, high.
 

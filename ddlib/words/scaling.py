@@ -226,7 +226,7 @@ def _floor(law: Fit, unit: str) -> str:
 
 
 def _spent(law: Fit, floor_share: float) -> str:
-    if not law.has_floor:
+    if (law.coefficients[0, [0, 2]] <= 0).any():  # a curve that does not fall to a floor
         return ""  # as was said
     k = law.k_floor(floor_share)
     return (

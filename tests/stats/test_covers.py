@@ -170,7 +170,6 @@ def test_spread_families_grow_in_mean_distance_and_are_found_again():
     ("call", "message"),
     [
         (lambda: covers.measures(line(3), {"none": []}, 1, 1), "'none' is empty"),
-        (lambda: covers.measures(line(3), {"f": ["c1", "c1"]}, 1, 1), "'f' has 'c1' twice"),
         (lambda: covers.measures(line(3), {"f": ["c1", "x"]}, 1, 1), "'f' names x, which"),
         (lambda: covers.measures(line(3), {"f": ["c1"]}, -1, 1), "radius is -1"),
         (lambda: covers.measures(line(3), {"f": ["c1"]}, 1, 0), "bandwidth is 0"),
