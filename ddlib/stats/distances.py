@@ -177,12 +177,12 @@ def embed(distance: pd.DataFrame) -> Embedding:
     squares = matrix_of(distance) ** 2
     centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
     eigenvalues, vectors = np.linalg.eigh(-centred / 2)
-    shown = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
-    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(shown)
+    largest = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
+    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(largest)
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
     total = np.abs(eigenvalues).sum()
     points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])
-    return Embedding(points, float(shown.sum() / total) if total > 0 else 1.0)
+    return Embedding(points, float(largest.sum() / total) if total > 0 else 1.0)
 
 
 def matrix_of(
@@ -244,9 +244,9 @@ def _squares(values: np.ndarray) -> np.ndarray:
     difference at the other seeds: the projection of the U-statistic on seed s.
     """
     products = _other_seeds(values)
-    own = np.diagonal(products).T  # (M, S)
-    squares = own[:, None] + own[None] - products - products.transpose(1, 0, 2)
-    return np.where(np.abs(squares) > SAME * np.abs(own).max(), squares, 0.0)
+    norms = np.diagonal(products).T  # (M, S)
+    squares = norms[:, None] + norms[None] - products - products.transpose(1, 0, 2)
+    return np.where(np.abs(squares) > SAME * np.abs(norms).max(), squares, 0.0)
 
 
 def _gram_vectors(features: np.ndarray) -> np.ndarray:

@@ -114,9 +114,9 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
     residuals = np.where(known, values - means, 0.0)
     errors, shared, weights = None, 0.0, np.ones(len(ks))
     if counts.max(initial=0) > 1 and np.abs(residuals).max() > SAME * np.abs(means).max():
-        own, shift = _variances(ks, residuals, known)
+        noise, shift = _variances(ks, residuals, known)
         shared = shift / len(values)
-        errors = np.sqrt((own + shift) / counts - shared)  # fewer seeds share less of the shift
+        errors = np.sqrt((noise + shift) / counts - shared)  # fewer seeds share less of the shift
         weights = errors**-2.0
     missing = {int(k): int(count) for k, count in lost.items() if count}
     seeds = list(gaps.index)
@@ -134,9 +134,9 @@ def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
     slope, ratio, reach = 0.0, -2.0, np.array([4.0, 7.0])
     for _ in range(5):
         slopes, ratios = (np.linspace(-1, 1, 21)[:, None] * reach + [slope, ratio]).T
-        own = np.exp(slopes[:, None] * line)
+        noise = np.exp(slopes[:, None] * line)
         weight, sums, squares = (
-            (known / own[:, None] * apart**power).sum(axis=2) for power in range(3)
+            (known / noise[:, None] * apart**power).sum(axis=2) for power in range(3)
         )  # (slopes, S)
         shift = np.exp(ratios)[:, None, None]
         total = 1 + shift * weight  # (ratios, slopes, S)

@@ -86,12 +86,6 @@ def test_noise_floor_is_passed_by_one_in_twenty_equal_pairs(seeds):
     assert passed.mean() == pytest.approx(0.05, abs=0.02)
 
 
-def test_noise_floor_falls_with_the_noise():
-    means = np.full((5, 30), 0.5)
-    wide, narrow = (noisy(np.random.default_rng(6), means, 4, size) for size in (0.02, 0.01))
-    assert distances.noise_floor(wide) == pytest.approx(2 * distances.noise_floor(narrow))
-
-
 def test_updates_are_compared_by_direction_over_states():
     field = np.array([[[1.0, 0.0], [0.0, 2.0]]] * 4)
     field[1] *= 7  # a longer step
