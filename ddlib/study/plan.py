@@ -17,39 +17,15 @@ from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
-from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
+from ddlib.fingerprints import code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
-from ddlib.study.cluster import code, device
-from ddlib.study.extensions import Extension, network_code, use
+from ddlib.study.cluster import device
+from ddlib.study.extensions import network_code, use
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_ipcs
+from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a worker needs to open a study's data set and network.
-
-    network: its options as JSON; digest: of the images; copy: the file of `ddlib.data.cache.write`
-    that holds them; folder: the results; code: `code()` where the study was started; extensions:
-    the files that bring more methods, networks and data sets. Every worker sees copy and folder.
-    """
-
-    network: str
-    digest: str
-    copy: Path
-    folder: Path
-    device: str
-    precision: str
-    code: str
-    extensions: tuple[Extension, ...] = ()
-
-    @property
-    def identity(self) -> list[str]:
-        """What decides results: the images themselves, not how they were asked for."""
-        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
-        return [self.digest, self.network, self.device, self.precision, *code]
 
 
 @dataclass(frozen=True)
@@ -205,8 +181,8 @@ def _long_enough(path: Path, length: int) -> Path:
     return path.with_name(f"{path.name}-{min(enough, default=length)}")
 
 
-def prepare(settings: Settings) -> Plan:
-    """Check every parameter against the data, and return the study ready to run.
+def make_plan(settings: Settings) -> Plan:
+    """Check the settings against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
@@ -231,6 +207,5 @@ def prepare(settings: Settings) -> Plan:
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
     where = copy.resolve(), folder.resolve(), device(settings), settings.precision
-    network = plain_text(settings.network)
-    context = Context(network, digest, *where, code(), settings.extensions)
+    context = Context(plain_text(settings.network), digest, *where, code(), settings.extensions)
     return Plan(settings, dataset, context, ipcs, folder, cache)

@@ -1,7 +1,7 @@
 """What a study found: its tables, read from what is on disk and written beside it."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def collect(plan: Plan) -> Result:
     rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     _measure_gaps(trials, references, plan.settings.reference)
-    result = Result(plan, trials, references, pd.DataFrame(_costs(plan, records)))
+    result = Result(plan, trials, references, _costs(plan, records))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
@@ -129,16 +129,6 @@ def collect(plan: Plan) -> Result:
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)
     return result
-
-
-def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an evaluation of a record, or one row that says how it failed."""
-    ending = {"status": record["status"], "message": record["message"]}
-    nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
-    return [
-        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
-        for number, score in enumerate(record["scores"] or [nothing])
-    ]
 
 
 def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
@@ -154,21 +144,25 @@ def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
+def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row an evaluation of a record, or one row that says how it failed."""
+    ending = {"status": record["status"], "message": record["message"]}
+    nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
+    return [
+        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
+        for number, score in enumerate(record["scores"] or [nothing])
+    ]
+
+
 def _references(plan: Plan) -> pd.DataFrame:
     """Return the table of the networks trained on all data."""
     count, rows = len(plan.dataset.train.labels), []
     for one in plan.references:
-        record = read_record(one.path)
-        batch_size = plan.configurations[one.configuration].recipe.batch_size
-        described = {
-            "configuration": one.configuration,
-            "seed": one.seed,
-            "reference": one.kind,
-            "steps": record["steps"],
-            "passes": passes(record["steps"] or math.nan, batch_size, count),
-            "capped": record["capped"],
-        }
-        rows += _rows(record, described)
+        record, recipe = read_record(one.path), plan.configurations[one.configuration].recipe
+        described = {"configuration": one.configuration, "seed": one.seed, "reference": one.kind}
+        length = {"steps": record["steps"], "capped": record["capped"]}
+        length["passes"] = passes(record["steps"] or math.nan, recipe.batch_size, count)
+        rows += _rows(record, described | length)
     return pd.DataFrame(rows).astype({"steps": "Int64"})
 
 
@@ -190,17 +184,19 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
         trials["message"] = trials["message"].mask(lacks, said)
 
 
-def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFrame:
     prepared = {
         method: sum(read_seconds(path) or math.nan for _, path in plan.preparations(method))
         for method in plan.methods
     }
-    for trial, record in records:
-        yield {
+    rows = [
+        {
             **{"configuration": trial.configuration, "method": trial.method},
-            **{"ipc": trial.ipc, "seed": trial.seed},
-            "set": trial.set_path.name,
+            **{"ipc": trial.ipc, "seed": trial.seed, "set": trial.set_path.name},
             "prepare_seconds": prepared[trial.method],
             "distil_seconds": read_seconds(trial.set_path),
             "evaluate_seconds": record["seconds"],
         }
+        for trial, record in records
+    ]
+    return pd.DataFrame(rows)

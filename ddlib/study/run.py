@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ddlib.study import jobs, store
-from ddlib.study.cluster import UnfitWorkerError, check_main_guard, connect
-from ddlib.study.plan import Plan, Reference, Trial, prepare
+from ddlib.study.cluster import check_main_guard, connect
+from ddlib.study.plan import Plan, Reference, Trial, make_plan
 from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
+from ddlib.study.worker import UnfitWorkerError
 from ddlib.training.together import at_once
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run(settings: Settings) -> Result:
     time works in a results folder.
     """
     check_main_guard()
-    plan = prepare(settings)
+    plan = make_plan(settings)
     with store.alone(plan.folder):
         trials = [trial for trial in plan.trials if not store.stands(trial.path)]
         references = [

@@ -24,7 +24,7 @@ from ddlib.fingerprints import (
     program,
 )
 from ddlib.methods import METHODS
-from ddlib.study.cluster import code
+from ddlib.study.worker import code
 
 PROGRAM = '''"""A module."""
 import math
