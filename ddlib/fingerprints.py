@@ -34,8 +34,7 @@ def _modules(*names: str) -> tuple[str, ...]:
 DECIDING = _modules(
     *("seeds", "parameters", "devices"),
     *("data", "networks", "training", "configurations", "distilled"),
-    *("methods/__init__", "methods/common", "methods/matching"),
-    *("study/jobs", "study/worker"),
+    *("methods/__init__", "methods/common", "study/jobs", "study/worker"),
 )
 """The modules whose code can decide any result; each method adds its own, `Method.modules`."""
 METHOD_MODULES = _modules(

@@ -88,11 +88,11 @@ class Reader(Parameters):
 def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
     """A file, also in a list or a table; a folder of a generator's weights."""
 
-    def distil(dataset, network, ipcs, seed, parameters):
-        return {}  # names alone are asked for
+    def distil(dataset, network, ipc, seed, parameters):
+        raise AssertionError("names alone are asked for")
 
     made = Preparation(lambda parameters, ipcs: [{}], distil)
-    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, shares=False, preparation=made))
+    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, preparation=made))
     path, long = str(tmp_path / "images.pt"), "a text of more letters than a file's name " * 10
     (tmp_path / "dit").mkdir()
     readers = {
@@ -224,8 +224,8 @@ BAD = [
     ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: extensions, data"),
     ({"configurations": {}}, "configurations must be a table"),
     (
-        {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
-        "the configuration 'small' does not fit digits: patch=9 is larger",
+        {"configurations": {"small": {"network": {"name": "convnet", "depth": 4}}}},
+        "the configuration 'small' does not fit digits: a ConvNet of depth 4 halves",
     ),
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),

@@ -365,14 +365,14 @@ class Nothing(Parameters):
 
 
 def register(monkeypatch, name: str, distil, preparation: Preparation | None = None) -> None:
-    monkeypatch.setitem(METHODS, name, Method(distil, Nothing, False, preparation))
+    monkeypatch.setitem(METHODS, name, Method(distil, Nothing, preparation=preparation))
 
 
 def test_a_crash_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
-    def fragile(dataset, network, ipcs, seed, parameters):
-        if broken and ipcs == [2] and seed == 0:
+    def fragile(dataset, network, ipc, seed, parameters):
+        if broken and ipc == 2 and seed == 0:
             raise MemoryError("no room for 6 images")
-        return selection.random(dataset, network, ipcs, seed, parameters)
+        return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
 
     register(monkeypatch, "fragile", fragile)
     chosen = settings(
@@ -396,15 +396,14 @@ def test_a_crash_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
 
 def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeypatch):
     def returning(change):
-        def distil(dataset, network, ipcs, seed, parameters):
-            [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
-            return change(ipc, made)
+        def distil(dataset, network, ipc, seed, parameters):
+            return change(selection.random(dataset, network, [ipc], seed, parameters)[ipc])
 
         return distil
 
     methods = {
-        "nothing": (lambda ipc, made: {}, "be a DistilledSet of ipc=1, not NoneType"),
-        "seed": (lambda ipc, made: {ipc: replace(made, seed=1)}, "hold seed 0, not 1"),
+        "nothing": (lambda made: None, "be a DistilledSet of ipc=1, not NoneType"),
+        "seed": (lambda made: replace(made, seed=1), "hold seed 0, not 1"),
     }
     for name, (change, _) in methods.items():
         register(monkeypatch, name, returning(change))
@@ -472,10 +471,10 @@ def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
 def shifting(monkeypatch, make) -> None:
     """Register the method `shifted`: random images, each moved by numbers that `make` makes."""
 
-    def distil(dataset, network, ipcs, seed, parameters, prepared):
+    def distil(dataset, network, ipc, seed, parameters, prepared):
         total = sum(int(path.read_text()) for path in prepared) / 100
-        sets = selection.random(dataset, network, ipcs, seed, parameters)
-        return {ipc: replace(one, images=one.images + total) for ipc, one in sets.items()}
+        plain = selection.random(dataset, network, [ipc], seed, parameters)[ipc]
+        return replace(plain, images=plain.images + total)
 
     shifts = Preparation(lambda parameters, ipcs: [{"shift": 1}, {"shift": 10}], make)
     register(monkeypatch, "shifted", distil, shifts)
