@@ -367,6 +367,7 @@ def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it.
 
     With them goes `settings.json`, without what decides no number: how many work at it, and where.
+    There the families are lists of their members.
     """
     references = _references(plan)
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
@@ -381,6 +382,7 @@ def collect(plan: Plan) -> Result:
     _measure_gaps(trials, references, plan.settings.reference)
     costs = pd.DataFrame(_costs(plan, records))
     told = asdict(replace(plan.settings, workers=None, scheduler_address=None))
+    told["families"] = {name: list(family.members) for name, family in plan.families.items()}
     write_atomically(plan.folder / "settings.json", plain_text(told).encode())
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
