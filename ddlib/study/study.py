@@ -382,7 +382,8 @@ def collect(plan: Plan) -> Result:
     _measure_gaps(trials, references, plan.settings.reference)
     costs = pd.DataFrame(_costs(plan, records))
     told = asdict(replace(plan.settings, workers=None, scheduler_address=None))
-    told["families"] = {name: list(family.members) for name, family in plan.families.items()}
+    families = {name: list(family.members) for name, family in plan.families.items()}
+    told["families"] = families or None
     write_atomically(plan.folder / "settings.json", plain_text(told).encode())
     for name, table in (("trials", trials), ("references", references), ("costs", costs)):
         write_atomically(plan.folder / f"{name}.parquet", table.to_parquet(index=False))
