@@ -11,10 +11,13 @@ from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
 from ddlib.methods import METHODS
 from ddlib.methods.common import initial_images, real_batches
-from ddlib.networks.functional import Network, Theta, build, embed, initial_parameters
+from ddlib.networks.functional import Theta, build, embed
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import Recipe, score, train_and_score
+from ddlib.training.loop import score, train_and_score
+from ddlib.training.recipe import Recipe
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 SEED = 0

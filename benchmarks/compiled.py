@@ -16,7 +16,7 @@ from torch.func import functional_call
 from benchmarks import machine
 from benchmarks.cases import QUICK, SHAPES, Scale, first_rows, make_setting
 from ddlib.networks.functional import CHUNK, Theta, embed
-from ddlib.networks.zoo import Network
+from ddlib.networks.layers import Network
 
 LINE = "{:8} {:>10} {:>9} {:>9} {:>19} {:>11}"
 HEAD = ("data", "compile s", "plain s", "made s", "ratio", "iterations")

@@ -28,7 +28,8 @@ from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.stats import covers, distances
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 WIDTH = 16  # channels of the ConvNet, few enough that all sizes take the same convolutions
 REPEATS = 5

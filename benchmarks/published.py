@@ -28,10 +28,13 @@ from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import from_root, write_atomically
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
-from ddlib.networks.functional import Network, build
+from ddlib.networks.functional import build
+from ddlib.networks.layers import Network
 from ddlib.study import published as figures
-from ddlib.study.jobs import code, read_seconds, write_seconds
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.study.cluster import code
+from ddlib.study.store import read_seconds, write_seconds
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 ITERATIONS = 20000  # of the published setting
 IPC = 10

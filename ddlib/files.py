@@ -11,8 +11,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-PROGRESS = "progress.json"
-"""Beside the tables of a study: how many trials are done, of how many."""
 PROBE = 16_384  # bytes that a disk must take before anything starts
 
 

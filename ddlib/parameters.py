@@ -1,20 +1,227 @@
-"""Parameters as people write them in YAML, checked before anything runs."""
+"""Parameters as people write them in YAML: pydantic models whose first error is one sentence."""
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
-from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    create_model,
+    model_validator,
+)
 
-ByIpc = float | Mapping[int, float]
-"""One number for every size, or a table {ipc: number}."""
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+"""Text that is not blank."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Parameters(BaseModel):
+    """Base of parameter sets: a frozen pydantic model, every value of which is checked.
+
+    Raises ValueError, in one sentence, for an unknown name, with the allowed ones, for one that is
+    missing and has no default, and for a bad value. Where tables hold tables, the sentence begins
+    with the path to the value.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(_first_sentence(error)) from None
+
+    __init__.__pydantic_base_init__ = True  # pydantic reads inner tables without calling it
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_table(cls, table: Any, read: ValidatorFunctionWrapHandler) -> Self:
+        if isinstance(table, cls):
+            return table
+        table = {} if table is None else table  # as YAML reads `random:`
+        if not isinstance(table, Mapping):
+            raise ValueError(f"this must be a table of names and values, got {table!r}")
+        try:
+            return read({str(name): value for name, value in table.items()})
+        except ValidationError as error:
+            raise ValueError(_sentence(cls, table, error)) from None
+
+    @classmethod
+    def read(cls, table: Any, what: str) -> Self:
+        """Return the parameters that a table names, defaults for the rest.
+
+        what: what an error calls the table. Raises ValueError, see the class.
+        """
+        try:
+            return cls.model_validate(table)
+        except ValidationError as error:
+            raise ValueError(f"{what}: {_first_sentence(error)}") from None
+
+    @classmethod
+    def required(cls) -> list[str]:
+        """Return the names of the parameters that have no default."""
+        return [name for name, field in cls.model_fields.items() if field.is_required()]
+
+    def replace(self, **changes: Any) -> Self:
+        """Return these parameters with some values changed; ValueError for a bad one."""
+        return type(self)(**{**vars(self), **changes})
+
+
+def options_of(function: Callable) -> type[Parameters]:
+    """Return a model of the optional arguments of a function, of the kinds that it annotates.
+
+    Whole numbers among them are at least 1.
+    """
+    hints = get_type_hints(function)
+    fields = {
+        argument.name: (_counted(hints[argument.name]), argument.default)
+        for argument in inspect.signature(function).parameters.values()
+        if argument.default is not argument.empty
+    }
+    return create_model(function.__name__, __base__=Parameters, **fields)
+
+
+def _counted(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(map(_counted, get_args(hint)))]  # noqa: UP007
+    return PositiveInt if hint is int else hint
+
+
+def check_names(names: Iterable[str], allowed: Iterable[str], kind: str) -> None:
+    """Raise ValueError, with the allowed names, if one of `names` is not among them."""
+    allowed = list(allowed)
+    for name in names:
+        if name not in allowed:
+            raise ValueError(_unknown(name, allowed, kind))
+
+
+def whole_keys(value: Any) -> Any:
+    """Return a table {ipc: number} with whole keys, which JSON and papermill turn into text."""
+    if not isinstance(value, Mapping):
+        return value
+    return {int(key) if str(key).isdecimal() else key: number for key, number in value.items()}
+
+
+Number = TypeVar("Number")
+Table = Annotated[dict[PositiveInt, Number], Field(min_length=1), BeforeValidator(whole_keys)]
+ByIpc = Number | Table[Number]
+"""One number for every size, or a table {ipc: number}; `ByIpc[float]` says of which kind."""
+
+
+def at_ipc(value: float | Mapping[int, float], ipc: int) -> float:
+    """Return `value` at `ipc`: a table is interpolated linearly, and constant past its ends."""
+    if not isinstance(value, Mapping):
+        return value
+    sizes = sorted(value)
+    return float(np.interp(ipc, sizes, [value[size] for size in sizes]))
+
+
+def _first_sentence(error: ValidationError) -> str:
+    return str(error.errors()[0]["ctx"]["error"])  # `_read_table` leaves no other kind of error
+
+
+def _sentence(model: type[Parameters], table: Mapping[str, Any], error: ValidationError) -> str:
+    """Return one sentence of what is wrong with a table: an unknown name before all else."""
+    errors = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    start = errors[0]["loc"][:1]
+    # Where several kinds are allowed, each has an error: tell the one that lies deepest.
+    same_place = [problem for problem in errors if problem["loc"][:1] == start]
+    problem = max(same_place, key=lambda problem: len(problem["loc"]))
+    kind, value, name = problem["type"], problem["input"], "".join(map(str, start))
+    if kind == "extra_forbidden":
+        return _unknown(name, model.model_fields, "parameter")
+    if kind == "missing":
+        return f"the parameter {name!r} is missing; add it to the YAML file"
+    keys = [step for step in problem["loc"][1:] if _is_key(step, table[name])]
+    steps = (f"[{key}]" if isinstance(key, int) else f": {key}" for key in keys)
+    path = "".join([name, *steps])
+    if kind == "value_error":
+        return ": ".join([*([path] if path else []), str(problem["ctx"]["error"])])
+    if problem["loc"][-1] == "[key]":
+        return f"{name} has {value!r} for an ipc; give whole numbers from 1"
+    schema = model.model_json_schema()["properties"][name]
+    such_as = f", such as {schema['examples'][0]}" if "examples" in schema and not keys else ""
+    for _ in keys:
+        inner = ("items", "additionalProperties")
+        kinds = schema.get("anyOf", [schema])
+        schema = next(kind[name] for kind in kinds for name in inner if name in kind)
+    if "enum" in schema:
+        return _unknown(value, schema["enum"], path)
+    return f"{path}={value!r} must be {_described(schema)}{such_as}{_unquoted(value, schema)}"
+
+
+def _unknown(name: Any, allowed: Iterable[str], kind: str) -> str:
+    close = difflib.get_close_matches(str(name).lower(), allowed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"{name!r} is not {article} {kind}; {hint}allowed: {', '.join(allowed) or 'none'}"
+
+
+def _is_key(step: str | int, value: Any) -> bool:
+    """Whether a step of pydantic's path leads into the value, and does not name a kind of it."""
+    return isinstance(step, int) or (isinstance(value, Mapping) and step in value)
+
+
+NOUNS = {"integer": "whole number", "number": "number", "string": "text"}
+
+
+def _described(schema: Mapping[str, Any], plural: str = "") -> str:
+    """Return in words what a JSON schema allows besides null."""
+    if "anyOf" in schema:
+        return " or ".join(filter(None, map(_described, schema["anyOf"])))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(map(repr, schema.get("enum") or [schema["const"]]))
+    kind = schema.get("type")
+    if kind == "array":
+        items = _described(schema["items"], "s") or "tables"
+        return f"a list of {'one or more ' if schema.get('minItems') else ''}{items}"
+    if kind == "object":
+        numbers = schema.get("additionalProperties", {}).get("type") in ("integer", "number")
+        return "a table {ipc: number}" if numbers else "a table {name: value}"
+    if kind not in NOUNS:
+        return "true or false" if kind == "boolean" else ""
+    article = "" if plural or kind == "string" else "a "
+    return f"{article}{NOUNS[kind]}{plural}{_limits(schema)}"
+
+
+def _limits(schema: Mapping[str, Any]) -> str:
+    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    if above is not None and schema["type"] == "integer":
+        least, above = above + 1, None
+    limits = {
+        "of at least": least,
+        "above": above,
+        "at most": schema.get("maximum"),
+        "below": schema.get("exclusiveMaximum"),
+    }
+    said = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
+    return f" {' and '.join(said)}" if said else ""
+
+
+def _unquoted(value: Any, schema: Mapping[str, Any]) -> str:
+    """Say how to write a number that YAML reads as text, such as 1e-3."""
+    kinds = {kind.get("type") for kind in schema.get("anyOf", [schema])}
+    if not isinstance(value, str) or not kinds & {"integer", "number"}:
+        return ""
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    mantissa, _, exponent = value.lower().partition("e")
+    number = f"{float(mantissa)}e{int(exponent):+d}" if exponent else value
+    return f"; YAML reads {value!r} as text: write {number}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,19 +229,19 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        lines: dict[Any, int] = {}
+        lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                continue  # no key of a Python table: PyYAML refuses it
-            name = key.value if key.tag.endswith(":merge") else self.construct_object(key)
+                continue  # PyYAML refuses a list or a table as a key
+            merges = key.tag.endswith(":merge")
+            name = key.value if merges else self.construct_object(key)
             line = key.start_mark.line + 1
-            names = {name, str(name)}  # JSON, so papermill, turns 1 into "1"
-            if twice := lines.keys() & names:
+            if str(name) in lines:  # as text: JSON, and so papermill, turns 1 into "1"
                 raise ValueError(
-                    f"the key {name!r} stands twice in one table, in lines "
-                    f"{lines[twice.pop()]} and {line}; keep one"
+                    f"the key {name!r} stands twice in one table, in lines {lines[str(name)]} and "
+                    f"{line}; keep one"
                 )
-            lines |= dict.fromkeys(names, line)
+            lines[str(name)] = line
         return node
 
 
@@ -61,236 +268,9 @@ def read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; check the path")
     try:
-        text = path.read_text("utf-8")
+        table = read_yaml(path.read_text("utf-8"), path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    given = read_yaml(text, path)
-    if not isinstance(given, dict):
-        raise ValueError(f"{path} must hold a table of names and values, got {given!r}")
-    return given
-
-
-def setting(
-    default: Any = MISSING,
-    *,
-    kind: type | None = None,
-    of: type = int,
-    choices: Iterable[str] | None = None,
-    least: float = 0,
-    above: float | None = None,
-    by_ipc: bool = False,
-    each: Callable[[Any], Any] | None = None,
-    example: str = "",
-) -> Any:
-    """Declare one parameter of a `Parameters` class: its default, and what it may be.
-
-    kind: `int`, `float`, `str` (any text) or `list`, where there is no default to tell; it must be
-    given where there is none, and where the default is None, None may stand as well. of: the kind
-    of a list's items; choices: the allowed words; least: the smallest allowed number; above: what
-    it must be above, in the place of `least`; by_ipc: whether a table {ipc: number} may stand for
-    the number; each: reads an item of a list, or raises ValueError; example: what to give, for
-    who gave a text or a list that is none.
-    """
-    one = next(iter(default.values())) if isinstance(default, Mapping) else default
-    metadata = {
-        "kind": kind or type(one),
-        "of": of,
-        "choices": choices,
-        "least": least,
-        "above": above,
-        "by_ipc": by_ipc,
-        "each": each,
-        "example": example,
-        "optional": default is None,
-    }
-    if isinstance(default, Mapping | list):
-        return field(default_factory=lambda: copy(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Base of parameter sets: a frozen dataclass whose settings are checked when it is made."""
-
-    def __post_init__(self) -> None:
-        for declared in fields(self):
-            if declared.metadata:
-                check_value(declared.name, getattr(self, declared.name), **declared.metadata)
-
-    @classmethod
-    def required(cls) -> list[str]:
-        """Return the names of the parameters that have no default."""
-        defaults = [(each.name, each.default, each.default_factory) for each in fields(cls)]
-        return [name for name, *default in defaults if default == [MISSING, MISSING]]
-
-    @classmethod
-    def read(cls, given: Mapping[str, Any] | None, what: str) -> Self:
-        """Return the parameters that `given` names, defaults for the rest.
-
-        Raises ValueError for an unknown name, with the allowed ones, for one that is missing and
-        has no default, and for a bad value.
-        """
-        given = _mapping(given, what)
-        declared = {each.name: each for each in fields(cls)}
-        check_names(given, declared, f"parameter of {what}")
-        missing = [name for name in cls.required() if name not in given]
-        if missing:
-            raise ValueError(
-                f"the parameter {missing[0]!r} of {what} is missing; add it to the YAML file"
-            )
-        tables = {name for name in given if declared[name].metadata.get("by_ipc")}
-        try:
-            return cls(**{**given, **{name: whole_keys(given[name]) for name in tables}})
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from None
-
-
-def read_options(
-    function: Callable, given: Mapping[str, Any], what: str, own: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Return the optional arguments of `function`, with what `given` says in their place.
-
-    own: names that the caller reads itself, returned as given. Raises ValueError with the allowed
-    names for any other.
-    """
-    given = _mapping(given, what)
-    signature = inspect.signature(function).parameters.values()
-    defaults = {each.name: each.default for each in signature if each.default is not each.empty}
-    check_names(given, [*own, *defaults], f"parameter of {what}")
-    return {**defaults, **given}
-
-
-def check_options(function: Callable, options: Mapping[str, Any], what: str) -> None:
-    """Raise ValueError if one of `options` is not what `function` annotates its argument with.
-
-    That is `int` (a whole number of at least 1), `float`, `bool`, `str`, a `Literal` of words, or a
-    union of these; an annotation of anything else is refused, too.
-    """
-    hints = get_type_hints(function)
-    for name, value in options.items():
-        is_union = get_origin(hints[name]) in (Union, UnionType)
-        kinds = get_args(hints[name]) if is_union else (hints[name],)
-        words = [word for kind in kinds for word in get_args(kind)]
-        plain = [kind for kind in kinds if not get_args(kind)]
-        if not set(plain) <= set(OPTIONS):
-            raise ValueError(
-                f"{what}: its option {name} is annotated with {hints[name]}; annotate it with int, "
-                "float, bool, str or a Literal of words"
-            )
-        if not plain:
-            check_names([value], words, f"{name} of {what}")
-        elif value not in words and not any(OPTIONS[kind][0](value) for kind in plain):
-            allowed = " or ".join([*(OPTIONS[kind][1] for kind in plain), *map(repr, words)])
-            raise ValueError(f"{what}: {name}={value!r} must be {allowed}")
-
-
-def check_names(given: Iterable[str], allowed: Iterable[str], kind: str) -> None:
-    """Raise ValueError, with the allowed names, if one of `given` is not among them."""
-    allowed = list(allowed)
-    for name in given:
-        if name not in allowed:
-            close = difflib.get_close_matches(str(name).lower(), allowed, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            listed = ", ".join(allowed) or "none"
-            article = "an" if kind[0] in "aeiou" else "a"
-            raise ValueError(f"{name!r} is not {article} {kind}; {hint}allowed: {listed}")
-
-
-def whole_keys(value: Any) -> Any:
-    """Return a table {ipc: number} with whole keys, which JSON and papermill turn into text."""
-    if not isinstance(value, Mapping):
-        return value
-    return {int(key) if str(key).isdecimal() else key: number for key, number in value.items()}
-
-
-def at_ipc(value: ByIpc, ipc: int) -> float:
-    """Return `value` at `ipc`: a table is interpolated linearly, and constant past its ends."""
-    if not isinstance(value, Mapping):
-        return value
-    sizes = sorted(value)
-    return float(np.interp(ipc, sizes, [value[size] for size in sizes]))
-
-
-def _mapping(given: Any, what: str) -> Mapping[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{what} must be a table of names and values, got {given!r}")
-    return given
-
-
-def check_value(
-    name: str,
-    value: Any,
-    *,
-    kind: type,
-    of: type = int,
-    choices: Iterable[str] | None = None,
-    by_ipc: bool = False,
-    each: Callable[[Any], Any] | None = None,
-    example: str = "",
-    optional: bool = False,
-    **limits: float | None,
-) -> None:
-    """Raise ValueError unless `value` is what `setting` declares; limits: `least` and `above`."""
-    if optional and value is None:
-        return
-    such_as = f", such as {example}" if example else ""
-    if choices is not None:
-        check_names([value], choices, name)
-    elif by_ipc and isinstance(value, Mapping):
-        if not value:
-            raise ValueError(f"{name} is an empty table; give at least one ipc: number")
-        for ipc, number in value.items():
-            if not _is_number(ipc, int) or ipc < 1:
-                raise ValueError(f"{name} has {ipc!r} for an ipc; give whole numbers from 1")
-            check_value(f"{name}[{ipc}]", number, kind=kind, **limits)
-    elif kind is list:
-        items = "" if each else f" of {_described(of, **limits, plural='s')}"
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name}={value!r} must be a list{items}{such_as}")
-        for position, item in enumerate(value):
-            if each:
-                _read_item(f"{name}[{position}]", item, each)
-            else:
-                check_value(f"{name}[{position}]", item, kind=of, **limits)
-    elif not _fits(value, kind, **limits):
-        table = " or a table {ipc: number}" if by_ipc else ""
-        article = "" if kind is str else "a "
-        what = f"{article}{_described(kind, **limits)}{table}"
-        raise ValueError(f"{name}={value!r} must be {what}{such_as}")
-
-
-def _read_item(name: str, item: Any, read: Callable[[Any], Any]) -> None:
-    try:
-        read(item)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _fits(value: Any, kind: type, least: float = 0, above: float | None = None) -> bool:
-    if kind is str:
-        return isinstance(value, str) and bool(value.strip())
-    if not _is_number(value, int if kind is int else int | float):
-        return False
-    return (least <= value if above is None else above < value) and value < math.inf
-
-
-def _described(kind: type, least: float = 0, above: float | None = None, plural: str = "") -> str:
-    if kind is str:
-        return f"text{plural}"
-    limit = f"of at least {least}" if above is None else f"above {above}"
-    return f"{'whole number' if kind is int else 'number'}{plural} {limit}"
-
-
-def _is_number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-OPTIONS: dict[type, tuple[Callable[[Any], bool], str]] = {
-    int: (lambda value: _is_number(value, int) and value >= 1, "a whole number of at least 1"),
-    float: (lambda value: _is_number(value, int | float) and math.isfinite(value), "a number"),
-    bool: (lambda value: isinstance(value, bool), "true or false"),
-    str: (lambda value: isinstance(value, str), "text"),
-}
-"""What a network's option may be annotated with: whether a value fits, and what to give."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} must hold a table of names and values, got {table!r}")
+    return table

@@ -1,23 +1,21 @@
 """A method of one's own: k-means in the pixels of every class; the centres are the images."""
 
-from dataclasses import dataclass
-
 import torch
+from pydantic import PositiveInt
 from sklearn.cluster import k_means
 
 from ddlib.methods import METHODS, Method, common
-from ddlib.parameters import Parameters, setting
+from ddlib.parameters import Parameters
 
 
-@dataclass(frozen=True)
 class Clustering(Parameters):
-    restarts: int = setting(1, least=1)
+    restarts: PositiveInt = 1
 
 
 def distil(dataset, network, ipcs, seed, parameters):
     options = {"n_clusters": ipcs[0], "n_init": parameters.restarts, "random_state": seed}
-    pixels = dataset.train.images.cpu().flatten(1).numpy()
-    centres = [k_means(pixels[rows], **options)[0] for rows in common.class_members(dataset)]
+    members = [dataset.train.at(rows).cpu() for rows in common.class_members(dataset)]
+    centres = [k_means(images.flatten(1).numpy(), **options)[0] for images in members]
     images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.image_shape)
     return {ipcs[0]: common.finished(dataset, images, "k_means", parameters, seed)}
 

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from ddlib.networks.zoo import NETWORKS, Network
+from ddlib.networks.layers import Network
+from ddlib.networks.zoo import NETWORKS
 
 
 class Block(nn.Module):

@@ -13,7 +13,6 @@ from distributed import LocalCluster
 from mounts import run_with
 
 import ddlib
-from ddlib.study.cluster import event_loop
 
 ROOT = Path(ddlib.__file__).parents[1]
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -67,8 +66,7 @@ def in_process(workers: int = 1, threads: int = 1) -> Iterator[str]:
         processes=False,
         protocol="tcp",
         host="127.0.0.1",
-        dashboard_address=None,
-        loop=event_loop(),
+        dashboard_address="127.0.0.1:0",
     ) as local:
         yield local.scheduler_address
 

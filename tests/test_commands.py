@@ -1,4 +1,4 @@
-"""Every command of the README is one that works."""
+"""Every command of README and docs is one that works."""
 
 import json
 import os
@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 MAKE = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -14,18 +15,24 @@ from accelerator import NAME, There, accelerator, moved
 from safetensors.torch import load
 from torch import nn
 
-from ddlib.configurations.configuration import Configuration, pretrain
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.pretraining import pretrain
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
 from ddlib.data.load import load as load_data
 from ddlib.devices import check_precision, precision, read_device, seeded
 from ddlib.methods import METHODS
-from ddlib.networks import zoo
-from ddlib.networks.functional import build, embed, initial_parameters, logits
+from ddlib.networks import layers, zoo
+from ddlib.networks.functional import build, embed, logits
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.study.jobs import Context, in_precision, seconds
+from ddlib.study.jobs import seconds
+from ddlib.study.plan import Context
 from ddlib.training import augment
-from ddlib.training.loop import AUGMENTATIONS, CHECK_EVERY, Recipe, score, train
+from ddlib.training.augment import AUGMENTATIONS
+from ddlib.training.divergence import CHECK_EVERY
+from ddlib.training.loop import score, train
+from ddlib.training.recipe import Recipe
 
 CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
 
@@ -111,7 +118,7 @@ def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
 def on_both(act: Callable, dataset: DataSet) -> tuple:
     """Return what `act` gives for the data set on the CPU and there, and how often it waited."""
     # Elsewhere pooling is PyTorch's own, which rounds otherwise than the CPU's; here, for both.
-    with patch.object(zoo.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)):
+    with patch.object(layers.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)):
         here = act(dataset)
         with accelerator() as on:
             there = act(moved(dataset))
@@ -263,25 +270,16 @@ def test_the_pretended_accelerator_counts_and_refuses():
 
 def test_device_and_precision_name_a_result():
     contexts = [
-        Context("network", "digest", "copy", device, rounding, "code")
+        Context("network", "digest", Path(), Path(), device, rounding, "code")
         for device in ("cpu", "cuda")
         for rounding in ("float32", "bf16")
     ]
     assert len({tuple(context.identity) for context in contexts}) == 4
 
 
-def test_a_job_computes_with_the_precision_of_its_context():
-    @in_precision
-    def job(context: Context) -> torch.dtype:
-        return (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
-
-    for name, kind in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        assert job(Context("network", "digest", "copy", "cpu", name, "code")) == kind
-
-
 def test_a_processor_counts_its_own_seconds_and_an_accelerator_those_that_pass():
     for device, least, most in (("cpu", 0, 0.1), ("cuda", 0.2, 60)):
-        context = Context("network", "digest", "copy", device, "float32", "code")
+        context = Context("network", "digest", Path(), Path(), device, "float32", "code")
         start = seconds(context)
         time.sleep(0.2)
         assert least <= seconds(context) - start < most
@@ -299,8 +297,8 @@ def computed(dataset: DataSet, folder) -> dict[str, bytes]:
     network = configuration.build(dataset.image_shape, dataset.class_count)
     made |= configuration.initial(network, generator("weights"))
     network = build("own", dataset.image_shape, dataset.class_count)
-    made |= {**network.constants, **initial_parameters(network, generator("own"))}
-    made["digits"] = load_data("digits", per_class=2).train.images
+    made |= {**dict(network.named_buffers()), **initial_parameters(network, generator("own"))}
+    made["digits"] = load_data("digits", per_class=2).train.at(slice(None))
     made["whitened"] = load_data("digits", per_class=2, zca=True).train.images
     return {name: value.detach().numpy().tobytes() for name, value in made.items()}
 
@@ -318,7 +316,7 @@ class Pairs(nn.Module):
 
 
 def test_a_default_dtype_of_float64_changes_nothing(tiny, tmp_path, monkeypatch):
-    own = lambda shape, classes: zoo.Network(Pairs(math.prod(shape)), nn.Linear(4, classes))  # noqa: E731
+    own = lambda shape, classes: layers.Network(Pairs(math.prod(shape)), nn.Linear(4, classes))  # noqa: E731
     monkeypatch.setitem(zoo.NETWORKS, "own", own)
     wanted = computed(tiny, tmp_path)
     torch.set_default_dtype(torch.float64)

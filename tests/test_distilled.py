@@ -13,7 +13,8 @@ from PIL import Image
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 from ddlib.networks.functional import build
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 
 def made(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
@@ -255,7 +256,7 @@ def test_a_loaded_set_is_ready_to_train_on(tiny, tmp_path):
     synthetic.save(tmp_path / "set")
     loaded = load_distilled(tmp_path / "set")
     network = build("mlp", tiny.image_shape, 3, width=16, depth=2)
-    recipe = Recipe(30, 16, 0.1)
+    recipe = Recipe(steps=30, batch_size=16, learning_rate=0.1)
     result = train_and_score(network, loaded.images, loaded.labels, tiny.test, recipe, 0)
     assert result == train_and_score(
         network, synthetic.images, synthetic.labels, tiny.test, recipe, 0

@@ -23,7 +23,7 @@ from ddlib.study.settings import (
     read_parameters,
     read_settings,
 )
-from ddlib.training.loop import Recipe
+from ddlib.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -155,7 +155,7 @@ def test_who_reads_tables_does_not_wait_for_torch(room):
 
 
 def test_a_study_starts_without_what_it_may_never_need():
-    loaded = loaded_by("ddlib.study.study")
+    loaded = loaded_by("ddlib.study.run")
     assert {"torch", "ddlib.methods.diffusion"} <= loaded
     assert not loaded & HEAVY
 

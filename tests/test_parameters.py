@@ -1,34 +1,47 @@
 import json
 import math
-from dataclasses import FrozenInstanceError, dataclass
-from typing import Literal
+import pickle
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ddlib.parameters import (
     ByIpc,
     Parameters,
+    Share,
+    Text,
     at_ipc,
     check_names,
-    check_options,
-    read_options,
+    options_of,
     read_yaml,
-    setting,
     whole_keys,
 )
 
 
-@dataclass(frozen=True)
 class Cooking(Parameters):
-    minutes: int = setting(20)
-    eggs: int = setting(2, least=1)
-    heat: float = setting(0.5)
-    pan: str = setting("iron", choices=["iron", "steel"])
-    salt: ByIpc = setting(1.0, by_ipc=True)
-    stirs: ByIpc = setting({1: 1, 10: 50}, by_ipc=True)
-    cook: str = setting("anyone")
-    spoons: list[int] = setting([3, 1], least=1)
+    minutes: NonNegativeInt = 20
+    eggs: PositiveInt = 2
+    heat: NonNegativeFloat = 0.5
+    pan: Literal["iron", "steel"] = "iron"
+    salt: ByIpc[NonNegativeFloat] = 1.0
+    stirs: ByIpc[NonNegativeInt] = {1: 1, 10: 50}
+    cook: Text = "anyone"
+    spoons: list[PositiveInt] = [3, 1]
+
+
+class Serving(Parameters):
+    guests: PositiveInt
+    soup: Cooking = Cooking()
+    courses: dict[str, Cooking] = {}
+    table: Text | None = Field(None, examples=["window"])
+    prices: Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
+        None, examples=["[3.5]"]
+    )
+    names: list[Text] = []
+    share: Share = 0.5
+    served: bool = True
 
 
 @pytest.mark.parametrize(
@@ -64,54 +77,25 @@ def test_text_that_is_not_yaml_is_refused_in_one_sentence(text):
 
 
 def test_defaults_stand_where_nothing_is_given():
+    expected = {
+        **{"minutes": 20, "eggs": 2, "heat": 0.5, "pan": "iron", "salt": 1.0},
+        **{"stirs": {1: 1, 10: 50}, "cook": "anyone", "spoons": [3, 1]},
+    }
     for parameters in (Cooking(), Cooking.read(None, "soup"), Cooking.read({}, "soup")):
-        assert parameters == Cooking(20, 2, 0.5, "iron", 1.0, {1: 1, 10: 50}, "anyone", [3, 1])
-
-
-@dataclass(frozen=True)
-class Serving(Parameters):
-    guests: int = setting(kind=int, least=1)
-    note: dict | None = None
-    table: str | None = setting(None, kind=str)
-    prices: list[float] | None = setting(None, kind=list, of=float, above=0)
-    names: list[str] = setting([], of=str)
-    share: float = setting(0.5, above=0)
-
-
-def test_what_has_no_default_must_be_given_and_what_is_none_may_stay_so():
+        assert parameters.model_dump() == expected
     assert Serving.required() == ["guests"]
     assert Cooking.required() == []
-    with pytest.raises(ValueError, match=r"^the parameter 'guests' of dinner is missing; add it"):
-        Serving.read({"share": 1}, "dinner")
-    given = {"guests": 3, "prices": [1, 0.5], "names": ["Ann"], "note": {"1": 2}}
-    read = Serving.read(given | {"table": None}, "dinner")
-    assert read == Serving(3, {"1": 2}, None, [1, 0.5], ["Ann"], 0.5)  # of a note all is left
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"guests": None}, "dinner: guests=None must be a whole number of at least 1"),
-        ({"table": 3}, "dinner: table=3 must be text"),
-        ({"table": " "}, "dinner: table=' ' must be text"),
-        ({"prices": 3}, "dinner: prices=3 must be a list of numbers above 0"),
-        ({"prices": [0.1, 0]}, "dinner: prices[1]=0 must be a number above 0"),
-        ({"names": "Ann"}, "dinner: names='Ann' must be a list of texts"),
-        ({"names": [3]}, "dinner: names[0]=3 must be text"),
-        ({"share": 0}, "dinner: share=0 must be a number above 0"),
-        ({"share": math.inf}, "dinner: share=inf must be a number above 0"),
-        ({"share": True}, "dinner: share=True must be a number above 0"),
-    ],
-)
-def test_limits_and_kinds_are_those_declared(given, message):
-    with pytest.raises(ValueError, match="dinner") as raised:
-        Serving.read({"guests": 3, **given}, "dinner")
-    assert str(raised.value) == message
 
 
 def test_given_values_replace_defaults():
-    read = Cooking.read({"eggs": 3, "heat": 1, "salt": {5: 0.1, 50: 2}}, "soup")
-    assert (read.eggs, read.heat, read.salt, read.minutes) == (3, 1, {5: 0.1, 50: 2}, 20)
+    read = Cooking.read({"eggs": 3, "heat": 1, "salt": {5: 0.1, 50: 2}, "spoons": []}, "soup")
+    assert read == Cooking(eggs=3, heat=1.0, salt={5: 0.1, 50: 2.0}, spoons=[])
+    table = {"guests": 3, "soup": {"eggs": 1}, "courses": {"fish": None}, "prices": [1, 0.5]}
+    read = Serving.read(table, "dinner")
+    assert (read.soup.eggs, read.courses, read.prices) == (1, {"fish": Cooking()}, [1.0, 0.5])
+    assert read.replace(guests=4, soup={"eggs": 2}) == Serving.read(
+        table | {"guests": 4, "soup": {}}, "dinner"
+    )
 
 
 def test_a_table_that_went_through_json_is_read_as_it_was():
@@ -121,74 +105,97 @@ def test_a_table_that_went_through_json_is_read_as_it_was():
     assert whole_keys(0.5) == 0.5
 
 
-def test_parameters_are_frozen_and_share_no_table():
-    with pytest.raises(FrozenInstanceError):
+def test_parameters_are_frozen_share_no_table_and_travel():
+    with pytest.raises(ValueError, match="frozen"):
         Cooking().eggs = 3
     Cooking().stirs[10] = 7
     Cooking().spoons.append(7)
-    assert Cooking().stirs == {1: 1, 10: 50}
-    assert Cooking().spoons == [3, 1]
-
-
-def test_text_and_lists_of_whole_numbers_may_be_any():
-    read = Cooking.read({"cook": "/home/me", "spoons": []}, "soup")
-    assert (read.cook, read.spoons) == ("/home/me", [])
+    assert (Cooking().stirs, Cooking().spoons) == ({1: 1, 10: 50}, [3, 1])
+    served = Serving(guests=3, courses={"fish": Cooking(eggs=1)})
+    assert pickle.loads(pickle.dumps(served)) == served
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("table", "sentence"),
     [
-        ({"minutes": 1.5}, r"minutes=1\.5 must be a whole number of at least 0"),
-        ({"minutes": -1}, r"minutes=-1 must be a whole number of at least 0"),
-        ({"minutes": True}, r"minutes=True must be a whole number"),
-        ({"minutes": "20"}, r"minutes='20' must be a whole number"),
-        ({"minutes": None}, r"minutes=None must be a whole number"),
-        ({"minutes": {1: 2}}, r"minutes=\{1: 2\} must be a whole number"),
-        ({"eggs": 0}, r"eggs=0 must be a whole number of at least 1"),
-        ({"heat": -0.1}, r"heat=-0\.1 must be a number of at least 0"),
-        ({"heat": math.nan}, r"heat=nan must be a number of at least 0"),
-        ({"heat": math.inf}, r"heat=inf must be a number of at least 0"),
-        ({"salt": {"-1": 1.0}}, r"salt has '-1' for an ipc; give whole numbers from 1"),
-        ({"pan": "irn"}, r"'irn' is not a pan; did you mean 'iron'\? allowed: iron, steel"),
-        ({"pan": ["iron"]}, r"\['iron'\] is not a pan; .*allowed: iron, steel"),
-        ({"salt": "much"}, r"salt='much' must be a number .* or a table \{ipc: number\}"),
-        ({"salt": {}}, r"salt is an empty table; give at least one ipc: number"),
-        ({"salt": {0: 1.0}}, r"salt has 0 for an ipc; give whole numbers from 1"),
-        ({"salt": {"one": 1.0}}, r"salt has 'one' for an ipc; give whole numbers from 1"),
-        ({"salt": {1: 1.0, 10: -2}}, r"salt\[10\]=-2 must be a number of at least 0"),
-        ({"stirs": {1: 1.5}}, r"stirs\[1\]=1\.5 must be a whole number"),
-        ({"stirs": 1.5}, r"stirs=1\.5 must be a whole number"),
-        ({"cook": ""}, r"cook='' must be text"),
-        ({"cook": None}, r"cook=None must be text"),
-        ({"spoons": 3}, r"spoons=3 must be a list of whole numbers of at least 1"),
-        ({"spoons": {1: 3}}, r"spoons=\{1: 3\} must be a list of whole numbers"),
-        ({"spoons": [3, 0]}, r"spoons\[1\]=0 must be a whole number of at least 1"),
-        ({"spoons": [1.5]}, r"spoons\[0\]=1\.5 must be a whole number"),
+        ({"guests": None}, "guests=None must be a whole number of at least 1"),
+        ({"guests": 1.5}, "guests=1.5 must be a whole number of at least 1"),
+        ({"guests": True}, "guests=True must be a whole number of at least 1"),
+        (
+            {"guests": "20"},
+            "guests='20' must be a whole number of at least 1; YAML reads '20' as text: write 20",
+        ),
+        ({"table": 3}, "table=3 must be text, such as window"),
+        ({"table": " "}, "table=' ' must be text, such as window"),
+        ({"prices": 3}, "prices=3 must be a list of one or more numbers above 0, such as [3.5]"),
+        ({"prices": []}, "prices=[] must be a list of one or more numbers above 0, such as [3.5]"),
+        ({"prices": [0.1, 0]}, "prices[1]=0 must be a number above 0"),
+        (
+            {"prices": ["1E5"]},
+            "prices[0]='1E5' must be a number above 0; YAML reads '1E5' as text: write 1.0e+5",
+        ),
+        ({"names": "Ann"}, "names='Ann' must be a list of texts"),
+        ({"names": [3]}, "names[0]=3 must be text"),
+        ({"share": 1.5}, "share=1.5 must be a number of at least 0 and at most 1"),
+        ({"share": math.inf}, "share=inf must be a number of at least 0 and at most 1"),
+        ({"served": 1}, "served=1 must be true or false"),
+        ({"soup": ["eggs"]}, "soup: this must be a table of names and values, got ['eggs']"),
+        (
+            {"soup": {1: 2}},
+            "soup: '1' is not a parameter; allowed: minutes, eggs, heat, pan, salt,"
+            " stirs, cook, spoons",
+        ),
+        ({"soup": {"minutes": -1}}, "soup: minutes=-1 must be a whole number of at least 0"),
+        (
+            {"soup": {"pan": "irn"}},
+            "soup: 'irn' is not a pan; did you mean 'iron'? allowed: iron, steel",
+        ),
+        (
+            {"soup": {"pan": ["iron"]}},
+            "soup: ['iron'] is not a pan; did you mean 'iron'? allowed: iron, steel",
+        ),
+        ({"courses": 3}, "courses=3 must be a table {name: value}"),
+        (
+            {"courses": {"fish": {"salt": "1e-3"}}},
+            "courses: fish: salt='1e-3' must be a number of at least 0 or a table {ipc: number}; "
+            "YAML reads '1e-3' as text: write 1.0e-3",
+        ),
+        (
+            {"soup": {"salt": {}}},
+            "soup: salt={} must be a number of at least 0 or a table {ipc: number}",
+        ),
+        ({"soup": {"salt": {0: 1.0}}}, "soup: salt has 0 for an ipc; give whole numbers from 1"),
+        (
+            {"soup": {"salt": {"-1": 1}}},
+            "soup: salt has '-1' for an ipc; give whole numbers from 1",
+        ),
+        ({"soup": {"salt": {1: 1, 10: -2}}}, "soup: salt[10]=-2 must be a number of at least 0"),
+        (
+            {"soup": {"stirs": {"1": 1.5}}},
+            "soup: stirs[1]=1.5 must be a whole number of at least 0",
+        ),
+        (
+            {"gests": 3},
+            "'gests' is not a parameter; did you mean 'guests'? allowed: guests, soup, courses, "
+            "table, prices, names, share, served",
+        ),
     ],
 )
-def test_a_bad_value_is_refused_in_one_sentence(given, message):
-    with pytest.raises(ValueError, match=message) as raised:
-        Cooking.read(given, "soup")
-    assert str(raised.value).startswith("soup: ")
-    assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match=message):
-        Cooking(**given)  # checked however it is made
+def test_a_bad_value_is_refused_in_one_sentence(table, sentence):
+    with pytest.raises(ValueError, match="dinner") as raised:
+        Serving.read({"guests": 3, **table}, "dinner")
+    assert str(raised.value) == f"dinner: {sentence}"
+    with pytest.raises(ValueError, match=r".") as raised:
+        Serving(**{"guests": 3, **table})
+    assert str(raised.value) == sentence
 
 
-def test_an_unknown_name_is_refused_with_the_allowed_ones():
-    message = (
-        "'egs' is not a parameter of soup; did you mean 'eggs'? "
-        "allowed: minutes, eggs, heat, pan, salt, stirs, cook, spoons"
-    )
-    with pytest.raises(ValueError, match="egs") as raised:
-        Cooking.read({"egs": 3}, "soup")
-    assert str(raised.value) == message
-
-
-@pytest.mark.parametrize("given", [["eggs"], "eggs", 3])
-def test_what_is_not_a_table_is_refused(given):
-    with pytest.raises(ValueError, match="soup must be a table of names and values, got"):
-        Cooking.read(given, "soup")
+def test_what_is_missing_or_no_table_is_refused():
+    with pytest.raises(ValueError, match=r"^dinner: the parameter 'guests' is missing; add it to"):
+        Serving.read({"share": 1}, "dinner")
+    for table in (["guests"], "guests", 3):
+        with pytest.raises(ValueError, match=r"^dinner: this must be a table of names and values"):
+            Serving.read(table, "dinner")
 
 
 def test_check_names_without_a_near_miss_lists_the_allowed():
@@ -202,64 +209,38 @@ def test_check_names_without_a_near_miss_lists_the_allowed():
     check_names([], [], "dish")
 
 
-def cook(fish, pan="iron", *, heat=0.5):
-    return fish, pan, heat
+def bake(
+    bread,
+    minutes: int = 40,
+    *,
+    salt: Literal["sea", "rock"] = "sea",
+    crust: int | Literal["thin"] = 3,
+):
+    return bread, minutes, salt, crust
 
 
-def test_options_are_the_optional_arguments_and_the_callers_own_names():
-    assert read_options(cook, {"pan": "steel"}, "cook") == {"pan": "steel", "heat": 0.5}
-    assert read_options(cook, None, "cook") == {"pan": "iron", "heat": 0.5}
-    given = {"heat": 1, "name": "x"}
-    read = read_options(cook, given, "cook", own=["name"])
-    assert read == {"pan": "iron", "heat": 1, "name": "x"}
-    assert given == {"heat": 1, "name": "x"}
-    with pytest.raises(ValueError, match=r"'fish' is not a parameter of cook; allowed: pan, heat"):
-        read_options(cook, {"fish": "cod"}, "cook")
-    with pytest.raises(ValueError, match="cook must be a table"):
-        read_options(cook, ["pan"], "cook")
-
-
-Salt = Literal["sea", "rock"]
-
-
-def bake(minutes: int = 40, salt: Salt = "sea", crust: int | Literal["thin", "thick"] = 3):
-    return minutes, salt, crust
-
-
-@pytest.mark.parametrize(
-    "given", [{}, {"minutes": 1, "salt": "rock", "crust": "thin"}, {"crust": 5}, {"salt": "sea"}]
-)
-def test_options_of_their_annotated_kind_pass(given):
-    check_options(bake, given, "the bread")
+def test_options_are_the_optional_arguments_of_a_function():
+    defaults = {"minutes": 40, "salt": "sea", "crust": 3}
+    assert options_of(bake).read(None, "the bread").model_dump() == defaults
+    given = {"minutes": 1, "salt": "rock", "crust": "thin"}
+    assert options_of(bake).read(given, "the bread").model_dump() == given
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"minutes": 0}, "the bread: minutes=0 must be a whole number of at least 1"),
-        ({"minutes": 2.5}, "the bread: minutes=2.5 must be a whole number of at least 1"),
-        ({"minutes": None}, "the bread: minutes=None must be a whole number of at least 1"),
-        ({"minutes": "thin"}, "the bread: minutes='thin' must be a whole number of at least 1"),
-        ({"salt": 1}, "1 is not a salt of the bread; allowed: sea, rock"),
-        ({"salt": [1]}, "[1] is not a salt of the bread; allowed: sea, rock"),
-        (
-            {"salt": "rok"},
-            "'rok' is not a salt of the bread; did you mean 'rock'? allowed: sea, rock",
-        ),
-        (
-            {"crust": "no"},
-            "the bread: crust='no' must be a whole number of at least 1 or 'thin' or 'thick'",
-        ),
-        (
-            {"crust": True},
-            "the bread: crust=True must be a whole number of at least 1 or 'thin' or 'thick'",
-        ),
+        ({"minutes": 0}, "minutes=0 must be a whole number of at least 1"),
+        ({"salt": "rok"}, "'rok' is not a salt; did you mean 'rock'? allowed: sea, rock"),
+        ({"salt": [1]}, "[1] is not a salt; allowed: sea, rock"),
+        ({"crust": "no"}, "crust='no' must be a whole number of at least 1 or 'thin'"),
+        ({"crust": True}, "crust=True must be a whole number of at least 1 or 'thin'"),
+        ({"bread": "rye"}, "'bread' is not a parameter; allowed: minutes, salt, crust"),
     ],
 )
 def test_options_of_another_kind_are_refused(given, message):
     with pytest.raises(ValueError, match="the bread") as raised:
-        check_options(bake, {"minutes": 40, **given}, "the bread")
-    assert str(raised.value) == message
+        options_of(bake).read(given, "the bread")
+    assert str(raised.value) == f"the bread: {message}"
 
 
 def test_one_number_serves_every_size():

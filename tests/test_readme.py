@@ -1,4 +1,4 @@
-"""What the README shows is what the files hold, and its Python runs."""
+"""What README and docs say is what the files hold, and their Python runs."""
 
 import re
 from pathlib import Path
@@ -17,14 +17,8 @@ from ddlib.words.text import listed
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = ROOT / "ddlib" / "example" / "methods" / "digits"
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").iterdir()), ids=lambda path: path.name)
-def test_an_example_is_shown_as_it_is(path):
-    if path.suffix in (".py", ".yaml"):
-        kind = {".py": "python", ".yaml": "yaml"}[path.suffix]
-        assert f"`examples/{path.name}`\n\n```{kind}\n{path.read_text()}```" in README
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
 
 
 def test_the_tables_are_read_as_shown():
@@ -108,12 +102,13 @@ def test_what_it_says_of_errors_is_what_was_simulated():
     assert all(8 <= share <= 12 for share in fails)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/parameters.md"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_names_of_files_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    linked = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:parameters|notebooks|examples|docs|ddlib)/[\w./-]+\.\w+)`", text)
-    assert all((ROOT / link).is_file() for link in linked + named)
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    names = re.findall(r"`((?:parameters|notebooks|examples|docs|ddlib)/[\w./-]+\.\w+)`", text)
+    assert all((page.parent / link).is_file() for link in links)
+    assert all((ROOT / name).is_file() for name in names)
 
 
 def test_every_notebook_stands_in_the_table():

@@ -7,9 +7,11 @@ import numpy as np
 
 from ddlib.configurations.configuration import Configuration, State
 from ddlib.data.base import DataSet
-from ddlib.networks.functional import Network, Theta, flatten
+from ddlib.networks.functional import Theta, flatten
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError, at_steps, batches, training_steps
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import at_steps, batches, training_steps
 
 STATES = 4  # shared weights, evenly spread over a training
 BURST = 5  # steps that make up an update: the first alone knows no momentum
@@ -35,8 +37,8 @@ def update_fields(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )
     network = own.build(dataset.image_shape, dataset.class_count)
-    images, labels = dataset.train.images, dataset.train.labels
-    rows = batches(len(labels), own.recipe.batch_size, generator("shared batches", seed))
+    real = dataset.train
+    rows = batches(len(real.labels), own.recipe.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
     for number, state in enumerate(_states(dataset, own, network, seed)):
         drawn = [next(rows) for _ in range(BURST)]
@@ -44,7 +46,7 @@ def update_fields(
             moved, carried = state, State.start((seed, number))
             try:
                 for batch in drawn:
-                    batch = images[batch], labels[batch]
+                    batch = real.at(batch), real.labels[batch]
                     moved, carried = configurations[name].update(network, moved, carried, batch)
             except DivergedError:
                 del fields[name]

@@ -5,9 +5,11 @@ from safetensors.torch import save
 
 from ddlib.data.base import Split
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import Network, Theta
+from ddlib.networks.functional import Theta
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import Recipe, at_steps, training_steps
+from ddlib.training.loop import at_steps, training_steps
+from ddlib.training.recipe import Recipe
 
 SPANS = 4  # parts of a training over which the change of the logits is kept
 
@@ -30,7 +32,7 @@ def train_and_observe(
     `ddlib.training.loop.train_and_score` under the same seed.
     """
     count = len(test.labels)
-    seen = test.images[torch.arange(min(probe, count)) * count // min(probe, count)]
+    seen = test.at(torch.arange(min(probe, count)) * count // min(probe, count))
     ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
     stream, snapshots = generator("evaluation batches", seed), []
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)

@@ -2,20 +2,90 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from ddlib.data.normalise import Normalisation, Whitening
+from ddlib.devices import send
+
+Rows = torch.Tensor | slice
+"""Which samples: indices (n,) or a mask (N,), as a tensor, or a slice."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images (N, channels, H, W) kept as bytes: `pixels[rows]` are those rows normalised, float32.
+
+    values: (N, channels, H, W), uint8 in [0, white].
+    """
+
+    values: torch.Tensor
+    normalisation: Normalisation
+    white: int = 255
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Rows) -> torch.Tensor:
+        is_indices = isinstance(rows, torch.Tensor) and rows.dtype == torch.int64
+        # Five times as fast as indexing, on a CPU.
+        values = self.values.index_select(0, rows) if is_indices else self.values[rows]
+        return self.normalisation.normalise(values, self.white)
+
+    def to(self, device: torch.device | str) -> "Pixels":
+        return replace(self, values=self.values.to(device))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows (n,) of images: `subset[rows]` are rows of those; nothing is copied before."""
+
+    images: torch.Tensor | Pixels
+    rows: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def __getitem__(self, rows: Rows) -> torch.Tensor:
+        return self.images[self.rows[rows]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, channels, H, W), float32, normalised and contiguous; labels (N,), int64."""
+    """Samples and labels (N,), int64.
 
-    images: torch.Tensor
+    images: Pixels, or a tensor float32 (N, ...) of what networks see: whitened images, or data
+    that are none. Either way `at` gives the samples of some rows.
+    """
+
+    images: torch.Tensor | Pixels | Subset
     labels: torch.Tensor
+
+    def at(self, rows: Rows) -> torch.Tensor:
+        """Return the samples (n, ...) of some rows, normalised, on the split's device."""
+        return self.images[send(rows, self.device) if isinstance(rows, torch.Tensor) else rows]
+
+    def subset(self, rows: torch.Tensor) -> "Split":
+        """Return a split of the rows (n,) alone, whose samples are not copied."""
+        return Split(Subset(self.images, rows), self.labels[rows])
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -67,16 +137,25 @@ def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
 
 
 def images_digest(dataset: DataSet) -> str:
-    """Return a fingerprint of a data set, so that other data never passes for these.
+    """Return a fingerprint of a data set: of all that a result can depend on but its name.
 
-    It holds every image and label, their shape, the class names and the normalisation.
+    That is every pixel and label, their shape and type, the class names and the normalisation.
     """
     content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
-    for declared in fields(dataset.normalisation):
-        value = getattr(dataset.normalisation, declared.name)
+    for field in fields(dataset.normalisation):
+        value = getattr(dataset.normalisation, field.name)
         is_tensor = isinstance(value, torch.Tensor)
         content.update(value.numpy().tobytes() if is_tensor else repr(value).encode())
     for split in (dataset.train, dataset.test):
-        content.update(split.images.numpy().data)
+        values, white = stored(split)
+        content.update(repr((values.dtype, white)).encode())
+        content.update(values.numpy().data)
         content.update(split.labels.numpy().data)
     return content.hexdigest()
+
+
+def stored(split: Split) -> tuple[torch.Tensor, int | None]:
+    """Return the tensor that holds a split's samples, and the white of those that are pixels."""
+    if isinstance(split.images, Pixels):
+        return split.images.values, split.images.white
+    return split.images, None

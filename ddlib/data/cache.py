@@ -1,7 +1,7 @@
 """One copy of a data set for all processes of a study: a file that each maps into its memory.
 
-What is mapped is read as it is needed, and kept once however many processes see it; nobody decodes
-images again, or loads the libraries that do.
+The system reads a page of it when a process first needs it, and keeps it once for all processes.
+No process decodes images again, or loads the libraries that do.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from ddlib.data.base import DataSet, Split, images_digest
+from ddlib.data.base import DataSet, Pixels, Split, images_digest, stored
 from ddlib.data.normalise import pack, unpack
 from ddlib.files import reading, write_atomically
 
@@ -30,11 +30,14 @@ def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
 def write(dataset: DataSet, path: Path) -> None:
     """Write images, labels, normalisation and names to one safetensors file."""
     tensors, normalisation = pack(dataset.normalisation)
+    whites = {}
     for name in SPLITS:
         split = getattr(dataset, name)
-        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels}
-    described = {"name": dataset.name, "normalisation": normalisation, "classes": dataset.classes}
-    write_atomically(path, safetensors.torch.save(tensors, {"data": json.dumps(described)}))
+        tensors[f"{name}.images"], whites[name] = stored(split)
+        tensors[f"{name}.labels"] = split.labels
+    about = {"name": dataset.name, "classes": dataset.classes, "whites": whites}
+    text = json.dumps({**about, "normalisation": normalisation})
+    write_atomically(path, safetensors.torch.save(tensors, {"data": text}))
 
 
 def read(path: Path, digest: str) -> DataSet:
@@ -44,14 +47,15 @@ def read(path: Path, digest: str) -> DataSet:
     """
     with reading(path):
         with safetensors.safe_open(str(path), "pt") as file:
-            described = json.loads(file.metadata()["data"])
-            splits = {
-                name: Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels"))
-                for name in SPLITS
-            }
-            normalisation = unpack(described["normalisation"], file.get_tensor)
-        classes = tuple(described["classes"])
-        dataset = DataSet(described["name"], **splits, normalisation=normalisation, classes=classes)
+            about = json.loads(file.metadata()["data"])
+            normalisation, splits = unpack(about["normalisation"], file.get_tensor), {}
+            for name, white in about["whites"].items():
+                images = file.get_tensor(f"{name}.images")
+                if white is not None:
+                    images = Pixels(images, normalisation, white)
+                splits[name] = Split(images, file.get_tensor(f"{name}.labels"))
+        classes = tuple(about["classes"])
+        dataset = DataSet(about["name"], **splits, normalisation=normalisation, classes=classes)
         if images_digest(dataset) != digest:
             raise ValueError("it holds other images than this study's")
     return dataset

@@ -1,4 +1,4 @@
-"""Data of one's own in a folder: arrays in two npz files, or one folder of images a class."""
+"""Data of your own in a folder: arrays in two npz files, or one folder of images a class."""
 
 import os
 import warnings
@@ -12,23 +12,41 @@ from PIL import Image, ImageOps
 
 from ddlib.data.base import Pair, Pictures
 
-OWN = (("train.npz", "train"), ("test.npz", "test", "val"))
-"""What a folder of one's own holds: to train and to test on, the first that is there of each."""
+CONTENT = (("train.npz", "train"), ("test.npz", "test", "val"))
+"""What a folder must hold to train and to test on; of each the first that is there is read."""
 LEFTOVERS = ("~", "#", "thumbs.db", "desktop.ini")  # how the names of editors' files end
 UNALTERED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 """Pillow's modes whose pixels grey or RGB of 8 bits hold unaltered, where they are opaque."""
 
 
+def read_folder(folder: Path, image_size: int | None) -> Pair:
+    """Read a folder of your own; images are resized to image_size as they are read.
+
+    Raises FileNotFoundError for a folder without data, ValueError for data that cannot be used.
+    """
+    paths = [first_of(folder, *names) for names in CONTENT]
+    return [_read_images(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
+
+
 def first_of(folder: Path, *names: str) -> Path:
+    """Return the first of some files or folders that is in `folder`."""
     for name in names:
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"{folder} holds no {' or '.join(names)}")
 
 
-def read_folder(folder: Path, image_size: int | None) -> Pair:
-    paths = [first_of(folder, *names) for names in OWN]
-    return [_read_images(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
+def resize(image: np.ndarray, size: int | None) -> np.ndarray:
+    """Resize the shorter side of an image (H, W, channels), uint8, and cut out the centre."""
+    if size is None or image.shape[:2] == (size, size):
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    width, height = (round(side * size / min(picture.size)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    # Pillow's bilinear filter widens with the scale, which is what antialiasing means.
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    centre = resized.crop((left, top, left + size, top + size))
+    return np.asarray(centre).reshape(size, size, -1)
 
 
 def _read_npz(path: Path) -> Pictures:
@@ -59,44 +77,40 @@ def _read_images(folder: Path, image_size: int | None) -> Pictures:
                 "pass image_size to make them alike"
             )
     grey = sum(image.shape[2] == 1 for image in images)
-    if grey < len(images):
+    if 0 < grey < len(images):
         images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
-        notes["grey images repeated in three channels, as others have colours"] += grey
-    if notes := +notes:  # without zeros
-        said = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
-        warnings.warn(f"{folder}: {said}", stacklevel=2)
+        notes["grey images repeated in three channels, as others have colours"] = grey
+    if notes:
+        counts = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
+        warnings.warn(f"{folder}: {counts}", stacklevel=2)
     return Pictures(np.stack(images), np.array([label for _, label in files]), tuple(names))
 
 
 def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tuple[Path, int]]:
     """Return the images below `folder` with their labels, in order; count what else is there.
 
-    Hidden files and folders, and what editors and file managers leave, are passed over. Links are
-    followed, but no class holds a folder twice, or one that holds all classes.
+    Hidden files and folders, and what editors and file managers leave, are passed over. The folder
+    of a class may be a link; links to folders within it are counted, as they may lead back.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    files, root, seen = [], folder.resolve(), set()
-    for path, below, inside in os.walk(folder, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        place, real = Path(path), Path(path).resolve()
-        parts = place.relative_to(folder).parts
-        label = names.index(parts[0]) if parts else None
-        if (label, real) in seen or (parts and root.is_relative_to(real)):
-            below.clear()
-            notes["folders skipped because a link leads to them again"] += 1
-            continue
-        seen.add((label, real))
-        for name in sorted(inside):
-            if name.startswith(".") or name.lower().endswith(LEFTOVERS):
-                continue
-            suffix = Path(name).suffix.lower()
-            if suffix not in IMG_EXTENSIONS:
-                notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
-            elif label is None:
-                notes["images skipped for being in no class's folder"] += 1
-            else:
-                files.append((place / name, label))
+    classes = {name: label for label, name in enumerate(names)}
+    files = []
+    for place, label in {"": None, **classes}.items():
+        for path, below, inside in os.walk(folder / place):
+            below[:] = sorted(name for name in below if place and not name.startswith("."))
+            if links := sum(Path(path, name).is_symlink() for name in below):
+                notes["links to folders within a class skipped"] += links
+            for name in sorted(inside):
+                suffix = Path(name).suffix.lower()
+                if name.startswith(".") or name.lower().endswith(LEFTOVERS):
+                    continue
+                if suffix not in IMG_EXTENSIONS:
+                    notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
+                elif not place:
+                    notes["images skipped for being in no class's folder"] += 1
+                else:
+                    files.append((Path(path, name), label))
     return files
 
 
@@ -104,30 +118,29 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
     """Return an image file as it is looked at, (H, W, 1 or 3), uint8; note what is rescaled."""
     try:
         with Image.open(path) as picture:
-            # A camera's MPO holds views of one picture, the first of which is the picture.
-            if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-                raise ValueError("it holds several pictures; save each to a file")
             deep_colour = _has_deep_colour(picture)
+            # A camera's MPO holds views of one picture, the first of which is the picture.
+            several = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+            in_int32 = picture.mode == "I" and picture.format in ("PNG", "PPM")
             image = ImageOps.exif_transpose(picture)
-            in_int32 = image.mode == "I" and picture.format in ("PNG", "PPM")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
-    if deep_colour:
-        raise ValueError(
-            f"image {path} is 16-bit colour, of which only 8 bits a channel would be read; save it "
-            "with 8 bits a channel"
-        )
     deep = in_int32 or image.mode.startswith("I;16")
-    if not deep and image.mode not in UNALTERED:
-        raise ValueError(
-            f"image {path} has pixels of mode {image.mode}, which 8 bits a channel cannot hold "
-            "unaltered; save it as grey of 8 or 16 bits, or as RGB"
-        )
-    if image.has_transparency_data and (deep or image.convert("RGBA").getextrema()[3][0] < 255):
-        raise ValueError(
-            f"image {path} has transparent pixels, which have no colour; save it over the "
-            "background that it should have"
-        )
+    unaltered = deep or image.mode in UNALTERED
+    problems = {
+        "holds several pictures; save each to a file": several,
+        "is 16-bit colour, of which only 8 bits a channel would be read; save it with 8 bits a "
+        "channel": deep_colour,
+        f"has pixels of mode {image.mode}, which 8 bits a channel cannot hold unaltered; save it "
+        "as grey of 8 or 16 bits, or as RGB": not unaltered,
+        "has transparent pixels, which have no colour; save it over the background that it should "
+        "have": unaltered
+        and image.has_transparency_data
+        and (deep or image.convert("RGBA").getextrema()[3][0] < 255),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ValueError(f"image {path} {problem}")
     if deep:
         notes["images of 16 bits scaled from 0..65535 to 0..255"] += 1
         return ((np.asarray(image, np.uint32)[..., None] + 128) // 257).astype(np.uint8)
@@ -143,16 +156,3 @@ def _has_deep_colour(picture: Image.Image) -> bool:
         return any(isinstance(tile.args, tuple) and tile.args[-1] > 255 for tile in picture.tile)
     # Not in BMP, where "BGR;16" has 16 bits for all channels.
     return picture.format in ("PNG", "TIFF") and ";16" in str(picture.tile)
-
-
-def resize(image: np.ndarray, size: int | None) -> np.ndarray:
-    """One image (H, W, channels), uint8: shorter side to size, then the centre."""
-    if size is None or image.shape[:2] == (size, size):
-        return image
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    width, height = (round(side * size / min(picture.size)) for side in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    # Pillow's bilinear filter widens with the scale, which is what antialiasing means.
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    centre = resized.crop((left, top, left + size, top + size))
-    return np.asarray(centre).reshape(size, size, -1)

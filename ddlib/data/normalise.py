@@ -1,10 +1,11 @@
-"""Pixels in [0, 1] -> what networks see: a mean and a deviation a channel, or ZCA whitening."""
+"""Pixels -> what networks see: zero mean and unit deviation a channel, or ZCA whitening."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from ddlib.devices import send, unrounded
@@ -12,32 +13,43 @@ from ddlib.devices import send, unrounded
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of every channel, for pixel values in [0, 1]."""
+    """Mean and standard deviation of every channel, for pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def normalise(self, unit_images: torch.Tensor) -> torch.Tensor:
-        """Images (N, channels, H, W) with values in [0, 1] -> zero mean, unit deviation."""
-        mean, std = self._per_channel(unit_images)
-        return (unit_images - mean) / std
+    @classmethod
+    def fit(cls, pixels: torch.Tensor, white: int) -> "Normalisation":
+        """Measure pixels (N, channels, H, W), uint8, / white: exact, from counts of grey levels."""
+        levels, mean, std = np.arange(256) / white, [], []
+        for channel in pixels.unbind(1):
+            counts = channel.flatten().bincount(minlength=256).numpy()
+            average = np.average(levels, weights=counts)
+            deviation = np.sqrt(np.average((levels - average) ** 2, weights=counts))
+            mean.append(float(average))
+            std.append(max(float(deviation), 1 / 255))  # a constant channel must not divide by 0
+        return cls(tuple(mean), tuple(std))
+
+    def normalise(self, pixels: torch.Tensor, white: float = 1.0) -> torch.Tensor:
+        """Pixels (N, channels, H, W) in [0, white] -> zero mean, unit deviation, float."""
+        mean, std = self._constants(pixels)
+        return _unit(pixels, white).sub_(mean).div_(std)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N, channels, H, W) -> values in [0, 1], clamped."""
-        mean, std = self._per_channel(images)
+        """Normalised images (N, channels, H, W) -> pixels in [0, 1], clamped."""
+        mean, std = self._constants(images)
         return (images * std + mean).clamp(0, 1)
 
-    def _per_channel(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
-        given, wanted = images.shape[-3], len(self.mean)
-        if given != wanted:
-            raise ValueError(f"images have {given} channels, but the normalisation has {wanted}")
-        made = (torch.tensor(values, dtype=images.dtype) for values in (self.mean, self.std))
-        return (send(values.view(-1, 1, 1), images.device) for values in made)
+    def _constants(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        channels, wanted = images.shape[-3], len(self.mean)
+        if channels != wanted:
+            raise ValueError(f"images have {channels} channels, but the normalisation has {wanted}")
+        return _per_channel(self.mean, images), _per_channel(self.std, images)
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """ZCA: values in [0, 1] decorrelated over an image, and left as near to it as that allows.
+    """ZCA: pixels in [0, 1] decorrelated over an image, and left as near to it as that allows.
 
     mean: (P,) of the P = channels x H x W values of an image; matrix: (P, P), symmetric.
     Whitenings of equal values are equal.
@@ -54,23 +66,19 @@ class Whitening:
     def __hash__(self) -> int:
         return hash(self.mean.numpy().tobytes())
 
-    @property
-    def inverse(self) -> torch.Tensor:
-        """The inverse (P, P) of the matrix, computed once for equal whitenings."""
-        return _inverse(self)
-
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Whitening":
-        """Return U (S + 0.1)^-1/2 U^T of the covariance U S U^T of pixels (N, P) / white.
+        """Return U (S + 0.1)^-1/2 U^T of the covariance U S U^T of pixels (N, ...), uint8, / white.
 
-        pixels: whole numbers, whose sums are exact in float64 in any order. The 0.1 keeps
-        directions of hardly any variance from being blown up. Source: Cazenavette et al. (CVPR
-        2022), whose code takes kornia's ZCAWhitening with eps=0.1.
+        Sums of whole numbers are exact in float64 in any order. The 0.1 keeps directions of hardly
+        any variance from being blown up. Source: Cazenavette et al. (CVPR 2022), whose code takes
+        kornia's ZCAWhitening with eps=0.1.
         """
-        count, values = pixels.shape
+        rows = pixels.flatten(1)
+        count, values = rows.shape
         sums = torch.zeros(values, dtype=torch.float64)
         products = torch.zeros(values, values, dtype=torch.float64)
-        for chunk in pixels.split(1024):
+        for chunk in rows.split(1024):
             exact = chunk.double()
             sums += exact.sum(0)
             products.addmm_(exact.T, exact)
@@ -80,28 +88,48 @@ class Whitening:
         matrix = axes * (variances + 0.1).rsqrt() @ axes.T
         return cls((mean / white).float(), matrix.float())
 
-    def normalise(self, unit_images: torch.Tensor) -> torch.Tensor:
-        """Images (N, channels, H, W) with values in [0, 1] -> zero mean, decorrelated."""
-        mean, matrix = self._on(unit_images, self.mean, self.matrix)
-        with unrounded(unit_images.device):
-            return ((unit_images.flatten(1) - mean) @ matrix).view(unit_images.shape)
+    def normalise(self, pixels: torch.Tensor, white: float = 1.0) -> torch.Tensor:
+        """Pixels (N, channels, H, W) in [0, white] -> zero mean, decorrelated, float."""
+        self._check(pixels)
+        unit = _unit(pixels, white)
+        with unrounded(unit.device):
+            mean, matrix = self.mean.to(unit), self.matrix.to(unit)
+            return ((unit.flatten(1) - mean) @ matrix).view(unit.shape)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Whitened images (N, channels, H, W) -> values in [0, 1], clamped."""
-        mean, inverse = self._on(images, self.mean, self.inverse)
+        """Whitened images (N, channels, H, W) -> pixels in [0, 1], clamped."""
+        self._check(images)
         with unrounded(images.device):
+            mean, inverse = self.mean.to(images), _inverse(self).to(images)
             return (images.flatten(1) @ inverse + mean).view(images.shape).clamp(0, 1)
 
-    def _on(self, images: torch.Tensor, *values: torch.Tensor) -> Iterator[torch.Tensor]:
-        given, wanted = images.shape[1:].numel(), len(self.mean)
-        if given != wanted:
-            raise ValueError(f"images have {given} values each, but the whitening has {wanted}")
-        return (send(value.to(images.dtype), images.device) for value in values)
+    def _check(self, images: torch.Tensor) -> None:
+        values, wanted = images.shape[1:].numel(), len(self.mean)
+        if values != wanted:
+            raise ValueError(f"images have {values} values each, but the whitening has {wanted}")
 
 
 @lru_cache(maxsize=1)  # sets that are shown together share one whitening
 def _inverse(whitening: Whitening) -> torch.Tensor:
     return torch.linalg.inv(whitening.matrix.double()).to(whitening.matrix.dtype)
+
+
+def _unit(pixels: torch.Tensor, white: float) -> torch.Tensor:
+    """Return a copy of pixels / white: float32, unless they are floats of another kind."""
+    by = _per_channel((white,), pixels)  # a GPU multiplies by 1 / white where that is a number
+    return pixels.to(by.dtype, copy=True).div_(by)
+
+
+def _per_channel(values: tuple[float, ...], images: torch.Tensor) -> torch.Tensor:
+    """Return values, one a channel, as a tensor (channels, 1, 1) to compute with images."""
+    return _sent(
+        values, images.dtype if images.is_floating_point() else torch.float32, images.device
+    )
+
+
+@lru_cache(maxsize=16)  # sent to a GPU once
+def _sent(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return send(torch.tensor(values, dtype=dtype).view(-1, 1, 1), device)
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:

@@ -33,13 +33,13 @@ class Source:
     image_size: int | None = None
 
 
-def _roots() -> list[Path]:
-    places = (os.environ.get("DDLIB_DATA"), "~/.cache/ddlib")
-    return [Path(place).expanduser() for place in places if place]
-
-
 def find(name: str, source: Source, image_size: int | None, download: bool) -> Pair:
-    roots = _roots()
+    """Read a named set from the first folder that has it, after a download if it is asked for.
+
+    Raises FileNotFoundError where no folder has it, ConnectionError for a download that fails.
+    """
+    places = (os.environ.get("DDLIB_DATA"), "~/.cache/ddlib")
+    roots = [Path(place).expanduser() for place in places if place]
     for root in roots:
         for read, folder in ((source.read, root), (read_folder, root / name)):
             with suppress(FileNotFoundError):
@@ -70,7 +70,6 @@ def _read_digits(_root: Path, _size: int | None) -> Pair:
 
 
 def _torchvision(name: str) -> type:
-    """Return the data set of torchvision that is called `name`."""
     from torchvision import datasets
 
     return getattr(datasets, name)

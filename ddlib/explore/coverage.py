@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -138,14 +139,12 @@ def _h_cov(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
 
 @cache
 def _worst(tables: Tables, method: str, members: tuple[str, ...]) -> pd.DataFrame:
-    """Tabulate the worst member of a family and its gap, mean over seeds: k, gap, member."""
-    try:
-        gaps = tables.gaps[tables.gaps["method"] == method]
-        table = families.worst_gaps(gaps, {"": members}).dropna(subset="worst").groupby("k")
-    except ValueError:  # the table of k* says why
-        return pd.DataFrame(columns=["k", "gap", "member"])
-    commonest = table["worst_member"].agg(lambda names: names.mode().iloc[0])
-    return pd.DataFrame({"gap": table["worst"].mean(), "member": commonest}).reset_index()
+    """Tabulate the worst member of a family and its gap at each k: k, member, gap."""
+    rows = []
+    for k, gaps in tables.gaps[tables.gaps["method"] == method].groupby("k"):
+        with suppress(ValueError):  # too few seeds have every member
+            rows.append((k, *families.worst_member(gaps, members)))
+    return pd.DataFrame(rows, columns=["k", "member", "gap"])
 
 
 def _map(points: pd.DataFrame, centres: list[str], radius: float) -> alt.LayerChart:

@@ -1,11 +1,14 @@
-"""Sliders that redraw the theory's picture at once; needs a running kernel."""
+"""Sliders that redraw the picture of both laws' bounds; they need a running kernel."""
 
 import ipywidgets as widgets
+import numpy as np
+import pandas as pd
 from IPython.display import display
 
 from ddlib.figures import render
 from ddlib.figures import theory as charts_theory
-from ddlib.theory.linear import knob_tables
+from ddlib.theory.channel import union_bound
+from ddlib.theory.linear import geometric
 
 KNOBS = {
     "rho": {"value": 0.9, "min": 0.0, "max": 1.05, "step": 0.01, "description": "contraction ρ"},
@@ -18,8 +21,32 @@ DEFAULTS = {name: knob["value"] for name, knob in KNOBS.items()}
 
 
 def picture(rho: float, noise: float, k: int, count: int, spread: float):
-    """Return the chart for one setting of the knobs; see `ddlib.theory.linear.knob_tables`."""
+    """Return the chart for one setting of the knobs; see `knob_tables`."""
     return charts_theory.knobs(*knob_tables(rho, noise, k, count, spread), k)
+
+
+def knob_tables(
+    rho: float, noise: float, k: int, count: int, spread: float, steps: int = 60
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what the sliders show: distances over steps, and worst gaps over sizes.
+
+    Steps: 8 directions contract by factors from 0 to rho, each missing noise / sqrt(8 k) a step;
+    columns step, value, line ("bound", "distance"). Sizes: N configurations at an angle `spread`
+    (degrees) from a common one, gap |cos Z + sin Z_c| noise / sqrt(k); columns k, value, line
+    ("bound", "mean worst gap"). Draws are the same at every call, so pictures move smoothly.
+    """
+    ratios, missed = np.linspace(0, rho, 8), noise / np.sqrt(k)
+    times = np.arange(steps + 1)
+    grown = np.array([geometric(ratios, t) for t in times])
+    apart = missed * np.sqrt((grown**2).mean(axis=1))
+    distances = pd.DataFrame({"step": times, "bound": missed * grown[:, -1], "distance": apart})
+    sizes = np.unique(np.geomspace(1, 1000, 60).round())
+    generator, angle = np.random.default_rng(0), np.deg2rad(spread)
+    shared, single = generator.normal(size=(400, 1)), generator.normal(size=(400, count))
+    worst = np.abs(np.cos(angle) * shared + np.sin(angle) * single).max(axis=1).mean()
+    gaps = pd.DataFrame({"k": sizes, "bound": noise * union_bound(count, sizes)})
+    gaps["mean worst gap"] = worst * noise / np.sqrt(sizes)
+    return distances.melt("step", var_name="line"), gaps.melt("k", var_name="line")
 
 
 def explorer() -> None:

@@ -134,7 +134,7 @@ def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatCh
 def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
     """Draw what the sliders change: distances over steps, and worst gaps over sizes.
 
-    steps, sizes: as `ddlib.theory.linear.knob_tables` returns them; k is marked.
+    steps, sizes: as `ddlib.explore.theory.knob_tables` returns them; k is marked.
     """
     names = ["bound", "distance", "mean worst gap"]
     panels = []

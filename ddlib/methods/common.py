@@ -1,7 +1,6 @@
 """What all methods share: the images of a class, first images, real batches, the finished set."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,10 +43,10 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     pixels.
     """
     if initialisation == "real":
-        return dataset.train.images[random_members(dataset, ipc, seed)].clone()
+        return dataset.train.at(random_members(dataset, ipc, seed))
     shape = (ipc * dataset.class_count, *dataset.image_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
-    return noise.to(dataset.train.images.device)
+    return noise.to(dataset.train.device)
 
 
 def real_batches(
@@ -88,7 +87,7 @@ def finished(
         classes=dataset.classes,
         data=dataset.name,
         method=method,
-        parameters=asdict(parameters),
+        parameters=parameters.model_dump(),
         seed=seed,
         learned=dict(learned or {}),
     )

@@ -6,11 +6,11 @@ only as good as that model, and the paper's numbers say nothing about them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast
@@ -19,15 +19,14 @@ from ddlib.files import from_root
 from ddlib.fingerprints import files_digest
 from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
 from ddlib.methods.generators import ImageGenerator, load_dit, load_unet
-from ddlib.networks.functional import Network
-from ddlib.parameters import Parameters, setting
+from ddlib.networks.layers import Network
+from ddlib.parameters import Parameters, Share, Text
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 DIT_FILES = (".json", ".safetensors", ".bin")
 
 
-@dataclass(frozen=True)
 class ModeGuidedDiffusion(Parameters):
     """Defaults of sampling are the paper's for its DiT; the UNet's are ours, for 8x8 digits.
 
@@ -43,23 +42,23 @@ class ModeGuidedDiffusion(Parameters):
     of ImageNet's classes and the DiT knows these.
     """
 
-    generator: str = setting("unet")
-    class_ids: list[int] = setting([])
-    images: str = setting("generated", choices=("generated", "modes", "nearest"))
-    sampler: str = setting("ddpm", choices=("ddpm", "ddim"))
-    steps: int = setting(50, least=1)
-    guidance: float = setting(0.1)
-    stop: int = setting(25)
-    classifier_free_guidance: float = setting(4.0)
-    unet_channels: list[int] = setting([32, 32], least=1)
-    unet_steps: int = setting(500, least=1)
-    unet_batch_size: int = setting(32, least=1)
-    unet_learning_rate: float = setting(0.002)
-    unet_timesteps: int = setting(1000, least=1)
-    unet_label_drop: float = setting(0.1)
+    generator: Text = "unet"
+    class_ids: list[NonNegativeInt] = []
+    images: Literal["generated", "modes", "nearest"] = "generated"
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    steps: PositiveInt = 50
+    guidance: NonNegativeFloat = 0.1
+    stop: NonNegativeInt = 25
+    classifier_free_guidance: NonNegativeFloat = 4.0
+    unet_channels: Annotated[list[PositiveInt], Field(min_length=1)] = [32, 32]
+    unet_steps: PositiveInt = 500
+    unet_batch_size: PositiveInt = 32
+    unet_learning_rate: NonNegativeFloat = 0.002
+    unet_timesteps: PositiveInt = 1000
+    unet_label_drop: Share = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
         if self.stop > self.steps:
             raise ValueError(
                 f"stop={self.stop} is more than the {self.steps} sampling steps; choose stop <= "
@@ -70,17 +69,14 @@ class ModeGuidedDiffusion(Parameters):
                 f"steps={self.steps} is more than unet_timesteps={self.unet_timesteps}; choose "
                 "fewer sampling steps, or more timesteps"
             )
-        if not self.unet_channels:
-            raise ValueError("unet_channels is empty; give the channels of at least one level")
-        if self.unet_label_drop > 1:
-            raise ValueError(f"unet_label_drop={self.unet_label_drop} is a share; choose 0 to 1")
+        return self
 
 
 def jobs(parameters: ModeGuidedDiffusion, ipcs: Sequence[int]) -> list[dict[str, Any]]:
     """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
     if parameters.generator != "unet" or parameters.images != "generated":
         return []
-    own = {name: value for name, value in asdict(parameters).items() if name.startswith("unet_")}
+    own = {name: value for name, value in vars(parameters).items() if name.startswith("unet_")}
     return [{name.removeprefix("unet_"): value for name, value in own.items()}]
 
 
@@ -105,7 +101,7 @@ def distil(
     `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
     its code, which moves the mean (`ddpm_step`) where the paper's equation 6 moves the noise.
     """
-    check_autocast(dataset.train.images.device)
+    check_autocast(dataset.train.device)
     if parameters.generator == "unet":
         levels = len(parameters.unet_channels)
         model = load_unet(next(iter(prepared), None), dataset, levels)
@@ -117,7 +113,7 @@ def distil(
         model = load_dit(name, dataset, ids)
     found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
-        images = dataset.train.images[members]
+        images = dataset.train.at(members)
         latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
         for ipc in ipcs:
             centres = modes(latents, ipc, generator("modes", seed, ipc, label))

@@ -1,23 +1,22 @@
 """DM, distribution matching: class means of features under networks that are never trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from pydantic import NonNegativeInt
 
 from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import real_batches
 from ddlib.methods.matching import TINY, BatchMatching, Synthetic, fresh_networks
-from ddlib.networks.functional import Network, embed
-from ddlib.parameters import setting
+from ddlib.networks.functional import embed
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError, or_diverged
+from ddlib.training.divergence import DivergedError, or_diverged
 
 
-@dataclass(frozen=True)
 class DistributionMatching(BatchMatching):
     """Defaults are the reference's (Zhao & Bilen, WACV 2023), but for digits, which do not flip.
 
@@ -26,7 +25,7 @@ class DistributionMatching(BatchMatching):
     `configurations` only their networks are of weight, which embed images.
     """
 
-    iterations: int = setting(20000)
+    iterations: NonNegativeInt = 20000
 
 
 def distil(
@@ -54,9 +53,9 @@ def distil(
     for iteration in range(parameters.iterations):
         network, _, theta = fresh(iteration)
         drawn = augment.draw(families, 1, generator("matching augmentation", seed, iteration))
-        rows = send(torch.cat(next(batches)), real.images.device)
+        rows = send(torch.cat(next(batches)), real.device)
         with torch.no_grad():
-            features = embed(network, theta, augment.apply(real.images[rows], drawn))
+            features = embed(network, theta, augment.apply(real.at(rows), drawn))
             target = class_means(features, real.labels[rows], dataset.class_count)
         for size in list(moving):
             features = embed(network, theta, augment.apply(size.images, drawn))

@@ -19,9 +19,12 @@ from torch import nn
 from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast, send
 from ddlib.files import reading
-from ddlib.networks.functional import Network, initial_parameters
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import SCHEDULES, DivergedError, Watch, batches, descend
+from ddlib.training.divergence import DivergedError, Watch
+from ddlib.training.loop import batches, descend
+from ddlib.training.recipe import SCHEDULES
 
 EMA_DECAY = 0.995
 """Of the average of the UNet's weights over training, which is what samples are drawn with."""
@@ -69,7 +72,7 @@ def load_dit(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGene
     does not predict noise, or its ids for the classes are not known.
     """
     pipeline = _open_pipeline(name)
-    device = dataset.train.images.device
+    device = dataset.train.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
     null_class = transformer.config.num_embeds_ada_norm
     if dataset.image_shape[0] != vae.config.in_channels:
@@ -144,7 +147,7 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    real, steps, device = dataset.train, job["steps"], dataset.train.images.device
+    real, steps, device = dataset.train, job["steps"], dataset.train.device
     check_autocast(device)
     unet, settings = _fresh_unet(dataset, job["channels"])
     scheduler = DDPMScheduler(
@@ -159,7 +162,7 @@ def train_unet(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> by
     for step in range(steps):
         rows = send(next(index_batches), device)
         labels = drop_labels(real.labels[rows], dataset.class_count, job["label_drop"], stream)
-        pixels = encode(real.images[rows])
+        pixels = encode(real.at(rows))
         noise = send(torch.randn(pixels.shape, generator=stream, dtype=pixels.dtype), device)
         t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
@@ -185,7 +188,7 @@ def load_unet(path: Path | None, dataset: DataSet, levels: int) -> ImageGenerato
     levels: of the UNet. Without a path there is no UNet, only the space that it works in.
     """
     encode, decode = _pixel_space(dataset, levels)
-    unet, schedule = _read_unet(path, dataset.train.images.device) if path else (None, {})
+    unet, schedule = _read_unet(path, dataset.train.device) if path else (None, {})
 
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample.float()
@@ -225,7 +228,7 @@ def _fresh_unet(dataset: DataSet, channels: Sequence[int]) -> tuple[nn.Module, d
         "num_class_embeds": dataset.class_count + 1,
     }
     unet = _empty_unet(settings)
-    theta = initial_parameters(unet, generator("unet weights"), dataset.train.images.device)
+    theta = initial_parameters(unet, generator("unet weights"), dataset.train.device)
     unet.load_state_dict(theta, assign=True)
     return unet, settings
 

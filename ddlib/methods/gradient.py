@@ -1,15 +1,14 @@
 """DC and DSA, gradient matching: a training step on S should move a network as one on D does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import INITIALISATIONS, real_batches
 from ddlib.methods.matching import (
@@ -19,18 +18,20 @@ from ddlib.methods.matching import (
     Synthetic,
     fresh_networks,
 )
-from ddlib.networks.functional import Network, Theta, in_passes, logits, with_batch_seen
-from ddlib.parameters import ByIpc, at_ipc, setting
+from ddlib.networks.functional import Theta, in_passes, logits, with_batch_seen
+from ddlib.networks.layers import Network
+from ddlib.parameters import ByIpc, at_ipc
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError, Recipe, or_diverged, train
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
 STATISTICS_BATCH = 16  # real images a class from which batch norms take their statistics
 
 
-@dataclass(frozen=True)
 class GradientMatching(BatchMatching):
     """Defaults are the reference's (Zhao et al., ICLR 2021).
 
@@ -39,19 +40,18 @@ class GradientMatching(BatchMatching):
     `configurations` say besides their networks is how these are trained on S.
     """
 
-    iterations: ByIpc = setting(1000, by_ipc=True)
-    outer_steps: ByIpc = setting(OUTER_STEPS, least=1, by_ipc=True)
-    inner_epochs: ByIpc = setting(INNER_EPOCHS, by_ipc=True)
-    learning_rate: ByIpc = setting(0.1, by_ipc=True)
-    network_learning_rate: float = setting(0.01)
-    network_batch: int = setting(256, least=1)
-    initialisation: str = setting("noise", choices=INITIALISATIONS)
-    augmentation: str = setting("none", choices=augment.STRATEGIES)
+    iterations: ByIpc[NonNegativeInt] = 1000
+    outer_steps: ByIpc[PositiveInt] = OUTER_STEPS
+    inner_epochs: ByIpc[NonNegativeInt] = INNER_EPOCHS
+    learning_rate: ByIpc[NonNegativeFloat] = 0.1
+    network_learning_rate: NonNegativeFloat = 0.01
+    network_batch: PositiveInt = 256
+    initialisation: Literal[*INITIALISATIONS] = "noise"
+    augmentation: Literal[*augment.STRATEGIES] = "none"
 
     method: ClassVar[str] = "dc"
 
 
-@dataclass(frozen=True)
 class SiameseGradientMatching(GradientMatching):
     """DSA: gradient matching under augmentation that S and D share (Zhao & Bilen, ICML 2021).
 
@@ -59,8 +59,8 @@ class SiameseGradientMatching(GradientMatching):
     Digits do not flip: give them `augmentation: dsa_no_flip`.
     """
 
-    initialisation: str = setting("real", choices=INITIALISATIONS)
-    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
 
     method: ClassVar[str] = "dsa"
 
@@ -100,13 +100,13 @@ def _distil_size(
     draws = generator("matching augmentation", seed)
     for iteration in range(iterations):
         network, changes, theta = fresh(iteration)
-        inner = replace(plain, **changes) if plain else None
+        inner = plain.replace(**changes) if plain else None
         stream = generator("inner batches", seed, iteration, ipc)
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
-                rows = send(torch.cat(next(samples)), images.device)
-                theta = with_batch_seen(network, theta, dataset.train.images[rows])
+                seen = dataset.train.at(torch.cat(next(samples)))
+                theta = with_batch_seen(network, theta, seen)
             synthetic.optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
             value = match(dataset, network, theta, next(batches), images, drawn)
@@ -129,8 +129,7 @@ def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | Non
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
     if not epochs:
         return None
-    return replace(
-        PLAIN_SGD,
+    return PLAIN_SGD.replace(
         steps=epochs * -(-k // parameters.network_batch),
         batch_size=parameters.network_batch,
         learning_rate=parameters.network_learning_rate,
@@ -159,8 +158,7 @@ def match(
         theta[name].requires_grad_()
     total = images.new_zeros(())
     for label, synthetic in enumerate(images.chunk(dataset.class_count)):
-        rows = send(batch[label], images.device)
-        seen = augment.apply(dataset.train.images[rows], drawn[label])
+        seen = augment.apply(dataset.train.at(batch[label]), drawn[label])
         real = weight_gradients(network, theta, seen, label)
         seen = augment.apply(synthetic, drawn[label])
         made = weight_gradients(network, theta, seen, label, create_graph=True)

@@ -1,10 +1,10 @@
 """What the methods share that move images: the set that moves, and the networks it is made for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
@@ -14,11 +14,14 @@ from ddlib.methods.common import (
     initial_images,
     synthetic_labels,
 )
-from ddlib.networks.functional import Network, Theta, build, initial_parameters, read_network
-from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names, setting
+from ddlib.networks.functional import Theta, build, read_network
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
+from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import STEP, Recipe, Watch
+from ddlib.training.divergence import Watch
+from ddlib.training.recipe import STEP, Recipe
 
 AVERAGES = ("arithmetic", "geometric")
 """How an objective is averaged over draws of configurations, weights and batches. Its size differs
@@ -33,8 +36,8 @@ PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
 T = TypeVar("T")
 
 
-def read_configuration(given: Any) -> None:
-    """Raise ValueError unless `given` is a table of a network and of fields of `training.STEP`."""
+def read_configuration(given: Any) -> dict[str, Any]:
+    """Return a table of a network and of fields of `training.STEP`; ValueError for another."""
     if not isinstance(given, Mapping):
         raise ValueError(
             f"a configuration must be a table, such as {{network: {{name: mlp}}}}, got {given!r}"
@@ -42,7 +45,8 @@ def read_configuration(given: Any) -> None:
     check_names(given, ["network", *STEP], "field of a configuration to distil for")
     if "network" in given:
         read_network(given["network"])
-    replace(PLAIN_SGD, **{name: given[name] for name in given if name != "network"})
+    PLAIN_SGD.replace(**{name: given[name] for name in given if name != "network"})
+    return dict(given)
 
 
 def fresh_networks(
@@ -62,7 +66,7 @@ def fresh_networks(
     def draw(number: int) -> tuple[Network, dict[str, Any], Theta]:
         chosen, changes = draw_one(built, "matching configuration", seed, number)
         stream = generator("matching weights", seed, number)
-        return chosen, changes, initial_parameters(chosen, stream, dataset.train.images.device)
+        return chosen, changes, initial_parameters(chosen, stream, dataset.train.device)
 
     return draw
 
@@ -72,14 +76,13 @@ def draw_one(choices: Sequence[T], *keys: object) -> T:
     return choices[int(torch.randint(len(choices), (), generator=generator(*keys)))]
 
 
-@dataclass(frozen=True)
 class Matching(Parameters):
     """What all methods have that move images by SGD."""
 
-    learning_rate: ByIpc = setting(1.0, by_ipc=True)
-    momentum: float = setting(0.5)
-    initialisation: str = setting("real", choices=INITIALISATIONS)
-    augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    learning_rate: ByIpc[NonNegativeFloat] = 1.0
+    momentum: NonNegativeFloat = 0.5
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
 
 
 class Synthetic:
@@ -122,7 +125,6 @@ class Synthetic:
         return finished(dataset, self.images, method, parameters, seed, learned)
 
 
-@dataclass(frozen=True)
 class BatchMatching(Matching):
     """What methods have that match batches of real images.
 
@@ -132,6 +134,6 @@ class BatchMatching(Matching):
     real_batch: random real images a class in a batch, the reference's number.
     """
 
-    configurations: list[dict[str, Any]] = setting([], each=read_configuration)
-    average: str = setting("arithmetic", choices=AVERAGES)
-    real_batch: int = setting(256, least=1)
+    configurations: list[Annotated[dict[str, Any], PlainValidator(read_configuration)]] = []
+    average: Literal[*AVERAGES] = "arithmetic"
+    real_batch: PositiveInt = 256

@@ -5,32 +5,33 @@ is a prefix of the same order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
 from ddlib.methods.common import class_members, finished, random_members
-from ddlib.networks.functional import Network, embed, initial_parameters, with_batch_seen
-from ddlib.parameters import Parameters, setting
+from ddlib.networks.functional import embed, with_batch_seen
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
+from ddlib.parameters import Parameters
 from ddlib.seeds import generator
-from ddlib.training.loop import Recipe, train
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
 class RandomSelection(Parameters):
     """Random real images: nothing to set."""
 
 
-@dataclass(frozen=True)
 class FeatureSelection(Parameters):
     """Features come from a network trained for `steps` SGD steps on the real set (0: untrained)."""
 
-    steps: int = setting(300)
-    batch_size: int = setting(64, least=1)
-    learning_rate: float = setting(0.01)
+    steps: NonNegativeInt = 300
+    batch_size: PositiveInt = 64
+    learning_rate: NonNegativeFloat = 0.01
 
 
 def random(
@@ -100,16 +101,16 @@ def _class_features(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield, for each class, the indices (N,) of its training images and their features (N, F)."""
     real = dataset.train
-    theta = initial_parameters(network, generator("feature weights", seed), real.images.device)
+    theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
-        recipe = Recipe(parameters.steps, parameters.batch_size, parameters.learning_rate)
+        recipe = Recipe(**vars(parameters))
         stream = generator("feature batches", seed)
         theta = train(network, theta, real.images, real.labels, recipe, stream)
     else:  # or batch norms would see one class at a time
-        theta = with_batch_seen(network, theta, real.images[random_members(dataset, 16, seed)])
+        theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
     for members in class_members(dataset):
         with torch.no_grad():
-            features = embed(network, theta, real.images[members])
+            features = embed(network, theta, real.at(members))
         yield members, features
 
 
@@ -122,6 +123,6 @@ def _prefixes(
     """
     sets = {}
     for ipc in ipcs:
-        images = dataset.train.images[torch.cat([order[:ipc] for order in orders])]
+        images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))
         sets[ipc] = finished(dataset, images, *made)
     return sets

@@ -3,31 +3,28 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
 from ddlib.methods.matching import Matching, Synthetic
-from ddlib.networks.functional import Network, flatten, initial_parameters, logits, unflatten
-from ddlib.parameters import ByIpc, at_ipc, setting
+from ddlib.networks.functional import flatten, logits, unflatten
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
+from ddlib.parameters import ByIpc, at_ipc
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import (
-    DivergedError,
-    Recipe,
-    at_steps,
-    batches,
-    or_diverged,
-    training_steps,
-)
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import at_steps, batches, training_steps
+from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
 
@@ -35,7 +32,6 @@ Step = tuple[torch.Tensor, augment.Draw]
 """What a student's step sees: the indices of a batch of S, and its augmentation."""
 
 
-@dataclass(frozen=True)
 class TrajectoryMatching(Matching):
     """Defaults are the author's for CIFAR-10 (Cazenavette et al., CVPR 2022), as tables by ipc.
 
@@ -47,22 +43,22 @@ class TrajectoryMatching(Matching):
     rates. For `gradient` see `match`: published image learning rates of TESLA are to be halved.
     """
 
-    iterations: ByIpc = setting(5000, by_ipc=True)
-    student_steps: ByIpc = setting({1: 50, 10: 30, 50: 30}, least=1, by_ipc=True)
-    expert_epochs: ByIpc = setting(2, least=1, by_ipc=True)
-    max_start: ByIpc = setting({1: 2, 10: 20, 50: 40}, least=1, by_ipc=True)
-    learning_rate: ByIpc = setting({1: 100.0, 10: 100.0, 50: 1000.0}, by_ipc=True)
-    step_size: ByIpc = setting({1: 0.01, 10: 0.001, 50: 0.001}, by_ipc=True)
-    step_size_learning_rate: ByIpc = setting({1: 1e-7, 10: 1e-5, 50: 1e-5}, by_ipc=True)
-    synthetic_batch: ByIpc = setting(0, by_ipc=True)
-    gradient: str = setting("exact", choices=GRADIENTS)
-    experts: int = setting(100, least=1)
-    expert_steps: int = setting(0)
-    expert_learning_rate: float = setting(0.01)
-    expert_momentum: float = setting(0.0)
-    expert_weight_decay: float = setting(0.0)
-    expert_batch: int = setting(256, least=1)
-    expert_augmentation: str = setting("dsa", choices=augment.STRATEGIES)
+    iterations: ByIpc[NonNegativeInt] = 5000
+    student_steps: ByIpc[PositiveInt] = {1: 50, 10: 30, 50: 30}
+    expert_epochs: ByIpc[PositiveInt] = 2
+    max_start: ByIpc[PositiveInt] = {1: 2, 10: 20, 50: 40}
+    learning_rate: ByIpc[NonNegativeFloat] = {1: 100.0, 10: 100.0, 50: 1000.0}
+    step_size: ByIpc[NonNegativeFloat] = {1: 0.01, 10: 0.001, 50: 0.001}
+    step_size_learning_rate: ByIpc[NonNegativeFloat] = {1: 1e-7, 10: 1e-5, 50: 1e-5}
+    synthetic_batch: ByIpc[NonNegativeInt] = 0
+    gradient: Literal[*GRADIENTS] = "exact"
+    experts: PositiveInt = 100
+    expert_steps: NonNegativeInt = 0
+    expert_learning_rate: NonNegativeFloat = 0.01
+    expert_momentum: NonNegativeFloat = 0.0
+    expert_weight_decay: NonNegativeFloat = 0.0
+    expert_batch: PositiveInt = 256
+    expert_augmentation: Literal[*augment.STRATEGIES] = "dsa"
 
 
 def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, Any]]:
@@ -94,7 +90,7 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     number, epochs, every = (recipe.pop(name) for name in ("expert", "epochs", "epoch_steps"))
     every = every or math.ceil(len(real.labels) / recipe["batch_size"])
     recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
-    theta = initial_parameters(network, generator("expert weights", number), real.images.device)
+    theta = initial_parameters(network, generator("expert weights", number), real.device)
     stream = generator("expert batches", number)
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)

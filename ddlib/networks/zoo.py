@@ -1,9 +1,9 @@
-"""The architectures, each a body that embeds images and a linear head: to add one, enter it below.
+"""The architectures: to add one, write a function that returns a Network and enter it in NETWORKS.
 
 Where torchvision has the architecture its own blocks are used, with what small images ask for: a
 first convolution of 3x3 at full resolution in the place of 7x7 with stride and pooling, and one
-linear head. Images are padded with zeros, by the first layer, to a size that halves evenly, as the
-references pad MNIST from 28 to 32 pixels. None of them has dropout.
+linear head. The first layer pads images with zeros to a size that halves evenly, as the references
+pad MNIST from 28 to 32 pixels. None of them has dropout.
 
 torchvision is imported where it is used: loading it takes longer than torch itself.
 """
@@ -13,65 +13,19 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-ImageShape = tuple[int, int, int]
-Norm = Literal["instance", "group", "batch", "layer", "none"]
-
-
-class AveragePool(nn.Module):
-    """Average pooling of 2x2 pixels, as nn.AvgPool2d(2): an odd last row or column is left out.
-
-    On a CPU four slices, added, take half the time of PyTorch's, gradients included.
-    """
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.device.type != "cpu":
-            return F.avg_pool2d(images, 2)
-        height, width = (size - size % 2 for size in images.shape[-2:])
-        rows = images[..., 0:height:2, :width] + images[..., 1:height:2, :width]
-        return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "instance": lambda channels: nn.GroupNorm(channels, channels),
-    "group": lambda channels: nn.GroupNorm(math.gcd(4, channels), channels),
-    "batch": nn.BatchNorm2d,
-    "layer": lambda channels: nn.GroupNorm(1, channels),
-    "none": nn.Identity,
-}
-"""Norm layers by name; `group` has the references' four groups."""
-
-
-class Network(nn.Module):
-    """A classifier in two parts: `body` maps images to features, `head` features to logits.
-
-    Its batch norms hold no running statistics: these come with the weights, or not at all. Where
-    they do not, training and testing both normalise by the batch. constants: the values of all
-    other buffers by name, on the CPU, which `ddlib.networks.functional.build` fills in.
-
-    Raises ValueError for a batch norm without a momentum or without running statistics.
-    """
-
-    def __init__(self, body: nn.Module, head: nn.Module):
-        super().__init__()
-        self.body = body
-        self.head = head
-        self.batch_norms = tuple(layer for layer in self.modules() if isinstance(layer, BatchNorm))
-        self.constants: dict[str, torch.Tensor] = {}
-        for layer in self.batch_norms:
-            if layer.momentum is None or not layer.track_running_stats:
-                raise ValueError(
-                    f"{layer} has no momentum or no running statistics; give it both, PyTorch's "
-                    "defaults"
-                )
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(images))
+from ddlib.networks.layers import (
+    NORMS,
+    AveragePool,
+    ImageShape,
+    Network,
+    Norm,
+    classifier,
+    convolutions,
+    fit,
+)
 
 
 def mlp(image_shape: ImageShape, class_count: int, width: int = 128, depth: int = 3) -> Network:
@@ -97,42 +51,35 @@ def convnet(
     """Return ConvNet-D: `depth` blocks of 3x3 convolution, norm, ReLU, 2x2 average pool.
 
     "auto" is the references' depth, which leaves 4x4 pixels: 3 at 28 and 32 pixels, 4 at 64, 5 at
-    128. The first convolution pads the image to the next multiple of 2^depth (28 -> 32 at depth
-    3). Source: Gidaris & Komodakis (CVPR 2018); Zhao et al. (ICLR 2021).
+    128. Source: Gidaris & Komodakis (CVPR 2018); Zhao et al. (ICLR 2021).
 
     Raises ValueError if the image is too small for `depth` poolings.
     """
-    channels, height, side = image_shape
+    height, side = image_shape[1:]
+    shorter = min(height, side)
     if depth == "auto":
-        depth = max(1, (min(height, side) - 1).bit_length() - 2)
-    block = 2**depth
-    if min(height, side) < block:
+        depth = max(1, (shorter - 1).bit_length() - 2)
+    if shorter < 2**depth:
         raise ValueError(
             f"a ConvNet of depth {depth} halves the image {depth} times, which needs images of at "
-            f"least {block} pixels, got {height}x{side}; choose a smaller depth"
+            f"least {2**depth} pixels, got {height}x{side}; choose a smaller depth"
         )
-    layers: list[nn.Module] = []
-    margins, sizes = _fit(image_shape, block)
-    padding = [1 + margin for margin in margins]
-    for _ in range(depth):
-        layers += [nn.Conv2d(channels, width, 3, padding=padding), NORMS[norm](width)]
-        layers += [nn.ReLU(inplace=True), AveragePool()]
-        channels, padding = width, [1, 1]
-    features = width * math.prod(size // block for size in sizes)
-    return Network(nn.Sequential(*layers, nn.Flatten()), nn.Linear(features, class_count))
+    plan = [(width, 3), "pool"] * depth
+    layers, features = convolutions(image_shape, plan, 2**depth, norm, AveragePool)
+    return classifier(layers, features, class_count)
 
 
 def lenet(image_shape: ImageShape, class_count: int) -> Network:
     """Return LeNet-5 with ReLU and max pooling, as the references have it (Zhao et al., ICLR 2021).
 
-    It was drawn for 32 pixels; smaller images are padded to that. Source: LeCun et al. (1998).
+    Images below 32 pixels are padded to 32. Source: LeCun et al. (1998).
     """
-    margins, sizes = _fit(image_shape, 1, least=32)
-    height, side = (((size - 4) // 2 - 4) // 2 for size in sizes)
+    margins, sides = fit(image_shape, 1, least=32)
+    height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
     body = nn.Sequential(
         *(nn.Conv2d(image_shape[0], 6, 5, padding=margins), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(16 * height * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
+        *(nn.Linear(16 * height * width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
     )
     return Network(body, nn.Linear(84, class_count))
 
@@ -142,16 +89,8 @@ def alexnet(image_shape: ImageShape, class_count: int) -> Network:
 
     Five convolutions, three max poolings, no norm. Source: Krizhevsky et al. (NeurIPS 2012).
     """
-    margins, sizes = _fit(image_shape, 8)
-    channels, padding = image_shape[0], [2 + margin for margin in margins]
-    layers: list[nn.Module] = []
-    plan = ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True))
-    for width, kernel, pooled in plan:
-        layers += [nn.Conv2d(channels, width, kernel, padding=padding or kernel // 2), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if pooled else []
-        channels, padding = width, []
-    features = channels * math.prod(size // 8 for size in sizes)
-    return Network(nn.Sequential(*layers, nn.Flatten()), nn.Linear(features, class_count))
+    plan = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]
+    return classifier(*convolutions(image_shape, plan, 8), class_count)
 
 
 def vgg11(
@@ -175,17 +114,9 @@ def vgg16(
 def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, norm: Norm) -> Network:
     from torchvision.models.vgg import cfgs
 
-    channels, padding = image_shape[0], [1 + margin for margin in _fit(image_shape, 32)[0]]
-    layers: list[nn.Module] = []
-    for entry in cfgs[column]:
-        if entry == "M":
-            layers += [nn.MaxPool2d(2)]
-            continue
-        wider = width * (entry // 64)
-        layers += [nn.Conv2d(channels, wider, 3, padding=padding), NORMS[norm](wider)]
-        layers += [nn.ReLU(inplace=True)]
-        channels, padding = wider, [1, 1]
-    return _pooled(nn.Sequential(*layers), channels, class_count)
+    plan = ["pool" if entry == "M" else (width * entry // 64, 3) for entry in cfgs[column]]
+    layers, _ = convolutions(image_shape, plan, 32, norm)
+    return classifier([*layers, nn.AdaptiveAvgPool2d(1)], 8 * width, class_count)
 
 
 def resnet18(
@@ -202,22 +133,25 @@ def resnet18(
     all of a last map of at most 4x4 pixels, not its mean. Images below 16 pixels are padded to 16.
     Source: He et al. (CVPR 2016); Zhao et al. (ICLR 2021).
     """
-    margins, sizes = _fit(image_shape, 8, least=16)
-    padding = [1 + margin for margin in margins]
-    layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=padding, bias=False)]
+    margins, sides = fit(image_shape, 8, least=16)
+    layers: list[nn.Module] = [_first_convolution(image_shape[0], width, margins)]
     layers += [NORMS[norm](width), nn.ReLU()]
     channels = width
-    for stage in range(4):
-        wider = width * 2**stage
+    for wider in (width, 2 * width, 4 * width, 8 * width):
         layers += [_block(channels, wider, norm, downsampling), _block(wider, wider, norm)]
         channels = wider
-    last = [1, 1] if downsampling == "stride" else [min(4, size // 8) for size in sizes]
-    layers += [nn.AdaptiveAvgPool2d(last), nn.Flatten()]
-    return Network(nn.Sequential(*layers), nn.Linear(channels * math.prod(last), class_count))
+    last = [1, 1] if downsampling == "stride" else [min(4, side // 8) for side in sides]
+    layers += [nn.AdaptiveAvgPool2d(last)]
+    return classifier(layers, channels * math.prod(last), class_count)
+
+
+def _first_convolution(channels: int, width: int, margins: list[int]) -> nn.Conv2d:
+    padding = [1 + margin for margin in margins]
+    return nn.Conv2d(channels, width, 3, padding=padding, bias=False)
 
 
 def _block(channels: int, wider: int, norm: Norm, downsampling: str = "stride") -> nn.Module:
-    """Return a block, which halves the image if it has more channels to give than it is given."""
+    """Return a residual block, which halves the image where it adds channels."""
     from torchvision.models.resnet import BasicBlock
 
     if wider == channels:
@@ -244,10 +178,10 @@ def mobilenet_v2(
     whole = MobileNetV2(
         width_mult=width / 32, inverted_residual_setting=plan, norm_layer=NORMS[norm]
     )
-    padding = [1 + margin for margin in _fit(image_shape, 8, least=16)[0]]
-    stem = whole.features[0]
-    stem[0] = nn.Conv2d(image_shape[0], stem[0].out_channels, 3, padding=padding, bias=False)
-    return _pooled(whole.features, whole.last_channel, class_count)
+    stem, (margins, _) = whole.features[0], fit(image_shape, 8, least=16)
+    stem[0] = _first_convolution(image_shape[0], stem[0].out_channels, margins)
+    layers = [*whole.features, nn.AdaptiveAvgPool2d(1)]
+    return classifier(layers, whole.last_channel, class_count)
 
 
 def vit(
@@ -269,57 +203,35 @@ def vit(
     from torchvision.models.vision_transformer import VisionTransformer
 
     channels, height, side = image_shape
+    shorter, longer = min(height, side), max(height, side)
     if patch == "auto":
-        patch = min(height, side, max(2, math.ceil(max(height, side) / 8)))
-    if patch > min(height, side):
+        patch = min(shorter, max(2, math.ceil(longer / 8)))
+    if patch > shorter:
         raise ValueError(
             f"patch={patch} is larger than the image of {height}x{side} pixels; choose "
-            f"patch <= {min(height, side)}"
+            f"patch <= {shorter}"
         )
     if width % heads:
         raise ValueError(f"width={width} is not a multiple of heads={heads}; choose one that is")
-    square = patch * math.ceil(max(height, side) / patch)
+    square = patch * math.ceil(longer / patch)
     body = VisionTransformer(square, patch, depth, heads, hidden_dim=width, mlp_dim=4 * width)
     body.conv_proj = nn.Conv2d(channels, width, patch, patch)
     body.heads = nn.Identity()
     across, down = square - side, square - height
     pad = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
-    return Network(_Unfused(pad, body), nn.Linear(width, class_count))
+    return Network(_TwiceDifferentiable(pad, body), nn.Linear(width, class_count))
 
 
-class _Unfused(nn.Sequential):
-    """Layers whose attention keeps off the fused kernels: gradient matching derives it twice."""
+class _TwiceDifferentiable(nn.Sequential):
+    """Layers whose attention avoids fused kernels, which have no second derivative."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with sdpa_kernel(SDPBackend.MATH):
             return super().forward(images)
 
 
-def _fit(image_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
-    """Return how many pixels to add above and below, left and right, and the sizes that result.
-
-    Sizes reach `least` and the next multiple, and one pixel more where it takes an odd number.
-    """
-    sizes = image_shape[1:]
-    aims = [max(least, multiple * math.ceil(size / multiple)) for size in sizes]
-    margins = [math.ceil((aim - size) / 2) for aim, size in zip(aims, sizes, strict=True)]
-    return margins, [size + 2 * margin for size, margin in zip(sizes, margins, strict=True)]
-
-
-def _pooled(body: nn.Sequential, features: int, class_count: int) -> Network:
-    """Return the network whose features are the means of the body's last maps."""
-    body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-    return Network(body, nn.Linear(features, class_count))
-
-
 NETWORKS: dict[str, Callable[..., Network]] = {
-    "mlp": mlp,
-    "convnet": convnet,
-    "lenet": lenet,
-    "alexnet": alexnet,
-    "vgg11": vgg11,
-    "vgg16": vgg16,
-    "resnet18": resnet18,
-    "mobilenet_v2": mobilenet_v2,
-    "vit": vit,
+    function.__name__: function
+    for function in (mlp, convnet, lenet, alexnet, vgg11, vgg16, resnet18, mobilenet_v2, vit)
 }
+"""The networks by name. Their keyword arguments are the options that a user may set."""

@@ -26,8 +26,8 @@ from ddlib.files import check_writable, from_root
 from ddlib.parameters import read_file
 from ddlib.publish.execute import execute, read_source, sentence
 from ddlib.study import cluster
+from ddlib.study.plan import check
 from ddlib.study.settings import Exploration, Settings, read_parameters, read_theory
-from ddlib.study.study import check
 
 TABLES = ("trials.parquet", "references.parquet")
 

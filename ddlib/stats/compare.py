@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.stats.intervals import LEVEL, SAME
+from ddlib.stats.intervals import LEVEL, SAME, student
 from ddlib.stats.laws import Fits
 
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
 BASELINE = "random"  # what every method has to beat
 HARDLY = 0.01  # of the way from a guess to being always right
-EXACT = 12  # up to this many seeds all sign flips are counted, beyond it 2^12 are drawn
+FLIPS = 2**12  # sign flips: all are counted up to 12 seeds, and so many drawn beyond
+VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
 
 
@@ -40,17 +41,27 @@ class Agreement(NamedTuple):
     seeds: tuple[int, int] = (0, 0)
 
 
+def by_seed(trials: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return the means of VALUES over the evaluations of each seed; NaN where a trial failed.
+
+    Index: keys and seed, in the order of the trials.
+    """
+    ended = trials.reindex(columns=VALUES).apply(
+        lambda values: values.where(trials["status"] == "ok")
+    )
+    return ended.groupby([trials[key] for key in [*keys, "seed"]], sort=False).mean()
+
+
 def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     """Return accuracies, rows (k, seed), columns methods in order of appearance; NaN if failed."""
-    values = trials["accuracy"].where(trials["status"] == "ok")
-    table = values.groupby([trials["k"], trials["seed"], trials["method"]]).mean()
-    return table.unstack("method").reindex(columns=trials["method"].unique())
+    table = by_seed(trials, ["k", "method"])["accuracy"].unstack("method").sort_index()
+    return table.reindex(columns=trials["method"].unique())
 
 
 def learned(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials of the methods that learn images: neither CONTROLS nor variants."""
-    own = trials["method"] == trials.get("base", trials["method"])
-    return trials[own & ~trials["method"].isin(CONTROLS)]
+    base = trials["method"] == trials.get("base", trials["method"])
+    return trials[base & ~trials["method"].isin(CONTROLS)]
 
 
 def full_data(references: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -58,8 +69,9 @@ def full_data(references: pd.DataFrame, reference: str) -> pd.DataFrame:
 
     reference: which of them, as in the column of that name.
     """
-    own = references[references["reference"] == reference].groupby("seed")
-    row = *_student(own["accuracy"].mean()), own["balanced_accuracy"].mean().mean()
+    chosen = references[references["reference"] == reference]
+    seeds = chosen.groupby("seed")[["accuracy", "balanced_accuracy"]].mean()
+    row = seeds["accuracy"].count(), *student(seeds["accuracy"]), seeds["balanced_accuracy"].mean()
     return pd.DataFrame([row], columns=["n", "accuracy", "low", "high", "balanced_accuracy"])
 
 
@@ -71,15 +83,12 @@ def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     NaN for one seed and where all seeds agree. The gap is that of the gap_n seeds that have a
     network on all data, too.
     """
-    keys, rows, sound = ["method", "ipc", "k"], [], trials["status"] == "ok"
-    known = trials[["accuracy", "balanced_accuracy", "gap_error"]]
-    known = known.apply(lambda values: values.where(sound))
-    seeds = known.groupby([trials[key] for key in [*keys, "seed"]], sort=False).mean()
-    for (method, ipc, k), own in seeds.groupby(keys, sort=False):
-        n, *accuracy = _student(own["accuracy"])
-        gap_n, *gap = _student(own["gap_error"])
-        balanced = own["balanced_accuracy"].mean()
-        rows.append((method, ipc, k, len(own), n, *accuracy, balanced, *gap, gap_n))
+    keys, rows = ["method", "ipc", "k"], []
+    for place, seeds in by_seed(trials, keys).groupby(keys, sort=False):
+        counts, balanced = seeds.count(), seeds["balanced_accuracy"].mean()
+        accuracy, gap = student(seeds["accuracy"]), student(seeds["gap_error"])
+        n, gap_n = counts["accuracy"], counts["gap_error"]
+        rows.append((*place, len(seeds), n, *accuracy, balanced, *gap, gap_n))
     names = [*keys, "seeds", "n", "accuracy", "low", "high", "balanced_accuracy"]
     return pd.DataFrame(rows, columns=[*names, "gap", "gap_low", "gap_high", "gap_n"])
 
@@ -90,13 +99,12 @@ def not_positive(trials: pd.DataFrame) -> dict[str, list[int]]:
     There networks trained on S do as well as those trained on all data D, or better, so the gap is
     no price of distillation. trials: of one configuration.
     """
-    gaps = trials["gap_error"].where(trials["status"] == "ok")
-    means = gaps.groupby([trials["method"], trials["k"], trials["seed"]], sort=False).mean()
-    means = means.groupby(["method", "k"], sort=False).mean()
-    found: dict[str, list[int]] = {}
-    for method, k in sorted(means.index[means <= 0], key=lambda place: place[1]):
-        found.setdefault(method, []).append(int(k))
-    return found
+    keys, places = ["k", "method"], {}
+    means = by_seed(trials, keys)["gap_error"].groupby(keys, sort=False).mean()
+    means = means.sort_index(level="k", sort_remaining=False, kind="stable")
+    for k, method in means.index[means <= 0]:
+        places.setdefault(method, []).append(int(k))
+    return places
 
 
 def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
@@ -106,30 +114,30 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
     guesses, 1 / C, to 1. trials, references: the study's tables.
     """
     guess = float(trials["ipc"].iloc[0] / trials["k"].iloc[0])
-    least = guess + HARDLY * (1 - guess)
+    least, lines = guess + HARDLY * (1 - guess), []
     full = references.assign(method="all data (" + references["reference"] + ")", k=0)
-    both = pd.concat([full, trials])
-    both = both[both["status"] == "ok"]
-    several, lines = both["configuration"].nunique() > 1, []
+    both = pd.concat([full, trials]).query("status == 'ok'")
+    several = both["configuration"].nunique() > 1
     for (name, method), rows in both.groupby(["configuration", "method"], sort=False):
         low = rows[rows["balanced_accuracy"] < least]
-        if low.empty:
-            continue
-        ks = ", ".join(str(k) for k in sorted(low["k"].unique()) if k)
-        rows = rows[rows["k"].isin(low["k"])]
-        lines.append(
-            f"- {method}{f' under {name}' * several}{f' at k = {ks}' * bool(ks)}: {len(low)} of "
-            f"{len(rows)} networks, balanced accuracy {low['balanced_accuracy'].mean():.3f}"
-        )
+        if len(low):
+            ks = ", ".join(str(k) for k in sorted(low["k"].unique()) if k)
+            lines.append(
+                f"- {method}{f' under {name}' * several}{f' at k = {ks}' * bool(ks)}: {len(low)} "
+                f"of {rows['k'].isin(low['k']).sum()} networks, balanced accuracy "
+                f"{low['balanced_accuracy'].mean():.3f}"
+            )
     if both.empty:
         return "No network ended well."
     if not lines:
         return f"Every network beats a guess, whose balanced accuracy is {guess:.1%}."
-    listed = "\n".join(lines)
-    return (
-        f"**Hardly better than a guess.** The balanced accuracy of a guess is {guess:.1%}. "
-        f"Below {least:.1%}:\n\n{listed}\n\n"
-        "A gap from or to such a network says nothing of the images."
+    return "\n\n".join(
+        [
+            f"**Hardly better than a guess.** The balanced accuracy of a guess is {guess:.1%}. "
+            f"Below {least:.1%}:",
+            "\n".join(lines),
+            "A gap from or to such a network says nothing of the images.",
+        ]
     )
 
 
@@ -144,13 +152,45 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     least p_flip is 2^(1-S), which no correction can bring below 5 % for few seeds.
     """
     rows = [
-        (k, first, second, *_compare(table[first] - table[second]))
+        (k, first, second, *_compare((table[first] - table[second]).dropna().to_numpy()))
         for k, table in seed_accuracies(trials).groupby("k")
         for first, second in combinations(table.columns, 2)
     ]
     pairs = pd.DataFrame(rows, columns=["k", "first", "second", *PAIR])
     p_holm = pairs.groupby("k")["p"].transform(holm)
     return pairs.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
+
+
+def _compare(differences: np.ndarray) -> tuple:
+    """Return the values of PAIR for the differences (S,) of two methods."""
+    n, ends = len(differences), student(differences)
+    if n < 2:
+        why = "not testable: one seed" if n else "not testable: no seed in common"
+        return n, *ends, np.nan, np.nan, why
+    p_flip = sign_flip(differences)
+    if np.isnan(ends.low):
+        return n, *ends, np.nan, p_flip, "not testable: the same difference in every seed"
+    return n, *ends, float(scipy.stats.ttest_1samp(differences, 0).pvalue), p_flip, ""
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """Return the two-sided p of a mean of differences (S,) if their signs were coin flips."""
+    test = scipy.stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.abs(values.mean(axis=axis)).round(12),  # equal but for rounding
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=FLIPS,
+        rng=0,
+    )
+    return float(test.pvalue)
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """Return p-values adjusted for the family of all that are not NaN (Holm 1979)."""
+    tested = p.dropna().sort_values()
+    factors = np.arange(len(tested), 0, -1)
+    return (tested * factors).cummax().clip(upper=1.0).reindex(p.index)
 
 
 def against(pairs: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
@@ -166,101 +206,25 @@ def against(pairs: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
 
 
 def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the best method at each k, and whether it can be told from the others.
+    """Return the best method at each k, and the methods that are not separable from it.
 
     table: see `accuracies`; pairs: see `paired`. Columns: k, best, accuracy, low, high, runner_up,
-    difference, p_holm, reason (of best against runner-up), untold (the methods whose difference
-    from the best does not survive the correction).
+    difference, p_holm, reason (of best against runner-up), not_separable (the methods whose
+    difference from the best does not survive the correction).
     """
     rows = []
     for k, size in table.dropna(subset="accuracy").groupby("k"):
-        size = size.sort_values("accuracy", ascending=False, kind="stable")
-        best = size.iloc[0]
-        row = {"k": k, "best": best["method"], **best[["accuracy", "low", "high"]]}
-        others = against(pairs[pairs["k"] == k], best["method"]).set_index("method")
-        others = others.loc[size["method"].iloc[1:]]
-        if len(others):
-            second = others.iloc[0]
-            row |= {"runner_up": second.name, "difference": -second["difference"]}
+        size = size.sort_values("accuracy", ascending=False, kind="stable").set_index("method")
+        best, *others = size.index
+        row = {"k": k, "best": best, **size.loc[best, ["accuracy", "low", "high"]]}
+        versus = against(pairs[pairs["k"] == k], best).set_index("method").loc[others]
+        if others:
+            second = versus.iloc[0]
+            row |= {"runner_up": others[0], "difference": -second["difference"]}
             row |= second[["p_holm", "reason"]]
-        rows.append(row | {"untold": tuple(others.index[~others["survives"].astype(bool)])})
+        rows.append(row | {"not_separable": tuple(versus.index[~versus["survives"].astype(bool)])})
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
-    return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "untold"])
-
-
-def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
-
-    costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
-    distil_seconds (an equal share of the call that made the set, and all that its method makes once
-    for many sets, as if this were the only one),
-    train_seconds, seconds (both), gain (accuracy over BASELINE at the same k), gain_per_second
-    (of distillation; NaN for BASELINE, which distils nothing), front (see `front`). Training
-    is that of one network, test included; as every method trains the same network for the same
-    steps on k images, it is the mean over the methods.
-    """
-    names = ["prepare_seconds", "distil_seconds", "evaluate_seconds"]
-    spent = costs.reindex(columns=["method", "ipc", *names]).astype(dict.fromkeys(names, float))
-    spent["distil_seconds"] += spent["prepare_seconds"]
-    networks = trials["evaluation"].max() + 1
-    train = spent.groupby("ipc")["evaluate_seconds"].mean() / networks
-    distil = spent.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()
-    found = table[["method", "ipc", "k", "accuracy"]].merge(distil, how="left")
-    gain = _over_baseline(found)
-    found = found.assign(train_seconds=found["ipc"].map(train).astype(float))
-    seconds = found["distil_seconds"] + found["train_seconds"]
-    return found.assign(
-        seconds=seconds,
-        gain=gain,
-        gain_per_second=(gain / found["distil_seconds"]).where(found["method"] != BASELINE),
-        front=front(seconds, found["accuracy"]),
-    )
-
-
-def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
-    """Say which points no other beats: at most as many seconds, at least the accuracy, not equal.
-
-    Points without a number are never on the front.
-    """
-    cost, value = seconds.to_numpy(float), accuracy.to_numpy(float)
-    as_good = (cost[:, None] <= cost) & (value[:, None] >= value)  # (beats, beaten)
-    better = as_good & ~as_good.T
-    known = ~np.isnan(cost) & ~np.isnan(value)
-    return pd.Series(known & ~better.any(axis=0), index=seconds.index)
-
-
-def robust_score(advantage):
-    """Return DD-Ranking's score in [0, 1] of an advantage in [-1, 1], a number or Series.
-
-    (e^advantage - e^-1) / (e - e^-1). Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
-    """
-    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
-
-
-def dd_ranking(
-    table: pd.DataFrame, full: pd.DataFrame, augmented: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
-
-    HLR = full - synthetic, with hard labels as here; IOR = synthetic - random, under one protocol;
-    LRS the `robust_score` of (IOR - HLR) / 2; ARS that of the mean of IOR with augmentation and
-    without. augmented: `accuracies` of the same sets under a configuration that augments.
-    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without `augmented`.
-    """
-    hlr, ior = float(full["accuracy"].iloc[0]) - table["accuracy"], _over_baseline(table)
-    scores = table[["method", "ipc", "k"]]
-    scores = scores.assign(hlr=hlr, ior=ior, lrs=robust_score((ior - hlr) / 2))
-    if augmented is None:
-        return scores.assign(ars=np.nan)
-    other = augmented.assign(other=_over_baseline(augmented))[["method", "k", "other"]]
-    other = scores[["method", "k"]].merge(other, how="left")["other"].to_numpy()
-    return scores.assign(ars=robust_score((other + ior) / 2))
-
-
-def _over_baseline(table: pd.DataFrame) -> pd.Series:
-    """Return, for every row, its accuracy over that of BASELINE at its k."""
-    own = table[table["method"] == BASELINE].set_index("k")["accuracy"]
-    return table["accuracy"] - table["k"].map(own).astype(float)
+    return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "not_separable"])
 
 
 def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
@@ -272,24 +236,23 @@ def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agree
     whether there is more than noise.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
-    missing = table.columns[table.isna().all()].get_level_values("method").unique()
-    asked = len(table)
+    asked, missing = len(table), table.columns[table.isna().all()].unique("method")
     table = table.drop(columns=missing, level="method").dropna()
-    others = tuple(missing), (len(table), asked)
     methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
+    rest = tuple(missing), (len(table), asked)
     few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
     if few or table.empty:
         reason = f"{few[0] if few else 'no seed'} with a result everywhere"
-        return Agreement(np.nan, np.nan, methods, ks, reason, *others)
+        return Agreement(np.nan, np.nan, methods, ks, reason, *rest)
     means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
     w = kendall_w(means)
     if np.isnan(w):
         reason = "all methods reach the same accuracy at every k"
-        return Agreement(w, np.nan, methods, ks, reason, *others)
+        return Agreement(w, np.nan, methods, ks, reason, *rest)
     shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
     shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
     p = (1 + (shuffled >= w - SAME).sum()) / draws
-    return Agreement(float(w), p, methods, ks, "", *others)
+    return Agreement(float(w), p, methods, ks, "", *rest)
 
 
 def kendall_w(values: np.ndarray) -> np.ndarray:
@@ -310,8 +273,8 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
     Columns: first, second, first_leads and second_leads (tuples of k), of differences that survive
     the correction.
     """
-    told, rows = pairs[pairs["survives"]], []
-    for names, group in told.groupby(["first", "second"], sort=False):
+    rows = []
+    for names, group in pairs[pairs["survives"]].groupby(["first", "second"], sort=False):
         leads = [tuple(group.loc[sign * group["difference"] > 0, "k"]) for sign in (1, -1)]
         if all(leads):
             rows.append((*names, *leads))
@@ -326,74 +289,20 @@ def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     low, high, differs, reason. The intervals hold together with 95 %: their half-width, in median
     deviations of the draws, is the 95th percentile of the largest deviation over all pairs.
     """
-    fits = {name: fitted["free_exponent"] for name, fitted in fits_by_method.items()}
-    rows, draws = [], {}
-    for pair in combinations([name for name in fits if name not in CONTROLS], 2):
+    fits = {m: laws["free_exponent"] for m, laws in fits_by_method.items() if m not in CONTROLS}
+    rows, deviations = [], {}
+    for pair in combinations(fits, 2):
         vague = [f"{name}: {fits[name].reason}" for name in pair if not fits[name].identifiable]
         b = [fits[name].parameters["b"].estimate if fits[name].fitted else np.nan for name in pair]
         if not vague:
-            draws[pair] = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
+            draws = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
+            deviations[pair] = np.abs(draws - np.median(draws))
         rows.append((*pair, *b, b[0] - b[1], "; ".join(vague)))
+    sizes = {pair: np.median(size) for pair, size in deviations.items()}
+    scaled = [deviations[pair] / sizes[pair] for pair in sizes]
+    factor = np.quantile(np.max(scaled, axis=0), 1 - LEVEL) if scaled else np.nan
     names = ["first", "second", "b_first", "b_second", "difference", "reason"]
     table = pd.DataFrame(rows, columns=names)
-    half = pd.Series(_together(draws), dtype=float)
-    half = half.reindex(pd.MultiIndex.from_frame(table[["first", "second"]])).to_numpy()
+    half = np.array([factor * sizes.get(row[:2], np.nan) for row in rows])
     low, high = table["difference"] - half, table["difference"] + half
     return table.assign(low=low, high=high, differs=(low > 0) | (high < 0))
-
-
-def _together(draws: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], float]:
-    """Return half-widths within which 95 % of the joint draws lie in all intervals at once."""
-    if not draws:
-        return {}
-    deviations = np.stack(list(draws.values()))
-    deviations = np.abs(deviations - np.median(deviations, axis=1, keepdims=True))
-    size = np.median(deviations, axis=1, keepdims=True)
-    factor = np.quantile((deviations / size).max(axis=0), 1 - LEVEL)
-    return dict(zip(draws, factor * size[:, 0], strict=True))
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """Return p-values adjusted for the family of all that are not NaN (Holm 1979)."""
-    tested = p.dropna().sort_values()
-    factors = np.arange(len(tested), 0, -1)
-    return (tested * factors).cummax().clip(upper=1.0).reindex(p.index)
-
-
-def sign_flip(differences: np.ndarray) -> float:
-    """Return the two-sided p of a mean of n differences if their signs were coin flips.
-
-    All 2^n flips are counted up to n = EXACT; beyond, 2^EXACT are drawn, the observed among them.
-    """
-    n = len(differences)
-    if n <= EXACT:
-        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    else:
-        signs = np.random.default_rng(0).choice([-1, 1], (2**EXACT, n))
-        signs[0] = 1
-    sums = np.abs(signs @ differences)
-    return float((sums >= sums[0] - SAME * np.abs(differences).sum()).mean())
-
-
-def _student(values: pd.Series) -> tuple[int, float, float, float]:
-    """Return n, mean and its 95 % interval; NaN ends where the seeds show no variance."""
-    values = values.dropna()
-    n, mean = len(values), values.mean()
-    if n < 2 or np.ptp(values) <= SAME:
-        return n, mean, np.nan, np.nan
-    half = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) * values.std() / np.sqrt(n)
-    return n, mean, mean - half, mean + half
-
-
-def _compare(differences: pd.Series) -> tuple:
-    """Return the values of PAIR for the differences of two methods, one a seed."""
-    values = differences.dropna().to_numpy()
-    n, mean, low, high = _student(differences)
-    if n < 2:
-        reason = "one seed" if n else "no seed in common"
-        return n, mean, low, high, np.nan, np.nan, f"not testable: {reason}"
-    p_flip = sign_flip(values)
-    if np.isnan(low):
-        reason = "not testable: the same difference in every seed"
-        return n, mean, low, high, np.nan, p_flip, reason
-    return n, mean, low, high, float(scipy.stats.ttest_1samp(values, 0).pvalue), p_flip, ""

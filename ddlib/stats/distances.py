@@ -1,11 +1,12 @@
 """How far apart training configurations are, from arrays that their networks gave.
 
-A distance matrix is a DataFrame (M, M) with the names of the configurations on both axes.
+Who trained the networks does not matter. A distance matrix is a DataFrame (M, M) with the names of
+the configurations on both axes.
 
 Letters: M configurations, S seeds, N probe images, C classes, F features, D draws.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +16,14 @@ import scipy  # its parts load when they are first used
 from ddlib.stats.intervals import SAME, seed_multipliers
 
 NOISE_SEEDS = 4  # fewest seeds for the noise floor
-
-
-ROUNDING = 1e-9  # relative error up to which a distance counts as equal
 PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqrt(2 / N(N - 3))
+ROUNDING = 1e-9  # distances that differ by this part of the diameter count as equal
 
 
 class Triangles(NamedTuple):
-    """How often and how far distances break the triangle inequality d(a, c) <= d(a, b) + d(b, c).
+    """The triples of a distance matrix that break d(a, c) <= d(a, b) + d(b, c).
 
-    share: of the M(M-1)(M-2)/6 triples; worst: the largest excess of d(a, c) over the detour;
-    triple: its (a, b, c). A triple breaks it in one way at most.
+    share: of all triples; worst: the largest excess over the detour; triple: its a, b and c.
     """
 
     count: int
@@ -46,13 +44,12 @@ def prediction_distance(probabilities: Sequence[np.ndarray], names: Sequence[str
 
     probabilities: (M, S, N, C), each network trained on the same data, S >= 2. d^2(c, c') =
     ||mean_c - mean_c'||^2 / N, from products of different seeds only, so that the variance
-    between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little. What is
-    asked is that seeds be independent of each other; seeds of different configurations may be
-    independent too, or share draws (first weights, order of images) seed by seed. Raises
-    ValueError for bad shapes or names, fewer than two seeds, or values that are not probabilities.
+    between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little. Seeds
+    must be independent of each other; those of different configurations may share draws, seed by
+    seed. Raises ValueError for bad shapes or names, fewer than two seeds, or values that are not
+    probabilities.
     """
-    squares = _pseudo_squares(_predictions(probabilities, names)).mean(axis=-1)
-    return _frame(_root(squares), names)
+    return _frame(_root(_squares(_predictions(probabilities, names)).mean(axis=-1)), names)
 
 
 def prediction_draws(
@@ -61,19 +58,16 @@ def prediction_draws(
     """Draw distance matrices (D, M, M) of `prediction_distance` by a bootstrap over seeds.
 
     A seed drawn twice would multiply with itself and bring the seed noise back, so the draws
-    weigh jackknife pseudo-values of d^2 (Arvesen 1969), one a seed and the same weight for all
-    pairs, by `laws.seed_multipliers`: Student t, as S is small. Their quantiles are intervals of d:
-    those of 95 % cover it in 95 to 100 % of simulations with 3 to 8 seeds, the more the less
-    configurations differ. Raises ValueError for fewer than three seeds.
+    weigh jackknife pseudo-values of d^2 (Arvesen 1969) by `seed_multipliers`, one a seed for all
+    pairs. Their 95 % intervals cover d in 95 to 100 % of simulations with 3 to 8 seeds, the more
+    the less configurations differ. Raises ValueError for fewer than three seeds.
     """
-    values = _predictions(probabilities, range(len(probabilities)), 3)
-    pseudo = _pseudo_squares(values)
-    seeds = pseudo.shape[-1]
-    weights = seed_multipliers(range(seeds), draws, seed)
-    # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_pseudo_squares`.
-    deviations = (pseudo - pseudo.mean(axis=-1, keepdims=True)) * 2 * (seeds - 1) / (seeds - 2)
-    noise = np.einsum("ds,abs->dab", weights, deviations) / np.sqrt(seeds * (seeds - 1))
-    return _root(pseudo.mean(axis=-1) + noise)
+    squares = _squares(_predictions(probabilities, range(len(probabilities)), 3))
+    seeds, means = squares.shape[-1], squares.mean(axis=-1)
+    # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_squares`.
+    deviations = (squares - means[..., None]) * 2 * (seeds - 1) / (seeds - 2)
+    weights = seed_multipliers(range(seeds), draws, seed) / np.sqrt(seeds * (seeds - 1))
+    return _root(means + np.einsum("ds,abs->dab", weights, deviations))
 
 
 def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
@@ -93,8 +87,7 @@ def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
     traces = values.var(axis=1, ddof=1).sum(axis=-1)
     freedom = max((traces**2).mean() / overlap, 1.0)
     excess = scipy.stats.chi2.ppf(0.95, freedom) - freedom
-    scale = np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
-    return float(_root(scale * excess))
+    return float(_root(excess * np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))))
 
 
 def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
@@ -102,14 +95,16 @@ def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.D
 
     updates: (M, states, P), what one step adds to P weights, or in function space, for
     configurations that share no weights, to N x C outputs. Each state's update has unit norm, so
-    d is in [0, 2] and a step size alone makes no difference. Euclidean, so a pseudo-metric.
-    Raises ValueError for bad shapes or names and for an update that is zero.
+    d is in [0, 2] and a step size alone makes no difference. Raises ValueError for bad shapes or
+    names and for an update that is zero.
     """
     values = _stack(updates, names, "updates (M, states, P)", 3)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    if (norms == 0).any():
-        name, state = names[(norms == 0).nonzero()[0][0]], (norms == 0).nonzero()[1][0]
-        raise ValueError(f"{name!r} does not move at state {state}; leave that state out for all")
+    if not norms.all():
+        place, state, _ = np.argwhere(norms == 0)[0]
+        raise ValueError(
+            f"{names[place]!r} does not move at state {state}; leave that state out for all"
+        )
     flat = (values / norms).reshape(len(values), -1)
     distances = scipy.spatial.distance.pdist(flat) / np.sqrt(values.shape[1])
     return _frame(scipy.spatial.distance.squareform(distances), names)
@@ -127,52 +122,115 @@ def representation_distance(
     metric: see `triangle_violations`; its square root is one, but for noise. Raises ValueError
     for bad shapes or names, fewer than PROBES images, or representations without structure.
     """
-    images = {array.shape[-2] for array in map(np.asarray, representations) if array.ndim == 3}
-    if len(images) == 1 and min(images) < PROBES:
-        least = f"a probe set of {min(images)} images is too small for CKA; choose >= {PROBES}"
-        raise ValueError(least)
-    grams = [_gram_vectors(np.asarray(array, dtype=float)) for array in representations]
+    arrays = [np.asarray(array, dtype=float) for array in representations]
+    if few := [array.shape[-2] for array in arrays if array.ndim == 3 and array.shape[-2] < PROBES]:
+        raise ValueError(f"a probe set of {few[0]} images is too small for CKA; choose >= {PROBES}")
+    grams = [_gram_vectors(array) for array in arrays]
     values = _stack(grams, names, "representations, M arrays (S, N, F_m) with equal S, N", 3, 2)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
     products = _other_seeds(values / np.where(norms > 0, norms, 1.0)).mean(axis=-1)
-    own = np.diag(products)
-    if (own <= 0).any():
-        name = names[int(own.argmin())]
+    agreed = np.diag(products)
+    if (agreed <= 0).any():
+        name = names[int(agreed.argmin())]
         raise ValueError(f"the seeds of {name!r} share no structure (CKA <= 0); train them longer")
-    return _frame(np.maximum(1 - products / np.sqrt(np.outer(own, own)), 0.0), names)
+    return _frame(np.maximum(1 - products / np.sqrt(np.outer(agreed, agreed)), 0.0), names)
 
 
-DISTANCES: dict[str, tuple[Callable, Callable]] = {
+DISTANCES = {
     "predictions": (prediction_distance, lambda observed: observed["probabilities"]),
     "updates": (update_distance, lambda observed: observed["increments"].mean(axis=0)),
     "representations": (representation_distance, lambda observed: observed["features"]),
 }
+"""Distances by name: the function of arrays and names, and what takes the array of one
+configuration from what `Result.observed` gives of it."""
 
 
 def by_kind(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.DataFrame]:
     """Return the distance matrix of every kind of DISTANCES between configurations, by name.
 
-    observed: {configuration: what `Result.observed` gives of it}, with the same seeds
-    for all. Updates are in function space, over parts of the training, and means over seeds.
+    observed: {configuration: what `Result.observed` gives of it}, with the same seeds for all.
+    Updates are in function space, over parts of the training, and means over seeds.
     """
     return {
-        kind: distance([take(each) for each in observed.values()], list(observed))
+        kind: distance([take(arrays) for arrays in observed.values()], list(observed))
         for kind, (distance, take) in DISTANCES.items()
     }
 
 
 def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return how alike distance matrices order the pairs: Spearman's correlation of each two."""
-    pairs = {kind: pair_values(as_matrix(distance)) for kind, distance in kinds.items()}
-    return pd.DataFrame(pairs).corr("spearman")
+    return pd.DataFrame({kind: pairs(matrix_of(d)) for kind, d in kinds.items()}).corr("spearman")
+
+
+def triangle_violations(distance: pd.DataFrame) -> Triangles:
+    """Count the triples of a distance matrix that break the triangle inequality."""
+    matrix = matrix_of(distance)
+    excess = matrix[:, None] - matrix[:, :, None] - matrix[None]  # (a, b, c)
+    count = int((excess > ROUNDING * matrix.max()).sum()) // 2  # (a, b, c) and (c, b, a)
+    if not count:
+        return Triangles(0, 0.0, 0.0, ())
+    worst = np.unravel_index(excess.argmax(), excess.shape)
+    share = count / scipy.special.comb(len(matrix), 3)
+    return Triangles(count, share, float(excess.max()), tuple(distance.index[list(worst)]))
+
+
+def embed(distance: pd.DataFrame) -> Embedding:
+    """Place the configurations in the plane by classical scaling (Torgerson 1952).
+
+    Axes point to the side of their farthest member. share: the two eigenvalues over the sum of
+    the absolute values of all, so what no Euclidean space holds counts against it; 1 if all
+    distances are 0.
+    """
+    squares = matrix_of(distance) ** 2
+    centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
+    eigenvalues, vectors = np.linalg.eigh(-centred / 2)
+    shown = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
+    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(shown)
+    axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
+    total = np.abs(eigenvalues).sum()
+    points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])
+    return Embedding(points, float(shown.sum() / total) if total > 0 else 1.0)
+
+
+def matrix_of(
+    distance: pd.DataFrame, members: Sequence[str] | None = None, family: str = "the family"
+) -> np.ndarray:
+    """Return the distances (M, M) between `members`, default all, after all checks.
+
+    Raises ValueError for members that are none, repeated or unknown, and for distances that are
+    not finite, symmetric, >= 0, and 0 on the diagonal.
+    """
+    members = list(distance.index if members is None else members)
+    if not members:
+        raise ValueError(f"{family} is empty; name at least one configuration")
+    if not distance.index.is_unique or list(distance.index) != list(distance.columns):
+        raise ValueError("the distance matrix needs the same distinct names on both axes")
+    if repeated := [name for name in members if members.count(name) > 1]:
+        raise ValueError(f"{family} has {repeated[0]!r} twice; name each configuration once")
+    if unknown := [str(name) for name in members if name not in distance.index]:
+        raise ValueError(f"{family} names {', '.join(unknown)}, which the distance matrix lacks")
+    matrix = distance.loc[members, members].to_numpy(float)
+    sound = np.isfinite(matrix).all() and (matrix >= 0).all() and not np.diag(matrix).any()
+    if not sound or np.abs(matrix - matrix.T).max() > ROUNDING * matrix.max():
+        raise ValueError("distances must be finite, symmetric, >= 0, and 0 on the diagonal")
+    return matrix
+
+
+def pairs(matrix: np.ndarray) -> np.ndarray:
+    """Return the distances between all pairs, (M(M-1)/2,)."""
+    return matrix[np.triu_indices(len(matrix), 1)]
 
 
 def _stack(arrays, names: Sequence[str], what: str, ndim: int, seeds: int = 1) -> np.ndarray:
     """Return M finite arrays of one shape as one, checked against the names and the least S."""
     shapes = {np.shape(array) for array in arrays}
-    if len(shapes) != 1 or len(arrays) != len(names) or len(shapes.copy().pop()) != ndim - 1:
-        found = f"{len(arrays)} arrays of shapes {sorted(shapes, key=str)}"
-        raise ValueError(f"{found} for {len(names)} names; give {what}, one a name")
+    if (
+        len(shapes) != 1
+        or len(arrays) != len(names)
+        or {len(shape) for shape in shapes} != {ndim - 1}
+    ):
+        sizes = f"{len(arrays)} arrays of shapes {sorted(shapes, key=str)}"
+        raise ValueError(f"{sizes} for {len(names)} names; give {what}, one a name")
     if len(set(names)) < len(names):
         repeated = sorted({str(name) for name in names if list(names).count(name) > 1})
         raise ValueError(f"repeated configurations: {', '.join(repeated)}; name each once")
@@ -202,7 +260,7 @@ def _other_seeds(values: np.ndarray) -> np.ndarray:
     return (products.sum(axis=-1) - same) / (seeds - 1)
 
 
-def _pseudo_squares(values: np.ndarray) -> np.ndarray:
+def _squares(values: np.ndarray) -> np.ndarray:
     """Return (M, M, S) whose mean over seeds is the unbiased d^2 of means.
 
     Entry s is the product of the difference between two configurations at seed s with their mean
@@ -237,61 +295,3 @@ def _frame(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
     matrix = (matrix + matrix.T) / 2
     np.fill_diagonal(matrix, 0.0)
     return pd.DataFrame(matrix, index=list(names), columns=list(names))
-
-
-def triangle_violations(distance: pd.DataFrame) -> Triangles:
-    """Count the triples of a distance matrix that break the triangle inequality."""
-    matrix = as_matrix(distance)
-    excess = matrix[:, None] - matrix[:, :, None] - matrix[None]  # (a, b, c)
-    triples = len(matrix) * (len(matrix) - 1) * (len(matrix) - 2) // 6
-    count = int((excess > tolerance(matrix)).sum()) // 2  # (a, b, c) and (c, b, a)
-    if not count:
-        return Triangles(0, 0.0, 0.0, ())
-    worst = np.unravel_index(excess.argmax(), excess.shape)
-    triple = tuple(distance.index[i] for i in worst)
-    return Triangles(count, count / triples, float(excess.max()), triple)
-
-
-def embed(distance: pd.DataFrame) -> Embedding:
-    """Place the configurations in the plane by classical scaling (Torgerson 1952).
-
-    Axes point to the side of their farthest member. share: the two eigenvalues over the sum of
-    the absolute values of all, so what no Euclidean space holds counts against it; 1 if all
-    distances are 0.
-    """
-    squares = as_matrix(distance) ** 2
-    centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
-    eigenvalues, vectors = np.linalg.eigh(-centred / 2)
-    shown = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
-    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(shown)
-    axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
-    total = np.abs(eigenvalues).sum()
-    points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])
-    return Embedding(points, float(shown.sum() / total) if total > 0 else 1.0)
-
-
-def as_matrix(distance: pd.DataFrame, members=None, what: str = "the family") -> np.ndarray:
-    """Return the distances (M, M) between `members`, default all, after all checks."""
-    members = list(distance.index if members is None else members)
-    if not members:
-        raise ValueError(f"{what} is empty; name at least one configuration")
-    if not distance.index.is_unique or list(distance.index) != list(distance.columns):
-        raise ValueError("the distance matrix needs the same distinct names on both axes")
-    if len(set(members)) < len(members):
-        repeated = next(name for name in members if members.count(name) > 1)
-        raise ValueError(f"{what} has {repeated!r} twice; name each configuration once")
-    if unknown := [str(name) for name in members if name not in distance.index]:
-        raise ValueError(f"{what} names {', '.join(unknown)}, which the distance matrix lacks")
-    matrix = distance.loc[members, members].to_numpy(float)
-    sound = np.isfinite(matrix).all() and (matrix >= 0).all() and not np.diag(matrix).any()
-    if not sound or np.abs(matrix - matrix.T).max() > tolerance(matrix):
-        raise ValueError("distances must be finite, symmetric, >= 0, and 0 on the diagonal")
-    return matrix
-
-
-def pair_values(matrix: np.ndarray) -> np.ndarray:
-    return matrix[np.triu_indices(len(matrix), 1)]
-
-
-def tolerance(matrix: np.ndarray) -> float:
-    return ROUNDING * matrix.max()

@@ -1,4 +1,7 @@
-"""Estimates with their intervals, and the draws of seeds that these come from."""
+"""Estimates with their intervals, and the draws of seeds that these come from.
+
+Letters: S seeds, D bootstrap draws.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,41 +9,68 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its parts load when they are first used
 
-LEVEL = 0.05  # of tests
-
-
+LEVEL = 0.05  # of tests; an interval holds the other 95 %
 SAME = 1e-12  # relative difference below which values count as equal (rounding)
 
 
 class Interval(NamedTuple):
-    """An estimate with its interval; low and high are None where the seeds give no variance."""
+    """An estimate with its 95 % interval; low and high are None where there is no variance."""
 
     estimate: float
     low: float | None
     high: float | None
 
+    def __format__(self, pattern: str) -> str:
+        """Return `0.31 (0.27 to 0.35)`: three digits, unless a pattern such as ".2f" is given."""
+        return f"{_number(self.estimate, pattern)} ({self.ends(pattern)})"
 
-def seed_multipliers(
-    seeds: Sequence[int], draws: int, seed: int, freedom: float | None = None
-) -> np.ndarray:
-    """Draw weights (D, S) of seeds, Gaussian over sqrt(chi2 / freedom).
+    def ends(self, pattern: str = "") -> str:
+        """Return the interval alone, `0.27 to 0.35`; `no interval` where the ends are not known."""
+        if self.low is None or np.isnan(self.low):
+            return "no interval"
+        return f"{_number(self.low, pattern)} to {_number(self.high, pattern)}"
 
-    seeds: their ids; freedom: that of a variance between them, by default S - 1. A seed's Gaussian
-    weights depend on its id alone, and the chi2 of a draw comes from one uniform number for all
-    tables. So tables that share seeds get the same draws, and their differences stay paired where
-    one table lost a seed. A mean over seeds reweighted like this is Student t; means of resampled
-    seeds would vary too little.
-    """
-    weights = [np.random.default_rng([seed, number]).standard_normal(draws) for number in seeds]
-    freedom = len(seeds) - 1 if freedom is None else freedom
-    uniform = np.random.default_rng(seed).uniform(size=(draws, 1))
-    return np.stack(weights, axis=1) / np.sqrt(scipy.stats.chi2.ppf(uniform, freedom) / freedom)
+
+def _number(value: float, pattern: str) -> str:
+    if np.isinf(value):
+        return "no bound"
+    return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
 
 
 def interval(values: np.ndarray) -> Interval:
     """Return the estimate values[0] with the percentile interval of the draws values[1:]."""
     if len(values) == 1:
         return Interval(float(values[0]), None, None)
-    tail = round(0.025 * (len(values) - 2))  # draws may be infinite, so quantiles are draws too
+    tail = round(LEVEL / 2 * (len(values) - 2))  # draws may be infinite: no interpolation
     draws = np.sort(values[1:])
     return Interval(float(values[0]), float(draws[tail]), float(draws[-1 - tail]))
+
+
+def student(values) -> Interval:
+    """Return the mean of values, one a seed, with its Student t interval.
+
+    The ends are NaN for fewer than two values and where all are the same.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) < 2 or np.ptp(values) <= SAME:
+        return Interval(values.mean() if len(values) else np.nan, np.nan, np.nan)
+    quantile = scipy.stats.t.ppf(1 - LEVEL / 2, len(values) - 1)
+    mean, half = values.mean(), quantile * scipy.stats.sem(values)
+    return Interval(mean, mean - half, mean + half)
+
+
+def seed_multipliers(
+    seeds: Sequence[int], draws: int, seed: int, freedom: float | None = None
+) -> np.ndarray:
+    """Draw weights (D, S) of seeds for a multiplier bootstrap: Gaussian over sqrt(chi2 / freedom).
+
+    seeds: their ids; freedom: that of a variance between them, S - 1 by default. A mean over seeds
+    reweighted like this is Student t; means of resampled seeds would vary too little. The Gaussian
+    weights of a seed depend on its id alone, and the chi2 of a draw on one uniform number. So
+    tables that share seeds get the same draws, and stay paired where one of them lost a seed.
+    """
+    freedom = len(seeds) - 1 if freedom is None else freedom
+    weights = [np.random.default_rng([seed, number]).standard_normal(draws) for number in seeds]
+    uniform = np.random.default_rng(seed).uniform(size=(draws, 1))
+    return np.stack(weights, axis=1) / np.sqrt(scipy.stats.chi2.ppf(uniform, freedom) / freedom)

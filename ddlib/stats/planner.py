@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats import laws
-from ddlib.stats.intervals import Interval, interval, seed_multipliers
+from ddlib.stats.intervals import LEVEL, Interval, interval, seed_multipliers
+from ddlib.stats.means import gap_cube
 
-CLAIMED = 0.95  # the level of all intervals
+CLAIMED = 1 - LEVEL  # the level of all intervals
 REACH = 2  # the planner answers up to so many times the largest size of the pilot
 SIZES = 3  # that a configuration of the pilot needs: two for a slope, one for a miss
 PEERS = 4  # configurations that are needed to speak of another: two coefficients, two to spare
@@ -30,7 +31,7 @@ class Pilot:
 
     names: list[str]
     ks: np.ndarray  # (K,), ascending
-    seeds: list[int]
+    seeds: np.ndarray  # ids
     gaps: np.ndarray = field(repr=False)  # (C, S, K), NaN where a trial is missing
     left: dict[str, str]  # configurations that cannot be used, and why
     networks: Mapping[str, str]  # of every configuration that can be asked about
@@ -38,74 +39,44 @@ class Pilot:
     seed: int
 
     @cached_property
-    def counts(self) -> np.ndarray:
-        """The number of seeds (C, K) that ended."""
-        return (~np.isnan(self.gaps)).sum(axis=1)
-
-    @cached_property
     def means(self) -> np.ndarray:
         """The mean gaps over seeds (C, K), NaN where fewer than two ended."""
-        sums = np.where(self.counts > 1, np.nansum(self.gaps, axis=1), np.nan)
-        return sums / np.maximum(self.counts, 1)
+        counts = (~np.isnan(self.gaps)).sum(axis=1)
+        return np.where(counts > 1, np.nansum(self.gaps, axis=1), np.nan) / np.maximum(counts, 1)
 
     @cached_property
     def noise(self) -> np.ndarray:
-        """The seeds' part in the errors of the means (C, S, K), which `weights` turn to draws."""
-        roots = np.sqrt(np.maximum(self.counts * (self.counts - 1), 1))
-        return np.nan_to_num((self.gaps - self.means[:, None]) / roots[:, None])
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """The seeds' weights (D, S), the same in all methods that share seeds."""
-        return seed_multipliers(self.seeds, self.draws, self.seed)
-
-    @cached_property
-    def whole(self) -> np.ndarray:
-        """Whether every configuration has a gap (S, K)."""
-        return ~np.isnan(self.gaps).any(axis=0)
+        """Draws of the errors that seeds leave in the means (C, D, K)."""
+        counts = (~np.isnan(self.gaps)).sum(axis=1)
+        roots = np.sqrt(np.maximum(counts * (counts - 1), 1))
+        errors = np.nan_to_num((self.gaps - self.means[:, None]) / roots[:, None])
+        return seed_multipliers(self.seeds, self.draws, self.seed) @ errors
 
     @cached_property
     def exponent(self) -> Interval | None:
         """The b of a/k^b + c, for the mean gap of all configurations; None if it has none.
 
-        A seed counts at a size where every configuration has a gap, see `whole`.
+        A seed counts at a size where every configuration has a gap.
         """
         middle = pd.DataFrame(self.gaps.mean(axis=0), index=self.seeds, columns=self.ks)
-        b = laws.fit(middle, "free_exponent", draws=self.draws, seed=self.seed).parameters.get("b")
+        fit = laws.fit(middle, "free_exponent", draws=self.draws, seed=self.seed)
+        b = fit.parameters.get("b")
         return b if b and b.low is not None else None
 
     def refusal(self, name: str, k: float | None = None) -> str:
         """Say why the pilot cannot speak of a configuration (at k); empty where it can."""
         if k is not None and not self.ks[0] <= k <= REACH * self.ks[-1]:
             return f"k = {k:g} is not between {self.ks[0]:g} and {REACH} times {self.ks[-1]:g}"
-        if name in self.names or name in self.left:
-            return f"{name} {self.left[name]}" if name in self.left else ""
-        here, known = self.networks.get(name), {self.networks.get(each) for each in self.names}
-        if here is None or here not in known:
-            there = ", ".join(sorted(filter(None, known))) or "unknown"
-            return f"the network of {name} ({here or 'unknown'}) is not in the pilot ({there})"
+        if name in self.left:
+            return f"{name} {self.left[name]}"
+        if name in self.names:
+            return ""
+        network, known = self.networks.get(name), {self.networks.get(n) for n in self.names}
+        if network is None or network not in known:
+            inside = ", ".join(sorted(filter(None, known))) or "unknown"
+            return f"the network of {name} ({network or 'unknown'}) is not in the pilot ({inside})"
         few = f"{name} is not in the pilot; {PEERS} others are needed to speak of it"
         return few if len(self.names) < PEERS else ""
-
-    @cached_property
-    def left_out(self) -> tuple[int, int]:
-        """Leave each configuration out in turn, then the largest size: intervals that held; all.
-
-        Only what the planner would have answered counts.
-        """
-        rows, inside = np.arange(len(self.names)), []
-        tests = [(self._part(rows != i, slice(None)), [each]) for i, each in enumerate(self.names)]
-        if len(self.ks) > SIZES:
-            cut = self._part(~np.isnan(self.means).any(axis=1), slice(-1))
-            tests.append((cut, cut.names))
-        for part, names in tests:
-            if names and not any(map(part.refusal, names)):
-                draws, measured = part.claim(names, self)
-                low, high = _ends(draws)
-                new = [k not in part.ks or names[0] not in part.names for k in self.ks]
-                new &= (self.ks <= REACH * part.ks[-1]) & ~np.isnan(measured)
-                inside += list(((low <= measured) & (measured <= high))[new])
-        return int(np.sum(inside)), len(inside)
 
     def predict(self, names: Sequence[str], ks: Sequence[float]) -> np.ndarray:
         """Draw the mean gaps (M, D, n) that configurations have at ks (n,), measured or not.
@@ -117,36 +88,55 @@ class Pilot:
         generator, count = np.random.default_rng([self.seed, 1]), len(self.names)
         ks, (size, cases) = np.asarray(ks, dtype=float), self._misses
         missed = size * generator.standard_t(cases, (self.draws, 1))
-        law, noise = [], []
-        for means, errors in zip(self.means, self.noise, strict=True):
+        law, drawn = [], []
+        for means, noise in zip(self.means, self.noise, strict=True):
             known = ~np.isnan(means)
             weights, slope = _weights(self.ks[known], ks)
             past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
             law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
-            noise.append(self.weights @ errors[:, known] @ weights.T)
-        drawn, apart = np.add(law, noise), law - np.mean(law, axis=0)
+            drawn.append(law[-1] + noise[:, known] @ weights.T)
+        drawn, apart = np.array(drawn), law - np.mean(law, axis=0)
         common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
         spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
-        found = []
+        curves = []
         for name in names:
             if name in self.names:
-                found.append(drawn[self.names.index(name)])
-            else:
-                mix = (common + generator.standard_normal(common.shape)) / spread
-                found.append(drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart))
-        return np.array(found)
+                curves.append(drawn[self.names.index(name)])
+                continue
+            mix = (common + generator.standard_normal(common.shape)) / spread
+            curves.append(drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart))
+        return np.array(curves)
 
     def claim(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
         """Draw what `whole` should measure (M, D, n) at its sizes; return what it did (M, n)."""
         rows = [whole.names.index(name) for name in names]
-        draws = self.predict(names, whole.ks)
-        for i, name in zip(rows, names, strict=True):
-            # The spread between gaps measured at a size of the pilot has their noise in it already.
-            again = (name in self.names) | ~np.isin(whole.ks, self.ks)
-            draws[names.index(name)] -= again * (whole.weights @ whole.noise[i])
-        return draws, whole.means[rows]
+        # The spread between gaps measured at a size of the pilot has their noise in it already.
+        new = np.array([name in self.names for name in names])[:, None] | ~np.isin(
+            whole.ks, self.ks
+        )
+        return self.predict(names, whole.ks) - new[:, None] * whole.noise[rows], whole.means[rows]
 
-    def _part(self, rows, columns) -> "Pilot":
+    @cached_property
+    def left_out(self) -> tuple[int, int]:
+        """Leave each configuration out in turn, then the largest size: intervals that held; all.
+
+        Only what the planner would have answered counts.
+        """
+        rows, inside = np.arange(len(self.names)), []
+        tests = [(self._part(rows != i, slice(None)), [name]) for i, name in enumerate(self.names)]
+        if len(self.ks) > SIZES:
+            shorter = self._part(~np.isnan(self.means).any(axis=1), slice(-1))
+            tests.append((shorter, shorter.names))
+        for part, names in tests:
+            if names and not any(map(part.refusal, names)):
+                draws, measured = part.claim(names, self)
+                low, high = _ends(draws)
+                new = [k not in part.ks or names[0] not in part.names for k in self.ks]
+                new &= (self.ks <= REACH * part.ks[-1]) & ~np.isnan(measured)
+                inside += list(((low <= measured) & (measured <= high))[new])
+        return int(np.sum(inside)), len(inside)
+
+    def _part(self, rows: np.ndarray, columns: slice) -> "Pilot":
         names, gaps = list(np.array(self.names)[rows]), self.gaps[rows][:, :, columns]
         return replace(self, names=names, ks=self.ks[columns], gaps=gaps)
 
@@ -178,28 +168,22 @@ def read_pilot(
     """Read a pilot from gaps of one method: configuration, seed, k, gap_error, perhaps status.
 
     networks: the network of every configuration, in the pilot or to be asked about; by default
-    what a column `network` says. Raises ValueError for several methods, fewer than two seeds,
-    k <= 0, and where no configuration has gaps of two seeds at three sizes.
+    what a column `network` says. Raises as `gap_cube`, and ValueError where no configuration has
+    gaps of two seeds at three sizes.
     """
-    if "method" in gaps and gaps["method"].nunique() > 1:
-        raise ValueError(f"gaps of {gaps['method'].nunique()} methods; choose the rows of one")
     if networks is None:
         networks = dict(zip(gaps["configuration"], gaps.get("network", []), strict=False))
-    names, seeds = list(dict.fromkeys(gaps["configuration"])), sorted(set(gaps["seed"]))
-    ks = np.sort(gaps["k"].unique()).astype(float)
-    if len(seeds) < 2 or ks[0] <= 0:
-        raise ValueError(f"{len(seeds)} seeds, k from {min(ks, default=0):g}; give 2 seeds, k > 0")
-    ended = gaps["gap_error"].where(gaps.get("status", pd.Series("ok", gaps.index)) == "ok")
-    cells = ended.groupby([gaps["configuration"], gaps["seed"], gaps["k"]]).mean()
-    cells = cells.reindex(pd.MultiIndex.from_product([names, seeds, ks])).to_numpy(float)
-    cells = cells.reshape(len(names), len(seeds), len(ks))
-    sizes = ((~np.isnan(cells)).sum(axis=1) > 1).sum(axis=1)
-    why = "has gaps of two seeds at {} sizes; it needs " + f"{SIZES}"
-    left = {names[i]: why.format(sizes[i]) for i in np.flatnonzero(sizes < SIZES)}
-    if len(left) == len(names):
-        raise ValueError(f"no pilot: {names[0]} {left[names[0]]}")
-    names = [name for name in names if name not in left]
-    return Pilot(names, ks, seeds, cells[sizes >= SIZES], left, networks, draws, seed)
+    cube = gap_cube(gaps)
+    sizes = ((~np.isnan(cube.values)).sum(axis=1) > 1).sum(axis=1)
+    left = {
+        name: f"has gaps of two seeds at {count} sizes; it needs {SIZES}"
+        for name, count in zip(cube.names, sizes, strict=True)
+        if count < SIZES
+    }
+    if len(left) == len(cube.names):
+        raise ValueError(f"no pilot: {cube.names[0]} {left[cube.names[0]]}")
+    names, values = [name for name in cube.names if name not in left], cube.values[sizes >= SIZES]
+    return Pilot(names, cube.ks, cube.seeds, values, left, networks, draws, seed)
 
 
 @dataclass(frozen=True)
@@ -225,15 +209,8 @@ class Plan:
         b, last = self.pilot.exponent, self.pilot.ks[-1]
         if self.k.high <= last or (b and b.low <= 0.5 <= b.high):
             return ""
-        why = "and this pilot cannot test that law"
-        if b:
-            why = f"and the exponent is {b.estimate:.2f} ({b.low:.2f} to {b.high:.2f}), not 1/2"
-        whole = self.pilot.whole
-        if not whole.all():
-            why += (
-                f" (by {whole.sum()} of {whole.size} pairs of seed and size: all have gaps there)"
-            )
-        return f"past k = {last:g} this rests on a/√k + c, {why}"
+        why = f"the exponent is {b:.2f}, not 1/2" if b else "this pilot cannot test that law"
+        return f"past k = {last:g} this rests on a/√k + c, and {why}"
 
 
 def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int) -> Plan:
@@ -245,26 +222,26 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     for no members, an epsilon that is no number, and a class count below 1.
     """
     if not class_count >= 1 or not np.isfinite(epsilon) or not len(members):
-        given = f"epsilon={epsilon}, class_count={class_count}, {len(members)} members"
-        raise ValueError(f"{given}; choose a gap, a count >= 1, and name a configuration")
+        asked = f"epsilon={epsilon}, class_count={class_count}, {len(members)} members"
+        raise ValueError(f"{asked}; choose a gap, a count >= 1, and name a configuration")
     refused = Plan(epsilon, pilot, class_count)
     if why := next(filter(None, map(pilot.refusal, members)), ""):
         return replace(refused, reason=why)
     ends = np.ceil(pilot.ks[0] / class_count), max(REACH * pilot.ks[-1] // class_count, 1)
     # Steps of 1 %, rounded, leave out no number up to 100 and at most 2 % beyond.
     steps = np.geomspace(*ends, 2 + int(np.log(ends[1] / ends[0]) / np.log(1.01)))
-    ipcs = [*steps, *(pilot.ks // class_count)]
-    ipcs = np.unique(np.round(ipcs).clip(*ends))
+    ipcs = np.unique(np.round([*steps, *(pilot.ks // class_count)]).clip(*ends))
     curves = pilot.predict(members, ipcs * class_count)
     worst = curves.max(axis=0)
     enough = worst <= epsilon
     draws = np.where(enough.any(axis=1), ipcs[enough.argmax(axis=1)], np.inf)
     ipc = interval(np.array([np.quantile(draws, 0.5, method="higher"), *draws]))
     if np.isinf(ipc.estimate):
-        gap, (low, high) = np.median(worst[:, -1]), _ends(worst)[:, -1]
-        why = f"the worst gap is still about {gap:.3f} ({low:.3f} to {high:.3f}) at {ipcs[-1]:g}"
-        why += f" images per class, {REACH} times the largest size measured; measure larger sizes"
-        return replace(refused, reason=why)
+        gap = Interval(np.median(worst[:, -1]), *_ends(worst)[:, -1])
+        why = f"the worst gap is still about {gap:.3f} at {ipcs[-1]:g} images per class, {REACH} "
+        return replace(
+            refused, reason=f"{why}times the largest size measured; measure larger sizes"
+        )
     at = curves[:, :, np.searchsorted(ipcs, ipc.estimate)]
     decides = members[np.bincount(at.argmax(axis=0)).argmax()]
     return replace(refused, member=decides, ipc=ipc, draws=draws)
@@ -289,45 +266,47 @@ def back_test(
     with the reason. Raises as `read_pilot`, and for an unknown pilot k, configuration or member.
     """
     whole = read_pilot(gaps, **options)
-    everyone = list(dict.fromkeys(name for members in families.values() for name in members))
+    names = list(dict.fromkeys(name for members in families.values() for name in members))
     known = {*whole.names, *whole.left}
-    if unknown := [name for name in [*everyone, *pilot_configurations] if name not in known]:
+    if unknown := [name for name in [*names, *pilot_configurations] if name not in known]:
         raise ValueError(f"no gaps of {unknown[0]!r}: no rows")
-    left = [f"{name} {whole.left[name]}" for name in everyone if name in whole.left]
-    lost = {name for name, members in families.items() if not whole.left.keys().isdisjoint(members)}
-    left += [f"the family {name} holds one that is left out" for name in families if name in lost]
-    families = {name: members for name, members in families.items() if name not in lost}
-    everyone = [name for name in everyone if name not in whole.left]
     if missing := sorted(set(pilot_ks) - set(whole.ks)):
-        known = ", ".join(f"{k:g}" for k in whole.ks)
-        raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {known}")
+        sizes = ", ".join(f"{k:g}" for k in whole.ks)
+        raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {sizes}")
+    left = [f"{name} {whole.left[name]}" for name in names if name in whole.left]
+    lost = [family for family, members in families.items() if {*members} & whole.left.keys()]
+    left += [f"the family {family} holds one that is left out" for family in lost]
+    names = [name for name in names if name not in whole.left]
     chosen = gaps["k"].isin(pilot_ks) & gaps["configuration"].isin(pilot_configurations)
     pilot = read_pilot(gaps[chosen], **options | {"networks": whole.networks})
-    draws, measured = pilot.claim(everyone, whole)
-    subjects, rows = [("configuration", name, [name]) for name in everyone], []
-    for kind, name, members in subjects + [("family", *each) for each in families.items()]:
-        places = [everyone.index(member) for member in members]
+    draws, measured = pilot.claim(names, whole)
+    subjects, rows = [("configuration", name, [name]) for name in names], []
+    subjects += [("family", name, families[name]) for name in families if name not in lost]
+    for kind, subject, members in subjects:
+        places = [names.index(member) for member in members]
         drawn, values = draws[places].max(axis=0), measured[places].max(axis=0)
-        ends, new = _ends(drawn).T, not set(members) <= set(pilot.names)
-        for j, k in enumerate(whole.ks):
-            if held := ["configuration"] * new + ["k"] * (k not in pilot.ks):
-                centre, value, (low, high) = np.median(drawn[:, j]), values[j], ends[j]
-                why = next(filter(None, (pilot.refusal(each, k) for each in members)), "")
-                row = (name, kind, "both" if len(held) > 1 else held[0], k, centre, low, high)
-                rows.append((*row, value, centre - value, bool(low <= value <= high), why))
-    names = ["name", "kind", "held_out", "k", "predicted", "low", "high", "measured", "error"]
-    found = pd.DataFrame(rows, columns=[*names, "inside", "refused"])
-    found.attrs["left"] = left
-    return found
+        centres, ends = np.median(drawn, axis=0), _ends(drawn).T
+        for k, centre, (low, high), value in zip(whole.ks, centres, ends, values, strict=True):
+            new = ["configuration"] * (not {*members} <= {*pilot.names}) + ["k"] * (
+                k not in pilot.ks
+            )
+            if not new:
+                continue
+            why = next(filter(None, (pilot.refusal(member, k) for member in members)), "")
+            row = (subject, kind, "both" if len(new) > 1 else new[0], k, centre, low, high, value)
+            rows.append((*row, centre - value, bool(low <= value <= high), why))
+    columns = ["name", "kind", "held_out", "k", "predicted", "low", "high", "measured", "error"]
+    table = pd.DataFrame(rows, columns=[*columns, "inside", "refused"])
+    table.attrs["left"] = left
+    return table
 
 
 def _weights(known: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what turns gaps at known sizes into gaps at ks (n, K), and into the slope a (K,)."""
-    x, wanted = known**-0.5, ks**-0.5
+    x, wanted, units = known**-0.5, ks**-0.5, np.eye(len(known))
     slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     right = np.clip(np.searchsorted(known, ks), 1, len(known) - 1)
     part = ((wanted - x[right - 1]) / (x[right] - x[right - 1]))[:, None]
-    units = np.eye(len(known))
     inside = (1 - part) * units[right - 1] + part * units[right]
     beyond = units[-1] + np.outer(wanted - x[-1], slope)
     return np.where((ks > known[-1])[:, None], beyond, inside), slope
@@ -335,4 +314,4 @@ def _weights(known: np.ndarray, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _ends(draws: np.ndarray) -> np.ndarray:
     """Return the ends (2, ...) of the interval of draws (..., D, n)."""
-    return np.quantile(draws, [(1 - CLAIMED) / 2, (1 + CLAIMED) / 2], axis=-2)
+    return np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2], axis=-2)

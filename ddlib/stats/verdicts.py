@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats.intervals import LEVEL
-from ddlib.stats.laws import COLUMNS, SEARCHED, Fit, Fits
+from ddlib.stats.laws import COLUMNS, Fit, Fits
 
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 
@@ -55,7 +55,7 @@ def verdict(fits: Fits) -> Verdict:
         return Verdict("fails", " and ".join(against))
     if (law.data.means <= 0).any():
         return Verdict("undecided", "a mean gap is not above zero")
-    if low <= SEARCHED["b"](law.data.ks)[0] * 1.001 and high >= 1:
+    if low <= free.law.bounds(law.data.ks)[0] * 1.001 and high >= 1:
         return Verdict("undecided", "the interval of the exponent holds 0, 1/2 and 1 alike")
     return Verdict(
         "survives", "the exponent's interval holds 1/2, and no lack of fit is significant"

@@ -1,35 +1,34 @@
-"""Processes that do a study's jobs: one a core on this machine, or those of a Dask scheduler.
+"""Workers: one process a core of this machine, or those of a Dask scheduler that runs already.
 
 Dask is imported where it is used: who only reads what a study found does not wait for it to load.
 """
 
-import ast
-import asyncio
 import logging
+import multiprocessing
 import os
+import platform
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ddlib.devices import read_device
-from ddlib.study import jobs as work
+from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest
 from ddlib.study.settings import Settings
+from ddlib.study.store import LOCK
 
 if TYPE_CHECKING:
-    from distributed import Client
-    from tornado.ioloop import IOLoop
+    from distributed import Client, Worker
+
+    from ddlib.study.plan import Context, Plan
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """The variable that names a scheduler to Dask, and here to a study that leaves it open."""
 
-# Dask has workers give freed memory back at once, and a tensor's pages are then faulted in anew at
-# every step: half of the processor's time went there.
+# glibc gives freed memory back at once, and faults its pages in anew at every step of a training:
+# half of the CPU's time went there.
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -38,20 +37,30 @@ KEEP_MEMORY = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-# What workers that are forks of one process find loaded: each by itself would take four seconds of
-# a core for it, and memory of its own.
-LOADED = ["distributed", "ddlib.study.forked"]
+# Workers are forks of one process that has loaded these; alone, each would take four seconds.
+LOADED = ["distributed", "torch._dynamo", "ddlib.study.jobs"]
+# Ctrl-C is for the study, which then ends its workers.
+IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 DASK = {
-    # Distilled sets travel to the workers with their jobs; Dask warns above 10 MB.
-    "distributed.admin.large-graph-warning-threshold": "1GB",
     "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
-    # Looks at what jobs are at, for a dashboard: they took a twelfth of the jobs' time.
+    "distributed.worker.preload": [IGNORE_INTERRUPTS],
+    # Statistics for a dashboard took a twelfth of the jobs' time.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
-    # A machine that wakes is not to take workers for dead: one that dies is missed at once.
+    # A machine that was asleep has not lost its workers.
     "distributed.scheduler.worker-ttl": None,
 }
+GUARD = 'in a script, put what runs a study under `if __name__ == "__main__":`'
+
+
+class UnfitWorkerError(RuntimeError):
+    """A worker that cannot do the jobs of a study, and would fail them as fast as it gets them."""
+
+
+def code() -> str:
+    """Return a fingerprint of all code that can decide a result, and of its libraries."""
+    return code_digest(*DECIDING, *METHOD_MODULES)
 
 
 def scheduler(settings: Settings) -> str | None:
@@ -70,92 +79,74 @@ def device(settings: Settings) -> str:
     """Return the device that a study computes on; "auto" is that of this machine.
 
     Raises ValueError for one that this machine lacks, unless other machines may do the work: each
-    of their workers answers for itself (see `work.objection`).
+    of their workers answers for itself (see `check_worker`).
     """
     elsewhere = settings.device != "auto" and scheduler(settings) is not None
     return settings.device if elsewhere else read_device(settings.device)
 
 
-@contextmanager
-def connect(settings: Settings, context: work.Context) -> Iterator["Client"]:
-    """Give the client that hands jobs to workers: a scheduler's, or processes on this machine.
+def check_main_guard() -> None:
+    """Raise RuntimeError in a worker process that starts, and runs the user's script to do so."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(f"a worker process would start a study; {GUARD}")
 
-    Raises ValueError, in one sentence, if no worker of the scheduler answers or one is unfit;
-    RuntimeError where a script that starts processes has no main guard.
+
+@contextmanager
+def connect(plan: "Plan") -> Iterator["Client"]:
+    """Give the client that hands jobs to the workers of a study.
+
+    Raises ValueError, in one sentence, if no worker of the scheduler answers or one is unfit.
     """
     from distributed import Client
 
-    address = scheduler(settings)
+    address, settings = scheduler(plan.settings), plan.settings
     if address is not None:
         with _connected(address) as client:
-            _check(client, address, settings, context)
+            _check_workers(client, address, plan)
             yield client
         return
-    # Processes that share an accelerator would each hold the data in its memory.
-    accelerated = context.device != "cpu"
-    count = settings.workers or (max(1, torch.cuda.device_count()) if accelerated else None)
-    with processes(count, accelerated) as own, Client(own, loop=event_loop()) as client:
+    # Processes that share a GPU would each hold the data in its memory.
+    on_gpu = plan.context.device != "cpu"
+    count = settings.workers or (max(1, torch.cuda.device_count()) if on_gpu else None)
+    with processes(count, on_gpu) as address, Client(address) as client:
         yield client
 
 
-@cache
-def event_loop() -> "IOLoop":
-    """Return this process's event loop, to give to what Dask starts, however late it began.
-
-    Dask's own is to run within ten seconds, or an assertion fails: a machine that is put to sleep
-    in that moment takes the study with it.
-    """
-    from tornado.ioloop import IOLoop
-
-    async def current() -> IOLoop:
-        return IOLoop.current()
-
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="Dask", daemon=True).start()
-    return asyncio.run_coroutine_threadsafe(current(), loop).result()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=event_loop.cache_clear)  # which has no such thread
-
-
 @contextmanager
-def processes(count: int | None, accelerated: bool = False) -> Iterator[str]:
-    """Keep one-thread processes on this machine, one a core by default; give their address."""
+def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
+    """Keep one-thread processes on this machine, one a core by default; give their address.
+
+    Raises OSError where they do not start.
+    """
     import dask
     from distributed import LocalCluster
     from distributed.utils import get_mp_context
 
-    check_main_guard()
-
-    # A fork of a process that has asked for an accelerator cannot use it, and loading may ask.
-    forks = sys.platform == "linux" and not accelerated
-    method = "forkserver" if forks else "spawn"
-    dask.config.set(DASK | {"distributed.worker.multiprocessing-method": method})
-    get_mp_context().set_forkserver_preload(LOADED)  # of which spawn takes no notice
-    try:
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-            loop=event_loop(),
-            silence_logs=logging.CRITICAL,  # see `forked`
-            env=os.environ | KEEP_MEMORY,  # a fork's own is that of the first study
-        )
-    except RuntimeError as error:
-        raise OSError(f"worker processes do not start on this machine: {error}") from error
-    with cluster:
-        yield cluster.scheduler_address
+    # A fork of a process that has asked for a GPU cannot use it, and loading may ask.
+    method = "forkserver" if sys.platform == "linux" and not on_gpu else "spawn"
+    with dask.config.set(DASK | {"distributed.worker.multiprocessing-method": method}):
+        get_mp_context().set_forkserver_preload(LOADED)  # of which spawn takes no notice
+        try:
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,  # what a job raises is in the tables
+            )
+        except RuntimeError as error:
+            raise OSError(
+                f"worker processes do not start on this machine: {error}; {GUARD}"
+            ) from error
+        with cluster:
+            yield cluster.scheduler_address
 
 
 def _connected(address: str) -> "Client":
-    import dask
     from distributed import Client
 
-    dask.config.set(DASK)
     try:
-        client = Client(address, loop=event_loop(), timeout="20s")
+        client = Client(address)
         client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -165,49 +156,57 @@ def _connected(address: str) -> "Client":
     return client
 
 
-def _check(client: "Client", address: str, settings: Settings, context: work.Context) -> None:
-    """Raise ValueError where one of the workers cannot do the jobs of a study.
-
-    A worker that joins later is checked by each of its jobs (see `work.UnfitWorkerError`).
-    """
-    asked = context.code, context.device, context.copy
+def _check_workers(client: "Client", address: str, plan: "Plan") -> None:
+    """Raise ValueError where a worker is unfit. One that joins later is checked by its jobs."""
     try:
-        objections = client.run(work.objection, *asked)
-        own = client.run(read_device, "auto") if settings.device == "auto" else {}
+        client.run(check_worker, plan.context)
+        devices = client.run(read_device, "auto") if plan.settings.device == "auto" else {}
+    except UnfitWorkerError as error:
+        raise ValueError(str(error)) from error
     except Exception as error:  # a worker without ddlib fails in many ways
         raise ValueError(
             f"the Dask workers at scheduler_address={address!r} cannot run this study "
             f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
         ) from error
-    for worker, objection in objections.items():
-        if objection:
-            raise ValueError(f"the Dask worker {worker} {objection}")
-    if others := sorted(set(own.values()) - {context.device}):
+    if others := sorted(set(devices.values()) - {plan.context.device}):
         raise ValueError(
-            f"device: auto is {context.device} on this machine, but {', '.join(others)} on the "
-            f"Dask workers at scheduler_address={address!r}; name the device to compute on"
+            f"device: auto is {plan.context.device} on this machine, but {', '.join(others)} on "
+            f"the Dask workers at scheduler_address={address!r}; name the device to compute on"
         )
 
 
-def check_main_guard() -> None:
-    """Raise RuntimeError where a script would start a study again in every process of its own.
+def dask_worker() -> "Worker | None":
+    """Return what Dask calls this process, None where it is not one of Dask's."""
+    from distributed import get_worker
 
-    Such a process first runs the script anew, under another name than "__main__".
-    """
-    main = sys.modules["__main__"]
-    frame = sys._getframe()
-    while frame and not (frame.f_globals is vars(main) and frame.f_code.co_name == "<module>"):
-        frame = frame.f_back
-    path = Path(getattr(main, "__file__", None) or "")  # a notebook has none, and is not run anew
-    if frame is None or not path.is_file():
-        return
-    guarded = [
-        range(node.lineno, node.end_lineno + 1)
-        for node in ast.walk(ast.parse(path.read_bytes()))
-        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-    ]
-    if not any(frame.f_lineno in lines for lines in guarded):
-        raise RuntimeError(
-            f"{path}, line {frame.f_lineno}: worker processes run this script again when they "
-            'start; put what runs a study under `if __name__ == "__main__":`'
+    try:
+        return get_worker()
+    except ValueError:
+        return None
+
+
+def check_worker(context: "Context", dask_worker: "Worker | None" = None) -> None:
+    """Raise UnfitWorkerError where this process cannot work for a study: why, and what to do."""
+    if objection := _objection(context, dask_worker):
+        raise UnfitWorkerError(f"a worker on {platform.node()} {objection}")
+
+
+def _objection(context: "Context", dask_worker: "Worker | None") -> str:
+    if code() != context.code:
+        return (
+            f"runs other code ({code()}) than this study ({context.code}); install the same ddlib "
+            "and the same versions of its libraries on every worker"
         )
+    if dask_worker and dask_worker.state.nthreads > 1:
+        return (
+            f"has {dask_worker.state.nthreads} threads, which would share PyTorch's settings; "
+            "start it with --nthreads 1, and more workers"
+        )
+    for path in (context.copy, context.folder / LOCK):
+        if not path.exists():
+            return f"does not see {path}; give every worker the folders of this study"
+    try:
+        read_device(context.device)
+    except ValueError as error:
+        return f"lacks the study's device: {error}; start it where there is one, or name another"
+    return ""

@@ -17,14 +17,16 @@ from importlib.abc import ExecutionLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from threading import RLock
-from typing import Any, get_type_hints
+from typing import Any
+
+from pydantic import PydanticUserError
 
 from ddlib.data.sources import DATASETS, Source
 from ddlib.files import from_root
 from ddlib.fingerprints import code_digest, fingerprint
 from ddlib.methods import METHODS, Method
 from ddlib.networks.zoo import NETWORKS
-from ddlib.parameters import Parameters, read_options
+from ddlib.parameters import Parameters, options_of
 
 REGISTRIES: dict[str, dict[str, Any]] = {
     "method": METHODS,
@@ -226,9 +228,12 @@ def _call_problem(function: Any, count: int, extension: Extension) -> str:
 
 
 def _option_problem(network: Any) -> str:
-    bare = sorted(set(read_options(network, {}, "")) - set(get_type_hints(network)))
-    kinds = "int, float, bool, str, or Literal[...] of words"
-    return f"must say of {', '.join(bare)}: {kinds}" if bare else ""
+    try:
+        options_of(network)
+    except (KeyError, PydanticUserError) as error:
+        kinds = "int, float, bool, str, or Literal[...] of words"
+        return f"must say of {error.args[0]}: {kinds}"
+    return ""
 
 
 def _sentence(extension: Extension, kind: str, name: str, problem: str) -> str:

@@ -1,316 +1,300 @@
-"""The jobs that worker processes do for a study; each opens the data set once and keeps it."""
+"""What workers do for a study: jobs that make files, and return little.
+
+A job may run twice, on any worker, since Dask repeats those of a worker that died: it looks for
+its file first, and writes it whole or not at all.
+"""
 
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from ddlib.configurations import configuration as configurations
+from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
-from ddlib.data import cache as shared
-from ddlib.data.base import DataSet, Split
-from ddlib.devices import precision, read_device
-from ddlib.distilled import DistilledSet, check_set
+from ddlib.data import cache
+from ddlib.data.base import DataSet
+from ddlib.devices import precision
+from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import read_json, reading, write_atomically
-from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest, plain_text
+from ddlib.fingerprints import plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import Network, Theta
-from ddlib.study.extensions import Extension, network_code, use
-from ddlib.training.loop import (
-    Converged,
-    DivergedError,
-    Score,
-    final,
-    hold_out,
-    or_diverged,
-    passes,
-    score,
-    search_length,
-    train_and_score,
-    train_and_score_all,
+from ddlib.networks.functional import Theta
+from ddlib.networks.layers import Network
+from ddlib.study.cluster import UnfitWorkerError, check_worker, dask_worker
+from ddlib.study.extensions import use
+from ddlib.study.plan import Context, Reference, Trial
+from ddlib.study.store import (
+    failure,
+    locked,
+    read_record,
+    stands,
+    success,
+    write_record,
+    write_seconds,
 )
+from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.loop import Score, final, passes, score, train_and_score
+from ddlib.training.recipe import Converged, hold_out, search_length
+from ddlib.training.together import train_and_score_all
 
-if TYPE_CHECKING:
-    from distributed import Worker
-
-
-class UnfitWorkerError(RuntimeError):
-    """A worker that cannot do the jobs of a study, and would fail them as fast as it gets them."""
-
-
-def _unfit(reason: str) -> UnfitWorkerError:
-    return UnfitWorkerError(f"a worker on {platform.node()} {reason}")
+Record = dict[str, Any]  # how a trial ended, see `ddlib.study.store`
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a worker needs to open a study's data set and network.
-
-    network: its options as JSON; digest: of the images; copy: the file of `ddlib.data.cache.write`
-    that holds them, in a folder that every worker sees; code: `code()` where the study was
-    started; extensions: the files that bring more methods, networks and data sets, as text.
-    """
-
-    network: str
-    digest: str
-    copy: str
-    device: str
-    precision: str
-    code: str
-    extensions: tuple[Extension, ...] = ()
-
-    @property
-    def identity(self) -> list[str]:
-        """What decides results: the images themselves, not how they were asked for."""
-        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
-        return [self.digest, self.network, self.device, self.precision, *code]
-
-
-def in_precision(job: Callable) -> Callable:
-    """Return a job whose first argument is a Context, computed with the precision it names.
+def job(do: Callable) -> Callable:
+    """Return a job whose first argument is a Context: done by a fit worker, in its precision.
 
     Of several CUDA devices of this machine, it computes on the worker's own.
     """
 
-    @wraps(job)
-    def rounded(context: Context, *rest: Any) -> Any:
+    @wraps(do)
+    def checked(context: Context, *rest: Any) -> Any:
+        check_worker(context, dask_worker())
+        use(context.extensions)
+        torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
         with precision(context.precision, context.device), _own_card(context.device):
-            return job(context, *rest)
+            return do(context, *rest)
 
-    return rounded
-
-
-def code() -> str:
-    """Return a fingerprint of all code that can decide a result, and of its libraries."""
-    return code_digest(*DECIDING, *METHOD_MODULES)
-
-
-def objection(ours: str, device: str, copy: str, dask_worker: "Worker | None" = None) -> str:
-    """Return why this process cannot work for a study, and what to do; nothing if it can.
-
-    ours, device, copy: code, device and copy of the study's Context; dask_worker: this process, as
-    Dask knows it.
-    """
-    if code() != ours:
-        return (
-            f"runs other code ({code()}) than this study ({ours}); install the same ddlib and the "
-            "same versions of its libraries on every worker"
-        )
-    threads = dask_worker.state.nthreads if dask_worker else 1
-    if threads > 1:
-        return (
-            f"has {threads} threads, which would share PyTorch's settings; start it with "
-            "--nthreads 1, and more workers"
-        )
-    try:
-        if device != "cpu":  # asking would keep a process from being forked
-            read_device(device)
-    except ValueError as error:
-        return f"lacks the study's device: {error}; start it where there is one, or name another"
-    if not Path(copy).exists():
-        return f"does not see {copy}; give every worker the folders of this study"
-    return ""
-
-
-def card(worker: Any, count: int) -> int | None:
-    """Return which of `count` CUDA devices the worker takes that has this name, None for the first.
-
-    Only the processes that a study starts have numbers for names; who starts others says with
-    CUDA_VISIBLE_DEVICES which device each sees.
-    """
-    return worker % count if isinstance(worker, int) and count > 1 else None
+    return checked
 
 
 def _own_card(device: str) -> AbstractContextManager:
-    worker = _dask_worker()
-    if device != "cuda" or worker is None:
+    """Choose a worker's CUDA device by its number, which only workers of this machine have."""
+    number = getattr(dask_worker(), "name", None)
+    if device != "cuda" or not isinstance(number, int):
         return nullcontext()
-    index = card(worker.name, torch.cuda.device_count())
-    return nullcontext() if index is None else torch.cuda.device(index)
-
-
-def _dask_worker() -> "Worker | None":
-    """Return what Dask calls this process, None where it is not one of Dask's."""
-    from distributed import get_worker
-
-    try:
-        return get_worker()
-    except ValueError:
-        return None
+    return torch.cuda.device(number % torch.cuda.device_count())
 
 
 def seconds(context: Context) -> float:
-    """Return a time of which differences count: a processor's own, whatever else it is at."""
+    """Return a time of which differences count: the CPU's own, whatever else it does."""
     return time.thread_time() if context.device == "cpu" else time.perf_counter()
 
 
-@in_precision
-def prepare(context: Context, method: str, job: dict[str, Any]) -> tuple[bytes, float]:
-    """Return what `METHODS[method].preparation` shares over sizes and seeds, and the seconds."""
-    dataset, network = _open(context)
-    start = seconds(context)
-    content = METHODS[method].preparation.make(dataset, network, job)
-    return content, seconds(context) - start
+@job
+def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) -> Path:
+    """Make a file of `METHODS[method].preparation`, which all sizes and seeds share."""
+    make = METHODS[method].preparation.make
+    return _make(context, path, lambda: make(*_open(context), plain))
 
 
-@in_precision
-def pretrain(context: Context, configuration: Configuration) -> tuple[bytes, float]:
-    """Return the pretrained body that a configuration starts from, and the seconds."""
-    dataset, _ = _open(context)
-    start = seconds(context)
-    content = configurations.pretrain(dataset, configuration)
-    return content, seconds(context) - start
+@job
+def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
+    """Make the pretrained body that a configuration starts from."""
+    return _make(context, path, lambda: pretraining.pretrain(_open(context)[0], configuration))
 
 
-def write_seconds(path: Path, seconds: float) -> None:
-    """Keep the seconds that the file `path` took, beside it: its own bytes are its seed's alone."""
-    write_atomically(_seconds_path(path), json.dumps(seconds).encode())
+def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
+    """Write what `make` returns, and the seconds that it took, unless the file is there."""
+    with locked(path):
+        if not path.exists():
+            _open(context)
+            start = seconds(context)
+            content = make()
+            write_seconds(path, seconds(context) - start)
+            write_atomically(path, content)
+    return path
 
 
-def read_seconds(path: Path) -> float | None:
-    """Return the seconds that the file `path` took; None where it was never made."""
-    beside = _seconds_path(path)
-    return read_json(beside, float) if beside.exists() else None
-
-
-def _seconds_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.seconds")
-
-
-@in_precision
+@job
 def distil(
     context: Context,
     method: str,
     parameters: dict[str, Any],
-    ipcs: Sequence[int],
-    seed: int,
+    trials: Sequence[Trial],
     prepared: Sequence[Path],
-) -> tuple[dict[int, DistilledSet | DivergedError | ValueError], float]:
-    """Return the outcome of every size, and the seconds it took.
+) -> dict[Path, Record]:
+    """Distil the sets of trials, of one seed, in one call; return how those ended that failed.
 
     parameters: plain data, since a worker only learns their class with the context's extensions;
-    prepared: the files of `prepare`. A ValueError stands for what is no set of its size.
+    prepared: the files of `prepare`.
     """
+    missing = [trial for trial in trials if not trial.set_path.exists()]
+    if not missing:
+        return {}
     dataset, network = _open(context)
-    start = seconds(context)
-    entry = METHODS[method]
-    more = [prepared] if entry.preparation else []
-    made = entry.distil(dataset, network, ipcs, seed, entry.parameters(**parameters), *more)
-    taken = seconds(context) - start
-    shape = json.loads(context.network)
-    outcomes: dict[int, DistilledSet | DivergedError | ValueError] = {}
-    for ipc in ipcs:
-        outcome = made.get(ipc) if isinstance(made, Mapping) else None
-        if isinstance(outcome, DistilledSet):  # of a method that may call another one
-            outcome = replace(outcome, method=method, network=shape)
+    start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
+    try:
+        given = dataset, network, ipcs, missing[0].seed, entry.parameters(**parameters)
+        sets = entry.distil(*given, *([prepared] if entry.preparation else []))
+    except Exception as error:  # of a method: any
+        return {trial.set_path: failure(error) for trial in missing}
+    failed, shape = {}, json.loads(context.network)
+    for trial in missing:
+        synthetic = sets.get(trial.ipc) if isinstance(sets, Mapping) else None
+        if isinstance(synthetic, DivergedError):
+            failed[trial.set_path] = failure(synthetic)
+            continue
         try:
-            if not isinstance(outcome, DivergedError):
-                check_set(outcome, dataset, method, ipc, seed)
-            outcomes[ipc] = outcome
+            if isinstance(synthetic, DistilledSet):
+                synthetic = replace(synthetic, method=trial.method, network=shape)
+            check_set(synthetic, dataset, trial.method, trial.ipc, trial.seed)
+            write_seconds(trial.set_path, (seconds(context) - start) / len(missing))
+            synthetic.save(trial.set_path)
         except ValueError as error:
-            outcomes[ipc] = ValueError(f"the method {method!r} returned no valid set: {error}")
-    return outcomes, taken
+            invalid = ValueError(f"the method {method!r} returned no valid set: {error}")
+            failed[trial.set_path] = failure(invalid)
+    return failed
 
 
-@in_precision
+@job
 def evaluate(
     context: Context,
-    sets: Sequence[DistilledSet],
-    configuration: Configuration,
-    seeds: Sequence[int],
+    trials: Sequence[Trial],
     numbers: Sequence[int],
+    configuration: Configuration,
     body: Path | None,
-) -> tuple[list[list[Score] | DivergedError], float]:
-    """Return the scores of the networks `numbers` trained on each distilled set, and the seconds.
+    failed: Sequence[dict[Path, Record]],
+) -> tuple[list[Record], float]:
+    """Train the networks `numbers` on the set of each trial; return how each ended, and seconds.
 
-    sets, seeds: of one size, a seed a set; where a network of a set diverged, that stands for its
-    scores. body: the file of the pretrained body that the configuration starts from, if any.
+    trials: of one size and configuration; body: the file of the pretrained body that it starts
+    from, if any; failed: what each `distil` returned that makes one of the sets.
     """
     dataset, network = _open(context, configuration)
+    reasons = {path: record for records in failed for path, record in records.items()}
+    loaded = [reasons.get(trial.set_path) or _load(trial, dataset) for trial in trials]
     start, device = seconds(context), context.device
+    sets = [each for each in loaded if isinstance(each, DistilledSet)]
     moved = [(each.images.to(device), each.labels.to(device)) for each in sets]
-    every = [(own, (seed, n)) for own, seed in zip(moved, seeds, strict=True) for n in numbers]
-    given, streams = map(list, zip(*every, strict=True))
-    thetas = [_initial(context, network, configuration, each, body) for each in streams]
-    recipe = configuration.recipe
-    found = train_and_score_all(network, given, dataset.test, recipe, streams, thetas)
-    by_set = [found[at : at + len(numbers)] for at in range(0, len(found), len(numbers))]
-    outcomes = [next((e for e in own if isinstance(e, DivergedError)), own) for own in by_set]
-    return outcomes, seconds(context) - start
+    pairs = [(own, (each.seed, n)) for own, each in zip(moved, sets, strict=True) for n in numbers]
+    scores: list[Score | DivergedError] = []
+    if pairs:
+        given, streams = map(list, zip(*pairs, strict=True))
+        thetas = [_initial(context, network, configuration, each, body) for each in streams]
+        recipe = configuration.recipe
+        scores = train_and_score_all(network, given, dataset.test, recipe, streams, thetas)
+    by_set = (scores[at : at + len(numbers)] for at in range(0, len(scores), len(numbers)))
+    ends = [_ended(next(by_set)) if isinstance(each, DistilledSet) else each for each in loaded]
+    return ends, seconds(context) - start
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The images of some rows, for a training to take its batches from, without a copy of all."""
+def _load(trial: Trial, dataset: DataSet) -> DistilledSet | Record:
+    """Return the set of a trial, or a record of failure if its file holds no such set."""
+    try:
+        synthetic = load_distilled(trial.set_path)
+    except (OSError, ValueError) as error:
+        return failure(error)
+    try:
+        check_set(synthetic, dataset, trial.method, trial.ipc, trial.seed)
+        return synthetic
+    except ValueError as error:
+        problem = f"{trial.set_path} is not the set of its name: {error}"
+        return failure(ValueError(f"{problem}; delete it, and run again"))
 
-    images: torch.Tensor
-    rows: torch.Tensor
 
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    def __getitem__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.images[self.rows[batch]]
+def _ended(scores: Sequence[Score | DivergedError]) -> Record:
+    """Return how a trial ended: well, unless one of its networks diverged."""
+    errors = [each for each in scores if isinstance(each, DivergedError)]
+    return failure(errors[0]) if errors else success(scores)
 
 
-@in_precision
+def join(parts: Sequence[tuple[list[Record], float]]) -> list[Record]:
+    """Return the records of trials whose networks were trained in several jobs of `evaluate`."""
+    ends, seconds = zip(*parts, strict=True)
+    share, records = sum(seconds) / len(ends[0]), []
+    for own in zip(*ends, strict=True):  # of one trial
+        failed = [record for record in own if record["status"] != "ok"]
+        scores = [score for record in own for score in record["scores"]]
+        records += failed[:1] or [{**own[0], "scores": scores, "seconds": share}]
+    return records
+
+
+@job
 def find_length(
-    context: Context, configuration: Configuration, body: Path | None, converged: Converged
-) -> tuple[bytes, float]:
-    """Return the steps after which a training on all data has converged, and the seconds.
+    context: Context,
+    configuration: Configuration,
+    body: Path | None,
+    converged: Converged,
+    path: Path,
+) -> Path:
+    """Find the steps after which a training on all data has converged; the file is JSON.
 
-    The steps are JSON: steps; capped, whether `converged.passes` and not the risk ended the search;
-    tried, a list of steps and the cross-entropy on images held out (null: diverged). Seed 0 is
-    trained, on the rest of the training set.
+    steps; capped, whether `converged.passes` and not the risk ended the search; tried, a list of
+    steps and the cross-entropy on images held out (null: diverged). Seed 0 is trained, on the rest
+    of the training set.
     """
-    dataset, network = _open(context, configuration)
-    start, real, recipe = seconds(context), dataset.train, configuration.recipe
-    held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-    test = Split(real.images[held], real.labels[held])
-    rest = _Rows(real.images, (~held).nonzero().flatten()), real.labels[~held]
-    theta = _initial(context, network, configuration, (0, 0), body)
 
-    def risk(steps: int) -> float:
-        given = *rest, test, replace(recipe, steps=steps), (0, 0), theta
-        outcome = or_diverged(train_and_score, network, *given)
-        return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
+    def find() -> bytes:
+        dataset, network = _open(context, configuration)
+        real, recipe = dataset.train, configuration.recipe
+        held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
+        test, rest = (real.subset(part.nonzero().flatten()) for part in (held, ~held))
+        theta = _initial(context, network, configuration, (0, 0), body)
 
-    most = int(converged.passes / passes(1, recipe.batch_size, len(real.labels)))
-    steps, tried = search_length(recipe.steps, most, risk)
-    lengths = [(length, found if math.isfinite(found) else None) for length, found in tried]
-    length = {"steps": steps, "capped": steps >= most, "tried": lengths}
-    return plain_text(length).encode(), seconds(context) - start
+        def risk(steps: int) -> float:
+            shorter = recipe.replace(steps=steps)
+            given = rest.images, rest.labels, test, shorter, (0, 0), theta
+            outcome = or_diverged(train_and_score, network, *given)
+            return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
+
+        most = int(converged.passes / passes(1, recipe.batch_size, len(real.labels)))
+        steps, tried = search_length(recipe.steps, most, risk)
+        lengths = [(length, risk if math.isfinite(risk) else None) for length, risk in tried]
+        return plain_text({"steps": steps, "capped": steps >= most, "tried": lengths}).encode()
+
+    return _make(context, path, find)
 
 
-@in_precision
+@job
 def reference(
-    context: Context, configuration: Configuration, seed: int, body: Path | None, probe: int
-) -> tuple[Score, bytes]:
-    """Return the score of a network trained on the whole training set, and what it showed.
+    context: Context,
+    wanted: Reference,
+    configuration: Configuration,
+    body: Path | None,
+    length: Path | None,
+    same_steps: Path | None,
+    probe: int,
+) -> Path:
+    """Train a network on all data, and record how it ended, unless that is known.
 
-    The latter is the file of `train_and_observe` over `probe` test images; empty for
-    a probe of 0.
+    length: the file of `find_length`, and same_steps: the record of the network of the same steps,
+    for one that is to converge.
     """
+    recipe, steps = configuration.recipe, {"steps": configuration.recipe.steps, "capped": False}
+    if length:
+        found = read_json(length, names=("steps", "capped"))
+        steps = {name: found[name] for name in steps}
+    with locked(wanted.path):
+        if stands(wanted.path, wanted.observed):
+            return wanted.path
+        if same_steps and steps["steps"] == recipe.steps:  # the same training
+            record = read_record(same_steps)
+        else:
+            longer = configuration.replace(steps=steps["steps"])
+            record = _trained(context, longer, wanted, body, probe)
+        write_record(wanted.path, record | steps)
+    return wanted.path
+
+
+def _trained(
+    context: Context,
+    configuration: Configuration,
+    wanted: Reference,
+    body: Path | None,
+    probe: int,
+) -> Record:
     dataset, network = _open(context, configuration)
-    real, test, recipe = dataset.train, dataset.test, configuration.recipe
-    theta = _initial(context, network, configuration, (seed, 0), body)
-    if not probe:
-        given = real.images, real.labels, test, recipe, (seed, 0), theta
-        return train_and_score(network, *given), b""
-    theta, observed = train_and_observe(network, theta, real, test, recipe, (seed, 0), probe)
-    return final(score(network, theta, test), recipe), observed
+    recipe, stream = configuration.recipe, (wanted.seed, 0)
+    try:
+        theta = _initial(context, network, configuration, stream, body)
+        given = dataset.train, dataset.test, recipe, stream, probe
+        theta, observed = train_and_observe(network, theta, *given)
+        result = final(score(network, theta, dataset.test), recipe)
+        if wanted.observed:
+            write_atomically(wanted.observed, observed)
+        return success([result])
+    except Exception as error:  # of a network of one's own: any
+        return failure(error)
 
 
 def _initial(
@@ -329,34 +313,17 @@ def _initial(
 
 
 @lru_cache(maxsize=2)  # studies that share workers take turns
-def _opened(copy: str, digest: str) -> DataSet:
+def _dataset(copy: Path, digest: str, device: str) -> DataSet:
     try:
-        return shared.read(Path(copy), digest)
+        dataset = cache.read(copy, digest)
     except (OSError, ValueError) as error:
-        raise _unfit(f"cannot open the data: {error}") from error
+        raise UnfitWorkerError(f"a worker cannot open the data: {error}") from error
+    return replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
 
 
-@lru_cache(maxsize=1)  # an accelerator's memory is small
-def _dataset(copy: str, digest: str, device: str) -> DataSet:
-    torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-    dataset = _opened(copy, digest)
-    train, test = (
-        Split(split.images.to(device), split.labels.to(device))
-        for split in (dataset.train, dataset.test)
-    )
-    return replace(dataset, train=train, test=test)
-
-
-def _open(
-    context: Context, configuration: Configuration | None = None
-) -> tuple[DataSet, networks.Network]:
+def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration, or else the study's own."""
-    if problem := objection(context.code, context.device, context.copy, _dask_worker()):
-        raise _unfit(problem)
-    use(context.extensions)
     dataset = _dataset(context.copy, context.digest, context.device)
     options = configuration.network if configuration else json.loads(context.network)
-    network = networks.build(
-        **options, image_shape=dataset.image_shape, class_count=dataset.class_count
-    )
-    return dataset, network
+    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
+    return dataset, networks.build(**options, **sizes)

@@ -7,9 +7,8 @@ network trained on all of D.
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ import safetensors
 
 from ddlib.files import from_root, reading
 from ddlib.parameters import at_ipc, read_file
+from ddlib.study.plan import Plan
 from ddlib.study.settings import data_options
 from ddlib.words.text import Text, listed
 
@@ -29,8 +29,6 @@ RECIPE = {
     "weight_decay": 5e-4,
     "schedule": "step",
 }
-WHOLE = ["ipc", "width", "depth", "epochs"]
-
 TRAINING_IMAGES = {
     "mnist": 60_000,
     "fashion_mnist": 60_000,
@@ -39,11 +37,14 @@ TRAINING_IMAGES = {
     "imagenette": 9_469,
 }
 """Images to train on of the public sets; a copy at hand may hold fewer."""
+HEAD = "The figures differ from ours in setting:\n\n| setting | here | papers |\n|---|---|---|"
+
+Row = tuple[str, object, object]  # a setting, ours, theirs
 
 
 def read() -> pd.DataFrame:
     """Return every published figure: data, method, ipc, accuracy, deviation, tag and setting."""
-    return pd.read_csv(TABLE).astype(dict.fromkeys(WHOLE, "Int64"))
+    return pd.read_csv(TABLE).astype(dict.fromkeys(["ipc", "width", "depth", "epochs"], "Int64"))
 
 
 def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
@@ -54,12 +55,11 @@ def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
     tag, network, width, depth, epochs, steps (of SGD, at the reference's batch size),
     augmentation, note. No rows where nothing was published.
     """
-    names = ["method", "ipc", "k", "accuracy"]
-    ours = pd.concat([table[names], full[["accuracy"]].assign(method="all data")])
-    ours = ours.astype({"ipc": "Int64", "k": "Int64"})
+    ours = table[["method", "ipc", "k", "accuracy"]]
+    ours = pd.concat([ours, full[["accuracy"]].assign(method="all data")])
     theirs = read().query("data == @data").drop(columns="data")
     theirs = theirs.rename(columns={"accuracy": "published"})
-    found = ours.merge(theirs, on=["method", "ipc"])
+    found = ours.astype({"ipc": "Int64", "k": "Int64"}).merge(theirs, on=["method", "ipc"])
     found.insert(6, "difference", found["accuracy"] - found["published"])
     batches = np.ceil(found["k"].astype(float) / RECIPE["batch_size"])
     steps = (found["epochs"].astype(float) * batches).astype("Int64")
@@ -67,77 +67,66 @@ def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
     return found
 
 
-def differences(plan: Any, found: pd.DataFrame) -> Text:
-    """Say how a study's setting differs from that of the figures that stand beside its own.
+def differences(plan: Plan, found: pd.DataFrame) -> Text:
+    """Return a table, in Markdown, of what differs from the settings of the published figures.
 
-    plan: the study's `Plan`; found: see `beside`. What is compared: data, network, training,
-    evaluation, and each method's parameters at the sizes of `found` against the papers', which
-    are those of parameters/methods/*_reference.yaml for the data set, or else the defaults. What
-    methods learned beside images is told whether or not anything is published.
+    found: see `beside`. What is compared: data, network, training, evaluation, and each method's
+    parameters at the sizes of `found` against the papers', which are those of
+    parameters/methods/*_reference.yaml for the data set, or else the defaults. Below stand notes on
+    the figures, and what methods learned beside images.
     """
-    learned = _learned(plan)
     if found.empty:
-        nothing = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
-        return Text("\n\n- ".join([nothing, *learned]))
-    points = [*_data(plan), *_network(plan, found), *_training(plan, found), *_methods(plan, found)]
-    points += learned
+        first = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
+        return Text("\n\n- ".join([first, *_learned(plan)]))
+    rows = [*_setting(plan, found), *_methods(plan, found)]
+    lines = [f"\n| {name} | {ours} | {theirs} |" for name, ours, theirs in rows if ours != theirs]
     notes = found.dropna(subset="note").groupby("note", sort=False)["method"].unique()
-    points += [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
+    points = [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
     if unverified := sorted(set(found.loc[found["tag"] == "unverified", "method"])):
         points.append(f"not verified in the paper itself: {listed(unverified, 'and')}")
-    lines = "".join(f"\n- {point}" for point in points)
-    return Text(
-        f"The figures differ from ours in setting:\n{lines}" if points else "No difference."
-    )
+    points = "".join(f"\n- {point}" for point in [*_learned(plan), *points])
+    table = "".join([HEAD, *lines]) if lines else "No setting differs."
+    return Text(f"{table}\n{points}" if points else table)
 
 
-def _data(plan: Any) -> list[str]:
-    options = data_options(plan.settings)
-    names = ("classes", "per_class", "held_out", "image_size", "zca")
-    changed = {name: options.get(name) for name in names}
-    kept = [f"{name} = {value}" for name, value in changed.items() if value]
-    points = [f"data: {', '.join(kept)}, where the papers take all"] if kept else []
-    count, public = len(plan.dataset.train.labels), TRAINING_IMAGES.get(plan.dataset.name, 0)
-    if count < public:
-        points.append(f"{count:,} images to train on, where the public set has {public:,}")
-    return points
+def _setting(plan: Plan, found: pd.DataFrame) -> Iterator[Row]:
+    """Yield the settings of data, network and training, also those that are the same."""
+    options, recipe, network = data_options(plan.settings), plan.first.recipe, plan.first.network
+    for name in ("classes", "per_class", "held_out", "image_size", "zca"):
+        yield name, options.get(name) or "all", "all"
+    count = len(plan.dataset.train.labels)
+    public = max(count, TRAINING_IMAGES.get(plan.dataset.name, 0))
+    yield "images to train on", f"{count:,}", f"{public:,}"
+    ours = _size(*map(network.get, ("name", "width", "depth")))
+    for theirs in found[["network", "width", "depth"]].drop_duplicates().to_numpy():
+        yield "network", ours, _size(*theirs)
+    for name, value in RECIPE.items():
+        yield name, getattr(recipe, name), value
+    if steps := sorted(set(found["steps"].dropna())):
+        theirs = " to ".join(f"{step:,}" for step in dict.fromkeys([steps[0], steps[-1]]))
+        yield "steps of training, at every k here", f"{recipe.steps:,}", theirs
+    for name, rows in found.groupby("augmentation", sort=False):
+        theirs = "one of their own" if name == "other" else name
+        yield f"augmentation ({', '.join(rows['method'].unique())})", recipe.augmentation, theirs
 
 
-def _network(plan: Any, found: pd.DataFrame) -> list[str]:
-    own = _described(*map(plan.first.network.get, ("name", "width", "depth")))
-    theirs = found[["network", "width", "depth"]].drop_duplicates()
-    theirs = [_described(*each) for each in theirs.to_numpy()]
-    other = [text for text in theirs if text != own]
-    return [f"network: {own}, where the papers take {listed(other)}"] if other else []
-
-
-def _described(name: str, width: Any, depth: Any) -> str:
+def _size(name: str, width: float | None, depth: float | None) -> str:
     sizes = {"width": width, "depth": depth}
     return " ".join([name, *(f"{n} {size}" for n, size in sizes.items() if not pd.isna(size))])
 
 
-def _training(plan: Any, found: pd.DataFrame) -> list[str]:
-    recipe = asdict(plan.first.recipe)
-    points = [
-        f"{name} = {recipe[name]}, where the papers take {value}"
-        for name, value in RECIPE.items()
-        if recipe[name] != value
-    ]
-    steps = found["steps"].dropna()
-    if len(steps) and not (steps == recipe["steps"]).all():
-        theirs = " to ".join(f"{step:,}" for step in sorted({steps.min(), steps.max()}))
-        points.append(
-            f"{recipe['steps']} steps of training at every k, where the papers' take {theirs}"
-        )
-    for name, rows in found.groupby("augmentation", sort=False):
-        if name != recipe["augmentation"]:
-            methods = listed(rows["method"].unique(), "and")
-            theirs = "one of their own" if name == "other" else name
-            points.append(f"augmentation {recipe['augmentation']}, where {methods} had {theirs}")
-    return points
+def _methods(plan: Plan, found: pd.DataFrame) -> Iterator[Row]:
+    reference = from_root(f"parameters/methods/{plan.dataset.name}_reference.yaml")
+    published = read_file(reference)["methods"] if reference.exists() else {}
+    for method, (_, parameters) in plan.methods.items():
+        theirs = vars(type(parameters).read(published.get(method), method))
+        ipcs = found.loc[found["method"] == method, "ipc"]
+        for name, own in vars(parameters).items():
+            if any(at_ipc(own, ipc) != at_ipc(theirs[name], ipc) for ipc in ipcs):
+                yield f"{method}: {name}", own, theirs[name]
 
 
-def _learned(plan: Any) -> list[str]:
+def _learned(plan: Plan) -> Iterator[str]:
     """Say which numbers methods learned for their sets, means over seeds; none is evaluated by."""
     rows = []
     for path, trial in {trial.set_path: trial for trial in plan.trials}.items():
@@ -146,30 +135,10 @@ def _learned(plan: Any) -> list[str]:
                 numbers = json.loads(file.metadata()["distilled"])["learned"]
             rows += [(trial.method, name, trial.ipc, value) for name, value in numbers.items()]
     values = pd.DataFrame(rows, columns=["method", "name", "ipc", "value"])
-    points = []
     for (method, name), sizes in values.groupby(["method", "name"], sort=False):
         means = sizes.groupby("ipc")["value"].mean()
-        told = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()], "and")
-        points.append(
-            f"{method}: it learned {name} {told}, which its paper evaluates with; here all sets "
+        learned = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()], "and")
+        yield (
+            f"{method}: it learned {name} {learned}, which its paper evaluates with; here all sets "
             f"are evaluated at learning_rate = {plan.first.recipe.learning_rate}"
         )
-    return points
-
-
-def _methods(plan: Any, found: pd.DataFrame) -> list[str]:
-    reference = from_root(f"parameters/methods/{plan.dataset.name}_reference.yaml")
-    published = read_file(reference)["methods"] if reference.exists() else {}
-    points = []
-    for method, (_, parameters) in plan.methods.items():
-        ipcs = found.loc[found["method"] == method, "ipc"]
-        own = asdict(parameters)
-        theirs = asdict(type(parameters).read(published.get(method), method))
-        changed = [
-            f"{name} {own[name]} (papers: {theirs[name]})"
-            for name in own
-            if any(at_ipc(own[name], ipc) != at_ipc(theirs[name], ipc) for ipc in ipcs)
-        ]
-        if changed:
-            points.append(f"{method}: {', '.join(changed)}")
-    return points

@@ -7,39 +7,33 @@ every name and every value is looked at, and refused in one sentence.
 import ast
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ddlib.configurations.configuration import (
-    Configuration,
-    Family,
-    expand,
-    read_configurations,
-    read_families,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family, expand, read_configurations, read_families
 from ddlib.data.base import DataSet, check_ipcs
 from ddlib.data.load import load
 from ddlib.data.sources import DATASETS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
-from ddlib.parameters import Parameters, check_names, read_options, setting
+from ddlib.parameters import Parameters, Text, check_names, options_of
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
-from ddlib.training.loop import Converged, Recipe
+from ddlib.training.recipe import Converged, Recipe
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
 
 
-@dataclass(frozen=True)
 class Spread(Parameters):
     """Families of equal size, from tight to wide: how large, and how many."""
 
-    size: int = setting(kind=int, least=2)
-    count: int = setting(kind=int, least=2)
+    size: Annotated[int, Field(ge=2)]
+    count: Annotated[int, Field(ge=2)]
 
 
-@dataclass(frozen=True)
 class Settings(Parameters):
     """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
 
@@ -65,39 +59,31 @@ class Settings(Parameters):
     your own (see `ddlib.study.extensions`).
     """
 
-    data: Mapping[str, Any]
-    network: Mapping[str, Any]
-    training: Mapping[str, Any]
-    methods: Mapping[str, Mapping[str, Any] | None]
-    k: list[int] = setting(kind=list, least=1, example="[10, 50, 100]")
-    results: str = setting(kind=str, example="results/mine")
-    configurations: Mapping[str, Mapping[str, Any] | None] | None = None
-    families: Mapping[str, Any] | None = None
-    spread: Mapping[str, int] | None = None
-    epsilons: list[float] | None = setting(None, kind=list, of=float, above=0, example="[0.05]")
-    pilot: Mapping[str, list] | None = None
-    probe: int = setting(500, least=1)
-    cache: str = setting("results/cache", example="results/cache")
-    seeds: int = setting(5, least=1)
-    evaluations: int = setting(1, least=1)
-    workers: int | None = setting(None, kind=int, least=1)
-    device: str = "auto"
-    precision: str = "float32"
-    reference: str = setting(CONVERGED, choices=(CONVERGED, SAME_STEPS))
-    converged: Mapping[str, Any] | None = None
-    scheduler_address: str | None = setting(None, kind=str, example="tcp://host:8786")
-    draws: int = setting(1000, least=1)
-    floor_share: float = setting(0.1, above=0)
-    theory: Mapping[str, Any] | None = None
-    extensions: list[str] | None = setting(None, kind=list, of=str, example="[my_method.py]")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.k:
-            raise ValueError("k is empty; give sizes, such as [10, 50, 100]")
-        if self.spread is not None:
-            Spread.read(self.spread, "spread")
-        Converged.read(self.converged, "converged")
+    data: Any
+    network: Any
+    training: Any
+    methods: Any
+    k: list[PositiveInt] = Field(min_length=1, examples=["[10, 50, 100]"])
+    results: Text = Field(examples=["results/mine"])
+    configurations: Any = None
+    families: Any = None
+    spread: Spread | None = None
+    epsilons: list[PositiveFloat] | None = Field(None, examples=["[0.05]"])
+    pilot: Any = None
+    probe: PositiveInt = 500
+    cache: Text = "results/cache"
+    seeds: PositiveInt = 5
+    evaluations: PositiveInt = 1
+    workers: PositiveInt | None = None
+    device: Any = "auto"
+    precision: Any = "float32"
+    reference: Literal[CONVERGED, SAME_STEPS] = CONVERGED
+    converged: Converged = Converged()
+    scheduler_address: Text | None = Field(None, examples=["tcp://host:8786"])
+    draws: PositiveInt = 1000
+    floor_share: PositiveFloat = 0.1
+    theory: Any = None
+    extensions: list[Text] | None = Field(None, examples=["[my_method.py]"])
 
     @property
     def references(self) -> list[str]:
@@ -105,7 +91,6 @@ class Settings(Parameters):
         return list(dict.fromkeys([self.reference, SAME_STEPS]))
 
 
-@dataclass(frozen=True)
 class Theory(Parameters):
     """The knobs of the theory course.
 
@@ -115,16 +100,15 @@ class Theory(Parameters):
     families when S is optimised; coverage: the results folder of notebook 03.
     """
 
-    problems: int = setting(1000, least=1)
-    dimension: int = setting(5, least=2)
-    noise: float = setting(0.5)
-    configurations: list[int] = setting([2, 8, 32, 128, 512, 4096], least=2)
-    worlds: int = setting(16, least=3)
-    optimised: list[int] = setting([1, 2, 4, 8, 12, 16], least=1)
-    coverage: str = setting("results/coverage_law/quick")
+    problems: PositiveInt = 1000
+    dimension: Annotated[int, Field(ge=2)] = 5
+    noise: NonNegativeFloat = 0.5
+    configurations: list[Annotated[int, Field(ge=2)]] = [2, 8, 32, 128, 512, 4096]
+    worlds: Annotated[int, Field(ge=3)] = 16
+    optimised: list[PositiveInt] = [1, 2, 4, 8, 12, 16]
+    coverage: Text = "results/coverage_law/quick"
 
 
-@dataclass(frozen=True)
 class Exploration(Parameters):
     """The parameters of notebook 05: which studies to explore.
 
@@ -133,12 +117,10 @@ class Exploration(Parameters):
     floor_share: as in `Settings`.
     """
 
-    studies: list[str] = setting(
-        kind=list, of=str, example="[results/methods/quick], or empty for the example"
-    )
-    results: str = setting(kind=str, example="results/mine")
-    draws: int = setting(200, least=1)
-    floor_share: float = setting(0.1, above=0)
+    studies: list[Text] = Field(examples=["[results/methods/quick], or empty for the example"])
+    results: Text = Field(examples=["results/mine"])
+    draws: PositiveInt = 200
+    floor_share: PositiveFloat = 0.1
 
 
 def notebook_parameters(
@@ -152,7 +134,7 @@ def notebook_parameters(
     describes a study of its own, so gives one of the settings without a default, gives them all:
     nothing that it leaves out is taken from the notebook's example.
     """
-    names = {declared.name for declared in fields(kind)} & set(namespace)
+    names = set(kind.model_fields) & set(namespace)
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
     given = {
         node.id
@@ -220,8 +202,8 @@ def read_evaluations(settings: Settings) -> dict[str, Configuration]:
     Raises ValueError for a bad one, and for a training that is none.
     """
     read_extensions(settings.extensions)
-    Recipe.read(settings.training, "training")
-    base = {"network": network_options(settings), **(settings.training or {})}
+    recipe = Recipe.read(settings.training, "training")
+    base = {"network": network_options(settings), **vars(recipe)}
     entries = _entries(settings)
     flat = {name: changes for each in entries.values() for name, changes in each.items()}
     return read_configurations(flat, base)
@@ -261,9 +243,9 @@ def check_coverage(settings: Settings) -> None:
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
         if (given := getattr(settings, name)) < least:
             raise ValueError(f"{name}={given} are too few to measure distances; choose >= {least}")
-    if settings.spread and not (2 <= settings.spread["size"] < count):
+    if settings.spread and not (2 <= settings.spread.size < count):
         raise ValueError(
-            f"spread: size={settings.spread['size']} gives no choice among {count} "
+            f"spread: size={settings.spread.size} gives no choice among {count} "
             f"configurations; choose 2 to {count - 1}"
         )
     check_pilot(settings.pilot, settings.k, names)
@@ -299,7 +281,8 @@ def data_options(settings: Settings) -> dict[str, Any]:
         raise ValueError(
             f"data must be a table with a name, such as {{name: mnist}}, got {given!r}"
         )
-    options = read_options(load, given, "data", own=["name"])
+    others = {key: value for key, value in given.items() if key != "name"}
+    options = {"name": given["name"], **vars(options_of(load).read(others, "data"))}
     folder = from_root(options["name"])
     own = options["name"] not in DATASETS and folder.exists()
     return {**options, "name": str(folder)} if own else options

@@ -1,11 +1,10 @@
-"""The linear model under gradient descent: every term of the chain of bounds in closed form.
+"""The linear model under gradient descent: every term of the chain of bounds, computed exactly.
 
 What S misses of D in one step bounds how far the trained weights end up apart, and that bounds the
-gap in risk (arXiv 2512.05817). Here each link can be computed, so each inequality can be checked.
+gap in risk (arXiv 2512.05817).
 
-A squared loss enters by two moments alone, H = X'X/N + ridge I and b = X'y/N, so `Moments` stands
-for a data set: gradient H theta - b, one step theta - rate (H theta - b). Risks are half mean
-squared errors, up to a constant.
+A squared loss sees only two moments of a data set, H = X'X/N + ridge I and b = X'y/N. Its gradient
+is H theta - b. Risks are half mean squared errors, up to a constant.
 
 Letters: N samples, d weights, T steps. All arrays are float64.
 """
@@ -13,7 +12,6 @@ Letters: N samples, d weights, T steps. All arrays are float64.
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 
 class Moments(NamedTuple):
@@ -52,26 +50,15 @@ def moments(inputs: np.ndarray, outputs: np.ndarray, ridge: float = 0.0) -> Mome
 
 
 def descend(data: Moments, start: np.ndarray, rate: float, steps: int) -> np.ndarray:
-    """Return the path (T + 1, d) of gradient descent from `start` (d,), step by step."""
+    """Return the path (T + 1, d) of gradient descent from `start` (d,)."""
     path = [start]
     for _ in range(steps):
         path.append(path[-1] - rate * (data.hessian @ path[-1] - data.target))
     return np.array(path)
 
 
-def end_point(data: Moments, start: np.ndarray, rate: float, steps: int) -> np.ndarray:
-    """Return the weights (d,) after T steps in closed form, by the eigenvectors of H.
-
-    Along an eigenvector of eigenvalue h: (1 - rate h)^T start + rate sum_t (1 - rate h)^t b.
-    """
-    values, vectors = np.linalg.eigh(data.hessian)
-    factors = 1 - rate * values
-    kept = factors**steps * (vectors.T @ start)
-    return vectors @ (kept + rate * geometric(factors, steps) * (vectors.T @ data.target))
-
-
 def geometric(ratio: float | np.ndarray, steps: int) -> np.ndarray:
-    """Return 1 + ratio + ... + ratio^(T-1), which is (1 - ratio^T) / (1 - ratio) unless it is T."""
+    """Return 1 + ratio + ... + ratio^(T-1)."""
     return (np.asarray(ratio, dtype=float)[..., None] ** np.arange(steps)).sum(axis=-1)
 
 
@@ -81,14 +68,14 @@ def contraction(hessian: np.ndarray, rate: float) -> float:
 
 
 def discrepancies(synthetic: Moments, real: Moments, path: np.ndarray, rate: float) -> np.ndarray:
-    """Return how far one step on S lands from one on D, at all T places (T, d) that steps start."""
+    """Return how far one step on S lands from one on D, from each place of `path` (T, d)."""
     missed = path @ (synthetic.hessian - real.hessian) - (synthetic.target - real.target)
     return rate * np.linalg.norm(missed, axis=1)
 
 
-def distance_bound(rho: float, discrepancy: float, steps: int, start_gap: float = 0.0) -> float:
-    """Return rho^T |start gap| + (1 - rho^T) / (1 - rho) discrepancy (statement 1)."""
-    return float(rho**steps * start_gap + geometric(rho, steps) * discrepancy)
+def distance_bound(rho: float, discrepancy: float, steps: int) -> float:
+    """Return (1 - rho^T) / (1 - rho) discrepancy (statement 1, from one start)."""
+    return float(geometric(rho, steps) * discrepancy)
 
 
 def risk_gap(theta: np.ndarray, reference: np.ndarray, risk: Moments) -> float:
@@ -105,22 +92,22 @@ def gap_bound(distance: float, reference: np.ndarray, risk: Moments) -> float:
 
 
 def chain(problem: Problem) -> Chain:
-    """Return every link of one problem; D's step contracts, S's path is where they differ."""
-    real, synthetic, risk, *run = problem
-    ours, theirs = descend(synthetic, *run), descend(real, *run)
-    rho = contraction(real.hessian, problem.rate)
-    discrepancy = float(discrepancies(synthetic, real, ours[:-1], problem.rate).max())
-    bound = distance_bound(rho, discrepancy, problem.steps)
-    gap = risk_gap(ours[-1], theirs[-1], risk)
+    """Return every term of one problem, with the contraction of a step on D."""
+    real, synthetic, risk, start, rate, steps = problem
+    ours, theirs = (descend(data, start, rate, steps) for data in (synthetic, real))
+    rho = contraction(real.hessian, rate)
+    discrepancy = float(discrepancies(synthetic, real, ours[:-1], rate).max())
+    bound = distance_bound(rho, discrepancy, steps)
     distance = float(np.linalg.norm(ours[-1] - theirs[-1]))
+    gap = risk_gap(ours[-1], theirs[-1], risk)
     return Chain(rho, discrepancy, distance, bound, gap, gap_bound(bound, theirs[-1], risk))
 
 
 def random_problem(generator: np.random.Generator) -> Problem:
-    """Draw a problem: 2 to 6 weights, S from 1 sample on, with and without ridge and a fair rate.
+    """Draw a problem of 2 to 6 weights, with or without a ridge.
 
-    S is sampled from D and then moved by up to its own size, so that it may fit D or miss it. One
-    problem in ten has rho above 1, where the bounds hold but say little.
+    S is sampled from D and then moved by up to its own size, so it may fit D or miss it. In one
+    problem in ten no step contracts: the bounds hold there but say little.
     """
     width, steps = int(generator.integers(2, 7)), int(generator.integers(1, 60))
     count, k = int(generator.integers(width, 80)), int(generator.integers(1, 20))
@@ -131,37 +118,11 @@ def random_problem(generator: np.random.Generator) -> Problem:
     outputs, answers = (
         x @ weights + noise * generator.normal(size=len(x)) for x in (inputs, tests)
     )
-    chosen = generator.integers(0, count, k)
-    moved = generator.uniform(0, 1)
-    made = inputs[chosen] + moved * generator.normal(size=(k, width)) * scales
-    labels = outputs[chosen] + moved * generator.normal(size=k)
+    rows, moved = generator.integers(0, count, k), generator.uniform(0, 1)
+    points = inputs[rows] + moved * generator.normal(size=(k, width)) * scales
+    labels = outputs[rows] + moved * generator.normal(size=k)
     real = moments(inputs, outputs, ridge)
     share = 1.05 if generator.random() < 0.1 else generator.uniform(0.05, 1)  # of 2 / largest
     rate = 2 * share / float(np.linalg.eigvalsh(real.hessian)[-1])
-    start = generator.normal(size=width)
-    risk = moments(tests, answers)
-    return Problem(real, moments(made, labels, ridge), risk, start, rate, steps)
-
-
-def knob_tables(
-    rho: float, noise: float, k: int, count: int, spread: float, steps: int = 60
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what the sliders show: distances over steps, and worst gaps over sizes.
-
-    Steps: 8 directions contract by factors from 0 to rho, each missing noise / sqrt(8 k) a step;
-    columns step, value, line ("bound", "distance"). Sizes: N configurations at an angle `spread`
-    (degrees) from a common one, gap |cos Z + sin Z_c| noise / sqrt(k); columns k, value, line
-    ("bound", "mean worst gap"). Draws are the same at every call, so pictures move smoothly.
-    """
-    ratios, missed = np.linspace(0, rho, 8), noise / np.sqrt(k)
-    times = np.arange(steps + 1)
-    grown = np.array([geometric(ratios, t) for t in times])
-    apart = missed * np.sqrt((grown**2).mean(axis=1))
-    distances = pd.DataFrame({"step": times, "bound": missed * grown[:, -1], "distance": apart})
-    sizes = np.unique(np.geomspace(1, 1000, 60).round())
-    generator, angle = np.random.default_rng(0), np.deg2rad(spread)
-    shared, own = generator.normal(size=(400, 1)), generator.normal(size=(400, count))
-    worst = np.abs(np.cos(angle) * shared + np.sin(angle) * own).max(axis=1).mean()
-    values = {"bound": np.sqrt(2 * np.log(2 * count)), "mean worst gap": worst}
-    gaps = pd.DataFrame({"k": sizes, **{n: v * noise / np.sqrt(sizes) for n, v in values.items()}})
-    return distances.melt("step", var_name="line"), gaps.melt("k", var_name="line")
+    synthetic, risk = moments(points, labels, ridge), moments(tests, answers)
+    return Problem(real, synthetic, risk, generator.normal(size=width), rate, steps)

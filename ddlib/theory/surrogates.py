@@ -26,8 +26,7 @@ from ddlib.theory.linear import (
     risk_gap,
 )
 
-DONE = 1e-24  # of the first value, a mean of squares: twelve digits of a distance
-PATIENCE = 20
+LEAST_STEP = 1e-24  # of the first value, a mean of squares: twelve digits of a distance
 
 Samples = tuple[np.ndarray, np.ndarray]  # inputs (k, d), outputs (k,)
 Valued = tuple[float, np.ndarray, np.ndarray]  # an objective, its slopes by H (d, d) and b (d,)
@@ -112,42 +111,34 @@ def distil(
 ) -> list[Samples]:
     """Minimise an objective over S by L-BFGS from `first`; return S after every iteration.
 
-    labels_fixed: only inputs move; limit: inputs stay in [-limit, limit]. It stops early once the
-    objective is DONE of its first value, or has not fallen by a hundredth over PATIENCE iterations.
+    labels_fixed: only inputs move; limit: inputs stay in [-limit, limit].
     """
-    size, moving = first[0].size, 1 if labels_fixed else 2  # inputs alone, or labels as well
+    shape, size = first[0].shape, first[0].size
 
-    def pack(parts):
-        return np.concatenate([part.ravel() for part in parts[:moving]])
+    def unpack(flat: np.ndarray) -> Samples:
+        return flat[:size].reshape(shape), first[1] if labels_fixed else flat[size:]
 
-    def unpack(flat):
-        outputs = first[1] if labels_fixed else flat[size:]
-        return flat[:size].reshape(first[0].shape), outputs
-
-    scale = max(objective(moments(*first, task.ridge), task)[0], 1e-300)
-
-    def value(flat):
+    def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
         samples = unpack(flat)
         valued = objective(moments(*samples, task.ridge), task)
-        return valued[0] / scale, pack(by_samples(valued, samples)) / scale
+        slopes = by_samples(valued, samples)
+        return valued[0] / scale, np.concatenate([slopes[0].ravel(), slopes[1]])[:free] / scale
 
-    start = pack(first)
-    limits = np.where(np.arange(len(start)) < size, limit, np.inf)
-    start = start.clip(-limits, limits)
-    history, values = [unpack(start.copy())], []
-
-    def keep(intermediate_result):
-        history.append(unpack(intermediate_result.x.copy()))
-        values.append(intermediate_result.fun)
-        stalled = len(values) > PATIENCE and values[-1] > 0.99 * values[-PATIENCE]
-        if values[-1] < DONE or stalled:
-            raise StopIteration
-
-    options = {"maxiter": iterations, "maxfun": 2 * iterations + 20, "ftol": 0.0, "gtol": 1e-14}
-    settings = {"jac": True, "method": "L-BFGS-B", "options": options}
-    bounds = optimize.Bounds(-limits, limits)
-    with threadpool_limits(1):  # threads that wait for each other make small matrices slow
-        optimize.minimize(value, start, bounds=bounds, callback=keep, **settings)
+    scale = max(objective(moments(*first, task.ridge), task)[0], 1e-300)
+    free = size if labels_fixed else size + len(first[1])
+    limits = np.where(np.arange(free) < size, limit, np.inf)
+    start = np.concatenate([first[0].ravel(), first[1]])[:free].clip(-limits, limits)
+    history = [unpack(start)]
+    with threadpool_limits(1):  # several threads make small matrices slow
+        optimize.minimize(
+            value,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=optimize.Bounds(-limits, limits),
+            callback=lambda flat: history.append(unpack(flat.copy())),
+            options={"maxiter": iterations, "ftol": LEAST_STEP, "gtol": 1e-14},
+        )
     return history
 
 
@@ -176,11 +167,11 @@ def trace(task: Task, history: list[Samples]) -> pd.DataFrame:
     """
     rows, reference = [], task.path[-1]
     for iteration, samples in enumerate(history):
-        made = moments(*samples, task.ridge)
-        end = descend(made, task.start, task.rate, task.steps)[-1]
+        synthetic = moments(*samples, task.ridge)
+        end = descend(synthetic, task.start, task.rate, task.steps)[-1]
         row = {"iteration": iteration, "gap": risk_gap(end, reference, task.risk)}
-        for name, distance in bounds(made, task).items():
-            row[name] = float(np.sqrt(OBJECTIVES[name](made, task)[0]))
+        for name, distance in bounds(synthetic, task).items():
+            row[name] = float(np.sqrt(OBJECTIVES[name](synthetic, task)[0]))
             row[f"bound_{name}"] = gap_bound(distance, reference, task.risk)
         rows.append(row)
     return pd.DataFrame(rows)

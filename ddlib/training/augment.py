@@ -8,6 +8,7 @@ for each of N images, as in the training of a network.
 Images are normalised, so the zeros that fill a gap are the mean pixel of the data set.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,9 +20,13 @@ from ddlib.devices import send, unrounded
 from ddlib.parameters import check_names
 
 CROP_FRACTION = 0.125  # largest shift, of the image's side
+
 CUTOUT_FRACTION = 0.5  # side of the hole, of the image's side
+
 FLIP_PROBABILITY = 0.5
+
 LARGEST_SCALE = 1.2
+
 LARGEST_ROTATION = 15.0  # degrees
 
 
@@ -206,3 +211,45 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "dsa": tuple(FAMILIES),
     "dsa_no_flip": tuple(name for name in FAMILIES if name != "flip"),
 }
+
+
+STAGES = {name: [families] for name, families in STRATEGIES.items()}
+
+STAGES["flip_crop"] = [("flip",), ("crop",)]  # which are applied one after the other
+
+MIXES = ("mixup", "cutmix")
+
+AUGMENTATIONS = (*STAGES, *MIXES)
+
+
+def augmented(
+    images: torch.Tensor, augmentation: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+    """Return images to train on, whose labels count for a share too (None: nobody's), and theirs.
+
+    mixup (Zhang et al., ICLR 2018) blends each image with another of the batch; cutmix (Yun et
+    al., ICCV 2019) pastes one rectangle of the other. The share is uniform, their alpha of 1, and
+    one for the batch.
+    """
+    if augmentation not in MIXES:
+        for families in STAGES[augmentation]:
+            images = apply(images, draw(families, len(images), generator))
+        return images, None, 1.0
+    others = send(torch.randperm(len(images), generator=generator), images.device)
+    kept, *centre = torch.rand(3, generator=generator, dtype=torch.float32).tolist()
+    if augmentation == "mixup":
+        return kept * images + (1 - kept) * images[others], others, kept
+    rows, columns = (
+        _span(size, at, math.sqrt(1 - kept))
+        for size, at in zip(images.shape[-2:], centre, strict=True)
+    )
+    mixed = images.clone()
+    mixed[..., rows, columns] = images[others][..., rows, columns]
+    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed, others, 1 - pasted / math.prod(images.shape[-2:])
+
+
+def _span(size: int, at: float, share: float) -> slice:
+    """Return a span of `share` of `size` pixels about the fraction `at`, cut at the borders."""
+    middle, half = int(at * size), int(share * size) // 2
+    return slice(max(middle - half, 0), min(middle + half, size))

@@ -155,11 +155,12 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
     for method, own in compared.groupby("method", sort=False):
         parts, judged = [], own.dropna(subset="difference")
         for kind, rows in judged.groupby("gap", sort=False):
-            change, told = rows["difference"], rows[rows["told"]]["difference"]
+            change = rows["difference"]
+            apart = change[rows["significant"]]
             parts.append(
                 f"the {kind} gap changes by {change.mean():+.3f} on average ({change.min():+.3f} "
                 f"to {change.max():+.3f}); beyond the noise of {rows['n'].min()} seeds it is "
-                f"smaller in {(told < 0).sum()} and larger in {(told > 0).sum()} of {len(rows)} "
+                f"smaller in {(apart < 0).sum()} and larger in {(apart > 0).sum()} of {len(rows)} "
                 "cases"
             )
         lost = judged[judged["missing"] > 0].drop_duplicates("family")

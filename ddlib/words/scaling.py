@@ -273,14 +273,16 @@ def _leader(row: Mapping) -> str:
     by = f"{number(row['difference'])} " if row["difference"] > 0 else ""
     text += f", {'level with' if row['difference'] == 0 else f'{by}ahead of'} {row['runner_up']} "
     text += f"({test})"
-    if row["untold"]:
-        return f"{text}; not told from the best: {listed(row['untold'], 'and')}."
+    if row["not_separable"]:
+        return f"{text}; not told from the best: {listed(row['not_separable'], 'and')}."
     return f"{text}, told from every other method."
 
 
 def _tally(ranks: pd.DataFrame) -> str:
-    rows = ranks[["best", "untold"]].itertuples(index=False)
-    counts = Counter(method for best_one, untold in rows for method in (best_one, *untold))
+    rows = ranks[["best", "not_separable"]].itertuples(index=False)
+    counts = Counter(
+        method for best_one, not_separable in rows for method in (best_one, *not_separable)
+    )
     if not counts:
         return "No method reached an accuracy."
     sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.stats.laws import Interval
+from ddlib.stats.intervals import Interval
 
 
 class Text(str):

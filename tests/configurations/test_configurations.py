@@ -8,21 +8,18 @@ from safetensors.torch import load as parse
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from ddlib.configurations.configuration import (
-    Configuration,
-    Pretraining,
-    State,
-    contrastive_loss,
-    expand,
-    pretrain,
-    read_configurations,
-    read_families,
-)
+from ddlib.configurations.configuration import Configuration, Pretraining, State
+from ddlib.configurations.families import expand, read_configurations, read_families
+from ddlib.configurations.pretraining import contrastive_loss, pretrain
 from ddlib.data.base import Split
 from ddlib.data.load import load
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.loop import OPTIMISERS, Recipe, augmented, train
+from ddlib.training.augment import augmented
+from ddlib.training.loop import train
+from ddlib.training.recipe import OPTIMISERS, Recipe
 
 MLP = {"name": "mlp", "width": 10, "depth": 2}
 CONVNET = {"name": "convnet", "width": 4, "depth": 1}
@@ -94,8 +91,8 @@ def test_updates_one_by_one_are_the_training(tiny, name, network):
 
 def test_updates_drop_what_the_training_drops(tiny):
     body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
-    network = networks.Network(body, nn.Linear(64, 3))
-    theta = networks.initial_parameters(network, generator("weights"))
+    network = Network(body, nn.Linear(64, 3))
+    theta = initial_parameters(network, generator("weights"))
     images, labels = tiny.train.images[:16], tiny.train.labels[:16]
     chosen, state = configuration(network=MLP, **PLAIN), State.start(0)
     stream = torch.Generator()
@@ -166,7 +163,7 @@ def test_pretraining_learns_without_labels(digits, kind):
     content = pretrain(digits, chosen)
     assert torch.equal(torch.random.get_rng_state(), before)
     network = chosen.build(digits.image_shape, 10)
-    fresh = networks.initial_parameters(network, generator("fresh"))
+    fresh = initial_parameters(network, generator("fresh"))
     theta = chosen.initial(network, generator("fresh"), parse(content))
     few, test = digits.train.images[:60], digits.test.images[:300]
     labels = digits.train.labels[:60], digits.test.labels[:300]
@@ -298,14 +295,20 @@ def test_families_are_lists_products_and_growing_series():
         ({}, "configurations must be a table"),
         (
             {"a": {"optimiser": "adam"}},
-            "'optimiser' is not a parameter of the configuration 'a'; did",
+            "the configuration 'a': 'optimiser' is not a parameter; did",
         ),
         ({"a": {"optimizer": "adan"}}, "'adan' is not an optimizer; did you mean 'adam'"),
         ({"a": {}, "b": {"steps": 6}}, "'b' is the same as 'a'; drop one"),
         ({"a": {"network": {"name": "vgg"}}}, "'vgg' is not a network"),
         ({"a": {"network": "vgg11"}}, "network must be a table with a name"),
-        ({"a": {"initialisation": "xavier"}}, "'xavier' is not an initialisation of"),
-        ({"a": {"label_smoothing": 2}}, "label_smoothing=2 is a share"),
+        (
+            {"a": {"initialisation": "xavier"}},
+            "the configuration 'a': 'xavier' is not an initialisation;",
+        ),
+        (
+            {"a": {"label_smoothing": 2}},
+            "label_smoothing=2 must be a number of at least 0 and at most 1",
+        ),
         ({"a": {"optimizer": "nesterov", "momentum": 0}}, "needs a momentum above 0"),
         ({"a": 3}, "must be a table of what it changes"),
     ],

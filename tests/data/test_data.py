@@ -267,7 +267,7 @@ def test_images_too_large_to_whiten_are_refused_before_the_work(tmp_path):
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_zca_that_is_neither_true_nor_false(value):
-    with pytest.raises(ValueError, match=f"zca={value!r} is neither true nor false; choose one"):
+    with pytest.raises(ValueError, match=f"zca={value!r} must be true or false"):
         load("digits", zca=value)
 
 

@@ -9,10 +9,12 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ddlib.data.base import Split
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.stats import compare as comparison
 from ddlib.study.settings import read_settings
 from ddlib.training import loop as training
+from ddlib.training import recipe
 from ddlib.words import scaling as reading
 
 
@@ -30,18 +32,18 @@ from ddlib.words import scaling as reading
     ],
 )
 def test_training_is_lengthened_until_its_risk_no_longer_falls(most, risks, steps, tried):
-    found = training.search_length(100, most, risks.__getitem__)
+    found = recipe.search_length(100, most, risks.__getitem__)
     assert found == (steps, list(risks.items())[:tried])
 
 
 def test_the_same_share_of_every_class_is_held_out():
     labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 3 + [3])
-    held = training.hold_out(labels, 0.1)
+    held = recipe.hold_out(labels, 0.1)
     assert labels[held].bincount(minlength=4).tolist() == [10, 2, 1, 0]
-    assert torch.equal(held, training.hold_out(labels, 0.1))
-    assert labels[training.hold_out(labels, 0.9)].bincount().tolist() == [90, 18, 2]
+    assert torch.equal(held, recipe.hold_out(labels, 0.1))
+    assert labels[recipe.hold_out(labels, 0.9)].bincount().tolist() == [90, 18, 2]
     with pytest.raises(ValueError, match="no class has two training images, so none can be held"):
-        training.hold_out(torch.arange(5), 0.1)
+        recipe.hold_out(torch.arange(5), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +51,8 @@ def test_the_same_share_of_every_class_is_held_out():
     [
         ({"reference": "converge"}, "did you mean 'converged'"),
         ({"converged": {"passes": 0}}, "passes=0 must be a whole number of at least 1"),
-        ({"converged": {"held_out": 1}}, "held_out=1 leaves nothing to train on"),
-        ({"converged": {"steps": 3}}, "'steps' is not a parameter of converged"),
+        ({"converged": {"held_out": 1}}, "held_out=1 must be a number above 0 and below 1"),
+        ({"converged": {"steps": 3}}, "converged: 'steps' is not a parameter;"),
     ],
 )
 def test_bad_references_are_refused(changes, message):
@@ -61,7 +63,7 @@ def test_bad_references_are_refused(changes, message):
 
 def test_balanced_accuracy_is_that_of_scikit_learn(tiny):
     network = networks.build("mlp", tiny.image_shape, 3, width=8, depth=1)
-    theta = networks.initial_parameters(network, generator("some"))
+    theta = initial_parameters(network, generator("some"))
     kept = torch.cat(
         [(tiny.test.labels == label).nonzero()[:n, 0] for label, n in ((0, 20), (1, 3))]
     )
@@ -77,7 +79,7 @@ def test_balanced_accuracy_is_that_of_scikit_learn(tiny):
 
 def test_a_network_that_names_one_class_has_the_accuracy_of_the_class(tiny):
     network = networks.build("mlp", tiny.image_shape, 3, width=8, depth=1)
-    theta = networks.initial_parameters(network, generator("some"))
+    theta = initial_parameters(network, generator("some"))
     theta = {name: torch.zeros_like(value) for name, value in theta.items()}
     theta["head.bias"][1] = 1.0
     rows = torch.cat(

@@ -9,6 +9,7 @@ import pytest
 from ddlib.figures import methods as charts_methods
 from ddlib.figures import render, style
 from ddlib.stats import compare as comparison
+from ddlib.stats import scores
 
 KS = (10, 100, 1000)
 METHODS = ("random", "herding", "k_center", "dc", "dsa", "dm", "mtt", "mgd3")
@@ -147,7 +148,7 @@ def test_the_front_is_drawn_and_labelled(table):
     spent = table.drop(columns=["low", "high", "seeds", "n"])
     seconds = spent["k"] ** 0.5 * (1 + spent["method"].map(METHODS.index))
     spent = spent.assign(distil_seconds=seconds, train_seconds=1.0, seconds=seconds + 1)
-    spent = spent.assign(front=comparison.front(spent["seconds"], spent["accuracy"]))
+    spent = spent.assign(front=scores.front(spent["seconds"], spent["accuracy"]))
     spent.loc[spent["method"] == "mgd3", "seconds"] = np.nan
     spec = charts_methods.accuracy_against_seconds(spent).to_dict()
     told = " ".join(spec["title"]["subtitle"])

@@ -3,7 +3,8 @@
 import pytest
 
 from ddlib.methods import matching
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 
 
 @pytest.fixture(scope="module")

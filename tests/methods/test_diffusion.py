@@ -40,7 +40,7 @@ from ddlib.methods.generators import (
 )
 from ddlib.methods.generators import train_unet as make
 from ddlib.seeds import generator
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 LINEAR = {"beta_schedule": "linear", "clip_sample": False}
 ALPHAS_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # of the linear schedule
@@ -591,7 +591,7 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(dit, coloured, monkeypa
         torch.testing.assert_close(targets[rows], latents[own][order], rtol=1e-4, atol=1e-5)
         pixels = made.images[rows] * 0.25 + 0.5
         torch.testing.assert_close(pixels, shown[own][order], rtol=1e-4, atol=1e-4)
-    modes_shown = distil(coloured, None, [10], 0, replace(parameters, images="modes"), [])[10]
+    modes_shown = distil(coloured, None, [10], 0, parameters.replace(images="modes"), [])[10]
     torch.testing.assert_close(modes_shown.images, made.images)
     assert len(asked) == 4  # chunks of 8 of the 30 images: none is asked for again
 
@@ -745,9 +745,12 @@ def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
         ({"sampler": "dppm"}, r"did you mean 'ddpm'\? allowed: ddpm, ddim"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
         ({"unet_timesteps": 40}, r"steps=50 is more than unet_timesteps=40; choose fewer"),
-        ({"unet_channels": []}, r"unet_channels is empty; give the channels of at least one"),
+        ({"unet_channels": []}, r"unet_channels=\[\] must be a list of one or more whole"),
         ({"unet_channels": [8, 0]}, r"unet_channels\[1\]=0 must be a whole number of at least 1"),
-        ({"unet_label_drop": 1.5}, r"unet_label_drop=1\.5 is a share; choose 0 to 1"),
+        (
+            {"unet_label_drop": 1.5},
+            r"unet_label_drop=1\.5 must be a number of at least 0 and at most 1",
+        ),
         ({"guidance": -1}, r"guidance=-1 must be a number of at least 0"),
     ],
 )

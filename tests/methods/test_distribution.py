@@ -7,8 +7,9 @@ from ddlib.methods import distribution
 from ddlib.methods.distribution import DistributionMatching, class_means, distil, objective
 from ddlib.methods.matching import draw_one
 from ddlib.methods.selection import RandomSelection, random
-from ddlib.networks.functional import build, initial_parameters
-from ddlib.training.loop import DivergedError
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
+from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
 
@@ -213,8 +214,8 @@ def test_the_objective_falls_on_networks_that_were_not_matched(
     tiny, network, ordinary_convnet, initialisation
 ):
     parameters = settings(iterations=60, real_batch=16, initialisation=initialisation)
-    parameters = replace(parameters, learning_rate={1: 1, 5: 5})
-    start = distil(tiny, network, [1, 5], 0, replace(parameters, iterations=0))
+    parameters = parameters.replace(learning_rate={1: 1, 5: 5})
+    start = distil(tiny, network, [1, 5], 0, parameters.replace(iterations=0))
     made = distil(tiny, network, [1, 5], 0, parameters)
     for ipc in (1, 5):
         before, after = 0.0, 0.0
@@ -408,7 +409,10 @@ def test_sizes_distilled_for_a_family_share_its_draws(tiny, network):
         (["mlp"], r"configurations\[0\]: a configuration must be a table"),
         ([{"network": "mlp"}], r"configurations\[0\]: network must be a table with a name"),
         ([{}, {"network": {"name": "mpl"}}], r"\[1\]: 'mpl' is not a network; did you mean 'mlp'"),
-        ([{"network": {"name": "mlp", "widht": 3}}], "'widht' is not a parameter of the network"),
+        (
+            [{"network": {"name": "mlp", "widht": 3}}],
+            "the network 'mlp': 'widht' is not a parameter; did",
+        ),
         ([{"optimiser": "adam"}], "'optimiser' is not a field .*did you mean 'optimizer'"),
         ([{"optimizer": "nesterov"}], "needs a momentum above 0"),
         ([{"learning_rate": -1}], "learning_rate=-1 must be"),

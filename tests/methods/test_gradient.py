@@ -18,10 +18,11 @@ from ddlib.methods.gradient import (
     match,
     weight_gradients,
 )
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 EVERYTHING = 40  # a real batch of all images of a class
 PLAIN = [augment.Draw("none")] * 3  # what the images of three classes go through: nothing
@@ -440,7 +441,7 @@ def test_each_size_is_distilled_by_itself(tiny, network):
     for ipc in (1, 2, 3):
         alone = distil(tiny, network, [ipc], 0, parameters)[ipc]
         torch.testing.assert_close(together[ipc].images, alone.images, rtol=1e-6, atol=1e-6)
-    constant = distil(tiny, network, [2], 0, replace(parameters, learning_rate=0.2))[2]
+    constant = distil(tiny, network, [2], 0, parameters.replace(learning_rate=0.2))[2]
     torch.testing.assert_close(together[2].images, constant.images, rtol=1e-5, atol=1e-5)
 
 
@@ -459,7 +460,7 @@ def test_one_seed_gives_one_set_and_the_global_state_is_left_alone(tiny, network
 def test_gradients_match_better_on_networks_that_were_not_matched(tiny, network, perceptron, kind):
     body = network if kind == "convnet" else perceptron
     parameters = settings(iterations=40, outer_steps=1, learning_rate=0.5, real_batch=16)
-    start = distil(tiny, body, [1], 0, replace(parameters, iterations=0))[1].images
+    start = distil(tiny, body, [1], 0, parameters.replace(iterations=0))[1].images
     made = distil(tiny, body, [1], 0, parameters)[1].images
     before, after = (
         sum(
@@ -480,7 +481,7 @@ def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, perceptron):
     assert isinstance(outcomes[2], DivergedError)
     assert "stopped being a finite number at step" in str(outcomes[2])
     for ipc in (1, 3):
-        alone = distil(tiny, perceptron, [ipc], 0, replace(parameters, learning_rate=0.1))[ipc]
+        alone = distil(tiny, perceptron, [ipc], 0, parameters.replace(learning_rate=0.1))[ipc]
         torch.testing.assert_close(outcomes[ipc].images, alone.images, rtol=1e-6, atol=1e-6)
 
 
@@ -592,7 +593,7 @@ def test_for_a_family_every_iteration_takes_the_network_and_the_optimizer_of_one
         average=average,
     )
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    images = distil(tiny, network, [2], 0, replace(parameters, iterations=0))[2].images
+    images = distil(tiny, network, [2], 0, parameters.replace(iterations=0))[2].images
     made = distil(tiny, network, [2], 0, parameters)[2].images
     velocity, widths = torch.zeros_like(images), []
     for theta in drawn_weights:

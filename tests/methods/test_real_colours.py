@@ -10,6 +10,7 @@ from ddlib.data.load import load
 from ddlib.methods.common import initial_images
 from ddlib.methods.distribution import DistributionMatching, distil
 from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 
 pytestmark = [
@@ -44,7 +45,7 @@ def test_dm_lowers_its_objective_in_unseen_networks(tmp_path, monkeypatch, name)
     def distance(images):
         total = 0.0
         for number in range(3):
-            theta = networks.initial_parameters(network, generator("unseen", number))
+            theta = initial_parameters(network, generator("unseen", number))
             means = [networks.embed(network, theta, each).mean(0) for each in real]
             features = networks.embed(network, theta, images)
             total += sum((a - b).square().sum() for a, b in zip(means, features, strict=True))

@@ -11,7 +11,8 @@ from ddlib.data.load import load
 from ddlib.methods import METHODS, trajectory
 from ddlib.methods.generators import unet_losses
 from ddlib.networks import functional as networks
-from ddlib.training.loop import Recipe, train_and_score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
 
 pytestmark = [
     pytest.mark.slow,

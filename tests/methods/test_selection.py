@@ -16,7 +16,8 @@ from ddlib.methods.selection import (
     k_center_order,
     random,
 )
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 
 CONTROLS = {

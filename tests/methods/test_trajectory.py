@@ -12,19 +12,12 @@ import torch.nn.functional as F
 from ddlib.data.base import Split
 from ddlib.methods import trajectory
 from ddlib.methods.common import initial_images
-from ddlib.methods.trajectory import (
-    TrajectoryMatching,
-    distil,
-    flatten,
-    jobs,
-    make,
-    match,
-    unflatten,
-)
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.methods.trajectory import TrajectoryMatching, distil, jobs, make, match
+from ddlib.networks.functional import build, flatten, unflatten
+from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.loop import DivergedError
+from ddlib.training.divergence import DivergedError
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 IPCS = [1, 2, 3]

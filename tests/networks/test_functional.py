@@ -8,17 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.networks import functional as networks
-from ddlib.networks.functional import (
-    Network,
-    build,
-    embed,
-    initial_parameters,
-    logits,
-    orthogonal_parameters,
-    with_batch_seen,
-    with_statistics,
-)
-from ddlib.training.loop import Recipe, train
+from ddlib.networks.functional import build, embed, logits, with_batch_seen, with_buffers
+from ddlib.networks.initial import initial_parameters, orthogonal_parameters
+from ddlib.networks.layers import Network
+from ddlib.training.loop import train
+from ddlib.training.recipe import Recipe
 
 
 def stream(seed=0):
@@ -269,7 +263,7 @@ def test_fresh_weights_normalise_by_the_batch_however_large(normed, ordinary_con
 def test_running_statistics_are_those_of_torch_nn(normed, ordinary_convnet):
     network, theta = normed
     ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
-    start = with_statistics(network, theta)
+    start = with_buffers(network, theta)
     seen = with_batch_seen(network, theta, images(20, 1, 8, 8))
     twice = with_batch_seen(network, seen, 2 * images(30, 1, 8, 8))
     for made, count, scale in ((start, 0, 1), (seen, 20, 1), (twice, 30, 2)):
@@ -316,7 +310,7 @@ def test_known_statistics_allow_features_in_passes(normed, monkeypatch):
 def test_without_batch_norm_there_are_no_statistics():
     network = build("convnet", (1, 8, 8), 3, width=4)
     theta = initial_parameters(network, stream())
-    for made in (with_statistics(network, theta), with_batch_seen(network, theta, None)):
+    for made in (with_buffers(network, theta), with_batch_seen(network, theta, None)):
         assert list(made) == list(theta)
         assert all(made[name] is value for name, value in theta.items())
 
@@ -413,7 +407,7 @@ def test_buffers_keep_their_values_and_training_updates_copies(own):
     torch.manual_seed(1)
     network = own(Buffers, 16)
     torch.manual_seed(2)
-    signs = own(Buffers, 16).constants["body.signs"]  # another process's
+    signs = own(Buffers, 16).body.signs  # another process's
     theta, batch = initial_parameters(network, stream()), images(40, 1, 4, 4)
     features = (batch.view(40, 16) * torch.arange(16.0)) @ signs
     torch.testing.assert_close(embed(network, theta, batch), features)
@@ -421,7 +415,7 @@ def test_buffers_keep_their_values_and_training_updates_copies(own):
     torch.testing.assert_close(logits(network, theta, batch), expected)
     trained = train(network, theta, batch, torch.arange(40) % 3, Recipe(steps=7), stream())
     assert trained["body.passes"] == 7
-    assert network.constants["body.passes"] == 0
+    assert network.body.passes == 0
     assert list(theta) == ["head.weight", "head.bias"]
 
 
@@ -461,7 +455,7 @@ def test_testing_drops_nothing(own):
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ({"rate": "1e-3"}, "rate='1e-3' must be a number"),
+        ({"rate": "1e-3"}, "rate='1e-3' must be a number; YAML reads '1e-3' as text: write 1.0e-3"),
         ({"rate": math.inf}, "rate=inf must be a number"),
         ({"biased": 1}, "biased=1 must be true or false"),
         ({"note": 3}, "note=3 must be text"),
@@ -487,12 +481,3 @@ def test_options_are_numbers_switches_and_texts(monkeypatch, value, sentence):
     assert list(initial_parameters(network, stream())) == ["head.weight"]
     with pytest.raises(ValueError, match=rf"the network 'small': {re.escape(sentence)}$"):
         build("small", (1, 4, 4), 3, **value)
-
-
-def test_an_option_of_another_kind_is_refused(monkeypatch):
-    def small(image_shape, class_count, widths: list = ()):
-        return Network(nn.Flatten(), nn.Linear(16, class_count))
-
-    monkeypatch.setitem(networks.NETWORKS, "small", small)
-    with pytest.raises(ValueError, match=r"its option widths .* annotate it with int, float, bool"):
-        build("small", (1, 4, 4), 3)

@@ -9,8 +9,10 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from ddlib.methods.gradient import weight_gradients
-from ddlib.networks import zoo
-from ddlib.networks.functional import NETWORKS, build, embed, initial_parameters, logits
+from ddlib.networks import layers
+from ddlib.networks.functional import build, embed, logits
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.zoo import NETWORKS
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 NARROW = {
@@ -263,7 +265,7 @@ def test_a_network_takes_an_imagenette_image_of_128_pixels(name):
 
 
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "vgg16", "resnet18", "mobilenet_v2"])
-@pytest.mark.parametrize("norm", get_args(zoo.Norm))
+@pytest.mark.parametrize("norm", get_args(layers.Norm))
 def test_every_norm_fits_every_network_that_has_one(name, norm):
     network = build(name, MNIST, 10, norm=norm, **NARROW[name])
     kinds = {type(layer) for layer in network.modules()} & {nn.GroupNorm, nn.BatchNorm2d}
@@ -284,9 +286,9 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
     mean = parts.mean(axes, keepdim=True)
     variance = (parts - mean).pow(2).mean(axes, keepdim=True)
     expected = ((parts - mean) / (variance + 1e-5).sqrt()).view(maps.shape)
-    torch.testing.assert_close(zoo.NORMS[norm](8)(maps), expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(zoo.NORMS["none"](8)(maps), maps)
-    assert set(zoo.NORMS) == set(get_args(zoo.Norm))
+    torch.testing.assert_close(layers.NORMS[norm](8)(maps), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(layers.NORMS["none"](8)(maps), maps)
+    assert set(layers.NORMS) == set(get_args(layers.Norm))
 
 
 @pytest.mark.parametrize(
@@ -294,13 +296,13 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
     [
         (
             *("convnet", MNIST, {"norm": "bacth"}),
-            "'bacth' is not a norm of the network 'convnet'; did you mean 'batch'? allowed: "
+            "the network 'convnet': 'bacth' is not a norm; did you mean 'batch'? allowed: "
             "instance, group, batch, layer, none",
         ),
-        ("vgg11", MNIST, {"norm": 4}, "4 is not a norm of the network 'vgg11'; allowed: instance"),
+        ("vgg11", MNIST, {"norm": 4}, "the network 'vgg11': 4 is not a norm; allowed: instance"),
         (
             *("resnet18", MNIST, {"downsampling": "avg"}),
-            "'avg' is not a downsampling of the network 'resnet18'; ",
+            "the network 'resnet18': 'avg' is not a downsampling; ",
         ),
         (
             *("convnet", MNIST, {"depth": "deep"}),
@@ -312,7 +314,7 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
         ),
         (
             *("alexnet", MNIST, {"norm": "batch"}),
-            "'norm' is not a parameter of the network 'alexnet'; allowed: name",
+            "the network 'alexnet': 'norm' is not a parameter; allowed: none",
         ),
         ("resnet", MNIST, {}, "'resnet' is not a network; did you mean 'resnet18'? allowed: mlp"),
         (
@@ -381,7 +383,7 @@ def test_networks_survive_being_copied():
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 9, 7), (1, 1, 2, 2), (4, 5, 3, 4)])
 def test_average_pool_is_that_of_torch_up_to_its_second_derivative(shape):
     batch = images(*shape).double().requires_grad_()
-    ours, theirs = zoo.AveragePool()(batch), F.avg_pool2d(batch, 2)
+    ours, theirs = layers.AveragePool()(batch), F.avg_pool2d(batch, 2)
     torch.testing.assert_close(ours, theirs)
     weights = torch.randn(theirs.shape, generator=stream(2), dtype=torch.float64).requires_grad_()
     firsts = []
@@ -390,4 +392,4 @@ def test_average_pool_is_that_of_torch_up_to_its_second_derivative(shape):
         firsts.append((first, *torch.autograd.grad((first**3).sum(), [batch, weights])))
     for one, other in zip(*firsts, strict=True):
         torch.testing.assert_close(one, other)
-    assert torch.autograd.gradgradcheck(zoo.AveragePool(), batch)
+    assert torch.autograd.gradgradcheck(layers.AveragePool(), batch)

@@ -17,7 +17,7 @@ import yaml
 from mounts import needs_mounts, run_with
 
 from ddlib.publish import batch
-from ddlib.study import study
+from ddlib.study import run as study
 from ddlib.study.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +32,13 @@ STUDY = {
 }
 TRIALS, REFERENCES = 2 * 3 * 3, 2 * 3
 RUN = """
-from ddlib.study import study
+from ddlib.study.run import run
 from ddlib.study.settings import notebook_parameters, read_settings
-result = study.run(read_settings(notebook_parameters(globals())))
+result = run(read_settings(notebook_parameters(globals())))
 """
 READS = "# as notebook 04 does: read_theory(settings)"
 PARTLY = """
-# in the place of study.run(...)
+# in the place of run(...)
 import pandas as pd
 from pathlib import Path
 for name, statuses in {"trials": ["ok", "failed", "failed"], "references": ["diverged"]}.items():

@@ -78,9 +78,9 @@ def test_a_kernel_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_
         ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
         ("k: [10]\nk: [20]\n", {}, r"mine\.yaml: the key 'k' stands twice .* lines 1 and 2"),
         ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
-        ("k: [10]", {}, "'data' of this study is missing; add it to the YAML"),
+        ("k: [10]", {}, "the parameter 'data' is missing; add it to the YAML"),
         (None, {"results": 5}, "results=5 must be text"),
-        (None, {"seedz": 3}, "'seedz' is not a parameter of this study; did you mean 'seeds'"),
+        (None, {"seedz": 3}, "'seedz' is not a parameter; did you mean 'seeds'"),
     ],
 )
 def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes, sentence):

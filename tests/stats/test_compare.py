@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from ddlib.stats import compare as comparison
-from ddlib.stats import laws
+from ddlib.stats import laws, scores
 from ddlib.words import scaling as reading
 
 SEEDS = 5
@@ -63,8 +63,8 @@ def everything(table: pd.DataFrame, full: pd.DataFrame, seconds: dict) -> str:
     pairs = comparison.paired(table)
     learned = comparison.learned(table)
     fits = laws.fit_table(learned, "gap_error", draws=50)
-    spent = comparison.cost_table(costs(table, seconds), table, found)
-    comparison.dd_ranking(found, comparison.full_data(full, "converged"))
+    spent = scores.cost_table(costs(table, seconds), table, found)
+    scores.dd_ranking(found, comparison.full_data(full, "converged"))
     ranks = comparison.ranking(found, pairs)
     assert reading.comparison(pairs, ranks, spent).startswith(reading.per_image(pairs, ranks))
     return "\n".join(
@@ -198,7 +198,7 @@ def test_the_best_is_told_from_some_and_not_from_others():
     assert row["difference"] == pytest.approx(ahead)
     expected = stats.ttest_rel(values["a", 10], values["b", 10]).pvalue
     assert row["p_holm"] == pytest.approx(expected)  # the largest of three: factor 1
-    assert row["untold"] == (order[1],)
+    assert row["not_separable"] == (order[1],)
 
 
 def test_costs_by_hand():
@@ -206,7 +206,7 @@ def test_costs_by_hand():
     table = trials(values)
     table = pd.concat([table, table.assign(evaluation=1)])  # 4 seconds are two trainings
     found = comparison.accuracies(measured(table, 1.0, 1.0))
-    spent = comparison.cost_table(costs(table, {"random": 0.0, "dm": 6.0}), table, found)
+    spent = scores.cost_table(costs(table, {"random": 0.0, "dm": 6.0}), table, found)
     assert spent["train_seconds"].tolist() == [2, 2, 2]
     assert spent["seconds"].tolist() == [2, 2, 8]
     assert spent["gain"].tolist() == pytest.approx([0, 0, 0.3])
@@ -220,7 +220,7 @@ def test_what_a_method_makes_once_is_part_of_its_cost():
     for made, expected in ((5.0, 11.0), (math.nan, math.nan)):
         given = costs(table, {"random": 0.0, "mtt": 6.0})
         given.loc[given["method"] == "mtt", "prepare_seconds"] = made
-        spent = comparison.cost_table(given, table, found).set_index("method")
+        spent = scores.cost_table(given, table, found).set_index("method")
         assert spent.loc["mtt", "distil_seconds"] == pytest.approx(expected, nan_ok=True)
 
 
@@ -233,11 +233,11 @@ def test_variants_are_not_learned_methods_of_their_own():
 def test_costs_of_reused_and_failed_sets_are_missing():
     table = trials({("dm", 10): [0.8, 0.9], ("dc", 10): [None, None]})
     found = comparison.accuracies(measured(table, 1.0, 1.0))
-    spent = comparison.cost_table(costs(table, {"dm": None, "dc": None}), table, found)
+    spent = scores.cost_table(costs(table, {"dm": None, "dc": None}), table, found)
     assert spent[["distil_seconds", "seconds", "gain", "gain_per_second"]].isna().all(axis=None)
     assert not spent["front"].any()
     nothing = pd.DataFrame({"method": ["dm", "dc"], "ipc": 1, "seed": 0})
-    assert comparison.cost_table(nothing, table, found)["seconds"].isna().all()
+    assert scores.cost_table(nothing, table, found)["seconds"].isna().all()
 
 
 def test_the_front_is_what_no_other_point_beats():
@@ -250,29 +250,29 @@ def test_the_front_is_what_no_other_point_beats():
         and not any((t <= s and b >= a) and (t < s or b > a) for t, b in known.to_numpy())
         for s, a in points.to_numpy()
     ]
-    assert comparison.front(points["s"], points["a"]).tolist() == expected
+    assert scores.front(points["s"], points["a"]).tolist() == expected
 
 
 def test_robust_score_has_its_ends_at_0_and_1():
-    assert comparison.robust_score(1.0) == pytest.approx(1)
-    assert comparison.robust_score(-1.0) == pytest.approx(0)
+    assert scores.robust_score(1.0) == pytest.approx(1)
+    assert scores.robust_score(-1.0) == pytest.approx(0)
     # (1 - 1/e) / (e - 1/e) = 1 / (e + 1)
-    assert comparison.robust_score(0.0) == pytest.approx(1 / (math.e + 1))
-    scores = comparison.robust_score(np.linspace(-1, 1, 41))
-    assert (np.diff(scores) > 0).all()
+    assert scores.robust_score(0.0) == pytest.approx(1 / (math.e + 1))
+    table_ = scores.robust_score(np.linspace(-1, 1, 41))
+    assert (np.diff(table_) > 0).all()
 
 
 def test_dd_ranking_by_hand():
     table = trials({("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("dm", 20): [0.9, 0.9]})
     found = comparison.accuracies(measured(table, 0.9, 1.0))
-    scores = comparison.dd_ranking(found, comparison.full_data(references(0.9, 1.0), "converged"))
-    assert scores["hlr"].tolist() == pytest.approx([0.45, 0.15, 0.05])
-    assert scores["ior"].tolist() == pytest.approx([0, 0.3, math.nan], nan_ok=True)
+    table_ = scores.dd_ranking(found, comparison.full_data(references(0.9, 1.0), "converged"))
+    assert table_["hlr"].tolist() == pytest.approx([0.45, 0.15, 0.05])
+    assert table_["ior"].tolist() == pytest.approx([0, 0.3, math.nan], nan_ok=True)
     alpha = 0.5 * 0.3 - 0.5 * 0.15
     expected = (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
-    assert scores["lrs"][1] == pytest.approx(expected)
-    assert math.isnan(scores["lrs"][2])
-    assert scores["ars"].isna().all()
+    assert table_["lrs"][1] == pytest.approx(expected)
+    assert math.isnan(table_["lrs"][2])
+    assert table_["ars"].isna().all()
 
 
 def test_the_augmentation_robust_score_of_a_study_by_hand():
@@ -280,10 +280,10 @@ def test_the_augmentation_robust_score_of_a_study_by_hand():
     other = trials({("dm", 10): [0.7, 0.9], ("random", 10): [0.6, 0.8], ("dm", 20): [0.9, 0.9]})
     full = references(0.9, 1.0)
     found, seen = (comparison.accuracies(each) for each in (plain, other))
-    scores = comparison.dd_ranking(found, comparison.full_data(full, "converged"), seen)
+    table_ = scores.dd_ranking(found, comparison.full_data(full, "converged"), seen)
     beta = [0.0, 0.5 * 0.1 + 0.5 * 0.3]
     expected = [(math.exp(b) - math.exp(-1)) / (math.e - math.exp(-1)) for b in beta]
-    assert scores["ars"].tolist() == pytest.approx([*expected, math.nan], nan_ok=True)
+    assert table_["ars"].tolist() == pytest.approx([*expected, math.nan], nan_ok=True)
 
 
 def test_kendall_w_by_hand():

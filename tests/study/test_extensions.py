@@ -9,11 +9,12 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
+from ddlib import study
 from ddlib.data.sources import DATASETS
 from ddlib.methods import METHODS
-from ddlib.networks.functional import build, initial_parameters
+from ddlib.networks.functional import build
+from ddlib.networks.initial import initial_parameters
 from ddlib.networks.zoo import NETWORKS
-from ddlib.study import study
 from ddlib.study.extensions import read_extensions, use
 from ddlib.study.settings import read_evaluations, read_methods, read_parameters, read_settings
 

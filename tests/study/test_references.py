@@ -13,7 +13,7 @@ import yaml
 from ddlib.parameters import at_ipc
 from ddlib.study import published
 from ddlib.study.settings import read_evaluations, read_methods, read_sets, read_settings
-from ddlib.training.loop import Recipe
+from ddlib.training.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "parameters" / "methods"
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "imagenette": 10}
@@ -106,7 +106,13 @@ def test_networks_are_trained_as_published(name):
     own = Recipe.read(settings.training, "training")
     steps = 1000 * math.ceil(50 * CLASSES[data] / 256)  # 1,000 epochs at ipc 50
     assert own == Recipe(
-        steps, 256, 0.01, 0.9, 5e-4, "step", "dsa_no_flip" if data == "mnist" else "dsa"
+        steps=steps,
+        batch_size=256,
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="step",
+        augmentation="dsa_no_flip" if data == "mnist" else "dsa",
     )
     depth = 5 if data == "imagenette" else 3
     assert settings.network == {"name": "convnet", "width": 128, "depth": depth}
@@ -131,7 +137,7 @@ def test_the_coverage_law_is_put_to_enough_families_sizes_and_seeds(profile):
     nested = {family.series for family in read_sets(settings).values()} - {""}
     assert len(read_evaluations(settings)) >= 12
     assert len(nested) >= 5
-    assert settings.spread["count"] >= 3
+    assert settings.spread.count >= 3
     assert len(settings.k) >= 5
     assert settings.seeds >= 4
     [for_all] = [each for each in settings.methods.values() if "configurations" in each]

@@ -10,20 +10,13 @@ from torch import nn
 from ddlib.data.base import Split
 from ddlib.data.load import load
 from ddlib.devices import precision
-from ddlib.networks.functional import Network, build, initial_parameters, logits
+from ddlib.networks.functional import build, logits
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.training import loop as training
-from ddlib.training.loop import (
-    CHECK_EVERY,
-    SCHEDULES,
-    DivergedError,
-    Recipe,
-    Watch,
-    batches,
-    score,
-    train,
-    train_and_score,
-    training_steps,
-)
+from ddlib.training.divergence import CHECK_EVERY, DivergedError, Watch
+from ddlib.training.loop import batches, score, train, train_and_score, training_steps
+from ddlib.training.recipe import SCHEDULES, Recipe
 
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
@@ -91,7 +84,14 @@ def assert_same_weights(theta, values):
     ("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1), (0.5, 5e-4)]
 )
 def test_full_batch_sgd_equals_a_hand_written_loop(tiny, network, theta, momentum, decay):
-    recipe = Recipe(12, 256, 0.1, momentum, decay, "constant")
+    recipe = Recipe(
+        steps=12,
+        batch_size=256,
+        learning_rate=0.1,
+        momentum=momentum,
+        weight_decay=decay,
+        schedule="constant",
+    )
     images, labels = tiny.train.images, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream())
     everything = [torch.arange(120)] * 12
@@ -100,7 +100,14 @@ def test_full_batch_sgd_equals_a_hand_written_loop(tiny, network, theta, momentu
 
 
 def test_mini_batch_sgd_takes_the_batches_of_its_generator(tiny, network, theta):
-    recipe = Recipe(9, 32, 0.1, 0.9, 0.01, "constant")
+    recipe = Recipe(
+        steps=9,
+        batch_size=32,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=0.01,
+        schedule="constant",
+    )
     images, labels = tiny.train.images, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream(4))
     source = batches(120, 32, stream(4))
@@ -118,7 +125,14 @@ def test_mini_batch_sgd_takes_the_batches_of_its_generator(tiny, network, theta)
     ],
 )
 def test_the_schedule_sets_the_rate_of_every_step(tiny, network, theta, schedule, rates):
-    recipe = Recipe(6, 256, 0.1, 0.9, 0.0, schedule)
+    recipe = Recipe(
+        steps=6,
+        batch_size=256,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=0.0,
+        schedule=schedule,
+    )
     images, labels = tiny.train.images, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream())
     everything = [torch.arange(120)] * 6
@@ -168,7 +182,7 @@ def test_batches_are_their_generators():
 def test_the_number_of_steps_does_not_depend_on_the_size_of_the_set(
     tiny, network, theta, seen, count
 ):
-    recipe = Recipe(7, 16, 0.01)
+    recipe = Recipe(steps=7, batch_size=16, learning_rate=0.01)
     train(network, theta, tiny.train.images[:count], tiny.train.labels[:count], recipe, stream())
     assert [len(batch) for batch in seen] == [min(count, 16)] * 7
 
@@ -177,7 +191,12 @@ def test_training_leaves_what_it_is_given_as_it_was(tiny, network, theta):
     images, labels = tiny.train.images.clone(), tiny.train.labels.clone()
     before = {name: value.clone() for name, value in theta.items()}
     trained = train(
-        network, theta, images, labels, Recipe(3, 16, 0.1, augmentation="dsa"), stream()
+        network,
+        theta,
+        images,
+        labels,
+        Recipe(steps=3, batch_size=16, learning_rate=0.1, augmentation="dsa"),
+        stream(),
     )
     assert torch.equal(images, tiny.train.images)
     assert torch.equal(labels, tiny.train.labels)
@@ -191,7 +210,7 @@ def test_training_leaves_what_it_is_given_as_it_was(tiny, network, theta):
 def test_the_same_generator_gives_the_same_bytes_and_the_global_state_is_left_alone(
     tiny, network, theta
 ):
-    recipe = Recipe(5, 16, 0.1, augmentation="dsa")
+    recipe = Recipe(steps=5, batch_size=16, learning_rate=0.1, augmentation="dsa")
     before = torch.get_rng_state()
     first, again, other = (
         train(network, theta, tiny.train.images, tiny.train.labels, recipe, stream(seed))
@@ -206,11 +225,18 @@ def test_the_same_generator_gives_the_same_bytes_and_the_global_state_is_left_al
 def test_augmentation_treats_each_image_of_a_batch_by_itself(tiny, network, theta, seen):
     same = tiny.train.images[:1].expand(8, -1, -1, -1)
     labels = tiny.train.labels[:1].expand(8)
-    train(network, theta, same, labels, Recipe(20, 8, 0.01, augmentation="dsa"), stream())
+    train(
+        network,
+        theta,
+        same,
+        labels,
+        Recipe(steps=20, batch_size=8, learning_rate=0.01, augmentation="dsa"),
+        stream(),
+    )
     differing = sum(len(batch.unique(dim=0)) > 1 for batch in seen)
     assert differing > 10  # one family a batch; only "flip" can leave eight images in two kinds
     seen.clear()
-    train(network, theta, same, labels, Recipe(3, 8, 0.01), stream())
+    train(network, theta, same, labels, Recipe(steps=3, batch_size=8, learning_rate=0.01), stream())
     assert all(torch.equal(batch, same) for batch in seen)
 
 
@@ -230,7 +256,14 @@ def test_divergence_is_reported_with_the_step_at_which_a_naive_loop_breaks(
         broken += 1
         assert broken < 100
     with pytest.raises(DivergedError) as raised:
-        train(network, theta, images, labels, Recipe(100, 256, rate, **PLAIN), stream())
+        train(
+            network,
+            theta,
+            images,
+            labels,
+            Recipe(steps=100, batch_size=256, learning_rate=rate, **PLAIN),
+            stream(),
+        )
     assert raised.value.step == broken >= 1
     assert str(raised.value) == (
         f"the training loss stopped being a finite number at step {broken}; "
@@ -249,7 +282,7 @@ def test_a_divergence_survives_the_way_back_from_a_worker_process():
 
 
 def test_a_divergence_after_the_last_step_is_found_on_the_test_set(tiny, network):
-    recipe = Recipe(1, 256, 1e30, **PLAIN)
+    recipe = Recipe(steps=1, batch_size=256, learning_rate=1e30, **PLAIN)
     with pytest.raises(DivergedError, match=r"the test loss stopped .* at step 1") as raised:
         train_and_score(network, tiny.train.images, tiny.train.labels, tiny.test, recipe, 0)
     assert raised.value.step == 1
@@ -282,21 +315,26 @@ def test_training_learns_what_can_be_learnt(tiny):
     # Prototypes are 11 apart with noise of 0.7 a pixel: the classes hardly overlap.
     network = build("convnet", tiny.image_shape, 3, width=8, depth=2)
     result = train_and_score(
-        network, tiny.train.images, tiny.train.labels, tiny.test, Recipe(60, 32, 0.05), 0
+        network,
+        tiny.train.images,
+        tiny.train.labels,
+        tiny.test,
+        Recipe(steps=60, batch_size=32, learning_rate=0.05),
+        0,
     )
     assert result.accuracy > 0.95
     assert result.cross_entropy < 0.2
 
 
 def test_one_seed_gives_one_score_and_the_same_start_to_every_set(tiny, network):
-    recipe, train_set = Recipe(10, 16, 0.1), tiny.train
+    recipe, train_set = Recipe(steps=10, batch_size=16, learning_rate=0.1), tiny.train
     first, again, other = (
         train_and_score(network, train_set.images, train_set.labels, tiny.test, recipe, seed)
         for seed in ((0, 1), (0, 1), (1, 0))
     )
     assert first == again
     assert first != other
-    still = Recipe(1, 16, 0.0)
+    still = Recipe(steps=1, batch_size=16, learning_rate=0.0)
     starts = [
         train_and_score(
             network, train_set.images[:count], train_set.labels[:count], tiny.test, still, 3
@@ -326,7 +364,14 @@ def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_l
 ):
     network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
     theta = initial_parameters(network, stream(11))
-    recipe = Recipe(15, 32, 0.05, 0.9, 0.01, "cosine")
+    recipe = Recipe(
+        steps=15,
+        batch_size=32,
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=0.01,
+        schedule="cosine",
+    )
     images, labels = tiny.train.images, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream(4))
     ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
@@ -361,7 +406,11 @@ def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_l
 def test_training_goes_on_from_the_statistics_it_is_given(tiny):
     network = build("convnet", tiny.image_shape, 3, width=4, norm="batch")
     theta = initial_parameters(network, stream())
-    still, images, labels = Recipe(5, 256, 0.0, **PLAIN), tiny.train.images, tiny.train.labels
+    still, images, labels = (
+        Recipe(steps=5, batch_size=256, learning_rate=0.0, **PLAIN),
+        tiny.train.images,
+        tiny.train.labels,
+    )
     once = train(network, theta, images, labels, still, stream())
     before = once["body.1.running_var"].clone()
     twice = train(network, once, images, labels, still, stream())
@@ -399,7 +448,14 @@ def test_a_watch_says_again_what_it_has_said():
 
 def test_a_training_that_diverged_ends_at_the_next_look(network, theta, tiny):
     images, labels = tiny.train.images, tiny.train.labels
-    steps = training_steps(network, theta, images, labels, Recipe(1000, 256, 1e30), stream())
+    steps = training_steps(
+        network,
+        theta,
+        images,
+        labels,
+        Recipe(steps=1000, batch_size=256, learning_rate=1e30),
+        stream(),
+    )
     done = 0
     with pytest.raises(DivergedError):
         for done, _ in enumerate(steps, 1):  # noqa: B007
@@ -432,7 +488,13 @@ def dropping(tiny):
 
 def test_dropout_is_drawn_from_the_stream_of_the_training(tiny, dropping):
     network, theta, passed = dropping
-    given = network, theta, tiny.train.images, tiny.train.labels, Recipe(5, 120, 0.1)
+    given = (
+        network,
+        theta,
+        tiny.train.images,
+        tiny.train.labels,
+        Recipe(steps=5, batch_size=120, learning_rate=0.1),
+    )
     trained = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(trained))
@@ -449,7 +511,14 @@ def test_dropout_is_drawn_from_the_stream_of_the_training(tiny, dropping):
 
 def test_scores_drop_nothing(tiny, dropping):
     network, theta, _ = dropping
-    train(network, theta, tiny.train.images, tiny.train.labels, Recipe(2, 16), stream())
+    train(
+        network,
+        theta,
+        tiny.train.images,
+        tiny.train.labels,
+        Recipe(steps=2, batch_size=16),
+        stream(),
+    )
     exact = F.linear(tiny.test.images.flatten(1), theta["head.weight"], theta["head.bias"])
     result = score(network, theta, tiny.test)
     assert result.cross_entropy == pytest.approx(F.cross_entropy(exact, tiny.test.labels).item())

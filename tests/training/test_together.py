@@ -10,18 +10,17 @@ from accelerator import There, accelerator, moved
 from torch import nn
 
 from ddlib.devices import precision
-from ddlib.networks import zoo
-from ddlib.networks.functional import Network, build, initial_parameters, logits, stacked_logits
+from ddlib.networks import layers, zoo
+from ddlib.networks.functional import build, logits
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training import loop as training
-from ddlib.training.loop import (
-    AUGMENTATIONS,
-    OPTIMISERS,
-    DivergedError,
-    Recipe,
-    train_and_score,
-    train_and_score_all,
-)
+from ddlib.training import together
+from ddlib.training.augment import AUGMENTATIONS
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import OPTIMISERS, Recipe
+from ddlib.training.together import stacked_logits, train_and_score_all
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
 CONVNET = {"name": "convnet", "width": 4, "depth": 2}
@@ -85,10 +84,10 @@ def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
 
 
 def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
-    sizes, train = [], training._train_stacked
-    monkeypatch.setattr(training, "ACCELERATOR_PIXELS", 16 * 64)
+    sizes, train = [], together._train_stacked
+    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 16 * 64)
     monkeypatch.setattr(
-        training, "_train_stacked", lambda *given: sizes.append(len(given[3])) or train(*given)
+        together, "_train_stacked", lambda *given: sizes.append(len(given[3])) or train(*given)
     )
     recipe = Recipe(steps=2, batch_size=8)
     agree(tiny, recipe)
@@ -104,7 +103,7 @@ def test_in_bf16_both_ways_round_factors_alone(tiny, monkeypatch):
     exact = torch.stack([logits(network, theta, images) for theta in thetas])
     with (
         precision("bf16", "cpu"),
-        patch.object(zoo.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)),
+        patch.object(layers.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)),
     ):
         alone = torch.stack([logits(network, theta, images) for theta in thetas])
         made = stacked_logits(network, stacked, images.expand(3, *images.shape))
@@ -148,7 +147,7 @@ def test_a_processor_trains_one_after_another(tiny, monkeypatch):
     network = build("mlp", tiny.image_shape, 3, width=8)
     thetas = [initial_parameters(network, generator("weights", seed)) for seed in SEEDS]
     recipe, every = Recipe(steps=3), zip(sets(tiny), SEEDS, thetas, strict=True)
-    monkeypatch.setattr(training, "_train_stacked", None)
+    monkeypatch.setattr(together, "_train_stacked", None)
     made = train_and_score_all(network, sets(tiny), tiny.test, recipe, SEEDS, thetas)
     assert made == [
         train_and_score(network, *own, tiny.test, recipe, seed, theta) for own, seed, theta in every

@@ -160,7 +160,7 @@ def test_transfer_says_which_gaps_change_beyond_noise():
             "n": [4, 4, 4, 4, 1],
             "missing": [1, 1, 1, 1, 4],
             "difference": [0.1, -0.2, 0.01, 0.03, np.nan],
-            "told": [True, True, False, False, False],
+            "significant": [True, True, False, False, False],
         }
     )
     text = reading.transfer(compared, "one")

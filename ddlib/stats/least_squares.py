@@ -1,0 +1,75 @@
+"""Generalised least squares of curves a f(k; theta) + c, many at once.
+
+Letters: K distinct k, D curves.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ddlib.stats.intervals import SAME
+
+
+def fit_curves(
+    shape: Callable, bounds: tuple[float, float], ks, means, weights, level: float
+) -> np.ndarray:
+    """Fit curves, means (D, K) with weights (D or 1, K); returns (a, theta, c) as (D, 3).
+
+    shape: (k, theta) -> f; bounds: of theta, both the same where it is fixed; level: see `solve`.
+    theta is searched on a grid in log theta over its whole range, then on ever finer grids
+    around the best point: no starting value, no local optimum wider than the first grid.
+    """
+    thetas = np.full((len(means), 1), bounds[0])
+
+    def chi2(grid: np.ndarray) -> np.ndarray:
+        shapes = shape(ks, np.exp(grid)[..., None])
+        return solve(shapes, means[:, None], weights[:, None], level)[2]
+
+    if bounds[0] < bounds[1]:
+        low, high = np.log(bounds)
+        grid, reach = np.linspace(low, high, 81)[None], (high - low) / 80
+        best = grid[0, chi2(grid).argmin(axis=1)][:, None]
+        for points, finer in ((7, 3), (7, 3), (7, 100), (3, 1)):
+            grid = np.clip(best + np.linspace(-reach, reach, points), low, high)
+            best, reach = _vertex(grid, chi2(grid)), reach / finer
+        thetas = np.exp(np.clip(best, low, high))
+    a, c, _ = solve(shape(ks, thetas), means, weights, level)
+    return np.stack([a, thetas[:, 0], c], axis=1)
+
+
+def solve(shapes, means, weights, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit means by a f + c over the last axis; returns a, c and chi2.
+
+    weights: one over the variance of each mean; level: the variance of a shift that all means
+    share, infinite for a free floor c, which is 0 otherwise. The inverse of the covariance
+    diag(1/w) + level 11' takes `part` of its weighted mean from each series (Sherman & Morrison
+    1950): nothing for no shift, all of it for a free floor.
+    """
+    total = weights.sum(axis=-1, keepdims=True)
+    part = 1 - 1 / np.sqrt(1 + level * total)
+    shape_mean = part * (weights * shapes).sum(axis=-1, keepdims=True) / total
+    gap_mean = part * (weights * means).sum(axis=-1, keepdims=True) / total
+    f, g = shapes - shape_mean, means - gap_mean
+    ff, fg = (weights * f * f).sum(axis=-1), (weights * f * g).sum(axis=-1)
+    # A covariance that is pure rounding is a slope of 0: constant curves come out exactly flat.
+    size = np.sqrt(ff * (weights * means**2).sum(axis=-1))
+    a = np.where(np.abs(fg) > SAME * size, fg, 0.0) / np.where(ff > 0, ff, 1.0)
+    chi2 = (weights * (g - a[..., None] * f) ** 2).sum(axis=-1)
+    return a, np.isinf(level) * (gap_mean[..., 0] - a * shape_mean[..., 0]), chi2
+
+
+def _vertex(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return where values (D, T) over an even grid are least (D, 1), between its points too.
+
+    That is the vertex of the parabola through the least value and its neighbours.
+    """
+    best = values.argmin(axis=1)[:, None]
+    middle = np.clip(best, 1, grid.shape[1] - 2)
+    around = middle + np.array([-1, 0, 1])
+    (before, least, after), (left, place, right) = (
+        np.split(np.take_along_axis(array, around, axis=1), 3, axis=1) for array in (values, grid)
+    )
+    bend = before - 2 * least + after
+    shift = np.where(bend > 0, (before - after) / np.where(bend > 0, bend, 1.0), 0.0) / 2
+    vertex = place + shift * (right - left) / 2
+    return np.where(best == middle, vertex, np.take_along_axis(grid, best, axis=1))

@@ -1,0 +1,258 @@
+"""The plan of a study: every trial, and the name of every file.
+
+A file is named by all that decides it (settings, images, code), so that a rerun makes only what is
+missing, and studies share networks trained on all data and what methods prepare.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.families import Family
+from ddlib.data.base import DataSet, images_digest
+from ddlib.data.cache import one_copy
+from ddlib.data.load import load
+from ddlib.devices import check_precision
+from ddlib.files import check_writable, from_root
+from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
+from ddlib.methods import METHODS, Method
+from ddlib.networks import functional as networks
+from ddlib.parameters import Parameters
+from ddlib.study.cluster import code, device
+from ddlib.study.extensions import Extension, network_code, read_extensions, use
+from ddlib.study.settings import (
+    CONVERGED,
+    SAME_STEPS,
+    Settings,
+    check_pilot,
+    data_options,
+    network_options,
+    read_evaluations,
+    read_ipcs,
+    read_methods,
+    read_sets,
+)
+from ddlib.training.recipe import hold_out
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a worker needs to open a study's data set and network.
+
+    network: its options as JSON; digest: of the images; copy: the file of `ddlib.data.cache.write`
+    that holds them; folder: the results; code: `code()` where the study was started; extensions:
+    the files that bring more methods, networks and data sets. Every worker sees copy and folder.
+    """
+
+    network: str
+    digest: str
+    copy: Path
+    folder: Path
+    device: str
+    precision: str
+    code: str
+    extensions: tuple[Extension, ...] = ()
+
+    @property
+    def identity(self) -> list[str]:
+        """What decides results: the images themselves, not how they were asked for."""
+        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
+        return [self.digest, self.network, self.device, self.precision, *code]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A distilled set, in the file set_path, and its evaluation; path: how the trial ended."""
+
+    configuration: str
+    method: str
+    ipc: int
+    seed: int
+    set_path: Path
+    path: Path
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network trained on all data: CONVERGED or of the SAME_STEPS as on S.
+
+    path: how its training ended; observed: what one of the same steps showed (see
+    `train_and_observe`), else None.
+    """
+
+    configuration: str
+    seed: int
+    kind: str
+    path: Path
+    observed: Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that has passed every check: its data set, what to run, and where results go."""
+
+    settings: Settings
+    dataset: DataSet
+    context: Context
+    configurations: dict[str, Configuration]
+    families: dict[str, Family]
+    methods: dict[str, tuple[str, Parameters]]
+    ipcs: list[int]
+    folder: Path
+    cache: Path
+
+    @property
+    def seeds(self) -> range:
+        return range(self.settings.seeds)
+
+    @property
+    def first(self) -> Configuration:
+        """The first configuration, which is the study's own."""
+        return next(iter(self.configurations.values()))
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every trial of the grid, in the order of the table."""
+        grid = self.configurations, self.methods, self.ipcs, self.seeds
+        return [self._trial(*place) for place in itertools.product(*grid)]
+
+    def _trial(self, configuration: str, method: str, ipc: int, seed: int) -> Trial:
+        identity = [self.context.identity, method, self._made_by[method], ipc, seed]
+        evaluated = [identity, self._evaluations[configuration], self.settings.evaluations]
+        name = f"{method}-ipc{ipc}-seed{seed}"
+        set_path = self.folder / "distilled" / f"{name}-{fingerprint(identity)}.safetensors"
+        path = self.folder / "trials" / f"{name}-{fingerprint(evaluated)}.json"
+        return Trial(configuration, method, ipc, seed, set_path, path)
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """Every network that is trained on all data."""
+        grid = self.configurations, self.seeds, self.settings.references
+        return [self.reference(*place) for place in itertools.product(*grid)]
+
+    def reference(self, configuration: str, seed: int, kind: str) -> Reference:
+        """Return a network trained on all data, shared by all studies with this cache."""
+        identity = [self.context.identity, self._evaluations[configuration], seed]
+        identity += [self.settings.converged.model_dump()] if kind == CONVERGED else []
+        name = f"{self.dataset.name}-seed{seed}"
+        path = self.cache / "references" / f"{name}-{kind}-{fingerprint(identity)}.json"
+        seen = f"{name}-{fingerprint([path.stem, self.settings.probe])}.safetensors"
+        observed = self.cache / "observed" / seen if kind == SAME_STEPS else None
+        return Reference(configuration, seed, kind, path, observed)
+
+    @cached_property
+    def _made_by(self) -> dict[str, list[Any]]:
+        """All that decides the sets of each method besides data, size and seed."""
+        made_by = {}
+        for name, (base, parameters) in self.methods.items():
+            entry, plain = self.entry(name), parameters.model_dump()
+            code = [code_digest(*entry.modules), *self._network_code(plain)]
+            made_by[name] = [base, plain, *code, *entry.reads(parameters)]
+        return made_by
+
+    @cached_property
+    def _evaluations(self) -> dict[str, list[Any]]:
+        """All that decides how a network of each configuration is trained and scored."""
+        plain = {name: each.model_dump() for name, each in self.configurations.items()}
+        return {name: [each, *self._network_code(each)] for name, each in plain.items()}
+
+    def _network_code(self, plain: Any) -> list[str]:
+        """Return digests of the code of the networks of one's own that plain data names."""
+        return network_code(self.context.extensions, plain_text(plain))
+
+    def entry(self, method: str) -> Method:
+        """Return the registered method behind the name that it has in this study."""
+        use(self.context.extensions)  # another study may have been read since
+        return METHODS[self.methods[method][0]]
+
+    def length_path(self, configuration: str) -> Path:
+        """Return the file of the steps of the converged references; see `jobs.find_length`."""
+        evaluation = self._evaluations[configuration]
+        identity = [self.context.identity, evaluation, self.settings.converged.model_dump()]
+        return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
+
+    def pretrained_path(self, configuration: str) -> Path | None:
+        """Return the file of the body that a configuration starts from; None where it has none."""
+        chosen = self.configurations[configuration]
+        if not chosen.pretrained:
+            return None
+        plain = [chosen.network, chosen.initialisation, chosen.pretraining.model_dump()]
+        context = replace(self.context, network="any")
+        identity = [context.identity, plain, *self._network_code(plain)]
+        name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
+        return self.cache / "pretrained" / name
+
+    def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
+        """Return what `method` makes once for all sizes and seeds: jobs, and their files."""
+        base, parameters = self.methods[method]
+        entry, found = self.entry(method), []
+        if not entry.preparation:
+            return []
+        jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
+        of_network = entry.preparation.of_network
+        context = self.context if of_network else replace(self.context, network="any")
+        code = [code_digest(*entry.modules), *self._network_code(jobs)]
+        identity = [context.identity, *code, *entry.reads(parameters)]
+        for job in jobs:
+            named = {key: value for key, value in job.items() if key != length}
+            name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
+            path = self.cache / "prepared" / name
+            found.append((job, _long_enough(path, job[length]) if length else path))
+        return found
+
+
+def _long_enough(path: Path, length: int) -> Path:
+    """Return the shortest file of that name and at least that length, or the one to be made."""
+    lengths = (re.fullmatch(r".*-(\d+)", each.name) for each in path.parent.glob(f"{path.name}-*"))
+    enough = [int(each[1]) for each in lengths if each and int(each[1]) >= length]
+    return path.with_name(f"{path.name}-{min(enough, default=length)}")
+
+
+def check(settings: Settings) -> dict[str, Any]:
+    """Return methods, configurations and families of a study, as its `Plan` has them.
+
+    Raises ValueError, in one sentence, for all that can be refused before data are read.
+    """
+    methods, configurations = read_methods(settings), read_evaluations(settings)
+    check_pilot(settings.pilot, settings.k, configurations)
+    families = read_sets(settings)
+    data_options(settings)
+    network_options(settings)
+    check_precision(settings.precision, device(settings))
+    return {"methods": methods, "configurations": configurations, "families": families}
+
+
+def prepare(settings: Settings) -> Plan:
+    """Check every parameter against the data, and return the study ready to run.
+
+    Raises ValueError or OSError, in one sentence, before anything is computed.
+    """
+    read = check(settings)
+    options, shape = data_options(settings), network_options(settings)
+    dataset = load(**options)
+    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
+    networks.build(**shape, **sizes)
+    for name, configuration in read["configurations"].items():
+        try:
+            configuration.build(**sizes)
+        except ValueError as error:
+            raise ValueError(
+                f"the configuration {name!r} does not fit {dataset.name}: {error}"
+            ) from None
+    ipcs = read_ipcs(settings.k, dataset)
+    if settings.reference == CONVERGED:
+        hold_out(dataset.train.labels, settings.converged.held_out)
+    folder, cache = from_root(settings.results), from_root(settings.cache)
+    for place in (cache, folder):
+        check_writable(place)
+    digest = images_digest(dataset)
+    copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
+    dataset = one_copy(dataset, digest, copy)
+    where = copy.resolve(), folder.resolve(), device(settings), settings.precision
+    extensions = read_extensions(settings.extensions)
+    context = Context(plain_text(shape), digest, *where, code(), extensions)
+    return Plan(settings, dataset, context, **read, ipcs=ipcs, folder=folder, cache=cache)

@@ -1,0 +1,208 @@
+"""What a study found: its tables, read from what is on disk and written beside it."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file
+
+from ddlib.distilled import DistilledSet, load_distilled
+from ddlib.files import reading, write_atomically
+from ddlib.fingerprints import plain_text
+from ddlib.stats.distances import NOISE_SEEDS
+from ddlib.study.plan import Plan, Trial
+from ddlib.study.settings import SAME_STEPS
+from ddlib.study.store import read_record, read_seconds
+from ddlib.training.loop import passes
+
+COLUMNS = [
+    *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
+    *("accuracy", "balanced_accuracy", "error", "cross_entropy"),
+    *("gap_error", "gap_cross_entropy", "gap_error_same_steps", "gap_cross_entropy_same_steps"),
+    *("status", "message"),
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study found.
+
+    trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats). A gap is the
+    risk minus that of the seed's own network on all data: of the reference that the settings name,
+    and of the same steps. references: the networks trained on all data, one row a configuration,
+    seed and reference ("converged", "same_steps"), with the steps, the passes over all data and
+    whether the most allowed of those ended them (capped). costs: seconds of one core of every
+    trial, and the file of its set; distil_seconds are an equal share of those of the call
+    that made it, prepare_seconds those of all that its method made once, for all sizes and seeds
+    together.
+    """
+
+    plan: Plan
+    trials: pd.DataFrame
+    references: pd.DataFrame
+    costs: pd.DataFrame
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """The trials, and the networks trained on all data, that did not end well, and why."""
+        full = self.references.assign(method="all data, " + self.references["reference"])
+        rows = pd.concat([full, self.trials]).query("status != 'ok'")
+        rows = rows.astype({"k": "Int64"})  # whole numbers, though all data has no k
+        columns = ["configuration", "method", "k", "seed", "status", "message"]
+        return rows[columns].reset_index(drop=True)
+
+    @property
+    def augmented(self) -> "Result | None":
+        """The part under the configuration that differs from the first in augmenting alone."""
+        first = self.plan.first
+        for name, other in self.plan.configurations.items():
+            if other.replace(augmentation="none") == first != other:
+                return self.under(name)
+        return None
+
+    def under(self, configuration: str | None = None) -> "Result":
+        """Return the part of this result of one configuration, by default the first."""
+        name = configuration or next(iter(self.plan.configurations))
+        tables = (self.trials, self.references, self.costs)
+        own = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
+        return Result(self.plan, *own)
+
+    def observed(
+        self, configuration: str, seeds: Iterable[int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return what the networks trained on all data under a configuration showed, seed by seed.
+
+        They are those of the same steps. Arrays (S, ...) by the names of
+        `probing.train_and_observe`; seeds without one are left out.
+        """
+        seeds = self.plan.seeds if seeds is None else seeds
+        paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
+        shown = [_read(path) for path in paths if path.exists()]
+        names = shown[0] if shown else {}
+        return {name: np.stack([arrays[name] for arrays in shown]) for name in names}
+
+    def observed_together(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+        """Return what `observed` gives of some configurations, over the same seeds for all.
+
+        The seeds are those of which no configuration lacks a network. Where that leaves fewer than
+        distances need, configurations that lack a seed are left out instead.
+        """
+        seeds = {name: set() for name in names}
+        for one in self.plan.references:
+            if one.configuration in seeds and one.observed and one.observed.exists():
+                seeds[one.configuration].add(one.seed)
+        common = set.intersection(*seeds.values()) if seeds else set()
+        if len(common) < NOISE_SEEDS:
+            common = set(self.plan.seeds)
+        kept = [name for name in names if seeds[name] >= common]
+        return {name: self.observed(name, sorted(common)) for name in kept}
+
+    def distilled(self, seed: int = 0) -> list[DistilledSet]:
+        """Return the distilled sets of one seed, every method and size, that are there."""
+        paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
+        return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with reading(path):
+        return load_file(path)
+
+
+def collect(plan: Plan) -> Result:
+    """Return the tables of what is on disk, and write them as Parquet beside it.
+
+    With them goes `settings.json`, without what decides no number: how many work at it, and where.
+    There the families are lists of their members.
+    """
+    records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
+    rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
+    trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
+    _measure_gaps(trials, references, plan.settings.reference)
+    result = Result(plan, trials, references, pd.DataFrame(_costs(plan, records)))
+    settings = plan.settings.replace(workers=None, scheduler_address=None).model_dump()
+    families = {name: family.members for name, family in plan.families.items()}
+    settings["families"] = families or None
+    write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
+    for name in ("trials", "references", "costs"):
+        table = getattr(result, name).to_parquet(index=False)
+        write_atomically(plan.folder / f"{name}.parquet", table)
+    return result
+
+
+def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row an evaluation of a record, or one row that says how it failed."""
+    ending = {"status": record["status"], "message": record["message"]}
+    nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
+    return [
+        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
+        for number, score in enumerate(record["scores"] or [nothing])
+    ]
+
+
+def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
+    return {
+        "data": plan.dataset.name,
+        "configuration": trial.configuration,
+        "network": plan.configurations[trial.configuration].network["name"],
+        "method": trial.method,
+        "base": plan.methods[trial.method][0],
+        "ipc": trial.ipc,
+        "k": trial.ipc * plan.dataset.class_count,
+        "seed": trial.seed,
+    }
+
+
+def _references(plan: Plan) -> pd.DataFrame:
+    """Return the table of the networks trained on all data."""
+    count, rows = len(plan.dataset.train.labels), []
+    for one in plan.references:
+        record = read_record(one.path)
+        batch_size = plan.configurations[one.configuration].recipe.batch_size
+        described = {
+            "configuration": one.configuration,
+            "seed": one.seed,
+            "reference": one.kind,
+            "steps": record["steps"],
+            "passes": passes(record["steps"] or math.nan, batch_size, count),
+            "capped": record["capped"],
+        }
+        rows += _rows(record, described)
+    return pd.DataFrame(rows).astype({"steps": "Int64"})
+
+
+def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:
+    """Add the gaps to trials, each from the network on all data of its configuration and seed.
+
+    Where that network did not end well the gaps are NaN, and the message says why.
+    """
+    keys = ["configuration", "seed"]
+    places = pd.MultiIndex.from_frame(trials[keys])
+    for suffix, name in {"": reference, "_same_steps": SAME_STEPS}.items():
+        own = references[references["reference"] == name].set_index(keys)
+        full = own.reindex(places).reset_index(drop=True)
+        for measure in ("error", "cross_entropy"):
+            trials[f"gap_{measure}{suffix}"] = trials[measure] - full[measure]
+        lacks = (full["status"] != "ok") & (trials["message"] == "")
+        ended = full["status"] + ": " + full["message"]
+        said = f"no gap to the network on all data ({name}), which " + ended
+        trials["message"] = trials["message"].mask(lacks, said)
+
+
+def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    prepared = {
+        method: sum(read_seconds(path) or math.nan for _, path in plan.preparations(method))
+        for method in plan.methods
+    }
+    for trial, record in records:
+        yield {
+            **{"configuration": trial.configuration, "method": trial.method},
+            **{"ipc": trial.ipc, "seed": trial.seed},
+            "set": trial.set_path.name,
+            "prepare_seconds": prepared[trial.method],
+            "distil_seconds": read_seconds(trial.set_path),
+            "evaluate_seconds": record["seconds"],
+        }

@@ -1,0 +1,88 @@
+"""What a study keeps on disk: how its trials ended, what its files cost, and who is at work."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ddlib.files import read_json, write_atomically
+from ddlib.fingerprints import plain_text
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import Score
+
+LOCK = ".lock"
+"""The file of a results folder that says that a study is at work there."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a results folder. A second process says so, and waits until the first has ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is at work in {folder}; waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a file of the cache from being made twice at the same time."""
+    folder = path.parent.with_name("locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{path.name}.lock") as lock:
+        yield
+        if path.exists():  # who holds the lock without its name looks for `path` first
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def success(scores: Iterable[Score]) -> dict[str, Any]:
+    """Return the record of a trial, or of a network trained on all data, that ended well."""
+    return {"status": "ok", "message": "", "scores": [asdict(score) for score in scores]}
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """Return the record of what diverged, which stands, or failed, which is tried again."""
+    diverged = isinstance(error, DivergedError)
+    message = str(error) if diverged else f"{type(error).__name__}: {error}"
+    record = {"status": "diverged" if diverged else "failed", "message": message, "scores": []}
+    return record | {"seconds": None, "steps": None, "capped": False}
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, whole or not at all."""
+    write_atomically(path, plain_text(record).encode())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record at `path`; ValueError, with the path, if the file is broken."""
+    return read_json(path, names=("status", "message", "scores"))
+
+
+def stands(path: Path, observed: Path | None = None) -> bool:
+    """Whether there is a record that is not tried again, and what the network should have shown.
+
+    What failed is tried again; what diverged shows nothing.
+    """
+    status = read_record(path)["status"] if path.exists() else "failed"
+    return status == "diverged" or (status == "ok" and (observed is None or observed.exists()))
+
+
+def write_seconds(path: Path, seconds: float) -> None:
+    """Keep the seconds that a file took beside it: two runs give the file itself the same bytes."""
+    write_atomically(path.with_name(f"{path.name}.seconds"), json.dumps(seconds).encode())
+
+
+def read_seconds(path: Path) -> float | None:
+    """Return the seconds that the file `path` took; None where it was never made."""
+    beside = path.with_name(f"{path.name}.seconds")
+    return read_json(beside, float) if beside.exists() else None

@@ -1,0 +1,403 @@
+"""The plan of a study: which files a change keeps, and the sentences that refuse bad input."""
+
+import itertools
+import math
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from papermill.parameterize import parameterize_notebook
+
+from ddlib.methods import METHODS, Method, Preparation
+from ddlib.parameters import Parameters
+from ddlib.study import plan as plans
+from ddlib.study.plan import Plan, prepare
+from ddlib.study.run import run
+from ddlib.study.settings import (
+    Settings,
+    check_coverage,
+    notebook_parameters,
+    read_methods,
+    read_settings,
+)
+
+DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
+DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
+DC = {"iterations": 2, "outer_steps": 2, "inner_epochs": 1, "real_batch": 8}
+GRID = {
+    "data": DIGITS,
+    "network": {"name": "mlp", "width": 16, "depth": 2},
+    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
+    "methods": {"random": None, "dm": DM, "dc": DC},
+    "k": [6, 3],
+    "seeds": 2,
+    "evaluations": 2,
+}
+TRIALS = 3 * 2 * 2
+
+
+def settings(folder: Path, **changes) -> Settings:
+    places = {"results": str(folder / "study"), "cache": str(folder / "cache")}
+    return read_settings(GRID | places | changes)
+
+
+def planned(folder: Path, **changes) -> Plan:
+    return prepare(settings(folder, **changes))
+
+
+# Which files are kept: no stale one, none in vain.
+
+
+def names(plan: Plan) -> list[set[str]]:
+    """The file names of the trials, distilled sets and references of a study."""
+    return [
+        {trial.path.name for trial in plan.trials},
+        {trial.set_path.name for trial in plan.trials},
+        {reference.path.name for reference in plan.references},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"data": DIGITS | {"per_class": 19}}, [0, 0, 0]),
+        ({"network": {"name": "mlp", "width": 17, "depth": 2}}, [0, 0, 0]),
+        ({"training": GRID["training"] | {"momentum": 0.8}}, [0, TRIALS, 0]),
+        ({"evaluations": 3}, [0, TRIALS, 4]),
+        ({"methods": GRID["methods"] | {"dm": DM | {"momentum": 0.4}}}, [8, 8, 4]),
+        ({"methods": {"dc": DC, "random": {}, "herding": {}}}, [8, 8, 4]),
+        ({"k": [3, 9]}, [6, 6, 4]),
+        ({"seeds": 1}, [6, 6, 2]),
+        ({"seeds": 3, "workers": 1, "draws": 7, "floor_share": 0.3}, [TRIALS, TRIALS, 4]),
+        ({"scheduler_address": "tcp://127.0.0.1:1"}, [TRIALS, TRIALS, 4]),
+        ({"converged": {"passes": 31}}, [TRIALS, TRIALS, 2]),
+        ({"reference": "same_steps"}, [TRIALS, TRIALS, 2]),
+    ],
+)
+def test_what_is_kept_depends_on_all_that_decides_it(tmp_path, change, kept):
+    before, after = names(planned(tmp_path)), names(planned(tmp_path, **change))
+    assert [len(old & new) for old, new in zip(before, after, strict=True)] == kept
+
+
+class Reader(Parameters):
+    """A method that reads files."""
+
+    path: str = "no file"
+    files: list = []
+
+
+def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
+    """A file, also in a list or a table; a folder of a generator's weights."""
+
+    def distil(dataset, network, ipcs, seed, parameters):
+        return {}  # names alone are asked for
+
+    made = Preparation(lambda parameters, ipcs: [{}], distil)
+    monkeypatch.setitem(METHODS, "reader", Method(distil, Reader, shares=False, preparation=made))
+    path, long = str(tmp_path / "images.pt"), "a text of more letters than a file's name " * 10
+    (tmp_path / "dit").mkdir()
+    readers = {
+        "alone": {"path": path},
+        "deep": {"files": ["no file", {"of": {"cat": [long, path]}}]},
+        "none": {"path": long},
+    }
+    methods = {name: {"method": "reader", **given} for name, given in readers.items()}
+    methods |= {"random": None, "mgd3": {"generator": str(tmp_path / "dit")}}
+
+    def paths(content: bytes) -> dict[str, list[Path]]:
+        (tmp_path / "images.pt").write_bytes(content)
+        (tmp_path / "dit" / "weights.bin").write_bytes(content)
+        plan = planned(tmp_path, methods=methods, k=[3], seeds=1)
+        found = {trial.method: [trial.set_path, trial.path] for trial in plan.trials}
+        return found | {f"{name} made": [plan.preparations(name)[0][1]] for name in readers}
+
+    before, after = paths(b"ours"), paths(b"theirs")
+    changed = {name for name in before if not set(before[name]) & set(after[name])}
+    assert changed == {"alone", "alone made", "deep", "deep made", "mgd3"}
+    assert paths(b"ours") == before
+
+
+def test_experts_that_are_long_enough_are_taken(tmp_path):
+    def files(*ks: int) -> list[Path]:
+        methods = {"mtt": {"experts": 2, "max_start": {1: 2, 10: 20}}}
+        plan = planned(tmp_path, methods=methods, k=list(ks))
+        return [path for _, path in plan.preparations("mtt")]
+
+    short, long = files(3), files(3, 30)
+    assert [path.name.rsplit("-", 1)[1] for path in short + long] == ["3", "3", "21", "21"]
+    assert len(set(short + long)) == 4
+    long[0].parent.mkdir(parents=True)
+    long[0].touch()
+    long[0].with_name(f"{long[0].name}.seconds").touch()
+    assert files(3) == [long[0], short[1]]
+    short[0].touch()
+    assert files(3) == short
+    assert files(3, 30) == long
+
+
+def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
+    def files(method: str, **changes) -> list[Path]:
+        methods = {"mgd3": {"unet_steps": 3}, "mtt": {"experts": 2}}
+        plan = planned(tmp_path, **{"methods": methods, **changes})
+        return [path for _, path in plan.preparations(method)]
+
+    narrow = {"network": {"name": "mlp", "width": 8}}
+    assert files("mgd3") == files("mgd3", **narrow)
+    assert not set(files("mtt")) & set(files("mtt", **narrow))
+    for changes in ({"data": DIGITS | {"per_class": 19}}, {"methods": {"mgd3": {"unet_steps": 4}}}):
+        assert not set(files("mgd3")) & set(files("mgd3", **changes))
+
+
+# Bad input: one clear sentence before anything runs.
+
+
+def with_method(name: str, **parameters) -> dict:
+    return {"methods": {"random": None, name: parameters}}
+
+
+COVERAGE = {
+    "configurations": {
+        "own": {},
+        "adam": {"optimizer": "adam", "learning_rate": 0.01},
+        "lenet": {"network": {"name": "lenet"}},
+        "taught": {"initialisation": "contrastive", "pretraining": {"steps": 2}},
+    },
+    "families": {"all": ["own", "adam", "lenet", "taught"], "own alone": ["own"]},
+    **{"seeds": 4, "probe": 20, "spread": {"size": 3, "count": 2}, "k": [3, 6, 9, 12, 15]},
+}
+BAD = [
+    (
+        {"data": {"name": "digit"}},
+        "'digit' is not a data set, nor the path of a folder of your own data; did you mean "
+        "'digits'? allowed: digits, mnist",
+    ),
+    ({"data": "digits"}, "data must be a table with a name"),
+    (
+        {"data": {"name": "digits", "perclass": 3}},
+        "'perclass' is not a parameter; did you mean 'per_class'? allowed: ",
+    ),
+    (
+        {"data": {"name": "digits", "classes": [10]}},
+        "'10' is not a class of this data set; did you mean '1'? allowed: 0, 1, 2",
+    ),
+    ({"data": {"name": "digits", "zca": "yes"}}, "zca='yes' must be true or false"),
+    ({"network": {"name": "mpl"}}, "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, "),
+    ({"network": {"width": 3}}, "network must be a table with a name"),
+    (
+        {"network": {"name": "mlp", "widht": 3}},
+        "the network 'mlp': 'widht' is not a parameter; did you mean 'width'? allowed: width, ",
+    ),
+    (
+        {"network": {"name": "mlp", "class_count": 3}},
+        "'class_count' is not a parameter; allowed: width, depth",
+    ),
+    (
+        {"network": {"name": "convnet", "depth": 0}},
+        "the network 'convnet': depth=0 must be a whole number of at least 1",
+    ),
+    (
+        {"network": {"name": "convnet", "depth": 4}},
+        "needs images of at least 16 pixels, got 8x8; choose a smaller depth",
+    ),
+    (
+        {"training": {"stpes": 3}},
+        "training: 'stpes' is not a parameter; did you mean 'steps'? allowed: steps, batch_size",
+    ),
+    ({"training": [300]}, "training: this must be a table of names and values"),
+    (
+        {"training": {"learning_rate": "1e-2"}},
+        "training: learning_rate='1e-2' must be a number of at least 0",
+    ),
+    (
+        {"training": {"schedule": "cosin"}},
+        "training: 'cosin' is not a schedule; did you mean 'cosine'? allowed: constant, cosine",
+    ),
+    (with_method("dmm"), "'dmm' is not a method; did you mean 'dm'? allowed: random, "),
+    (with_method("mine", method="dmm"), "'dmm' is not a method; did you mean 'dm'?"),
+    (
+        with_method("dc", method="dm"),
+        "'dc' cannot name a variant of the method 'dm'; choose a name of letters, digits, _, - and",
+    ),
+    (with_method("../mine", method="dm"), "'../mine' cannot name a variant of the method 'dm'"),
+    ({"methods": {}}, "methods must be a table {name: parameters}, got {}"),
+    (
+        with_method("dm", iteration=3),
+        "'iteration' is not a parameter; did you mean 'iterations'? allowed: ",
+    ),
+    (
+        with_method("dc", learning_rate={"one": 0.1}),
+        "the method 'dc': learning_rate has 'one' for an ipc; give whole numbers from 1",
+    ),
+    ({"k": [3, 63]}, "ipc=21 is more than the 20 images of class 0; choose ipc <= 20"),
+    ({"k": [3, 7]}, "k=7 is not a multiple of the 3 classes of digits; choose 6 or 9"),
+    ({"k": [2]}, "k=2 is not a multiple of the 3 classes of digits; choose 3"),
+    ({"k": 30}, "k=30 must be a list of one or more whole numbers of at least 1, such as [10, 50,"),
+    ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
+    ({"workers": "two"}, "workers='two' must be a whole number of at least 1"),
+    ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
+    (
+        {"precision": "fp16"},
+        "'fp16' is not a precision; did you mean 'bf16'? allowed: float32, tf32, bf16",
+    ),
+    (
+        {"device": "cpu", "precision": "tf32"},
+        "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
+    ),
+    ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: data, network"),
+    ({"configurations": {}}, "configurations must be a table"),
+    (
+        {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
+        "the configuration 'small' does not fit digits: patch=9 is larger",
+    ),
+    ({"configurations": {"a": {"optimizer": "adan"}}}, "did you mean 'adam'"),
+    ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
+    ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
+    ({"pilot": 4}, "pilot=4 must be a table, such as {k: [10, 50], ...}"),
+    ({"pilot": {"k": [3]}}, "pilot needs configurations, a list of some of this study's, got None"),
+    (
+        {"pilot": {"k": [30], "configurations": ["own"]}},
+        "'30' is not a k of this study; did you mean '3'",
+    ),
+    (
+        {"pilot": {"k": [3], "configurations": ["grid"]}},
+        "'grid' is not a configurations of this study",
+    ),
+    ({"pilot": {"ks": [3]}}, "'ks' is not a parameter of pilot"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD)
+def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
+        run(settings(tmp_path, **changes))
+    assert sentence in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"configurations": {"own": {}, "adam": {"optimizer": "adam"}}}, "2 configurations make"),
+        ({"families": None}, "families is missing"),
+        ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
+        ({"probe": 19}, "probe=19 are too few"),
+        ({"spread": {"size": 4, "count": 2}}, "size=4 gives no choice among 4 configurations"),
+        ({"k": [3, 6, 9]}, r"the pilot's k=\[3, 6\] are too few to fit a law; give at least 3"),
+        ({"pilot": {"k": [3, 6], "configurations": ["own"]}}, "too few to fit a law; give at lea"),
+    ],
+)
+def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, sentence):
+    check_coverage(settings(tmp_path, **COVERAGE))
+    part = {"k": [3, 6, 9, 12], "pilot": {"k": [3, 6, 9], "configurations": ["own"]}}
+    check_coverage(settings(tmp_path, **COVERAGE | part))
+    with pytest.raises(ValueError, match=sentence):
+        check_coverage(settings(tmp_path, **COVERAGE | changes))
+
+
+ANYTHING = [4, 0.5, "", "x", True, None, [], [1], ["x"], [[1]], {}, {"x": 1}, {1: 2}, math.nan]
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, name):
+    for value, base in itertools.product(ANYTHING, ({}, COVERAGE)):
+        try:
+            chosen = settings(tmp_path, **base | {name: value})
+            plans.check(chosen)
+            check_coverage(chosen)
+        except (ValueError, OSError) as refused:
+            assert "\n" not in str(refused)  # noqa: PT017
+
+
+@pytest.mark.parametrize("name", ["data", "network", "training", "methods", "k", "results"])
+def test_a_missing_parameter_is_named(name):
+    given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
+    sentence = f"the parameter '{name}' is missing; add it to the YAML file"
+    with pytest.raises(ValueError, match=sentence):
+        read_settings(given)
+
+
+def test_missing_and_truncated_data_are_refused(tmp_path):
+    folder = tmp_path / "own"
+    with pytest.raises(FileNotFoundError, match=rf"^data folder {folder} does not exist; give an"):
+        run(settings(tmp_path, data={"name": str(folder)}, k=[2]))
+    folder.mkdir()
+    labels = np.arange(12) % 2
+    for split in ("train", "test"):
+        np.savez(folder / f"{split}.npz", images=np.zeros((12, 4, 4), "uint8"), labels=labels)
+    whole = (folder / "train.npz").read_bytes()
+    (folder / "train.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"^{folder / 'train.npz'} cannot be read"):
+        run(settings(tmp_path, data={"name": str(folder)}, k=[2]))
+
+
+@pytest.mark.parametrize("name", ["results", "cache"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("a file, so no folder can be below it")
+    folder = tmp_path / "file" / "study"
+    with pytest.raises(OSError, match=rf"^cannot write to the folder {folder} \(.*choose another"):
+        run(settings(tmp_path / "fine", **{name: str(folder)}))
+    assert not (tmp_path / "fine" / "study").exists()
+
+
+# Notebooks.
+
+DEFAULTS = """# Parameters
+data = {"name": "digits"}
+network, training = {"name": "mlp"}, {}
+methods = {"random": {}}
+k = [10, 20]
+results = "results/x"
+seeds = 5
+"""
+
+
+def given(*sources: str, **injected) -> dict:
+    """The parameters of a notebook whose cells have run, with what papermill injects."""
+    cells = [nbformat.v4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]})]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": kernel, "papermill": {}}
+    )
+    if injected:
+        sources = (parameterize_notebook(notebook, injected).cells[1].source, *sources)
+    namespace = {"In": [""]}
+    for source in (DEFAULTS, *sources):
+        namespace["In"].append(source)
+        exec(source, namespace)
+    return notebook_parameters(namespace)
+
+
+def test_the_parameters_cell_gives_the_settings():
+    parameters = given("answer = 42")
+    assert parameters == {
+        **{"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}},
+        **{"methods": {"random": {}}, "k": [10, 20], "results": "results/x", "seeds": 5},
+    }
+    assert given(seeds=2) == parameters | {"seeds": 2}  # a file that changes the example
+
+
+def test_papermill_overrides_the_parameters_cell():
+    """Papermill writes the keys of a table as text, which must not change what a table means."""
+    rates = {1: 1, 100: 50.5}
+    changed = given() | {"seeds": 2, "methods": {"dm": {"learning_rate": rates}}, "workers": None}
+    parameters = given("later = 7", **changed)
+    assert parameters.keys() == changed.keys()
+    read = read_settings(parameters)
+    assert (read.seeds, read.workers, read.k) == (2, None, [10, 20])
+    assert read_methods(read)["dm"][1].learning_rate == rates
+
+
+def test_a_study_of_its_own_must_give_all_that_has_no_default():
+    parameters = given(data={"name": "mnist"}, k=[10])
+    assert parameters == {"data": {"name": "mnist"}, "k": [10]}
+    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
+        read_settings(parameters)
+
+
+def test_an_unknown_name_is_refused_until_it_is_put_right():
+    """In JupyterLab the cell is edited and run again; the old name is still in the namespace."""
+    with pytest.raises(ValueError, match="'sedes' is not a parameter; did you mean"):
+        read_settings(given(sedes=2))
+    right = DEFAULTS.replace("seeds = 5", "seeds = 2")
+    assert read_settings(given(DEFAULTS + "sedes = 2\n", right)).seeds == 2

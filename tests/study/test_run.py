@@ -1,0 +1,710 @@
+"""A study: what is in its tables, what a rerun does, and what happens when something goes wrong.
+
+Worker processes take seconds to start, so most tests run on a scheduler inside the test process.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from clusters import held, in_process, write_holding
+
+from ddlib.data.base import Split
+from ddlib.data.load import load
+from ddlib.devices import precision
+from ddlib.explore import tables
+from ddlib.methods import METHODS, Method, Preparation, selection
+from ddlib.networks import functional as networks
+from ddlib.networks.initial import initial_parameters
+from ddlib.parameters import Parameters
+from ddlib.seeds import generator
+from ddlib.study import jobs, store
+from ddlib.study.plan import prepare
+from ddlib.study.results import Result
+from ddlib.study.run import Graph, run
+from ddlib.study.settings import Settings, read_settings
+from ddlib.training import together
+from ddlib.training.divergence import DivergedError
+from ddlib.training.loop import train_and_score, training_steps
+from ddlib.training.recipe import Recipe, hold_out
+
+DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
+DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
+DC = {"iterations": 2, "outer_steps": 2, "inner_epochs": 1, "real_batch": 8}
+GRID = {
+    "data": DIGITS,
+    "network": {"name": "mlp", "width": 16, "depth": 2},
+    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
+    "methods": {"random": None, "dm": DM, "dc": DC},
+    "k": [6, 3],
+    "seeds": 2,
+    "evaluations": 2,
+    "converged": {"held_out": 0.5},
+}
+RECIPE = Recipe(steps=20, batch_size=16, learning_rate=0.05)
+SMALL = {"methods": {"random": None}, "seeds": 1, "reference": "same_steps"}
+TABLES = ("trials", "references", "costs")
+
+
+def settings(folder: Path, **changes) -> Settings:
+    places = {"results": str(folder), "cache": str(folder.parent / "cache")}
+    return read_settings(GRID | places | changes)
+
+
+def mlp() -> networks.Network:
+    return networks.build("mlp", (1, 8, 8), 3, width=16, depth=2)
+
+
+def stamps(root: Path) -> dict[str, int]:
+    """When each result below `root` was last written: trials, sets, references."""
+    files = [path for path in root.rglob("*") if path.suffix in (".json", ".safetensors")]
+    return {path.name: path.stat().st_mtime_ns for path in files if path.name != "settings.json"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    result: Result
+    folder: Path
+
+    def table(self, name: str) -> bytes:
+        return (self.folder / f"{name}.parquet").read_bytes()
+
+    def copy(self, root: Path) -> Path:
+        """Copy the study and its cache below `root`; return the study's folder there."""
+        return shutil.copytree(self.folder.parent, root / "copy") / self.folder.name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished") / "grid"
+    return Finished(run(settings(folder, workers=2)), folder)
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The address of a scheduler with one worker, in this process."""
+    with in_process() as address:
+        yield address
+
+
+NOBODY = {"scheduler_address": "tcp://127.0.0.1:1"}  # a study that asks for workers is refused
+
+
+# The tables.
+
+
+def test_the_tables_have_a_row_for_every_trial_and_evaluation(finished):
+    trials, costs = finished.result.trials, finished.result.costs
+    grid = list(itertools.product(["random", "dm", "dc"], [1, 2], [0, 1], [0, 1]))
+    rows = trials[["method", "ipc", "seed", "evaluation"]].itertuples(index=False)
+    assert [tuple(row) for row in rows] == grid
+    assert list(trials["k"]) == [3 * ipc for _, ipc, _, _ in grid]
+    assert set(trials["status"]) == {"ok"}
+    assert finished.result.failures.empty
+    assert len(costs) == 12
+    assert (costs[["distil_seconds", "evaluate_seconds"]] > 0).all(axis=None)
+    assert (costs["prepare_seconds"] == 0).all()
+    sets = finished.result.distilled(seed=1)
+    assert [(one.method, one.ipc, one.seed) for one in sets] == [
+        (method, ipc, 1) for method in ("random", "dm", "dc") for ipc in (1, 2)
+    ]
+    for name in TABLES:
+        written = pd.read_parquet(finished.folder / f"{name}.parquet")
+        pd.testing.assert_frame_equal(written, getattr(finished.result, name), check_exact=True)
+
+
+def test_a_gap_is_measured_from_the_seeds_own_network_on_all_data(finished):
+    references = finished.result.references
+    full = references.set_index(["seed", "reference"])
+    for row in finished.result.trials.to_dict("records"):
+        for measure, (name, kind) in itertools.product(
+            ("error", "cross_entropy"), (("", "converged"), ("_same_steps", "same_steps"))
+        ):
+            gap = row[measure] - full.loc[(row["seed"], kind), measure]
+            assert row[f"gap_{measure}{name}"] == gap
+
+
+def test_nothing_is_left_but_results(finished):
+    files = [path for path in finished.folder.parent.rglob("*") if path.is_file()]
+    assert Counter(f"{path.parent.name}/{path.suffix}" for path in files) == {
+        **{"trials/.json": 12, "distilled/.safetensors": 12, "distilled/.seconds": 12},
+        **{"references/.json": 4, "observed/.safetensors": 2, "data/.safetensors": 1},
+        **{"lengths/.json": 1, "lengths/.seconds": 1},
+        **{"grid/.parquet": 3, "grid/.json": 1, "grid/": 1},
+    }
+    kept = json.loads((finished.folder / "settings.json").read_text())
+    assert (kept["seeds"], kept["workers"]) == (2, None)
+
+
+@pytest.mark.parametrize("method", ["random", "dm", "dc"])
+def test_a_trial_is_what_its_own_call_gives(finished, method):
+    """Distilled alone, in this process, a set of the sweep is the same to the last bit."""
+    dataset = load(**DIGITS)
+    parameters = METHODS[method].parameters(**(GRID["methods"][method] or {}))
+    synthetic = METHODS[method].distil(dataset, mlp(), [2], 1, parameters)[2]
+    [kept] = [one for one in finished.result.distilled(1) if (one.method, one.k) == (method, 6)]
+    assert torch.equal(kept.images, synthetic.images)
+    rows = finished.result.trials.query("method == @method and k == 6 and seed == 1")
+    for row in rows.itertuples():
+        given = synthetic.images, synthetic.labels, dataset.test, RECIPE, (1, row.evaluation)
+        score = train_and_score(mlp(), *given)
+        assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
+    assert rows["cross_entropy"].nunique() == 2
+
+
+def test_a_reference_is_the_same_training_on_all_data(finished):
+    """The converged one takes the steps at which the risk on images held out is least."""
+    dataset = load(**DIGITS)
+    real, held_out = dataset.train, hold_out(dataset.train.labels, 0.5)
+    rest, tested = (Split(real.images[at], real.labels[at]) for at in (~held_out, held_out))
+    risks = {
+        steps: train_and_score(
+            mlp(), rest.images, rest.labels, tested, recipe(steps), (0, 0)
+        ).cross_entropy
+        for steps in (20, 40, 80)
+    }
+    assert min(risks, key=risks.get) == 40
+    references = finished.result.references
+    assert list(references["steps"]) == [40, 20] * 2
+    assert not references["capped"].any()
+    assert list(references["passes"]) == [40 * 16 / 60, 20 * 16 / 60] * 2
+    for row in references.itertuples():
+        given = real.images, real.labels, dataset.test, recipe(row.steps), (row.seed, 0)
+        score = train_and_score(mlp(), *given)
+        assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
+        assert score.balanced_accuracy == row.balanced_accuracy
+
+
+def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
+    given = SMALL | {"precision": "bf16", "scheduler_address": address}
+    result = run(settings(tmp_path / "study", **given))
+    dataset, [synthetic, _] = load(**DIGITS), result.distilled()
+    with precision("bf16", "cpu"):
+        score = train_and_score(
+            mlp(), synthetic.images, synthetic.labels, dataset.test, RECIPE, (0, 0)
+        )
+    assert result.trials["cross_entropy"][0] == score.cross_entropy
+
+
+def recipe(steps: int, **changes) -> Recipe:
+    return Recipe(**{"steps": int(steps), "batch_size": 16, "learning_rate": 0.05} | changes)
+
+
+def test_gaps_of_the_same_steps_ask_for_no_other_network(tmp_path, address):
+    result = run(settings(tmp_path / "study", scheduler_address=address, **SMALL))
+    assert list(result.references["reference"]) == ["same_steps"]
+    assert not (tmp_path / "cache" / "lengths").exists()
+    for measure in ("error", "cross_entropy"):
+        gaps = result.trials[measure] - result.references[measure][0]
+        assert np.array_equal(result.trials[f"gap_{measure}"], gaps)
+        assert np.array_equal(result.trials[f"gap_{measure}_same_steps"], gaps)
+
+
+def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(finished, tmp_path):
+    """Its accuracy stays, its gap is missing, and the other seed's gaps are what they were."""
+    folder = finished.copy(tmp_path)
+    [path] = folder.parent.glob("cache/references/digits-seed1-converged-*")
+    lost = DivergedError(3, "the training loss")
+    path.write_text(json.dumps(store.failure(lost)))
+    result = run(settings(folder, **NOBODY))
+    kept, lacking = (result.trials.query(f"seed == {seed}") for seed in (0, 1))
+    assert lacking[["gap_error", "gap_cross_entropy"]].isna().all(axis=None)
+    assert lacking[["accuracy", "gap_error_same_steps"]].notna().all(axis=None)
+    message = f"no gap to the network on all data (converged), which diverged: {lost}"
+    assert set(lacking["message"]) == {message}
+    assert kept.equals(finished.result.trials.query("seed == 0"))
+    assert tables.read(folder).gaps["gap_error"].isna().sum() == len(lacking)
+
+
+# Running again.
+
+
+def test_a_rerun_does_nothing_and_gives_the_same_tables(finished, tmp_path):
+    folder = finished.copy(tmp_path)
+    before = stamps(folder.parent)
+    run(settings(folder, **NOBODY))
+    assert stamps(folder.parent) == before
+    assert {name: (folder / f"{name}.parquet").read_bytes() for name in TABLES} == {
+        name: finished.table(name) for name in TABLES
+    }
+
+
+def test_only_what_is_missing_is_done_again(finished, tmp_path, address):
+    folder = finished.copy(tmp_path)
+    before = stamps(folder.parent)
+    patterns = ["trials/dm-ipc2-seed1-*", "trials/dc-ipc1-seed0-*"]
+    patterns += ["distilled/dc-ipc1-seed0-*.safetensors", "../cache/observed/digits-seed1-*"]
+    lost = [path for pattern in patterns for path in folder.glob(pattern)]
+    [reference] = folder.parent.glob("cache/references/digits-seed1-same_steps-*")
+    for path in lost:
+        path.unlink()
+    run(settings(folder, scheduler_address=address))
+    after = stamps(folder.parent)
+    written = {name for name in after if before.get(name) != after[name]}
+    assert written == {path.name for path in [*lost, reference]}
+    for name in ("trials", "references"):
+        assert (folder / f"{name}.parquet").read_bytes() == finished.table(name)
+
+
+SCRIPT = """
+from ddlib.study.run import run
+from ddlib.study.settings import read_settings
+
+def main():
+    run(read_settings({given!r}))
+
+{call}
+"""
+
+
+def script(tmp_path: Path, given: dict, call="if __name__ == '__main__':\n    main()") -> list:
+    """Return the command of a process that runs a study."""
+    places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
+    (tmp_path / "script.py").write_text(SCRIPT.format(given=GRID | places | given, call=call))
+    return [sys.executable, str(tmp_path / "script.py")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["interrupted", "killed worker"])
+def test_an_interrupted_study_goes_on_and_a_killed_worker_is_replaced(tmp_path, address, end):
+    """Each is in the midst of a trial that does not end before a folder is gone."""
+    hold = tmp_path / "hold"
+    given = {
+        "extensions": [str(write_holding(tmp_path / "holding.py", hold))],
+        "methods": {"random": None, "holding": {}},
+    }
+    run(settings(tmp_path / "undisturbed" / "study", scheduler_address=address, **given))
+    hold.mkdir()
+    study = subprocess.Popen(
+        script(tmp_path, given | {"workers": 1}),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    worker = held(hold)
+    if end == "interrupted":
+        os.killpg(study.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+        said = study.communicate(timeout=60)[1]
+        assert said.splitlines()[-1] == "KeyboardInterrupt"
+        assert said.count("Traceback") == 1
+        shutil.rmtree(hold)
+        before = stamps(tmp_path / "study")
+        run(settings(tmp_path / "study", scheduler_address=address, **given))
+        assert before.items() <= stamps(tmp_path / "study").items()
+    else:
+        os.kill(worker, signal.SIGKILL)
+        shutil.rmtree(hold)
+        assert study.wait(timeout=120) == 0
+    for name in ("trials", "references"):
+        tables = [tmp_path / part / f"{name}.parquet" for part in ("study", "undisturbed/study")]
+        assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    ended = subprocess.run(
+        script(tmp_path, SMALL | {"workers": 1}, call="main()"),
+        **{"capture_output": True, "text": True, "timeout": 300},
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("OSError: worker processes do not start on this machine: ")
+    assert last.endswith('put what runs a study under `if __name__ == "__main__":`')
+
+
+# What fails is shown as failed.
+
+
+def test_a_diverged_size_is_recorded_and_the_others_go_on(finished, tmp_path, address):
+    """The first step is taken from finite images; its huge rate is what breaks the next one."""
+    folder = finished.copy(tmp_path)
+    methods = {"dm": DM | {"learning_rate": {1: 1e30, 2: 1.0}}, "dc": DC}
+    result = run(settings(folder, methods=methods, seeds=1, scheduler_address=address))
+    [row] = result.failures.to_dict("records")
+    assert row == {
+        **{"configuration": "own", "method": "dm", "k": 3, "seed": 0, "status": "diverged"},
+        "message": "the matching loss stopped being a finite number at step 1; choose a smaller "
+        "learning rate",
+    }
+    measures = ["accuracy", "error", "cross_entropy", "gap_error", "gap_cross_entropy"]
+    assert result.trials.query("status != 'ok'")[measures].isna().all(axis=None)
+    query = "seed == 0 and (method == 'dc' or method == 'dm' and k == 6)"
+    before, after = (one.trials.query(query) for one in (finished.result, result))
+    places = ["method", "k", "evaluation"]
+    assert np.array_equal(before.sort_values(places)[measures], after.sort_values(places)[measures])
+
+
+def test_a_training_that_diverges_is_recorded_with_its_step_and_stands(tmp_path, address):
+    wild = {"training": {"steps": 20, "batch_size": 16, "learning_rate": 1e12}}
+    given = {"methods": {"random": None}, "seeds": 1} | wild
+    result = run(settings(tmp_path / "study", scheduler_address=address, **given))
+    failures = result.failures
+    full = ["all data, converged", "all data, same_steps"]
+    assert list(failures["method"]) == [*full, "random", "random"]
+    assert failures["k"].tolist() == [pd.NA, pd.NA, 3, 6]
+    assert set(failures["status"]) == {"diverged"}
+    theta = initial_parameters(mlp(), generator("evaluation weights", (0, 0)))
+    real, stream = load(**DIGITS).train, generator("evaluation batches", (0, 0))
+    steps = training_steps(
+        mlp(), theta, real.images, real.labels, recipe(20, learning_rate=1e12), stream
+    )
+    with pytest.raises(DivergedError) as error:
+        list(steps)
+    assert 0 < error.value.step < 20
+    assert f"at step {error.value.step};" in failures["message"][0]
+    assert result.trials[["error", "gap_error"]].isna().all(axis=None)
+    assert run(settings(tmp_path / "study", **given, **NOBODY)).failures.equals(failures)
+
+
+class Nothing(Parameters):
+    """A method without parameters."""
+
+
+def register(monkeypatch, name: str, distil, preparation: Preparation | None = None) -> None:
+    monkeypatch.setitem(METHODS, name, Method(distil, Nothing, False, preparation))
+
+
+def test_a_crash_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
+    def fragile(dataset, network, ipcs, seed, parameters):
+        if broken and ipcs == [2] and seed == 0:
+            raise MemoryError("no room for 6 images")
+        return selection.random(dataset, network, ipcs, seed, parameters)
+
+    register(monkeypatch, "fragile", fragile)
+    chosen = settings(
+        tmp_path / "study", methods={"fragile": {}, "random": {}}, scheduler_address=address
+    )
+    broken = True
+    result = run(chosen)
+    place = {"configuration": "own", "method": "fragile", "k": 6, "seed": 0, "status": "failed"}
+    message = "MemoryError: no room for 6 images"
+    assert result.failures.to_dict("records") == [{**place, "message": message}]
+    assert len(result.trials) == 2 * 2 * 2 * 2 - 1
+    before, broken = stamps(tmp_path), False
+    again = run(chosen)
+    assert again.failures.empty
+    written = {name for name, time in stamps(tmp_path).items() if before.get(name) != time}
+    assert {name.rsplit("-", 1)[0] for name in written} == {"fragile-ipc2-seed0"}
+    measures = ["k", "seed", "evaluation", "accuracy", "cross_entropy", "gap_error"]
+    ours, theirs = (again.trials.query("method == @name")[measures] for name in chosen.methods)
+    assert np.array_equal(ours, theirs)
+
+
+def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeypatch):
+    def returning(change):
+        def distil(dataset, network, ipcs, seed, parameters):
+            [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
+            return change(ipc, made)
+
+        return distil
+
+    methods = {
+        "nothing": (lambda ipc, made: {}, "be a DistilledSet of ipc=1, not NoneType"),
+        "list": (lambda ipc, made: [made], "be a DistilledSet of ipc=1, not NoneType"),
+        "infinite": (
+            lambda ipc, made: {ipc: replace(made, images=made.images / 0)},
+            "be finite, and some of its pixels are NaN or infinite",
+        ),
+        "seed": (lambda ipc, made: {ipc: replace(made, seed=1)}, "hold seed 0, not 1"),
+    }
+    for name, (change, _) in methods.items():
+        register(monkeypatch, name, returning(change))
+    given = SMALL | {"methods": dict.fromkeys([*methods, "random"]), "k": [3]}
+    failures = run(settings(tmp_path / "study", scheduler_address=address, **given)).failures
+    for row, (name, (_, problem)) in zip(failures.itertuples(), methods.items(), strict=True):
+        beginning = f"ValueError: the method {name!r} returned no valid set: it should "
+        assert (row.method, row.message) == (name, beginning + problem)
+    assert len(list(tmp_path.glob("study/distilled/*.safetensors"))) == 1
+
+
+def test_exchanged_or_empty_files_are_named(tmp_path, address):
+    given = SMALL | {"methods": {"random": None, "herding": None}, "k": [3]}
+    chosen = settings(tmp_path / "study", scheduler_address=address, **given)
+    run(chosen)
+    shutil.rmtree(tmp_path / "study/trials")
+    [ours] = tmp_path.glob("study/distilled/random-*.safetensors")
+    [theirs] = tmp_path.glob("study/distilled/herding-*.safetensors")
+    shutil.copy(theirs, ours)
+    theirs.write_bytes(b"")  # as a loss of power left it
+    messages = list(run(chosen).failures["message"])
+    assert messages[0] == (
+        f"ValueError: {ours} is not the set of its name: it should hold method 'random', not "
+        "'herding'; delete it, and run again"
+    )
+    assert messages[1].startswith(f"ValueError: {theirs} is not a whole distilled set (")
+    for path in (ours, theirs):
+        path.unlink()
+    assert run(chosen).failures.empty
+
+
+@pytest.mark.parametrize(
+    ("pattern", "content"),
+    [
+        ("grid/trials/dc-ipc1-*.json", b""),
+        ("grid/distilled/dc-ipc1-*.seconds", b'{"status": "ok", "mess'),
+        ("cache/references/*.json", b'{"status": "ok"}'),
+        ("cache/observed/*.safetensors", b"null"),
+        ("cache/data/*.safetensors", b"null"),
+    ],
+)
+def test_an_unreadable_record_is_named_and_left_as_it_is(finished, tmp_path, pattern, content):
+    folder = finished.copy(tmp_path)
+    path = next(folder.parent.glob(pattern))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
+        run(settings(folder, **NOBODY)).observed("own")
+    assert path.read_bytes() == content
+
+
+def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
+    mtt = {"iterations": 1, "student_steps": 1, "expert_epochs": 1, "max_start": 1, "experts": 1}
+    taught = {"initialisation": "rotation", "pretraining": {"steps": 2}}
+    given = {"configurations": {"taught": taught}, "k": [3], **SMALL}
+    given |= {"methods": {"mtt": mtt, "random": None}, "scheduler_address": address}
+    assert run(settings(tmp_path / "study", **given)).failures.empty
+    shutil.rmtree(tmp_path / "study")
+    shutil.rmtree(tmp_path / "cache" / "references")
+    [expert] = tmp_path.glob("cache/prepared/mtt-*[0-9]")
+    [body] = tmp_path.glob("cache/pretrained/*.safetensors")
+    for path in (expert, body):
+        path.write_bytes(b"")  # as a loss of power left it
+    failures = run(settings(tmp_path / "study", **given)).failures
+    assert list(failures["method"]) == ["all data, same_steps", "mtt", "random"]
+    for row in failures.itertuples():
+        path = expert if row.method == "mtt" else body
+        assert row.message.startswith(f"ValueError: {path} is not whole (")
+
+
+# Files that are shared.
+
+
+def shifting(monkeypatch, make) -> None:
+    """Register the method `shifted`: random images, each moved by numbers that `make` makes."""
+
+    def distil(dataset, network, ipcs, seed, parameters, prepared):
+        total = sum(int(path.read_text()) for path in prepared) / 100
+        sets = selection.random(dataset, network, ipcs, seed, parameters)
+        return {ipc: replace(one, images=one.images + total) for ipc, one in sets.items()}
+
+    shifts = Preparation(lambda parameters, ipcs: [{"shift": 1}, {"shift": 10}], make)
+    register(monkeypatch, "shifted", distil, shifts)
+
+
+def test_what_a_method_prepares_is_made_once_also_by_two_studies_at_once(
+    tmp_path, address, monkeypatch
+):
+    made = []
+
+    def make(dataset, network, job):
+        made.append(job["shift"])
+        threading.Event().wait(0.5)  # for the other study to come to it
+        return str(job["shift"]).encode()
+
+    shifting(monkeypatch, make)
+    methods = {"shifted": {}, "random": {}, "same": {"method": "shifted"}}
+    with in_process() as other, ThreadPoolExecutor() as threads:
+        studies = [
+            settings(tmp_path / where, methods=methods, scheduler_address=where_to)
+            for where, where_to in (("one", address), ("two", other))
+        ]
+        one, two = threads.map(run, studies)
+    assert sorted(made) == [1, 10]
+    assert one.trials.equals(two.trials)
+    assert one.references.equals(two.references)
+    assert set(one.trials.query("method == 'same'")["base"]) == {"shifted"}
+    sets = one.distilled()
+    for moved, plain in zip(sets[:2], sets[2:4], strict=True):
+        assert torch.equal(moved.images, plain.images + 0.11)
+        assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
+    seconds = one.costs.groupby("method")["prepare_seconds"].first()
+    assert seconds["random"] == 0 < seconds["shifted"]
+
+
+def test_a_preparation_that_fails_fails_what_waits_for_it_and_is_tried_again(
+    tmp_path, address, monkeypatch
+):
+    made = []
+
+    def make(dataset, network, job):
+        made.append(job["shift"])
+        if len(made) == 1:
+            raise MemoryError("no room for experts")
+        return str(job["shift"]).encode()
+
+    shifting(monkeypatch, make)
+    given = SMALL | {"methods": {"shifted": {}, "random": {}}}
+    chosen = settings(tmp_path / "study", scheduler_address=address, **given)
+    failures = run(chosen).failures
+    assert list(failures["method"]) == ["shifted", "shifted"]
+    assert set(failures["message"]) == {"MemoryError: no room for experts"}
+    assert run(chosen).failures.empty
+    assert {*made[:2]} == {1, 10}
+    assert made[2:] == made[:1]  # what was under way when another failed is kept
+
+
+def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys):
+    order = []
+
+    def second():
+        with store.alone(tmp_path):
+            order.append("second")
+
+    with store.alone(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(timeout=0.3)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
+    said = f"another process is at work in {tmp_path}; waiting for it to end\n"
+    assert capsys.readouterr().out == said
+
+
+# What a GPU trains at once.
+
+
+class Recorder:
+    """A client that takes every job, and does none."""
+
+    def submit(self, *call, **options):
+        return object()
+
+
+def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
+    plan = prepare(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
+
+    def groups(device: str = "cuda") -> list[list[int]]:
+        there = replace(plan, context=replace(plan.context, device=device))
+        jobs = Graph(there, Recorder()).evaluations(there.trials)
+        return [[trial.seed for trial in trials] for trials in jobs.values()]
+
+    assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
+    assert groups("cpu") == [[seed] for seed in range(7)]
+    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
+    assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_every_set_of_a_job_has_its_own_networks_scores(finished):
+    plan = finished.result.plan
+    trials = [one for one in plan.trials if (one.method, one.ipc) == ("random", 1)]
+    lost = store.failure(ValueError("lost"))
+
+    def evaluate(trials, numbers, failed):
+        with store.alone(plan.folder):
+            given = plan.context, trials, numbers, plan.first, None, failed
+            return jobs.evaluate(*given)[0]
+
+    records = evaluate(trials, [0, 1, 2], [])
+    alone = [
+        [evaluate([trial], [number], [])[0]["scores"][0] for number in range(3)] for trial in trials
+    ]
+    assert [record["scores"] for record in records] == alone
+    failed = [{trials[0].set_path: lost}]
+    assert evaluate(trials, [0, 1, 2], failed) == [lost, records[1]]
+
+
+# Several configurations.
+
+SEVERAL = {
+    "configurations": {
+        "own": {},
+        "adam": {"optimizer": "adam", "learning_rate": 0.01},
+        "lenet": {"network": {"name": "lenet"}, "augmentation": "dsa"},
+        "seen": {"augmentation": "dsa"},
+        "taught": {"initialisation": "contrastive", "pretraining": {"steps": 2}},
+        "wild": {"learning_rate": 1e30},
+    },
+    "families": {"all": ["own", "wild", "lenet"], "wild alone": ["wild"]},
+    "methods": {"random": None, "dm": DM},
+    "k": [3],
+    "seeds": 5,
+    "evaluations": 1,
+    "probe": 7,
+    "reference": "same_steps",
+}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, address) -> Result:
+    folder = tmp_path_factory.mktemp("several") / "study"
+    return run(settings(folder, scheduler_address=address, **SEVERAL))
+
+
+def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(several):
+    grid = itertools.product(SEVERAL["configurations"], ["random", "dm"], range(5))
+    rows = several.trials[["configuration", "method", "seed"]].itertuples(index=False)
+    assert [tuple(row) for row in rows] == list(grid)
+    assert len(list(several.plan.folder.glob("distilled/*.safetensors"))) == 10
+    full = several.references.set_index(["configuration", "seed"])["error"]
+    for row in several.trials.query("configuration != 'wild'").to_dict("records"):
+        assert row["gap_error"] == row["error"] - full[row["configuration"], row["seed"]]
+    part = several.under("lenet")
+    assert len(part.trials) == len(part.costs) == 10
+    assert list(part.references["seed"]) == [0, 1, 2, 3, 4]
+    assert set(several.augmented.trials["configuration"]) == {"seen"}
+    [synthetic] = [one for one in several.distilled(1) if one.method == "dm"]
+    dataset, network = load(**DIGITS), networks.build("lenet", (1, 8, 8), 3)
+    given = synthetic.images, synthetic.labels, dataset.test, recipe(20, augmentation="dsa")
+    score = train_and_score(network, *given, (1, 0))
+    [row] = part.trials.query("method == 'dm' and seed == 1").itertuples()
+    assert (row.accuracy, row.cross_entropy) == (score.accuracy, score.cross_entropy)
+
+
+def test_a_configuration_without_a_reference_is_left_out_of_families(several):
+    """One network on all data that diverges takes its configuration, and no other with it."""
+    tabled = tables.read(several.plan.folder)
+    rest = tuple(name for name in SEVERAL["configurations"] if name != "wild")
+    assert tabled.families == {"all configurations": rest, "all": ("own", "lenet")}
+    assert several.observed("wild") == {}
+    assert set(several.failures["configuration"]) == {"wild"}
+
+
+def test_what_trained_networks_showed_on_the_probe_images(several):
+    """Probabilities and features at the end; logits' changes over four quarters of the training."""
+    shown, dataset = several.observed("adam"), load(**DIGITS)
+    count, real = len(dataset.test.labels), dataset.train
+    seen = dataset.test.images[[i * count // 7 for i in range(7)]]
+    adam = recipe(20, learning_rate=0.01, optimizer="adam")
+    for seed in (0, 1):
+        theta = initial_parameters(mlp(), generator("evaluation weights", (seed, 0)))
+        stream = generator("evaluation batches", (seed, 0))
+        scores = [networks.logits(mlp(), theta, seen)]
+        steps = training_steps(mlp(), theta, real.images, real.labels, adam, stream)
+        for number, theta in enumerate(steps, 1):
+            if number in (5, 10, 15, 20):
+                scores.append(networks.logits(mlp(), theta, seen))
+        scores = [each - each.mean(1, keepdim=True) for each in scores]
+        moved = torch.stack([b - a for a, b in itertools.pairwise(scores)]).flatten(1)
+        assert np.allclose(shown["probabilities"][seed], scores[-1].softmax(1), atol=1e-6)
+        assert np.allclose(shown["increments"][seed], moved, rtol=2e-3, atol=1e-4)
+        features = networks.embed(mlp(), theta, seen)
+        assert np.allclose(shown["features"][seed], features, rtol=2e-3, atol=1e-4)
+
+
+def test_networks_are_compared_over_the_seeds_that_all_have(several, tmp_path):
+    """With too few of those, configurations that lack one are left out instead."""
+    root = shutil.copytree(several.plan.folder.parent, tmp_path / "copy")
+    plan = replace(several.plan, cache=root / "cache")
+    result = replace(several, plan=plan)
+    own = result.observed("own")["features"]
+    plan.reference("adam", 0, "same_steps").observed.unlink()
+    shown = result.observed_together(["own", "adam"])
+    assert [len(each["features"]) for each in shown.values()] == [4, 4]
+    assert np.array_equal(shown["own"]["features"], own[1:])
+    plan.reference("adam", 1, "same_steps").observed.unlink()
+    shown = result.observed_together(["own", "adam"])
+    assert list(shown) == ["own"]
+    assert np.array_equal(shown["own"]["features"], own)
