@@ -161,10 +161,9 @@ def test_the_app_follows_every_control(page, tmp_path):
         family.move("members", "vit")
         family.screenshot("app_family")
         plans = Driven(page, 2, explore.Planner(studies))
-        for name in ("epsilon", "budget", "family"):
+        for name in ("epsilon", "budget", "study", "family"):
             plans.move(name)
         plans.screenshot("app_planner")
-        plans.move("study")
     assert page.hosts <= LOCAL
 
 
