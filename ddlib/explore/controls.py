@@ -15,7 +15,10 @@ from ddlib.figures.render import mime_bundle
 from ddlib.figures.style import CONFIG
 
 NUMBERS = "application/vnd.ddlib.numbers+html"  # a page shows this below the picture
-STYLE = "<style>.ddlib-numbers :is(td, th) {padding: 3px 10px; text-align: left}</style>"
+STYLE = (
+    "<style>.ddlib-numbers {font-size: 13px; line-height: 1.4} "
+    ".ddlib-numbers :is(td, th) {padding: 3px 10px; text-align: left; vertical-align: top}</style>"
+)
 ROW = {"flex_flow": "row wrap", "max_width": "900px"}
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
@@ -33,9 +36,10 @@ class View(NamedTuple):
 class Explorer(widgets.VBox):
     """Controls for a choice of results; a change of one draws the chart and the numbers again.
 
-    controls: by name, each with a `value`; the menu of studies comes first. A subclass says in
-    `offer` what a study has to choose from, and in `view` what the values of the controls show.
-    Where no kernel runs, a picture of the first view stays.
+    controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
+    methods: `offer(tables)` lets the controls offer what a study has, and `view(tables, **values)`
+    returns what the values of the controls show, or raises ValueError, in one clause, where that
+    is nothing. Where no kernel runs, a picture of the first view stays.
     """
 
     def __init__(self, studies: Sequence[Tables], **controls: widgets.Widget) -> None:
@@ -51,14 +55,6 @@ class Explorer(widgets.VBox):
         row = widgets.HBox(row, layout=ROW)
         super().__init__([row, *ticks, self.picture, self.numbers, SliderNames()])
         self.update()
-
-    def offer(self, tables: Tables) -> None:
-        """Let the controls offer what a study has."""
-        raise NotImplementedError
-
-    def view(self, tables: Tables, **choice: Any) -> View:
-        """Return what the controls' values show; ValueError, in one clause, where there is none."""
-        raise NotImplementedError
 
     def follow(self, control: widgets.Widget) -> None:
         """Set the controls that depend on the one that changed."""

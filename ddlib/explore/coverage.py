@@ -197,7 +197,7 @@ def _crossing(worst, needs, epsilon: float, sizes: list[int]) -> alt.LayerChart:
     needs = needs[["way"]].assign(gap=epsilon, **ends)
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))
     y = alt.Y("gap:Q", title="worst gap", scale=alt.Scale(domainMin=0))
-    ways = alt.Legend(orient="top-right", title=None)
+    ways = alt.Legend(orient="top-right", title=None, symbolOpacity=1)
     colour = alt.Color("way:N", scale=colour_scale(needs["way"]), legend=ways)
     line = alt.Chart(worst).encode(x, y, tooltip=tips(["member:N", "k", "gap"]))
     needs = alt.Chart(needs).encode(y, colour, tooltip=tips(["way:N", "k", "low", "high"]))

@@ -26,7 +26,8 @@ IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 2
 class IpcExplorer(Explorer):
     """Move the images per class: what each fitted law predicts there, and what was measured.
 
-    draws: of a fit; floor_share: see the last column of the table.
+    draws: of a fit; floor_share: of the table's last column, the k at which the part of the gap
+    above the floor is down to this share of the floor.
     """
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200, floor_share: float = 0.1):
@@ -87,13 +88,12 @@ class IpcExplorer(Explorer):
 
     def _predictions(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
         """Return what a fit says of k, by column of the table."""
+        share = self.floor_share
         return {
             "predicted gap": between(fit.gap(k), ".3f"),
             "gain of the next image": between(fit.gain(k), ".2g"),
-            f"k_sat, past which it gains less than {least_gain:g}": _said(fit.k_sat, least_gain),
-            f"k with {self.floor_share:.0%} of the floor above it": _said(
-                fit.k_floor, self.floor_share
-            ),
+            f"k_sat: gain below {least_gain:g}": _said(fit.k_sat, least_gain),
+            f"k: {share:.0%} of the floor left above it": _said(fit.k_floor, share),
         }
 
 
@@ -144,7 +144,8 @@ def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
     scale = alt.Scale(domain=[min(0, drawn.min()), 1.05 * drawn.max()], nice=False)
     x = k_axis(pd.Series([sizes[0], 2 * sizes[-1]]), pd.Series(sizes))
     y = alt.Y("gap:Q", scale=scale, title="gap to all data")
-    colour = alt.Color("method:N", scale=_scale(method_colours(gaps["method"])), title=None)
+    legend, colours = alt.Legend(title=None, symbolOpacity=1), method_colours(gaps["method"])
+    colour = alt.Color("method:N", scale=_scale(colours), legend=legend)
     dashes = {FORMULAS[law]: list(STYLES[law][1]) for law in curves["law"].unique()}
     dash = alt.StrokeDash("fit:N", scale=_scale(dashes), title=None)
     shapes = _scale({"predicted": "square", "k_sat": "triangle-down"})

@@ -1,15 +1,12 @@
 """Contact sheets: the distilled images of a method at one size, as one small PNG."""
 
 import base64
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-
-from ddlib.files import write_atomically
 
 CLASSES, COPIES = 10, 5  # at most so many columns and rows
 PAPER = 128  # the grey between images
@@ -28,13 +25,6 @@ def find(folder: Path) -> dict[tuple[str, int], bytes | Path]:
     first = costs[costs["seed"] == 0].itertuples(index=False)
     files = {(row.method, row.ipc): folder / "distilled" / row.set for row in first}
     return {key: path for key, path in files.items() if path.is_file()}
-
-
-def write(folder: Path, sheets: Mapping[tuple[str, int], bytes]) -> None:
-    """Write PNGs by (method, ipc) into a folder, for `find`."""
-    rows = [(*key, png) for key, png in sheets.items()]
-    table = pd.DataFrame(rows, columns=["method", "ipc", "png"])
-    write_atomically(folder / SHEETS, table.to_parquet(index=False))
 
 
 def draw(path: Path) -> bytes:

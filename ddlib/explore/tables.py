@@ -165,7 +165,9 @@ def write_example(folders: Sequence[str | Path], target: Path = EXAMPLE) -> None
             write_atomically(place / f"{name}.parquet", content)
         if tables.distances is not None:
             write_distances(place, tables.distances, tables.noise)
-        sheets.write(place, {key: tables.sheet(*key) for key in tables.sheets})
+        rows = [(*key, tables.sheet(*key)) for key in tables.sheets]
+        images = pd.DataFrame(rows, columns=["method", "ipc", "png"])
+        write_atomically(place / sheets.SHEETS, images.to_parquet(index=False))
 
 
 if __name__ == "__main__":
