@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from benchmarks import machine, reference
+from benchmarks import reference
 from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
 from ddlib.methods import METHODS
@@ -59,16 +59,12 @@ images are 2e-3 apart; an image of 333 may lie between two classes."""
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to the same numbers; both return them.
-
-    least: the seconds below which the machine cannot go, if that is known.
-    """
+    """Two ways to the same numbers; both return them."""
 
     name: str
     data: str
     reference: Callable[[], Parts]
     ours: Callable[[], Parts]
-    least: Callable[[], float] | None = None
 
 
 def difference(theirs: Parts, ours: Parts, what: str) -> float:
@@ -94,11 +90,6 @@ class Setting:
     @property
     def strategy(self) -> str:
         return "dsa_no_flip" if self.data == "mnist" else "dsa"
-
-    def least(self, passed: int, trained: int, back: str = "weights") -> Callable[[], float]:
-        """The seconds that images take at least, forward, and forward and back."""
-        shape = SHAPES[self.data]
-        return partial(machine.least_seconds, self.theta, shape, passed, trained, back)
 
     def convnet(self, theta: Theta) -> reference.ConvNet:
         padding = self.network.body[0].padding[0]  # which takes 28 pixels to 32
@@ -156,7 +147,7 @@ def real_side(setting: Setting) -> Case:
     def ours() -> Parts:
         return {"features": embed(setting.network, setting.theta, images)}
 
-    return Case("DM real side", setting.data, theirs, ours, least=setting.least(len(images), 0))
+    return Case("DM real side", setting.data, theirs, ours)
 
 
 def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> Case:
@@ -167,10 +158,8 @@ def distribution_matching(setting: Setting, ipcs: Sequence[int], name: str) -> C
         drawn = augment.draw(augment.STRATEGIES[setting.strategy], 1, stream)
         return _moved(setting, reference.match_distributions, ipcs, drawn)
 
-    scale = setting.scale
-    least = setting.least(scale.classes * scale.real_batch, scale.classes * sum(ipcs), "images")
     ours = partial(_moves, setting, "dm", ipcs, setting.strategy)
-    return Case(name, setting.data, theirs, ours, least=least)
+    return Case(name, setting.data, theirs, ours)
 
 
 def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
@@ -185,9 +174,7 @@ def gradient_matching(setting: Setting, method: str, strategy: str) -> Case:
     name = f"{method.upper()} outer step"
     once = {"outer_steps": 1, "inner_epochs": 0}
     ours = partial(_moves, setting, method, [ipc], strategy, **once)
-    # A gradient's own gradient takes at least as long as the gradient.
-    least = setting.least(0, setting.scale.classes * (setting.scale.real_batch + 2 * ipc))
-    return Case(name, setting.data, theirs, ours, least=least)
+    return Case(name, setting.data, theirs, ours)
 
 
 def _moved(
@@ -243,9 +230,7 @@ def evaluation(setting: Setting) -> Case:
         scores = [train_and_score(*given, number) for number in range(scale.networks)]
         return _parts([(each.accuracy, each.cross_entropy) for each in scores])
 
-    trained = scale.networks * scale.steps * scale.classes * scale.ipc
-    least = setting.least(scale.networks * scale.test, trained)
-    return Case(f"evaluation of {scale.networks} networks", setting.data, theirs, ours, least=least)
+    return Case(f"evaluation of {scale.networks} networks", setting.data, theirs, ours)
 
 
 def test_pass(setting: Setting) -> Case:
@@ -262,7 +247,6 @@ def test_pass(setting: Setting) -> Case:
         *("test pass", setting.data),
         lambda: _parts([reference.test(setting.convnet(setting.theta), split)]),
         ours,
-        least=setting.least(len(split.labels), 0),
     )
 
 

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -79,6 +80,7 @@ class Parameters(BaseModel):
         return type(self)(**{**vars(self), **changes})
 
 
+@cache
 def options_of(function: Callable) -> type[Parameters]:
     """Return a model of the optional arguments of a function, of the kinds that it annotates.
 

@@ -156,7 +156,7 @@ def test_scoring_waits_once_however_many_batches(tiny, monkeypatch):
         there = score(network, theta, moved(tiny).test)
     assert there.accuracy == here.accuracy
     assert there.cross_entropy == pytest.approx(here.cross_entropy)  # its batches are larger
-    assert sum(on.waits.values()) == 2  # for what is right, and for the nats
+    assert sum(on.waits.values()) == 3  # for the labels, for what is right, and for the nats
 
 
 def test_probing_waits_no_more_for_more_steps(tiny):

@@ -1,25 +1,22 @@
-"""Configurations of training, families of them, and what a configuration starts from.
+"""Configurations: all that decides how a network is trained besides the data.
 
-A configuration is all that decides how a network is trained besides the data: the network, the
-optimiser and its numbers, the augmentation, and the weights that training starts from.
+That is the network, the optimiser and its numbers, the augmentation, and the weights that training
+starts from.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt
 
-from ddlib.networks import functional as networks
-from ddlib.networks.functional import Theta
+from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
-from ddlib.training.divergence import DivergedError
-from ddlib.training.loop import advance, detached, prepared
+from ddlib.training.divergence import Watch
+from ddlib.training.loop import advance, detached, trainable
 from ddlib.training.recipe import Recipe
 
 PRETRAINED = ("rotation", "contrastive")
@@ -34,24 +31,6 @@ class Pretraining(Parameters):
     learning_rate: NonNegativeFloat = 0.001
 
 
-@dataclass(frozen=True)
-class State:
-    """What an update operator carries from step to step besides the weights: plain values.
-
-    stream: the state of the generator that augmentation is drawn from; step: the steps done;
-    moments: the optimiser's, as its state dictionary has them.
-    """
-
-    stream: torch.Tensor
-    step: int = 0
-    moments: Mapping[int, Any] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, seed: object) -> "State":
-        """Return the state before the first step, whatever the configuration."""
-        return cls(generator("update", seed).get_state())
-
-
 class Configuration(Recipe):
     """How a network is trained, whatever it is trained on: a recipe, and what it starts from.
 
@@ -60,7 +39,7 @@ class Configuration(Recipe):
     without effect.
     """
 
-    network: Annotated[dict[str, Any], PlainValidator(networks.read_network)]
+    network: Annotated[dict[str, Any], PlainValidator(read_network)]
     initialisation: Literal[*INITIALISATIONS] = "default"
     pretraining: Pretraining = Pretraining()
 
@@ -76,15 +55,15 @@ class Configuration(Recipe):
 
     def build(self, image_shape: tuple[int, int, int], class_count: int) -> Network:
         """Return its network for images (channels, H, W); ValueError where they do not fit."""
-        return networks.build(**self.network, image_shape=image_shape, class_count=class_count)
+        return build(**self.network, image_shape=image_shape, class_count=class_count)
 
     def initial(
         self, network: Network, stream: torch.Generator, body: Theta | None = None
     ) -> Theta:
         """Return the weights that training starts from, on the CPU.
 
-        body: the pretrained weights of the body, which a pretrained configuration must be given;
-        the head is drawn anew.
+        body: the pretrained weights of the body, which a pretrained configuration needs; the head
+        is drawn anew.
         """
         if self.initialisation == "orthogonal":
             return orthogonal_parameters(network, stream)
@@ -95,19 +74,22 @@ class Configuration(Recipe):
         return self.initial(network, generator("evaluation weights", seed), body)
 
     def update(
-        self, network: Network, theta: Theta, state: State, batch: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[Theta, State]:
-        """Apply the update operator once: weights and state after one step on a batch.
+        self,
+        network: Network,
+        theta: Theta,
+        batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        stream: torch.Generator,
+    ) -> Theta:
+        """Return the weights after the update operator was applied to each batch in turn.
 
-        batch: images (N, channels, H, W) and labels (N,). A pure function: what it is given stays
-        as it is. It takes the step that `ddlib.training.loop.train` takes in place.
+        batches: images (N, channels, H, W) and labels (N,); stream: for augmentation and stochastic
+        layers. Optimiser and schedule start anew, and `theta` stays as it is. The steps are those
+        of `ddlib.training.loop.train`. Raises DivergedError where a loss is not finite.
         """
-        stream = torch.Generator()
-        stream.set_state(state.stream)
-        theta, optimiser = prepared(network, theta, self)
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": deepcopy(state.moments)})
-        loss = advance(network, theta, optimiser, *batch, self, state.step, stream)
-        if not torch.isfinite(loss):
-            raise DivergedError(state.step, "the training loss")
-        moments = optimiser.state_dict()["state"]
-        return detached(theta), State(stream.get_state(), state.step + 1, moments)
+        watch = Watch()
+        theta, optimiser = trainable(network, theta, self)
+        for step, batch in enumerate(batches):
+            loss = advance(network, theta, optimiser, *batch, self, step, stream)
+            watch.finite(step, "the training loss", loss)
+        watch.check()
+        return detached(theta)

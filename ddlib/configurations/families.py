@@ -1,4 +1,4 @@
-"""Families of configurations, as tables give them."""
+"""Configurations and families of them, read from the tables of a parameter file."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,51 +19,51 @@ class Family:
 
 
 def read_configurations(
-    given: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
+    tables: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
 ) -> dict[str, Configuration]:
-    """Return every configuration by its name: what `given` says of it, and `base` for the rest.
+    """Return every configuration by its name: its own table, and `base` for the rest.
 
     base: a flat table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a
     bad configuration, and for two that are the same.
     """
-    if not given:
+    if not tables:
         raise ValueError(
             "configurations must be a table {name: changes}, got {}; give at least one, such as "
             "{own: {}}"
         )
-    read: dict[str, Configuration] = {}
-    for name, changes in given.items():
-        what = f"the configuration {name!r}"
+    configurations: dict[str, Configuration] = {}
+    for name, changes in tables.items():
         if not isinstance(changes, Mapping | None):
-            raise ValueError(f"{what} must be a table of what it changes, got {changes!r}")
-        configuration = Configuration.read({**base, **(changes or {})}, what)
-        for other, there in read.items():
-            if there == configuration:
-                raise ValueError(f"{what} is the same as {other!r}; drop one of them")
-        read[str(name)] = configuration
-    return read
+            raise ValueError(f"{name} must be a table of what it changes, got {changes!r}")
+        configuration = Configuration.read({**base, **(changes or {})}, str(name))
+        for other, known in configurations.items():
+            if known == configuration:
+                raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
+        configurations[str(name)] = configuration
+    return configurations
 
 
-def expand(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def expand(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return, by entry, the table {name: changes} of the configurations that it stands for.
 
     An entry {product: {field: [values]}} stands for one configuration a combination of values,
     named by the entry and the values: `grid` of {optimizer: [sgd, adam]} gives grid-sgd and
     grid-adam; one field is a varying axis. Any other stands for itself. Raises ValueError for a
-    product that is none, and for two configurations of one name.
+    malformed product, and for two configurations of one name.
     """
-    written: dict[str, dict[str, Any]] = {}
-    for name, changes in given.items():
-        product = isinstance(changes, Mapping) and "product" in changes
-        written[str(name)] = _product(str(name), changes) if product else {str(name): changes}
-    labels = [label for each in written.values() for label in each]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f"two configurations are named {label!r}; rename one of them")
-    return written
+    entries = {str(name): _expanded(str(name), changes) for name, changes in tables.items()}
+    names = [name for pairs in entries.values() for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two configurations are named {name!r}; rename one, or give other values"
+            )
+    return {entry: dict(pairs) for entry, pairs in entries.items()}
 
 
-def _product(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _expanded(name: str, changes: Any) -> list[tuple[str, Any]]:
+    if not isinstance(changes, Mapping) or "product" not in changes:
+        return [(name, changes)]
     axes = changes["product"]
     if not isinstance(axes, Mapping) or not all(
         isinstance(values, list) and values for values in axes.values()
@@ -72,39 +72,36 @@ def _product(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
             f"the product of {name!r} must be a table {{field: [values]}}, got {axes!r}"
         )
     rest = {key: value for key, value in changes.items() if key != "product"}
-    written = {}
-    for values in itertools.product(*axes.values()):
-        label = "-".join([name, *map(_label, values)])
-        if label in written:
-            raise ValueError(f"two configurations are named {label!r}; give different values")
-        written[label] = {**rest, **dict(zip(axes, values, strict=True))}
-    return written
+    return [
+        ("-".join([name, *map(_label, values)]), {**rest, **dict(zip(axes, values, strict=True))})
+        for values in itertools.product(*axes.values())
+    ]
 
 
 def _label(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
-    return "-".join(f"{'' if key == 'name' else key}{one}" for key, one in value.items())
+    return "-".join(f"{'' if key == 'name' else key}{option}" for key, option in value.items())
 
 
 def read_families(
-    given: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
+    tables: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
 ) -> dict[str, Family]:
     """Return the families by name: lists of configurations, or {nested: list}.
 
     entries: the names of the configurations that each entry of `expand` stands for; a list may
     name an entry, for all of them, or one of the configurations. A nested entry gives one growing
     family for every size from 2, named `name-size`, of the first configurations of its list. Raises
-    ValueError, in one sentence, for an empty family, an unknown or doubled member, or one alone
-    that is to grow.
+    ValueError, in one sentence, for an empty family, an unknown or repeated member, and a series of
+    one.
     """
-    if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"families must be a table {{name: configurations}}, got {given!r}")
-    known = {label: [label] for labels in entries.values() for label in labels} | dict(entries)
-    families: dict[str, Family] = {}
-    for name, entry in given.items():
+    if not isinstance(tables, Mapping) or not tables:
+        raise ValueError(f"families must be a table {{name: configurations}}, got {tables!r}")
+    known = {name: [name] for names in entries.values() for name in names} | dict(entries)
+    families: list[Family] = []
+    for name, entry in tables.items():
         if not isinstance(entry, Mapping):
-            families[name] = Family(name, _members(name, entry, known))
+            families.append(Family(name, _members(name, entry, known)))
             continue
         check_names(entry, ["nested"], f"parameter of the family {name!r}")
         members = _members(name, entry.get("nested"), known)
@@ -112,18 +109,17 @@ def read_families(
             raise ValueError(
                 f"the family {name!r} grows from two configurations; list at least two"
             )
-        for size in range(2, len(members) + 1):
-            label = f"{name}-{size}"
-            families[label] = Family(label, members[:size], series=name)
-    return families
+        sizes = range(2, len(members) + 1)
+        families += [Family(f"{name}-{size}", members[:size], series=name) for size in sizes]
+    return {family.name: family for family in families}
 
 
-def _members(name: str, given: Any, known: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    if not isinstance(given, list) or not given:
+def _members(name: str, names: Any, known: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names:
         raise ValueError(f"the family {name!r} is empty; list the configurations it holds")
-    check_names(map(str, given), known, f"configuration of {name!r}")
-    members = [member for one in given for member in known[str(one)]]
-    for one in members:
-        if members.count(one) > 1:
-            raise ValueError(f"the family {name!r} holds {one!r} twice; drop one")
+    check_names(map(str, names), known, f"configuration of {name!r}")
+    members = [member for listed in names for member in known[str(listed)]]
+    for member in members:
+        if members.count(member) > 1:
+            raise ValueError(f"the family {name!r} holds {member!r} twice; drop one")
     return tuple(members)

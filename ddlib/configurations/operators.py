@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 
-from ddlib.configurations.configuration import Configuration, State
+from ddlib.configurations.configuration import Configuration
 from ddlib.data.base import DataSet
 from ddlib.networks.functional import Theta, flatten
 from ddlib.networks.layers import Network
@@ -24,30 +24,28 @@ def update_fields(
 
     The states are the weights at the start of each of STATES equal parts of a training of the
     first configuration on the real images, from weights that are not pretrained. From each, every
-    configuration applies its update operator BURST times to the same batches, its optimiser and
-    its schedule new. So batch size, schedule and start make no difference here, and an augmentation
-    enters with the noise of one draw. Those that diverge from a shared state are left out. Raises
-    ValueError for configurations that do not share their network.
+    configuration applies its update operator to the same BURST batches. So batch size, schedule
+    and start make no difference here, and an augmentation enters with the noise of one draw. Those
+    that diverge from a shared state are left out. Raises ValueError for configurations that do not
+    share their network.
     """
     first, *others = configurations
-    own = configurations[first]
+    shared = configurations[first]
     for name in others:
-        if configurations[name].network != own.network:
+        if configurations[name].network != shared.network:
             raise ValueError(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )
-    network = own.build(dataset.image_shape, dataset.class_count)
+    network = shared.build(dataset.image_shape, dataset.class_count)
     real = dataset.train
-    rows = batches(len(real.labels), own.recipe.batch_size, generator("shared batches", seed))
+    rows = batches(len(real.labels), shared.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
-    for number, state in enumerate(_states(dataset, own, network, seed)):
-        drawn = [next(rows) for _ in range(BURST)]
+    for number, state in enumerate(_states(dataset, shared, network, seed)):
+        burst = [(real.at(batch), real.labels[batch]) for batch in islice(rows, BURST)]
         for name in list(fields):
-            moved, carried = state, State.start((seed, number))
+            stream = generator("update", (seed, number))
             try:
-                for batch in drawn:
-                    batch = real.at(batch), real.labels[batch]
-                    moved, carried = configurations[name].update(network, moved, carried, batch)
+                moved = configurations[name].update(network, state, burst, stream)
             except DivergedError:
                 del fields[name]
                 continue
@@ -57,12 +55,11 @@ def update_fields(
 
 
 def _states(
-    dataset: DataSet, own: Configuration, network: Network, seed: object
+    dataset: DataSet, shared: Configuration, network: Network, seed: object
 ) -> Iterator[Theta]:
-    """Return the shared weights; the next ones may overwrite them."""
-    train = dataset.train
-    theta = own.initial(network, generator("shared state", seed))
-    starts = [part * own.recipe.steps // STATES for part in range(STATES)]
-    stream = generator("shared training", seed)
-    steps = training_steps(network, theta, train.images, train.labels, own.recipe, stream)
+    """Yield the shared weights; the next ones may overwrite them."""
+    real, stream = dataset.train, generator("shared training", seed)
+    theta = shared.initial(network, generator("shared state", seed))
+    starts = [part * shared.steps // STATES for part in range(STATES)]
+    steps = training_steps(network, theta, real.images, real.labels, shared, stream)
     return at_steps(starts, theta, islice(steps, starts[-1]))

@@ -8,45 +8,46 @@ from safetensors.torch import save
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data.base import DataSet
-from ddlib.networks import functional as networks
-from ddlib.networks.functional import Theta
+from ddlib.networks.functional import Theta, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.divergence import Watch
-from ddlib.training.loop import batches, descend, prepared
+from ddlib.training.loop import batches, descend, trainable
 from ddlib.training.recipe import Recipe
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
-
+PROJECTION = 64  # outputs of the contrastive head
 TEMPERATURE = 0.5  # of the contrastive loss
 
 
 def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     """Return the body's weights, as safetensors, pretrained on the real images without labels.
 
-    All that decides them is the configuration's network, initialisation and pretraining.
+    All that decides them is the configuration's network, initialisation and pretraining. Raises
+    DivergedError where a loss or a weight is not finite.
     """
-    chosen, given = configuration.initialisation, configuration.pretraining
-    loss_of, outputs, copies = LOSSES[chosen]
-    plain = json.dumps([dict(configuration.network), chosen], sort_keys=True)
+    kind, options = configuration.initialisation, configuration.pretraining
+    loss_of, outputs, copies = LOSSES[kind]
+    plain = json.dumps([dict(configuration.network), kind], sort_keys=True)
     stream, real = generator("pretraining", plain), dataset.train
     network = configuration.build(dataset.image_shape, outputs)
-    recipe = Recipe(**vars(given), optimizer="adam", weight_decay=0.0, schedule="constant")
+    recipe = Recipe(**vars(options), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = initial_parameters(network, stream, real.device)
-    theta, optimiser = prepared(network, theta, recipe)
-    rows, watch = batches(len(real.labels), max(given.batch_size // copies, 1), stream), Watch()
+    theta, optimiser = trainable(network, theta, recipe)
+    rows, watch = batches(len(real.labels), max(options.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
-        shown = real.at(next(rows))
-        loss = loss_of(network, theta, shown, stream)
-        watch.finite(step, f"the {chosen} loss", loss)
+        loss = loss_of(network, theta, real.at(next(rows)), stream)
+        watch.finite(step, f"the {kind} loss", loss)
         descend(optimiser, loss, recipe.rate(step))
-    names = [f"body.{name}" for name, _ in network.body.named_parameters()]
-    for name in names:
-        watch.finite(recipe.steps, "a pretrained weight", theta[name])
+    body = {
+        name: theta[name].detach() for name, _ in network.named_parameters() if name[:5] == "body."
+    }
+    for weight in body.values():
+        watch.finite(recipe.steps, "a pretrained weight", weight)
     watch.check()
-    return save({name: theta[name].detach().contiguous() for name in names})
+    return save(body)
 
 
 def rotation_loss(
@@ -65,9 +66,7 @@ def rotation_loss(
         )
     turned = torch.cat([images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
     turns = torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(images))
-    return F.cross_entropy(
-        networks.logits(network, theta, turned, training=True, stream=stream), turns
-    )
+    return F.cross_entropy(logits(network, theta, turned, training=True, stream=stream), turns)
 
 
 def view_loss(
@@ -79,9 +78,9 @@ def view_loss(
     image's own; the loss is NT-Xent over one batch, of linear projections.
     """
     families = augment.STRATEGIES["dsa"]
-    drawn = (augment.draw(families, len(images), stream) for _ in range(2))
-    views = torch.cat([augment.apply(images, each) for each in drawn])
-    return contrastive_loss(networks.logits(network, theta, views, training=True, stream=stream))
+    draws = [augment.draw(families, len(images), stream) for _ in range(2)]
+    views = torch.cat([augment.apply(images, drawn) for drawn in draws])
+    return contrastive_loss(logits(network, theta, views, training=True, stream=stream))
 
 
 def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
@@ -96,6 +95,9 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(cosines, torch.arange(2 * count, device=unit.device).roll(count))
 
 
-LOSSES = {"rotation": (rotation_loss, ROTATIONS, ROTATIONS), "contrastive": (view_loss, 64, 1)}
-"""Ways to learn without labels: a loss, the outputs of its head, and how often that sees an image:
-its batches are smaller by so much."""
+LOSSES = {
+    "rotation": (rotation_loss, ROTATIONS, ROTATIONS),
+    "contrastive": (view_loss, PROJECTION, 1),
+}
+"""Ways to learn without labels: a loss, the outputs of its head, and how many copies of an image
+its network sees; batches hold as many fewer images."""

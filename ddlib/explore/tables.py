@@ -82,14 +82,14 @@ class Tables:
         """All configurations, the families of the study, and those of equal size, by name."""
         known = self.configurations if self.distances is None else list(self.distances.index)
         found = {"all configurations": tuple(known)}
-        for name, members in (self.settings["families"] or {}).items():
+        for name, members in self.settings["families"].items():
             found[name] = tuple(member for member in members if member in known)
         return {name: members for name, members in found.items() if members} | self.spread[0]
 
     @cached_property
     def spread(self) -> tuple[Families, str]:
         """The families of equal size, or why a study that asks for some has none."""
-        if not self.settings["spread"] or self.distances is None:
+        if not self.settings.get("spread") or self.distances is None:
             return {}, ""
         try:
             return covers.spread_families(self.distances, **self.settings["spread"]), ""

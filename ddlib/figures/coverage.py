@@ -1,59 +1,50 @@
 """The figures of the coverage law: gaps by configuration, the map, H_cov, k*, and transfer."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import altair as alt
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.figures.style import (
-    COLOURS,
-    CONFIG,
-    FAINT,
-    INK,
-    WIDTH,
-    colour_scale,
-    k_axis,
-    tips,
-    zoom,
-)
+from ddlib.figures import style
 
 GAP_TITLE = "gap in test error"
+DASHES = ([1, 0], [5, 2], [2, 2])  # they tell apart the names of one colour
+K_STAR_SHAPES = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
 
 
-def gaps_by_configuration(gaps: pd.DataFrame) -> alt.ConcatChart:
-    """Draw each configuration's mean gap against k, one panel a method; the worst is heavy.
+def gaps_by_configuration(gaps: pd.DataFrame) -> alt.FacetChart:
+    """Draw each configuration's mean gap against k, one panel a method; the worst is broad.
 
     `gaps` has columns method, configuration, k, seed and gap_error.
     """
     means = gaps.groupby(["method", "configuration", "k"], sort=False, as_index=False)
     means = means["gap_error"].mean().dropna()
-    worst = means.loc[means.groupby(["method", "k"])["gap_error"].idxmax()]
-    low, high = means["gap_error"].min(), means["gap_error"].max()
-    names = list(dict.fromkeys(means["configuration"]))
-    x = k_axis(means["k"], means["k"])
-    y = alt.Y("gap_error:Q", scale=alt.Scale(domain=[min(low, 0), high]), title=GAP_TITLE)
+    largest = means.groupby(["method", "k"])["gap_error"].transform("max")
+    table = means.assign(worst=means["gap_error"] == largest)
+    names = list(means["configuration"].unique())
     legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=2)
-    colour = alt.Color("configuration:N", scale=colour_scale(names), title=None, legend=legend)
-    dash = alt.StrokeDash("configuration:N", scale=_dashes(names), title=None)
-    shown, panels = tips(["configuration:N", "k", "gap_error"]), []
-    for i, (method, rows) in enumerate(means.groupby("method", sort=False)):
-        base = alt.Chart(rows).encode(x, y, colour, tooltip=shown)
-        top = alt.Chart(worst[worst["method"] == method]).encode(x, y)
-        layers = [
-            base.mark_line(strokeWidth=1.6).encode(dash),
-            top.mark_line(color=INK, strokeWidth=3.5, opacity=0.35),
-            base.mark_point(filled=True, size=30, opacity=1),
-        ]
-        panel = alt.layer(*layers).add_params(zoom(i))
-        panels.append(panel.properties(width=WIDTH // 2 - 60, height=300, title=str(method)))
-    title = alt.Title(
-        "Who needs most? Gap to all data, of every configuration, against k",
-        subtitle="Means over seeds. The broad line is the largest of them at each k.",
+    colour = alt.Color(
+        "configuration:N", scale=style.colour_scale(names), title=None, legend=legend
     )
-    return alt.concat(*panels, columns=2, title=title).configure(**CONFIG)
+    y = alt.Y("gap_error:Q", title=GAP_TITLE)
+    base = alt.Chart().encode(style.k_axis(means["k"], means["k"]), y)
+    worst = base.transform_filter("datum.worst")
+    lines = base.encode(colour, tooltip=style.tips(["configuration:N", "k", "gap_error"]))
+    layers = [
+        lines.mark_line(strokeWidth=1.6).encode(_dash("configuration", names)),
+        worst.mark_line(color=style.INK, strokeWidth=3.5, opacity=0.35),
+        lines.mark_point(filled=True, size=30, opacity=1),
+    ]
+    panels = alt.layer(*layers, data=table).add_params(style.zoom())
+    panels = panels.properties(width=style.WIDTH // 2 - 60, height=300)
+    methods = alt.Facet("method:N", sort=list(means["method"].unique()), header=style.header())
+    return style.figure(
+        panels.facet(methods, columns=2),
+        "Who needs most? Gap to all data, of every configuration, against k",
+        "Means over seeds. The broad line is the largest of them at each k.",
+    )
 
 
 def configuration_map(
@@ -63,21 +54,21 @@ def configuration_map(
 
     share: of the distances' variance that the plane shows; centres: those of a least cover.
     """
+    centre, covered = "centre of the cover", "covered"
     table = place_names(points)
-    table["role"] = np.where(table["configuration"].isin(centres), "centre of the cover", "covered")
-    roles = {"centre of the cover": COLOURS[0], "covered": "#FFFFFF"}
-    dots = named_dots(table, plane(reach(points)), roles, COLOURS[0], alt.Legend(title=None))
-    title = alt.Title(
+    table["role"] = np.where(table["configuration"].isin(centres), centre, covered)
+    roles, blue = {centre: style.COLOURS[0], covered: "#FFFFFF"}, style.COLOURS[0]
+    dots = named_dots(table, plane(reach(points)), roles, blue, alt.Legend(title=None))
+    return style.figure(
+        alt.layer(*dots).properties(width=560, height=560),
         f"{len(centres)} balls of radius {radius:.2g} cover {len(points)} configurations",
-        subtitle=f"Classical scaling; the plane shows {share:.0%} of the distances' variance, so "
-        "balls cannot be drawn true to scale. Filled: centres of a least cover.",
+        f"The plane shows {share:.0%} of the distances' variance, so it cannot show balls true to "
+        "scale. Filled: the centres of a least cover.",
     )
-    chart = alt.layer(*dots).properties(width=560, height=560, title=title)
-    return chart.configure(**CONFIG)
 
 
 def place_names(points: pd.DataFrame) -> pd.DataFrame:
-    """Let neighbours' names take turns at four heights, so that they can be read; see `named_dots`.
+    """Give neighbours' names different heights, so that they can be read; see `named_dots`.
 
     points: index configuration, columns x and y and perhaps others.
     """
@@ -92,8 +83,8 @@ def reach(points: pd.DataFrame) -> float:
 
 def plane(reach: float) -> tuple[alt.X, alt.Y]:
     """Return the axes of a map that goes as far to each side."""
-    scale = alt.Scale(domain=[-reach, reach], nice=False)
-    looks = {"scale": scale, "axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
+    domain = alt.Scale(domain=[-reach, reach], nice=False)
+    looks = {"scale": domain, "axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
     return alt.X("x:Q", **looks), alt.Y("y:Q", **looks)
 
 
@@ -108,16 +99,14 @@ def named_dots(
 
     points: of `place_names`, with a column role; axes: of `plane`; roles: {role: colour}.
     """
-    base = alt.Chart(points).encode(*axes, tooltip=tips(["configuration:N", "role:N"]))
-    fill = alt.Scale(domain=list(roles), range=list(roles.values()))
+    tooltip = style.tips(["configuration:N", "role:N"])
+    base = alt.Chart(points).encode(*axes, tooltip=tooltip)
     dots = base.mark_point(size=100, filled=True, stroke=stroke, strokeWidth=1, opacity=1)
-    names = [
-        base.transform_filter(alt.datum.height == height)
-        .mark_text(dy=dy, fontSize=11, color=INK)
-        .encode(text="configuration:N")
-        for height, dy in enumerate((-13, 14, -25, 26))
-    ]
-    return [dots.encode(alt.Fill("role:N", scale=fill, legend=legend)), *names]
+    names = base.mark_text(
+        fontSize=11, color=style.INK, dy=alt.expr("[-13, 14, -25, 26][datum.height]")
+    )
+    fill = alt.Fill("role:N", scale=style.scale(roles), legend=legend)
+    return [dots.encode(fill), names.encode(text="configuration:N")]
 
 
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
@@ -125,85 +114,88 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
 
     `curves` has columns family, radius, h_cov, low, high; `radii` those that the study uses.
     """
-    names = list(dict.fromkeys(curves["family"]))
+    names = list(curves["family"].unique())
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
-    last = curves.groupby("family", sort=False).tail(1).assign(radius=end)
+    table = pd.concat([curves, curves.groupby("family", sort=False).tail(1).assign(radius=end)])
     x = alt.X("radius:Q", scale=alt.Scale(domain=[0, end], nice=False), title="radius r")
-    colour = alt.Color("family:N", scale=colour_scale(names), sort=names, title=None)
-    dash = alt.StrokeDash("family:N", scale=_dashes(names), sort=names, title=None)
-    base = alt.Chart(pd.concat([curves, last])).encode(x, colour)
     y = alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats")
-    lines = base.mark_line(interpolate="step-after")
-    band = base.mark_area(interpolate="step-after", opacity=0.12, clip=True)
-    noise = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [floor]}))
+    colour = alt.Color("family:N", scale=style.colour_scale(names), sort=names, title=None)
+    base = alt.Chart(table).encode(x, colour)
+    noise = alt.Chart(pd.DataFrame([{"radius": 0.0, "end": floor}])).mark_rect(color="#EEEEEE")
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
+    band = base.mark_area(interpolate="step-after", opacity=0.12, clip=True)
+    lines = base.mark_line(interpolate="step-after")
     layers = [
-        noise.mark_rect(color="#EEEEEE").encode(x, alt.X2("end:Q")),
-        used.mark_rule(color=FAINT, strokeDash=[2, 3]).encode(x, tooltip=tips(["radius"])),
-        band.encode(alt.Y("low:Q", title=None), alt.Y2("high:Q")),
-        lines.encode(y, dash, tooltip=tips(["family:N", "radius", "h_cov"])),
+        noise.encode(x, alt.X2("end")),
+        used.mark_rule(color=style.FAINT, strokeDash=[2, 3]).encode(
+            x, tooltip=style.tips(["radius"])
+        ),
+        band.encode(alt.Y("low:Q", title=None), alt.Y2("high")),
+        lines.encode(
+            y, _dash("family", names), tooltip=style.tips(["family:N", "radius", "h_cov"])
+        ),
     ]
-    title = alt.Title(
+    return style.figure(
+        alt.layer(*layers).properties(width=style.WIDTH, height=320),
         "How many balls of radius r does a family need?",
-        subtitle="Bands: 95 % over seeds. Dots: the radii used. Grey: distances that seeds alone "
-        f"reach (r < {floor:.2g}).",
+        "Bands: 95 % over seeds. Dotted: the radii used. Grey: distances that seeds alone reach "
+        f"(r < {floor:.2g}).",
     )
-    return alt.layer(*layers).properties(width=WIDTH, height=320, title=title).configure(**CONFIG)
 
 
 def k_star_against(
     k_stars: pd.DataFrame, measures: pd.DataFrame, predictors: Mapping[str, str], groups: pd.Series
-) -> alt.ConcatChart:
-    """Draw k* of each family against each predictor, one panel a predictor, a row an epsilon.
+) -> alt.FacetChart:
+    """Draw k* of each family against each predictor (columns), at each epsilon (rows).
 
     `k_stars` as `ddlib.stats.families.k_star` tabulates them; predictors: {column of measures:
     axis title}; groups: family -> the series or group it belongs to. A triangle marks a k* that
     lies beyond the measured sizes, a dash the raw k*, a hollow mark a family that lost seeds or
     sizes; the subtitle names families without k*.
     """
-    table = k_stars.merge(measures.rename_axis("family").reset_index(), on="family")
-    table = table.assign(
+    named = measures[[*predictors]].rename(columns=predictors).rename_axis("family").reset_index()
+    table = k_stars.merge(named.melt("family", var_name="predictor"), on="family")
+    lost = table[table["k_star"].isna()].groupby("family", sort=False)["epsilon"].unique()
+    lost = [f"{family} (ε = {', '.join(map('{:g}'.format, at))})" for family, at in lost.items()]
+    table = table.dropna(subset="k_star").assign(
         group=table["family"].map(groups),
-        shown=table["censored"].str.partition(" ")[0].replace("", "measured"),
+        place=table["censored"].str.partition(" ")[0].replace("", "measured"),
         low=table["low"].clip(table["smallest"], table["largest"]),
         high=table["high"].clip(table["smallest"], table["largest"]),
-        fill=np.where(table[["missing_seeds", "missing_sizes"]].any(axis=1), 0.0, 1.0),
+        whole=1.0 * (table[["missing_seeds", "missing_sizes"]].sum(axis=1) == 0),
+        panel="ε = " + table["epsilon"].map("{:g}".format) + ": k* against " + table["predictor"],
     )
-    unknown = table[table["k_star"].isna()].groupby("family", sort=False)["epsilon"]
-    names = list(dict.fromkeys(table["group"]))
-    colour = alt.Color("group:N", scale=colour_scale(names), sort=names, title=None)
-    shapes = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
-    shapes = alt.Scale(domain=list(shapes), range=list(shapes.values()))
-    hollow = alt.FillOpacity("fill:Q", scale=None, legend=None)
-    shown = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds"]
-    shown += ["missing_seeds", "missing_sizes"]
-    panels = []
-    cases = product(table.dropna(subset="k_star").groupby("epsilon"), predictors.items())
-    for (epsilon, rows), (predictor, label) in cases:
-        base = alt.Chart(rows).encode(
-            alt.X(f"{predictor}:Q", title=label, scale=alt.Scale(zero=False, padding=12)),
-            alt.Y("k_star:Q", title=f"k* at ε = {epsilon:g}"),
-            colour,
-            tooltip=tips([*shown, predictor]),
-        )
-        bars = base.mark_rule(opacity=0.5).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-        raw = base.mark_tick(orient="horizontal", size=14, thickness=1.5).encode(alt.Y("raw:Q"))
-        dots = base.mark_point(size=70, opacity=1)
-        fill = alt.Fill("group:N", scale=colour_scale(names), sort=names, title=None)
-        dots = dots.encode(alt.Shape("shown:N", scale=shapes, title=None), fill, hollow)
-        panels.append(alt.layer(bars, raw, dots).properties(width=230, height=230))
-    lines = [
+    names, panels = list(table["group"].unique()), list(table["panel"].unique())
+    looks = {"scale": style.colour_scale(names), "sort": names, "title": None}
+    fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds"]
+    x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False, padding=12))
+    base = alt.Chart().encode(x, alt.Color("group:N", **looks))
+    base = base.encode(tooltip=style.tips([*fields, "missing_seeds", "missing_sizes"]))
+    raw = base.mark_tick(orient="horizontal", size=14, thickness=1.5)
+    layers = [
+        base.mark_rule(opacity=0.5).encode(alt.Y("low:Q", title="k*"), alt.Y2("high")),
+        raw.encode(alt.Y("raw:Q", title="k*")),
+        base.mark_point(size=70, opacity=1).encode(
+            alt.Y("k_star:Q", title="k*"),
+            alt.Shape("place:N", scale=style.scale(K_STAR_SHAPES), title=None),
+            alt.Fill("group:N", **looks),
+            alt.FillOpacity("whole:Q", scale=None, legend=None),
+        ),
+    ]
+    chart = alt.layer(*layers, data=table).properties(width=230, height=230)
+    chart = chart.facet(
+        alt.Facet("panel:N", sort=panels, header=style.header()), columns=len(predictors)
+    )
+    return style.figure(
+        chart.resolve_scale(x="independent"),
+        "Does H_cov say how many images a family needs?",
         "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
         "Triangle: beyond the measured sizes. Hollow: lost seeds or sizes to missing trials.",
-    ]
-    if len(unknown):
-        lost = [f"{family} (ε = {', '.join(map('{:g}'.format, at))})" for family, at in unknown]
-        lines.append(f"No k* for missing trials: {', '.join(lost)}.")
-    title = alt.Title("Does H_cov say how many images a family needs?", subtitle=lines)
-    return alt.concat(*panels, columns=len(predictors), title=title).configure(**CONFIG)
+        *[f"No k* for missing trials: {', '.join(lost)}."] * bool(lost),
+    )
 
 
-def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.HConcatChart:
+def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.FacetChart:
     """Draw the gap of every configuration after each method, one panel a size of `ks`.
 
     `gaps` has columns method, configuration, k, seed, gap_error; bars are 95 % intervals over seeds
@@ -213,31 +205,26 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.HConcatChart:
     table = cells.groupby(level=[0, 1, 2], sort=False).agg(["mean", "sem", "count"]).reset_index()
     half = table["sem"] * stats.t.ppf(0.975, (table["count"] - 1).clip(1))
     table = table.assign(gap=table["mean"], low=table["mean"] - half, high=table["mean"] + half)
-    methods = list(dict.fromkeys(table["method"]))
+    methods = list(table["method"].unique())
     means = table[table["method"] == methods[0]].groupby("configuration")["gap"].mean()
     order = list(means.sort_values().index)
-    table = table.drop(columns=["mean", "sem", "count"]).dropna(subset="gap")
+    table = table[table["k"].isin(ks)].drop(columns=["mean", "sem"]).dropna(subset="gap")
     shapes = alt.Scale(domain=methods, range=["circle", "square", "diamond", "cross"])
-    colour = alt.Color("method:N", scale=colour_scale(methods), sort=methods, title=None)
-    shape = alt.Shape("method:N", scale=shapes, sort=methods, title=None)
-    panels = []
-    for i, k in enumerate(ks):
-        axis = alt.Axis(labels=i == 0, grid=True)
-        base = alt.Chart(table[table["k"] == k]).encode(
-            alt.Y("configuration:N", scale=alt.Scale(domain=order), title=None, axis=axis),
-            colour,
-            tooltip=tips(["method:N", "configuration:N", "k", "gap", "low", "high"]),
-        )
-        bars = base.mark_rule(opacity=0.5)
-        bars = bars.encode(alt.X("low:Q", title=GAP_TITLE), alt.X2("high:Q"))
-        dots = base.mark_point(size=55, filled=True, opacity=1).encode(alt.X("gap:Q"), shape)
-        size = {"width": 200, "height": alt.Step(19)}
-        panels.append(alt.layer(bars, dots).properties(**size, title=f"k = {k}"))
-    title = alt.Title(
-        "Distilled on one network, or for several: the gap of every configuration",
-        subtitle="Means over seeds with 95 % intervals, in the order of the first method's gaps.",
+    base = alt.Chart().encode(
+        alt.Y("configuration:N", scale=alt.Scale(domain=order), title=None),
+        alt.Color("method:N", scale=style.colour_scale(methods), sort=methods, title=None),
+        tooltip=style.tips(["method:N", "configuration:N", "k", "gap", "low", "high"]),
     )
-    return alt.hconcat(*panels, title=title).configure(**CONFIG)
+    bars = base.mark_rule(opacity=0.5).encode(alt.X("low:Q", title=GAP_TITLE), alt.X2("high"))
+    dots = base.mark_point(size=55, filled=True, opacity=1)
+    dots = dots.encode(alt.X("gap:Q"), alt.Shape("method:N", scale=shapes, title=None))
+    panels = alt.layer(bars, dots, data=table).properties(width=200, height=alt.Step(19))
+    panels = panels.facet(alt.Facet("k:O", header=style.header("k = ")), columns=len(ks))
+    return style.figure(
+        panels.resolve_scale(x="independent"),
+        "Distilled on one network, or for several: the gap of every configuration",
+        "Means over seeds with 95 % intervals, in the order of the first method's gaps.",
+    )
 
 
 def back_test(tested: pd.DataFrame) -> alt.LayerChart:
@@ -245,30 +232,30 @@ def back_test(tested: pd.DataFrame) -> alt.LayerChart:
 
     `tested` has columns name, kind, held_out, k, predicted, low, high, measured.
     """
-    kinds = list(dict.fromkeys(tested["held_out"]))
+    kinds = list(tested["held_out"].unique())
     ends = tested[["predicted", "measured"]].to_numpy(float)
-    bottom, top = np.nanmin(ends), np.nanmax(ends)
-    domain = [bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom)]
-    scale = alt.Scale(domain=domain, nice=False)
+    margin = 0.05 * np.ptp(ends)
+    domain = [ends.min() - margin, ends.max() + margin]
+    same = alt.Scale(domain=domain, nice=False)
     base = alt.Chart(tested).encode(
-        alt.X("measured:Q", scale=scale, title="measured gap"),
-        alt.Y("predicted:Q", scale=scale, title="predicted from the pilot"),
-        alt.Color("held_out:N", scale=colour_scale(kinds), sort=kinds, title="not in the pilot"),
-        tooltip=tips(["name:N", "held_out:N", "k", "predicted", "low", "high", "measured"]),
+        alt.X("measured:Q", scale=same, title="measured gap"),
+        alt.Y("predicted:Q", scale=same, title="predicted from the pilot"),
+        alt.Color(
+            "held_out:N", scale=style.colour_scale(kinds), sort=kinds, title="not in the pilot"
+        ),
+        tooltip=style.tips(["name:N", "held_out:N", "k", "predicted", "low", "high", "measured"]),
     )
-    line = alt.Chart(pd.DataFrame({"at": domain})).mark_line(color=FAINT, strokeDash=[4, 3])
-    bars = base.mark_rule(opacity=0.35, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    line = alt.Chart(pd.DataFrame({"at": domain})).mark_line(color=style.FAINT, strokeDash=[4, 3])
+    bars = base.mark_rule(opacity=0.35, clip=True).encode(alt.Y("low:Q"), alt.Y2("high"))
     dots = base.mark_point(size=50, filled=True, opacity=1)
     layers = [line.encode(alt.X("at:Q"), alt.Y("at:Q")), bars, dots]
-    title = alt.Title(
+    return style.figure(
+        alt.layer(*layers).properties(width=460, height=400),
         "What the pilot predicts, and what the rest of the study measured",
-        subtitle="On the dashed line the prediction is right; bars are its 95 % intervals.",
+        "On the dashed line the prediction is right; bars are its 95 % intervals.",
     )
-    return alt.layer(*layers).properties(width=460, height=400, title=title).configure(**CONFIG)
 
 
-def _dashes(names: Sequence[str]) -> alt.Scale:
-    """Return dashes that tell apart names of one colour."""
-    kinds = ([1, 0], [5, 2], [2, 2])
-    dashes = [kinds[i // len(COLOURS) % len(kinds)] for i in range(len(names))]
-    return alt.Scale(domain=list(names), range=dashes)
+def _dash(field: str, names: Sequence[str]) -> alt.StrokeDash:
+    dashes = {name: DASHES[i // len(style.COLOURS) % len(DASHES)] for i, name in enumerate(names)}
+    return alt.StrokeDash(f"{field}:N", scale=style.scale(dashes), title=None)

@@ -1,6 +1,6 @@
 """The look that all figures share: one theme, palettes, axes and tooltips."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -67,6 +67,11 @@ def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.
     return alt.Scale(domain=list(names), range=repeated)
 
 
+def scale(values: Mapping[str, object]) -> alt.Scale:
+    """Return a scale that gives each name its value, such as a colour or a shape."""
+    return alt.Scale(domain=list(values), range=list(values.values()))
+
+
 def log_ticks(bottom: float, top: float) -> list[float]:
     """Return round numbers from bottom to top that are spread out on a log axis."""
     digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
@@ -87,9 +92,21 @@ def size_axis(ks: pd.Series) -> alt.Axis:
     return alt.Axis(values=sorted(ks.unique().tolist()), format="d", labelOverlap=True)
 
 
-def zoom(panel: int) -> alt.Parameter:
-    """Return the zoom of one panel. It needs the Ctrl key: the wheel alone scrolls the page."""
-    return alt.selection_interval(name=f"zoom_{panel}", bind="scales", zoom="wheel![event.ctrlKey]")
+def figure(chart: alt.TopLevelMixin, title: str, *subtitle: str) -> alt.TopLevelMixin:
+    """Return a chart with its title, the lines of its subtitle, and the theme."""
+    heading = alt.Title(title, subtitle=list(subtitle))
+    return chart.properties(title=heading).configure(**CONFIG)
+
+
+def header(prefix: str = "") -> alt.Header:
+    """Return how panels are named: by their value, of one line or several, after a prefix."""
+    lines = f"split('{prefix}' + (datum.label), '\\n')"
+    return alt.Header(title=None, labelAnchor="start", labelFontSize=12, labelExpr=lines)
+
+
+def zoom() -> alt.Parameter:
+    """Return the zoom of a figure. It needs the Ctrl key: the wheel alone scrolls the page."""
+    return alt.selection_interval(bind="scales", zoom="wheel![event.ctrlKey]")
 
 
 def tips(fields: list[str]) -> list[alt.Tooltip]:

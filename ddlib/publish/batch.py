@@ -22,12 +22,12 @@ import pandas as pd
 from filelock import FileLock
 from papermill.exceptions import PapermillExecutionError
 
+from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
 from ddlib.parameters import read_file
 from ddlib.publish.execute import execute, read_source, sentence
 from ddlib.study import cluster
-from ddlib.study.plan import check
-from ddlib.study.settings import Exploration, Settings, read_parameters, read_theory
+from ddlib.study.settings import Exploration, Settings, read_parameters
 
 TABLES = ("trials.parquet", "references.parquet")
 
@@ -84,11 +84,12 @@ def read(path: Path, scheduler_address: str | None = None) -> Run:
         check_writable(run.folder)
         if isinstance(settings, Exploration):
             run.inputs = [from_root(name) for name in settings.studies]
-        elif any("read_theory(" in cell.source for cell in source.cells):
-            run.inputs = [from_root(read_theory(settings).coverage)]
+        elif any("settings.theory" in cell.source for cell in source.cells):
+            run.inputs = [from_root(settings.theory.coverage)]
         if isinstance(settings, Settings):
-            check(settings)
-            run.on_gpu = not settings.scheduler_address and cluster.device(settings) != "cpu"
+            device = cluster.device(settings)
+            check_precision(settings.precision, device)
+            run.on_gpu = not settings.scheduler_address and device != "cpu"
     except (OSError, ValueError) as error:
         run.status, run.message = "refused", str(error)
     return run

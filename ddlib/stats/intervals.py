@@ -22,16 +22,17 @@ class Interval(NamedTuple):
 
     def __format__(self, pattern: str) -> str:
         """Return `0.31 (0.27 to 0.35)`: three digits, unless a pattern such as ".2f" is given."""
-        return f"{_number(self.estimate, pattern)} ({self.ends(pattern)})"
+        return f"{number(self.estimate, pattern)} ({self.ends(pattern)})"
 
     def ends(self, pattern: str = "") -> str:
         """Return the interval alone, `0.27 to 0.35`; `no interval` where the ends are not known."""
         if self.low is None or np.isnan(self.low):
             return "no interval"
-        return f"{_number(self.low, pattern)} to {_number(self.high, pattern)}"
+        return f"{number(self.low, pattern)} to {number(self.high, pattern)}"
 
 
-def _number(value: float, pattern: str) -> str:
+def number(value: float, pattern: str = "") -> str:
+    """Return a number by its pattern, such as ".2f", else with three digits."""
     if np.isinf(value):
         return "no bound"
     return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,7 +44,7 @@ IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)
 DASK = {
     "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
     "distributed.worker.preload": [IGNORE_INTERRUPTS],
-    # Statistics for a dashboard took a twelfth of the jobs' time.
+    # Statistics for a dashboard took a twelfth of the CPU's time.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
@@ -99,16 +99,20 @@ def connect(plan: "Plan") -> Iterator["Client"]:
     """
     from distributed import Client
 
-    address, settings = scheduler(plan.settings), plan.settings
-    if address is not None:
-        with _connected(address) as client:
-            _check_workers(client, address, plan)
-            yield client
-        return
     # Processes that share a GPU would each hold the data in its memory.
     on_gpu = plan.context.device != "cpu"
-    count = settings.workers or (max(1, torch.cuda.device_count()) if on_gpu else None)
-    with processes(count, on_gpu) as address, Client(address) as client:
+    count = plan.settings.workers or (max(1, torch.cuda.device_count()) if on_gpu else None)
+    with ExitStack() as stack:
+        address = scheduler(plan.settings) or stack.enter_context(processes(count, on_gpu))
+        try:
+            client = stack.enter_context(Client(address))
+            client.wait_for_workers(1, timeout=60)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
+                f"parameter out (and {ADDRESS} unset) to work on this machine"
+            ) from error
+        _check_workers(client, address, plan)
         yield client
 
 
@@ -140,20 +144,6 @@ def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
             ) from error
         with cluster:
             yield cluster.scheduler_address
-
-
-def _connected(address: str) -> "Client":
-    from distributed import Client
-
-    try:
-        client = Client(address)
-        client.wait_for_workers(1, timeout=60)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
-            f"parameter out (and {ADDRESS} unset) to work on this machine"
-        ) from error
-    return client
 
 
 def _check_workers(client: "Client", address: str, plan: "Plan") -> None:

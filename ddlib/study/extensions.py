@@ -1,22 +1,24 @@
 """Methods, networks and data sets from Python files of one's own: `extensions: [my_method.py]`.
 
 A file registers what it brings as the library does: `METHODS["mine"] = Method(...)`,
-`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. It travels to worker processes as text:
-all run what the study read. It stands alone, and imports nothing beside it.
+`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. A process runs each text once, and what
+it registers stays. Workers get the text from the study, so that all run what the study read.
 """
 
 import ast
+import copyreg
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from importlib.abc import ExecutionLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from threading import RLock
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pydantic import PydanticUserError
@@ -28,19 +30,16 @@ from ddlib.methods import METHODS, Method
 from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import Parameters, options_of
 
-REGISTRIES: dict[str, dict[str, Any]] = {
-    "method": METHODS,
-    "network": NETWORKS,
-    "data set": DATASETS,
-}
-Entry = tuple[str, str, Any]  # kind, name, what is registered
+REGISTRIES = {"method": METHODS, "network": NETWORKS, "data set": DATASETS}
+Entries = dict[tuple[str, str], Any]
+"""What a file registers, by kind and name."""
 
 
 @dataclass(frozen=True)
 class Extension(ExecutionLoader):
-    """A file of one's own: its path as the study names it, and its text.
+    """A Python file: its path as the study names it, and its text.
 
-    It loads its own module, so that tracebacks and `inspect` show the text where there is no file.
+    It loads its own module, so that tracebacks and `inspect` show the text that ran.
     """
 
     path: str
@@ -48,7 +47,7 @@ class Extension(ExecutionLoader):
 
     @property
     def module(self) -> str:
-        """The name of its module, with a digest of the text: what is pickled finds its own code."""
+        """The name of its module, which holds a digest of the text."""
         return f"{Path(self.path).stem}_{fingerprint([self.path, self.text])}"
 
     def get_source(self, fullname: str) -> str:
@@ -58,44 +57,33 @@ class Extension(ExecutionLoader):
         return self.path
 
 
-_in_use: tuple[Extension, ...] = ()
-_lock = RLock()  # a study's jobs are planned in Dask's thread, a notebook's cells run in another
+_loaded: dict[Extension, Entries] = {}
+_owners: dict[tuple[str, str], str] = {}  # the path of the file that brought an entry
+_lock = RLock()  # Dask plans jobs in a thread of its own
 
 
 def read_extensions(paths: Sequence[str] | None) -> tuple[Extension, ...]:
     """Return the files at `paths`, which count from the project's root, and `use` them.
 
-    Raises ValueError with the file, and the line if there is one, FileNotFoundError for no file.
+    Raises FileNotFoundError for a file that is not there; ValueError, with the file and the line,
+    for one that cannot be run alone, or that registers what it should not.
     """
-    given = [] if paths is None else paths
-    if not isinstance(given, list | tuple) or not all(isinstance(path, str) for path in given):
-        raise ValueError(
-            f"extensions={paths!r} must be a list of Python files, such as [my_method.py]"
-        )
-    extensions = tuple(_read(path) for path in dict.fromkeys(given))
+    extensions = tuple(_read(path) for path in dict.fromkeys(paths or []))
     use(extensions)
     return extensions
 
 
 def use(extensions: Sequence[Extension]) -> None:
-    """Let the registries hold what these files bring, and no longer what others brought.
+    """Register what these files bring. A process runs each of them once.
 
-    Every file is run once a process. Raises ValueError for a file that raises or registers what it
-    should not, and then leaves the registries as they were.
+    A file that was edited takes the place of what it was. Raises ValueError as `read_extensions`.
     """
-    global _in_use
     with _lock:
-        if tuple(extensions) == _in_use:
-            return
-        before = _copies()
-        try:
-            for kind, name, _ in [entry for each in _in_use for entry in _brought(each)]:
-                del REGISTRIES[kind][name]
-            _register([(each, entry) for each in extensions for entry in _brought(each)])
-        except BaseException:
-            _restore(before)
-            raise
-        _in_use = tuple(extensions)
+        for extension in extensions:
+            if extension not in _loaded:
+                _loaded[extension] = _load(extension)
+            for (kind, name), entry in _loaded[extension].items():
+                REGISTRIES[kind][name] = entry
 
 
 def network_code(extensions: Sequence[Extension], text: str) -> list[str]:
@@ -106,7 +94,7 @@ def network_code(extensions: Sequence[Extension], text: str) -> list[str]:
     return [
         code_digest(extension.module)
         for extension in extensions
-        if any(kind == "network" and f'"{name}"' in text for kind, name, _ in _brought(extension))
+        if any(kind == "network" and f'"{name}"' in text for kind, name in _loaded[extension])
     ]
 
 
@@ -123,135 +111,101 @@ def _read(path: str) -> Extension:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
     except ValueError:
         raise ValueError(f"{path} is not Python in UTF-8; give a .py file") from None
-    for node, name in _imports(tree):
-        module = name.partition(".")[0]
-        if file.with_name(f"{module}.py").is_file():
-            raise ValueError(
-                f"{path}, line {node.lineno}: {module}.py beside it would be missing where workers "
-                "run; put all of it into one file"
-            )
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in (name.partition(".")[0] for name in names):
+            if file.with_name(f"{name}.py").is_file():
+                raise ValueError(
+                    f"{path}, line {node.lineno}: the code of {name}.py beside it would not name "
+                    "results; put all of it into one file"
+                )
     return Extension(path, text)
 
 
-def _imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
-    """Yield what a tree imports, by full name of the module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node, node.module
-
-
-@cache
-def _brought(extension: Extension) -> tuple[Entry, ...]:
-    """Run a file and return what it registers; the registries stay as they are."""
-    before = _copies()
+def _load(extension: Extension) -> Entries:
+    """Run a file and return what it registers, checked; the registries stay as they are."""
+    before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
     try:
-        _run(extension)
-        after = _copies()
+        module = _run(extension)
+        entries = {
+            (kind, name): registry.get(name)
+            for kind, registry in REGISTRIES.items()
+            for name in registry | before[kind]
+            if registry.get(name) is not before[kind].get(name)
+        }
     finally:
-        _restore(before)
-    entries = []
-    for kind, registry in after.items():
-        for name in {**registry, **before[kind]}:
-            entry, known = registry.get(name), before[kind].get(name)
-            if entry is not known:
-                problem = (
-                    f"is {TAKEN}" if known is not None else _problem(kind, name, entry, extension)
-                )
-                if problem:
-                    raise ValueError(_sentence(extension, kind, name, problem))
-                entries.append((kind, name, entry))
+        for kind, registry in REGISTRIES.items():
+            for name in set(registry) - set(before[kind]):
+                del registry[name]
+            registry.update(before[kind])
     if not entries:
         raise ValueError(
             f"{extension.path} registers nothing; let it set an entry of METHODS, NETWORKS or "
             "DATASETS"
         )
-    return tuple(entries)
+    for (kind, name), entry in entries.items():
+        if problem := _problem(extension, kind, name, entry, name in before[kind]):
+            place = re.search(rf"\[\s*['\"]{re.escape(str(name))}['\"]", extension.text)
+            line = f", line {len(extension.text[: place.end()].splitlines())}" if place else ""
+            raise ValueError(f"{extension.path}{line}: the {kind} {name!r} {problem}")
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Parameters):
+            copyreg.pickle(value, partial(_packed, extension))
+    _owners.update(dict.fromkeys(entries, extension.path))
+    return entries
 
 
-TAKEN = "the library's own; choose another name"
-
-
-def _run(extension: Extension) -> None:
+def _run(extension: Extension) -> ModuleType:
     spec = spec_from_loader(extension.module, extension, origin=extension.path)
     spec.has_location = True
     module = sys.modules[extension.module] = module_from_spec(spec)
     try:
         extension.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[extension.module]
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == extension.path
-        ]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == extension.path]
         where = f"{extension.path}, line {lines[-1]}" if lines else extension.path
         raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
+    return module
 
 
-def _register(brought: Sequence[tuple[Extension, Entry]]) -> None:
-    """Enter what files bring into the registries; ValueError for a name that two of them take."""
-    for extension, (kind, name, entry) in brought:
-        if name in REGISTRIES[kind]:
-            first = next(each.path for each, (*key, _) in brought if key == [kind, name])
-            other = TAKEN if first == extension.path else f"that of {first} too; rename one"
-            raise ValueError(_sentence(extension, kind, name, f"is {other}"))
-        REGISTRIES[kind][name] = entry
-
-
-def _problem(kind: str, name: str, entry: Any, extension: Extension) -> str:
-    """Return what is wrong with an entry, or nothing."""
+def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool) -> str:
+    """Return what is wrong with an entry, or nothing; taken: whether it takes another's place."""
+    owner = _owners.get((kind, name))
+    if taken and owner != extension.path:
+        return f"is that of {owner or 'the library'}; choose another name"
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
         return "has a name that no file can have; choose letters, digits, _, - and ."
-    if kind == "data set":
-        return "" if isinstance(entry, Source) else "must be a ddlib.data.sources.Source"
-    if kind == "network":
-        return _call_problem(entry, 2, extension) or _option_problem(entry)
-    if not isinstance(entry, Method) or not issubclass(entry.parameters, Parameters):
-        return "must be a ddlib.methods.Method, with a subclass of Parameters"
-    made = entry.preparation
-    called = {"distil": (entry.distil, 6 if made else 5)}
-    called |= {"jobs": (made.jobs, 2), "make": (made.make, 3)} if made else {}
-    problems = {key: _call_problem(*call, extension) for key, call in called.items()}
-    return next((f"has a {key} that {problem}" for key, problem in problems.items() if problem), "")
-
-
-def _call_problem(function: Any, count: int, extension: Extension) -> str:
-    if not inspect.isfunction(function) or function.__module__ != extension.module:
-        return "must be a function of this file, whose code then names the results"
+    wanted = {"method": Method, "data set": Source}.get(kind, FunctionType)
+    if not isinstance(entry, wanted):
+        return f"must be a {wanted.__name__}, got {entry!r}"
+    functions = [(entry, 2)] if kind == "network" else []
+    if kind == "method":
+        if not issubclass(entry.parameters, Parameters):
+            return f"needs parameters that are a subclass of Parameters, got {entry.parameters!r}"
+        preparation = entry.preparation
+        functions = [(entry.distil, 6 if preparation else 5)]
+        functions += [(preparation.jobs, 2), (preparation.make, 3)] if preparation else []
+    for function, count in functions:
+        if function.__module__ != extension.module:
+            return f"needs functions of its own file, whose code names results, not {function!r}"
+        try:
+            inspect.signature(function).bind(*range(count))
+        except TypeError:
+            return f"needs {count} arguments in {function.__name__}; see docs/extend.md"
     try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
-        return f"must be a function of {count} arguments, see ddlib/methods and ddlib/zoo.py"
+        options_of(entry) if kind == "network" else None
+    except (KeyError, PydanticUserError):
+        return "must annotate its options with int, float, bool, str or Literal[...] of words"
     return ""
 
 
-def _option_problem(network: Any) -> str:
-    try:
-        options_of(network)
-    except (KeyError, PydanticUserError) as error:
-        kinds = "int, float, bool, str, or Literal[...] of words"
-        return f"must say of {error.args[0]}: {kinds}"
-    return ""
+def _packed(extension: Extension, parameters: Parameters) -> tuple:
+    """Return what pickle keeps of parameters whose class a file defines: the file goes along."""
+    return _unpacked, (extension, type(parameters).__qualname__, parameters.model_dump())
 
 
-def _sentence(extension: Extension, kind: str, name: str, problem: str) -> str:
-    """Say what is wrong with an entry, and where the file sets it."""
-    nodes = list(ast.walk(ast.parse(extension.text)))
-    keys = [node.slice for node in nodes if isinstance(node, ast.Subscript)]
-    lines = [
-        node.lineno for node in [*keys, *nodes] if getattr(node, "value", None) == name
-    ]  # METHODS["mine"] before any other "mine"
-    where = f"{extension.path}, line {lines[0]}" if lines else extension.path
-    return f"{where}: the {kind} {name!r} {problem}"
-
-
-def _copies() -> dict[str, dict[str, Any]]:
-    return {kind: dict(registry) for kind, registry in REGISTRIES.items()}
-
-
-def _restore(copies: dict[str, dict[str, Any]]) -> None:
-    for kind, registry in REGISTRIES.items():
-        registry.clear()
-        registry.update(copies[kind])
+def _unpacked(extension: Extension, name: str, values: dict[str, Any]) -> Parameters:
+    use([extension])
+    return getattr(sys.modules[extension.module], name)(**values)

@@ -30,6 +30,7 @@ from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
+from ddlib.parameters import Parameters
 from ddlib.study.cluster import UnfitWorkerError, check_worker, dask_worker
 from ddlib.study.extensions import use
 from ddlib.study.plan import Context, Reference, Trial
@@ -109,13 +110,12 @@ def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
 def distil(
     context: Context,
     method: str,
-    parameters: dict[str, Any],
+    parameters: Parameters,
     trials: Sequence[Trial],
     prepared: Sequence[Path],
 ) -> dict[Path, Record]:
     """Distil the sets of trials, of one seed, in one call; return how those ended that failed.
 
-    parameters: plain data, since a worker only learns their class with the context's extensions;
     prepared: the files of `prepare`.
     """
     missing = [trial for trial in trials if not trial.set_path.exists()]
@@ -124,26 +124,33 @@ def distil(
     dataset, network = _open(context)
     start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
     try:
-        given = dataset, network, ipcs, missing[0].seed, entry.parameters(**parameters)
-        sets = entry.distil(*given, *([prepared] if entry.preparation else []))
+        given = dataset, network, ipcs, missing[0].seed, parameters
+        outcomes = entry.distil(*given, *([prepared] if entry.preparation else []))
     except Exception as error:  # of a method: any
-        return {trial.set_path: failure(error) for trial in missing}
-    failed, shape = {}, json.loads(context.network)
+        outcomes = dict.fromkeys(ipcs, error)
+    share, failed = (seconds(context) - start) / len(missing), {}
     for trial in missing:
-        synthetic = sets.get(trial.ipc) if isinstance(sets, Mapping) else None
-        if isinstance(synthetic, DivergedError):
-            failed[trial.set_path] = failure(synthetic)
-            continue
+        outcome = outcomes.get(trial.ipc) if isinstance(outcomes, Mapping) else None
         try:
-            if isinstance(synthetic, DistilledSet):
-                synthetic = replace(synthetic, method=trial.method, network=shape)
-            check_set(synthetic, dataset, trial.method, trial.ipc, trial.seed)
-            write_seconds(trial.set_path, (seconds(context) - start) / len(missing))
+            synthetic = _checked(outcome, trial, dataset, json.loads(context.network))
+            write_seconds(trial.set_path, share)
             synthetic.save(trial.set_path)
-        except ValueError as error:
-            invalid = ValueError(f"the method {method!r} returned no valid set: {error}")
-            failed[trial.set_path] = failure(invalid)
+        except Exception as error:
+            failed[trial.set_path] = failure(error)
     return failed
+
+
+def _checked(outcome: Any, trial: Trial, dataset: DataSet, network: dict) -> DistilledSet:
+    """Return the set that a method made for a trial; raise what it gave in its place."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    if isinstance(outcome, DistilledSet):  # of a variant of a method
+        outcome = replace(outcome, method=trial.method, network=network)
+    try:
+        check_set(outcome, dataset, trial.method, trial.ipc, trial.seed)
+    except ValueError as error:
+        raise ValueError(f"the method returned no valid set: {error}") from error
+    return outcome
 
 
 @job

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.configurations.families import Family
 from ddlib.data.base import DataSet, images_digest
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
@@ -23,19 +22,8 @@ from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import code, device
-from ddlib.study.extensions import Extension, network_code, read_extensions, use
-from ddlib.study.settings import (
-    CONVERGED,
-    SAME_STEPS,
-    Settings,
-    check_pilot,
-    data_options,
-    network_options,
-    read_evaluations,
-    read_ipcs,
-    read_methods,
-    read_sets,
-)
+from ddlib.study.extensions import Extension, network_code, use
+from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_ipcs
 from ddlib.training.recipe import hold_out
 
 
@@ -98,12 +86,17 @@ class Plan:
     settings: Settings
     dataset: DataSet
     context: Context
-    configurations: dict[str, Configuration]
-    families: dict[str, Family]
-    methods: dict[str, tuple[str, Parameters]]
     ipcs: list[int]
     folder: Path
     cache: Path
+
+    @property
+    def configurations(self) -> dict[str, Configuration]:
+        return self.settings.configurations
+
+    @property
+    def methods(self) -> dict[str, tuple[str, Parameters]]:
+        return self.settings.methods
 
     @property
     def seeds(self) -> range:
@@ -212,31 +205,16 @@ def _long_enough(path: Path, length: int) -> Path:
     return path.with_name(f"{path.name}-{min(enough, default=length)}")
 
 
-def check(settings: Settings) -> dict[str, Any]:
-    """Return methods, configurations and families of a study, as its `Plan` has them.
-
-    Raises ValueError, in one sentence, for all that can be refused before data are read.
-    """
-    methods, configurations = read_methods(settings), read_evaluations(settings)
-    check_pilot(settings.pilot, settings.k, configurations)
-    families = read_sets(settings)
-    data_options(settings)
-    network_options(settings)
-    check_precision(settings.precision, device(settings))
-    return {"methods": methods, "configurations": configurations, "families": families}
-
-
 def prepare(settings: Settings) -> Plan:
     """Check every parameter against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
-    read = check(settings)
-    options, shape = data_options(settings), network_options(settings)
-    dataset = load(**options)
+    check_precision(settings.precision, device(settings))
+    dataset = load(**settings.data)
     sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
-    networks.build(**shape, **sizes)
-    for name, configuration in read["configurations"].items():
+    networks.build(**settings.network, **sizes)
+    for name, configuration in settings.configurations.items():
         try:
             configuration.build(**sizes)
         except ValueError as error:
@@ -253,6 +231,6 @@ def prepare(settings: Settings) -> Plan:
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
     where = copy.resolve(), folder.resolve(), device(settings), settings.precision
-    extensions = read_extensions(settings.extensions)
-    context = Context(plain_text(shape), digest, *where, code(), extensions)
-    return Plan(settings, dataset, context, **read, ipcs=ipcs, folder=folder, cache=cache)
+    network = plain_text(settings.network)
+    context = Context(network, digest, *where, code(), settings.extensions)
+    return Plan(settings, dataset, context, ipcs, folder, cache)

@@ -17,7 +17,6 @@ import safetensors
 from ddlib.files import from_root, reading
 from ddlib.parameters import at_ipc, read_file
 from ddlib.study.plan import Plan
-from ddlib.study.settings import data_options
 from ddlib.words.text import Text, listed
 
 TABLE = Path(__file__).with_suffix(".csv")
@@ -91,7 +90,7 @@ def differences(plan: Plan, found: pd.DataFrame) -> Text:
 
 def _setting(plan: Plan, found: pd.DataFrame) -> Iterator[Row]:
     """Yield the settings of data, network and training, also those that are the same."""
-    options, recipe, network = data_options(plan.settings), plan.first.recipe, plan.first.network
+    options, recipe, network = plan.settings.data, plan.first.recipe, plan.first.network
     for name in ("classes", "per_class", "held_out", "image_size", "zca"):
         yield name, options.get(name) or "all", "all"
     count = len(plan.dataset.train.labels)

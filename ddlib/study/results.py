@@ -116,16 +116,17 @@ def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it.
 
     With them goes `settings.json`, without what decides no number: how many work at it, and where.
-    There the families are lists of their members.
+    There the families are lists of their members, and the reference is written out.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     _measure_gaps(trials, references, plan.settings.reference)
     result = Result(plan, trials, references, pd.DataFrame(_costs(plan, records)))
-    settings = plan.settings.replace(workers=None, scheduler_address=None).model_dump()
-    families = {name: family.members for name, family in plan.families.items()}
-    settings["families"] = families or None
+    places = ("workers", "scheduler_address")
+    settings = {name: value for name, value in plan.settings.table.items() if name not in places}
+    settings["families"] = {name: one.members for name, one in plan.settings.families.items()}
+    settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
         table = getattr(result, name).to_parquet(index=False)

@@ -135,7 +135,7 @@ class Graph:
             base, parameters = self.plan.methods[method]
             preparations = self.plan.preparations(method)
             prepared = [self.file(path, jobs.prepare, base, plain) for plain, path in preparations]
-            future = self.submit(jobs.distil, base, parameters.model_dump(), call, prepared)
+            future = self.submit(jobs.distil, base, parameters, call, prepared)
             sets |= {trial.set_path: future for trial in call}
         return sets
 

@@ -1,9 +1,9 @@
-"""Differentiable siamese augmentation (DSA; Zhao & Bilen, ICML 2021).
+"""Augmentation: the families of DSA, siamese or an image at a time, and mixes of images and labels.
 
-A draw is separate from its application: `draw` picks one family and its strengths, `apply` uses
-them. A draw of count 1 is siamese: the same transformation for every image, so one draw applied to
-the real and to the synthetic batch treats both alike. A draw of count N has strengths of its own
-for each of N images, as in the training of a network.
+DSA is differentiable siamese augmentation (Zhao & Bilen, ICML 2021). `draw` picks one family and
+its strengths, `apply` uses them. A draw of count 1 is siamese: applied to the real and to the
+synthetic batch, it treats every image alike. A draw of count N has strengths of its own for each of
+N images, as in the training of a network.
 
 Images are normalised, so the zeros that fill a gap are the mean pixel of the data set.
 """
@@ -20,13 +20,9 @@ from ddlib.devices import send, unrounded
 from ddlib.parameters import check_names
 
 CROP_FRACTION = 0.125  # largest shift, of the image's side
-
 CUTOUT_FRACTION = 0.5  # side of the hole, of the image's side
-
 FLIP_PROBABILITY = 0.5
-
 LARGEST_SCALE = 1.2
-
 LARGEST_ROTATION = 15.0  # degrees
 
 
@@ -35,8 +31,8 @@ class Draw:
     """One drawn transformation: its family, and its strengths by name.
 
     family: a name of FAMILIES, or "none" for the identity.
-    values: strength -> tensor (count,); count 1 is shared by every image of a batch. Positions are
-        fractions in [0, 1), so a draw fits images of any size.
+    values: strength -> tensor (count,) on the CPU; count 1 is shared by every image of a batch.
+        Positions are fractions in [0, 1), so a draw fits images of any size.
     """
 
     family: str
@@ -45,12 +41,9 @@ class Draw:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of transformations: (images, values) -> images, and the range of each strength.
+    """A family of transformations: (images, **strengths) -> images, and each strength's range."""
 
-    A transform is given the values where they were drawn, on the CPU.
-    """
-
-    transform: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    transform: Callable[..., Tensor]
     ranges: Mapping[str, tuple[float, float]]
 
 
@@ -67,12 +60,12 @@ def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Dra
         raise ValueError(f"count={count} images cannot be augmented; choose count >= 1")
     if not families:
         return Draw("none")
-    chosen = torch.randint(len(families), (), generator=generator).item()
+    family = families[torch.randint(len(families), (), generator=generator).item()]
     values = {
         name: low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float32)
-        for name, (low, high) in FAMILIES[families[chosen]].ranges.items()
+        for name, (low, high) in FAMILIES[family].ranges.items()
     }
-    return Draw(families[chosen], values)
+    return Draw(family, values)
 
 
 def apply(images: Tensor, drawn: Draw) -> Tensor:
@@ -88,23 +81,17 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
             f"the draw holds strengths for {count} images but the batch has {len(images)}; "
             f"draw with count=1 (shared by all) or count={len(images)}"
         )
-    return FAMILIES[drawn.family].transform(images, drawn.values)
+    strengths = {name: send(value, images.device) for name, value in drawn.values.items()}
+    return FAMILIES[drawn.family].transform(images, **strengths)
 
 
-def _sent(values: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """Return the values where the images are."""
-    return {name: send(value, images.device) for name, value in values.items()}
-
-
-def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
     """Add brightness, then scale about the pixel's mean of channels, then about the image's mean.
 
     Saturation leaves an image of one channel as it is.
     """
-    values = _sent(values, images)
     brightness, saturation, contrast = (
-        values[name].to(images.dtype).view(-1, 1, 1, 1)
-        for name in ("brightness", "saturation", "contrast")
+        value.to(images.dtype).view(-1, 1, 1, 1) for value in (brightness, saturation, contrast)
     )
     images = images + brightness
     grey = images.mean(dim=1, keepdim=True)
@@ -113,32 +100,26 @@ def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     return (images - mean) * contrast + mean
 
 
-def _crop(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def _crop(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
     """Pad with zeros, then cut out a window of the old size at a whole-pixel corner."""
     height, width = images.shape[-2:]
     margin_y, margin_x = _rounded(CROP_FRACTION * height), _rounded(CROP_FRACTION * width)
     padded = F.pad(images, (margin_x, margin_x, margin_y, margin_y))
-    top = _position(values["top"], 2 * margin_y + 1)
-    left = _position(values["left"], 2 * margin_x + 1)
-    if len(top) == 1:  # whole numbers of the CPU, for which no device has to be asked
-        return padded[:, :, top : top + height, left : left + width]
-    top, left = send(top, images.device), send(left, images.device)
+    top, left = _position(top, 2 * margin_y + 1), _position(left, 2 * margin_x + 1)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
     # Gathering from flat images is three times as fast as indexing by row and column.
     pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
-    pixels = pixels[:, None].expand(-1, images.shape[1], -1)
+    pixels = pixels[:, None].expand(len(images), images.shape[1], -1)
     return padded.flatten(2).gather(2, pixels).view(images.shape)
 
 
-def _cutout(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def _cutout(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Zero a rectangle of half the height and half the width, at most a quarter of the image.
 
     Its centre is uniform over the image, so the border may clip it (as in the reference).
     """
-    values = _sent(values, images)
-    rows = _hole(values["row"], images.shape[-2])
-    columns = _hole(values["column"], images.shape[-1])
+    rows, columns = _hole(row, images.shape[-2]), _hole(column, images.shape[-1])
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
@@ -151,21 +132,19 @@ def _hole(fraction: Tensor, length: int) -> Tensor:
     return (index >= start) & (index < start + size)
 
 
-def _flip(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def _flip(images: Tensor, coin: Tensor) -> Tensor:
     """Mirror left and right where the coin fell below FLIP_PROBABILITY."""
-    mirrored = (_sent(values, images)["coin"] < FLIP_PROBABILITY).view(-1, 1, 1, 1)
-    return torch.where(mirrored, images.flip(-1), images)
+    return torch.where((coin < FLIP_PROBABILITY).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def _scale(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def _scale(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Stretch the sampling grid about the centre: above 1 shrinks the content, below 1 enlarges."""
-    values = _sent(values, images)
-    return _warp(images, torch.diag_embed(torch.stack((values["x"], values["y"]), dim=1)))
+    return _warp(images, torch.diag_embed(torch.stack((x, y), dim=1)))
 
 
-def _rotate(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Rotate the content about the centre, anticlockwise for positive degrees."""
-    radians = torch.deg2rad(_sent(values, images)["degrees"])
+    radians = torch.deg2rad(degrees)
     cosine, sine = radians.cos(), radians.sin()
     # A grid runs from -1 to 1 along both sides: without the aspect a rectangle would be sheared.
     aspect = images.shape[-1] / images.shape[-2]
@@ -199,9 +178,7 @@ FAMILIES: dict[str, Family] = {
     "crop": Family(_crop, {"top": (0.0, 1.0), "left": (0.0, 1.0)}),
     "cutout": Family(_cutout, {"row": (0.0, 1.0), "column": (0.0, 1.0)}),
     "flip": Family(_flip, {"coin": (0.0, 1.0)}),
-    "scale": Family(
-        _scale, {"x": (1 / LARGEST_SCALE, LARGEST_SCALE), "y": (1 / LARGEST_SCALE, LARGEST_SCALE)}
-    ),
+    "scale": Family(_scale, dict.fromkeys("xy", (1 / LARGEST_SCALE, LARGEST_SCALE))),
     "rotate": Family(_rotate, {"degrees": (-LARGEST_ROTATION, LARGEST_ROTATION)}),
 }
 
@@ -212,44 +189,44 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "dsa_no_flip": tuple(name for name in FAMILIES if name != "flip"),
 }
 
-
 STAGES = {name: [families] for name, families in STRATEGIES.items()}
+STAGES["flip_crop"] = [("flip",), ("crop",)]  # one after the other
+AUGMENTATIONS = (*STAGES, "mixup", "cutmix")
 
-STAGES["flip_crop"] = [("flip",), ("crop",)]  # which are applied one after the other
-
-MIXES = ("mixup", "cutmix")
-
-AUGMENTATIONS = (*STAGES, *MIXES)
+Targets = list[tuple[float, Tensor]]
+"""Labels (N,), each set with the share of the loss that it counts for; the shares add up to 1."""
 
 
 def augmented(
-    images: torch.Tensor, augmentation: str, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor | None, float]:
-    """Return images to train on, whose labels count for a share too (None: nobody's), and theirs.
+    images: Tensor, labels: Tensor, augmentation: str, generator: torch.Generator
+) -> tuple[Tensor, Targets]:
+    """Return a batch (N, channels, H, W) to train on, by one of AUGMENTATIONS, and its targets.
 
     mixup (Zhang et al., ICLR 2018) blends each image with another of the batch; cutmix (Yun et
-    al., ICCV 2019) pastes one rectangle of the other. The share is uniform, their alpha of 1, and
-    one for the batch.
+    al., ICCV 2019) pastes one rectangle of the other. The share of an image's own label is one for
+    the batch, and uniform: their alpha of 1.
     """
-    if augmentation not in MIXES:
+    if augmentation in STAGES:
         for families in STAGES[augmentation]:
             images = apply(images, draw(families, len(images), generator))
-        return images, None, 1.0
+        return images, [(1.0, labels)]
     others = send(torch.randperm(len(images), generator=generator), images.device)
-    kept, *centre = torch.rand(3, generator=generator, dtype=torch.float32).tolist()
+    share, *centre = torch.rand(3, generator=generator, dtype=torch.float32).tolist()
     if augmentation == "mixup":
-        return kept * images + (1 - kept) * images[others], others, kept
-    rows, columns = (
-        _span(size, at, math.sqrt(1 - kept))
-        for size, at in zip(images.shape[-2:], centre, strict=True)
-    )
-    mixed = images.clone()
-    mixed[..., rows, columns] = images[others][..., rows, columns]
-    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, others, 1 - pasted / math.prod(images.shape[-2:])
+        mixed = share * images + (1 - share) * images[others]
+    else:
+        rows, columns = (
+            _span(size, fraction, math.sqrt(1 - share))
+            for size, fraction in zip(images.shape[-2:], centre, strict=True)
+        )
+        mixed = images.clone()
+        mixed[..., rows, columns] = images[others][..., rows, columns]
+        pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
+        share = 1 - pasted / math.prod(images.shape[-2:])
+    return mixed, [(share, labels), (1 - share, labels[others])]
 
 
-def _span(size: int, at: float, share: float) -> slice:
-    """Return a span of `share` of `size` pixels about the fraction `at`, cut at the borders."""
-    middle, half = int(at * size), int(share * size) // 2
+def _span(size: int, centre: float, share: float) -> slice:
+    """Return a span of `share` of `size` pixels about a fraction of them, cut at the borders."""
+    middle, half = int(centre * size), int(share * size) // 2
     return slice(max(middle - half, 0), min(middle + half, size))

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-CHECK_EVERY = 100  # numbers; to read each as it comes would keep an accelerator waiting
+CHECK_EVERY = 100  # a GPU that is asked for each number runs out of work
 
 T = TypeVar("T")
 
@@ -28,22 +28,22 @@ class DivergedError(RuntimeError):
         return f"{what} {how} at step {step}; {advice}"
 
 
-def or_diverged(job: Callable[..., T], *given: object) -> T | DivergedError:
+def or_diverged(job: Callable[..., T], *arguments: object) -> T | DivergedError:
     """Return what a job returns, or the DivergedError that it raises."""
     try:
-        return job(*given)
+        return job(*arguments)
     except DivergedError as error:
         return error
 
 
 class Watch:
-    """Finds the first number of a run that is not sound, without a look at each as it comes."""
+    """Finds the first bad number of a training, but asks the device only once in CHECK_EVERY."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[torch.Tensor, DivergedError]] = []
 
     def see(self, sound: torch.Tensor, error: DivergedError) -> None:
-        """Take note of whether a number is `sound`, a bool (); if not, `error` is to be raised.
+        """Note whether a number is `sound`, a bool (); if it is not, `error` is raised.
 
         It is raised here, at most CHECK_EVERY numbers later, or by `check`.
         """
@@ -52,16 +52,15 @@ class Watch:
             self.check()
 
     def finite(self, step: int, what: str, values: torch.Tensor) -> None:
-        """Take note of whether all `values` are finite numbers: they are `what`, after `step`."""
+        """Note whether all `values` are finite; the error names `what` they are and the `step`."""
         self.see(values.isfinite().all(), DivergedError(step, what))
 
     def check(self) -> None:
-        """Raise the error of the first number that was not sound, if there was one, every time."""
-        seen, self._seen = self._seen, []
-        if not seen:
+        """Raise the error of the first number that was not sound, if there is one, every time."""
+        if not self._seen:
             return
-        flags = torch.stack([sound for sound, _ in seen]).cpu()
-        for sound, own in zip(flags.tolist(), seen, strict=True):
+        flags = torch.stack([sound for sound, _ in self._seen]).cpu().tolist()
+        for sound, (_, error) in zip(flags, self._seen, strict=True):
             if not sound:
-                self._seen = [own]
-                raise own[1]
+                raise error
+        self._seen.clear()

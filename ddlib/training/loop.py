@@ -14,7 +14,7 @@ from ddlib.networks.functional import Theta, in_passes, logits, with_buffers
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.augment import augmented
+from ddlib.training.augment import Targets, augmented
 from ddlib.training.divergence import DivergedError, Watch
 from ddlib.training.recipe import OPTIMISERS, Recipe
 
@@ -23,9 +23,9 @@ from ddlib.training.recipe import OPTIMISERS, Recipe
 class Score:
     """What a network reaches on a whole split.
 
-    accuracy: the fraction that is right; cross_entropy: the mean, in nats; balanced_accuracy: the
-    mean over the classes of the split of the fraction of each that is right. A network that names
-    one class alone has a balanced accuracy of 1/C, however common the class.
+    accuracy: the share of right answers; cross_entropy: the mean, in nats; balanced_accuracy: the
+    share of right answers in each class, averaged over the classes of the split. A network that
+    always names one class has a balanced accuracy of 1/C, however common the class.
     """
 
     accuracy: float
@@ -38,10 +38,8 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
 
     A set no larger than `size` is one batch, always in its own order.
     """
-    if count <= size:
-        whole = torch.arange(count)
-        while True:
-            yield whole
+    while count <= size:
+        yield torch.arange(count)
     pending = torch.empty(0, dtype=torch.int64)
     while True:
         while len(pending) < size:
@@ -59,7 +57,7 @@ def train(
     generator: torch.Generator,
     see: Callable[[torch.Tensor], None] | None = None,
 ) -> Theta:
-    """Return the weights after `recipe.steps` SGD steps from `theta` on images and labels.
+    """Return the weights after `recipe.steps` steps from `theta` on images and labels.
 
     images: (N, channels, H, W), or those of a Split; labels: (N,). `theta` itself is left as it
     is. The weights come with the network's buffers, if it has any, which the optimiser does not
@@ -81,10 +79,10 @@ def training_steps(
 ) -> Iterator[Theta]:
     """Yield the weights after each step of `train`; the next step overwrites them, so copy.
 
-    A loss that is not finite may show up to CHECK_EVERY steps late.
+    A loss that is not finite may raise up to CHECK_EVERY steps late.
     """
     watch = Watch()
-    theta, optimiser = prepared(network, theta, recipe)
+    theta, optimiser = trainable(network, theta, recipe)
     stream = batches(len(labels), recipe.batch_size, generator)
     for step in range(recipe.steps):
         rows = send(next(stream), images.device)
@@ -113,7 +111,9 @@ def detached(theta: Theta) -> Theta:
     return {name: value.detach() for name, value in theta.items()}
 
 
-def prepared(network: Network, theta: Theta, recipe: Recipe) -> tuple[Theta, torch.optim.Optimizer]:
+def trainable(
+    network: Network, theta: Theta, recipe: Recipe
+) -> tuple[Theta, torch.optim.Optimizer]:
     """Return a copy of the weights to train, and the optimiser that moves them in place."""
     theta = {name: value.clone() for name, value in with_buffers(network, theta).items()}
     weights = [theta[name].requires_grad_() for name, _ in network.named_parameters()]
@@ -138,14 +138,19 @@ def advance(
     images: (N, channels, H, W); labels: (N,). The augmentation, and what stochastic layers draw,
     come from `generator`.
     """
-    images, others, kept = augmented(images, recipe.augmentation, generator)
+    images, targets = augmented(images, labels, recipe.augmentation, generator)
     scores = logits(network, theta, images, training=True, stream=generator)
-    loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
-    if others is not None:
-        other = F.cross_entropy(scores, labels[others], label_smoothing=recipe.label_smoothing)
-        loss = kept * loss + (1 - kept) * other
+    loss = target_loss(scores, targets, recipe.label_smoothing)
     descend(optimiser, loss, recipe.rate(step))
     return loss.detach()
+
+
+def target_loss(scores: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:
+    """Return the mean cross-entropy () of scores (N, C), in nats."""
+    return sum(
+        share * F.cross_entropy(scores, labels, label_smoothing=smoothing)
+        for share, labels in targets
+    )
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
@@ -156,32 +161,19 @@ def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -
     optimiser.step()
 
 
+@torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return the Score of `theta` over the whole of `split`."""
-    return scores_of(network, [theta], split)[0]
-
-
-@torch.no_grad()
-def scores_of(network: Network, thetas: Sequence[Theta], split: Split) -> list[Score]:
-    """Return the `score` of each of some weights; a device is asked once for all."""
-    right, nats = [], []
-    for theta in thetas:
-        start = 0
-        for labels in in_passes(split.labels):
-            scores = logits(network, theta, split.at(slice(start, start + len(labels))))
-            start += len(labels)
-            hits = (scores.argmax(1) == labels).long()
-            counts = torch.stack([hits, torch.ones_like(hits)], dim=1)  # right, and all
-            right.append(counts.new_zeros(scores.shape[1], 2).index_add(0, labels, counts))
-            nats.append(F.cross_entropy(scores, labels, reduction="sum"))
-    counts = torch.stack(right).cpu().view(len(thetas), -1, scores.shape[1], 2).sum(1)
-    hits, sizes = counts.unbind(-1)  # (T, C)
-    nats = torch.stack(nats).cpu().view(len(thetas), -1).tolist()
-    recalls = (hits.double() / sizes).nanmean(1).tolist()  # 0 / 0 for a class without images
-    count = len(split.labels)
-    accuracies = [each / count for each in hits.sum(1).tolist()]
-    losses = [sum(each) / count for each in nats]
-    return [Score(*each) for each in zip(accuracies, losses, recalls, strict=True)]
+    right, nats, count = [], [], len(split.labels)
+    for rows in in_passes(torch.arange(count, device=split.device)):
+        scores, labels = logits(network, theta, split.at(rows)), split.labels[rows]
+        right.append(scores.argmax(1) == labels)
+        nats.append(F.cross_entropy(scores, labels, reduction="sum"))
+    labels = split.labels.cpu()
+    hits = labels.bincount(torch.cat(right).cpu().double())  # (C,)
+    recalls = (hits / labels.bincount()).nanmean()  # 0 / 0 for a class without images
+    nats = sum(torch.stack(nats).cpu().tolist())
+    return Score(hits.sum().item() / count, nats / count, recalls.item())
 
 
 def train_and_score(
@@ -196,14 +188,11 @@ def train_and_score(
     """Return the last-step score on `test` of a fresh network trained on images and labels.
 
     `seed` names the initial weights, unless `theta` gives them, the batch order and the
-    augmentation; sets that are compared under one seed start from the same weights. Seeds run one
-    after another in a worker process each: stacking their weights (`train_and_score_all`)
-    turns convolutions into grouped ones, 2 to 3 times slower at k >= 100 on a CPU and no faster at
-    k = 10.
+    augmentation; sets that are compared under one seed start from the same weights. Raises
+    DivergedError if the training or its score is not finite.
     """
     if theta is None:
-        stream = generator("evaluation weights", seed)
-        theta = initial_parameters(network, stream, images.device)
+        theta = initial_parameters(network, generator("evaluation weights", seed), images.device)
     theta = train(network, theta, images, labels, recipe, generator("evaluation batches", seed))
     return final(score(network, theta, test), recipe)
 

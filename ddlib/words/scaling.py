@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ddlib.stats.compare import BASELINE, Agreement, against, crossings, holm, not_positive
-from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.intervals import LEVEL, Interval, number
 from ddlib.stats.laws import LAWS, Fit
 from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
-from ddlib.words.text import Text, between, bullets, listed, number, p_value, sections
+from ddlib.words.text import Text, between, bullets, listed, p_value, sections
 
 FEW = 4  # configurations that are named one by one
 

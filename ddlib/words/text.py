@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 
-import pandas as pd
-
 from ddlib.stats.intervals import Interval
 
 
@@ -32,21 +30,12 @@ def sections(parts: Mapping[str, Iterable[str]]) -> Text:
 
 def between(interval: Interval, pattern: str = "") -> str:
     """Return an estimate with its interval: `0.31 (0.27 to 0.35)`; pattern: see `number`."""
-    return f"{number(interval.estimate, pattern)} ({ends(*interval[1:], pattern)})"
+    return format(interval, pattern)
 
 
 def ends(low: float | None, high: float | None, pattern: str = "") -> str:
     """Return an interval: `0.27 to 0.35`, or `no interval` for None and NaN."""
-    if pd.isna(low):
-        return "no interval"
-    return f"{number(low, pattern)} to {number(high, pattern)}"
-
-
-def number(value: float, pattern: str = "") -> str:
-    """Return a number by its pattern, such as ".2f", else with three digits."""
-    if math.isinf(value):
-        return "no bound"
-    return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
+    return Interval(math.nan, low, high).ends(pattern)
 
 
 def p_value(value: float) -> str:

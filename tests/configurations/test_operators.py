@@ -3,18 +3,24 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ddlib.configurations import operators
-from ddlib.configurations.configuration import Configuration, State
+from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.operators import BURST, STATES, update_fields
 from ddlib.data.base import DataSet
 from ddlib.data.load import load
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.stats.distances import update_distance
-from ddlib.training.loop import batches, training_steps
+from ddlib.training.loop import batches, train, training_steps
+from ddlib.training.recipe import OPTIMISERS
 
+MLP = {"name": "mlp", "width": 8, "depth": 1}
+NORMED = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
 BASE = {
-    **{"network": {"name": "mlp", "width": 8, "depth": 1}, "steps": 8, "batch_size": 16},
-    **{"learning_rate": 0.1, "weight_decay": 0.0, "schedule": "constant", "momentum": 0.0},
+    **{"network": MLP, "steps": 8, "batch_size": 16, "schedule": "constant"},
+    **{"learning_rate": 0.1, "weight_decay": 0.0, "momentum": 0.0},
 }
 
 
@@ -27,8 +33,34 @@ def read(**changes) -> Configuration:
     return Configuration.read({**BASE, **changes}, "the configuration under test")
 
 
-def fields(dataset: DataSet, **named: Configuration) -> dict[str, np.ndarray]:
-    return operators.update_fields(dataset, named, 0)
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("network", [MLP, NORMED], ids=["mlp", "batch norm"])
+def test_updates_on_the_batches_of_a_training_are_the_training(tiny, name, network):
+    changes = {"schedule": "cosine", "learning_rate": 0.003, "momentum": 0.9}
+    chosen = read(optimizer=name, network=network, **changes)
+    built = chosen.build(tiny.image_shape, 3)
+    theta = chosen.initial(built, generator("start"))
+    batch = tiny.train.images[:16], tiny.train.labels[:16]
+    whole = train(built, theta, *batch, chosen.recipe, generator("unused"))
+    moved = chosen.update(built, theta, [batch] * 8, generator("unused"))
+    assert moved.keys() == whole.keys()
+    assert all(torch.equal(moved[key], value) for key, value in whole.items())
+
+
+def test_an_update_draws_from_its_stream_and_changes_nothing_that_it_is_given(tiny):
+    body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
+    network, chosen = Network(body, nn.Linear(64, 3)), read(augmentation="dsa")
+    theta = initial_parameters(network, generator("weights"))
+    kept = {name: value.clone() for name, value in theta.items()}
+    burst = [(tiny.train.images[:16], tiny.train.labels[:16])] * 3
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        chosen.update(network, theta, burst, generator("update", seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(value, kept[name]) for name, value in theta.items())
+    assert torch.equal(first["head.weight"], again["head.weight"])
+    assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
 def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(digits):
@@ -36,10 +68,9 @@ def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(
     own = read()
     network = own.build(digits.image_shape, digits.class_count)
     theta = own.initial(network, generator("shared state", 0))
-    names = [name for name, _ in network.named_parameters()]
-    moved = {name: theta[name].clone() for name in names}
+    moved = {name: value.clone() for name, value in theta.items()}
     drawn = batches(len(digits.train.labels), 16, generator("shared batches", 0))
-    for _ in range(operators.BURST):
+    for _ in range(BURST):
         rows = next(drawn)
         for value in moved.values():
             value.requires_grad_()
@@ -50,57 +81,50 @@ def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(
             name: (value - 0.1 * slope).detach()
             for (name, value), slope in zip(moved.items(), slopes, strict=True)
         }
-    expected = torch.cat([(moved[name] - theta[name]).flatten() for name in names])
-    found = fields(digits, own=own)["own"]
-    assert found.shape == (operators.STATES, len(expected))
+    expected = torch.cat([(moved[name] - theta[name]).flatten() for name in theta])
+    found = update_fields(digits, {"own": own}, 0)["own"]
+    assert found.shape == (STATES, len(expected))
     torch.testing.assert_close(torch.tensor(found[0]).float(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_later_states_are_the_weights_of_a_training(digits):
     """The second state by hand: a quarter of the first configuration's training."""
-    own = read()
+    own, split = read(), digits.train
     network = own.build(digits.image_shape, digits.class_count)
     theta = own.initial(network, generator("shared state", 0))
-    split, stream = digits.train, generator("shared training", 0)
+    stream = generator("shared training", 0)
     steps = training_steps(network, theta, split.images, split.labels, own.recipe, stream)
-    for _ in range(own.recipe.steps // operators.STATES):
+    for _ in range(own.recipe.steps // STATES):
         state = next(steps)
-    state = {name: value.clone() for name, value in state.items()}
-    drawn = batches(len(split.labels), 16, generator("shared batches", 0))
-    drawn = [next(drawn) for _ in range(2 * operators.BURST)][operators.BURST :]
-    moved, carried = state, State.start((0, 1))
-    for rows in drawn:
-        batch = split.images[rows], split.labels[rows]
-        moved, carried = own.update(network, moved, carried, batch)
-    parts = [(moved[name] - state[name]).flatten() for name, _ in network.named_parameters()]
-    assert np.array_equal(fields(digits, own=own)["own"][1], torch.cat(parts).double().numpy())
+    source = batches(len(split.labels), 16, generator("shared batches", 0))
+    drawn = [next(source) for _ in range(2 * BURST)][BURST:]
+    burst = [(split.images[rows], split.labels[rows]) for rows in drawn]
+    moved = own.update(network, state, burst, generator("update", (0, 1)))
+    added = torch.cat([(moved[name] - state[name]).flatten() for name in theta])
+    assert np.array_equal(update_fields(digits, {"own": own}, 0)["own"][1], added.double().numpy())
 
 
-def test_one_seed_gives_the_same_bytes(digits):
+def test_one_seed_gives_the_same_bytes_and_what_diverges_is_left_out(digits):
     before = torch.random.get_rng_state()
-    first, again = (fields(digits, own=read(), adam=read(optimizer="adam")) for _ in range(2))
+    named = {"own": read(), "wild": read(learning_rate=1e38), "adam": read(optimizer="adam")}
+    first, again = (update_fields(digits, named, 0) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
-    for name in first:
-        assert np.array_equal(first[name], again[name])
-
-
-def test_one_that_diverges_is_left_out(digits):
-    found = fields(digits, own=read(), wild=read(learning_rate=1e38), adam=read(optimizer="adam"))
-    assert list(found) == ["own", "adam"]
+    assert list(first) == ["own", "adam"]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
 
 
 def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
-    found = fields(
-        digits,
-        own=read(),
-        orthogonal=read(initialisation="orthogonal"),
-        slower=read(learning_rate=1e-4),
-        slowest=read(learning_rate=1e-5),
-        momentum=read(momentum=0.9),
-        adam=read(optimizer="adam", learning_rate=0.001),
-        mixup=read(augmentation="mixup"),
-    )
-    distance = update_distance(list(found.values()), list(found))["own"]
+    named = {
+        "own": read(),
+        "orthogonal": read(initialisation="orthogonal"),
+        "slower": read(learning_rate=1e-4),
+        "slowest": read(learning_rate=1e-5),
+        "momentum": read(momentum=0.9),
+        "adam": read(optimizer="adam", learning_rate=0.001),
+        "mixup": read(augmentation="mixup"),
+    }
+    fields = update_fields(digits, named, 0)
+    distance = update_distance(list(fields.values()), list(fields))["own"]
     assert distance["orthogonal"] == 0
     assert distance["slower"] == pytest.approx(distance["slowest"], rel=0.1)
     assert 0.1 < distance["momentum"] < distance["adam"]
@@ -108,13 +132,12 @@ def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
 
 
 def test_configurations_of_other_networks_are_refused(digits):
-    other = read(network={"name": "mlp", "width": 9, "depth": 1})
+    named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
     with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
-        fields(digits, own=read(), wide=other)
+        update_fields(digits, named, 0)
 
 
 def test_batch_norms_run_and_fewer_steps_than_states_repeat_the_start(digits):
-    network = {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"}
-    found = fields(digits, own=read(network=network, steps=2))["own"]
-    assert found.shape[0] == operators.STATES
-    assert np.isfinite(found).all()
+    fields = update_fields(digits, {"own": read(network=NORMED, steps=2)}, 0)["own"]
+    assert fields.shape[0] == STATES
+    assert np.isfinite(fields).all()

@@ -1,7 +1,5 @@
 """Networks on all data: how long they are trained, and what their scores say."""
 
-import math
-
 import pandas as pd
 import pytest
 import torch
@@ -14,36 +12,7 @@ from ddlib.seeds import generator
 from ddlib.stats import compare as comparison
 from ddlib.study.settings import read_settings
 from ddlib.training import loop as training
-from ddlib.training import recipe
 from ddlib.words import scaling as reading
-
-
-@pytest.mark.parametrize(
-    ("most", "risks", "steps", "tried"),
-    [
-        (1000, {100: 0.5, 200: 0.4, 400: 0.3, 800: 0.3, 1000: 0.1}, 400, 4),  # level: it ends
-        (1000, {100: 0.5, 200: 0.6, 400: 0.1}, 100, 2),
-        (1000, {100: 0.5, 200: 0.4, 400: 0.3, 800: 0.2, 1000: 0.1}, 1000, 5),
-        (250, {100: 0.5, 200: 0.4, 250: 0.41}, 200, 3),
-        (1000, {100: math.inf, 200: math.inf}, 100, 2),  # both diverged
-        (1000, {100: math.inf, 200: 0.5, 400: 0.6}, 200, 3),
-        (100, {}, 100, 0),  # no choice: nothing is trained
-        (60, {}, 100, 0),
-    ],
-)
-def test_training_is_lengthened_until_its_risk_no_longer_falls(most, risks, steps, tried):
-    found = recipe.search_length(100, most, risks.__getitem__)
-    assert found == (steps, list(risks.items())[:tried])
-
-
-def test_the_same_share_of_every_class_is_held_out():
-    labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 3 + [3])
-    held = recipe.hold_out(labels, 0.1)
-    assert labels[held].bincount(minlength=4).tolist() == [10, 2, 1, 0]
-    assert torch.equal(held, recipe.hold_out(labels, 0.1))
-    assert labels[recipe.hold_out(labels, 0.9)].bincount().tolist() == [90, 18, 2]
-    with pytest.raises(ValueError, match="no class has two training images, so none can be held"):
-        recipe.hold_out(torch.arange(5), 0.1)
 
 
 @pytest.mark.parametrize(

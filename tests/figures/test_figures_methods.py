@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.figures import methods as charts_methods
+from ddlib.figures import methods as charts
 from ddlib.figures import render, style
-from ddlib.stats import compare as comparison
-from ddlib.stats import scores
+from ddlib.stats import compare, scores
 
 KS = (10, 100, 1000)
 METHODS = ("random", "herding", "k_center", "dc", "dsa", "dm", "mtt", "mgd3")
@@ -27,17 +26,8 @@ def table() -> pd.DataFrame:
     return table.assign(low=table["accuracy"] - 0.004, high=table["accuracy"] + 0.004)
 
 
-@pytest.fixture
-def forest() -> pd.DataFrame:
-    rows = [(k, m, 5, 0.03, 0.01, 0.05, 0.01, 0.06, "", 0.04, True) for k in KS for m in METHODS]
-    names = ["k", "method", *comparison.PAIR[:-1], "reason", "p_holm", "survives"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def rows_of(spec: dict, *columns: str) -> pd.DataFrame:
-    """Return the first data set of a specification that has all of these columns."""
-    tables = (rows for rows in spec["datasets"].values() if rows and set(columns) <= set(rows[0]))
-    return pd.DataFrame(next(tables))
+def data_of(spec: dict) -> pd.DataFrame:
+    return pd.DataFrame(max(spec["datasets"].values(), key=len))
 
 
 def distance(one: str, other: str) -> float:
@@ -72,119 +62,87 @@ def distance(one: str, other: str) -> float:
 
 def test_colours_of_methods_stay_apart_for_colour_blind_eyes():
     colours = style.METHOD_COLOURS
-    assert set(METHODS) <= set(colours)
+    assert set(colours) == set(METHODS)
     for one, other in itertools.combinations(colours, 2):
         assert distance(colours[one], colours[other]) > 12, (one, other)
 
 
-def test_every_mean_is_a_point_at_its_error(table):
-    spec = charts_methods.accuracy_against_k(table, FULL).to_dict()
-    shown = rows_of(spec, "shown", "error")
-    assert len(shown) == 24
-    np.testing.assert_allclose(shown["error"], 1 - table["accuracy"])
-    np.testing.assert_allclose(shown["error_low"], 1 - table["low"])
+def test_many_variants_of_a_method_differ_in_colour_or_shape():
+    names = ["random", "dm", "dsa", *(f"dm_{i}" for i in range(12))]
+    marks = charts.method_marks(pd.Series(names))
+    colours, shapes = (channel.to_dict()["scale"]["range"] for channel in marks)
+    assert len(set(colours)) < len(names)  # there are no more colours
+    assert len(set(zip(colours, shapes, strict=True))) == len(names)
+
+
+def test_every_mean_is_a_point_at_its_error_and_controls_are_dashed(table):
+    spec = charts.accuracy_against_k(table, FULL).to_dict()
+    rows = data_of(spec)
+    full, rows = rows[rows["method"] == "all data"], rows[rows["method"] != "all data"]
+    np.testing.assert_allclose(full[["error", "error_low"]], [[0.01, 0.012]])
+    np.testing.assert_allclose(rows["error"], 1 - table["accuracy"])
+    np.testing.assert_allclose(rows["error_low"], 1 - table["low"])
     # side by side, in the order of the methods, and nearer to their own k than to any other
-    at = shown[shown["k"] == 100].set_index("method")["shown"]
+    at = rows[rows["k"] == 100].set_index("method")["beside"]
     assert at.is_monotonic_increasing
     assert at.between(80, 125).all()
-    assert rows_of(spec, "label")["error"].tolist() == pytest.approx([0.01])
-
-
-def test_controls_are_dashed_and_methods_solid(table):
-    spec = charts_methods.accuracy_against_k(table, FULL).to_dict()
     [line] = [layer for layer in spec["layer"] if layer["mark"]["type"] == "line"]
     scale = line["encoding"]["strokeDash"]["scale"]
     dashes = dict(zip(scale["domain"], scale["range"], strict=True))
-    assert {m for m in METHODS if dashes[m] != [1, 0]} == set(comparison.CONTROLS)
+    assert {m for m in METHODS if dashes[m] != [1, 0]} == set(compare.CONTROLS)
 
 
 def test_missing_points_and_seeds_are_named(table):
     table.loc[(table["method"] == "mtt") & (table["k"] == 1000), ["accuracy", "low", "high"]] = None
     table.loc[(table["method"] == "mtt") & (table["k"] == 1000), "n"] = 0
     table.loc[(table["method"] == "dm") & (table["k"] == 10), "n"] = 3
-    spec = charts_methods.accuracy_against_k(table, FULL).to_dict()
-    told = " ".join(spec["title"]["subtitle"])
-    assert told.endswith("No accuracy: mtt at k = 1000. Fewer seeds: dm at k = 10.")
+    spec = charts.accuracy_against_k(table, FULL.assign(accuracy=np.nan)).to_dict()
+    subtitle = " ".join(spec["title"]["subtitle"])
+    assert subtitle.endswith("No accuracy: mtt at k = 1000. Fewer seeds: dm at k = 10.")
+    assert "all data" not in set(data_of(spec)["method"])
 
 
 def test_accuracies_of_one_and_intervals_beyond_it_stay_on_the_axis(table):
     table.loc[table["k"] == 1000, ["accuracy", "low", "high"]] = [1.0, 0.99, 1.01]
-    for spec in (
-        charts_methods.accuracy_against_k(table, FULL).to_dict(),
-        charts_methods.accuracy_against_k(table.assign(accuracy=1.0), FULL).to_dict(),
-        charts_methods.accuracy_against_k(table.assign(low=np.nan, high=np.nan), FULL).to_dict(),
-    ):
-        shown = rows_of(spec, "shown", "error")
+    nothing = {"low": np.nan, "high": np.nan}
+    for changed in (table, table.assign(accuracy=1.0), table.assign(**nothing)):
+        spec = charts.accuracy_against_k(changed, FULL).to_dict()
         low, high = spec["layer"][1]["encoding"]["y"]["scale"]["domain"]
         assert 0 < low < high
-        assert shown["error"].between(low, high).all()
+        assert data_of(spec)["error"].between(low, high).all()
 
 
-def test_without_full_data_there_is_no_rule(table):
-    spec = charts_methods.accuracy_against_k(table, FULL.assign(accuracy=np.nan)).to_dict()
-    assert "label" not in str(spec["datasets"])
+def test_filled_marks_are_significant_hollow_ones_are_not():
+    rows = [(k, m, 5, 0.03, 0.01, 0.05, 0.01, 0.06, "", 0.04, True) for k in KS for m in METHODS]
+    names = ["k", "method", *compare.PAIR[:-1], "reason", "p_holm", "survives"]
+    table = pd.DataFrame(rows, columns=names)
+    table.loc[table["method"] == "dm", "survives"] = False
+    table.loc[table["method"] == "dc", "reason"] = "not testable: one seed"
+    spec = charts.differences(table).to_dict()
+    rows = data_of(spec)
+    assert len(rows) == 24
+    rows = rows[rows["k"] == 10].set_index("method")
+    assert rows.loc["dm", "fill"] == "white"
+    assert rows.loc["mtt", "fill"] == rows.loc["mtt", "ink"] == style.METHOD_COLOURS["mtt"]
+    assert rows["tested"].to_dict() == {method: method != "dc" for method in METHODS}
+    assert rows["difference"].tolist() == pytest.approx([3] * 8)  # points
+    _, metadata = render.mime_bundle(spec)
+    assert 600 <= metadata["image/png"]["width"] <= 1000
+    assert "no random in this study" in str(charts.differences(table.head(0)).to_dict())
 
 
-def test_filled_marks_survive_hollow_ones_do_not(forest):
-    forest.loc[forest["method"] == "dm", "survives"] = False
-    forest.loc[forest["method"] == "dc", "reason"] = "not testable: one seed"
-    spec = charts_methods.differences(forest).to_dict()
-    assert [panel["title"] for panel in spec["concat"]] == ["k = 10", "k = 100", "k = 1000"]
-    shown = rows_of(spec, "ink", "fill").set_index("method")
-    assert shown.loc["dm", "fill"] == "white"
-    assert shown.loc["mtt", "fill"] == shown.loc["mtt", "ink"] == style.METHOD_COLOURS["mtt"]
-    assert shown["untested"].to_dict() == {method: method == "dc" for method in METHODS}
-    assert shown["difference"].tolist() == pytest.approx([3] * 8)  # points
-
-
-def test_without_a_baseline_there_is_a_remark(forest):
-    spec = charts_methods.differences(forest.head(0)).to_dict()
-    assert rows_of(spec, "note")["note"].tolist() == [
-        "no random in this study: nothing to compare with"
-    ]
-
-
-def test_the_front_is_drawn_and_labelled(table):
-    spent = table.drop(columns=["low", "high", "seeds", "n"])
-    seconds = spent["k"] ** 0.5 * (1 + spent["method"].map(METHODS.index))
-    spent = spent.assign(distil_seconds=seconds, train_seconds=1.0, seconds=seconds + 1)
-    spent = spent.assign(front=scores.front(spent["seconds"], spent["accuracy"]))
-    spent.loc[spent["method"] == "mgd3", "seconds"] = np.nan
-    spec = charts_methods.accuracy_against_seconds(spent).to_dict()
-    told = " ".join(spec["title"]["subtitle"])
-    assert told.endswith("No seconds: mgd3 at k = 10, mgd3 at k = 100, mgd3 at k = 1000.")
-    layers = {layer["mark"]["type"]: layer for layer in spec["layer"]}
-    labels = spec["datasets"][layers["text"]["data"]["name"]]
+def test_the_front_is_drawn_and_missing_times_are_named(table):
+    costs = table.drop(columns=["low", "high", "seeds", "n"])
+    seconds = costs["k"] ** 0.5 * (1 + costs["method"].map(METHODS.index))
+    costs = costs.assign(distil_seconds=seconds, train_seconds=1.0, seconds=seconds + 1)
+    costs = costs.assign(front=scores.front(costs["seconds"], costs["accuracy"]))
+    costs.loc[costs["method"] == "mgd3", "seconds"] = np.nan
+    spec = charts.accuracy_against_seconds(costs).to_dict()
+    subtitle = " ".join(spec["title"]["subtitle"])
+    assert subtitle.endswith("No seconds: mgd3 at k = 10, mgd3 at k = 100, mgd3 at k = 1000.")
+    rows = data_of(spec)
+    assert len(rows) == 21
     # random is cheapest and, in this table, best at every k
-    assert sorted(row["label"] for row in labels) == ["k = 10", "k = 100", "k = 1000"]
-    assert {row["method"] for row in labels} == {"random"}
-
-
-def test_figures_become_pictures_of_at_most_1000_pixels(table, forest):
-    spent = table.assign(distil_seconds=1.0, train_seconds=1.0, front=False)
-    spent = spent.assign(seconds=spent["k"].astype(float))
-    for chart in (
-        charts_methods.accuracy_against_k(table, FULL),
-        charts_methods.differences(forest),
-        charts_methods.accuracy_against_seconds(spent),
-    ):
-        _, metadata = render.mime_bundle(chart.to_dict())
-        assert 600 <= metadata["image/png"]["width"] <= 1000
-
-
-def test_the_loss_of_training_is_averaged_over_runs_of_steps():
-    chart = charts_methods.training_loss([4.0, 2.0, 1.0, 3.0, 0.5, 0.5], points=3)
-    assert chart.data["step"].tolist() == [2, 4, 6]
-    assert chart.data["loss"].tolist() == [3.0, 2.0, 0.5]
-    assert "ends at 0.5" in chart.to_dict()["title"]["text"]
-
-
-def test_many_variants_of_a_method_differ_in_colour_or_shape():
-    names = ["random", "dm", "dm_pool", "dm_plateau", "dm_representatives", "dm_few", "dm_short"]
-    names += ["dm_short_far", "dsa", "dsa_representatives", "dsa_few"]
-    marks = charts_methods._Marks(pd.Series(names))
-    colours, shapes = (
-        channel.to_dict()["scale"]["range"] for channel in (marks.colour, marks.shape)
-    )
-    assert len(set(colours)) < len(names)  # there are no more colours
-    assert len(set(zip(colours, shapes, strict=True))) == len(names)
+    assert set(rows.loc[rows["front"], "method"]) == {"random"}
+    assert spec["layer"][0]["transform"] == [{"filter": "datum.front"}]
+    render.mime_bundle(spec)

@@ -36,7 +36,7 @@ from ddlib.study.run import run
 from ddlib.study.settings import notebook_parameters, read_settings
 result = run(read_settings(notebook_parameters(globals())))
 """
-READS = "# as notebook 04 does: read_theory(settings)"
+READS = "# as notebook 04 does: settings.theory"
 PARTLY = """
 # in the place of run(...)
 import pandas as pd

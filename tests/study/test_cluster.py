@@ -160,15 +160,13 @@ def test_a_worker_that_is_unfit_is_refused(tmp_path, root, threads, changes, sen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unfit", ["code", "cache", "results", "threads"])
+@pytest.mark.parametrize("unfit", ["code", "results"])
 @needs_mounts
 def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(tmp_path, root, cluster, unfit):
     """It would be given all that it is quick to fail."""
     which, sentence = {
         "code": (lambda: {"library": other_code(tmp_path)}, r"runs other code \("),
-        "cache": (lambda: {"hidden": tmp_path / "cache"}, r"does not see /\S+; give every worker"),
         "results": (lambda: {"hidden": tmp_path / "results"}, r"does not see /\S+; give every"),
-        "threads": (lambda: {"threads": 2}, "has 2 threads, which would share PyTorch's settings"),
     }[unfit]
     cluster.add()
     study = meanwhile(root, tmp_path, cluster, lambda _: cluster.add(**which()), until=True)

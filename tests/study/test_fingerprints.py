@@ -24,7 +24,7 @@ from ddlib.fingerprints import (
     program,
 )
 from ddlib.methods import METHODS
-from ddlib.study import jobs as work
+from ddlib.study.cluster import code
 
 PROGRAM = '''"""A module."""
 import math
@@ -84,7 +84,7 @@ def test_all_names_in_a_process_are_of_the_code_it_began_with(tmp_path, monkeypa
         forget()
         before = code_digest(*modules)
         forget()
-        work.code()
+        code()
         with (package / "methods" / "gradient.py").open("a") as file:
             file.write("more = 1\n")
         assert code_digest(*modules) == before

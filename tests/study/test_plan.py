@@ -11,14 +11,12 @@ from papermill.parameterize import parameterize_notebook
 
 from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
-from ddlib.study import plan as plans
 from ddlib.study.plan import Plan, prepare
 from ddlib.study.run import run
 from ddlib.study.settings import (
     Settings,
     check_coverage,
     notebook_parameters,
-    read_methods,
     read_settings,
 )
 
@@ -172,7 +170,7 @@ BAD = [
         "'digit' is not a data set, nor the path of a folder of your own data; did you mean "
         "'digits'? allowed: digits, mnist",
     ),
-    ({"data": "digits"}, "data must be a table with a name"),
+    ({"data": "digits"}, "data: this must be a table with a name"),
     (
         {"data": {"name": "digits", "perclass": 3}},
         "'perclass' is not a parameter; did you mean 'per_class'? allowed: ",
@@ -181,20 +179,11 @@ BAD = [
         {"data": {"name": "digits", "classes": [10]}},
         "'10' is not a class of this data set; did you mean '1'? allowed: 0, 1, 2",
     ),
-    ({"data": {"name": "digits", "zca": "yes"}}, "zca='yes' must be true or false"),
     ({"network": {"name": "mpl"}}, "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, "),
     ({"network": {"width": 3}}, "network must be a table with a name"),
     (
         {"network": {"name": "mlp", "widht": 3}},
         "the network 'mlp': 'widht' is not a parameter; did you mean 'width'? allowed: width, ",
-    ),
-    (
-        {"network": {"name": "mlp", "class_count": 3}},
-        "'class_count' is not a parameter; allowed: width, depth",
-    ),
-    (
-        {"network": {"name": "convnet", "depth": 0}},
-        "the network 'convnet': depth=0 must be a whole number of at least 1",
     ),
     (
         {"network": {"name": "convnet", "depth": 4}},
@@ -204,57 +193,44 @@ BAD = [
         {"training": {"stpes": 3}},
         "training: 'stpes' is not a parameter; did you mean 'steps'? allowed: steps, batch_size",
     ),
-    ({"training": [300]}, "training: this must be a table of names and values"),
     (
         {"training": {"learning_rate": "1e-2"}},
         "training: learning_rate='1e-2' must be a number of at least 0",
     ),
-    (
-        {"training": {"schedule": "cosin"}},
-        "training: 'cosin' is not a schedule; did you mean 'cosine'? allowed: constant, cosine",
-    ),
     (with_method("dmm"), "'dmm' is not a method; did you mean 'dm'? allowed: random, "),
-    (with_method("mine", method="dmm"), "'dmm' is not a method; did you mean 'dm'?"),
     (
         with_method("dc", method="dm"),
         "'dc' cannot name a variant of the method 'dm'; choose a name of letters, digits, _, - and",
     ),
     (with_method("../mine", method="dm"), "'../mine' cannot name a variant of the method 'dm'"),
-    ({"methods": {}}, "methods must be a table {name: parameters}, got {}"),
+    ({"methods": {}}, "methods: this must be a table {name: parameters}, got {}"),
     (
         with_method("dm", iteration=3),
         "'iteration' is not a parameter; did you mean 'iterations'? allowed: ",
     ),
     (
         with_method("dc", learning_rate={"one": 0.1}),
-        "the method 'dc': learning_rate has 'one' for an ipc; give whole numbers from 1",
+        "methods: dc: learning_rate has 'one' for an ipc; give whole numbers from 1",
     ),
     ({"k": [3, 63]}, "ipc=21 is more than the 20 images of class 0; choose ipc <= 20"),
     ({"k": [3, 7]}, "k=7 is not a multiple of the 3 classes of digits; choose 6 or 9"),
-    ({"k": [2]}, "k=2 is not a multiple of the 3 classes of digits; choose 3"),
     ({"k": 30}, "k=30 must be a list of one or more whole numbers of at least 1, such as [10, 50,"),
     ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
-    ({"workers": "two"}, "workers='two' must be a whole number of at least 1"),
     ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
-    (
-        {"precision": "fp16"},
-        "'fp16' is not a precision; did you mean 'bf16'? allowed: float32, tf32, bf16",
-    ),
     (
         {"device": "cpu", "precision": "tf32"},
         "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
     ),
-    ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: data, network"),
+    ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: extensions, data"),
     ({"configurations": {}}, "configurations must be a table"),
     (
         {"configurations": {"small": {"network": {"name": "vit", "patch": 9}}}},
         "the configuration 'small' does not fit digits: patch=9 is larger",
     ),
-    ({"configurations": {"a": {"optimizer": "adan"}}}, "did you mean 'adam'"),
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
-    ({"pilot": 4}, "pilot=4 must be a table, such as {k: [10, 50], ...}"),
-    ({"pilot": {"k": [3]}}, "pilot needs configurations, a list of some of this study's, got None"),
+    ({"pilot": 4}, "pilot: this must be a table of names and values, got 4"),
+    ({"pilot": {"k": [3]}}, "pilot: the parameter 'configurations' is missing; add"),
     (
         {"pilot": {"k": [30], "configurations": ["own"]}},
         "'30' is not a k of this study; did you mean '3'",
@@ -263,7 +239,7 @@ BAD = [
         {"pilot": {"k": [3], "configurations": ["grid"]}},
         "'grid' is not a configurations of this study",
     ),
-    ({"pilot": {"ks": [3]}}, "'ks' is not a parameter of pilot"),
+    ({"pilot": {"ks": [3]}}, "pilot: 'ks' is not a parameter"),
 ]
 
 
@@ -278,7 +254,10 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"configurations": {"own": {}, "adam": {"optimizer": "adam"}}}, "2 configurations make"),
+        (
+            {"configurations": {"own": {}, "a": {"momentum": 0}}, "families": None},
+            "2 configurations",
+        ),
         ({"families": None}, "families is missing"),
         ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
         ({"probe": 19}, "probe=19 are too few"),
@@ -303,18 +282,9 @@ def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, n
     for value, base in itertools.product(ANYTHING, ({}, COVERAGE)):
         try:
             chosen = settings(tmp_path, **base | {name: value})
-            plans.check(chosen)
             check_coverage(chosen)
         except (ValueError, OSError) as refused:
             assert "\n" not in str(refused)  # noqa: PT017
-
-
-@pytest.mark.parametrize("name", ["data", "network", "training", "methods", "k", "results"])
-def test_a_missing_parameter_is_named(name):
-    given = {key: value for key, value in {**GRID, "results": "results/x"}.items() if key != name}
-    sentence = f"the parameter '{name}' is missing; add it to the YAML file"
-    with pytest.raises(ValueError, match=sentence):
-        read_settings(given)
 
 
 def test_missing_and_truncated_data_are_refused(tmp_path):
@@ -385,7 +355,7 @@ def test_papermill_overrides_the_parameters_cell():
     assert parameters.keys() == changed.keys()
     read = read_settings(parameters)
     assert (read.seeds, read.workers, read.k) == (2, None, [10, 20])
-    assert read_methods(read)["dm"][1].learning_rate == rates
+    assert read.methods["dm"][1].learning_rate == rates
 
 
 def test_a_study_of_its_own_must_give_all_that_has_no_default():

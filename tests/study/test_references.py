@@ -12,7 +12,7 @@ import yaml
 
 from ddlib.parameters import at_ipc
 from ddlib.study import published
-from ddlib.study.settings import read_evaluations, read_methods, read_sets, read_settings
+from ddlib.study.settings import read_settings
 from ddlib.training.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "parameters" / "methods"
@@ -38,7 +38,7 @@ WHITENED = {("cifar10", 1), ("cifar10", 10), ("cifar100", 1), ("cifar100", 50)}
 
 def read(name):
     settings = read_settings(yaml.safe_load((FOLDER / f"{name}_reference.yaml").read_text()))
-    return settings, {method: own for method, (_, own) in read_methods(settings).items()}
+    return settings, {method: own for method, (_, own) in settings.methods.items()}
 
 
 def test_every_data_set_has_a_reference_and_those_of_mtt_are_whitened_where_published():
@@ -103,7 +103,7 @@ def test_mgd3_is_as_published():
 def test_networks_are_trained_as_published(name):
     settings, methods = read(name)
     data = settings.data["name"]
-    own = Recipe.read(settings.training, "training")
+    own = settings.training
     steps = 1000 * math.ceil(50 * CLASSES[data] / 256)  # 1,000 epochs at ipc 50
     assert own == Recipe(
         steps=steps,
@@ -115,7 +115,8 @@ def test_networks_are_trained_as_published(name):
         augmentation="dsa_no_flip" if data == "mnist" else "dsa",
     )
     depth = 5 if data == "imagenette" else 3
-    assert settings.network == {"name": "convnet", "width": 128, "depth": depth}
+    expected = {"name": "convnet", "width": 128, "depth": depth, "norm": "instance"}
+    assert settings.network == expected
     assert {"random", "herding", "k_center"} <= set(methods)
 
 
@@ -134,13 +135,13 @@ def test_every_figure_up_to_fifty_images_stands_beside_a_reference():
 def test_the_coverage_law_is_put_to_enough_families_sizes_and_seeds(profile):
     given = yaml.safe_load((FOLDER.parent / "coverage_law" / f"{profile}.yaml").read_text())
     settings = read_settings(given)
-    nested = {family.series for family in read_sets(settings).values()} - {""}
-    assert len(read_evaluations(settings)) >= 12
+    nested = {family.series for family in settings.families.values()} - {""}
+    assert len(settings.configurations) >= 12
     assert len(nested) >= 5
     assert settings.spread.count >= 3
     assert len(settings.k) >= 5
     assert settings.seeds >= 4
-    [for_all] = [each for each in settings.methods.values() if "configurations" in each]
-    networks = {one.network["name"] for one in read_evaluations(settings).values()}
-    assert {each["network"]["name"] for each in for_all["configurations"]} == networks
+    [for_all] = [own for _, own in settings.methods.values() if own.configurations]
+    networks = {one.network["name"] for one in settings.configurations.values()}
+    assert {each["network"]["name"] for each in for_all.configurations} == networks
     assert networks >= {"resnet18", "vgg16", "mobilenet_v2", "convnet", "vit"}

@@ -146,7 +146,8 @@ def test_nothing_is_left_but_results(finished):
         **{"grid/.parquet": 3, "grid/.json": 1, "grid/": 1},
     }
     kept = json.loads((finished.folder / "settings.json").read_text())
-    assert (kept["seeds"], kept["workers"]) == (2, None)
+    assert kept["seeds"] == 2
+    assert not {"workers", "scheduler_address"} & set(kept)
 
 
 @pytest.mark.parametrize("method", ["random", "dm", "dc"])
@@ -201,16 +202,6 @@ def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
 
 def recipe(steps: int, **changes) -> Recipe:
     return Recipe(**{"steps": int(steps), "batch_size": 16, "learning_rate": 0.05} | changes)
-
-
-def test_gaps_of_the_same_steps_ask_for_no_other_network(tmp_path, address):
-    result = run(settings(tmp_path / "study", scheduler_address=address, **SMALL))
-    assert list(result.references["reference"]) == ["same_steps"]
-    assert not (tmp_path / "cache" / "lengths").exists()
-    for measure in ("error", "cross_entropy"):
-        gaps = result.trials[measure] - result.references[measure][0]
-        assert np.array_equal(result.trials[f"gap_{measure}"], gaps)
-        assert np.array_equal(result.trials[f"gap_{measure}_same_steps"], gaps)
 
 
 def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(finished, tmp_path):
@@ -413,11 +404,6 @@ def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeyp
 
     methods = {
         "nothing": (lambda ipc, made: {}, "be a DistilledSet of ipc=1, not NoneType"),
-        "list": (lambda ipc, made: [made], "be a DistilledSet of ipc=1, not NoneType"),
-        "infinite": (
-            lambda ipc, made: {ipc: replace(made, images=made.images / 0)},
-            "be finite, and some of its pixels are NaN or infinite",
-        ),
         "seed": (lambda ipc, made: {ipc: replace(made, seed=1)}, "hold seed 0, not 1"),
     }
     for name, (change, _) in methods.items():
@@ -425,7 +411,7 @@ def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeyp
     given = SMALL | {"methods": dict.fromkeys([*methods, "random"]), "k": [3]}
     failures = run(settings(tmp_path / "study", scheduler_address=address, **given)).failures
     for row, (name, (_, problem)) in zip(failures.itertuples(), methods.items(), strict=True):
-        beginning = f"ValueError: the method {name!r} returned no valid set: it should "
+        beginning = "ValueError: the method returned no valid set: it should "
         assert (row.method, row.message) == (name, beginning + problem)
     assert len(list(tmp_path.glob("study/distilled/*.safetensors"))) == 1
 
@@ -651,6 +637,8 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(sev
     full = several.references.set_index(["configuration", "seed"])["error"]
     for row in several.trials.query("configuration != 'wild'").to_dict("records"):
         assert row["gap_error"] == row["error"] - full[row["configuration"], row["seed"]]
+        assert row["gap_error"] == row["gap_error_same_steps"]
+    assert not (several.plan.cache / "lengths").exists()
     part = several.under("lenet")
     assert len(part.trials) == len(part.costs) == 10
     assert list(part.references["seed"]) == [0, 1, 2, 3, 4]

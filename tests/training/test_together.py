@@ -20,7 +20,7 @@ from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import OPTIMISERS, Recipe
-from ddlib.training.together import stacked_logits, train_and_score_all
+from ddlib.training.together import at_once, stacked_logits, train_and_score_all
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
 CONVNET = {"name": "convnet", "width": 4, "depth": 2}
@@ -35,7 +35,8 @@ def in_float64(dataset):
     return replace(dataset, **splits)
 
 
-def prepared(dataset, shape):
+def started(dataset, shape):
+    """Return a network, weights of float64 for each of SEEDS, and the data set in float64."""
     network = build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
     fresh = [initial_parameters(network, generator("evaluation weights", seed)) for seed in SEEDS]
     thetas = [{name: value.double() for name, value in theta.items()} for theta in fresh]
@@ -45,12 +46,11 @@ def prepared(dataset, shape):
 def sets(dataset):
     """Return three sets of 21 images, one for each of SEEDS."""
     rows = [slice(start, start + 21) for start in (0, 7, 14)]
-    return [(dataset.train.images[own], dataset.train.labels[own]) for own in rows]
+    return [(dataset.train.images[part], dataset.train.labels[part]) for part in rows]
 
 
-def train_there(dataset, recipe, shape=CONVNET):
+def train_there(dataset, recipe, network, thetas):
     """Return the scores of three networks trained together elsewhere, and how often that waited."""
-    network, thetas, dataset = prepared(dataset, shape)
     with accelerator() as on:
         there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
         dataset = moved(dataset)
@@ -58,19 +58,15 @@ def train_there(dataset, recipe, shape=CONVNET):
         return made, sum(on.waits.values())
 
 
-def train_here(dataset, recipe, shape=CONVNET):
-    """Return the scores of the same networks one after another on a processor."""
-    network, thetas, dataset = prepared(dataset, shape)
-    given = zip(sets(dataset), SEEDS, thetas, strict=True)
-    return [
-        train_and_score(network, *own, dataset.test, recipe, seed, theta)
-        for own, seed, theta in given
-    ]
+def train_here(dataset, recipe, network, thetas):
+    """Return the scores of the same networks one after another on a CPU, or how they diverged."""
+    return train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, thetas)
 
 
 def agree(dataset, recipe, shape=CONVNET):
-    made, alone = train_there(dataset, recipe, shape)[0], train_here(dataset, recipe, shape)
-    assert len(made) == len(alone)
+    network, thetas, dataset = started(dataset, shape)
+    made = train_there(dataset, recipe, network, thetas)[0]
+    alone = train_here(dataset, recipe, network, thetas)
     for ours, theirs in zip(made, alone, strict=True):
         assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-9)
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
@@ -79,24 +75,56 @@ def agree(dataset, recipe, shape=CONVNET):
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
-    recipe = Recipe(steps=6, batch_size=8, augmentation=augmentation, label_smoothing=0.1)
-    agree(tiny, recipe)
+    agree(tiny, Recipe(steps=6, batch_size=8, augmentation=augmentation, label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
+    recipe = Recipe(steps=6, batch_size=8, optimizer=optimizer, schedule="step")
+    agree(tiny, recipe, {"name": "mlp", "width": 8})
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
+    options = {"vit": {"width": 12}, "lenet": {}, "alexnet": {}}.get(name, {"width": 4})
+    agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
+
+
+class Halving(nn.Module):
+    """A layer that does otherwise in training than in testing, without chance."""
+
+    def forward(self, features):
+        return features / 2 if self.training else features
+
+
+OWN = {
+    "halving": lambda: nn.Sequential(nn.Flatten(), Halving()),
+    "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5)),
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()),
+    "buffer": lambda: nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("layer", OWN)
+def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
+    def own(image_shape, class_count):
+        return Network(OWN[layer](), nn.Linear(64, class_count))
+
+    monkeypatch.setitem(zoo.NETWORKS, "own", own)
+    agree(tiny, Recipe(steps=4, batch_size=8), {"name": "own"})
 
 
 def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
-    sizes, train = [], together._train_stacked
     monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 16 * 64)
-    monkeypatch.setattr(
-        together, "_train_stacked", lambda *given: sizes.append(len(given[3])) or train(*given)
-    )
-    recipe = Recipe(steps=2, batch_size=8)
+    network, recipe = started(tiny, CONVNET)[0], Recipe(steps=2, batch_size=8)
+    assert at_once(network, 21, tiny.image_shape, recipe, "cuda") == 2
+    assert at_once(network, 21, tiny.image_shape, recipe, "cpu") == 1
     agree(tiny, recipe)
-    assert sizes == [2, 1]
 
 
-def test_in_bf16_both_ways_round_factors_alone(tiny, monkeypatch):
+def test_in_bf16_both_ways_round_factors_alone(tiny):
     """Logits are float32 in both, and so the losses; their sizes agree as far as bf16 goes."""
-    network, thetas, _ = prepared(tiny, CONVNET)
+    network, thetas, _ = started(tiny, CONVNET)
     thetas = [{name: value.float() for name, value in theta.items()} for theta in thetas]
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
     images = tiny.test.images
@@ -113,78 +141,37 @@ def test_in_bf16_both_ways_round_factors_alone(tiny, monkeypatch):
 
 
 def test_training_together_waits_for_no_step(tiny):
-    few, many = (train_there(tiny, Recipe(steps=n, batch_size=8))[1] for n in (3, 30))
-    assert few == many == 3  # for the losses, for what is right, and for the nats
+    network, thetas, dataset = started(tiny, CONVNET)
+    few, many = (
+        train_there(dataset, Recipe(steps=steps, batch_size=8), network, thetas)[1]
+        for steps in (3, 30)
+    )
+    assert few == many <= 10  # for the losses, and for what each network scores
 
 
 def test_one_that_diverges_takes_no_other_with_it(tiny):
+    network, thetas, dataset = started(tiny, CONVNET)
     recipe = Recipe(steps=9, batch_size=8)
-    network, thetas, dataset = prepared(tiny, CONVNET)
+    fine = train_here(dataset, recipe, network, thetas)
     thetas[1]["head.weight"] *= 1e308
-    dataset, (fine, _, also) = moved(dataset), train_here(tiny, recipe)
-    with accelerator():
-        there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
-        given = network, sets(dataset), dataset.test, recipe, SEEDS
-        first, lost, last = train_and_score_all(*given, there)
-    with pytest.raises(DivergedError) as alone:
-        train_and_score(network, *sets(in_float64(tiny))[1], *given[2:4], SEEDS[1], thetas[1])
+    (first, lost, last), _ = train_there(dataset, recipe, network, thetas)
+    alone = train_here(dataset, recipe, network, thetas)[1]
     assert isinstance(lost, DivergedError)
-    assert str(lost) == str(alone.value)
-    for ours, theirs in ((first, fine), (last, also)):
+    assert str(lost) == str(alone)
+    for ours, theirs in ((first, fine[0]), (last, fine[2])):
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
 
 
-def test_all_that_diverge_say_so_on_either_device(tiny):
-    recipe = Recipe(steps=9, batch_size=8, learning_rate=1e30)
-    made = train_there(tiny, recipe)[0]
-    assert [type(one) for one in made] == [DivergedError] * 3
-    network, thetas, dataset = prepared(tiny, CONVNET)
-    here = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, thetas)
-    assert [str(one) for one in here] == [str(one) for one in made]
-
-
-def test_a_processor_trains_one_after_another(tiny, monkeypatch):
-    network = build("mlp", tiny.image_shape, 3, width=8)
-    thetas = [initial_parameters(network, generator("weights", seed)) for seed in SEEDS]
-    recipe, every = Recipe(steps=3), zip(sets(tiny), SEEDS, thetas, strict=True)
-    monkeypatch.setattr(together, "_train_stacked", None)
-    made = train_and_score_all(network, sets(tiny), tiny.test, recipe, SEEDS, thetas)
-    assert made == [
-        train_and_score(network, *own, tiny.test, recipe, seed, theta) for own, seed, theta in every
+def test_a_cpu_trains_one_after_another_and_says_the_same_of_what_diverges(tiny):
+    network, thetas, dataset = started(tiny, {"name": "mlp", "width": 8})
+    recipe = Recipe(steps=3)
+    every = zip(sets(dataset), SEEDS, thetas, strict=True)
+    assert train_here(dataset, recipe, network, thetas) == [
+        train_and_score(network, *labelled, dataset.test, recipe, seed, theta)
+        for labelled, seed, theta in every
     ]
-
-
-@pytest.mark.parametrize("optimizer", OPTIMISERS)
-def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
-    recipe = Recipe(steps=6, batch_size=8, optimizer=optimizer, schedule="step")
-    agree(tiny, recipe, {"name": "mlp", "width": 8})
-
-
-@pytest.mark.parametrize("name", zoo.NETWORKS)
-def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
-    options = {"vit": {"width": 12}, "lenet": {}, "alexnet": {}}.get(name, {"width": 4})
-    agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
-
-
-OWN = {
-    "halving": lambda: nn.Sequential(nn.Flatten(), Halving()),
-    "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5)),
-    "batch norm": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()),
-    "buffer": lambda: nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten()),
-}
-
-
-class Halving(nn.Module):
-    """A layer that does otherwise in training than in testing, without chance."""
-
-    def forward(self, features):
-        return features / 2 if self.training else features
-
-
-@pytest.mark.parametrize("layer", OWN)
-def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
-    def own(image_shape, class_count):
-        return Network(OWN[layer](), nn.Linear(64, class_count))
-
-    monkeypatch.setitem(zoo.NETWORKS, "own", own)
-    agree(tiny, Recipe(steps=4, batch_size=8), {"name": "own"})
+    wild = Recipe(steps=9, batch_size=8, learning_rate=1e30)
+    lost = train_here(dataset, wild, network, thetas)
+    assert [type(outcome) for outcome in lost] == [DivergedError] * 3
+    there = train_there(dataset, wild, network, thetas)[0]
+    assert list(map(str, lost)) == list(map(str, there))

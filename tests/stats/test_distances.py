@@ -1,0 +1,239 @@
+"""Distances between configurations, triangles and the plane, against closed forms and loops."""
+
+from itertools import combinations, permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from known import circle, euclidean, frame, line, simplex
+
+from ddlib.stats import distances
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def noisy(rng, means, seeds, size=0.02, shared=0.0):
+    """Predictions (M, S, N, 2) about means (M, N); `shared` noise is common to a seed number."""
+    m, n = np.shape(means)
+    first = np.asarray(means)[:, None] + size * rng.normal(size=(m, seeds, n))
+    first = first + shared * rng.normal(size=(seeds, n))
+    return np.stack([first, 1 - first], axis=-1)
+
+
+def test_predictions_without_seed_noise_are_as_far_as_their_means():
+    means = np.array([[0.5, 0.5], [0.6, 0.5], [0.6, 0.8]])
+    found = distances.prediction_distance(noisy(np.random.default_rng(0), means, 3, 0), "abc")
+    # The second class mirrors the first, so a squared difference counts twice; N = 2.
+    expected = [[0, 0.1, np.sqrt(0.1)], [0.1, 0, 0.3], [np.sqrt(0.1), 0.3, 0]]
+    assert found.to_numpy() == pytest.approx(np.array(expected), abs=1e-9)
+    assert list(found.index) == list(found.columns) == list("abc")
+
+
+def test_squared_prediction_distance_is_the_u_statistic_over_different_seeds():
+    values = np.random.default_rng(1).dirichlet(np.ones(4), size=(3, 4, 6))  # M, S, N
+    found = distances.prediction_distance(values, "abc").to_numpy()
+    for a, b in combinations(range(3), 2):
+        apart = values[a] - values[b]
+        terms = [(apart[s] * apart[t]).sum() / 6 for s, t in permutations(range(4), 2)]
+        assert found[a, b] == pytest.approx(np.sqrt(max(np.mean(terms), 0)), abs=1e-9)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.05])
+def test_seed_noise_does_not_bias_the_squared_distance(shared):
+    rng, difference, size = np.random.default_rng(2), 0.05, 0.03
+    means = 0.5 + difference * np.array([[0.0], [1.0]]) * np.ones(20)
+    squares, plain = [], []
+    for _ in range(200):
+        values = noisy(rng, means, 3, size, shared)
+        squares.append(distances.prediction_distance(values, "ab").iloc[0, 1] ** 2)
+        plain.append(((values[0].mean(axis=0) - values[1].mean(axis=0)) ** 2).sum() / 20)
+    truth, noise = 2 * difference**2, 2 * 2 * size**2 / 3
+    assert np.mean(squares) == pytest.approx(truth, abs=4 * np.std(squares) / np.sqrt(200))
+    assert np.mean(plain) == pytest.approx(truth + noise, rel=0.05)
+    assert noise > 0.1 * truth  # so the two could be told apart
+
+
+def test_draws_spread_as_the_jackknife_of_the_squared_distance():
+    values = noisy(np.random.default_rng(3), [[0.4] * 8, [0.6] * 8], 6)
+    draws = distances.prediction_draws(values, draws=20_000)[:, 0, 1] ** 2
+
+    def square(values):
+        return distances.prediction_distance(values, "ab").iloc[0, 1] ** 2
+
+    left_out = [square(np.delete(values, s, axis=1)) for s in range(6)]
+    jackknife = 5 / 6 * ((left_out - np.mean(left_out)) ** 2).sum()
+    # Student t at 5 degrees of freedom has variance 5 / 3.
+    assert np.var(draws) == pytest.approx(jackknife * 5 / 3, rel=0.1)
+    assert np.mean(draws) == pytest.approx(square(values), rel=0.01)
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.02, 0.1])
+def test_intervals_of_the_distance_cover_it(difference):
+    rng, covered = np.random.default_rng(4), 0
+    means = 0.5 + difference * np.array([[0.0], [1.0]]) * np.ones(10)
+    for trial in range(200):
+        draws = distances.prediction_draws(noisy(rng, means, 5, 0.03), 200, trial)[:, 0, 1]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        covered += low <= np.sqrt(2) * difference <= high
+    assert covered / 200 >= 0.9  # 95 %, less three standard errors of 200 trials
+
+
+@pytest.mark.parametrize("seeds", [4, 6])
+def test_noise_floor_is_passed_by_one_in_twenty_equal_pairs(seeds):
+    values = noisy(np.random.default_rng(5), np.full((200, 12), 0.5), seeds)
+    found = distances.prediction_distance(values, range(200)).to_numpy()
+    passed = found[np.triu_indices(200, 1)] > distances.noise_floor(values)
+    assert passed.mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_noise_floor_falls_with_the_noise():
+    means = np.full((5, 30), 0.5)
+    wide, narrow = (noisy(np.random.default_rng(6), means, 4, size) for size in (0.02, 0.01))
+    assert distances.noise_floor(wide) == pytest.approx(2 * distances.noise_floor(narrow))
+
+
+def test_updates_are_compared_by_direction_over_states():
+    field = np.array([[[1.0, 0.0], [0.0, 2.0]]] * 4)
+    field[1] *= 7  # a longer step
+    field[2] *= -1  # the opposite step
+    field[3] = field[3][:, ::-1]  # an orthogonal step
+    found = distances.update_distance(field, list("abcd"))
+    assert found.loc["a"].to_numpy() == pytest.approx([0, 0, 2, np.sqrt(2)])
+    field = np.random.default_rng(7).normal(size=(6, 3, 5))
+    found = distances.update_distance(field, range(6))
+    first, second = (field[i] / np.linalg.norm(field[i], axis=1)[:, None] for i in (0, 4))
+    assert found.iloc[0, 4] == pytest.approx(np.sqrt(((first - second) ** 2).sum(axis=1).mean()))
+    assert distances.triangle_violations(found).count == 0
+
+
+def hsic(k, other):
+    """Song et al. (2012), equation 5, written out."""
+    n, one = len(k), np.ones(len(k))
+    k, other = (gram - np.diag(np.diag(gram)) for gram in (k, other))
+    middle = (one @ k @ one) * (one @ other @ one) / ((n - 1) * (n - 2))
+    return (np.trace(k @ other) + middle - 2 / (n - 2) * one @ k @ other @ one) / (n * (n - 3))
+
+
+def test_representations_are_compared_by_unbiased_cka():
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(25, 6)), rng.normal(size=(25, 9))
+    y[:, :3] += 2 * x[:, :3]
+    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    arrays = [np.stack([z, z]) for z in (x, y, 3 * x @ rotation + 4)]
+    found = distances.representation_distance(arrays, "xyz")
+    k, other = x @ x.T, y @ y.T
+    cka = hsic(k, other) / np.sqrt(hsic(k, k) * hsic(other, other))
+    assert found.iloc[0, 1] == pytest.approx(1 - cka)
+    assert found.iloc[0, 2] == pytest.approx(0, abs=1e-9)  # rotated, scaled and shifted
+
+
+def test_unrelated_representations_are_one_apart_however_few_the_images():
+    fixed = np.repeat(np.random.default_rng(10).normal(size=(40, 1, 24, 30)), 2, axis=1)
+    found = distances.representation_distance(list(fixed), range(40)).to_numpy()
+    apart = found[np.triu_indices(40, 1)]
+    assert apart.min() > 0  # 1 - CKA is cut off at 0, never here
+    assert apart.mean() == pytest.approx(1, abs=0.02)
+
+
+def test_seed_noise_does_not_part_representations():
+    rng = np.random.default_rng(11)
+    truth, noise = 2 * rng.normal(size=(60, 4)), rng.normal(size=(2, 4, 60, 4))
+    found = distances.representation_distance(list(truth + noise), "xy").iloc[0, 1]
+    alone = [np.stack([truth + noise[i, 0]] * 2) for i in (0, 1)]
+    plain = distances.representation_distance(alone, "xy").iloc[0, 1]
+    assert plain > 0.2
+    assert found < plain / 5
+
+
+def test_each_kind_is_taken_from_what_was_observed():
+    """Every kind is its own function's, updates as means over seeds; orders agree by Spearman."""
+    rng, observed = np.random.default_rng(3), {}
+    for number, name in enumerate("abcd"):
+        shares = rng.dirichlet(np.ones(3), (4, 24)) + number
+        observed[name] = {
+            "probabilities": shares / shares.sum(axis=-1, keepdims=True),
+            "increments": rng.normal(size=(4, 2, 9)),
+            "features": np.linspace(0, 1, 24)[:, None] + rng.normal(size=(4, 24, 5)) / 9,
+        }
+    kinds = distances.by_kind(observed)
+    updates = [arrays["increments"].mean(axis=0) for arrays in observed.values()]
+    pd.testing.assert_frame_equal(kinds["updates"], distances.update_distance(updates, "abcd"))
+    for matrix in kinds.values():
+        assert matrix.equals(matrix.T)
+        assert (np.diag(matrix) == 0).all()
+    upper = np.triu_indices(4, 1)
+    ranks = {kind: pd.Series(matrix.to_numpy()[upper]).rank() for kind, matrix in kinds.items()}
+    pd.testing.assert_frame_equal(distances.agreement(kinds), pd.DataFrame(ranks).corr())
+
+
+def test_triangle_violations_are_counted_over_triples():
+    assert distances.triangle_violations(0.1 * line(12)) == (0, 0.0, 0.0, ())
+    # 1 - cosine at 0, 45, 90 degrees: 1 > 2 (1 - cos 45), and likewise beyond.
+    angles = np.radians([0, 45, 90, 200])
+    matrix = 1 - np.cos(np.subtract.outer(angles, angles))
+    excess = {
+        (a, b, c): matrix[a, c] - matrix[a, b] - matrix[b, c]
+        for a, b, c in permutations(range(4), 3)
+        if a < c
+    }
+    found, worst = distances.triangle_violations(frame(matrix)), max(excess, key=excess.get)
+    assert found.count == sum(value > 1e-9 for value in excess.values()) > 1
+    assert (found.share, found.worst) == (found.count / 4, pytest.approx(excess[worst]))
+    assert found.triple in [tuple(f"c{i}" for i in triple) for triple in (worst, worst[::-1])]
+
+
+def test_points_of_the_plane_are_placed_back():
+    distance = euclidean([[0, 0], [3, 0], [3, 1], [0, 1], [1.5, 0.2]])
+    points, share = distances.embed(distance)
+    assert euclidean(points).to_numpy() == pytest.approx(distance.to_numpy())
+    assert share == pytest.approx(1)
+    assert points["x"].abs().max() == points["x"].max() > points["y"].max()
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 9])
+def test_the_plane_shows_two_of_the_equal_axes_of_a_simplex(m):
+    points, share = distances.embed(simplex(m))
+    assert share == pytest.approx(min(2 / max(m - 1, 1), 1))
+    assert np.ptp(points["x"]) > 0.9 or m == 1
+
+
+def test_what_is_not_euclidean_counts_against_the_share():
+    # Geodesics of a circle of four: squares 1, 4, 1; eigenvalues 2, 2, 0, -1 by Fourier.
+    assert distances.embed(circle(4)).share == pytest.approx(4 / 5)
+
+
+def predictions(m=2, seeds=4, images=5):
+    return noisy(np.random.default_rng(0), np.full((m, images), 0.5), seeds)
+
+
+FEATURES = [np.ones((2, n, 3)) for n in (19, 25, 26)]
+CKA = distances.representation_distance
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: distances.prediction_distance(predictions(), "aa"), "repeated.*: a;"),
+        (lambda: distances.prediction_distance(predictions(), "a"), "2 arrays .* for 1 names"),
+        (lambda: distances.prediction_distance([], []), "0 arrays"),
+        (lambda: distances.prediction_distance(predictions(seeds=1), "ab"), "1 seeds .* least 2"),
+        (lambda: distances.prediction_distance(predictions(images=0), "ab"), "empty"),
+        (lambda: distances.prediction_distance(predictions() * np.nan, "ab"), "missing"),
+        (lambda: distances.prediction_distance(10 * predictions(), "ab"), "softmax"),
+        (lambda: distances.prediction_draws(predictions(seeds=2)), "2 seeds .* least 3"),
+        (lambda: distances.noise_floor(predictions(seeds=3)), "3 seeds .* least 4"),
+        (lambda: distances.update_distance(np.eye(2), "ab"), r"shapes \[\(2,\)\] for 2 names"),
+        (lambda: distances.update_distance(np.eye(2)[:, :, None], "ab"), "'a' does not move.* 1"),
+        (lambda: CKA(FEATURES[:1] * 2, "ab"), "19 images is too small for CKA; choose >= 20"),
+        (lambda: CKA(FEATURES[1:2] * 2, "ab"), "'a' share no structure"),
+        (lambda: CKA(FEATURES[1:], "ab"), "2 arrays"),
+        (lambda: distances.embed(frame([[0, 1], [2, 0]])), "symmetric"),
+        (lambda: distances.embed(frame([[0, -1], [-1, 0]])), ">= 0"),
+        (lambda: distances.embed(frame([[1, 2], [2, 0]])), "0 on the diagonal"),
+        (lambda: distances.embed(frame([[0, np.nan], [np.nan, 0]])), "finite"),
+        (lambda: distances.embed(line(3).rename(index={"c1": "c0"})), "same distinct names"),
+    ],
+)
+def test_bad_input_is_refused_in_the_users_words(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

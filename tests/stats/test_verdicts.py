@@ -1,0 +1,120 @@
+"""Verdicts on a/√k + c, their power, the preferred law, and tables, on laws that are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from known import FALLING, ODD_TABLES, ROUGH, table
+
+from ddlib.stats import laws, verdicts
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize(
+    ("law", "truth", "outcome"),
+    [
+        ("inverse_sqrt", (1.2, 0.05), "survives"),
+        ("free_exponent", (0.8, 0.3, 0.0), "fails"),
+        ("inverse", (4.0, 0.05), "fails"),
+        ("logarithmic", (0.06, 0.5), "fails"),
+        ("exponential", (0.4, 60.0, 0.1), "fails"),
+    ],
+)
+def test_the_verdict_finds_the_truth(law, truth, outcome):
+    right = 0
+    for i in range(20):
+        gaps = table(law, truth, noise=0.02, fall=0.5, generator=i)
+        names = ("inverse_sqrt", "free_exponent")
+        fits = {name: laws.fit(gaps, name, draws=200) for name in names}
+        right += verdicts.verdict(fits).outcome == outcome
+    assert right >= 16
+
+
+def test_a_wiggle_of_five_times_the_noise_fails():
+    gaps = table("inverse_sqrt", (1.2, 0.05), noise=0.005)
+    gaps += 0.005 / np.sqrt(5) * 5 * np.array([1, -1, 1, -1, 1, -1])
+    judged = verdicts.verdict(laws.fit_all(gaps, draws=200))
+    assert judged.outcome == "fails"
+    assert "misses the means" in judged.why
+
+
+def test_nothing_survives_on_negative_gaps():
+    gaps = table("inverse_sqrt", (1.2, -0.04), noise=0.005)  # below zero at k = 1000
+    judged = verdicts.verdict(laws.fit_all(gaps, draws=200))
+    assert judged == ("undecided", "a mean gap is not above zero")
+
+
+def test_what_cannot_be_told_is_undecided():
+    for gaps in (FALLING.iloc[:1], ROUGH, FALLING[[10, 50]]):
+        assert verdicts.verdict(laws.fit_all(gaps, draws=50)).outcome == "undecided"
+
+
+def test_about_nine_of_ten_studies_tell_the_exponent_that_a_study_names():
+    free = laws.fit(table("inverse_sqrt", (1.2, 0.05), noise=0.02, fall=0.5), "free_exponent")
+    below, above = verdicts.detectable(free)
+    b = free.parameters["b"]
+    assert (below, above) == (0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate))
+    told = 0
+    for i in range(40):
+        gaps = table("free_exponent", (0.9, below, 0.0), noise=0.02, fall=0.5, generator=i)
+        drawn = laws.fit(gaps, "free_exponent", draws=200).parameters["b"]
+        told += not drawn.low <= 0.5 <= drawn.high
+    assert told >= 28
+
+
+@pytest.mark.parametrize(
+    ("law", "truth"),
+    [
+        ("inverse_sqrt", (1.0, 0.05)),
+        ("free_exponent", (2.0, 0.75, 0.1)),
+        ("pure_power", (0.9, 0.3)),
+        ("exponential", (0.4, 120.0, 0.1)),
+        ("inverse", (4.0, 0.08)),
+        ("logarithmic", (0.06, 0.5)),
+    ],
+)
+def test_the_true_law_has_the_least_aic(law, truth):
+    ks, wins = (10, 20, 50, 100, 200, 500, 700, 1000), 0
+    for i in range(10):
+        fits = laws.fit_all(table(law, truth, ks=ks, noise=0.002, generator=i), draws=20)
+        choice, scores = verdicts.best(fits), pd.Series({n: fit.aic for n, fit in fits.items()})
+        near = set(scores.index[scores - scores.min() <= 2])
+        assert {choice.law, *choice.rivals} == near
+        assert choice.law == scores.idxmin()
+        wins += choice.law == law
+    assert wins >= 6
+
+
+def test_without_seed_variances_no_law_is_preferred():
+    assert verdicts.best(laws.fit_all(FALLING.iloc[:1], draws=20)) is None
+
+
+@pytest.mark.parametrize("name", ODD_TABLES)
+def test_tables_of_odd_fits_hold_no_nan(name):
+    fits = laws.fit_all(ODD_TABLES[name][0], draws=50)
+    rows, lines = verdicts.summary({"dm": fits}), verdicts.curves({"dm": fits}, [10, 2000])
+    assert list(rows["law"]) == list(laws.LAWS)
+    assert (rows["identifiable"] == (rows["reason"] == "")).all()
+    assert not any(isinstance(x, float) and np.isnan(x) for x in rows.to_numpy().ravel())
+    assert set(lines["law"]) == {law for law, fit in fits.items() if fit.fitted}
+    assert lines["gap"].notna().all()
+
+
+def test_a_study_is_fitted_and_tabulated_method_by_method():
+    tables = {"dm": FALLING, "dc": FALLING + 0.1, "random": ROUGH, "mtt": FALLING[[10, 50]]}
+    rows = pd.concat({m: gaps.stack() for m, gaps in tables.items()}, names=["method", "seed", "k"])
+    rows = rows.rename("gap_error").reset_index().assign(status="ok")
+    fits = laws.fit_table(rows, "gap_error", draws=50, seed=3)
+    assert list(fits) == list(tables)
+    assert fits["dc"] == laws.fit_all(tables["dc"], draws=50, seed=3)
+    summary, curves = verdicts.summary(fits), verdicts.curves(fits, [10, 2000])
+    assert list(summary["method"]) == [method for method in tables for _ in laws.LAWS]
+    assert summary.groupby("method")["delta_aic"].min().dropna().eq(0).all()
+    assert len(curves) == 3 * 6 * 2  # mtt has no curve
+    floors = verdicts.floors(fits).set_index("method")
+    expected = {"dm": "survives", "dc": "survives", "random": "undecided", "mtt": "undecided"}
+    assert floors["outcome"].to_dict() == expected
+    ends = tuple(floors.loc["dm", ["floor", "low", "high"]])
+    assert ends == fits["dm"]["inverse_sqrt"].parameters["c"]
+    assert floors.loc["random", ["floor", "low", "high"]].isna().all()
+    assert floors["floor"]["dc"] == pytest.approx(floors["floor"]["dm"] + 0.1)
