@@ -1,8 +1,8 @@
 """Which method, and how many images per class, for a gap and a budget?"""
 
-import math
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import altair as alt
 import numpy as np
@@ -39,29 +39,23 @@ class Planner(Explorer):
         self.controls["family"].options = tables.families | alone
 
     def view(self, tables, family, epsilon, budget) -> View:
-        plans, refused = {}, []
+        offers, refused = [], []
         for method in tables.methods:
             try:
                 pilot = read_pilot(tables, method, self.draws)
+                offers.append(_offer(method, pilot, family, epsilon, budget, tables.class_count))
             except ValueError as reason:
                 refused.append({"method": method, "remark": str(reason)})
-            else:
-                plans[method] = planner.plan(pilot, family, epsilon, tables.class_count)
-        if not plans:
+        if not offers:
             raise ValueError(f"no method can be planned with ({refused[0]['remark']})")
-        gaps = {method: _gap(plan, family, budget) for method, plan in plans.items()}
-        order = sorted(plans, key=lambda method: _order(plans[method], gaps[method], budget))
-        plans, first = {method: plans[method] for method in order}, order[0]
-        rows = [
-            {"method": method, **_row(plan, gaps[method], budget, plans[first])}
-            for method, plan in plans.items()
-        ]
+        offers.sort(key=lambda offer: offer.order)
+        first, rows = offers[0], [_row(offer, offers[0], budget) for offer in offers]
         return View(
-            _chart(plans, budget),
-            _verdict(first, plans[first], gaps[first], budget),
+            _chart(offers, budget),
+            _verdict(first, budget),
             "Dots: images per class that are needed, with 95 % intervals. Dashes: the budget.",
             pd.DataFrame(rows + refused),
-            f"{first}: {words.plan(plans[first])}",
+            f"{first.method}: {words.plan(first.plan)}",
         )
 
 
@@ -71,55 +65,61 @@ def read_pilot(tables: Tables, method: str, draws: int) -> Pilot:
     return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
 
 
-def _within(plan: Plan, budget: float) -> bool:
-    return plan.ipc is not None and plan.ipc.estimate <= budget
+class Offer(NamedTuple):
+    """What a method needs, and its worst gap at the budget, or at the pilot's reach if less."""
+
+    method: str
+    plan: Plan
+    gap: Interval
+    within: bool  # the budget
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """First the methods within the budget, by their need; then the others, by their gap."""
+        return not self.within, (self.plan.ipc if self.within else self.gap).estimate
 
 
-def _gap(plan: Plan, members: Sequence[str], budget: float) -> Interval:
-    """Return the worst gap at the budget, or at the pilot's reach if that is less."""
-    pilot = plan.pilot
-    if any(map(pilot.refusal, members)):
-        return Interval(np.nan, None, None)
-    k = np.clip(budget * plan.class_count, pilot.ks[0], REACH * pilot.ks[-1])
-    worst = pilot.predict(members, [k]).max(axis=0)[:, 0]
-    return interval(np.array([np.median(worst), *worst]))
+def _offer(method: str, pilot: Pilot, family, epsilon: float, budget: int, classes: int) -> Offer:
+    """Plan with one method; ValueError where its pilot cannot speak of a member."""
+    if reason := next(filter(None, map(pilot.refusal, family)), ""):
+        raise ValueError(reason)
+    plan = planner.plan(pilot, family, epsilon, classes)
+    k = np.clip(budget * classes, pilot.ks[0], REACH * pilot.ks[-1])
+    worst = pilot.predict(family, [k]).max(axis=0)[:, 0]
+    gap = interval(np.array([np.median(worst), *worst]))
+    return Offer(method, plan, gap, bool(plan.ipc) and plan.ipc.estimate <= budget)
 
 
-def _order(plan: Plan, gap: Interval, budget: float) -> tuple[bool, float]:
-    """Order methods within the budget by their need, then the others by their gap there."""
-    within = _within(plan, budget)
-    return not within, plan.ipc.estimate if within else np.nan_to_num(gap.estimate, nan=np.inf)
-
-
-def _verdict(method: str, plan: Plan, gap: Interval, budget: float) -> str:
-    goal = f"a gap of {plan.epsilon:g}"
-    if _within(plan, budget):
+def _verdict(first: Offer, budget: int) -> str:
+    plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
+    if first.within:
         guess = "A guess: take" if plan.doubt and plan.k.estimate > plan.pilot.ks[-1] else "Take"
-        return f"{guess} {method} with {between(plan.ipc, '.0f')} images per class for {goal}"
-    none = f"No method holds {goal} within {budget:g} images per class"
-    near = f"; {method} comes nearest with {between(gap, '.3f')}"
-    return none if math.isnan(gap.estimate) else none + near
+        return f"{guess} {first.method} with {between(plan.ipc, '.0f')} images per class for {goal}"
+    nearest = f"{first.method} comes nearest with {between(first.gap, '.3f')}"
+    return f"No method holds {goal} within {budget} images per class; {nearest}"
 
 
-def _row(plan: Plan, gap: Interval, budget: float, first: Plan) -> dict[str, str]:
-    """Return what the table says of a plan; first: that of the method to take."""
-    remarks = [plan.reason or "beyond the budget" * (not _within(plan, budget))]
-    if plan.ipc and first.ipc and plan is not first:
-        more = (plan.draws > first.draws).mean()  # paired: both reweight the same seeds
+def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
+    """Return what the table says of a method; first: the method to take."""
+    plan, remarks = offer.plan, [offer.plan.reason or "beyond the budget" * (not offer.within)]
+    if plan.ipc and first.plan.ipc and offer is not first:
+        more = (plan.draws > first.plan.draws).mean()  # paired: both reweight the same seeds
         remarks += ["need not separable from the first"] if more < (1 + CLAIMED) / 2 else []
     return {
+        "method": offer.method,
         "images per class": between(plan.ipc, ".0f") if plan.ipc else "unknown",
-        f"gap at {budget:g}": "unknown" if math.isnan(gap.estimate) else between(gap, ".3f"),
+        f"gap at {budget}": between(offer.gap, ".3f"),
         "decided by": plan.member or "",
         "remark": "; ".join(filter(None, remarks)),
     }
 
 
-def _chart(plans: dict[str, Plan], budget: float) -> alt.LayerChart:
+def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
     """Draw the needs of methods, in their order, and the budget."""
-    known = [(method, *plan.ipc, plan.member) for method, plan in plans.items() if plan.ipc]
+    methods = [offer.method for offer in offers]
+    known = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
     table = pd.DataFrame(known, columns=["method", "ipc", "low", "high", "member"])
-    colours = method_colours(pd.Series(list(plans)))
+    colours = method_colours(pd.Series(methods))
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     shared = {
         "scale": alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False, clamp=True),
@@ -127,7 +127,7 @@ def _chart(plans: dict[str, Plan], budget: float) -> alt.LayerChart:
         "title": "images per class (log scale)",
     }
     base = alt.Chart(table.assign(high=table["high"].astype(float).clip(upper=MOST_IPC))).encode(
-        alt.Y("method:N", scale=alt.Scale(domain=list(plans)), title=None),
+        alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),
         alt.Color("method:N", scale=scale, legend=None),
         tooltip=tips(["method:N", "member:N", "ipc", "low", "high"]),
     )
@@ -139,4 +139,4 @@ def _chart(plans: dict[str, Plan], budget: float) -> alt.LayerChart:
         dots.encode(alt.X("ipc:Q", **shared)),
         rule.encode(alt.X("ipc:Q", **shared)),
     ]
-    return alt.layer(*layers, width=560, height=24 * len(plans))
+    return alt.layer(*layers, width=560, height=24 * len(methods))
