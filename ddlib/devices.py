@@ -94,17 +94,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def float32_default() -> Iterator[None]:
-    """Let PyTorch make float32 tensors where no dtype is named, and restore its default."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 _DRAWING = RLock()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from ddlib.devices import check_autocast, float32_default, seeded, send
+from ddlib.devices import check_autocast, seeded, send
 from ddlib.networks.layers import Network
 from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import check_names, options_of
@@ -56,7 +56,7 @@ def build(
     """
     options = read_network({"name": name, **options})
     constructor = NETWORKS[options.pop("name")]
-    with float32_default(), torch.device("cpu"), seeded(torch.Generator(), "cpu"):
+    with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
         network = constructor(tuple(image_shape), class_count, **options).float()
     if len(list(network.named_parameters(remove_duplicate=False))) > len(
         list(network.parameters())

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear as AttentionOutput
 
-from ddlib.devices import float32_default, seeded, send
+from ddlib.devices import seeded, send
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import BatchNorm, Network
 
@@ -65,7 +65,7 @@ def _reset(layer: nn.Module, name: str, generator: torch.Generator) -> torch.Ten
     fresh = deepcopy(layer)
     getattr(fresh, kind).fill_(math.nan)
     if hasattr(fresh, "reset_parameters"):
-        with float32_default(), seeded(generator, "cpu"):
+        with seeded(generator, "cpu"):
             fresh.reset_parameters()
     value = getattr(fresh, kind)
     if value.isnan().any():
