@@ -65,7 +65,7 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch):
 def test_tf32_is_for_cuda():
     check_precision("tf32", "cuda")
     check_precision("bf16", "cpu")
-    with pytest.raises(ValueError, match="a mode of CUDA's units, and the device is 'mps'; choose"):
+    with pytest.raises(ValueError, match="a mode of CUDA GPUs, and the device is 'mps'; choose"):
         check_precision("tf32", "mps")
 
 

@@ -117,6 +117,7 @@ def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it.
 
     With them goes `settings.json`, without what decides no number: how many work at it, and where.
+    There the families are lists of their members, and the reference is written out.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
@@ -125,6 +126,8 @@ def collect(plan: Plan) -> Result:
     result = Result(plan, trials, references, _costs(plan, records))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
+    settings["families"] = {name: one.members for name, one in plan.settings.families.items()}
+    settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
         table = getattr(result, name).to_parquet(index=False)

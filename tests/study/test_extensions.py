@@ -163,7 +163,7 @@ def test_a_name_stands_for_one_thing(write):
     first, second = write(text, "first.py"), write(text, "second.py")
     with pytest.raises(ValueError, match=r"second\.py, line 7: .* 'shared' is that of first\.py; "):
         read_extensions([first, second])
-    assert METHODS["shared"].distil.__module__.startswith("first_")
+    assert METHODS["shared"].function.__module__.startswith("first_")
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ BAD = [
     ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
     (
         {"device": "cpu", "precision": "tf32"},
-        "precision='tf32' is a mode of CUDA's units, and the device is 'cpu'; choose",
+        "precision='tf32' is a mode of CUDA GPUs, and the device is 'cpu'; choose",
     ),
     ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: extensions, data"),
     ({"configurations": {}}, "configurations must be a table"),
