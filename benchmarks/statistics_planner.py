@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats import planner
+from ddlib.stats.pilot import read_pilot
 
 KS, PILOT = np.array([10, 20, 50, 100, 200, 400]), [10, 20, 50, 100]
 CONFIGURATIONS, IN_PILOT = 12, 6
@@ -57,7 +58,7 @@ def coverage(
         options = {"draws": draws, "seed": study}
         tested = planner.back_test(gaps, families, PILOT, names[:IN_PILOT], **options)
         first = gaps[gaps["configuration"].isin(names[:IN_PILOT]) & gaps["k"].isin(PILOT)]
-        b = planner.read_pilot(first, **options).exponent
+        b = read_pilot(first, **options).exponent
         doubted = b is None or not b.low <= 0.5 <= b.high
         width = tested["high"] - tested["low"]
         tables.append(tested.assign(study=study, width=width, doubted=doubted))

@@ -13,8 +13,9 @@ from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables
 from ddlib.figures.style import INK, method_colours, scale, tips
 from ddlib.stats import planner
-from ddlib.stats.intervals import Interval, interval
-from ddlib.stats.planner import CLAIMED, REACH, Pilot, Plan
+from ddlib.stats.intervals import LEVEL, Interval, interval
+from ddlib.stats.pilot import REACH, Pilot
+from ddlib.stats.planner import Plan
 from ddlib.words import coverage as words
 from ddlib.words.text import between
 
@@ -104,7 +105,7 @@ def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
     plan, remarks = offer.plan, [offer.plan.reason or "beyond the budget" * (not offer.within)]
     if plan.ipc and first.plan.ipc and offer is not first:
         more = (plan.draws > first.plan.draws).mean()  # paired: both reweight the same seeds
-        remarks += ["need not separable from the first"] if more < (1 + CLAIMED) / 2 else []
+        remarks += ["need not separable from the first"] if more < 1 - LEVEL / 2 else []
     return {
         "method": offer.method,
         "images per class": between(plan.ipc, ".0f") if plan.ipc else "unknown",

@@ -23,8 +23,7 @@ QUANTILES = (0.1, QUANTILE, 0.5, 0.75)
 def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     """Return a least set of centres, among the members, whose closed balls hold all.
 
-    Integer programming: minimise sum x, every ball of a member holding a centre. Raises ValueError
-    for a radius that is negative or infinite.
+    By integer programming. Raises ValueError for a radius that is negative or infinite.
     """
     return tuple(distance.index[_cover(matrix_of(distance), radius)])
 
@@ -35,9 +34,8 @@ def h_cov_curve(
     """Return H_cov of a family at every radius where it jumps: it holds from a row to the next.
 
     members: the family, default all. draws: (D, all, all), such as `prediction_draws`, for a 95 %
-    band of H_cov at these radii; draws are noisier than the estimate, which lifts the band where
-    r is near the noise. Columns: radius, covering_number, h_cov, and low, high with draws. Raises
-    as `matrix_of`, and for draws of another shape.
+    band; they are noisier than the estimate, which lifts the band where r is near the noise.
+    Columns: radius, covering_number, h_cov, and low, high with draws.
     """
     members = list(distance.index if members is None else members)
     matrix = matrix_of(distance, members)
@@ -64,10 +62,9 @@ def h_cov_curve(
 
 
 def vendi(kernel: np.ndarray) -> float:
-    """Return the Vendi score of a kernel (M, M), as a log (Friedman & Dieng 2023).
+    """Return the log of the Vendi score of a kernel (M, M) (Friedman & Dieng 2023).
 
-    That is the entropy of the eigenvalues of K / M, and the effective rank of Roy & Vetterli
-    (2007), too.
+    The entropy of the eigenvalues of K / M; its exponential is Roy & Vetterli's effective rank.
     """
     return scipy.stats.entropy(_eigenvalues(kernel))
 
@@ -89,13 +86,9 @@ def measures(
 
     Columns: members (M); log_members; h_cov, packing (most members of which any two are more than
     `radius` apart); vendi, leinster_cobbold, effective_rank (see `participation`) of the kernel
-    K = exp(-d / bandwidth); mean_distance (over pairs; 0 for one member). A repeated configuration
-    leaves h_cov and packing alone, but shifts the weights of the others.
-
-    K is positive semidefinite wherever d is of negative type (Schoenberg 1938): Euclidean distances
-    are, and 1 - CKA, half a squared one, is too; a Gaussian kernel would ask d itself to be
-    Euclidean. Noise may break it: negative eigenvalues count as 0. Raises ValueError for a family
-    that is empty, repeats a name, or names an unknown one, and for a bandwidth of 0 or less.
+    K = exp(-d / bandwidth); mean_distance (over pairs; 0 for one member). K is positive
+    semidefinite for Euclidean distances and for 1 - CKA (Schoenberg 1938), but for noise: negative
+    eigenvalues count as 0. Raises ValueError for a bad family, radius or bandwidth.
     """
     if not 0 < bandwidth < np.inf:
         raise ValueError(f"the bandwidth is {bandwidth}; choose a number > 0, see radii")
@@ -119,10 +112,9 @@ def measures(
 def radii(distance: pd.DataFrame, floor: float = 0.0) -> pd.Series:
     """Return radii to use, by quantile of the distances between all configurations.
 
-    The rule: r is the lower quartile (QUANTILE) of the distances, where neither all members count
-    (r = 0) nor one ball holds all, and never less than `floor` (see `noise_floor`); the other
-    quantiles are for varying it. The median, 0.5, serves as bandwidth. Raises ValueError where
-    the matrix holds a single configuration.
+    The radius is the lower quartile (QUANTILE), where neither all members count (r = 0) nor one
+    ball holds all, and never less than `floor` (see `noise_floor`); the other quantiles are for
+    varying it. The median, 0.5, serves as bandwidth. Raises ValueError for one configuration.
     """
     values = pairs(matrix_of(distance))
     if not len(values):
@@ -135,9 +127,8 @@ def spread_families(distance: pd.DataFrame, size: int, count: int) -> dict[str, 
     """Pick `count` families of `size` members from tight to wide: {"spread 1": members, ...}.
 
     Candidates grow from every member by the neighbour at a fixed rank of the distance to the
-    family: nearest gives tight, farthest wide ones, ranks between them the rest. Those whose mean
-    distances come nearest to `count` equal steps from least to most are taken. No draws. Raises
-    ValueError where there are fewer than `count` such families.
+    family: nearest gives tight ones, farthest wide ones. Those whose mean distances come nearest
+    to `count` equal steps from least to most are taken. Raises ValueError for fewer than `count`.
     """
     matrix = matrix_of(distance)
     if not 2 <= size < len(matrix) or count < 2:

@@ -1,27 +1,17 @@
-"""The coverage law's k*: the k that holds the worst gap over a family of configurations.
+"""The k* of families: the least k that holds the worst gap over all members; and their transfer.
 
 The law under test: the k that holds the worst gap over a family A below epsilon, k*(epsilon, A),
-grows linearly with H_cov(A, r) (arXiv 2512.05817); see `ddlib.stats.regressions`.
+grows linearly with H_cov(A, r) (arXiv 2512.05817); `ddlib.stats.regressions` tests it.
 
 `gaps`: columns configuration, k, seed, gap_error, a row an evaluation (see `gap_cube`). Gaps must
 be measured from each seed's own network on D: the error of a reference that all seeds share would
 pass for a difference between configurations. `families`: the names of the members by family.
 
-Missing trials are never filled in. A family uses the sizes at which at least 2 seeds have every
-member, and of these the seeds that have every member at every such size; the tables say how many.
-k* beyond these sizes counts as their bound, but not where the study's largest (or smallest) size
-is among those a family lost: it then has no k*.
+A family uses the sizes and seeds that are `usable`; the tables say how many. k* beyond these sizes
+counts as their bound, but not where the study's largest (or smallest) size is among those a family
+lost: it then has no k*.
 
-The largest of noisy means leans upwards, the more the more members there are, which would make k*
-grow with ln M by itself. So the worst member is chosen on all seeds but one and measured on that
-one, over all seeds in turn (cross-fitted). With 5 seeds, in units of one gap's noise, M = 2, 4, 8,
-16 members that do not differ read +0.25, +0.46, +0.64, +0.79 too high at the largest mean (`raw`),
-and 0.00 within simulation error here. Where members differ a little the choice may miss the worst,
-so this leans downwards: at M = 16, by -0.25 where they differ by half the noise (`raw`: +0.31),
--0.12 at twice the noise (+0.08). The truth is expected between the two, which are both shown.
-
-Letters: C configurations, M members, S seeds, K sizes, F families, E epsilons, D draws,
-B relabellings.
+Letters: M members, S seeds, K sizes, E epsilons, D draws, B relabellings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +22,9 @@ from math import factorial
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.intervals import interval, seed_multipliers
+from ddlib.stats.intervals import interval
 from ddlib.stats.means import Cube, gap_cube
+from ddlib.stats.worst import cross_fit, raw_worst, seed_weights, usable, worst_over
 
 Families = Mapping[str, Sequence[str]]
 ABOVE, BELOW = "above the largest k", "below the smallest k"
@@ -70,9 +61,8 @@ def transfer(
 ) -> pd.DataFrame:
     """Compare what families get from each method with what they get from the first.
 
-    gaps: with a column method, the first of which is the one compared with; for sets distilled on
-    one network against sets distilled for several. Columns: family, k, gap ("worst", see the
-    module, or "mean" over members), method, n (seeds that have every member under both methods;
+    For sets distilled on one network against sets distilled for several. Columns: family, k, gap
+    ("worst" or "mean" over members), method, n (seeds that have every member under both methods;
     with fewer than two nothing else is known), missing (the other seeds), first and other (the two
     gaps), difference (other - first) with low and high over draws that reweight the same seeds in
     both, raw (that of the largest means, which leans the other way), significant (the interval
@@ -83,31 +73,32 @@ def transfer(
     if not others:
         raise ValueError(f"only {first!r} was run; give a second method to compare it with")
     _lay_out(gaps[gaps["method"] == first], families)  # for its checks
-    names = gaps["configuration"] + " by " + gaps["method"]
-    cube, rows = gap_cube(gaps.assign(configuration=names, method="")), []
-    for method, (family, members) in product(others, families.items()):
-        before, after = (cube.of([f"{name} by {m}" for name in members]) for m in (first, method))
-        _, seeds = usable(np.concatenate([before, after]))
-        head = {"family": family, "method": method, "n": seeds.sum(), "missing": (~seeds).sum()}
-        before, after = before[:, seeds], after[:, seeds]
-        weights = seed_weights(cube.seeds[seeds], draws, seed) if head["n"] > 1 else None
-        for kind, read in {"worst": worst_over, "mean": _mean_over}.items():
-            rows += [head | {"gap": kind, "k": k} for k in cube.ks]
-            if weights is None:
-                continue
-            pair = read(before, weights), read(after, weights)  # (1 + D, K) each
-            lean = np.diff([v.mean(axis=1).max(axis=0) for v in (before, after)], axis=0)[0]
-            for j, row in enumerate(rows[-len(cube.ks) :]):
-                row["first"], row["other"] = pair[0][0, j], pair[1][0, j]
-                change = interval(pair[1][:, j] - pair[0][:, j])
-                row |= zip(("difference", "low", "high"), change, strict=True)
-                row["raw"] = lean[j] if kind == "worst" else change.estimate
-                up, down = change.low > 0 and row["raw"] > 0, change.high < 0 and row["raw"] < 0
-                row["significant"] = up or down
-    columns = ["family", "k", "gap", "method", "n", "missing", "first", "other"]
-    columns += ["difference", "low", "high", "raw", "significant"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    return table.assign(significant=table["significant"].eq(True))
+    names, tables = gaps["configuration"] + " by " + gaps["method"], []
+    cube = gap_cube(gaps.assign(configuration=names, method=""))
+    for method, (family, members), kind in product(others, families.items(), ("worst", "mean")):
+        pair = [cube.of([f"{name} by {m}" for name in members]) for m in (first, method)]
+        _, seeds = usable(np.concatenate(pair))
+        n = int(seeds.sum())
+        table = pd.DataFrame({"family": family, "k": cube.ks, "gap": kind, "method": method})
+        tables.append(table.assign(n=n, missing=len(seeds) - n))
+        if n < 2:
+            continue
+        pair = [values[:, seeds] for values in pair]
+        weights = seed_weights(cube.seeds[seeds], draws, seed)
+        before, after = (
+            worst_over(values, weights) if kind == "worst" else weights[0] @ values.mean(axis=0)
+            for values in pair
+        )  # (1 + D, K)
+        ends = [interval(change) for change in (after - before).T]
+        change, low, high = np.array(ends, dtype=float).T
+        raw = raw_worst(pair[1]) - raw_worst(pair[0]) if kind == "worst" else change
+        significant = ((low > 0) & (raw > 0)) | ((high < 0) & (raw < 0))
+        columns = {"first": before[0], "other": after[0], "difference": change}
+        columns |= {"low": low, "high": high, "raw": raw}
+        tables[-1] = tables[-1].assign(**columns, significant=significant)
+    names = ["family", "k", "gap", "method", "n", "missing", "first", "other", "difference"]
+    table = pd.concat(tables).reindex(columns=[*names, "low", "high", "raw", "significant"])
+    return table.assign(significant=table["significant"].eq(True)).reset_index(drop=True)
 
 
 def k_star(
@@ -122,24 +113,20 @@ def k_star(
     """Find the least k that holds the worst gap of each family at or below each epsilon.
 
     Worst gaps are made to fall by isotonic regression, then crossed linearly in 1/√k, on which
-    gaps are nearly straight (in log k, k* of a/√k + c came out up to 20 % too large between 200
-    and 500). Intervals (95 %) are percentiles over draws that reweight whole seeds, jointly over
-    all families. They hold the noise of seeds alone, not the error of this interpolation: what was
-    measured is that k* lies between `fails_at` and `holds_at`.
+    gaps are nearly straight. Intervals (95 %) are percentiles over draws that reweight whole seeds,
+    jointly over all families: they hold the noise of seeds, not the error of this interpolation.
+    What was measured is that k* lies between `fails_at` and `holds_at`.
 
     relabellings: how many to draw for p-values; all orders of the configurations where there are
     no more. Columns of the table: family, epsilon, k_star (cross-fitted) with low and high, raw
-    (of the uncorrected worst gaps, the other end of the range), censored (where k_star lies beyond
-    the measured sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap
-    exceeds epsilon), holds_at (the smallest k that holds it), seeds (used), missing_seeds and
-    missing_sizes (left out for missing trials), reason (why there is no k*, such as a larger size
-    that was lost). Above the largest k, low is at most that k and high infinite; below the
-    smallest, low is 0 and high at least that k. Raises ValueError for one seed, an empty family, a
-    repeated or unknown member, and an epsilon that is not finite.
+    (of `raw_worst`, the other end of the range), censored (where k_star lies beyond the measured
+    sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap exceeds
+    epsilon), holds_at (the smallest k that holds it), seeds (used), missing_seeds and missing_sizes
+    (left out), reason (why there is no k*). Above the largest k, low is at most that k and high
+    infinite; below the smallest, low is 0 and high at least that k. Raises as `gap_cube`, and
+    ValueError for a family that is empty or has an unknown member.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
-    if not np.isfinite(epsilons).all():
-        raise ValueError(f"epsilon is {epsilons[~np.isfinite(epsilons)][0]}; choose a finite gap")
     cube = _lay_out(gaps, families)
     orders = _orders(len(cube.names), relabellings, seed)
     rows, drawn, relabelled = [], [], []
@@ -156,67 +143,12 @@ def k_star(
     return KStars(table, np.concatenate(drawn), np.concatenate(relabelled, axis=1))
 
 
-def seed_weights(seeds: Sequence[int], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of seeds to measure (1 + D, S) and to choose (1 + D, S, S).
-
-    seeds: their ids. Row s of the latter leaves seed s out. The first draw weighs seeds equally.
-    """
-    count = len(seeds)
-    noise = np.vstack([np.zeros((1, count)), seed_multipliers(seeds, draws, seed)])
-    measure = 1 / count + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(count * (count - 1))
-    others = (1 - np.eye(count)) / (count - 1)
-    apart = noise[:, None] * (1 - np.eye(count))
-    apart -= apart.sum(axis=-1, keepdims=True) * others
-    return measure, others + apart / np.sqrt((count - 1) * max(count - 2, 1))
-
-
-def usable(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Say which sizes (..., K) and seeds (..., S) of members (..., M, S, K) can be used.
-
-    Sizes at which at least 2 seeds have every member, then the seeds that have every member there.
-    """
-    known = ~np.isnan(values).any(axis=-3)  # (..., S, K)
-    sizes = known.sum(axis=-2) >= 2
-    return sizes, (known | ~sizes[..., None, :]).all(axis=-1) & known.any(axis=-1)
-
-
-def worst_over(values: np.ndarray, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the worst gap (1 + D, K) of members (M, S, K), chosen and measured on other seeds.
-
-    weights: see `seed_weights`.
-    """
-    measure, choose = weights
-    _, gaps = cross_fit(values, choose[:, None] @ values)
-    return (measure[..., None] * gaps).sum(axis=-2)
-
-
-def cross_fit(values: np.ndarray, scores=None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the worst of members (..., M, S, K) on the other seeds, and its gap in each seed.
-
-    Both (..., S, K). scores: by which members are chosen for a seed, default their sums over the
-    other seeds.
-    """
-    if scores is None:
-        scores = values.sum(axis=-2, keepdims=True) - values
-    chosen = scores.argmax(axis=-3, keepdims=True)
-    gaps = np.take_along_axis(np.broadcast_to(values, scores.shape), chosen, axis=-3)
-    return chosen.squeeze(-3), gaps.squeeze(-3)
-
-
-def _mean_over(values: np.ndarray, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    return weights[0] @ values.mean(axis=0)
-
-
 def _lay_out(gaps: pd.DataFrame, families: Families) -> Cube:
     """Check the families against the gaps, and return the gaps of all members."""
-    if not len(families):
-        raise ValueError("no family was given; name at least one, with its configurations")
     known = set(gaps["configuration"])
     for family, members in families.items():
         if not len(members):
             raise ValueError(f"family {family!r} is empty; list its configurations")
-        if twice := [name for name in members if list(members).count(name) > 1]:
-            raise ValueError(f"family {family!r} lists {twice[0]!r} twice; name each member once")
         if unknown := [name for name in members if name not in known]:
             have = ", ".join(sorted(known))
             raise ValueError(f"no gaps of {unknown[0]!r} in family {family!r}; there are: {have}")
@@ -261,7 +193,7 @@ def _relabel(cube: Cube, owned: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
     owned (B, M): the places of these curves in the cube. NaN where missing trials leave no k*.
     """
     sizes, seeds = usable(cube.values[owned])
-    found = np.full((2, len(epsilons), len(owned)), np.nan)
+    k_stars = np.full((2, len(epsilons), len(owned)), np.nan)
     patterns, kinds = np.unique(np.hstack([sizes, seeds]), axis=0, return_inverse=True)
     for kind, pattern in enumerate(patterns):
         sizes, seeds = np.split(pattern, [len(cube.ks)])
@@ -269,11 +201,10 @@ def _relabel(cube: Cube, owned: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
             continue
         rows = np.flatnonzero(kinds == kind)
         values = cube.values[owned[rows]][:, :, seeds][..., sizes]
-        worst = cross_fit(values)[1].mean(axis=-2), values.mean(axis=-2).max(axis=-2)
-        for end, curves in enumerate(worst):
+        for end, curves in enumerate((cross_fit(values)[1].mean(axis=-2), raw_worst(values))):
             crossed = _cross(_isotonic(curves), cube.ks[sizes], epsilons)
-            found[end][:, rows] = _bounded(crossed, cube.ks, sizes)
-    return found
+            k_stars[end][:, rows] = _bounded(crossed, cube.ks, sizes)
+    return k_stars
 
 
 def _bounded(crossed: np.ndarray, ks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -281,9 +212,8 @@ def _bounded(crossed: np.ndarray, ks: np.ndarray, sizes: np.ndarray) -> np.ndarr
 
     sizes (K,): which of ks the family has left.
     """
-    found = np.clip(crossed, ks[0], ks[-1])
-    found = np.where((crossed == 0) & ~sizes[0], np.nan, found)
-    return np.where(np.isinf(crossed) & ~sizes[-1], np.nan, found)
+    lost = ((crossed == 0) & ~sizes[0]) | (np.isinf(crossed) & ~sizes[-1])
+    return np.where(lost, np.nan, np.clip(crossed, ks[0], ks[-1]))
 
 
 def _isotonic(values: np.ndarray) -> np.ndarray:

@@ -31,37 +31,27 @@ def regress(
     k* beyond the measured sizes count as their bound. One row an epsilon and predictor, "constant"
     first. Columns: n, unknown (families without k*), censored, distinct (k* among the n), reduced
     (families that lost seeds), fewest (seeds of a family), shortened (families that lost sizes);
-    slope of k* with low and high (least squares, over draws of seeds: what the measured families
-    say, not families at large); r2 and r2_raw (squared correlation with ln k*, cross-fitted and
-    raw; negative where k* falls); p (one-sided: relabellings with at least this r2); lead (of r2
-    over that of log_members) and p_lead, likewise; loo (root mean square error of k* = intercept +
-    slope x, in images, at what `left_out` says: whole `groups`, {family: series}, or single
-    families), reason. In simulation r2 of ln k* found a true law more often than that of k*, of
-    ranks, or tau. Raises ValueError for families that k_stars does not have.
+    slope of k* with low and high (least squares, over draws of seeds); r2 and r2_raw (squared
+    correlation with ln k*, cross-fitted and raw; negative where k* falls); p (one-sided:
+    relabellings with at least this r2); lead (of r2 over that of log_members) and p_lead, likewise;
+    loo (root mean square error of the line, in images, at what `left_out` says: whole `groups`,
+    {family: series}, or single families), reason. Raises ValueError for unknown families.
     """
     rows = []
     for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):
         labels = [(groups or {}).get(family, family) for family in table.index]
         head = {"epsilon": epsilon, **_counts(table, len(measures))}
         head["left_out"] = "series" if len(set(labels)) < len(labels) else "families"
+        predictors = {name: measures.loc[table.index, name].to_numpy(float) for name in measures}
         inside, everyone, scores = (table["censored"] == "").sum(), [np.arange(len(table))], {}
         few = f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
-        for name in ["constant", *measures]:
-            constant = name == "constant"
-            x = (
-                np.zeros(len(table))
-                if constant
-                else measures.loc[table.index, name].to_numpy(float)
-            )
-            reason = (
-                few if inside < FEWEST else "" if constant else _refusal(x, logs[0, 0], everyone)
-            )
-            row = head | {"predictor": name, "reason": reason}
+        for name, x in {"constant": np.zeros(len(table)), **predictors}.items():
+            refusal = "" if name == "constant" else _refusal(x, logs[0, 0], everyone)
+            row = head | {"predictor": name, "reason": few if inside < FEWEST else refusal}
             rows.append(row)
-            if reason:
-                continue
-            row["loo"] = _left_out(x, draws[0], labels)
-            if constant:
+            if not row["reason"]:
+                row["loo"] = _left_out(x, draws[0], labels)
+            if row["reason"] or name == "constant":
                 continue
             ends = interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
             row |= zip(("slope", "low", "high"), ends, strict=True)
@@ -80,9 +70,8 @@ def regress(
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     """Ask in families of equal M, where ln M explains nothing, whether k* rises with a measure.
 
-    Families are compared about the mean of those that share the column members of `measures`.
-    Columns: epsilon, predictor, n, distinct, r2, r2_raw and p as in `regress`, reason. Raises
-    ValueError where no two families have equal M.
+    Families are compared about the mean of those of equal M. Columns: epsilon, predictor, n,
+    distinct, r2, r2_raw, p, reason, as in `regress`. Raises ValueError where no M is shared.
     """
     if measures["members"].is_unique:
         raise ValueError("no two families share their members; add families of equal size")
@@ -105,10 +94,8 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame) -> Iterator[tuple]:
-    """Yield each epsilon with its families that have a k*, in the order of measures.
-
-    That is their table, index family; draws of k* (1 + D, F); ln k* (2, 1 + B, F) under every
-    relabelling, cross-fitted and raw.
+    """Yield each epsilon; the table of the families that have a k*, in the order of measures; draws
+    of k* (1 + D, F); and ln k* (2, 1 + B, F) under every relabelling, cross-fitted and raw.
     """
     if not measures.index.is_unique:
         raise ValueError(f"measures have {measures.index[measures.index.duplicated()][0]!r} twice")
@@ -154,13 +141,12 @@ def _signed_r2(x: np.ndarray, y: np.ndarray, blocks: Blocks) -> np.ndarray:
 
     Both about their means within blocks of families; a family whose y is NaN is left out.
     """
-    known = ~np.isnan(y)
     parts = []
     for block in blocks:
-        here = known[..., block]
-        pair = [np.where(here, values[..., block], 0.0) for values in (x, y)]
-        count = np.maximum(here.sum(axis=-1, keepdims=True), 1)
-        parts.append([here * (v - v.sum(axis=-1, keepdims=True) / count) for v in pair])
+        known = ~np.isnan(y[..., block])
+        pair = [np.where(known, values[..., block], 0.0) for values in (x, y)]
+        count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
+        parts.append([known * (v - v.sum(axis=-1, keepdims=True) / count) for v in pair])
     x, y = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
     scale = (x**2).sum(axis=-1) * (y**2).sum(axis=-1)
     shared = (x * y).sum(axis=-1)
@@ -169,10 +155,7 @@ def _signed_r2(x: np.ndarray, y: np.ndarray, blocks: Blocks) -> np.ndarray:
 
 
 def _p_value(scores: np.ndarray) -> float:
-    """Return the share of relabellings (2, 1 + B) that score as high as the truth, the first.
-
-    The larger of that of both ends.
-    """
+    """Return the share of scores (2, 1 + B) as high as the first, the larger of both ends."""
     return float((scores >= scores[:, :1] - 1e-9).mean(axis=1).max())
 
 

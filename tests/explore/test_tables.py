@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddlib.data.base import Normalisation
+from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import sheets, tables
 from ddlib.stats import covers

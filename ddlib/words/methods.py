@@ -1,0 +1,175 @@
+"""Sentences on methods compared with each other, computed from the tables of differences."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ddlib.stats.compare import BASELINE, against, holm
+from ddlib.stats.intervals import LEVEL, Interval, number
+from ddlib.stats.surrogates import Agreement, crossings
+from ddlib.words.scaling import no_worse
+from ddlib.words.text import Text, bullets, listed, p_value, sections
+
+
+def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
+    """Say which method gives most at each k, and where each beats BASELINE or falls short.
+
+    pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
+    """
+    leaders = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
+    leaders.append(_among_the_best(ranks))
+    return sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
+
+
+def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) -> Text:
+    """Say which method gives most per image and per second, and what the tests can tell.
+
+    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`.
+    """
+    others = {"Per second": [_front(costs)], "The tests": [_tests(pairs)]}
+    return Text(f"{per_image(pairs, ranks)}\n\n{sections(others)}")
+
+
+def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
+    accuracy, level = Interval(row["accuracy"], row["low"], row["high"]), row["not_separable"]
+    text = f"k = {row['k']}: {row['best']} is best with {accuracy}"
+    if not isinstance(row["runner_up"], str):
+        return f"{text}, the only method."
+    test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
+    others = listed(level) if len(level) < len(against(pairs, row["best"])) else "any other method"
+    text += f", not significantly better than {others}" if level else ", significantly so"
+    return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
+
+
+def _among_the_best(ranks: pd.DataFrame) -> str:
+    rows = ranks[["best", "not_separable"]].itertuples(index=False)
+    counts = Counter(method for best, others in rows for method in (best, *others))
+    if not counts:
+        return "No method reached an accuracy."
+    sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")
+    return f"Best, or not significantly worse than the best, of {len(ranks)} sizes: {sizes}."
+
+
+def _over_baseline(table: pd.DataFrame) -> list[str]:
+    if table.empty:
+        return [f"The study has no {BASELINE} beside another method, so nothing to compare with."]
+    up, down, kept = table["low"] > 0, table["high"] < 0, table["survives"].astype(bool)
+    untested = table["reason"] != ""
+    groups = {
+        "better": up & kept,
+        "better before the correction only,": up & ~kept,
+        "worse": down & kept,
+        "worse before the correction only,": down & ~kept,
+        "no significant difference": ~(up | down | untested),
+        "not testable": untested,
+    }
+    lines = []
+    for method, ks in table.groupby("method", sort=False)["k"]:
+        places = {words: ks[where[ks.index]] for words, where in groups.items()}
+        parts = [f"{words} at k = {listed(at, 'and')}" for words, at in places.items() if len(at)]
+        lines.append(f"{method}: {'; '.join(parts)}.")
+    return lines
+
+
+def _front(costs: pd.DataFrame) -> str:
+    points = [
+        f"{row.method} at k = {row.k} ({number(row.accuracy)} in {number(row.seconds)} s)"
+        for row in costs[costs["front"]].sort_values("seconds").itertuples()
+    ]
+    text = "Nothing as fast, distillation and one training together, is more accurate than "
+    return f"{text}{listed(points)}." if points else "No method's seconds are known."
+
+
+def _tests(pairs: pd.DataFrame) -> str:
+    tested = pairs[pairs["reason"] == ""]
+    if tested.empty:
+        return "No comparison can be tested: that takes two methods, two seeds and some variance."
+    kept, seeds = tested[tested["survives"]], tested["n"].max()
+    first = LEVEL / tested.groupby("k").size().max()
+    text = (
+        f"{len(kept)} of {len(tested)} differences are significant, by paired t tests with Holm's "
+        f"correction over the pairs at one k: the smallest p there has to be at most {first:.2g}. "
+        "These tests take the differences for normal; the sign-flip test does not, "
+    )
+    if (least := 2.0 ** (1 - seeds)) > LEVEL:
+        return f"{text}but with {seeds} seeds its p is at least {least:.3g}, so it confirms none."
+    return f"{text}and finds p ≤ {LEVEL} for {(kept['p_flip'] <= LEVEL).sum()} of them."
+
+
+def surrogates(
+    order: Agreement,
+    pairs: pd.DataFrame,
+    exponents: pd.DataFrame,
+    trials: pd.DataFrame | None = None,
+) -> Text:
+    """Say whether the learned methods behave as interchangeable surrogates of one objective.
+
+    order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
+    that name, all of `ddlib.stats.compare`; trials: those whose gaps at or below 0 are said first.
+    """
+    pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
+    first = [] if trials is None else no_worse(trials)
+    verdict = " ".join([*first, _interchangeable(order, pairs, exponents)])
+    lines = [_differing(pairs), _order(order), _swaps(crossings(pairs))]
+    return Text(f"{verdict}\n\n{bullets(lines)}")
+
+
+def _interchangeable(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
+    """Weigh differences at each k, the order over k and the exponents; one is enough to reject."""
+    if (pairs["reason"] != "").all():
+        return "Whether the methods are interchangeable cannot be decided from these trials."
+    alike = order.p <= LEVEL
+    ks, bent = sorted(pairs.loc[pairs["survives"], "k"].unique()), exponents["differs"].any()
+    if not ks and not bent:
+        most = number(pairs[["low", "high"]].abs().max(axis=None))
+        hint = ", and an order that agrees over k hints at some" if alike else ""
+        return (
+            "The methods may be interchangeable: no difference is significant. But differences up "
+            f"to {most} are not excluded{hint}."
+        )
+    reasons = [f"some differ at k = {listed(ks, 'and')}"] if ks else []
+    reasons += ["their gaps fall with different exponents"] if bent else []
+    text = f"The methods are not interchangeable: {listed(reasons, 'and')}."
+    if len(crossings(pairs)):
+        return f"{text} Nor is one always better than another: some change places with k."
+    if alike:
+        return (
+            f"{text} But their order agrees over k more than chance would, as if all served one "
+            f"objective with unequal success (W = {order.w:.2f}; 1 is full agreement)."
+        )
+    return f"{text} Whether their order agrees over k is open."
+
+
+def _differing(pairs: pd.DataFrame) -> str:
+    tested = pairs[pairs["reason"] == ""]
+    if tested.empty:
+        return "No two methods can be compared."
+    sizes = tested.groupby("k")["survives"].agg(["sum", "count"])
+    parts = [f"{row['sum']:.0f} of {row['count']} pairs at k = {k}" for k, row in sizes.iterrows()]
+    test = "paired t tests, Holm's correction over all of them"
+    return f"Significant differences: {listed(parts, 'and')} ({test})."
+
+
+def _order(order: Agreement) -> str:
+    complete, asked = order.seeds
+    left_out = listed(order.left_out, "and")
+    lost = f" Left out, for a size without a result: {left_out}." if left_out else ""
+    if complete < asked:
+        lost += f" {complete} of {asked} seeds have all other results and count."
+    if order.reason:
+        return f"Whether one order holds at every k is not testable: {order.reason}.{lost}"
+    alike = "more" if order.p <= LEVEL else "not more"
+    return (
+        f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes {alike} "
+        f"than random orders do (Kendall's W = {order.w:.2f}, {p_value(order.p)}).{lost}"
+    )
+
+
+def _swaps(swaps: pd.DataFrame) -> str:
+    sentences = [
+        f"{row.first} leads {row.second} at k = {listed(row.first_leads, 'and')} and trails it at "
+        f"k = {listed(row.second_leads, 'and')}."
+        for row in swaps.itertuples()
+    ]
+    return " ".join(sentences) or "No two methods change places significantly."
