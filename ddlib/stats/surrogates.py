@@ -35,8 +35,7 @@ def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agree
 
     Methods without a result at some k and seeds that are not complete are left out. p is the part
     of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
-    Noise that a seed shares over k can make orders alike, too: read p beside `paired`, which says
-    whether there is more than noise.
+    Noise that a seed shares over k can make orders alike, too: read p beside `paired`.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
     asked, missing = len(table), table.columns[table.isna().all()].unique("method")
@@ -87,10 +86,10 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
 def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
 
-    fits_by_method: see `ddlib.stats.laws.fit_table`. Draws weigh a seed alike in all methods, so
-    differences of draws are within seeds. Columns: first, second, b_first, b_second, difference,
-    low, high, differs, reason. The intervals hold together with 95 %: their half-width, in median
-    deviations of the draws, is the 95th percentile of the largest deviation over all pairs.
+    fits_by_method: see `fit_table`; its draws weigh a seed alike in all methods. Columns: first,
+    second, b_first, b_second, difference, low, high, differs, reason. The intervals hold together
+    with 95 %: their half-width, in median deviations of the draws, is the 95th percentile of the
+    largest deviation over all pairs.
     """
     fits = {m: laws["free_exponent"] for m, laws in fits_by_method.items() if m not in CONTROLS}
     rows, deviations = [], {}
