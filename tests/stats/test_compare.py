@@ -295,7 +295,7 @@ def test_sentences_name_the_leader_and_the_swap():
     assert "- k = 10: dm is best with 0.7" in text
     assert "- dm: better at k = 10 and 20." in text
     assert "dm leads dc at k = 10 and trails it at k = 20." in text
-    assert "is more accurate than random at k = 10 (" in text
+    assert "together, is more accurate than " in text
 
 
 @pytest.mark.parametrize(
