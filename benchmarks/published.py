@@ -31,8 +31,8 @@ from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.networks.layers import Network
 from ddlib.study import published as figures
-from ddlib.study.cluster import code
 from ddlib.study.store import read_seconds, write_seconds
+from ddlib.study.worker import code
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import Recipe
 

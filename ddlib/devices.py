@@ -1,8 +1,8 @@
-"""Devices and precisions: which there are, and how tensors get to a device without a wait.
+"""Devices and precisions, random streams for PyTorch's own draws, and copies that do not block.
 
-An accelerator computes while Python plans the next steps, unless Python asks for a number: then
-each waits for the other. So random draws are made on the CPU, the same for every device, and sent
-ahead; and whether a run is still sound is asked once in many steps (`ddlib.training.loop.Watch`).
+A GPU computes while Python plans the next steps. GPU values read by `.item()` block Python until
+the GPU is done. So random draws are made on the CPU, the same for every device, and sent ahead;
+and whether losses are still finite is read once in many steps.
 """
 
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ import torch
 from ddlib.parameters import check_names
 
 PRECISIONS = ("float32", "tf32", "bf16")
-"""How matrix products and convolutions are rounded: `tf32` keeps 10 bits of each factor's fraction,
-a mode of CUDA's units; `bf16` computes them in bfloat16 (7 bits), by autocast. Weights, gradients
+"""How matrix products and convolutions are rounded. `tf32`, a mode of CUDA GPUs, keeps 10 bits of
+each factor's fraction; `bf16` computes them in bfloat16 (7 bits), by autocast. Weights, gradients
 of weights and images stay float32."""
 
 
 def read_device(name: Any) -> str:
-    """Return the device to compute on: `name`, or for "auto" CUDA where there is one, else the CPU.
+    """Return the device to compute on: `name`, or for "auto" a CUDA GPU if there is one, else CPU.
 
-    Other accelerators, such as Apple's MPS, are taken only by name: wrong gradients are known of
-    them. Raises ValueError, with the choices, for a device that this machine does not have.
+    Other accelerators, such as Apple's MPS, must be named, as some of their gradients are wrong.
+    Raises ValueError, with the choices, for a device that this machine does not have.
     """
     devices = ["cpu"]
     if torch.accelerator.is_available():
@@ -40,7 +40,7 @@ def check_precision(name: Any, device: str) -> None:
     check_names([name], PRECISIONS, "precision")
     if name == "tf32" and device != "cuda":
         raise ValueError(
-            f"precision='tf32' is a mode of CUDA's units, and the device is {device!r}; choose "
+            f"precision='tf32' is a mode of CUDA GPUs, and the device is {device!r}; choose "
             "float32 or bf16"
         )
 
@@ -49,8 +49,8 @@ def check_precision(name: Any, device: str) -> None:
 def precision(name: str, device: str) -> Iterator[None]:
     """Compute with one of PRECISIONS, and leave PyTorch's switches as they were.
 
-    Under float32, too, convolutions on CUDA: PyTorch's own default for them is TF32. bf16 casts
-    weights anew at every use: autocast's cache would hide an optimiser's steps from the network.
+    float32 holds for convolutions on CUDA too, whose default in PyTorch is TF32. bf16 casts weights
+    at every use, as autocast's cache would hide an optimiser's steps from the network.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
@@ -65,7 +65,7 @@ def precision(name: str, device: str) -> Iterator[None]:
 
 
 def unrounded(device: torch.device) -> AbstractContextManager:
-    """Compute without autocast, also under bf16: for what is no layer of a network."""
+    """Compute without autocast, also under bf16: for what is not a layer of a network."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -85,7 +85,7 @@ def check_autocast(device: torch.device) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute to the same bytes in every process: sums depend on how threads share them."""
+    """Compute on one thread: sums depend, in their last bits, on how threads share them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -113,25 +113,21 @@ def seeded(stream: torch.Generator, device: torch.device | str) -> Iterator[None
     """Let what draws from PyTorch's global generators draw from `stream`, and restore them.
 
     The stream moves on by one draw if anything was drawn, and else stays as it is. One thread of a
-    process draws at a time: the generators are those of all.
+    process draws at a time, as all share these generators.
     """
-    with _DRAWING:
-        yield from _seeded(stream, device)
-
-
-def _seeded(stream: torch.Generator, device: torch.device | str) -> Iterator[None]:
-    shared = [torch.default_generator, *_accelerator_generators(torch.device(device))]
     ahead = torch.Generator()
     ahead.set_state(stream.get_state())
     seed = int(torch.randint(2**63 - 1, (), generator=ahead))
-    before = [each.get_state() for each in shared]
-    try:
-        starts = [each.manual_seed(seed).get_state() for each in shared]
-        yield
-        ends = [each.get_state() for each in shared]
-    finally:
-        for each, state in zip(shared, before, strict=True):
-            each.set_state(state)
+    shared = [torch.default_generator, *_accelerator_generators(torch.device(device))]
+    with _DRAWING:
+        before = [generator.get_state() for generator in shared]
+        try:
+            starts = [generator.manual_seed(seed).get_state() for generator in shared]
+            yield
+            ends = [generator.get_state() for generator in shared]
+        finally:
+            for generator, state in zip(shared, before, strict=True):
+                generator.set_state(state)
     if not all(map(torch.equal, starts, ends)):
         stream.set_state(ahead.get_state())
 
@@ -144,8 +140,8 @@ def _accelerator_generators(device: torch.device) -> list[torch.Generator]:
 
 
 def send(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Return a CPU tensor on `device`, without waiting for what the device is at."""
+    """Return a CPU tensor on `device`, without waiting for what the device computes."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()  # from other memory CUDA copies only once it is idle
+        tensor = tensor.pin_memory()  # CUDA copies other memory only once it is idle
     return tensor.to(device, non_blocking=True)

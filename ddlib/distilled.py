@@ -90,42 +90,39 @@ def load_distilled(path: Path) -> DistilledSet:
 
 
 def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: int) -> None:
-    """Raise ValueError unless `synthetic` is the set of this method, size and seed.
+    """Raise ValueError unless `synthetic` is the set of this data set, method, size and seed.
 
-    It is made from `dataset`, with `ipc` finite float32 images of every class in ascending label,
-    in the shape, the classes and the normalisation of the data set. Images of 0 to 255 that were
-    never normalised are refused: no value is below 0, and one is over five times as bright as
-    white. Images in [0, 1] that were never normalised cannot be told from normalised ones.
+    It holds `ipc` finite, normalised float32 images of every class, in ascending label. Images of 0
+    to 255 are refused: no value is below 0, and one is over five times as bright as white. Images
+    in [0, 1] cannot be told from normalised ones.
     """
     if not isinstance(synthetic, DistilledSet):
         raise ValueError(
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
-    count = ipc * dataset.class_count
-    shape = (count, *dataset.image_shape)
+    images, labels = synthetic.images, torch.arange(dataset.class_count).repeat_interleave(ipc)
     expected = {
         "data": (dataset.name, synthetic.data),
         "method": (method, synthetic.method),
         "seed": (seed, synthetic.seed),
-        "images of shape": (shape, tuple(synthetic.images.shape)),
-        "images of type": (torch.float32, synthetic.images.dtype),
+        "images of shape": ((len(labels), *dataset.image_shape), tuple(images.shape)),
+        "images of type": (torch.float32, images.dtype),
         "labels of type": (torch.int64, synthetic.labels.dtype),
     }
-    for name, (should, holds) in expected.items():
-        if should != holds:
-            raise ValueError(f"it should hold {name} {should!r}, not {holds!r}")
+    for name, (wanted, value) in expected.items():
+        if wanted != value:
+            raise ValueError(f"it should hold {name} {wanted!r}, not {value!r}")
     if synthetic.classes != dataset.classes:
         raise ValueError("it should have the classes of the data set, in their order")
-    labels = torch.arange(dataset.class_count).repeat_interleave(ipc)
     if not torch.equal(synthetic.labels.cpu(), labels):
         raise ValueError(f"it should hold {ipc} images of every class, in ascending label")
-    if not synthetic.images.isfinite().all():
+    if not images.isfinite().all():
         raise ValueError("it should be finite, and some of its pixels are NaN or infinite")
     if synthetic.normalisation != dataset.normalisation:
         raise ValueError("it should be normalised as the data set is")
-    low, high = (bound.item() for bound in synthetic.images.aminmax())
-    bright = torch.full((1, *dataset.image_shape), 5.0)
-    if low >= 0 and high > dataset.normalisation.normalise(bright).max():
+    low, high = (bound.item() for bound in images.aminmax())
+    bright = dataset.normalisation.normalise(torch.full((1, *dataset.image_shape), 5.0)).max()
+    if low >= 0 and high > bright:
         raise ValueError(
             f"it should hold normalised images, and its values of {low:.4g} to {high:.4g} are like "
             "pixels of 0 to 255; divide those by 255, and normalise them as the data set is"
@@ -135,17 +132,16 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
 def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
     """Return the first image of each class of each set: method, ipc, k, label, class_name, url.
 
-    `url` holds the image as a PNG data address, enlarged to at least `side` pixels with its
-    pixels kept square.
+    url: a PNG data address of the image, enlarged to at least `side` pixels.
     """
     rows = []
     for synthetic in sets:
         firsts = synthetic.pixels()[:: synthetic.ipc]
         factor = max(1, -(-side // max(firsts.shape[1:3])))
-        for label, pixels in zip(synthetic.labels[:: synthetic.ipc].tolist(), firsts, strict=True):
+        for label, pixels in enumerate(firsts):
             url = png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
-            named = label, synthetic.classes[label], url
-            rows.append((synthetic.method, synthetic.ipc, synthetic.k, *named))
+            size = (synthetic.method, synthetic.ipc, synthetic.k)
+            rows.append((*size, label, synthetic.classes[label], url))
     return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
 
 

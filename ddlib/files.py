@@ -11,15 +11,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-PROBE = 16_384  # bytes that a disk must take before anything starts
-
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`, through a temporary file beside it, so no reader sees half.
 
-    It is on the disk before the name is, and the name before this returns, so that a loss of power
-    leaves no empty file. Missing folders are made. Raises OSError with a sentence that names the
-    folder if it cannot be written, and why: it is read-only, say, or its disk is full.
+    The content is on the disk before it has its name, so a loss of power leaves no empty file.
+    Missing folders are made. Raises OSError with one sentence: which folder cannot be written, why,
+    and what to do.
     """
     path = Path(path)
     try:
@@ -32,22 +30,11 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-            _sync_folder(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise explained(error, path.parent) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the disk keep the names in a folder, where the system opens folders."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager
@@ -78,7 +65,7 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str
 def explained(error: OSError, folder: Path) -> OSError:
     """Return the error of a write as one sentence: what cannot be written, why, and what to do.
 
-    One that is a sentence already, so has no number, is returned as it is.
+    An error without a number is returned as it is: it is such a sentence already.
     """
     if error.errno is None:
         return error
@@ -96,12 +83,12 @@ def explained(error: OSError, folder: Path) -> OSError:
 def check_writable(folder: Path) -> None:
     """Make `folder` if it is missing; raise OSError as `write_atomically` would if it cannot.
 
-    A few kilobytes are written to its disk, and leave no file: a full one takes empty files.
+    16 kB are written to its disk, and leave no file: a full disk still takes empty files.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
-            probe.write(bytes(PROBE))
+            probe.write(bytes(16_384))
             os.fsync(probe.fileno())
     except OSError as error:
         raise explained(error, folder) from error

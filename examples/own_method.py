@@ -12,12 +12,12 @@ class Clustering(Parameters):
     restarts: PositiveInt = 1
 
 
-def distil(dataset, network, ipcs, seed, parameters):
-    options = {"n_clusters": ipcs[0], "n_init": parameters.restarts, "random_state": seed}
+def distil(dataset, network, ipc, seed, parameters):
+    options = {"n_clusters": ipc, "n_init": parameters.restarts, "random_state": seed}
     members = [dataset.train.at(rows).cpu() for rows in common.class_members(dataset)]
     centres = [k_means(images.flatten(1).numpy(), **options)[0] for images in members]
     images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.image_shape)
-    return {ipcs[0]: common.finished(dataset, images, "k_means", parameters, seed)}
+    return common.finished(dataset, images, "k_means", parameters, seed)
 
 
-METHODS["k_means"] = Method(distil, Clustering, shares=False)  # so one size a call
+METHODS["k_means"] = Method(distil, Clustering)

@@ -26,16 +26,16 @@ from pathlib import Path
 from ddlib.methods import METHODS, Method, selection
 
 
-def distil(dataset, network, ipcs, seed, parameters):
+def distil(dataset, network, ipc, seed, parameters):
     hold = Path({hold!r})
     with suppress(FileNotFoundError, FileExistsError), (hold / "held").open("x") as told:
         print(os.getpid(), file=told, flush=True)
         while hold.exists():
             time.sleep(0.05)
-    return selection.random(dataset, network, ipcs, seed, parameters)
+    return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
 
 
-METHODS["holding"] = Method(distil, selection.RandomSelection, shares=False)
+METHODS["holding"] = Method(distil, selection.RandomSelection)
 """
 
 

@@ -26,8 +26,7 @@ from ddlib.networks import layers, zoo
 from ddlib.networks.functional import build, embed, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.study.jobs import seconds
-from ddlib.study.plan import Context
+from ddlib.study.worker import Context, seconds
 from ddlib.training import augment
 from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import CHECK_EVERY
@@ -66,7 +65,7 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch):
 def test_tf32_is_for_cuda():
     check_precision("tf32", "cuda")
     check_precision("bf16", "cpu")
-    with pytest.raises(ValueError, match="a mode of CUDA's units, and the device is 'mps'; choose"):
+    with pytest.raises(ValueError, match="a mode of CUDA GPUs, and the device is 'mps'; choose"):
         check_precision("tf32", "mps")
 
 

@@ -8,13 +8,12 @@ from safetensors.torch import save
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data.base import DataSet
-from ddlib.networks.functional import Theta, logits
+from ddlib.networks.functional import logits
 from ddlib.networks.initial import initial_parameters
-from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.divergence import Watch
-from ddlib.training.loop import batches, descend, trainable
+from ddlib.training.loop import Training, batches
 from ddlib.training.recipe import Recipe
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
@@ -29,34 +28,31 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     DivergedError where a loss or a weight is not finite.
     """
     kind, options = configuration.initialisation, configuration.pretraining
-    loss_of, outputs, copies = LOSSES[kind]
-    plain = json.dumps([dict(configuration.network), kind], sort_keys=True)
+    view, loss_of, outputs, copies = LOSSES[kind]
+    plain = json.dumps([configuration.network, kind], sort_keys=True)
     stream, real = generator("pretraining", plain), dataset.train
     network = configuration.build(dataset.image_shape, outputs)
     recipe = Recipe(**vars(options), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = initial_parameters(network, stream, real.device)
-    theta, optimiser = trainable(network, theta, recipe)
+    training = Training(network, theta, recipe, stream)
     rows, watch = batches(len(real.labels), max(options.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
-        loss = loss_of(network, theta, real.at(next(rows)), stream)
+        images = view(real.at(next(rows)), stream)
+        loss = loss_of(logits(network, training.theta, images, training=True, stream=stream))
         watch.finite(step, f"the {kind} loss", loss)
-        descend(optimiser, loss, recipe.rate(step))
-    body = {
-        name: theta[name].detach() for name, _ in network.named_parameters() if name[:5] == "body."
-    }
+        training.descend(loss)
+    names, weights = [name for name, _ in network.body.named_parameters()], training.weights
+    body = {f"body.{name}": weights[f"body.{name}"] for name in names}
     for weight in body.values():
         watch.finite(recipe.steps, "a pretrained weight", weight)
     watch.check()
     return save(body)
 
 
-def rotation_loss(
-    network: Network, theta: Theta, images: torch.Tensor, stream: torch.Generator
-) -> torch.Tensor:
-    """Return the loss () of telling how an image was turned (Gidaris et al., ICLR 2018).
+def rotated(images: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+    """Return images (N, channels, H, W) in all four positions, one after another: (4N, ...).
 
-    The network sees each image (N, channels, H, W) in all four positions. Raises ValueError for
-    images that are not square.
+    Raises ValueError for images that are not square.
     """
     height, width = images.shape[-2:]
     if height != width:
@@ -64,30 +60,33 @@ def rotation_loss(
             f"initialisation 'rotation' turns images by quarters, but these are {height}x{width}; "
             "choose 'contrastive', or square images by image_size"
         )
-    turned = torch.cat([images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
-    turns = torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(images))
-    return F.cross_entropy(logits(network, theta, turned, training=True, stream=stream), turns)
+    return torch.cat([images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
 
 
-def view_loss(
-    network: Network, theta: Theta, images: torch.Tensor, stream: torch.Generator
-) -> torch.Tensor:
-    """Return SimCLR's loss (): which views are of one image? (Chen et al., ICML 2020).
+def rotation_loss(scores: torch.Tensor) -> torch.Tensor:
+    """Return the loss () of telling how images were turned (Gidaris et al., ICLR 2018).
 
-    A view takes one family of DSA for every image (N, channels, H, W), with strengths of the
-    image's own; the loss is NT-Xent over one batch, of linear projections.
+    scores: (4N, 4), of what `rotated` returns.
+    """
+    turns = torch.arange(ROTATIONS, device=scores.device)
+    return F.cross_entropy(scores, turns.repeat_interleave(len(scores) // ROTATIONS))
+
+
+def two_views(images: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+    """Return two views of each image (N, channels, H, W), all first ones first: (2N, ...).
+
+    A view takes one family of DSA for every image, with strengths of the image's own.
     """
     families = augment.STRATEGIES["dsa"]
     draws = [augment.draw(families, len(images), stream) for _ in range(2)]
-    views = torch.cat([augment.apply(images, drawn) for drawn in draws])
-    return contrastive_loss(logits(network, theta, views, training=True, stream=stream))
+    return torch.cat([augment.apply(images, drawn) for drawn in draws])
 
 
 def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
-    """Return NT-Xent of 2N projections (2N, F): rows i and i + N are views of one image.
+    """Return SimCLR's loss (), NT-Xent: which views are of one image? (Chen et al., ICML 2020).
 
-    The mean over rows of -log softmax of the cosine to the other view, among the cosines to all
-    other rows over TEMPERATURE (SimCLR, equation 1).
+    projected: (2N, F); rows i and i + N are of one image. The mean over rows of -log softmax of the
+    cosine to the other view, among the cosines to all other rows over TEMPERATURE (equation 1).
     """
     count = len(projected) // 2
     unit = F.normalize(projected)
@@ -96,8 +95,8 @@ def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
 
 
 LOSSES = {
-    "rotation": (rotation_loss, ROTATIONS, ROTATIONS),
-    "contrastive": (view_loss, PROJECTION, 1),
+    "rotation": (rotated, rotation_loss, ROTATIONS, ROTATIONS),
+    "contrastive": (two_views, contrastive_loss, PROJECTION, 1),
 }
-"""Ways to learn without labels: a loss, the outputs of its head, and how many copies of an image
-its network sees; batches hold as many fewer images."""
+"""Ways to learn without labels: what the network sees of a batch, the loss of its outputs, how many
+outputs it has, and by how much batches are smaller."""

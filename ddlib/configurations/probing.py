@@ -4,8 +4,7 @@ import torch
 from safetensors.torch import save
 
 from ddlib.data.base import Split
-from ddlib.networks import functional as networks
-from ddlib.networks.functional import Theta
+from ddlib.networks.functional import Theta, embed, logits
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training.loop import at_steps, training_steps
@@ -37,17 +36,11 @@ def train_and_observe(
     stream, snapshots = generator("evaluation batches", seed), []
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     for moved in at_steps(ends, theta, steps):
-        snapshots.append(_centred_logits(network, moved, seen))
-    with torch.no_grad():
-        observed = {
-            "probabilities": networks.logits(network, moved, seen).softmax(1),
-            "features": networks.embed(network, moved, seen).half(),
-            "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
-        }
+        scores = logits(network, moved, seen)
+        snapshots.append(scores - scores.mean(1, keepdim=True))
+    observed = {
+        "probabilities": scores.softmax(1),
+        "features": embed(network, moved, seen).half(),
+        "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
+    }
     return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})
-
-
-@torch.no_grad()
-def _centred_logits(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    scores = networks.logits(network, theta, images)
-    return scores - scores.mean(1, keepdim=True)

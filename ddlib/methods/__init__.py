@@ -1,31 +1,36 @@
 """The distillation methods, in one registry: to add one, write a file and an entry here.
 
-Every method is `distil(dataset, network, ipcs, seed, parameters)` and returns one outcome a size:
-`{ipc: DistilledSet}`, or a DivergedError in the place of a set whose loss is no longer finite.
+A method is a function `distil(dataset, network, ipc, seed, parameters)`. It returns a DistilledSet,
+or raises DivergedError where its loss is no longer finite. One that shares work over sizes takes
+all of them, `ipcs`, and returns `{ipc: DistilledSet or DivergedError}`.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 from ddlib.data.base import DataSet, check_ipcs
+from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
-from ddlib.fingerprints import METHOD_MODULES, file_digest
-from ddlib.methods import diffusion, distribution, generators, gradient, selection, trajectory
+from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
+from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
+from ddlib.training.divergence import DivergedError, or_diverged
+
+PIPELINE_FILES = (".json", ".safetensors", ".bin")
+"""The files of a folder, such as a DiT's, that count where a parameter names the folder."""
 
 
 @dataclass(frozen=True)
 class Preparation:
     """What a method makes once for all its sizes and seeds, such as networks trained on all data.
 
-    jobs(parameters, ipcs): a list of plain data, one a file; it holds all that decides the file
-    besides the data set and the network. make(dataset, network, job): the content of that file,
-    bytes. of_network: whether the network decides it; if not, studies of all networks share the
-    file. length: the name, in a job, of a number of which a larger one serves as well: a study
-    takes a longer file that is there.
+    jobs(parameters, ipcs): plain data, one entry a file, with all that decides the file besides
+    data set and network. make(dataset, network, job): the content of that file, bytes. of_network:
+    whether the network decides it; if not, studies of all networks share the file. length: the name
+    of a number in a job; a file made with a larger one serves as well.
     """
 
     jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
@@ -36,33 +41,25 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Method:
-    """A method: how it distils, its parameters, and whether one call shares work over sizes.
+    """A method: its function, its parameters, and whether one call shares work over sizes.
 
-    With a preparation, `distil` takes the paths of its files, in the order of its jobs, as one
-    more argument. outside(parameters): plain data that names what `distil` reads besides the data
-    set, such as a digest of weights that the parameters give as a folder; a file that a parameter
-    names, in a list or a table too, is known by its content without it.
-
-    `distil` raises ValueError for a size that the smallest class cannot fill.
+    With a preparation, the function takes the paths of its files, in the order of its jobs, as one
+    more argument.
     """
 
-    distil: Callable
+    function: Callable[..., Any]
     parameters: type[Parameters]
-    shares: bool
+    shares: bool = False
     preparation: Preparation | None = None
-    outside: Callable[[Any], list[Any]] = lambda parameters: []
 
-    def __post_init__(self) -> None:
-        distil = self.distil
-
-        @wraps(distil)
-        def checked(
-            dataset: DataSet, network: Any, ipcs: Sequence[int], *more: Any, **named: Any
-        ) -> Any:
-            check_ipcs(ipcs, dataset)
-            return distil(dataset, network, ipcs, *more, **named)
-
-        object.__setattr__(self, "distil", checked)
+    def distil(
+        self, dataset: DataSet, network: Any, ipcs: Sequence[int], seed: int, *more: Any
+    ) -> dict[int, DistilledSet | DivergedError]:
+        """Distil every size. Raises ValueError for a size that the smallest class cannot fill."""
+        check_ipcs(ipcs, dataset)
+        if self.shares:
+            return self.function(dataset, network, ipcs, seed, *more)
+        return {ipc: or_diverged(self.function, dataset, network, ipc, seed, *more) for ipc in ipcs}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -70,15 +67,21 @@ class Method:
 
         A module of one's own may use any method of the library, so all of those count with it.
         """
-        made = self.preparation
-        functions = [self.distil, *([made.jobs, made.make] if made else [])]
-        own = {function.__module__ for function in functions}
-        return tuple(sorted(own if own <= set(METHOD_MODULES) else own.union(METHOD_MODULES)))
+        functions = [self.function]
+        if self.preparation:
+            functions += [self.preparation.jobs, self.preparation.make]
+        files = {function.__module__ for function in functions}
+        if not files <= set(METHOD_MODULES):
+            return tuple(sorted(files.union(METHOD_MODULES)))
+        folders = {file.rpartition(".")[0] for file in files} - {__name__}
+        with_folders = (m for m in METHOD_MODULES if m in files or m.rpartition(".")[0] in folders)
+        return tuple(sorted(with_folders))
 
-    def reads(self, parameters: Parameters) -> list[Any]:
-        """Return plain data that names all that `distil` reads besides the data set."""
-        files = filter(os.path.isfile, map(from_root, _texts(vars(parameters))))
-        return [*self.outside(parameters), *map(file_digest, files)]
+    def reads(self, parameters: Parameters) -> list[str]:
+        """Return digests of the files and folders that parameters name, such as weights."""
+        places = [from_root(text) for text in _texts(vars(parameters))]
+        folders = [files_digest(place, PIPELINE_FILES) for place in places if os.path.isdir(place)]
+        return folders + [file_digest(place) for place in places if os.path.isfile(place)]
 
 
 def _texts(plain: Any) -> Iterator[str]:
@@ -95,19 +98,17 @@ METHODS: dict[str, Method] = {
     "herding": Method(selection.herding, selection.FeatureSelection, shares=True),
     "k_center": Method(selection.k_center, selection.FeatureSelection, shares=True),
     "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
-    "dc": Method(gradient.distil, gradient.GradientMatching, shares=False),
-    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, shares=False),
+    "dc": Method(gradient.distil, gradient.GradientMatching),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching),
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
-        shares=False,
-        preparation=Preparation(trajectory.jobs, trajectory.make, length="epochs"),
+        preparation=Preparation(trajectory.jobs, trajectory.train_expert, length="epochs"),
     ),
     "mgd3": Method(
         diffusion.distil,
         diffusion.ModeGuidedDiffusion,
         shares=True,
-        preparation=Preparation(diffusion.jobs, generators.train_unet, of_network=False),
-        outside=diffusion.outside,
+        preparation=Preparation(diffusion.jobs, unet.train, of_network=False),
     ),
 }

@@ -1,20 +1,33 @@
-"""What all methods share: the images of a class, first images, real batches, the finished set."""
+"""What the methods share: images of a class, first images, real batches, networks, sets."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Annotated, Any, Literal
 
 import torch
-from threadpoolctl import threadpool_limits
+from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.parameters import Parameters
+from ddlib.networks.functional import Theta, build, read_network
+from ddlib.networks.initial import initial_parameters
+from ddlib.networks.layers import Network
+from ddlib.parameters import ByIpc, Parameters, at_ipc, check_names
 from ddlib.seeds import generator
-
-if TYPE_CHECKING:
-    from sklearn.cluster import KMeans
+from ddlib.training import augment
+from ddlib.training.divergence import Watch
+from ddlib.training.recipe import STEP, Recipe
 
 INITIALISATIONS = ("real", "noise")
+AVERAGES = ("arithmetic", "geometric")
+"""How an objective is averaged over draws of configurations, weights and batches. Its size differs
+by orders of magnitude between networks, and the largest decides an arithmetic mean. A geometric
+mean divides each gradient by the objective's own value. That value changes with ipc as well, so the
+two averages want different learning rates."""
+
+TINY = 1e-30  # added to an objective before a logarithm or a division
+
+PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
 
 
 def class_members(dataset: DataSet) -> list[torch.Tensor]:
@@ -28,6 +41,18 @@ def synthetic_labels(class_count: int, ipc: int) -> torch.Tensor:
     return torch.arange(class_count).repeat_interleave(ipc)
 
 
+def real_batches(
+    dataset: DataSet, size: int, stream: torch.Generator
+) -> Iterator[list[torch.Tensor]]:
+    """Yield without end, for each class, the indices of `size` real images, none twice.
+
+    A class of fewer images gives all it has.
+    """
+    classes = class_members(dataset)
+    while True:
+        yield [rows[torch.randperm(len(rows), generator=stream)[:size]] for rows in classes]
+
+
 def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
     """Return indices (ipc x C,) of random training images, `ipc` of each class.
 
@@ -39,35 +64,13 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
 def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:
     """Return the images (ipc x C, channels, H, W) that a method starts from.
 
-    "real" are the random control's images of the same seed; "noise" is N(0, 1) in normalised
-    pixels.
+    "real": the images of the random control with this seed; "noise": N(0, 1) in normalised pixels.
     """
     if initialisation == "real":
         return dataset.train.at(random_members(dataset, ipc, seed))
     shape = (ipc * dataset.class_count, *dataset.image_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
     return noise.to(dataset.train.device)
-
-
-def real_batches(
-    dataset: DataSet, size: int, stream: torch.Generator
-) -> Iterator[list[torch.Tensor]]:
-    """Yield without end, for each class, the indices of `size` real images, none twice.
-
-    A class of fewer images gives all it has.
-    """
-    every = class_members(dataset)
-    while True:
-        yield [members[torch.randperm(len(members), generator=stream)[:size]] for members in every]
-
-
-def k_means(points: torch.Tensor, clusters: int, stream: torch.Generator) -> "KMeans":
-    """Return scikit-learn's k-means of `points` (N, F) on the CPU, with what `stream` seeds."""
-    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
-
-    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
-        means = KMeans(clusters, n_init=1, random_state=stream.initial_seed() % 2**32)
-        return means.fit(points.numpy())
 
 
 def finished(
@@ -91,3 +94,84 @@ def finished(
         seed=seed,
         learned=dict(learned or {}),
     )
+
+
+def read_configuration(table: Any) -> dict[str, Any]:
+    """Return a table of a network and of fields of `recipe.STEP`; ValueError for another."""
+    if not isinstance(table, Mapping):
+        raise ValueError(
+            f"a configuration must be a table, such as {{network: {{name: mlp}}}}, got {table!r}"
+        )
+    check_names(table, ["network", *STEP], "field of a configuration to distil for")
+    if "network" in table:
+        read_network(table["network"])
+    PLAIN_SGD.replace(**{name: value for name, value in table.items() if name != "network"})
+    return dict(table)
+
+
+class Matching(Parameters):
+    """What all methods have that move images by SGD."""
+
+    learning_rate: ByIpc[NonNegativeFloat] = 1.0
+    momentum: NonNegativeFloat = 0.5
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
+
+
+class BatchMatching(Matching):
+    """What methods have that match batches of real images.
+
+    configurations: tables of a network and of training options. Each iteration draws one, so that
+    S is made for all of them; what a table leaves out is the study's. average: see AVERAGES.
+    real_batch: real images a class in a batch.
+    """
+
+    configurations: list[Annotated[dict[str, Any], PlainValidator(read_configuration)]] = []
+    average: Literal[*AVERAGES] = "arithmetic"
+    real_batch: PositiveInt = 256
+
+
+def fresh_networks(
+    dataset: DataSet, network: Network, configurations: Sequence[Mapping[str, Any]], seed: int
+) -> Iterator[tuple[Network, dict[str, Any], Theta]]:
+    """Yield without end, for each iteration, a network, training options, and fresh weights.
+
+    The network and the options are those of one of the configurations, all equally likely. Without
+    configurations, or in one that names no network, it is `network`.
+    """
+    shape, choices = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
+    for options in map(dict, configurations or [{}]):
+        named = options.pop("network", None)
+        choices.append((build(**named, **shape) if named else network, options))
+    for iteration in count():
+        stream = generator("matching configuration", seed, iteration)
+        chosen, options = choices[int(torch.randint(len(choices), (), generator=stream))]
+        stream = generator("matching weights", seed, iteration)
+        yield chosen, options, initial_parameters(chosen, stream, dataset.train.device)
+
+
+class Synthetic:
+    """A set S while a method moves it: images (ipc x C, channels, H, W), labels and optimiser."""
+
+    def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
+        self.ipc, self._origin = ipc, (dataset, parameters, seed)
+        self.images = initial_images(dataset, ipc, parameters.initialisation, seed)
+        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.images.device)
+        self.optimiser = torch.optim.SGD(
+            [self.images.requires_grad_()],
+            lr=at_ipc(parameters.learning_rate, ipc),
+            momentum=parameters.momentum,
+        )
+        self.watch = Watch()
+
+    def finished(
+        self, method: str, steps: int, learned: Mapping[str, float] | None = None
+    ) -> DistilledSet:
+        """Return the set as it is after `steps`, with the numbers that were learned with it.
+
+        Raises DivergedError if a pixel is not finite, or a number that the watch saw was not.
+        """
+        self.watch.finite(steps, "a pixel", self.images)
+        self.watch.check()
+        dataset, parameters, seed = self._origin
+        return finished(dataset, self.images, method, parameters, seed, learned)

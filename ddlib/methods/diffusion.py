@@ -11,20 +11,18 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast
 from ddlib.distilled import DistilledSet
-from ddlib.files import from_root
-from ddlib.fingerprints import files_digest
-from ddlib.methods.common import class_members, finished, k_means, synthetic_labels
-from ddlib.methods.generators import ImageGenerator, load_dit, load_unet
+from ddlib.methods.common import class_members, finished, synthetic_labels
+from ddlib.methods.generators import dit, unet
+from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Share, Text
 from ddlib.seeds import generator
-from ddlib.training.divergence import DivergedError
-
-DIT_FILES = (".json", ".safetensors", ".bin")
+from ddlib.training.divergence import DivergedError, or_diverged
 
 
 class ModeGuidedDiffusion(Parameters):
@@ -36,16 +34,13 @@ class ModeGuidedDiffusion(Parameters):
     generator: "unet", or the folder (from the project's root) or hub name of a DiT pipeline; a
     study knows a folder by the content of its files, one of the hub by its name alone. images:
     "generated", or one of two controls: "modes" for the modes themselves, decoded, and "nearest"
-    for the real image nearest to each (the paper's ablation "mode discovery").
-    guidance 0 is plain sampling; stop, the number of last steps without guidance, 0 guides all
-    the way. class_ids: a DiT's ids for the data set's classes; may be empty where all bear names
-    of ImageNet's classes and the DiT knows these.
+    for the real image nearest to each (the paper's ablation "mode discovery"). guidance: 0 is plain
+    sampling. stop: the number of last steps without guidance. class_ids: see `dit.load`.
     """
 
     generator: Text = "unet"
     class_ids: list[NonNegativeInt] = []
     images: Literal["generated", "modes", "nearest"] = "generated"
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
     steps: PositiveInt = 50
     guidance: NonNegativeFloat = 0.1
     stop: NonNegativeInt = 25
@@ -76,15 +71,8 @@ def jobs(parameters: ModeGuidedDiffusion, ipcs: Sequence[int]) -> list[dict[str,
     """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
     if parameters.generator != "unet" or parameters.images != "generated":
         return []
-    own = {name: value for name, value in vars(parameters).items() if name.startswith("unet_")}
-    return [{name.removeprefix("unet_"): value for name, value in own.items()}]
-
-
-def outside(parameters: ModeGuidedDiffusion) -> list[str]:
-    """Return a digest of the settings and weights of a DiT in a folder, nothing for other names."""
-    folder = from_root(parameters.generator)
-    local = parameters.generator != "unet" and folder.is_dir()
-    return [files_digest(folder, DIT_FILES)] if local else []
+    options = vars(parameters)
+    return [{name[5:]: options[name] for name in options if name.startswith("unet_")}]
 
 
 @torch.no_grad()
@@ -99,19 +87,11 @@ def distil(
     """Draw, for every ipc, one image a mode, guided towards it; latents are shared by the sizes.
 
     `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
-    its code, which moves the mean (`ddpm_step`) where the paper's equation 6 moves the noise.
+    its code, which moves the mean (`guided_step`) where the paper's equation 6 moves the noise.
     """
     check_autocast(dataset.train.device)
-    if parameters.generator == "unet":
-        levels = len(parameters.unet_channels)
-        model = load_unet(next(iter(prepared), None), dataset, levels)
-    else:
-        folder = from_root(parameters.generator)
-        name = str(folder) if folder.is_dir() else parameters.generator
-        drawn = parameters.images == "generated"  # or the classes' ids do not matter
-        ids = parameters.class_ids if drawn else range(dataset.class_count)
-        model = load_dit(name, dataset, ids)
-    found: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
+    model = _load(dataset, parameters, prepared)
+    targets: dict[int, list[torch.Tensor]] = {ipc: [] for ipc in ipcs}
     for label, members in enumerate(class_members(dataset)):
         images = dataset.train.at(members)
         latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
@@ -119,24 +99,40 @@ def distil(
             centres = modes(latents, ipc, generator("modes", seed, ipc, label))
             if parameters.images == "nearest":
                 centres = images[torch.cdist(centres.flatten(1), latents.flatten(1)).argmin(1)]
-            found[ipc].append(centres)
-    outcomes: dict[int, DistilledSet | DivergedError] = {}
-    for ipc in ipcs:
-        images = torch.cat(found[ipc])
+            targets[ipc].append(centres)
+
+    def draw(ipc: int) -> DistilledSet:
+        images = torch.cat(targets[ipc])
         if parameters.images == "generated":
             images = _generate(model, images, ipc, seed, parameters)
         if parameters.images != "nearest":
             images = torch.cat([model.decode(part) for part in images.split(model.chunk)])
-        outcomes[ipc] = finished(dataset, images, "mgd3", parameters, seed)
         if not torch.isfinite(images).all():
             advice = "choose less guidance or classifier_free_guidance"
-            outcomes[ipc] = DivergedError(parameters.steps, "a generated pixel", advice=advice)
-    return outcomes
+            raise DivergedError(parameters.steps, "a generated pixel", advice=advice)
+        return finished(dataset, images, "mgd3", parameters, seed)
+
+    return {ipc: or_diverged(draw, ipc) for ipc in ipcs}
+
+
+def _load(
+    dataset: DataSet, parameters: ModeGuidedDiffusion, prepared: Sequence[Path]
+) -> ImageGenerator:
+    if parameters.generator == "unet":
+        options = parameters.unet_channels, parameters.unet_timesteps
+        return unet.load(next(iter(prepared), None), dataset, *options)
+    draws = parameters.images == "generated"  # without drawing, any ids will do
+    ids = parameters.class_ids if draws else range(dataset.class_count)
+    return dit.load(parameters.generator, dataset, ids)
 
 
 def modes(latents: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
     """Return the `ipc` k-means centroids (ipc, c, h, w) of the latents (N, c, h, w) of a class."""
-    means = k_means(latents.flatten(1).cpu(), ipc, stream)
+    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
+
+    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
+        means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32)
+        means.fit(latents.flatten(1).cpu().numpy())
     centres = torch.from_numpy(means.cluster_centers_).to(latents)
     return centres.view(ipc, *latents.shape[1:])
 
@@ -150,7 +146,7 @@ def _generate(
 ) -> torch.Tensor:
     """Return a latent for each mode (ipc x C, c, h, w), grouped by class.
 
-    Each has its own random stream, so it does not depend on its company in a chunk.
+    Each has its own random stream, so it does not depend on the others in its forward pass.
     """
     labels = synthetic_labels(len(model.class_ids), ipc)
     streams = [
@@ -158,11 +154,10 @@ def _generate(
         for number, label in enumerate(labels.tolist())
     ]
     class_ids = torch.tensor(model.class_ids)[labels].to(targets.device)
-    latents = []
-    for start in range(0, len(labels), model.chunk):
-        own = slice(start, start + model.chunk)
-        latents.append(sample(model, targets[own], class_ids[own], streams[own], parameters))
-    return torch.cat(latents)
+    parts = [slice(at, at + model.chunk) for at in range(0, len(labels), model.chunk)]
+    return torch.cat(
+        [sample(model, targets[at], class_ids[at], streams[at], parameters) for at in parts]
+    )
 
 
 @torch.no_grad()
@@ -173,29 +168,29 @@ def sample(
     streams: list[torch.Generator],
     parameters: ModeGuidedDiffusion,
 ) -> torch.Tensor:
-    """Return latents (N, c, h, w) drawn from the model, each guided towards its mode.
+    """Return latents (N, c, h, w) drawn from the model by DDPM, each guided towards its mode.
 
-    targets: the modes (N, c, h, w); class_ids: (N,); streams: one for each image.
-    The null class's half of classifier-free guidance shares the forward pass. An accelerator waits
-    once a step for the noise, which diffusers draws and sends.
+    targets: the modes (N, c, h, w); class_ids: (N,); streams: one for each image. Images of the
+    null class, for classifier-free guidance (Ho & Salimans, 2021), share the forward pass.
     """
+    from diffusers import DDPMScheduler
     from diffusers.utils.torch_utils import randn_tensor
 
-    step, scheduler = STEPS[parameters.sampler], _scheduler(model, parameters)
-    scale = parameters.classifier_free_guidance
+    scheduler = DDPMScheduler.from_config(model.schedule)
+    scheduler.set_timesteps(parameters.steps)
     labels = torch.cat([class_ids, torch.full_like(class_ids, model.null_class)])
     options = {"device": targets.device, "dtype": targets.dtype}
     latents = randn_tensor(targets.shape, generator=streams, **options)
     for left, t in zip(range(parameters.steps, 0, -1), scheduler.timesteps, strict=True):
-        predicted, free = model.predict(torch.cat([latents, latents]), t, labels).chunk(2)
-        guided = free + scale * (predicted - free)
-        predicted = torch.cat([guided[:, : model.guided], predicted[:, model.guided :]], 1)
+        of_class, free = model.predict(torch.cat([latents, latents]), t, labels).chunk(2)
+        noise = free + parameters.classifier_free_guidance * (of_class - free)
+        predicted = torch.cat([noise[:, : model.guided], of_class[:, model.guided :]], 1)
         guidance = parameters.guidance if left > parameters.stop else 0.0
-        latents = step(scheduler, predicted, t, latents, targets, guidance, streams)
+        latents = guided_step(scheduler, predicted, t, latents, targets, guidance, streams)
     return latents
 
 
-def ddpm_step(
+def guided_step(
     scheduler: Any,
     predicted: torch.Tensor,
     t: torch.Tensor,
@@ -208,13 +203,13 @@ def ddpm_step(
 
     predicted: the noise, and behind it the variance where the model learned it: -1 for the
     posterior's, 1 for that of a step, geometric between (Nichol & Dhariwal, ICML 2021, eq. 15).
-    x0 is the estimate from the noise after classifier-free guidance, as in the reference, where
-    both halves of the batch carry it. At the last step sigma is 0, where the reference guides by
-    the sigma of the step before: that tells only where `stop` is 0.
+    x0 is the estimate from the noise after classifier-free guidance, as in the reference. At the
+    last step sigma is 0, where the reference guides by the sigma of the step before: that shows
+    only where `stop` is 0.
     """
-    made = scheduler.step(predicted, t, latents, generator=streams)
+    step = scheduler.step(predicted, t, latents, generator=streams)
     if not guidance:
-        return made.prev_sample
+        return step.prev_sample
     kept, before = scheduler.alphas_cumprod[t], scheduler.previous_timestep(t)
     kept_before = scheduler.alphas_cumprod[before] if before >= 0 else torch.tensor(1.0)
     largest = 1 - kept / kept_before
@@ -222,33 +217,4 @@ def ddpm_step(
     if predicted.shape[1] > latents.shape[1] and before >= 0:
         share = (predicted[:, latents.shape[1] :] + 1) / 2
         variance = variance * (share * (largest / variance).log()).exp()
-    return made.prev_sample + guidance * variance.sqrt() * (targets - made.pred_original_sample)
-
-
-def ddim_step(
-    scheduler: Any,
-    predicted: torch.Tensor,
-    t: torch.Tensor,
-    latents: torch.Tensor,
-    targets: torch.Tensor,
-    guidance: float,
-    streams: list[torch.Generator],
-) -> torch.Tensor:
-    """Return the deterministic x_{t-1} from noise - sqrt(1 - alphabar_t) guidance (mode - x0)."""
-    noise = predicted[:, : latents.shape[1]]
-    estimate = scheduler.step(noise, t, latents).pred_original_sample
-    scale = guidance * (1 - scheduler.alphas_cumprod[t]).sqrt()
-    return scheduler.step(noise - scale * (targets - estimate), t, latents).prev_sample
-
-
-STEPS = {"ddpm": ddpm_step, "ddim": ddim_step}
-
-
-def _scheduler(model: ImageGenerator, parameters: ModeGuidedDiffusion) -> Any:
-    import diffusers
-
-    kind = getattr(diffusers, f"{parameters.sampler.upper()}Scheduler")
-    spacing = {"timestep_spacing": "leading"} if parameters.sampler == "ddim" else {}
-    made = kind.from_config({**model.schedule, **spacing})  # the only one that DDIM steps along
-    made.set_timesteps(parameters.steps)
-    return made
+    return step.prev_sample + guidance * variance.sqrt() * (targets - step.pred_original_sample)

@@ -10,20 +10,20 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.methods.common import INITIALISATIONS, real_batches
-from ddlib.methods.matching import (
+from ddlib.methods.common import (
+    INITIALISATIONS,
     PLAIN_SGD,
     TINY,
     BatchMatching,
     Synthetic,
     fresh_networks,
+    real_batches,
 )
 from ddlib.networks.functional import Theta, in_passes, logits, with_batch_seen
 from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
@@ -36,8 +36,8 @@ class GradientMatching(BatchMatching):
     """Defaults are the reference's (Zhao et al., ICLR 2021).
 
     `outer_steps` and `inner_epochs` are its tables by ipc; sizes between the published ones are
-    interpolated, larger ones take the last entry. An MLP wants a learning rate of 0.01. What
-    `configurations` say besides their networks is how these are trained on S.
+    interpolated, larger ones take the last entry. An MLP wants a learning rate of 0.01. The
+    training options in `configurations` are those of the training on S.
     """
 
     iterations: ByIpc[NonNegativeInt] = 1000
@@ -66,65 +66,56 @@ class SiameseGradientMatching(GradientMatching):
 
 
 def distil(
-    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: GradientMatching
-) -> dict[int, DistilledSet | DivergedError]:
-    """Distil each size: min_S over initial weights and training steps of the summed `distance`.
+    dataset: DataSet, network: Network, ipc: int, seed: int, parameters: GradientMatching
+) -> DistilledSet:
+    """Distil S: min over S of `match`, summed over fresh networks as they train on S.
 
-    Every iteration draws a network (with `configurations`, one of those and its optimizer, which
-    starts anew after each outer step); each of its outer steps matches the gradients of S and of a
-    real batch, class by class, moves S once, and then trains the network on S. With an
-    augmentation, one draw a class is applied to its synthetic and to its real images alike, and
-    the network is trained on S under draws of each image's own. Batch norms see real images of
-    all classes first and keep those statistics while gradients are matched.
+    An augmentation is drawn for each class and applied to its real and synthetic images alike; the
+    training on S draws one for each image. Batch norms take their statistics from real images of
+    all classes and keep them while gradients are matched.
 
     Source: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021),
     algorithm 1; Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation"
     (ICML 2021), algorithm 1.
     """
-    given = seed, parameters
-    return {ipc: or_diverged(_distil_size, dataset, network, ipc, *given) for ipc in ipcs}
-
-
-def _distil_size(
-    dataset: DataSet, network: Network, ipc: int, seed: int, parameters: GradientMatching
-) -> DistilledSet:
     synthetic = Synthetic(dataset, ipc, seed, parameters)
-    images, watch = synthetic.images, synthetic.watch
+    images, finite = synthetic.images, synthetic.watch.finite
+    networks = fresh_networks(dataset, network, parameters.configurations, seed)
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
-    iterations = round(at_ipc(parameters.iterations, ipc))
-    outer_steps = round(at_ipc(parameters.outer_steps, ipc))
-    fresh = fresh_networks(dataset, network, parameters.configurations, seed)
-    plain = inner_recipe(parameters, ipc, len(images))
     families = augment.STRATEGIES[parameters.augmentation]
     draws = generator("matching augmentation", seed)
+    inner = inner_recipe(parameters, ipc, len(images))
+    iterations = round(at_ipc(parameters.iterations, ipc))
+    outer_steps = round(at_ipc(parameters.outer_steps, ipc))
     for iteration in range(iterations):
-        network, changes, theta = fresh(iteration)
-        inner = plain.replace(**changes) if plain else None
+        network, options, theta = next(networks)
         stream = generator("inner batches", seed, iteration, ipc)
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
                 seen = dataset.train.at(torch.cat(next(samples)))
                 theta = with_batch_seen(network, theta, seen)
-            synthetic.optimiser.zero_grad()
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
-            value = match(dataset, network, theta, next(batches), images, drawn)
-            watch.finite(step, "the matching loss", value)
+            loss, images.grad = match(dataset, network, theta, next(batches), images, drawn)
+            finite(step, "the matching loss", loss)
             if parameters.average == "geometric":
-                images.grad /= value + TINY
+                images.grad /= loss + TINY
             synthetic.optimiser.step()
             if inner and outer < outer_steps - 1:
-                see = partial(watch.finite, step, "the loss of the network trained on S")
-                theta = train(network, theta, images.detach(), synthetic.labels, inner, stream, see)
+                recipe = inner.replace(**options)
+                see = partial(finite, step, "the loss of the network trained on S")
+                theta = train(
+                    network, theta, images.detach(), synthetic.labels, recipe, stream, see
+                )
     return synthetic.finished(parameters.method, iterations * outer_steps)
 
 
 def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | None:
     """Return how the network is trained on S between two outer steps; None for no training.
 
-    Batches are always full: where k is not a multiple of the batch, an epoch takes the first of
-    the next permutation where the reference takes a short batch.
+    Batches are always full. Where k is not a multiple of the batch, an epoch takes the first images
+    of the next permutation; the reference takes a short batch.
     """
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
     if not epochs:
@@ -141,31 +132,31 @@ def match(
     dataset: DataSet,
     network: Network,
     theta: Theta,
-    batch: list[torch.Tensor],
+    batch: Sequence[torch.Tensor],
     images: torch.Tensor,
     drawn: Sequence[augment.Draw],
-) -> torch.Tensor:
-    """Add the gradient of the summed `distance` at `theta` to `images.grad`; return the sum.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the `row_cosine_distance` at `theta`, summed over classes, and its gradient.
 
     batch: for each class, the indices of its real images; images: (ipc x C, channels, H, W),
-    grouped by class; drawn: for each class, what its real and synthetic images both go through.
-
-    Classes are taken one at a time: at 64 real images a class this is 2.7 times faster on a CPU
-    than per-class weight gradients through torch.func.vmap, which become grouped convolutions.
+    grouped by class; drawn: for each class, the augmentation of its real and synthetic images. The
+    gradient has the shape of `images`. Classes are taken one at a time: weight gradients of all
+    classes by torch.func.vmap would become grouped convolutions, which are slow on a CPU.
     """
     theta = {name: value.detach() for name, value in theta.items()}
     for name, _ in network.named_parameters():
         theta[name].requires_grad_()
-    total = images.new_zeros(())
-    for label, synthetic in enumerate(images.chunk(dataset.class_count)):
-        seen = augment.apply(dataset.train.at(batch[label]), drawn[label])
-        real = weight_gradients(network, theta, seen, label)
+    total, gradients = images.new_zeros(()), []
+    for label, synthetic in enumerate(images.detach().chunk(dataset.class_count)):
+        synthetic.requires_grad_()
+        real = dataset.train.at(batch[label])
+        wanted = weight_gradients(network, theta, augment.apply(real, drawn[label]), label)
         seen = augment.apply(synthetic, drawn[label])
-        made = weight_gradients(network, theta, seen, label, create_graph=True)
-        value = distance(made, real)
-        value.backward(inputs=[images])
-        total += value.detach()
-    return total
+        reached = weight_gradients(network, theta, seen, label, create_graph=True)
+        distance = row_cosine_distance(reached, wanted)
+        gradients += torch.autograd.grad(distance, synthetic)
+        total += distance.detach()
+    return total, torch.cat(gradients)
 
 
 def weight_gradients(
@@ -174,19 +165,20 @@ def weight_gradients(
     """Return the gradients of the mean cross-entropy of images of one class.
 
     Only weights of two or more dimensions count: biases and norms are left out, as in the
-    reference. A processor takes the images in passes whose activations stay in its cache.
+    reference. Images go through the network in parts whose activations fit the CPU's cache.
     """
     weights = [theta[name] for name, value in network.named_parameters() if value.dim() >= 2]
-    passes = []
+    parts = []
     for part in in_passes(images):
         labels = torch.full((len(part),), label, device=images.device)
         loss = F.cross_entropy(logits(network, theta, part), labels, reduction="sum")
-        loss = loss / len(images)
-        passes.append(torch.autograd.grad(loss, weights, create_graph=create_graph))
-    return [sum(layer) for layer in zip(*passes, strict=True)]
+        parts.append(torch.autograd.grad(loss / len(images), weights, create_graph=create_graph))
+    return [sum(layer) for layer in zip(*parts, strict=True)]
 
 
-def distance(synthetic: list[torch.Tensor], real: list[torch.Tensor]) -> torch.Tensor:
+def row_cosine_distance(
+    synthetic: Sequence[torch.Tensor], real: Sequence[torch.Tensor]
+) -> torch.Tensor:
     """Return the sum over layers and output rows of one minus the cosine of the gradient rows.
 
     A row holds all that leads to one output: a convolution's (I x h x w), a linear layer's

@@ -1,11 +1,9 @@
 """Controls that select real images instead of making new ones: random, herding, k-center.
 
-All three give each class one order in which its images are chosen, so the choice of every size
-is a prefix of the same order.
+All three order the images of each class once: the choice of a size is the first images of it.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -39,7 +37,7 @@ def random(
 ) -> dict[int, DistilledSet]:
     """Choose `ipc` random real images a class, for every ipc."""
     orders = random_members(dataset, max(ipcs), seed).view(dataset.class_count, -1)
-    return _prefixes(dataset, orders, ipcs, "random", parameters, seed)
+    return _firsts(dataset, ipcs, orders, "random", parameters, seed)
 
 
 def herding(
@@ -49,9 +47,8 @@ def herding(
 
     Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
     """
-    found = _class_features(dataset, network, seed, parameters)
-    orders = [members[herding_order(features, max(ipcs))] for members, features in found]
-    return _prefixes(dataset, orders, ipcs, "herding", parameters, seed)
+    orders = _orders(herding_order, dataset, network, max(ipcs), seed, parameters)
+    return _firsts(dataset, ipcs, orders, "herding", parameters, seed)
 
 
 def k_center(
@@ -61,9 +58,8 @@ def k_center(
 
     Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
     """
-    found = _class_features(dataset, network, seed, parameters)
-    orders = [members[k_center_order(features, max(ipcs))] for members, features in found]
-    return _prefixes(dataset, orders, ipcs, "k_center", parameters, seed)
+    orders = _orders(k_center_order, dataset, network, max(ipcs), seed, parameters)
+    return _firsts(dataset, ipcs, orders, "k_center", parameters, seed)
 
 
 def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
@@ -72,13 +68,13 @@ def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
     The j-th pick makes the mean of the first j nearest to the mean of all.
     """
     target, total = features.mean(0), torch.zeros_like(features[0])
-    free = features.new_zeros(len(features))
+    taken = features.new_zeros(len(features))
     picks = []
     for size in range(1, count + 1):
-        distances = (target * size - total - features).pow(2).sum(1) + free
+        distances = (target * size - total - features).pow(2).sum(1) + taken
         picks.append(int(distances.argmin()))
         total = total + features[picks[-1]]
-        free[picks[-1]] = torch.inf
+        taken[picks[-1]] = torch.inf
     return torch.tensor(picks)
 
 
@@ -96,33 +92,40 @@ def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
     return torch.tensor(picks)
 
 
-def _class_features(
-    dataset: DataSet, network: Network, seed: int, parameters: FeatureSelection
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield, for each class, the indices (N,) of its training images and their features (N, F)."""
+def _orders(
+    order: Callable[[torch.Tensor, int], torch.Tensor],
+    dataset: DataSet,
+    network: Network,
+    count: int,
+    seed: int,
+    parameters: FeatureSelection,
+) -> list[torch.Tensor]:
+    """Return, for each class, the indices (count,) of training images that `order` picks."""
     real = dataset.train
     theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
-        recipe = Recipe(**vars(parameters))
-        stream = generator("feature batches", seed)
+        recipe, stream = Recipe(**vars(parameters)), generator("feature batches", seed)
         theta = train(network, theta, real.images, real.labels, recipe, stream)
-    else:  # or batch norms would see one class at a time
+    else:  # without statistics, batch norms would see one class at a time
         theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
-    for members in class_members(dataset):
-        with torch.no_grad():
-            features = embed(network, theta, real.at(members))
-        yield members, features
+    with torch.no_grad():
+        return [
+            members[order(embed(network, theta, real.at(members)), count)]
+            for members in class_members(dataset)
+        ]
 
 
-def _prefixes(
-    dataset: DataSet, orders: Sequence[torch.Tensor], ipcs: Sequence[int], *made: Any
+def _firsts(
+    dataset: DataSet,
+    ipcs: Sequence[int],
+    orders: Sequence[torch.Tensor],
+    method: str,
+    parameters: Parameters,
+    seed: int,
 ) -> dict[int, DistilledSet]:
-    """Return, for every ipc, the first `ipc` images in the order of each class, its indices.
-
-    made: what else `finished` is to know: method, parameters, seed.
-    """
+    """Return, for every ipc, the first `ipc` images of each class in its order."""
     sets = {}
     for ipc in ipcs:
         images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))
-        sets[ipc] = finished(dataset, images, *made)
+        sets[ipc] = finished(dataset, images, method, parameters, seed)
     return sets

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,14 @@ from ddlib.data.base import DataSet
 from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.files import reading
-from ddlib.methods.matching import Matching, Synthetic
+from ddlib.methods.common import Matching, Synthetic
 from ddlib.networks.functional import flatten, logits, unflatten
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.parameters import ByIpc, at_ipc
 from ddlib.seeds import generator
 from ddlib.training import augment
-from ddlib.training.divergence import DivergedError, or_diverged
+from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import at_steps, batches, training_steps
 from ddlib.training.recipe import Recipe
 
@@ -38,9 +39,9 @@ class TrajectoryMatching(Matching):
     The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size is
     what the student's learned step size starts from; expert_steps the SGD steps between two
     snapshots of an expert, 0 for an epoch of the real set; max_start and expert_epochs count
-    snapshots; a synthetic_batch of 0 is all of S, for which a table, being interpolated, should
-    give k. The gradient of an image shrinks like 1/ipc, so small sets want smaller learning
-    rates. For `gradient` see `match`: published image learning rates of TESLA are to be halved.
+    snapshots; a synthetic_batch of 0 is all of S (a table, whose entries are interpolated, gives k
+    instead). The gradient of an image shrinks like 1/ipc, so small sets want smaller learning
+    rates. gradient: see `unroll`; halve the image learning rates that are published with TESLA.
     """
 
     iterations: ByIpc[NonNegativeInt] = 5000
@@ -62,16 +63,15 @@ class TrajectoryMatching(Matching):
 
 
 def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, Any]]:
-    """Return one job an expert: its number, and how it is trained, no further than is matched.
+    """Return a job for each expert: its number, and how it is trained, up to the last target.
 
-    One that is trained further, for larger sizes, begins with the same weights.
+    An expert that is trained longer, for larger sizes, begins with the same weights.
     """
     epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
     names = ("learning_rate", "momentum", "weight_decay", "augmentation")
     recipe = {name: getattr(parameters, f"expert_{name}") for name in names}
-    recipe["batch_size"] = parameters.expert_batch
-    common = {"epochs": epochs, "epoch_steps": parameters.expert_steps, **recipe}
-    return [{"expert": number, **common} for number in range(parameters.experts)]
+    recipe |= {"batch_size": parameters.expert_batch, "epoch_steps": parameters.expert_steps}
+    return [{"expert": n, "epochs": epochs, **recipe} for n in range(parameters.experts)]
 
 
 def _places(parameters: TrajectoryMatching, ipc: int) -> tuple[int, int]:
@@ -79,8 +79,8 @@ def _places(parameters: TrajectoryMatching, ipc: int) -> tuple[int, int]:
     return round(at_ipc(parameters.max_start, ipc)), round(at_ipc(parameters.expert_epochs, ipc))
 
 
-def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
-    """Train one expert on the real set; return its weights (epochs + 1, P) float32 as a .npy file.
+def train_expert(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
+    """Train one expert on D; return its weights (epochs + 1, P) float32 as a .npy file.
 
     Row 0 holds the initial weights, row t those after t epochs: `epoch_steps` SGD steps, or as
     many batches as the set needs. Raises DivergedError. Source: Cazenavette et al. (CVPR 2022),
@@ -95,7 +95,7 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)
     try:
-        snapshots = [flatten(network, each) for each in kept]
+        snapshots = [flatten(network, weights) for weights in kept]
     except DivergedError as error:
         step, what, how, _ = error.args
         advice = "choose a smaller expert_learning_rate"
@@ -108,44 +108,25 @@ def make(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
 def distil(
     dataset: DataSet,
     network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: TrajectoryMatching,
-    prepared: Sequence[Path],
-) -> dict[int, DistilledSet | DivergedError]:
-    """Distil each size: min over S and the student's step size of `match` to the experts.
-
-    prepared: the files of `make`. Sizes share experts and, up to their ranges of starts, the
-    pairs that are matched. The step size that S was made for is the set's learned "step_size".
-    A study evaluates at its own learning rate, as it does every set, where the paper evaluates at
-    the learned one. Where that falls to zero or below, training on S would climb: that counts as
-    divergence, where the reference goes on.
-
-    Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
-    2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
-    batch norm, students and experts normalise by their own batch, as the reference's, which stay
-    in training mode; no running statistics are matched.
-    """
-    experts = [_read_expert(path) for path in prepared]
-    given = seed, parameters, experts
-    return {ipc: or_diverged(_distil_size, dataset, network, ipc, *given) for ipc in ipcs}
-
-
-def _read_expert(path: Path) -> np.ndarray:
-    with reading(path):
-        return np.load(path, mmap_mode="r")
-
-
-def _distil_size(
-    dataset: DataSet,
-    network: Network,
     ipc: int,
     seed: int,
     parameters: TrajectoryMatching,
-    experts: Sequence[np.ndarray],
+    prepared: Sequence[Path],
 ) -> DistilledSet:
+    """Distil S: min over S and the student's step size of the loss of `unroll`.
+
+    prepared: the files of `train_expert`. All sizes see the same experts. The step size that S was
+    made for is the set's learned "step_size"; a study evaluates at its own learning rate, as it
+    does every set, where the paper evaluates at the learned one. A step size of zero or below
+    would climb: that counts as divergence, where the reference goes on.
+
+    Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
+    2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
+    batch norm, students and experts normalise by their own batch, as in the reference.
+    """
+    experts = [_read_expert(path) for path in prepared]
     synthetic = Synthetic(dataset, ipc, seed, parameters)
-    images, labels = synthetic.images, synthetic.labels
+    images, see = synthetic.images, synthetic.watch.see
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
@@ -153,38 +134,45 @@ def _distil_size(
     learned, slower = "the learned step size", "choose a smaller step_size_learning_rate"
     (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
     for iteration in range(iterations):
-        # Every size takes the same two numbers of the stream, so all see the same experts.
+        # Two numbers for each iteration, whatever the size: all sizes see the same experts.
         number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
-        expert, start = experts[int(number * len(experts))], int(place * starts)
-        rows = (torch.from_numpy(np.array(expert[row])) for row in (start, start + span))
-        pair = (send(weights, images.device).to(images.dtype) for weights in rows)
-        steps = _draw_steps(len(labels), ipc, parameters, generator("student", seed, iteration))
-        loss = match(network, images, labels, step_size, *pair, steps, parameters.gradient)
-        # The first loss is of images as they began, so only the student's steps can be too long.
+        expert, first = experts[int(number * len(experts))], int(place * starts)
+        start, target = (
+            send(torch.from_numpy(np.array(expert[row])), images.device).to(images.dtype)
+            for row in (first, first + span)
+        )
+        steps = _student_steps(ipc, len(images), parameters, generator("student", seed, iteration))
+        loss, images.grad, step_size.grad = unroll(
+            *(network, images, synthetic.labels, step_size, start, target, steps),
+            parameters.gradient,
+        )
+        # The first loss is of the initial images: only the student's steps can be too long.
         too_large = "step_size" if iteration == 0 else "learning_rate or step_size"
         advice = f"choose a smaller {too_large}"
-        lost = DivergedError(iteration, "the matching loss", advice=advice)
-        synthetic.watch.see(loss.isfinite(), lost)
+        see(loss.isfinite(), DivergedError(iteration, "the matching loss", advice=advice))
         synthetic.optimiser.step()
         fell = DivergedError(iteration, learned, "fell to zero or below", slower)
-        synthetic.watch.see(~(step_size <= 0), fell)  # no number shows in the next loss
-    lost = DivergedError(iterations, learned, advice=slower)
-    synthetic.watch.see(step_size.isfinite(), lost)
+        see(~(step_size <= 0), fell)  # NaN passes here, and shows in the next loss
+    see(step_size.isfinite(), DivergedError(iterations, learned, advice=slower))
     return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
 
 
-def _draw_steps(
-    k: int, ipc: int, parameters: TrajectoryMatching, stream: torch.Generator
+def _read_expert(path: Path) -> np.ndarray:
+    with reading(path):
+        return np.load(path, mmap_mode="r")
+
+
+def _student_steps(
+    ipc: int, k: int, parameters: TrajectoryMatching, stream: torch.Generator
 ) -> list[Step]:
-    """Return the batches of the student's steps, with strengths of its own for every image."""
+    """Return the batches of the student's steps, each image with an augmentation of its own."""
     families = augment.STRATEGIES[parameters.augmentation]
     rows = batches(k, round(at_ipc(parameters.synthetic_batch, ipc)) or k, stream)
     count = round(at_ipc(parameters.student_steps, ipc))
-    drawn = ((batch, augment.draw(families, len(batch), stream)) for batch in rows)
-    return [step for step, _ in zip(drawn, range(count), strict=False)]
+    return [(batch, augment.draw(families, len(batch), stream)) for batch in islice(rows, count)]
 
 
-def match(
+def unroll(
     network: Network,
     images: torch.Tensor,
     labels: torch.Tensor,
@@ -193,46 +181,43 @@ def match(
     target: torch.Tensor,
     steps: Sequence[Step],
     gradient: str = "exact",
-) -> torch.Tensor:
-    """Return |theta_N - target|^2 / |start - target|^2; set the gradients of images and step_size.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return |theta_N - target|^2 / |start - target|^2, its gradient by images and by step_size.
 
     theta_0 = start; theta_i+1 = theta_i - step_size g_i, with g_i the gradient of the
-    cross-entropy of step i. start, target: flat weights (P,), without gradient.
+    cross-entropy of step i. start, target: flat weights (P,).
 
-    Only the theta_i are kept on the way: the sweep back from the end computes each step anew, so
-    that memory holds the graph of one step however many there are, and carries the adjoint
-    a_i = d loss / d theta_i: a_i = a_i+1 - step_size (d g_i / d theta_i) a_i+1. "tesla" holds
-    a_i at its last value a_N, which drops the dependence of every theta_i on the images and on
-    the step size (d theta_i / d X and d theta_i / d step_size in g_i), and is cheaper by the
-    products with d g_i / d theta_i. The published code of "tesla" means to double the images'
-    gradient but repeats a tuple instead (`2 * torch.autograd.grad(...)`), so that it has half of
-    this gradient: halve the image learning rates published with it. Its step size's gradient is
-    whole, and so are the rates of the step size.
+    Only the theta_i are kept: the sweep back from the end computes each step anew, so that memory
+    holds the graph of one step. It carries the adjoint a_i = d loss / d theta_i: a_i = a_i+1 -
+    step_size (d g_i / d theta_i) a_i+1. "tesla" holds a_i at its last value a_N, and so drops how
+    the theta_i depend on images and step size. The published code of "tesla" means to double the
+    images' gradient but repeats a tuple instead (`2 * torch.autograd.grad(...)`), so it has half of
+    this gradient; that of its step size is whole.
 
     Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
     Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".
     """
 
     def gradient_of(theta: torch.Tensor, images: torch.Tensor, step: Step) -> torch.Tensor:
-        rows, drawn = send(step[0], images.device), step[1]
-        scores = logits(network, unflatten(network, theta), augment.apply(images[rows], drawn))
+        rows, draw = send(step[0], images.device), step[1]
+        scores = logits(network, unflatten(network, theta), augment.apply(images[rows], draw))
         loss = F.cross_entropy(scores, labels[rows])
         return torch.autograd.grad(loss, theta, create_graph=images.requires_grad)[0]
 
-    alpha = step_size.detach()
+    alpha, fixed_images = step_size.detach(), images.detach()
     thetas = [start.detach().requires_grad_()]
     for step in steps:
-        moved = gradient_of(thetas[-1], images.detach(), step)
+        moved = gradient_of(thetas[-1], fixed_images, step)
         thetas.append((thetas[-1].detach() - alpha * moved).requires_grad_())
     missed, scale = thetas.pop().detach() - target, (start - target).square().sum()
     adjoint = 2 * missed / scale
-    images.grad, step_size.grad = torch.zeros_like(images), torch.zeros_like(step_size)
+    by_images, by_step_size = torch.zeros_like(fixed_images), torch.zeros_like(alpha)
     for theta, step in zip(reversed(thetas), reversed(steps), strict=True):
         along = adjoint @ gradient_of(theta, images, step)
         wanted = [images, theta] if gradient == "exact" else [images]
-        by_images, *by_theta = torch.autograd.grad(along, wanted)
-        images.grad -= alpha * by_images
-        step_size.grad -= along.detach()
+        by_image, *by_theta = torch.autograd.grad(along, wanted)
+        by_images -= alpha * by_image
+        by_step_size -= along.detach()
         for product in by_theta:
             adjoint = adjoint - alpha * product
-    return missed.square().sum() / scale
+    return missed.square().sum() / scale, by_images, by_step_size

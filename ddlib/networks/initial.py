@@ -90,18 +90,9 @@ def orthogonal_parameters(network: Network, generator: torch.Generator) -> Theta
             continue
         attention = isinstance(layer, nn.MultiheadAttention)
         part, matrices = ("in_proj_", 3) if attention else ("", getattr(layer, "groups", 1))
-        name, gain = f"{prefix}.{part}weight", math.sqrt(2) if prefix.startswith("body") else 1.0
-        normal = torch.randn(theta[name].shape, generator=generator, dtype=torch.float32)
-        rows = normal.view(matrices, len(normal) // matrices, -1)
-        theta[name] = gain * _orthonormal(rows).reshape(normal.shape)
+        gain = math.sqrt(2) if prefix.startswith("body") else 1.0
+        for matrix in theta[f"{prefix}.{part}weight"].chunk(matrices):
+            nn.init.orthogonal_(matrix, gain, generator=generator)
         if f"{prefix}.{part}bias" in theta:
             theta[f"{prefix}.{part}bias"].zero_()
     return theta
-
-
-def _orthonormal(matrices: torch.Tensor) -> torch.Tensor:
-    """Return uniformly random orthonormal matrices (G, R, Q), from ones of normal numbers."""
-    wide = matrices.shape[1] < matrices.shape[2]
-    basis, triangle = torch.linalg.qr(matrices.mT if wide else matrices)
-    basis = basis * triangle.diagonal(dim1=1, dim2=2).sign()[:, None]  # or the draw is not uniform
-    return basis.mT if wide else basis

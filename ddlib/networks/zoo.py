@@ -27,6 +27,8 @@ from ddlib.networks.layers import (
     fit,
 )
 
+HEADS = 3  # of a transformer's attention
+
 
 def mlp(image_shape: ImageShape, class_count: int, width: int = 128, depth: int = 3) -> Network:
     """Return a perceptron of `depth` linear layers, the last of them the head.
@@ -120,47 +122,28 @@ def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, nor
 
 
 def resnet18(
-    image_shape: ImageShape,
-    class_count: int,
-    width: int = 64,
-    norm: Norm = "instance",
-    downsampling: Literal["stride", "average"] = "stride",
+    image_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
 ) -> Network:
     """Return ResNet-18 for small images: a 3x3 first convolution, four stages of two blocks.
 
-    width: channels of the first stage, 64 as published; the others follow. downsampling: "average"
-    is the references' ResNet18_AP, which pools where the original takes strides and hands the head
-    all of a last map of at most 4x4 pixels, not its mean. Images below 16 pixels are padded to 16.
-    Source: He et al. (CVPR 2016); Zhao et al. (ICLR 2021).
+    width: channels of the first stage, 64 as published; the others follow. Images below 16 pixels
+    are padded to 16. Source: He et al. (CVPR 2016).
     """
-    margins, sides = fit(image_shape, 8, least=16)
-    layers: list[nn.Module] = [_first_convolution(image_shape[0], width, margins)]
-    layers += [NORMS[norm](width), nn.ReLU()]
-    channels = width
-    for wider in (width, 2 * width, 4 * width, 8 * width):
-        layers += [_block(channels, wider, norm, downsampling), _block(wider, wider, norm)]
-        channels = wider
-    last = [1, 1] if downsampling == "stride" else [min(4, side // 8) for side in sides]
-    layers += [nn.AdaptiveAvgPool2d(last)]
-    return classifier(layers, channels * math.prod(last), class_count)
-
-
-def _first_convolution(channels: int, width: int, margins: list[int]) -> nn.Conv2d:
-    padding = [1 + margin for margin in margins]
-    return nn.Conv2d(channels, width, 3, padding=padding, bias=False)
-
-
-def _block(channels: int, wider: int, norm: Norm, downsampling: str = "stride") -> nn.Module:
-    """Return a residual block, which halves the image where it adds channels."""
     from torchvision.models.resnet import BasicBlock
 
-    if wider == channels:
-        return BasicBlock(channels, wider, norm_layer=NORMS[norm])
-    stride, pool = (2, []) if downsampling == "stride" else (1, [AveragePool()])
-    shortcut = [nn.Conv2d(channels, wider, 1, stride, bias=False), *pool, NORMS[norm](wider)]
-    block = BasicBlock(channels, wider, stride, nn.Sequential(*shortcut), norm_layer=NORMS[norm])
-    block.conv2 = nn.Sequential(*pool, block.conv2)
-    return block
+    layers = [_first_convolution(image_shape, width), NORMS[norm](width), nn.ReLU()]
+    channels = width
+    for wider in (width, 2 * width, 4 * width, 8 * width):
+        stride, shortcut = 1, None
+        if wider > channels:
+            projection = nn.Conv2d(channels, wider, 1, 2, bias=False)
+            stride, shortcut = 2, nn.Sequential(projection, NORMS[norm](wider))
+        layers += [
+            BasicBlock(channels, wider, stride, shortcut, norm_layer=NORMS[norm]),
+            BasicBlock(wider, wider, norm_layer=NORMS[norm]),
+        ]
+        channels = wider
+    return classifier([*layers, nn.AdaptiveAvgPool2d(1)], channels, class_count)
 
 
 def mobilenet_v2(
@@ -178,43 +161,35 @@ def mobilenet_v2(
     whole = MobileNetV2(
         width_mult=width / 32, inverted_residual_setting=plan, norm_layer=NORMS[norm]
     )
-    stem, (margins, _) = whole.features[0], fit(image_shape, 8, least=16)
-    stem[0] = _first_convolution(image_shape[0], stem[0].out_channels, margins)
+    stem = whole.features[0]
+    stem[0] = _first_convolution(image_shape, stem[0].out_channels)
     layers = [*whole.features, nn.AdaptiveAvgPool2d(1)]
     return classifier(layers, whole.last_channel, class_count)
 
 
-def vit(
-    image_shape: ImageShape,
-    class_count: int,
-    width: int = 192,
-    depth: int = 6,
-    heads: int = 3,
-    patch: int | Literal["auto"] = "auto",
-) -> Network:
+def _first_convolution(image_shape: ImageShape, width: int) -> nn.Conv2d:
+    """Return a 3x3 convolution, which pads images to a multiple of 8 pixels, at least 16."""
+    padding = [1 + margin for margin in fit(image_shape, 8, least=16)[0]]
+    return nn.Conv2d(image_shape[0], width, 3, padding=padding, bias=False)
+
+
+def vit(image_shape: ImageShape, class_count: int, width: int = 192, depth: int = 6) -> Network:
     """Return a vision transformer of ViT-Tiny's width, half as deep, over small patches.
 
-    patch: side of a patch in pixels; "auto" cuts a side into about 8 (2 pixels at 8, 4 at 28 and
-    32, 16 at 128). The image is padded to a square of whole patches. Source: Dosovitskiy et al.
-    (ICLR 2021); the width and heads of Touvron et al. (ICML 2021).
+    A patch is about an eighth of a side: 2 pixels at 8, 4 at 28 and 32, 16 at 128. The image is
+    padded to a square of whole patches. Source: Dosovitskiy et al. (ICLR 2021); the width and the
+    three heads of Touvron et al. (ICML 2021).
 
-    Raises ValueError for a patch larger than the image, and a width that heads do not divide.
+    Raises ValueError for a width that the heads do not divide.
     """
     from torchvision.models.vision_transformer import VisionTransformer
 
+    if width % HEADS:
+        raise ValueError(f"width={width} is not a multiple of {HEADS} heads; choose one that is")
     channels, height, side = image_shape
-    shorter, longer = min(height, side), max(height, side)
-    if patch == "auto":
-        patch = min(shorter, max(2, math.ceil(longer / 8)))
-    if patch > shorter:
-        raise ValueError(
-            f"patch={patch} is larger than the image of {height}x{side} pixels; choose "
-            f"patch <= {shorter}"
-        )
-    if width % heads:
-        raise ValueError(f"width={width} is not a multiple of heads={heads}; choose one that is")
-    square = patch * math.ceil(longer / patch)
-    body = VisionTransformer(square, patch, depth, heads, hidden_dim=width, mlp_dim=4 * width)
+    patch = min(height, side, max(2, math.ceil(max(height, side) / 8)))
+    square = patch * math.ceil(max(height, side) / patch)
+    body = VisionTransformer(square, patch, depth, HEADS, hidden_dim=width, mlp_dim=4 * width)
     body.conv_proj = nn.Conv2d(channels, width, patch, patch)
     body.heads = nn.Identity()
     across, down = square - side, square - height

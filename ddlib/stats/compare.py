@@ -1,43 +1,26 @@
 """Methods compared under one protocol: differences within seeds, costs, scores, and agreement.
 
 All functions read the study's tidy tables. A seed shares initial weights, real batches and first
-images over methods, so methods are compared seed by seed. Accuracies and all that is made of them
-are fractions; evaluations of one distilled set are averaged first. What cannot be tested says why
-in a column `reason` and keeps its p-values empty (NaN).
+images over methods, so methods are compared seed by seed. Accuracies are fractions; evaluations of
+one distilled set are averaged first. What cannot be tested says why in a column `reason` and keeps
+its p-values empty (NaN).
 
-Letters: S seeds, M methods, K sizes.
+Letters: S seeds.
 """
 
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.stats.intervals import LEVEL, SAME, student
-from ddlib.stats.laws import Fits
+from ddlib.stats.intervals import LEVEL, student
 
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
 BASELINE = "random"  # what every method has to beat
 FLIPS = 2**12  # sign flips: all are counted up to 12 seeds, and so many drawn beyond
 VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
-
-
-class Agreement(NamedTuple):
-    """Whether the order of the methods is the same at every k; `reason` says why not tested.
-
-    left_out: methods without a result at some k; seeds: those complete, of how many.
-    """
-
-    w: float  # Kendall's W over sizes: 0 no common order, 1 the same order at every k
-    p: float
-    methods: tuple[str, ...]
-    ks: tuple[int, ...]
-    reason: str
-    left_out: tuple[str, ...] = ()
-    seeds: tuple[int, int] = (0, 0)
 
 
 def by_seed(trials: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -78,9 +61,8 @@ def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     """Tabulate accuracy and gap to full data with Student t intervals (95 %) over seeds.
 
     Columns: method, ipc, k, seeds (asked for), n (that ended well), accuracy, low, high,
-    balanced_accuracy, gap, gap_low, gap_high, gap_n, one row for each method and k. Intervals are
-    NaN for one seed and where all seeds agree. The gap is that of the gap_n seeds that have a
-    network on all data, too.
+    balanced_accuracy, gap, gap_low, gap_high, gap_n (seeds that have a network on all data, too).
+    Intervals are NaN for one seed and where all seeds agree.
     """
     keys, rows = ["method", "ipc", "k"], []
     for place, seeds in by_seed(trials, keys).groupby(keys, sort=False):
@@ -95,8 +77,7 @@ def accuracies(trials: pd.DataFrame) -> pd.DataFrame:
 def not_positive(trials: pd.DataFrame) -> dict[str, list[int]]:
     """Return, by method, the k at which the mean gap in error is at or below 0, if there are any.
 
-    There networks trained on S do as well as those trained on all data D, or better, so the gap is
-    no price of distillation. trials: of one configuration.
+    There the gap is no price of distillation. trials: of one configuration.
     """
     keys, places = ["k", "method"], {}
     means = by_seed(trials, keys)["gap_error"].groupby(keys, sort=False).mean()
@@ -110,11 +91,10 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     """Compare each pair of methods at each k, seed by seed: first minus second.
 
     Columns: k, first, second, n (seeds of both), difference with its Student t interval (95 %),
-    p (two-sided paired t test), p_flip (exact sign-flip permutation test), reason, p_holm,
-    survives. Holm's correction (1979) covers all pairs at one k, because the pairs worth reading
-    (the best and its runner-up) are chosen after the fact; what is said of one k is wrong in at
-    most 5 % of studies, and of several k more often. It corrects the t test: with S seeds the
-    least p_flip is 2^(1-S), which no correction can bring below 5 % for few seeds.
+    p (two-sided paired t test), p_flip (sign-flip permutation test), reason, p_holm, survives.
+    Holm's correction of p covers all pairs at one k, because the pairs worth reading (the best and
+    its runner-up) are chosen after the fact: what is said of one k is wrong in at most 5 % of
+    studies. With S seeds the least p_flip is 2^(1-S), too much to be corrected for few seeds.
     """
     rows = [
         (k, first, second, *_compare((table[first] - table[second]).dropna().to_numpy()))
@@ -190,84 +170,3 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         rows.append(row | {"not_separable": tuple(versus.index[~versus["survives"].astype(bool)])})
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
     return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "not_separable"])
-
-
-def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
-    """Test whether the methods come in the same order at every k, by Kendall's W of their means.
-
-    Methods without a result at some k and seeds that are not complete are left out. p is the part
-    of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
-    Noise that a seed shares over k can make orders alike, too: read p beside `paired`, which says
-    whether there is more than noise.
-    """
-    table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
-    asked, missing = len(table), table.columns[table.isna().all()].unique("method")
-    table = table.drop(columns=missing, level="method").dropna()
-    methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
-    rest = tuple(missing), (len(table), asked)
-    few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
-    if few or table.empty:
-        reason = f"{few[0] if few else 'no seed'} with a result everywhere"
-        return Agreement(np.nan, np.nan, methods, ks, reason, *rest)
-    means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
-    w = kendall_w(means)
-    if np.isnan(w):
-        reason = "all methods reach the same accuracy at every k"
-        return Agreement(w, np.nan, methods, ks, reason, *rest)
-    shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
-    shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
-    p = (1 + (shuffled >= w - SAME).sum()) / draws
-    return Agreement(float(w), p, methods, ks, "", *rest)
-
-
-def kendall_w(values: np.ndarray) -> np.ndarray:
-    """Return Kendall's coefficient of concordance of K rankings of M items, values (..., K, M).
-
-    Equal values share their mean rank, with the usual correction; NaN where all are equal.
-    """
-    ranks = scipy.stats.rankdata(np.round(values, 12), axis=-1)  # equal but for rounding is equal
-    ranks -= ranks.mean(axis=-1, keepdims=True)
-    most = ranks.shape[-2] * (ranks**2).sum(axis=(-2, -1))
-    agreed = (ranks.sum(axis=-2) ** 2).sum(axis=-1)
-    return np.divide(agreed, most, out=np.full(np.shape(most), np.nan), where=most > 0)
-
-
-def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of `paired` that change places: each leads at some k, beyond doubt.
-
-    Columns: first, second, first_leads and second_leads (tuples of k), of differences that survive
-    the correction.
-    """
-    rows = []
-    for names, group in pairs[pairs["survives"]].groupby(["first", "second"], sort=False):
-        leads = [tuple(group.loc[sign * group["difference"] > 0, "k"]) for sign in (1, -1)]
-        if all(leads):
-            rows.append((*names, *leads))
-    return pd.DataFrame(rows, columns=["first", "second", "first_leads", "second_leads"])
-
-
-def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
-
-    fits_by_method: see `ddlib.stats.laws.fit_table`. Draws weigh a seed alike in all methods, so
-    differences of draws are within seeds. Columns: first, second, b_first, b_second, difference,
-    low, high, differs, reason. The intervals hold together with 95 %: their half-width, in median
-    deviations of the draws, is the 95th percentile of the largest deviation over all pairs.
-    """
-    fits = {m: laws["free_exponent"] for m, laws in fits_by_method.items() if m not in CONTROLS}
-    rows, deviations = [], {}
-    for pair in combinations(fits, 2):
-        vague = [f"{name}: {fits[name].reason}" for name in pair if not fits[name].identifiable]
-        b = [fits[name].parameters["b"].estimate if fits[name].fitted else np.nan for name in pair]
-        if not vague:
-            draws = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
-            deviations[pair] = np.abs(draws - np.median(draws))
-        rows.append((*pair, *b, b[0] - b[1], "; ".join(vague)))
-    sizes = {pair: np.median(size) for pair, size in deviations.items()}
-    scaled = [deviations[pair] / sizes[pair] for pair in sizes]
-    factor = np.quantile(np.max(scaled, axis=0), 1 - LEVEL) if scaled else np.nan
-    names = ["first", "second", "b_first", "b_second", "difference", "reason"]
-    table = pd.DataFrame(rows, columns=names)
-    half = np.array([factor * sizes.get(row[:2], np.nan) for row in rows])
-    low, high = table["difference"] - half, table["difference"] + half
-    return table.assign(low=low, high=high, differs=(low > 0) | (high < 0))

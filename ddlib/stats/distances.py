@@ -44,7 +44,7 @@ def prediction_distance(probabilities: Sequence[np.ndarray], names: Sequence[str
     between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little.
     Configurations may share draws seed by seed. Raises ValueError for what is no such array.
     """
-    return _frame(_root(_squares(_predictions(probabilities, names)).mean(axis=-1)), names)
+    return _frame(_root(_squares(_predictions(probabilities)).mean(axis=-1)), names)
 
 
 def prediction_draws(
@@ -57,7 +57,7 @@ def prediction_draws(
     intervals cover d in 95 to 100 % of simulations with 3 to 8 seeds. Raises ValueError for fewer
     than three seeds.
     """
-    squares = _squares(_predictions(probabilities, range(len(probabilities)), 3))
+    squares = _squares(_predictions(probabilities, 3))
     seeds, means = squares.shape[-1], squares.mean(axis=-1)
     # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_squares`.
     deviations = (squares - means[..., None]) * 2 * (seeds - 1) / (seeds - 2)
@@ -74,7 +74,7 @@ def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
     seeds with themselves, and averaged over the configurations. Raises ValueError for fewer than
     four seeds.
     """
-    values = _predictions(probabilities, range(len(probabilities)), NOISE_SEEDS)
+    values = _predictions(probabilities, NOISE_SEEDS)
     seeds = values.shape[1]
     overlap = 2 * (_gram_vectors(values) ** 2).sum(axis=-1).mean() / (seeds * (seeds - 3))
     if overlap == 0:
@@ -92,7 +92,7 @@ def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.D
     configurations that share no weights. Each state's update has unit norm, so d is in [0, 2] and
     a step size alone makes no difference. Raises ValueError for an update that is zero.
     """
-    values = _stack(updates, names, "updates (M, states, P)", 3)
+    values = _stack(updates)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
     if not norms.all():
         place, state, _ = np.argwhere(norms == 0)[0]
@@ -119,8 +119,7 @@ def representation_distance(
     arrays = [np.asarray(array, dtype=float) for array in representations]
     if few := [len(array[0]) for array in arrays if len(array[0]) < PROBES]:
         raise ValueError(f"a probe set of {few[0]} images is too small for CKA; choose >= {PROBES}")
-    grams = [_gram_vectors(array) for array in arrays]
-    values = _stack(grams, names, "representations, M arrays (S, N, F_m) with equal S, N", 3, 2)
+    values = _stack([_gram_vectors(array) for array in arrays], 2)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
     products = _other_seeds(values / np.where(norms > 0, norms, 1.0)).mean(axis=-1)
     agreed = np.diag(products)
@@ -178,12 +177,12 @@ def embed(distance: pd.DataFrame) -> Embedding:
     squares = matrix_of(distance) ** 2
     centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
     eigenvalues, vectors = np.linalg.eigh(-centred / 2)
-    shown = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
-    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(shown)
+    largest = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
+    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(largest)
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
     total = np.abs(eigenvalues).sum()
     points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])
-    return Embedding(points, float(shown.sum() / total) if total > 0 else 1.0)
+    return Embedding(points, float(largest.sum() / total) if total > 0 else 1.0)
 
 
 def matrix_of(
@@ -196,10 +195,6 @@ def matrix_of(
     members = list(distance.index if members is None else members)
     if not members:
         raise ValueError(f"{family} is empty; name at least one configuration")
-    if not distance.index.is_unique or list(distance.index) != list(distance.columns):
-        raise ValueError("the distance matrix needs the same distinct names on both axes")
-    if repeated := [name for name in members if members.count(name) > 1]:
-        raise ValueError(f"{family} has {repeated[0]!r} twice; name each configuration once")
     if unknown := [str(name) for name in members if name not in distance.index]:
         raise ValueError(f"{family} names {', '.join(unknown)}, which the distance matrix lacks")
     matrix = distance.loc[members, members].to_numpy(float)
@@ -214,30 +209,19 @@ def pairs(matrix: np.ndarray) -> np.ndarray:
     return matrix[np.triu_indices(len(matrix), 1)]
 
 
-def _stack(arrays, names: Sequence[str], what: str, ndim: int, seeds: int = 1) -> np.ndarray:
-    """Return M finite arrays of one shape as one, checked against the names and the least S."""
-    shapes = {np.shape(array) for array in arrays}
-    if (
-        len(shapes) != 1
-        or len(arrays) != len(names)
-        or {len(shape) for shape in shapes} != {ndim - 1}
-    ):
-        sizes = f"{len(arrays)} arrays of shapes {sorted(shapes, key=str)}"
-        raise ValueError(f"{sizes} for {len(names)} names; give {what}, one a name")
-    if len(set(names)) < len(names):
-        repeated = sorted({str(name) for name in names if list(names).count(name) > 1})
-        raise ValueError(f"repeated configurations: {', '.join(repeated)}; name each once")
+def _stack(arrays: Sequence[np.ndarray], seeds: int = 1) -> np.ndarray:
+    """Return M arrays of one shape as one; raises ValueError for missing values and fewer seeds."""
     values = np.asarray(arrays, dtype=float)
-    if not values.size or not np.isfinite(values).all():
-        raise ValueError(f"{what}: empty, infinite or missing values; leave failed seeds out")
+    if not np.isfinite(values).all():
+        raise ValueError("infinite or missing values; leave failed seeds out")
     if values.shape[1] < seeds:
         raise ValueError(f"{values.shape[1]} seeds are too few here; give at least {seeds}")
     return values
 
 
-def _predictions(probabilities, names: Sequence[str], seeds: int = 2) -> np.ndarray:
+def _predictions(probabilities: Sequence[np.ndarray], seeds: int = 2) -> np.ndarray:
     """Return (M, S, N C), so scaled that a squared length is a mean over images, and centred."""
-    values = _stack(probabilities, names, "probabilities (M, S, N, C)", 4, seeds)
+    values = _stack(probabilities, seeds)
     if values.min() < -1e-6 or np.abs(values.sum(axis=-1) - 1).max() > 1e-2:
         raise ValueError("predictions must be probabilities that sum to 1; apply softmax first")
     flat = values.reshape(*values.shape[:2], -1) / np.sqrt(values.shape[2])
@@ -260,9 +244,9 @@ def _squares(values: np.ndarray) -> np.ndarray:
     difference at the other seeds: the projection of the U-statistic on seed s.
     """
     products = _other_seeds(values)
-    own = np.diagonal(products).T  # (M, S)
-    squares = own[:, None] + own[None] - products - products.transpose(1, 0, 2)
-    return np.where(np.abs(squares) > SAME * np.abs(own).max(), squares, 0.0)
+    norms = np.diagonal(products).T  # (M, S)
+    squares = norms[:, None] + norms[None] - products - products.transpose(1, 0, 2)
+    return np.where(np.abs(squares) > SAME * np.abs(norms).max(), squares, 0.0)
 
 
 def _gram_vectors(features: np.ndarray) -> np.ndarray:

@@ -92,23 +92,22 @@ def transfer(
         tables.append(table.assign(n=n, missing=len(seeds) - n))
         if n < 2:
             continue
-        pair, weights = (
-            [gap[:, seeds] for gap in pair],
-            seed_weights(cube.seeds[seeds], draws, seed),
-        )
+        pair = [values[:, seeds] for values in pair]
+        weights = seed_weights(cube.seeds[seeds], draws, seed)
         before, after = (
-            worst_over(gap, weights) if kind == "worst" else weights[0] @ gap.mean(axis=0)
-            for gap in pair
+            worst_over(values, weights) if kind == "worst" else weights[0] @ values.mean(axis=0)
+            for values in pair
         )  # (1 + D, K)
         ends = [interval(change) for change in (after - before).T]
         change, low, high = np.array(ends, dtype=float).T
         raw = raw_worst(pair[1]) - raw_worst(pair[0]) if kind == "worst" else change
-        told = ((low > 0) & (raw > 0)) | ((high < 0) & (raw < 0))
+        significant = ((low > 0) & (raw > 0)) | ((high < 0) & (raw < 0))
         columns = {"first": before[0], "other": after[0], "difference": change}
-        columns |= {"low": low, "high": high, "raw": raw, "significant": told}
-        tables[-1] = tables[-1].assign(**columns)
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(significant=table["significant"].eq(True))
+        columns |= {"low": low, "high": high, "raw": raw}
+        tables[-1] = tables[-1].assign(**columns, significant=significant)
+    names = ["family", "k", "gap", "method", "n", "missing", "first", "other", "difference"]
+    table = pd.concat(tables).reindex(columns=[*names, "low", "high", "raw", "significant"])
+    return table.assign(significant=table["significant"].eq(True)).reset_index(drop=True)
 
 
 def k_star(
@@ -133,12 +132,10 @@ def k_star(
     sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap exceeds
     epsilon), holds_at (the smallest k that holds it), seeds (used), missing_seeds and missing_sizes
     (left out), reason (why there is no k*). Above the largest k, low is at most that k and high
-    infinite; below the smallest, low is 0 and high at least that k. Raises ValueError for one seed,
-    for members that are none, repeated or unknown, and for an infinite epsilon.
+    infinite; below the smallest, low is 0 and high at least that k. Raises as `gap_cube`, and
+    ValueError for a family that is empty or has an unknown member.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
-    if not np.isfinite(epsilons).all():
-        raise ValueError(f"epsilon is {epsilons[~np.isfinite(epsilons)][0]}; choose a finite gap")
     cube = _lay_out(gaps, families)
     orders = _orders(len(cube.names), relabellings, seed)
     rows, drawn, relabelled = [], [], []
@@ -157,14 +154,10 @@ def k_star(
 
 def _lay_out(gaps: pd.DataFrame, families: Families) -> Cube:
     """Check the families against the gaps, and return the gaps of all members."""
-    if not len(families):
-        raise ValueError("no family was given; name at least one, with its configurations")
     known = set(gaps["configuration"])
     for family, members in families.items():
         if not len(members):
             raise ValueError(f"family {family!r} is empty; list its configurations")
-        if twice := [name for name in members if list(members).count(name) > 1]:
-            raise ValueError(f"family {family!r} lists {twice[0]!r} twice; name each member once")
         if unknown := [name for name in members if name not in known]:
             have = ", ".join(sorted(known))
             raise ValueError(f"no gaps of {unknown[0]!r} in family {family!r}; there are: {have}")
@@ -209,7 +202,7 @@ def _relabel(cube: Cube, owned: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
     owned (B, M): the places of these curves in the cube. NaN where missing trials leave no k*.
     """
     sizes, seeds = usable(cube.values[owned])
-    found = np.full((2, len(epsilons), len(owned)), np.nan)
+    k_stars = np.full((2, len(epsilons), len(owned)), np.nan)
     patterns, kinds = np.unique(np.hstack([sizes, seeds]), axis=0, return_inverse=True)
     for kind, pattern in enumerate(patterns):
         sizes, seeds = np.split(pattern, [len(cube.ks)])
@@ -219,8 +212,8 @@ def _relabel(cube: Cube, owned: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
         values = cube.values[owned[rows]][:, :, seeds][..., sizes]
         for end, curves in enumerate((cross_fit(values)[1].mean(axis=-2), raw_worst(values))):
             crossed = _cross(_isotonic(curves), cube.ks[sizes], epsilons)
-            found[end][:, rows] = _bounded(crossed, cube.ks, sizes)
-    return found
+            k_stars[end][:, rows] = _bounded(crossed, cube.ks, sizes)
+    return k_stars
 
 
 def _bounded(crossed: np.ndarray, ks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -228,9 +221,8 @@ def _bounded(crossed: np.ndarray, ks: np.ndarray, sizes: np.ndarray) -> np.ndarr
 
     sizes (K,): which of ks the family has left.
     """
-    found = np.clip(crossed, ks[0], ks[-1])
-    found = np.where((crossed == 0) & ~sizes[0], np.nan, found)
-    return np.where(np.isinf(crossed) & ~sizes[-1], np.nan, found)
+    lost = ((crossed == 0) & ~sizes[0]) | (np.isinf(crossed) & ~sizes[-1])
+    return np.where(lost, np.nan, np.clip(crossed, ks[0], ks[-1]))
 
 
 def _isotonic(values: np.ndarray) -> np.ndarray:

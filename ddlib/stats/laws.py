@@ -77,12 +77,11 @@ LAWS = {
 class Fit:
     """A law fitted to a table of gaps; None stands for "not available".
 
-    `parameters` is empty where the k are too few for a curve (`fitted` False). Where a fit is not
-    `identifiable`, its estimates, if any, describe these points and no more.
+    Where a fit is not `identifiable`, its estimates, if any, describe these points and no more.
     """
 
     law: Law
-    parameters: dict[str, Interval] = field(default_factory=dict)
+    parameters: dict[str, Interval] = field(default_factory=dict)  # none where the k are too few
     aic: float | None = None  # chi2 + 2p: the seed variances count as known
     misfit: float | None = None  # p-value of the lack of fit, see `fit`
     loo_error: float | None = None  # root mean square of the errors at each k left out
@@ -104,16 +103,11 @@ class Fit:
         """Whether there is a curve to draw."""
         return bool(self.parameters)
 
-    @property
-    def has_floor(self) -> bool:
-        """Whether the curve falls, to a floor above 0."""
-        return self.fitted and bool((self.coefficients[0, [0, 2]] > 0).all())
-
     def predict(self, ks) -> pd.DataFrame:
         """Predict the mean gap at one or several k > 0, seen or not: k, gap, low, high.
 
-        The interval is that of the curve, not of a single new seed; NaN for one seed. Raises
-        ValueError where no curve was fitted or a k is not positive.
+        The interval is that of the curve, not of a single new seed. Raises ValueError where no
+        curve was fitted or a k is not positive.
         """
         gaps = self._gaps(ks).T
         rows = [(k, *interval(drawn)) for k, drawn in zip(np.atleast_1d(ks), gaps, strict=True)]
@@ -141,7 +135,7 @@ class Fit:
         return interval(np.where(a > 0, k, 0.0))
 
     def k_sat(self, tolerance: float) -> Interval:
-        """Saturation point: the k of a power law past which a sample gains less than `tolerance`.
+        """Return the k of a power law past which a sample gains less than `tolerance`.
 
         -dG/dk = tolerance, so (a / (2 tolerance))^(2/3) for the inverse square root.
         """
@@ -177,13 +171,12 @@ Fits = dict[str, Fit]  # by the name of the law
 def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fit:
     """Fit one law to a table of gaps by generalised least squares on the seed means.
 
-    gaps: index seed, columns k, NaN where a trial is missing; each gap is measured from its seed's
-    own network on all data. Errors of the means: see `seed_means`. Intervals (95 %) are percentiles
-    over draws that reweight whole seeds, see `seed_multipliers`. AIC = chi2 + 2p, p parameters.
-    `misfit` is the p-value of chi2 / (K - p) against F(K - p, (K - 1) f / 2), f the mean over k of
-    seeds less 1: small where the law misses the means by more than the noise explains. The second
-    freedom is half that of the residuals, as three variances are estimated: so the test errs in 5 %
-    of simulated studies (docs/statistics.md). Raises ValueError for an unknown law.
+    gaps: index seed, columns k, NaN where a trial is missing (see `seed_means`); each gap is
+    measured from its seed's own network on all data. Intervals (95 %) are percentiles over draws
+    that reweight whole seeds (`seed_multipliers`). AIC = chi2 + 2p, p parameters. `misfit` is the
+    p-value of chi2 / (K - p) against F(K - p, (K - 1) f / 2), f the mean over k of seeds less 1.
+    The second freedom is half that of the residuals, as three variances are estimated: so the test
+    errs in 5 % of simulated studies (docs/statistics.md). Raises ValueError for an unknown law.
     """
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r}; choose one of {', '.join(LAWS)}")
@@ -191,16 +184,13 @@ def fit(gaps: pd.DataFrame, law: str, *, draws: int = 1000, seed: int = 0) -> Fi
 
 
 def fit_all(gaps: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> Fits:
-    """Fit every law of `LAWS` to a table of gaps; gaps and options as in `fit`."""
+    """Fit every law of `LAWS` to a table of gaps; see `fit`."""
     table = seed_means(gaps)
     return {name: _fit(law, table, draws, seed) for name, law in LAWS.items()}
 
 
 def fit_table(trials: pd.DataFrame, measure: str, **options) -> dict[str, Fits]:
-    """Fit every law to every method of a study: {method: {law: Fit}}.
-
-    trials: the study's table; measure: see `gap_matrix`; options: draws and seed of `fit`.
-    """
+    """Fit every law to every method: {method: {law: Fit}}; see `gap_matrix` and `fit`."""
     methods = trials["method"].unique()
     return {name: fit_all(gap_matrix(trials, name, measure), **options) for name in methods}
 
@@ -208,8 +198,7 @@ def fit_table(trials: pd.DataFrame, measure: str, **options) -> dict[str, Fits]:
 def null_r2(ks, law: str, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """Return the R² (draws,) that a law reaches on random falling curves at these k.
 
-    Each curve is K uniform numbers sorted downwards, fitted with equal weights, as for `Fit.r2`. A
-    high R² of the data says little where random curves reach as much.
+    Each is K uniform numbers sorted downwards. A high `Fit.r2` says little where they reach it.
     """
     curves = np.random.default_rng(seed).uniform(size=(draws, len(ks)))
     return _plain_r2(LAWS[law], np.asarray(ks, dtype=float), -np.sort(-curves, axis=1))

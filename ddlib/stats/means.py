@@ -45,8 +45,8 @@ class SeedMeans(NamedTuple):
 def gap_matrix(trials: pd.DataFrame, method: str, measure: str = "gap_error") -> pd.DataFrame:
     """Return the gaps of one method: rows seeds, columns k, mean over evaluations.
 
-    trials: the tidy table of the study; measure: one of MEASURES. Cells whose trials all failed are
-    NaN. Raises ValueError for an unknown method or measure.
+    measure: one of MEASURES. Cells whose trials all failed are NaN. Raises ValueError for an
+    unknown method or measure.
     """
     if measure not in MEASURES:
         raise ValueError(f"unknown measure {measure!r}; choose {' or '.join(MEASURES)}")
@@ -74,9 +74,8 @@ class Cube(NamedTuple):
 def gap_cube(gaps: pd.DataFrame, names: Sequence[str] | None = None) -> Cube:
     """Lay out the gaps of one method: columns configuration, seed, k, gap_error, perhaps status.
 
-    names: configurations, default all. Evaluations of one distilled set are averaged; a trial
-    whose status is not "ok" is missing. Raises ValueError for several methods, one seed, and a k
-    that is not positive.
+    names: configurations, default all. Evaluations of one distilled set are averaged; what did not
+    end "ok" is missing. Raises ValueError for several methods, one seed, and k <= 0.
     """
     if "method" in gaps and gaps["method"].nunique() > 1:
         raise ValueError(f"gaps of {gaps['method'].nunique()} methods; choose the rows of one")
@@ -96,11 +95,11 @@ def gap_cube(gaps: pd.DataFrame, names: Sequence[str] | None = None) -> Cube:
 def seed_means(gaps: pd.DataFrame) -> SeedMeans:
     """Average the gaps over seeds, and estimate the errors of the means.
 
-    Gaps of one seed share an error, such as that of the seed's network on all data. So a gap is its
-    mean, plus a shift of the seed that is the same at every k, plus noise of its own, whose log
-    variance is a line in log k. The three variance parameters maximise the restricted likelihood.
-    A k without gaps is left out, and one with a single seed, unless there is no other seed. Raises
-    ValueError for k that are not positive or repeat, and for infinite gaps.
+    A gap is its mean, plus a shift of the seed that is the same at every k (such as that of its
+    network on all data), plus noise of its own, whose log variance is a line in log k. The three
+    variance parameters maximise the restricted likelihood. A k with fewer than two seeds is left
+    out, unless there is one seed only. Raises ValueError for k that are not positive or repeat, and
+    for infinite gaps.
     """
     gaps = gaps.astype(float)
     if not gaps.columns.is_unique or (gaps.columns <= 0).any() or np.isinf(gaps).any(axis=None):
@@ -115,9 +114,9 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
     residuals = np.where(known, values - means, 0.0)
     errors, shared, weights = None, 0.0, np.ones(len(ks))
     if counts.max(initial=0) > 1 and np.abs(residuals).max() > SAME * np.abs(means).max():
-        own, shift = _variances(ks, residuals, known)
+        noise, shift = _variances(ks, residuals, known)
         shared = shift / len(values)
-        errors = np.sqrt((own + shift) / counts - shared)  # fewer seeds share less of the shift
+        errors = np.sqrt((noise + shift) / counts - shared)  # fewer seeds share less of the shift
         weights = errors**-2.0
     missing = {int(k): int(count) for k, count in lost.items() if count}
     seeds = list(gaps.index)
@@ -127,18 +126,17 @@ def seed_means(gaps: pd.DataFrame) -> SeedMeans:
 def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
     """Return the variance (K,) of a gap's own noise, and that of the shift a seed shares over k.
 
-    The likelihood is searched on a grid of the slope of the log variance and of the log ratio of
-    the shift's variance to the own one, then on finer grids around the best; their level comes in
-    closed form.
+    The likelihood is searched on ever finer grids of the slope of the log variance and of the log
+    ratio of the shift's variance to the own one; their level comes in closed form.
     """
     counts, line = known.sum(axis=0), np.log(ks) - np.log(ks).mean()
     apart = residuals * np.sqrt(counts / (counts - 1))  # with the variance of the gaps
     slope, ratio, reach = 0.0, -2.0, np.array([4.0, 7.0])
     for _ in range(5):
         slopes, ratios = (np.linspace(-1, 1, 21)[:, None] * reach + [slope, ratio]).T
-        own = np.exp(slopes[:, None] * line)
+        noise = np.exp(slopes[:, None] * line)
         weight, sums, squares = (
-            (known / own[:, None] * apart**power).sum(axis=2) for power in range(3)
+            (known / noise[:, None] * apart**power).sum(axis=2) for power in range(3)
         )  # (slopes, S)
         shift = np.exp(ratios)[:, None, None]
         total = 1 + shift * weight  # (ratios, slopes, S)

@@ -66,10 +66,8 @@ class Pilot:
         """Say why the pilot cannot speak of a configuration (at k); empty where it can."""
         if k is not None and not self.ks[0] <= k <= REACH * self.ks[-1]:
             return f"k = {k:g} is not between {self.ks[0]:g} and {REACH} times {self.ks[-1]:g}"
-        if name in self.left:
-            return f"{name} {self.left[name]}"
-        if name in self.names:
-            return ""
+        if name in self.names or name in self.left:
+            return f"{name} {self.left[name]}" if name in self.left else ""
         network, known = self.networks.get(name), {self.networks.get(n) for n in self.names}
         if network is None or network not in known:
             inside = ", ".join(sorted(filter(None, known))) or "unknown"
@@ -97,14 +95,14 @@ class Pilot:
         drawn, apart = np.array(drawn), law - np.mean(law, axis=0)
         common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
         spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
-        curves = []
-        for name in names:
+
+        def curve(name: str) -> np.ndarray:
             if name in self.names:
-                curves.append(drawn[self.names.index(name)])
-                continue
+                return drawn[self.names.index(name)]
             mix = (common + generator.standard_normal(common.shape)) / spread
-            curves.append(drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart))
-        return np.array(curves)
+            return drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart)
+
+        return np.array([curve(name) for name in names])
 
     def claim(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
         """Draw what `whole` should measure (M, D, n) at its sizes; return what it did (M, n)."""

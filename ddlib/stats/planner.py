@@ -48,12 +48,8 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
 
     That is the smallest whole number, from the smallest size measured to twice the largest, whose
     worst gap is at most epsilon: exactly up to 100, and at most 2 % too high beyond. Refused, with
-    `reason`, where the pilot cannot speak of a member and where more is needed. Raises ValueError
-    for no members, an epsilon that is no number, and a class count below 1.
+    `reason`, where the pilot cannot speak of a member and where more is needed.
     """
-    if not class_count >= 1 or not np.isfinite(epsilon) or not len(members):
-        asked = f"epsilon={epsilon}, class_count={class_count}, {len(members)} members"
-        raise ValueError(f"{asked}; choose a gap, a count >= 1, and name a configuration")
     refused = Plan(epsilon, pilot, class_count)
     if why := next(filter(None, map(pilot.refusal, members)), ""):
         return replace(refused, reason=why)

@@ -42,24 +42,16 @@ def regress(
         labels = [(groups or {}).get(family, family) for family in table.index]
         head = {"epsilon": epsilon, **_counts(table, len(measures))}
         head["left_out"] = "series" if len(set(labels)) < len(labels) else "families"
+        predictors = {name: measures.loc[table.index, name].to_numpy(float) for name in measures}
         inside, everyone, scores = (table["censored"] == "").sum(), [np.arange(len(table))], {}
         few = f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
-        for name in ["constant", *measures]:
-            constant = name == "constant"
-            x = (
-                np.zeros(len(table))
-                if constant
-                else measures.loc[table.index, name].to_numpy(float)
-            )
-            reason = (
-                few if inside < FEWEST else "" if constant else _refusal(x, logs[0, 0], everyone)
-            )
-            row = head | {"predictor": name, "reason": reason}
+        for name, x in {"constant": np.zeros(len(table)), **predictors}.items():
+            refusal = "" if name == "constant" else _refusal(x, logs[0, 0], everyone)
+            row = head | {"predictor": name, "reason": few if inside < FEWEST else refusal}
             rows.append(row)
-            if reason:
-                continue
-            row["loo"] = _left_out(x, draws[0], labels)
-            if constant:
+            if not row["reason"]:
+                row["loo"] = _left_out(x, draws[0], labels)
+            if row["reason"] or name == "constant":
                 continue
             ends = interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
             row |= zip(("slope", "low", "high"), ends, strict=True)

@@ -11,10 +11,9 @@ def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -
 
     costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
     distil_seconds (an equal share of the call that made the set, and all that its method makes once
-    for many sets, as if this were the only one), train_seconds, seconds (both), gain (accuracy over
-    BASELINE at the same k), gain_per_second (of distillation; NaN for BASELINE, which distils
-    nothing), front (see `front`). Training is that of one network, test included; as every method
-    trains the same network for the same steps on k images, it is the mean over the methods.
+    for many sets), train_seconds (of one network, test included; the mean over the methods, as all
+    train it for the same steps), seconds (both), gain (accuracy over BASELINE at the same k),
+    gain_per_second (of distillation; NaN for BASELINE), front (see `front`).
     """
     names = ["prepare_seconds", "distil_seconds", "evaluate_seconds"]
     costs = costs.reindex(columns=["method", "ipc", *names]).astype(dict.fromkeys(names, float))

@@ -36,8 +36,8 @@ def verdict(fits: Fits) -> Verdict:
     """Judge the curve a/√k + c by two conditions, stated beforehand.
 
     It survives where the interval of the free exponent holds 1/2 and the curve's lack of fit is not
-    significant (5 %), and fails where one of them is not met. It cannot be decided where the curve
-    may be flat or has no interval; nor, if both are met, where a mean gap is not positive or the
+    significant, and fails where one of them is not met. It cannot be decided where the curve may be
+    flat or has no interval; nor, if both are met, where a mean gap is not positive or the
     exponent's interval holds 0 and 1 too. Simulated size and power: docs/statistics.md.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]

@@ -6,7 +6,6 @@ Dask is imported where it is used: who only reads what a study found does not wa
 import logging
 import multiprocessing
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,14 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddlib.devices import read_device
-from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest
 from ddlib.study.settings import Settings
-from ddlib.study.store import LOCK
+from ddlib.study.worker import UnfitWorkerError, check_worker
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client
 
-    from ddlib.study.plan import Context, Plan
+    from ddlib.study.plan import Plan
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """The variable that names a scheduler to Dask, and here to a study that leaves it open."""
@@ -52,15 +50,6 @@ DASK = {
     "distributed.scheduler.worker-ttl": None,
 }
 GUARD = 'in a script, put what runs a study under `if __name__ == "__main__":`'
-
-
-class UnfitWorkerError(RuntimeError):
-    """A worker that cannot do the jobs of a study, and would fail them as fast as it gets them."""
-
-
-def code() -> str:
-    """Return a fingerprint of all code that can decide a result, and of its libraries."""
-    return code_digest(*DECIDING, *METHOD_MODULES)
 
 
 def scheduler(settings: Settings) -> str | None:
@@ -163,40 +152,3 @@ def _check_workers(client: "Client", address: str, plan: "Plan") -> None:
             f"device: auto is {plan.context.device} on this machine, but {', '.join(others)} on "
             f"the Dask workers at scheduler_address={address!r}; name the device to compute on"
         )
-
-
-def dask_worker() -> "Worker | None":
-    """Return what Dask calls this process, None where it is not one of Dask's."""
-    from distributed import get_worker
-
-    try:
-        return get_worker()
-    except ValueError:
-        return None
-
-
-def check_worker(context: "Context", dask_worker: "Worker | None" = None) -> None:
-    """Raise UnfitWorkerError where this process cannot work for a study: why, and what to do."""
-    if objection := _objection(context, dask_worker):
-        raise UnfitWorkerError(f"a worker on {platform.node()} {objection}")
-
-
-def _objection(context: "Context", dask_worker: "Worker | None") -> str:
-    if code() != context.code:
-        return (
-            f"runs other code ({code()}) than this study ({context.code}); install the same ddlib "
-            "and the same versions of its libraries on every worker"
-        )
-    if dask_worker and dask_worker.state.nthreads > 1:
-        return (
-            f"has {dask_worker.state.nthreads} threads, which would share PyTorch's settings; "
-            "start it with --nthreads 1, and more workers"
-        )
-    for path in (context.copy, context.folder / LOCK):
-        if not path.exists():
-            return f"does not see {path}; give every worker the folders of this study"
-    try:
-        read_device(context.device)
-    except ValueError as error:
-        return f"lacks the study's device: {error}; start it where there is one, or name another"
-    return ""

@@ -185,7 +185,7 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool
         if not issubclass(entry.parameters, Parameters):
             return f"needs parameters that are a subclass of Parameters, got {entry.parameters!r}"
         preparation = entry.preparation
-        functions = [(entry.distil, 6 if preparation else 5)]
+        functions = [(entry.function, 6 if preparation else 5)]
         functions += [(preparation.jobs, 2), (preparation.make, 3)] if preparation else []
     for function, count in functions:
         if function.__module__ != extension.module:

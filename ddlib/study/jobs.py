@@ -6,34 +6,25 @@ its file first, and writes it whole or not at all.
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
-from ddlib.data import cache
 from ddlib.data.base import DataSet
-from ddlib.devices import precision
 from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.methods import METHODS
-from ddlib.networks import functional as networks
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
-from ddlib.study.cluster import UnfitWorkerError, check_worker, dask_worker
-from ddlib.study.extensions import use
-from ddlib.study.plan import Context, Reference, Trial
+from ddlib.study.plan import Reference, Trial
 from ddlib.study.store import (
     failure,
     locked,
@@ -43,6 +34,7 @@ from ddlib.study.store import (
     write_record,
     write_seconds,
 )
+from ddlib.study.worker import Context, UnfitWorkerError, job, open_data, seconds
 from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import Score, final, passes, score, train_and_score
 from ddlib.training.recipe import Converged, hold_out, search_length
@@ -51,54 +43,24 @@ from ddlib.training.together import train_and_score_all
 Record = dict[str, Any]  # how a trial ended, see `ddlib.study.store`
 
 
-def job(do: Callable) -> Callable:
-    """Return a job whose first argument is a Context: done by a fit worker, in its precision.
-
-    Of several CUDA devices of this machine, it computes on the worker's own.
-    """
-
-    @wraps(do)
-    def checked(context: Context, *rest: Any) -> Any:
-        check_worker(context, dask_worker())
-        use(context.extensions)
-        torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
-        with precision(context.precision, context.device), _own_card(context.device):
-            return do(context, *rest)
-
-    return checked
-
-
-def _own_card(device: str) -> AbstractContextManager:
-    """Choose a worker's CUDA device by its number, which only workers of this machine have."""
-    number = getattr(dask_worker(), "name", None)
-    if device != "cuda" or not isinstance(number, int):
-        return nullcontext()
-    return torch.cuda.device(number % torch.cuda.device_count())
-
-
-def seconds(context: Context) -> float:
-    """Return a time of which differences count: the CPU's own, whatever else it does."""
-    return time.thread_time() if context.device == "cpu" else time.perf_counter()
-
-
 @job
 def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) -> Path:
     """Make a file of `METHODS[method].preparation`, which all sizes and seeds share."""
     make = METHODS[method].preparation.make
-    return _make(context, path, lambda: make(*_open(context), plain))
+    return _make(context, path, lambda: make(*open_data(context), plain))
 
 
 @job
 def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
     """Make the pretrained body that a configuration starts from."""
-    return _make(context, path, lambda: pretraining.pretrain(_open(context)[0], configuration))
+    return _make(context, path, lambda: pretraining.pretrain(open_data(context)[0], configuration))
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
     """Write what `make` returns, and the seconds that it took, unless the file is there."""
     with locked(path):
         if not path.exists():
-            _open(context)
+            open_data(context)
             start = seconds(context)
             content = make()
             write_seconds(path, seconds(context) - start)
@@ -121,11 +83,11 @@ def distil(
     missing = [trial for trial in trials if not trial.set_path.exists()]
     if not missing:
         return {}
-    dataset, network = _open(context)
+    dataset, network = open_data(context)
     start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
     try:
-        given = dataset, network, ipcs, missing[0].seed, parameters
-        outcomes = entry.distil(*given, *([prepared] if entry.preparation else []))
+        call = [dataset, network, ipcs, missing[0].seed, parameters]
+        outcomes = entry.distil(*call, *([prepared] if entry.preparation else []))
     except Exception as error:  # of a method: any
         outcomes = dict.fromkeys(ipcs, error)
     share, failed = (seconds(context) - start) / len(missing), {}
@@ -167,41 +129,28 @@ def evaluate(
     trials: of one size and configuration; body: the file of the pretrained body that it starts
     from, if any; failed: what each `distil` returned that makes one of the sets.
     """
-    dataset, network = _open(context, configuration)
+    dataset, network = open_data(context, configuration)
     reasons = {path: record for records in failed for path, record in records.items()}
-    loaded = [reasons.get(trial.set_path) or _load(trial, dataset) for trial in trials]
-    start, device = seconds(context), context.device
-    sets = [each for each in loaded if isinstance(each, DistilledSet)]
-    moved = [(each.images.to(device), each.labels.to(device)) for each in sets]
-    pairs = [(own, (each.seed, n)) for own, each in zip(moved, sets, strict=True) for n in numbers]
-    scores: list[Score | DivergedError] = []
-    if pairs:
-        given, streams = map(list, zip(*pairs, strict=True))
-        thetas = [_initial(context, network, configuration, each, body) for each in streams]
-        recipe = configuration.recipe
-        scores = train_and_score_all(network, given, dataset.test, recipe, streams, thetas)
-    by_set = (scores[at : at + len(numbers)] for at in range(0, len(scores), len(numbers)))
-    ends = [_ended(next(by_set)) if isinstance(each, DistilledSet) else each for each in loaded]
-    return ends, seconds(context) - start
-
-
-def _load(trial: Trial, dataset: DataSet) -> DistilledSet | Record:
-    """Return the set of a trial, or a record of failure if its file holds no such set."""
-    try:
-        synthetic = load_distilled(trial.set_path)
-    except (OSError, ValueError) as error:
-        return failure(error)
-    try:
-        check_set(synthetic, dataset, trial.method, trial.ipc, trial.seed)
-        return synthetic
-    except ValueError as error:
-        problem = f"{trial.set_path} is not the set of its name: {error}"
-        return failure(ValueError(f"{problem}; delete it, and run again"))
+    start, sets = seconds(context), {}
+    for trial in trials:
+        if trial.set_path not in reasons:
+            synthetic = load_distilled(trial.set_path)
+            tensors = synthetic.images, synthetic.labels
+            sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
+    ends = {trial: reasons.get(trial.set_path) for trial in trials}
+    if sets:
+        streams = [(trial.seed, number) for trial in sets for number in numbers]
+        thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
+        repeated = [sets[trial] for trial in sets for _ in numbers]
+        training = repeated, dataset.test, configuration.recipe, streams, thetas
+        scores = iter(train_and_score_all(network, *training))
+        ends |= {trial: _ended([next(scores) for _ in numbers]) for trial in sets}
+    return list(ends.values()), seconds(context) - start
 
 
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:
     """Return how a trial ended: well, unless one of its networks diverged."""
-    errors = [each for each in scores if isinstance(each, DivergedError)]
+    errors = [error for error in scores if isinstance(error, DivergedError)]
     return failure(errors[0]) if errors else success(scores)
 
 
@@ -209,10 +158,10 @@ def join(parts: Sequence[tuple[list[Record], float]]) -> list[Record]:
     """Return the records of trials whose networks were trained in several jobs of `evaluate`."""
     ends, seconds = zip(*parts, strict=True)
     share, records = sum(seconds) / len(ends[0]), []
-    for own in zip(*ends, strict=True):  # of one trial
-        failed = [record for record in own if record["status"] != "ok"]
-        scores = [score for record in own for score in record["scores"]]
-        records += failed[:1] or [{**own[0], "scores": scores, "seconds": share}]
+    for parts_of_trial in zip(*ends, strict=True):
+        failed = [record for record in parts_of_trial if record["status"] != "ok"]
+        scores = [score for record in parts_of_trial for score in record["scores"]]
+        records += failed[:1] or [{**parts_of_trial[0], "scores": scores, "seconds": share}]
     return records
 
 
@@ -232,7 +181,7 @@ def find_length(
     """
 
     def find() -> bytes:
-        dataset, network = _open(context, configuration)
+        dataset, network = open_data(context, configuration)
         real, recipe = dataset.train, configuration.recipe
         held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
         test, rest = (real.subset(part.nonzero().flatten()) for part in (held, ~held))
@@ -240,8 +189,8 @@ def find_length(
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            given = rest.images, rest.labels, test, shorter, (0, 0), theta
-            outcome = or_diverged(train_and_score, network, *given)
+            training = rest.images, rest.labels, test, shorter, (0, 0), theta
+            outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
         most = int(converged.passes / passes(1, recipe.batch_size, len(real.labels)))
@@ -267,18 +216,23 @@ def reference(
     length: the file of `find_length`, and same_steps: the record of the network of the same steps,
     for one that is to converge.
     """
-    recipe, steps = configuration.recipe, {"steps": configuration.recipe.steps, "capped": False}
+    steps = {"steps": configuration.recipe.steps, "capped": False}
     if length:
-        found = read_json(length, names=("steps", "capped"))
-        steps = {name: found[name] for name in steps}
+        search = read_json(length, names=("steps", "capped"))
+        steps = {name: search[name] for name in steps}
     with locked(wanted.path):
         if stands(wanted.path, wanted.observed):
             return wanted.path
-        if same_steps and steps["steps"] == recipe.steps:  # the same training
+        if same_steps and steps["steps"] == configuration.recipe.steps:  # the same training
             record = read_record(same_steps)
         else:
-            longer = configuration.replace(steps=steps["steps"])
-            record = _trained(context, longer, wanted, body, probe)
+            try:
+                longer = configuration.replace(steps=steps["steps"])
+                record = success([_trained(context, longer, wanted, body, probe)])
+            except UnfitWorkerError:
+                raise
+            except Exception as error:  # of a network of one's own: any
+                record = failure(error)
         write_record(wanted.path, record | steps)
     return wanted.path
 
@@ -289,19 +243,16 @@ def _trained(
     wanted: Reference,
     body: Path | None,
     probe: int,
-) -> Record:
-    dataset, network = _open(context, configuration)
+) -> Score:
+    dataset, network = open_data(context, configuration)
     recipe, stream = configuration.recipe, (wanted.seed, 0)
-    try:
-        theta = _initial(context, network, configuration, stream, body)
-        given = dataset.train, dataset.test, recipe, stream, probe
-        theta, observed = train_and_observe(network, theta, *given)
-        result = final(score(network, theta, dataset.test), recipe)
-        if wanted.observed:
-            write_atomically(wanted.observed, observed)
-        return success([result])
-    except Exception as error:  # of a network of one's own: any
-        return failure(error)
+    theta = _initial(context, network, configuration, stream, body)
+    training = dataset.train, dataset.test, recipe, stream, probe
+    theta, observed = train_and_observe(network, theta, *training)
+    result = final(score(network, theta, dataset.test), recipe)
+    if wanted.observed:
+        write_atomically(wanted.observed, observed)
+    return result
 
 
 def _initial(
@@ -317,20 +268,3 @@ def _initial(
             weights = load_file(body)
     theta = configuration.evaluated(network, seed, weights)
     return {name: value.to(context.device) for name, value in theta.items()}
-
-
-@lru_cache(maxsize=2)  # studies that share workers take turns
-def _dataset(copy: Path, digest: str, device: str) -> DataSet:
-    try:
-        dataset = cache.read(copy, digest)
-    except (OSError, ValueError) as error:
-        raise UnfitWorkerError(f"a worker cannot open the data: {error}") from error
-    return replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
-
-
-def _open(context: Context, configuration: Configuration | None = None) -> tuple[DataSet, Network]:
-    """Return the data set, and the network of a configuration, or else the study's own."""
-    dataset = _dataset(context.copy, context.digest, context.device)
-    options = configuration.network if configuration else json.loads(context.network)
-    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
-    return dataset, networks.build(**options, **sizes)

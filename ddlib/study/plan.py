@@ -5,7 +5,6 @@ missing, and studies share networks trained on all data and what methods prepare
 """
 
 import itertools
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,39 +16,15 @@ from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
-from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
+from ddlib.fingerprints import code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS, Method
 from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
-from ddlib.study.cluster import code, device
-from ddlib.study.extensions import Extension, network_code, use
+from ddlib.study.cluster import device
+from ddlib.study.extensions import network_code, use
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_ipcs
+from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a worker needs to open a study's data set and network.
-
-    network: its options as JSON; digest: of the images; copy: the file of `ddlib.data.cache.write`
-    that holds them; folder: the results; code: `code()` where the study was started; extensions:
-    the files that bring more methods, networks and data sets. Every worker sees copy and folder.
-    """
-
-    network: str
-    digest: str
-    copy: Path
-    folder: Path
-    device: str
-    precision: str
-    code: str
-    extensions: tuple[Extension, ...] = ()
-
-    @property
-    def identity(self) -> list[str]:
-        """What decides results: the images themselves, not how they were asked for."""
-        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
-        return [self.digest, self.network, self.device, self.precision, *code]
 
 
 @dataclass(frozen=True)
@@ -150,8 +125,8 @@ class Plan:
     @cached_property
     def _evaluations(self) -> dict[str, list[Any]]:
         """All that decides how a network of each configuration is trained and scored."""
-        plain = {name: each.model_dump() for name, each in self.configurations.items()}
-        return {name: [each, *self._network_code(each)] for name, each in plain.items()}
+        plain = {name: chosen.model_dump() for name, chosen in self.configurations.items()}
+        return {name: [values, *self._network_code(values)] for name, values in plain.items()}
 
     def _network_code(self, plain: Any) -> list[str]:
         """Return digests of the code of the networks of one's own that plain data names."""
@@ -182,7 +157,7 @@ class Plan:
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return what `method` makes once for all sizes and seeds: jobs, and their files."""
         base, parameters = self.methods[method]
-        entry, found = self.entry(method), []
+        entry, files = self.entry(method), []
         if not entry.preparation:
             return []
         jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
@@ -194,19 +169,20 @@ class Plan:
             named = {key: value for key, value in job.items() if key != length}
             name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
             path = self.cache / "prepared" / name
-            found.append((job, _long_enough(path, job[length]) if length else path))
-        return found
+            files.append((job, _long_enough(path, job[length]) if length else path))
+        return files
 
 
 def _long_enough(path: Path, length: int) -> Path:
     """Return the shortest file of that name and at least that length, or the one to be made."""
-    lengths = (re.fullmatch(r".*-(\d+)", each.name) for each in path.parent.glob(f"{path.name}-*"))
-    enough = [int(each[1]) for each in lengths if each and int(each[1]) >= length]
-    return path.with_name(f"{path.name}-{min(enough, default=length)}")
+    endings = [file.name.removeprefix(f"{path.name}-") for file in path.parent.glob("*")]
+    lengths = [int(ending) for ending in endings if ending.isdecimal()]
+    enough = min((known for known in lengths if known >= length), default=length)
+    return path.with_name(f"{path.name}-{enough}")
 
 
-def prepare(settings: Settings) -> Plan:
-    """Check every parameter against the data, and return the study ready to run.
+def make_plan(settings: Settings) -> Plan:
+    """Check the settings against the data, and return the study ready to run.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
@@ -231,6 +207,5 @@ def prepare(settings: Settings) -> Plan:
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
     where = copy.resolve(), folder.resolve(), device(settings), settings.precision
-    network = plain_text(settings.network)
-    context = Context(network, digest, *where, code(), settings.extensions)
+    context = Context(plain_text(settings.network), digest, *where, code(), settings.extensions)
     return Plan(settings, dataset, context, ipcs, folder, cache)

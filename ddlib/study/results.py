@@ -1,7 +1,7 @@
 """What a study found: its tables, read from what is on disk and written beside it."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.methods.generators import unet_losses
+from ddlib.methods.generators import unet
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
 from ddlib.study.settings import SAME_STEPS
@@ -69,8 +69,8 @@ class Result:
         """Return the part of this result of one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
         tables = (self.trials, self.references, self.costs)
-        own = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
-        return Result(self.plan, *own)
+        rows = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
+        return Result(self.plan, *rows)
 
     def observed(
         self, configuration: str, seeds: Iterable[int] | None = None
@@ -82,9 +82,9 @@ class Result:
         """
         seeds = self.plan.seeds if seeds is None else seeds
         paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
-        shown = [_read(path) for path in paths if path.exists()]
-        names = shown[0] if shown else {}
-        return {name: np.stack([arrays[name] for arrays in shown]) for name in names}
+        observations = [_read(path) for path in paths if path.exists()]
+        names = observations[0] if observations else {}
+        return {name: np.stack([arrays[name] for arrays in observations]) for name in names}
 
     def observed_together(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
         """Return what `observed` gives of some configurations, over the same seeds for all.
@@ -93,9 +93,10 @@ class Result:
         distances need, configurations that lack a seed are left out instead.
         """
         seeds = {name: set() for name in names}
-        for one in self.plan.references:
-            if one.configuration in seeds and one.observed and one.observed.exists():
-                seeds[one.configuration].add(one.seed)
+        for reference in self.plan.references:
+            name, observed = reference.configuration, reference.observed
+            if name in seeds and observed and observed.exists():
+                seeds[name].add(reference.seed)
         common = set.intersection(*seeds.values()) if seeds else set()
         if len(common) < NOISE_SEEDS:
             common = set(self.plan.seeds)
@@ -105,7 +106,7 @@ class Result:
     def generator_losses(self, method: str) -> np.ndarray:
         """Return the loss (steps,) of the training of a method's generator, if it has one."""
         files = self.plan.preparations(method) if method in self.plan.methods else []
-        return np.concatenate([np.empty(0), *(unet_losses(path).numpy() for _, path in files)])
+        return np.concatenate([np.empty(0), *(unet.losses(path).numpy() for _, path in files)])
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed, every method and size, that are there."""
@@ -122,29 +123,22 @@ def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it.
 
     With them goes `settings.json`, without what decides no number: how many work at it, and where.
+    There the families are lists of their members, and the reference is written out.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     _measure_gaps(trials, references, plan.settings.reference)
-    result = Result(plan, trials, references, pd.DataFrame(_costs(plan, records)))
+    result = Result(plan, trials, references, _costs(plan, records))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
+    settings["families"] = {name: one.members for name, one in plan.settings.families.items()}
+    settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)
     return result
-
-
-def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an evaluation of a record, or one row that says how it failed."""
-    ending = {"status": record["status"], "message": record["message"]}
-    nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
-    return [
-        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
-        for number, score in enumerate(record["scores"] or [nothing])
-    ]
 
 
 def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
@@ -160,19 +154,26 @@ def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
+def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row an evaluation of a record, or one row that says how it failed."""
+    ending = {"status": record["status"], "message": record["message"]}
+    nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
+    return [
+        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
+        for number, score in enumerate(record["scores"] or [nothing])
+    ]
+
+
 def _references(plan: Plan) -> pd.DataFrame:
     """Return the table of the networks trained on all data."""
     count, rows = len(plan.dataset.train.labels), []
-    for one in plan.references:
-        record = read_record(one.path)
-        batch_size = plan.configurations[one.configuration].recipe.batch_size
+    for reference in plan.references:
+        name, record = reference.configuration, read_record(reference.path)
+        batch_size = plan.configurations[name].recipe.batch_size
         described = {
-            "configuration": one.configuration,
-            "seed": one.seed,
-            "reference": one.kind,
-            "steps": record["steps"],
+            **{"configuration": name, "seed": reference.seed, "reference": reference.kind},
+            **{"steps": record["steps"], "capped": record["capped"]},
             "passes": passes(record["steps"] or math.nan, batch_size, count),
-            "capped": record["capped"],
         }
         rows += _rows(record, described)
     return pd.DataFrame(rows).astype({"steps": "Int64"})
@@ -186,8 +187,8 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
     keys = ["configuration", "seed"]
     places = pd.MultiIndex.from_frame(trials[keys])
     for suffix, name in {"": reference, "_same_steps": SAME_STEPS}.items():
-        own = references[references["reference"] == name].set_index(keys)
-        full = own.reindex(places).reset_index(drop=True)
+        full = references[references["reference"] == name].set_index(keys)
+        full = full.reindex(places).reset_index(drop=True)
         for measure in ("error", "cross_entropy"):
             trials[f"gap_{measure}{suffix}"] = trials[measure] - full[measure]
         lacks = (full["status"] != "ok") & (trials["message"] == "")
@@ -196,17 +197,19 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
         trials["message"] = trials["message"].mask(lacks, said)
 
 
-def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFrame:
     prepared = {
         method: sum(read_seconds(path) or math.nan for _, path in plan.preparations(method))
         for method in plan.methods
     }
-    for trial, record in records:
-        yield {
+    rows = [
+        {
             **{"configuration": trial.configuration, "method": trial.method},
-            **{"ipc": trial.ipc, "seed": trial.seed},
-            "set": trial.set_path.name,
+            **{"ipc": trial.ipc, "seed": trial.seed, "set": trial.set_path.name},
             "prepare_seconds": prepared[trial.method],
             "distil_seconds": read_seconds(trial.set_path),
             "evaluate_seconds": record["seconds"],
         }
+        for trial, record in records
+    ]
+    return pd.DataFrame(rows)

@@ -130,18 +130,18 @@ class Settings(Parameters):
     """
 
     extensions: Annotated[list[Text] | None, AfterValidator(read_extensions)] = Field(
-        None, validate_default=True, examples=["[my_method.py]"]
+        None, validate_default=True, examples=[["my_method.py"]]
     )
     data: Annotated[dict[str, Any], PlainValidator(read_data)]
     network: Annotated[dict[str, Any], PlainValidator(read_network)]
     training: Recipe
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
-    k: list[PositiveInt] = Field(min_length=1, examples=["[10, 50, 100]"])
+    k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
-    configurations: dict[str, Configuration]
+    configurations: dict[str, Configuration] = {}
     families: dict[str, Family] = {}
     spread: Spread | None = None
-    epsilons: list[PositiveFloat] | None = Field(None, examples=["[0.05]"])
+    epsilons: list[PositiveFloat] | None = Field(None, examples=[[0.05]])
     pilot: Pilot = Field(None, validate_default=True)
     probe: PositiveInt = 500
     cache: Text = "results/cache"
@@ -228,7 +228,7 @@ class Exploration(Parameters):
     floor_share: as in `Settings`.
     """
 
-    studies: list[Text] = Field(examples=["[results/methods/quick], or empty for the example"])
+    studies: list[Text] = Field(examples=[["results/methods/quick"]])
     results: Text = Field(examples=["results/mine"])
     draws: PositiveInt = 200
     floor_share: PositiveFloat = 0.1

@@ -195,11 +195,12 @@ AUGMENTATIONS = (*STAGES, "mixup", "cutmix")
 
 Targets = list[tuple[float, Tensor]]
 """Labels (N,), each set with the share of the loss that it counts for; the shares add up to 1."""
+Batch = tuple[Tensor, Targets]
 
 
 def augmented(
     images: Tensor, labels: Tensor, augmentation: str, generator: torch.Generator
-) -> tuple[Tensor, Targets]:
+) -> Batch:
     """Return a batch (N, channels, H, W) to train on, by one of AUGMENTATIONS, and its targets.
 
     mixup (Zhang et al., ICLR 2018) blends each image with another of the batch; cutmix (Yun et

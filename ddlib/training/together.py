@@ -5,7 +5,8 @@ stacked weights turn convolutions into grouped ones, which are two to three time
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch.func import functional_call
@@ -15,19 +16,10 @@ from ddlib.devices import check_autocast, send
 from ddlib.networks.functional import ACCELERATOR_PIXELS, Theta, logits, with_buffers
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.augment import augmented
+from ddlib.training import loop
+from ddlib.training.augment import Batch, augmented
 from ddlib.training.divergence import DivergedError, or_diverged
-from ddlib.training.loop import (
-    Score,
-    batches,
-    descend,
-    detached,
-    final,
-    score,
-    target_loss,
-    train_and_score,
-    trainable,
-)
+from ddlib.training.loop import Score
 from ddlib.training.recipe import Recipe
 
 ACCELERATOR_WEIGHTS = 2**27
@@ -55,18 +47,16 @@ def train_and_score_all(
     count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
     if count == 1 or is_stochastic(network, thetas[0], images[:2]):
         return [
-            or_diverged(train_and_score, network, *labelled, test, recipe, seed, theta)
+            or_diverged(loop.train_and_score, network, *labelled, test, recipe, seed, theta)
             for labelled, seed, theta in zip(sets, seeds, thetas, strict=True)
         ]
-    outcomes: list[Theta | DivergedError] = []
-    for start in range(0, len(sets), count):
-        group = slice(start, start + count)
-        outcomes += _train_stacked(network, sets[group], recipe, seeds[group], thetas[group])
+    groups = [slice(start, start + count) for start in range(0, len(sets), count)]
     return [
         outcome
-        if isinstance(outcome, DivergedError)
-        else or_diverged(final, score(network, outcome, test), recipe)
-        for outcome in outcomes
+        for group in groups
+        for outcome in _train_stacked(
+            network, sets[group], test, recipe, seeds[group], thetas[group]
+        )
     ]
 
 
@@ -88,37 +78,38 @@ def at_once(
 def _train_stacked(
     network: Network,
     sets: Sequence[Labelled],
+    test: Split,
     recipe: Recipe,
     seeds: Sequence[object],
     thetas: Sequence[Theta],
-) -> list[Theta | DivergedError]:
-    """Return the trained weights of each of G networks, or where it diverged."""
+) -> Iterator[Score | DivergedError]:
+    """Train G networks together; yield the score of each, or how it diverged."""
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
-    stacked, optimiser = trainable(network, stacked, recipe)
-    streams = [generator("evaluation batches", seed) for seed in seeds]
-    rows = [batches(len(sets[0][1]), recipe.batch_size, stream) for stream in streams]
+    training = loop.Training(network, stacked, recipe, torch.Generator())
+    sources = [_batches(labelled, recipe, seed) for labelled, seed in zip(sets, seeds, strict=True)]
     history = []
-    for step in range(recipe.steps):
-        drawn = []
-        for (images, labels), own_rows, stream in zip(sets, rows, streams, strict=True):
-            batch = send(next(own_rows), images.device)
-            drawn.append(augmented(images[batch], labels[batch], recipe.augmentation, stream))
-        scores = stacked_logits(network, stacked, torch.stack([images for images, _ in drawn]))
-        losses = torch.stack(
-            [
-                target_loss(own_scores, targets, recipe.label_smoothing)
-                for own_scores, (_, targets) in zip(scores, drawn, strict=True)
-            ]
-        )
-        descend(optimiser, losses.sum(), recipe.rate(step))
+    for _ in range(recipe.steps):
+        images, targets = zip(*map(next, sources), strict=True)
+        scores = stacked_logits(network, training.theta, torch.stack(images))
+        pairs = zip(scores, targets, strict=True)
+        losses = torch.stack([loop.target_loss(*pair, recipe.label_smoothing) for pair in pairs])
+        training.descend(losses.sum())
         history.append(losses.detach())
-    finite, trained = torch.stack(history, dim=1).isfinite().cpu(), detached(stacked)  # (G, steps)
-    return [
-        {name: value[place] for name, value in trained.items()}
-        if sound.all()
-        else DivergedError(sound.int().argmin().item(), "the training loss")
-        for place, sound in enumerate(finite)
-    ]
+    finite = torch.stack(history, dim=1).isfinite().cpu()  # (G, steps)
+    for place, sound in enumerate(finite):
+        if not sound.all():
+            yield DivergedError(sound.int().argmin().item(), "the training loss")
+            continue
+        theta = {name: value[place] for name, value in training.weights.items()}
+        yield or_diverged(loop.final, loop.score(network, theta, test), recipe)
+
+
+def _batches(labelled: Labelled, recipe: Recipe, seed: object) -> Iterator[Batch]:
+    """Yield the augmented batches that `train_and_score` takes under a seed, and their targets."""
+    (images, labels), stream = labelled, generator("evaluation batches", seed)
+    for rows in loop.batches(len(labels), recipe.batch_size, stream):
+        rows = send(rows, images.device)
+        yield augmented(images[rows], labels[rows], recipe.augmentation, stream)
 
 
 def stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
@@ -129,11 +120,8 @@ def stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> to
     """
     check_autocast(images.device)
     network.train()
-
-    def scores(theta: Theta, images: torch.Tensor) -> torch.Tensor:
-        return functional_call(network, theta, (images,), tie_weights=False)
-
-    return torch.vmap(scores)(stacked, images).to(images.dtype)
+    scores = torch.vmap(partial(functional_call, network))(stacked, images)
+    return scores.to(images.dtype)
 
 
 @torch.no_grad()

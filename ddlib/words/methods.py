@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, Agreement, against, crossings, holm
+from ddlib.stats.compare import BASELINE, against, holm
 from ddlib.stats.intervals import LEVEL, Interval, number
+from ddlib.stats.surrogates import Agreement, crossings
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, bullets, listed, p_value, sections
 

@@ -92,7 +92,7 @@ def _floor(law: Fit, unit: str) -> str:
 
 
 def _near_floor(law: Fit, floor_share: float) -> str:
-    if not law.has_floor:
+    if (law.coefficients[0, [0, 2]] <= 0).any():  # the curve does not fall to a floor
         return ""  # as `_floor` says
     k = law.k_floor(floor_share)
     return f"It comes within {floor_share:.0%} of the floor at k = {k}{_beyond(k, law)}."

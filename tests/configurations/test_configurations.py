@@ -162,15 +162,7 @@ def test_families_are_lists_products_and_growing_series():
         ({"a": {}, "b": {"steps": 6}}, "'b' is the same as 'a'; drop one"),
         ({"a": {"network": {"name": "vgg"}}}, "'vgg' is not a network"),
         ({"a": {"network": "vgg11"}}, "network must be a table with a name"),
-        (
-            {"a": {"initialisation": "xavier"}},
-            "a: 'xavier' is not an initialisation;",
-        ),
-        (
-            {"a": {"label_smoothing": 2}},
-            "label_smoothing=2 must be a number of at least 0 and at most 1",
-        ),
-        ({"a": {"optimizer": "nesterov", "momentum": 0}}, "needs a momentum above 0"),
+        ({"a": {"initialisation": "xavier"}}, "a: 'xavier' is not an initialisation;"),
         ({"a": 3}, "must be a table of what it changes"),
     ],
 )

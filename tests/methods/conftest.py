@@ -1,8 +1,9 @@
-"""What the tests of DM and DC share."""
+"""What the tests of methods share: a small network, and the weights that methods draw."""
 
 import pytest
+import torch
 
-from ddlib.methods import matching
+from ddlib.methods import common
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 
@@ -21,5 +22,12 @@ def drawn_weights(monkeypatch):
         drawn.append(initial_parameters(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(matching, "initial_parameters", record)
+    monkeypatch.setattr(common, "initial_parameters", record)
     return drawn
+
+
+@pytest.fixture(scope="session")
+def members(tiny):
+    """The indices of the training images of each class, by a loop."""
+    labels = tiny.train.labels.tolist()
+    return [torch.tensor([i for i, own in enumerate(labels) if own == c]) for c in range(3)]

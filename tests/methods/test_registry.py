@@ -1,33 +1,233 @@
 """What holds for every method in the registry, one's own too."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from ddlib.data.base import Split
 from ddlib.methods import METHODS, Method
+from ddlib.methods.common import (
+    AVERAGES,
+    class_members,
+    finished,
+    initial_images,
+    random_members,
+    real_batches,
+)
+from ddlib.networks.functional import build
 from ddlib.parameters import Parameters
+from ddlib.training.divergence import DivergedError
+
+BATCHES = {"iterations": 2, "real_batch": 8, "augmentation": "dsa"}
+SETTINGS = {
+    "random": {},
+    "herding": {"steps": 2},
+    "k_center": {"steps": 2},
+    "dm": BATCHES,
+    "dc": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
+    "dsa": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
+    "mtt": {
+        "iterations": 2,
+        "student_steps": 2,
+        "experts": 2,
+        "max_start": 2,
+        "expert_epochs": 1,
+        "expert_steps": 1,
+    },
+    "mgd3": {"steps": 3, "stop": 1, "unet_steps": 2, "unet_channels": [8]},
+}
 
 
 def mine(dataset, network, ipcs, seed, parameters):
-    return dict.fromkeys(ipcs, seed)
+    ends = {ipc: initial_images(dataset, ipc, "noise", seed) for ipc in ipcs}
+    return {ipc: finished(dataset, ends[ipc], "mine", parameters, seed) for ipc in ipcs}
 
 
 OWN = Method(mine, Parameters, shares=True)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "mine"])
-def test_sizes_that_the_smallest_class_cannot_fill_are_refused(tiny, network, name):
+@pytest.fixture(scope="module")
+def prepared(tiny, network, tmp_path_factory):
+    """The files that each method makes once, as one more argument of `distil`."""
+    more = {name: [] for name in [*METHODS, "mine"]}
+    for name, method in METHODS.items():
+        if method.preparation:
+            folder = tmp_path_factory.mktemp(name)
+            jobs = method.preparation.jobs(method.parameters(**SETTINGS[name]), [1, 2, 3])
+            more[name].append([folder / str(number) for number in range(len(jobs))])
+            for job, path in zip(jobs, more[name][0], strict=True):
+                path.write_bytes(method.preparation.make(tiny, network, job))
+    return more
+
+
+@pytest.fixture(params=[*METHODS, "mine"])
+def run(request, tiny, network, prepared):
+    """The name of a method, and a function that distils tiny sets by it."""
+    name = request.param
     method = METHODS.get(name, OWN)
-    labels, counts = tiny.train.labels, (9, 3, 5)
-    rows = torch.cat([(labels == c).nonzero()[:n, 0] for c, n in enumerate(counts)])
-    few = replace(tiny, train=Split(tiny.train.images[rows], labels[rows]))
-    more = [[]] if method.preparation else []
+    parameters = method.parameters.read(SETTINGS.get(name), name)
+
+    def distil(ipcs, seed=0, dataset=tiny):
+        return method.distil(dataset, network, ipcs, seed, parameters, *prepared[name])
+
+    return name, parameters, distil
+
+
+def test_a_set_says_what_made_it(run, tiny):
+    name, parameters, distil = run
+    for ipc, synthetic in distil([1, 2], seed=4).items():
+        assert (synthetic.data, synthetic.method, synthetic.seed) == ("tiny", name, 4)
+        assert (synthetic.classes, synthetic.normalisation) == (tiny.classes, tiny.normalisation)
+        assert synthetic.labels.tolist() == [0] * ipc + [1] * ipc + [2] * ipc
+        assert synthetic.parameters == vars(parameters)
+        assert synthetic.images.shape == (3 * ipc, 1, 8, 8)
+        assert synthetic.images.dtype == torch.float32
+        assert synthetic.images.isfinite().all()
+        assert not synthetic.images.requires_grad
+
+
+def test_one_seed_gives_one_set_and_nothing_else_changes(run, tiny):
+    _, _, distil = run
+    real, torch_state = tiny.train.images.clone(), torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()
+    first, again, other = (distil([2], seed)[2] for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert torch.equal(tiny.train.images, real)
+    assert torch.equal(first.images, again.images)
+    assert first.learned == again.learned
+    assert not torch.equal(first.images, other.images)
+
+
+def test_all_sizes_together_are_what_each_is_alone(run):
+    name, _, distil = run
+    together = distil([1, 3])
+    tolerance = 1e-3 if name == "mgd3" else 1e-6  # its forward passes hold other images
+    for ipc in (1, 3):
+        alone = distil([ipc])[ipc].images
+        torch.testing.assert_close(together[ipc].images, alone, rtol=tolerance, atol=tolerance)
+
+
+def test_a_size_that_the_smallest_class_cannot_fill_is_refused(run, tiny, members):
+    _, _, distil = run
+    rows = torch.cat([rows[:count] for rows, count in zip(members, (9, 3, 5), strict=True)])
+    few = replace(tiny, train=Split(tiny.train.images[rows], tiny.train.labels[rows]))
     with pytest.raises(ValueError, match="ipc=4 is more than the 3 images of class bee; choose"):
-        method.distil(few, network, [1, 4], 0, method.parameters(), *more)
+        distil([1, 4], dataset=few)
 
 
-def test_sizes_that_fit_reach_the_method(tiny, network):
-    assert OWN.distil(tiny, network, [1, 40], 7, Parameters()) == {1: 7, 40: 7}
-    assert __name__ in OWN.modules
+@pytest.mark.parametrize("name", ["dm", "dc", "dsa", "mtt"])
+@pytest.mark.parametrize("average", AVERAGES)
+def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, network, prepared, name, average):
+    changes = {"augmentation": "none", "learning_rate": {1: 1.0, 2: 1e38, 3: 1.0}, "iterations": 3}
+    changes |= {} if name == "mtt" else {"average": average}
+    parameters = METHODS[name].parameters.read(SETTINGS[name] | changes, name)
+    outcomes, alone = (
+        METHODS[name].distil(tiny, network, ipcs, 0, parameters, *prepared[name])
+        for ipcs in ([1, 2, 3], [3])
+    )
+    assert isinstance(outcomes[2], DivergedError)
+    assert "stopped being a finite number at step" in str(outcomes[2])
+    torch.testing.assert_close(outcomes[3].images, alone[3].images, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dm", "mtt"])
+def test_pixels_that_overflow_in_the_last_step_are_a_divergence(tiny, network, prepared, name):
+    changes, dataset = {"iterations": 1, "learning_rate": 3e38, "augmentation": "none"}, tiny
+    if name == "mtt":
+        changes |= {"step_size": 9.0, "step_size_learning_rate": 0}
+    else:
+        dataset = replace(tiny, train=Split(tiny.train.images * 100, tiny.train.labels))
+        network = build("mlp", tiny.image_shape, 3, width=64, depth=2)
+    parameters = METHODS[name].parameters.read(SETTINGS[name] | changes, name)
+    outcome = METHODS[name].distil(dataset, network, [1], 0, parameters, *prepared[name])[1]
+    assert isinstance(outcome, DivergedError)
+    assert "a pixel stopped being a finite number at step 1" in str(outcome)
+
+
+def test_the_code_of_ones_own_method_counts_with_all_of_the_librarys():
+    everything = {module for method in METHODS.values() for module in method.modules}
+    assert set(OWN.modules) >= {__name__, *everything}
+    assert {"ddlib.methods.diffusion", "ddlib.methods.generators.dit"} <= set(
+        METHODS["mgd3"].modules
+    )
+    assert METHODS["dc"].modules == ("ddlib.methods.gradient",)
+
+
+def test_files_and_folders_that_parameters_name_count_by_their_content(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "weights" / "vae").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")  # names count from the project's root
+    file, part = tmp_path / "file.txt", tmp_path / "weights" / "vae" / "part.safetensors"
+
+    def digests():
+        tables = [{"path": "file.txt"}, {"word": "real"}]
+        return OWN.reads(SimpleNamespace(generator="weights", tables=tables))
+
+    seen = []
+    for path, content in ((file, "1"), (file, "2"), (part, "1"), (part, "2")):
+        path.write_text(content)
+        seen.append(tuple(digests()))
+    assert len(set(seen)) == 4
+    (tmp_path / "weights" / "notes.txt").touch()  # no settings and no weights
+    assert tuple(digests()) == seen[-1]
+    assert OWN.reads(SimpleNamespace(generator="facebook/DiT-XL-2-256")) == []
+
+
+# What methods share.
+
+
+def test_class_members_and_real_batches_hold_each_image_once(tiny, members):
+    for ours, theirs in zip(class_members(tiny), members, strict=True):
+        assert torch.equal(ours, theirs)
+    rows = torch.cat([rows[:count] for rows, count in zip(members, (40, 7, 1), strict=True)])
+    few = replace(tiny, train=Split(tiny.train.images[rows], tiny.train.labels[rows]))
+    batches, reached = real_batches(few, 10, torch.Generator().manual_seed(0)), set()
+    for batch in (next(batches) for _ in range(60)):
+        assert [len(rows.unique()) for rows in batch] == [10, 7, 1]  # a small class gives all
+        assert all((few.train.labels[own] == c).all() for c, own in enumerate(batch))
+        reached |= set(torch.cat(batch).tolist())
+    assert reached == set(range(48))  # 40 missed in 60 draws of a quarter: chance 1e-6
+
+
+def test_random_members_reach_every_image(tiny, members):
+    # 40 members missed in 400 draws: a chance of 40 x (39/40)^400 = 0.002.
+    firsts = torch.stack([random_members(tiny, 1, seed) for seed in range(400)])
+    for label, rows in enumerate(members):
+        assert torch.equal(firsts[:, label].unique(), rows)
+
+
+def test_first_images_are_the_random_control_or_standard_normal(tiny, network):
+    control = METHODS["random"].distil(tiny, network, [4], 2, METHODS["random"].parameters())[4]
+    assert torch.equal(initial_images(tiny, 4, "real", 2), control.images)
+    noise, other = (initial_images(tiny, 40, "noise", seed) for seed in (2, 3))
+    count = noise.numel()  # 7680: four standard errors on either moment
+    assert abs(noise.mean()) < 4 / count**0.5
+    assert abs(noise.var() - 1) < 4 * (2 / count) ** 0.5
+    assert abs((noise > 1.96).float().mean() - 0.025) < 4 * (0.025 / count) ** 0.5
+    assert abs((noise * other).mean()) < 4 / count**0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("mlp", "configurations='mlp' must be a list"),
+        (["mlp"], r"configurations\[0\]: a configuration must be a table"),
+        ([{"network": "mlp"}], r"configurations\[0\]: network must be a table with a name"),
+        ([{}, {"network": {"name": "mpl"}}], r"\[1\]: 'mpl' is not a network; did you mean 'mlp'"),
+        (
+            [{"network": {"name": "mlp", "widht": 3}}],
+            "the network 'mlp': 'widht' is not a parameter; did",
+        ),
+        ([{"optimiser": "adam"}], "'optimiser' is not a field .*did you mean 'optimizer'"),
+        ([{"optimizer": "nesterov"}], "needs a momentum above 0"),
+        ([{"learning_rate": -1}], "learning_rate=-1 must be"),
+    ],
+)
+def test_bad_configurations_to_distil_for_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        METHODS["dc"].parameters.read({"configurations": given}, "dc")

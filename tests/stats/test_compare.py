@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ddlib.stats import compare, laws, scores
+from ddlib.stats import compare, laws, scores, surrogates
 from ddlib.words import methods as reading
 
 SEEDS = 5
@@ -55,8 +55,8 @@ def everything(table: pd.DataFrame, seconds: dict) -> str:
     )
     spent = scores.cost_table(costs(table, seconds), table, found)
     scores.dd_ranking(found, compare.full_data(references(0.99, 0.99), "converged"))
-    exponents = compare.exponents(laws.fit_table(learned, "gap_error", draws=50))
-    order = compare.agreement(learned)
+    exponents = surrogates.exponents(laws.fit_table(learned, "gap_error", draws=50))
+    order = surrogates.agreement(learned)
     sentences = reading.comparison(pairs, compare.ranking(found, pairs), spent)
     return f"{sentences}\n{reading.surrogates(order, compare.paired(learned), exponents)}"
 
@@ -240,23 +240,23 @@ def test_dd_ranking_by_hand():
 
 
 def test_kendall_w_by_hand():
-    assert compare.kendall_w(np.array([[1, 2, 3], [4, 5, 9]])) == 1
-    assert compare.kendall_w(np.array([[1, 2, 3], [3, 2, 1]])) == 0
+    assert surrogates.kendall_w(np.array([[1, 2, 3], [4, 5, 9]])) == 1
+    assert surrogates.kendall_w(np.array([[1, 2, 3], [3, 2, 1]])) == 0
     # ranks 123, 132, 213: sums 4, 6, 8; S = 8; 12 * 8 / (9 * 24)
-    assert compare.kendall_w(np.array([[1, 2, 3], [1, 3, 2], [2, 1, 3]])) == pytest.approx(4 / 9)
+    assert surrogates.kendall_w(np.array([[1, 2, 3], [1, 3, 2], [2, 1, 3]])) == pytest.approx(4 / 9)
     # one tie in the second ranking: 12 S / (K^2 (M^3 - M) - K (2^3 - 2)), sums 2.5, 3.5, 6, S = 6.5
-    assert compare.kendall_w(np.array([[1, 2, 3], [1, 1, 3]])) == pytest.approx(78 / (96 - 12))
-    assert math.isnan(compare.kendall_w(np.ones((2, 3))))
+    assert surrogates.kendall_w(np.array([[1, 2, 3], [1, 1, 3]])) == pytest.approx(78 / (96 - 12))
+    assert math.isnan(surrogates.kendall_w(np.ones((2, 3))))
 
 
 def test_agreement_shuffles_the_order_at_each_size():
     cube = np.random.default_rng(3).normal(0.8, 0.05, (2, 3, 3))  # seeds, k, methods
     places = list(itertools.product(enumerate("abc"), enumerate((10, 20, 30))))
-    found = compare.agreement(trials({(m, k): cube[:, j, i] for (i, m), (j, k) in places}))
+    found = surrogates.agreement(trials({(m, k): cube[:, j, i] for (i, m), (j, k) in places}))
     means = cube.mean(axis=0)
     orders = itertools.product(itertools.permutations(range(3)), repeat=3)
-    exact = [compare.kendall_w(np.take_along_axis(means, np.array(o), 1)) for o in orders]
-    w = compare.kendall_w(means)
+    exact = [surrogates.kendall_w(np.take_along_axis(means, np.array(o), 1)) for o in orders]
+    w = surrogates.kendall_w(means)
     assert found.w == pytest.approx(w)
     assert found.p == pytest.approx(np.mean(np.array(exact) >= w - 1e-12), abs=0.02)
     assert (found.methods, found.ks) == (("a", "b", "c"), (10, 20, 30))
@@ -264,7 +264,7 @@ def test_agreement_shuffles_the_order_at_each_size():
 
 def test_one_order_at_every_size_is_found_among_methods_with_all_results():
     values = noisy({(m, k): 0.7 + 0.05 * i for i, m in enumerate("abcd") for k in (10, 20, 30)})
-    found = compare.agreement(trials(values | {("b", 20): [None] * SEEDS}))
+    found = surrogates.agreement(trials(values | {("b", 20): [None] * SEEDS}))
     assert (found.methods, found.left_out, found.w) == (("a", "c", "d"), ("b",), 1)
     assert found.p < 0.05
 
@@ -272,16 +272,16 @@ def test_one_order_at_every_size_is_found_among_methods_with_all_results():
 def test_methods_that_change_places_are_named():
     means = {("a", 10): 0.5, ("b", 10): 0.7, ("a", 20): 0.9, ("b", 20): 0.8}
     pairs = compare.paired(trials(noisy(means)))
-    [row] = compare.crossings(pairs).to_dict("records")
+    [row] = surrogates.crossings(pairs).to_dict("records")
     assert row == {"first": "a", "second": "b", "first_leads": (20,), "second_leads": (10,)}
-    assert compare.crossings(pairs[pairs["k"] == 10]).empty
+    assert surrogates.crossings(pairs[pairs["k"] == 10]).empty
 
 
 def test_exponents_are_compared_pair_by_pair():
     exponents, ks = {"dm": 0.5, "dc": 0.5, "mtt": 1.0, "random": 2.0}, (10, 20, 50, 100, 200, 500)
     means = {(m, k): 0.99 - (k / 10) ** -b * 0.4 for m, b in exponents.items() for k in ks}
     fits = laws.fit_table(trials(noisy(means, noise=0.0005)), "gap_error", draws=400)
-    found = compare.exponents(fits).set_index(["first", "second"])
+    found = surrogates.exponents(fits).set_index(["first", "second"])
     assert list(found.index) == [("dm", "dc"), ("dm", "mtt"), ("dc", "mtt")]
     assert found["differs"].tolist() == [False, True, True]
     assert found["difference"].tolist() == pytest.approx([0, -0.5, -0.5], abs=0.05)

@@ -62,13 +62,6 @@ def test_exact_numbers_match_brute_force(seed):
         assert packing(distance, radius) == brute_packing(distance, radius)
 
 
-def test_covering_number_lies_between_packing_numbers():
-    distance = cloud(20, dimensions=3)
-    for radius in np.quantile(distance, [0.15, 0.3, 0.5]):
-        number = len(covers.cover(distance, radius))
-        assert packing(distance, 2 * radius) <= number <= packing(distance, radius)
-
-
 def test_curve_of_a_line_jumps_where_the_closed_form_does():
     curve = covers.h_cov_curve(line(10))
     assert curve["radius"].tolist() == [0, 1, 2, 5]  # ceil(10 / (2r + 1)): 10, 4, 2, (2, 2,) 1
@@ -112,12 +105,6 @@ def test_measures_of_a_simplex_have_closed_forms():
 def test_one_behaviour_has_no_diversity(distance):
     found = covers.measures(distance, {"a": distance.index}, 0.1, 1.0)
     assert found.drop(columns=["members", "log_members"]).to_numpy() == pytest.approx(0, abs=1e-9)
-
-
-def test_far_members_count_in_full():
-    found = covers.measures(simplex(5, 100), {"a": [f"c{i}" for i in range(5)]}, 1.0, 1.0)
-    columns = ["h_cov", "packing", "vendi", "leinster_cobbold", "effective_rank"]
-    assert found.loc["a", columns].to_numpy() == pytest.approx(np.log(5))
 
 
 def test_a_duplicate_does_not_raise_h_cov():
@@ -170,7 +157,6 @@ def test_spread_families_grow_in_mean_distance_and_are_found_again():
     ("call", "message"),
     [
         (lambda: covers.measures(line(3), {"none": []}, 1, 1), "'none' is empty"),
-        (lambda: covers.measures(line(3), {"f": ["c1", "c1"]}, 1, 1), "'f' has 'c1' twice"),
         (lambda: covers.measures(line(3), {"f": ["c1", "x"]}, 1, 1), "'f' names x, which"),
         (lambda: covers.measures(line(3), {"f": ["c1"]}, -1, 1), "radius is -1"),
         (lambda: covers.measures(line(3), {"f": ["c1"]}, 1, 0), "bandwidth is 0"),

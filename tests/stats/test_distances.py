@@ -86,12 +86,6 @@ def test_noise_floor_is_passed_by_one_in_twenty_equal_pairs(seeds):
     assert passed.mean() == pytest.approx(0.05, abs=0.02)
 
 
-def test_noise_floor_falls_with_the_noise():
-    means = np.full((5, 30), 0.5)
-    wide, narrow = (noisy(np.random.default_rng(6), means, 4, size) for size in (0.02, 0.01))
-    assert distances.noise_floor(wide) == pytest.approx(2 * distances.noise_floor(narrow))
-
-
 def test_updates_are_compared_by_direction_over_states():
     field = np.array([[[1.0, 0.0], [0.0, 2.0]]] * 4)
     field[1] *= 7  # a longer step
@@ -202,36 +196,29 @@ def test_what_is_not_euclidean_counts_against_the_share():
     assert distances.embed(circle(4)).share == pytest.approx(4 / 5)
 
 
-def predictions(m=2, seeds=4, images=5):
-    return noisy(np.random.default_rng(0), np.full((m, images), 0.5), seeds)
+def predictions(seeds=4):
+    return noisy(np.random.default_rng(0), np.full((2, 5), 0.5), seeds)
 
 
-FEATURES = [np.ones((2, n, 3)) for n in (19, 25, 26)]
+FEATURES = [np.ones((2, n, 3)) for n in (19, 25)]
 CKA = distances.representation_distance
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: distances.prediction_distance(predictions(), "aa"), "repeated.*: a;"),
-        (lambda: distances.prediction_distance(predictions(), "a"), "2 arrays .* for 1 names"),
-        (lambda: distances.prediction_distance([], []), "0 arrays"),
         (lambda: distances.prediction_distance(predictions(seeds=1), "ab"), "1 seeds .* least 2"),
-        (lambda: distances.prediction_distance(predictions(images=0), "ab"), "empty"),
         (lambda: distances.prediction_distance(predictions() * np.nan, "ab"), "missing"),
         (lambda: distances.prediction_distance(10 * predictions(), "ab"), "softmax"),
         (lambda: distances.prediction_draws(predictions(seeds=2)), "2 seeds .* least 3"),
         (lambda: distances.noise_floor(predictions(seeds=3)), "3 seeds .* least 4"),
-        (lambda: distances.update_distance(np.eye(2), "ab"), r"shapes \[\(2,\)\] for 2 names"),
         (lambda: distances.update_distance(np.eye(2)[:, :, None], "ab"), "'a' does not move.* 1"),
         (lambda: CKA(FEATURES[:1] * 2, "ab"), "19 images is too small for CKA; choose >= 20"),
-        (lambda: CKA(FEATURES[1:2] * 2, "ab"), "'a' share no structure"),
-        (lambda: CKA(FEATURES[1:], "ab"), "2 arrays"),
+        (lambda: CKA(FEATURES[1:] * 2, "ab"), "'a' share no structure"),
         (lambda: distances.embed(frame([[0, 1], [2, 0]])), "symmetric"),
         (lambda: distances.embed(frame([[0, -1], [-1, 0]])), ">= 0"),
         (lambda: distances.embed(frame([[1, 2], [2, 0]])), "0 on the diagonal"),
         (lambda: distances.embed(frame([[0, np.nan], [np.nan, 0]])), "finite"),
-        (lambda: distances.embed(line(3).rename(index={"c1": "c0"})), "same distinct names"),
     ],
 )
 def test_bad_input_is_refused_in_the_users_words(call, message):

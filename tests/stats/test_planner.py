@@ -214,6 +214,3 @@ def test_bad_pilots_are_refused():
         read(gaps[gaps["seed"] == 0])
     with pytest.raises(ValueError, match="gaps of 2 methods"):
         read(gaps.assign(method=np.where(gaps["seed"] == 0, "a", "b")))
-    for members, epsilon, count in ((["c0"], np.nan, 10), (["c0"], 0.1, 0), ([], 0.1, 10)):
-        with pytest.raises(ValueError, match="choose a gap, a count >= 1"):
-            planner.plan(read(gaps), members, epsilon, count)

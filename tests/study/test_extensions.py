@@ -16,7 +16,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.networks.zoo import NETWORKS
 from ddlib.study import extensions
 from ddlib.study.extensions import REGISTRIES, read_extensions
-from ddlib.study.plan import prepare
+from ddlib.study.plan import make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
@@ -163,7 +163,7 @@ def test_a_name_stands_for_one_thing(write):
     first, second = write(text, "first.py"), write(text, "second.py")
     with pytest.raises(ValueError, match=r"second\.py, line 7: .* 'shared' is that of first\.py; "):
         read_extensions([first, second])
-    assert METHODS["shared"].distil.__module__.startswith("first_")
+    assert METHODS["shared"].function.__module__.startswith("first_")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def names(write, method: str = METHOD, network: str = SECOND) -> dict[str, str]:
     """Return what the results of a study under two configurations are called."""
     files = [write(method, "mine.py"), write(network, "network.py")]
     configurations = {"plain": {}, "other": {"network": {"name": "second"}}}
-    plan = prepare(read_settings(TINY | {"extensions": files, "configurations": configurations}))
+    plan = make_plan(read_settings(TINY | {"extensions": files, "configurations": configurations}))
     paths = {f"{trial.method} {trial.configuration}": trial.path for trial in plan.trials}
     paths |= {f"set {trial.method}": trial.set_path for trial in plan.trials}
     paths |= {f"all {each.configuration}": each.path for each in plan.references}
@@ -219,7 +219,7 @@ def test_results_are_named_by_the_code_that_makes_them(write):
 
 
 def test_a_plan_finds_its_own_method_after_an_edit_was_read(write):
-    plan = prepare(read_settings(TINY | {"extensions": [write(METHOD + NETWORK)]}))
+    plan = make_plan(read_settings(TINY | {"extensions": [write(METHOD + NETWORK)]}))
     paths = [trial.path for trial in plan.trials]
     write((METHOD + NETWORK).replace("seed, parameters)\n\nM", "seed + 1, parameters)\n\nM"))
     read_extensions(["mine.py"])

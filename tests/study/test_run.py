@@ -32,7 +32,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs, store
-from ddlib.study.plan import prepare
+from ddlib.study.plan import make_plan
 from ddlib.study.results import Result
 from ddlib.study.run import Graph, run
 from ddlib.study.settings import Settings, read_settings
@@ -365,14 +365,14 @@ class Nothing(Parameters):
 
 
 def register(monkeypatch, name: str, distil, preparation: Preparation | None = None) -> None:
-    monkeypatch.setitem(METHODS, name, Method(distil, Nothing, False, preparation))
+    monkeypatch.setitem(METHODS, name, Method(distil, Nothing, preparation=preparation))
 
 
 def test_a_crash_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
-    def fragile(dataset, network, ipcs, seed, parameters):
-        if broken and ipcs == [2] and seed == 0:
+    def fragile(dataset, network, ipc, seed, parameters):
+        if broken and ipc == 2 and seed == 0:
             raise MemoryError("no room for 6 images")
-        return selection.random(dataset, network, ipcs, seed, parameters)
+        return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
 
     register(monkeypatch, "fragile", fragile)
     chosen = settings(
@@ -396,15 +396,14 @@ def test_a_crash_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
 
 def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeypatch):
     def returning(change):
-        def distil(dataset, network, ipcs, seed, parameters):
-            [(ipc, made)] = selection.random(dataset, network, ipcs, seed, parameters).items()
-            return change(ipc, made)
+        def distil(dataset, network, ipc, seed, parameters):
+            return change(selection.random(dataset, network, [ipc], seed, parameters)[ipc])
 
         return distil
 
     methods = {
-        "nothing": (lambda ipc, made: {}, "be a DistilledSet of ipc=1, not NoneType"),
-        "seed": (lambda ipc, made: {ipc: replace(made, seed=1)}, "hold seed 0, not 1"),
+        "nothing": (lambda made: None, "be a DistilledSet of ipc=1, not NoneType"),
+        "seed": (lambda made: replace(made, seed=1), "hold seed 0, not 1"),
     }
     for name, (change, _) in methods.items():
         register(monkeypatch, name, returning(change))
@@ -416,23 +415,15 @@ def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeyp
     assert len(list(tmp_path.glob("study/distilled/*.safetensors"))) == 1
 
 
-def test_exchanged_or_empty_files_are_named(tmp_path, address):
-    given = SMALL | {"methods": {"random": None, "herding": None}, "k": [3]}
-    chosen = settings(tmp_path / "study", scheduler_address=address, **given)
+def test_a_set_that_is_not_whole_is_named(tmp_path, address):
+    chosen = settings(tmp_path / "study", scheduler_address=address, **SMALL | {"k": [3]})
     run(chosen)
     shutil.rmtree(tmp_path / "study/trials")
-    [ours] = tmp_path.glob("study/distilled/random-*.safetensors")
-    [theirs] = tmp_path.glob("study/distilled/herding-*.safetensors")
-    shutil.copy(theirs, ours)
-    theirs.write_bytes(b"")  # as a loss of power left it
-    messages = list(run(chosen).failures["message"])
-    assert messages[0] == (
-        f"ValueError: {ours} is not the set of its name: it should hold method 'random', not "
-        "'herding'; delete it, and run again"
-    )
-    assert messages[1].startswith(f"ValueError: {theirs} is not a whole distilled set (")
-    for path in (ours, theirs):
-        path.unlink()
+    [path] = tmp_path.glob("study/distilled/*.safetensors")
+    path.write_bytes(b"")  # as a loss of power left it
+    [message] = run(chosen).failures["message"]
+    assert message.startswith(f"ValueError: {path} is not a whole distilled set (")
+    path.unlink()
     assert run(chosen).failures.empty
 
 
@@ -480,10 +471,10 @@ def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
 def shifting(monkeypatch, make) -> None:
     """Register the method `shifted`: random images, each moved by numbers that `make` makes."""
 
-    def distil(dataset, network, ipcs, seed, parameters, prepared):
+    def distil(dataset, network, ipc, seed, parameters, prepared):
         total = sum(int(path.read_text()) for path in prepared) / 100
-        sets = selection.random(dataset, network, ipcs, seed, parameters)
-        return {ipc: replace(one, images=one.images + total) for ipc, one in sets.items()}
+        plain = selection.random(dataset, network, [ipc], seed, parameters)[ipc]
+        return replace(plain, images=plain.images + total)
 
     shifts = Preparation(lambda parameters, ipcs: [{"shift": 1}, {"shift": 10}], make)
     register(monkeypatch, "shifted", distil, shifts)
@@ -570,7 +561,7 @@ class Recorder:
 
 
 def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
-    plan = prepare(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
+    plan = make_plan(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
 
     def groups(device: str = "cuda") -> list[list[int]]:
         there = replace(plan, context=replace(plan.context, device=device))

@@ -1,0 +1,110 @@
+"""Whether methods behave as surrogates of one objective: one order over k, alike exponents.
+
+Letters: M methods, K sizes.
+"""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy  # its parts load when they are first used
+
+from ddlib.stats.compare import CONTROLS, seed_accuracies
+from ddlib.stats.intervals import LEVEL, SAME
+from ddlib.stats.laws import Fits
+
+
+class Agreement(NamedTuple):
+    """Whether the order of the methods is the same at every k; `reason` says why not tested.
+
+    left_out: methods without a result at some k; seeds: those complete, of how many.
+    """
+
+    w: float  # Kendall's W over sizes: 0 no common order, 1 the same order at every k
+    p: float
+    methods: tuple[str, ...]
+    ks: tuple[int, ...]
+    reason: str
+    left_out: tuple[str, ...] = ()
+    seeds: tuple[int, int] = (0, 0)
+
+
+def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
+    """Test whether the methods come in the same order at every k, by Kendall's W of their means.
+
+    Methods without a result at some k and seeds that are not complete are left out. p is the part
+    of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
+    Noise that a seed shares over k can make orders alike, too: read p beside `paired`.
+    """
+    table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
+    asked, missing = len(table), table.columns[table.isna().all()].unique("method")
+    table = table.drop(columns=missing, level="method").dropna()
+    methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
+    rest = tuple(missing), (len(table), asked)
+    few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
+    if few or table.empty:
+        reason = f"{few[0] if few else 'no seed'} with a result everywhere"
+        return Agreement(np.nan, np.nan, methods, ks, reason, *rest)
+    means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
+    w = kendall_w(means)
+    if np.isnan(w):
+        reason = "all methods reach the same accuracy at every k"
+        return Agreement(w, np.nan, methods, ks, reason, *rest)
+    shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
+    shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
+    p = (1 + (shuffled >= w - SAME).sum()) / draws
+    return Agreement(float(w), p, methods, ks, "", *rest)
+
+
+def kendall_w(values: np.ndarray) -> np.ndarray:
+    """Return Kendall's coefficient of concordance of K rankings of M items, values (..., K, M).
+
+    Equal values share their mean rank, with the usual correction; NaN where all are equal.
+    """
+    ranks = scipy.stats.rankdata(np.round(values, 12), axis=-1)  # equal but for rounding is equal
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    most = ranks.shape[-2] * (ranks**2).sum(axis=(-2, -1))
+    agreed = (ranks.sum(axis=-2) ** 2).sum(axis=-1)
+    return np.divide(agreed, most, out=np.full(np.shape(most), np.nan), where=most > 0)
+
+
+def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of `paired` that change places: each leads at some k, beyond doubt.
+
+    Columns: first, second, first_leads and second_leads (tuples of k), of differences that survive
+    the correction.
+    """
+    rows = []
+    for names, group in pairs[pairs["survives"]].groupby(["first", "second"], sort=False):
+        leads = [tuple(group.loc[sign * group["difference"] > 0, "k"]) for sign in (1, -1)]
+        if all(leads):
+            rows.append((*names, *leads))
+    return pd.DataFrame(rows, columns=["first", "second", "first_leads", "second_leads"])
+
+
+def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
+    """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
+
+    fits_by_method: see `fit_table`; its draws weigh a seed alike in all methods. Columns: first,
+    second, b_first, b_second, difference, low, high, differs, reason. The intervals hold together
+    with 95 %: their half-width, in median deviations of the draws, is the 95th percentile of the
+    largest deviation over all pairs.
+    """
+    fits = {m: laws["free_exponent"] for m, laws in fits_by_method.items() if m not in CONTROLS}
+    rows, deviations = [], {}
+    for pair in combinations(fits, 2):
+        vague = [f"{name}: {fits[name].reason}" for name in pair if not fits[name].identifiable]
+        b = [fits[name].parameters["b"].estimate if fits[name].fitted else np.nan for name in pair]
+        if not vague:
+            draws = np.subtract(*(fits[name].coefficients[1:, 1] for name in pair))
+            deviations[pair] = np.abs(draws - np.median(draws))
+        rows.append((*pair, *b, b[0] - b[1], "; ".join(vague)))
+    sizes = {pair: np.median(size) for pair, size in deviations.items()}
+    scaled = [deviations[pair] / sizes[pair] for pair in sizes]
+    factor = np.quantile(np.max(scaled, axis=0), 1 - LEVEL) if scaled else np.nan
+    names = ["first", "second", "b_first", "b_second", "difference", "reason"]
+    table = pd.DataFrame(rows, columns=names)
+    half = np.array([factor * sizes.get(row[:2], np.nan) for row in rows])
+    low, high = table["difference"] - half, table["difference"] + half
+    return table.assign(low=low, high=high, differs=(low > 0) | (high < 0))

@@ -1,0 +1,323 @@
+"""What loads: named sets in their layouts, options, and bad input by its sentence."""
+
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from layouts import grey_levels, images, pixels, write_images, write_mnist, write_npz
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10
+
+from ddlib.data.base import check_ipcs
+from ddlib.data.load import load
+from ddlib.data.sources import DATASETS
+
+real_data = pytest.mark.skipif(
+    not os.environ.get("DDLIB_DATA"), reason="DDLIB_DATA names no folder of real data"
+)
+
+
+# ---- named sets ----
+
+
+def test_digits_are_the_embedded_images_split_two_to_one_by_class():
+    digits, original = load("digits"), load_digits()
+    assert (digits.image_shape, digits.classes) == ((1, 8, 8), tuple("0123456789"))
+    assert len(digits.train.labels) + len(digits.test.labels) == len(original.target) == 1797
+    for label in range(10):
+        share = (digits.test.labels == label).sum().item() / (original.target == label).sum()
+        assert share == pytest.approx(1 / 3, abs=0.01)
+    both = torch.cat([images(digits.train), images(digits.test)])
+    assert (both.dtype, digits.train.labels.dtype) == (torch.float32, torch.int64)
+    grey = (digits.normalisation.denormalise(both) * 16).round().int().reshape(-1, 64).tolist()
+    assert sorted(grey) == sorted(original.images.astype(int).reshape(-1, 64).tolist())
+    trained_on = images(digits.train).double()
+    assert trained_on.mean().item() == pytest.approx(0, abs=1e-5)
+    assert trained_on.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_load_twice_gives_equal_bytes_and_leaves_random_state_alone():
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, second = load("digits", image_size=12), load("digits", image_size=12)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert images(first.test).numpy().tobytes() == images(second.test).numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "mean", "std", "first"),
+    [
+        ("mnist", "MNIST", 0.1307, 0.3081, "0"),
+        ("fashion_mnist", "FashionMNIST", 0.2861, 0.3530, "T-shirt/top"),
+    ],
+)
+def test_idx_files(root, name, folder, mean, std, first):
+    write_mnist(root / folder / "raw")
+    loaded = load(name)
+    expected = (pixels(20, 4, 4, seed=20)[:, None] / 255 - mean) / std
+    np.testing.assert_allclose(images(loaded.train).numpy(), expected, atol=1e-5)
+    assert loaded.test.labels.tolist() == list(range(10))
+    assert (loaded.class_count, loaded.classes[0]) == (10, first)
+
+
+def test_the_root_is_searched_before_the_home_cache(root, tmp_path):
+    write_mnist(tmp_path / "home" / ".cache" / "ddlib" / "MNIST" / "raw")
+    assert load("mnist").image_shape == (1, 4, 4)
+    grey = {"images": pixels(6, 9, 9)}, {"images": pixels(4, 9, 9)}
+    write_npz(root / "mnist", train=grey[0], test=grey[1])
+    assert load("mnist").image_shape == (1, 9, 9)
+
+
+def test_cifar_in_the_layout_of_torchvision(root, monkeypatch):
+    folder, values = root / CIFAR10.base_folder, pixels(4, 3, 32, 32)
+    folder.mkdir(parents=True)
+    batch = {"data": values.reshape(4, -1), "labels": [1, 0, 1, 0]}
+    (folder / "batch").write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["plane", "car"]}))
+    monkeypatch.setattr(CIFAR10, "train_list", [["batch", None]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
+    loaded = load("cifar10")
+    assert (loaded.classes, loaded.train.labels.tolist()) == (("plane", "car"), [1, 0, 1, 0])
+    mean, std = np.array([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]])[..., None, None]
+    expected = (values / 255 - mean) / std
+    np.testing.assert_allclose(images(loaded.train).numpy(), expected, atol=1e-5)
+
+
+def test_damaged_cifar_is_refused_before_it_is_unpickled(root):
+    (root / "cifar-100-python").mkdir(parents=True)
+    (root / "cifar-100-python" / "train").write_bytes(b"not the published file")
+    with pytest.raises(ValueError, match="cifar-100-python is damaged; delete it"):
+        load("cifar100")
+
+
+@pytest.mark.parametrize("copy", ["imagenette2", "imagenette2-80"])
+def test_imagenette_has_readable_names_and_64_pixels(root, copy):
+    write_images(root / copy, size=(90, 80), test="val", classes=("n01440764", "n03888257"))
+    loaded = load("imagenette")
+    assert (loaded.classes, loaded.image_shape) == (("tench", "parachute"), (3, 64, 64))
+    assert load("imagenette", image_size=16).image_shape == (3, 16, 16)
+
+
+def test_download_only_when_asked_and_into_the_root(root, monkeypatch):
+    asked = []
+
+    def fetch(folder):
+        asked.append(folder)
+        write_mnist(folder / "MNIST" / "raw")
+
+    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], download=fetch))
+    with pytest.raises(FileNotFoundError) as caught:
+        load("mnist")
+    for part in (str(root), ".cache/ddlib", "set DDLIB_DATA", "download: true", "your own data"):
+        assert part in str(caught.value)
+    assert asked == []
+    load("mnist", download=True)
+    assert load("mnist", download=True).image_shape == (1, 4, 4)  # found now: not fetched again
+    assert asked == [root]
+
+
+def test_failed_download_is_one_sentence(root, monkeypatch):
+    def fetch(folder):
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], download=fetch))
+    with pytest.raises(ConnectionError, match=r"downloading cifar10 to .* failed: no route"):
+        load("cifar10", download=True)
+
+
+# ---- options ----
+
+
+def test_classes_are_renumbered_in_the_order_given(tmp_path):
+    arrays = {
+        "images": np.zeros((6, 2, 2), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None],
+        "labels": np.array([0, 1, 2, 0, 1, 2]),
+        "class_names": np.array(["a", "b", "c"]),
+    }
+    loaded = load(write_npz(tmp_path, train=arrays, test=arrays), classes=["c", "a"])
+    assert loaded.classes == ("c", "a")
+    assert loaded.train.labels.tolist() == loaded.test.labels.tolist() == [1, 0, 1, 0]
+    assert grey_levels(loaded)[:, 0, 0, 0].tolist() == [0, 2, 3, 5]
+    assert load("digits", classes=[7, "1"]).classes == ("7", "1")  # as YAML reads them
+
+
+def test_per_class_and_held_out_choose_rows_and_leave_the_statistics(tmp_path):
+    folder = write_npz(tmp_path, train={"labels": np.array([1, 1, 1, 1, 0, 0])})
+    whole = load(folder)
+    for options, trained, tested in (
+        ({"per_class": 3}, [0, 1, 2, 4, 5], None),
+        ({"held_out": 1}, [0, 1, 2, 4], [3, 5]),
+        ({"held_out": 1, "per_class": 2}, [0, 1, 4], [3, 5]),
+    ):
+        part = load(folder, **options)
+        assert torch.equal(images(part.train), images(whole.train)[trained])
+        assert torch.equal(part.train.labels, whole.train.labels[trained])
+        expected = images(whole.test) if tested is None else images(whole.train)[tested]
+        assert torch.equal(images(part.test), expected)
+        assert part.normalisation == whole.normalisation
+    with pytest.raises(ValueError, match="held_out=2 leaves nothing of the 2 training images"):
+        load(folder, held_out=2)
+
+
+def test_image_size_resizes_the_shorter_side_then_crops_the_centre(tmp_path):
+    # Columns of grey 0, 0, 90, 90, 90, 90, 200, 200: halved, then 2 of 4 columns are kept.
+    row = np.array([0, 0, 90, 90, 90, 90, 200, 200], np.uint8)
+    values = np.broadcast_to(row, (6, 4, 8))
+    folder = write_npz(tmp_path, train={"images": values}, test={"images": values[:4]})
+    grey = grey_levels(load(folder, image_size=2))
+    # Antialiased bilinear at half size weighs four columns by 1, 3, 3, 1 eighths: columns 1 to 4
+    # give 7/8 of 90 = 78.75, columns 3 to 6 give 7/8 of 90 + 1/8 of 200 = 103.75.
+    np.testing.assert_allclose(grey[0, 0].numpy(), [[78.75, 103.75]] * 2, atol=0.51)
+
+
+def test_image_size_of_files_of_any_shape_agrees_with_torch(tmp_path):
+    folder, tall = write_images(tmp_path, size=(40, 30)), pixels(50, 20, 3, seed=5)
+    Image.fromarray(tall).save(folder / "train" / "ant" / "9.png")
+    halved = torch.nn.functional.interpolate(
+        torch.tensor(tall).permute(2, 0, 1)[None].double(),
+        (25, 10),
+        mode="bilinear",
+        antialias=True,
+    )
+    grey = grey_levels(load(folder, image_size=10))[3]
+    # Pillow rounds to whole grey levels after each of its two passes.
+    assert (grey - halved[0, :, 7:17]).abs().max() <= 1.01
+
+
+def test_ipc_up_to_the_smallest_class(tmp_path):
+    dataset = load(write_npz(tmp_path, train={"labels": np.array([0, 0, 0, 0, 1, 1])}))
+    check_ipcs([1, 2], dataset)
+    with pytest.raises(ValueError, match="ipc=3 is more than the 2 images of class dog; choose"):
+        check_ipcs([1, 3], dataset)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "FashionMNIST"}, "did you mean 'fashion_mnist'"),
+        *[({"name": n}, "is not a data set, nor .*; allowed: digits") for n in ("", None, 5)],
+        ({"classes": ["cow"]}, "'cow' is not a class of this data set; allowed: 0, 1, 2"),
+        *[({"classes": c}, "is not a list of class names") for c in ([3, "3"], [], "3", 3)],
+        *[({"zca": v}, f"zca={v!r} must be true or false") for v in ("yes", 1, None)],
+        *[
+            ({option: value}, f"{option}=.* must be a whole number of at least 1")
+            for option in ("per_class", "held_out", "image_size")
+            for value in (0, 2.5, True, "8")
+        ],
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        load(**{"name": "digits", **options})
+
+
+def test_missing_data(tmp_path, root):
+    for name in (tmp_path / "nowhere", str(tmp_path / "nowhere")):
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist; give an existing"):
+            load(name)
+    with pytest.raises(FileNotFoundError, match=r"holds no train.npz or train$"):
+        load(tmp_path)
+    (write_npz(tmp_path / "a") / "test.npz").unlink()
+    write_images(tmp_path / "b", test="elsewhere")
+    for folder in ("a", "b"):
+        with pytest.raises(FileNotFoundError, match=r"holds no test.npz or test or val$"):
+            load(tmp_path / folder)
+    (write_mnist(root / "MNIST" / "raw") / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(ValueError, match="MNIST is damaged; delete it"):
+        load("mnist")
+
+
+@pytest.mark.parametrize("keep", [0, 9, -30])
+def test_truncated_files(tmp_path, root, keep):
+    files = [write_mnist(root / "MNIST" / "raw") / "train-images-idx3-ubyte"]
+    files += [write_npz(tmp_path / "a") / "train.npz"]
+    files += [write_images(tmp_path / "b") / "train" / "bee" / "1.png"]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:keep])
+    for name, message in (
+        ("mnist", "MNIST is damaged; delete it"),
+        (tmp_path / "a", "train.npz cannot be read .* truncated or not an npz of the plain arrays"),
+        (tmp_path / "b", "bee/1.png cannot be read .*; replace or remove it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(name)
+
+
+NOTHING = {"images": pixels(0, 5, 5, 3), "labels": np.zeros(0, int)}
+PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
+LARGE = {split: {"images": pixels(n, 48, 48, 3)} for split, n in (("train", 6), ("test", 4))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *[
+            ({"train": {"images": values}}, f"pets train: images are {content}; give uint8")
+            for values, content in (
+                (pixels(6, 5, 5, 3) / 255, r"float64 \(6, 5, 5, 3\)"),
+                (pixels(6, 25), r"uint8 \(6, 25\)"),
+                (pixels(6, 3, 5, 5), r"uint8 \(6, 3, 5, 5\)"),
+            )
+        ],
+        *[
+            ({"train": {"labels": labels}}, "pets train: labels are .*; give integers")
+            for labels in (np.arange(6.0) % 2, np.zeros((6, 1), int), np.array([0, 1, 0]))
+        ],
+        *[
+            ({"test": {"labels": np.array([0, 1, 0, label])}}, f"label {label} has no class name")
+            for label in (2, -1)
+        ],
+        *[
+            ({"test": {array: None}}, f"test.npz cannot be read .*{array} is not a file")
+            for array in ("images", "labels", "class_names")
+        ],
+        ({"train": PICKLED}, r"train.npz cannot be read .* not an npz of the plain arrays"),
+        ({"train": NOTHING}, "pets train: no images of class cat, dog"),
+        ({"train": {"labels": np.zeros(6, int)}}, "pets train: no images of class dog; add some"),
+        ({"test": {"labels": np.zeros(4, int)}}, "pets test: no images of class dog; add some"),
+        (
+            {"test": {"class_names": np.array(["dog", "cat"])}},
+            r"training classes \(cat, dog\) differ from the test classes \(dog, cat\)",
+        ),
+        (
+            {"test": {"images": pixels(4, 7, 9, 3)}},
+            r"images are \(5, 5, 3\) but test images are \(7, 9, 3\)",
+        ),
+        ({"test": {"images": pixels(4, 5, 5)}}, r"\(5, 5, 3\) but test images are \(5, 5, 1\)"),
+        ({"zca": True, **LARGE}, r"a matrix of 6912 x 6912 values for pets.* at most 36"),
+    ],
+)
+def test_bad_arrays(tmp_path, changes, message):
+    options = {"zca": changes["zca"]} if "zca" in changes else {}
+    arrays = {split: change for split, change in changes.items() if split != "zca"}
+    with pytest.raises(ValueError, match=message):
+        load(write_npz(tmp_path / "pets", **arrays), **options)
+
+
+# ---- real data ----
+
+
+@real_data
+@pytest.mark.parametrize(
+    ("name", "shape", "counts", "first"),
+    [
+        ("mnist", (1, 28, 28), (60_000, 10_000), "5"),
+        ("cifar10", (3, 32, 32), (50_000, 10_000), "frog"),
+    ],
+)
+def test_real_sets(name, shape, counts, first):
+    loaded = load(name)
+    assert (loaded.image_shape, loaded.classes[loaded.train.labels[0]]) == (shape, first)
+    assert (len(loaded.train.labels), len(loaded.test.labels)) == counts
+    sample = loaded.train.at(torch.arange(10_000))
+    # CIFAR's published deviations are means over images, so these are near 1.2, not 1.
+    assert sample.mean((0, 2, 3)).abs().max() < 0.05
+    assert (sample.std((0, 2, 3)) - (1 if name == "mnist" else 1.2)).abs().max() < 0.15
