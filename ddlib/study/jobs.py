@@ -195,7 +195,7 @@ def find_length(
 
         most = int(converged.passes / passes(1, recipe.batch_size, len(real.labels)))
         steps, tried = search_length(recipe.steps, most, risk)
-        lengths = [(length, risk if math.isfinite(risk) else None) for length, risk in tried]
+        lengths = [(length, loss if math.isfinite(loss) else None) for length, loss in tried]
         return plain_text({"steps": steps, "capped": steps >= most, "tried": lengths}).encode()
 
     return _make(context, path, find)
