@@ -13,7 +13,7 @@ import pandas as pd
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.planner import EPSILONS, read_pilot
 from ddlib.explore.tables import Tables
-from ddlib.figures.coverage import named_dots, place_names, plane, reach
+from ddlib.figures.coverage import named_dots, plane
 from ddlib.figures.style import COLOURS, FAINT, INK, colour_scale, k_axis, tips
 from ddlib.stats import covers, distances, families, planner
 from ddlib.stats.intervals import Interval
@@ -165,12 +165,12 @@ def _map(points: pd.DataFrame, centres: list[str], radius: float) -> alt.LayerCh
     )
     spokes = points.dropna(subset="centre")
     spokes = spokes.join(points[["x", "y"]].add_suffix("2"), on="centre")
-    x, y = plane(reach(points))
+    x, y = plane(points)
     ball = {"fill": CENTRE, "fillOpacity": 0.06, "color": CENTRE, "clip": True}
     ball = alt.Chart(balls).mark_line(**ball).encode(x, y, detail="ball:N", order="order:Q")
     spoke = alt.Chart(spokes).mark_rule(color=CENTRE, opacity=0.5)
     legend = alt.Legend(orient="bottom", title=None)
-    dots = named_dots(place_names(points), (x, y), ROLES, INK, legend)
+    dots = named_dots(points, (x, y), ROLES, INK, legend)
     layers = [ball, spoke.encode(x, y, alt.X2("x2:Q"), alt.Y2("y2:Q")), *dots]
     return alt.layer(*layers, width=380, height=380)
 

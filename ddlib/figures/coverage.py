@@ -55,10 +55,9 @@ def configuration_map(
     share: of the distances' variance that the plane shows; centres: those of a least cover.
     """
     centre, covered = "centre of the cover", "covered"
-    table = place_names(points)
-    table["role"] = np.where(table["configuration"].isin(centres), centre, covered)
+    points = points.assign(role=np.where(points.index.isin(centres), centre, covered))
     roles, blue = {centre: style.COLOURS[0], covered: "#FFFFFF"}, style.COLOURS[0]
-    dots = named_dots(table, plane(reach(points)), roles, blue, alt.Legend(title=None))
+    dots = named_dots(points, plane(points), roles, blue, alt.Legend(title=None))
     return style.figure(
         alt.layer(*dots).properties(width=560, height=560),
         f"{len(centres)} balls of radius {radius:.2g} cover {len(points)} configurations",
@@ -67,29 +66,16 @@ def configuration_map(
     )
 
 
-def place_names(points: pd.DataFrame) -> pd.DataFrame:
-    """Give neighbours' names different heights, so that they can be read; see `named_dots`.
-
-    points: index configuration, columns x and y and perhaps others.
-    """
-    table = points.rename_axis("configuration").reset_index()
-    return table.assign(height=table["x"].rank(method="first").astype(int) % 4)
-
-
-def reach(points: pd.DataFrame) -> float:
-    """Return how far a map of points x, y goes to each side."""
-    return 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
-
-
-def plane(reach: float) -> tuple[alt.X, alt.Y]:
-    """Return the axes of a map that goes as far to each side."""
+def plane(points: pd.DataFrame) -> tuple[alt.X, alt.Y]:
+    """Return the axes of a map of points x, y; they reach as far to each side."""
+    reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
     domain = alt.Scale(domain=[-reach, reach], nice=False)
     looks = {"scale": domain, "axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
     return alt.X("x:Q", **looks), alt.Y("y:Q", **looks)
 
 
 def named_dots(
-    points: pd.DataFrame | alt.NamedData,
+    points: pd.DataFrame,
     axes: tuple[alt.X, alt.Y],
     roles: Mapping[str, str],
     stroke: str,
@@ -97,10 +83,13 @@ def named_dots(
 ) -> list[alt.Chart]:
     """Draw the configurations of a map with their names, filled by their role.
 
-    points: of `place_names`, with a column role; axes: of `plane`; roles: {role: colour}.
+    points: index configuration, columns x, y, role; axes: of `plane`; roles: {role: colour}. The
+    names of neighbours stand at different heights, so that they can be read.
     """
+    table = points.rename_axis("configuration").reset_index()
+    table = table.assign(height=table["x"].rank(method="first").astype(int) % 4)
     tooltip = style.tips(["configuration:N", "role:N"])
-    base = alt.Chart(points).encode(*axes, tooltip=tooltip)
+    base = alt.Chart(table).encode(*axes, tooltip=tooltip)
     dots = base.mark_point(size=100, filled=True, stroke=stroke, strokeWidth=1, opacity=1)
     names = base.mark_text(
         fontSize=11, color=style.INK, dy=alt.expr("[-13, 14, -25, 26][datum.height]")

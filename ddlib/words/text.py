@@ -1,6 +1,5 @@
 """How sentences write lists, numbers, intervals and p-values."""
 
-import math
 from collections.abc import Iterable, Mapping
 
 from ddlib.stats.intervals import Interval
@@ -29,13 +28,8 @@ def sections(parts: Mapping[str, Iterable[str]]) -> Text:
 
 
 def between(interval: Interval, pattern: str = "") -> str:
-    """Return an estimate with its interval: `0.31 (0.27 to 0.35)`; pattern: see `number`."""
+    """Return an estimate with its interval: `0.31 (0.27 to 0.35)`; pattern: such as ".2f"."""
     return format(interval, pattern)
-
-
-def ends(low: float | None, high: float | None, pattern: str = "") -> str:
-    """Return an interval: `0.27 to 0.35`, or `no interval` for None and NaN."""
-    return Interval(math.nan, low, high).ends(pattern)
 
 
 def p_value(value: float) -> str:
