@@ -35,16 +35,16 @@ def distil(dataset, network, ipc, seed, parameters):
     return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
 
 
-METHODS["holding"] = Method(distil, selection.RandomSelection)
+METHODS[{name!r}] = Method(distil, selection.RandomSelection)
 """
 
 
 def write_holding(path: Path, hold: Path) -> Path:
-    """Write a file that brings the method `holding`.
+    """Write a file that brings a method of its own name.
 
     Where the folder `hold` is there, its first trial does not end before that is removed.
     """
-    path.write_text(HOLDING.format(hold=str(hold)))
+    path.write_text(HOLDING.format(hold=str(hold), name=path.stem))
     return path
 
 

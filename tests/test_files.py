@@ -7,76 +7,49 @@ import pytest
 from ddlib.files import check_writable, read_json, write_atomically
 
 
-def test_writes_the_bytes_and_makes_missing_folders(tmp_path):
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_a_file_is_written_whole_in_new_folders_for_others_to_read(tmp_path, kind):
     path = tmp_path / "a" / "b" / "set.bin"
-    write_atomically(path, b"\x00\xff\n")
-    assert path.read_bytes() == b"\x00\xff\n"
-    assert os.listdir(path.parent) == ["set.bin"]
+    for content in (b"old and longer", b"\x00\xff\n"):
+        write_atomically(kind(path), content)
+        assert path.read_bytes() == content
+        assert os.listdir(path.parent) == ["set.bin"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_replaces_what_was_there(tmp_path):
-    path = tmp_path / "set.bin"
-    path.write_bytes(b"old and longer")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["set.bin"]
-
-
-def test_others_may_read_the_file(tmp_path):
-    write_atomically(tmp_path / "set.bin", b"x")
-    assert stat.S_IMODE((tmp_path / "set.bin").stat().st_mode) == 0o644
-
-
-def test_takes_a_path_as_text(tmp_path):
-    write_atomically(str(tmp_path / "set.bin"), b"x")
-    assert (tmp_path / "set.bin").read_bytes() == b"x"
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
-    path = tmp_path / "set.bin"
+def test_the_content_is_on_the_disk_before_the_name_points_at_it(tmp_path, monkeypatch):
+    """So neither a reader nor a loss of power finds half a file."""
+    path, events, sync, replace = tmp_path / "set.bin", [], os.fsync, os.replace
     path.write_bytes(b"old")
-    seen = []
-    replace = os.replace
-
-    def look_then_replace(source, target):
-        with open(source, "rb") as file:
-            seen.append((path.read_bytes(), file.read()))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", look_then_replace)
-    write_atomically(path, b"new")
-    assert seen == [(b"old", b"new")]  # all is written before the name changes hands
-
-
-def test_a_loss_of_power_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
-    """The disk keeps the content before the name points at it, and the name before it is said."""
-    events, sync, replace = [], os.fsync, os.replace
 
     def note_sync(file):
-        seen = os.fstat(file)
-        events.append("folder" if stat.S_ISDIR(seen.st_mode) else seen.st_size)
+        events.append(os.fstat(file).st_size)
         sync(file)
 
-    def note_replace(*paths):
-        events.append("name")
-        replace(*paths)
+    def note_replace(source, target):
+        with open(source, "rb") as file:
+            events.append((path.read_bytes(), file.read()))
+        replace(source, target)
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_replace)
-    write_atomically(tmp_path / "set.bin", b"new")
-    assert events == [3, "name", "folder"]
+    write_atomically(path, b"newer")
+    assert events == [5, (b"old", b"newer")]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"done": 1}'])
-def test_json_that_is_not_whole_is_named(tmp_path, content):
-    path = tmp_path / "progress.json"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
-        read_json(path, names=("done", "total"))
-
-
-@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt("stop"), "stop"),
+        (OSError("one sentence"), "one sentence"),
+        (OSError(errno.ENOSPC, "full"), "the disk that holds {} is full; make room and run"),
+        (OSError(errno.EDQUOT, "full"), "the disk that holds {} is full; make room and run"),
+        (OSError(errno.EROFS, "read-only"), r"cannot write to the folder {} \(read-only\); choose"),
+    ],
+)
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, error, message
+):
     path = tmp_path / "set.bin"
     path.write_bytes(b"old")
 
@@ -84,56 +57,33 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
         raise error
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error), match=message.format(tmp_path)):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["set.bin"]
 
 
-def test_an_unwritable_folder_is_named(tmp_path):
-    (tmp_path / "results").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match=r"cannot write to the folder .*results.*choose another"):
-        write_atomically(tmp_path / "results" / "set.bin", b"x")
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path, monkeypatch, number):
-    path = tmp_path / "set.bin"
-    path.write_bytes(b"old")
-
-    def fail(source, target):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match=f"the disk that holds {tmp_path} is full; make room and run"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["set.bin"]
-
-
-def test_a_folder_that_takes_a_few_kilobytes_is_made_and_left_empty(tmp_path, monkeypatch):
-    synced, sync = [], os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda file: synced.append(os.fstat(file).st_size) or sync(file)
-    )
+def test_a_folder_is_tried_before_the_work(tmp_path, monkeypatch):
     check_writable(tmp_path / "a" / "b")
     assert os.listdir(tmp_path / "a" / "b") == []
-    [size] = synced
-    assert size >= 4096
+    (tmp_path / "file").write_text("a file where a folder should be")
+    for act in (check_writable, lambda folder: write_atomically(folder / "set.bin", b"x")):
+        with pytest.raises(OSError, match=r"cannot write to the folder .*file.*choose another"):
+            act(tmp_path / "file")
 
-
-def test_a_disk_that_is_full_only_once_it_is_asked_to_keep_is_said(tmp_path, monkeypatch):
-    def fail(file):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(file):  # a full disk takes the file, and not what it holds
+        assert os.fstat(file).st_size >= 4096
+        raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=f"the disk that holds {tmp_path} is full; make room and run"):
         check_writable(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert sorted(os.listdir(tmp_path)) == ["a", "file"]
 
 
-def test_an_unreadable_file_of_json_is_named_and_not_taken_for_absent(tmp_path):
-    path = tmp_path / "record.json"
-    path.write_bytes(b"")  # as a loss of power leaves it
-    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it"):
-        read_json(path)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"done": 1}'])
+def test_json_that_is_not_whole_is_named(tmp_path, content):
+    path = tmp_path / "state.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
+        read_json(path, names=("done", "total"))

@@ -12,12 +12,9 @@ def draws(*keys, count=64):
     return torch.randint(2**31, (count,), generator=generator(*keys))
 
 
-def test_equal_keys_give_the_same_stream():
-    assert torch.equal(draws("real", 3), draws("real", 3))
-
-
 @pytest.mark.parametrize(
-    "other", [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()]
+    "other",
+    [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()],
 )
 def test_different_keys_give_unrelated_streams(other):
     ours, theirs = draws("real", 3, count=4096), draws(*other, count=4096)
@@ -32,21 +29,11 @@ def test_thousands_of_streams_are_all_different():
     assert len(firsts) == 20_000
 
 
-def test_keys_do_not_run_into_each_other():
-    assert not torch.equal(draws("a", 12), draws("a1", 2))
-    assert not torch.equal(draws(("a", 1), 2), draws("a", (1, 2)))
-
-
-def test_a_stream_does_not_depend_on_what_else_is_drawn():
-    alone = draws("real", 3)
+def test_a_stream_depends_on_its_keys_alone():
+    first, before = draws("real", 3), torch.get_rng_state()
     other, late = generator("noise", 3), generator("real", 3)
     torch.rand(1000, generator=other)
-    assert torch.equal(torch.randint(2**31, (64,), generator=late), alone)
-
-
-def test_the_global_state_is_neither_read_nor_changed():
-    before = torch.get_rng_state()
-    first = draws("real", 3)
+    assert torch.equal(torch.randint(2**31, (64,), generator=late), first)
     assert torch.equal(torch.get_rng_state(), before)
     with torch.random.fork_rng():
         torch.manual_seed(12345)
@@ -63,5 +50,4 @@ def test_another_process_sees_the_same_stream():
     process = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    expected = torch.randint(2**31, (4,), generator=generator("real", (3, 1))).tolist()
-    assert process.stdout.strip() == str(expected)
+    assert process.stdout.strip() == str(draws("real", (3, 1), count=4).tolist())

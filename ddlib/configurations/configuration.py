@@ -16,7 +16,7 @@ from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training.divergence import Watch
-from ddlib.training.loop import advance, detached, trainable
+from ddlib.training.loop import Training
 from ddlib.training.recipe import Recipe
 
 PRETRAINED = ("rotation", "contrastive")
@@ -86,10 +86,8 @@ class Configuration(Recipe):
         layers. Optimiser and schedule start anew, and `theta` stays as it is. The steps are those
         of `ddlib.training.loop.train`. Raises DivergedError where a loss is not finite.
         """
-        watch = Watch()
-        theta, optimiser = trainable(network, theta, self)
+        training, watch = Training(network, theta, self, stream), Watch()
         for step, batch in enumerate(batches):
-            loss = advance(network, theta, optimiser, *batch, self, step, stream)
-            watch.finite(step, "the training loss", loss)
+            watch.finite(step, "the training loss", training.step(*batch))
         watch.check()
-        return detached(theta)
+        return training.weights

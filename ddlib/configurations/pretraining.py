@@ -13,7 +13,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
 from ddlib.training.divergence import Watch
-from ddlib.training.loop import batches, descend, trainable
+from ddlib.training.loop import Training, batches
 from ddlib.training.recipe import Recipe
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
@@ -34,15 +34,15 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     network = configuration.build(dataset.image_shape, outputs)
     recipe = Recipe(**vars(options), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = initial_parameters(network, stream, real.device)
-    theta, optimiser = trainable(network, theta, recipe)
+    training = Training(network, theta, recipe, stream)
     rows, watch = batches(len(real.labels), max(options.batch_size // copies, 1), stream), Watch()
     for step in range(recipe.steps):
         images = view(real.at(next(rows)), stream)
-        loss = loss_of(logits(network, theta, images, training=True, stream=stream))
+        loss = loss_of(logits(network, training.theta, images, training=True, stream=stream))
         watch.finite(step, f"the {kind} loss", loss)
-        descend(optimiser, loss, recipe.rate(step))
-    names = [f"body.{name}" for name, _ in network.body.named_parameters()]
-    body = {name: theta[name].detach() for name in names}
+        training.descend(loss)
+    names, weights = [name for name, _ in network.body.named_parameters()], training.weights
+    body = {f"body.{name}": weights[f"body.{name}"] for name in names}
     for weight in body.values():
         watch.finite(recipe.steps, "a pretrained weight", weight)
     watch.check()

@@ -86,8 +86,8 @@ def distil(
     dataset, network = open_data(context)
     start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
     try:
-        given = dataset, network, ipcs, missing[0].seed, parameters
-        outcomes = entry.distil(*given, *([prepared] if entry.preparation else []))
+        call = [dataset, network, ipcs, missing[0].seed, parameters]
+        outcomes = entry.distil(*call, *([prepared] if entry.preparation else []))
     except Exception as error:  # of a method: any
         outcomes = dict.fromkeys(ipcs, error)
     share, failed = (seconds(context) - start) / len(missing), {}
@@ -134,22 +134,23 @@ def evaluate(
     start, sets = seconds(context), {}
     for trial in trials:
         if trial.set_path not in reasons:
-            one = load_distilled(trial.set_path)
-            sets[trial] = one.images.to(context.device), one.labels.to(context.device)
+            synthetic = load_distilled(trial.set_path)
+            tensors = synthetic.images, synthetic.labels
+            sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
     ends = {trial: reasons.get(trial.set_path) for trial in trials}
     if sets:
         streams = [(trial.seed, number) for trial in sets for number in numbers]
-        thetas = [_initial(context, network, configuration, each, body) for each in streams]
+        thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
         repeated = [sets[trial] for trial in sets for _ in numbers]
-        given = repeated, dataset.test, configuration.recipe, streams, thetas
-        scores = iter(train_and_score_all(network, *given))
+        training = repeated, dataset.test, configuration.recipe, streams, thetas
+        scores = iter(train_and_score_all(network, *training))
         ends |= {trial: _ended([next(scores) for _ in numbers]) for trial in sets}
     return list(ends.values()), seconds(context) - start
 
 
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:
     """Return how a trial ended: well, unless one of its networks diverged."""
-    errors = [each for each in scores if isinstance(each, DivergedError)]
+    errors = [error for error in scores if isinstance(error, DivergedError)]
     return failure(errors[0]) if errors else success(scores)
 
 
@@ -157,10 +158,10 @@ def join(parts: Sequence[tuple[list[Record], float]]) -> list[Record]:
     """Return the records of trials whose networks were trained in several jobs of `evaluate`."""
     ends, seconds = zip(*parts, strict=True)
     share, records = sum(seconds) / len(ends[0]), []
-    for own in zip(*ends, strict=True):  # of one trial
-        failed = [record for record in own if record["status"] != "ok"]
-        scores = [score for record in own for score in record["scores"]]
-        records += failed[:1] or [{**own[0], "scores": scores, "seconds": share}]
+    for parts_of_trial in zip(*ends, strict=True):
+        failed = [record for record in parts_of_trial if record["status"] != "ok"]
+        scores = [score for record in parts_of_trial for score in record["scores"]]
+        records += failed[:1] or [{**parts_of_trial[0], "scores": scores, "seconds": share}]
     return records
 
 
@@ -188,13 +189,13 @@ def find_length(
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            given = rest.images, rest.labels, test, shorter, (0, 0), theta
-            outcome = or_diverged(train_and_score, network, *given)
+            training = rest.images, rest.labels, test, shorter, (0, 0), theta
+            outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
         most = int(converged.passes / passes(1, recipe.batch_size, len(real.labels)))
         steps, tried = search_length(recipe.steps, most, risk)
-        lengths = [(length, risk if math.isfinite(risk) else None) for length, risk in tried]
+        lengths = [(length, loss if math.isfinite(loss) else None) for length, loss in tried]
         return plain_text({"steps": steps, "capped": steps >= most, "tried": lengths}).encode()
 
     return _make(context, path, find)
@@ -217,8 +218,8 @@ def reference(
     """
     steps = {"steps": configuration.recipe.steps, "capped": False}
     if length:
-        found = read_json(length, names=("steps", "capped"))
-        steps = {name: found[name] for name in steps}
+        search = read_json(length, names=("steps", "capped"))
+        steps = {name: search[name] for name in steps}
     with locked(wanted.path):
         if stands(wanted.path, wanted.observed):
             return wanted.path
@@ -246,8 +247,8 @@ def _trained(
     dataset, network = open_data(context, configuration)
     recipe, stream = configuration.recipe, (wanted.seed, 0)
     theta = _initial(context, network, configuration, stream, body)
-    given = dataset.train, dataset.test, recipe, stream, probe
-    theta, observed = train_and_observe(network, theta, *given)
+    training = dataset.train, dataset.test, recipe, stream, probe
+    theta, observed = train_and_observe(network, theta, *training)
     result = final(score(network, theta, dataset.test), recipe)
     if wanted.observed:
         write_atomically(wanted.observed, observed)

@@ -5,7 +5,6 @@ missing, and studies share networks trained on all data and what methods prepare
 """
 
 import itertools
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,8 +125,8 @@ class Plan:
     @cached_property
     def _evaluations(self) -> dict[str, list[Any]]:
         """All that decides how a network of each configuration is trained and scored."""
-        plain = {name: each.model_dump() for name, each in self.configurations.items()}
-        return {name: [each, *self._network_code(each)] for name, each in plain.items()}
+        plain = {name: chosen.model_dump() for name, chosen in self.configurations.items()}
+        return {name: [values, *self._network_code(values)] for name, values in plain.items()}
 
     def _network_code(self, plain: Any) -> list[str]:
         """Return digests of the code of the networks of one's own that plain data names."""
@@ -158,7 +157,7 @@ class Plan:
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return what `method` makes once for all sizes and seeds: jobs, and their files."""
         base, parameters = self.methods[method]
-        entry, found = self.entry(method), []
+        entry, files = self.entry(method), []
         if not entry.preparation:
             return []
         jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
@@ -170,15 +169,16 @@ class Plan:
             named = {key: value for key, value in job.items() if key != length}
             name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
             path = self.cache / "prepared" / name
-            found.append((job, _long_enough(path, job[length]) if length else path))
-        return found
+            files.append((job, _long_enough(path, job[length]) if length else path))
+        return files
 
 
 def _long_enough(path: Path, length: int) -> Path:
     """Return the shortest file of that name and at least that length, or the one to be made."""
-    lengths = (re.fullmatch(r".*-(\d+)", each.name) for each in path.parent.glob(f"{path.name}-*"))
-    enough = [int(each[1]) for each in lengths if each and int(each[1]) >= length]
-    return path.with_name(f"{path.name}-{min(enough, default=length)}")
+    endings = [file.name.removeprefix(f"{path.name}-") for file in path.parent.glob("*")]
+    lengths = [int(ending) for ending in endings if ending.isdecimal()]
+    enough = min((known for known in lengths if known >= length), default=length)
+    return path.with_name(f"{path.name}-{enough}")
 
 
 def make_plan(settings: Settings) -> Plan:

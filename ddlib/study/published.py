@@ -58,37 +58,37 @@ def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
     ours = pd.concat([ours, full[["accuracy"]].assign(method="all data")])
     theirs = read().query("data == @data").drop(columns="data")
     theirs = theirs.rename(columns={"accuracy": "published"})
-    found = ours.astype({"ipc": "Int64", "k": "Int64"}).merge(theirs, on=["method", "ipc"])
-    found.insert(6, "difference", found["accuracy"] - found["published"])
-    batches = np.ceil(found["k"].astype(float) / RECIPE["batch_size"])
-    steps = (found["epochs"].astype(float) * batches).astype("Int64")
-    found.insert(found.columns.get_loc("epochs") + 1, "steps", steps)
-    return found
+    pairs = ours.astype({"ipc": "Int64", "k": "Int64"}).merge(theirs, on=["method", "ipc"])
+    pairs.insert(6, "difference", pairs["accuracy"] - pairs["published"])
+    batches = np.ceil(pairs["k"].astype(float) / RECIPE["batch_size"])
+    steps = (pairs["epochs"].astype(float) * batches).astype("Int64")
+    pairs.insert(pairs.columns.get_loc("epochs") + 1, "steps", steps)
+    return pairs
 
 
-def differences(plan: Plan, found: pd.DataFrame) -> Text:
+def differences(plan: Plan, pairs: pd.DataFrame) -> Text:
     """Return a table, in Markdown, of what differs from the settings of the published figures.
 
-    found: see `beside`. What is compared: data, network, training, evaluation, and each method's
-    parameters at the sizes of `found` against the papers', which are those of
+    pairs: see `beside`. What is compared: data, network, training, evaluation, and each method's
+    parameters at the sizes of `pairs` against the papers', which are those of
     parameters/methods/*_reference.yaml for the data set, or else the defaults. Below stand notes on
     the figures, and what methods learned beside images.
     """
-    if found.empty:
+    if pairs.empty:
         first = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
         return Text("\n\n- ".join([first, *_learned(plan)]))
-    rows = [*_setting(plan, found), *_methods(plan, found)]
+    rows = [*_setting(plan, pairs), *_methods(plan, pairs)]
     lines = [f"\n| {name} | {ours} | {theirs} |" for name, ours, theirs in rows if ours != theirs]
-    notes = found.dropna(subset="note").groupby("note", sort=False)["method"].unique()
+    notes = pairs.dropna(subset="note").groupby("note", sort=False)["method"].unique()
     points = [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
-    if unverified := sorted(set(found.loc[found["tag"] == "unverified", "method"])):
+    if unverified := sorted(set(pairs.loc[pairs["tag"] == "unverified", "method"])):
         points.append(f"not verified in the paper itself: {listed(unverified, 'and')}")
     points = "".join(f"\n- {point}" for point in [*_learned(plan), *points])
     table = "".join([HEAD, *lines]) if lines else "No setting differs."
     return Text(f"{table}\n{points}" if points else table)
 
 
-def _setting(plan: Plan, found: pd.DataFrame) -> Iterator[Row]:
+def _setting(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
     """Yield the settings of data, network and training, also those that are the same."""
     options, recipe, network = plan.settings.data, plan.first.recipe, plan.first.network
     for name in ("classes", "per_class", "held_out", "image_size", "zca"):
@@ -97,14 +97,14 @@ def _setting(plan: Plan, found: pd.DataFrame) -> Iterator[Row]:
     public = max(count, TRAINING_IMAGES.get(plan.dataset.name, 0))
     yield "images to train on", f"{count:,}", f"{public:,}"
     ours = _size(*map(network.get, ("name", "width", "depth")))
-    for theirs in found[["network", "width", "depth"]].drop_duplicates().to_numpy():
+    for theirs in pairs[["network", "width", "depth"]].drop_duplicates().to_numpy():
         yield "network", ours, _size(*theirs)
     for name, value in RECIPE.items():
         yield name, getattr(recipe, name), value
-    if steps := sorted(set(found["steps"].dropna())):
+    if steps := sorted(set(pairs["steps"].dropna())):
         theirs = " to ".join(f"{step:,}" for step in dict.fromkeys([steps[0], steps[-1]]))
         yield "steps of training, at every k here", f"{recipe.steps:,}", theirs
-    for name, rows in found.groupby("augmentation", sort=False):
+    for name, rows in pairs.groupby("augmentation", sort=False):
         theirs = "one of their own" if name == "other" else name
         yield f"augmentation ({', '.join(rows['method'].unique())})", recipe.augmentation, theirs
 
@@ -114,15 +114,15 @@ def _size(name: str, width: float | None, depth: float | None) -> str:
     return " ".join([name, *(f"{n} {size}" for n, size in sizes.items() if not pd.isna(size))])
 
 
-def _methods(plan: Plan, found: pd.DataFrame) -> Iterator[Row]:
+def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
     reference = from_root(f"parameters/methods/{plan.dataset.name}_reference.yaml")
     published = read_file(reference)["methods"] if reference.exists() else {}
     for method, (_, parameters) in plan.methods.items():
         theirs = vars(type(parameters).read(published.get(method), method))
-        ipcs = found.loc[found["method"] == method, "ipc"]
-        for name, own in vars(parameters).items():
-            if any(at_ipc(own, ipc) != at_ipc(theirs[name], ipc) for ipc in ipcs):
-                yield f"{method}: {name}", own, theirs[name]
+        ipcs = pairs.loc[pairs["method"] == method, "ipc"]
+        for name, ours in vars(parameters).items():
+            if any(at_ipc(ours, ipc) != at_ipc(theirs[name], ipc) for ipc in ipcs):
+                yield f"{method}: {name}", ours, theirs[name]
 
 
 def _learned(plan: Plan) -> Iterator[str]:

@@ -68,8 +68,8 @@ class Result:
         """Return the part of this result of one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
         tables = (self.trials, self.references, self.costs)
-        own = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
-        return Result(self.plan, *own)
+        rows = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
+        return Result(self.plan, *rows)
 
     def observed(
         self, configuration: str, seeds: Iterable[int] | None = None
@@ -81,9 +81,9 @@ class Result:
         """
         seeds = self.plan.seeds if seeds is None else seeds
         paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
-        shown = [_read(path) for path in paths if path.exists()]
-        names = shown[0] if shown else {}
-        return {name: np.stack([arrays[name] for arrays in shown]) for name in names}
+        observations = [_read(path) for path in paths if path.exists()]
+        names = observations[0] if observations else {}
+        return {name: np.stack([arrays[name] for arrays in observations]) for name in names}
 
     def observed_together(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
         """Return what `observed` gives of some configurations, over the same seeds for all.
@@ -92,9 +92,10 @@ class Result:
         distances need, configurations that lack a seed are left out instead.
         """
         seeds = {name: set() for name in names}
-        for one in self.plan.references:
-            if one.configuration in seeds and one.observed and one.observed.exists():
-                seeds[one.configuration].add(one.seed)
+        for reference in self.plan.references:
+            name, observed = reference.configuration, reference.observed
+            if name in seeds and observed and observed.exists():
+                seeds[name].add(reference.seed)
         common = set.intersection(*seeds.values()) if seeds else set()
         if len(common) < NOISE_SEEDS:
             common = set(self.plan.seeds)
@@ -116,6 +117,7 @@ def collect(plan: Plan) -> Result:
     """Return the tables of what is on disk, and write them as Parquet beside it.
 
     With them goes `settings.json`, without what decides no number: how many work at it, and where.
+    There the families are lists of their members, and the reference is written out.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
@@ -124,6 +126,8 @@ def collect(plan: Plan) -> Result:
     result = Result(plan, trials, references, _costs(plan, records))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
+    settings["families"] = {name: one.members for name, one in plan.settings.families.items()}
+    settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
         table = getattr(result, name).to_parquet(index=False)
@@ -157,12 +161,15 @@ def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, A
 def _references(plan: Plan) -> pd.DataFrame:
     """Return the table of the networks trained on all data."""
     count, rows = len(plan.dataset.train.labels), []
-    for one in plan.references:
-        record, recipe = read_record(one.path), plan.configurations[one.configuration].recipe
-        described = {"configuration": one.configuration, "seed": one.seed, "reference": one.kind}
-        length = {"steps": record["steps"], "capped": record["capped"]}
-        length["passes"] = passes(record["steps"] or math.nan, recipe.batch_size, count)
-        rows += _rows(record, described | length)
+    for reference in plan.references:
+        name, record = reference.configuration, read_record(reference.path)
+        batch_size = plan.configurations[name].recipe.batch_size
+        described = {
+            **{"configuration": name, "seed": reference.seed, "reference": reference.kind},
+            **{"steps": record["steps"], "capped": record["capped"]},
+            "passes": passes(record["steps"] or math.nan, batch_size, count),
+        }
+        rows += _rows(record, described)
     return pd.DataFrame(rows).astype({"steps": "Int64"})
 
 
@@ -174,8 +181,8 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
     keys = ["configuration", "seed"]
     places = pd.MultiIndex.from_frame(trials[keys])
     for suffix, name in {"": reference, "_same_steps": SAME_STEPS}.items():
-        own = references[references["reference"] == name].set_index(keys)
-        full = own.reindex(places).reset_index(drop=True)
+        full = references[references["reference"] == name].set_index(keys)
+        full = full.reindex(places).reset_index(drop=True)
         for measure in ("error", "cross_entropy"):
             trials[f"gap_{measure}{suffix}"] = trials[measure] - full[measure]
         lacks = (full["status"] != "ok") & (trials["message"] == "")

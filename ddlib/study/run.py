@@ -64,7 +64,7 @@ def _finish(
                 if record:
                     store.write_record(target.path, record)
             bar.update(len(ends[future]))
-    wait(list(graph.made.values()))  # files that nobody waits for, since another one failed
+    wait(list(graph.files.values()))  # files that nobody waits for, since another one failed
 
 
 def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence[Any]:
@@ -84,20 +84,20 @@ class Graph:
 
     def __init__(self, plan: Plan, client: "Client"):
         self.plan, self.client = plan, client
-        self.made: dict[Path, Future] = {}  # files of the cache
+        self.files: dict[Path, Future] = {}  # files of the cache
 
-    def submit(self, job: Any, *given: Any, priority: int = 0) -> "Future":
+    def submit(self, job: Any, *arguments: Any, priority: int = 0) -> "Future":
         """Hand a job to the workers; jobs of a higher priority go first."""
-        call = job, self.plan.context, *given
+        call = job, self.plan.context, *arguments
         return self.client.submit(*call, pure=False, priority=priority)
 
-    def file(self, path: Path | None, job: Any, *given: Any) -> "Path | Future | None":
+    def file(self, path: Path | None, job: Any, *arguments: Any) -> "Path | Future | None":
         """Return a file of the cache, or the future of the job that makes it."""
         if path is None or path.exists():
             return path
-        if path not in self.made:
-            self.made[path] = self.submit(job, *given, path, priority=2)
-        return self.made[path]
+        if path not in self.files:
+            self.files[path] = self.submit(job, *arguments, path, priority=2)
+        return self.files[path]
 
     def body(self, configuration: str) -> "Path | Future | None":
         """Return the pretrained body that a configuration starts from, if it has one."""
@@ -106,8 +106,8 @@ class Graph:
 
     def reference(self, wanted: Reference) -> "Path | Future":
         """Return the record of a network trained on all data."""
-        if wanted.path in self.made:
-            return self.made[wanted.path]
+        if wanted.path in self.files:
+            return self.files[wanted.path]
         if store.stands(wanted.path, wanted.observed):
             return wanted.path
         name, plan = wanted.configuration, self.plan
@@ -116,9 +116,9 @@ class Graph:
             search = jobs.find_length, chosen, body, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
             same_steps = self.reference(plan.reference(name, wanted.seed, SAME_STEPS))
-        given = wanted, chosen, body, length, same_steps, plan.settings.probe
-        self.made[wanted.path] = self.submit(jobs.reference, *given)
-        return self.made[wanted.path]
+        arguments = wanted, chosen, body, length, same_steps, plan.settings.probe
+        self.files[wanted.path] = self.submit(jobs.reference, *arguments)
+        return self.files[wanted.path]
 
     def sets(self, trials: Iterable[Trial]) -> "dict[Path, Future]":
         """Return the job that makes each missing set.
@@ -155,9 +155,9 @@ class Graph:
         numbers = list(range(plan.settings.evaluations))
         on_cpu = plan.context.device == "cpu"
         parts = [[number] for number in numbers] if on_cpu else [numbers]
-        made = [sets[trial.set_path] for trial in trials if trial.set_path in sets]
-        given = plan.configurations[name], self.body(name), made
-        ends = [self.submit(jobs.evaluate, trials, part, *given, priority=1) for part in parts]
+        failed = [sets[trial.set_path] for trial in trials if trial.set_path in sets]
+        arguments = plan.configurations[name], self.body(name), failed
+        ends = [self.submit(jobs.evaluate, trials, part, *arguments, priority=1) for part in parts]
         return self.client.submit(jobs.join, ends, pure=False, priority=1)
 
     def seeds_at_once(self, configuration: str, ipc: int) -> int:

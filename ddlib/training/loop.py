@@ -48,6 +48,41 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
         pending = pending[size:]
 
 
+class Training:
+    """A training under way: copies of the weights `theta`, which every step moves in place.
+
+    theta may come with the network's buffers; if it does not, they are added. The optimiser does
+    not see them. generator: for augmentation and stochastic layers.
+    """
+
+    def __init__(self, network: Network, theta: Theta, recipe: Recipe, generator: torch.Generator):
+        self.network, self.recipe, self.generator, self.steps = network, recipe, generator, 0
+        self.theta = {name: value.clone() for name, value in with_buffers(network, theta).items()}
+        weights = [self.theta[name].requires_grad_() for name, _ in network.named_parameters()]
+        options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        if recipe.optimizer in ("sgd", "nesterov"):
+            options["momentum"] = recipe.momentum
+        self.optimiser = OPTIMISERS[recipe.optimizer](weights, **options)
+
+    @property
+    def weights(self) -> Theta:
+        """The weights and buffers as plain values; the next step overwrites them, so copy."""
+        return {name: value.detach() for name, value in self.theta.items()}
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take a step on images (N, channels, H, W), labels (N,); return the loss () before it."""
+        images, targets = augmented(images, labels, self.recipe.augmentation, self.generator)
+        scores = logits(self.network, self.theta, images, training=True, stream=self.generator)
+        loss = target_loss(scores, targets, self.recipe.label_smoothing)
+        self.descend(loss)
+        return loss.detach()
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """Take a step down the gradient of a loss () of `theta`."""
+        descend(self.optimiser, loss, self.recipe.rate(self.steps))
+        self.steps += 1
+
+
 def train(
     network: Network,
     theta: Theta,
@@ -81,18 +116,16 @@ def training_steps(
 
     A loss that is not finite may raise up to CHECK_EVERY steps late.
     """
-    watch = Watch()
-    theta, optimiser = trainable(network, theta, recipe)
+    training, watch = Training(network, theta, recipe, generator), Watch()
     stream = batches(len(labels), recipe.batch_size, generator)
     for step in range(recipe.steps):
         rows = send(next(stream), images.device)
-        batch = images[rows], labels[rows]
-        loss = advance(network, theta, optimiser, *batch, recipe, step, generator)
+        loss = training.step(images[rows], labels[rows])
         if see:
             see(loss)
         else:
             watch.finite(step, "the training loss", loss)
-        yield detached(theta)
+        yield training.weights
     watch.check()
 
 
@@ -104,45 +137,6 @@ def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Ite
     yield from [start] * places.count(0)
     for done, theta in enumerate(steps, 1):
         yield from [theta] * places.count(done)
-
-
-def detached(theta: Theta) -> Theta:
-    """Return the same weights, without what leads to their gradients."""
-    return {name: value.detach() for name, value in theta.items()}
-
-
-def trainable(
-    network: Network, theta: Theta, recipe: Recipe
-) -> tuple[Theta, torch.optim.Optimizer]:
-    """Return a copy of the weights to train, and the optimiser that moves them in place."""
-    theta = {name: value.clone() for name, value in with_buffers(network, theta).items()}
-    weights = [theta[name].requires_grad_() for name, _ in network.named_parameters()]
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer in ("sgd", "nesterov"):
-        options["momentum"] = recipe.momentum
-    return theta, OPTIMISERS[recipe.optimizer](weights, **options)
-
-
-def advance(
-    network: Network,
-    theta: Theta,
-    optimiser: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    recipe: Recipe,
-    step: int,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """Move `theta` by step number `step` of the recipe, in place; return the loss () before it.
-
-    images: (N, channels, H, W); labels: (N,). The augmentation, and what stochastic layers draw,
-    come from `generator`.
-    """
-    images, targets = augmented(images, labels, recipe.augmentation, generator)
-    scores = logits(network, theta, images, training=True, stream=generator)
-    loss = target_loss(scores, targets, recipe.label_smoothing)
-    descend(optimiser, loss, recipe.rate(step))
-    return loss.detach()
 
 
 def target_loss(scores: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:

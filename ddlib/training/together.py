@@ -85,21 +85,22 @@ def _train_stacked(
 ) -> Iterator[Score | DivergedError]:
     """Train G networks together; yield the score of each, or how it diverged."""
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
-    stacked, optimiser = loop.trainable(network, stacked, recipe)
+    training = loop.Training(network, stacked, recipe, torch.Generator())
     sources = [_batches(labelled, recipe, seed) for labelled, seed in zip(sets, seeds, strict=True)]
     history = []
-    for step in range(recipe.steps):
+    for _ in range(recipe.steps):
         images, targets = zip(*map(next, sources), strict=True)
-        pairs = zip(stacked_logits(network, stacked, torch.stack(images)), targets, strict=True)
+        scores = stacked_logits(network, training.theta, torch.stack(images))
+        pairs = zip(scores, targets, strict=True)
         losses = torch.stack([loop.target_loss(*pair, recipe.label_smoothing) for pair in pairs])
-        loop.descend(optimiser, losses.sum(), recipe.rate(step))
+        training.descend(losses.sum())
         history.append(losses.detach())
     finite = torch.stack(history, dim=1).isfinite().cpu()  # (G, steps)
     for place, sound in enumerate(finite):
         if not sound.all():
             yield DivergedError(sound.int().argmin().item(), "the training loss")
             continue
-        theta = {name: value[place].detach() for name, value in stacked.items()}
+        theta = {name: value[place] for name, value in training.weights.items()}
         yield or_diverged(loop.final, loop.score(network, theta, test), recipe)
 
 

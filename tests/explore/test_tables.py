@@ -1,8 +1,10 @@
-"""Tables of a study that ended: from its results folder, and from the example."""
+"""Tables of a finished study: from its results folder, and from the example."""
 
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,14 +14,19 @@ from PIL import Image
 
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
-from ddlib.explore import tables
+from ddlib.explore import sheets, tables
 from ddlib.stats import covers
-from ddlib.study.settings import read_settings
 
 
 @pytest.fixture(scope="module")
 def example():
     return tables.example()
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Return a copy of the example's first study, as the results folder of a reader."""
+    return shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "mine" / "quick")
 
 
 def test_the_example_holds_the_studies_of_two_notebooks(example):
@@ -36,7 +43,7 @@ def test_the_example_holds_the_studies_of_two_notebooks(example):
     assert sum(path.stat().st_size for path in files) < 400_000
 
 
-def test_families_are_those_of_the_settings_and_of_equal_size(example):
+def test_families_are_those_of_the_study_and_of_equal_size(example):
     _, law = example
     assert law.families["all configurations"] == tuple(law.configurations)
     assert law.families["optimisation-3"] == ("own", "adam", "rmsprop")
@@ -44,131 +51,20 @@ def test_families_are_those_of_the_settings_and_of_equal_size(example):
     assert {name: law.families[name] for name in spread} == spread
 
 
-def test_too_few_configurations_leave_out_the_families_of_equal_size(tmp_path):
-    names = ["own", "adam", "mlp", "vit"]
-    settings = read_settings({
-        "data": {"name": "digits"}, "network": {"name": "mlp"}, "methods": {"random": {}},
-        "training": {"steps": 5}, "k": [10], "seeds": 4, "results": str(tmp_path),
-        "families": {"pair": ["own", "adam"]},
-        "configurations": {name: {"steps": n} for n, name in enumerate(names, 1)},
-        "spread": {"size": 4, "count": 5},
-    })  # fmt: skip
-    distances = pd.DataFrame(1 - np.eye(4), index=names, columns=names)
-    trials = pd.DataFrame({"configuration": names})
-    law = tables.Tables(tmp_path, settings, trials, trials, distances, 0.0, {})
-    assert law.families == {"all configurations": tuple(names), "pair": ("own", "adam")}
+def test_too_few_configurations_leave_out_the_families_of_equal_size(example):
+    few = ["own", "adam", "mlp", "vit"]
+    law = dataclasses.replace(example[1], distances=example[1].distances.loc[few, few])
+    assert law.families["optimisation-4"] == ("own", "adam")
+    assert not [name for name in law.families if name.startswith("spread")]
     assert law.spread[1].startswith("no families of equal size: size=4, count=5 give no choice")
 
 
 def test_gaps_come_from_each_seeds_own_reference(example):
     _, law = example
-    full = law.references[law.references["reference"] == law.settings.reference]
+    full = law.references[law.references["reference"] == "same_steps"]
     full = full.set_index(["configuration", "seed"])["error"]
     own = full.loc[pd.MultiIndex.from_frame(law.gaps[["configuration", "seed"]])].to_numpy()
     assert (law.gaps["gap_error"] == law.gaps["error"] - own).all()
-
-
-def test_written_distances_are_read_back(tmp_path):
-    names = ["b", "a", "c"]
-    points = np.random.default_rng(0).normal(size=(3, 2))
-    matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    distance = pd.DataFrame(matrix, index=names, columns=names)
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "mine" / "quick")
-    tables.write_distances(tmp_path / "mine" / "quick", distance, 0.25)
-    found = tables.read(tmp_path / "mine" / "quick")
-    assert list(tables.named([found])) == ["digits: mine/quick"]
-    assert found.noise == 0.25
-    pd.testing.assert_frame_equal(found.distances, distance)
-
-
-def test_names_are_as_long_as_it_takes_to_tell_studies_apart(tmp_path, example):
-    places = ["one/methods/quick", "two/deep/methods/quick", "deep/methods/quick"]
-    for place in places:
-        shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / place)
-    found = [tables.read(tmp_path / place) for place in places] + [example[1]]
-    assert list(tables.named(found)) == [
-        "digits: one/methods/quick",
-        "digits: two/deep/methods/quick",
-        f"digits: {tmp_path.name}/deep/methods/quick",
-        "digits: coverage_law/digits",
-    ]
-    assert list(tables.named(found).values()) == found
-
-
-def test_a_folder_given_twice_is_refused(tmp_path):
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "mine" / "quick")
-    (tmp_path / "same").symlink_to(tmp_path / "mine")
-    found = [tables.read(tmp_path / name / "quick") for name in ("mine", "same")]
-    with pytest.raises(ValueError, match="mine/quick is given twice; give each folder once"):
-        tables.named(found)
-
-
-def test_a_sheet_shows_a_column_a_class(tmp_path):
-    images = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 1, 2, 2) / 10
-    made = DistilledSet(
-        images, torch.tensor([0, 0, 0, 1, 1, 1]), Normalisation((0.0,), (1.0,)), ("a", "b"),
-        data="x", method="dm", parameters={}, seed=0,
-    )  # fmt: skip
-    folder = tmp_path / "results"
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
-    (folder / "sheets.parquet").unlink()
-    made.save(folder / "distilled" / "dm-ipc3-seed0-abc.safetensors")
-    name = "dm-ipc3-seed{}-{}.safetensors".format
-    other = dataclasses.replace(made, images=-images)
-    other.save(folder / "distilled" / name(0, "of-other-settings"))
-    names = [name(0, "abc"), name(1, "abd")]
-    costs = {"method": "dm", "ipc": 3, "seed": [0, 1], "set": names}
-    pd.DataFrame(costs).to_parquet(folder / "costs.parquet")
-    found = tables.read(folder)
-    assert list(found.sheets) == [("dm", 3)]
-    (tmp_path / "sheet.png").write_bytes(found.sheet("dm", 3))
-    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert pixels.shape == (9, 6)  # three images of 2 + 1 pixels high, two wide
-    tenth = [round(value * 25.5) for value in range(6)]
-    assert pixels[1::3, 1].tolist() == tenth[:3]
-    assert pixels[1::3, 4].tolist() == tenth[3:]
-    assert (pixels[0] == tables.PAPER).all()
-    assert found.sheet("dm", 5) is None
-    assert found.sheet_address("dm", 5) is None
-    assert found.sheet_address("dm", 3).startswith("data:image/png;base64,")
-    pd.DataFrame(costs).drop(columns="set").to_parquet(folder / "costs.parquet")
-    assert not tables.read(folder).sheets  # of a version that named no files
-
-
-def test_the_example_is_what_its_command_writes(tmp_path, example):
-    folders = [tables.EXAMPLE / "methods" / "digits"]
-    tables.write_example(folders, tmp_path)
-    again = tables.read(tmp_path / "methods" / "digits")
-    pd.testing.assert_frame_equal(again.trials, example[0].trials)
-    assert dict(again.sheets) == dict(example[0].sheets)
-
-
-def test_results_of_another_version_say_what_to_do(tmp_path):
-    folder = tmp_path / "mine"
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
-    told = json.loads((folder / "settings.json").read_text())
-    (folder / "settings.json").write_text(json.dumps(told | {"tolerance": 0.1}))
-    with pytest.raises(
-        ValueError, match=r"version of ddlib cannot read .* \(this study: 'tolerance' .*\); run its"
-    ):
-        tables.read(folder)
-
-
-@pytest.mark.parametrize("missing", ["settings.json", "trials.parquet"])
-def test_a_folder_without_a_finished_study_is_refused(tmp_path, missing):
-    folder = tmp_path / "mine"
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
-    (folder / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no finished study \\({missing} is not"):
-        tables.read(folder)
-
-
-def test_a_study_without_trials_is_refused(tmp_path):
-    folder = tmp_path / "mine"
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
-    pd.read_parquet(folder / "trials.parquet").head(0).to_parquet(folder / "trials.parquet")
-    with pytest.raises(ValueError, match="has no trials; run its notebook again"):
-        tables.read(folder)
 
 
 def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(example):
@@ -182,17 +78,92 @@ def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(exam
         assert ("vit" in set(found.gaps["configuration"])) == kept
 
 
-def test_gaps_of_an_older_definition_are_refused(tmp_path):
-    folder = tmp_path / "mine"
-    shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
-    old = pd.read_parquet(folder / "trials.parquet").drop(columns="gap_error_same_steps")
-    old.to_parquet(folder / "trials.parquet")
-    with pytest.raises(ValueError, match="measured from the mean of all networks on all data"):
-        tables.read(folder)
+def test_written_distances_are_read_back(mine):
+    names = ["b", "a", "c"]
+    points = np.random.default_rng(0).normal(size=(3, 2))
+    matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    distance = pd.DataFrame(matrix, index=names, columns=names)
+    tables.write_distances(mine, distance, 0.25)
+    found = tables.read(mine)
+    assert found.noise == 0.25
+    pd.testing.assert_frame_equal(found.distances, distance)
 
 
-def test_the_command_says_what_is_wrong():
-    with pytest.raises(SystemExit, match=r"usage: python -m ddlib.explore.tables example"):
-        tables.main([])
-    with pytest.raises(SystemExit, match="holds no finished study"):
-        tables.main(["example", "nowhere/at_all"])
+def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, example):
+    folders = [tmp_path / place / "methods" / "quick" for place in ("one", "two")]
+    for folder in folders:
+        shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
+    studies = [*map(tables.read, folders), example[1]]
+    names = [*(f"digits: {folder}" for folder in folders), "digits: coverage_law/digits"]
+    assert list(tables.named(studies)) == names
+    assert list(tables.named(studies).values()) == studies
+
+
+def test_a_folder_given_twice_is_refused(mine, tmp_path):
+    (tmp_path / "same").symlink_to(tmp_path / "mine")
+    found = [tables.read(tmp_path / name / "quick") for name in ("mine", "same")]
+    with pytest.raises(ValueError, match="mine/quick is given twice; give each folder once"):
+        tables.named(found)
+
+
+def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
+    images = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 1, 2, 2) / 10
+    synthetic = DistilledSet(
+        images, torch.tensor([0, 0, 0, 1, 1, 1]), Normalisation((0.0,), (1.0,)), ("a", "b"),
+        data="x", method="dm", parameters={}, seed=0,
+    )  # fmt: skip
+    (mine / "sheets.parquet").unlink()
+    names = ["dm-ipc3-seed0.safetensors", "dm-ipc3-seed1.safetensors"]
+    for name, content in zip(names, (images, -images), strict=True):
+        dataclasses.replace(synthetic, images=content).save(mine / "distilled" / name)
+    costs = pd.DataFrame({"method": "dm", "ipc": 3, "seed": [0, 1], "set": names})
+    costs.to_parquet(mine / "costs.parquet")
+    found = tables.read(mine)
+    assert list(found.sheets) == [("dm", 3)]
+    (tmp_path / "sheet.png").write_bytes(found.sheet("dm", 3))
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert pixels.shape == (9, 6)  # three images of 2 + 1 pixels high, two wide
+    tenth = [round(value * 25.5) for value in range(6)]
+    assert pixels[1::3, 1].tolist() == tenth[:3]
+    assert pixels[1::3, 4].tolist() == tenth[3:]
+    assert (pixels[0] == sheets.PAPER).all()
+    assert found.sheet("dm", 5) is None
+
+
+def test_the_example_is_what_its_command_writes(tmp_path, example):
+    tables.write_example([study.folder for study in example], tmp_path)
+    for name, study in zip(("methods", "coverage_law"), example, strict=True):
+        again = tables.read(tmp_path / name / "digits")
+        pd.testing.assert_frame_equal(again.trials, study.trials)
+        assert again.families == study.families
+        assert again.sheets == study.sheets
+
+
+def test_a_folder_without_a_finished_study_is_refused(mine):
+    (mine / "trials.parquet").unlink()
+    sentence = r"mine/quick holds no finished study \(trials.parquet is not there\); give the resu"
+    with pytest.raises(FileNotFoundError, match=sentence):
+        tables.read(mine)
+
+
+def test_a_study_without_trials_is_refused(mine):
+    pd.read_parquet(mine / "trials.parquet").head(0).to_parquet(mine / "trials.parquet")
+    with pytest.raises(ValueError, match="has no trials; run its notebook again"):
+        tables.read(mine)
+
+
+def test_settings_name_the_members_of_families(example):
+    """Reading the example needs no configuration and so no torch."""
+    settings = json.loads((example[1].folder / "settings.json").read_text())
+    assert settings["families"]["data_side-2"] == ["own", "smooth"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [([], "usage: python -m ddlib.explore.tables example"), (["nowhere"], "holds no finished")],
+)
+def test_the_command_says_what_is_wrong(words, sentence):
+    command = [sys.executable, "-m", "ddlib.explore.tables", "example", *words]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert sentence in run.stderr

@@ -117,14 +117,6 @@ def test_only_training_moves_statistics_and_only_its_own(normed):
     assert not torch.equal(seen["body.1.running_mean"], before["body.1.running_mean"])
 
 
-def test_without_batch_norm_there_are_no_statistics():
-    network = build("convnet", (1, 8, 8), 3, width=4)
-    theta = initial_parameters(network, stream())
-    for made in (with_buffers(network, theta), with_batch_seen(network, theta, None)):
-        assert list(made) == list(theta)
-        assert all(made[name] is value for name, value in theta.items())
-
-
 @pytest.fixture
 def own(monkeypatch):
     """Build a network of one's own, from a function that returns its body."""

@@ -67,13 +67,6 @@ def test_a_transformer_starts_from_the_distributions_of_its_layers():
     assert position.std() == pytest.approx(0.02, rel=0.03)  # 12,480 draws
 
 
-def test_weights_of_one_draw_are_independent_between_layers():
-    theta = initial_parameters(build("mlp", (1, 8, 8), 64, width=64), stream())
-    first, second, third = (value.flatten() for value in theta.values() if value.dim() > 1)
-    for pair in ((first, second), (second, third)):
-        assert abs(torch.corrcoef(torch.stack(pair))[0, 1]) < 4 / math.sqrt(64 * 64)
-
-
 def test_other_layers_draw_their_weights_themselves_but_from_the_stream():
     layers = (
         *(nn.Conv1d(40, 50, 3), nn.PReLU(), nn.Bilinear(60, 60, 70)),

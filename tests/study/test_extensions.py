@@ -163,7 +163,7 @@ def test_a_name_stands_for_one_thing(write):
     first, second = write(text, "first.py"), write(text, "second.py")
     with pytest.raises(ValueError, match=r"second\.py, line 7: .* 'shared' is that of first\.py; "):
         read_extensions([first, second])
-    assert METHODS["shared"].distil.__module__.startswith("first_")
+    assert METHODS["shared"].function.__module__.startswith("first_")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,8 @@ def test_parameters_of_a_file_travel_with_it(own):
     packed = pickle.dumps(parameters)
     assert pickle.loads(packed) == parameters
     assert b"def distil" in packed
+    block = type(build("convnext", (3, 32, 32), 10).body[2])
+    assert isinstance(pickle.loads(pickle.dumps(block(2))), block)  # as any other class
 
 
 def test_the_example_of_data_is_what_it_says(own):

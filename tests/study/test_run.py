@@ -269,13 +269,13 @@ def script(tmp_path: Path, given: dict, call="if __name__ == '__main__':\n    ma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["interrupted", "killed worker"])
+@pytest.mark.parametrize("end", ["interrupted", "killed"])
 def test_an_interrupted_study_goes_on_and_a_killed_worker_is_replaced(tmp_path, address, end):
     """Each is in the midst of a trial that does not end before a folder is gone."""
     hold = tmp_path / "hold"
     given = {
-        "extensions": [str(write_holding(tmp_path / "holding.py", hold))],
-        "methods": {"random": None, "holding": {}},
+        "extensions": [str(write_holding(tmp_path / f"{end}.py", hold))],
+        "methods": {"random": None, end: {}},
     }
     run(settings(tmp_path / "undisturbed" / "study", scheduler_address=address, **given))
     hold.mkdir()

@@ -1,0 +1,152 @@
+"""What all explorers share: controls above a chart above numbers, which follow every change."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+import anywidget
+import ipywidgets as widgets
+import pandas as pd
+import traitlets
+
+from ddlib.explore.tables import Tables, named
+from ddlib.figures.render import mime_bundle
+from ddlib.figures.style import CONFIG
+
+NUMBERS = "application/vnd.ddlib.numbers+html"  # a page shows this below the picture
+STYLE = (
+    "<style>.ddlib-numbers {font-size: 13px; line-height: 1.4} "
+    ".ddlib-numbers :is(td, th) {padding: 3px 10px; text-align: left; vertical-align: top}</style>"
+)
+ROW = {"flex_flow": "row wrap", "max_width": "900px"}
+EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
+
+
+class View(NamedTuple):
+    """What an explorer shows of a choice: a chart, which gets `verdict` as its title, and words."""
+
+    chart: alt.TopLevelMixin
+    verdict: str
+    details: str = ""
+    numbers: pd.DataFrame = pd.DataFrame()
+    note: str = ""
+
+
+class Explorer(widgets.VBox):
+    """Controls for a choice of results; a change of one draws the chart and the numbers again.
+
+    controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
+    methods: `offer(tables)` lets the controls offer what a study has, and `view(tables, **values)`
+    returns what the values of the controls show, or raises ValueError, in one clause, where that
+    is nothing. Where no kernel runs, a picture of the first view stays.
+    """
+
+    def __init__(self, studies: Sequence[Tables], **controls: widgets.Widget) -> None:
+        alt.JupyterChart.enable_offline()
+        self.controls = {"study": menu("Data set", named(studies)), **controls}
+        self.picture = alt.JupyterChart(EMPTY, embed_options={"renderer": "svg", "actions": False})
+        self.numbers, self._following = widgets.HTML(), False
+        self.offer(self.controls["study"].value)
+        for control in self.controls.values():
+            control.observe(self._changed, "value")
+        ticks = [control for control in self.controls.values() if isinstance(control, Ticks)]
+        row = [control for control in self.controls.values() if control not in ticks]
+        row = widgets.HBox(row, layout=ROW)
+        super().__init__([row, *ticks, self.picture, self.numbers, SliderNames()])
+        self.update()
+
+    def follow(self, control: widgets.Widget) -> None:
+        """Set the controls that depend on the one that changed."""
+        if control is self.controls["study"]:
+            self.offer(control.value)
+
+    def update(self) -> None:
+        """Draw what the controls choose."""
+        chosen = {name: control.value for name, control in self.controls.items()}
+        try:
+            view = self.view(chosen.pop("study"), **chosen)
+        except ValueError as reason:
+            view = View(EMPTY, f"Nothing to show: {reason}.")
+        self.picture.spec = view.chart.to_dict(validate=False) | {  # checks double the time
+            "title": {"text": view.verdict, "subtitle": view.details},
+            "description": f"{view.verdict}. {view.details}",  # for screen readers
+            "config": CONFIG,
+        }
+        table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
+        text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
+        self.numbers.value = text if len(view.numbers) else ""
+
+    def _changed(self, change: traitlets.Bunch) -> None:
+        if self._following:  # this control was set by `follow`
+            return
+        self._following = True
+        try:
+            self.follow(change["owner"])
+        finally:
+            self._following = False
+        self.update()
+
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
+        still, metadata = mime_bundle(self.picture.spec)
+        still[NUMBERS] = self.numbers.value
+        return {**still, **super()._repr_mimebundle_(**options)}, metadata
+
+
+class Ticks(widgets.HBox):
+    """A row of checkboxes; `value` is the tuple of the names that are ticked."""
+
+    value = traitlets.Tuple()
+
+    def __init__(self, title: str, names: Sequence[str] = (), ticked: Sequence[str] = ()) -> None:
+        super().__init__(layout=ROW)
+        self.title = widgets.Label(title, layout={"width": "80px"})
+        self.offer(names, ticked)
+
+    def offer(self, names: Sequence[str], ticked: Sequence[str]) -> None:
+        """Offer names, with some of them ticked."""
+        looks = {"indent": False, "layout": {"width": "auto", "margin": "0 14px 0 0"}}
+        boxes = [widgets.Checkbox(name in ticked, description=name, **looks) for name in names]
+        self.children = (self.title, *boxes)
+        for box in boxes:
+            box.observe(self._read, "value")
+        self._read()
+
+    def _read(self, _: Any = None) -> None:
+        self.value = tuple(box.description for box in self.children[1:] if box.value)
+
+
+class SliderNames(anywidget.AnyWidget):
+    """Tells screen readers the names and values of sliders, which ipywidgets leaves out."""
+
+    _esm = """
+    function nameSliders() {
+      for (const slider of document.querySelectorAll(".widget-hslider")) {
+        const handle = slider.querySelector("[role=slider]");
+        const readout = slider.querySelector(".widget-readout");
+        handle?.setAttribute("aria-label", slider.querySelector("label").textContent);
+        handle?.setAttribute("aria-valuetext", readout.textContent);
+      }
+    }
+    function render() {
+      const watcher = new MutationObserver(nameSliders);
+      watcher.observe(document.body, { childList: true, characterData: true, subtree: true });
+      return () => watcher.disconnect();
+    }
+    export default { render };
+    """
+
+
+def menu(title: str, options: Mapping[str, Any] | Sequence[str] = ("",)) -> widgets.Dropdown:
+    """Return a menu of options: names, or a table from names to values."""
+    return widgets.Dropdown(options=options, **_looks(title))
+
+
+def slider(title: str, options: Sequence[float], value: float) -> widgets.SelectionSlider:
+    """Return a slider over a list of values."""
+    return widgets.SelectionSlider(options=options, value=value, **_looks(title))
+
+
+def _looks(title: str) -> dict[str, Any]:
+    layout = {"width": "auto", "min_width": "260px", "flex": "1 1 260px"}
+    return {"description": title, "style": {"description_width": "80px"}, "layout": layout}

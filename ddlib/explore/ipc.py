@@ -1,0 +1,190 @@
+"""How far do k images go? Fitted laws, measured gaps, k_sat, and the distilled images."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ddlib.explore import sheets
+from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
+from ddlib.explore.tables import Tables
+from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, scale, tips
+from ddlib.stats import laws, verdicts
+from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.laws import Fit, Fits
+from ddlib.words.text import between, listed
+
+MEASURES = {"test error": "gap_error", "test cross-entropy": "gap_cross_entropy"}
+FIRST = ("random", "dm", "dc")  # methods ticked at first, where a study has them
+GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # of one more image
+IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
+
+
+class IpcExplorer(Explorer):
+    """Move the images per class: what each fitted law predicts there, and what was measured.
+
+    draws: of a fit; floor_share: of the table's last column, the k at which the part of the gap
+    above the floor is down to this share of the floor.
+    """
+
+    def __init__(self, studies: Sequence[Tables], draws: int = 200, floor_share: float = 0.1):
+        self.draws, self.floor_share = draws, floor_share
+        super().__init__(
+            studies,
+            configuration=menu("Trained as"),
+            measure=menu("Measure", MEASURES),
+            ipc=slider("IPC", IPCS, 10),
+            least_gain=slider("Least gain", GAINS, 2e-3),
+            methods=Ticks("Methods"),
+            fits=Ticks("Fits", FORMULAS.values(), [FORMULAS["inverse_sqrt"]]),
+        )
+
+    def offer(self, tables: Tables) -> None:
+        ipc, least, most = self.controls["ipc"], tables.ipcs[0], 2 * tables.ipcs[-1]
+        sizes = sorted({*tables.ipcs, *(size for size in IPCS if least <= size <= most), most})
+        before, ipc.options = ipc.value, sizes
+        ipc.value = before if before in sizes else least
+        self.controls["configuration"].options = tables.configurations
+        first = [name for name in FIRST if name in tables.methods] or tables.methods[:3]
+        self.controls["methods"].offer(tables.methods, first)
+
+    def view(self, tables, configuration, measure, ipc, least_gain, methods, fits) -> View:
+        if not methods:
+            raise ValueError("no method is ticked; tick at least one")
+        trials = tables.gaps[tables.gaps["configuration"] == configuration]
+        gaps = trials[trials["method"].isin(methods) & (trials["status"] == "ok")]
+        gaps = gaps[["method", "k", "seed"]].assign(gap=gaps[measure]).dropna()
+        if gaps.empty:
+            raise ValueError(f"every trial of {listed(methods, 'and')} failed")
+        k, rows, chosen, marks = ipc * tables.class_count, [], {}, []
+        for method in methods:
+            found = _fits(tables, configuration, measure, method, self.draws)
+            chosen[method] = {law: fit for law, fit in found.items() if fit.law.formula in fits}
+            seen = gaps.loc[(gaps["method"] == method) & (gaps["k"] == k), "gap"]
+            measured = f"{seen.mean():.3f} ± {seen.std():.3f}" if len(seen) else "not measured"
+            rows += [{"method": method, "measured gap": measured}] * (not fits)
+            for fit in chosen[method].values():
+                row = {"method": method, "fit": fit.law.formula, "measured gap": measured}
+                if failure := _failure(fit, found):
+                    rows.append(row | {"predicted gap": failure})
+                else:
+                    rows.append(row | self._predictions(fit, k, least_gain))
+                    marks += [row | mark for mark in _marks(fit, k, least_gain)]
+        curves = verdicts.curves(chosen, np.geomspace(tables.sizes[0], 2 * tables.sizes[-1], 60))
+        risk = tables.full[tables.full["configuration"] == configuration]
+        images, remark = _images(tables, methods, ipc)
+        chart = _chart(gaps, curves, marks, k, tables.sizes)
+        return View(
+            alt.vconcat(chart, _sheets(images)) if len(images) else chart,
+            _verdict(marks, ipc, k),
+            f"Dots: seeds. Lines and bands: fits with 95 % intervals. {remark}",
+            pd.DataFrame(rows),
+            f"Risk on all data: {risk[measure.removeprefix('gap_')].mean():.3f}. In brackets: 95 % "
+            "intervals; ±: standard deviation between seeds.",
+        )
+
+    def _predictions(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
+        """Return what a fit says of k, by column of the table."""
+        share = self.floor_share
+        return {
+            "predicted gap": between(fit.gap(k), ".3f"),
+            "gain of the next image": between(fit.gain(k), ".2g"),
+            f"k_sat: gain below {least_gain:g}": _said(fit.k_sat, least_gain),
+            f"k: {share:.0%} of the floor left above it": _said(fit.k_floor, share),
+        }
+
+
+@cache
+def _fits(tables: Tables, configuration: str, measure: str, method: str, draws: int) -> Fits:
+    trials = tables.gaps[tables.gaps["configuration"] == configuration]
+    return laws.fit_all(laws.gap_matrix(trials, method, measure), draws=draws)
+
+
+def _failure(fit: Fit, fits: Fits) -> str:
+    """Say why a fit predicts nothing; empty where it does."""
+    outcome, why = verdicts.verdict(fits)
+    if fit.law.name == "inverse_sqrt" and outcome == "fails":
+        return f"fails: {why}"
+    missed = fit.misfit is not None and fit.misfit <= LEVEL
+    return "fails: misses the means" if missed else "" if fit.fitted else fit.reason
+
+
+def _said(ask: Callable[[float], Interval], value: float) -> str:
+    try:
+        return between(ask(value), ".0f")
+    except ValueError as reason:
+        return f"none: {reason}"
+
+
+def _marks(fit: Fit, k: int, least_gain: float) -> list[dict]:
+    """Return the points to mark on a curve: its prediction at k, and k_sat if there is one."""
+    points = {"predicted": k}
+    with suppress(ValueError):  # the table says why
+        points["k_sat"] = fit.k_sat(least_gain).estimate
+    return [{"mark": name, **fit.predict(at).iloc[0]} for name, at in points.items()]
+
+
+def _verdict(marks: list[dict], ipc: int, k: int) -> str:
+    predicted = [mark for mark in marks if mark["mark"] == "predicted"]
+    if not predicted:
+        return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap"
+    best = min(predicted, key=lambda mark: mark["gap"])
+    gap = between(Interval(best["gap"], best["low"], best["high"]), ".3f")
+    return f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap}"
+
+
+def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
+    """Draw gaps, fitted curves and marks against k."""
+    names = ["method", "fit", "mark", "k", "gap", "low", "high"]
+    curves = curves.assign(fit=curves["law"].map(FORMULAS))
+    drawn = pd.concat([gaps["gap"], curves["gap"].astype(float)])
+    ends = alt.Scale(domain=[min(0, drawn.min()), 1.05 * drawn.max()], nice=False)
+    x = k_axis(pd.Series([sizes[0], 2 * sizes[-1]]), pd.Series(sizes))
+    y = alt.Y("gap:Q", scale=ends, title="gap to all data")
+    legend, colours = alt.Legend(title=None, symbolOpacity=1), method_colours(gaps["method"])
+    colour = alt.Color("method:N", scale=scale(colours), legend=legend)
+    dashes = {FORMULAS[law]: list(STYLES[law][1]) for law in curves["law"].unique()}
+    dash = alt.StrokeDash("fit:N", scale=scale(dashes), title=None)
+    shapes = scale({"predicted": "square", "k_sat": "triangle-down"})
+    tip = tips(["method:N", "fit:N", "mark:N", "k", "gap", "low", "high"])
+    lines = alt.Chart(curves).encode(x, colour)
+    seeds = alt.Chart(gaps).mark_point(filled=True, size=26, opacity=0.6)
+    here = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=INK, strokeDash=[4, 3])
+    points = alt.Chart(pd.DataFrame(marks).reindex(columns=names)).mark_point(size=90, clip=True)
+    layers = [
+        lines.mark_area(opacity=0.15, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
+        lines.mark_line(clip=True).encode(y, dash, tooltip=tips(["method:N", "fit:N", "k", "gap"])),
+        seeds.encode(x, y, colour, tooltip=tips(["method:N", "k", "seed", "gap"])),
+        here.encode(x),
+        points.encode(x, y, colour, alt.Shape("mark:N", scale=shapes, title=None), tooltip=tip),
+    ]
+    return alt.layer(*layers, width=680, height=280)
+
+
+def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFrame, str]:
+    """Return the contact sheets at the largest size distilled up to `ipc`, and a remark."""
+    sizes = sorted({size for method, size in tables.sheets if method in methods})
+    if not sizes:
+        return pd.DataFrame(), "This study kept no distilled images."
+    near = max((size for size in sizes if size <= ipc), default=sizes[0])
+    rows = [(method, _address(tables, method, near)) for method in methods]
+    remark = f"Images: IPC {near}, as IPC {ipc} was not distilled." if near != ipc else ""
+    return pd.DataFrame(rows, columns=["method", "url"]).dropna(), remark
+
+
+@cache
+def _address(tables: Tables, method: str, ipc: int) -> str | None:
+    png = tables.sheet(method, ipc)
+    return png and sheets.address(png)
+
+
+def _sheets(images: pd.DataFrame) -> alt.FacetChart:
+    """Draw contact sheets, three in a row."""
+    header = alt.Header(labelAnchor="start", labelFontSize=12, title=None)
+    facet = alt.Facet("method:N", sort=images["method"].tolist(), header=header)
+    sheet = alt.Chart(images).mark_image(width=218, height=110, smooth=False)
+    sheet = sheet.encode(x=alt.value(109), y=alt.value(55), url="url:N")
+    return sheet.properties(width=218, height=110).facet(facet, columns=3)

@@ -1,0 +1,142 @@
+"""Which method, and how many images per class, for a gap and a budget?"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ddlib.explore.controls import Explorer, View, menu, slider
+from ddlib.explore.ipc import IPCS
+from ddlib.explore.tables import Tables
+from ddlib.figures.style import INK, method_colours, scale, tips
+from ddlib.stats import planner
+from ddlib.stats.intervals import LEVEL, Interval, interval
+from ddlib.stats.pilot import REACH, Pilot
+from ddlib.stats.planner import Plan
+from ddlib.words import coverage as words
+from ddlib.words.text import between
+
+EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
+MOST_IPC = 2000  # images per class that the axis shows
+
+
+class Planner(Explorer):
+    """Set a gap and a budget: the method to take, and how many images per class it needs."""
+
+    def __init__(self, studies: Sequence[Tables], draws: int = 200):
+        self.draws = draws
+        super().__init__(
+            studies,
+            family=menu("Used as"),
+            epsilon=slider("Target gap", EPSILONS, 0.05),
+            budget=slider("Budget, IPC", IPCS, 50),
+        )
+
+    def offer(self, tables: Tables) -> None:
+        alone = {f"{name} alone": (name,) for name in tables.configurations}
+        self.controls["family"].options = tables.families | alone
+
+    def view(self, tables, family, epsilon, budget) -> View:
+        offers, refused = [], []
+        for method in tables.methods:
+            try:
+                pilot = read_pilot(tables, method, self.draws)
+                offers.append(_offer(method, pilot, family, epsilon, budget, tables.class_count))
+            except ValueError as reason:
+                refused.append({"method": method, "remark": str(reason)})
+        if not offers:
+            raise ValueError(f"no method can be planned with ({refused[0]['remark']})")
+        offers.sort(key=lambda offer: offer.order)
+        first, rows = offers[0], [_row(offer, offers[0], budget) for offer in offers]
+        return View(
+            _chart(offers, budget),
+            _verdict(first, budget),
+            "Dots: images per class that are needed, with 95 % intervals. Dashes: the budget.",
+            pd.DataFrame(rows + refused),
+            f"{first.method}: {words.plan(first.plan)}",
+        )
+
+
+@cache
+def read_pilot(tables: Tables, method: str, draws: int) -> Pilot:
+    """Return all that a study measured of a method as the pilot of a plan."""
+    return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
+
+
+class Offer(NamedTuple):
+    """What a method needs, and its worst gap at the budget, or at the pilot's reach if less."""
+
+    method: str
+    plan: Plan
+    gap: Interval
+    within: bool  # the budget
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """First the methods within the budget, by their need; then the others, by their gap."""
+        return not self.within, (self.plan.ipc if self.within else self.gap).estimate
+
+
+def _offer(method: str, pilot: Pilot, family, epsilon: float, budget: int, classes: int) -> Offer:
+    """Plan with one method; ValueError where its pilot cannot speak of a member."""
+    if reason := next(filter(None, map(pilot.refusal, family)), ""):
+        raise ValueError(reason)
+    plan = planner.plan(pilot, family, epsilon, classes)
+    k = np.clip(budget * classes, pilot.ks[0], REACH * pilot.ks[-1])
+    worst = pilot.predict(family, [k]).max(axis=0)[:, 0]
+    gap = interval(np.array([np.median(worst), *worst]))
+    return Offer(method, plan, gap, bool(plan.ipc) and plan.ipc.estimate <= budget)
+
+
+def _verdict(first: Offer, budget: int) -> str:
+    plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
+    if first.within:
+        guess = "A guess: take" if plan.doubt and plan.k.estimate > plan.pilot.ks[-1] else "Take"
+        return f"{guess} {first.method} with {between(plan.ipc, '.0f')} images per class for {goal}"
+    nearest = f"{first.method} comes nearest with {between(first.gap, '.3f')}"
+    return f"No method holds {goal} within {budget} images per class; {nearest}"
+
+
+def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
+    """Return what the table says of a method; first: the method to take."""
+    plan, remarks = offer.plan, [offer.plan.reason or "beyond the budget" * (not offer.within)]
+    if plan.ipc and first.plan.ipc and offer is not first:
+        more = (plan.draws > first.plan.draws).mean()  # paired: both reweight the same seeds
+        remarks += ["need not separable from the first"] if more < 1 - LEVEL / 2 else []
+    return {
+        "method": offer.method,
+        "images per class": between(plan.ipc, ".0f") if plan.ipc else "unknown",
+        f"gap at {budget}": between(offer.gap, ".3f"),
+        "decided by": plan.member or "",
+        "remark": "; ".join(filter(None, remarks)),
+    }
+
+
+def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
+    """Draw the needs of methods, in their order, and the budget."""
+    methods = [offer.method for offer in offers]
+    known = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
+    table = pd.DataFrame(known, columns=["method", "ipc", "low", "high", "member"])
+    colours = method_colours(pd.Series(methods))
+    shared = {
+        "scale": alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False, clamp=True),
+        "axis": alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]),
+        "title": "images per class (log scale)",
+    }
+    base = alt.Chart(table.assign(high=table["high"].astype(float).clip(upper=MOST_IPC))).encode(
+        alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),
+        alt.Color("method:N", scale=scale(colours), legend=None),
+        tooltip=tips(["method:N", "member:N", "ipc", "low", "high"]),
+    )
+    bars = base.mark_rule(strokeWidth=3, opacity=0.45)
+    dots = base.mark_point(filled=True, size=90, opacity=1)
+    rule = alt.Chart(pd.DataFrame({"ipc": [budget]})).mark_rule(color=INK, strokeDash=[4, 3])
+    layers = [
+        bars.encode(alt.X("low:Q", **shared), alt.X2("high:Q")),
+        dots.encode(alt.X("ipc:Q", **shared)),
+        rule.encode(alt.X("ipc:Q", **shared)),
+    ]
+    return alt.layer(*layers, width=560, height=24 * len(methods))
