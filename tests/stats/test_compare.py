@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from ddlib.stats import compare, laws, scores, surrogates
-from ddlib.words import methods as reading
 
 SEEDS = 5
 
@@ -46,19 +45,6 @@ def costs(table: pd.DataFrame, seconds: dict[str, float | None]) -> pd.DataFrame
 def noisy(means: dict, seed: int = 0, noise: float = 0.01) -> dict:
     generator = np.random.default_rng(seed)
     return {key: mean + generator.normal(0, noise, SEEDS) for key, mean in means.items()}
-
-
-def everything(table: pd.DataFrame, seconds: dict) -> str:
-    """Run every function of a comparison, and return all sentences."""
-    found, pairs, learned = (
-        f(table) for f in (compare.accuracies, compare.paired, compare.learned)
-    )
-    spent = scores.cost_table(costs(table, seconds), table, found)
-    scores.dd_ranking(found, compare.full_data(references(0.99, 0.99), "converged"))
-    exponents = surrogates.exponents(laws.fit_table(learned, "gap_error", draws=50))
-    order = surrogates.agreement(learned)
-    sentences = reading.comparison(pairs, compare.ranking(found, pairs), spent)
-    return f"{sentences}\n{reading.surrogates(order, compare.paired(learned), exponents)}"
 
 
 def test_intervals_are_student_t_over_seeds():
@@ -288,46 +274,29 @@ def test_exponents_are_compared_pair_by_pair():
     assert ((found["low"] < found["difference"]) & (found["difference"] < found["high"])).all()
 
 
-def test_sentences_name_the_leader_and_the_swap():
-    means = {("dm", 10): 0.7, ("dc", 10): 0.5, ("dm", 20): 0.8, ("dc", 20): 0.95}
-    table = trials(noisy(means | {("random", 10): 0.3, ("random", 20): 0.6}, noise=0.005))
-    text = everything(table, {"dm": 1, "dc": 100, "random": 0})
-    assert "- k = 10: dm is best with 0.7" in text
-    assert "- dm: better at k = 10 and 20." in text
-    assert "dm leads dc at k = 10 and trails it at k = 20." in text
-    assert "together, is more accurate than " in text
-
-
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("first", "second", "reason"),
     [
-        ({("dm", 10): [0.8], ("random", 10): [0.5]}, "not testable: one seed"),
-        ({("dm", 10): [0.8, 0.81, 0.85]}, "the only method"),
-        ({("dm", 10): [0.8, 0.9], ("dc", 10): [0.7, 0.9]}, "no random beside another method"),
-        (
-            {("dm", 10): [0.8, 0.8], ("dc", 10): [0.7, 0.7], ("random", 10): [0.5, 0.5]},
-            "not testable: the same difference in every seed",
-        ),
-        ({("dm", 10): [None, None], ("random", 10): [0.5, 0.6]}, "No two methods can be compared"),
-        ({("dm", 10): [None, 0.7], ("random", 10): [0.5, None]}, "no seed in common"),
-        ({("dm", 10): [None, None]}, "No method reached an accuracy"),
-        ({("x", 10): [1.0, 1.0], ("y", 10): [1.0, 1.0]}, "cannot be decided"),
+        ([0.8], [0.5], "not testable: one seed"),
+        ([0.8, 0.8], [0.7, 0.7], "not testable: the same difference in every seed"),
+        ([None, 0.7], [0.5, None], "not testable: no seed in common"),
+        ([None, None], [0.5, 0.6], "not testable: no seed in common"),
     ],
-    ids=str,
 )
-def test_edge_cases_are_told_and_never_nan(values, says):
-    text = everything(trials(values), {"dm": 3.0, "random": 0.0})
-    assert says in text
-    assert "nan" not in text.lower()
+def test_what_cannot_be_tested_says_why(first, second, reason):
+    table = trials({("dm", 10): first, ("random", 10): second})
+    pairs, found = compare.paired(table), compare.accuracies(table)
+    assert pairs["reason"].tolist() == [reason]
+    assert not pairs["survives"].any()
+    [best] = compare.ranking(found, pairs).to_dict("records")
+    assert (best["best"], best["not_separable"]) in [("dm", ("random",)), ("random", ())]
+    assert surrogates.agreement(table).reason.endswith("with a result everywhere")
 
 
-def test_sentences_weigh_one_order_against_differences():
-    means = {(m, k): 0.6 + 0.05 * i + k / 200 for i, m in enumerate("abc") for k in (10, 20, 30)}
-    text = everything(trials(noisy(means, noise=0.005)), {})
-    assert "But their order agrees over k more than chance would, as if all served one" in text
-    table = trials(noisy(dict.fromkeys(means, 0.6)))
-    most = compare.paired(table)[["low", "high"]].abs().to_numpy().max()
-    text = everything(table, {})
-    assert f"is significant. But differences up to {most:.3g} are not excluded" in text
-    six = trials({("a", 10): [0.9] * 6, ("b", 10): 0.8 + np.arange(6) / 1000})
-    assert "finds p ≤ 0.05 for 1 of them" in everything(six, {})
+def test_one_method_has_no_rivals():
+    table = trials({("dm", 10): [0.8, 0.81, 0.85]})
+    pairs = compare.paired(table)
+    assert pairs.empty
+    assert compare.against(pairs).empty
+    [best] = compare.ranking(compare.accuracies(table), pairs).to_dict("records")
+    assert (best["best"], best["not_separable"]) == ("dm", ())
