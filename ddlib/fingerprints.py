@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Iterable
@@ -92,9 +93,12 @@ def _source(name: str) -> str:
         path = PACKAGE.joinpath(*name.split(".")[1:])
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         return path.read_text(encoding="utf-8")
+    module = sys.modules[name]
     try:
-        return sys.modules[name].__loader__.get_source(name)
-    except (AttributeError, ImportError, OSError):
+        if hasattr(module.__loader__, "get_source"):  # an extension's file may have changed
+            return module.__loader__.get_source(name)
+        return inspect.getsource(module)
+    except (ImportError, OSError, TypeError):
         raise ValueError(
             f"the code of the module {name!r} is in no file, and could not name results; put it "
             "into a Python file and give that as one of extensions"
