@@ -1,6 +1,5 @@
 """Data of your own in a folder: arrays in two npz files, or one folder of images a class."""
 
-import os
 import warnings
 import zipfile
 import zlib
@@ -80,7 +79,7 @@ def _read_images(folder: Path, image_size: int | None) -> Pictures:
     if 0 < grey < len(images):
         images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
         notes["grey images repeated in three channels, as others have colours"] = grey
-    if notes:
+    if notes := +notes:  # without zeros
         counts = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
         warnings.warn(f"{folder}: {counts}", stacklevel=2)
     return Pictures(np.stack(images), np.array([label for _, label in files]), tuple(names))
@@ -94,23 +93,22 @@ def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tu
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    classes = {name: label for label, name in enumerate(names)}
+    paths = [(path, None) for path in folder.glob("*") if path.is_file()]
+    for label, name in enumerate(names):
+        paths += [(path, label) for path in sorted((folder / name).rglob("*"))]
     files = []
-    for place, label in {"": None, **classes}.items():
-        for path, below, inside in os.walk(folder / place):
-            below[:] = sorted(name for name in below if place and not name.startswith("."))
-            if links := sum(Path(path, name).is_symlink() for name in below):
-                notes["links to folders within a class skipped"] += links
-            for name in sorted(inside):
-                suffix = Path(name).suffix.lower()
-                if name.startswith(".") or name.lower().endswith(LEFTOVERS):
-                    continue
-                if suffix not in IMG_EXTENSIONS:
-                    notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
-                elif not place:
-                    notes["images skipped for being in no class's folder"] += 1
-                else:
-                    files.append((Path(path, name), label))
+    for path, label in paths:
+        suffix, parts = path.suffix.lower(), path.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts) or path.name.lower().endswith(LEFTOVERS):
+            continue
+        if path.is_dir():
+            notes["links to folders within a class skipped"] += path.is_symlink()
+        elif suffix not in IMG_EXTENSIONS:
+            notes[f"files skipped for their suffix {suffix or '(none)'}"] += 1
+        elif label is None:
+            notes["images skipped for being in no class's folder"] += 1
+        else:
+            files.append((path, label))
     return files
 
 

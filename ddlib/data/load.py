@@ -1,6 +1,5 @@
 """Load a named data set or a folder of your own, whole, as bytes that are normalised when read."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +14,6 @@ from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.data.sources import DATASETS, Source, find
 from ddlib.devices import one_thread
 from ddlib.parameters import check_names, options_of
-
-LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
 
 def load(
@@ -57,10 +54,10 @@ def load(
     kept = _select(f"{name} train", rest, chosen, per_class)
     tests = _select(f"{name} test", tested, chosen, None)
     with one_thread():
-        whitening = _whitening(name, train, size) if zca else None
-        normalisation = (
-            whitening or source.normalisation or Normalisation.fit(_bytes(train), train.white)
-        )
+        if zca:
+            normalisation = Whitening.fit(_bytes(train, size), train.white)
+        else:
+            normalisation = source.normalisation or Normalisation.fit(_bytes(train), train.white)
         splits = [_split(pictures, size, normalisation) for pictures in (kept, tests)]
     return DataSet(name, *splits, normalisation, tuple(train.classes[label] for label in chosen))
 
@@ -149,17 +146,6 @@ def _select(where: str, pictures: Pictures, chosen: list[int], per_class: int | 
     rows = np.sort(np.concatenate(rows))
     labels = np.array([chosen.index(label) for label in pictures.labels[rows]])
     return replace(pictures, images=pictures.images[rows], labels=labels)
-
-
-def _whitening(name: str, train: Pictures, image_size: int | None) -> Whitening:
-    height, width, channels = train.images.shape[1:]
-    values = channels * (image_size**2 if image_size else height * width)
-    if values > LARGEST_WHITENED:
-        raise ValueError(
-            f"zca: true needs a matrix of {values} x {values} values for {name}, too large to "
-            f"decompose; choose an image_size of at most {math.isqrt(LARGEST_WHITENED // channels)}"
-        )
-    return Whitening.fit(_bytes(train, image_size), train.white)
 
 
 def _split(

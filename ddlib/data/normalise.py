@@ -1,5 +1,6 @@
 """Pixels -> what networks see: zero mean and unit deviation a channel, or ZCA whitening."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from ddlib.devices import send, unrounded
+
+LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,18 @@ class Whitening:
         any variance from being blown up. Source: Cazenavette et al. (CVPR 2022), whose code takes
         kornia's ZCAWhitening with eps=0.1.
         """
-        rows = pixels.flatten(1)
+        rows, (channels, height, width) = pixels.flatten(1), pixels.shape[1:]
         count, values = rows.shape
-        sums = torch.zeros(values, dtype=torch.float64)
+        if values > LARGEST_WHITENED:
+            raise ValueError(
+                f"zca: true needs a matrix of {values} x {values} values for images {height} x "
+                f"{width}, too large to decompose; choose an image_size of at most "
+                f"{math.isqrt(LARGEST_WHITENED // channels)}"
+            )
         products = torch.zeros(values, values, dtype=torch.float64)
-        for chunk in rows.split(1024):
-            exact = chunk.double()
-            sums += exact.sum(0)
-            products.addmm_(exact.T, exact)
-        mean = sums / count
+        for chunk in map(torch.Tensor.double, rows.split(1024)):
+            products.addmm_(chunk.T, chunk)
+        mean = rows.sum(0).double() / count
         covariance = (products - count * mean.outer(mean)) / max(count - 1, 1) / white**2
         variances, axes = torch.linalg.eigh(covariance)
         matrix = axes * (variances + 0.1).rsqrt() @ axes.T

@@ -11,7 +11,7 @@ import pandas as pd
 from ddlib.explore import sheets
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.tables import Tables
-from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, tips
+from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, scale, tips
 from ddlib.stats import laws, verdicts
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import Fit, Fits
@@ -141,14 +141,14 @@ def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
     names = ["method", "fit", "mark", "k", "gap", "low", "high"]
     curves = curves.assign(fit=curves["law"].map(FORMULAS))
     drawn = pd.concat([gaps["gap"], curves["gap"].astype(float)])
-    scale = alt.Scale(domain=[min(0, drawn.min()), 1.05 * drawn.max()], nice=False)
+    ends = alt.Scale(domain=[min(0, drawn.min()), 1.05 * drawn.max()], nice=False)
     x = k_axis(pd.Series([sizes[0], 2 * sizes[-1]]), pd.Series(sizes))
-    y = alt.Y("gap:Q", scale=scale, title="gap to all data")
+    y = alt.Y("gap:Q", scale=ends, title="gap to all data")
     legend, colours = alt.Legend(title=None, symbolOpacity=1), method_colours(gaps["method"])
-    colour = alt.Color("method:N", scale=_scale(colours), legend=legend)
+    colour = alt.Color("method:N", scale=scale(colours), legend=legend)
     dashes = {FORMULAS[law]: list(STYLES[law][1]) for law in curves["law"].unique()}
-    dash = alt.StrokeDash("fit:N", scale=_scale(dashes), title=None)
-    shapes = _scale({"predicted": "square", "k_sat": "triangle-down"})
+    dash = alt.StrokeDash("fit:N", scale=scale(dashes), title=None)
+    shapes = scale({"predicted": "square", "k_sat": "triangle-down"})
     tip = tips(["method:N", "fit:N", "mark:N", "k", "gap", "low", "high"])
     lines = alt.Chart(curves).encode(x, colour)
     seeds = alt.Chart(gaps).mark_point(filled=True, size=26, opacity=0.6)
@@ -162,10 +162,6 @@ def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
         points.encode(x, y, colour, alt.Shape("mark:N", scale=shapes, title=None), tooltip=tip),
     ]
     return alt.layer(*layers, width=680, height=280)
-
-
-def _scale(looks: dict) -> alt.Scale:
-    return alt.Scale(domain=list(looks), range=list(looks.values()))
 
 
 def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFrame, str]:

@@ -11,7 +11,7 @@ import pandas as pd
 from ddlib.explore.controls import Explorer, View, menu, slider
 from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables
-from ddlib.figures.style import INK, method_colours, tips
+from ddlib.figures.style import INK, method_colours, scale, tips
 from ddlib.stats import planner
 from ddlib.stats.intervals import LEVEL, Interval, interval
 from ddlib.stats.pilot import REACH, Pilot
@@ -121,7 +121,6 @@ def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
     known = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
     table = pd.DataFrame(known, columns=["method", "ipc", "low", "high", "member"])
     colours = method_colours(pd.Series(methods))
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     shared = {
         "scale": alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False, clamp=True),
         "axis": alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]),
@@ -129,7 +128,7 @@ def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
     }
     base = alt.Chart(table.assign(high=table["high"].astype(float).clip(upper=MOST_IPC))).encode(
         alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),
-        alt.Color("method:N", scale=scale, legend=None),
+        alt.Color("method:N", scale=scale(colours), legend=None),
         tooltip=tips(["method:N", "member:N", "ipc", "low", "high"]),
     )
     bars = base.mark_rule(strokeWidth=3, opacity=0.45)

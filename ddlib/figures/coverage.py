@@ -160,8 +160,7 @@ def k_star_against(
     table = table.dropna(subset="k_star").assign(
         group=table["family"].map(groups),
         place=table["censored"].str.partition(" ")[0].replace("", "measured"),
-        low=table["low"].clip(table["smallest"], table["largest"]),
-        high=table["high"].clip(table["smallest"], table["largest"]),
+        high=table["high"].clip(upper=table[["k_star", "raw"]].max(axis=None)),
         whole=1.0 * (table[["missing_seeds", "missing_sizes"]].sum(axis=1) == 0),
         panel="ε = " + table["epsilon"].map("{:g}".format) + ": k* against " + table["predictor"],
     )

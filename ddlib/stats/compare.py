@@ -18,7 +18,6 @@ from ddlib.stats.intervals import LEVEL, student
 
 CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
 BASELINE = "random"  # what every method has to beat
-HARDLY = 0.01  # of the way from a guess to being always right
 FLIPS = 2**12  # sign flips: all are counted up to 12 seeds, and so many drawn beyond
 VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
 PAIR = ["n", "difference", "low", "high", "p", "p_flip", "reason"]
@@ -86,39 +85,6 @@ def not_positive(trials: pd.DataFrame) -> dict[str, list[int]]:
     for k, method in means.index[means <= 0]:
         places.setdefault(method, []).append(int(k))
     return places
-
-
-def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> str:
-    """Say which networks hardly beat a guess, whose balanced accuracy is 1 / C.
-
-    Those are less than HARDLY of the way from there to 1. trials, references: the study's tables.
-    """
-    guess = float(trials["ipc"].iloc[0] / trials["k"].iloc[0])
-    least, lines = guess + HARDLY * (1 - guess), []
-    full = references.assign(method="all data (" + references["reference"] + ")", k=0)
-    both = pd.concat([full, trials]).query("status == 'ok'")
-    several = both["configuration"].nunique() > 1
-    for (name, method), rows in both.groupby(["configuration", "method"], sort=False):
-        low = rows[rows["balanced_accuracy"] < least]
-        if len(low):
-            ks = ", ".join(str(k) for k in sorted(low["k"].unique()) if k)
-            lines.append(
-                f"- {method}{f' under {name}' * several}{f' at k = {ks}' * bool(ks)}: {len(low)} "
-                f"of {rows['k'].isin(low['k']).sum()} networks, balanced accuracy "
-                f"{low['balanced_accuracy'].mean():.3f}"
-            )
-    if both.empty:
-        return "No network ended well."
-    if not lines:
-        return f"Every network beats a guess, whose balanced accuracy is {guess:.1%}."
-    return "\n\n".join(
-        [
-            f"**Hardly better than a guess.** The balanced accuracy of a guess is {guess:.1%}. "
-            f"Below {least:.1%}:",
-            "\n".join(lines),
-            "A gap from or to such a network says nothing of the images.",
-        ]
-    )
 
 
 def paired(trials: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,8 @@ lost: it then has no k*.
 Letters: M members, S seeds, K sizes, E epsilons, D draws, B relabellings.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations, product
 from math import factorial
@@ -41,6 +42,14 @@ class KStars:
     table: pd.DataFrame  # see `k_star`
     draws: np.ndarray = field(repr=False)  # (rows, 1 + D), estimate first
     relabelled: np.ndarray = field(repr=False)  # (2, rows, 1 + B), cross-fitted and raw, true first
+
+
+def series(names: Iterable[str]) -> dict[str, str]:
+    """Return the series that each family belongs to: its name without the number at its end.
+
+    Nested families are named `name-2`, `name-3`, those of equal size `spread 1`, `spread 2`.
+    """
+    return {name: re.sub(r"[- ]\d+$", "", name) for name in names}
 
 
 def worst_member(gaps: pd.DataFrame, members: Sequence[str]) -> tuple[str, float]:

@@ -67,6 +67,17 @@ def regress(
     return pd.DataFrame(rows).reindex(columns=[*names, "left_out", "reason"])
 
 
+def variants(
+    cases: Mapping[str, tuple[KStars, pd.DataFrame]], groups: Mapping[str, str]
+) -> pd.DataFrame:
+    """Tabulate what `regress` says of h_cov in several cases: {name: (k_stars, measures)}."""
+    tables = {
+        name: regress(k_stars, measures[["h_cov", RIVAL]], groups).query("predictor == 'h_cov'")
+        for name, (k_stars, measures) in cases.items()
+    }
+    return pd.concat(tables, names=["variant"]).reset_index("variant").drop(columns="predictor")
+
+
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     """Ask in families of equal M, where ln M explains nothing, whether k* rises with a measure.
 

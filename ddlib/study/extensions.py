@@ -149,9 +149,10 @@ def _load(extension: Extension) -> Entries:
             place = re.search(rf"\[\s*['\"]{re.escape(str(name))}['\"]", extension.text)
             line = f", line {len(extension.text[: place.end()].splitlines())}" if place else ""
             raise ValueError(f"{extension.path}{line}: the {kind} {name!r} {problem}")
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Parameters):
-            copyreg.pickle(value, partial(_packed, extension))
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    for own in classes:
+        if issubclass(own, Parameters) and own.__module__ == extension.module:
+            copyreg.pickle(own, partial(_packed, extension))
     _owners.update(dict.fromkeys(entries, extension.path))
     return entries
 

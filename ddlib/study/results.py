@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
+from ddlib.methods.generators import unet
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
 from ddlib.study.settings import SAME_STEPS
@@ -101,6 +102,11 @@ class Result:
             common = set(self.plan.seeds)
         kept = [name for name in names if seeds[name] >= common]
         return {name: self.observed(name, sorted(common)) for name in kept}
+
+    def generator_losses(self, method: str) -> np.ndarray:
+        """Return the loss (steps,) of the training of a method's generator, if it has one."""
+        files = self.plan.preparations(method) if method in self.plan.methods else []
+        return np.concatenate([np.empty(0), *(unet.losses(path).numpy() for _, path in files)])
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed, every method and size, that are there."""

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -94,9 +94,8 @@ def read_methods(table: Any) -> dict[str, tuple[str, Parameters]]:
         )
     methods = {}
     for name, values in table.items():
-        variant = isinstance(values, Mapping) and "method" in values
-        method = values["method"] if variant else name
-        values = {key: values[key] for key in values if key != "method"} if variant else values
+        values = dict(values) if isinstance(values, Mapping) else values
+        method = values.pop("method", name) if isinstance(values, dict) else name
         check_names([method], METHODS, "method")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)) or (name in METHODS and name != method):
             raise ValueError(
@@ -180,19 +179,15 @@ class Settings(Parameters):
         network, training = others.data.get("network"), others.data.get("training", Recipe())
         return read_configurations(changes, {"network": network, **vars(training)})
 
-    @field_validator("pilot", mode="before")
+    @field_validator("pilot", mode="wrap")
     @classmethod
-    def _choose_pilot(cls, pilot: Any, others: ValidationInfo) -> Any:
-        ks, names = others.data.get("k", []), others.data.get("configurations", [])
-        default = {"k": sorted(set(ks))[:-1], "configurations": list(names)[::2]}
-        return default if pilot is None else pilot
-
-    @field_validator("pilot")
-    @classmethod
-    def _check_pilot(cls, pilot: Pilot, others: ValidationInfo) -> Pilot:
-        for name in ("k", "configurations"):
-            allowed = map(str, others.data.get(name, []))
-            check_names(map(str, getattr(pilot, name)), allowed, f"{name} of this study")
+    def _read_pilot(cls, pilot: Any, read: Callable, others: ValidationInfo) -> Pilot:
+        ks, names = others.data.get("k", []), list(others.data.get("configurations", []))
+        if pilot is None:
+            return Pilot(k=sorted(set(ks))[:-1], configurations=names[::2])
+        pilot = read(pilot)
+        check_names(map(str, pilot.k), map(str, ks), "k of this study")
+        check_names(pilot.configurations, names, "configuration of this study")
         return pilot
 
     @classmethod
@@ -256,17 +251,12 @@ def notebook_parameters(
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:
     """Return the checked parameters of a study, or of what to explore if they name `studies`."""
-    return read_exploration(table) if "studies" in table else read_settings(table)
+    return Exploration.read(table, "the explorers") if "studies" in table else read_settings(table)
 
 
 def read_settings(table: Mapping[str, Any]) -> Settings:
     """Return a table as settings; see `Settings.read`."""
     return Settings.read(table)
-
-
-def read_exploration(table: Mapping[str, Any]) -> Exploration:
-    """Return a table as what to explore; ValueError for a wrong name, a missing one or a value."""
-    return Exploration.read(table, "the explorers")
 
 
 def check_coverage(settings: Settings) -> None:

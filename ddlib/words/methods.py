@@ -11,6 +11,39 @@ from ddlib.stats.surrogates import Agreement, crossings
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, bullets, listed, p_value, sections
 
+HARDLY = 0.01  # of the way from a guess to being always right
+
+
+def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
+    """Say which networks hardly beat a guess: naming one class, or any at random.
+
+    Those are the networks whose balanced accuracy is less than HARDLY of the way from that of a
+    guess, 1 / C, to 1. trials, references: the study's tables.
+    """
+    guess = float(trials["ipc"].iloc[0] / trials["k"].iloc[0])
+    least, lines = guess + HARDLY * (1 - guess), []
+    full = references.assign(method="all data (" + references["reference"] + ")", k=0)
+    both = pd.concat([full, trials]).query("status == 'ok'")
+    several = both["configuration"].nunique() > 1
+    for (name, method), rows in both.groupby(["configuration", "method"], sort=False):
+        low = rows[rows["balanced_accuracy"] < least]
+        if low.empty:
+            continue
+        ks = [k for k in sorted(low["k"].unique()) if k]
+        place = f"{method}{f' under {name}' * several}{f' at k = {listed(ks)}' * bool(ks)}"
+        lines.append(
+            f"{place}: {len(low)} of {rows['k'].isin(low['k']).sum()} networks, balanced accuracy "
+            f"{low['balanced_accuracy'].mean():.3f}"
+        )
+    if both.empty:
+        return Text("No network ended well.")
+    if not lines:
+        return Text(f"Every network beats a guess, whose balanced accuracy is {guess:.1%}.")
+    return Text(
+        f"**Hardly better than a guess,** whose balanced accuracy is {guess:.1%}, are the networks "
+        f"below {least:.1%}. A gap from or to them says nothing of the images.\n\n{bullets(lines)}"
+    )
+
 
 def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     """Say which method gives most at each k, and where each beats BASELINE or falls short.
@@ -36,10 +69,12 @@ def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     text = f"k = {row['k']}: {row['best']} is best with {accuracy}"
     if not isinstance(row["runner_up"], str):
         return f"{text}, the only method."
+    every = len(level) in (0, len(against(pairs, row["best"])))
+    others = "any other method" if every else listed(level)
+    text += f", {'not ' * bool(level)}significantly better than {others}"
+    by = f" by {number(row['difference'])}" if pd.notna(row["difference"]) else ""
     test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
-    others = listed(level) if len(level) < len(against(pairs, row["best"])) else "any other method"
-    text += f", not significantly better than {others}" if level else ", significantly so"
-    return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
+    return f"{text}. It leads {row['runner_up']}{by} ({test})."
 
 
 def _among_the_best(ranks: pd.DataFrame) -> str:

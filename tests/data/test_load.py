@@ -292,7 +292,7 @@ LARGE = {split: {"images": pixels(n, 48, 48, 3)} for split, n in (("train", 6), 
             r"images are \(5, 5, 3\) but test images are \(7, 9, 3\)",
         ),
         ({"test": {"images": pixels(4, 5, 5)}}, r"\(5, 5, 3\) but test images are \(5, 5, 1\)"),
-        ({"zca": True, **LARGE}, r"a matrix of 6912 x 6912 values for pets.* at most 36"),
+        ({"zca": True, **LARGE}, r"a matrix of 6912 x 6912 values for images 48 x 48.* at most 36"),
     ],
 )
 def test_bad_arrays(tmp_path, changes, message):

@@ -56,8 +56,6 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
             "high": [40.0, np.inf, 12.0, np.nan],
             "raw": [35.0, 100.0, 10.0, np.nan],
             "censored": ["", "above the largest k", "below the smallest k", ""],
-            "smallest": 10.0,
-            "largest": 100.0,
             "seeds": [5, 3, 5, 1],
             "missing_seeds": [0, 2, 0, 4],
             "missing_sizes": [0, 0, 1, 0],
@@ -72,7 +70,7 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     table = table[table["predictor"] == "H"]
     assert table["value"].tolist() == [0, 1, 2]
     assert table["place"].tolist() == ["measured", "above", "below"]
-    assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [10, 12]]
+    assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [0, 12]]
     assert table["whole"].tolist() == [1, 0, 0]  # hollow where seeds or sizes are missing
     assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."
     vl_convert.vegalite_to_svg(spec)

@@ -250,6 +250,8 @@ def test_parameters_of_a_file_travel_with_it(own):
     packed = pickle.dumps(parameters)
     assert pickle.loads(packed) == parameters
     assert b"def distil" in packed
+    block = type(build("convnext", (3, 32, 32), 10).body[2])
+    assert isinstance(pickle.loads(pickle.dumps(block(2))), block)  # as any other class
 
 
 def test_the_example_of_data_is_what_it_says(own):

@@ -38,13 +38,12 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
     )
     text = reading.explained(table, within())
     assert text.startswith(
-        "**Worst gap 0.1: k* rises with H_cov (weak evidence, relabelling p = 0.010); ln M, the "
+        "**Worst gap 0.1: k* rises with H_cov (weak evidence, p = 0.010); ln M, the "
         "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
         "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 more images (10 to 30 over draws of "
-        "seeds). Smallest error at left-out families: H_cov (5 images). 8 families have 5 "
-        "distinct k*."
-        " Among 5 families of equal M, where ln M says nothing, k* rises with H_cov (weak "
-        "evidence, p = 0.030; R² 0.70, 4 distinct k*)."
+        "seeds). Left-out families are predicted best by H_cov (error: 5 images). 8 families have "
+        "5 distinct k*. Among 5 families of equal M, where ln M says nothing, k* rises with H_cov "
+        "(weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
     )
     assert text.endswith(reading.METHOD)
     assert "chance" not in text
@@ -53,7 +52,7 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
 @pytest.mark.parametrize(
     ("h_cov", "rival", "phrases"),
     [
-        ({"p": 0.4}, {}, ["0.1: k* is not shown to rise with H_cov (relabelling p = 0.400); ln M"]),
+        ({"p": 0.4}, {}, ["0.1: k* is not shown to rise with H_cov (p = 0.400); ln M"]),
         ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
         (
             {"lead": -0.1, "p_lead": 0.9},
@@ -62,15 +61,15 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
         ({"reason": "1 of 8 inside"}, {}, ["nothing can be said of H_cov.** 1 of 8 inside."]),
-        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Smallest"]),
+        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Left-out"]),
         (
             {"loo": 9.0},
             {},
-            ["Smallest error at left-out families: ln M (5 images; H_cov errs by 9)."],
+            ["families are predicted best by ln M (error: 5 images; H_cov: 9)."],
         ),
-        ({"loo": np.nan}, {}, ["Smallest error at left-out families: ln M (5 images)."]),
+        ({"loo": np.nan}, {}, ["families are predicted best by ln M (error: 5 images)."]),
         ({"loo": np.nan}, {"loo": np.nan}, ["No leave-one-out error can be computed."]),
-        ({"censored": 3}, {}, ["5 distinct k*, 3 of them beyond the measured sizes"]),
+        ({"censored": 3}, {}, ["5 distinct k*; 3 of these lie beyond the measured sizes"]),
         ({"reduced": 2, "fewest": 3}, {}, ["2 families lost seeds to missing trials, down to 3"]),
         ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
         ({"unknown": 1}, {}, ["1 more have no k* for missing trials."]),
@@ -102,7 +101,7 @@ def test_other_measures_and_whole_series_have_their_say():
         ]
     ).assign(left_out="series")
     text = reading.explained(table, None)
-    assert "left-out series: the Vendi score (10 images; H_cov errs by 20)." in text
+    assert "series are predicted best by the Vendi score (error: 10 images; H_cov: 20)." in text
     assert (
         "larger, but untested, with the Vendi score (0.85) and the effective rank (0.82)." in text
     )
@@ -139,15 +138,15 @@ def test_the_back_test_counts_errors_and_intervals():
         }
     )
     text = reading.back_test(tested)
-    assert text.startswith(
+    assert text == (
         "**The planner's 95 % intervals held in 50% of 2 cases that it answers.** "
         "Families overlap, so cases are not independent."
     )
-    assert (
-        "- families, held out: k: 1 of 2 measured gaps were in their 95 % intervals; mean error "
-        "-0.005, root mean square 0.035\n"
-        "- families, held out: k (the planner refuses these): 0 of 1 measured"
-    ) in text
+    rows = reading.back_test_table(tested).loc[[(False, "family", "k"), (True, "family", "k")]]
+    assert rows["cases"].tolist() == [2, 1]
+    assert rows["inside"].tolist() == [0.5, 0]
+    assert rows["error"].tolist() == pytest.approx([-0.005, 0.2])
+    assert rows["root_mean_square"].tolist() == pytest.approx([0.035355, 0.2], rel=1e-4)
     assert "Nothing is left" in reading.back_test(tested.assign(error=np.nan))
 
 
@@ -165,9 +164,9 @@ def test_transfer_says_which_gaps_change_beyond_noise():
     )
     text = reading.transfer(compared, "one")
     assert text.startswith(
-        "**all** instead of one: the worst gap changes by -0.050 on average (-0.200 to +0.100); "
-        "beyond the noise of 4 seeds it is smaller in 1 and larger in 1 of 2 cases; the mean gap "
-        "changes by +0.020 on average (+0.010 to +0.030); beyond the noise of 4 seeds it is "
-        "smaller in 0 and larger in 0 of 2 cases; missing trials cost seeds in a (4 seeds, 1 "
-        "missing); nothing is said of b, where fewer than 2 seeds are whole."
+        "**all** instead of one: the worst gap is significantly smaller in 1 and larger in 1 of 2 "
+        "cases (mean change -0.050, -0.200 to +0.100, 4 seeds); the mean gap is significantly "
+        "smaller in 0 and larger in 0 of 2 cases (mean change +0.020, +0.010 to +0.030, 4 seeds); "
+        "missing trials cost seeds in a (4 left, 1 missing); b cannot be judged by fewer than 2 "
+        "whole seeds."
     )
