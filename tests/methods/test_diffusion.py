@@ -173,15 +173,6 @@ def test_guidance_without_measure_is_a_divergence(tiny, path):
     )
 
 
-def test_jobs_hold_all_that_decides_the_unet():
-    [job] = jobs(settings(guidance=3, steps=9), [1])
-    assert job == {
-        **{"channels": [8, 8], "steps": 40, "batch_size": 16, "learning_rate": 0.01},
-        **{"timesteps": 1000, "label_drop": 0.1},
-    }
-    assert jobs(settings(generator="facebook/DiT-XL-2-256"), [1]) == []
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [

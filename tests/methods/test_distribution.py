@@ -5,9 +5,7 @@ import torch
 
 from ddlib.methods.distribution import (
     DistributionMatching,
-    class_means,
     distil,
-    squared_distance,
 )
 from ddlib.methods.selection import RandomSelection, random
 from ddlib.networks.functional import build
@@ -44,31 +42,6 @@ def reference_loss(real, labels, synthetic, ipc):
         synthetic_mean = synthetic[label * ipc : (label + 1) * ipc].mean(dim=0)
         loss = loss + ((real_mean - synthetic_mean) ** 2).sum()
     return loss
-
-
-def test_defaults_are_the_published_ones():
-    own = DistributionMatching()
-    assert (own.iterations, own.learning_rate, own.momentum) == (20000, 1, 0.5)
-    assert (own.real_batch, own.initialisation, own.augmentation) == (256, "real", "dsa")
-
-
-def test_the_objective_equals_a_loop_over_classes_and_features():
-    stream = torch.Generator().manual_seed(0)
-    real, synthetic = (torch.randn(n, 5, generator=stream, dtype=torch.float64) for n in (11, 6))
-    real_labels = [2, 0, 1, 1, 0, 2, 2, 2, 0, 1, 2]
-    synthetic_labels, total = [0, 0, 1, 1, 2, 2], 0.0
-    for label in range(3):
-        for feature in range(5):
-            means = []
-            for features, labels in ((synthetic, synthetic_labels), (real, real_labels)):
-                rows = [i for i, own in enumerate(labels) if own == label]
-                means.append(sum(float(features[i, feature]) for i in rows) / len(rows))
-            total += (means[0] - means[1]) ** 2
-    means = [
-        class_means(features, torch.tensor(labels), 3)
-        for features, labels in ((synthetic, synthetic_labels), (real, real_labels))
-    ]
-    assert squared_distance(*means).item() == pytest.approx(total, rel=1e-12)
 
 
 @pytest.mark.parametrize(("norm", "ipc"), [("instance", 1), ("instance", 3), ("batch", 30)])

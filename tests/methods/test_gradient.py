@@ -1,6 +1,5 @@
 """DC and DSA against the reference algorithm, written out with ordinary networks."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddlib.data.base import Split
-from ddlib.methods import METHODS, gradient
+from ddlib.methods import METHODS
 from ddlib.methods.common import real_batches
 from ddlib.methods.gradient import (
     GradientMatching,
@@ -89,36 +88,7 @@ def reference_match(ordinary, dataset, batch, images, drawn=PLAIN):
     return total
 
 
-def test_defaults_are_the_published_ones():
-    dc, dsa = GradientMatching(), SiameseGradientMatching()
-    for own in (dc, dsa):
-        assert own.outer_steps == {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
-        assert own.inner_epochs == {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
-        assert (own.iterations, own.learning_rate, own.momentum) == (1000, 0.1, 0.5)
-        assert (own.network_learning_rate, own.network_batch, own.real_batch) == (0.01, 256, 256)
-    assert (dc.initialisation, dc.augmentation) == ("noise", "none")
-    assert (dsa.initialisation, dsa.augmentation) == ("real", "dsa")
-
-
 # The objective.
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5])
-def test_the_distance_equals_a_loop_over_layers_and_rows(scale):
-    stream = torch.Generator().manual_seed(0)
-    shapes = [(4, 3, 3, 3), (5, 4, 1, 2), (3, 7)]
-    ours, theirs = (
-        [scale * torch.randn(s, generator=stream, dtype=torch.float64) for s in shapes]
-        for _ in range(2)
-    )
-    expected = 0.0
-    for our_layer, their_layer in zip(ours, theirs, strict=True):
-        for rows in zip(our_layer, their_layer, strict=True):
-            a, b = (row.flatten().tolist() for row in rows)
-            dot = sum(x * y for x, y in zip(a, b, strict=True))
-            norms = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
-            expected += 1 - dot / (norms + 1e-6)
-    assert row_cosine_distance(ours, theirs).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_distance_by_hand():
@@ -134,21 +104,6 @@ def test_the_distance_by_hand():
     value.backward()
     assert value.item() == 2
     assert dead.grad.isfinite().all()
-
-
-def test_weight_gradients_are_those_of_ordinary_training_without_biases_and_norms(
-    tiny, network, ordinary_convnet
-):
-    theta, images = weights(network), tiny.train.images
-    ordinary = ordinary_convnet(theta, 2)
-    F.cross_entropy(ordinary(images), torch.tensor([1] * len(images))).backward()
-    expected = [value.grad for value in ordinary.parameters() if value.dim() > 1]
-    theta = {name: value.requires_grad_() for name, value in theta.items()}
-    slopes = weight_gradients(network, theta, images, 1)  # in four passes
-    assert [tuple(layer.shape) for layer in slopes] == [(6, 1, 3, 3), (6, 6, 3, 3), (3, 24)]
-    for ours, theirs in zip(slopes, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-        assert not ours.requires_grad
 
 
 def test_the_published_convnet_has_394_rows():
@@ -191,43 +146,6 @@ def test_match_equals_one_graph_over_the_summed_loss(
 # The loops.
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Stand-ins for matching and training that only note how they were called."""
-    calls = []
-
-    def count_match(dataset, network, theta, batch, images, drawn):
-        calls.append(("match", theta))
-        return torch.ones(()), torch.zeros_like(images)
-
-    def count_train(network, theta, images, labels, recipe, stream, see):
-        assert not images.requires_grad
-        calls.append(("train", recipe))
-        return {name: value + 1 for name, value in theta.items()}
-
-    monkeypatch.setattr(gradient, "match", count_match)
-    monkeypatch.setattr(gradient, "train", count_train)
-    return calls
-
-
-@pytest.mark.parametrize(
-    ("ipc", "outer", "epochs"),
-    [
-        (1, 1, 1),
-        (10, 10, 50),
-        (30, 30, 20),
-        (50, 50, 10),
-        (5, 5, 23),  # 1 + 4/9 x 49 = 22.8
-        (46, 46, 12),  # 15 - 6/10 x 5
-        (80, 50, 10),  # past the table: its last entry
-    ],
-)
-def test_loops_follow_the_published_tables(tiny, network, counted, ipc, outer, epochs):
-    gradient.distil(tiny, network, ipc, 0, GradientMatching(iterations=2))
-    assert [kind for kind, _ in counted] == (["match", "train"] * (outer - 1) + ["match"]) * 2
-    assert {recipe.steps for kind, recipe in counted if kind == "train"} <= {epochs}
-
-
 @pytest.mark.parametrize(
     ("k", "epochs", "steps"), [(3, 50, 50), (256, 10, 10), (257, 10, 20), (1000, 10, 40)]
 )
@@ -236,14 +154,6 @@ def test_an_inner_epoch_is_as_many_batches_as_the_set_needs(k, epochs, steps):
     assert (recipe.steps, recipe.batch_size, recipe.learning_rate) == (steps, 256, 0.01)
     assert (recipe.momentum, recipe.weight_decay, recipe.schedule) == (0, 0, "constant")
     assert (recipe.optimizer, recipe.augmentation) == ("sgd", "dsa")
-
-
-def test_no_inner_epochs_is_no_training_and_iterations_may_be_a_table(tiny, network, counted):
-    parameters = settings(inner_epochs=0, outer_steps=3, iterations={1: 6, 3: 2})
-    for ipc, expected in ((1, 6), (2, 4), (9, 2)):
-        counted.clear()
-        distil(tiny, network, [ipc], 0, parameters)
-        assert [kind for kind, _ in counted] == ["match"] * 3 * expected
 
 
 def inner_training(ordinary, images, steps, optimiser):

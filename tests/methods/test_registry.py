@@ -1,7 +1,6 @@
 """What holds for every method in the registry, one's own too."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,27 +154,6 @@ def test_the_code_of_ones_own_method_counts_with_all_of_the_librarys():
         METHODS["mgd3"].modules
     )
     assert METHODS["dc"].modules == ("ddlib.methods.gradient",)
-
-
-def test_files_and_folders_that_parameters_name_count_by_their_content(tmp_path, monkeypatch):
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "weights" / "vae").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "notebooks")  # names count from the project's root
-    file, part = tmp_path / "file.txt", tmp_path / "weights" / "vae" / "part.safetensors"
-
-    def digests():
-        tables = [{"path": "file.txt"}, {"word": "real"}]
-        return OWN.reads(SimpleNamespace(generator="weights", tables=tables))
-
-    seen = []
-    for path, content in ((file, "1"), (file, "2"), (part, "1"), (part, "2")):
-        path.write_text(content)
-        seen.append(tuple(digests()))
-    assert len(set(seen)) == 4
-    (tmp_path / "weights" / "notes.txt").touch()  # no settings and no weights
-    assert tuple(digests()) == seen[-1]
-    assert OWN.reads(SimpleNamespace(generator="facebook/DiT-XL-2-256")) == []
 
 
 # What methods share.

@@ -62,12 +62,6 @@ def test_both_orders_equal_naive_double_loops(count, size, seed):
     assert k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
 
 
-def test_herding_balances_what_it_took_before():
-    # Mean 0: after 1.0 only -1.1 brings the running mean back near it.
-    points = torch.tensor([[1.0], [5.0], [-1.1], [-4.9]])
-    assert herding_order(points, 2).tolist() == [0, 2]
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("points", [cloud(6, 5), torch.tensor([[1.0], [1], [1], [1], [0], [0]])])
 def test_a_shorter_order_is_a_prefix_and_the_longest_takes_each_point_once(order, points):

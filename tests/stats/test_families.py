@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from known import SIZES, lost, names, study
 from scipy import stats
-from sklearn.isotonic import IsotonicRegression
 
-from ddlib.stats import families, worst
+from ddlib.stats import worst
 from ddlib.stats.families import k_star, transfer, worst_member
 from ddlib.stats.regressions import regress
 
@@ -70,18 +69,6 @@ def test_the_true_worst_gap_lies_between_corrected_and_raw(spread, low, high):
     assert (corrected, raw) == pytest.approx((low, high), abs=0.05)
 
 
-def test_only_the_raw_k_star_of_identical_members_grows_with_their_number():
-    sizes = [1, 2, 4, 8, 16]
-    sets, slopes = {f"f{i}": names(*range(m)) for i, m in enumerate(sizes)}, []
-    for i in range(40):
-        gaps = study(np.ones(16), noise=0.02, generator=i)
-        found = k_star(gaps, sets, 0.12, draws=0, relabellings=0)  # k* = 100
-        slopes.append(np.polyfit(np.log(sizes), found.table[["k_star", "raw"]], 1)[0])
-    mean, error = np.mean(slopes, axis=0), np.std(slopes, axis=0) / np.sqrt(40)
-    assert abs(mean[0]) < 3 * error[0]
-    assert mean[1] > 10 * error[1]
-
-
 ONE = {"f": names(0)}
 
 
@@ -101,14 +88,6 @@ def test_bad_input_is_refused_in_the_users_words(gaps, sets, message):
 
 
 # k*
-
-
-def test_the_isotonic_fit_is_that_of_scikit_learn():
-    """Draws of one member with a single weight are the means themselves."""
-    values = np.random.default_rng(0).normal(size=(200, 6)) - 0.3 * np.arange(6)
-    fit = IsotonicRegression(increasing=False)
-    expected = [fit.fit_transform(np.arange(6), curve) for curve in values]
-    assert families._isotonic(values) == pytest.approx(np.array(expected))
 
 
 def test_k_star_of_known_laws_and_its_censoring():

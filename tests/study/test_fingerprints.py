@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ from types import ModuleType
 import pytest
 import torch
 
-from ddlib import fingerprints
 from ddlib.data.base import Pixels, Split, images_digest
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.fingerprints import (
@@ -18,7 +18,6 @@ from ddlib.fingerprints import (
     METHOD_MODULES,
     PACKAGE,
     code_digest,
-    file_digest,
     files_digest,
     fingerprint,
     program,
@@ -32,18 +31,6 @@ def area(radius):
     """Return the area."""
     return math.pi * radius**2
 '''
-
-
-@pytest.fixture(autouse=True)
-def read_anew():
-    """Have the code read anew after a test, as a new process would."""
-    yield
-    forget()
-
-
-def forget() -> None:
-    code_digest.cache_clear()
-    fingerprints._source.cache_clear()
 
 
 def test_the_order_of_names_does_not_matter_and_values_do():
@@ -79,22 +66,6 @@ def test_a_program_is_the_same_in_every_python():
     assert fingerprint(program(source)) == "f0d03a085e9d"  # of Pythons 3.11, 3.12 and 3.13
 
 
-def test_all_names_in_a_process_are_of_the_code_it_began_with(tmp_path, monkeypatch):
-    package = shutil.copytree(PACKAGE, tmp_path / "ddlib")
-    modules = METHODS["dc"].modules
-    monkeypatch.setattr(fingerprints, "PACKAGE", package)
-    forget()
-    before = code_digest(*DECIDING), code_digest(*modules)
-    for edited in ("methods/gradient.py", "training/loop.py"):
-        with (package / edited).open("a") as file:
-            file.write("more = 1\n")
-    assert (code_digest(*DECIDING), code_digest(*modules)) == before
-    forget()
-    after = code_digest(*DECIDING), code_digest(*modules)
-    assert after[0] != before[0]
-    assert after[1] != before[1]
-
-
 def test_rooms_and_methods_decide_results():
     rooms = {
         f"ddlib.{'.'.join(path.relative_to(PACKAGE).with_suffix('').parts)}"
@@ -107,24 +78,42 @@ def test_rooms_and_methods_decide_results():
         assert set(method.modules) <= set(METHOD_MODULES), name
 
 
-def test_code_in_no_file_is_refused(monkeypatch):
+LATER = """
+from pathlib import Path
+from ddlib import fingerprints
+names = [("ddlib.training.loop",), ("ddlib.methods.gradient",), ("ddlib.seeds",)]
+before = [fingerprints.code_digest(*modules) for modules in names]
+for edited in ("training/loop.py", "methods/gradient.py"):
+    with (fingerprints.PACKAGE / edited).open("a") as file:
+        file.write("more = 1\\n")
+assert before == [fingerprints.code_digest(*modules) for modules in names]
+print(*before)
+"""
+
+
+def test_all_names_in_a_process_are_of_the_code_it_began_with(tmp_path):
+    """An edit while a study runs counts in the next process."""
+    shutil.copytree(PACKAGE, tmp_path / "ddlib")
+    command = {"args": [sys.executable, "-c", LATER], "cwd": tmp_path, "text": True, "check": True}
+    environment = {"PYTHONPATH": str(tmp_path)}
+    first, second = (
+        subprocess.run(**command, env=environment, stdout=subprocess.PIPE).stdout.split()
+        for _ in range(2)
+    )
+    assert [old == new for old, new in zip(first, second, strict=True)] == [False, False, True]
+
+
+def test_code_in_no_file_is_refused_and_that_of_a_file_counts(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cell", ModuleType("cell"))
     with pytest.raises(ValueError, match="the code of the module 'cell' is in no file, and could"):
         code_digest("cell")
-
-
-def test_modules_of_ones_own_and_the_versions_of_libraries_count(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(PROGRAM)
-    spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
-    monkeypatch.setitem(sys.modules, "mine", importlib.util.module_from_spec(spec))
-    digests = [code_digest("mine")]
-    forget()
-    monkeypatch.setattr(fingerprints, "version", lambda library: "0.0")
-    digests.append(code_digest("mine"))
-    forget()
-    (tmp_path / "mine.py").write_text(PROGRAM.replace("2", "3"))
-    digests.append(code_digest("mine"))
-    assert len(set(digests)) == 3
+    digests = set()
+    for name, text in {"mine": PROGRAM, "theirs": PROGRAM.replace("2", "3")}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
+        monkeypatch.setitem(sys.modules, name, importlib.util.module_from_spec(spec))
+        digests.add(code_digest(name))
+    assert len(digests) == 2
 
 
 def test_all_that_a_data_set_holds_counts_but_its_name(tiny):
@@ -160,7 +149,7 @@ def test_all_that_a_data_set_holds_counts_but_its_name(tiny):
         assert images_digest(twin) == images_digest(dataset)
 
 
-def test_every_file_counts_with_its_place_and_content(tmp_path, monkeypatch):
+def test_every_file_counts_with_its_place_and_content(tmp_path):
     folder: Path = tmp_path / "model"
     (folder / "part").mkdir(parents=True)
     (folder / "part" / "weights.bin").write_bytes(b"1234")
@@ -184,6 +173,3 @@ def test_every_file_counts_with_its_place_and_content(tmp_path, monkeypatch):
         change()
         digests.append(digest())
     assert len(set(digests)) == 5
-    first = file_digest(folder / "index.json")
-    monkeypatch.setattr(fingerprints.hashlib, "file_digest", lambda *given: pytest.fail("read"))
-    assert file_digest(folder / "index.json") == first  # a file is read once
