@@ -191,21 +191,16 @@ def test_first_images_are_the_random_control_or_standard_normal(tiny, network):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("configurations", "message"),
     [
         ("mlp", "configurations='mlp' must be a list"),
         (["mlp"], r"configurations\[0\]: a configuration must be a table"),
         ([{"network": "mlp"}], r"configurations\[0\]: network must be a table with a name"),
         ([{}, {"network": {"name": "mpl"}}], r"\[1\]: 'mpl' is not a network; did you mean 'mlp'"),
-        (
-            [{"network": {"name": "mlp", "widht": 3}}],
-            "the network 'mlp': 'widht' is not a parameter; did",
-        ),
         ([{"optimiser": "adam"}], "'optimiser' is not a field .*did you mean 'optimizer'"),
         ([{"optimizer": "nesterov"}], "needs a momentum above 0"),
-        ([{"learning_rate": -1}], "learning_rate=-1 must be"),
     ],
 )
-def test_bad_configurations_to_distil_for_are_refused(given, message):
+def test_bad_configurations_to_distil_for_are_refused(configurations, message):
     with pytest.raises(ValueError, match=message):
-        METHODS["dc"].parameters.read({"configurations": given}, "dc")
+        METHODS["dc"].parameters.read({"configurations": configurations}, "dc")

@@ -28,23 +28,11 @@ NORMS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}
 
 
 def settings(**changes):
-    given = {
-        "iterations": 3,
-        "student_steps": 3,
-        "expert_epochs": 1,
-        "max_start": 2,
-        "learning_rate": 10,
-        "step_size": 0.05,
-        "step_size_learning_rate": 1e-4,
-        "augmentation": "none",
-        "experts": 2,
-        "expert_steps": 5,
-        "expert_learning_rate": 0.1,
-        "expert_batch": 30,
-        "expert_augmentation": "none",
-        **changes,
-    }
-    return TrajectoryMatching(**given)
+    short = {"iterations": 3, "student_steps": 3, "expert_epochs": 1, "max_start": 2}
+    rates = {"learning_rate": 10, "step_size": 0.05, "step_size_learning_rate": 1e-4}
+    few = {"experts": 2, "expert_steps": 5, "expert_learning_rate": 0.1, "expert_batch": 30}
+    plain = {"augmentation": "none", "expert_augmentation": "none"}
+    return TrajectoryMatching(**{**short, **rates, **few, **plain, **changes})
 
 
 def prepare(dataset, network, parameters, folder):
@@ -90,53 +78,48 @@ def test_experts_are_trained_no_further_than_the_last_target(changes, ipcs, epoc
     assert planned == jobs(TrajectoryMatching(experts=3, **changes, learning_rate=3), ipcs)
 
 
-@pytest.mark.parametrize(("norm", "momentum"), [("instance", 0.0), ("instance", 0.9), ("batch", 0)])
-def test_snapshots_equal_an_ordinary_loop_of_sgd(tiny, ordinary_convnet, norm, momentum):
-    """Two epochs of two batches of half the 120 images; momentum lasts from epoch to epoch."""
+def batches(count, size, stream):
+    """Yield batches cut from permutations that follow one another."""
+    pending = []
+    while True:
+        while len(pending) < size:
+            pending += torch.randperm(count, generator=stream).tolist()
+        rows, pending = torch.tensor(pending[:size]), pending[size:]
+        yield rows
+
+
+@pytest.mark.parametrize(
+    ("norm", "momentum", "size", "epoch_steps", "steps"),
+    [
+        ("instance", 0.0, 60, 0, 2),  # of 120 images
+        ("instance", 0.9, 50, 0, 3),
+        ("batch", 0.0, 50, 5, 5),
+    ],
+)
+def test_snapshots_equal_an_ordinary_loop_of_sgd(
+    tiny, ordinary_convnet, norm, momentum, size, epoch_steps, steps
+):
+    """Two epochs, each a pass or the steps asked for; momentum lasts from epoch to epoch."""
     network = build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2, norm=norm)
-    rows = snapshots(train_expert(tiny, network, job(momentum=momentum, weight_decay=0.01)))
+    recipe = job(momentum=momentum, weight_decay=0.01, batch_size=size, epoch_steps=epoch_steps)
+    content = train_expert(tiny, network, recipe)
+    assert train_expert(tiny, network, recipe) == content
     theta = initial_parameters(network, generator("expert weights", 1))
     ordinary = ordinary_convnet(theta, 2, norm=NORMS[norm])
     parameters = list(ordinary.parameters())
     optimiser = torch.optim.SGD(parameters, lr=0.1, momentum=momentum, weight_decay=0.01)
-    stream = generator("expert batches", 1)
     expected = [torch.nn.utils.parameters_to_vector(parameters).detach().clone()]
+    batch = batches(120, size, generator("expert batches", 1))
     for _ in range(2):
-        for batch in torch.randperm(120, generator=stream).split(60):
+        for _ in range(steps):
+            rows = next(batch)
             optimiser.zero_grad()
-            scores = ordinary(tiny.train.images[batch])
-            F.cross_entropy(scores, tiny.train.labels[batch]).backward()
+            F.cross_entropy(ordinary(tiny.train.images[rows]), tiny.train.labels[rows]).backward()
             optimiser.step()
         expected.append(torch.nn.utils.parameters_to_vector(parameters).detach().clone())
-    assert rows.dtype == torch.float32
-    torch.testing.assert_close(rows, torch.stack(expected), rtol=1e-5, atol=1e-6)
-    for earlier, later in itertools.pairwise(rows):
-        assert (earlier - later).norm() > 0.1
-
-
-@pytest.mark.parametrize(("epoch_steps", "batch", "steps"), [(0, 50, 3), (0, 999, 1), (7, 50, 7)])
-def test_an_epoch_is_the_steps_asked_for_or_a_pass_over_the_set(
-    tiny, network, epoch_steps, batch, steps
-):
-    """A snapshot every so many steps of one training, that of a snapshot every step."""
-    long = snapshots(
-        train_expert(tiny, network, job(epochs=2, epoch_steps=epoch_steps, batch_size=batch))
-    )
-    each = snapshots(
-        train_expert(tiny, network, job(epochs=2 * steps, epoch_steps=1, batch_size=batch))
-    )
-    assert torch.equal(long, each[::steps])
-
-
-def test_experts_differ_in_weights_and_batches_and_repeat_to_the_byte(tiny, network):
-    first, again, other, augmented = (
-        train_expert(tiny, network, job(expert=number, augmentation=augmentation))
-        for number, augmentation in ((0, "none"), (0, "none"), (1, "none"), (0, "dsa"))
-    )
-    assert first == again
-    assert (snapshots(first) - snapshots(other)).norm(dim=1).min() > 1
-    assert torch.equal(snapshots(first)[0], snapshots(augmented)[0])
-    assert not torch.equal(snapshots(first)[1], snapshots(augmented)[1])
+    torch.testing.assert_close(snapshots(content), torch.stack(expected), rtol=1e-5, atol=1e-6)
+    assert snapshots(content).dtype == torch.float32
+    assert (expected[1] - expected[2]).norm() > 0.1
 
 
 def test_an_expert_that_diverges_says_so(tiny, network):
@@ -279,15 +262,9 @@ def test_graphs_do_not_grow_with_the_number_of_steps(network, pair, gradient):
 
 
 def steps_by_hand(size, families, stream):
-    """Three steps: batches cut from permutations of the six images, each with its draw."""
-    pending, steps = [], []
-    for _ in range(3):
-        while len(pending) < size:
-            order = torch.randperm(6, generator=stream).tolist() if size < 6 else range(6)
-            pending += order
-        rows, pending = torch.tensor(pending[:size]), pending[size:]
-        steps.append((rows, augment.draw(families, size, stream)))
-    return steps
+    """Three steps: batches of the six images, each with its draw."""
+    rows = batches(6, size, stream) if size < 6 else itertools.repeat(torch.arange(6))
+    return [(next(rows), augment.draw(families, size, stream)) for _ in range(3)]
 
 
 @pytest.mark.parametrize(("size", "augmentation"), [(6, "none"), (4, "dsa")])

@@ -62,13 +62,6 @@ def test_the_corrected_worst_gap_of_identical_members_does_not_grow_with_their_n
     assert corrected == pytest.approx(0.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("spread", "low", "high"), [(0.5, -0.25, 0.31), (2.0, -0.12, 0.08)])
-def test_the_true_worst_gap_lies_between_corrected_and_raw(spread, low, high):
-    corrected, raw = biases(spread, 16)
-    assert corrected < 0 < raw
-    assert (corrected, raw) == pytest.approx((low, high), abs=0.05)
-
-
 ONE = {"f": names(0)}
 
 
@@ -109,25 +102,17 @@ def test_k_star_of_known_laws_and_its_censoring():
     assert below["censored"] == "below the smallest k"
 
 
-CASES = {
-    "one member": [1.0],
-    "eight equal members": [1.0] * 8,
-    "four distinct members": [1.0, 0.8, 0.6, 0.4],
-    "seeds are missing": [1.0, 0.8, 0.6],
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_intervals_of_k_star_cover_the_truth(case):
-    family, hits = {"f": names(*range(len(CASES[case])))}, 0
-    for i in range(100):
-        gaps = study(CASES[case], noise=0.01, shared=0.005, generator=i)
-        if case == "seeds are missing":
+@pytest.mark.parametrize("scales", [[1.0] * 8, [1.0, 0.8, 0.6]])
+def test_intervals_of_k_star_cover_the_truth(scales):
+    family, some_missing, hits = {"f": names(*range(len(scales)))}, len(scales) == 3, 0
+    for i in range(60):
+        gaps = study(scales, noise=0.01, shared=0.005, generator=i)
+        if some_missing:
             gaps = lost(gaps, ("c0", 0), ("c1", 3, 50), ("c2", 4))
         found = k_star(gaps, family, 0.15, draws=200, relabellings=0, seed=i).table.iloc[0]
-        assert found["seeds"] == (2 if case == "seeds are missing" else 5)
+        assert found["seeds"] == (2 if some_missing else 5)
         hits += found["low"] <= (1 / 0.13) ** 2 <= found["high"]
-    assert 88 <= hits <= 100
+    assert 53 <= hits <= 60
 
 
 def test_draws_are_shared_by_all_families_in_every_call():
@@ -216,15 +201,6 @@ def test_relabelled_k_star_are_those_of_relabelled_tables():
         for kind, column in enumerate(["k_star", "raw"]):
             expected = again[column].to_numpy()
             assert found.relabelled[kind, :, b] == pytest.approx(expected, nan_ok=True)
-
-
-def test_drawn_relabellings_keep_the_truth_first_and_repeat():
-    gaps = study(np.linspace(0.4, 1, 8), noise=0.01)
-    sets = {"f": names(*range(8)), "g": names(5)}
-    found, again = (k_star(gaps, sets, 0.1, relabellings=50) for _ in range(2))
-    assert found.relabelled.shape == (2, 2, 51)
-    assert (found.relabelled == again.relabelled).all()
-    assert found.relabelled[0, :, 0] == pytest.approx(found.table["k_star"])
 
 
 # Transfer

@@ -119,21 +119,14 @@ def test_missing_trials_are_left_out():
 
 def test_plans_hold_the_true_need():
     rng, hits = np.random.default_rng(1), 0
-    for i in range(60):
+    for i in range(30):
         gaps, truth = statistics_planner.simulate(0.3, 0.5, rng)
         pilot = read_pilot(gaps[gaps["k"] <= 100], draws=200, seed=i)
         worst = truth.max(axis=0)
         epsilon = np.interp(50**-0.5, KS[3::-1] ** -0.5, worst[3::-1])
         found = planner.plan(pilot, pilot.names, epsilon, 1)
         hits += found.k.low <= 50 <= found.k.high
-    assert 55 <= hits <= 60
-
-
-@pytest.mark.parametrize(("sd", "exponent"), [(0.6, 0.4), (0.1, 0.6)])
-def test_intervals_hold_left_out_configurations_sizes_and_families(sd, exponent):
-    tested = statistics_planner.coverage(sd, exponent, studies=12, draws=200)
-    assert tested.groupby("kind")["inside"].mean().min() >= 0.9
-    assert set(tested.loc[tested["refused"] != "", "k"]) == {400}
+    assert 27 <= hits <= 30
 
 
 def test_intervals_hold_what_was_left_out_of_the_example():

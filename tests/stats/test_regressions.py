@@ -137,7 +137,7 @@ def test_p_values_hold_their_size_and_find_a_law():
     rng = np.random.default_rng(0)
     null, true = (
         np.array([nested_study(rng, effect) for _ in range(studies)], dtype=float) <= 0.05
-        for effect, studies in ((0.0, 100), (0.8, 30))
+        for effect, studies in ((0.0, 60), (0.8, 16))
     )
     assert null.mean(axis=0).max() < 0.1
     assert true.mean(axis=0)[0] > 0.5

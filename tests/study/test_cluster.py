@@ -3,40 +3,27 @@
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import grids
 import pytest
 from clusters import Cluster, held, in_process, write_holding
-from distributed import Client
 from mounts import needs_mounts
 
 import ddlib
-from ddlib.study.cluster import processes
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
 
+MTT = {"iterations": 3, "student_steps": 2, "max_start": 1, "augmentation": "none"}
+EXPERTS = {"experts": 2, "expert_steps": 5, "expert_epochs": 2, "expert_augmentation": "none"}
+TAUGHT = {"initialisation": "rotation", "pretraining": {"steps": 5}}
 # Needs all that a job can be given: what a method prepares, and a pretrained body.
-GRID = {
-    "data": {"name": "digits", "classes": [0, 1, 2], "per_class": 20},
-    "network": {"name": "mlp", "width": 16, "depth": 2},
-    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
-    "methods": {
-        "mtt": {
-            **{"iterations": 3, "student_steps": 2, "max_start": 1, "augmentation": "none"},
-            **{"experts": 2, "expert_steps": 5, "expert_epochs": 2},
-            "expert_augmentation": "none",
-        },
-        "holding": {},
-    },
-    "configurations": {
-        "own": {},
-        "rotation": {"initialisation": "rotation", "pretraining": {"steps": 5}},
-    },
-    "k": [6, 3],
-    "seeds": 2,
+GRID = grids.GRID | {
+    "methods": {"mtt": MTT | EXPERTS, "holding": {}},
+    "configurations": {"own": {}, "rotation": TAUGHT},
+    "evaluations": 1,
 }
 
 
@@ -181,16 +168,3 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, root, monkeypatch):
         sentence = f"^no Dask workers answer at scheduler_address='{named}'; start one, or"
         with pytest.raises(ValueError, match=sentence):
             run(settings(root, tmp_path, given))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_here_keep_their_memory_and_have_one_thread(tmp_path):
-    """glibc reads its settings when a process starts, so they must be there by then."""
-
-    def started_with(dask_worker) -> tuple[int, str]:
-        return dask_worker.state.nthreads, Path("/proc/self/environ").read_text()
-
-    with processes(2) as address, Client(address) as client:
-        for threads, environment in client.run(started_with).values():
-            assert threads == 1
-            assert f"MALLOC_TRIM_THRESHOLD_={2**32}" in environment.split("\0")

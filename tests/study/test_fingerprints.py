@@ -1,28 +1,25 @@
 """Names of results: equal for equal programs and data, different for all that changes a number."""
 
 import importlib.util
+import itertools
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from ddlib.data.base import Pixels, Split, images_digest
+from ddlib.data.base import DataSet, Pixels, Split, images_digest
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.fingerprints import (
-    DECIDING,
-    METHOD_MODULES,
     PACKAGE,
     code_digest,
     files_digest,
     fingerprint,
     program,
 )
-from ddlib.methods import METHODS
 
 PROGRAM = '''"""A module."""
 import math
@@ -66,18 +63,6 @@ def test_a_program_is_the_same_in_every_python():
     assert fingerprint(program(source)) == "f0d03a085e9d"  # of Pythons 3.11, 3.12 and 3.13
 
 
-def test_rooms_and_methods_decide_results():
-    rooms = {
-        f"ddlib.{'.'.join(path.relative_to(PACKAGE).with_suffix('').parts)}"
-        for room in ("data", "networks", "training")
-        for path in (PACKAGE / room).glob("[!_]*.py")
-    }
-    assert rooms | {"ddlib.seeds", "ddlib.devices", "ddlib.methods.common"} <= set(DECIDING)
-    assert not set(DECIDING) & set(METHOD_MODULES)
-    for name, method in METHODS.items():
-        assert set(method.modules) <= set(METHOD_MODULES), name
-
-
 LATER = """
 from pathlib import Path
 from ddlib import fingerprints
@@ -117,32 +102,22 @@ def test_code_in_no_file_is_refused_and_that_of_a_file_counts(tmp_path, monkeypa
 
 
 def test_all_that_a_data_set_holds_counts_but_its_name(tiny):
-    def changed(split: Split, part: str) -> Split:
+    def changed(name: str, part: str) -> DataSet:
+        split = getattr(tiny, name)
         tensors = {"images": split.images.clone(), "labels": split.labels.clone()}
         tensors[part].view(-1)[-1] += 1
-        return Split(**tensors)
+        return replace(tiny, **{name: Split(**tensors)})
 
-    values = (tiny.train.images * 20).clamp(0, 255).to(torch.uint8)
-    norm = tiny.normalisation
-    matrix = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
-    several = [
-        tiny,
-        *(
-            replace(tiny, **{name: changed(getattr(tiny, name), part)})
-            for name in ("train", "test")
-            for part in ("images", "labels")
-        ),
-        replace(tiny, classes=("ant", "bee", "dog")),
-        replace(tiny, normalisation=Normalisation((0.5,), (0.3,))),
-        *(
-            replace(tiny, normalisation=Whitening(torch.zeros(64), scale * matrix))
-            for scale in (1, 2)
-        ),
-        *(
-            replace(tiny, train=Split(Pixels(values + more, norm, white), tiny.train.labels))
-            for more, white in ((0, 255), (1, 255), (0, 240))
-        ),
-    ]
+    def in_bytes(more: int, white: int) -> DataSet:
+        values = (tiny.train.images * 20).clamp(0, 255).to(torch.uint8) + more
+        return replace(tiny, train=Split(Pixels(values, norm, white), tiny.train.labels))
+
+    norm, zero, one = tiny.normalisation, torch.zeros(64), torch.eye(64)
+    norms = Normalisation((0.5,), (0.3,)), Whitening(zero, one), Whitening(zero, 2 * one)
+    several = [tiny, replace(tiny, classes=("ant", "bee", "dog"))]
+    several += [changed(*at) for at in itertools.product(("train", "test"), ("images", "labels"))]
+    several += [replace(tiny, normalisation=other) for other in norms]
+    several += [in_bytes(*values) for values in ((0, 255), (1, 255), (0, 240))]
     assert len({images_digest(dataset) for dataset in several}) == len(several) == 12
     for dataset in several:
         twin = replace(dataset, name="other", test=Split(*vars(dataset.test).values()))
@@ -150,26 +125,20 @@ def test_all_that_a_data_set_holds_counts_but_its_name(tiny):
 
 
 def test_every_file_counts_with_its_place_and_content(tmp_path):
-    folder: Path = tmp_path / "model"
-    (folder / "part").mkdir(parents=True)
-    (folder / "part" / "weights.bin").write_bytes(b"1234")
-    (folder / "index.json").write_text("{}")
+    def digest(name: str, **files: str) -> str:
+        for path, content in files.items():
+            file = tmp_path / name / path.replace("__", "/").replace("_", ".")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+        return files_digest(tmp_path / name, (".bin", ".json"))
 
-    def digest() -> str:
-        return files_digest(folder, (".bin", ".json"))
-
-    digests = [digest()]
-    (folder / "readme.md").write_text("not read")
-    assert digest() == digests[0]
-    moved = folder.rename(tmp_path / "elsewhere")
-    assert files_digest(moved, (".json", ".bin")) == digests[0]
-    moved.rename(folder)
-    for change in (
-        lambda: (folder / "part" / "weights.bin").write_bytes(b"12345"),
-        lambda: (folder / "index.json").write_text("[]"),
-        lambda: (folder / "part" / "weights.bin").rename(folder / "weights.bin"),
-        lambda: (folder / "weights.bin").unlink(),
-    ):
-        change()
-        digests.append(digest())
+    digests = [
+        digest("first", part__weights_bin="1234", index_json="{}"),
+        digest("longer", part__weights_bin="12345", index_json="{}"),
+        digest("other", part__weights_bin="1234", index_json="[]"),
+        digest("moved", weights_bin="1234", index_json="{}"),
+        digest("fewer", index_json="{}"),
+    ]
     assert len(set(digests)) == 5
+    assert digest("again", part__weights_bin="1234", index_json="{}", readme_md="x") == digests[0]
+    assert digest("first", index_json="[1]") not in digests  # read anew

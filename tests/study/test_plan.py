@@ -6,31 +6,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from grids import DC, DIGITS, DM, GRID
 from papermill.parameterize import parameterize_notebook
 
 from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
 from ddlib.study.plan import Plan, make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import (
-    Settings,
-    check_coverage,
-    notebook_parameters,
-    read_settings,
-)
+from ddlib.study.settings import Settings, check_coverage, notebook_parameters, read_settings
 
-DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
-DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
-DC = {"iterations": 2, "outer_steps": 2, "inner_epochs": 1, "real_batch": 8}
-GRID = {
-    "data": DIGITS,
-    "network": {"name": "mlp", "width": 16, "depth": 2},
-    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
-    "methods": {"random": None, "dm": DM, "dc": DC},
-    "k": [6, 3],
-    "seeds": 2,
-    "evaluations": 2,
-}
 TRIALS = 3 * 2 * 2
 
 
@@ -225,7 +209,7 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"configurations": {"own": {}, "a": {}}, "families": None}, "2 configurations"),
+        ({"configurations": {"own": {}, "a": {"momentum": 0}}, "families": None}, "2 conf"),
         ({"families": None}, "families is missing"),
         ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
         ({"probe": 19}, "probe=19 are too few"),

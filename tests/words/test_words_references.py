@@ -9,18 +9,13 @@ from ddlib.words.methods import guesses
 def table(accuracies: dict, **columns) -> pd.DataFrame:
     """Return rows of trials from {(method, k): (accuracy, balanced accuracy) of each seed}."""
     rows = [
-        {
-            "method": method,
-            "ipc": k // 10,
-            "k": k,
-            "seed": seed,
-            "accuracy": each[0],
-            "balanced_accuracy": each[1],
-        }
+        (method, k // 10, k, seed, *accuracy)
         for (method, k), seeds in accuracies.items()
-        for seed, each in enumerate(seeds)
+        for seed, accuracy in enumerate(seeds)
     ]
-    return pd.DataFrame(rows).assign(**{"configuration": "own", "status": "ok"} | columns)
+    names = ["method", "ipc", "k", "seed", "accuracy", "balanced_accuracy"]
+    rows = pd.DataFrame(rows, columns=names)
+    return rows.assign(**{"configuration": "own", "status": "ok"} | columns)
 
 
 def full(converged: list, same_steps: list, **columns) -> pd.DataFrame:
