@@ -60,21 +60,15 @@ def test_intervals_are_student_t_over_seeds():
     assert row["balanced_accuracy"] == pytest.approx(0.4)  # half of each accuracy here
 
 
-def test_a_seed_without_a_network_on_all_data_has_an_accuracy_and_no_gap():
-    table = measured(trials({("dm", 10): [0.7, 0.8, 0.9]}), 0.95, math.nan, 0.99)
-    row = compare.accuracies(table).iloc[0]
-    assert (row["n"], row["accuracy"]) == (3, pytest.approx(0.8))
-    assert (row["gap_n"], row["gap"]) == (2, pytest.approx((0.25 + 0.09) / 2))
-
-
-def test_evaluations_of_one_set_are_averaged_before_seeds():
+def test_evaluations_are_averaged_and_failures_stay_in_the_table_but_do_not_count():
     table = trials({("dm", 10): [0.6, 0.8]})
     table = pd.concat([table, table.assign(evaluation=1, accuracy=[0.8, 0.8])])
     row = compare.accuracies(table).iloc[0]
     assert (row["n"], row["accuracy"]) == (2, pytest.approx(0.75))
-
-
-def test_failures_stay_in_the_table_and_do_not_count():
+    table = measured(trials({("dm", 10): [0.7, 0.8, 0.9]}), 0.95, math.nan, 0.99)
+    row = compare.accuracies(table).iloc[0]  # a seed has no network on all data
+    assert (row["n"], row["accuracy"]) == (3, pytest.approx(0.8))
+    assert (row["gap_n"], row["gap"]) == (2, pytest.approx((0.25 + 0.09) / 2))
     table = trials({("dm", 10): [0.6, None, 0.8], ("dc", 10): [None, None, None]})
     found = compare.accuracies(table).set_index("method")
     assert found.loc["dm", ["seeds", "n"]].tolist() == [3, 2]

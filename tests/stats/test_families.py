@@ -144,21 +144,14 @@ def test_a_family_uses_whole_seeds_and_nothing_is_filled_in():
     assert found.loc["c", "reason"] == "0 of 5 seeds have every member at every k; 2 needed"
 
 
-def test_a_size_with_fewer_than_two_seeds_is_left_out_and_counted():
-    gaps = lost(study([0.5, 1.0]), *[("c1", seed, 500) for seed in range(4)])
-    found = k_star(gaps, {"small": names(0), "both": names(0, 1)}, [0.1], draws=2).table
-    assert found["missing_sizes"].tolist() == [0, 1]
-    assert found["missing_seeds"].tolist() == [0, 0]
-    assert found["k_star"].tolist() == pytest.approx([39.0625, 156.25])
-    none = k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1).table
-    assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
-    assert none["k_star"].isna().all()
-
-
 def test_beyond_a_lost_size_a_family_has_no_k_star():
     """k* of c1 is 625: where k = 500 was measured the bound is 500, and where it was lost none."""
     gaps, sets = study([0.5, 1.0, 0.6]), {"a": names(0), "b": names(0, 1), "c": names(2)}
     short = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
+    inside = k_star(short, sets, 0.1, draws=2).table
+    assert inside["missing_sizes"].tolist() == [0, 1, 0]
+    assert inside["missing_seeds"].tolist() == [0, 0, 0]
+    assert inside["k_star"].tolist() == pytest.approx([39.0625, 156.25, 56.25])
     found = k_star(short, sets, 0.06, draws=2)
     assert found.table["k_star"].tolist() == pytest.approx([156.25, np.nan, 225], nan_ok=True)
     assert np.isnan(found.draws[1]).all()
@@ -167,6 +160,8 @@ def test_beyond_a_lost_size_a_family_has_no_k_star():
     found = k_star(low, {"c": names(2)}, 0.3, draws=2).table  # 4.6
     assert found["reason"].tolist() == ["k* is below 20, where trials are missing"]
     assert found["k_star"].isna().all()
+    none = k_star(gaps.assign(gap_error=np.nan), {"b": names(0, 1)}, 1).table
+    assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
     found = k_star(short, sets | {"d": names(1)}, [0.06, 0.12], draws=2)
     counted = regress(found, pd.DataFrame({"h_cov": [0.0, 1, 1, 2]}, index=list("abcd")))
     counted = counted[counted["predictor"] == "h_cov"]
