@@ -111,6 +111,12 @@ def test_one_seed_gives_the_same_bytes_and_what_diverges_is_left_out(digits):
     assert torch.equal(before, torch.random.get_rng_state())
     assert list(first) == ["own", "adam"]
     assert all(np.array_equal(first[name], again[name]) for name in first)
+    named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
+    with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
+        update_fields(digits, named, 0)
+    few = update_fields(digits, {"own": read(network=NORMED, steps=2)}, 0)["own"]
+    assert few.shape[0] == STATES  # fewer steps than states repeat the start
+    assert np.isfinite(few).all()
 
 
 def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
@@ -129,15 +135,3 @@ def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
     assert distance["slower"] == pytest.approx(distance["slowest"], rel=0.1)
     assert 0.1 < distance["momentum"] < distance["adam"]
     assert 0.1 < distance["mixup"] < distance["adam"]
-
-
-def test_configurations_of_other_networks_are_refused(digits):
-    named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
-    with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
-        update_fields(digits, named, 0)
-
-
-def test_batch_norms_run_and_fewer_steps_than_states_repeat_the_start(digits):
-    fields = update_fields(digits, {"own": read(network=NORMED, steps=2)}, 0)["own"]
-    assert fields.shape[0] == STATES
-    assert np.isfinite(fields).all()

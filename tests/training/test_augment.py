@@ -1,5 +1,4 @@
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -39,10 +38,12 @@ def of(family, **strengths):
 
 
 def test_strategies_hold_the_six_families_and_digits_are_not_flipped():
-    assert set(FAMILIES) == set(ALL)
-    assert STRATEGIES["none"] == ()
-    assert set(STRATEGIES["dsa"]) == set(ALL)
+    assert set(FAMILIES) == set(STRATEGIES["dsa"]) == set(ALL)
     assert set(STRATEGIES["dsa_no_flip"]) == set(ALL) - {"flip"}
+    source, images = stream(), noise(4, 1, 8, 8)
+    state = source.get_state()
+    assert torch.equal(apply(images, draw(STRATEGIES["none"], 4, source)), images)
+    assert torch.equal(state, source.get_state())
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -71,13 +72,6 @@ def test_families_are_equally_likely_and_draws_are_their_seeds():
     assert names[:20] != [drawn.family for drawn in draws(6, 20)]
 
 
-def test_no_families_is_the_identity_and_leaves_the_generator_alone():
-    source, images = stream(), noise(4, 1, 8, 8)
-    state = source.get_state()
-    assert torch.equal(apply(images, draw(STRATEGIES["none"], 4, source)), images)
-    assert torch.equal(state, source.get_state())
-
-
 def test_errors_name_what_was_given_and_what_is_allowed():
     with pytest.raises(ValueError, match=r"'blur'.*color, crop, cutout, flip, scale, rotate"):
         draw(("flip", "blur"), 1, stream())
@@ -91,9 +85,8 @@ def test_errors_name_what_was_given_and_what_is_allowed():
 def test_a_siamese_draw_treats_an_image_alike_in_any_batch(family):
     real, synthetic = noise(7, 3, 16, 16), noise(2, 3, 16, 16, seed=2)
     real[4] = synthetic[1]
-    for seed in range(5):
-        drawn = draw((family,), 1, stream(seed))
-        torch.testing.assert_close(apply(real, drawn)[4], apply(synthetic, drawn)[1])
+    drawn = draw((family,), 1, stream())
+    torch.testing.assert_close(apply(real, drawn)[4], apply(synthetic, drawn)[1])
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -241,13 +234,9 @@ def test_a_mixed_image_counts_for_the_labels_of_both(augmentation):
 
 def test_flip_and_crop_are_both_applied_to_each_image_by_itself():
     row = torch.arange(16.0).expand(64, 1, 16, 16).contiguous() + 1
-    seen, targets = augmented(row, torch.zeros(64), "flip_crop", stream())
+    changed, targets = augmented(row, torch.zeros(64), "flip_crop", stream())
     assert [share for share, _ in targets] == [1.0]
-    kinds = Counter()
-    for image in seen:
-        steps = image[0, 8].diff()
-        kinds["flipped" if (steps == -1).sum() > 8 else "not flipped"] += 1
-        kinds["shifted"] += bool((image == 0).any())
-    assert kinds["flipped"] > 20
-    assert kinds["not flipped"] > 20
-    assert kinds["shifted"] > 40
+    flipped = sum(int((image[0, 8].diff() == -1).sum() > 8) for image in changed)
+    shifted = sum(bool((image == 0).any()) for image in changed)
+    assert 20 < flipped < 44
+    assert shifted > 40
