@@ -25,15 +25,15 @@ class Screen:
 @pytest.fixture
 def explorer(monkeypatch):
     """The sliders by name, and the screen below them."""
-    given = []
+    displayed = []
 
     def display(what, raw=False, display_id=False):
-        given.append(Screen(what) if display_id else what)
-        return given[-1]
+        displayed.append(Screen(what) if display_id else what)
+        return displayed[-1]
 
     monkeypatch.setattr(explore_theory, "display", display)
     explore_theory.explorer()
-    box, screen = given
+    box, screen = displayed
     names = {knob["description"]: name for name, knob in explore_theory.KNOBS.items()}
     return {names[slider.description]: slider for slider in box.children}, screen
 

@@ -76,13 +76,10 @@ def test_no_distiller_beats_fano_or_counting_with_quantised_samples(alphabet, wo
 
 def test_choices_of_symbols_serve_the_worlds_that_a_loop_counts():
     """Of 3 worlds, two symbols: one of each lies 1.005 from both, and serves neither."""
-    for k, served in ((1, 2), (2, 2), (300, 2)):
+    for k in (1, 2, 300):
         share = channel.quantised_success("every choice", 3, k, 2, np.random.default_rng(0))
-        assert share == pytest.approx(served / 3)
+        assert share == pytest.approx(2 / 3)
     assert channel.quantised_success("free decoder", 16, 4, 2, np.random.default_rng(0)) == 1
-
-
-def test_fano_is_its_formula():
     assert channel.fano_success(0, 16, 1.0) == pytest.approx(0.25)
     assert channel.fano_success(100, 16, 1.0) == 1
 
@@ -111,16 +108,6 @@ def test_k_through_a_channel_is_linear_in_the_log_of_worlds_and_above_the_bound(
     assert (wide["free decoder"] <= wide["mean"]).all()
     for line in ("mean", "free decoder"):
         assert np.corrcoef(wide.index, wide[line])[0, 1] ** 2 > 0.98
-
-
-def test_one_configuration_can_need_many_samples():
-    """W means on a line, 2.01 epsilon apart, two symbols: k + 1 means serve k + 1 worlds."""
-    worlds = 2.01 * np.arange(9)
-    for k in range(1, 12):
-        means = worlds[-1] * np.arange(k + 1) / k
-        served = (np.abs(means[:, None] - worlds) <= 1).any(axis=0)
-        assert served.sum() <= k + 1
-        assert served.all() == (k >= 8)
 
 
 def test_slopes_of_features_are_derivatives():

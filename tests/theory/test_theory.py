@@ -17,28 +17,20 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
-def chains():
-    generator = np.random.default_rng(0)
-    problems = [linear.random_problem(generator) for _ in range(1000)]
-    return problems, [linear.chain(problem) for problem in problems]
-
-
-def test_bounds_hold_on_a_thousand_random_problems(chains):
-    _, found = chains
-    assert all(each.distance <= each.distance_bound * SLACK + 1e-12 for each in found)
-    assert all(each.gap <= each.gap_bound * SLACK + 1e-12 for each in found)
-    # they could fail: with half the discrepancy, or without the linear term, many do
-    halved = [
-        linear.distance_bound(e.rho, e.discrepancy / 2, p.steps)
-        for p, e in zip(*chains, strict=True)
-    ]
-    assert sum(e.distance > bound for e, bound in zip(found, halved, strict=True)) > 10
-    curved = [
-        np.linalg.eigvalsh(p.risk.hessian)[-1] * e.distance**2 / 2
-        for p, e in zip(*chains, strict=True)
-    ]
-    assert sum(e.gap > bound for e, bound in zip(found, curved, strict=True)) > 100
+def test_bounds_hold_on_a_thousand_random_problems(rng):
+    """They could fail: with half the discrepancy, or without the linear term, many do."""
+    halved = curved = 0
+    for _ in range(1000):
+        problem = linear.random_problem(rng)
+        result = linear.chain(problem)
+        assert result.distance <= result.distance_bound * SLACK + 1e-12
+        assert result.gap <= result.gap_bound * SLACK + 1e-12
+        bound = linear.distance_bound(result.rho, result.discrepancy / 2, problem.steps)
+        halved += result.distance > bound
+        largest = np.linalg.eigvalsh(problem.risk.hessian)[-1]
+        curved += result.gap > largest * result.distance**2 / 2
+    assert halved > 10
+    assert curved > 100
 
 
 def test_closed_forms_match_loops(rng):
@@ -73,19 +65,14 @@ def test_moments_are_those_of_the_squared_loss(rng):
     assert data.hessian @ theta - data.target == pytest.approx(numeric, abs=1e-5)
 
 
-def test_geometric_series_and_the_case_without_contraction():
-    assert linear.geometric(1.0, 7) == 7
-    assert linear.geometric(0.5, 3) == 1.75
-    assert linear.distance_bound(1.0, 0.2, 5) == pytest.approx(1.0)
-    assert linear.contraction(np.diag([1.0, 3.0]), 0.5) == pytest.approx(0.5)
-
-
 def test_one_weight_reaches_the_bound_exactly():
     real, synthetic = (Moments(np.array([[1.0]]), np.array([b])) for b in (1.0, 2.0))
     problem = linear.Problem(real, synthetic, real, np.array([0.0]), 0.1, 20)
-    found = linear.chain(problem)
-    assert found.distance == pytest.approx((1 - 0.9**20) / 0.1 * 0.1)
-    assert found.distance == pytest.approx(found.distance_bound)
+    result = linear.chain(problem)
+    assert result.distance == pytest.approx((1 - 0.9**20) / 0.1 * 0.1)
+    assert result.distance == pytest.approx(result.distance_bound)
+    assert linear.distance_bound(1.0, 0.2, 5) == pytest.approx(1.0)  # without contraction
+    assert linear.contraction(np.diag([1.0, 3.0]), 0.5) == pytest.approx(0.5)
 
 
 def test_logistic_gradient_and_curvature(rng):
@@ -246,5 +233,5 @@ def test_each_factor_leaves_the_floor_it_should():
 
 def test_power_recovers_an_exponent():
     sizes = np.array([1.0, 10, 100])
-    found = sampling.power(sizes, 3 * sizes**-0.7, 0.01 * sizes**-0.7)
-    assert found.estimate == pytest.approx(-0.7)
+    power = sampling.power(sizes, 3 * sizes**-0.7, 0.01 * sizes**-0.7)
+    assert power.estimate == pytest.approx(-0.7)
