@@ -1,32 +1,28 @@
 """The benchmarks at their smallest: both ways agree, and a run is kept."""
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import (
-    published,
-    statistics,
-    statistics_coverage,
-    statistics_planner,
-)
+from benchmarks import growth, published, statistics, statistics_coverage, statistics_planner
 from benchmarks.__main__ import main, measure
 from benchmarks.cases import (
     QUICK,
     SHAPES,
     Case,
     all_cases,
-    difference,
-    distribution_matching,
-    gradient_matching,
-    make_setting,
 )
 
 
 def test_a_quick_run_measures_every_case(capsys):
+    """Both ways agree to rounding, or there is no measurement."""
     main(["--quick"])
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split("  ")[0] for row in rows] == [case.name for case in all_cases(QUICK)]
@@ -36,28 +32,11 @@ def test_a_quick_run_measures_every_case(capsys):
     with pytest.raises(SystemExit):
         main(["--quick", "--only", "reel side"])
     assert "'reel side' is no part of a case's name: DC outer" in capsys.readouterr().err
-
-
-def test_results_that_are_apart_are_no_measurement():
     theirs = {"large": 1e6 * torch.ones(4), "small": torch.ones(4)}
     ours = {**theirs, "small": torch.tensor([1, 1, 1, 1.1])}
     wrong = Case("a case", "mnist", lambda: theirs, lambda: ours)
     with pytest.raises(AssertionError, match=r"a case on mnist: small are 5\.0e-02 apart"):
         measure(wrong, 1)
-
-
-@pytest.mark.parametrize("data", SHAPES)
-@pytest.mark.parametrize("method", ["dm", "dc", "dsa"])
-def test_small_cases_of_both_ways_to_match_agree_to_rounding(data, method):
-    setting = make_setting(QUICK, data)
-    strategy = {"dc": "none"}.get(method, setting.strategy)
-    if method == "dm":
-        case = distribution_matching(setting, QUICK.ipcs, "DM")
-    else:
-        case = gradient_matching(setting, method, strategy)
-    theirs, ours = case.reference(), case.ours()
-    assert all(part.abs().max() > 1e-6 for part in theirs.values())
-    assert difference(theirs, ours, method) < 1e-4
 
 
 def test_a_shorter_run_stands_beside_what_was_published(tmp_path, capsys, monkeypatch):
@@ -121,3 +100,38 @@ class InThisProcess(ThreadPoolExecutor):
 
     def __init__(self, *_, **__):
         super().__init__(1)
+
+
+# ---- growth ----
+
+
+@pytest.mark.parametrize(("exponent", "memory"), [(1.5, 1.0), (0.0, np.nan)])
+def test_slopes_are_those_of_powers_with_their_intervals(exponent, memory):
+    """Memory that does not grow has no slope."""
+    sizes = np.array([1, 10, 100, 1000])
+    rows = {"axis": "k", "job": "a job", "size": sizes, "seconds": 0.1 * sizes**exponent}
+    megabytes = [0.5] * 4 if exponent == 0 else [0.0, 3.0, 30.0, 300.0]
+    fitted = growth.exponents(pd.DataFrame({**rows, "megabytes": megabytes}))
+    for name, expected in (("seconds", exponent), ("megabytes", memory)):
+        row = fitted.set_index("measure").loc[name]
+        assert row["exponent"] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+        if expected:
+            assert [row["low"], row["high"]] == pytest.approx([expected] * 2, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("number", range(len(growth.CASES)))
+def test_every_case_runs_at_its_smallest_size(number):
+    case = growth.CASES[number]
+    case.make(case.sizes[0])()
+    assert list(case.sizes) == sorted(case.sizes)
+
+
+def test_a_case_is_measured_in_a_process_of_its_own_and_drawn():
+    [number] = (i for i, case in enumerate(growth.CASES) if case.job == "distances")
+    points = growth.grow([number], count=1)
+    [row] = points.to_dict("records")
+    assert (row["axis"], row["job"], row["size"]) == ("configurations", "distances", 50)
+    assert 0 < row["seconds"] < 10
+    chart = growth.figure(points, growth.exponents(points))
+    assert [len(row["hconcat"]) for row in chart.to_dict()["vconcat"]] == [1, 1]
+    assert Image.open(io.BytesIO(growth.picture(chart))).mode == "P"  # few colours, a small file

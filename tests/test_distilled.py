@@ -14,7 +14,7 @@ from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 
 
-def made(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
+def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
     stream = torch.Generator().manual_seed(seed)
     fields = {
         "images": torch.randn(ipc * len(classes), channels, side, side, generator=stream),
@@ -42,7 +42,7 @@ def assert_equal_sets(ours, theirs):
 def test_what_is_saved_comes_back(tmp_path, channels):
     """Also where the images are a view of others."""
     images = torch.arange(96.0 * channels).view(6, 4, 4, channels).permute(0, 3, 2, 1)
-    synthetic = made(channels=channels, images=images)
+    synthetic = distilled_set(channels=channels, images=images)
     synthetic.save(tmp_path / "new" / "set.safetensors")
     loaded = load_distilled(tmp_path / "new" / "set.safetensors")
     assert_equal_sets(loaded, synthetic)
@@ -52,11 +52,11 @@ def test_what_is_saved_comes_back(tmp_path, channels):
 
 def test_equal_sets_give_equal_bytes(tmp_path):
     paths = [tmp_path / name for name in ("first", "again", "loaded", "other")]
-    made().save(paths[0])
-    shuffled = dict(reversed(made().parameters.items()))
-    made(parameters=shuffled).save(paths[1])
+    distilled_set().save(paths[0])
+    shuffled = dict(reversed(distilled_set().parameters.items()))
+    distilled_set(parameters=shuffled).save(paths[1])
     load_distilled(paths[0]).save(paths[2])
-    made(seed=1).save(paths[3])
+    distilled_set(seed=1).save(paths[3])
     first, again, loaded, other = (path.read_bytes() for path in paths)
     assert first == again == loaded
     assert first != other
@@ -64,7 +64,7 @@ def test_equal_sets_give_equal_bytes(tmp_path):
 
 def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
     """The format by its specification: length, JSON header, and nothing but the tensors' bytes."""
-    synthetic = made()
+    synthetic = distilled_set()
     synthetic.save(tmp_path / "set")
     content = (tmp_path / "set").read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -88,7 +88,7 @@ def test_a_whitened_set_carries_what_undoes_it(tmp_path):
     """With W = 2 on the diagonal and 0 elsewhere, a value is half the whitened plus the mean."""
     whitening = Whitening(torch.full((16,), 0.25), 2 * torch.eye(16))
     images = torch.tensor([0.4, -0.1, 9.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
-    synthetic = made(ipc=1, images=images, normalisation=whitening)
+    synthetic = distilled_set(ipc=1, images=images, normalisation=whitening)
     synthetic.save(tmp_path / "first")
     loaded = load_distilled(tmp_path / "first")
     loaded.save(tmp_path / "again")
@@ -113,7 +113,7 @@ def safetensors_file(metadata):
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.99])
 def test_part_of_a_file_is_refused_in_one_sentence(tmp_path, share):
     path = tmp_path / "set.safetensors"
-    made().save(path)
+    distilled_set().save(path)
     whole = path.read_bytes()
     assert_refused(path, whole[: int(share * len(whole))])
 
@@ -151,12 +151,12 @@ def test_a_missing_file_is_named(tmp_path):
 def test_pixels_are_denormalised_clamped_and_rounded():
     # value * 0.25 + 0.5, times 255: 0.1 -> 133.875, -1 -> 63.75, +-9 -> clamped
     images = torch.tensor([[[[0.1, -1.0], [9.0, -9.0]]]])
-    pixels = made(classes=("ant",), ipc=1, side=2, images=images).pixels()
+    pixels = distilled_set(classes=("ant",), ipc=1, side=2, images=images).pixels()
     assert pixels.tolist() == [[[[134], [64]], [[255], [0]]]]
     assert pixels.dtype == torch.uint8
     # red 0 * 0.25 + 0.5 = 0.5; green 0.91 * 0.5 + 0.25 = 0.705; blue 0.2 * 1 + 0 = 0.2
     images = torch.tensor([0.0008, 0.91, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    pixels = made(classes=("ant",), ipc=1, channels=3, side=2, images=images).pixels()
+    pixels = distilled_set(classes=("ant",), ipc=1, channels=3, side=2, images=images).pixels()
     assert pixels[0, 1, 1].tolist() == [128, 180, 51]  # 127.55, 179.775, 51
 
 
@@ -168,7 +168,7 @@ def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tin
     dataset, raw = replace(tiny, normalisation=normalisation), pixels[:6].float()
 
     def check(images):
-        synthetic = made(images=images, side=8, normalisation=normalisation, data="tiny")
+        synthetic = distilled_set(images=images, side=8, normalisation=normalisation, data="tiny")
         check_set(synthetic, dataset, "dc", 2, 7)
 
     for images in (raw, raw * (raw > 200), raw.clamp(min=1)):
@@ -180,7 +180,7 @@ def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tin
 
 
 def test_pictures_has_one_row_a_class():
-    table = pictures([made(ipc=1), made(ipc=2, method="dm")])
+    table = pictures([distilled_set(ipc=1), distilled_set(ipc=2, method="dm")])
     assert list(table.columns) == ["method", "ipc", "k", "label", "class_name", "url"]
     rows = list(table.drop(columns="url").itertuples(index=False, name=None))
     assert rows == [
@@ -195,7 +195,7 @@ def test_pictures_has_one_row_a_class():
     ("side", "factor", "channels"), [(4, 14, 1), (10, 6, 3), (28, 2, 1), (56, 1, 3), (64, 1, 3)]
 )
 def test_pictures_are_enlarged_with_square_pixels(side, factor, channels):
-    synthetic = made(classes=("ant", "bee"), ipc=1, side=side, channels=channels)
+    synthetic = distilled_set(classes=("ant", "bee"), ipc=1, side=side, channels=channels)
     for url, pixels in zip(pictures([synthetic])["url"], synthetic.pixels().numpy(), strict=True):
         start, content = url.split(",")
         assert start == "data:image/png;base64"

@@ -27,22 +27,13 @@ KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Setting
 STUDIES = [path for path in PROFILES if path.parent.name not in KINDS]
 # Together these take longer to load than all that a study of one small network needs.
 HEAVY = {
-    "torchvision",
-    "sklearn",
-    "scipy.stats",
-    "scipy.optimize",
-    "diffusers",
-    "altair",
-    "papermill",
-    "distributed",
+    *("torchvision", "sklearn", "scipy.stats", "scipy.optimize"),
+    *("diffusers", "altair", "papermill", "distributed"),
 }
 # Pixels, channels and classes: the data need not be there.
-SHAPES = {
-    "digits": (8, 1, 10),
-    "mnist": (28, 1, 10),
-    "cifar10": (32, 3, 10),
-    "cifar100": (32, 3, 100),
-    "imagenette": (64, 3, 10),
+SHAPES = {  # pixels, channels and classes: the data need not be there
+    **{"digits": (8, 1, 10), "mnist": (28, 1, 10), "cifar10": (32, 3, 10)},
+    **{"cifar100": (32, 3, 100), "imagenette": (64, 3, 10)},
 }
 
 

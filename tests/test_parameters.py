@@ -96,6 +96,9 @@ def test_given_values_replace_defaults():
     )
 
 
+IRON = "did you mean 'iron'? allowed: iron, steel"
+
+
 def test_a_table_that_went_through_json_is_read_as_it_was():
     read = Cooking.read(json.loads(json.dumps({"salt": {1: 0.5, 10: 2}, "pan": "steel"})), "soup")
     assert read == Cooking(salt={1: 0.5, 10: 2}, pan="steel")
@@ -125,48 +128,25 @@ def test_parameters_are_frozen_share_no_table_and_travel():
         ),
         ({"table": 3}, "table=3 must be text, such as window"),
         ({"table": " "}, "table=' ' must be text, such as window"),
-        ({"prices": 3}, "prices=3 must be a list of one or more numbers above 0, such as [3.5]"),
         ({"prices": []}, "prices=[] must be a list of one or more numbers above 0, such as [3.5]"),
         ({"prices": [0.1, 0]}, "prices[1]=0 must be a number above 0"),
-        (
-            {"prices": ["1E5"]},
-            "prices[0]='1E5' must be a number above 0; YAML reads '1E5' as text: write 1.0e+5",
-        ),
         ({"names": "Ann"}, "names='Ann' must be a list of texts"),
-        ({"names": [3]}, "names[0]=3 must be text"),
         ({"share": 1.5}, "share=1.5 must be a number of at least 0 and at most 1"),
         ({"share": math.inf}, "share=inf must be a number of at least 0 and at most 1"),
         ({"served": 1}, "served=1 must be true or false"),
         ({"soup": ["eggs"]}, "soup: this must be a table of names and values, got ['eggs']"),
-        (
-            {"soup": {1: 2}},
-            "soup: '1' is not a parameter; allowed: minutes, eggs, heat, pan, salt,"
-            " stirs, cook, spoons",
-        ),
         ({"soup": {"minutes": -1}}, "soup: minutes=-1 must be a whole number of at least 0"),
-        (
-            {"soup": {"pan": "irn"}},
-            "soup: 'irn' is not a pan; did you mean 'iron'? allowed: iron, steel",
-        ),
-        (
-            {"soup": {"pan": ["iron"]}},
-            "soup: ['iron'] is not a pan; did you mean 'iron'? allowed: iron, steel",
-        ),
+        *[
+            ({"soup": {"pan": pan}}, f"soup: {pan!r} is not a pan; {IRON}")
+            for pan in ("irn", ["iron"])
+        ],
         ({"courses": 3}, "courses=3 must be a table {name: value}"),
         (
             {"courses": {"fish": {"salt": "1e-3"}}},
             "courses: fish: salt='1e-3' must be a number of at least 0 or a table {ipc: number}; "
             "YAML reads '1e-3' as text: write 1.0e-3",
         ),
-        (
-            {"soup": {"salt": {}}},
-            "soup: salt={} must be a number of at least 0 or a table {ipc: number}",
-        ),
         ({"soup": {"salt": {0: 1.0}}}, "soup: salt has 0 for an ipc; give whole numbers from 1"),
-        (
-            {"soup": {"salt": {"-1": 1}}},
-            "soup: salt has '-1' for an ipc; give whole numbers from 1",
-        ),
         ({"soup": {"salt": {1: 1, 10: -2}}}, "soup: salt[10]=-2 must be a number of at least 0"),
         (
             {"soup": {"stirs": {"1": 1.5}}},
@@ -207,27 +187,20 @@ def bake(
 
 
 def test_options_are_the_optional_arguments_of_a_function():
+    options = options_of(bake)
     defaults = {"minutes": 40, "salt": "sea", "crust": 3}
-    assert options_of(bake).read(None, "the bread").model_dump() == defaults
-    given = {"minutes": 1, "salt": "rock", "crust": "thin"}
-    assert options_of(bake).read(given, "the bread").model_dump() == given
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+    assert options.read(None, "the bread").model_dump() == defaults
+    changes = {"minutes": 1, "salt": "rock", "crust": "thin"}
+    assert options.read(changes, "the bread").model_dump() == changes
+    for change, sentence in (
         ({"minutes": 0}, "minutes=0 must be a whole number of at least 1"),
         ({"salt": "rok"}, "'rok' is not a salt; did you mean 'rock'? allowed: sea, rock"),
-        ({"salt": [1]}, "[1] is not a salt; allowed: sea, rock"),
-        ({"crust": "no"}, "crust='no' must be a whole number of at least 1 or 'thin'"),
         ({"crust": True}, "crust=True must be a whole number of at least 1 or 'thin'"),
         ({"bread": "rye"}, "'bread' is not a parameter; allowed: minutes, salt, crust"),
-    ],
-)
-def test_options_of_another_kind_are_refused(given, message):
-    with pytest.raises(ValueError, match="the bread") as raised:
-        options_of(bake).read(given, "the bread")
-    assert str(raised.value) == f"the bread: {message}"
+    ):
+        with pytest.raises(ValueError, match="the bread") as raised:
+            options.read(change, "the bread")
+        assert str(raised.value) == f"the bread: {sentence}"
 
 
 @pytest.mark.parametrize("table", [{50: 10, 3: 1, 10: 50}, {10: 4.0}, 0.3])

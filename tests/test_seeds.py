@@ -9,8 +9,7 @@ def draws(*keys, count=64):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()],
+    "other", [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()]
 )
 def test_different_keys_give_unrelated_streams(other):
     ours, theirs = draws("real", 3, count=4096), draws(*other, count=4096)
@@ -27,14 +26,9 @@ def test_thousands_of_streams_are_all_different():
 
 def test_a_stream_depends_on_its_keys_alone():
     """Keys are hashed by their text, so the numbers are the same in every process."""
-    assert draws("real", (3, 1), count=4).tolist() == [
-        1538009972,
-        1844739286,
-        2011840823,
-        1654286135,
-    ]
-    first, before = draws("real", 3), torch.get_rng_state()
-    other, late = generator("noise", 3), generator("real", 3)
+    first, before = draws("real", (3, 1), count=2), torch.get_rng_state()
+    assert first.tolist() == [1538009972, 1844739286]
+    other, late = generator("noise", 3), generator("real", (3, 1))
     torch.rand(1000, generator=other)
-    assert torch.equal(torch.randint(2**31, (64,), generator=late), first)
+    assert torch.equal(torch.randint(2**31, (2,), generator=late), first)
     assert torch.equal(torch.get_rng_state(), before)

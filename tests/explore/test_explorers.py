@@ -68,8 +68,8 @@ def cells(explorer) -> list[dict[str, str]]:
 
 
 def row(explorer, name: str) -> dict[str, str]:
-    [found] = [row for row in cells(explorer) if name in row.values()]
-    return found
+    [cell] = [cell for cell in cells(explorer) if name in cell.values()]
+    return cell
 
 
 def numbers(text: str) -> list[float]:

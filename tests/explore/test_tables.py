@@ -69,9 +69,9 @@ def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(exam
     first = vit & (law.references["seed"] == 0)
     for lost, kept in ((first, True), (vit, False)):
         status = law.references["status"].mask(lost, "diverged")
-        found = dataclasses.replace(law, references=law.references.assign(status=status))
-        assert ("vit" in found.configurations) == kept
-        assert ("vit" in set(found.gaps["configuration"])) == kept
+        study = dataclasses.replace(law, references=law.references.assign(status=status))
+        assert ("vit" in study.configurations) == kept
+        assert ("vit" in set(study.gaps["configuration"])) == kept
 
 
 def test_written_distances_are_read_back(mine):
@@ -80,9 +80,9 @@ def test_written_distances_are_read_back(mine):
     matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)
     distance = pd.DataFrame(matrix, index=names, columns=names)
     tables.write_distances(mine, distance, 0.25)
-    found = tables.read(mine)
-    assert found.noise == 0.25
-    pd.testing.assert_frame_equal(found.distances, distance)
+    study = tables.read(mine)
+    assert study.noise == 0.25
+    pd.testing.assert_frame_equal(study.distances, distance)
 
 
 def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, example):
@@ -110,16 +110,16 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
         dataclasses.replace(synthetic, images=content).save(mine / "distilled" / name)
     costs = pd.DataFrame({"method": "dm", "ipc": 3, "seed": [0, 1], "set": names})
     costs.to_parquet(mine / "costs.parquet")
-    found = tables.read(mine)
-    assert list(found.sheets) == [("dm", 3)]
-    (tmp_path / "sheet.png").write_bytes(found.sheet("dm", 3))
+    study = tables.read(mine)
+    assert list(study.sheets) == [("dm", 3)]
+    (tmp_path / "sheet.png").write_bytes(study.sheet("dm", 3))
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert pixels.shape == (9, 6)  # three images of 2 + 1 pixels high, two wide
     tenth = [round(value * 25.5) for value in range(6)]
     assert pixels[1::3, 1].tolist() == tenth[:3]
     assert pixels[1::3, 4].tolist() == tenth[3:]
     assert (pixels[0] == sheets.PAPER).all()
-    assert found.sheet("dm", 5) is None
+    assert study.sheet("dm", 5) is None
 
 
 def test_the_example_is_what_its_command_writes(tmp_path, example):

@@ -2,16 +2,13 @@ import math
 
 import pytest
 import torch
+from draws import stream
 from torch import nn
 
 from ddlib.networks.functional import build, logits
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
 from ddlib.networks.zoo import NETWORKS
-
-
-def stream(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_uniform(value, bound):
@@ -81,17 +78,11 @@ def test_other_layers_draw_their_weights_themselves_but_from_the_stream():
     assert theta["body.3.weight"].std() == pytest.approx(1, abs=4 / math.sqrt(2 * 6400))
 
 
-class Scale(nn.Module):
-    """A weight of one's own, which no method of the layer sets."""
-
-    def __init__(self):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(4))
-
-
 def test_a_weight_that_nothing_sets_is_refused_by_name():
-    odd = Network(nn.Sequential(nn.Flatten(), Scale()), nn.Linear(4, 2))
-    message = r"'gamma' of layer 'body\.1' of type Scale; let its method reset_parameters set it"
+    layer = nn.Module()
+    layer.gamma = nn.Parameter(torch.ones(4))
+    odd = Network(nn.Sequential(nn.Flatten(), layer), nn.Linear(4, 2))
+    message = r"'gamma' of layer 'body\.1' of type Module; let its method reset_parameters set it"
     with pytest.raises(ValueError, match=message):
         initial_parameters(odd, stream())
 

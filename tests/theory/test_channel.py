@@ -110,18 +110,6 @@ def test_k_through_a_channel_is_linear_in_the_log_of_worlds_and_above_the_bound(
         assert np.corrcoef(wide.index, wide[line])[0, 1] ** 2 > 0.98
 
 
-def test_slopes_of_features_are_derivatives():
-    rng = np.random.default_rng(7)
-    points, step = rng.normal(size=(3, 2)), 1e-6
-    for kind in ("linear", "quadratic", "network"):
-        family = channel.draw_family(kind, 4, 2, rng)
-        for axis in range(2):
-            moved = step * np.eye(2)[axis]
-            numeric = (family(points + moved) - family(points - moved)) / (2 * step)
-            exact = channel.slopes_of(family, points)[..., axis]
-            assert exact == pytest.approx(numeric, abs=1e-6)
-
-
 def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():
     counts, width = [1, 6, 12, 24], 3
     table = channel.optimised_sizes(["linear", "quadratic", "network"], counts, width, 1)

@@ -3,13 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import torch
-from accelerator import There, accelerator, moved
+from accelerator import DeviceTensor, accelerator, moved
 from torch import nn
 
-from ddlib.devices import precision
 from ddlib.networks import zoo
-from ddlib.networks.functional import build, logits
+from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
@@ -17,7 +15,7 @@ from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import OPTIMISERS, Recipe
-from ddlib.training.together import stacked_logits, train_and_score_all
+from ddlib.training.together import train_and_score_all
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
 CONVNET = {"name": "convnet", "width": 4, "depth": 2}
@@ -49,10 +47,10 @@ def sets(dataset):
 def train_there(dataset, recipe, network, thetas):
     """Return the scores of three networks trained together elsewhere, and how often that waited."""
     with accelerator() as on:
-        there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
+        wrapped = [{name: DeviceTensor(value) for name, value in theta.items()} for theta in thetas]
         dataset = moved(dataset)
-        made = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, there)
-        return made, sum(on.waits.values())
+        results = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, wrapped)
+        return results, sum(on.waits.values())
 
 
 def train_here(dataset, recipe, network, thetas):
@@ -62,9 +60,9 @@ def train_here(dataset, recipe, network, thetas):
 
 def agree(dataset, recipe, shape=CONVNET):
     network, thetas, dataset = started(dataset, shape)
-    made = train_there(dataset, recipe, network, thetas)[0]
+    results = train_there(dataset, recipe, network, thetas)[0]
     alone = train_here(dataset, recipe, network, thetas)
-    for ours, theirs in zip(made, alone, strict=True):
+    for ours, theirs in zip(results, alone, strict=True):
         assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-9)
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
     assert len({score.cross_entropy for score in alone}) == len(alone)
@@ -111,41 +109,19 @@ def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
     agree(tiny, Recipe(steps=4, batch_size=8), {"name": "own"})
 
 
-def test_in_bf16_both_ways_round_factors_alone(tiny):
-    """Logits are float32 in both, and so the losses; their sizes agree as far as bf16 goes."""
-    network, thetas, _ = started(tiny, CONVNET)
-    thetas = [{name: value.float() for name, value in theta.items()} for theta in thetas]
-    stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
-    images = tiny.test.images
-    exact = torch.stack([logits(network, theta, images) for theta in thetas])
-    with precision("bf16", "cpu"):
-        alone = torch.stack([logits(network, theta, images) for theta in thetas])
-        together = stacked_logits(network, stacked, images.expand(3, *images.shape))
-    assert alone.dtype == together.dtype == torch.float32
-    for rounded in (alone, together):
-        assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
-
-
-def test_training_together_waits_for_no_step(tiny):
-    network, thetas, dataset = started(tiny, CONVNET)
-    few, many = (
-        train_there(dataset, Recipe(steps=steps, batch_size=8), network, thetas)[1]
-        for steps in (3, 30)
-    )
-    assert few == many <= 10  # for the losses, and for what each network scores
-
-
 def test_one_that_diverges_takes_no_other_with_it(tiny):
     network, thetas, dataset = started(tiny, CONVNET)
     recipe = Recipe(steps=9, batch_size=8)
     fine = train_here(dataset, recipe, network, thetas)
     thetas[1]["head.weight"] *= 1e308
-    (first, lost, last), _ = train_there(dataset, recipe, network, thetas)
+    (first, lost, last), few = train_there(dataset, recipe, network, thetas)
     alone = train_here(dataset, recipe, network, thetas)[1]
     assert isinstance(lost, DivergedError)
     assert str(lost) == str(alone)
     for ours, theirs in ((first, fine[0]), (last, fine[2])):
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
+    many = train_there(dataset, Recipe(steps=30, batch_size=8), network, thetas)[1]
+    assert few == many <= 10  # it waits for the losses, and for what each network scores
 
 
 def test_a_cpu_trains_one_after_another_and_says_the_same_of_what_diverges(tiny):
