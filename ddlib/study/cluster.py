@@ -6,6 +6,7 @@ Dask is imported where it is used: who only reads what a study found does not wa
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -87,6 +88,7 @@ def connect(plan: "Plan") -> Iterator["Client"]:
     Raises ValueError, in one sentence, if no worker of the scheduler answers or one is unfit.
     """
     from distributed import Client
+    from distributed.comm import get_address_host_port
 
     # Processes that share a GPU would each hold the data in its memory.
     on_gpu = plan.context.device != "cpu"
@@ -94,6 +96,9 @@ def connect(plan: "Plan") -> Iterator["Client"]:
     with ExitStack() as stack:
         address = scheduler(plan.settings) or stack.enter_context(processes(count, on_gpu))
         try:
+            # Where a client fails to connect, Python may collect it at a moment that blocks for
+            # ever and drops a Ctrl-C: so try first.
+            socket.create_connection(get_address_host_port(address), timeout=20).close()
             client = stack.enter_context(Client(address))
             client.wait_for_workers(1, timeout=60)
         except (OSError, ValueError) as error:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import dask
 import pytest
 import torch
 from clusters import Cluster, held, in_process, write_holding
@@ -182,11 +181,10 @@ def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(tmp_path, root, c
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, root, monkeypatch):
     """Also one that Dask's variable names, where the parameters leave it open."""
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
-    with dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}):
-        for given, named in ((None, "tcp://127.0.0.1:1"), ("no://address", "no://address")):
-            sentence = f"^no Dask workers answer at scheduler_address='{named}'; start one, or"
-            with pytest.raises(ValueError, match=sentence):
-                run(settings(root, tmp_path, given))
+    for given, named in ((None, "tcp://127.0.0.1:1"), ("no://address", "no://address")):
+        sentence = f"^no Dask workers answer at scheduler_address='{named}'; start one, or"
+        with pytest.raises(ValueError, match=sentence):
+            run(settings(root, tmp_path, given))
 
 
 def test_a_gpu_of_the_workers_is_asked_for_by_name(tmp_path, root, monkeypatch):
