@@ -101,15 +101,6 @@ def test_noisy_chances_agree_with_simulation_and_with_fano():
                 assert (channel.noisy_success(name, count, ks, noise) <= bound + 1e-9).all()
 
 
-def test_k_through_a_channel_is_linear_in_the_log_of_worlds_and_above_the_bound():
-    table = channel.channel_sizes([8, 64, 512, 4096])
-    wide = table.pivot(index="x", columns="line", values="k_star")
-    assert (wide["Fano's bound"] <= wide["free decoder"]).all()
-    assert (wide["free decoder"] <= wide["mean"]).all()
-    for line in ("mean", "free decoder"):
-        assert np.corrcoef(wide.index, wide[line])[0, 1] ** 2 > 0.98
-
-
 def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():
     counts, width = [1, 6, 12, 24], 3
     table = channel.optimised_sizes(["linear", "quadratic", "network"], counts, width, 1)
