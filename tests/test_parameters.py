@@ -96,9 +96,6 @@ def test_given_values_replace_defaults():
     )
 
 
-IRON = "did you mean 'iron'? allowed: iron, steel"
-
-
 def test_a_table_that_went_through_json_is_read_as_it_was():
     read = Cooking.read(json.loads(json.dumps({"salt": {1: 0.5, 10: 2}, "pan": "steel"})), "soup")
     assert read == Cooking(salt={1: 0.5, 10: 2}, pan="steel")
@@ -114,6 +111,9 @@ def test_parameters_are_frozen_share_no_table_and_travel():
     assert (Cooking().stirs, Cooking().spoons) == ({1: 1, 10: 50}, [3, 1])
     served = Serving(guests=3, courses={"fish": Cooking(eggs=1)})
     assert pickle.loads(pickle.dumps(served)) == served
+
+
+IRON = "did you mean 'iron'? allowed: iron, steel"
 
 
 @pytest.mark.parametrize(
@@ -177,26 +177,29 @@ def test_what_is_missing_or_no_table_is_refused():
 
 
 def bake(
-    bread,
-    minutes: int = 40,
-    *,
-    salt: Literal["sea", "rock"] = "sea",
-    crust: int | Literal["thin"] = 3,
-):
-    return bread, minutes, salt, crust
+    bread, minutes: int = 40, *, heat: float = 0.5, brown: bool = True, note: str = "",
+    salt: Literal["sea", "rock"] = "sea", crust: int | Literal["thin"] = 3,
+):  # fmt: skip
+    return bread
 
 
 def test_options_are_the_optional_arguments_of_a_function():
     options = options_of(bake)
-    defaults = {"minutes": 40, "salt": "sea", "crust": 3}
+    defaults = {"minutes": 40, "heat": 0.5, "brown": True, "note": "", "salt": "sea", "crust": 3}
     assert options.read(None, "the bread").model_dump() == defaults
-    changes = {"minutes": 1, "salt": "rock", "crust": "thin"}
-    assert options.read(changes, "the bread").model_dump() == changes
+    changes = {"minutes": 1, "heat": -2.0, "brown": False, "note": "mine", "crust": "thin"}
+    assert options.read(changes, "the bread").model_dump() == defaults | changes
     for change, sentence in (
         ({"minutes": 0}, "minutes=0 must be a whole number of at least 1"),
+        ({"heat": math.inf}, "heat=inf must be a number"),
+        ({"brown": 1}, "brown=1 must be true or false"),
+        ({"note": 3}, "note=3 must be text"),
         ({"salt": "rok"}, "'rok' is not a salt; did you mean 'rock'? allowed: sea, rock"),
         ({"crust": True}, "crust=True must be a whole number of at least 1 or 'thin'"),
-        ({"bread": "rye"}, "'bread' is not a parameter; allowed: minutes, salt, crust"),
+        (
+            {"bread": "rye"},
+            "'bread' is not a parameter; allowed: minutes, heat, brown, note, salt, crust",
+        ),
     ):
         with pytest.raises(ValueError, match="the bread") as raised:
             options.read(change, "the bread")

@@ -52,6 +52,14 @@ def test_strengths_are_independent_and_uniform_over_the_reference_ranges(family)
         assert np.abs(correlation).max() < 4 / math.sqrt(4000)
 
 
+@pytest.mark.parametrize("family", ALL)
+def test_a_siamese_draw_treats_an_image_alike_in_any_batch(family):
+    real, synthetic = noise(7, 3, 16, 16), noise(2, 3, 16, 16, seed=2)
+    real[4] = synthetic[1]
+    drawn = draw((family,), 1, stream())
+    torch.testing.assert_close(apply(real, drawn)[4], apply(synthetic, drawn)[1])
+
+
 def test_families_are_equally_likely_and_draws_are_their_seeds():
     first, again = (
         [draw(STRATEGIES["dsa"], 3, s) for _ in range(3000)] for s in (stream(), stream())

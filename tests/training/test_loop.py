@@ -16,7 +16,7 @@ from ddlib.devices import precision
 from ddlib.networks.functional import build, logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
-from ddlib.training.divergence import DivergedError
+from ddlib.training.divergence import DivergedError, Watch
 from ddlib.training.loop import batches, score, train, train_and_score
 from ddlib.training.recipe import OPTIMISERS, Recipe, hold_out, search_length
 
@@ -144,6 +144,18 @@ def test_divergence_is_reported_with_the_step_at_which_a_naive_loop_breaks(
     )
     with pytest.raises(DivergedError, match=r"the test loss stopped .* at step 1"):
         train_and_score(network, images, labels, tiny.test, sgd(1, 256, 1e30, **PLAIN), 0)
+
+
+@pytest.mark.parametrize("first", [0, 99, 100, 149])
+def test_a_watch_names_the_first_number_that_is_not_finite(first):
+    """It reads its numbers every hundred steps, and at the end."""
+    watch, steps = Watch(), []
+    with pytest.raises(DivergedError, match=f"a number stopped .* at step {first};"):  # noqa: PT012
+        for step in range(150):
+            steps.append(step)
+            watch.finite(step, "a number", torch.tensor([1.0, math.inf if step >= first else 0]))
+        watch.check()
+    assert len(steps) == (100 if first < 100 else 150)
 
 
 @pytest.mark.parametrize("counts", [(40, 23, 0), (40, 24, 0), (40, 1, 24), (40, 40, 40)])
