@@ -172,8 +172,8 @@ def decoded(url):
 @pytest.mark.parametrize("whitened", [False, True])
 def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tiny, whitened):
     """White is 2 where the mean is 0.5 and the deviation 0.25; a method may go far beyond it."""
-    pixels = torch.randint(256, (60, 64), generator=torch.Generator().manual_seed(0))
-    normalisation = Whitening.fit(pixels.view(-1, 1, 8, 8), 255) if whitened else tiny.normalisation
+    pixels = torch.randint(256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    normalisation = Whitening.fit(pixels, 255) if whitened else tiny.normalisation
     dataset = replace(tiny, normalisation=normalisation)
     raw = pixels[:6].view(6, 1, 8, 8).float()
     given = {"side": 8, "normalisation": normalisation, "data": "tiny"}

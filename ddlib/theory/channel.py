@@ -60,8 +60,7 @@ def simulate_worst(
 
     A family has N orthonormal centres and `copies` members around each, at `angle` (radians) from
     it in directions of their own; angle 0 makes them duplicates. Columns count (N), members (M =
-    N copies), seed, worst (the mean over draws). The mean of k Gaussian samples is Gaussian, so
-    one draw stands for all k: divide by sqrt(k).
+    N copies), seed, worst (mean over draws). For k samples divide it by sqrt(k).
     """
     rows = []
     for count in counts:
@@ -132,9 +131,8 @@ def quantised_success(
     """Return the share of worlds that a distiller serves with k symbols of an alphabet of q.
 
     Worlds have the means APART e_v, in units of epsilon; the symbols are the first q of them.
-    samples: the symbols nearest to samples of D; herding: greedily nearest mean; every choice: the
-    best of all multisets; free decoder: S spells the number of the world, and the reader knows the
-    code.
+    samples: symbols nearest to samples of D; herding: greedily nearest mean; every choice: the best
+    of all multisets; free decoder: S spells the number of the world.
     """
     means = APART * np.eye(worlds)
     points = means[:alphabet]

@@ -140,7 +140,7 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(folder, coloured, monke
 def test_whitened_images_under_bf16_are_float32_and_rounded_by_networks_alone(
     folder, coloured, images
 ):
-    pixels = torch.randint(256, (200, 192), generator=torch.Generator().manual_seed(3))
+    pixels = torch.randint(256, (200, 3, 8, 8), generator=torch.Generator().manual_seed(3))
     whitened = replace(coloured, normalisation=Whitening.fit(pixels, 255))
     parameters = ModeGuidedDiffusion(
         generator=str(folder), images=images, class_ids=[4, 5, 6], steps=6, stop=3

@@ -202,7 +202,7 @@ def test_ctrl_c_ends_a_batch_and_all_that_it_started(project, monkeypatch):
     process = project.start()
     wait_until((project.root / "started").exists)
     process.send_signal(signal.SIGINT)
-    assert "stopped; what is finished is kept" in process.communicate(timeout=60)[0]
+    assert "stopped; what is finished is kept" in process.communicate(timeout=300)[0]
     assert process.returncode == 1
     monkeypatch.chdir("/")
     wait_until(lambda: not processes(project.root))
@@ -248,7 +248,7 @@ def test_a_disk_that_takes_nothing_more_is_said_in_one_sentence(project, mount, 
     project.parameters("study/one")
     (project.root / "results").mkdir()
     process = project.start(before=f"mount -t tmpfs -o {mount} none results")
-    printed = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=300)[0]
     assert process.returncode == 1
     last = printed.strip().splitlines()[-2]
     assert re.search(rf"study/one +{sentence}", last), printed
