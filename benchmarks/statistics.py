@@ -161,34 +161,35 @@ def table(rows: list[list[str]]) -> list[str]:
 
 INTRODUCTION = f"""# How far can the statistics be trusted?
 
-Made by `python -m benchmarks.statistics`, from {STUDIES} simulated studies a row and {DRAWS} draws
-a study, so shares are known to about 3 percentage points; rows of 300 and 40 studies say so. Sizes
-are k = 10, 20, 50, 100, 200, 400. A gap is its truth, plus noise whose standard deviation falls
-from 0.02 at k = 10 like 1/√k (0.04 where it is doubled), plus a shift of 0.003 that its seed shares
-over all k (0.01 where seeds share most). Designs of as many seeds draw the same random numbers. S
-is the number of seeds, K that of sizes, p that of a law's parameters."""
+`python -m benchmarks.statistics` makes this page. Each row is from {STUDIES} simulated studies
+with {DRAWS} draws each, unless the text says otherwise, so shares have an error of about 3
+percentage points. Sizes are k = 10, 20, 50, 100, 200, 400. A gap is the sum of the true gap,
+noise, and a shift that is the same for all k of a seed. The noise has a standard deviation of
+0.02 at k = 10 (0.04 with *twice the noise*) and falls like 1/√k. The shift has one of 0.003
+(0.01 with *seeds that share most*). Designs with the same number of seeds use the same random
+numbers. S is the number of seeds, K the number of sizes, p the number of parameters of a law."""
 
 SECTIONS = {
     "The verdict on the scaling law": (
         outcomes,
-        "What notebook 01 says of a/√k + c where the truth is known. The last column is the "
-        "paper's criterion, which decides nothing here: most falling curves meet it.",
+        "The verdict of notebook 01 on a/√k + c, by the true law. The last column is the "
+        "paper's criterion. It decides nothing here, because most falling curves meet it.",
     ),
     "Intervals and conditions where the law is true": (
         coverage,
-        "The verdict fails a true law where either condition errs.",
+        "The verdict rejects a true law if either condition is wrong.",
     ),
     "Which AIC": (
         criteria,
-        "How often the free exponent is preferred to 1/2 by more than 2 units: an error in the "
-        "first rows, right in the others. The library uses χ² + 2p: seed variances count as known. "
-        "The rule for small samples adds 2(p + 1)(p + 2) / (SK − p − 2). AICc counts the K means "
-        "as the sample, as earlier versions did.",
+        "How often the free exponent is better than 1/2 by more than 2 units. This is an error in "
+        "the rows of a/√k + c, and right in the others. The library uses χ² + 2p, which takes seed "
+        "variances as known. The next column adds the correction for small samples, "
+        "2(p + 1)(p + 2) / (SK − p − 2). AICc takes the K means as the sample.",
     ),
     "The power that a verdict states": (
         power,
-        "Notebook 01 names exponents that about 9 of 10 studies of the same design tell from 1/2. "
-        "Here studies are drawn from those exponents.",
+        "Notebook 01 names exponents that about 9 of 10 studies of the same design would "
+        "distinguish from 1/2. Here studies are simulated with those exponents.",
     ),
 }
 

@@ -31,10 +31,10 @@ MEMBERS = {  # a of each member
 
 TEXT = """## The coverage law
 
-Shares of 300 studies that make each claim at 5 %. Where gaps do not depend on distances, a claim is
-an error. p comes from relabelling configurations. The columns that take families as independent
-show what least squares over families would claim."""
-KEPT = "How often the 95 % interval holds k*. Seeds left are those of 5 that have every trial."
+Shares of 300 studies that make each claim, tested at 5 %. If gaps do not depend on distances
+(null), a claim is an error. p comes from relabelling configurations. For comparison, the columns
+*families as independent* show the claims of least squares over families."""
+KEPT = "How often the 95 % interval holds k*. Seeds left: how many of 5 seeds have every trial."
 
 
 def tabulate(scales, seeds: int, rng: np.random.Generator, exponent: float = 0.5) -> pd.DataFrame:

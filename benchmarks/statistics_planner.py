@@ -12,11 +12,11 @@ CELLS = [(sd, b) for sd in (0.1, 0.3, 0.6) for b in (0.4, 0.5, 0.6)]
 
 TEXT = f"""## The planner
 
-Shares of its 95 % intervals that held the measured gap, from 40 studies a row. Studies have 5 seeds
-and {CONFIGURATIONS} configurations, whose ln a has the standard deviation in the first column. The
-pilot is {IN_PILOT} of them at k = {", ".join(map(str, PILOT))}. *Refused* are the rows beyond twice
-the largest k of the pilot, which the planner does not answer; they are scored all the same. *Law
-doubted* is the share of pilots in which the interval of the exponent excludes 1/2."""
+How many of its 95 % intervals held the measured gap, from 40 studies per row. A study has 5 seeds
+and {CONFIGURATIONS} configurations; the first column is the standard deviation of their ln a.
+The pilot is {IN_PILOT} of them at k = {", ".join(map(str, PILOT))}. *Refused*: the share of cases
+beyond twice the largest k of the pilot, which the planner refuses; they are scored all the same.
+*Law doubted*: the share of pilots whose interval of the exponent excludes 1/2."""
 
 
 def simulate(

@@ -1,8 +1,8 @@
-"""Devices and precisions, random streams for PyTorch's own draws, and copies that do not block.
+"""Devices, precisions, seeded draws of PyTorch, and copies that do not block.
 
-A GPU computes while Python plans the next steps. GPU values read by `.item()` block Python until
-the GPU is done. So random draws are made on the CPU, the same for every device, and sent ahead;
-and whether losses are still finite is read once in many steps.
+A GPU computes while Python queues the next steps. Reading a GPU value with `.item()` blocks Python
+until the GPU is done. So the CPU makes all random draws and sends them to the GPU, and losses are
+checked only once in many steps.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,14 @@ import torch
 from ddlib.parameters import check_names
 
 PRECISIONS = ("float32", "tf32", "bf16")
-"""How matrix products and convolutions are rounded. `tf32`, a mode of CUDA GPUs, keeps 10 bits of
-each factor's fraction; `bf16` computes them in bfloat16 (7 bits), by autocast. Weights, gradients
-of weights and images stay float32."""
+"""How matrix products and convolutions round their inputs. `tf32` (CUDA only) keeps 10 bits of the
+fraction; `bf16` (autocast to bfloat16) keeps 7. Weights, gradients and images stay float32."""
 
 
 def read_device(name: Any) -> str:
-    """Return the device to compute on: `name`, or for "auto" a CUDA GPU if there is one, else CPU.
+    """Return the device to compute on. "auto" is a CUDA GPU if there is one, and else the CPU.
 
-    Other accelerators, such as Apple's MPS, must be named, as some of their gradients are wrong.
+    Other accelerators, such as Apple's MPS, must be named: some of their gradients are wrong.
     Raises ValueError, with the choices, for a device that this machine does not have.
     """
     devices = ["cpu"]
@@ -36,7 +35,7 @@ def read_device(name: Any) -> str:
 
 
 def check_precision(name: Any, device: str) -> None:
-    """Raise ValueError unless `name` is a precision that the device has."""
+    """Raise ValueError unless `name` is a precision of this device."""
     check_names([name], PRECISIONS, "precision")
     if name == "tf32" and device != "cuda":
         raise ValueError(
@@ -47,10 +46,10 @@ def check_precision(name: Any, device: str) -> None:
 
 @contextmanager
 def precision(name: str, device: str) -> Iterator[None]:
-    """Compute with one of PRECISIONS, and leave PyTorch's switches as they were.
+    """Compute with one of PRECISIONS, then restore PyTorch's settings.
 
-    float32 holds for convolutions on CUDA too, whose default in PyTorch is TF32. bf16 casts weights
-    at every use, as autocast's cache would hide an optimiser's steps from the network.
+    float32 also applies to convolutions on CUDA, where PyTorch's default is TF32. bf16 turns off
+    autocast's cache of weights, which would hide the optimiser's steps from the network.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
@@ -65,14 +64,14 @@ def precision(name: str, device: str) -> Iterator[None]:
 
 
 def unrounded(device: torch.device) -> AbstractContextManager:
-    """Compute without autocast, also under bf16: for what is not a layer of a network."""
+    """Turn autocast off, for computations outside the layers of a network."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def check_autocast(device: torch.device) -> None:
-    """Raise RuntimeError for an autocast on `device` that does not cast as `precision` does."""
+    """Raise RuntimeError if `precision` did not start the autocast that is on for `device`."""
     kind = device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return
@@ -85,7 +84,7 @@ def check_autocast(device: torch.device) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: sums depend, in their last bits, on how threads share them."""
+    """Compute on one thread: the last bits of sums depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -99,10 +98,10 @@ _DRAWING = RLock()
 
 @contextmanager
 def seeded(stream: torch.Generator, device: torch.device | str) -> Iterator[None]:
-    """Let what draws from PyTorch's global generators draw from `stream`, and restore them.
+    """Seed PyTorch's global generators from `stream`, and restore them at the end.
 
-    The stream moves on by one draw if anything was drawn, and else stays as it is. One thread of a
-    process draws at a time, as all share these generators.
+    The stream advances by one draw if the block drew anything; otherwise it does not change. A
+    lock lets one thread draw at a time, because threads share the global generators.
     """
     ahead = torch.Generator()
     ahead.set_state(stream.get_state())
@@ -129,8 +128,8 @@ def _accelerator_generators(device: torch.device) -> list[torch.Generator]:
 
 
 def send(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Return a CPU tensor on `device`, without waiting for what the device computes."""
+    """Copy a CPU tensor to `device` without waiting for the device."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()  # CUDA copies other memory only once it is idle
+        tensor = tensor.pin_memory()  # copies of pageable memory block
     return tensor.to(device, non_blocking=True)

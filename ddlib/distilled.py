@@ -1,4 +1,4 @@
-"""A distilled set: its images and labels, and what made them, in one safe file."""
+"""A distilled set: its images, labels and origin, in one safetensors file."""
 
 import base64
 import json
@@ -24,9 +24,8 @@ class DistilledSet:
     """A synthetic set S of k = ipc x C images, grouped by class in ascending label.
 
     images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64.
-    data, method, parameters, seed and network (its name and options; empty where a set was made
-    outside a study) say what S was made from and how; learned holds the numbers that a method
-    learns along with the images, by name.
+    data, method, parameters, seed and network (name and options; empty outside a study) say how S
+    was made. learned: numbers that the method learned along with the images, by name.
     """
 
     images: torch.Tensor
@@ -49,14 +48,15 @@ class DistilledSet:
         return self.k // len(self.classes)
 
     def pixels(self) -> torch.Tensor:
-        """Return the images as one looks at them: (k, H, W, channels) uint8."""
+        """Return the images to look at: (k, H, W, channels) uint8."""
         unit = self.normalisation.denormalise(self.images)
         return unit.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def save(self, path: Path) -> None:
         """Write the set to one safetensors file, atomically; equal sets give equal bytes.
 
-        The file of a whitened set holds `mean` and `matrix` as well: images @ matrix^-1 + mean.
+        The file of a whitened set also holds `mean` and `matrix`: pixels are images @ matrix^-1 +
+        mean.
         """
         whitening, normalisation = pack(self.normalisation)
         tensors = {"images": self.images.contiguous(), "labels": self.labels, **whitening}
@@ -69,7 +69,7 @@ class DistilledSet:
 def load_distilled(path: Path) -> DistilledSet:
     """Return the distilled set that `DistilledSet.save` wrote to `path`.
 
-    Raises FileNotFoundError if there is no file, ValueError if it is truncated or something else.
+    Raises FileNotFoundError for a missing file, ValueError for a damaged or different one.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no distilled set at {path}; check the path")
@@ -90,11 +90,11 @@ def load_distilled(path: Path) -> DistilledSet:
 
 
 def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: int) -> None:
-    """Raise ValueError unless `synthetic` is the set of this data set, method, size and seed.
+    """Raise ValueError unless `synthetic` is a set of this data set, method, size and seed.
 
-    It holds `ipc` finite, normalised float32 images of every class, in ascending label. Images of 0
-    to 255 are refused: no value is below 0, and one is over five times as bright as white. Images
-    in [0, 1] cannot be told from normalised ones.
+    It must hold `ipc` finite, normalised float32 images of every class, in ascending label. Pixels
+    of 0 to 255 are recognised by their range: none is negative, and some are five times as bright
+    as white. Pixels of 0 to 1 cannot be recognised.
     """
     if not isinstance(synthetic, DistilledSet):
         raise ValueError(
@@ -139,20 +139,15 @@ def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
         firsts = synthetic.pixels()[:: synthetic.ipc]
         factor = max(1, -(-side // max(firsts.shape[1:3])))
         for label, pixels in enumerate(firsts):
-            url = png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
+            url = _png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
             size = (synthetic.method, synthetic.ipc, synthetic.k)
             rows.append((*size, label, synthetic.classes[label], url))
     return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
 
 
-def png(image: Image.Image) -> bytes:
-    """Return the image as the content of a PNG file."""
+def _png_address(image: Image.Image, factor: int) -> str:
+    """Return the image, enlarged `factor` times, as a PNG data address."""
     buffer = BytesIO()
-    image.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
-
-
-def png_address(image: Image.Image, factor: int) -> str:
-    """Return a PNG data address of the image, enlarged `factor` times with its pixels square."""
     enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    return "data:image/png;base64," + base64.b64encode(png(enlarged)).decode()
+    enlarged.save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and where a project's paths count from."""
+"""Write files atomically, read them with clear errors, and find paths from the project's root."""
 
 import errno
 import json
@@ -13,11 +13,10 @@ from safetensors import SafetensorError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, through a temporary file beside it, so no reader sees half.
+    """Write `content` to a temporary file and rename it to `path`, so no reader sees half a file.
 
-    The content is on the disk before it has its name, so a loss of power leaves no empty file.
-    Missing folders are made. Raises OSError with one sentence: which folder cannot be written, why,
-    and what to do.
+    The content is flushed to the disk first, so a power failure leaves no empty file. Missing
+    folders are made. Raises OSError, in one sentence: which folder, why, and what to do.
     """
     path = Path(path)
     try:
@@ -39,7 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise ValueError, with the path, where the content of a result's file is not as written."""
+    """Turn errors of reading a damaged result file into a ValueError with its path."""
     try:
         yield
     except (ValueError, KeyError, TypeError, EOFError, SafetensorError) as error:
@@ -49,9 +48,9 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str, ...] = ()) -> Any:
-    """Return the content of a JSON file: of that kind, and with these names if it is a table.
+    """Return the content of a JSON file; kind: its type, names: what a table must hold.
 
-    Raises ValueError, with the path, for what is empty, cut short or something else.
+    Raises ValueError, with the path, if the file is truncated or holds something else.
     """
     with reading(path):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,9 +62,9 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str
 
 
 def explained(error: OSError, folder: Path) -> OSError:
-    """Return the error of a write as one sentence: what cannot be written, why, and what to do.
+    """Return an error of writing as one sentence: what cannot be written, why, and what to do.
 
-    An error without a number is returned as it is: it is such a sentence already.
+    An error without `errno` already is such a sentence and is returned unchanged.
     """
     if error.errno is None:
         return error
@@ -81,9 +80,9 @@ def explained(error: OSError, folder: Path) -> OSError:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` if it is missing; raise OSError as `write_atomically` would if it cannot.
+    """Make `folder` if it is missing, and raise OSError if it cannot be written.
 
-    16 kB are written to its disk, and leave no file: a full disk still takes empty files.
+    The check writes 16 kB to a temporary file, because a full disk still accepts empty files.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -95,10 +94,10 @@ def check_writable(folder: Path) -> None:
 
 
 def from_root(path: str) -> Path:
-    """Return `path` from the project's root, which is the nearest folder with a pyproject.toml.
+    """Return `path` below the project's root, the nearest folder above with a pyproject.toml.
 
-    Papermill runs a notebook where it is called, JupyterLab beside the notebook; both must find
-    the same folder.
+    Papermill runs a notebook in the current folder, JupyterLab in the notebook's folder. Both must
+    find the same files.
     """
     here = Path.cwd()
     roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]

@@ -1,4 +1,4 @@
-"""Names for results: short digests of all that decides them: settings, code, files."""
+"""Names of results: digests of everything that decides a result (settings, code, files)."""
 
 import ast
 import hashlib
@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "torchvision", "diffusers", "scikit-learn")
 
 
 def _modules(*places: str) -> tuple[str, ...]:
-    """Return the names of modules of the library; a folder stands for all that it holds."""
+    """Return the names of the library's modules at these places; a folder gives all its modules."""
     names = []
     for place in places:
         files = sorted((PACKAGE / place).rglob("*.py")) or [PACKAGE / f"{place}.py"]
@@ -28,37 +28,37 @@ DECIDING = _modules(
     *("seeds", "parameters", "devices", "data", "networks", "training", "configurations"),
     *("distilled", "methods/__init__", "methods/common", "study/jobs", "study/worker"),
 )
-"""The modules whose code can decide any result; each method adds its own, `Method.modules`."""
+"""The modules that can change any result. Each method adds its own in `Method.modules`."""
 METHOD_MODULES = tuple(name for name in _modules("methods") if name not in DECIDING)
 """The modules of all methods of the library."""
 
 
 def plain_text(plain: Any) -> str:
-    """Return plain data as JSON with sorted names, one text for equal data."""
+    """Return plain data as JSON with sorted names: equal data give equal text."""
     return json.dumps(plain, sort_keys=True)
 
 
 def fingerprint(identity: Any) -> str:
-    """Return 12 hexadecimal digits that name plain data."""
+    """Return a digest of plain data: 12 hexadecimal digits."""
     return hashlib.sha256(plain_text(identity).encode()).hexdigest()[:12]
 
 
 def files_digest(folder: Path, suffixes: Iterable[str]) -> str:
-    """Return a fingerprint of the files below `folder` whose names end in one of `suffixes`.
+    """Return a digest of the content and the relative paths of files below `folder`.
 
-    It holds their content and where they are in the folder.
+    suffixes: the endings of the names of the files that count.
     """
     paths = [path for suffix in suffixes for path in folder.rglob(f"*{suffix}")]
     return fingerprint({path.relative_to(folder).as_posix(): file_digest(path) for path in paths})
 
 
 def file_digest(path: Path) -> str:
-    """Return a fingerprint of the content of a file.
+    """Return a digest of the content of a file.
 
-    A process reads a file again only if its size or its time of change differs.
+    A process reads the file again only if its size or modification time has changed.
     """
-    now = path.stat()
-    return _digest_at(path, now.st_size, now.st_mtime_ns)
+    status = path.stat()
+    return _digest_at(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
@@ -69,12 +69,12 @@ def _digest_at(path: Path, size: int, changed: int) -> str:
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Return a fingerprint of the code of modules, and of the versions of LIBRARIES.
+    """Return a digest of the code of modules and of the versions of LIBRARIES.
 
-    Comments, docstrings and layout do not count, and every Python gives the same. Results kept
-    under another digest are those of another program, so a study computes them again.
+    Comments, docstrings and layout do not count, and every version of Python gives the same digest.
+    A study recomputes results whose code digest has changed.
     """
-    # The name of an extension's module holds a digest of its comments, too.
+    # The module name of an extension is left out: it is a digest that includes comments.
     code = sorted(
         (name if name.startswith("ddlib.") else "", program(_source(name))) for name in modules
     )
@@ -83,11 +83,10 @@ def code_digest(*modules: str) -> str:
 
 @cache
 def _source(name: str) -> str:
-    """Return the text of a module: a file of the library, or else what is loaded.
+    """Return the source text of a module of the library, or of a loaded module.
 
-    A process reads each module once. Otherwise an edit between two studies would name results of
-    the old code, which runs on, by the new code.
-    Raises ValueError for code in no file, such as a cell's, which no name could tell from another.
+    A process reads each module once: after an edit it still runs the old code, so results must keep
+    the old digest. Raises ValueError for code that is in no file, such as a notebook cell's.
     """
     if name.partition(".")[0] == "ddlib":
         path = PACKAGE.joinpath(*name.split(".")[1:])
@@ -95,7 +94,7 @@ def _source(name: str) -> str:
         return path.read_text(encoding="utf-8")
     module = sys.modules[name]
     try:
-        if hasattr(module.__loader__, "get_source"):  # an extension's file may have changed
+        if hasattr(module.__loader__, "get_source"):  # the file may have changed since
             return module.__loader__.get_source(name)
         return inspect.getsource(module)
     except (AttributeError, ImportError, OSError, TypeError):
@@ -106,7 +105,7 @@ def _source(name: str) -> str:
 
 
 def program(source: str) -> str:
-    """Return the syntax tree of a module as text, without docstrings; the same in every Python."""
+    """Return the syntax tree of a module as text, without docstrings, equal in every Python."""
     return repr(_tree(ast.parse(source)))
 
 
@@ -116,9 +115,9 @@ def _tree(node: Any) -> Any:
     if not isinstance(node, ast.AST):
         return node
     fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.JoinedStr):  # Python 3.12 has empty texts in formats
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty strings
         fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
-    # What only later Pythons know of is empty.
+    # Fields that only later versions of Python have are empty.
     kept = {name: _tree(value) for name, value in fields.items() if value not in (None, [])}
     return type(node).__name__, kept
 

@@ -1,4 +1,4 @@
-"""Parameters as people write them in YAML: pydantic models whose first error is one sentence."""
+"""Parameters from YAML: pydantic models that report the first error as one sentence."""
 
 import difflib
 import inspect
@@ -29,11 +29,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Parameters(BaseModel):
-    """Base of parameter sets: a frozen pydantic model, every value of which is checked.
+    """Base class of parameters: a frozen pydantic model that checks every value.
 
-    Raises ValueError, in one sentence, for an unknown name, with the allowed ones, for one that is
-    missing and has no default, and for a bad value. Where tables hold tables, the sentence begins
-    with the path to the value.
+    Raises ValueError, in one sentence, for an unknown name (with the allowed names), a missing
+    value and a bad value. In nested tables the sentence begins with the path to the value.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -61,9 +60,9 @@ class Parameters(BaseModel):
 
     @classmethod
     def read(cls, table: Any, what: str) -> Self:
-        """Return the parameters that a table names, defaults for the rest.
+        """Return the parameters in a table, completed by defaults.
 
-        what: what an error calls the table. Raises ValueError, see the class.
+        what: the name of the table in an error. Raises ValueError, see the class.
         """
         try:
             return cls.model_validate(table)
@@ -76,15 +75,15 @@ class Parameters(BaseModel):
         return [name for name, field in cls.model_fields.items() if field.is_required()]
 
     def replace(self, **changes: Any) -> Self:
-        """Return these parameters with some values changed; ValueError for a bad one."""
+        """Return a copy with some values changed; ValueError for a bad value."""
         return type(self)(**{**vars(self), **changes})
 
 
 @cache
 def options_of(function: Callable) -> type[Parameters]:
-    """Return a model of the optional arguments of a function, of the kinds that it annotates.
+    """Return a model of the optional arguments of a function, with the annotated types.
 
-    Whole numbers among them are at least 1.
+    Whole numbers must be at least 1.
     """
     hints = get_type_hints(function)
     fields = {
@@ -110,7 +109,7 @@ def check_names(names: Iterable[str], allowed: Iterable[str], kind: str) -> None
 
 
 def whole_keys(value: Any) -> Any:
-    """Return a table {ipc: number} with whole keys, which JSON and papermill turn into text."""
+    """Return a table {ipc: number} with whole keys again; JSON and papermill make them text."""
     if not isinstance(value, Mapping):
         return value
     return {int(key) if str(key).isdecimal() else key: number for key, number in value.items()}
@@ -119,11 +118,11 @@ def whole_keys(value: Any) -> Any:
 Number = TypeVar("Number")
 Table = Annotated[dict[PositiveInt, Number], Field(min_length=1), BeforeValidator(whole_keys)]
 ByIpc = Number | Table[Number]
-"""One number for every size, or a table {ipc: number}; `ByIpc[float]` says of which kind."""
+"""One number for every size, or a table {ipc: number}: `ByIpc[float]`, `ByIpc[PositiveInt]`."""
 
 
 def at_ipc(value: float | Mapping[int, float], ipc: int) -> float:
-    """Return `value` at `ipc`: a table is interpolated linearly, and constant past its ends."""
+    """Return `value` at `ipc`. A table is interpolated linearly, and constant beyond its ends."""
     if not isinstance(value, Mapping):
         return value
     sizes = sorted(value)
@@ -135,10 +134,10 @@ def _first_sentence(error: ValidationError) -> str:
 
 
 def _sentence(model: type[Parameters], table: Mapping[str, Any], error: ValidationError) -> str:
-    """Return one sentence of what is wrong with a table: an unknown name before all else."""
+    """Return one sentence on what is wrong with a table; an unknown name comes first."""
     errors = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     start = errors[0]["loc"][:1]
-    # Where several kinds are allowed, each has an error: tell the one that lies deepest.
+    # If several types are allowed, each reports an error: take the deepest one.
     same_place = [problem for problem in errors if problem["loc"][:1] == start]
     problem = max(same_place, key=lambda problem: len(problem["loc"]))
     kind, value, name = problem["type"], problem["input"], "".join(map(str, start))
@@ -172,7 +171,7 @@ def _unknown(name: Any, allowed: Iterable[str], kind: str) -> str:
 
 
 def _is_key(step: str | int, value: Any) -> bool:
-    """Whether a step of pydantic's path leads into the value, and does not name a kind of it."""
+    """Whether a step of pydantic's path is a key of the value, not the name of a type."""
     return isinstance(step, int) or (isinstance(value, Mapping) and step in value)
 
 
@@ -208,12 +207,12 @@ def _limits(schema: Mapping[str, Any]) -> str:
         "at most": schema.get("maximum"),
         "below": schema.get("exclusiveMaximum"),
     }
-    said = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
-    return f" {' and '.join(said)}" if said else ""
+    phrases = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
+    return f" {' and '.join(phrases)}" if phrases else ""
 
 
 def _unquoted(value: Any, schema: Mapping[str, Any]) -> str:
-    """Say how to write a number that YAML reads as text, such as 1e-3."""
+    """Return how to write a number that YAML reads as text, such as 1e-3; otherwise nothing."""
     kinds = {kind.get("type") for kind in schema.get("anyOf", [schema])}
     if not isinstance(value, str) or not kinds & {"integer", "number"}:
         return ""
@@ -227,7 +226,7 @@ def _unquoted(value: Any, schema: Mapping[str, Any]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML whose tables hold every key once; a table may override what `<<` merges."""
+    """Loads YAML and refuses a repeated key. A table may override keys that `<<` merges."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -248,10 +247,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(text: str, source: object) -> Any:
-    """Return what YAML text holds; source: what an error calls the text.
+    """Return the content of YAML text; source: the name of the text in an error.
 
-    Raises ValueError, in one sentence, for text that is not YAML, and for a table that holds a key
-    twice, of which PyYAML alone would take the last.
+    Raises ValueError, in one sentence, for text that is not YAML and for a repeated key (PyYAML
+    would silently take the last value).
     """
     try:
         return yaml.load(text, _Loader)
@@ -264,8 +263,8 @@ def read_yaml(text: str, source: object) -> Any:
 def read_file(path: Path) -> dict[str, Any]:
     """Return the table in a YAML file of parameters.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that holds something else, and
-    as `read_yaml`.
+    Raises FileNotFoundError for a missing file, ValueError for a file that is not YAML or holds no
+    table.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; check the path")

@@ -1,7 +1,6 @@
-"""Configurations: all that decides how a network is trained besides the data.
+"""Configurations: everything besides the data that decides how a network is trained.
 
-That is the network, the optimiser and its numbers, the augmentation, and the weights that training
-starts from.
+These are the network, the optimiser, the augmentation and the initial weights.
 """
 
 from collections.abc import Iterable
@@ -24,7 +23,7 @@ INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
 class Pretraining(Parameters):
-    """How a body is pretrained on the unlabelled real images; learning rates are Adam's."""
+    """How a body is pretrained on the real images without labels. The optimiser is Adam."""
 
     steps: PositiveInt = 300
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -32,11 +31,10 @@ class Pretraining(Parameters):
 
 
 class Configuration(Recipe):
-    """How a network is trained, whatever it is trained on: a recipe, and what it starts from.
+    """How a network is trained: a recipe, the network, and its initial weights.
 
-    network: its name and options, as `read_network` gives them; initialisation: a name of
-    INITIALISATIONS; pretraining: for the two initialisations that are pretrained, and otherwise
-    without effect.
+    network: name and options, as `read_network` returns them; initialisation: a name of
+    INITIALISATIONS; pretraining: only used by the initialisations in PRETRAINED.
     """
 
     network: Annotated[dict[str, Any], PlainValidator(read_network)]
@@ -45,32 +43,32 @@ class Configuration(Recipe):
 
     @property
     def recipe(self) -> Recipe:
-        """How its network is trained, from whatever weights."""
+        """The recipe alone."""
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
     @property
     def pretrained(self) -> bool:
-        """Whether its networks start from a body that was pretrained on the real images."""
+        """Whether training starts from a body that was pretrained on the real images."""
         return self.initialisation in PRETRAINED
 
     def build(self, image_shape: tuple[int, int, int], class_count: int) -> Network:
-        """Return its network for images (channels, H, W); ValueError where they do not fit."""
+        """Return the network for images (channels, H, W); ValueError if the images do not fit."""
         return build(**self.network, image_shape=image_shape, class_count=class_count)
 
     def initial(
         self, network: Network, stream: torch.Generator, body: Theta | None = None
     ) -> Theta:
-        """Return the weights that training starts from, on the CPU.
+        """Return the initial weights of a training, on the CPU.
 
-        body: the pretrained weights of the body, which a pretrained configuration needs; the head
-        is drawn anew.
+        body: the pretrained weights of the body, for a pretrained configuration; the head is drawn
+        anew.
         """
         if self.initialisation == "orthogonal":
             return orthogonal_parameters(network, stream)
         return initial_parameters(network, stream) | (body or {})
 
     def evaluated(self, network: Network, seed: object, body: Theta | None = None) -> Theta:
-        """Return the weights from which the network of a seed's evaluation is trained."""
+        """Return the initial weights of the evaluation under a seed."""
         return self.initial(network, generator("evaluation weights", seed), body)
 
     def update(
@@ -80,11 +78,11 @@ class Configuration(Recipe):
         batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
         stream: torch.Generator,
     ) -> Theta:
-        """Return the weights after the update operator was applied to each batch in turn.
+        """Apply the update operator to each batch in turn; return the weights after the last one.
 
         batches: images (N, channels, H, W) and labels (N,); stream: for augmentation and stochastic
-        layers. Optimiser and schedule start anew, and `theta` stays as it is. The steps are those
-        of `ddlib.training.loop.train`. Raises DivergedError where a loss is not finite.
+        layers. The optimiser and the schedule start anew; `theta` is not changed. The steps are
+        those of `ddlib.training.loop.train`. Raises DivergedError if a loss is not finite.
         """
         training, watch = Training(network, theta, self, stream), Watch()
         for step, batch in enumerate(batches):

@@ -11,7 +11,7 @@ from ddlib.parameters import check_names
 
 @dataclass(frozen=True)
 class Family:
-    """A family of configurations by name; `series` names the growing families it is one of."""
+    """A family of configurations; `series`: the nested family that it is a part of, if any."""
 
     name: str
     members: tuple[str, ...]
@@ -21,10 +21,10 @@ class Family:
 def read_configurations(
     tables: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
 ) -> dict[str, Configuration]:
-    """Return every configuration by its name: its own table, and `base` for the rest.
+    """Return every configuration by name: its own table completed by `base`.
 
-    base: a flat table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a
-    bad configuration, and for two that are the same.
+    base: a table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a bad
+    configuration and for two equal ones.
     """
     if not tables:
         raise ValueError(
@@ -36,20 +36,20 @@ def read_configurations(
         if not isinstance(changes, Mapping | None):
             raise ValueError(f"{name} must be a table of what it changes, got {changes!r}")
         configuration = Configuration.read({**base, **(changes or {})}, str(name))
-        for other, known in configurations.items():
-            if known == configuration:
+        for other, earlier in configurations.items():
+            if earlier == configuration:
                 raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
         configurations[str(name)] = configuration
     return configurations
 
 
 def expand(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return, by entry, the table {name: changes} of the configurations that it stands for.
+    """Replace products by their configurations; return {entry: {name: changes}}.
 
-    An entry {product: {field: [values]}} stands for one configuration a combination of values,
-    named by the entry and the values: `grid` of {optimizer: [sgd, adam]} gives grid-sgd and
-    grid-adam; one field is a varying axis. Any other stands for itself. Raises ValueError for a
-    malformed product, and for two configurations of one name.
+    An entry {product: {field: [values]}} gives one configuration per combination of values, named
+    by the entry and the values: `grid` with {optimizer: [sgd, adam]} gives grid-sgd and grid-adam.
+    Every other entry is one configuration. Raises ValueError for a malformed product, and for two
+    configurations of one name.
     """
     entries = {str(name): _expanded(str(name), changes) for name, changes in tables.items()}
     names = [name for pairs in entries.values() for name, _ in pairs]
@@ -87,24 +87,23 @@ def _label(value: Any) -> str:
 def read_families(
     tables: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
 ) -> dict[str, Family]:
-    """Return the families by name: lists of configurations, or {nested: list}.
+    """Return the families by name; tables: {name: list of configurations, or {nested: list}}.
 
-    entries: the names of the configurations that each entry of `expand` stands for; a list may
-    name an entry, for all of them, or one of the configurations. A nested entry gives one growing
-    family for every size from 2, named `name-size`, of the first configurations of its list. Raises
-    ValueError, in one sentence, for an empty family, an unknown or repeated member, and a series of
-    one.
+    entries: the configurations of each entry of `expand`. A list may name configurations, or an
+    entry for all of its configurations. A nested family gives one family for every size from 2,
+    named `name-size`: the first configurations of its list. Raises ValueError, in one sentence, for
+    an empty family, an unknown or repeated member, and a nested family of one.
     """
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"families must be a table {{name: configurations}}, got {tables!r}")
-    known = {name: [name] for names in entries.values() for name in names} | dict(entries)
+    members_of = {name: [name] for names in entries.values() for name in names} | dict(entries)
     families: list[Family] = []
     for name, entry in tables.items():
         if not isinstance(entry, Mapping):
-            families.append(Family(name, _members(name, entry, known)))
+            families.append(Family(name, _members(name, entry, members_of)))
             continue
         check_names(entry, ["nested"], f"parameter of the family {name!r}")
-        members = _members(name, entry.get("nested"), known)
+        members = _members(name, entry.get("nested"), members_of)
         if len(members) < 2:
             raise ValueError(
                 f"the family {name!r} grows from two configurations; list at least two"
@@ -114,11 +113,11 @@ def read_families(
     return {family.name: family for family in families}
 
 
-def _members(name: str, names: Any, known: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def _members(name: str, names: Any, members_of: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise ValueError(f"the family {name!r} is empty; list the configurations it holds")
-    check_names(map(str, names), known, f"configuration of {name!r}")
-    members = [member for listed in names for member in known[str(listed)]]
+    check_names(map(str, names), members_of, f"configuration of {name!r}")
+    members = [member for listed in names for member in members_of[str(listed)]]
     for member in members:
         if members.count(member) > 1:
             raise ValueError(f"the family {name!r} holds {member!r} twice; drop one")

@@ -1,4 +1,4 @@
-"""Configurations as update operators: how they move the same weights on the same batches."""
+"""Configurations as update operators: how each changes the same weights on the same batches."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -13,21 +13,20 @@ from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import at_steps, batches, training_steps
 
-STATES = 4  # shared weights, evenly spread over a training
-BURST = 5  # steps that make up an update: the first alone knows no momentum
+STATES = 4  # points of a training at which configurations are compared
+BURST = 5  # steps per update: the momentum has no effect on the first one
 
 
 def update_fields(
     dataset: DataSet, configurations: Mapping[str, Configuration], seed: object
 ) -> dict[str, np.ndarray]:
-    """Return what each configuration adds to the same P weights, (STATES, P), at shared states.
+    """Return how each configuration changes the same P weights: arrays (STATES, P).
 
-    The states are the weights at the start of each of STATES equal parts of a training of the
-    first configuration on the real images, from weights that are not pretrained. From each, every
-    configuration applies its update operator to the same BURST batches. So batch size, schedule
-    and start make no difference here, and an augmentation enters with the noise of one draw. Those
-    that diverge from a shared state are left out. Raises ValueError for configurations that do not
-    share their network.
+    The first configuration is trained on the real images, without pretraining. At the start of
+    each of STATES equal parts of this training, every configuration applies its update operator to
+    the same BURST batches. So batch size, schedule and initial weights make no difference, and an
+    augmentation enters with the noise of one draw. Configurations that diverge are left out. Raises
+    ValueError if the configurations do not share their network.
     """
     first, *others = configurations
     shared = configurations[first]
@@ -57,7 +56,7 @@ def update_fields(
 def _states(
     dataset: DataSet, shared: Configuration, network: Network, seed: object
 ) -> Iterator[Theta]:
-    """Yield the shared weights; the next ones may overwrite them."""
+    """Yield the weights at each state. The next state may overwrite them."""
     real, stream = dataset.train, generator("shared training", seed)
     theta = shared.initial(network, generator("shared state", seed))
     starts = [part * shared.steps // STATES for part in range(STATES)]

@@ -1,4 +1,4 @@
-"""Bodies pretrained on the real images without their labels."""
+"""Pretrain the body of a network on the real images without their labels."""
 
 import json
 
@@ -22,10 +22,10 @@ TEMPERATURE = 0.5  # of the contrastive loss
 
 
 def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
-    """Return the body's weights, as safetensors, pretrained on the real images without labels.
+    """Return the weights of the body, pretrained on the real images, as a safetensors file.
 
-    All that decides them is the configuration's network, initialisation and pretraining. Raises
-    DivergedError where a loss or a weight is not finite.
+    Only the network, initialisation and pretraining of the configuration matter. Raises
+    DivergedError if a loss or a weight is not finite.
     """
     kind, options = configuration.initialisation, configuration.pretraining
     view, loss_of, outputs, copies = LOSSES[kind]
@@ -50,7 +50,7 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
 
 
 def rotated(images: torch.Tensor, _: torch.Generator) -> torch.Tensor:
-    """Return images (N, channels, H, W) in all four positions, one after another: (4N, ...).
+    """Return images (N, channels, H, W) under all four rotations, one after another: (4N, ...).
 
     Raises ValueError for images that are not square.
     """
@@ -64,18 +64,18 @@ def rotated(images: torch.Tensor, _: torch.Generator) -> torch.Tensor:
 
 
 def rotation_loss(scores: torch.Tensor) -> torch.Tensor:
-    """Return the loss () of telling how images were turned (Gidaris et al., ICLR 2018).
+    """Return the loss () of predicting the rotation (Gidaris et al., ICLR 2018).
 
-    scores: (4N, 4), of what `rotated` returns.
+    scores: (4N, 4), for the images that `rotated` returns.
     """
     turns = torch.arange(ROTATIONS, device=scores.device)
     return F.cross_entropy(scores, turns.repeat_interleave(len(scores) // ROTATIONS))
 
 
 def two_views(images: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    """Return two views of each image (N, channels, H, W), all first ones first: (2N, ...).
+    """Return two views of each image (N, channels, H, W): all first views, then all second ones.
 
-    A view takes one family of DSA for every image, with strengths of the image's own.
+    A view draws one family of DSA for the batch, and strengths for each image.
     """
     families = augment.STRATEGIES["dsa"]
     draws = [augment.draw(families, len(images), stream) for _ in range(2)]
@@ -83,10 +83,10 @@ def two_views(images: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
 
 
 def contrastive_loss(projected: torch.Tensor) -> torch.Tensor:
-    """Return SimCLR's loss (), NT-Xent: which views are of one image? (Chen et al., ICML 2020).
+    """Return SimCLR's loss (), NT-Xent (Chen et al., ICML 2020, equation 1).
 
-    projected: (2N, F); rows i and i + N are of one image. The mean over rows of -log softmax of the
-    cosine to the other view, among the cosines to all other rows over TEMPERATURE (equation 1).
+    projected: (2N, F); rows i and i + N are views of one image. Each row is a classification: which
+    other row is its second view? Scores are cosines over TEMPERATURE.
     """
     count = len(projected) // 2
     unit = F.normalize(projected)
@@ -98,5 +98,5 @@ LOSSES = {
     "rotation": (rotated, rotation_loss, ROTATIONS, ROTATIONS),
     "contrastive": (two_views, contrastive_loss, PROJECTION, 1),
 }
-"""Ways to learn without labels: what the network sees of a batch, the loss of its outputs, how many
-outputs it has, and by how much batches are smaller."""
+"""Ways to learn without labels: the views of a batch, the loss, the number of outputs, and the
+factor by which batches are smaller."""

@@ -1,4 +1,4 @@
-"""What a training on all data shows on probe images: predictions, features, and their movement."""
+"""Train a network on all data and record its predictions and features on probe images."""
 
 import torch
 from safetensors.torch import save
@@ -10,7 +10,7 @@ from ddlib.seeds import generator
 from ddlib.training.loop import at_steps, training_steps
 from ddlib.training.recipe import Recipe
 
-SPANS = 4  # parts of a training over which the change of the logits is kept
+SPANS = 4  # equal parts of a training; the change of the logits over each is recorded
 
 
 def train_and_observe(
@@ -22,25 +22,25 @@ def train_and_observe(
     seed: object,
     probe: int,
 ) -> tuple[Theta, bytes]:
-    """Train from `theta` on `real`; return the weights, and a file of safetensors.
+    """Train from `theta` on `real`; return the weights, and a safetensors file of observations.
 
-    The file holds, over N = `probe` test images spread evenly over the test set (all, if it has
-    fewer): probabilities (N, C) and features (N, F) of the trained network, and increments
-    (SPANS, N x C), the change of its logits, centred over classes, over each of SPANS equal parts
-    of the training. Features and increments have half precision. Batches are those of
+    The file is about N = `probe` test images, spread evenly over the test set (all, if it has
+    fewer). It holds probabilities (N, C) and features (N, F) of the trained network, and increments
+    (SPANS, N x C): the change of the logits, centred over classes, in each of SPANS equal parts of
+    the training. Features and increments have half precision. Batches are those of
     `ddlib.training.loop.train_and_score` under the same seed.
     """
     count = len(test.labels)
-    seen = test.at(torch.arange(min(probe, count)) * count // min(probe, count))
+    probes = test.at(torch.arange(min(probe, count)) * count // min(probe, count))
     ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
     stream, snapshots = generator("evaluation batches", seed), []
     steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
     for moved in at_steps(ends, theta, steps):
-        scores = logits(network, moved, seen)
+        scores = logits(network, moved, probes)
         snapshots.append(scores - scores.mean(1, keepdim=True))
     observed = {
         "probabilities": scores.softmax(1),
-        "features": embed(network, moved, seen).half(),
+        "features": embed(network, moved, probes).half(),
         "increments": torch.stack(snapshots).diff(dim=0).flatten(1).half(),
     }
     return moved, save({name: value.contiguous().cpu() for name, value in observed.items()})

@@ -11,12 +11,12 @@ from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.devices import send
 
 Rows = torch.Tensor | slice
-"""Which samples: indices (n,) or a mask (N,), as a tensor, or a slice."""
+"""Which samples: a tensor of indices (n,), a boolean mask (N,), or a slice."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images (N, channels, H, W) kept as bytes: `pixels[rows]` are those rows normalised, float32.
+    """Images kept as bytes. `pixels[rows]` returns those rows normalised, as float32.
 
     values: (N, channels, H, W), uint8 in [0, white].
     """
@@ -48,7 +48,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some rows (n,) of images: `subset[rows]` are rows of those; nothing is copied before."""
+    """The rows (n,) of some images. Nothing is copied until `subset[rows]` reads it."""
 
     images: torch.Tensor | Pixels
     rows: torch.Tensor
@@ -65,8 +65,7 @@ class Subset:
 class Split:
     """Samples and labels (N,), int64.
 
-    images: Pixels, or a tensor float32 (N, ...) of what networks see: whitened images, or data
-    that are none. Either way `at` gives the samples of some rows.
+    images: Pixels, or for whitened images a float32 tensor (N, ...). Read samples with `at`.
     """
 
     images: torch.Tensor | Pixels | Subset
@@ -77,7 +76,7 @@ class Split:
         return self.images[send(rows, self.device) if isinstance(rows, torch.Tensor) else rows]
 
     def subset(self, rows: torch.Tensor) -> "Split":
-        """Return a split of the rows (n,) alone, whose samples are not copied."""
+        """Return a split that holds only these rows (n,); no sample is copied."""
         return Split(Subset(self.images, rows), self.labels[rows])
 
     @property
@@ -110,7 +109,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A split as a reader returns it.
+    """A split as a reader of files returns it, before normalisation.
 
     images: (N, H, W, channels) or (N, H, W) for grey, uint8 in [0, white]; labels: (N,), integer.
     """
@@ -121,7 +120,7 @@ class Pictures:
     white: int = 255
 
 
-Pair = list[Pictures]  # to train and to test on
+Pair = list[Pictures]  # training split, test split
 
 
 def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
@@ -137,9 +136,9 @@ def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
 
 
 def images_digest(dataset: DataSet) -> str:
-    """Return a fingerprint of a data set: of all that a result can depend on but its name.
+    """Return a fingerprint of a data set's content. The name of the data set does not count.
 
-    That is every pixel and label, their shape and type, the class names and the normalisation.
+    It covers every pixel and label, their shape and type, the class names and the normalisation.
     """
     content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
     for field in fields(dataset.normalisation):
@@ -155,7 +154,7 @@ def images_digest(dataset: DataSet) -> str:
 
 
 def stored(split: Split) -> tuple[torch.Tensor, int | None]:
-    """Return the tensor that holds a split's samples, and the white of those that are pixels."""
+    """Return the tensor that holds a split's samples, and its white level (None if not pixels)."""
     if isinstance(split.images, Pixels):
         return split.images.values, split.images.white
     return split.images, None

@@ -1,7 +1,7 @@
-"""One copy of a data set for all processes of a study: a file that each maps into its memory.
+"""One copy of a data set for all processes of a study: a file that each process maps into memory.
 
-The system reads a page of it when a process first needs it, and keeps it once for all processes.
-No process decodes images again, or loads the libraries that do.
+The operating system keeps one copy in memory for all processes, and reads a page when a process
+first needs it. Workers neither decode images nor load the libraries that do.
 """
 
 import json
@@ -18,9 +18,9 @@ SPLITS = ("train", "test")
 
 
 def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
-    """Return the data set of that `images_digest` as `path` holds it, written if it is not there.
+    """Return the data set mapped from `path`; write the file first if it is missing.
 
-    Raises ValueError as `read` does.
+    digest: the `images_digest` of the data set. Raises ValueError as `read` does.
     """
     if not path.exists():
         write(dataset, path)
@@ -28,7 +28,7 @@ def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
 
 
 def write(dataset: DataSet, path: Path) -> None:
-    """Write images, labels, normalisation and names to one safetensors file."""
+    """Write a data set to one safetensors file."""
     tensors, normalisation = pack(dataset.normalisation)
     whites = {}
     for name in SPLITS:
@@ -41,9 +41,9 @@ def write(dataset: DataSet, path: Path) -> None:
 
 
 def read(path: Path, digest: str) -> DataSet:
-    """Return the data set of the file, mapped into memory.
+    """Return the data set in the file, mapped into memory.
 
-    Raises ValueError, with the path, unless it is a whole file of that `images_digest`.
+    Raises ValueError, with the path, if the file is damaged or has another `images_digest`.
     """
     with reading(path):
         with safetensors.safe_open(str(path), "pt") as file:

@@ -1,4 +1,4 @@
-"""Data of your own in a folder: arrays in two npz files, or one folder of images a class."""
+"""Read your own data from a folder: two npz files, or one subfolder of images per class."""
 
 import warnings
 import zipfile
@@ -12,23 +12,23 @@ from PIL import Image, ImageOps
 from ddlib.data.base import Pair, Pictures
 
 CONTENT = (("train.npz", "train"), ("test.npz", "test", "val"))
-"""What a folder must hold to train and to test on; of each the first that is there is read."""
-LEFTOVERS = ("~", "#", "thumbs.db", "desktop.ini")  # how the names of editors' files end
+"""Allowed names of the training and of the test data; the first that exists is read."""
+LEFTOVERS = ("~", "#", "thumbs.db", "desktop.ini")  # endings of files that programs leave
 UNALTERED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-"""Pillow's modes whose pixels grey or RGB of 8 bits hold unaltered, where they are opaque."""
+"""Pillow modes that convert to 8-bit grey or RGB without loss, if no pixel is transparent."""
 
 
 def read_folder(folder: Path, image_size: int | None) -> Pair:
-    """Read a folder of your own; images are resized to image_size as they are read.
+    """Return the training and the test pictures in a folder, resized to image_size.
 
-    Raises FileNotFoundError for a folder without data, ValueError for data that cannot be used.
+    Raises FileNotFoundError if the data are missing, ValueError if they cannot be used.
     """
     paths = [first_of(folder, *names) for names in CONTENT]
     return [_read_images(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
 
 
 def first_of(folder: Path, *names: str) -> Path:
-    """Return the first of some files or folders that is in `folder`."""
+    """Return the first of these names that exists in `folder`; FileNotFoundError if none does."""
     for name in names:
         if (folder / name).exists():
             return folder / name
@@ -42,7 +42,7 @@ def resize(image: np.ndarray, size: int | None) -> np.ndarray:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     width, height = (round(side * size / min(picture.size)) for side in picture.size)
     left, top = (width - size) // 2, (height - size) // 2
-    # Pillow's bilinear filter widens with the scale, which is what antialiasing means.
+    # Pillow's bilinear filter widens with the scale, so it antialiases.
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
     centre = resized.crop((left, top, left + size, top + size))
     return np.asarray(centre).reshape(size, size, -1)
@@ -86,10 +86,10 @@ def _read_images(folder: Path, image_size: int | None) -> Pictures:
 
 
 def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tuple[Path, int]]:
-    """Return the images below `folder` with their labels, in order; count what else is there.
+    """Return the image files below `folder` with their labels, in order; count skipped files.
 
-    Hidden files and folders, and what editors and file managers leave, are passed over. The folder
-    of a class may be a link; links to folders within it are counted, as they may lead back.
+    Hidden files and LEFTOVERS are ignored. A class folder may be a symbolic link. Links inside it
+    are skipped and counted, because they may form a loop.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -113,11 +113,11 @@ def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tu
 
 
 def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
-    """Return an image file as it is looked at, (H, W, 1 or 3), uint8; note what is rescaled."""
+    """Return the pixels of an image file, (H, W, 1 or 3), uint8; count images that are rescaled."""
     try:
         with Image.open(path) as picture:
             deep_colour = _has_deep_colour(picture)
-            # A camera's MPO holds views of one picture, the first of which is the picture.
+            # An MPO file of a camera holds several views of one picture; Pillow reads the first.
             several = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
             in_int32 = picture.mode == "I" and picture.format in ("PNG", "PPM")
             image = ImageOps.exif_transpose(picture)
@@ -136,8 +136,8 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
         and image.has_transparency_data
         and (deep or image.convert("RGBA").getextrema()[3][0] < 255),
     }
-    for problem, is_there in problems.items():
-        if is_there:
+    for problem, applies in problems.items():
+        if applies:
             raise ValueError(f"image {path} {problem}")
     if deep:
         notes["images of 16 bits scaled from 0..65535 to 0..255"] += 1
@@ -147,10 +147,10 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
 
 
 def _has_deep_colour(picture: Image.Image) -> bool:
-    """Return whether Pillow, yet to read the pixels, will cut several channels down to 8 bits."""
+    """Return whether Pillow will cut 16-bit colours to 8 bits. Call it before pixels are read."""
     if picture.mode.startswith("I"):
         return False
     if picture.format == "PPM":
         return any(isinstance(tile.args, tuple) and tile.args[-1] > 255 for tile in picture.tile)
-    # Not in BMP, where "BGR;16" has 16 bits for all channels.
+    # In BMP, "BGR;16" means 16 bits for all channels together.
     return picture.format in ("PNG", "TIFF") and ";16" in str(picture.tile)

@@ -1,4 +1,4 @@
-"""Load a named data set or a folder of your own, whole, as bytes that are normalised when read."""
+"""Load a named data set or your own folder. Pixels stay bytes until they are read."""
 
 import os
 from collections.abc import Sequence
@@ -26,24 +26,25 @@ def load(
     zca: bool = False,
     download: bool = False,
 ) -> DataSet:
-    """Load a named data set or a folder of your own, whole.
+    """Return a named data set, or the one in a folder of your own.
 
     name: a key of DATASETS, searched in the folder DDLIB_DATA and then in ~/.cache/ddlib; or the
-        path of a folder with train.npz and test.npz (images uint8 (N, H, W, channels) or
-        (N, H, W), labels, class_names) or train/ and test/ (else val/), one folder of images a
-        class. Grey images keep their one channel, unless others have colours; their 16 bits
-        become 8, and colours of 16 bits are refused; a camera's orientation is applied. A warning
-        counts what is skipped or rescaled.
-    classes: names of classes to keep; labels become 0..C-1 in this order.
+        path of a folder. That folder holds train.npz and test.npz (images uint8
+        (N, H, W, channels) or (N, H, W), labels, class_names), or train/ and test/ (or val/) with
+        one subfolder of images per class. Grey images keep one channel unless other images have
+        colours. 16-bit grey becomes 8-bit; 16-bit colours are refused. The orientation that a
+        camera stored is applied. A warning counts the files that are skipped or rescaled.
+    classes: names of the classes to keep; labels become 0..C-1 in this order.
     per_class: keep the first per_class training images of every class (all, if it has fewer).
-    held_out: test on the last held_out training images of every class, which are then not trained
-        on: for choosing a method's parameters without a look at the test set.
-    image_size: pixels; the shorter side is resized to it (bilinear, antialiased), then the centre
-        is cropped. Named sets use published statistics, others those of all their training images.
+    held_out: test on the last held_out training images of every class, and train on the rest. Use
+        it to choose a method's parameters without looking at the test set.
+    image_size: pixels. The shorter side is resized to it (bilinear, antialiased), then the centre
+        is cropped. Named sets are normalised by published statistics, other sets by those of all
+        their training images.
     zca: whiten (see `Whitening`, fitted to all training images) instead of normalising channels.
-    download: fetch a named set that is not found.
-    Raises ValueError for bad options or data, FileNotFoundError for what is not there,
-    ConnectionError for a download that fails.
+    download: download a named set that is not found.
+    Raises ValueError for bad options or data, FileNotFoundError for missing data,
+    ConnectionError if the download fails.
     """
     counts = {"per_class": per_class, "held_out": held_out, "image_size": image_size}
     options_of(load).read({"zca": zca, **counts}, "data")
@@ -65,7 +66,7 @@ def load(
 def _read(
     name: str | os.PathLike, image_size: int | None, download: bool
 ) -> tuple[str, Source, int | None, Pair]:
-    """Return what a data set is called, its source, the size of its images, and its splits."""
+    """Return the name, the source, the image size and both splits of a data set."""
     if source := DATASETS.get(name):
         size = image_size or source.image_size
         return name, source, size, find(name, source, size, download)
@@ -78,7 +79,7 @@ def _read(
 
 
 def _checked(name: str, pair: Pair, image_size: int | None) -> Pair:
-    """Return the pair, grey images with a channel axis, if all that it holds fits together."""
+    """Return both splits with a channel axis; ValueError if they do not fit together."""
     train, test = (
         _with_channels(f"{name} {part}", pictures)
         for part, pictures in zip(("train", "test"), pair, strict=True)
@@ -123,8 +124,8 @@ def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[i
 
 
 def _hold_out(name: str, train: Pictures, count: int) -> Pair:
-    """Return the training set without the last `count` images of every class, and those."""
-    held = np.zeros(len(train.labels), dtype=bool)
+    """Split off the last `count` training images of every class; return the rest, and those."""
+    is_held_out = np.zeros(len(train.labels), dtype=bool)
     for label, class_name in enumerate(train.classes):
         members = np.flatnonzero(train.labels == label)
         if 0 < len(members) <= count:
@@ -132,13 +133,13 @@ def _hold_out(name: str, train: Pictures, count: int) -> Pair:
                 f"held_out={count} leaves nothing of the {len(members)} training images of class "
                 f"{class_name} of {name}; choose held_out < {len(members)}"
             )
-        held[members[-count:]] = True
-    parts = (~held, held)
+        is_held_out[members[-count:]] = True
+    parts = (~is_held_out, is_held_out)
     return [replace(train, images=train.images[at], labels=train.labels[at]) for at in parts]
 
 
 def _select(where: str, pictures: Pictures, chosen: list[int], per_class: int | None) -> Pictures:
-    """Return the chosen classes, in the order of the file whatever that of the classes."""
+    """Return the images of the chosen classes, in the order of the file."""
     absent = [pictures.classes[label] for label in chosen if label not in pictures.labels]
     if absent:
         raise ValueError(f"{where}: no images of class {', '.join(absent)}; add some or drop it")
@@ -155,7 +156,7 @@ def _split(
     if isinstance(normalisation, Normalisation):
         return Split(Pixels(values, normalisation, pictures.white), labels)
     whitened = torch.empty(values.shape, dtype=torch.float32)
-    # In chunks, so that the floats are in memory only once.
+    # In chunks: otherwise all images would be in memory twice as floats.
     for chunk, target in zip(values.split(1024), whitened.split(1024), strict=True):
         target.copy_(normalisation.normalise(chunk, pictures.white))
     return Split(whitened, labels)
@@ -164,5 +165,5 @@ def _split(
 def _bytes(pictures: Pictures, image_size: int | None = None) -> torch.Tensor:
     """Return the images, resized, as a tensor (N, channels, H, W), uint8."""
     images = np.stack([resize(image, image_size) for image in pictures.images])
-    # Not contiguous(), which leaves strides of grey images that convolutions take for others.
+    # Not contiguous(): with one channel it keeps strides that look like channels_last.
     return torch.from_numpy(images).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Pixels -> what networks see: zero mean and unit deviation a channel, or ZCA whitening."""
+"""Normalise pixels for networks: zero mean and unit deviation per channel, or ZCA whitening."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 
 from ddlib.devices import send, unrounded
 
-LARGEST_WHITENED = 4096  # values an image; twice as many take eight times as long
+LARGEST_WHITENED = 4096  # values per image; the time grows with their cube
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Normalisation:
 
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Normalisation":
-        """Measure pixels (N, channels, H, W), uint8, / white: exact, from counts of grey levels."""
+        """Return the statistics of pixels (N, channels, H, W), uint8, divided by white.
+
+        They are computed exactly, from the counts of grey levels.
+        """
         levels, mean, std = np.arange(256) / white, [], []
         for channel in pixels.unbind(1):
             counts = channel.flatten().bincount(minlength=256).numpy()
@@ -52,10 +55,9 @@ class Normalisation:
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """ZCA: pixels in [0, 1] decorrelated over an image, and left as near to it as that allows.
+    """ZCA whitening: decorrelates the pixels of an image and changes them as little as possible.
 
-    mean: (P,) of the P = channels x H x W values of an image; matrix: (P, P), symmetric.
-    Whitenings of equal values are equal.
+    mean: (P,) for the P = channels x H x W values of an image; matrix: (P, P), symmetric.
     """
 
     mean: torch.Tensor
@@ -71,11 +73,11 @@ class Whitening:
 
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Whitening":
-        """Return U (S + 0.1)^-1/2 U^T of the covariance U S U^T of pixels (N, ...), uint8, / white.
+        """Return the whitening of pixels (N, channels, H, W), uint8, divided by white.
 
-        Sums of whole numbers are exact in float64 in any order. The 0.1 keeps directions of hardly
-        any variance from being blown up. Source: Cazenavette et al. (CVPR 2022), whose code takes
-        kornia's ZCAWhitening with eps=0.1.
+        Its matrix is U (S + 0.1)^-1/2 U^T, where U S U^T is the covariance. The 0.1 limits the
+        gain along directions of little variance. Sums of whole numbers are exact in float64, in
+        any order. Source: Cazenavette et al. (CVPR 2022), kornia's ZCAWhitening with eps=0.1.
         """
         rows, (channels, height, width) = pixels.flatten(1), pixels.shape[1:]
         count, values = rows.shape
@@ -115,38 +117,39 @@ class Whitening:
             raise ValueError(f"images have {values} values each, but the whitening has {wanted}")
 
 
-@lru_cache(maxsize=1)  # sets that are shown together share one whitening
+@lru_cache(maxsize=1)  # the sets of a study share one whitening
 def _inverse(whitening: Whitening) -> torch.Tensor:
     return torch.linalg.inv(whitening.matrix.double()).to(whitening.matrix.dtype)
 
 
 def _unit(pixels: torch.Tensor, white: float) -> torch.Tensor:
     """Return a copy of pixels / white: float32, unless they are floats of another kind."""
-    by = _per_channel((white,), pixels)  # a GPU multiplies by 1 / white where that is a number
-    return pixels.to(by.dtype, copy=True).div_(by)
+    # A tensor: a GPU replaces a division by a Python number with an inexact multiplication.
+    divisor = _per_channel((white,), pixels)
+    return pixels.to(divisor.dtype, copy=True).div_(divisor)
 
 
 def _per_channel(values: tuple[float, ...], images: torch.Tensor) -> torch.Tensor:
-    """Return values, one a channel, as a tensor (channels, 1, 1) to compute with images."""
+    """Return one value per channel as a tensor (channels, 1, 1), of the images' type and device."""
     return _sent(
         values, images.dtype if images.is_floating_point() else torch.float32, images.device
     )
 
 
-@lru_cache(maxsize=16)  # sent to a GPU once
+@lru_cache(maxsize=16)  # so each tensor is sent to a GPU once
 def _sent(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return send(torch.tensor(values, dtype=dtype).view(-1, 1, 1), device)
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
-    """Return a normalisation for a file: tensors by name, and plain data, None for a whitening."""
+    """Return a normalisation as tensors by name and as plain data (None for a whitening)."""
     if isinstance(normalisation, Whitening):
         return {"mean": normalisation.mean, "matrix": normalisation.matrix}, None
     return {}, asdict(normalisation)
 
 
 def unpack(plain: Any, tensor: Callable[[str], torch.Tensor]) -> Normalisation | Whitening:
-    """Return the normalisation that `pack` packed; tensor(name): one of its tensors."""
+    """Undo `pack`; tensor(name): returns the packed tensor of that name."""
     if plain is None:
         return Whitening(tensor("mean"), tensor("matrix"))
     return Normalisation(tuple(plain["mean"]), tuple(plain["std"]))

@@ -1,6 +1,6 @@
-"""Named data sets, in one registry: to add one, write a reader and an entry here.
+"""The registry of named data sets. To add one, write a reader and an entry here.
 
-The libraries that read are imported where they do: loading them takes longer than reading does.
+The functions import torchvision and scikit-learn themselves, because these load slowly.
 """
 
 import os
@@ -21,10 +21,10 @@ IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-
 
 @dataclass(frozen=True)
 class Source:
-    """A named data set: how to read it from a root folder and how to fetch it into one.
+    """A named data set: how to read it from a root folder and how to download it there.
 
-    read(root, image_size) raises FileNotFoundError where the root lacks the set. A normalisation
-    of None is measured on the training images.
+    read(root, image_size) raises FileNotFoundError if the root lacks the set. Without a
+    normalisation, the statistics of the training images are used.
     """
 
     read: Callable[[Path, int | None], Pair]
@@ -34,9 +34,9 @@ class Source:
 
 
 def find(name: str, source: Source, image_size: int | None, download: bool) -> Pair:
-    """Read a named set from the first folder that has it, after a download if it is asked for.
+    """Read a named set from the first folder that has it; with `download`, fetch it if none has.
 
-    Raises FileNotFoundError where no folder has it, ConnectionError for a download that fails.
+    Raises FileNotFoundError if no folder has it, ConnectionError if the download fails.
     """
     places = (os.environ.get("DDLIB_DATA"), "~/.cache/ddlib")
     roots = [Path(place).expanduser() for place in places if place]
@@ -61,7 +61,7 @@ def _read_digits(_root: Path, _size: int | None) -> Pair:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    images = (15 * digits.images).astype(np.uint8)  # 0..16 become 0..240: exact, finer to resize
+    images = (15 * digits.images).astype(np.uint8)  # 0..16 become 0..240, so resizing rounds less
     train, test = train_test_split(
         np.arange(len(images)), test_size=1 / 3, stratify=digits.target, random_state=0
     )

@@ -1,4 +1,4 @@
-"""What all explorers share: controls above a chart above numbers, which follow every change."""
+"""The base of all explorers: controls, and below them a chart and numbers that follow them."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=2
 
 
 class View(NamedTuple):
-    """What an explorer shows of a choice: a chart, which gets `verdict` as its title, and words."""
+    """What an explorer shows: a chart with `verdict` as its title, text and numbers."""
 
     chart: alt.TopLevelMixin
     verdict: str
@@ -34,12 +34,12 @@ class View(NamedTuple):
 
 
 class Explorer(widgets.VBox):
-    """Controls for a choice of results; a change of one draws the chart and the numbers again.
+    """Controls that choose results. Every change draws the chart and the numbers again.
 
     controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
-    methods: `offer(tables)` lets the controls offer what a study has, and `view(tables, **values)`
-    returns what the values of the controls show, or raises ValueError, in one clause, where that
-    is nothing. Where no kernel runs, a picture of the first view stays.
+    methods. `offer(tables)` fills the controls with what a study has. `view(tables, **values)`
+    returns the View of these values, or raises ValueError, in one clause, if there is nothing to
+    show. Without a kernel, a picture of the first view remains.
     """
 
     def __init__(self, studies: Sequence[Tables], **controls: widgets.Widget) -> None:
@@ -62,7 +62,7 @@ class Explorer(widgets.VBox):
             self.offer(control.value)
 
     def update(self) -> None:
-        """Draw what the controls choose."""
+        """Draw the chart and the numbers for the current values."""
         chosen = {name: control.value for name, control in self.controls.items()}
         try:
             view = self.view(chosen.pop("study"), **chosen)
@@ -78,7 +78,7 @@ class Explorer(widgets.VBox):
         self.numbers.value = text if len(view.numbers) else ""
 
     def _changed(self, change: traitlets.Bunch) -> None:
-        if self._following:  # this control was set by `follow`
+        if self._following:  # `follow` set this control, not the user
             return
         self._following = True
         try:
@@ -117,7 +117,7 @@ class Ticks(widgets.HBox):
 
 
 class SliderNames(anywidget.AnyWidget):
-    """Tells screen readers the names and values of sliders, which ipywidgets leaves out."""
+    """Gives sliders a name and a value for screen readers, which ipywidgets does not."""
 
     _esm = """
     function nameSliders() {
@@ -138,7 +138,7 @@ class SliderNames(anywidget.AnyWidget):
 
 
 def menu(title: str, options: Mapping[str, Any] | Sequence[str] = ("",)) -> widgets.Dropdown:
-    """Return a menu of options: names, or a table from names to values."""
+    """Return a menu; options: names, or {name: value}."""
     return widgets.Dropdown(options=options, **_looks(title))
 
 

@@ -1,4 +1,4 @@
-"""What does a family of configurations cost? Its cover, H_cov(r), its worst gap and k*."""
+"""The explorer of families of configurations: cover, H_cov(r), worst gap and k*."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,6 @@ from ddlib.figures.coverage import named_dots, plane
 from ddlib.figures.style import COLOURS, FAINT, INK, colour_scale, k_axis, tips
 from ddlib.stats import covers, distances, families, planner
 from ddlib.stats.intervals import Interval
-from ddlib.words.text import between
 
 OWN = "your own choice"
 MEMBER, CENTRE = COLOURS[:2]
@@ -25,9 +24,9 @@ ROLES = {"centre of a ball": CENTRE, "covered": MEMBER, "not in the family": "#F
 
 
 class CoverageExplorer(Explorer):
-    """Choose a family and a radius: its least cover, and the images that hold its worst gap.
+    """Choose a family and a radius; see its smallest cover, its worst gap and its k*.
 
-    draws: of k*. Raises ValueError where no study has distances between configurations.
+    draws: bootstrap draws of k*. Raises ValueError if no study has distances.
     """
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
@@ -98,33 +97,33 @@ class CoverageExplorer(Explorer):
 
 
 def _need(way: str, find: Callable[..., tuple[Interval, str]], *choice: Any) -> dict[str, Any]:
-    """Return one way to find k* as a row: its value and interval, or why there is none."""
+    """Return a row of the table of k*: its value and interval, or why it is unknown."""
     try:
         k, remark = find(*choice)
     except ValueError as reason:
         k, remark = Interval(np.nan, None, None), str(reason)
-    text = "unknown" if math.isnan(k.estimate) else between(k, ".0f")
+    text = "unknown" if math.isnan(k.estimate) else format(k, ".0f")
     return {"way": way, "k*": text, "remark": remark, "k": k.estimate, "low": k.low, "high": k.high}
 
 
 def _measured(tables, method, members, epsilon: float, draws: int) -> tuple[Interval, str]:
-    """Return k* from the measured gaps, and what to know of it."""
+    """Return k* from the measured gaps, and a remark."""
     gaps = tables.gaps[tables.gaps["method"] == method]
-    found = families.k_star(gaps, {"": members}, epsilon, draws=draws, relabellings=0)
-    row = found.table.iloc[0]
+    k_stars = families.k_star(gaps, {"": members}, epsilon, draws=draws, relabellings=0)
+    row = k_stars.table.iloc[0]
     if row["reason"]:
         raise ValueError(row["reason"])
     remarks = [row["censored"]]
     if not math.isnan(row["raw"]):
         remarks.append(f"{row['raw']:.0f} by the raw worst gaps")
-    for lost in ("seeds", "sizes"):
-        if count := row[f"missing_{lost}"]:
-            remarks.append(f"{lost} left out for missing trials: {count:.0f}")
+    for kind in ("seeds", "sizes"):
+        if count := row[f"missing_{kind}"]:
+            remarks.append(f"{kind} left out for missing trials: {count:.0f}")
     return Interval(*row[["k_star", "low", "high"]]), "; ".join(filter(None, remarks))
 
 
 def _planned(tables, method, members, epsilon: float, draws: int) -> tuple[Interval, str]:
-    """Return k* from the planner, and the member that decides."""
+    """Return k* from the planner, and the member that decides it."""
     pilot = read_pilot(tables, method, draws)
     plan = planner.plan(pilot, members, epsilon, tables.class_count)
     if plan.reason:
@@ -142,22 +141,22 @@ def _worst(tables: Tables, method: str, members: tuple[str, ...]) -> pd.DataFram
     """Tabulate the worst member of a family and its gap at each k: k, member, gap."""
     rows = []
     for k, gaps in tables.gaps[tables.gaps["method"] == method].groupby("k"):
-        with suppress(ValueError):  # too few seeds have every member
+        with suppress(ValueError):  # too few seeds have trials of every member
             rows.append((k, *families.worst_member(gaps, members)))
     return pd.DataFrame(rows, columns=["k", "member", "gap"])
 
 
 def _map(points: pd.DataFrame, centres: list[str], radius: float) -> alt.LayerChart:
     """Draw the configurations, the balls of the cover, and lines from members to centres."""
-    turn = np.linspace(0, 2 * np.pi, 49)
+    angles = np.linspace(0, 2 * np.pi, 49)
     balls = pd.concat(
         [
             pd.DataFrame(
                 {
                     "ball": name,
-                    "order": turn,
-                    "x": x + radius * np.cos(turn),
-                    "y": y + radius * np.sin(turn),
+                    "order": angles,
+                    "x": x + radius * np.cos(angles),
+                    "y": y + radius * np.sin(angles),
                 }
             )
             for name, x, y in points.loc[centres, ["x", "y"]].itertuples()

@@ -1,7 +1,6 @@
-"""Pictures of the explorers for places without a kernel.
+"""Write the pictures of the README and notebook 05, drawn from the example.
 
-`python -m ddlib.explore.explorers notebooks/images` writes those that the README and notebook 05
-show, drawn from the example.
+Run `python -m ddlib.explore.explorers notebooks/images`.
 """
 
 import sys
@@ -22,7 +21,7 @@ METHODS = ("random", "dm", "dc", "mtt")
 
 
 def gap_against_k(tables: Tables):
-    """Return the figure of notebook 01 of four methods of a study."""
+    """Return the figure of the gap against k for four methods of a study."""
     trials = tables.gaps[tables.gaps["method"].isin(METHODS)]
     trials = trials[trials["configuration"] == tables.configurations[0]]
     fits = laws.fit_table(trials, "gap_error")
@@ -35,7 +34,7 @@ def gap_against_k(tables: Tables):
 
 
 def write_pictures(folder: Path) -> None:
-    """Write the pictures of the README and of notebook 05."""
+    """Write the pictures of the README and of notebook 05 to `folder`."""
     studies = example()
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
     specs = {f"explore_{name}": kind(studies).picture.spec for name, kind in kinds.items()}

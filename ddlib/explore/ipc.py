@@ -1,4 +1,4 @@
-"""How far do k images go? Fitted laws, measured gaps, k_sat, and the distilled images."""
+"""The explorer of images per class: fitted laws, measured gaps, k_sat and distilled images."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,19 +15,19 @@ from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, s
 from ddlib.stats import laws, verdicts
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import Fit, Fits
-from ddlib.words.text import between, listed
+from ddlib.words.text import listed
 
 MEASURES = {"test error": "gap_error", "test cross-entropy": "gap_cross_entropy"}
-FIRST = ("random", "dm", "dc")  # methods ticked at first, where a study has them
-GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # of one more image
+FIRST = ("random", "dm", "dc")  # methods that are ticked at the start, if a study has them
+GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # by one more image
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
 
 
 class IpcExplorer(Explorer):
-    """Move the images per class: what each fitted law predicts there, and what was measured.
+    """Choose the images per class; see what each fitted law predicts and what was measured.
 
-    draws: of a fit; floor_share: of the table's last column, the k at which the part of the gap
-    above the floor is down to this share of the floor.
+    draws: bootstrap draws of a fit; floor_share: the last column of the table is the k at which the
+    gap above the floor is this share of the floor.
     """
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200, floor_share: float = 0.1):
@@ -61,14 +61,16 @@ class IpcExplorer(Explorer):
             raise ValueError(f"every trial of {listed(methods, 'and')} failed")
         k, rows, chosen, marks = ipc * tables.class_count, [], {}, []
         for method in methods:
-            found = _fits(tables, configuration, measure, method, self.draws)
-            chosen[method] = {law: fit for law, fit in found.items() if fit.law.formula in fits}
-            seen = gaps.loc[(gaps["method"] == method) & (gaps["k"] == k), "gap"]
-            measured = f"{seen.mean():.3f} ± {seen.std():.3f}" if len(seen) else "not measured"
+            laws_of_method = _fits(tables, configuration, measure, method, self.draws)
+            chosen[method] = {
+                law: fit for law, fit in laws_of_method.items() if fit.law.formula in fits
+            }
+            at_k = gaps.loc[(gaps["method"] == method) & (gaps["k"] == k), "gap"]
+            measured = f"{at_k.mean():.3f} ± {at_k.std():.3f}" if len(at_k) else "not measured"
             rows += [{"method": method, "measured gap": measured}] * (not fits)
             for fit in chosen[method].values():
                 row = {"method": method, "fit": fit.law.formula, "measured gap": measured}
-                if failure := _failure(fit, found):
+                if failure := _failure(fit, laws_of_method):
                     rows.append(row | {"predicted gap": failure})
                 else:
                     rows.append(row | self._predictions(fit, k, least_gain))
@@ -87,13 +89,13 @@ class IpcExplorer(Explorer):
         )
 
     def _predictions(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
-        """Return what a fit says of k, by column of the table."""
+        """Return the predictions of a fit at k, by column of the table."""
         share = self.floor_share
         return {
-            "predicted gap": between(fit.gap(k), ".3f"),
-            "gain of the next image": between(fit.gain(k), ".2g"),
-            f"k_sat: gain below {least_gain:g}": _said(fit.k_sat, least_gain),
-            f"k: {share:.0%} of the floor left above it": _said(fit.k_floor, share),
+            "predicted gap": format(fit.gap(k), ".3f"),
+            "gain of the next image": format(fit.gain(k), ".2g"),
+            f"k_sat: gain below {least_gain:g}": _k(fit.k_sat, least_gain),
+            f"k: {share:.0%} of the floor left above it": _k(fit.k_floor, share),
         }
 
 
@@ -104,7 +106,7 @@ def _fits(tables: Tables, configuration: str, measure: str, method: str, draws: 
 
 
 def _failure(fit: Fit, fits: Fits) -> str:
-    """Say why a fit predicts nothing; empty where it does."""
+    """Return why a fit must not predict, or ""."""
     outcome, why = verdicts.verdict(fits)
     if fit.law.name == "inverse_sqrt" and outcome == "fails":
         return f"fails: {why}"
@@ -112,19 +114,19 @@ def _failure(fit: Fit, fits: Fits) -> str:
     return "fails: misses the means" if missed else "" if fit.fitted else fit.reason
 
 
-def _said(ask: Callable[[float], Interval], value: float) -> str:
+def _k(find: Callable[[float], Interval], value: float) -> str:
     try:
-        return between(ask(value), ".0f")
+        return format(find(value), ".0f")
     except ValueError as reason:
         return f"none: {reason}"
 
 
 def _marks(fit: Fit, k: int, least_gain: float) -> list[dict]:
-    """Return the points to mark on a curve: its prediction at k, and k_sat if there is one."""
+    """Return the points to mark on a curve: the prediction at k, and k_sat if it exists."""
     points = {"predicted": k}
     with suppress(ValueError):  # the table says why
         points["k_sat"] = fit.k_sat(least_gain).estimate
-    return [{"mark": name, **fit.predict(at).iloc[0]} for name, at in points.items()]
+    return [{"mark": name, **fit.predict(k).iloc[0]} for name, k in points.items()]
 
 
 def _verdict(marks: list[dict], ipc: int, k: int) -> str:
@@ -132,8 +134,8 @@ def _verdict(marks: list[dict], ipc: int, k: int) -> str:
     if not predicted:
         return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap"
     best = min(predicted, key=lambda mark: mark["gap"])
-    gap = between(Interval(best["gap"], best["low"], best["high"]), ".3f")
-    return f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap}"
+    gap = Interval(best["gap"], best["low"], best["high"])
+    return f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap:.3f}"
 
 
 def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
@@ -165,7 +167,7 @@ def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
 
 
 def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFrame, str]:
-    """Return the contact sheets at the largest size distilled up to `ipc`, and a remark."""
+    """Return the contact sheets at the largest distilled size up to `ipc`, and a remark."""
     sizes = sorted({size for method, size in tables.sheets if method in methods})
     if not sizes:
         return pd.DataFrame(), "This study kept no distilled images."

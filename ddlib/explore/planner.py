@@ -1,4 +1,4 @@
-"""Which method, and how many images per class, for a gap and a budget?"""
+"""The planner: which method, and how many images per class, for a gap and a budget?"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -17,14 +17,13 @@ from ddlib.stats.intervals import LEVEL, Interval, interval
 from ddlib.stats.pilot import REACH, Pilot
 from ddlib.stats.planner import Plan
 from ddlib.words import coverage as words
-from ddlib.words.text import between
 
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
 MOST_IPC = 2000  # images per class that the axis shows
 
 
 class Planner(Explorer):
-    """Set a gap and a budget: the method to take, and how many images per class it needs."""
+    """Set a gap and a budget; see which method to take, and how many images per class it needs."""
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
         self.draws = draws
@@ -62,26 +61,26 @@ class Planner(Explorer):
 
 @cache
 def read_pilot(tables: Tables, method: str, draws: int) -> Pilot:
-    """Return all that a study measured of a method as the pilot of a plan."""
+    """Return all trials of a method in a study as the pilot of a plan."""
     return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
 
 
 class Offer(NamedTuple):
-    """What a method needs, and its worst gap at the budget, or at the pilot's reach if less."""
+    """What a method needs, and its worst gap at the budget (or at the pilot's largest k)."""
 
     method: str
     plan: Plan
     gap: Interval
-    within: bool  # the budget
+    within: bool  # whether its need is within the budget
 
     @property
     def order(self) -> tuple[bool, float]:
-        """First the methods within the budget, by their need; then the others, by their gap."""
+        """Sorts methods: those within the budget first, by need, then the others, by gap."""
         return not self.within, (self.plan.ipc if self.within else self.gap).estimate
 
 
 def _offer(method: str, pilot: Pilot, family, epsilon: float, budget: int, classes: int) -> Offer:
-    """Plan with one method; ValueError where its pilot cannot speak of a member."""
+    """Plan with one method; ValueError if its pilot cannot predict for a member."""
     if reason := next(filter(None, map(pilot.refusal, family)), ""):
         raise ValueError(reason)
     plan = planner.plan(pilot, family, epsilon, classes)
@@ -95,31 +94,31 @@ def _verdict(first: Offer, budget: int) -> str:
     plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
     if first.within:
         guess = "A guess: take" if plan.doubt and plan.k.estimate > plan.pilot.ks[-1] else "Take"
-        return f"{guess} {first.method} with {between(plan.ipc, '.0f')} images per class for {goal}"
-    nearest = f"{first.method} comes nearest with {between(first.gap, '.3f')}"
+        return f"{guess} {first.method} with {plan.ipc:.0f} images per class for {goal}"
+    nearest = f"{first.method} comes nearest with {first.gap:.3f}"
     return f"No method holds {goal} within {budget} images per class; {nearest}"
 
 
 def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
-    """Return what the table says of a method; first: the method to take."""
+    """Return the row of a method; first: the method to take."""
     plan, remarks = offer.plan, [offer.plan.reason or "beyond the budget" * (not offer.within)]
     if plan.ipc and first.plan.ipc and offer is not first:
-        more = (plan.draws > first.plan.draws).mean()  # paired: both reweight the same seeds
+        more = (plan.draws > first.plan.draws).mean()  # paired: both draws weight the same seeds
         remarks += ["need not separable from the first"] if more < 1 - LEVEL / 2 else []
     return {
         "method": offer.method,
-        "images per class": between(plan.ipc, ".0f") if plan.ipc else "unknown",
-        f"gap at {budget}": between(offer.gap, ".3f"),
+        "images per class": format(plan.ipc, ".0f") if plan.ipc else "unknown",
+        f"gap at {budget}": format(offer.gap, ".3f"),
         "decided by": plan.member or "",
         "remark": "; ".join(filter(None, remarks)),
     }
 
 
 def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
-    """Draw the needs of methods, in their order, and the budget."""
+    """Draw how many images per class each method needs, and the budget."""
     methods = [offer.method for offer in offers]
-    known = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
-    table = pd.DataFrame(known, columns=["method", "ipc", "low", "high", "member"])
+    rows = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
+    table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member"])
     colours = method_colours(pd.Series(methods))
     shared = {
         "scale": alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False, clamp=True),

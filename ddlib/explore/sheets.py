@@ -1,4 +1,4 @@
-"""Contact sheets: the distilled images of a method at one size, as one small PNG."""
+"""Contact sheets: the distilled images of a method at one size, in one small PNG."""
 
 import base64
 from io import BytesIO
@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-CLASSES, COPIES = 10, 5  # at most so many columns and rows
+CLASSES, COPIES = 10, 5  # the most columns and rows
 PAPER = 128  # the grey between images
 SHEETS = "sheets.parquet"
 
 
 def find(folder: Path) -> dict[tuple[str, int], bytes | Path]:
-    """Return the sheets in a results folder by (method, ipc): PNGs, or files to `draw`.
+    """Return the sheets of the first seed by (method, ipc): PNGs, or files to `draw`.
 
-    A study keeps its distilled sets; the example keeps PNGs. Only the first seed is shown.
+    A study keeps its distilled sets; the example keeps PNGs.
     """
     if (folder / SHEETS).is_file():
         table = pd.read_parquet(folder / SHEETS)
@@ -28,8 +28,8 @@ def find(folder: Path) -> dict[tuple[str, int], bytes | Path]:
 
 
 def draw(path: Path) -> bytes:
-    """Draw the distilled set in a file as a PNG: a column a class, a row an image of it."""
-    from ddlib.distilled import load_distilled  # loads torch, which the example does without
+    """Draw the distilled set in a file as a PNG with one column per class."""
+    from ddlib.distilled import load_distilled  # loads torch, which the example does not need
 
     synthetic = load_distilled(path)
     pixels = synthetic.pixels().numpy()  # (k, H, W, channels), grouped by class

@@ -1,7 +1,7 @@
-"""What a study left: its tables, read from its results folder or from the example.
+"""Read the tables of a finished study, from its results folder or from the example.
 
-`python -m ddlib.explore.tables example FOLDER...` makes the example that comes with the library
-from the results folders of notebooks 02 and 03 under their `digits.yaml`.
+`python -m ddlib.explore.tables example FOLDER...` makes the example that comes with the library,
+from the results folders of notebooks 02 and 03 with their `digits.yaml`.
 """
 
 import json
@@ -27,10 +27,10 @@ Families = dict[str, tuple[str, ...]]
 class Tables:
     """The tables of a finished study, without its data and networks.
 
-    folder: absolute; settings: the study's parameters, families by their members; trials,
+    folder: absolute; settings: the study's parameters, with the members of each family; trials,
     references: as in `Result`; distances: (C, C) between the predictions of configurations, None
-    where notebook 03 did not run; noise: the distance that seeds alone reach; sheets: the
-    distilled images of the first seed by (method, ipc), as a PNG or the file of the set.
+    if notebook 03 did not run; noise: the distance that seeds alone reach; sheets: the distilled
+    images of the first seed by (method, ipc), as a PNG or as the file of the set.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class Tables:
 
     @cached_property
     def configurations(self) -> list[str]:
-        """The configurations with a gap: a network on all data ended well for some seed."""
+        """The configurations with a network on all data, so with gaps, for at least one seed."""
         ended = set(self.full["configuration"][self.full["status"] == "ok"])
         return [name for name in dict.fromkeys(self.trials["configuration"]) if name in ended]
 
@@ -80,15 +80,15 @@ class Tables:
     @cached_property
     def families(self) -> Families:
         """All configurations, the families of the study, and those of equal size, by name."""
-        known = self.configurations if self.distances is None else list(self.distances.index)
-        found = {"all configurations": tuple(known)}
+        names = self.configurations if self.distances is None else list(self.distances.index)
+        families = {"all configurations": tuple(names)}
         for name, members in self.settings["families"].items():
-            found[name] = tuple(member for member in members if member in known)
-        return {name: members for name, members in found.items() if members} | self.spread[0]
+            families[name] = tuple(member for member in members if member in names)
+        return {name: members for name, members in families.items() if members} | self.spread[0]
 
     @cached_property
     def spread(self) -> tuple[Families, str]:
-        """The families of equal size, or why a study that asks for some has none."""
+        """The families of equal size, and why there are none, if the study asked for some."""
         if not self.settings.get("spread") or self.distances is None:
             return {}, ""
         try:
@@ -97,7 +97,7 @@ class Tables:
             return {}, f"no families of equal size: {reason}"
 
     def sheet(self, method: str, ipc: int) -> bytes | None:
-        """Return a PNG of the distilled images, one column a class; None where there are none."""
+        """Return a PNG of the distilled images, one column per class; None if there are none."""
         content = self.sheets.get((method, ipc))
         return sheets.draw(content) if isinstance(content, Path) else content
 
@@ -105,8 +105,8 @@ class Tables:
 def read(folder: str | Path) -> Tables:
     """Return the tables in a study's results folder, such as "results/scaling_law/quick".
 
-    A relative path starts at the project's root. Raises FileNotFoundError where no study has ended
-    and ValueError where a study has no trials.
+    A relative path starts at the project's root. Raises FileNotFoundError if no study has ended
+    there, ValueError if the study has no trials.
     """
     folder = from_root(str(folder)).resolve()
     names = ["settings.json", "trials.parquet", "references.parquet"]
@@ -125,19 +125,18 @@ def read(folder: str | Path) -> Tables:
         order, noise = table["first"].unique(), float(table["noise"].iloc[0])
         distances = table.pivot(index="first", columns="second", values="distance")
         distances = distances.loc[order, order].rename_axis(index=None, columns=None)
-    found = sheets.find(folder)
-    return Tables(folder, settings, trials, references, distances, noise, found)
+    return Tables(folder, settings, trials, references, distances, noise, sheets.find(folder))
 
 
 def example() -> list[Tables]:
-    """Return the example: notebooks 02 and 03 under their `digits.yaml`, as they ran."""
+    """Return the example: the results of notebooks 02 and 03 with their `digits.yaml`."""
     return [read(EXAMPLE / notebook / "digits") for notebook in ("methods", "coverage_law")]
 
 
 def named(studies: Sequence[Tables]) -> dict[str, Tables]:
-    """Return studies by name: their data and the end of their folder, or all of it if need be.
+    """Return studies by name: the data set and the end of the folder (or all of it, if ambiguous).
 
-    Raises ValueError where a folder is given twice.
+    Raises ValueError for a folder that is given twice.
     """
     folders = [study.folder for study in studies]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
@@ -156,7 +155,7 @@ def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:
 
 
 def write_example(folders: Sequence[str | Path], target: Path = EXAMPLE) -> None:
-    """Write what `read` needs of these results folders to `target`, images as small sheets."""
+    """Copy the tables of these results folders to `target`, with images as small sheets."""
     for tables in map(read, folders):
         place = target / Path(*tables.folder.parts[-2:])
         write_atomically(place / "settings.json", (tables.folder / "settings.json").read_bytes())

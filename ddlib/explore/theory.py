@@ -1,4 +1,4 @@
-"""Sliders that redraw the picture of both laws' bounds; they need a running kernel."""
+"""Sliders that redraw the bounds of both laws. They need a running kernel."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -28,12 +28,13 @@ def picture(rho: float, noise: float, k: int, count: int, spread: float):
 def knob_tables(
     rho: float, noise: float, k: int, count: int, spread: float, steps: int = 60
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what the sliders show: distances over steps, and worst gaps over sizes.
+    """Return two tables: distances over steps, and worst gaps over sizes.
 
-    Steps: 8 directions contract by factors from 0 to rho, each missing noise / sqrt(8 k) a step;
-    columns step, value, line ("bound", "distance"). Sizes: N configurations at an angle `spread`
-    (degrees) from a common one, gap |cos Z + sin Z_c| noise / sqrt(k); columns k, value, line
-    ("bound", "mean worst gap"). Draws are the same at every call, so pictures move smoothly.
+    Steps: 8 directions contract by factors from 0 to rho, with an error of noise / sqrt(8 k) per
+    step; columns step, value, line ("bound", "distance"). Sizes: N configurations at an angle
+    `spread` (degrees) from a common one, with gaps |cos Z + sin Z_c| noise / sqrt(k); columns k,
+    value, line ("bound", "mean worst gap"). Every call uses the same draws, so charts move
+    smoothly.
     """
     ratios, missed = np.linspace(0, rho, 8), noise / np.sqrt(k)
     times = np.arange(steps + 1)
@@ -50,10 +51,9 @@ def knob_tables(
 
 
 def explorer() -> None:
-    """Show the sliders, and below them their picture, which follows every move.
+    """Show the sliders, and below them a chart that follows every move.
 
-    The picture is an output like any other, updated in its place; so it stays where no kernel
-    runs.
+    The chart is an ordinary output that is updated in place, so it remains without a kernel.
     """
     looks = {"style": {"description_width": "130px"}, "layout": {"width": "420px"}}
     knobs = {}
@@ -63,7 +63,7 @@ def explorer() -> None:
 
     def drawn() -> dict:
         spec = picture(**{name: slider.value for name, slider in knobs.items()}).to_dict()
-        # No PNG for viewers without scripts: making one would slow the slider down.
+        # Without a PNG, which would slow the slider down.
         return {render.LIVE: render.live(spec), "text/plain": "<chart>"}
 
     display(widgets.VBox(list(knobs.values())))

@@ -1,4 +1,4 @@
-"""The figures of the coverage law: gaps by configuration, the map, H_cov, k*, and transfer."""
+"""Figures of the coverage law: gaps by configuration, the map, H_cov, k*, and transfer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +10,12 @@ from scipy import stats
 from ddlib.figures import style
 
 GAP_TITLE = "gap in test error"
-DASHES = ([1, 0], [5, 2], [2, 2])  # they tell apart the names of one colour
+DASHES = ([1, 0], [5, 2], [2, 2])  # distinguish lines of the same colour
 K_STAR_SHAPES = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
 
 
 def gaps_by_configuration(gaps: pd.DataFrame) -> alt.FacetChart:
-    """Draw each configuration's mean gap against k, one panel a method; the worst is broad.
+    """Draw the mean gap of each configuration against k, one panel per method.
 
     `gaps` has columns method, configuration, k, seed and gap_error.
     """
@@ -50,9 +50,10 @@ def gaps_by_configuration(gaps: pd.DataFrame) -> alt.FacetChart:
 def configuration_map(
     points: pd.DataFrame, share: float, centres: Sequence[str], radius: float
 ) -> alt.LayerChart:
-    """Draw the configurations in the plane, index configuration, columns x, y; centres are filled.
+    """Draw the configurations in the plane; the centres of a smallest cover are filled.
 
-    share: of the distances' variance that the plane shows; centres: those of a least cover.
+    points: index configuration, columns x, y; share: of the distances' variance that the plane
+    shows.
     """
     centre, covered = "centre of the cover", "covered"
     points = points.assign(role=np.where(points.index.isin(centres), centre, covered))
@@ -62,12 +63,12 @@ def configuration_map(
         alt.layer(*dots).properties(width=560, height=560),
         f"{len(centres)} balls of radius {radius:.2g} cover {len(points)} configurations",
         f"The plane shows {share:.0%} of the distances' variance, so it cannot show balls true to "
-        "scale. Filled: the centres of a least cover.",
+        "scale. Filled: the centres of a smallest cover.",
     )
 
 
 def plane(points: pd.DataFrame) -> tuple[alt.X, alt.Y]:
-    """Return the axes of a map of points x, y; they reach as far to each side."""
+    """Return the axes of a map of points x, y, with the origin in the centre."""
     reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
     domain = alt.Scale(domain=[-reach, reach], nice=False)
     looks = {"scale": domain, "axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
@@ -83,8 +84,8 @@ def named_dots(
 ) -> list[alt.Chart]:
     """Draw the configurations of a map with their names, filled by their role.
 
-    points: index configuration, columns x, y, role; axes: of `plane`; roles: {role: colour}. The
-    names of neighbours stand at different heights, so that they can be read.
+    points: index configuration, columns x, y, role; axes: of `plane`; roles: {role: colour}. Names
+    of neighbours are at different heights, so that they do not overlap.
     """
     table = points.rename_axis("configuration").reset_index()
     table = table.assign(height=table["x"].rank(method="first").astype(int) % 4)
@@ -99,9 +100,9 @@ def named_dots(
 
 
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
-    """Draw the steps of H_cov(r) of several families; below the noise floor r says nothing.
+    """Draw H_cov(r) of several families, with the noise floor in grey.
 
-    `curves` has columns family, radius, h_cov, low, high; `radii` those that the study uses.
+    curves: columns family, radius, h_cov, low, high; radii: the radii that the study uses.
     """
     names = list(curves["family"].unique())
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
@@ -137,15 +138,18 @@ def k_star_against(
 ) -> alt.FacetChart:
     """Draw k* of each family against each predictor (columns), at each epsilon (rows).
 
-    `k_stars` as `ddlib.stats.families.k_star` tabulates them; predictors: {column of measures:
-    axis title}; groups: family -> the series or group it belongs to. A triangle marks a k* that
-    lies beyond the measured sizes, a dash the raw k*, a hollow mark a family that lost seeds or
-    sizes; the subtitle names families without k*.
+    k_stars: the table of `ddlib.stats.families.k_star`; predictors: {column of measures: axis
+    title}; groups: family -> its series or group. A triangle marks a k* beyond the measured sizes,
+    a dash the raw k*, a hollow mark a family that lost seeds or sizes. The subtitle names families
+    without k*.
     """
     named = measures[[*predictors]].rename(columns=predictors).rename_axis("family").reset_index()
     table = k_stars.merge(named.melt("family", var_name="predictor"), on="family")
-    lost = table[table["k_star"].isna()].groupby("family", sort=False)["epsilon"].unique()
-    lost = [f"{family} (ε = {', '.join(map('{:g}'.format, at))})" for family, at in lost.items()]
+    unknown = table[table["k_star"].isna()].groupby("family", sort=False)["epsilon"].unique()
+    unknown = [
+        f"{family} (ε = {', '.join(map('{:g}'.format, epsilons))})"
+        for family, epsilons in unknown.items()
+    ]
     table = table.dropna(subset="k_star").assign(
         group=table["family"].map(groups),
         place=table["censored"].str.partition(" ")[0].replace("", "measured"),
@@ -179,15 +183,15 @@ def k_star_against(
         "Does H_cov say how many images a family needs?",
         "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
         "Triangle: beyond the measured sizes. Hollow: lost seeds or sizes to missing trials.",
-        *[f"No k* for missing trials: {', '.join(lost)}."] * bool(lost),
+        *[f"No k* for missing trials: {', '.join(unknown)}."] * bool(unknown),
     )
 
 
 def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.FacetChart:
-    """Draw the gap of every configuration after each method, one panel a size of `ks`.
+    """Draw the gap of every configuration for each method, one panel per size in `ks`.
 
-    `gaps` has columns method, configuration, k, seed, gap_error; bars are 95 % intervals over seeds
-    (Student t). Configurations stand in the order of the first method's mean gap.
+    gaps: columns method, configuration, k, seed, gap_error. Bars are 95 % intervals over seeds
+    (Student t). Configurations are ordered by the first method's mean gap.
     """
     cells = gaps.groupby(["method", "configuration", "k", "seed"], sort=False)["gap_error"].mean()
     table = cells.groupby(level=[0, 1, 2], sort=False).agg(["mean", "sem", "count"]).reset_index()
@@ -216,7 +220,7 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.FacetChart:
 
 
 def back_test(tested: pd.DataFrame) -> alt.LayerChart:
-    """Draw predicted against measured gaps of what a pilot did not see, with 95 % intervals.
+    """Draw predicted against measured gaps of cases outside the pilot, with 95 % intervals.
 
     `tested` has columns name, kind, held_out, k, predicted, low, high, measured.
     """

@@ -1,4 +1,4 @@
-"""The figures that compare methods: accuracy against k and against seconds, and differences."""
+"""Figures that compare methods: accuracy against k and against seconds, and differences."""
 
 import altair as alt
 import numpy as np
@@ -13,10 +13,10 @@ DODGE = 1.03  # factor in k between neighbours, so that intervals do not hide ea
 
 
 def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.LayerChart:
-    """Draw every method's mean accuracy with its interval at each k, and that of all data.
+    """Draw the mean accuracy of every method at each k, and that of all data, with intervals.
 
-    `accuracies` has columns method, k, seeds, n, accuracy, low, high; `full` one row of accuracy,
-    low, high. Controls are dashed. What has no accuracy is named under the title.
+    accuracies: columns method, k, seeds, n, accuracy, low, high; full: one row of accuracy, low,
+    high. Controls are dashed. The subtitle names points without an accuracy.
     """
     table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
     methods = list(accuracies["method"].unique())
@@ -51,8 +51,8 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
 def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
     """Draw accuracy against seconds of distillation and one training, with the Pareto front.
 
-    `costs` has columns method, k, accuracy, distil_seconds, train_seconds, seconds, front. A
-    method's sizes are joined in order of k; marks grow with k.
+    costs: columns method, k, accuracy, distil_seconds, train_seconds, seconds, front. Lines join
+    the sizes of a method; marks grow with k.
     """
     table, y = _with_errors(costs.dropna(subset="seconds"))
     domain = [table["seconds"].min() / 1.3, table["seconds"].max() * 1.3]
@@ -75,13 +75,13 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
     return style.figure(
         alt.layer(*layers).add_params(style.zoom()).properties(width=style.WIDTH, height=420),
         "Which method gives most per second? Accuracy against the time taken",
-        "Dotted: the front, which nothing as fast beats. Thin lines join the sizes of a method.",
+        "Dotted: the front (no faster point is more accurate). Lines join the sizes of a method.",
         f"Accuracy is spaced by the logarithm of the error. {_missing(costs, 'seconds')}",
     )
 
 
 def differences(table: pd.DataFrame, baseline: str = BASELINE) -> alt.FacetChart | alt.Chart:
-    """Draw each method's difference to `baseline`, one panel a size k.
+    """Draw the difference of each method to `baseline`, one panel per size k.
 
     `table` has columns method, k, n, difference, low, high, p, p_flip, p_holm, survives, reason.
     """
@@ -133,15 +133,15 @@ def method_marks(methods: pd.Series) -> tuple[alt.Color, alt.Shape]:
         for name, colour in colours.items()
     }
     legend = alt.Legend(orient="top", title=None, columns=8, symbolSize=90, symbolOpacity=1)
-    legend.symbolStrokeWidth = 0  # else the lines' dashes fray the symbols
+    legend.symbolStrokeWidth = 0  # otherwise the dashes of the lines appear in the symbols
     colour = alt.Color("method:N", scale=style.scale(colours), legend=legend)
     return colour, alt.Shape("method:N", scale=style.scale(shapes), legend=legend)
 
 
 def _with_errors(table: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
-    """Return the rows with an accuracy, their errors, and an axis that spaces these by their log.
+    """Return the rows that have an accuracy, with their errors, and a log axis of the error.
 
-    An error of 0 has no place on it, so the axis ends at half the least other mean.
+    An error of 0 is drawn at the end of the axis, half of the smallest other mean.
     """
     table = table.dropna(subset="accuracy")
     names = {"accuracy": "error", "low": "error_low", "high": "error_high"}
@@ -157,7 +157,7 @@ def _with_errors(table: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
 
 
 def _missing(table: pd.DataFrame, what: str = "accuracy") -> str:
-    """Name the points that cannot be drawn, and those that stand for fewer seeds."""
+    """Name the points that cannot be drawn, and those with fewer seeds."""
     groups = {f"No {what}": table[["accuracy", what]].isna().any(axis=1)}
     if "seeds" in table:
         groups["Fewer seeds"] = table["n"].between(1, table["seeds"] - 1)

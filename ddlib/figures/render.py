@@ -1,4 +1,4 @@
-"""How a notebook shows a chart: live in JupyterLab, as a picture everywhere else."""
+"""Show charts of a notebook: live in JupyterLab, as pictures elsewhere."""
 
 import io
 
@@ -6,7 +6,7 @@ import altair as alt
 import vl_convert
 from PIL import Image
 
-LIVE = "application/vnd.vegalite.v5+json"  # the newest MIME type that JupyterLab renders
+LIVE = "application/vnd.vegalite.v5+json"  # the newest MIME type that JupyterLab can render
 
 
 def enable() -> None:
@@ -19,7 +19,7 @@ def enable() -> None:
 
 
 def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
-    """Return a chart by MIME type, live and as a PNG, and the metadata of each type."""
+    """Return a chart by MIME type (live, and as a PNG), and the metadata of each type."""
     picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=2))).convert("RGB")
     png = io.BytesIO()
     picture.save(png, "PNG")  # a fifth of the file that vl_convert writes
@@ -33,12 +33,12 @@ def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
 
 
 def live(spec: dict) -> dict:
-    """Return a chart's specification as JupyterLab's renderer of `LIVE` wants it."""
+    """Return a chart's specification for the MIME type `LIVE`."""
     return spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
 
 
 def small(png: bytes) -> bytes:
-    """Return a picture for a repository: in 128 colours, a tenth of the file."""
+    """Reduce a PNG to 128 colours, which makes the file ten times smaller."""
     file = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(file, "PNG", optimize=True)
     return file.getvalue()

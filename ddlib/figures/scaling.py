@@ -1,4 +1,4 @@
-"""The figures of the scaling law: distilled images, the gap against k, and rival laws."""
+"""Figures of the scaling law: distilled images, the gap against k, and rival laws."""
 
 import altair as alt
 import numpy as np
@@ -11,10 +11,10 @@ MARKS = {"seed": ("circle", 40, 0.45), "mean": ("diamond", 95, 1.0)}  # shape, s
 
 
 def distilled_images(pictures: pd.DataFrame) -> alt.FacetChart:
-    """Draw one picture for every class (columns) and k (rows), one block a method.
+    """Draw one picture per class (columns) and k (rows), one block per method.
 
-    `pictures` has columns method, k, ipc, class_name and url (a PNG data URL), at most one row
-    for each method, k and class. Raises ValueError where there are more.
+    pictures: columns method, k, ipc, class_name and url (a PNG data URL). Raises ValueError if a
+    method, k and class have several rows.
     """
     twice = pictures[pictures.duplicated(["method", "k", "class_name"])]
     for row in twice.itertuples():
@@ -44,11 +44,11 @@ def distilled_images(pictures: pd.DataFrame) -> alt.FacetChart:
 def gap_against_k(
     gaps: pd.DataFrame, curves: pd.DataFrame, floors: pd.DataFrame, measure_title: str
 ) -> alt.FacetChart:
-    """Draw the gap against k on log axes, a panel a method: seeds, their mean, a/√k + c, its floor.
+    """Draw seeds, means, the curve a/√k + c and its floor on log axes, one panel per method.
 
-    `gaps` has columns method, k, seed, gap; `curves` method, k, gap, low, high; `floors` method,
-    outcome (of the law), floor, low, high. `measure_title` names the gap and its unit. A gap that a
-    log axis cannot show is a triangle at its lower edge, and counted in the panel's heading.
+    gaps: columns method, k, seed, gap; curves: method, k, gap, low, high; floors: method, outcome
+    (of the law), floor, low, high; measure_title: the gap and its unit. A gap that the log axis
+    cannot show is a triangle at its lower edge, and the panel's heading counts these.
     """
     x, y, bottom, top = _log_axes(gaps, curves, measure_title)
     ends = curves[["low", "high"]].astype(float).clip(bottom / 10, top * 10)
@@ -78,8 +78,9 @@ def gap_against_k(
             filled=True, clip=True, stroke="white", strokeWidth=0.6, size=size, opacity=opacity
         )
         down = alt.when(alt.datum.below).then(alt.value("triangle-down"))
-        shown = style.tips(["method:N", *["seed"] * (kind == "seed"), "k", "value"])
-        layers.append(marks.encode(shape=down.otherwise(alt.value(shape)), tooltip=shown))
+        fields = ["method:N", *["seed"] * (kind == "seed"), "k", "value"]
+        shape = down.otherwise(alt.value(shape))
+        layers.append(marks.encode(shape=shape, tooltip=style.tips(fields)))
     columns = min(len(colours), 2 if len(colours) in (2, 4) else 3)
     panels = alt.layer(*layers, data=table).add_params(style.zoom())
     panels = panels.properties(width=style.WIDTH // columns - 40, height=220)
@@ -95,9 +96,9 @@ def gap_against_k(
 def rivals(
     gaps: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, measure_title: str
 ) -> alt.HConcatChart:
-    """Draw every law's curve through the mean gap and beside it how far each is from the best.
+    """Draw the fitted laws with the mean gaps, and beside them the ΔAIC of each law.
 
-    `gaps` has columns method, k, seed, gap; `curves` method, law, k, gap; `summary` method, law,
+    gaps: columns method, k, seed, gap; curves: method, law, k, gap; summary: method, law,
     delta_aic, loo_error, r2, r2_null, identifiable (numbers may be missing).
     """
     x, y, *_ = _log_axes(gaps, curves, measure_title)
@@ -164,7 +165,7 @@ def _evidence(summary: pd.DataFrame, colour: alt.Scale) -> alt.LayerChart:
 def _log_axes(
     gaps: pd.DataFrame, curves: pd.DataFrame, measure_title: str
 ) -> tuple[alt.X, alt.Y, float, float]:
-    """Return the axes of k and gap and the ends of the latter: a gap near zero may lie outside."""
+    """Return the axes of k and gap, and the ends of the gap axis, which may omit gaps near zero."""
     seeds, means = (table.loc[table["gap"] > 0, "gap"] for table in (gaps, _means(gaps)))
     top = 1.3 * seeds.max() if len(seeds) else 1.0
     bottom = max(seeds.min(), means.min() / 5) / 1.25 if len(means) else top / 100
@@ -179,7 +180,7 @@ def _means(gaps: pd.DataFrame) -> pd.DataFrame:
 
 
 def _heading(method: str, gaps: pd.DataFrame, floors: pd.DataFrame, bottom: float) -> str:
-    """Say the verdict on the law, its floor, and how many trials the panel cannot show."""
+    """Return the verdict on the law, its floor, and the number of trials the panel cannot show."""
     gap = gaps.loc[gaps["method"] == method, "gap"]
     judged = floors.set_index("method").loc[method]
     heading = f"{method}: {judged['outcome']}"

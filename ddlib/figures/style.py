@@ -1,4 +1,4 @@
-"""The look that all figures share: one theme, palettes, axes and tooltips."""
+"""The style of all figures: theme, palettes, axes and tooltips."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,13 +12,13 @@ WIDTH = 800  # pixels of a whole figure without its axis labels
 INK, FAINT = "#222222", "#5A5A5A"
 SIZE_TITLE = "distilled images in all, k (log scale)"
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and others of like lightness.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, and others like them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
 SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
 MANY_COLOURS = COLOURS + SPARE_COLOURS
 METHODS = ("dm", "dc", "herding", "k_center", "dsa", "mtt", "random", "mgd3")
 METHOD_COLOURS = dict(zip(METHODS, COLOURS, strict=True))
-STYLES = {  # colour and dashes of each law; only the law under test is black and solid
+STYLES = {  # colour and dashes of each law; only the tested law is black and solid
     "inverse_sqrt": ("#000000", (1, 0)),
     "free_exponent": ("#CC3377", (8, 3)),
     "pure_power": ("#4477AA", (2, 2)),
@@ -27,7 +27,7 @@ STYLES = {  # colour and dashes of each law; only the law under test is black an
     "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
 }
 FORMULAS = {name: law.formula for name, law in LAWS.items()}
-CONFIG = {  # complete, so that JupyterLab's dark theme adds no light ink of its own
+CONFIG = {  # sets every colour, so JupyterLab's dark theme changes none
     "background": "white",
     "font": "sans-serif",
     "view": {"stroke": "#CCCCCC"},
@@ -54,7 +54,7 @@ CONFIG = {  # complete, so that JupyterLab's dark theme adds no light ink of its
 
 
 def method_colours(methods: pd.Series) -> dict[str, str]:
-    """Return a colour for each method, in order of appearance; the same name, the same colour."""
+    """Return {method: colour}. A method has the same colour in all figures."""
     names = list(dict.fromkeys(methods))
     others = sorted(name for name in names if name.lower() not in METHOD_COLOURS)
     spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(others)}
@@ -62,7 +62,7 @@ def method_colours(methods: pd.Series) -> dict[str, str]:
 
 
 def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.Scale:
-    """Return a scale that gives each name a colour; past the last colour they repeat."""
+    """Return a scale that gives each name a colour; colours repeat if names are more."""
     repeated = [colours[i % len(colours)] for i in range(len(names))]
     return alt.Scale(domain=list(names), range=repeated)
 
@@ -73,14 +73,14 @@ def scale(values: Mapping[str, object]) -> alt.Scale:
 
 
 def log_ticks(bottom: float, top: float) -> list[float]:
-    """Return round numbers from bottom to top that are spread out on a log axis."""
+    """Return round numbers from bottom to top for a log axis."""
     digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
     steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
     return [step for step in steps if bottom <= step <= top]
 
 
 def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: float = 1.15) -> alt.X:
-    """Return a log axis of `field` that spans what is drawn and labels the measured sizes k."""
+    """Return a log axis of `field` over the sizes `drawn`, with labels at the `measured` ones."""
     drawn = drawn.astype(float)
     domain = [drawn.min() / margin, drawn.max() * margin]
     scale = alt.Scale(type="log", domain=domain, nice=False)
@@ -88,7 +88,7 @@ def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: floa
 
 
 def size_axis(ks: pd.Series) -> alt.Axis:
-    """Return an axis that labels the sizes k that were measured."""
+    """Return an axis with labels at the measured sizes k."""
     return alt.Axis(values=sorted(ks.unique().tolist()), format="d", labelOverlap=True)
 
 
@@ -99,23 +99,23 @@ def figure(chart: alt.TopLevelMixin, title: str, *subtitle: str) -> alt.TopLevel
 
 
 def header(prefix: str = "") -> alt.Header:
-    """Return how panels are named: by their value, of one line or several, after a prefix."""
+    """Return the header of panels: a prefix and the panel's value, which may have several lines."""
     lines = f"split('{prefix}' + (datum.label), '\\n')"
     return alt.Header(title=None, labelAnchor="start", labelFontSize=12, labelExpr=lines)
 
 
 def zoom() -> alt.Parameter:
-    """Return the zoom of a figure. It needs the Ctrl key: the wheel alone scrolls the page."""
+    """Return zooming with Ctrl and the mouse wheel; the wheel alone scrolls the page."""
     return alt.selection_interval(bind="scales", zoom="wheel![event.ctrlKey]")
 
 
 def tips(fields: list[str]) -> list[alt.Tooltip]:
-    """Return tooltips: texts (marked :N) as they are, numbers with four digits."""
+    """Return tooltips; fields: texts end in ":N", all others are numbers (four digits)."""
     texts = [alt.Tooltip(field) for field in fields if field.endswith(":N")]
     numbers = [field for field in fields if not field.endswith(":N")]
     return texts + [alt.Tooltip(f"{field}:Q", format=".4~g") for field in numbers]
 
 
 def number(value: float, pattern: str, missing: str = "–") -> str:
-    """Return a number for people: a true minus sign, and a dash where there is none."""
+    """Format a number with a true minus sign; NaN gives `missing`."""
     return missing if np.isnan(value) else format(value, pattern).replace("-", "−")

@@ -1,4 +1,4 @@
-"""The figures of the theory course: each function reads tidy pandas tables, returns a chart."""
+"""Figures of the theory course: each function returns a chart of tidy tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,15 +17,15 @@ from ddlib.figures.style import (
     tips,
 )
 
-LEAST = 1e-12  # log axes end here; what is smaller counts as nothing
+LEAST = 1e-12  # log axes end here; smaller values are drawn at this value
 POWERS = alt.Axis(format="~e", tickCount=6, labelOverlap=True)
 
 
 def bounds_against_values(table: pd.DataFrame) -> alt.FacetChart:
-    """Draw each bound against what it bounds, one dot a random problem, on log axes.
+    """Draw each bound against the value that it bounds, one dot per random problem, on log axes.
 
-    `table` has columns distance, distance_bound, gap, gap_bound, rho. Gaps may be negative; those
-    have no place on a log axis, so each panel says how many problems it shows.
+    table: columns distance, distance_bound, gap, gap_bound, rho. Log axes cannot show negative
+    gaps, so each panel says how many problems it shows.
     """
     panels = []
     for value, label in {"distance": "distance of the weights", "gap": "gap in risk"}.items():
@@ -44,7 +44,7 @@ def bounds_against_values(table: pd.DataFrame) -> alt.FacetChart:
     line = base.mark_line(color=INK, strokeDash=[4, 3]).encode(alt.Y("value:Q", scale=log))
     panel = alt.Facet("panel:N", header=header(), sort=list(dots["panel"].unique()))
     chart = (points + line).properties(width=300, height=280).facet(panel, columns=2)
-    subtitle = "Dashed: a bound that equals what it bounds. A dot below would break it."
+    subtitle = "Dashed: bound equals value. A dot below this line would break the bound."
     chart = chart.resolve_scale(x="independent", y="independent")
     return figure(chart, "The chain of bounds on random problems", subtitle)
 
@@ -64,11 +64,11 @@ def curves(
     colour: str = "line",
     share_x: bool = True,
 ) -> alt.TopLevelMixin:
-    """Draw lines of y against x by the column `colour`, one panel a value of `panel`.
+    """Draw lines of y against x, one colour per value of `colour`, one panel per value of `panel`.
 
-    labels: axis titles of x and y; log: the axes that are logarithmic ("", "x", "y", "xy");
-    dashed: the lines to dash, as bounds are; marked: the lines whose points are marked; share_x:
-    one range of x for all panels. Values at or below LEAST are drawn at LEAST on a log axis.
+    labels: axis titles of x and y; log: the logarithmic axes ("", "x", "y", "xy"); dashed: lines to
+    dash, such as bounds; marked: lines with marked points; share_x: one range of x for all panels.
+    On a log axis, values below LEAST are drawn at LEAST.
     """
     table = table.assign(**{y: table[y].clip(LEAST)}) if "y" in log else table
     names = list(dict.fromkeys(table[colour]))
@@ -94,9 +94,9 @@ def curves(
 
 
 def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatChart:
-    """Draw k* against the size of the family, one panel a regime.
+    """Draw k* against the size of the family, one panel per regime.
 
-    tables: {panel title: (table with columns x, k_star, line, and the titles of both axes)}.
+    tables: {panel title: (table with columns x, k_star, line; x title; y title)}.
     """
     panels = []
     for title, (table, x, y) in tables.items():
@@ -112,9 +112,9 @@ def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatCh
 
 
 def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
-    """Draw what the sliders change: distances over steps, and worst gaps over sizes.
+    """Draw distances over steps, and worst gaps over sizes; k is marked.
 
-    steps, sizes: as `ddlib.explore.theory.knob_tables` returns them; k is marked.
+    steps, sizes: of `ddlib.explore.theory.knob_tables`.
     """
     names = ["bound", "distance", "mean worst gap"]
 
@@ -151,7 +151,7 @@ def _dash(field: str, names: Sequence[str], dashed: Sequence[str]) -> alt.Stroke
 
 
 def _axis(channel: type, field: str, title: str, log: bool, table: pd.DataFrame):
-    """Return a channel; a log axis of a few sizes k labels them."""
+    """Return a channel; a log axis of k has labels at the sizes, if they are few."""
     if not log:
         return channel(f"{field}:Q", title=title)
     axis = POWERS

@@ -1,12 +1,11 @@
-"""Networks as functions of weights: build one, ask for its logits and features at any weights.
+"""Networks as functions of weights: build a network, compute its logits and features at weights.
 
-A network here is a shape. Its weights live outside it, in a dictionary `theta` from parameter name
-to tensor, so that one network is evaluated at many weights, and gradients are taken with respect
-to weights that are themselves results.
+The weights live outside the network, in a dictionary `theta` from parameter name to tensor. So one
+network can be evaluated at many weights, and gradients can flow through updates of the weights.
 
-`theta` may also hold buffers. Fresh weights have none: batch norms then normalise by the batch,
-and other buffers are as the network was built. Training adds buffers to its weights and updates
-them; later passes use them.
+`theta` may also hold buffers. Fresh weights have none: then batch norms use the statistics of the
+batch, and other buffers keep the values they were built with. Training adds buffers to its weights
+and updates them; later passes use them.
 """
 
 from collections.abc import Mapping
@@ -23,16 +22,16 @@ from ddlib.parameters import check_names, options_of
 
 Theta = dict[str, torch.Tensor]
 
-CHUNK = 32  # images a pass on a CPU: the activations of more do not fit its cache
+CHUNK = 32  # images per pass on a CPU: the activations of more do not fit its cache
 ACCELERATOR_CHUNK = 1024
-ACCELERATOR_PIXELS = ACCELERATOR_CHUNK * 32**2  # of images whose activations gradients hold
+ACCELERATOR_PIXELS = ACCELERATOR_CHUNK * 32**2  # per training pass, summed over images
 
 
 def read_network(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `name` of a network and its options, checked, with defaults for the rest.
+    """Return the `name` and all options of a network, checked, with defaults filled in.
 
-    Raises ValueError, with what is allowed, for no name, an unknown name or option, and for a bad
-    value.
+    Raises ValueError, with what is allowed, for a missing or unknown name, an unknown option or a
+    bad value.
     """
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
         raise ValueError(
@@ -50,9 +49,9 @@ def build(
 ) -> Network:
     """Return the network registered under `name` for images of `image_shape` = (channels, H, W).
 
-    Its own weights are not used: draw some with `initial_parameters`. Random values of buffers are
-    the same in every process. Raises ValueError for what `read_network` refuses, for an image too
-    small for the network, and for weights that are tied.
+    Draw its weights with `initial_parameters`; those in the module are not used. Random buffers
+    are the same in every process. Raises ValueError as `read_network` does, for images that are
+    too small for the network, and for tied weights.
     """
     options = read_network({"name": name, **options})
     constructor = NETWORKS[options.pop("name")]
@@ -77,24 +76,24 @@ def logits(
 ) -> torch.Tensor:
     """Return the class scores (N, C) of `images` (N, channels, H, W) at weights `theta`.
 
-    training: normalise by the batch, update the buffers of `theta` in place, if it holds any, and
-    let stochastic layers, such as dropout, draw from `stream` (None: always the same numbers).
-    Otherwise buffers are used as they are, and nothing is dropped. Raises RuntimeError under an
-    autocast that is not `ddlib.devices.precision`'s.
+    training: normalise by the batch, update the buffers in `theta` in place, and let stochastic
+    layers such as dropout draw from `stream` (None: always the same numbers). Otherwise buffers
+    stay as they are, and nothing is dropped. Raises RuntimeError under an autocast that
+    `ddlib.devices.precision` did not start.
     """
     check_autocast(images.device)
     network.train(training)
     values = {**_buffers(network, images.device), **theta}
     with seeded(stream or torch.Generator(), images.device) if training else nullcontext():
         scores = functional_call(network, values, (images,), tie_weights=False)
-    return scores.to(images.dtype)  # also under bf16
+    return scores.to(images.dtype)  # autocast to bf16 may have changed it
 
 
 def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the features (N, F) that the body gives for `images` (N, channels, H, W).
+    """Return the features (N, F) of `images` (N, channels, H, W): the output of the body.
 
-    Under batch norm without running statistics, all images are normalised as one batch. Raises
-    RuntimeError as `logits` does.
+    Without running statistics, batch norms normalise all images as one batch. Raises RuntimeError
+    as `logits` does.
     """
     check_autocast(images.device)
     network.eval()
@@ -104,7 +103,7 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
     one_batch = network.batch_norms and not has_statistics
     parts = [images] if one_batch else in_passes(images)
     features = [functional_call(network.body, body, (part,), tie_weights=False) for part in parts]
-    return torch.cat(features).flatten(1).to(images.dtype)  # means and distances stay exact
+    return torch.cat(features).flatten(1).to(images.dtype)  # bf16 would round means and distances
 
 
 def _buffers(network: Network, device: torch.device) -> Theta:
@@ -113,15 +112,15 @@ def _buffers(network: Network, device: torch.device) -> Theta:
 
 
 def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return images, or their labels, (N, ...) in parts of as many as the device best takes."""
+    """Split images, or their labels, (N, ...) into passes of the size that suits the device."""
     return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
 
 
 def with_buffers(network: Network, theta: Theta) -> Theta:
-    """Return `theta` with buffers of its own, to update in place.
+    """Return `theta` with its own copies of all buffers, which training updates in place.
 
-    They are copies of those that it holds, or else mean 0 and variance 1 for batch norms, and what
-    the network was built with. A network without buffers adds nothing.
+    Buffers that `theta` lacks get their initial values: mean 0 and variance 1 for batch norms, for
+    other layers the values that the network was built with.
     """
     weight = next(iter(theta.values()))
     buffers = _buffers(network, weight.device)
@@ -142,7 +141,7 @@ def with_batch_seen(network: Network, theta: Theta, images: torch.Tensor) -> The
 
 
 def flatten(network: Network, theta: Theta) -> torch.Tensor:
-    """Return a copy of all weights, without buffers, in one vector (P,)."""
+    """Copy all weights, without buffers, into one vector (P,)."""
     return torch.cat([theta[name].flatten() for name, _ in network.named_parameters()])
 
 

@@ -1,4 +1,4 @@
-"""The weights that a training starts from, drawn from a stream."""
+"""Draw the initial weights of a network."""
 
 import math
 from copy import deepcopy
@@ -26,7 +26,7 @@ def initial_parameters(
     N(0, 1). These are the layers' own defaults, also where torchvision's models draw convolutions
     anew. Any other layer draws its weights by its own `reset_parameters`.
 
-    Raises ValueError for a layer that has no such method, or one that leaves weights unset.
+    Raises ValueError if a layer lacks that method, or if the method leaves weights unset.
     """
     return {
         name: send(_draw(layer, name, value.shape, generator), device)
@@ -60,7 +60,7 @@ def _draw(
 
 @torch.no_grad()
 def _reset(layer: nn.Module, name: str, generator: torch.Generator) -> torch.Tensor:
-    """Return what the `reset_parameters` of a layer gives its parameter `name`."""
+    """Return the value that `reset_parameters` of the layer gives its parameter `name`."""
     prefix, _, kind = name.rpartition(".")
     fresh = deepcopy(layer)
     getattr(fresh, kind).fill_(math.nan)
@@ -77,12 +77,12 @@ def _reset(layer: nn.Module, name: str, generator: torch.Generator) -> torch.Ten
 
 
 def orthogonal_parameters(network: Network, generator: torch.Generator) -> Theta:
-    """Return weights on the CPU whose convolutions and linear layers are orthogonal.
+    """Return weights on the CPU: orthogonal for convolutions and linear layers, biases zero.
 
-    A weight is taken as the matrix (outputs, inputs x height x width), one for each group of a
-    convolution and for each of query, key and value. Its shorter side is orthonormal, times sqrt(2)
-    in the body for what ReLU takes away. Their biases are zero; other layers are as in
-    `initial_parameters`. Source: Saxe et al. (ICLR 2014); the gain is that of He et al. (2015).
+    A weight counts as the matrix (outputs, inputs x height x width); groups of a convolution, and
+    query, key and value, are separate matrices. In the body the gain is sqrt(2), as ReLU halves the
+    variance. Other layers are as in `initial_parameters`. Source: Saxe et al. (ICLR 2014); the gain
+    is that of He et al. (2015).
     """
     theta = initial_parameters(network, generator)
     for prefix, layer in network.named_modules():

@@ -1,4 +1,4 @@
-"""What the networks are made of: a body and a head, norms, average pooling, padding."""
+"""Building blocks of the networks: body and head, norms, average pooling, padding."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -27,10 +27,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class Network(nn.Module):
     """A classifier in two parts: `body` maps images to features, `head` features to logits.
 
-    Its batch norms hold no running statistics. These come with the weights; where they do not,
-    training and testing both normalise by the batch.
+    The module removes the running statistics of its batch norms; they are kept with the weights.
+    Without them, training and testing both normalise by the batch.
 
-    Raises ValueError for a batch norm without a momentum or without running statistics.
+    Raises ValueError for a batch norm that has no momentum or tracks no running statistics.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module):
@@ -51,9 +51,9 @@ class Network(nn.Module):
 
 
 class AveragePool(nn.Module):
-    """Average pooling of 2x2 pixels, as nn.AvgPool2d(2): an odd last row or column is left out.
+    """Average pooling of 2x2 pixels, as nn.AvgPool2d(2), which drops an odd last row or column.
 
-    On a CPU four slices, added, take half the time of PyTorch's, gradients included.
+    On a CPU, adding four slices takes half the time of PyTorch's pooling, gradients included.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -65,9 +65,10 @@ class AveragePool(nn.Module):
 
 
 def fit(image_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
-    """Return the rows and columns of zeros to add on each side of an image, and its padded sides.
+    """Return the zeros to add on each side (rows, columns), and the padded height and width.
 
-    Each side reaches `least` and the next `multiple`, plus one pixel if the difference is odd.
+    Height and width grow to `least` or the next `multiple`, plus one pixel if the difference is
+    odd.
     """
     sides = image_shape[1:]
     aims = [max(least, multiple * math.ceil(side / multiple)) for side in sides]
@@ -82,10 +83,10 @@ def convolutions(
     norm: Norm = "none",
     pool: Callable[[], nn.Module] = lambda: nn.MaxPool2d(2),
 ) -> tuple[list[nn.Module], int]:
-    """Return a stack of layers, and how many numbers its last maps hold.
+    """Return a list of layers, and the number of features that they give.
 
     plan: (channels, kernel side) for a convolution with its norm and ReLU, or "pool"; multiple:
-    the sides of the padded image over those of the last maps.
+    the factor by which the layers shrink the height and the width.
     """
     layers: list[nn.Module] = []
     channels, (margins, sides) = image_shape[0], fit(image_shape, multiple)

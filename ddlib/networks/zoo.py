@@ -1,11 +1,11 @@
-"""The architectures: to add one, write a function that returns a Network and enter it in NETWORKS.
+"""The architectures. To add one, write a function that returns a Network and enter it in NETWORKS.
 
-Where torchvision has the architecture its own blocks are used, with what small images ask for: a
-first convolution of 3x3 at full resolution in the place of 7x7 with stride and pooling, and one
-linear head. The first layer pads images with zeros to a size that halves evenly, as the references
-pad MNIST from 28 to 32 pixels. None of them has dropout.
+Blocks come from torchvision where it has the architecture, changed for small images: the first
+convolution is 3x3 at full resolution instead of 7x7 with stride and pooling, and there is one
+linear head. The first layer pads images with zeros to a size that can be halved evenly, as the
+references pad MNIST from 28 to 32 pixels. No network has dropout.
 
-torchvision is imported where it is used: loading it takes longer than torch itself.
+The functions import torchvision themselves, because it loads slowly.
 """
 
 import math
@@ -168,7 +168,7 @@ def mobilenet_v2(
 
 
 def _first_convolution(image_shape: ImageShape, width: int) -> nn.Conv2d:
-    """Return a 3x3 convolution, which pads images to a multiple of 8 pixels, at least 16."""
+    """Return a 3x3 convolution that pads images to a multiple of 8 pixels, at least 16."""
     padding = [1 + margin for margin in fit(image_shape, 8, least=16)[0]]
     return nn.Conv2d(image_shape[0], width, 3, padding=padding, bias=False)
 
@@ -198,7 +198,7 @@ def vit(image_shape: ImageShape, class_count: int, width: int = 192, depth: int 
 
 
 class _TwiceDifferentiable(nn.Sequential):
-    """Layers whose attention avoids fused kernels, which have no second derivative."""
+    """Layers without fused attention kernels, which have no second derivative."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with sdpa_kernel(SDPBackend.MATH):
@@ -209,4 +209,4 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     function.__name__: function
     for function in (mlp, convnet, lenet, alexnet, vgg11, vgg16, resnet18, mobilenet_v2, vit)
 }
-"""The networks by name. Their keyword arguments are the options that a user may set."""
+"""The networks by name. A user may set the keyword arguments of each function."""

@@ -1,8 +1,8 @@
-"""Run many files of parameters, several at once: `python -m ddlib.publish.batch FILES`.
+"""Run many parameter files, several at once: `python -m ddlib.publish.batch FILES`.
 
-A file belongs to the notebook that its folder names: parameters/methods/mnist.yaml to 02_methods.
-Each run stands or falls alone. Trials that are finished are kept, so the same command goes on where
-a batch stopped.
+The folder of a file names its notebook: parameters/methods/mnist.yaml is for 02_methods. If one run
+fails, the others go on. Finished trials are kept, so the same command continues a batch that was
+stopped.
 """
 
 import argparse
@@ -34,11 +34,11 @@ TABLES = ("trials.parquet", "references.parquet")
 
 @dataclass
 class Run:
-    """A notebook with a file of parameters, and how it ended.
+    """A notebook, its parameter file, and how the run ended.
 
-    folder: of its results; inputs: results folders that it reads; options: parameters that replace
-    those of its file; on_gpu: whether it computes on an accelerator of this machine. status: done,
-    incomplete (some trials failed), failed, refused, or not run.
+    folder: its results; inputs: the results folders that it reads; options: parameters that replace
+    those of the file; on_gpu: whether it uses a GPU of this machine; status: done, incomplete (some
+    trials failed), failed, refused, or not run.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Run:
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Return the YAML files that `paths` name, themselves or in folders below, each once.
+    """Return the YAML files among `paths` and in folders among them, each once.
 
-    Raises FileNotFoundError for a path that is not there, ValueError where there is no such file.
+    Raises FileNotFoundError for a missing path, ValueError if there is no YAML file.
     """
     files: dict[Path, None] = {}
     for path in paths:
@@ -70,7 +70,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def read(path: Path, scheduler_address: str | None = None) -> Run:
-    """Return the checked run of a file; one that cannot start is `refused`, with the reason."""
+    """Return the run of a file. If its parameters are bad, it is `refused`, with the reason."""
     run = Run(f"{path.parent.name}/{path.stem}", path)
     try:
         values = read_file(path)
@@ -96,8 +96,9 @@ def read(path: Path, scheduler_address: str | None = None) -> Run:
 
 
 def _notebook(path: Path) -> Path:
-    """Return the notebook that the folder of a file of parameters names; ValueError for none."""
-    notebooks = {one.stem[3:]: one for one in sorted(from_root("notebooks").glob("[0-9][0-9]_*"))}
+    """Return the notebook that the folder of a parameter file names; ValueError if none."""
+    files = sorted(from_root("notebooks").glob("[0-9][0-9]_*"))
+    notebooks = {file.stem[3:]: file for file in files}
     if path.parent.name not in notebooks:
         raise ValueError(
             f"no notebook takes {path.parent.name}/{path.stem}; put the file in a folder with the "
@@ -109,7 +110,7 @@ def _notebook(path: Path) -> Path:
 def read_all(paths: Iterable[Path], scheduler_address: str | None = None) -> list[Run]:
     """Return the runs of these files.
 
-    A second file with the same results folder is refused. Raises ValueError for runs that read each
+    A second run with the same results folder is refused. Raises ValueError if runs read each
     other's tables.
     """
     runs = [read(path, scheduler_address) for path in paths]
@@ -128,8 +129,8 @@ def read_all(paths: Iterable[Path], scheduler_address: str | None = None) -> lis
 
 
 def work(runs: list[Run], at_once: int) -> None:
-    """Do all runs, a thread each and `at_once` at a time; runs on a GPU take turns."""
-    places, gpu = Semaphore(at_once), Lock()
+    """Execute all runs, `at_once` at a time, each in a thread. Only one run uses the GPU."""
+    slots, gpu = Semaphore(at_once), Lock()
     threads: dict[Path | None, Thread] = {}
 
     def do(run: Run) -> None:
@@ -137,13 +138,13 @@ def work(runs: list[Run], at_once: int) -> None:
         for source in sources:
             if source.folder in threads:
                 threads[source.folder].join()
-        lost = [s.name for s in sources if s.status in ("failed", "refused", "not run")]
-        if lost:
+        failed = [s.name for s in sources if s.status in ("failed", "refused", "not run")]
+        if failed:
             run.status = "not run"
-            run.message = f"it reads what {', '.join(lost)} should have left"
+            run.message = f"it reads what {', '.join(failed)} should have left"
             return
         with ExitStack() as turn:
-            turn.enter_context(places)
+            turn.enter_context(slots)
             if run.on_gpu:
                 turn.enter_context(gpu)
             _execute(run)
@@ -161,7 +162,7 @@ def work(runs: list[Run], at_once: int) -> None:
 
 
 def _execute(run: Run) -> None:
-    """Execute one run, once no other batch works in its folder, and note how it ended."""
+    """Execute one run and set its status. It waits while another batch uses its folder."""
     start = time.monotonic()
     try:
         with FileLock(run.folder / ".batch.lock"):
@@ -177,14 +178,14 @@ def _execute(run: Run) -> None:
 
 
 def _failed_trials(folder: Path) -> int:
-    """Return how many trials, and networks trained on all data, failed; divergence counts not."""
+    """Return how many trials and networks on all data failed; divergence does not count."""
     tables = [folder / name for name in TABLES if (folder / name).exists()]
     statuses = [pd.read_parquet(path, columns=["status"])["status"] for path in tables]
     return sum(int((status == "failed").sum()) for status in statuses)
 
 
 def table(runs: list[Run]) -> str:
-    """Return how all runs ended as a table to print: run, status, seconds, message."""
+    """Return a table to print: run, status, seconds, message."""
     rows = pd.DataFrame(
         {
             "run": [run.name for run in runs],
@@ -199,7 +200,7 @@ def table(runs: list[Run]) -> str:
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Return the arguments of `python -m ddlib.publish.batch`; exit with the usage for others."""
+    """Return the arguments of the command line; exit with the usage if they are invalid."""
     parser = argparse.ArgumentParser(prog="python -m ddlib.publish.batch", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="YAML files, or folders of them")
     parser.add_argument(
@@ -219,7 +220,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a batch from a shell; exit code 1 if any run did not end well."""
+    """Run a batch from a shell; exit code 1 if any run is not done."""
     options = read_arguments(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebook refuses unknown names
     address = options.scheduler_address

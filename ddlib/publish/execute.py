@@ -1,7 +1,7 @@
-"""Run a notebook with a file of parameters: `python -m ddlib.publish.execute NOTEBOOK PARAMETERS`.
+"""Run a notebook with a parameter file: `python -m ddlib.publish.execute NOTEBOOK PARAMETERS`.
 
-The executed notebook and its page go to the `results` folder of the parameters. Further arguments,
-such as `workers=1`, replace parameters of the file.
+It writes the executed notebook and its page to the `results` folder of the parameters. Further
+arguments, such as `workers=1`, replace parameters of the file.
 """
 
 import logging
@@ -23,10 +23,9 @@ from ddlib.study.settings import read_parameters
 
 
 class QuietKernels(AsyncKernelManager):
-    """Starts kernels whose standard output is closed.
+    """Starts kernels without a standard output.
 
-    What a worker prints is an output of the notebook, which papermill logs. ipykernel would print
-    it a second time.
+    ipykernel would print there what workers print, which papermill already logs.
     """
 
     async def start_kernel(self, **options: Any) -> None:
@@ -34,10 +33,10 @@ class QuietKernels(AsyncKernelManager):
 
 
 def read_source(path: Path) -> NotebookNode:
-    """Return the notebook at `path`, which must have one code cell tagged `parameters`.
+    """Return the notebook at `path`. Raises FileNotFoundError or ValueError.
 
-    papermill puts the parameters behind that cell. Without it they would stand at the top, where
-    the notebook's own values replace them. Raises FileNotFoundError or ValueError.
+    It must have exactly one code cell tagged `parameters`, after which papermill puts the
+    parameters. Without that cell the notebook's own values would replace them.
     """
     notebook = read_notebook(path)
     tagged = [c.cell_type for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -51,13 +50,13 @@ def read_source(path: Path) -> NotebookNode:
 
 
 def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -> Path:
-    """Run `notebook` with the YAML file `parameters`; return the executed notebook.
+    """Run `notebook` with the YAML file `parameters`; return the path of the executed notebook.
 
-    log: whether the notebook's output is logged; others: parameters that replace those of the file.
-    The page beside the executed notebook is also written where a cell fails: it says which, and
-    why. Raises FileNotFoundError for a missing file, ValueError for bad parameters, OSError for a
-    results folder that cannot be written, PapermillExecutionError for a failed cell,
-    ChildProcessError where the kernel died.
+    log: whether to log the notebook's output; others: parameters that replace those of the file.
+    The page is written even if a cell fails, and then says which one and why. Raises
+    FileNotFoundError for a missing file, ValueError for bad parameters, OSError for a results
+    folder that cannot be written, PapermillExecutionError for a failed cell, ChildProcessError if
+    the kernel died.
     """
     read_source(notebook)
     values = read_file(parameters) | others
@@ -68,7 +67,7 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
         )
     check_writable(executed.parent)
     page = executed.with_suffix(".html")
-    page.unlink(missing_ok=True)  # of an earlier run
+    page.unlink(missing_ok=True)  # left by an earlier run
     try:
         papermill.execute_notebook(
             notebook,
@@ -96,7 +95,7 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
 
 
 def sentence(error: Exception, notebook: Path) -> str:
-    """Return what stopped a run, in one sentence."""
+    """Return the error that stopped a run, in one sentence."""
     if not isinstance(error, PapermillExecutionError):
         return str(error)
     what = " ".join(error.evalue.split()) or error.ename
@@ -104,7 +103,7 @@ def sentence(error: Exception, notebook: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run from a shell; one sentence and exit code 1 where it cannot."""
+    """Run from a shell; on an error, print one sentence and exit with code 1."""
     others = dict(argument.split("=", 1) for argument in arguments[2:] if "=" in argument)
     if len(arguments) < 2 or len(arguments) != 2 + len(others):
         sys.exit(

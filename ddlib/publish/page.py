@@ -1,7 +1,7 @@
-"""An executed notebook as one HTML page that needs no network.
+"""Turn an executed notebook into one HTML page that needs no network.
 
-`jupyter nbconvert --to ddlib_page NOTEBOOK.ipynb` writes it too. Charts stay interactive, formulas
-are MathML, code is folded, and widgets are replaced by a remark.
+`jupyter nbconvert --to ddlib_page NOTEBOOK.ipynb` does the same. Charts stay interactive, formulas
+become MathML, code is folded, and a remark replaces each widget.
 """
 
 import base64
@@ -28,17 +28,17 @@ from ddlib.files import write_atomically
 VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBERS = "application/vnd.ddlib.numbers+html"
-"""HTML to stand below a chart on a page. Viewers that do not know this type ignore it."""
+"""The MIME type of HTML that a page shows below a chart. Other viewers ignore it."""
 LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
 """Tags of cells that a page leaves out: papermill's notes of an error, which the banner repeats,
-and what a notebook shows only until it is run."""
-OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")  # the start of a line, written again later
+and cells for notebooks that have not run."""
+OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")  # text that a terminal would overwrite
 NO_END = "it has no end; its process died, or is still running"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
 class PageExporter(HTMLExporter):
-    """Notebook -> page, for nbconvert.
+    """The nbconvert exporter of pages.
 
     A link to another notebook becomes a link to its page if that exists (see `page_of`), and plain
     text otherwise.
@@ -79,9 +79,9 @@ class PageExporter(HTMLExporter):
 
 
 def write_page(notebook_path: Path, html_path: Path) -> None:
-    """Write an executed notebook as a page, whole or not at all.
+    """Write an executed notebook as a page, atomically.
 
-    Raises FileNotFoundError where there is no notebook, ValueError where the file is not one.
+    Raises FileNotFoundError for a missing file, ValueError if it is not a notebook.
     """
     folder = str(html_path.absolute().parent)
     resources = {"metadata": {"path": folder, "name": notebook_path.stem}}
@@ -90,9 +90,9 @@ def write_page(notebook_path: Path, html_path: Path) -> None:
 
 
 def page_of(notebook: str, folder: Path) -> str | None:
-    """Return the link from a page in `folder` to the page of another notebook; None if not there.
+    """Return the link from a page in `folder` to the page of another notebook; None if missing.
 
-    Results lie in `results/<study>/<profile>/`. Pages are looked for in `folder`, then in the
+    Results are in `results/<study>/<profile>/`. The page is searched in `folder`, then in the
     folders of other studies with the same profile.
     """
     name, folder = Path(notebook).with_suffix(".html").name, folder.absolute()
@@ -101,7 +101,7 @@ def page_of(notebook: str, folder: Path) -> str | None:
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """Return the notebook at `path`; FileNotFoundError or ValueError where there is none."""
+    """Return the notebook at `path`; FileNotFoundError or ValueError if there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no notebook at {path}; give the path of an .ipynb file")
     try:
@@ -113,7 +113,7 @@ def read_notebook(path: Path) -> NotebookNode:
 
 
 def title(notebook: NotebookNode) -> str:
-    """Return the first heading of a notebook that holds no formula, or nothing."""
+    """Return the first heading without a formula, or ""."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heading = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
     return heading[1] if heading else ""
@@ -125,9 +125,9 @@ def displayed(cells: Iterable[NotebookNode]) -> Iterator[dict]:
 
 
 def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
-    """Return number, id and error of the first cell that failed or did not end; None for none.
+    """Return the number, id and error of the first cell that failed or did not end, if any.
 
-    A kernel that dies, and a run that is killed or still going on, leave no error behind.
+    A cell without an end has no error: its kernel died, or the run was killed or still goes on.
     """
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     for place, cell in enumerate(cells, 1):
@@ -139,7 +139,7 @@ def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
 
 
 def _ended(cell: NotebookNode) -> bool:
-    """Whether the kernel answered, which papermill notes; other programs may only note a count."""
+    """Return whether a cell ended. papermill notes the kernel's reply, other programs a count."""
     times = cell.metadata.get("execution")
     return bool(cell.execution_count) and (times is None or "shell.execute_reply" in times)
 
@@ -154,7 +154,7 @@ def _banner(notebook: NotebookNode) -> str:
 
 
 def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join the pieces of a text stream, and keep of each line what a terminal would still show."""
+    """Join the pieces of each text stream, and drop text that a terminal would overwrite."""
     merged, streams = [], {}
     for output in outputs:
         if output.output_type != "stream":
@@ -172,7 +172,7 @@ def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def _static(output: NotebookNode) -> NotebookNode:
-    """Replace what needs a server or a download: charts by figures, widgets by a remark."""
+    """Replace outputs that need a server or a download: charts by figures, widgets by a remark."""
     data = output.get("data", {})
     vegalite = next(filter(VEGALITE.fullmatch, data), None)
     if vegalite:
@@ -186,7 +186,7 @@ def _static(output: NotebookNode) -> NotebookNode:
 
 
 def _figure(spec: dict, png: str | None) -> str:
-    """Return a chart as its picture and its specification, which the page's script draws."""
+    """Return a chart as HTML: its picture, and its specification for the page's script."""
     png = png or base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
     width = int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # PNG header; scale 2
     name = spec.get("title", "chart")
@@ -201,7 +201,7 @@ def _figure(spec: dict, png: str | None) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML with formulas as MathML, which browsers draw without a library."""
+    """Renders Markdown as HTML, with formulas as MathML, which browsers draw without a library."""
 
     folder: Path
     notebook: str
@@ -214,7 +214,7 @@ class _Renderer(IPythonRenderer):
         return super().link(text, address, title) if address else text
 
     def block_html(self, html: str) -> str:
-        # To embed images nbconvert parses the block, which closes a <details> before its content.
+        # nbconvert parses blocks to embed images, and would close <details> before its content.
         return super().block_html(html) if "<img" in html else f"{html}\n"
 
     def block_math(self, body: str) -> str:
@@ -230,15 +230,15 @@ class _Renderer(IPythonRenderer):
 def _mathml(formula: str, display: str) -> str:
     try:
         return to_mathml(formula, display=display)
-    except Exception:  # latex2mathml's errors share no base class; the source is still readable
+    except Exception:  # latex2mathml's errors share no base class; show the source instead
         return f"<code>{html.escape(formula)}</code>"
 
 
 def markdown_to_html(
     source: str, folder: Path = Path(), notebook: str = "", attachments: dict | None = None
 ) -> str:
-    """Return Markdown of a notebook in `folder` as HTML; links to itself become plain text."""
-    # Without anchors: nbconvert's anchors drop the formulas of a heading.
+    """Return Markdown of a notebook in `folder` as HTML; a link to itself becomes plain text."""
+    # No anchors: nbconvert's anchors drop formulas from headings.
     renderer = _Renderer(
         escape=False,
         embed_images=True,

@@ -1,7 +1,7 @@
-"""One table of all executed notebooks: `python -m ddlib.publish.report [RESULTS]`.
+"""Write an index of all executed notebooks: `python -m ddlib.publish.report [RESULTS]`.
 
-It is `RESULTS/index.html` (default: the project's `results`), with a link to the page of every
-executed notebook below RESULTS, its first figure and the start of its verdict.
+`RESULTS/index.html` (default: the project's `results`) has a row per executed notebook below
+RESULTS: a link to its page, its first figure and the start of its verdict.
 """
 
 import re
@@ -30,10 +30,10 @@ PARAGRAPHS = 4  # of a verdict, at most
 
 
 def write_report(results: Path) -> Path:
-    """Write the index of all executed notebooks below `results`, and return it.
+    """Write the index of all executed notebooks below `results`; return its path.
 
-    Every page is written again, so that links between pages that came later work. Raises
-    FileNotFoundError where no notebook has been executed, OSError where nothing can be written.
+    All pages are written again, so that they link to pages that were made later. Raises
+    FileNotFoundError if no notebook has been executed, OSError if a file cannot be written.
     """
     runs = dict(find_runs(results))
     if not runs:
@@ -41,7 +41,7 @@ def write_report(results: Path) -> Path:
             f"no executed notebook lies below {results}; run one first, such as by make study"
         )
     for path in runs:
-        path.with_suffix(".html").touch()  # so that pages find each other
+        path.with_suffix(".html").touch()  # pages link only to pages that exist
     for path in runs:
         write_page(path, path.with_suffix(".html"))
     rows = [_row(path.relative_to(results), notebook) for path, notebook in runs.items()]
@@ -52,9 +52,9 @@ def write_report(results: Path) -> Path:
 
 
 def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
-    """Yield the executed notebooks below `results` in the order of their names.
+    """Yield the executed notebooks below `results`, ordered by name.
 
-    Hidden folders, files that are no notebooks and notebooks that never ran are left out.
+    Hidden folders, invalid files and notebooks that never ran are left out.
     """
     for path in sorted(results.rglob("*.ipynb"), key=lambda path: (path.name, path)):
         if any(part.startswith(".") for part in path.relative_to(results).parts):
@@ -68,7 +68,7 @@ def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
 
 
 def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
-    """Return what the index says of one executed notebook; place: its path below the results."""
+    """Return the row of an executed notebook; place: its path below the results."""
     papermill = notebook.metadata.get("papermill", {})
     data = papermill.get("parameters", {}).get("data", "")
     verdict = dropwhile(lambda cell: not cell.source.startswith(HEADINGS), notebook.cells)
@@ -86,12 +86,12 @@ def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
 
 
 def _first(cells: Iterable[NotebookNode], kind: str) -> str:
-    """Return the first output of one MIME type, or nothing."""
+    """Return the first output of a MIME type, or ""."""
     return next(filter(None, (data.get(kind) for data in displayed(cells))), "")
 
 
 def _starts(text: str) -> str:
-    """Return how every paragraph or item begins: a bold word, if any, and one sentence."""
+    """Return the start of every paragraph or item: its bold words, if any, and one sentence."""
     starts = []
     for block in re.split(r"\n\s*\n|\n(?=- )", text.strip())[:PARAGRAPHS]:
         start = re.match(r"(- )?(\*\*.+?\*\*\s*)?(.+?[.:](?=\s+[A-Z]|$))?", block, re.DOTALL)
@@ -100,7 +100,7 @@ def _starts(text: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run from a shell; one sentence and exit code 1 where it cannot."""
+    """Run from a shell; on an error, print one sentence and exit with code 1."""
     if len(arguments) > 1:
         sys.exit("usage: python -m ddlib.publish.report [RESULTS]")
     try:

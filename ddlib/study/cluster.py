@@ -1,6 +1,6 @@
-"""Workers: one process a core of this machine, or those of a Dask scheduler that runs already.
+"""Workers: one process per core of this machine, or the workers of a running Dask scheduler.
 
-Dask is imported where it is used: who only reads what a study found does not wait for it to load.
+The functions import Dask themselves, so code that only reads results does not load it.
 """
 
 import logging
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ddlib.study.plan import Plan
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
-"""The variable that names a scheduler to Dask, and here to a study that leaves it open."""
+"""Dask's environment variable for a scheduler; used if a study names neither one nor `workers`."""
 
-# glibc gives freed memory back at once, and faults its pages in anew at every step of a training:
-# half of the CPU's time went there.
+# glibc returns freed memory to the system and gets it back at every step of a training, which took
+# half of the CPU's time. These settings let workers keep it.
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -36,28 +36,28 @@ KEEP_MEMORY = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-# Workers are forks of one process that has loaded these; alone, each would take four seconds.
+# Workers are forks of a process that has loaded these modules; otherwise each starts in 4 seconds.
 LOADED = ["distributed", "torch._dynamo", "ddlib.study.jobs"]
-# Ctrl-C is for the study, which then ends its workers.
+# Workers ignore Ctrl-C: the study handles it and ends them.
 IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 DASK = {
     "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
     "distributed.worker.preload": [IGNORE_INTERRUPTS],
-    # Statistics for a dashboard took a twelfth of the CPU's time.
+    # Dask's own statistics took a twelfth of the CPU's time.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
-    # A machine that was asleep has not lost its workers.
+    # Workers stay alive when the machine sleeps.
     "distributed.scheduler.worker-ttl": None,
 }
 GUARD = 'in a script, put what runs a study under `if __name__ == "__main__":`'
 
 
 def scheduler(settings: Settings) -> str | None:
-    """Return the address of the Dask scheduler whose workers do a study, None for processes here.
+    """Return the address of the Dask scheduler for a study, None for workers on this machine.
 
-    The settings name it, or where they leave it open and this machine would use its CPU, the
-    environment's ADDRESS.
+    The settings name it. If they name neither a scheduler nor `workers`, and the device is this
+    machine's CPU, the environment variable ADDRESS names it.
     """
     if settings.scheduler_address is not None or settings.workers is not None:
         return settings.scheduler_address
@@ -68,24 +68,24 @@ def scheduler(settings: Settings) -> str | None:
 def device(settings: Settings) -> str:
     """Return the device that a study computes on; "auto" is that of this machine.
 
-    Raises ValueError for one that this machine lacks, unless other machines may do the work: each
-    of their workers answers for itself (see `check_worker`).
+    Raises ValueError if this machine lacks the device. Workers of a scheduler may be on other
+    machines and check it themselves (see `check_worker`).
     """
     elsewhere = settings.device != "auto" and scheduler(settings) is not None
     return settings.device if elsewhere else read_device(settings.device)
 
 
 def check_main_guard() -> None:
-    """Raise RuntimeError in a worker process that starts, and runs the user's script to do so."""
+    """Raise RuntimeError in a worker process that, to start, runs the user's script again."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(f"a worker process would start a study; {GUARD}")
 
 
 @contextmanager
 def connect(plan: "Plan") -> Iterator["Client"]:
-    """Give the client that hands jobs to the workers of a study.
+    """Connect to the workers of a study; yield the Dask client.
 
-    Raises ValueError, in one sentence, if no worker of the scheduler answers or one is unfit.
+    Raises ValueError, in one sentence, if no worker answers or a worker is unfit.
     """
     from distributed import Client
     from distributed.comm import get_address_host_port
@@ -96,8 +96,8 @@ def connect(plan: "Plan") -> Iterator["Client"]:
     with ExitStack() as stack:
         address = scheduler(plan.settings) or stack.enter_context(processes(count, on_gpu))
         try:
-            # Where a client fails to connect, Python may collect it at a moment that blocks for
-            # ever and drops a Ctrl-C: so try first.
+            # Test the address first: a client that failed to connect can hang when Python
+            # collects it, and then Ctrl-C is lost.
             socket.create_connection(get_address_host_port(address), timeout=20).close()
             client = stack.enter_context(Client(address))
             client.wait_for_workers(1, timeout=60)
@@ -112,25 +112,25 @@ def connect(plan: "Plan") -> Iterator["Client"]:
 
 @contextmanager
 def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
-    """Keep one-thread processes on this machine, one a core by default; give their address.
+    """Run one-thread workers on this machine, by default one per core; yield the address.
 
-    Raises OSError where they do not start.
+    Raises OSError if they do not start.
     """
     import dask
     from distributed import LocalCluster
     from distributed.utils import get_mp_context
 
-    # A fork of a process that has asked for a GPU cannot use it, and loading may ask.
+    # A forked process cannot use a GPU if its parent has initialised CUDA, which imports may do.
     method = "forkserver" if sys.platform == "linux" and not on_gpu else "spawn"
     with dask.config.set(DASK | {"distributed.worker.multiprocessing-method": method}):
-        get_mp_context().set_forkserver_preload(LOADED)  # of which spawn takes no notice
+        get_mp_context().set_forkserver_preload(LOADED)  # spawn ignores this
         try:
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 dashboard_address="127.0.0.1:0",
                 memory_limit=0,
-                silence_logs=logging.CRITICAL,  # what a job raises is in the tables
+                silence_logs=logging.CRITICAL,  # the tables hold the errors of jobs
             )
         except RuntimeError as error:
             raise OSError(
@@ -141,7 +141,7 @@ def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
 
 
 def _check_workers(client: "Client", address: str, plan: "Plan") -> None:
-    """Raise ValueError where a worker is unfit. One that joins later is checked by its jobs."""
+    """Raise ValueError if a worker is unfit. Jobs check workers that join later."""
     try:
         client.run(check_worker, plan.context)
         devices = client.run(read_device, "auto") if plan.settings.device == "auto" else {}

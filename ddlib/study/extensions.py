@@ -1,8 +1,8 @@
-"""Methods, networks and data sets from Python files of one's own: `extensions: [my_method.py]`.
+"""Your own methods, networks and data sets, from Python files: `extensions: [my_method.py]`.
 
-A file registers what it brings as the library does: `METHODS["mine"] = Method(...)`,
-`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. A process runs each text once, and what
-it registers stays. Workers get the text from the study, so that all run what the study read.
+A file registers them as the library does: `METHODS["mine"] = Method(...)`,
+`NETWORKS["mine"] = ...`, `DATASETS["mine"] = Source(...)`. A process runs each version of a file
+once, and the entries stay registered. The study sends the text to its workers, so all run the same.
 """
 
 import ast
@@ -32,14 +32,14 @@ from ddlib.parameters import Parameters, options_of
 
 REGISTRIES = {"method": METHODS, "network": NETWORKS, "data set": DATASETS}
 Entries = dict[tuple[str, str], Any]
-"""What a file registers, by kind and name."""
+"""The entries that a file registers, by (kind, name)."""
 
 
 @dataclass(frozen=True)
 class Extension(ExecutionLoader):
     """A Python file: its path as the study names it, and its text.
 
-    It loads its own module, so that tracebacks and `inspect` show the text that ran.
+    It is the loader of its own module, so tracebacks and `inspect` show the text that ran.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Extension(ExecutionLoader):
 
     @property
     def module(self) -> str:
-        """The name of its module, which holds a digest of the text."""
+        """The name of its module, with a digest of the text."""
         return f"{Path(self.path).stem}_{fingerprint([self.path, self.text])}"
 
     def get_source(self, fullname: str) -> str:
@@ -58,15 +58,15 @@ class Extension(ExecutionLoader):
 
 
 _loaded: dict[Extension, Entries] = {}
-_owners: dict[tuple[str, str], str] = {}  # the path of the file that brought an entry
-_lock = RLock()  # Dask plans jobs in a thread of its own
+_owners: dict[tuple[str, str], str] = {}  # the path of the file that registered an entry
+_lock = RLock()  # Dask loads jobs in other threads
 
 
 def read_extensions(paths: Sequence[str] | None) -> tuple[Extension, ...]:
-    """Return the files at `paths`, which count from the project's root, and `use` them.
+    """Read the files at `paths`, which start at the project's root, and `use` them.
 
-    Raises FileNotFoundError for a file that is not there; ValueError, with the file and the line,
-    for one that cannot be run alone, or that registers what it should not.
+    Raises FileNotFoundError for a missing file; ValueError, with file and line, for a file that
+    does not run on its own or registers something invalid.
     """
     extensions = tuple(_read(path) for path in dict.fromkeys(paths or []))
     use(extensions)
@@ -74,9 +74,9 @@ def read_extensions(paths: Sequence[str] | None) -> tuple[Extension, ...]:
 
 
 def use(extensions: Sequence[Extension]) -> None:
-    """Register what these files bring. A process runs each of them once.
+    """Register the entries of these files. A process runs each version of a file once.
 
-    A file that was edited takes the place of what it was. Raises ValueError as `read_extensions`.
+    An edited file replaces its earlier entries. Raises ValueError as `read_extensions`.
     """
     with _lock:
         for extension in extensions:
@@ -87,9 +87,10 @@ def use(extensions: Sequence[Extension]) -> None:
 
 
 def network_code(extensions: Sequence[Extension], text: str) -> list[str]:
-    """Return a digest of every file whose network plain data, as JSON, names; it names results.
+    """Return code digests of the files whose networks occur in `text`, plain data as JSON.
 
-    A method's code is that of its module, and a data set is known by its images.
+    They become part of the names of results. The code of methods counts by `Method.modules`, and
+    data sets count by their images.
     """
     return [
         code_digest(extension.module)
@@ -124,7 +125,7 @@ def _read(path: str) -> Extension:
 
 
 def _load(extension: Extension) -> Entries:
-    """Run a file and return what it registers, checked; the registries stay as they are."""
+    """Run a file and return its checked entries; the registries do not change."""
     before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
     try:
         module = _run(extension)
@@ -150,9 +151,9 @@ def _load(extension: Extension) -> Entries:
             line = f", line {len(extension.text[: place.end()].splitlines())}" if place else ""
             raise ValueError(f"{extension.path}{line}: the {kind} {name!r} {problem}")
     classes = [value for value in vars(module).values() if isinstance(value, type)]
-    for own in classes:
-        if issubclass(own, Parameters) and own.__module__ == extension.module:
-            copyreg.pickle(own, partial(_packed, extension))
+    for kind in classes:
+        if issubclass(kind, Parameters) and kind.__module__ == extension.module:
+            copyreg.pickle(kind, partial(_packed, extension))
     _owners.update(dict.fromkeys(entries, extension.path))
     return entries
 
@@ -172,7 +173,7 @@ def _run(extension: Extension) -> ModuleType:
 
 
 def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool) -> str:
-    """Return what is wrong with an entry, or nothing; taken: whether it takes another's place."""
+    """Return what is wrong with an entry, or ""; taken: whether its name is already in use."""
     owner = _owners.get((kind, name))
     if taken and owner != extension.path:
         return f"is that of {owner or 'the library'}; choose another name"
@@ -203,7 +204,7 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool
 
 
 def _packed(extension: Extension, parameters: Parameters) -> tuple:
-    """Return what pickle keeps of parameters whose class a file defines: the file goes along."""
+    """Reduce parameters for pickle; the extension that defines their class is sent along."""
     return _unpacked, (extension, type(parameters).__qualname__, parameters.model_dump())
 
 

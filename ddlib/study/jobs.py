@@ -1,7 +1,7 @@
-"""What workers do for a study: jobs that make files, and return little.
+"""The jobs that workers do for a study. They write large results to files and return small ones.
 
-A job may run twice, on any worker, since Dask repeats those of a worker that died: it looks for
-its file first, and writes it whole or not at all.
+Dask repeats the jobs of a worker that died, so a job may run twice. It does nothing if its file
+exists, and writes the file atomically.
 """
 
 import json
@@ -40,24 +40,24 @@ from ddlib.training.loop import Score, final, passes, score, train_and_score
 from ddlib.training.recipe import Converged, hold_out, search_length
 from ddlib.training.together import train_and_score_all
 
-Record = dict[str, Any]  # how a trial ended, see `ddlib.study.store`
+Record = dict[str, Any]  # the outcome of a trial, see `ddlib.study.store`
 
 
 @job
 def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) -> Path:
-    """Make a file of `METHODS[method].preparation`, which all sizes and seeds share."""
+    """Make one file of `METHODS[method].preparation`, for all sizes and seeds."""
     make = METHODS[method].preparation.make
     return _make(context, path, lambda: make(*open_data(context), plain))
 
 
 @job
 def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
-    """Make the pretrained body that a configuration starts from."""
+    """Make the pretrained body of a configuration."""
     return _make(context, path, lambda: pretraining.pretrain(open_data(context)[0], configuration))
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
-    """Write what `make` returns, and the seconds that it took, unless the file is there."""
+    """Write the bytes that `make` returns, and its seconds, unless the file exists."""
     with locked(path):
         if not path.exists():
             open_data(context)
@@ -76,7 +76,7 @@ def distil(
     trials: Sequence[Trial],
     prepared: Sequence[Path],
 ) -> dict[Path, Record]:
-    """Distil the sets of trials, of one seed, in one call; return how those ended that failed.
+    """Distil the sets of trials of one seed in one call; return the records of those that failed.
 
     prepared: the files of `prepare`.
     """
@@ -88,7 +88,7 @@ def distil(
     try:
         call = [dataset, network, ipcs, missing[0].seed, parameters]
         outcomes = entry.distil(*call, *([prepared] if entry.preparation else []))
-    except Exception as error:  # of a method: any
+    except Exception as error:  # a method may raise anything
         outcomes = dict.fromkeys(ipcs, error)
     share, failed = (seconds(context) - start) / len(missing), {}
     for trial in missing:
@@ -103,10 +103,10 @@ def distil(
 
 
 def _checked(outcome: Any, trial: Trial, dataset: DataSet, network: dict) -> DistilledSet:
-    """Return the set that a method made for a trial; raise what it gave in its place."""
+    """Return the set that a method made for a trial; raise its error if there is no valid set."""
     if isinstance(outcome, Exception):
         raise outcome
-    if isinstance(outcome, DistilledSet):  # of a variant of a method
+    if isinstance(outcome, DistilledSet):  # a variant has another name than its method
         outcome = replace(outcome, method=trial.method, network=network)
     try:
         check_set(outcome, dataset, trial.method, trial.ipc, trial.seed)
@@ -124,10 +124,10 @@ def evaluate(
     body: Path | None,
     failed: Sequence[dict[Path, Record]],
 ) -> tuple[list[Record], float]:
-    """Train the networks `numbers` on the set of each trial; return how each ended, and seconds.
+    """Train networks on the set of each trial; return a record per trial, and the seconds.
 
-    trials: of one size and configuration; body: the file of the pretrained body that it starts
-    from, if any; failed: what each `distil` returned that makes one of the sets.
+    trials: of one size and configuration; numbers: of the networks on each set; body: the file of
+    the pretrained body, if any; failed: the results of the `distil` jobs for these sets.
     """
     dataset, network = open_data(context, configuration)
     reasons = {path: record for records in failed for path, record in records.items()}
@@ -149,13 +149,13 @@ def evaluate(
 
 
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:
-    """Return how a trial ended: well, unless one of its networks diverged."""
+    """Return the record of a trial: a failure if one of its networks diverged."""
     errors = [error for error in scores if isinstance(error, DivergedError)]
     return failure(errors[0]) if errors else success(scores)
 
 
 def join(parts: Sequence[tuple[list[Record], float]]) -> list[Record]:
-    """Return the records of trials whose networks were trained in several jobs of `evaluate`."""
+    """Return the records of trials whose networks several jobs of `evaluate` trained."""
     ends, seconds = zip(*parts, strict=True)
     share, records = sum(seconds) / len(ends[0]), []
     for parts_of_trial in zip(*ends, strict=True):
@@ -173,18 +173,19 @@ def find_length(
     converged: Converged,
     path: Path,
 ) -> Path:
-    """Find the steps after which a training on all data has converged; the file is JSON.
+    """Search for the steps after which a training on all data has converged; write them as JSON.
 
-    steps; capped, whether `converged.passes` and not the risk ended the search; tried, a list of
-    steps and the cross-entropy on images held out (null: diverged). Seed 0 is trained, on the rest
-    of the training set.
+    The search uses seed 0 and trains without the held-out images. The file holds `steps`; `capped`,
+    whether the limit `converged.passes` ended the search; and `tried`, a list of steps and the
+    cross-entropy on held-out images (null: diverged).
     """
 
     def find() -> bytes:
         dataset, network = open_data(context, configuration)
         real, recipe = dataset.train, configuration.recipe
-        held = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
-        test, rest = (real.subset(part.nonzero().flatten()) for part in (held, ~held))
+        is_held_out = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
+        parts = is_held_out, ~is_held_out
+        test, rest = (real.subset(part.nonzero().flatten()) for part in parts)
         theta = _initial(context, network, configuration, (0, 0), body)
 
         def risk(steps: int) -> float:
@@ -211,10 +212,10 @@ def reference(
     same_steps: Path | None,
     probe: int,
 ) -> Path:
-    """Train a network on all data, and record how it ended, unless that is known.
+    """Train a network on all data and write its record, unless the record exists.
 
-    length: the file of `find_length`, and same_steps: the record of the network of the same steps,
-    for one that is to converge.
+    For a converged network, length is the file of `find_length`, and same_steps the record of the
+    network of the same steps.
     """
     steps = {"steps": configuration.recipe.steps, "capped": False}
     if length:
@@ -231,7 +232,7 @@ def reference(
                 record = success([_trained(context, longer, wanted, body, probe)])
             except UnfitWorkerError:
                 raise
-            except Exception as error:  # of a network of one's own: any
+            except Exception as error:  # a network of an extension may raise anything
                 record = failure(error)
         write_record(wanted.path, record | steps)
     return wanted.path

@@ -1,7 +1,7 @@
-"""The plan of a study: every trial, and the name of every file.
+"""The plan of a study: every trial, and the path of every file.
 
-A file is named by all that decides it (settings, images, code), so that a rerun makes only what is
-missing, and studies share networks trained on all data and what methods prepare.
+The name of a file is a digest of everything that decides its content (settings, images, code). So a
+rerun makes only what is missing, and studies share reference networks and prepared files.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from ddlib.training.recipe import hold_out
 
 @dataclass(frozen=True)
 class Trial:
-    """A distilled set, in the file set_path, and its evaluation; path: how the trial ended."""
+    """A distilled set, in the file set_path, and its evaluation, with its record in path."""
 
     configuration: str
     method: str
@@ -41,10 +41,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Reference:
-    """A network trained on all data: CONVERGED or of the SAME_STEPS as on S.
+    """A network trained on all data, until CONVERGED or for the SAME_STEPS as on S.
 
-    path: how its training ended; observed: what one of the same steps showed (see
-    `train_and_observe`), else None.
+    path: its record; observed: the file of `train_and_observe` (None for CONVERGED).
     """
 
     configuration: str
@@ -56,7 +55,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study that has passed every check: its data set, what to run, and where results go."""
+    """A study that has passed every check: its data set, its trials, and its folders."""
 
     settings: Settings
     dataset: DataSet
@@ -79,12 +78,12 @@ class Plan:
 
     @property
     def first(self) -> Configuration:
-        """The first configuration, which is the study's own."""
+        """The first configuration."""
         return next(iter(self.configurations.values()))
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """Every trial of the grid, in the order of the table."""
+        """Every trial, in the order of the table."""
         grid = self.configurations, self.methods, self.ipcs, self.seeds
         return [self._trial(*place) for place in itertools.product(*grid)]
 
@@ -103,7 +102,7 @@ class Plan:
         return [self.reference(*place) for place in itertools.product(*grid)]
 
     def reference(self, configuration: str, seed: int, kind: str) -> Reference:
-        """Return a network trained on all data, shared by all studies with this cache."""
+        """Return one of the networks trained on all data; studies share them through the cache."""
         identity = [self.context.identity, self._evaluations[configuration], seed]
         identity += [self.settings.converged.model_dump()] if kind == CONVERGED else []
         name = f"{self.dataset.name}-seed{seed}"
@@ -114,7 +113,7 @@ class Plan:
 
     @cached_property
     def _made_by(self) -> dict[str, list[Any]]:
-        """All that decides the sets of each method besides data, size and seed."""
+        """What decides the sets of each method, besides data, size and seed."""
         made_by = {}
         for name, (base, parameters) in self.methods.items():
             entry, plain = self.entry(name), parameters.model_dump()
@@ -124,27 +123,27 @@ class Plan:
 
     @cached_property
     def _evaluations(self) -> dict[str, list[Any]]:
-        """All that decides how a network of each configuration is trained and scored."""
+        """What decides how the networks of each configuration are trained and scored."""
         plain = {name: chosen.model_dump() for name, chosen in self.configurations.items()}
         return {name: [values, *self._network_code(values)] for name, values in plain.items()}
 
     def _network_code(self, plain: Any) -> list[str]:
-        """Return digests of the code of the networks of one's own that plain data names."""
+        """Return code digests of the extensions whose networks occur in plain data."""
         return network_code(self.context.extensions, plain_text(plain))
 
     def entry(self, method: str) -> Method:
-        """Return the registered method behind the name that it has in this study."""
-        use(self.context.extensions)  # another study may have been read since
+        """Return the registered method behind a name of this study."""
+        use(self.context.extensions)  # another study may have replaced them
         return METHODS[self.methods[method][0]]
 
     def length_path(self, configuration: str) -> Path:
-        """Return the file of the steps of the converged references; see `jobs.find_length`."""
+        """Return the file with the steps of the converged networks; see `jobs.find_length`."""
         evaluation = self._evaluations[configuration]
         identity = [self.context.identity, evaluation, self.settings.converged.model_dump()]
         return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
 
     def pretrained_path(self, configuration: str) -> Path | None:
-        """Return the file of the body that a configuration starts from; None where it has none."""
+        """Return the file of the pretrained body of a configuration; None if it has none."""
         chosen = self.configurations[configuration]
         if not chosen.pretrained:
             return None
@@ -155,7 +154,7 @@ class Plan:
         return self.cache / "pretrained" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
-        """Return what `method` makes once for all sizes and seeds: jobs, and their files."""
+        """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
         entry, files = self.entry(method), []
         if not entry.preparation:
@@ -174,15 +173,15 @@ class Plan:
 
 
 def _long_enough(path: Path, length: int) -> Path:
-    """Return the shortest file of that name and at least that length, or the one to be made."""
+    """Return the shortest existing file of at least that length, or the path of a new one."""
     endings = [file.name.removeprefix(f"{path.name}-") for file in path.parent.glob("*")]
     lengths = [int(ending) for ending in endings if ending.isdecimal()]
-    enough = min((known for known in lengths if known >= length), default=length)
+    enough = min((existing for existing in lengths if existing >= length), default=length)
     return path.with_name(f"{path.name}-{enough}")
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Check the settings against the data, and return the study ready to run.
+    """Check the settings against the data, and return the plan.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """

@@ -1,9 +1,9 @@
-"""Accuracies that papers published beside those of a study, and how the settings differ.
+"""Compare the accuracies of a study with published ones, and list how the settings differ.
 
-published.csv holds one row a figure, fractions; tag "paper" is read in a paper's table, "readme" in
-that of the authors' code, "unverified" is quoted from memory or second hand; epochs and
-augmentation are those of the evaluation, empty where it is not stated; row "all data" is the
-network trained on all of D.
+published.csv has one row per published accuracy (a fraction). The tag says where it was read:
+"paper", in a table of the paper; "readme", in that of the authors' code; "unverified", from memory
+or second hand. Epochs and augmentation are those of the evaluation, empty if not stated. The method
+"all data" is the network trained on all of D.
 """
 
 import json
@@ -35,24 +35,24 @@ TRAINING_IMAGES = {
     "cifar100": 50_000,
     "imagenette": 9_469,
 }
-"""Images to train on of the public sets; a copy at hand may hold fewer."""
+"""Training images of the public sets; a local copy may hold fewer."""
 HEAD = "The figures differ from ours in setting:\n\n| setting | here | papers |\n|---|---|---|"
 
-Row = tuple[str, object, object]  # a setting, ours, theirs
+Row = tuple[str, object, object]  # setting, our value, published value
 
 
 def read() -> pd.DataFrame:
-    """Return every published figure: data, method, ipc, accuracy, deviation, tag and setting."""
+    """Return every published accuracy with its data, method, ipc, deviation, tag and settings."""
     return pd.read_csv(TABLE).astype(dict.fromkeys(["ipc", "width", "depth", "epochs"], "Int64"))
 
 
 def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
-    """Join a study's accuracies with the figures published for the same data, method and ipc.
+    """Join a study's accuracies with those published for the same data, method and ipc.
 
-    table, full: see `comparison.accuracies` and `comparison.full_data`; data: the data set's name.
+    table, full: see `compare.accuracies` and `compare.full_data`; data: the data set's name.
     Columns: method, ipc, k, accuracy, published, deviation, difference (ours minus published),
     tag, network, width, depth, epochs, steps (of SGD, at the reference's batch size),
-    augmentation, note. No rows where nothing was published.
+    augmentation, note. The table is empty if nothing was published.
     """
     ours = table[["method", "ipc", "k", "accuracy"]]
     ours = pd.concat([ours, full[["accuracy"]].assign(method="all data")])
@@ -67,12 +67,11 @@ def beside(table: pd.DataFrame, full: pd.DataFrame, data: str) -> pd.DataFrame:
 
 
 def differences(plan: Plan, pairs: pd.DataFrame) -> Text:
-    """Return a table, in Markdown, of what differs from the settings of the published figures.
+    """Return a Markdown table of the settings that differ from the published ones.
 
-    pairs: see `beside`. What is compared: data, network, training, evaluation, and each method's
-    parameters at the sizes of `pairs` against the papers', which are those of
-    parameters/methods/*_reference.yaml for the data set, or else the defaults. Below stand notes on
-    the figures, and what methods learned beside images.
+    pairs: see `beside`. It compares data, network, training and the parameters of each method at
+    the sizes of `pairs`. The papers' parameters are in parameters/methods/*_reference.yaml, or else
+    the defaults. Notes follow, and the numbers that methods learned beside images.
     """
     if pairs.empty:
         first = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
@@ -89,7 +88,7 @@ def differences(plan: Plan, pairs: pd.DataFrame) -> Text:
 
 
 def _setting(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
-    """Yield the settings of data, network and training, also those that are the same."""
+    """Yield all settings of data, network and training, equal ones too."""
     options, recipe, network = plan.settings.data, plan.first.recipe, plan.first.network
     for name in ("classes", "per_class", "held_out", "image_size", "zca"):
         yield name, options.get(name) or "all", "all"
@@ -126,7 +125,7 @@ def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
 
 
 def _learned(plan: Plan) -> Iterator[str]:
-    """Say which numbers methods learned for their sets, means over seeds; none is evaluated by."""
+    """Say which numbers methods learned (means over seeds). The evaluation does not use them."""
     rows = []
     for path, trial in {trial.set_path: trial for trial in plan.trials}.items():
         if path.exists():

@@ -1,4 +1,4 @@
-"""What a study found: its tables, read from what is on disk and written beside it."""
+"""The results of a study: tables that are read from its files and written beside them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -30,16 +30,17 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Result:
-    """What a study found.
+    """The results of a study.
 
-    trials: one row an evaluation, columns COLUMNS (fractions; cross-entropy in nats). A gap is the
-    risk minus that of the seed's own network on all data: of the reference that the settings name,
-    and of the same steps. references: the networks trained on all data, one row a configuration,
-    seed and reference ("converged", "same_steps"), with the steps, the passes over all data and
-    whether the most allowed of those ended them (capped). costs: seconds of one core of every
-    trial, and the file of its set; distil_seconds are an equal share of those of the call
-    that made it, prepare_seconds those of all that its method made once, for all sizes and seeds
-    together.
+    trials: one row per evaluation, columns COLUMNS (fractions; cross-entropy in nats). A gap is the
+    risk minus the risk of the same seed's network on all data: of the reference that the settings
+    name, and of the same steps.
+    references: the networks trained on all data, one row per configuration, seed and reference
+    ("converged", "same_steps"), with steps and passes over all data. capped: whether the limit on
+    passes ended the training.
+    costs: seconds of one core for every trial, and the file of its set. distil_seconds are an equal
+    share of the call that made the set; prepare_seconds are the sum of the files that the method
+    made once for all sizes and seeds.
     """
 
     plan: Plan
@@ -49,7 +50,7 @@ class Result:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """The trials, and the networks trained on all data, that did not end well, and why."""
+        """The trials and the networks on all data that failed or diverged, and why."""
         full = self.references.assign(method="all data, " + self.references["reference"])
         rows = pd.concat([full, self.trials]).query("status != 'ok'")
         rows = rows.astype({"k": "Int64"})  # whole numbers, though all data has no k
@@ -58,7 +59,7 @@ class Result:
 
     @property
     def augmented(self) -> "Result | None":
-        """The part under the configuration that differs from the first in augmenting alone."""
+        """The part of the configuration that differs from the first only by its augmentation."""
         first = self.plan.first
         for name, other in self.plan.configurations.items():
             if other.replace(augmentation="none") == first != other:
@@ -66,7 +67,7 @@ class Result:
         return None
 
     def under(self, configuration: str | None = None) -> "Result":
-        """Return the part of this result of one configuration, by default the first."""
+        """Return the part of this result for one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
         tables = (self.trials, self.references, self.costs)
         rows = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
@@ -75,10 +76,10 @@ class Result:
     def observed(
         self, configuration: str, seeds: Iterable[int] | None = None
     ) -> dict[str, np.ndarray]:
-        """Return what the networks trained on all data under a configuration showed, seed by seed.
+        """Return the observations of a configuration's networks on all data, of the same steps.
 
-        They are those of the same steps. Arrays (S, ...) by the names of
-        `probing.train_and_observe`; seeds without one are left out.
+        They are arrays (S, ...) over seeds, by the names of `probing.train_and_observe`. Seeds
+        without a network are left out.
         """
         seeds = self.plan.seeds if seeds is None else seeds
         paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
@@ -87,10 +88,10 @@ class Result:
         return {name: np.stack([arrays[name] for arrays in observations]) for name in names}
 
     def observed_together(self, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-        """Return what `observed` gives of some configurations, over the same seeds for all.
+        """Return `observed` for several configurations, over the same seeds for all.
 
-        The seeds are those of which no configuration lacks a network. Where that leaves fewer than
-        distances need, configurations that lack a seed are left out instead.
+        These are the seeds for which every configuration has a network. If they are too few for
+        distances, configurations that lack a seed are left out instead.
         """
         seeds = {name: set() for name in names}
         for reference in self.plan.references:
@@ -104,12 +105,12 @@ class Result:
         return {name: self.observed(name, sorted(common)) for name in kept}
 
     def generator_losses(self, method: str) -> np.ndarray:
-        """Return the loss (steps,) of the training of a method's generator, if it has one."""
+        """Return the training loss (steps,) of a method's generator; empty if it has none."""
         files = self.plan.preparations(method) if method in self.plan.methods else []
         return np.concatenate([np.empty(0), *(unet.losses(path).numpy() for _, path in files)])
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
-        """Return the distilled sets of one seed, every method and size, that are there."""
+        """Return the distilled sets of one seed that exist, of every method and size."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
 
@@ -120,10 +121,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def collect(plan: Plan) -> Result:
-    """Return the tables of what is on disk, and write them as Parquet beside it.
+    """Read all records of a study into tables, and write these as Parquet to its folder.
 
-    With them goes `settings.json`, without what decides no number: how many work at it, and where.
-    There the families are lists of their members, and the reference is written out.
+    `settings.json` is written too. It lists the members of each family and names the reference, and
+    leaves out `workers` and `scheduler_address`, which change no result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
@@ -132,7 +133,8 @@ def collect(plan: Plan) -> Result:
     result = Result(plan, trials, references, _costs(plan, records))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
-    settings["families"] = {name: one.members for name, one in plan.settings.families.items()}
+    families = plan.settings.families.items()
+    settings["families"] = {name: family.members for name, family in families}
     settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs"):
@@ -155,7 +157,7 @@ def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
 
 
 def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an evaluation of a record, or one row that says how it failed."""
+    """Return one row per evaluation in a record, or one row that says why the trial failed."""
     ending = {"status": record["status"], "message": record["message"]}
     nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
     return [
@@ -180,9 +182,10 @@ def _references(plan: Plan) -> pd.DataFrame:
 
 
 def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:
-    """Add the gaps to trials, each from the network on all data of its configuration and seed.
+    """Add the gaps to the trials: the risk minus that of the network on all data.
 
-    Where that network did not end well the gaps are NaN, and the message says why.
+    That network has the same configuration and seed. If it failed or diverged, the gaps are NaN and
+    the message says why.
     """
     keys = ["configuration", "seed"]
     places = pd.MultiIndex.from_frame(trials[keys])
@@ -193,8 +196,8 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
             trials[f"gap_{measure}{suffix}"] = trials[measure] - full[measure]
         lacks = (full["status"] != "ok") & (trials["message"] == "")
         ended = full["status"] + ": " + full["message"]
-        said = f"no gap to the network on all data ({name}), which " + ended
-        trials["message"] = trials["message"].mask(lacks, said)
+        reasons = f"no gap to the network on all data ({name}), which " + ended
+        trials["message"] = trials["message"].mask(lacks, reasons)
 
 
 def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFrame:

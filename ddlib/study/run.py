@@ -1,7 +1,7 @@
-"""Run a study: hand its jobs to Dask with what they wait for, and record how each ends.
+"""Run a study: submit its jobs to Dask, and write a record when a trial ends.
 
-Dask holds the graph. A job takes the futures of the jobs that it depends on as arguments, so that
-what fails takes with it what waits for it, and nothing else.
+A job gets the futures of the jobs that it depends on as arguments. So if a job fails, Dask cancels
+only the jobs that depend on it.
 """
 
 import sys
@@ -26,11 +26,11 @@ GONE = "the Dask scheduler went away; what is finished is kept: start it, and ru
 
 
 def run(settings: Settings) -> Result:
-    """Do what is missing of a study, in worker processes, and return all of it.
+    """Run the trials of a study that are missing, in worker processes, and return all results.
 
-    Every finished trial is on disk at once; interrupt and run again to go on. A trial that
-    diverged is kept as such, one that failed for another reason is tried again. One process at a
-    time works in a results folder.
+    Each finished trial is written at once, so an interrupted study continues when it is run again.
+    A trial that diverged keeps that record; a trial that failed for another reason is tried again.
+    A second process that uses the same results folder waits.
     """
     check_main_guard()
     plan = make_plan(settings)
@@ -48,7 +48,7 @@ def run(settings: Settings) -> Result:
 def _finish(
     plan: Plan, client: "Client", trials: Sequence[Trial], references: Sequence[Reference]
 ) -> None:
-    """Submit all jobs, and record each trial once it has ended."""
+    """Submit all jobs, and write the record of each trial when it ends."""
     from distributed import as_completed, wait
 
     graph = Graph(plan, client)
@@ -64,15 +64,15 @@ def _finish(
                 if record:
                     store.write_record(target.path, record)
             bar.update(len(ends[future]))
-    wait(list(graph.files.values()))  # files that nobody waits for, since another one failed
+    wait(list(graph.files.values()))  # some remain if a job that needed them failed
 
 
 def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence[Any]:
-    """Return how each target of a job ended, None where the job has recorded it itself."""
+    """Return the record of each target of a job; None if the job has written it itself."""
     if future.cancelled():
         raise ConnectionError(GONE)
     error = future.exception()
-    if isinstance(error, UnfitWorkerError):  # it would fail all jobs as fast as it gets them
+    if isinstance(error, UnfitWorkerError):  # it would fail all other jobs too
         raise ValueError(f"{error}, or stop it; what is finished is kept")
     if error is not None:
         return [store.failure(error)] * len(targets)
@@ -80,19 +80,19 @@ def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence
 
 
 class Graph:
-    """The jobs of a plan, each submitted with the futures of what it waits for."""
+    """The jobs of a plan, each submitted with the futures of the jobs that it depends on."""
 
     def __init__(self, plan: Plan, client: "Client"):
         self.plan, self.client = plan, client
-        self.files: dict[Path, Future] = {}  # files of the cache
+        self.files: dict[Path, Future] = {}  # the jobs that make files of the cache
 
     def submit(self, job: Any, *arguments: Any, priority: int = 0) -> "Future":
-        """Hand a job to the workers; jobs of a higher priority go first."""
+        """Submit a job; jobs of higher priority run first."""
         call = job, self.plan.context, *arguments
         return self.client.submit(*call, pure=False, priority=priority)
 
     def file(self, path: Path | None, job: Any, *arguments: Any) -> "Path | Future | None":
-        """Return a file of the cache, or the future of the job that makes it."""
+        """Return a file of the cache if it exists, and else the future of the job that makes it."""
         if path is None or path.exists():
             return path
         if path not in self.files:
@@ -100,12 +100,12 @@ class Graph:
         return self.files[path]
 
     def body(self, configuration: str) -> "Path | Future | None":
-        """Return the pretrained body that a configuration starts from, if it has one."""
+        """Return the pretrained body of a configuration; None if it has none."""
         chosen = self.plan.configurations[configuration]
         return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
 
     def reference(self, wanted: Reference) -> "Path | Future":
-        """Return the record of a network trained on all data."""
+        """Return the record of a network on all data, or the future of the job that makes it."""
         if wanted.path in self.files:
             return self.files[wanted.path]
         if store.stands(wanted.path, wanted.observed):
@@ -121,10 +121,10 @@ class Graph:
         return self.files[wanted.path]
 
     def sets(self, trials: Iterable[Trial]) -> "dict[Path, Future]":
-        """Return the job that makes each missing set.
+        """Submit the jobs that make the missing sets; return the job of each set.
 
-        Methods that share work make all sizes in one call, and go first. Large sets go before small
-        ones, so that the last jobs to end are short.
+        Methods that share work between sizes make all sizes in one job, and run first. Large sets
+        run before small ones, so that the last jobs are short.
         """
         missing = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}
         calls: dict[Any, list[Trial]] = {}
@@ -141,7 +141,7 @@ class Graph:
         return sets
 
     def evaluations(self, trials: Sequence[Trial]) -> "dict[Future, list[Trial]]":
-        """Return the jobs that end with the records of trials, and the trials of each."""
+        """Submit the evaluations of trials; return the jobs and the trials of each."""
         sets, groups = self.sets(trials), {}
         for trial in trials:
             seeds = self.seeds_at_once(trial.configuration, trial.ipc)
@@ -150,7 +150,7 @@ class Graph:
         return {self.evaluation(group, sets): group for group in groups.values()}
 
     def evaluation(self, trials: list[Trial], sets: "dict[Path, Future]") -> "Future":
-        """Submit the training of all networks on sets of one size: each is a job on a CPU."""
+        """Submit the evaluation of trials of one size: on a CPU, one job per network number."""
         name, plan = trials[0].configuration, self.plan
         numbers = list(range(plan.settings.evaluations))
         on_cpu = plan.context.device == "cpu"
@@ -161,7 +161,7 @@ class Graph:
         return self.client.submit(jobs.join, ends, pure=False, priority=1)
 
     def seeds_at_once(self, configuration: str, ipc: int) -> int:
-        """Return of how many seeds' sets a GPU trains all networks at the same time."""
+        """Return for how many seeds a GPU trains the networks at the same time."""
         plan, chosen = self.plan, self.plan.configurations[configuration]
         if plan.context.device == "cpu":
             return 1

@@ -1,7 +1,7 @@
-"""The JSON schema of files of parameters, by which editors check and complete the YAML.
+"""The JSON schema of parameter files, with which editors check and complete the YAML.
 
-`python -m ddlib.study.schema` writes it to parameters/schema.json. What extensions bring is
-allowed, but not checked.
+`python -m ddlib.study.schema` writes it to parameters/schema.json. Names from extensions are
+allowed, but their parameters are not checked.
 """
 
 import json
@@ -24,7 +24,7 @@ NAMES: Schema = {"type": "array", "items": {"type": ["string", "integer"]}}
 
 
 def schema() -> Schema:
-    """Return the JSON schema of a file of parameters: of a study, or of what to explore."""
+    """Return the JSON schema of a parameter file, for a study or for the explorers."""
     study, changes = Settings.model_json_schema(), Configuration.model_json_schema()
     definitions = study.pop("$defs") | changes.pop("$defs")
     networks = [
@@ -33,7 +33,7 @@ def schema() -> Schema:
     ]
     network = {"anyOf": [*networks, _other("name", NETWORKS)]}
     changes["properties"] |= {"network": network, "product": {"type": "object"}}
-    del changes["required"]  # what a configuration leaves out is the study's
+    del changes["required"]  # a configuration takes the rest from the study
     methods = {name: method.parameters.model_json_schema() for name, method in METHODS.items()}
     variants = [_with("method", {"const": name}, methods[name]) for name in methods]
     names = {"type": "string", "examples": list(DATASETS)}
@@ -62,7 +62,7 @@ def _with(name: str, value: Schema, table: Schema) -> Schema:
 
 
 def _other(name: str, known: Iterable[str]) -> Schema:
-    """Return the schema of a table whose `name`, if it gives one, is not known here."""
+    """Return the schema of a table whose `name`, if it has one, is not in `known`."""
     return {"type": "object", "properties": {name: {"not": {"enum": list(known)}}}}
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a study: a YAML file is read and checked once, before anything runs."""
+"""The parameters of a study. A YAML file is read and checked once, before anything runs."""
 
 import ast
 import re
@@ -39,14 +39,14 @@ Name = Annotated[str, BeforeValidator(str)]  # YAML reads some as numbers
 
 
 class Spread(Parameters):
-    """Families of equal size, from tight to wide: how large, and how many."""
+    """The size and the number of the families of equal size, from tight to wide."""
 
     size: TwoOrMore
     count: TwoOrMore
 
 
 class Pilot(Parameters):
-    """The part of a study that a plan is made from; the rest tests the plan."""
+    """The part of a study from which the planner predicts; the rest tests its predictions."""
 
     k: list[PositiveInt]
     configurations: Annotated[list[Name], Field(min_length=1)]
@@ -71,7 +71,7 @@ class Theory(Parameters):
 
 
 def read_data(table: Any) -> dict[str, Any]:
-    """Return the checked arguments of `load`; a folder counts from the project's root."""
+    """Return the checked arguments of `load`; a folder starts at the project's root."""
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
         raise ValueError(
             f"this must be a table with a name, such as {{name: mnist}}, got {table!r}"
@@ -83,9 +83,9 @@ def read_data(table: Any) -> dict[str, Any]:
 
 
 def read_methods(table: Any) -> dict[str, tuple[str, Parameters]]:
-    """Return every method by the name it has in this study: its registered name, its parameters.
+    """Return {name: (registered name, parameters)} of the methods of this study.
 
-    A name of one's own says with `method: dm` whose variant it is.
+    A variant with a name of its own gives its method as `method: dm`.
     """
     if not isinstance(table, Mapping) or not table:
         raise ValueError(
@@ -109,23 +109,35 @@ def read_methods(table: Any) -> dict[str, tuple[str, Parameters]]:
 class Settings(Parameters):
     """The parameters of a study, as a YAML file or a notebook's parameters cell gives them.
 
-    extensions: Python files, from the project's root, that bring methods, networks or data sets of
-    your own (see `ddlib.study.extensions`); data: options of `ddlib.data.load.load`, with its
-    `name`; network: options of the network registered under its `name`, on which methods distil;
-    training: how networks are trained; methods: {name: parameters}, see `read_methods`; k: sizes in
-    images in all; results: the folder to write, from the project's root; configurations: {name:
-    what it changes of network and training}, under each of which every set is evaluated, see
-    `expand` for products; families: {name: configurations}; spread: families of equal size;
-    epsilons: gaps to hold; pilot: by default without the largest k and every second configuration;
-    probe: test images on which trained networks are compared; cache: the folder of what all studies
-    share, networks trained on all data and what methods prepare; seeds: how many, counted from 0;
-    evaluations: networks trained on each distilled set; workers: processes on this machine
-    (default: one a core, or one for an accelerator), unless scheduler_address names a running Dask
-    scheduler; device: "auto" for CUDA where there is one, else the CPU, or the name of a device;
-    precision: in which networks compute; reference: the networks on all data that gaps are measured
-    from, "converged" or of the "same_steps" as on S, which are trained in any case; draws:
-    bootstrap draws of a fit; floor_share: the share of a floor at which what is above it counts as
-    spent; theory: what notebook 04 reads.
+    Paths start at the project's root.
+
+    extensions: Python files with your own methods, networks or data sets (see
+        `ddlib.study.extensions`).
+    data: options of `ddlib.data.load.load`, with a `name`.
+    network: options of the network on which methods distil, with its registered `name`.
+    training: how networks are trained.
+    methods: {name: parameters}, see `read_methods`.
+    k: sizes, in images of all classes together.
+    results: the folder to write.
+    configurations: {name: changes of network and training}; every set is evaluated under each of
+        them. See `expand` for products.
+    families: {name: configurations}; spread: families of equal size.
+    epsilons: the gaps for which k* is computed.
+    pilot: by default all sizes but the largest, and every second configuration.
+    probe: the number of test images on which trained networks are compared.
+    cache: the folder of files that studies share: networks on all data, and prepared files.
+    seeds: their number; they count from 0.
+    evaluations: networks trained on each distilled set.
+    workers: processes on this machine; by default one per core, or one per GPU.
+    scheduler_address: a running Dask scheduler to use instead.
+    device: the name of a device, or "auto" for CUDA if there is a GPU, and else the CPU.
+    precision: of the networks' computations.
+    reference: the networks on all data from which gaps are measured: "converged", or "same_steps"
+        as on S. The latter are always trained.
+    converged: how long converged networks are trained.
+    draws: bootstrap draws of a fit.
+    floor_share: notebook 01 gives the k at which the gap above the floor is this share of it.
+    theory: the parameters of notebook 04.
     """
 
     extensions: Annotated[list[Text] | None, AfterValidator(read_extensions)] = Field(
@@ -161,7 +173,7 @@ class Settings(Parameters):
     @model_validator(mode="before")
     @classmethod
     def _write_out(cls, table: dict[str, Any]) -> dict[str, Any]:
-        """Write out which configurations products and families stand for."""
+        """Replace products, and their names in families, by the configurations themselves."""
         changes, families = table.get("configurations"), table.get("families")
         if not isinstance(changes, Mapping | None):
             raise ValueError(f"configurations must be a table {{name: changes}}, got {changes!r}")
@@ -192,9 +204,9 @@ class Settings(Parameters):
 
     @classmethod
     def read(cls, table: Any, what: str = "this study") -> Self:
-        """Return the settings that a table of YAML gives; see `Parameters.read`.
+        """Return the settings in a table; see `Parameters.read`.
 
-        Raises what `read_extensions` raises, too.
+        Raises the errors of `read_extensions`, too.
         """
         settings = super().read(table, what)
         settings._table = dict(table)
@@ -202,25 +214,25 @@ class Settings(Parameters):
 
     @property
     def table(self) -> dict[str, Any]:
-        """The table that these settings were read from."""
+        """The table from which these settings were read."""
         return self._table
 
     def replace(self, **changes: Any) -> Self:
-        """Return the settings that the table gives with some names changed."""
+        """Return a copy with some values of the table changed."""
         return self.read({**self._table, **changes})
 
     @property
     def references(self) -> list[str]:
-        """Which networks are trained on all data, a seed and configuration."""
+        """The kinds of networks that are trained on all data."""
         return list(dict.fromkeys([self.reference, SAME_STEPS]))
 
 
 class Exploration(Parameters):
-    """The parameters of notebook 05: which studies to explore.
+    """The parameters of notebook 05.
 
-    studies: results folders, from the project's root; empty for the example that comes with the
-    library; results: the folder for the executed notebook; draws: bootstrap draws of a fit;
-    floor_share: as in `Settings`.
+    studies: results folders of the studies to explore, from the project's root (empty: the example
+    that comes with the library); results: the folder for the executed notebook; draws, floor_share:
+    as in `Settings`.
     """
 
     studies: list[Text] = Field(examples=[["results/methods/quick"]])
@@ -232,12 +244,12 @@ class Exploration(Parameters):
 def notebook_parameters(
     namespace: Mapping[str, Any], kind: type[Parameters] = Settings
 ) -> dict[str, Any]:
-    """Return what the parameters cells of a running notebook set, its `globals()` given.
+    """Return the parameters that the parameters cells of a running notebook set.
 
-    kind: Settings, or what else the notebook takes. Papermill only logs a warning for a name the
-    notebook does not know; here every name that the last parameters cell assigns is returned, so
-    that it can be refused. Where that cell gives a parameter without a default, it describes a
-    study of its own, and nothing is taken from the notebook's example.
+    namespace: `globals()` of the notebook; kind: the class of its parameters. The result holds
+    every name that the last parameters cell assigns, also unknown ones, so that the caller can
+    refuse them (papermill only logs a warning). If that cell sets a parameter that has no default,
+    it is a complete study, and the values of the notebook's own cell are ignored.
     """
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
     injected = {
@@ -250,7 +262,7 @@ def notebook_parameters(
 
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:
-    """Return the checked parameters of a study, or of what to explore if they name `studies`."""
+    """Return the checked parameters of a study, or of the explorers if they hold `studies`."""
     return Exploration.read(table, "the explorers") if "studies" in table else read_settings(table)
 
 
@@ -260,7 +272,7 @@ def read_settings(table: Mapping[str, Any]) -> Settings:
 
 
 def check_coverage(settings: Settings) -> None:
-    """Raise ValueError, before anything runs, for a study too small to read coverage from."""
+    """Raise ValueError if a study is too small for the coverage law."""
     count = len(settings.configurations)
     if count < 3:
         raise ValueError(f"{count} configurations make no families; give at least 3")
@@ -280,7 +292,7 @@ def check_coverage(settings: Settings) -> None:
 
 
 def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:
-    """Return the images per class of the sizes `ks`, ascending; ValueError if they do not fit."""
+    """Return the images per class of the sizes `ks`, ascending; ValueError for an invalid k."""
     count = dataset.class_count
     for k in ks:
         if k % count:

@@ -1,4 +1,4 @@
-"""What a study keeps on disk: how its trials ended, what its files cost, and who is at work."""
+"""The files of a study: records of trials, seconds of files, and locks."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,12 +15,12 @@ from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import Score
 
 LOCK = ".lock"
-"""The file of a results folder that says that a study is at work there."""
+"""The lock file in a results folder."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a results folder. A second process says so, and waits until the first has ended."""
+    """Lock a results folder. A second process prints that it waits until the first has ended."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -36,22 +36,22 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep a file of the cache from being made twice at the same time."""
+    """Lock a file of the cache, so that two workers do not make it at the same time."""
     folder = path.parent.with_name("locks")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{path.name}.lock") as lock:
         yield
-        if path.exists():  # who holds the lock without its name looks for `path` first
+        if path.exists():  # safe to delete: whoever gets the lock next sees that `path` exists
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def success(scores: Iterable[Score]) -> dict[str, Any]:
-    """Return the record of a trial, or of a network trained on all data, that ended well."""
+    """Return the record of a trial, or of a network on all data, without an error."""
     return {"status": "ok", "message": "", "scores": [asdict(score) for score in scores]}
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """Return the record of what diverged, which stands, or failed, which is tried again."""
+    """Return the record of an error: "diverged" is final, "failed" is tried again."""
     diverged = isinstance(error, DivergedError)
     message = str(error) if diverged else f"{type(error).__name__}: {error}"
     record = {"status": "diverged" if diverged else "failed", "message": message, "scores": []}
@@ -59,30 +59,30 @@ def failure(error: BaseException) -> dict[str, Any]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, whole or not at all."""
+    """Write a record as JSON, atomically."""
     write_atomically(path, plain_text(record).encode())
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the record at `path`; ValueError, with the path, if the file is broken."""
+    """Return the record at `path`; ValueError, with the path, if the file is damaged."""
     return read_json(path, names=("status", "message", "scores"))
 
 
 def stands(path: Path, observed: Path | None = None) -> bool:
-    """Whether there is a record that is not tried again, and what the network should have shown.
+    """Return whether a trial or network is done: it diverged, or ended well.
 
-    What failed is tried again; what diverged shows nothing.
+    observed: a file that must exist, too, if it ended well.
     """
     status = read_record(path)["status"] if path.exists() else "failed"
     return status == "diverged" or (status == "ok" and (observed is None or observed.exists()))
 
 
 def write_seconds(path: Path, seconds: float) -> None:
-    """Keep the seconds that a file took beside it: two runs give the file itself the same bytes."""
+    """Write the seconds that a file took to a second file: the bytes of the file must not vary."""
     write_atomically(path.with_name(f"{path.name}.seconds"), json.dumps(seconds).encode())
 
 
 def read_seconds(path: Path) -> float | None:
-    """Return the seconds that the file `path` took; None where it was never made."""
+    """Return the seconds that the file `path` took; None if they were never written."""
     beside = path.with_name(f"{path.name}.seconds")
     return read_json(beside, float) if beside.exists() else None

@@ -1,4 +1,4 @@
-"""What a worker is and does before any job: whether it is fit for a study, its device, its data."""
+"""What a worker does before a job: check itself, choose its device, and open the data."""
 
 import json
 import platform
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 def code() -> str:
-    """Return a fingerprint of all code that can decide a result, and of its libraries."""
+    """Return a digest of all code that can change a result, and of its libraries."""
     return code_digest(*DECIDING, *METHOD_MODULES)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a worker needs to open a study's data set and network.
+    """What a worker needs to know about a study.
 
-    network: its options as JSON; digest: of the images; copy: the file of `ddlib.data.cache.write`
-    that holds them; folder: the results; code: `code()` where the study was started; extensions:
-    the files that bring more methods, networks and data sets. Every worker sees copy and folder.
+    network: its options as JSON; digest: `images_digest` of the data; copy: the file of
+    `ddlib.data.cache.write`; folder: the results; code: `code()` of the process that started the
+    study. Every worker must see copy and folder.
     """
 
     network: str
@@ -51,17 +51,17 @@ class Context:
 
     @property
     def identity(self) -> list[str]:
-        """What decides results: the images themselves, not how they were asked for."""
+        """What decides results: the images count, not the options that loaded them."""
         code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
         return [self.digest, self.network, self.device, self.precision, *code]
 
 
 class UnfitWorkerError(RuntimeError):
-    """A worker that cannot do the jobs of a study, and would fail them as fast as it gets them."""
+    """The worker cannot do the jobs of this study."""
 
 
 def dask_worker() -> "Worker | None":
-    """Return what Dask calls this process, None where it is not one of Dask's."""
+    """Return the Dask worker of this process; None if it is not a worker."""
     from distributed import get_worker
 
     try:
@@ -71,7 +71,7 @@ def dask_worker() -> "Worker | None":
 
 
 def check_worker(context: Context, dask_worker: "Worker | None" = None) -> None:
-    """Raise UnfitWorkerError where this process cannot work for a study: why, and what to do."""
+    """Raise UnfitWorkerError, with what to do, if this process cannot work for a study."""
     if objection := _objection(context, dask_worker):
         raise UnfitWorkerError(f"a worker on {platform.node()} {objection}")
 
@@ -98,16 +98,16 @@ def _objection(context: Context, dask_worker: "Worker | None") -> str:
 
 
 def job(do: Callable) -> Callable:
-    """Return a job whose first argument is a Context: done by a fit worker, in its precision.
+    """Decorate a job (its first argument is a Context): check the worker, set device, precision.
 
-    Of several CUDA devices of this machine, it computes on the worker's own.
+    On a machine with several CUDA devices, each worker uses its own.
     """
 
     @wraps(do)
     def checked(context: Context, *rest: Any) -> Any:
         check_worker(context, dask_worker())
         use(context.extensions)
-        torch.set_num_threads(1)  # a process a core beats threads, and sums keep one order
+        torch.set_num_threads(1)  # one process per core is faster, and sums keep their order
         with precision(context.precision, context.device), _own_card(context.device):
             return do(context, *rest)
 
@@ -115,7 +115,7 @@ def job(do: Callable) -> Callable:
 
 
 def _own_card(device: str) -> AbstractContextManager:
-    """Choose a worker's CUDA device by its number, which only workers of this machine have."""
+    """Choose a CUDA device by the number of the worker; only workers of this machine have one."""
     number = getattr(dask_worker(), "name", None)
     if device != "cuda" or not isinstance(number, int):
         return nullcontext()
@@ -123,11 +123,11 @@ def _own_card(device: str) -> AbstractContextManager:
 
 
 def seconds(context: Context) -> float:
-    """Return a time of which differences count: the CPU's own, whatever else it does."""
+    """Return a clock in seconds to take differences of: on a CPU, the time of this thread alone."""
     return time.thread_time() if context.device == "cpu" else time.perf_counter()
 
 
-@lru_cache(maxsize=2)  # studies that share workers take turns
+@lru_cache(maxsize=2)  # two studies may share a worker
 def _dataset(copy: Path, digest: str, device: str) -> DataSet:
     try:
         dataset = cache.read(copy, digest)
@@ -139,7 +139,7 @@ def _dataset(copy: Path, digest: str, device: str) -> DataSet:
 def open_data(
     context: Context, configuration: Configuration | None = None
 ) -> tuple[DataSet, Network]:
-    """Return the data set, and the network of a configuration, or else the study's own."""
+    """Return the data set, and the network of a configuration (by default the study's)."""
     dataset = _dataset(context.copy, context.digest, context.device)
     options = configuration.network if configuration else json.loads(context.network)
     sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}

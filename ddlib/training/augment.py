@@ -1,11 +1,11 @@
-"""Augmentation: the families of DSA, siamese or an image at a time, and mixes of images and labels.
+"""Augmentation: the transformations of DSA, and mixup and cutmix.
 
 DSA is differentiable siamese augmentation (Zhao & Bilen, ICML 2021). `draw` picks one family and
-its strengths, `apply` uses them. A draw of count 1 is siamese: applied to the real and to the
-synthetic batch, it treats every image alike. A draw of count N has strengths of its own for each of
-N images, as in the training of a network.
+its strengths; `apply` transforms images by them. A draw of count 1 is siamese: it transforms every
+image of the real and of the synthetic batch alike. A draw of count N gives each of N images its own
+strengths, as in the training of a network.
 
-Images are normalised, so the zeros that fill a gap are the mean pixel of the data set.
+Images are normalised, so zeros that fill a hole are the mean pixel of the data set.
 """
 
 import math
@@ -31,7 +31,7 @@ class Draw:
     """One drawn transformation: its family, and its strengths by name.
 
     family: a name of FAMILIES, or "none" for the identity.
-    values: strength -> tensor (count,) on the CPU; count 1 is shared by every image of a batch.
+    values: strength -> tensor (count,) on the CPU; all images of a batch share a draw of count 1.
         Positions are fractions in [0, 1), so a draw fits images of any size.
     """
 
@@ -50,7 +50,7 @@ class Family:
 def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Draw:
     """Draw one of the families, each equally likely, and uniform strengths for `count` images.
 
-    families: names of FAMILIES, e.g. STRATEGIES["dsa"]; none of them gives the identity.
+    families: names of FAMILIES, e.g. STRATEGIES["dsa"]; an empty list gives the identity.
     count: 1 for a siamese draw, N for a draw per image of a batch of N.
     Raises ValueError for an unknown family or a count below 1.
     Source: DSA, section 3.2; one family a call is the reference's mode 'S'.
@@ -86,9 +86,9 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
 
 
 def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Add brightness, then scale about the pixel's mean of channels, then about the image's mean.
+    """Add brightness, then scale saturation about each pixel's grey, then contrast about the mean.
 
-    Saturation leaves an image of one channel as it is.
+    Saturation does not change images of one channel.
     """
     brightness, saturation, contrast = (
         value.to(images.dtype).view(-1, 1, 1, 1) for value in (brightness, saturation, contrast)
@@ -108,7 +108,7 @@ def _crop(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
     top, left = _position(top, 2 * margin_y + 1), _position(left, 2 * margin_x + 1)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
-    # Gathering from flat images is three times as fast as indexing by row and column.
+    # Gathering from flat images takes a third of the time of indexing by row and column.
     pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
     pixels = pixels[:, None].expand(len(images), images.shape[1], -1)
     return padded.flatten(2).gather(2, pixels).view(images.shape)
@@ -124,9 +124,9 @@ def _cutout(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _hole(fraction: Tensor, length: int) -> Tensor:
-    """Which of `length` rows or columns the hole covers: bool (count, length)."""
+    """Return which of `length` rows or columns the hole covers: bool (count, length)."""
     size = _rounded(CUTOUT_FRACTION * length)
-    # The centre of an even hole lies between pixels, which has one place more than a pixel's.
+    # The centre of an even hole lies between pixels or at a border: one more place than pixels.
     start = _position(fraction, length + 1 - size % 2)[:, None] - size // 2
     index = torch.arange(length, device=fraction.device)
     return (index >= start) & (index < start + size)
@@ -146,7 +146,7 @@ def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Rotate the content about the centre, anticlockwise for positive degrees."""
     radians = torch.deg2rad(degrees)
     cosine, sine = radians.cos(), radians.sin()
-    # A grid runs from -1 to 1 along both sides: without the aspect a rectangle would be sheared.
+    # Both sides of the grid run from -1 to 1: without the aspect, rectangles would be sheared.
     aspect = images.shape[-1] / images.shape[-2]
     matrices = torch.stack((cosine, -sine / aspect, sine * aspect, cosine), dim=1)
     return _warp(images, matrices.view(-1, 2, 2))
@@ -194,18 +194,18 @@ STAGES["flip_crop"] = [("flip",), ("crop",)]  # one after the other
 AUGMENTATIONS = (*STAGES, "mixup", "cutmix")
 
 Targets = list[tuple[float, Tensor]]
-"""Labels (N,), each set with the share of the loss that it counts for; the shares add up to 1."""
+"""Pairs (weight, labels (N,)): the loss is the weighted sum; the weights add up to 1."""
 Batch = tuple[Tensor, Targets]
 
 
 def augmented(
     images: Tensor, labels: Tensor, augmentation: str, generator: torch.Generator
 ) -> Batch:
-    """Return a batch (N, channels, H, W) to train on, by one of AUGMENTATIONS, and its targets.
+    """Augment a batch (N, channels, H, W) by one of AUGMENTATIONS; return it with its targets.
 
-    mixup (Zhang et al., ICLR 2018) blends each image with another of the batch; cutmix (Yun et
-    al., ICCV 2019) pastes one rectangle of the other. The share of an image's own label is one for
-    the batch, and uniform: their alpha of 1.
+    mixup (Zhang et al., ICLR 2018) blends each image with another one of the batch; cutmix (Yun et
+    al., ICCV 2019) pastes a rectangle of another one. The weight of an image's own label is drawn
+    uniformly once per batch, which is their alpha of 1.
     """
     if augmentation in STAGES:
         for families in STAGES[augmentation]:
@@ -228,6 +228,6 @@ def augmented(
 
 
 def _span(size: int, centre: float, share: float) -> slice:
-    """Return a span of `share` of `size` pixels about a fraction of them, cut at the borders."""
+    """Return the slice of `share` of `size` pixels around a centre in [0, 1), within the image."""
     middle, half = int(centre * size), int(share * size) // 2
     return slice(max(middle - half, 0), min(middle + half, size))

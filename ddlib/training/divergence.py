@@ -1,17 +1,17 @@
-"""Trainings that diverge: the error, and a watch that finds it without waiting for a GPU."""
+"""Detect trainings that diverge, without blocking a GPU at every step."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-CHECK_EVERY = 100  # a GPU that is asked for each number runs out of work
+CHECK_EVERY = 100  # steps: reading every loss would block the GPU
 
 T = TypeVar("T")
 
 
 class DivergedError(RuntimeError):
-    """A loss or a pixel is no longer a finite number, or another number is out of its range."""
+    """A loss or a pixel is not finite, or another number left its range."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class DivergedError(RuntimeError):
         how: str = "stopped being a finite number",
         advice: str = "choose a smaller learning rate",
     ):
-        super().__init__(step, what, how, advice)  # workers send it back by these arguments
+        super().__init__(step, what, how, advice)  # pickle rebuilds the error from these
         self.step = step
 
     def __str__(self) -> str:
@@ -37,26 +37,26 @@ def or_diverged(job: Callable[..., T], *arguments: object) -> T | DivergedError:
 
 
 class Watch:
-    """Finds the first bad number of a training, but asks the device only once in CHECK_EVERY."""
+    """Finds the first bad number of a training; reads from the device every CHECK_EVERY numbers."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[torch.Tensor, DivergedError]] = []
 
     def see(self, sound: torch.Tensor, error: DivergedError) -> None:
-        """Note whether a number is `sound`, a bool (); if it is not, `error` is raised.
+        """Note whether a number is `sound`, a bool (). If not, `error` is raised.
 
-        It is raised here, at most CHECK_EVERY numbers later, or by `check`.
+        It is raised by this call, by one of the next CHECK_EVERY calls, or by `check`.
         """
         self._seen.append((sound.detach(), error))
         if len(self._seen) >= CHECK_EVERY:
             self.check()
 
     def finite(self, step: int, what: str, values: torch.Tensor) -> None:
-        """Note whether all `values` are finite; the error names `what` they are and the `step`."""
+        """Note whether all `values` are finite; the error names `what` and the `step`."""
         self.see(values.isfinite().all(), DivergedError(step, what))
 
     def check(self) -> None:
-        """Raise the error of the first number that was not sound, if there is one, every time."""
+        """Raise the error of the first unsound number. Further calls raise it again."""
         if not self._seen:
             return
         flags = torch.stack([sound for sound, _ in self._seen]).cpu().tolist()

@@ -21,11 +21,11 @@ from ddlib.training.recipe import OPTIMISERS, Recipe
 
 @dataclass(frozen=True)
 class Score:
-    """What a network reaches on a whole split.
+    """The scores of a network on a whole split.
 
-    accuracy: the share of right answers; cross_entropy: the mean, in nats; balanced_accuracy: the
-    share of right answers in each class, averaged over the classes of the split. A network that
-    always names one class has a balanced accuracy of 1/C, however common the class.
+    accuracy: a fraction; cross_entropy: the mean, in nats; balanced_accuracy: the mean over classes
+    of the accuracy within each class. A network that always predicts the same class has a balanced
+    accuracy of 1/C, however common the class.
     """
 
     accuracy: float
@@ -34,9 +34,9 @@ class Score:
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield index batches without end: permutations of `count`, one after another, cut by `size`.
+    """Yield batches of indices without end: random permutations of `count`, cut into `size`.
 
-    A set no larger than `size` is one batch, always in its own order.
+    A set that is not larger than `size` is one batch, always in the same order.
     """
     while count <= size:
         yield torch.arange(count)
@@ -49,10 +49,10 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
 
 
 class Training:
-    """A training under way: copies of the weights `theta`, which every step moves in place.
+    """A training: a copy of the weights `theta`, which every step updates in place.
 
-    theta may come with the network's buffers; if it does not, they are added. The optimiser does
-    not see them. generator: for augmentation and stochastic layers.
+    Buffers that `theta` lacks are added; the optimiser does not see buffers. generator: for
+    augmentation and stochastic layers.
     """
 
     def __init__(self, network: Network, theta: Theta, recipe: Recipe, generator: torch.Generator):
@@ -66,7 +66,7 @@ class Training:
 
     @property
     def weights(self) -> Theta:
-        """The weights and buffers as plain values; the next step overwrites them, so copy."""
+        """The weights and buffers, detached. The next step overwrites them: copy to keep them."""
         return {name: value.detach() for name, value in self.theta.items()}
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ class Training:
         return loss.detach()
 
     def descend(self, loss: torch.Tensor) -> None:
-        """Take a step down the gradient of a loss () of `theta`."""
+        """Take a step down the gradient of a loss (), which was computed at `theta`."""
         descend(self.optimiser, loss, self.recipe.rate(self.steps))
         self.steps += 1
 
@@ -94,10 +94,9 @@ def train(
 ) -> Theta:
     """Return the weights after `recipe.steps` steps from `theta` on images and labels.
 
-    images: (N, channels, H, W), or those of a Split; labels: (N,). `theta` itself is left as it
-    is. The weights come with the network's buffers, if it has any, which the optimiser does not
-    see. Raises DivergedError with the step at which the loss is not finite, unless `see` is there
-    to be given every step's loss ().
+    images: (N, channels, H, W), or the `images` of a Split; labels: (N,). `theta` is not changed.
+    The result also holds the network's buffers. see: called with the loss () of every step.
+    Without it, raises DivergedError, with the step, if a loss is not finite.
     """
     steps = training_steps(network, theta, images, labels, recipe, generator, see)
     return deque(steps, maxlen=1).pop()
@@ -112,9 +111,9 @@ def training_steps(
     generator: torch.Generator,
     see: Callable[[torch.Tensor], None] | None = None,
 ) -> Iterator[Theta]:
-    """Yield the weights after each step of `train`; the next step overwrites them, so copy.
+    """Yield the weights after each step of `train`. The next step overwrites them: copy to keep.
 
-    A loss that is not finite may raise up to CHECK_EVERY steps late.
+    DivergedError may be raised up to CHECK_EVERY steps late.
     """
     training, watch = Training(network, theta, recipe, generator), Watch()
     stream = batches(len(labels), recipe.batch_size, generator)
@@ -130,9 +129,10 @@ def training_steps(
 
 
 def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Iterator[Theta]:
-    """Yield the weights of a training after so many of its `steps`: `places`, in ascending order.
+    """Yield the weights of a training after the numbers of steps in `places`, in ascending order.
 
-    start: the weights at 0. The next step overwrites what it gave before, so copy.
+    start: the weights before the first step; steps: the weights after each step, as
+    `training_steps` yields them. The next step overwrites the weights: copy to keep them.
     """
     yield from [start] * places.count(0)
     for done, theta in enumerate(steps, 1):
@@ -140,7 +140,7 @@ def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Ite
 
 
 def target_loss(scores: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:
-    """Return the mean cross-entropy () of scores (N, C), in nats."""
+    """Return the mean cross-entropy () of scores (N, C) for weighted targets, in nats."""
     return sum(
         share * F.cross_entropy(scores, labels, label_smoothing=smoothing)
         for share, labels in targets
@@ -148,7 +148,7 @@ def target_loss(scores: torch.Tensor, targets: Targets, smoothing: float) -> tor
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
-    """Move the weights of an optimiser down the gradient of a loss (), at a learning rate."""
+    """Let an optimiser take one step down the gradient of a loss () at the learning rate `rate`."""
     optimiser.param_groups[0]["lr"] = rate
     optimiser.zero_grad()
     loss.backward()
@@ -157,7 +157,7 @@ def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -
 
 @torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
-    """Return the Score of `theta` over the whole of `split`."""
+    """Return the Score of `theta` on all samples of `split`."""
     right, nats, count = [], [], len(split.labels)
     for rows in in_passes(torch.arange(count, device=split.device)):
         scores, labels = logits(network, theta, split.at(rows)), split.labels[rows]
@@ -179,11 +179,11 @@ def train_and_score(
     seed: object,
     theta: Theta | None = None,
 ) -> Score:
-    """Return the last-step score on `test` of a fresh network trained on images and labels.
+    """Train a network on images and labels; return its score on `test` after the last step.
 
-    `seed` names the initial weights, unless `theta` gives them, the batch order and the
-    augmentation; sets that are compared under one seed start from the same weights. Raises
-    DivergedError if the training or its score is not finite.
+    `seed` decides the initial weights (unless `theta` gives them), the order of the batches and the
+    augmentation. So sets that are compared under one seed start from the same weights. Raises
+    DivergedError if a loss is not finite, in training or on `test`.
     """
     if theta is None:
         theta = initial_parameters(network, generator("evaluation weights", seed), images.device)
@@ -192,12 +192,12 @@ def train_and_score(
 
 
 def final(result: Score, recipe: Recipe) -> Score:
-    """Return the score of weights that the recipe ended with; DivergedError if it is not finite."""
+    """Return the score after the last step; raise DivergedError if it is not finite."""
     if not math.isfinite(result.cross_entropy):
         raise DivergedError(recipe.steps, "the test loss")
     return result
 
 
 def passes(steps: int, batch_size: int, count: int) -> float:
-    """Return how often a training of so many steps sees each of `count` images, on average."""
+    """Return how often a training of `steps` steps sees each of `count` images, on average."""
     return steps * min(batch_size, count) / count

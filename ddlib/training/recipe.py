@@ -17,8 +17,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "step": lambda done: 1.0 if done < 0.5 else 0.1,
 }
-"""Factor on the learning rate as a function of the share of steps done; `step` is the reference's
-single drop to a tenth at half-time."""
+"""Factor of the learning rate by the share of steps done. `step` drops to a tenth at half-time, as
+in the reference."""
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, fused=True),
@@ -27,18 +27,17 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
 }
-"""Optimisers by name. RMSprop's and Adam's averages decay as PyTorch has it; momentum is SGD's, and
-Nesterov's, alone."""
+"""Optimisers by name, with PyTorch's defaults. Only `sgd` and `nesterov` use the momentum."""
 
 STEP = ("optimizer", "learning_rate", "momentum", "weight_decay", "label_smoothing")
-"""The fields of a Recipe that decide a step, whatever the length, batches and augmentation."""
+"""The fields of a Recipe that decide a single step on a given batch."""
 
 
 class Recipe(Parameters):
-    """How a network is trained: for a fixed number of steps, whatever the size of the set.
+    """How a network is trained: for the same number of steps on sets of every size.
 
-    Steps, not epochs, are fixed, so that k and training length are not confounded. Defaults are
-    the evaluation of Zhao et al. (ICLR 2021) but for their length and schedule.
+    Steps, not epochs, are fixed, so that a larger k does not mean a longer training. Defaults are
+    those of Zhao et al. (ICLR 2021), except steps and schedule.
     """
 
     steps: PositiveInt = 300
@@ -63,11 +62,11 @@ class Recipe(Parameters):
 
 
 class Converged(Parameters):
-    """How long networks are trained on all data D until their risk no longer falls.
+    """How long networks are trained on all data D: until their risk no longer falls.
 
-    The length is doubled, from the recipe's, until the cross-entropy on training images that are
-    held out no longer falls. passes: over D, at most, or the recipe's if those are more; held_out:
-    the share of the training images.
+    The number of steps starts at the recipe's and is doubled until the cross-entropy on held-out
+    training images no longer falls. passes: the most passes over D (or the recipe's, if they are
+    more); held_out: the share of the training images that is held out.
     """
 
     passes: PositiveInt = 30
@@ -75,22 +74,22 @@ class Converged(Parameters):
 
 
 def hold_out(labels: torch.Tensor, share: float) -> torch.Tensor:
-    """Choose at random the same share of every class; a bool (N,) for labels (N,) on the CPU.
+    """Choose a random share of every class to hold out: a bool (N,) for labels (N,) on the CPU.
 
-    It is rounded, to one image at least, and to all but one at most. The same images are chosen
-    every time. Raises ValueError where no class has two images.
+    At least one image of a class is held out, and at least one is kept. Every call chooses the same
+    images. Raises ValueError if no class has two images.
     """
-    held, stream = torch.zeros(len(labels), dtype=torch.bool), generator("held out")
+    is_held_out, stream = torch.zeros(len(labels), dtype=torch.bool), generator("held out")
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
         count = min(max(round(share * len(members)), 1), len(members) - 1)
-        held[members[torch.randperm(len(members), generator=stream)[:count]]] = True
-    if not held.any():
+        is_held_out[members[torch.randperm(len(members), generator=stream)[:count]]] = True
+    if not is_held_out.any():
         raise ValueError(
             "no class has two training images, so none can be held out to see when a training on "
             "all data has converged; choose reference: same_steps"
         )
-    return held
+    return is_held_out
 
 
 def search_length(
@@ -98,9 +97,9 @@ def search_length(
 ) -> tuple[int, list[tuple[int, float]]]:
     """Double the length of a training until its risk no longer falls.
 
-    first: steps of the shortest; most: steps of the longest that is tried, if that is more; risk:
-    trains for so many steps and returns the risk on images held out. Returns the steps of the
-    least risk, and every length tried with its risk: none where `most` leaves no choice.
+    first: steps of the shortest training; most: steps of the longest; risk: trains for a number of
+    steps and returns the risk on held-out images. Returns the steps of the least risk, and a list
+    of every length tried and its risk. If `first` is at least `most`, nothing is tried.
     """
     if first >= most:
         return first, []
@@ -110,4 +109,4 @@ def search_length(
         tried.append((steps, risk(steps)))
         if not tried[-1][1] < tried[-2][1]:
             break
-    return min(tried, key=lambda each: each[1])[0], tried
+    return min(tried, key=lambda length: length[1])[0], tried

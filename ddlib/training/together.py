@@ -1,7 +1,7 @@
-"""Train many small networks at once on a GPU, which one of them would leave idle.
+"""Train many small networks at once on a GPU, because one small network leaves a GPU idle.
 
-Their weights are stacked, and every step moves them all. A CPU trains them one after another, since
-stacked weights turn convolutions into grouped ones, which are two to three times slower there.
+Their weights are stacked, and every step updates all of them. A CPU trains them one after another:
+stacked weights turn convolutions into grouped ones, which are two to three times slower on a CPU.
 """
 
 import math
@@ -23,7 +23,7 @@ from ddlib.training.loop import Score
 from ddlib.training.recipe import Recipe
 
 ACCELERATOR_WEIGHTS = 2**27
-"""Weights trained at once. With its gradient, momentum and start each is four numbers: 2 GB."""
+"""Weights trained at once. With gradient, momentum and initial value they take 2 GB."""
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Images (N, channels, H, W) to train on, and their labels (N,)."""
@@ -37,11 +37,12 @@ def train_and_score_all(
     seeds: Sequence[object],
     thetas: Sequence[Theta],
 ) -> list[Score | DivergedError]:
-    """Return what `train_and_score` returns or raises for each set, seed and initial weights.
+    """Return the result of `train_and_score`, or its DivergedError, for each set and its seed.
 
-    sets: all of one size. On a GPU `at_once` of them are trained together, with other rounding
-    than alone (under bf16, biases are then added unrounded); one that diverges is trained to the
-    end. A network with stochastic layers is trained alone.
+    sets: all of one size; thetas: the initial weights. A GPU trains `at_once` networks together.
+    Their rounding differs from that of a single training (under bf16, biases are added unrounded),
+    and a network that diverges is trained to the end. Networks with stochastic layers are trained
+    one after another.
     """
     images, labels = sets[0]
     count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
@@ -63,10 +64,10 @@ def train_and_score_all(
 def at_once(
     network: Network, k: int, image_shape: Sequence[int], recipe: Recipe, device: str
 ) -> int:
-    """Return how many networks are best trained at the same time, on sets of k images each.
+    """Return how many networks to train at the same time, each on a set of k images.
 
-    On a GPU as many as fit a pass with their images and memory with their weights. One on a CPU,
-    and for a network with batch norms or other buffers, which stacked networks would share.
+    On a GPU, as many as ACCELERATOR_PIXELS and ACCELERATOR_WEIGHTS allow. One on a CPU, and for
+    networks with buffers (such as batch norms), which stacked networks would share.
     """
     if device == "cpu" or network.batch_norms or list(network.buffers()):
         return 1
@@ -83,7 +84,7 @@ def _train_stacked(
     seeds: Sequence[object],
     thetas: Sequence[Theta],
 ) -> Iterator[Score | DivergedError]:
-    """Train G networks together; yield the score of each, or how it diverged."""
+    """Train G networks together; yield the score or the DivergedError of each."""
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
     training = loop.Training(network, stacked, recipe, torch.Generator())
     sources = [_batches(labelled, recipe, seed) for labelled, seed in zip(sets, seeds, strict=True)]
@@ -105,7 +106,7 @@ def _train_stacked(
 
 
 def _batches(labelled: Labelled, recipe: Recipe, seed: object) -> Iterator[Batch]:
-    """Yield the augmented batches that `train_and_score` takes under a seed, and their targets."""
+    """Yield the augmented batches, and their targets, of `train_and_score` under a seed."""
     (images, labels), stream = labelled, generator("evaluation batches", seed)
     for rows in loop.batches(len(labels), recipe.batch_size, stream):
         rows = send(rows, images.device)
@@ -113,10 +114,10 @@ def _batches(labelled: Labelled, recipe: Recipe, seed: object) -> Iterator[Batch
 
 
 def stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the class scores (G, N, C) in training of G networks, each of its own images.
+    """Return the class scores (G, N, C) of G networks in training mode, each on its own images.
 
-    stacked: the weights of all G, (G, ...) each; images: (G, N, channels, H, W). For networks
-    without buffers whose layers are not stochastic.
+    stacked: weights, (G, ...) each; images: (G, N, channels, H, W). Only for networks without
+    buffers and stochastic layers.
     """
     check_autocast(images.device)
     network.train()

@@ -1,4 +1,4 @@
-"""Sentences on the coverage law, computed from the results and never typed by hand."""
+"""Sentences on the coverage law, computed from the results."""
 
 import numpy as np
 import pandas as pd
@@ -23,18 +23,19 @@ NAMES = {
     "mean_distance": "the mean distance",
 }
 METHOD = (
-    "p is the share of relabellings, in which configurations swap their gaps, that give as large "
-    "an R² (or lead in R²) of ln k*: the larger p of k* from cross-fitted and from raw worst gaps. "
-    "Intervals hold the noise of seeds, not the error of reading k* between measured sizes."
+    "A relabelling lets configurations swap their gaps. p is the share of relabellings whose R² "
+    "of ln k* (or lead in R²) is as large as the measured one. There is a p from cross-fitted and "
+    "one from raw worst gaps; the larger is given. Intervals hold the noise of seeds, but not the "
+    "error of interpolating k* between measured sizes."
 )
 
 
 def distances(triangles: Triangles, floor: float, radius: float) -> Text:
-    """Say whether the distances are a metric here, and whether r stands above the seeds' noise."""
+    """Say whether the distances are a metric, and whether r is above the noise of the seeds."""
     text = "The triangle inequality holds for all triples."
     if triangles.count:
         text = (
-            f"The distances are no metric, so the bounds between covers and packings need not "
+            f"The distances are not a metric, so the bounds between covers and packings need not "
             f"hold: the triangle inequality fails in {triangles.count} triples "
             f"({triangles.share:.1%}), worst by {triangles.worst:.2g} for "
             f"{', '.join(triangles.triple)}."
@@ -48,7 +49,7 @@ def distances(triangles: Triangles, floor: float, radius: float) -> Text:
 def explained(
     regressions: pd.DataFrame, within: pd.DataFrame | None, gaps: pd.DataFrame | None = None
 ) -> Text:
-    """Say, at each epsilon, whether k* rises with H_cov, and more than with ln M and the others.
+    """Say, for each epsilon, whether k* rises with H_cov, and whether more than with ln M.
 
     regressions, within: `regress` and `within_equal` of `ddlib.stats.regressions`; gaps: the trials
     that k* comes from, whose gaps at or below 0 are said first.
@@ -85,7 +86,7 @@ def _against(h_cov: pd.Series, rival: pd.Series) -> str:
 
 
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Say R², the slope if k* rises, what other measures reach, and the error at what is left."""
+    """Say R², larger R² of other measures, the slope (if k* rises) and the leave-one-out error."""
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
     if not table.loc["log_members", "reason"]:
         text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
@@ -108,7 +109,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
 
 
 def _rests_on(row: pd.Series) -> str:
-    """Say how many families and distinct k* a verdict rests on, and what is missing."""
+    """Say on how many families and distinct k* a verdict rests, and what is missing."""
     parts = {
         "censored": "{censored:.0f} of these lie beyond the measured sizes, set to the bound",
         "reduced": "{reduced:.0f} families lost seeds to missing trials, down to {fewest:.0f}",
@@ -116,8 +117,8 @@ def _rests_on(row: pd.Series) -> str:
         "unknown": "{unknown:.0f} more have no k* for missing trials",
     }
     families = f"{row['n']:.0f} families have {row['distinct']:.0f} distinct k*"
-    lost = [text.format(**row) for count, text in parts.items() if row[count]]
-    return f"{'; '.join([families, *lost])}."
+    caveats = [text.format(**row) for count, text in parts.items() if row[count]]
+    return f"{'; '.join([families, *caveats])}."
 
 
 def _within(rows: pd.DataFrame) -> str:
@@ -131,7 +132,7 @@ def _within(rows: pd.DataFrame) -> str:
 
 
 def transfer(compared: pd.DataFrame, first: str) -> Text:
-    """Say whether sets distilled otherwise serve families better than those of the first method."""
+    """Say whether the sets of other methods serve families better than those of the first."""
     paragraphs = []
     for method, rows in compared.groupby("method", sort=False):
         parts, judged = [], rows.dropna(subset="difference")
@@ -143,8 +144,10 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
                 f"{(apart > 0).sum()} of {len(cases)} cases (mean change {change.mean():+.3f}, "
                 f"{change.min():+.3f} to {change.max():+.3f}, {cases['n'].min()} seeds)"
             )
-        lost = judged[judged["missing"] > 0].drop_duplicates("family")
-        seeds = [f"{row.family} ({row.n} left, {row.missing} missing)" for row in lost.itertuples()]
+        fewer = judged[judged["missing"] > 0].drop_duplicates("family")
+        seeds = [
+            f"{row.family} ({row.n} left, {row.missing} missing)" for row in fewer.itertuples()
+        ]
         parts += [f"missing trials cost seeds in {listed(seeds, 'and')}"] if seeds else []
         unjudged = sorted(set(rows["family"]) - set(judged["family"]))
         names = listed(unjudged, "and")
@@ -158,7 +161,7 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
 
 
 def plan(planned: Plan) -> Text:
-    """Say a plan, its answer first, and what it can be trusted for."""
+    """Say the answer of a plan, and how far to trust it."""
     goal, pilot = f"a worst gap of {planned.epsilon:g}", planned.pilot
     if planned.reason:
         return Text(f"No plan for {goal}: {planned.reason}.")
@@ -179,23 +182,23 @@ def plan(planned: Plan) -> Text:
 
 
 def trust(pilot: Pilot) -> str:
-    """Say how often a pilot's intervals held what was left out of it, and what is missing."""
-    (held, count), known = pilot.left_out, len(pilot.names)
+    """Say how often the pilot's intervals held gaps that were left out, and what is missing."""
+    (held, count), size = pilot.left_out, len(pilot.names)
     text = "This pilot is too small to test its intervals on itself."
     if count:
         narrow = scipy.stats.binom.cdf(held, count, 1 - LEVEL) < 0.05
         text = f"Left out of the pilot in turn, {held} of {count} measured gaps were in their "
         text += "95 % intervals, so these are too narrow" if narrow else "95 % intervals"
-        text += f"; {known} configurations alone support a level of {known / (known + 1):.0%}."
+        text += f"; {size} configurations alone support a level of {size / (size + 1):.0%}."
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
     return text
 
 
 def back_test(tested: pd.DataFrame) -> Text:
-    """Say how often the planner's intervals held what the pilot had not seen.
+    """Say how often the planner's intervals held gaps that were not in the pilot.
 
-    tested: of `planner.back_test`.
+    tested: the table of `planner.back_test`.
     """
     left = "; ".join(tested.attrs.get("left", []))
     left = f" Left out: {left}." if left else ""
@@ -211,9 +214,10 @@ def back_test(tested: pd.DataFrame) -> Text:
 
 
 def back_test_table(tested: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate cases, the share inside their intervals, and errors, by what was not in the pilot.
+    """Return a table of cases, the share inside their intervals, and errors.
 
-    tested: of `planner.back_test`. Cases that the planner refuses stand apart.
+    tested: the table of `planner.back_test`. Rows are kinds of cases outside the pilot; cases that
+    the planner refuses have their own rows.
     """
     measured = tested.dropna(subset=["error"])
     keys = [(measured["refused"] != "").rename("refused"), "kind", "held_out"]

@@ -1,4 +1,4 @@
-"""Sentences on methods compared with each other, computed from the tables of differences."""
+"""Sentences that compare methods, computed from tables."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from ddlib.stats.surrogates import Agreement, crossings
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, bullets, listed, p_value, sections
 
-HARDLY = 0.01  # of the way from a guess to being always right
+HARDLY = 0.01  # of the distance from a guess to perfect accuracy
 
 
 def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
-    """Say which networks hardly beat a guess: naming one class, or any at random.
+    """Say which networks are hardly better than a guess, which has a balanced accuracy of 1 / C.
 
-    Those are the networks whose balanced accuracy is less than HARDLY of the way from that of a
-    guess, 1 / C, to 1. trials, references: the study's tables.
+    Their balanced accuracy is above it by less than HARDLY of the distance to 1. trials,
+    references: the study's tables.
     """
     guess = float(trials["ipc"].iloc[0] / trials["k"].iloc[0])
     least, lines = guess + HARDLY * (1 - guess), []
@@ -46,7 +46,7 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
 
 
 def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
-    """Say which method gives most at each k, and where each beats BASELINE or falls short.
+    """Say which method is best at each k, and where each is better or worse than BASELINE.
 
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
     """
@@ -56,7 +56,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
 
 
 def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) -> Text:
-    """Say which method gives most per image and per second, and what the tests can tell.
+    """Say which method is best per image and per second, and what the tests can show.
 
     pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`.
     """
@@ -125,7 +125,7 @@ def _tests(pairs: pd.DataFrame) -> str:
     text = (
         f"{len(kept)} of {len(tested)} differences are significant, by paired t tests with Holm's "
         f"correction over the pairs at one k: the smallest p there has to be at most {first:.2g}. "
-        "These tests take the differences for normal; the sign-flip test does not, "
+        "These tests assume normal differences; the sign-flip test does not, "
     )
     if (least := 2.0 ** (1 - seeds)) > LEVEL:
         return f"{text}but with {seeds} seeds its p is at least {least:.3g}, so it confirms none."
@@ -138,7 +138,7 @@ def surrogates(
     exponents: pd.DataFrame,
     trials: pd.DataFrame | None = None,
 ) -> Text:
-    """Say whether the learned methods behave as interchangeable surrogates of one objective.
+    """Say whether the learned methods are interchangeable surrogates of one objective.
 
     order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
     that name, all of `ddlib.stats.compare`; trials: those whose gaps at or below 0 are said first.
@@ -151,7 +151,7 @@ def surrogates(
 
 
 def _interchangeable(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
-    """Weigh differences at each k, the order over k and the exponents; one is enough to reject."""
+    """Return the verdict. Differing accuracies or differing exponents are enough to reject."""
     if (pairs["reason"] != "").all():
         return "Whether the methods are interchangeable cannot be decided from these trials."
     alike = order.p <= LEVEL
@@ -187,17 +187,17 @@ def _differing(pairs: pd.DataFrame) -> str:
 
 
 def _order(order: Agreement) -> str:
-    complete, asked = order.seeds
+    complete, seeds = order.seeds
     left_out = listed(order.left_out, "and")
-    lost = f" Left out, for a size without a result: {left_out}." if left_out else ""
-    if complete < asked:
-        lost += f" {complete} of {asked} seeds have all other results and count."
+    caveat = f" Left out, for a size without a result: {left_out}." if left_out else ""
+    if complete < seeds:
+        caveat += f" {complete} of {seeds} seeds have all other results and count."
     if order.reason:
-        return f"Whether one order holds at every k is not testable: {order.reason}.{lost}"
+        return f"Whether one order holds at every k is not testable: {order.reason}.{caveat}"
     alike = "more" if order.p <= LEVEL else "not more"
     return (
         f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes {alike} "
-        f"than random orders do (Kendall's W = {order.w:.2f}, {p_value(order.p)}).{lost}"
+        f"than random orders do (Kendall's W = {order.w:.2f}, {p_value(order.p)}).{caveat}"
     )
 
 

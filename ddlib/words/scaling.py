@@ -1,4 +1,4 @@
-"""Sentences on the scaling law, computed from the fits and never typed by hand."""
+"""Sentences on the scaling law, computed from the fits."""
 
 from collections.abc import Mapping
 
@@ -24,11 +24,11 @@ def scaling(
     floor_share: float,
     least_gain: float,
 ) -> Text:
-    """Return one paragraph a method: does a/√k + c survive, and what follows from it if it does?
+    """Return one paragraph per method: whether a/√k + c survives, and what follows from it.
 
-    fits_by_method: {method: {law: Fit}}; unit: what a gap counts in, such as "nats"; floor_share:
-    how near to its floor, as a share of it, a curve counts as down; least_gain: what one more image
-    should still gain, in units of the gap.
+    fits_by_method: {method: {law: Fit}}; unit: of the gap, such as "nats"; floor_share: the text
+    names the k at which the gap above the floor is this share of the floor; least_gain: and the k
+    from which one more image gains less than this, in units of the gap.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
@@ -92,8 +92,8 @@ def _floor(law: Fit, unit: str) -> str:
 
 
 def _near_floor(law: Fit, floor_share: float) -> str:
-    if (law.coefficients[0, [0, 2]] <= 0).any():  # the curve does not fall to a floor
-        return ""  # as `_floor` says
+    if (law.coefficients[0, [0, 2]] <= 0).any():  # no floor, or no fall; `_floor` says so
+        return ""
     k = law.k_floor(floor_share)
     return f"It comes within {floor_share:.0%} of the floor at k = {k}{_beyond(k, law)}."
 
@@ -136,18 +136,18 @@ def _r2(law: Fit) -> str:
 
 
 def _missing(law: Fit) -> str:
-    """Say which sizes lost seeds: what diverges does not do so at random."""
+    """Say which sizes lost seeds, because networks do not diverge at random."""
     data = law.data
-    lost = [f"{count} of {data.asked} at k = {k}" for k, count in data.missing.items()]
-    if not lost:
+    sizes = [f"{count} of {data.asked} at k = {k}" for k, count in data.missing.items()]
+    if not sizes:
         return ""
-    text = f"Seeds without a gap: {listed(lost, 'and')}"
+    text = f"Seeds without a gap: {listed(sizes, 'and')}"
     few = [k for k in data.missing if k not in data.ks]
     return f"{text}; k = {listed(few, 'and')} is left out." if few else f"{text}."
 
 
 def effort(references: pd.DataFrame) -> Text:
-    """Say how long the networks on all data were trained, and what that changes.
+    """Say how long the networks on all data were trained, and how that changes their accuracy.
 
     references: the study's table, of one configuration.
     """
@@ -182,7 +182,7 @@ def _length(references: pd.DataFrame) -> str:
 
 
 def no_worse(trials: pd.DataFrame) -> list[str]:
-    """Say where mean gaps in error are at or below 0: one sentence, or none at all.
+    """Return a sentence that says where mean gaps in error are at or below 0; [] if nowhere.
 
     trials: the study's, of one configuration or more.
     """

@@ -1,8 +1,6 @@
-"""How sentences write lists, numbers, intervals and p-values."""
+"""Format lists, tables of lines and p-values for sentences."""
 
 from collections.abc import Iterable, Mapping
-
-from ddlib.stats.intervals import Interval
 
 
 class Text(str):
@@ -23,13 +21,8 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def sections(parts: Mapping[str, Iterable[str]]) -> Text:
-    """Return lists, each under its heading: {heading: lines}."""
+    """Return Markdown lists under headings; parts: {heading: lines}."""
     return Text("\n\n".join(f"**{head}**\n\n{bullets(lines)}" for head, lines in parts.items()))
-
-
-def between(interval: Interval, pattern: str = "") -> str:
-    """Return an estimate with its interval: `0.31 (0.27 to 0.35)`; pattern: such as ".2f"."""
-    return format(interval, pattern)
 
 
 def p_value(value: float) -> str:

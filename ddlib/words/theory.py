@@ -1,4 +1,4 @@
-"""Sentences on the theory course, computed from its numbers."""
+"""Sentences on the theory course, computed from its results."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ import pandas as pd
 from ddlib.files import from_root
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
-from ddlib.words.text import Text, between, bullets
+from ddlib.words.text import Text, bullets
 
-NOTHING = 1e-9  # gaps below this count as none: rounding, and where optimisation stops
-REGRESSIONS = "regressions.parquet"  # what notebook 03 leaves
+NOTHING = 1e-9  # smaller gaps count as zero: rounding, and the end of an optimisation
+REGRESSIONS = "regressions.parquet"  # written by notebook 03
 
 
 def chains(table: pd.DataFrame) -> Text:
@@ -35,7 +35,7 @@ def chains(table: pd.DataFrame) -> Text:
 
 
 def logistic(results: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]]) -> Text:
-    """Say, case by case, what contracts and what does not."""
+    """Say for each case how much the steps contract, and whether the PL bound holds."""
     lines = []
     for name, (table, numbers) in results.items():
         half, last = table.iloc[len(table) // 2], table.iloc[-1]
@@ -53,7 +53,7 @@ def logistic(results: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]]) ->
 
 
 def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
-    """Say what minimising each surrogate did to the gap, and which bound was tightest."""
+    """Say how minimising each surrogate changed the gap, and which bound was tightest."""
     lines = []
     for name, table in traces.items():
         first, last = table.iloc[0], table.iloc[-1]
@@ -75,23 +75,21 @@ def exponents(results: Mapping[str, tuple[Interval, float]]) -> Text:
     for name, (exponent, predicted) in results.items():
         agrees = exponent.low <= predicted <= exponent.high
         verdict = "agrees" if agrees else "does NOT agree"
-        lines.append(
-            f"{name}: {verdict} with {predicted:g}; measured exponent {between(exponent, '.3f')}."
-        )
+        lines.append(f"{name}: {verdict} with {predicted:g}; measured exponent {exponent:.3f}.")
     return Text(bullets(lines))
 
 
 def typical(whole: Interval, late: Interval, sizes: int) -> Text:
-    """Say how a typical gap falls under a shift, over all and over the largest sizes."""
+    """Say how a typical gap falls under a shift, over all sizes and over the largest."""
     return Text(
-        f"Under a shift, a typical |gap| falls with exponent {between(whole, '.2f')} over all "
-        f"sizes and {between(late, '.2f')} over the {sizes} largest. It is a sum of both terms, "
+        f"Under a shift, a typical |gap| falls with exponent {whole:.2f} over all "
+        f"sizes and {late:.2f} over the {sizes} largest. It is a sum of both terms, "
         "and the linear one, of exponent -1/2, remains in the end."
     )
 
 
 def floors(table: pd.DataFrame) -> Text:
-    """Say which factors leave a floor: a gap that the largest k does not lower by half."""
+    """Say which factors leave a floor: a gap that doubling k to the largest does not halve."""
     medians = table.groupby(["factor", "k"], sort=False)[["gap", "excess"]].median()
     lines = []
     for factor in dict.fromkeys(table["factor"]):
@@ -113,7 +111,7 @@ def floors(table: pd.DataFrame) -> Text:
 
 
 def sampled(line: Line, halves: tuple[Line, Line], highest: float) -> Text:
-    """Say whether k* is linear in H_cov, with which slope, and how near the union bound is.
+    """Say how linear k* is in H_cov, with which slope, and how near the union bound is.
 
     line, halves, highest: as `ddlib.theory.channel.slopes` returns them. The slope of the union
     bound is 2, in units of sigma^2 / epsilon^2.
@@ -129,7 +127,7 @@ def sampled(line: Line, halves: tuple[Line, Line], highest: float) -> Text:
 
 
 def duplicates(table: pd.DataFrame) -> Text:
-    """Say what duplicates do to k*; table: as `ddlib.theory.channel.sampled_sizes` returns it."""
+    """Say how duplicates change k*; table: of `ddlib.theory.channel.sampled_sizes`."""
     wide = table.pivot(index="x", columns="line", values="k_star").dropna(subset=["duplicates"])
     alone = table[table["line"] == "independent"]
     alone = np.interp(wide.index - np.log(COPIES), alone["x"], alone["k_star"])
@@ -151,7 +149,7 @@ def duplicates(table: pd.DataFrame) -> Text:
 def channel(table: pd.DataFrame) -> Text:
     """Say whether any distiller beat Fano's bound; columns line, k, success, bound."""
     beaten = table[table["success"] > table["bound"] + 1e-9]
-    tight = table[table["bound"] < 1]  # beyond, it allows everything
+    tight = table[table["bound"] < 1]  # a bound of 1 or more excludes nothing
     nearest = (tight["success"] / tight["bound"]).groupby(tight["line"]).max().sort_values()
     verdict = "No distiller serves more worlds than Fano's bound allows"
     if len(beaten):
@@ -163,7 +161,7 @@ def channel(table: pd.DataFrame) -> Text:
 
 
 def optimised(table: pd.DataFrame) -> Text:
-    """Say what k* of optimised S follows: R^2 with M, with the rank, and with ln M."""
+    """Say what k* of optimised S follows, by its R^2 with M, with the rank and with ln M."""
     lines = []
     for kind, rows in table.groupby("kind", sort=False):
         means = rows.groupby("count")[["rank", "k_star"]].mean().reset_index()
@@ -184,10 +182,10 @@ def optimised(table: pd.DataFrame) -> Text:
 
 
 def deep_networks(folder: str) -> Text:
-    """Say which regime the networks of notebook 03 resemble, from the table that it left.
+    """Say which regime the networks of notebook 03 resemble, from the table that it wrote.
 
-    Sampled or channel: k* follows a log, H_cov; optimised: it follows M itself. H_cov must lead
-    ln M in relabellings to be recognised; k* rises with M in every relabelling, so M alone decides
+    Sampled sets and channels: k* follows H_cov, a log. Optimised sets: k* follows M itself. H_cov
+    must lead ln M in relabellings. k* rises with M in every relabelling, so M alone decides
     nothing.
     """
     path = from_root(folder) / REGRESSIONS
@@ -198,11 +196,11 @@ def deep_networks(folder: str) -> Text:
         )
     lines = []
     for epsilon, rows in pd.read_parquet(path).groupby("epsilon"):
-        known = rows[rows["r2"].notna()].set_index("predictor")
-        if not {"h_cov", "members"} <= set(known.index):
+        fitted = rows[rows["r2"].notna()].set_index("predictor")
+        if not {"h_cov", "members"} <= set(fitted.index):
             lines.append(f"worst gap {epsilon:g}: too few k* are known to compare regimes")
             continue
-        h_cov, members = known.loc["h_cov"], known.loc["members"]
+        h_cov, members = fitted.loc["h_cov"], fitted.loc["members"]
         verdict = "no regime is recognised"
         if max(h_cov["p"], h_cov["p_lead"]) <= LEVEL and h_cov["r2"] > members["r2"]:
             verdict = "weak evidence of a log, that of sampled sets, (a)"
@@ -214,5 +212,5 @@ def deep_networks(folder: str) -> Text:
 
 
 def _below(values: pd.Series, bounds: pd.Series) -> pd.Series:
-    """Return where values do not exceed their bounds, but for rounding."""
+    """Return where values do not exceed their bounds, up to rounding."""
     return values <= bounds * (1 + 1e-9) + 1e-12
