@@ -33,9 +33,6 @@ class Pixels:
     def device(self) -> torch.device:
         return self.values.device
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     def __getitem__(self, rows: Rows) -> torch.Tensor:
         is_indices = isinstance(rows, torch.Tensor) and rows.dtype == torch.int64
         # Five times as fast as indexing, on a CPU.

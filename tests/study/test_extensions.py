@@ -123,13 +123,13 @@ def test_code_that_changed_takes_the_place_of_what_it_was(write):
         ("def f():\n    return 1 / 0\n\nf()", r"mine\.py, line 2: ZeroDivisionError: division by"),
         ("import nowhere_to_be_found", r"mine\.py, line 1: ModuleNotFoundError: No module named"),
         ("import sys\nsys.exit(3)", r"mine\.py, line 2: SystemExit: 3"),
-        ("from helper import x", r"line 1: the code of helper\.py beside it would not name res"),
+        ("from helper import x", r"line 1: an edit of helper\.py would not change the names"),
         ("x = 1", r"mine\.py registers nothing; let it set an entry of METHODS, NETWORKS or DATA"),
         (METHOD.replace('"mine"', '"dm"'), r"line 7: the method 'dm' is that of the library; ch"),
         (METHOD.replace("ipcs, seed, ", "", 1), r"line 7: .* needs 5 arguments in distil; see doc"),
         (
             METHOD.replace("Method(distil", "Method(selection.random"),
-            r"line 7: the method 'mine' needs functions of its own file, whose code names results",
+            r"line 7: the method 'mine' needs functions of its own file, not <",
         ),
         (PREPARED, r"line 14: the method 'mine' needs 2 arguments in jobs; see docs/extend"),
         (
