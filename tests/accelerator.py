@@ -24,16 +24,16 @@ ASKS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"
 ASKS += ("_unique2", "repeat_interleave.Tensor")  # their sizes are numbers of the device
 
 
-class There(torch.Tensor):
-    """A tensor of the accelerator; `held` has its values."""
+class DeviceTensor(torch.Tensor):
+    """A tensor of the accelerator; the CPU holds its `content`."""
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> "There":
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=NAME
+    def __new__(cls, content: torch.Tensor) -> "DeviceTensor":
+        result = torch.Tensor._make_wrapper_subclass(
+            cls, content.shape, strides=content.stride(), dtype=content.dtype, device=NAME
         )
-        made.held = held
-        return made
+        result.content = content
+        return result
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -43,7 +43,7 @@ class There(torch.Tensor):
 
 
 class Accelerator(TorchDispatchMode):
-    """While it is on, what is made on the device "meta" is There. `waits` counts what waits."""
+    """While it is on, tensors made on "meta" are DeviceTensors; `waits` counts what waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,44 +52,44 @@ class Accelerator(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        there = [leaf for leaf in given if isinstance(leaf, There)]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_device = [leaf for leaf in tensors if isinstance(leaf, DeviceTensor)]
         target = torch.device(device).type if device is not None else None
-        self._count(operation, args, kwargs, there, target)
+        self._count(operation, args, kwargs, on_device, target)
         if target == NAME:
             kwargs["device"] = "cpu"
-        plain = tree_map(lambda x: x.held if isinstance(x, There) else x, (args, kwargs))
-        made = operation(*plain[0], **plain[1])
-        elsewhere = target == NAME if target else bool(there)
-        return self._wrapped(made, plain, (args, kwargs)) if elsewhere else made
+        plain = tree_map(lambda x: x.content if isinstance(x, DeviceTensor) else x, (args, kwargs))
+        result = operation(*plain[0], **plain[1])
+        elsewhere = target == NAME if target else bool(on_device)
+        return self._wrapped(result, plain, (args, kwargs)) if elsewhere else result
 
-    def _count(self, operation: Any, args: Any, kwargs: Any, there: list, target: Any) -> None:
+    def _count(self, operation: Any, args: Any, kwargs: Any, on_device: list, target: Any) -> None:
         name = str(operation).removeprefix("aten.")
         # PyTorch takes indices of the CPU to the device, and waits.
         crossing = name.startswith(
             ("_to_copy", "copy_", "index.Tensor", "index_put_", "index_put.")
         )
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        here = [t for t in given if not isinstance(t, There) and t.dim()]
-        if there and here and not crossing:
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        on_cpu = [t for t in tensors if not isinstance(t, DeviceTensor) and t.dim()]
+        if on_device and on_cpu and not crossing:
             raise AssertionError(f"{name} mixes tensors of two devices")
-        asked = there and (name.startswith(ASKS) or target == "cpu")
+        read = on_device and (name.startswith(ASKS) or target == "cpu")
         indexed = name.startswith("index")  # by which of them: how many is the device's to say
-        masked = indexed and any(t.dtype in (torch.bool, torch.uint8) for t in given)
-        sent = crossing and (target == NAME or (there and here))
-        self.waits[name] += bool(asked or masked or (sent and not kwargs.get("non_blocking")))
+        masked = indexed and any(t.dtype in (torch.bool, torch.uint8) for t in tensors)
+        sent = crossing and (target == NAME or (on_device and on_cpu))
+        self.waits[name] += bool(read or masked or (sent and not kwargs.get("non_blocking")))
 
-    def _wrapped(self, made: Any, plain: Any, given: Any) -> Any:
-        """Return the results as There; one that is an argument, changed in place, as itself."""
-        pairs = zip(tree_leaves(plain), tree_leaves(given), strict=True)
-        known = {id(held): own for held, own in pairs if isinstance(own, There)}
+    def _wrapped(self, result: Any, plain: Any, tensors: Any) -> Any:
+        """Return the results as DeviceTensors; an argument that was changed in place is itself."""
+        pairs = zip(tree_leaves(plain), tree_leaves(tensors), strict=True)
+        known = {id(content): tensor for content, tensor in pairs if type(tensor) is DeviceTensor}
 
         def wrap(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
                 return value
-            return known[id(value)] if id(value) in known else There(value)
+            return known[id(value)] if id(value) in known else DeviceTensor(value)
 
-        return tree_map(wrap, made)
+        return tree_map(wrap, result)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def accelerator() -> Iterator[Accelerator]:
 def moved(dataset: DataSet) -> DataSet:
     """Return the data set with its images and labels on the accelerator."""
     splits = {
-        name: Split(There(split.images), There(split.labels))
+        name: Split(DeviceTensor(split.images), DeviceTensor(split.labels))
         for name, split in (("train", dataset.train), ("test", dataset.test))
     }
     return replace(dataset, **splits)

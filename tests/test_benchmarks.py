@@ -1,37 +1,28 @@
 """The benchmarks at their smallest: both ways agree, and a run is kept."""
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import (
-    published,
-    statistics,
-    statistics_coverage,
-    statistics_planner,
-)
+from benchmarks import growth, published, statistics, statistics_coverage, statistics_planner
 from benchmarks.__main__ import main, measure
 from benchmarks.cases import (
     QUICK,
     SHAPES,
     Case,
     all_cases,
-    difference,
-    distribution_matching,
-    evaluation,
-    gradient_matching,
-    make_setting,
 )
-from benchmarks.cases import test_pass as scored
-from ddlib.data.base import Split
-from ddlib.networks.functional import embed, logits
 
 
 def test_a_quick_run_measures_every_case(capsys):
+    """Both ways agree to rounding, or there is no measurement."""
     main(["--quick"])
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split("  ")[0] for row in rows] == [case.name for case in all_cases(QUICK)]
@@ -41,54 +32,11 @@ def test_a_quick_run_measures_every_case(capsys):
     with pytest.raises(SystemExit):
         main(["--quick", "--only", "reel side"])
     assert "'reel side' is no part of a case's name: DC outer" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("data", SHAPES)
-def test_the_obvious_network_is_the_librarys(data):
-    setting = make_setting(QUICK, data)
-    images = setting.dataset.test.images[:5]
-    network = setting.convnet(setting.theta)
-    theirs = logits(setting.network, setting.theta, images)
-    torch.testing.assert_close(network(images), theirs)
-    body = embed(setting.network, setting.theta, images)
-    torch.testing.assert_close(network.body(images), body)
-
-
-def test_results_that_are_apart_are_no_measurement():
     theirs = {"large": 1e6 * torch.ones(4), "small": torch.ones(4)}
     ours = {**theirs, "small": torch.tensor([1, 1, 1, 1.1])}
     wrong = Case("a case", "mnist", lambda: theirs, lambda: ours)
     with pytest.raises(AssertionError, match=r"a case on mnist: small are 5\.0e-02 apart"):
         measure(wrong, 1)
-
-
-@pytest.mark.parametrize("data", SHAPES)
-@pytest.mark.parametrize("make", [scored, evaluation])
-def test_scores_of_other_images_are_apart(data, make):
-    setting = make_setting(replace(QUICK, width=16, test=120), data)
-    theirs = make(setting).reference()
-    other = [
-        Split(split.images.flip(0), split.labels)
-        for split in (setting.dataset.train, setting.dataset.test)
-    ]
-    changed = replace(setting.dataset, train=other[0], test=other[1])
-    ours = make(replace(setting, dataset=changed)).ours()
-    with pytest.raises(AssertionError, match=r"on mnist: (nats|accuracies) are"):
-        difference(theirs, ours, "on mnist")
-
-
-@pytest.mark.parametrize("data", SHAPES)
-@pytest.mark.parametrize("method", ["dm", "dc", "dsa"])
-def test_small_cases_of_both_ways_to_match_agree_to_rounding(data, method):
-    setting = make_setting(QUICK, data)
-    strategy = {"dc": "none"}.get(method, setting.strategy)
-    if method == "dm":
-        case = distribution_matching(setting, QUICK.ipcs, "DM")
-    else:
-        case = gradient_matching(setting, method, strategy)
-    theirs, ours = case.reference(), case.ours()
-    assert all(part.abs().max() > 1e-6 for part in theirs.values())
-    assert difference(theirs, ours, method) < 1e-4
 
 
 def test_a_shorter_run_stands_beside_what_was_published(tmp_path, capsys, monkeypatch):
@@ -97,32 +45,28 @@ def test_a_shorter_run_stands_beside_what_was_published(tmp_path, capsys, monkey
     monkeypatch.setattr(published, "FULL", QUICK)
     monkeypatch.setitem(SHAPES, "digits", (1, 8, 8))
     monkeypatch.setattr(published, "ProcessPoolExecutor", InThisProcess)
-    asked = ["--data", "mnist", "--seeds", "2", "--results", str(tmp_path)]
-    published.main(asked)
-    first = capsys.readouterr().out
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    def run(*words):
+        published.main(["--data", "mnist", "--results", str(tmp_path), *words])
+        times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        return sorted(capsys.readouterr().out.splitlines()[:2]), times
+
+    seeds, kept = run("--seeds", "2")
     suffixes = [".json", ".safetensors", ".seconds"]
     assert sorted(path.suffix for path in kept) == sorted(2 * suffixes)
-    published.main(asked)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
-    seeds, again = first.splitlines()[:2], capsys.readouterr().out.splitlines()
-    assert sorted(again[:2]) == sorted(seeds)
-    assert again[-1].split()[:5] == ["digits", "2", "91.0", "±", "0.5"]
+    assert run("--seeds", "2") == (seeds, kept)
     scores = {path: path.read_text() for path in kept if path.suffix == ".json"}
     for path in scores:
         path.unlink()
-    published.main(asked)  # the sets are there
-    now = {path: path.stat().st_mtime_ns for path in kept}
+    _, now = run("--seeds", "2")  # the sets are there
     assert {path for path in kept if now[path] != kept[path]} == scores.keys()
     assert {path: path.read_text() for path in scores} == scores
-    published.main([*asked, "--seeds", "1", "--networks", "2"])  # on the set that is there
+    run("--seeds", "1", "--networks", "2")  # on the set that is there
     [two] = set(tmp_path.glob("*.json")) - scores.keys()
     record = json.loads(two.read_text())
     assert record["accuracy"] == pytest.approx(50 * sum(record["each"]))
-    [one] = [json.loads(text) for path, text in scores.items() if path.name.startswith("digits-0")]
-    assert one["accuracy"] == 100 * record["each"][0]
-    published.main([*asked, "--seeds", "1", "--learning-rate", "0"])
-    assert len(list(tmp_path.iterdir())) == 10  # another setting is run anew
+    _, files = run("--seeds", "1", "--learning-rate", "0")
+    assert len(files) == 10  # another setting is run anew
 
 
 def test_the_ratio_is_of_published_hours_to_those_of_a_seed():
@@ -156,3 +100,38 @@ class InThisProcess(ThreadPoolExecutor):
 
     def __init__(self, *_, **__):
         super().__init__(1)
+
+
+# ---- growth ----
+
+
+@pytest.mark.parametrize(("exponent", "memory"), [(1.5, 1.0), (0.0, np.nan)])
+def test_slopes_are_those_of_powers_with_their_intervals(exponent, memory):
+    """Memory that does not grow has no slope."""
+    sizes = np.array([1, 10, 100, 1000])
+    rows = {"axis": "k", "job": "a job", "size": sizes, "seconds": 0.1 * sizes**exponent}
+    megabytes = [0.5] * 4 if exponent == 0 else [0.0, 3.0, 30.0, 300.0]
+    fitted = growth.exponents(pd.DataFrame({**rows, "megabytes": megabytes}))
+    for name, expected in (("seconds", exponent), ("megabytes", memory)):
+        row = fitted.set_index("measure").loc[name]
+        assert row["exponent"] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+        if expected:
+            assert [row["low"], row["high"]] == pytest.approx([expected] * 2, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("number", range(len(growth.CASES)))
+def test_every_case_runs_at_its_smallest_size(number):
+    case = growth.CASES[number]
+    case.make(case.sizes[0])()
+    assert list(case.sizes) == sorted(case.sizes)
+
+
+def test_a_case_is_measured_in_a_process_of_its_own_and_drawn():
+    [number] = (i for i, case in enumerate(growth.CASES) if case.job == "distances")
+    points = growth.grow([number], count=1)
+    [row] = points.to_dict("records")
+    assert (row["axis"], row["job"], row["size"]) == ("configurations", "distances", 50)
+    assert 0 < row["seconds"] < 10
+    chart = growth.figure(points, growth.exponents(points))
+    assert [len(row["hconcat"]) for row in chart.to_dict()["vconcat"]] == [1, 1]
+    assert Image.open(io.BytesIO(growth.picture(chart))).mode == "P"  # few colours, a small file

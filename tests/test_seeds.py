@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -13,8 +9,7 @@ def draws(*keys, count=64):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()],
+    "other", [("real", 4), ("noise", 3), (3, "real"), ("real", 3, 0), ("real", "3"), ("real3",), ()]
 )
 def test_different_keys_give_unrelated_streams(other):
     ours, theirs = draws("real", 3, count=4096), draws(*other, count=4096)
@@ -30,24 +25,10 @@ def test_thousands_of_streams_are_all_different():
 
 
 def test_a_stream_depends_on_its_keys_alone():
-    first, before = draws("real", 3), torch.get_rng_state()
-    other, late = generator("noise", 3), generator("real", 3)
+    """Keys are hashed by their text, so the numbers are the same in every process."""
+    first, before = draws("real", (3, 1), count=2), torch.get_rng_state()
+    assert first.tolist() == [1538009972, 1844739286]
+    other, late = generator("noise", 3), generator("real", (3, 1))
     torch.rand(1000, generator=other)
-    assert torch.equal(torch.randint(2**31, (64,), generator=late), first)
+    assert torch.equal(torch.randint(2**31, (2,), generator=late), first)
     assert torch.equal(torch.get_rng_state(), before)
-    with torch.random.fork_rng():
-        torch.manual_seed(12345)
-        assert torch.equal(draws("real", 3), first)
-
-
-def test_another_process_sees_the_same_stream():
-    # Python's own hash() of a string differs between these two processes.
-    code = (
-        "import torch; from ddlib.seeds import generator; "
-        "print(torch.randint(2**31, (4,), generator=generator('real', (3, 1))).tolist())"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "77"}
-    process = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert process.stdout.strip() == str(draws("real", (3, 1), count=4).tolist())

@@ -83,13 +83,10 @@ def test_the_contrastive_loss_is_the_papers_formula():
     assert contrastive_loss(projected).item() == pytest.approx(sum(terms).item() / 6, rel=1e-5)
 
 
-def test_rotation_wants_square_images(tiny):
+def test_pretraining_says_what_it_cannot_do(tiny):
     wide = replace(tiny, train=Split(tiny.train.images[..., :6], tiny.train.labels))
     with pytest.raises(ValueError, match="these are 8x6; choose 'contrastive'"):
         pretrain(wide, configuration(initialisation="rotation"))
-
-
-def test_the_settings_of_pretraining_are_checked():
     with pytest.raises(ValueError, match="batch_size=1 must be a whole number of at least 2"):
         Pretraining(batch_size=1)
 
@@ -115,22 +112,6 @@ def test_a_product_is_every_combination():
     }
 
 
-@pytest.mark.parametrize(
-    ("tables", "message"),
-    [
-        (
-            {"g-adam": {}, "g": {"product": {"optimizer": ["adam"]}}},
-            "two configurations are named 'g-adam'; rename",
-        ),
-        ({"g": {"product": {"momentum": [1, "1"]}}}, "named 'g-1'; .*give other values"),
-        ({"g": {"product": {"optimizer": "adam"}}}, "product of 'g' must be a table"),
-    ],
-)
-def test_a_bad_product_is_refused_in_one_sentence(tables, message):
-    with pytest.raises(ValueError, match=message):
-        expand(tables)
-
-
 def test_families_are_lists_products_and_growing_series():
     families = read_families(
         {
@@ -154,10 +135,7 @@ def test_families_are_lists_products_and_growing_series():
     ("tables", "message"),
     [
         ({}, "configurations must be a table"),
-        (
-            {"a": {"optimiser": "adam"}},
-            "a: 'optimiser' is not a parameter; did",
-        ),
+        ({"a": {"optimiser": "adam"}}, "a: 'optimiser' is not a parameter; did"),
         ({"a": {"optimizer": "adan"}}, "'adan' is not an optimizer; did you mean 'adam'"),
         ({"a": {}, "b": {"steps": 6}}, "'b' is the same as 'a'; drop one"),
         ({"a": {"network": {"name": "vgg"}}}, "'vgg' is not a network"),
@@ -169,6 +147,19 @@ def test_families_are_lists_products_and_growing_series():
 def test_a_bad_configuration_is_refused_in_one_sentence(tables, message):
     with pytest.raises(ValueError, match=message):
         read_configurations(tables, BASE)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"optimizer": ["adam"]}, "two configurations are named 'g-adam'; rename"),
+        ({"momentum": [1, "1"]}, "named 'g-1'; .*give other values"),
+        ({"optimizer": "adam"}, "product of 'g' must be a table"),
+    ],
+)
+def test_a_bad_product_is_refused_in_one_sentence(axes, message):
+    with pytest.raises(ValueError, match=message):
+        expand({"g-adam": {}, "g": {"product": axes}})
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.operators import BURST, STATES, update_fields
 from ddlib.data.base import DataSet
 from ddlib.data.load import load
-from ddlib.networks.initial import initial_parameters
-from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.stats.distances import update_distance
 from ddlib.training.loop import batches, train, training_steps
@@ -47,22 +44,6 @@ def test_updates_on_the_batches_of_a_training_are_the_training(tiny, name, netwo
     assert all(torch.equal(moved[key], value) for key, value in whole.items())
 
 
-def test_an_update_draws_from_its_stream_and_changes_nothing_that_it_is_given(tiny):
-    body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
-    network, chosen = Network(body, nn.Linear(64, 3)), read(augmentation="dsa")
-    theta = initial_parameters(network, generator("weights"))
-    kept = {name: value.clone() for name, value in theta.items()}
-    burst = [(tiny.train.images[:16], tiny.train.labels[:16])] * 3
-    before = torch.random.get_rng_state()
-    first, again, other = (
-        chosen.update(network, theta, burst, generator("update", seed)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(value, kept[name]) for name, value in theta.items())
-    assert torch.equal(first["head.weight"], again["head.weight"])
-    assert not torch.equal(first["head.weight"], other["head.weight"])
-
-
 def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(digits):
     """By hand: five steps of gradient descent from the initial weights, batch by batch."""
     own = read()
@@ -82,9 +63,9 @@ def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(
             for (name, value), slope in zip(moved.items(), slopes, strict=True)
         }
     expected = torch.cat([(moved[name] - theta[name]).flatten() for name in theta])
-    found = update_fields(digits, {"own": own}, 0)["own"]
-    assert found.shape == (STATES, len(expected))
-    torch.testing.assert_close(torch.tensor(found[0]).float(), expected, rtol=1e-4, atol=1e-6)
+    fields = update_fields(digits, {"own": own}, 0)["own"]
+    assert fields.shape == (STATES, len(expected))
+    torch.testing.assert_close(torch.tensor(fields[0]).float(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_later_states_are_the_weights_of_a_training(digits):
@@ -111,6 +92,12 @@ def test_one_seed_gives_the_same_bytes_and_what_diverges_is_left_out(digits):
     assert torch.equal(before, torch.random.get_rng_state())
     assert list(first) == ["own", "adam"]
     assert all(np.array_equal(first[name], again[name]) for name in first)
+    named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
+    with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
+        update_fields(digits, named, 0)
+    few = update_fields(digits, {"own": read(network=NORMED, steps=2)}, 0)["own"]
+    assert few.shape[0] == STATES  # fewer steps than states repeat the start
+    assert np.isfinite(few).all()
 
 
 def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
@@ -129,15 +116,3 @@ def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
     assert distance["slower"] == pytest.approx(distance["slowest"], rel=0.1)
     assert 0.1 < distance["momentum"] < distance["adam"]
     assert 0.1 < distance["mixup"] < distance["adam"]
-
-
-def test_configurations_of_other_networks_are_refused(digits):
-    named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
-    with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
-        update_fields(digits, named, 0)
-
-
-def test_batch_norms_run_and_fewer_steps_than_states_repeat_the_start(digits):
-    fields = update_fields(digits, {"own": read(network=NORMED, steps=2)}, 0)["own"]
-    assert fields.shape[0] == STATES
-    assert np.isfinite(fields).all()

@@ -13,16 +13,14 @@ from ddlib.data.load import load
 
 
 def test_arrays_are_normalised_by_the_training_images(tmp_path):
-    folder = write_npz(tmp_path / "pets")
-    for name in (folder, str(folder)):
-        loaded = load(name)
-        assert (loaded.name, loaded.classes) == ("pets", ("cat", "dog"))
-        unit = pixels(6, 5, 5, 3, seed=6) / 255
-        assert loaded.normalisation.mean == pytest.approx(unit.mean((0, 1, 2)))
-        assert loaded.normalisation.std == pytest.approx(unit.std((0, 1, 2)))
-        expected = (unit - unit.mean((0, 1, 2))) / unit.std((0, 1, 2))
-        expected = expected.transpose(0, 3, 1, 2)
-        np.testing.assert_allclose(images(loaded.train).numpy(), expected, atol=1e-5)
+    loaded = load(str(write_npz(tmp_path / "pets")))
+    assert (loaded.name, loaded.classes) == ("pets", ("cat", "dog"))
+    unit = pixels(6, 5, 5, 3, seed=6) / 255
+    mean, std = unit.mean((0, 1, 2)), unit.std((0, 1, 2))
+    assert loaded.normalisation.mean == pytest.approx(mean)
+    assert loaded.normalisation.std == pytest.approx(std)
+    expected = ((unit - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(images(loaded.train).numpy(), expected, atol=1e-5)
 
 
 def test_a_constant_channel_stays_finite_and_grey_needs_no_channel_axis(tmp_path):
@@ -37,7 +35,11 @@ def test_a_constant_channel_stays_finite_and_grey_needs_no_channel_axis(tmp_path
 
 @pytest.mark.parametrize("test", ["test", "val"])
 def test_a_folder_of_images(tmp_path, test):
-    loaded = load(write_images(tmp_path / "insects", test=test))
+    """The folder of a class may be a link."""
+    folder = write_images(tmp_path / "insects", test=test)
+    (folder / "train" / "bee").rename(tmp_path / "apart")
+    (folder / "train" / "bee").symlink_to(tmp_path / "apart")
+    loaded = load(folder)
     assert (loaded.classes, loaded.image_shape) == (("ant", "bee"), (3, 6, 8))
     assert loaded.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     expected = pixels(6, 8, 3, seed=11)
@@ -69,13 +71,6 @@ def test_what_is_no_image_is_passed_over_or_counted(tmp_path):
     assert torch.equal(images(again.train), images(loaded.train))
 
 
-def test_the_folder_of_a_class_may_be_a_link(tmp_path):
-    folder = write_images(tmp_path / "own")
-    (folder / "train" / "bee").rename(tmp_path / "apart")
-    (folder / "train" / "bee").symlink_to(tmp_path / "apart")
-    assert load(folder).train.labels.tolist() == [0] * 3 + [1] * 3
-
-
 # ---- what the files of images hold ----
 
 
@@ -93,22 +88,15 @@ def deep_colour(suffix):
     pixel = struct.pack(">3H", 0x1234, 0, 0)
     if suffix == "ppm":
         return b"P6 1 1 65535\n" + pixel
-    if suffix == "png":
-        header, data = struct.pack(">2I5B", 1, 1, 16, 2, 0, 0, 0), zlib.compress(b"\0" + pixel)
-        return b"\x89PNG\r\n\x1a\n" + b"".join(
-            struct.pack(">I", len(content)) + kind + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-            for kind, content in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
-        )  # fmt: skip
-    tags = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1 << 16)]
-    tags += [(262, 3, 1, 2 << 16), (273, 4, 1, 128), (277, 3, 1, 3 << 16), (278, 4, 1, 1)]
-    tags += [(279, 4, 1, 6)]
-    entries = b"".join(struct.pack(">2H2I", *tag) for tag in tags)
-    head = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + entries + bytes(4)
-    return head + struct.pack(">3H", 16, 16, 16) + pixel
+    header, data = struct.pack(">2I5B", 1, 1, 16, 2, 0, 0, 0), zlib.compress(b"\0" + pixel)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", ["png", "ppm", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "ppm"])
 def test_colours_of_16_bits_are_refused_by_name(tmp_path, suffix):
     folder = write_pictures(tmp_path, bee=Image.new("RGB", (1, 1)))
     (folder / "train" / "ant" / f"a.{suffix}").write_bytes(deep_colour(suffix))
@@ -152,9 +140,7 @@ COLOURS = Image.fromarray(pixels(5, 4, 3))
     [
         ("a_jpg", Image.new("CMYK", (4, 5)), {}, "has pixels of mode CMYK, which 8 bits"),
         ("a_tif", Image.new("F", (4, 5), 0.5), {}, "has pixels of mode F, which 8 bits"),
-        ("a_tif", Image.new("I", (4, 5), 70_000), {}, "has pixels of mode I, which 8 bits"),
         ("a_png", Image.new("RGBA", (4, 5), (9, 9, 9, 254)), {}, "has transparent pixels"),
-        ("a_png", Image.new("LA", (4, 5), (9, 0)), {}, "has transparent pixels"),
         ("a_png", COLOURS.quantize(20), {"transparency": 0}, "has transparent pixels"),
         (
             *("a_png", COLOURS),

@@ -1,7 +1,6 @@
 """Normalisation and whitening by their formulas, and bytes that are normalised when read."""
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,35 +84,17 @@ def test_whitening_is_undone():
     unit = plain.normalisation.denormalise(images(plain.test))
     back = whitened.normalisation.denormalise(images(whitened.test))
     torch.testing.assert_close(back, unit, rtol=0, atol=1e-5)
+    with precision("bf16", "cpu"):
+        assert torch.equal(whitened.normalisation.denormalise(images(whitened.test)), back)
     far = whitened.normalisation.denormalise(100 * images(whitened.test))
     assert (far.min(), far.max()) == (0, 1)  # clamped
     with pytest.raises(ValueError, match="images have 16 values each, but the whitening has 64"):
         whitened.normalisation.normalise(torch.zeros(2, 1, 4, 4))
 
 
-def test_whitenings_of_equal_values_are_equal():
-    whitening = load("digits", zca=True).normalisation
-    again = pickle.loads(pickle.dumps(whitening))
-    other = replace(whitening, matrix=2 * whitening.matrix)
-    assert whitening == again != other
-    assert hash(whitening) == hash(again)
-    zeros = torch.zeros(8, 1, 8, 8)
-    torch.testing.assert_close(other.denormalise(zeros + 1), whitening.denormalise(zeros + 0.5))
-
-
-def test_a_whitening_is_exact_under_bf16():
-    digits = load("digits", zca=True)
-    whitened, whitening = images(digits.train), digits.normalisation
-    unit = whitening.denormalise(whitened)
-    with precision("bf16", "cpu"):
-        assert torch.equal(whitening.denormalise(whitened), unit)
-        again = whitening.normalise(unit)
-    assert torch.equal(again, whitening.normalise(unit))
-
-
 def test_whitening_is_fitted_to_all_training_images_at_the_size_asked_for():
     whole, part = load("digits", zca=True), load("digits", zca=True, classes=["3"], per_class=7)
-    assert whole.normalisation == part.normalisation
+    assert whole.normalisation == pickle.loads(pickle.dumps(part.normalisation))
     kept = whole.train.at(whole.train.labels == 3)[:7]
     torch.testing.assert_close(images(part.train), kept, rtol=0, atol=1e-5)
     assert load("digits", zca=True, image_size=4).normalisation.matrix.shape == (16, 16)

@@ -1,60 +1,28 @@
 """The explorers in a real browser: the app and JupyterLab, moved by the keyboard."""
 
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
-from pathlib import Path
 from xml.etree import ElementTree
 
 import ipywidgets as widgets
 import pytest
 import vl_convert
+from servers import MAKE, ROOT, serving
 
 from ddlib.explore import explorers as explore
 from ddlib.explore import tables
 from ddlib.explore.controls import Ticks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-ROOT = Path(__file__).parents[2]
 SCREENS = ROOT / "results" / "screens"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-MAKE = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
 PATIENCE = 60_000  # milliseconds: a machine may be busy with much else
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here: install Debian's package chromium"
 )
-
-
-@contextmanager
-def serving(words: list[str], folder: Path):
-    """Run a server on a free port of this machine; yield the port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folders = dict.fromkeys(("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"), str(folder))
-    log, command = folder / "log", [word.format(port=port) for word in words]
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | folders, stdout=out, stderr=out,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.2)
-        yield port
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Tables of a finished study: from its results folder, and from the example."""
 
 import dataclasses
-import json
 import shutil
 import subprocess
 import sys
@@ -44,16 +43,13 @@ def test_the_example_holds_the_studies_of_two_notebooks(example):
 
 
 def test_families_are_those_of_the_study_and_of_equal_size(example):
-    _, law = example
+    law = example[1]
     assert law.families["all configurations"] == tuple(law.configurations)
     assert law.families["optimisation-3"] == ("own", "adam", "rmsprop")
     spread = covers.spread_families(law.distances, 4, 5)
     assert {name: law.families[name] for name in spread} == spread
-
-
-def test_too_few_configurations_leave_out_the_families_of_equal_size(example):
     few = ["own", "adam", "mlp", "vit"]
-    law = dataclasses.replace(example[1], distances=example[1].distances.loc[few, few])
+    law = dataclasses.replace(law, distances=law.distances.loc[few, few])
     assert law.families["optimisation-4"] == ("own", "adam")
     assert not [name for name in law.families if name.startswith("spread")]
     assert law.spread[1].startswith("no families of equal size: size=4, count=5 give no choice")
@@ -73,9 +69,9 @@ def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(exam
     first = vit & (law.references["seed"] == 0)
     for lost, kept in ((first, True), (vit, False)):
         status = law.references["status"].mask(lost, "diverged")
-        found = dataclasses.replace(law, references=law.references.assign(status=status))
-        assert ("vit" in found.configurations) == kept
-        assert ("vit" in set(found.gaps["configuration"])) == kept
+        study = dataclasses.replace(law, references=law.references.assign(status=status))
+        assert ("vit" in study.configurations) == kept
+        assert ("vit" in set(study.gaps["configuration"])) == kept
 
 
 def test_written_distances_are_read_back(mine):
@@ -84,9 +80,9 @@ def test_written_distances_are_read_back(mine):
     matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)
     distance = pd.DataFrame(matrix, index=names, columns=names)
     tables.write_distances(mine, distance, 0.25)
-    found = tables.read(mine)
-    assert found.noise == 0.25
-    pd.testing.assert_frame_equal(found.distances, distance)
+    study = tables.read(mine)
+    assert study.noise == 0.25
+    pd.testing.assert_frame_equal(study.distances, distance)
 
 
 def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, example):
@@ -95,15 +91,11 @@ def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, example):
         shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
     studies = [*map(tables.read, folders), example[1]]
     names = [*(f"digits: {folder}" for folder in folders), "digits: coverage_law/digits"]
-    assert list(tables.named(studies)) == names
-    assert list(tables.named(studies).values()) == studies
-
-
-def test_a_folder_given_twice_is_refused(mine, tmp_path):
-    (tmp_path / "same").symlink_to(tmp_path / "mine")
-    found = [tables.read(tmp_path / name / "quick") for name in ("mine", "same")]
-    with pytest.raises(ValueError, match="mine/quick is given twice; give each folder once"):
-        tables.named(found)
+    assert tables.named(studies) == dict(zip(names, studies, strict=True))
+    (tmp_path / "same").symlink_to(tmp_path / "one")
+    studies[1] = tables.read(tmp_path / "same" / "methods" / "quick")
+    with pytest.raises(ValueError, match="methods/quick is given twice; give each folder once"):
+        tables.named(studies)
 
 
 def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
@@ -118,16 +110,16 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
         dataclasses.replace(synthetic, images=content).save(mine / "distilled" / name)
     costs = pd.DataFrame({"method": "dm", "ipc": 3, "seed": [0, 1], "set": names})
     costs.to_parquet(mine / "costs.parquet")
-    found = tables.read(mine)
-    assert list(found.sheets) == [("dm", 3)]
-    (tmp_path / "sheet.png").write_bytes(found.sheet("dm", 3))
+    study = tables.read(mine)
+    assert list(study.sheets) == [("dm", 3)]
+    (tmp_path / "sheet.png").write_bytes(study.sheet("dm", 3))
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert pixels.shape == (9, 6)  # three images of 2 + 1 pixels high, two wide
     tenth = [round(value * 25.5) for value in range(6)]
     assert pixels[1::3, 1].tolist() == tenth[:3]
     assert pixels[1::3, 4].tolist() == tenth[3:]
     assert (pixels[0] == sheets.PAPER).all()
-    assert found.sheet("dm", 5) is None
+    assert study.sheet("dm", 5) is None
 
 
 def test_the_example_is_what_its_command_writes(tmp_path, example):
@@ -140,30 +132,14 @@ def test_the_example_is_what_its_command_writes(tmp_path, example):
 
 
 def test_a_folder_without_a_finished_study_is_refused(mine):
+    pd.read_parquet(mine / "trials.parquet").head(0).to_parquet(mine / "trials.parquet")
+    with pytest.raises(ValueError, match="has no trials; run its notebook again"):
+        tables.read(mine)
     (mine / "trials.parquet").unlink()
     sentence = r"mine/quick holds no finished study \(trials.parquet is not there\); give the resu"
     with pytest.raises(FileNotFoundError, match=sentence):
         tables.read(mine)
-
-
-def test_a_study_without_trials_is_refused(mine):
-    pd.read_parquet(mine / "trials.parquet").head(0).to_parquet(mine / "trials.parquet")
-    with pytest.raises(ValueError, match="has no trials; run its notebook again"):
-        tables.read(mine)
-
-
-def test_settings_name_the_members_of_families(example):
-    """Reading the example needs no configuration and so no torch."""
-    settings = json.loads((example[1].folder / "settings.json").read_text())
-    assert settings["families"]["data_side-2"] == ["own", "smooth"]
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [([], "usage: python -m ddlib.explore.tables example"), (["nowhere"], "holds no finished")],
-)
-def test_the_command_says_what_is_wrong(words, sentence):
-    command = [sys.executable, "-m", "ddlib.explore.tables", "example", *words]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert sentence in run.stderr
+    command = [sys.executable, "-m", "ddlib.explore.tables", "example", str(mine)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "holds no finished" in process.stderr

@@ -1,9 +1,8 @@
-from typing import get_args
-
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from draws import noise, stream
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -20,14 +19,6 @@ def narrow(name, shape, classes=10, **options):
     return build(name, shape, classes, **NARROW.get(name, {"width": 4}), **options)
 
 
-def stream(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def images(count, *shape, seed=1):
-    return torch.randn(count, *shape, generator=stream(seed))
-
-
 def weights(network, seed=0):
     """Initial weights, moved so that norms of one and zero do not hide a missing affine map."""
     theta = initial_parameters(network, stream(seed))
@@ -38,7 +29,7 @@ def weights(network, seed=0):
 
 def assert_same(network, ordinary, shape, pad=0):
     """The network equals an ordinary model with the same weights, in order and none left over."""
-    theta, batch = weights(network), images(3, *shape)
+    theta, batch = weights(network), noise(3, *shape)
     flat = nn.utils.parameters_to_vector(theta.values())
     assert len(flat) == sum(value.numel() for value in ordinary.parameters())
     nn.utils.vector_to_parameters(flat.clone(), ordinary.parameters())
@@ -79,16 +70,11 @@ def test_networks_have_as_many_weights_as_published(name, shape, classes, option
 
 
 @pytest.mark.parametrize(
-    ("side", "depth"),
-    [*[(4, 1), (8, 1), (9, 2), (16, 2), (17, 3), (28, 3), (32, 3)], *[(48, 4), (64, 4), (96, 5)]],
+    ("side", "depth"), [(8, 1), (9, 2), (16, 2), (17, 3), (32, 3), (64, 4), (96, 5)]
 )
 def test_the_depth_of_a_convnet_follows_the_image(side, depth):
-    convolutions = [
-        layer
-        for layer in build("convnet", (3, side, side), 10, width=2).modules()
-        if isinstance(layer, nn.Conv2d)
-    ]
-    assert len(convolutions) == depth
+    layers = build("convnet", (3, side, side), 10, width=2).modules()
+    assert sum(isinstance(layer, nn.Conv2d) for layer in layers) == depth
 
 
 @pytest.mark.parametrize(
@@ -96,15 +82,13 @@ def test_the_depth_of_a_convnet_follows_the_image(side, depth):
     [
         (MNIST, 6, 3, 2),  # 28 -> 32, as the reference pads MNIST
         ((2, 8, 8), 4, 1, 0),
-        ((1, 6, 6), 3, 2, 1),  # 6 -> 8
         ((1, 8, 16), 3, 3, 0),  # the smallest side that depth 3 takes
-        ((3, 20, 28), 4, 3, (2, 2, 2, 2)),  # 20 -> 24 and 28 -> 32
         ((1, 24, 28), 4, 3, (2, 2, 0, 0)),
     ],
 )
 def test_convnet_equals_one_built_from_torch_nn(ordinary_convnet, shape, width, depth, padding):
     network = build("convnet", shape, 7, width=width, depth=depth)
-    theta, batch = weights(network), images(5, *shape)
+    theta, batch = weights(network), noise(5, *shape)
     ordinary = ordinary_convnet(theta, depth, padding)
     torch.testing.assert_close(logits(network, theta, batch), ordinary(batch))
     torch.testing.assert_close(embed(network, theta, batch), ordinary[0](batch))
@@ -138,24 +122,18 @@ def instance_norm(channels):
     return nn.InstanceNorm2d(channels, affine=True)
 
 
-@pytest.mark.parametrize(("name", "column"), [("vgg11", "A"), ("vgg16", "D")])
-@pytest.mark.parametrize(("shape", "pad"), [((3, 64, 64), 0), ((3, 28, 28), 2), ((3, 8, 8), 12)])
-def test_vgg_equals_torchvisions_convolutions(name, column, shape, pad):
+@pytest.mark.parametrize(
+    ("name", "column", "side", "pad"),
+    [("vgg11", "A", 28, 2), ("vgg11", "A", 8, 12), ("vgg16", "D", 64, 0)],
+)
+def test_vgg_equals_torchvisions_convolutions(name, column, side, pad):
     plan = [v if v == "M" else v // 16 for v in torchvision.models.vgg.cfgs[column]]
     body = torchvision.models.vgg.make_layers(plan, batch_norm=True)
     for number, layer in enumerate(body):
         if isinstance(layer, nn.BatchNorm2d):
             body[number] = instance_norm(layer.num_features)
     ordinary = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7))
-    assert_same(build(name, shape, 7, width=4), ordinary, shape, pad)
-
-
-def torchvision_resnet(norm):
-    """torchvision's own ResNet-18 with the first layer that small images have."""
-    ordinary = torchvision.models.resnet18(num_classes=7, norm_layer=norm)
-    ordinary.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    ordinary.maxpool = nn.Identity()
-    return ordinary
+    assert_same(build(name, (3, side, side), 7, width=4), ordinary, (3, side, side), pad)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +146,12 @@ def torchvision_resnet(norm):
     ],
 )
 def test_resnet_equals_torchvisions(norm, theirs, size, pad):
+    """With the first layer that small images have."""
+    ordinary = torchvision.models.resnet18(num_classes=7, norm_layer=theirs)
+    ordinary.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    ordinary.maxpool = nn.Identity()
     network = build("resnet18", (3, size, size), 7, norm=norm)
-    assert_same(network, torchvision_resnet(theirs), (3, size, size), pad)
+    assert_same(network, ordinary, (3, size, size), pad)
 
 
 @pytest.mark.parametrize(("size", "pad"), [(32, 0), (28, 2)])
@@ -189,18 +171,18 @@ def test_vit_equals_torchvisions(side, padded, patch):
 
 def test_vit_pads_an_oblong_to_a_square_about_it():
     network = build("vit", (1, 9, 15), 4, width=6, depth=1)  # patches of 2
-    theta, batch = weights(network), images(2, 1, 9, 15)
+    theta, batch = weights(network), noise(2, 1, 9, 15)
     square = build("vit", (1, 16, 16), 4, width=6, depth=1)
     placed = F.pad(batch, (0, 1, 3, 4))  # 15 -> 16 wide, 9 -> 16 high
     torch.testing.assert_close(logits(network, theta, batch), logits(square, theta, placed))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR, (3, 64, 64)])
+@pytest.mark.parametrize("shape", [DIGITS, MNIST, (3, 64, 64)])
 def test_every_network_takes_every_data_set_to_the_second_derivative(name, shape):
     network = narrow(name, shape)
     theta = initial_parameters(network, stream())
-    batch = images(2, *shape).requires_grad_()
+    batch = noise(2, *shape).requires_grad_()
     features = embed(network, theta, batch)
     assert features.shape == (2, network.head.in_features)
     head = F.linear(features, theta["head.weight"], theta["head.bias"])
@@ -214,23 +196,12 @@ def test_every_network_takes_every_data_set_to_the_second_derivative(name, shape
     assert all(image.any() for image in batch.grad)
 
 
-@pytest.mark.parametrize("name", ["convnet", "vgg11", "vgg16", "resnet18", "mobilenet_v2"])
-@pytest.mark.parametrize("norm", get_args(layers.Norm))
-def test_every_norm_fits_every_network_that_has_one(name, norm):
-    network = narrow(name, MNIST, norm=norm)
-    kinds = {type(layer) for layer in network.modules()} & {nn.GroupNorm, nn.BatchNorm2d}
-    assert kinds == {"batch": {nn.BatchNorm2d}, "none": set()}.get(norm, {nn.GroupNorm})
-    assert bool(network.batch_norms) == (norm == "batch")
-    theta = initial_parameters(network, stream())
-    assert logits(network, theta, images(3, *MNIST)).isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("norm", "axes", "groups"),
     [("instance", (2, 3), 8), ("group", (2, 3), 4), ("layer", (2, 3), 1), ("batch", (0, 2, 3), 8)],
 )
 def test_norms_are_what_their_names_say(norm, axes, groups):
-    maps = 3 + 2 * images(5, 8, 4, 4)
+    maps = 3 + 2 * noise(5, 8, 4, 4)
     parts = maps.view(5, groups, 8 // groups * 4, 4)
     mean = parts.mean(axes, keepdim=True)
     variance = (parts - mean).pow(2).mean(axes, keepdim=True)
@@ -247,14 +218,9 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
             "the network 'convnet': 'bacth' is not a norm; did you mean 'batch'? allowed: "
             "instance, group, batch, layer, none",
         ),
-        ("vgg11", MNIST, {"norm": 4}, "the network 'vgg11': 4 is not a norm; allowed: instance"),
         (
             *("convnet", MNIST, {"depth": "deep"}),
             "the network 'convnet': depth='deep' must be a whole number of at least 1 or 'auto'",
-        ),
-        (
-            *("vgg11", MNIST, {"width": True}),
-            "the network 'vgg11': width=True must be a whole number of at least 1",
         ),
         (
             *("alexnet", MNIST, {"norm": "batch"}),
@@ -280,7 +246,7 @@ def test_what_a_network_cannot_be_is_refused_in_one_sentence(name, shape, option
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 9, 7), (1, 1, 2, 2)])
 def test_average_pool_is_that_of_torch_up_to_its_second_derivative(shape):
-    batch = images(*shape).double().requires_grad_()
+    batch = noise(*shape).double().requires_grad_()
     torch.testing.assert_close(layers.AveragePool()(batch), F.avg_pool2d(batch, 2))
     assert torch.autograd.gradcheck(layers.AveragePool(), batch)
     assert torch.autograd.gradgradcheck(layers.AveragePool(), batch)

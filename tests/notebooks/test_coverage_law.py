@@ -4,8 +4,6 @@ import pandas as pd
 import pytest
 from running import NOTEBOOKS, TINY, execute, outputs
 
-from ddlib.publish.page import write_page
-
 NOTEBOOK = NOTEBOOKS / "03_coverage_law.ipynb"
 SMALL = {
     **TINY,
@@ -55,9 +53,3 @@ def test_it_leaves_figures_tables_and_sentences(executed):
         if output["output_type"] == "stream" and output["name"] == "stdout"
     )
     assert "\nown, adam, mixup\n" in printed  # those that share the first one's network
-
-
-def test_it_becomes_a_page(executed):
-    folder, _ = executed
-    write_page(folder / "out.ipynb", folder / "out.html")
-    assert (folder / "out.html").read_text().count('<figure class="chart">') == 6

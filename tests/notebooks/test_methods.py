@@ -4,8 +4,6 @@ import pandas as pd
 import pytest
 from running import NOTEBOOKS, TINY, execute, outputs
 
-from ddlib.publish.page import write_page
-
 NOTEBOOK = NOTEBOOKS / "02_methods.ipynb"
 
 
@@ -36,14 +34,6 @@ def test_what_failed_is_shown_as_failed(executed):
     assert notebook.cells[-1]["outputs"][0]["data"]["text/plain"].count("diverged") == 12
     chart = outputs(notebook, "application/vnd.vegalite.v5+json")[0]
     assert "No accuracy: dc at k = 10, dc at k = 20" in " ".join(chart["title"]["subtitle"])
-
-
-def test_it_becomes_a_page(executed):
-    folder, _ = executed
-    write_page(folder / "out.ipynb", folder / "out.html")
-    page = (folder / "out.html").read_text()
-    assert "<title>Which distillation method gives most" in page
-    assert page.count('<figure class="chart">') == 4
 
 
 def test_one_method_and_one_seed_are_no_error(tmp_path):

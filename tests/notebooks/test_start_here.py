@@ -38,8 +38,10 @@ def executed(tmp_path_factory):
     notebook = nbformat.read(NOTEBOOK, 4)
     notebook.cells += [nbformat.v4.new_code_cell(answer) for answer in answers()]
     nbformat.write(notebook, folder / "in.ipynb")
-    given = {**FAST, "results": str(folder / "results")}
-    papermill.execute_notebook(folder / "in.ipynb", folder / "out.ipynb", given, progress_bar=False)
+    parameters = {**FAST, "results": str(folder / "results")}
+    papermill.execute_notebook(
+        folder / "in.ipynb", folder / "out.ipynb", parameters, progress_bar=False
+    )
     return folder, nbformat.read(folder / "out.ipynb", 4)
 
 
@@ -64,11 +66,11 @@ def test_its_answers_are_hidden_and_run(executed):
     write_page(folder / "out.ipynb", folder / "out.html")
     page = (folder / "out.html").read_text()
     hidden = re.findall(r"<details><summary>.*?</summary>(.*?)</details>", page, re.DOTALL)
-    assert sum("<p>" in each for each in hidden) == len(hidden) >= 9
+    assert sum("<p>" in part for part in hidden) == len(hidden) >= 9
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_every_notebook_links_to_all_in_one_line(path):
     cell = nbformat.read(path, 4).cells[1]
-    assert re.findall(r"\]\(([^)]+)\)", cell.source) == [each.name for each in ALL]
+    assert re.findall(r"\]\(([^)]+)\)", cell.source) == [part.name for part in ALL]
     assert cell.source == nbformat.read(NOTEBOOK, 4).cells[1].source

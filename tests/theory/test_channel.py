@@ -76,13 +76,10 @@ def test_no_distiller_beats_fano_or_counting_with_quantised_samples(alphabet, wo
 
 def test_choices_of_symbols_serve_the_worlds_that_a_loop_counts():
     """Of 3 worlds, two symbols: one of each lies 1.005 from both, and serves neither."""
-    for k, served in ((1, 2), (2, 2), (300, 2)):
+    for k in (1, 2, 300):
         share = channel.quantised_success("every choice", 3, k, 2, np.random.default_rng(0))
-        assert share == pytest.approx(served / 3)
+        assert share == pytest.approx(2 / 3)
     assert channel.quantised_success("free decoder", 16, 4, 2, np.random.default_rng(0)) == 1
-
-
-def test_fano_is_its_formula():
     assert channel.fano_success(0, 16, 1.0) == pytest.approx(0.25)
     assert channel.fano_success(100, 16, 1.0) == 1
 
@@ -102,37 +99,6 @@ def test_noisy_chances_agree_with_simulation_and_with_fano():
             bound = channel.fano_success(ks, count, 2.01**2 / (2 * noise**2))
             for name in channel.NOISY:
                 assert (channel.noisy_success(name, count, ks, noise) <= bound + 1e-9).all()
-
-
-def test_k_through_a_channel_is_linear_in_the_log_of_worlds_and_above_the_bound():
-    table = channel.channel_sizes([8, 64, 512, 4096])
-    wide = table.pivot(index="x", columns="line", values="k_star")
-    assert (wide["Fano's bound"] <= wide["free decoder"]).all()
-    assert (wide["free decoder"] <= wide["mean"]).all()
-    for line in ("mean", "free decoder"):
-        assert np.corrcoef(wide.index, wide[line])[0, 1] ** 2 > 0.98
-
-
-def test_one_configuration_can_need_many_samples():
-    """W means on a line, 2.01 epsilon apart, two symbols: k + 1 means serve k + 1 worlds."""
-    worlds = 2.01 * np.arange(9)
-    for k in range(1, 12):
-        means = worlds[-1] * np.arange(k + 1) / k
-        served = (np.abs(means[:, None] - worlds) <= 1).any(axis=0)
-        assert served.sum() <= k + 1
-        assert served.all() == (k >= 8)
-
-
-def test_slopes_of_features_are_derivatives():
-    rng = np.random.default_rng(7)
-    points, step = rng.normal(size=(3, 2)), 1e-6
-    for kind in ("linear", "quadratic", "network"):
-        family = channel.draw_family(kind, 4, 2, rng)
-        for axis in range(2):
-            moved = step * np.eye(2)[axis]
-            numeric = (family(points + moved) - family(points - moved)) / (2 * step)
-            exact = channel.slopes_of(family, points)[..., axis]
-            assert exact == pytest.approx(numeric, abs=1e-6)
 
 
 def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():

@@ -1,26 +1,21 @@
 """Networks trained together are what they are one after another."""
 
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
-import torch
-import torch.nn.functional as F
-from accelerator import There, accelerator, moved
+from accelerator import DeviceTensor, accelerator, moved
 from torch import nn
 
-from ddlib.devices import precision
-from ddlib.networks import layers, zoo
-from ddlib.networks.functional import build, logits
+from ddlib.networks import zoo
+from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training import together
 from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import OPTIMISERS, Recipe
-from ddlib.training.together import at_once, stacked_logits, train_and_score_all
+from ddlib.training.together import train_and_score_all
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
 CONVNET = {"name": "convnet", "width": 4, "depth": 2}
@@ -52,10 +47,10 @@ def sets(dataset):
 def train_there(dataset, recipe, network, thetas):
     """Return the scores of three networks trained together elsewhere, and how often that waited."""
     with accelerator() as on:
-        there = [{name: There(value) for name, value in theta.items()} for theta in thetas]
+        wrapped = [{name: DeviceTensor(value) for name, value in theta.items()} for theta in thetas]
         dataset = moved(dataset)
-        made = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, there)
-        return made, sum(on.waits.values())
+        results = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, wrapped)
+        return results, sum(on.waits.values())
 
 
 def train_here(dataset, recipe, network, thetas):
@@ -65,9 +60,9 @@ def train_here(dataset, recipe, network, thetas):
 
 def agree(dataset, recipe, shape=CONVNET):
     network, thetas, dataset = started(dataset, shape)
-    made = train_there(dataset, recipe, network, thetas)[0]
+    results = train_there(dataset, recipe, network, thetas)[0]
     alone = train_here(dataset, recipe, network, thetas)
-    for ours, theirs in zip(made, alone, strict=True):
+    for ours, theirs in zip(results, alone, strict=True):
         assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-9)
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
     assert len({score.cross_entropy for score in alone}) == len(alone)
@@ -114,64 +109,29 @@ def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
     agree(tiny, Recipe(steps=4, batch_size=8), {"name": "own"})
 
 
-def test_networks_beyond_a_pass_are_the_next_group(tiny, monkeypatch):
-    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 16 * 64)
-    network, recipe = started(tiny, CONVNET)[0], Recipe(steps=2, batch_size=8)
-    assert at_once(network, 21, tiny.image_shape, recipe, "cuda") == 2
-    assert at_once(network, 21, tiny.image_shape, recipe, "cpu") == 1
-    agree(tiny, recipe)
-
-
-def test_in_bf16_both_ways_round_factors_alone(tiny):
-    """Logits are float32 in both, and so the losses; their sizes agree as far as bf16 goes."""
-    network, thetas, _ = started(tiny, CONVNET)
-    thetas = [{name: value.float() for name, value in theta.items()} for theta in thetas]
-    stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
-    images = tiny.test.images
-    exact = torch.stack([logits(network, theta, images) for theta in thetas])
-    with (
-        precision("bf16", "cpu"),
-        patch.object(layers.AveragePool, "forward", lambda _, images: F.avg_pool2d(images, 2)),
-    ):
-        alone = torch.stack([logits(network, theta, images) for theta in thetas])
-        made = stacked_logits(network, stacked, images.expand(3, *images.shape))
-    assert alone.dtype == made.dtype == torch.float32
-    for rounded in (alone, made):
-        assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
-
-
-def test_training_together_waits_for_no_step(tiny):
-    network, thetas, dataset = started(tiny, CONVNET)
-    few, many = (
-        train_there(dataset, Recipe(steps=steps, batch_size=8), network, thetas)[1]
-        for steps in (3, 30)
-    )
-    assert few == many <= 10  # for the losses, and for what each network scores
-
-
 def test_one_that_diverges_takes_no_other_with_it(tiny):
     network, thetas, dataset = started(tiny, CONVNET)
     recipe = Recipe(steps=9, batch_size=8)
     fine = train_here(dataset, recipe, network, thetas)
     thetas[1]["head.weight"] *= 1e308
-    (first, lost, last), _ = train_there(dataset, recipe, network, thetas)
+    (first, lost, last), few = train_there(dataset, recipe, network, thetas)
     alone = train_here(dataset, recipe, network, thetas)[1]
     assert isinstance(lost, DivergedError)
     assert str(lost) == str(alone)
     for ours, theirs in ((first, fine[0]), (last, fine[2])):
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
+    many = train_there(dataset, Recipe(steps=30, batch_size=8), network, thetas)[1]
+    assert few == many <= 10  # it waits for the losses, and for what each network scores
 
 
 def test_a_cpu_trains_one_after_another_and_says_the_same_of_what_diverges(tiny):
     network, thetas, dataset = started(tiny, {"name": "mlp", "width": 8})
     recipe = Recipe(steps=3)
-    every = zip(sets(dataset), SEEDS, thetas, strict=True)
     assert train_here(dataset, recipe, network, thetas) == [
         train_and_score(network, *labelled, dataset.test, recipe, seed, theta)
-        for labelled, seed, theta in every
+        for labelled, seed, theta in zip(sets(dataset), SEEDS, thetas, strict=True)
     ]
     wild = Recipe(steps=9, batch_size=8, learning_rate=1e30)
     lost = train_here(dataset, wild, network, thetas)
     assert [type(outcome) for outcome in lost] == [DivergedError] * 3
-    there = train_there(dataset, wild, network, thetas)[0]
-    assert list(map(str, lost)) == list(map(str, there))
+    assert list(map(str, lost)) == list(map(str, train_there(dataset, wild, network, thetas)[0]))
