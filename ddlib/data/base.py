@@ -33,12 +33,9 @@ class Pixels:
     def device(self) -> torch.device:
         return self.values.device
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     def __getitem__(self, rows: Rows) -> torch.Tensor:
         is_indices = isinstance(rows, torch.Tensor) and rows.dtype == torch.int64
-        # Five times as fast as indexing, on a CPU.
+        # On a CPU, index_select takes a fifth of the time of indexing.
         values = self.values.index_select(0, rows) if is_indices else self.values[rows]
         return self.normalisation.normalise(values, self.white)
 

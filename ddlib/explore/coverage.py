@@ -175,7 +175,6 @@ def _map(points: pd.DataFrame, centres: list[str], radius: float) -> alt.LayerCh
 
 
 def _steps(curve: pd.DataFrame, tables: Tables, radius: float) -> alt.LayerChart:
-    """Draw H_cov against the radius."""
     edge = 1.1 * max(tables.noise, float(tables.distances.to_numpy().max()))
     curve = pd.concat([curve, curve.tail(1).assign(radius=edge)])
     x = alt.X("radius:Q", scale=alt.Scale(domain=[0, edge], nice=False), title="radius r")
@@ -191,7 +190,6 @@ def _steps(curve: pd.DataFrame, tables: Tables, radius: float) -> alt.LayerChart
 
 
 def _crossing(worst, needs, epsilon: float, sizes: list[int]) -> alt.LayerChart:
-    """Draw the worst gap against k, and the k* where it crosses epsilon."""
     ends = needs[["k", "low", "high"]].astype(float).clip(sizes[0] / 2, 3 * sizes[-1])
     needs = needs[["way"]].assign(gap=epsilon, **ends)
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))

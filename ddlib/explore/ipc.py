@@ -89,7 +89,6 @@ class IpcExplorer(Explorer):
         )
 
     def _predictions(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
-        """Return the predictions of a fit at k, by column of the table."""
         share = self.floor_share
         return {
             "predicted gap": format(fit.gap(k), ".3f"),
@@ -139,7 +138,6 @@ def _verdict(marks: list[dict], ipc: int, k: int) -> str:
 
 
 def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
-    """Draw gaps, fitted curves and marks against k."""
     names = ["method", "fit", "mark", "k", "gap", "low", "high"]
     curves = curves.assign(fit=curves["law"].map(FORMULAS))
     drawn = pd.concat([gaps["gap"], curves["gap"].astype(float)])
@@ -184,7 +182,6 @@ def _address(tables: Tables, method: str, ipc: int) -> str | None:
 
 
 def _sheets(images: pd.DataFrame) -> alt.FacetChart:
-    """Draw contact sheets, three in a row."""
     header = alt.Header(labelAnchor="start", labelFontSize=12, title=None)
     facet = alt.Facet("method:N", sort=images["method"].tolist(), header=header)
     sheet = alt.Chart(images).mark_image(width=218, height=110, smooth=False)

@@ -115,7 +115,6 @@ def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
 
 
 def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
-    """Draw how many images per class each method needs, and the budget."""
     methods = [offer.method for offer in offers]
     rows = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
     table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member"])

@@ -131,7 +131,6 @@ def rivals(
 
 
 def _evidence(summary: pd.DataFrame, colour: alt.Scale) -> alt.LayerChart:
-    """Draw each law's ΔAIC, with its value on the right."""
     numbers = summary[["delta_aic", "loo_error", "r2", "r2_null"]].astype(float)
     table = numbers.assign(
         method=summary["method"],

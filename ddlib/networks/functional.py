@@ -107,7 +107,6 @@ def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
 
 
 def _buffers(network: Network, device: torch.device) -> Theta:
-    """Return copies of the buffers that the network was built with."""
     return {name: send(value.clone(), device) for name, value in network.named_buffers()}
 
 

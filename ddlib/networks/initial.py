@@ -38,7 +38,6 @@ def initial_parameters(
 def _draw(
     layer: nn.Module, name: str, shape: torch.Size, generator: torch.Generator
 ) -> torch.Tensor:
-    """Return the initial value of the parameter `name` of `layer`."""
     kind = name.rpartition(".")[2]
     in_attention = isinstance(layer, nn.MultiheadAttention | AttentionOutput)
     if kind == "class_token" or (in_attention and kind.endswith("bias")):

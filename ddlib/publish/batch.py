@@ -141,7 +141,7 @@ def work(runs: list[Run], at_once: int) -> None:
         failed = [s.name for s in sources if s.status in ("failed", "refused", "not run")]
         if failed:
             run.status = "not run"
-            run.message = f"it reads what {', '.join(failed)} should have left"
+            run.message = f"it needs the results of {', '.join(failed)}"
             return
         with ExitStack() as turn:
             turn.enter_context(slots)

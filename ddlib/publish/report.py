@@ -68,7 +68,6 @@ def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
 
 
 def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
-    """Return the row of an executed notebook; place: its path below the results."""
     papermill = notebook.metadata.get("papermill", {})
     data = papermill.get("parameters", {}).get("data", "")
     verdict = dropwhile(lambda cell: not cell.source.startswith(HEADINGS), notebook.cells)

@@ -118,8 +118,8 @@ def _read(path: str) -> Extension:
         for name in (name.partition(".")[0] for name in names):
             if file.with_name(f"{name}.py").is_file():
                 raise ValueError(
-                    f"{path}, line {node.lineno}: the code of {name}.py beside it would not name "
-                    "results; put all of it into one file"
+                    f"{path}, line {node.lineno}: an edit of {name}.py would not change the names "
+                    "of results; put all code into one file"
                 )
     return Extension(path, text)
 
@@ -191,7 +191,10 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any, taken: bool
         functions += [(preparation.jobs, 2), (preparation.make, 3)] if preparation else []
     for function, count in functions:
         if function.__module__ != extension.module:
-            return f"needs functions of its own file, whose code names results, not {function!r}"
+            return (
+                f"needs functions of its own file, not {function!r}, so that an edit changes the "
+                "names of results"
+            )
         try:
             inspect.signature(function).bind(*range(count))
         except TypeError:

@@ -167,7 +167,6 @@ def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, A
 
 
 def _references(plan: Plan) -> pd.DataFrame:
-    """Return the table of the networks trained on all data."""
     count, rows = len(plan.dataset.train.labels), []
     for reference in plan.references:
         name, record = reference.configuration, read_record(reference.path)

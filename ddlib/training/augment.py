@@ -133,7 +133,6 @@ def _hole(fraction: Tensor, length: int) -> Tensor:
 
 
 def _flip(images: Tensor, coin: Tensor) -> Tensor:
-    """Mirror left and right where the coin fell below FLIP_PROBABILITY."""
     return torch.where((coin < FLIP_PROBABILITY).view(-1, 1, 1, 1), images.flip(-1), images)
 
 

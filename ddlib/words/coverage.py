@@ -40,9 +40,9 @@ def distances(triangles: Triangles, floor: float, radius: float) -> Text:
             f"({triangles.share:.1%}), worst by {triangles.worst:.2g} for "
             f"{', '.join(triangles.triple)}."
         )
-    text += f" Seeds alone reach a distance of {floor:.2g}; the radius used is {radius:.2g}"
+    text += f" Seeds alone reach a distance of {floor:.2g}; the radius is {radius:.2g}"
     return Text(
-        f"{text}, no more than that: H_cov counts noise here." if radius <= floor else f"{text}."
+        f"{text}, which is not larger: H_cov counts noise here." if radius <= floor else f"{text}."
     )
 
 
@@ -52,14 +52,14 @@ def explained(
     """Say, for each epsilon, whether k* rises with H_cov, and whether more than with ln M.
 
     regressions, within: `regress` and `within_equal` of `ddlib.stats.regressions`; gaps: the trials
-    that k* comes from, whose gaps at or below 0 are said first.
+    that k* comes from; a sentence on their gaps at or below 0 comes first.
     """
     paragraphs = [] if gaps is None else no_worse(gaps)
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
         h_cov, goal = table.loc["h_cov"], f"Worst gap {epsilon:g}"
         if reason := h_cov["reason"]:
-            start = f"**{goal}: nothing can be said of H_cov.** {reason[0].upper()}{reason[1:]}."
+            start = f"**{goal}: nothing can be said about H_cov.** {reason[0].upper()}{reason[1:]}."
         else:
             verdict = f"{_rises(h_cov)}; {_against(h_cov, table.loc['log_members'])}"
             start = f"**{goal}: {verdict}.** {_numbers(h_cov, table)}"
@@ -124,7 +124,7 @@ def _rests_on(row: pd.Series) -> str:
 def _within(rows: pd.DataFrame) -> str:
     row = rows[rows["predictor"] == "h_cov"].iloc[0]
     if row["reason"]:
-        return f"Among families of equal M nothing can be said of H_cov: {row['reason']}."
+        return f"Among families of equal M nothing can be said about H_cov: {row['reason']}."
     return (
         f"Among {row['n']:.0f} families of equal M, where ln M says nothing, {_rises(row)}; R² is "
         f"{row['r2']:.2f}, with {row['distinct']:.0f} distinct k*."

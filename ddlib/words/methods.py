@@ -41,7 +41,7 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
         return Text(f"Every network beats a guess, whose balanced accuracy is {guess:.1%}.")
     return Text(
         f"**Hardly better than a guess,** whose balanced accuracy is {guess:.1%}, are the networks "
-        f"below {least:.1%}. A gap from or to them says nothing of the images.\n\n{bullets(lines)}"
+        f"below {least:.1%}. Their gaps say nothing about the images.\n\n{bullets(lines)}"
     )
 
 
@@ -112,7 +112,7 @@ def _front(costs: pd.DataFrame) -> str:
         f"{row.method} at k = {row.k} ({number(row.accuracy)} in {number(row.seconds)} s)"
         for row in costs[costs["front"]].sort_values("seconds").itertuples()
     ]
-    text = "Nothing as fast, distillation and one training together, is more accurate than "
+    text = "No faster point (distillation and one training together) is more accurate than "
     return f"{text}{listed(points)}." if points else "No method's seconds are known."
 
 
@@ -141,7 +141,7 @@ def surrogates(
     """Say whether the learned methods are interchangeable surrogates of one objective.
 
     order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
-    that name, all of `ddlib.stats.compare`; trials: those whose gaps at or below 0 are said first.
+    that name, all of `ddlib.stats`; trials: a sentence on gaps at or below 0 comes first.
     """
     pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
     first = [] if trials is None else no_worse(trials)

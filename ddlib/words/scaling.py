@@ -71,14 +71,20 @@ def _exponent(free: Fit) -> str:
         return f"The exponent cannot be fitted: {free.reason}."
     text = f"Left free, the exponent is b = {free.parameters['b']}"
     return (
-        f"{text}." if free.identifiable else f"{text}, which these gaps leave open: {free.reason}."
+        f"{text}."
+        if free.identifiable
+        else f"{text}, which these gaps do not determine: {free.reason}."
     )
 
 
 def _power(free: Fit) -> str:
     low, high = detectable(free)
     text = f"9 of 10 such studies would reject 1/2 if the true exponent were {high:.2f} or more"
-    return f"{text}, or {low:.2f} or less." if low > 0 else f"{text}; none below 1/2 is far enough."
+    return (
+        f"{text}, or {low:.2f} or less."
+        if low > 0
+        else f"{text}; no smaller exponent is far enough from 1/2."
+    )
 
 
 def _floor(law: Fit, unit: str) -> str:
@@ -161,7 +167,7 @@ def effort(references: pd.DataFrame) -> Text:
             "them until they have."
         )
     if full["steps"].isna().any():
-        return Text("How long networks on all of D have to be trained is not known: see Failures.")
+        return Text("It is not known how long networks on all of D must be trained: see Failures.")
     end = "Longer training of seed 0 did not lower the risk on training images held out."
     if full["capped"].any():
         end = "It may fall further: training ended at the most passes allowed, so raise "

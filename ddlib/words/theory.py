@@ -191,8 +191,9 @@ def deep_networks(folder: str) -> Text:
     path = from_root(folder) / REGRESSIONS
     if not path.is_file():
         return Text(
-            f"The table of notebook 03 is not there ({folder}/{REGRESSIONS}), so nothing is said "
-            "of deep networks here. Run notebook 03 with its quick profile, then this cell again."
+            f"The table of notebook 03 is not there ({folder}/{REGRESSIONS}), so this says "
+            "nothing about deep networks. Run notebook 03 with its quick profile, then this cell "
+            "again."
         )
     lines = []
     for epsilon, rows in pd.read_parquet(path).groupby("epsilon"):

@@ -143,7 +143,7 @@ def test_each_run_stands_or_falls_alone_and_comes_after_what_it_reads(project, r
         **{"reads/broken": "not run", "reads/fine": "done", "reads/refused": "not run"},
         **{"broken/x": "failed", "fine/x": "done", "fine/wrong": "refused"},
     }
-    assert "it reads what broken/x should have left" in printed
+    assert "it needs the results of broken/x" in printed
     assert printed.index("fine/x: done") < printed.index("reads/fine: done")
     assert "02_broken.ipynb stopped in cell 4: no such luck, at all" in printed
     assert re.search(r"fine/wrong: refused: .*seeds", printed)

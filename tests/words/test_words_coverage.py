@@ -56,7 +56,7 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
         ({"lead": -0.1, "p_lead": 0.9}, {}, ["own regressor, has the larger R², untested.**"]),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
-        ({"reason": "1 of 8 inside"}, {}, ["nothing can be said of H_cov.** 1 of 8 inside."]),
+        ({"reason": "1 of 8 inside"}, {}, ["nothing can be said about H_cov.** 1 of 8 inside."]),
         ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Left-out"]),
         ({"loo": 9.0}, {}, ["predicted best by ln M (error: 5 images; H_cov: 9)."]),
         ({"loo": np.nan}, {}, ["families are predicted best by ln M (error: 5 images)."]),
@@ -110,7 +110,7 @@ def test_families_of_equal_size_may_say_nothing():
     assert "k* is not shown to rise with H_cov (p = 0.400" in reading.explained(
         table, within(p=0.4)
     )
-    assert "nothing can be said of H_cov: all alike." in reading.explained(
+    assert "nothing can be said about H_cov: all alike." in reading.explained(
         table, within(reason="all alike")
     )
 
