@@ -97,7 +97,7 @@ def test_what_a_file_brings_is_known_and_stays(write):
         (METHOD.replace('"mine"', '"dm"'), r"line 7: the method 'dm' is that of the library; ch"),
         (METHOD.replace('"mine"', '"my own"'), r"line 7: the method 'my own' has a name that no"),
         (METHOD.replace("ipcs, seed, ", "", 1), r"line 7: .* needs 5 arguments in distil; see doc"),
-        (METHOD.replace("(distil,", "(selection.random,"), "needs functions of its own file, not <"),
+        (METHOD.replace("(distil,", "(selection.random,"), "needs functions of its own file, not"),
         (METHOD.replace("selection.RandomSelection", "dict"), "that are a subclass of Parameters"),
         (PREPARED, r"line 8: the method 'mine' needs 2 arguments in <lambda>; see doc"),
         (NETWORK.replace("width: int = 8", "width=8"), r"'small' must annotate its options with"),
