@@ -58,10 +58,10 @@ def held(hold: Path) -> int:
 
 
 @contextmanager
-def in_process(workers: int = 1, threads: int = 1) -> Iterator[str]:
-    """Keep a scheduler and workers that are threads of this process; give their address."""
+def in_process(threads: int = 1) -> Iterator[str]:
+    """Keep a scheduler and a worker that are threads of this process; give their address."""
     with LocalCluster(
-        n_workers=workers,
+        n_workers=1,
         threads_per_worker=threads,
         processes=False,
         protocol="tcp",

@@ -3,18 +3,11 @@
 import pytest
 import torch
 
-from ddlib.methods.distribution import (
-    DistributionMatching,
-    class_means,
-    distil,
-    squared_distance,
-)
-from ddlib.methods.selection import RandomSelection, random
+from ddlib.methods.distribution import DistributionMatching, distil
 from ddlib.networks.functional import build
 from ddlib.training import augment
 
 EVERYTHING = 40  # a real batch of all images of a class
-NORMS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}
 
 
 @pytest.fixture
@@ -46,50 +39,52 @@ def reference_loss(real, labels, synthetic, ipc):
     return loss
 
 
-def test_defaults_are_the_published_ones():
-    own = DistributionMatching()
-    assert (own.iterations, own.learning_rate, own.momentum) == (20000, 1, 0.5)
-    assert (own.real_batch, own.initialisation, own.augmentation) == (256, "real", "dsa")
+FAMILY = [
+    {"network": {"name": "mlp", "width": 5, "depth": 2}},
+    {"network": {"name": "lenet"}},
+    {"network": {"name": "convnet", "width": 3, "depth": 1}},
+]
+RUNS = {
+    "instance": {"iterations": 2, "learning_rate": 4.0},
+    "batch": {"iterations": 2, "learning_rate": 60.0},
+    "family": {"iterations": 8, "learning_rate": 0.1, "configurations": FAMILY},
+}
+RUNS["log"] = RUNS["family"] | {"average": "geometric"}
 
 
-def test_the_objective_equals_a_loop_over_classes_and_features():
-    stream = torch.Generator().manual_seed(0)
-    real, synthetic = (torch.randn(n, 5, generator=stream, dtype=torch.float64) for n in (11, 6))
-    real_labels = [2, 0, 1, 1, 0, 2, 2, 2, 0, 1, 2]
-    synthetic_labels, total = [0, 0, 1, 1, 2, 2], 0.0
-    for label in range(3):
-        for feature in range(5):
-            means = []
-            for features, labels in ((synthetic, synthetic_labels), (real, real_labels)):
-                rows = [i for i, own in enumerate(labels) if own == label]
-                means.append(sum(float(features[i, feature]) for i in rows) / len(rows))
-            total += (means[0] - means[1]) ** 2
-    means = [
-        class_means(features, torch.tensor(labels), 3)
-        for features, labels in ((synthetic, synthetic_labels), (real, real_labels))
-    ]
-    assert squared_distance(*means).item() == pytest.approx(total, rel=1e-12)
+@pytest.mark.parametrize(
+    ("run", "ipc"), [("instance", 1), ("instance", 3), ("batch", 30), ("family", 2), ("log", 2)]
+)
+def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, run, ipc):
+    """Batch norms see all classes of a side at once, as in the reference.
 
-
-@pytest.mark.parametrize(("norm", "ipc"), [("instance", 1), ("instance", 3), ("batch", 30)])
-def test_two_steps_equal_the_reference_written_class_by_class(
-    tiny, ordinary_convnet, drawn_weights, norm, ipc
-):
-    """Batch norms see all classes of a side at once, as in the reference."""
+    For configurations, an iteration matches the features of the network of one.
+    """
+    norm = "batch" if run == "batch" else "instance"
     network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm=norm)
-    images = distil(tiny, network, [ipc], 0, settings(iterations=0))[ipc].images
-    rate, start, velocity = 2.0 * ipc, images, torch.zeros_like(images)
-    parameters = settings(iterations=2, learning_rate=rate, real_batch=EVERYTHING)
+    parameters = settings(real_batch=EVERYTHING, **RUNS[run])
+    images = start = distil(tiny, network, [ipc], 0, parameters.replace(iterations=0))[ipc].images
     distilled = distil(tiny, network, [ipc], 0, parameters)[ipc].images
-    assert len(drawn_weights) == 2
+    family = [build(**each["network"], image_shape=(1, 8, 8), class_count=3) for each in FAMILY]
+    networks = family if "configurations" in RUNS[run] else [network]
+    shapes, drawn = [[value.shape for value in each.parameters()] for each in networks], []
+    velocity = torch.zeros_like(images)
     for theta in drawn_weights:
+        drawn.append(shapes.index([value.shape for value in theta.values()]))
+        body = {name[5:]: value for name, value in theta.items() if name.startswith("body.")}
         images = images.detach().requires_grad_()
-        body = ordinary_convnet(theta, 2, norm=NORMS[norm])[0].train()
-        loss = reference_loss(body(tiny.train.images), tiny.train.labels, body(images), ipc)
+        real, seen = (
+            torch.func.functional_call(networks[drawn[-1]].body.train(), body, (batch,)).flatten(1)
+            for batch in (tiny.train.images, images)
+        )
+        loss = reference_loss(real, tiny.train.labels, seen, ipc)
+        loss = loss.log() if run == "log" else loss
         velocity = 0.5 * velocity + torch.autograd.grad(loss, images)[0]
-        images = images - rate * velocity
+        images = images - RUNS[run]["learning_rate"] * velocity
     torch.testing.assert_close(distilled, images.detach(), rtol=1e-4, atol=1e-5)
     assert (distilled - start).abs().max() > 0.01
+    assert len(drawn) == parameters.iterations
+    assert (len(set(drawn)) > 1) == (len(networks) > 1)
 
 
 def test_every_iteration_draws_one_network_and_one_real_batch_for_all_sizes(
@@ -124,44 +119,6 @@ def test_augmentation_is_siamese(tiny, network, ordinary_convnet, drawn_weights,
     step = torch.autograd.grad(reference_loss(real, tiny.train.labels, seen, 2), images)[0]
     torch.testing.assert_close(second, images.detach() - step, rtol=1e-4, atol=1e-5)
     assert step.abs().max() > 1e-3
-
-
-FAMILY = [
-    {"network": {"name": "mlp", "width": 5, "depth": 2}},
-    {"network": {"name": "lenet"}},
-    {"network": {"name": "convnet", "width": 3, "depth": 1}},
-]
-
-
-@pytest.mark.parametrize("average", ["arithmetic", "geometric"])
-def test_for_configurations_each_iteration_matches_the_features_of_one_network(
-    tiny, network, drawn_weights, average
-):
-    """The run equals gradient descent on the losses of the networks that were drawn, in turn."""
-    parameters = settings(
-        **{"iterations": 8, "real_batch": EVERYTHING, "momentum": 0.0, "learning_rate": 0.1},
-        configurations=FAMILY,
-        average=average,
-    )
-    distilled = distil(tiny, network, [2], 3, parameters)[2]
-    built = [build(**each["network"], image_shape=(1, 8, 8), class_count=3) for each in FAMILY]
-    shapes = [[value.shape for value in each.parameters()] for each in built]
-    images = random(tiny, network, [2], 3, RandomSelection())[2].images.clone()
-    drawn = []
-    for theta in drawn_weights:
-        drawn.append(shapes.index([value.shape for value in theta.values()]))
-        body = {name[5:]: value for name, value in theta.items() if name.startswith("body.")}
-        images.requires_grad_()
-        real, seen = (
-            torch.func.functional_call(built[drawn[-1]].body, body, (batch,)).flatten(1)
-            for batch in (tiny.train.images, images)
-        )
-        loss = reference_loss(real, tiny.train.labels, seen, 2)
-        loss = loss if average == "arithmetic" else loss.log()
-        images = (images - 0.1 * torch.autograd.grad(loss, images)[0]).detach()
-    torch.testing.assert_close(distilled.images, images, rtol=1e-4, atol=1e-5)
-    assert len(drawn) == 8
-    assert len(set(drawn)) > 1
 
 
 def test_configurations_are_drawn_alike_often(tiny, network, drawn_weights):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from chains import ALPHAS_BAR, LINEAR, normal, streams
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 from ddlib.data.base import DataSet, Split
@@ -14,17 +15,6 @@ from ddlib.devices import precision
 from ddlib.methods import diffusion
 from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, sample
 from ddlib.methods.generators import dit
-
-LINEAR = {"beta_schedule": "linear", "clip_sample": False}
-ALPHAS_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # of the linear schedule
-
-
-def streams(count):
-    return [torch.Generator().manual_seed(number) for number in range(count)]
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +177,6 @@ def test_classes_whose_ids_are_not_known_are_refused(classes, class_ids, count):
         dit.known_ids(classes, class_ids, count)
 
 
-def test_a_dit_of_another_number_of_channels_is_refused(folder, tiny):
-    with pytest.raises(ValueError, match="makes images of 3 channels, but those of tiny have 1"):
-        dit.load(str(folder), tiny, [])
-
-
 def test_a_dit_without_a_learned_variance_predicts_the_noise_alone(coloured, tmp_path):
     save_dit(tmp_path, channels=4)
     model = dit.load(str(tmp_path), coloured, [7, 8, 9])
@@ -201,14 +186,12 @@ def test_a_dit_without_a_learned_variance_predicts_the_noise_alone(coloured, tmp
     assert model.schedule["variance_type"] == "fixed_small"
 
 
-def test_a_dit_that_does_not_predict_noise_is_refused(coloured, tmp_path):
+def test_a_dit_that_is_missing_or_of_another_kind_is_refused(folder, coloured, tiny, tmp_path):
     save_dit(tmp_path, prediction_type="v_prediction")
-    with pytest.raises(ValueError, match=r"predicts 'v_prediction' .* choose one with 'epsilon'"):
-        dit.load(str(tmp_path), coloured, [])
-
-
-def test_a_missing_dit_is_one_clear_sentence(tiny, tmp_path):
-    sentence = "^generator=.* cannot be loaded .*give 'unet', a folder that DiTPipeline.save"
-    with pytest.raises(FileNotFoundError, match=sentence) as raised:
-        dit.load(str(tmp_path / "nothing"), tiny, [])
-    assert "\n" not in str(raised.value)
+    for path, dataset, kind, sentence in (
+        (tmp_path, coloured, ValueError, r"predicts 'v_prediction' .* choose one with 'epsilon'"),
+        (folder, tiny, ValueError, "makes images of 3 channels, but those of tiny have 1"),
+        (tmp_path / "absent", tiny, FileNotFoundError, "^generator=.* cannot be loaded .*give 'un"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            dit.load(str(path), dataset, [])

@@ -1,7 +1,5 @@
 """Random, herding and k-center against naive double loops."""
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 import torch
@@ -27,7 +25,6 @@ CONTROLS = {
     "herding": (herding, FeatureSelection(steps=20)),
     "k_center": (k_center, FeatureSelection(steps=20)),
 }
-ORDERS = [herding_order, k_center_order]
 
 
 def cloud(count, size, seed=0):
@@ -51,39 +48,14 @@ def cover_by_hand(points, count):
     return chosen
 
 
-def covering_radius(points, centres):
-    return max(min(np.linalg.norm(point - points[c]) for c in centres) for point in points)
-
-
 @pytest.mark.parametrize(("count", "size", "seed"), [(25, 6, 0), (40, 2, 1), (12, 30, 2)])
 def test_both_orders_equal_naive_double_loops(count, size, seed):
     points = cloud(count, size, seed) + 3  # off the origin, so that the mean matters
     assert herding_order(points, 10).tolist() == herd_by_hand(points.numpy(), 10)
     assert k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
-
-
-def test_herding_balances_what_it_took_before():
-    # Mean 0: after 1.0 only -1.1 brings the running mean back near it.
-    points = torch.tensor([[1.0], [5.0], [-1.1], [-4.9]])
-    assert herding_order(points, 2).tolist() == [0, 2]
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("points", [cloud(6, 5), torch.tensor([[1.0], [1], [1], [1], [0], [0]])])
-def test_a_shorter_order_is_a_prefix_and_the_longest_takes_each_point_once(order, points):
-    longest = order(points, 6).tolist()
-    assert sorted(longest) == list(range(6))
-    for count in (1, 2, 5):
-        assert order(points, count).tolist() == longest[:count]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_k_center_covers_within_twice_the_best_radius(seed):
-    points = cloud(10, 2, seed).numpy()
-    for count in (2, 3, 4):
-        best = min(covering_radius(points, some) for some in combinations(range(10), count))
-        greedy = k_center_order(torch.from_numpy(points), count).tolist()
-        assert best <= covering_radius(points, greedy) <= 2 * best
+    alike = torch.tensor([[1.0], [1], [1], [1], [0], [0]])
+    for order in (herding_order, k_center_order):  # each point once
+        assert sorted(order(alike, 6).tolist()) == list(range(6))
 
 
 @pytest.mark.parametrize("name", CONTROLS)

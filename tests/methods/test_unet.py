@@ -1,7 +1,5 @@
 """The small UNet: what it is trained on, its file, and the pixels it works in."""
 
-import math
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -53,15 +51,6 @@ def test_averaged_weights_denoise_held_out_images(tiny, path):
         unet.load(half, tiny, [8, 8], 1000)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_labels_are_dropped_for_the_null_class(share):
-    labels = torch.arange(10).repeat(1000)
-    dropped = unet.drop_labels(labels, 10, share, torch.Generator().manual_seed(0))
-    lost = dropped == 10
-    assert torch.equal(dropped[~lost], labels[~lost])
-    assert abs(float(lost.double().mean()) - share) <= 4 * math.sqrt(share * (1 - share) / 10000)
-
-
 def test_a_unet_that_diverges_says_when(tiny):
     sentence = "the UNet's loss stopped being .* at step [1-9]; choose a smaller unet_learning_rate"
     with pytest.raises(DivergedError, match=sentence):
@@ -79,9 +68,3 @@ def test_pixels_are_padded_for_the_unet_and_cropped_back(height, width, levels):
         assert padded == -(-side // 2 ** (levels - 1)) * 2 ** (levels - 1)
     torch.testing.assert_close(pixels[..., :height, :width], 2 * unit - 1)
     torch.testing.assert_close(model.decode(pixels), images, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("side", "chunk"), [(8, 64), (64, 64), (128, 16), (1024, 1)])
-def test_large_images_are_drawn_fewer_at_a_time(side, chunk):
-    dataset = own(Normalisation((0.5,) * 3, (0.5,) * 3), torch.zeros(1, 3, side, side))
-    assert unet.load(None, dataset, [8], 1000).chunk == chunk

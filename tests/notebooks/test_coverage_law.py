@@ -12,12 +12,12 @@ SMALL = {
         "own": {},
         "adam": {"optimizer": "adam", "learning_rate": 0.01},
         "narrow": {"network": {"name": "mlp", "width": 4, "depth": 2}},
-        "lenet": {"network": {"name": "lenet"}},
+        "deep": {"network": {"name": "mlp", "width": 8, "depth": 3}},
         "mixup": {"augmentation": "mixup"},
     },
     "families": {
         "alone": ["own"],
-        "grow": {"nested": ["own", "adam", "narrow", "lenet"]},
+        "grow": {"nested": ["own", "adam", "narrow", "deep"]},
         "pair": ["own", "mixup"],
     },
     "spread": {"size": 2, "count": 3},
@@ -25,6 +25,7 @@ SMALL = {
     "pilot": {"k": [10, 20, 40], "configurations": ["own", "narrow", "mixup"]},
     "seeds": 4,
     "probe": 60,
+    "draws": 60,
 }
 
 

@@ -37,8 +37,10 @@ def test_what_failed_is_shown_as_failed(executed):
 
 
 def test_one_method_and_one_seed_are_no_error(tmp_path):
+    """Run from the notebook's own folder, as JupyterLab does."""
     lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [10], "seeds": 1}
-    notebook = execute(NOTEBOOK, tmp_path, **lonely, results=str(tmp_path / "results"))
+    results = str(tmp_path / "results")
+    notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
     _, _, comparison, surrogates, _ = outputs(notebook, "text/markdown")
     assert "the only method" in comparison
     assert "no random beside another method" in comparison

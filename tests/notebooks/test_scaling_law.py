@@ -41,10 +41,3 @@ def test_a_wrong_parameter_fails_before_anything_runs(tmp_path):
     sentence = "k=15 is not a multiple of the 10 classes of digits; choose 10 or 20"
     assert sentence in str(stopped.value.evalue)
     assert not (tmp_path / "results").exists()
-
-
-def test_it_runs_from_its_own_folder_as_jupyterlab_does(executed):
-    folder, _ = executed
-    before = (folder / "results" / "trials.parquet").read_bytes()
-    execute(NOTEBOOK, folder, cwd=NOTEBOOKS, **TINY, results=str(folder / "results"))
-    assert (folder / "results" / "trials.parquet").read_bytes() == before

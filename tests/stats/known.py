@@ -14,6 +14,16 @@ CURVES = {
 }
 
 
+TRUTHS = [
+    ("inverse_sqrt", (1.2, 0.05)),
+    ("free_exponent", (1.5, 0.8, 0.1)),
+    ("pure_power", (0.9, 0.3)),
+    ("exponential", (0.4, 120.0, 0.1)),
+    ("inverse", (4.0, 0.08)),
+    ("logarithmic", (0.06, 0.5)),
+]
+
+
 def table(law, truth, *, ks=KS, seeds=5, noise=0.01, shared=0.0, fall=0.0, generator=0):
     """Draw gaps: noise at k=10 falling as k^-fall, plus a shift shared by all k of a seed."""
     rng = np.random.default_rng(generator)

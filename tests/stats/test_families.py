@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from known import SIZES, lost, names, study
 from scipy import stats
-from sklearn.isotonic import IsotonicRegression
 
-from ddlib.stats import families, worst
+from ddlib.stats import worst
 from ddlib.stats.families import k_star, transfer, worst_member
 from ddlib.stats.regressions import regress
 
@@ -63,25 +62,6 @@ def test_the_corrected_worst_gap_of_identical_members_does_not_grow_with_their_n
     assert corrected == pytest.approx(0.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("spread", "low", "high"), [(0.5, -0.25, 0.31), (2.0, -0.12, 0.08)])
-def test_the_true_worst_gap_lies_between_corrected_and_raw(spread, low, high):
-    corrected, raw = biases(spread, 16)
-    assert corrected < 0 < raw
-    assert (corrected, raw) == pytest.approx((low, high), abs=0.05)
-
-
-def test_only_the_raw_k_star_of_identical_members_grows_with_their_number():
-    sizes = [1, 2, 4, 8, 16]
-    sets, slopes = {f"f{i}": names(*range(m)) for i, m in enumerate(sizes)}, []
-    for i in range(40):
-        gaps = study(np.ones(16), noise=0.02, generator=i)
-        found = k_star(gaps, sets, 0.12, draws=0, relabellings=0)  # k* = 100
-        slopes.append(np.polyfit(np.log(sizes), found.table[["k_star", "raw"]], 1)[0])
-    mean, error = np.mean(slopes, axis=0), np.std(slopes, axis=0) / np.sqrt(40)
-    assert abs(mean[0]) < 3 * error[0]
-    assert mean[1] > 10 * error[1]
-
-
 ONE = {"f": names(0)}
 
 
@@ -103,14 +83,6 @@ def test_bad_input_is_refused_in_the_users_words(gaps, sets, message):
 # k*
 
 
-def test_the_isotonic_fit_is_that_of_scikit_learn():
-    """Draws of one member with a single weight are the means themselves."""
-    values = np.random.default_rng(0).normal(size=(200, 6)) - 0.3 * np.arange(6)
-    fit = IsotonicRegression(increasing=False)
-    expected = [fit.fit_transform(np.arange(6), curve) for curve in values]
-    assert families._isotonic(values) == pytest.approx(np.array(expected))
-
-
 def test_k_star_of_known_laws_and_its_censoring():
     sets = {"small": names(0), "both": names(0, 1)}
     answers = k_star(study([0.5, 1.0]), sets, [0.1, 0.06, 0.2, 0.02], draws=5).table
@@ -130,25 +102,17 @@ def test_k_star_of_known_laws_and_its_censoring():
     assert below["censored"] == "below the smallest k"
 
 
-CASES = {
-    "one member": [1.0],
-    "eight equal members": [1.0] * 8,
-    "four distinct members": [1.0, 0.8, 0.6, 0.4],
-    "seeds are missing": [1.0, 0.8, 0.6],
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_intervals_of_k_star_cover_the_truth(case):
-    family, hits = {"f": names(*range(len(CASES[case])))}, 0
-    for i in range(100):
-        gaps = study(CASES[case], noise=0.01, shared=0.005, generator=i)
-        if case == "seeds are missing":
+@pytest.mark.parametrize("scales", [[1.0] * 8, [1.0, 0.8, 0.6]])
+def test_intervals_of_k_star_cover_the_truth(scales):
+    family, some_missing, hits = {"f": names(*range(len(scales)))}, len(scales) == 3, 0
+    for i in range(60):
+        gaps = study(scales, noise=0.01, shared=0.005, generator=i)
+        if some_missing:
             gaps = lost(gaps, ("c0", 0), ("c1", 3, 50), ("c2", 4))
         found = k_star(gaps, family, 0.15, draws=200, relabellings=0, seed=i).table.iloc[0]
-        assert found["seeds"] == (2 if case == "seeds are missing" else 5)
+        assert found["seeds"] == (2 if some_missing else 5)
         hits += found["low"] <= (1 / 0.13) ** 2 <= found["high"]
-    assert 88 <= hits <= 100
+    assert 53 <= hits <= 60
 
 
 def test_draws_are_shared_by_all_families_in_every_call():
@@ -180,21 +144,14 @@ def test_a_family_uses_whole_seeds_and_nothing_is_filled_in():
     assert found.loc["c", "reason"] == "0 of 5 seeds have every member at every k; 2 needed"
 
 
-def test_a_size_with_fewer_than_two_seeds_is_left_out_and_counted():
-    gaps = lost(study([0.5, 1.0]), *[("c1", seed, 500) for seed in range(4)])
-    found = k_star(gaps, {"small": names(0), "both": names(0, 1)}, [0.1], draws=2).table
-    assert found["missing_sizes"].tolist() == [0, 1]
-    assert found["missing_seeds"].tolist() == [0, 0]
-    assert found["k_star"].tolist() == pytest.approx([39.0625, 156.25])
-    none = k_star(gaps.assign(gap_error=np.nan), {"both": names(0, 1)}, 1).table
-    assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
-    assert none["k_star"].isna().all()
-
-
 def test_beyond_a_lost_size_a_family_has_no_k_star():
     """k* of c1 is 625: where k = 500 was measured the bound is 500, and where it was lost none."""
     gaps, sets = study([0.5, 1.0, 0.6]), {"a": names(0), "b": names(0, 1), "c": names(2)}
     short = lost(gaps, *[("c1", seed, 500) for seed in range(4)])
+    inside = k_star(short, sets, 0.1, draws=2).table
+    assert inside["missing_sizes"].tolist() == [0, 1, 0]
+    assert inside["missing_seeds"].tolist() == [0, 0, 0]
+    assert inside["k_star"].tolist() == pytest.approx([39.0625, 156.25, 56.25])
     found = k_star(short, sets, 0.06, draws=2)
     assert found.table["k_star"].tolist() == pytest.approx([156.25, np.nan, 225], nan_ok=True)
     assert np.isnan(found.draws[1]).all()
@@ -203,6 +160,8 @@ def test_beyond_a_lost_size_a_family_has_no_k_star():
     found = k_star(low, {"c": names(2)}, 0.3, draws=2).table  # 4.6
     assert found["reason"].tolist() == ["k* is below 20, where trials are missing"]
     assert found["k_star"].isna().all()
+    none = k_star(gaps.assign(gap_error=np.nan), {"b": names(0, 1)}, 1).table
+    assert none["reason"].tolist() == ["no k has every member in 2 seeds"]
     found = k_star(short, sets | {"d": names(1)}, [0.06, 0.12], draws=2)
     counted = regress(found, pd.DataFrame({"h_cov": [0.0, 1, 1, 2]}, index=list("abcd")))
     counted = counted[counted["predictor"] == "h_cov"]
@@ -237,15 +196,6 @@ def test_relabelled_k_star_are_those_of_relabelled_tables():
         for kind, column in enumerate(["k_star", "raw"]):
             expected = again[column].to_numpy()
             assert found.relabelled[kind, :, b] == pytest.approx(expected, nan_ok=True)
-
-
-def test_drawn_relabellings_keep_the_truth_first_and_repeat():
-    gaps = study(np.linspace(0.4, 1, 8), noise=0.01)
-    sets = {"f": names(*range(8)), "g": names(5)}
-    found, again = (k_star(gaps, sets, 0.1, relabellings=50) for _ in range(2))
-    assert found.relabelled.shape == (2, 2, 51)
-    assert (found.relabelled == again.relabelled).all()
-    assert found.relabelled[0, :, 0] == pytest.approx(found.table["k_star"])
 
 
 # Transfer

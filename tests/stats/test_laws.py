@@ -3,23 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from known import CURVES, FALLING, KS, ODD_TABLES, table
+from known import CURVES, FALLING, KS, ODD_TABLES, TRUTHS, table
 from scipy import optimize, stats
 
 from ddlib.stats import intervals, laws, means
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-TRUTHS = [
-    ("inverse_sqrt", (1.2, 0.05)),
-    ("inverse_sqrt", (3.0, -0.1)),
-    ("free_exponent", (1.5, 0.8, 0.1)),
-    ("free_exponent", (0.9, 0.2, -0.05)),
-    ("pure_power", (0.9, 0.3)),
-    ("exponential", (0.4, 120.0, 0.1)),
-    ("inverse", (4.0, 0.08)),
-    ("logarithmic", (0.06, 0.5)),
-]
 
 
 def within(value, interval):
@@ -123,13 +112,10 @@ def test_intervals_of_a_linear_law_are_t_intervals_over_seeds():
         assert (estimate - low, high - estimate) == pytest.approx((width, width), rel=0.04)
 
 
-NOISES = {"independent": {}, "shared over k": {"shared": 0.01}, "falling with k": {"fall": 0.5}}
-
-
-@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("noise", [{}, {"shared": 0.01, "fall": 0.5}])
 def test_intervals_cover_the_inverse_square_root(noise):
     hits = []
-    for i in range(100):  # docs/statistics.md has more
+    for i in range(60):  # docs/statistics.md has more
         gaps = table("inverse_sqrt", (1.0, 0.05), generator=i, **noise)
         fit = laws.fit(gaps, "inverse_sqrt", draws=200, seed=i)
         free = laws.fit(gaps, "free_exponent", draws=100, seed=i)
@@ -139,15 +125,6 @@ def test_intervals_cover_the_inverse_square_root(noise):
     coverage = np.mean(hits, axis=0)
     assert (coverage >= 0.85).all(), coverage
     assert (coverage <= 0.99).all(), coverage
-
-
-def test_a_lost_seed_leaves_the_pairing_of_two_methods():
-    """Two methods share the noise of 20 seeds, of which one lost the third: draws go together."""
-    gaps = table("inverse_sqrt", (1.0, 0.05), seeds=20)
-    lost = (gaps + 0.1).drop(index=2)
-    draws = [laws.fit(g, "inverse_sqrt", draws=2000).coefficients[1:, 0] for g in (gaps, lost)]
-    # 19 of 20 equal seeds: sqrt(19 / 20), but for the sizes of the seeds' noise
-    assert np.corrcoef(*draws)[0, 1] > 0.85
 
 
 def test_missing_seeds_are_counted_and_a_single_seed_is_left_out():
@@ -201,11 +178,6 @@ def test_the_null_of_r2_matches_a_naive_loop():
     assert (fit.r2_null, fit.r2_null_95) == pytest.approx(ends)
 
 
-def test_three_points_and_one_seed_have_no_r2():
-    for gaps in (FALLING[[10, 100, 1000]], FALLING.iloc[:1]):
-        assert laws.fit(gaps, "inverse_sqrt", draws=20).r2 is None
-
-
 @pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "inverse"])
 def test_saturation_matches_a_search_on_a_grid(law):
     fit = laws.fit(table(law, dict(TRUTHS[::-1])[law], noise=0.001, ks=(*KS, 2000)), law)
@@ -252,18 +224,14 @@ def test_odd_tables_say_what_is_wrong(name):
                 fit.k_sat(1e-3)
 
 
-def test_lost_columns_and_their_order_make_no_difference():
-    gone = FALLING.assign(**{"k": np.nan}).rename(columns={"k": 2000})
-    turned = FALLING[[500, 10, 1000, 50, 200, 100]]
-    first, *others = (laws.fit(g, "free_exponent", draws=50) for g in (FALLING, gone, turned))
-    assert all(other.parameters == first.parameters for other in others)
-
-
-def test_same_seed_same_bytes():
+def test_the_seed_of_draws_decides_and_lost_columns_and_their_order_do_not():
     first, again, other = (laws.fit(FALLING, "exponential", seed=s) for s in (1, 1, 2))
     assert first.coefficients.tobytes() == again.coefficients.tobytes()
-    assert first == again
     assert first.parameters != other.parameters
+    gone = FALLING.assign(**{"k": np.nan}).rename(columns={"k": 2000})
+    for gaps in (gone, FALLING[[500, 10, 1000, 50, 200, 100]]):
+        assert laws.fit(gaps, "exponential", seed=1).parameters == first.parameters
+    assert laws.fit(FALLING[[10, 100, 1000]], "inverse_sqrt", draws=20).r2 is None  # three points
 
 
 FIT = laws.fit(FALLING, "inverse_sqrt", draws=20)

@@ -3,90 +3,61 @@
 import numpy as np
 import pandas as pd
 import pytest
-from known import FALLING, ODD_TABLES, ROUGH, table
+from known import FALLING, ODD_TABLES, ROUGH, TRUTHS, table
 
 from ddlib.stats import laws, verdicts
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.mark.parametrize(
-    ("law", "truth", "outcome"),
-    [
-        ("inverse_sqrt", (1.2, 0.05), "survives"),
-        ("free_exponent", (0.8, 0.3, 0.0), "fails"),
-        ("inverse", (4.0, 0.05), "fails"),
-        ("logarithmic", (0.06, 0.5), "fails"),
-        ("exponential", (0.4, 60.0, 0.1), "fails"),
-    ],
-)
-def test_the_verdict_finds_the_truth(law, truth, outcome):
-    right = 0
-    for i in range(20):
-        gaps = table(law, truth, noise=0.02, fall=0.5, generator=i)
-        names = ("inverse_sqrt", "free_exponent")
-        fits = {name: laws.fit(gaps, name, draws=200) for name in names}
+@pytest.mark.parametrize("law", ["inverse_sqrt", "free_exponent", "inverse", "logarithmic"])
+def test_the_verdict_finds_the_truth(law):
+    truth = {"inverse_sqrt": (1.2, 0.05), "free_exponent": (0.8, 0.3, 0.0)}
+    truth |= {"inverse": (4.0, 0.05), "logarithmic": (0.06, 0.5)}
+    outcome, right = "survives" if law == "inverse_sqrt" else "fails", 0
+    for i in range(12):
+        gaps = table(law, truth[law], noise=0.02, fall=0.5, generator=i)
+        fits = {n: laws.fit(gaps, n, draws=200) for n in ("inverse_sqrt", "free_exponent")}
         right += verdicts.verdict(fits).outcome == outcome
-    assert right >= 16
+    assert right >= 9
 
 
-def test_a_wiggle_of_five_times_the_noise_fails():
-    gaps = table("inverse_sqrt", (1.2, 0.05), noise=0.005)
-    gaps += 0.005 / np.sqrt(5) * 5 * np.array([1, -1, 1, -1, 1, -1])
+def test_what_cannot_be_told_is_undecided_and_what_misses_the_means_fails():
+    for gaps in (FALLING.iloc[:1], ROUGH, FALLING[[10, 50]]):
+        assert verdicts.verdict(laws.fit_all(gaps, draws=50)).outcome == "undecided"
+    assert verdicts.best(laws.fit_all(FALLING.iloc[:1], draws=20)) is None  # no seed variances
+    below = table("inverse_sqrt", (1.2, -0.04), noise=0.005)  # below zero at k = 1000
+    judged = verdicts.verdict(laws.fit_all(below, draws=200))
+    assert judged == ("undecided", "a mean gap is not above zero")
+    wiggle = 0.005 / np.sqrt(5) * 5 * np.array([1, -1, 1, -1, 1, -1])  # five times the noise
+    gaps = table("inverse_sqrt", (1.2, 0.05), noise=0.005) + wiggle
     judged = verdicts.verdict(laws.fit_all(gaps, draws=200))
     assert judged.outcome == "fails"
     assert "misses the means" in judged.why
 
 
-def test_nothing_survives_on_negative_gaps():
-    gaps = table("inverse_sqrt", (1.2, -0.04), noise=0.005)  # below zero at k = 1000
-    judged = verdicts.verdict(laws.fit_all(gaps, draws=200))
-    assert judged == ("undecided", "a mean gap is not above zero")
-
-
-def test_what_cannot_be_told_is_undecided():
-    for gaps in (FALLING.iloc[:1], ROUGH, FALLING[[10, 50]]):
-        assert verdicts.verdict(laws.fit_all(gaps, draws=50)).outcome == "undecided"
-
-
 def test_about_nine_of_ten_studies_tell_the_exponent_that_a_study_names():
     free = laws.fit(table("inverse_sqrt", (1.2, 0.05), noise=0.02, fall=0.5), "free_exponent")
     below, above = verdicts.detectable(free)
-    b = free.parameters["b"]
+    b, told = free.parameters["b"], 0
     assert (below, above) == (0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate))
-    told = 0
-    for i in range(40):
+    for i in range(20):
         gaps = table("free_exponent", (0.9, below, 0.0), noise=0.02, fall=0.5, generator=i)
         drawn = laws.fit(gaps, "free_exponent", draws=200).parameters["b"]
         told += not drawn.low <= 0.5 <= drawn.high
-    assert told >= 28
+    assert told >= 14
 
 
-@pytest.mark.parametrize(
-    ("law", "truth"),
-    [
-        ("inverse_sqrt", (1.0, 0.05)),
-        ("free_exponent", (2.0, 0.75, 0.1)),
-        ("pure_power", (0.9, 0.3)),
-        ("exponential", (0.4, 120.0, 0.1)),
-        ("inverse", (4.0, 0.08)),
-        ("logarithmic", (0.06, 0.5)),
-    ],
-)
+@pytest.mark.parametrize(("law", "truth"), TRUTHS)
 def test_the_true_law_has_the_least_aic(law, truth):
     ks, wins = (10, 20, 50, 100, 200, 500, 700, 1000), 0
-    for i in range(10):
+    for i in range(6):
         fits = laws.fit_all(table(law, truth, ks=ks, noise=0.002, generator=i), draws=20)
         choice, scores = verdicts.best(fits), pd.Series({n: fit.aic for n, fit in fits.items()})
-        near = set(scores.index[scores - scores.min() <= 2])
-        assert {choice.law, *choice.rivals} == near
+        assert {choice.law, *choice.rivals} == set(scores.index[scores - scores.min() <= 2])
         assert choice.law == scores.idxmin()
         wins += choice.law == law
-    assert wins >= 6
-
-
-def test_without_seed_variances_no_law_is_preferred():
-    assert verdicts.best(laws.fit_all(FALLING.iloc[:1], draws=20)) is None
+    assert wins >= 3
 
 
 @pytest.mark.parametrize("name", ODD_TABLES)

@@ -3,41 +3,27 @@
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import grids
 import pytest
-import torch
 from clusters import Cluster, held, in_process, write_holding
-from distributed import Client
 from mounts import needs_mounts
 
 import ddlib
-from ddlib.study.cluster import processes
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
 
+MTT = {"iterations": 3, "student_steps": 2, "max_start": 1, "augmentation": "none"}
+EXPERTS = {"experts": 2, "expert_steps": 5, "expert_epochs": 2, "expert_augmentation": "none"}
+TAUGHT = {"initialisation": "rotation", "pretraining": {"steps": 5}}
 # Needs all that a job can be given: what a method prepares, and a pretrained body.
-GRID = {
-    "data": {"name": "digits", "classes": [0, 1, 2], "per_class": 20},
-    "network": {"name": "mlp", "width": 16, "depth": 2},
-    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
-    "methods": {
-        "mtt": {
-            **{"iterations": 3, "student_steps": 2, "max_start": 1, "augmentation": "none"},
-            **{"experts": 2, "expert_steps": 5, "expert_epochs": 2},
-            "expert_augmentation": "none",
-        },
-        "holding": {},
-    },
-    "configurations": {
-        "own": {},
-        "rotation": {"initialisation": "rotation", "pretraining": {"steps": 5}},
-    },
-    "k": [6, 3],
-    "seeds": 2,
+GRID = grids.GRID | {
+    "methods": {"mtt": MTT | EXPERTS, "holding": {}},
+    "configurations": {"own": {}, "rotation": TAUGHT},
+    "evaluations": 1,
 }
 
 
@@ -159,17 +145,14 @@ def test_a_worker_that_is_unfit_is_refused(tmp_path, root, threads, changes, sen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unfit", ["code", "results"])
 @needs_mounts
-def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(tmp_path, root, cluster, unfit):
-    """It would be given all that it is quick to fail."""
-    which, sentence = {
-        "code": (lambda: {"library": other_code(tmp_path)}, r"runs other code \("),
-        "results": (lambda: {"hidden": tmp_path / "results"}, r"does not see /\S+; give every"),
-    }[unfit]
+def test_a_worker_that_joins_later_and_is_unfit_fails_no_trial(tmp_path, root, cluster):
+    """Otherwise it would get all trials, as it is quick to fail them."""
     cluster.add()
-    study = meanwhile(root, tmp_path, cluster, lambda _: cluster.add(**which()), until=True)
-    with pytest.raises(ValueError, match=rf"^a worker on \S+ {sentence}.*, or stop it; what is"):
+    hidden = tmp_path / "results"
+    study = meanwhile(root, tmp_path, cluster, lambda _: cluster.add(hidden=hidden), until=True)
+    sentence = r"^a worker on \S+ does not see /\S+; give every.*, or stop it; what is"
+    with pytest.raises(ValueError, match=sentence):
         study.result()
     records = [json.loads(path.read_text()) for path in tmp_path.glob("results/trials/*.json")]
     assert all(record["status"] == "ok" for record in records)
@@ -185,36 +168,3 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, root, monkeypatch):
         sentence = f"^no Dask workers answer at scheduler_address='{named}'; start one, or"
         with pytest.raises(ValueError, match=sentence):
             run(settings(root, tmp_path, given))
-
-
-def test_a_gpu_of_the_workers_is_asked_for_by_name(tmp_path, root, monkeypatch):
-    with in_process() as address:
-        chosen = settings(root, tmp_path, address)
-        devices = iter([False, False])  # of this machine, asked for twice
-        monkeypatch.setattr(torch.accelerator, "is_available", lambda: next(devices, True))
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-        with pytest.raises(ValueError, match=r"^device: auto is cpu on this machine, but cuda on"):
-            run(chosen)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_here_keep_their_memory_and_have_one_thread(tmp_path):
-    """glibc reads its settings when a process starts, so they must be there by then."""
-
-    def started_with(dask_worker) -> tuple[int, str]:
-        return dask_worker.state.nthreads, Path("/proc/self/environ").read_text()
-
-    with processes(2) as address, Client(address) as client:
-        for threads, environment in client.run(started_with).values():
-            assert threads == 1
-            assert f"MALLOC_TRIM_THRESHOLD_={2**32}" in environment.split("\0")
-
-
-def test_workers_that_do_not_start_are_said_in_one_sentence(monkeypatch):
-    def stopped(**_):
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr("distributed.LocalCluster", stopped)
-    sentence = "worker processes do not start on this machine: no room"
-    with pytest.raises(OSError, match=sentence), processes(1):
-        pass

@@ -1,29 +1,25 @@
 """Names of results: equal for equal programs and data, different for all that changes a number."""
 
 import importlib.util
+import itertools
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from ddlib import fingerprints
-from ddlib.data.base import Pixels, Split, images_digest
+from ddlib.data.base import DataSet, Pixels, Split, images_digest
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.fingerprints import (
-    DECIDING,
-    METHOD_MODULES,
     PACKAGE,
     code_digest,
-    file_digest,
     files_digest,
     fingerprint,
     program,
 )
-from ddlib.methods import METHODS
 
 PROGRAM = '''"""A module."""
 import math
@@ -32,18 +28,6 @@ def area(radius):
     """Return the area."""
     return math.pi * radius**2
 '''
-
-
-@pytest.fixture(autouse=True)
-def read_anew():
-    """Have the code read anew after a test, as a new process would."""
-    yield
-    forget()
-
-
-def forget() -> None:
-    code_digest.cache_clear()
-    fingerprints._source.cache_clear()
 
 
 def test_the_order_of_names_does_not_matter_and_values_do():
@@ -79,111 +63,82 @@ def test_a_program_is_the_same_in_every_python():
     assert fingerprint(program(source)) == "f0d03a085e9d"  # of Pythons 3.11, 3.12 and 3.13
 
 
-def test_all_names_in_a_process_are_of_the_code_it_began_with(tmp_path, monkeypatch):
-    package = shutil.copytree(PACKAGE, tmp_path / "ddlib")
-    modules = METHODS["dc"].modules
-    monkeypatch.setattr(fingerprints, "PACKAGE", package)
-    forget()
-    before = code_digest(*DECIDING), code_digest(*modules)
-    for edited in ("methods/gradient.py", "training/loop.py"):
-        with (package / edited).open("a") as file:
-            file.write("more = 1\n")
-    assert (code_digest(*DECIDING), code_digest(*modules)) == before
-    forget()
-    after = code_digest(*DECIDING), code_digest(*modules)
-    assert after[0] != before[0]
-    assert after[1] != before[1]
+LATER = """
+from pathlib import Path
+from ddlib import fingerprints
+names = [("ddlib.training.loop",), ("ddlib.methods.gradient",), ("ddlib.seeds",)]
+before = [fingerprints.code_digest(*modules) for modules in names]
+for edited in ("training/loop.py", "methods/gradient.py"):
+    with (fingerprints.PACKAGE / edited).open("a") as file:
+        file.write("more = 1\\n")
+assert before == [fingerprints.code_digest(*modules) for modules in names]
+print(*before)
+"""
 
 
-def test_rooms_and_methods_decide_results():
-    rooms = {
-        f"ddlib.{'.'.join(path.relative_to(PACKAGE).with_suffix('').parts)}"
-        for room in ("data", "networks", "training")
-        for path in (PACKAGE / room).glob("[!_]*.py")
-    }
-    assert rooms | {"ddlib.seeds", "ddlib.devices", "ddlib.methods.common"} <= set(DECIDING)
-    assert not set(DECIDING) & set(METHOD_MODULES)
-    for name, method in METHODS.items():
-        assert set(method.modules) <= set(METHOD_MODULES), name
+def test_all_names_in_a_process_are_of_the_code_it_began_with(tmp_path):
+    """An edit while a study runs counts in the next process."""
+    shutil.copytree(PACKAGE, tmp_path / "ddlib")
+    command = {"args": [sys.executable, "-c", LATER], "cwd": tmp_path, "text": True, "check": True}
+    environment = {"PYTHONPATH": str(tmp_path)}
+    first, second = (
+        subprocess.run(**command, env=environment, stdout=subprocess.PIPE).stdout.split()
+        for _ in range(2)
+    )
+    assert [old == new for old, new in zip(first, second, strict=True)] == [False, False, True]
 
 
-def test_code_in_no_file_is_refused(monkeypatch):
+def test_code_in_no_file_is_refused_and_that_of_a_file_counts(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cell", ModuleType("cell"))
     with pytest.raises(ValueError, match="the code of the module 'cell' is in no file, and could"):
         code_digest("cell")
-
-
-def test_modules_of_ones_own_and_the_versions_of_libraries_count(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(PROGRAM)
-    spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
-    monkeypatch.setitem(sys.modules, "mine", importlib.util.module_from_spec(spec))
-    digests = [code_digest("mine")]
-    forget()
-    monkeypatch.setattr(fingerprints, "version", lambda library: "0.0")
-    digests.append(code_digest("mine"))
-    forget()
-    (tmp_path / "mine.py").write_text(PROGRAM.replace("2", "3"))
-    digests.append(code_digest("mine"))
-    assert len(set(digests)) == 3
+    digests = set()
+    for name, text in {"mine": PROGRAM, "theirs": PROGRAM.replace("2", "3")}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
+        monkeypatch.setitem(sys.modules, name, importlib.util.module_from_spec(spec))
+        digests.add(code_digest(name))
+    assert len(digests) == 2
 
 
 def test_all_that_a_data_set_holds_counts_but_its_name(tiny):
-    def changed(split: Split, part: str) -> Split:
+    def changed(name: str, part: str) -> DataSet:
+        split = getattr(tiny, name)
         tensors = {"images": split.images.clone(), "labels": split.labels.clone()}
         tensors[part].view(-1)[-1] += 1
-        return Split(**tensors)
+        return replace(tiny, **{name: Split(**tensors)})
 
-    values = (tiny.train.images * 20).clamp(0, 255).to(torch.uint8)
-    norm = tiny.normalisation
-    matrix = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
-    several = [
-        tiny,
-        *(
-            replace(tiny, **{name: changed(getattr(tiny, name), part)})
-            for name in ("train", "test")
-            for part in ("images", "labels")
-        ),
-        replace(tiny, classes=("ant", "bee", "dog")),
-        replace(tiny, normalisation=Normalisation((0.5,), (0.3,))),
-        *(
-            replace(tiny, normalisation=Whitening(torch.zeros(64), scale * matrix))
-            for scale in (1, 2)
-        ),
-        *(
-            replace(tiny, train=Split(Pixels(values + more, norm, white), tiny.train.labels))
-            for more, white in ((0, 255), (1, 255), (0, 240))
-        ),
-    ]
+    def in_bytes(more: int, white: int) -> DataSet:
+        values = (tiny.train.images * 20).clamp(0, 255).to(torch.uint8) + more
+        return replace(tiny, train=Split(Pixels(values, norm, white), tiny.train.labels))
+
+    norm, zero, one = tiny.normalisation, torch.zeros(64), torch.eye(64)
+    norms = Normalisation((0.5,), (0.3,)), Whitening(zero, one), Whitening(zero, 2 * one)
+    several = [tiny, replace(tiny, classes=("ant", "bee", "dog"))]
+    several += [changed(*at) for at in itertools.product(("train", "test"), ("images", "labels"))]
+    several += [replace(tiny, normalisation=other) for other in norms]
+    several += [in_bytes(*values) for values in ((0, 255), (1, 255), (0, 240))]
     assert len({images_digest(dataset) for dataset in several}) == len(several) == 12
     for dataset in several:
         twin = replace(dataset, name="other", test=Split(*vars(dataset.test).values()))
         assert images_digest(twin) == images_digest(dataset)
 
 
-def test_every_file_counts_with_its_place_and_content(tmp_path, monkeypatch):
-    folder: Path = tmp_path / "model"
-    (folder / "part").mkdir(parents=True)
-    (folder / "part" / "weights.bin").write_bytes(b"1234")
-    (folder / "index.json").write_text("{}")
+def test_every_file_counts_with_its_place_and_content(tmp_path):
+    def digest(name: str, **files: str) -> str:
+        for path, content in files.items():
+            file = tmp_path / name / path.replace("__", "/").replace("_", ".")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+        return files_digest(tmp_path / name, (".bin", ".json"))
 
-    def digest() -> str:
-        return files_digest(folder, (".bin", ".json"))
-
-    digests = [digest()]
-    (folder / "readme.md").write_text("not read")
-    assert digest() == digests[0]
-    moved = folder.rename(tmp_path / "elsewhere")
-    assert files_digest(moved, (".json", ".bin")) == digests[0]
-    moved.rename(folder)
-    for change in (
-        lambda: (folder / "part" / "weights.bin").write_bytes(b"12345"),
-        lambda: (folder / "index.json").write_text("[]"),
-        lambda: (folder / "part" / "weights.bin").rename(folder / "weights.bin"),
-        lambda: (folder / "weights.bin").unlink(),
-    ):
-        change()
-        digests.append(digest())
+    digests = [
+        digest("first", part__weights_bin="1234", index_json="{}"),
+        digest("longer", part__weights_bin="12345", index_json="{}"),
+        digest("other", part__weights_bin="1234", index_json="[]"),
+        digest("moved", weights_bin="1234", index_json="{}"),
+        digest("fewer", index_json="{}"),
+    ]
     assert len(set(digests)) == 5
-    first = file_digest(folder / "index.json")
-    monkeypatch.setattr(fingerprints.hashlib, "file_digest", lambda *given: pytest.fail("read"))
-    assert file_digest(folder / "index.json") == first  # a file is read once
+    assert digest("again", part__weights_bin="1234", index_json="{}", readme_md="x") == digests[0]
+    assert digest("first", index_json="[1]") not in digests  # read anew

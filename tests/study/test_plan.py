@@ -5,33 +5,16 @@ import math
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
+from grids import DC, DIGITS, DM, GRID
 from papermill.parameterize import parameterize_notebook
 
 from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
 from ddlib.study.plan import Plan, make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import (
-    Settings,
-    check_coverage,
-    notebook_parameters,
-    read_settings,
-)
+from ddlib.study.settings import Settings, check_coverage, notebook_parameters, read_settings
 
-DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
-DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
-DC = {"iterations": 2, "outer_steps": 2, "inner_epochs": 1, "real_batch": 8}
-GRID = {
-    "data": DIGITS,
-    "network": {"name": "mlp", "width": 16, "depth": 2},
-    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
-    "methods": {"random": None, "dm": DM, "dc": DC},
-    "k": [6, 3],
-    "seeds": 2,
-    "evaluations": 2,
-}
 TRIALS = 3 * 2 * 2
 
 
@@ -164,77 +147,32 @@ COVERAGE = {
     "families": {"all": ["own", "adam", "lenet", "taught"], "own alone": ["own"]},
     **{"seeds": 4, "probe": 20, "spread": {"size": 3, "count": 2}, "k": [3, 6, 9, 12, 15]},
 }
+DEEP = {"network": {"name": "convnet", "depth": 4}}
 BAD = [
-    (
-        {"data": {"name": "digit"}},
-        "'digit' is not a data set, nor the path of a folder of your own data; did you mean "
-        "'digits'? allowed: digits, mnist",
-    ),
+    ({"data": {"name": "digit"}}, "your own data; did you mean 'digits'? allowed: digits, mnist"),
     ({"data": "digits"}, "data: this must be a table with a name"),
-    (
-        {"data": {"name": "digits", "perclass": 3}},
-        "'perclass' is not a parameter; did you mean 'per_class'? allowed: ",
-    ),
-    (
-        {"data": {"name": "digits", "classes": [10]}},
-        "'10' is not a class of this data set; did you mean '1'? allowed: 0, 1, 2",
-    ),
+    ({"data": DIGITS | {"classes": [10]}}, "'10' is not a class of this data set; did you mean"),
     ({"network": {"name": "mpl"}}, "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, "),
-    ({"network": {"width": 3}}, "network must be a table with a name"),
-    (
-        {"network": {"name": "mlp", "widht": 3}},
-        "the network 'mlp': 'widht' is not a parameter; did you mean 'width'? allowed: width, ",
-    ),
-    (
-        {"network": {"name": "convnet", "depth": 4}},
-        "needs images of at least 16 pixels, got 8x8; choose a smaller depth",
-    ),
-    (
-        {"training": {"stpes": 3}},
-        "training: 'stpes' is not a parameter; did you mean 'steps'? allowed: steps, batch_size",
-    ),
-    (
-        {"training": {"learning_rate": "1e-2"}},
-        "training: learning_rate='1e-2' must be a number of at least 0",
-    ),
+    ({"network": {"name": "mlp", "widht": 3}}, "'widht' is not a parameter; did you mean 'width'?"),
+    ({"network": {"name": "convnet", "depth": 4}}, "at least 16 pixels, got 8x8; choose a smaller"),
+    ({"training": {"stpes": 3}}, "training: 'stpes' is not a parameter; did you mean 'steps'?"),
     (with_method("dmm"), "'dmm' is not a method; did you mean 'dm'? allowed: random, "),
-    (
-        with_method("dc", method="dm"),
-        "'dc' cannot name a variant of the method 'dm'; choose a name of letters, digits, _, - and",
-    ),
+    (with_method("dc", method="dm"), "'dc' cannot name a variant of the method 'dm'; choose"),
     (with_method("../mine", method="dm"), "'../mine' cannot name a variant of the method 'dm'"),
     ({"methods": {}}, "methods: this must be a table {name: parameters}, got {}"),
-    (
-        with_method("dm", iteration=3),
-        "'iteration' is not a parameter; did you mean 'iterations'? allowed: ",
-    ),
-    (
-        with_method("dc", learning_rate={"one": 0.1}),
-        "methods: dc: learning_rate has 'one' for an ipc; give whole numbers from 1",
-    ),
+    (with_method("dm", iteration=3), "'iteration' is not a parameter; did you mean 'iterations'?"),
     ({"k": [3, 63]}, "ipc=21 is more than the 20 images of class 0; choose ipc <= 20"),
     ({"k": [3, 7]}, "k=7 is not a multiple of the 3 classes of digits; choose 6 or 9"),
     ({"k": 30}, "k=30 must be a list of one or more whole numbers of at least 1, such as [10, 50,"),
-    ({"seeds": [0, 1]}, "seeds=[0, 1] must be a whole number of at least 1"),
     ({"device": "gpu"}, "'gpu' is not a device of this machine; "),
-    (
-        {"device": "cpu", "precision": "tf32"},
-        "precision='tf32' is a mode of CUDA GPUs, and the device is 'cpu'; choose",
-    ),
+    ({"device": "cpu", "precision": "tf32"}, "is a mode of CUDA GPUs, and the device is 'cpu'; "),
     ({"sedes": 3}, "'sedes' is not a parameter; did you mean 'seeds'? allowed: extensions, data"),
-    ({"configurations": {}}, "configurations must be a table"),
-    (
-        {"configurations": {"small": {"network": {"name": "convnet", "depth": 4}}}},
-        "the configuration 'small' does not fit digits: a ConvNet of depth 4 halves",
-    ),
+    ({"configurations": {"small": DEEP}}, "the configuration 'small' does not fit digits: "),
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
-    ({"pilot": 4}, "pilot: this must be a table of names and values, got 4"),
-    ({"pilot": {"k": [3]}}, "pilot: the parameter 'configurations' is missing; add"),
-    (
-        {"pilot": {"k": [30], "configurations": ["own"]}},
-        "'30' is not a k of this study; did you mean '3'",
-    ),
+    ({"pilot": {"k": [30], "configurations": ["own"]}}, "'30' is not a k of this study; did you"),
+    ({"reference": "converge"}, "did you mean 'converged'"),
+    ({"converged": {"held_out": 1}}, "held_out=1 must be a number above 0 and below 1"),
 ]
 
 
@@ -249,10 +187,7 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"configurations": {"own": {}, "a": {"momentum": 0}}, "families": None},
-            "2 configurations",
-        ),
+        ({"configurations": {"own": {}, "a": {"momentum": 0}}, "families": None}, "2 conf"),
         ({"families": None}, "families is missing"),
         ({"seeds": 3}, "seeds=3 are too few to measure distances; choose >= 4"),
         ({"probe": 19}, "probe=19 are too few"),
@@ -282,17 +217,9 @@ def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, n
             assert "\n" not in str(refused)  # noqa: PT017
 
 
-def test_missing_and_truncated_data_are_refused(tmp_path):
+def test_missing_data_are_refused(tmp_path):
     folder = tmp_path / "own"
     with pytest.raises(FileNotFoundError, match=rf"^data folder {folder} does not exist; give an"):
-        run(settings(tmp_path, data={"name": str(folder)}, k=[2]))
-    folder.mkdir()
-    labels = np.arange(12) % 2
-    for split in ("train", "test"):
-        np.savez(folder / f"{split}.npz", images=np.zeros((12, 4, 4), "uint8"), labels=labels)
-    whole = (folder / "train.npz").read_bytes()
-    (folder / "train.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"^{folder / 'train.npz'} cannot be read"):
         run(settings(tmp_path, data={"name": str(folder)}, k=[2]))
 
 
@@ -340,6 +267,9 @@ def test_the_parameters_cell_gives_the_settings():
         **{"methods": {"random": {}}, "k": [10, 20], "results": "results/x", "seeds": 5},
     }
     assert given(seeds=2) == parameters | {"seeds": 2}  # a file that changes the example
+    other = given(data={"name": "mnist"}, k=[10])  # a study of its own
+    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
+        read_settings(other)
 
 
 def test_papermill_overrides_the_parameters_cell():
@@ -351,13 +281,6 @@ def test_papermill_overrides_the_parameters_cell():
     read = read_settings(parameters)
     assert (read.seeds, read.workers, read.k) == (2, None, [10, 20])
     assert read.methods["dm"][1].learning_rate == rates
-
-
-def test_a_study_of_its_own_must_give_all_that_has_no_default():
-    parameters = given(data={"name": "mnist"}, k=[10])
-    assert parameters == {"data": {"name": "mnist"}, "k": [10]}
-    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
-        read_settings(parameters)
 
 
 def test_an_unknown_name_is_refused_until_it_is_put_right():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ddlib.methods import METHODS
 from ddlib.parameters import at_ipc
 from ddlib.study import published
 from ddlib.study.settings import read_settings
@@ -34,6 +35,20 @@ MTT = {
     ("imagenette", 10): (20, 2, 10, 1000, 1e-6, 0.01, 20),
 }
 WHITENED = {("cifar10", 1), ("cifar10", 10), ("cifar100", 1), ("cifar100", 50)}
+DC = {"iterations": 1000, "learning_rate": 0.1, "momentum": 0.5, "real_batch": 256}
+DC |= {"network_learning_rate": 0.01, "network_batch": 256, "initialisation": "noise"}
+EXPERTS = {"experts": 100, "expert_steps": 0, "expert_batch": 256, "expert_learning_rate": 0.01}
+EXPERTS |= {"expert_momentum": 0, "expert_weight_decay": 0, "expert_augmentation": "dsa"}
+GUIDED = {"steps": 50, "stop": 25, "guidance": 0.1, "classifier_free_guidance": 4}
+DM = {"iterations": 20000, "momentum": 0.5, "real_batch": 256, "initialisation": "real"}
+MATCHED = {"iterations": 5000, "momentum": 0.5, "initialisation": "real", "augmentation": "dsa"}
+PUBLISHED = {
+    "dm": DM,
+    "dc": DC | {"augmentation": "none"},
+    "dsa": DC | {"initialisation": "real"},
+    "mtt": MATCHED | EXPERTS | {"gradient": "exact"},
+    "mgd3": GUIDED | {"images": "generated"},
+}
 
 
 def read(name):
@@ -52,96 +67,44 @@ def test_every_data_set_has_a_reference_and_those_of_mtt_are_whitened_where_publ
     assert set(zip(noted["data"], noted["ipc"], strict=True)) == WHITENED
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "imagenette"])
-@pytest.mark.parametrize("ipc", LOOPS)
-def test_dc_and_dsa_loop_as_published(name, ipc):
-    settings, methods = read(name)
-    assert ipc * CLASSES[name] in settings.k
-    for method in ("dc", "dsa"):
-        own = methods[method]
-        assert (at_ipc(own.outer_steps, ipc), at_ipc(own.inner_epochs, ipc)) == LOOPS[ipc]
-        assert (own.iterations, own.learning_rate, own.momentum) == (1000, 0.1, 0.5)
-        assert (own.network_learning_rate, own.network_batch, own.real_batch) == (0.01, 256, 256)
-    assert (methods["dc"].initialisation, methods["dsa"].initialisation) == ("noise", "real")
-    flips = "dsa_no_flip" if name == "mnist" else "dsa"
-    assert (methods["dc"].augmentation, methods["dsa"].augmentation) == ("none", flips)
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "imagenette"])
-def test_dm_is_as_published(name):
-    own = read(name)[1]["dm"]
-    assert (own.iterations, own.momentum, own.real_batch) == (20000, 0.5, 256)
-    assert [at_ipc(own.learning_rate, ipc) for ipc in LOOPS] == [1] * 6
-    assert at_ipc(own.learning_rate, 100) == (10 if name == "cifar10" else 1)
-    assert own.initialisation == "real"
-    assert own.augmentation == ("dsa_no_flip" if name == "mnist" else "dsa")
-
-
 @pytest.mark.parametrize(("name", "ipc"), MTT)
 def test_mtt_is_as_published(name, ipc):
     settings, methods = read(name)
-    own, k = methods["mtt"], ipc * CLASSES[settings.data["name"]]
+    parameters, k = methods["mtt"], ipc * CLASSES[settings.data["name"]]
     assert k in settings.k
-    tables = own.student_steps, own.expert_epochs, own.max_start, own.learning_rate
-    tables += own.step_size_learning_rate, own.step_size
-    batch = min(at_ipc(own.synthetic_batch, ipc) or k, k)
-    assert (*(at_ipc(table, ipc) for table in tables), batch) == MTT[name, ipc]
-    assert (own.iterations, own.momentum, own.initialisation) == (5000, 0.5, "real")
-    assert (own.augmentation, own.expert_augmentation, own.gradient) == ("dsa", "dsa", "exact")
-    assert (own.experts, own.expert_steps, own.expert_batch) == (100, 0, 256)
-    assert (own.expert_learning_rate, own.expert_momentum, own.expert_weight_decay) == (0.01, 0, 0)
+    names = ("student_steps", "expert_epochs", "max_start", "learning_rate")
+    names += ("step_size_learning_rate", "step_size")
+    values = [at_ipc(getattr(parameters, table), ipc) for table in names]
+    batch = min(at_ipc(parameters.synthetic_batch, ipc) or k, k)
+    assert (*values, batch) == MTT[name, ipc]
 
 
-def test_mgd3_is_as_published():
-    own = read("imagenette")[1]["mgd3"]
-    assert own.generator.endswith("DiT-XL-2-256")
-    assert (own.steps, own.stop, own.guidance, own.classifier_free_guidance) == (50, 25, 0.1, 4)
-    assert own.images == "generated"
+def test_defaults_are_those_published_for_cifar10():
+    for name, published_settings in read("cifar10")[1].items():
+        if name in ("dm", "dc", "dsa", "mtt"):
+            changes = {"learning_rate": 1} if name == "dm" else {}  # published up to ipc 50
+            assert METHODS[name].parameters() == published_settings.replace(**changes), name
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_networks_are_trained_as_published(name):
+def test_settings_are_as_published(name):
     settings, methods = read(name)
     data = settings.data["name"]
-    own = settings.training
+    siamese = "dsa_no_flip" if data == "mnist" else "dsa"
+    assert {"random", "herding", "k_center"} <= set(methods)
+    for method, parameters in methods.items():
+        expected = PUBLISHED.get(method, {})
+        assert {field: getattr(parameters, field) for field in expected} == expected
+    for method in {"dm", "dsa"} & set(methods):
+        assert methods[method].augmentation == siamese
+    for ipc, loops in LOOPS.items() if "dc" in methods else ():
+        assert ipc * CLASSES[data] in settings.k
+        for own in (methods["dc"], methods["dsa"]):
+            assert (at_ipc(own.outer_steps, ipc), at_ipc(own.inner_epochs, ipc)) == loops
+        assert at_ipc(methods["dm"].learning_rate, ipc) == 1
     steps = 1000 * math.ceil(50 * CLASSES[data] / 256)  # 1,000 epochs at ipc 50
-    assert own == Recipe(
-        steps=steps,
-        batch_size=256,
-        learning_rate=0.01,
-        momentum=0.9,
-        weight_decay=5e-4,
-        schedule="step",
-        augmentation="dsa_no_flip" if data == "mnist" else "dsa",
-    )
+    rates = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step"}
+    assert settings.training == Recipe(steps=steps, batch_size=256, augmentation=siamese, **rates)
     depth = 5 if data == "imagenette" else 3
     expected = {"name": "convnet", "width": 128, "depth": depth, "norm": "instance"}
     assert settings.network == expected
-    assert {"random", "herding", "k_center"} <= set(methods)
-
-
-def test_every_figure_up_to_fifty_images_stands_beside_a_reference():
-    cells = set()
-    for name in REFERENCES:
-        settings, methods = read(name)
-        data = settings.data["name"]
-        cells |= {(data, method, k // CLASSES[data]) for method in methods for k in settings.k}
-    table = published.read()
-    table = table[table["data"].isin(CLASSES) & (table["ipc"] <= 50)]
-    assert set(zip(table["data"], table["method"], table["ipc"], strict=True)) <= cells
-
-
-@pytest.mark.parametrize("profile", ["mnist", "cifar10"])
-def test_the_coverage_law_is_put_to_enough_families_sizes_and_seeds(profile):
-    given = yaml.safe_load((FOLDER.parent / "coverage_law" / f"{profile}.yaml").read_text())
-    settings = read_settings(given)
-    nested = {family.series for family in settings.families.values()} - {""}
-    assert len(settings.configurations) >= 12
-    assert len(nested) >= 5
-    assert settings.spread.count >= 3
-    assert len(settings.k) >= 5
-    assert settings.seeds >= 4
-    [for_all] = [own for _, own in settings.methods.values() if own.configurations]
-    networks = {one.network["name"] for one in settings.configurations.values()}
-    assert {each["network"]["name"] for each in for_all.configurations} == networks
-    assert networks >= {"resnet18", "vgg16", "mobilenet_v2", "convnet", "vit"}

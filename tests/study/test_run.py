@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import torch
 from clusters import held, in_process, write_holding
+from grids import DC, DIGITS, DM, GRID
 
 from ddlib.data.base import Split
 from ddlib.data.load import load
@@ -32,28 +33,13 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs, store
-from ddlib.study.plan import make_plan
 from ddlib.study.results import Result
-from ddlib.study.run import Graph, run
+from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
-from ddlib.training import together
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score, training_steps
 from ddlib.training.recipe import Recipe, hold_out
 
-DIGITS = {"name": "digits", "classes": [0, 1, 2], "per_class": 20}
-DM = {"iterations": 3, "real_batch": 8, "augmentation": "none"}
-DC = {"iterations": 2, "outer_steps": 2, "inner_epochs": 1, "real_batch": 8}
-GRID = {
-    "data": DIGITS,
-    "network": {"name": "mlp", "width": 16, "depth": 2},
-    "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
-    "methods": {"random": None, "dm": DM, "dc": DC},
-    "k": [6, 3],
-    "seeds": 2,
-    "evaluations": 2,
-    "converged": {"held_out": 0.5},
-}
 RECIPE = Recipe(steps=20, batch_size=16, learning_rate=0.05)
 SMALL = {"methods": {"random": None}, "seeds": 1, "reference": "same_steps"}
 TABLES = ("trials", "references", "costs")
@@ -288,7 +274,7 @@ def test_an_interrupted_study_goes_on_and_a_killed_worker_is_replaced(tmp_path, 
     worker = held(hold)
     if end == "interrupted":
         os.killpg(study.pid, signal.SIGINT)  # as a terminal's Ctrl-C
-        said = study.communicate(timeout=60)[1]
+        said = study.communicate(timeout=240)[1]
         assert said.splitlines()[-1] == "KeyboardInterrupt"
         assert said.count("Traceback") == 1
         shutil.rmtree(hold)
@@ -298,7 +284,7 @@ def test_an_interrupted_study_goes_on_and_a_killed_worker_is_replaced(tmp_path, 
     else:
         os.kill(worker, signal.SIGKILL)
         shutil.rmtree(hold)
-        assert study.wait(timeout=120) == 0
+        assert study.wait(timeout=240) == 0
     for name in ("trials", "references"):
         tables = [tmp_path / part / f"{name}.parquet" for part in ("study", "undisturbed/study")]
         assert tables[0].read_bytes() == tables[1].read_bytes()
@@ -339,25 +325,17 @@ def test_a_diverged_size_is_recorded_and_the_others_go_on(finished, tmp_path, ad
 
 
 def test_a_training_that_diverges_is_recorded_with_its_step_and_stands(tmp_path, address):
-    wild = {"training": {"steps": 20, "batch_size": 16, "learning_rate": 1e12}}
-    given = {"methods": {"random": None}, "seeds": 1} | wild
-    result = run(settings(tmp_path / "study", scheduler_address=address, **given))
+    changes = {"methods": {"random": None}, "seeds": 1, "k": [3]}
+    changes |= {"training": GRID["training"] | {"learning_rate": 1e12}}
+    result = run(settings(tmp_path / "study", scheduler_address=address, **changes))
     failures = result.failures
     full = ["all data, converged", "all data, same_steps"]
-    assert list(failures["method"]) == [*full, "random", "random"]
-    assert failures["k"].tolist() == [pd.NA, pd.NA, 3, 6]
+    assert list(failures["method"]) == [*full, "random"]
+    assert failures["k"].tolist() == [pd.NA, pd.NA, 3]
     assert set(failures["status"]) == {"diverged"}
-    theta = initial_parameters(mlp(), generator("evaluation weights", (0, 0)))
-    real, stream = load(**DIGITS).train, generator("evaluation batches", (0, 0))
-    steps = training_steps(
-        mlp(), theta, real.images, real.labels, recipe(20, learning_rate=1e12), stream
-    )
-    with pytest.raises(DivergedError) as error:
-        list(steps)
-    assert 0 < error.value.step < 20
-    assert f"at step {error.value.step};" in failures["message"][0]
+    assert failures["message"].str.contains(r"at step [1-9]\d?; choose a smaller").all()
     assert result.trials[["error", "gap_error"]].isna().all(axis=None)
-    assert run(settings(tmp_path / "study", **given, **NOBODY)).failures.equals(failures)
+    assert run(settings(tmp_path / "study", **changes, **NOBODY)).failures.equals(failures)
 
 
 class Nothing(Parameters):
@@ -368,63 +346,44 @@ def register(monkeypatch, name: str, distil, preparation: Preparation | None = N
     monkeypatch.setitem(METHODS, name, Method(distil, Nothing, preparation=preparation))
 
 
-def test_a_crash_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
-    def fragile(dataset, network, ipc, seed, parameters):
-        if broken and ipc == 2 and seed == 0:
-            raise MemoryError("no room for 6 images")
-        return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
+def crash(synthetic):
+    raise MemoryError("no room for 6 images")
 
-    register(monkeypatch, "fragile", fragile)
-    chosen = settings(
-        tmp_path / "study", methods={"fragile": {}, "random": {}}, scheduler_address=address
-    )
+
+NO_SET = "ValueError: the method returned no valid set: it should "
+BROKEN = {
+    "crash": (crash, "MemoryError: no room for 6 images"),
+    "nothing": (lambda synthetic: None, f"{NO_SET}be a DistilledSet of ipc=2, not NoneType"),
+    "other": (lambda synthetic: replace(synthetic, seed=1), f"{NO_SET}hold seed 0, not 1"),
+}
+
+
+def test_what_fails_is_recorded_and_tried_again(tmp_path, address, monkeypatch):
+    def broken_method(change):
+        def distil(dataset, network, ipc, seed, parameters):
+            synthetic = selection.random(dataset, network, [ipc], seed, parameters)[ipc]
+            return change(synthetic) if broken and (ipc, seed) == (2, 0) else synthetic
+
+        return distil
+
+    for name, (change, _) in BROKEN.items():
+        register(monkeypatch, name, broken_method(change))
+    methods = dict.fromkeys([*BROKEN, "random"])
+    chosen = settings(tmp_path / "study", methods=methods, scheduler_address=address)
     broken = True
     result = run(chosen)
-    place = {"configuration": "own", "method": "fragile", "k": 6, "seed": 0, "status": "failed"}
-    message = "MemoryError: no room for 6 images"
-    assert result.failures.to_dict("records") == [{**place, "message": message}]
-    assert len(result.trials) == 2 * 2 * 2 * 2 - 1
+    place = {"configuration": "own", "k": 6, "seed": 0, "status": "failed"}
+    assert result.failures.to_dict("records") == [
+        {**place, "method": name, "message": message} for name, (_, message) in BROKEN.items()
+    ]
     before, broken = stamps(tmp_path), False
     again = run(chosen)
     assert again.failures.empty
     written = {name for name, time in stamps(tmp_path).items() if before.get(name) != time}
-    assert {name.rsplit("-", 1)[0] for name in written} == {"fragile-ipc2-seed0"}
+    assert {name.rsplit("-", 1)[0] for name in written} == {f"{n}-ipc2-seed0" for n in BROKEN}
     measures = ["k", "seed", "evaluation", "accuracy", "cross_entropy", "gap_error"]
-    ours, theirs = (again.trials.query("method == @name")[measures] for name in chosen.methods)
-    assert np.array_equal(ours, theirs)
-
-
-def test_what_is_no_set_of_its_trial_fails_that_trial(tmp_path, address, monkeypatch):
-    def returning(change):
-        def distil(dataset, network, ipc, seed, parameters):
-            return change(selection.random(dataset, network, [ipc], seed, parameters)[ipc])
-
-        return distil
-
-    methods = {
-        "nothing": (lambda made: None, "be a DistilledSet of ipc=1, not NoneType"),
-        "seed": (lambda made: replace(made, seed=1), "hold seed 0, not 1"),
-    }
-    for name, (change, _) in methods.items():
-        register(monkeypatch, name, returning(change))
-    given = SMALL | {"methods": dict.fromkeys([*methods, "random"]), "k": [3]}
-    failures = run(settings(tmp_path / "study", scheduler_address=address, **given)).failures
-    for row, (name, (_, problem)) in zip(failures.itertuples(), methods.items(), strict=True):
-        beginning = "ValueError: the method returned no valid set: it should "
-        assert (row.method, row.message) == (name, beginning + problem)
-    assert len(list(tmp_path.glob("study/distilled/*.safetensors"))) == 1
-
-
-def test_a_set_that_is_not_whole_is_named(tmp_path, address):
-    chosen = settings(tmp_path / "study", scheduler_address=address, **SMALL | {"k": [3]})
-    run(chosen)
-    shutil.rmtree(tmp_path / "study/trials")
-    [path] = tmp_path.glob("study/distilled/*.safetensors")
-    path.write_bytes(b"")  # as a loss of power left it
-    [message] = run(chosen).failures["message"]
-    assert message.startswith(f"ValueError: {path} is not a whole distilled set (")
-    path.unlink()
-    assert run(chosen).failures.empty
+    *others, plain = (again.trials.query("method == @name")[measures] for name in methods)
+    assert all(np.array_equal(trials, plain) for trials in others)
 
 
 @pytest.mark.parametrize(
@@ -449,16 +408,26 @@ def test_an_unreadable_record_is_named_and_left_as_it_is(finished, tmp_path, pat
 def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
     mtt = {"iterations": 1, "student_steps": 1, "expert_epochs": 1, "max_start": 1, "experts": 1}
     taught = {"initialisation": "rotation", "pretraining": {"steps": 2}}
-    given = {"configurations": {"taught": taught}, "k": [3], **SMALL}
-    given |= {"methods": {"mtt": mtt, "random": None}, "scheduler_address": address}
-    assert run(settings(tmp_path / "study", **given)).failures.empty
+    changes = SMALL | {"configurations": {"taught": taught}, "k": [3]}
+    changes |= {"methods": {"mtt": mtt, "random": None}, "scheduler_address": address}
+    chosen = settings(tmp_path / "study", **changes)
+    assert run(chosen).failures.empty
+
+    def break_files(*patterns: str) -> list[Path]:
+        """Empty files as a loss of power does."""
+        paths = [path for pattern in patterns for path in tmp_path.glob(pattern)]
+        for path in paths:
+            path.write_bytes(b"")
+        return paths
+
+    shutil.rmtree(tmp_path / "study/trials")
+    [path] = break_files("study/distilled/random*.safetensors")
+    [message] = run(chosen).failures["message"]
+    assert message.startswith(f"ValueError: {path} is not a whole distilled set (")
     shutil.rmtree(tmp_path / "study")
     shutil.rmtree(tmp_path / "cache" / "references")
-    [expert] = tmp_path.glob("cache/prepared/mtt-*[0-9]")
-    [body] = tmp_path.glob("cache/pretrained/*.safetensors")
-    for path in (expert, body):
-        path.write_bytes(b"")  # as a loss of power left it
-    failures = run(settings(tmp_path / "study", **given)).failures
+    expert, body = break_files("cache/prepared/mtt-*[0-9]", "cache/pretrained/*.safetensors")
+    failures = run(chosen).failures
     assert list(failures["method"]) == ["all data, same_steps", "mtt", "random"]
     for row in failures.itertuples():
         path = expert if row.method == "mtt" else body
@@ -553,27 +522,6 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
 # What a GPU trains at once.
 
 
-class Recorder:
-    """A client that takes every job, and does none."""
-
-    def submit(self, *call, **options):
-        return object()
-
-
-def test_as_many_seeds_are_a_job_as_are_trained_at_once(tmp_path, monkeypatch):
-    plan = make_plan(settings(tmp_path / "study", methods={"random": {}}, seeds=7, k=[3]))
-
-    def groups(device: str = "cuda") -> list[list[int]]:
-        there = replace(plan, context=replace(plan.context, device=device))
-        jobs = Graph(there, Recorder()).evaluations(there.trials)
-        return [[trial.seed for trial in trials] for trials in jobs.values()]
-
-    assert groups() == [[0, 1, 2, 3, 4, 5, 6]]
-    assert groups("cpu") == [[seed] for seed in range(7)]
-    monkeypatch.setattr(together, "ACCELERATOR_PIXELS", 3 * 64 * 6)  # of six networks, two a set
-    assert groups() == [[0, 1, 2], [3, 4, 5], [6]]
-
-
 def test_every_set_of_a_job_has_its_own_networks_scores(finished):
     plan = finished.result.plan
     trials = [one for one in plan.trials if (one.method, one.ipc) == ("random", 1)]
@@ -634,12 +582,6 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(sev
     assert len(part.trials) == len(part.costs) == 10
     assert list(part.references["seed"]) == [0, 1, 2, 3, 4]
     assert set(several.augmented.trials["configuration"]) == {"seen"}
-    [synthetic] = [one for one in several.distilled(1) if one.method == "dm"]
-    dataset, network = load(**DIGITS), networks.build("lenet", (1, 8, 8), 3)
-    given = synthetic.images, synthetic.labels, dataset.test, recipe(20, augmentation="dsa")
-    score = train_and_score(network, *given, (1, 0))
-    [row] = part.trials.query("method == 'dm' and seed == 1").itertuples()
-    assert (row.accuracy, row.cross_entropy) == (score.accuracy, score.cross_entropy)
 
 
 def test_a_configuration_without_a_reference_is_left_out_of_families(several):

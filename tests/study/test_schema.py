@@ -39,8 +39,6 @@ def test_every_file_names_the_schema_and_fits_it(path):
     [
         ({"sedes": 3}, "$"),
         ({"network": {"name": "convnet", "widht": 3}}, "$.network"),
-        ({"data": {"name": "digits", "perclass": 3}}, "$.data"),
-        ({"methods": {"dm": {"iteration": 3}}}, "$.methods.dm"),
         ({"methods": {"mine": {"method": "dm", "iteration": 3}}}, "$.methods.mine"),
         ({"configurations": {"a": {"optimizer": "adm"}}}, "$.configurations.a"),
         ({"training": {"learning_rate": "1e-3"}}, "$.training.learning_rate"),

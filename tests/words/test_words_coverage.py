@@ -52,21 +52,13 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
 @pytest.mark.parametrize(
     ("h_cov", "rival", "phrases"),
     [
-        ({"p": 0.4}, {}, ["0.1: k* is not shown to rise with H_cov (p = 0.400); ln M"]),
+        ({"p": 0.051}, {}, ["0.1: k* is not shown to rise with H_cov (p = 0.051); ln M"]),
         ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
-        (
-            {"lead": -0.1, "p_lead": 0.9},
-            {},
-            ["ln M, the paper's own regressor, has the larger R², untested.**"],
-        ),
+        ({"lead": -0.1, "p_lead": 0.9}, {}, ["own regressor, has the larger R², untested.**"]),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
         ({"reason": "1 of 8 inside"}, {}, ["nothing can be said about H_cov.** 1 of 8 inside."]),
         ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Left-out"]),
-        (
-            {"loo": 9.0},
-            {},
-            ["families are predicted best by ln M (error: 5 images; H_cov: 9)."],
-        ),
+        ({"loo": 9.0}, {}, ["predicted best by ln M (error: 5 images; H_cov: 9)."]),
         ({"loo": np.nan}, {}, ["families are predicted best by ln M (error: 5 images)."]),
         ({"loo": np.nan}, {"loo": np.nan}, ["No leave-one-out error can be computed."]),
         ({"censored": 3}, {}, ["5 distinct k*; 3 of these lie beyond the measured sizes"]),
@@ -81,12 +73,8 @@ def test_a_law_that_fails_and_what_is_missing_are_said(h_cov, rival, phrases):
     text = reading.explained(table, None)
     for phrase in phrases:
         assert phrase in text
-
-
-@pytest.mark.parametrize(("p", "said"), [(0.05, True), (0.051, False)])
-def test_the_slope_is_said_where_k_star_rises(p, said):
-    table = pd.DataFrame([regression("log_members"), regression("h_cov", p=p, p_lead=0.3)])
-    assert ("A nat of H_cov goes with 20 more images" in reading.explained(table, None)) == said
+    rises = h_cov.get("p", 0.01) <= 0.05 and "reason" not in h_cov
+    assert ("A nat of H_cov goes with 20 more images" in text) == rises
 
 
 def test_other_measures_and_whole_series_have_their_say():

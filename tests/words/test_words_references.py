@@ -1,44 +1,21 @@
 """What is said of networks on all data: which guess, their length, and which S is no worse."""
 
 import pandas as pd
-import pytest
 
-from ddlib.stats import compare as comparison
-from ddlib.study.settings import read_settings
 from ddlib.words import scaling as reading
 from ddlib.words.methods import guesses
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"reference": "converge"}, "did you mean 'converged'"),
-        ({"converged": {"passes": 0}}, "passes=0 must be a whole number of at least 1"),
-        ({"converged": {"held_out": 1}}, "held_out=1 must be a number above 0 and below 1"),
-        ({"converged": {"steps": 3}}, "converged: 'steps' is not a parameter;"),
-    ],
-)
-def test_bad_references_are_refused(changes, message):
-    given = {"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}}
-    with pytest.raises(ValueError, match=message):
-        read_settings(given | {"methods": {"random": {}}, "k": [10], "results": "x"} | changes)
 
 
 def table(accuracies: dict, **columns) -> pd.DataFrame:
     """Return rows of trials from {(method, k): (accuracy, balanced accuracy) of each seed}."""
     rows = [
-        {
-            "method": method,
-            "ipc": k // 10,
-            "k": k,
-            "seed": seed,
-            "accuracy": each[0],
-            "balanced_accuracy": each[1],
-        }
+        (method, k // 10, k, seed, *accuracy)
         for (method, k), seeds in accuracies.items()
-        for seed, each in enumerate(seeds)
+        for seed, accuracy in enumerate(seeds)
     ]
-    return pd.DataFrame(rows).assign(**{"configuration": "own", "status": "ok"} | columns)
+    names = ["method", "ipc", "k", "seed", "accuracy", "balanced_accuracy"]
+    rows = pd.DataFrame(rows, columns=names)
+    return rows.assign(**{"configuration": "own", "status": "ok"} | columns)
 
 
 def full(converged: list, same_steps: list, **columns) -> pd.DataFrame:
@@ -75,14 +52,6 @@ def test_a_constant_network_on_unbalanced_data_is_named():
     assert "whose balanced accuracy is 50.0%" in text
     assert "- all data (converged): 1 of 1 networks, balanced accuracy 0.500" in text
     assert "dm" not in text
-
-
-def test_sizes_at_which_training_on_the_set_beats_all_data_are_found():
-    trials = table({("dm", k): [(0.9, 0.9)] * 2 for k in (10, 20, 50)})
-    trials["gap_error"] = [0.1, 0.2, 0.01, -0.02, 0.05, -0.05]
-    assert comparison.not_positive(trials) == {"dm": [20, 50]}
-    failed = trials.assign(status=["ok", "ok", "ok", "diverged", "ok", "diverged"])
-    assert comparison.not_positive(failed) == {}
 
 
 def test_sizes_at_which_the_set_beats_all_data_are_said():
