@@ -1,6 +1,7 @@
 """Everything on a pretended accelerator: the CPU's numbers, one device, and hardly a wait."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from ddlib.configurations.pretraining import pretrain
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
 from ddlib.data.load import load as load_data
-from ddlib.devices import precision, read_device
+from ddlib.devices import precision, read_device, seeded
 from ddlib.methods import METHODS
 from ddlib.networks import layers
 from ddlib.networks.functional import build
@@ -203,3 +204,18 @@ def test_an_autocast_of_ones_own_is_refused_or_changes_nothing(tiny, tmp_path):
                 act()
         with precision("float32", "cpu"):
             torch.testing.assert_close(trained(tiny, 3)[1], exact, rtol=0, atol=0)
+
+
+def test_threads_of_one_process_leave_each_others_streams_alone():
+    """A pass that draws nothing leaves its stream as it is, whatever another thread does."""
+    streams = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    before = [stream.get_state() for stream in streams]
+
+    def passes(stream):
+        for _ in range(300):
+            with seeded(stream, "cpu"):
+                torch.ones(8).sum()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(passes, streams))
+    assert all(map(torch.equal, before, [stream.get_state() for stream in streams]))

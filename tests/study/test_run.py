@@ -33,6 +33,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs, store
+from ddlib.study.plan import make_plan
 from ddlib.study.results import Result
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
@@ -184,6 +185,11 @@ def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
             mlp(), synthetic.images, synthetic.labels, dataset.test, RECIPE, (0, 0)
         )
     assert result.trials["cross_entropy"][0] == score.cross_entropy
+    rounded, plain = (
+        make_plan(settings(tmp_path / "study", **SMALL | {"precision": name})).trials[0]
+        for name in ("bf16", "float32")
+    )
+    assert rounded.set_path != plain.set_path
 
 
 def recipe(steps: int, **changes) -> Recipe:
@@ -237,6 +243,7 @@ def test_only_what_is_missing_is_done_again(finished, tmp_path, address):
 
 
 SCRIPT = """
+from ddlib.study.plan import make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
