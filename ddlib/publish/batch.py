@@ -20,7 +20,6 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
-from papermill.exceptions import PapermillExecutionError
 
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
@@ -172,7 +171,7 @@ def _execute(run: Run) -> None:
         run.status = "incomplete" if failed else "done"
         if failed:
             run.message = f"{failed} trials failed; the page lists them, and they are tried again"
-    except (PapermillExecutionError, OSError, ValueError) as error:
+    except Exception as error:  # a run that fails must not end the others
         run.status, run.message = "failed", sentence(error, run.notebook)
     run.seconds = time.monotonic() - start
 
@@ -230,11 +229,14 @@ def main(arguments: list[str]) -> None:
         with ExitStack() as shared:
             if not (address or os.environ.get(cluster.ADDRESS)):
                 os.environ[cluster.ADDRESS] = shared.enter_context(cluster.processes(workers))
-            work(runs, options.at_once or workers)
+            try:
+                work(runs, options.at_once or workers)
+            except KeyboardInterrupt:
+                print("stopped; what is finished is kept: the same command goes on from there")
+                sys.stdout.flush()
+                os._exit(1)  # kernels and workers end with this process; closing them may hang
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
-    except KeyboardInterrupt:
-        sys.exit("stopped; what is finished is kept: the same command goes on from there")
     print(table(runs))
     bad = [run for run in runs if run.status != "done"]
     if bad:
