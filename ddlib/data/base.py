@@ -132,6 +132,21 @@ def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
         )
 
 
+def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:
+    """Return the images per class of the sizes `ks`, ascending; ValueError for an invalid k."""
+    count = dataset.class_count
+    for k in ks:
+        if k % count:
+            neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
+            raise ValueError(
+                f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
+                f"{' or '.join(neighbours)}"
+            )
+    ipcs = sorted({k // count for k in ks})
+    check_ipcs(ipcs, dataset)
+    return ipcs
+
+
 def images_digest(dataset: DataSet) -> str:
     """Return a fingerprint of a data set's content. The name of the data set does not count.
 

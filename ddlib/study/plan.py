@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.data.base import DataSet, images_digest
+from ddlib.data.base import DataSet, images_digest, read_ipcs
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
@@ -22,7 +22,7 @@ from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import device
 from ddlib.study.extensions import network_code, use
-from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_ipcs
+from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
 

@@ -21,7 +21,6 @@ from pydantic import (
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.families import Family, expand, read_configurations, read_families
-from ddlib.data.base import DataSet, check_ipcs
 from ddlib.data.load import load
 from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
@@ -289,18 +288,3 @@ def check_coverage(settings: Settings) -> None:
     ks = settings.pilot.k
     if len(set(ks)) < 3:
         raise ValueError(f"the pilot's k={ks} are too few to fit a law; give at least 3")
-
-
-def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:
-    """Return the images per class of the sizes `ks`, ascending; ValueError for an invalid k."""
-    count = dataset.class_count
-    for k in ks:
-        if k % count:
-            neighbours = [str(ipc * count) for ipc in (k // count, k // count + 1) if ipc]
-            raise ValueError(
-                f"k={k} is not a multiple of the {count} classes of {dataset.name}; choose "
-                f"{' or '.join(neighbours)}"
-            )
-    ipcs = sorted({k // count for k in ks})
-    check_ipcs(ipcs, dataset)
-    return ipcs
