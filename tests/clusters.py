@@ -1,6 +1,7 @@
 """A Dask scheduler and workers, real processes on loopback, and a method that holds them up."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,15 @@ def write_holding(path: Path, hold: Path) -> Path:
     """
     path.write_text(HOLDING.format(hold=str(hold), name=path.stem))
     return path
+
+
+def heed_interrupts() -> None:
+    """Let a new process end on Ctrl-C, as one does that a terminal starts.
+
+    A shell without job control starts background processes that ignore SIGINT, and so do all their
+    children: Python then raises no KeyboardInterrupt.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def held(hold: Path) -> int:

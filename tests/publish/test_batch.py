@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import torch
 import yaml
+from clusters import heed_interrupts
 from mounts import needs_mounts, run_with
 
 from ddlib.publish import batch
@@ -80,6 +81,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=heed_interrupts,
         )
 
     def results(self, name: str) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from clusters import held, in_process, write_holding
+from clusters import heed_interrupts, held, in_process, write_holding
 from grids import DC, DIGITS, DM, GRID
 
 from ddlib.data.base import Split
@@ -277,6 +277,7 @@ def test_an_interrupted_study_goes_on_and_a_killed_worker_is_replaced(tmp_path, 
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     worker = held(hold)
     if end == "interrupted":
