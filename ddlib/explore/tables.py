@@ -119,6 +119,12 @@ def read(folder: str | Path) -> Tables:
     trials, references = (pd.read_parquet(folder / name) for name in names[1:])
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
+    needed = {"reference", "families"} - settings.keys() | {"gap_error"} - set(trials)
+    if needed:
+        raise ValueError(
+            f"the study in {folder} is of an older ddlib and lacks {', '.join(sorted(needed))}; "
+            "run its notebook again"
+        )
     distances, noise = None, 0.0
     if (folder / DISTANCES).is_file():
         table = pd.read_parquet(folder / DISTANCES)

@@ -134,7 +134,11 @@ def evaluate(
     start, sets = seconds(context), {}
     for trial in trials:
         if trial.set_path not in reasons:
-            synthetic = load_distilled(trial.set_path)
+            try:
+                synthetic = _load(trial, dataset)
+            except ValueError as error:
+                reasons[trial.set_path] = failure(error)
+                continue
             tensors = synthetic.images, synthetic.labels
             sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
     ends = {trial: reasons.get(trial.set_path) for trial in trials}
@@ -146,6 +150,18 @@ def evaluate(
         scores = iter(train_and_score_all(network, *training))
         ends |= {trial: _ended([next(scores) for _ in numbers]) for trial in sets}
     return list(ends.values()), seconds(context) - start
+
+
+def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
+    """Return the set in the file of a trial; ValueError if the file holds another set."""
+    synthetic = load_distilled(trial.set_path)
+    try:
+        check_set(synthetic, dataset, trial.method, trial.ipc, trial.seed)
+    except ValueError as error:
+        raise ValueError(
+            f"{trial.set_path} is not the set of its name: {error}; delete it, and run again"
+        ) from error
+    return synthetic
 
 
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:

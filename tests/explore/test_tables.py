@@ -1,6 +1,7 @@
 """Tables of a finished study: from its results folder, and from the example."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -143,3 +144,12 @@ def test_a_folder_without_a_finished_study_is_refused(mine):
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 1
     assert "holds no finished" in process.stderr
+
+
+def test_results_of_an_older_library_are_refused_in_a_sentence(tmp_path):
+    folder = shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "old")
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["reference"]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"old is of an older ddlib and lacks reference; run its"):
+        tables.read(folder)

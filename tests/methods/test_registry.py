@@ -198,3 +198,17 @@ def test_bad_configurations_to_distil_for_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             METHODS["dc"].parameters.read({"configurations": configurations}, "dc")
+
+
+@pytest.mark.parametrize("name", ["herding", "dm"])
+def test_a_default_dtype_of_float64_changes_no_byte(tiny, name):
+    network = build("convnet", tiny.image_shape, tiny.class_count, width=4, depth=2)
+    options = {"iterations": 2, "real_batch": 4, "augmentation": "none"} if name == "dm" else {}
+    parameters = METHODS[name].parameters.read(options, name)
+    plain = METHODS[name].distil(tiny, network, [1], 0, parameters)[1].images
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = build("convnet", tiny.image_shape, tiny.class_count, width=4, depth=2)
+        assert torch.equal(METHODS[name].distil(tiny, other, [1], 0, parameters)[1].images, plain)
+    finally:
+        torch.set_default_dtype(torch.float32)

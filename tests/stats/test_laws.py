@@ -277,3 +277,12 @@ def test_gap_matrix_averages_evaluations_and_keeps_failures_visible():
     expected = pd.DataFrame([[0.105, 0.05], [np.nan, 0.155]], [0, 1], [10, 20])
     pd.testing.assert_frame_equal(matrix, expected, check_names=False)
     assert means.gap_matrix(trials(), "dm", "gap_cross_entropy").loc[1, 20] == 5.0
+
+
+def test_a_lost_seed_leaves_the_pairing_of_two_methods():
+    """Two methods share the noise of 20 seeds, of which one lost the third: draws go together."""
+    gaps = table("inverse_sqrt", (1.0, 0.05), seeds=20)
+    lost = (gaps + 0.1).drop(index=2)
+    draws = [laws.fit(g, "inverse_sqrt", draws=2000).coefficients[1:, 0] for g in (gaps, lost)]
+    # 19 of 20 equal seeds: sqrt(19 / 20), but for the sizes of the seeds' noise
+    assert np.corrcoef(*draws)[0, 1] > 0.85

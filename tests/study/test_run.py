@@ -637,3 +637,23 @@ def test_networks_are_compared_over_the_seeds_that_all_have(several, tmp_path):
     shown = result.observed_together(["own", "adam"])
     assert list(shown) == ["own"]
     assert np.array_equal(shown["own"]["features"], own)
+
+
+def test_exchanged_files_are_scored_as_nothing(tmp_path, address):
+    methods = {"methods": {"random": {}, "herding": {}}, "k": [3], "seeds": 1}
+    chosen = settings(tmp_path / "study", **methods, scheduler_address=address)
+    run(chosen)
+    shutil.rmtree(tmp_path / "study/trials")
+    [ours] = tmp_path.glob("study/distilled/random-*.safetensors")
+    [theirs] = tmp_path.glob("study/distilled/herding-*.safetensors")
+    ours.rename(tmp_path / "kept")
+    theirs.rename(ours)
+    (tmp_path / "kept").rename(theirs)
+    assert list(run(chosen).failures["message"]) == [
+        f"ValueError: {path} is not the set of its name: it should hold method {method!r}, not "
+        f"{other!r}; delete it, and run again"
+        for path, method, other in ((ours, "random", "herding"), (theirs, "herding", "random"))
+    ]
+    for path in (ours, theirs):
+        path.unlink()
+    assert run(chosen).failures.empty
