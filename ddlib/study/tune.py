@@ -21,7 +21,7 @@ from ddlib.data.load import load
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.methods.common import Matching
-from ddlib.parameters import Parameters, at_ipc, check_names, read_file
+from ddlib.parameters import Parameters, at_ipc, read_file
 from ddlib.study.results import Result
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
@@ -30,15 +30,14 @@ from ddlib.words.text import listed
 NUMBERS = {"mtt": ["learning_rate", "step_size"], "mgd3": ["guidance"]}
 """What is searched; for other methods that move images by SGD it is the learning rate."""
 FACTORS = (1 / 16, 1 / 4, 4, 16)
-HELD_OUT = 300  # images per class at most: two standard errors at 10 classes are 1.8 points
+HELD_OUT = 300  # images per class at most: one standard error at 10 classes is 0.9 points
 
 
-def numbers_of(base: str, more: Mapping[str, list[str]]) -> list[str]:
-    """Return the numbers to search for a registered method; more: those that the user names."""
-    kind = METHODS[base].parameters
-    names = {**NUMBERS, **more}.get(base, ["learning_rate"] if issubclass(kind, Matching) else [])
-    check_names(names, kind.model_fields, f"parameter of {base}")
-    return names
+class _Dumper(yaml.SafeDumper):
+    """Writes equal tables in full, without YAML's `&` and `*`."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def candidates(numbers: Sequence[str], factors: Iterable[float]) -> list[tuple[str, float]]:
@@ -53,60 +52,39 @@ def candidates(numbers: Sequence[str], factors: Iterable[float]) -> list[tuple[s
     return [(numbers[0], 1.0), *nearest[: len(factors)]]
 
 
-def scaled(parameters: Parameters, number: str, factors: Mapping[int, float]) -> Any:
-    """Return a number of a method times a factor, as a table {ipc: value}.
-
-    factors: {ipc: factor}. A number that takes no table is multiplied by the first factor.
-    """
+def scaled(parameters: Parameters, number: str, factors: Mapping[int, float]) -> dict[int, float]:
+    """Return a number of a method, at each size times the factor in {ipc: factor}."""
     value = getattr(parameters, number)
-    table = {ipc: float(f"{at_ipc(value, ipc) * factor:.4g}") for ipc, factor in factors.items()}
-    return table if _takes_table(parameters, number) else next(iter(table.values()))
-
-
-def _takes_table(parameters: Parameters, number: str) -> bool:
-    try:
-        return bool(parameters.replace(**{number: {1: 1.0}}))
-    except ValueError:
-        return False
+    return {ipc: float(f"{at_ipc(value, ipc) * factor:.4g}") for ipc, factor in factors.items()}
 
 
 def search(
-    settings: Settings,
-    held_out: int | None = None,
-    seeds: int = 2,
-    factors: Sequence[float] = FACTORS,
-    numbers: Mapping[str, list[str]] | None = None,
-) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
-    """Run the search; return its table, the study's parameters with the best, and remarks.
+    settings: Settings, held_out: int | None, seeds: int, factors: Sequence[float]
+) -> pd.DataFrame:
+    """Run the search; return a row per method, size and candidate.
 
-    held_out: images per class to test on, by default a fifth of the smallest class, at most
-    HELD_OUT (or what `data` of the study says); numbers: {method: names}, see NUMBERS. The table
-    has a row per method, size and candidate: method, ipc, number, factor, value, accuracy (the
-    mean over seeds of the accuracy on held-out images, NaN if a seed failed), standard_error,
-    seconds (of one core), chosen, at_edge (whether no smaller or no larger value was tried).
-    Raises ValueError or OSError, in one sentence, as `run` does.
+    held_out: images per class to test on, by default those that `data` holds out, or else a fifth
+    of the smallest class, at most HELD_OUT. Columns: method, ipc, number, factor, value, accuracy
+    (on held-out images, the mean over seeds; NaN if a seed failed), standard_error, seconds (of one
+    core), chosen, at_edge (whether no smaller or no larger value was tried). The factor nearest to
+    1 is chosen among equal ones. Raises ValueError or OSError, in one sentence.
     """
-    real = load(**{**settings.data, "held_out": None, "per_class": None})
-    ipcs = read_ipcs(settings.k, real)
-    smallest = int(real.train.labels.bincount().min())
+    real, rows, variants = load(**settings.data | {"held_out": None, "per_class": None}), [], {}
+    ipcs, smallest = read_ipcs(settings.k, real), int(real.train.labels.bincount().min())
     held_out = held_out or settings.data["held_out"] or max(1, min(HELD_OUT, smallest // 5))
-    rows, variants = [], {}
     for method, (base, parameters) in settings.methods.items():
-        names = numbers_of(base, numbers or {})
-        for number, factor in candidates(names, factors) if names else []:
+        moves = issubclass(METHODS[base].parameters, Matching)
+        numbers = NUMBERS.get(base, ["learning_rate"] if moves else [])
+        for number, factor in candidates(numbers, factors) if numbers else []:
             variant = f"{method}-{number}-x{factor:g}"
             values = scaled(parameters, number, dict.fromkeys(ipcs, factor))
-            changed = {"method": base, **parameters.model_dump(), number: values}
-            variants[variant] = changed
-            for ipc in ipcs:
-                rows.append((method, ipc, number, factor, at_ipc(values, ipc), variant))
+            variants[variant] = {"method": base, **parameters.model_dump(), number: values}
+            rows += [(method, ipc, number, factor, values[ipc], variant) for ipc in ipcs]
     if not variants:
         raise ValueError(
-            f"nothing to search: {listed(settings.methods, 'and')} have no learning rate; name a "
-            "number of a method, --number METHOD=NAME"
+            f"{listed(settings.methods, 'and')} have no number to search; add a method"
         )
     first, configuration = next(iter(settings.configurations.items()))
-    table = pd.DataFrame(rows, columns=["method", "ipc", "number", "factor", "value", "variant"])
     grid = settings.replace(
         data={**settings.data, "held_out": held_out},
         methods=variants,
@@ -116,117 +94,81 @@ def search(
         reference="same_steps",
         results=f"{settings.results}/tune",
     )
+    table = pd.DataFrame(rows, columns=["method", "ipc", "number", "factor", "value", "variant"])
     table = table.merge(_measured(run(grid)), how="left", on=["variant", "ipc"])
-    table = _chosen(table, settings).drop(columns="variant")
-    skipped = [name for name in settings.methods if name not in set(table["method"])]
-    return table, _tuned(settings, table), list(remarks(table, skipped))
+    nearest = table.dropna(subset="accuracy").sort_values("factor", key=lambda x: np.log(x).abs())
+    best = nearest.groupby(["method", "ipc"])["accuracy"].idxmax()
+    tried = table.groupby(["method", "number"])["factor"]
+    ends = [table["factor"] == tried.transform(end) for end in ("min", "max")]
+    chosen = table.index.isin(best)
+    table = table.assign(chosen=chosen, at_edge=chosen & (ends[0] | ends[1]))
+    return table.drop(columns="variant").sort_values(["method", "ipc"], kind="stable")
 
 
 def _measured(result: Result) -> pd.DataFrame:
     """Return accuracy, its standard error over seeds, and seconds, by variant and size."""
-    keys = ["method", "ipc"]
+    keys, costs = ["method", "ipc"], result.costs
     seeds = result.trials.groupby([*keys, "seed"])["accuracy"].mean().groupby(keys)
-    seconds = result.costs[["distil_seconds", "evaluate_seconds"]].sum(axis=1)
+    spent = costs.assign(seconds=costs["distil_seconds"] + costs["evaluate_seconds"])
     columns = {
         "accuracy": seeds.agg(lambda values: values.mean(skipna=False)),
         "standard_error": seeds.agg(lambda values: values.sem(skipna=False)),
-        "seconds": seconds.groupby([result.costs[key] for key in keys]).sum(),
+        "seconds": spent.groupby(keys)["seconds"].sum(),
     }
     return pd.DataFrame(columns).rename_axis(["variant", "ipc"]).reset_index()
 
 
-def _chosen(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Mark the best candidate of each method and size; of equal ones the nearest to factor 1.
-
-    A number that takes no table is chosen for all sizes together, by its mean accuracy.
-    """
-    tables = {
-        (method, number): _takes_table(settings.methods[method][1], number)
-        for method, number in table[["method", "number"]].drop_duplicates().to_numpy()
-    }
-    by_size = table.set_index(["method", "number"]).index.map(tables)
-    means = table.groupby("variant")["accuracy"].transform(lambda values: values.mean(skipna=False))
-    score = table["accuracy"].where(by_size, means)
-    nearest = table.assign(score=score, distance=np.log(table["factor"]).abs())
-    nearest = nearest.dropna(subset="score").sort_values("distance", kind="stable")
-    best = nearest.groupby(["method", "ipc"])["score"].idxmax()
-    tried = table.groupby(["method", "number"])["factor"]
-    ends = (table["factor"] == tried.transform("min")) | (table["factor"] == tried.transform("max"))
-    chosen = table.index.isin(best)
-    return table.assign(chosen=chosen, at_edge=chosen & ends)
+def tuned(settings: Settings, table: pd.DataFrame) -> dict[str, Any]:
+    """Return the study's table of parameters with the values that `search` chose."""
+    methods = dict(settings.table["methods"])
+    for (method, number), _ in table.groupby(["method", "number"]):
+        chosen = table[table["chosen"] & (table["method"] == method)].set_index("ipc")
+        factors = chosen["factor"].where(chosen["number"] == number, 1.0)
+        values = scaled(settings.methods[method][1], number, factors)
+        methods[method] = {**(methods[method] or {}), **({number: values} if values else {})}
+    return {**settings.table, "methods": methods}
 
 
-def _tuned(settings: Settings, table: pd.DataFrame) -> dict[str, Any]:
-    """Return the study's table of parameters with the chosen values."""
-    methods = {}
-    for method, rows in table.groupby("method", sort=False):
-        parameters = settings.methods[method][1]
-        chosen = rows[rows["chosen"]].set_index("ipc")
-        raw = methods[method] = dict(settings.table["methods"][method] or {})
-        for number in rows["number"].unique():
-            factors = chosen["factor"].where(chosen["number"] == number, 1.0).sort_index()
-            raw |= {number: scaled(parameters, number, dict(factors))} if len(factors) else {}
-    return {**settings.table, "methods": {**settings.table["methods"], **methods}}
-
-
-def remarks(table: pd.DataFrame, skipped: Sequence[str]) -> Iterable[str]:
-    """Yield what a reader must know: edges of the grid, candidates that failed, what was skipped.
-
-    table: see `search`; skipped: the methods that have no number to search.
-    """
-    for method, rows in table[table["at_edge"]].groupby("method", sort=False):
+def remarks(settings: Settings, table: pd.DataFrame) -> Iterable[str]:
+    """Yield what a reader must know: edges of the grid, failures, what was skipped."""
+    for method, rows in table[table["at_edge"]].groupby("method"):
         yield (
             f"{method}: the best value lies at the edge of the grid at ipc "
-            f"{listed(sorted(rows['ipc']), 'and')}, so a better one may lie beyond; search again, "
-            "from the file that is written"
+            f"{listed(rows['ipc'], 'and')}, so a better one may lie beyond; search again, from the "
+            "file that is written"
         )
-    for (method, ipc), rows in table.groupby(["method", "ipc"], sort=False):
-        if failed := int(rows["accuracy"].isna().sum()):
-            kept = "" if rows["chosen"].any() else ", and the value of the file is kept"
-            yield f"{method} at ipc {ipc}: {failed} of {len(rows)} candidates failed{kept}"
-    if skipped:
+    for (method, ipc), rows in table[table["accuracy"].isna()].groupby(["method", "ipc"]):
+        yield f"{method} at ipc {ipc}: {len(rows)} candidates failed and cannot be chosen"
+    if skipped := [method for method in settings.methods if method not in set(table["method"])]:
         yield f"not searched, for want of a number to choose: {listed(skipped, 'and')}"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes equal tables in full, without YAML's `&` and `*`."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Search from a shell; on an error, print one sentence and exit with code 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m ddlib.study.tune", description=__doc__.splitlines()[0]
+        "python -m ddlib.study.tune", description=__doc__.split(":")[0]
     )
     parser.add_argument("file", type=Path, help="the YAML file of a study")
     parser.add_argument("--held-out", type=int, help="images per class to test on")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each candidate")
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="besides 1")
-    parser.add_argument("--number", action="append", default=[], help="METHOD=NAME, to search it")
     options = parser.parse_args(arguments)
-    if min(options.factors) <= 0:
-        parser.error(f"--factors must be above 0, got {min(options.factors):g}")
-    numbers: dict[str, list[str]] = {}
-    for method, _, name in (text.partition("=") for text in options.number):
-        numbers.setdefault(method, []).append(name)
     try:
+        if min(options.factors) <= 0:
+            raise ValueError(f"--factors has {min(options.factors):g}; give factors above 0")
         settings = read_settings(read_file(options.file))
-        check_names(numbers, METHODS, "method")
-        table, tuned, said = search(
-            settings, options.held_out, options.seeds, options.factors, numbers
-        )
+        table = search(settings, options.held_out, options.seeds, options.factors)
         folder = from_root(settings.results) / "tune"
-        head = f"# Chosen by `python -m ddlib.study.tune {options.file}`; see tune.csv beside it.\n"
         layout = {"sort_keys": False, "default_flow_style": None, "width": 100}
-        text = yaml.dump(tuned, Dumper=_Dumper, **layout)
+        text = yaml.dump(tuned(settings, table), Dumper=_Dumper, **layout)
+        head = f"# Chosen by `python -m ddlib.study.tune {options.file}`; see tune.csv beside it.\n"
         write_atomically(folder / "tune.csv", table.to_csv(index=False).encode())
         write_atomically(folder / "tuned.yaml", (head + text).encode())
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     print(table[table["chosen"]].drop(columns="chosen").round(4).to_string(index=False))
-    print(*said, f"run {folder / 'tuned.yaml'}; the search is in tune.csv beside it", sep="\n")
+    print(*remarks(settings, table), sep="\n")
+    print(f"run {folder / 'tuned.yaml'}; the search is in tune.csv beside it")
 
 
 if __name__ == "__main__":
