@@ -106,7 +106,15 @@ def connect(plan: "Plan") -> Iterator["Client"]:
                 f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
                 f"parameter out (and {ADDRESS} unset) to work on this machine"
             ) from error
-        _check_workers(client, address, plan)
+        try:
+            client.run(check_worker, plan.context)  # jobs check workers that join later
+        except UnfitWorkerError:
+            raise
+        except Exception as error:  # a worker without ddlib fails in many ways
+            raise ValueError(
+                f"the Dask workers at scheduler_address={address!r} cannot run this study "
+                f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
+            ) from error
         yield client
 
 
@@ -138,22 +146,3 @@ def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
             ) from error
         with cluster:
             yield cluster.scheduler_address
-
-
-def _check_workers(client: "Client", address: str, plan: "Plan") -> None:
-    """Raise ValueError if a worker is unfit. Jobs check workers that join later."""
-    try:
-        client.run(check_worker, plan.context)
-        devices = client.run(read_device, "auto") if plan.settings.device == "auto" else {}
-    except UnfitWorkerError as error:
-        raise ValueError(str(error)) from error
-    except Exception as error:  # a worker without ddlib fails in many ways
-        raise ValueError(
-            f"the Dask workers at scheduler_address={address!r} cannot run this study "
-            f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
-        ) from error
-    if others := sorted(set(devices.values()) - {plan.context.device}):
-        raise ValueError(
-            f"device: auto is {plan.context.device} on this machine, but {', '.join(others)} on "
-            f"the Dask workers at scheduler_address={address!r}; name the device to compute on"
-        )

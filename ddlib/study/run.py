@@ -15,7 +15,7 @@ from ddlib.study import jobs, store
 from ddlib.study.cluster import check_main_guard, connect
 from ddlib.study.plan import Plan, Reference, Trial, make_plan
 from ddlib.study.results import Result, collect
-from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
+from ddlib.study.settings import CONVERGED, Settings
 from ddlib.study.worker import UnfitWorkerError
 from ddlib.training.together import at_once
 
@@ -73,7 +73,7 @@ def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence
         raise ConnectionError(GONE)
     error = future.exception()
     if isinstance(error, UnfitWorkerError):  # it would fail all other jobs too
-        raise ValueError(f"{error}, or stop it; what is finished is kept")
+        raise error
     if error is not None:
         return [store.failure(error)] * len(targets)
     return [None] if isinstance(targets[0], Reference) else future.result()
@@ -104,21 +104,14 @@ class Graph:
         chosen = self.plan.configurations[configuration]
         return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
 
-    def reference(self, wanted: Reference) -> "Path | Future":
-        """Return the record of a network on all data, or the future of the job that makes it."""
-        if wanted.path in self.files:
-            return self.files[wanted.path]
-        if store.stands(wanted.path, wanted.observed):
-            return wanted.path
+    def reference(self, wanted: Reference) -> "Future":
+        """Submit the training of a network on all data."""
         name, plan = wanted.configuration, self.plan
-        chosen, body, length, same_steps = plan.configurations[name], self.body(name), None, None
+        chosen, body, length = plan.configurations[name], self.body(name), None
         if wanted.kind == CONVERGED:
             search = jobs.find_length, chosen, body, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
-            same_steps = self.reference(plan.reference(name, wanted.seed, SAME_STEPS))
-        arguments = wanted, chosen, body, length, same_steps, plan.settings.probe
-        self.files[wanted.path] = self.submit(jobs.reference, *arguments)
-        return self.files[wanted.path]
+        return self.submit(jobs.reference, wanted, chosen, body, length, plan.settings.probe)
 
     def sets(self, trials: Iterable[Trial]) -> "dict[Path, Future]":
         """Submit the jobs that make the missing sets; return the job of each set.
@@ -136,29 +129,23 @@ class Graph:
             base, parameters = self.plan.methods[method]
             preparations = self.plan.preparations(method)
             prepared = [self.file(path, jobs.prepare, base, plain) for plain, path in preparations]
-            future = self.submit(jobs.distil, base, parameters, call, prepared)
+            future = self.submit(jobs.distil, base, parameters.model_dump(), call, prepared)
             sets |= {trial.set_path: future for trial in call}
         return sets
 
     def evaluations(self, trials: Sequence[Trial]) -> "dict[Future, list[Trial]]":
         """Submit the evaluations of trials; return the jobs and the trials of each."""
-        sets, groups = self.sets(trials), {}
+        sets, groups, ends = self.sets(trials), {}, {}
         for trial in trials:
             seeds = self.seeds_at_once(trial.configuration, trial.ipc)
             group = trial.configuration, trial.method, trial.ipc, trial.seed // seeds
             groups.setdefault(group, []).append(trial)
-        return {self.evaluation(group, sets): group for group in groups.values()}
-
-    def evaluation(self, trials: list[Trial], sets: "dict[Path, Future]") -> "Future":
-        """Submit the evaluation of trials of one size: on a CPU, one job per network number."""
-        name, plan = trials[0].configuration, self.plan
-        numbers = list(range(plan.settings.evaluations))
-        on_cpu = plan.context.device == "cpu"
-        parts = [[number] for number in numbers] if on_cpu else [numbers]
-        failed = [sets[trial.set_path] for trial in trials if trial.set_path in sets]
-        arguments = plan.configurations[name], self.body(name), failed
-        ends = [self.submit(jobs.evaluate, trials, part, *arguments, priority=1) for part in parts]
-        return self.client.submit(jobs.join, ends, pure=False, priority=1)
+        for (name, *_), group in groups.items():
+            failed = [sets[trial.set_path] for trial in group if trial.set_path in sets]
+            chosen, count = self.plan.configurations[name], self.plan.settings.evaluations
+            arguments = group, count, chosen, self.body(name), failed
+            ends[self.submit(jobs.evaluate, *arguments, priority=1)] = group
+        return ends
 
     def seeds_at_once(self, configuration: str, ipc: int) -> int:
         """Return for how many seeds a GPU trains the networks at the same time."""

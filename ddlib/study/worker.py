@@ -1,6 +1,5 @@
 """What a worker does before a job: check itself, choose its device, and open the data."""
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from ddlib.devices import precision, read_device
 from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest
 from ddlib.networks import functional as networks
 from ddlib.networks.layers import Network
-from ddlib.study.extensions import Extension, network_code, use
+from ddlib.study.extensions import Extension, use
 from ddlib.study.store import LOCK
 
 if TYPE_CHECKING:
@@ -35,12 +34,12 @@ def code() -> str:
 class Context:
     """What a worker needs to know about a study.
 
-    network: its options as JSON; digest: `images_digest` of the data; copy: the file of
+    network: its name and options; digest: `images_digest` of the data; copy: the file of
     `ddlib.data.cache.write`; folder: the results; code: `code()` of the process that started the
     study. Every worker must see copy and folder.
     """
 
-    network: str
+    network: dict[str, Any]
     digest: str
     copy: Path
     folder: Path
@@ -49,14 +48,8 @@ class Context:
     code: str
     extensions: tuple[Extension, ...] = ()
 
-    @property
-    def identity(self) -> list[str]:
-        """What decides results: the images count, not the options that loaded them."""
-        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
-        return [self.digest, self.network, self.device, self.precision, *code]
 
-
-class UnfitWorkerError(RuntimeError):
+class UnfitWorkerError(ValueError):
     """The worker cannot do the jobs of this study."""
 
 
@@ -70,22 +63,23 @@ def dask_worker() -> "Worker | None":
         return None
 
 
-def check_worker(context: Context, dask_worker: "Worker | None" = None) -> None:
+def check_worker(context: Context) -> None:
     """Raise UnfitWorkerError, with what to do, if this process cannot work for a study."""
-    if objection := _objection(context, dask_worker):
+    if objection := _objection(context):
         raise UnfitWorkerError(f"a worker on {platform.node()} {objection}")
 
 
-def _objection(context: Context, dask_worker: "Worker | None") -> str:
+def _objection(context: Context) -> str:
     if code() != context.code:
         return (
             f"runs other code ({code()}) than this study ({context.code}); install the same ddlib "
             "and versions of its libraries on every worker, and restart Python after an edit"
         )
-    if dask_worker and dask_worker.state.nthreads > 1:
+    worker = dask_worker()
+    if worker and worker.state.nthreads > 1:
         return (
-            f"has {dask_worker.state.nthreads} threads, which would share PyTorch's settings; "
-            "start it with --nthreads 1, and more workers"
+            f"has {worker.state.nthreads} threads, which would share PyTorch's settings; start it "
+            "with --nthreads 1, and more workers"
         )
     for path in (context.copy, context.folder / LOCK):
         if not path.exists():
@@ -105,7 +99,7 @@ def job(do: Callable) -> Callable:
 
     @wraps(do)
     def checked(context: Context, *rest: Any) -> Any:
-        check_worker(context, dask_worker())
+        check_worker(context)
         use(context.extensions)
         torch.set_num_threads(1)  # one process per core is faster, and sums keep their order
         with precision(context.precision, context.device), _own_card(context.device):
@@ -141,6 +135,6 @@ def open_data(
 ) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration (by default the study's)."""
     dataset = _dataset(context.copy, context.digest, context.device)
-    options = configuration.network if configuration else json.loads(context.network)
+    options = configuration.network if configuration else context.network
     sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
     return dataset, networks.build(**options, **sizes)
