@@ -10,11 +10,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.abc import ExecutionLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from threading import RLock
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pydantic import PydanticUserError
@@ -24,19 +22,14 @@ from ddlib.files import from_root
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS, Method
 from ddlib.networks.zoo import NETWORKS
-from ddlib.parameters import Parameters, options_of
+from ddlib.parameters import options_of
 
 REGISTRIES = {"method": METHODS, "network": NETWORKS, "data set": DATASETS}
-Entries = dict[tuple[str, str], Any]
-"""The entries that a file registers, by (kind, name)."""
 
 
 @dataclass(frozen=True)
-class Extension(ExecutionLoader):
-    """A Python file: its path as the study names it, and its text.
-
-    It is the loader of its own module, so tracebacks and `inspect` show the text that ran.
-    """
+class Extension:
+    """A Python file: its path as the study names it, and its text."""
 
     path: str
     text: str
@@ -46,14 +39,12 @@ class Extension(ExecutionLoader):
         """The name of its module, with a digest of the text."""
         return f"{Path(self.path).stem}_{fingerprint([self.path, self.text])}"
 
-    def get_source(self, fullname: str) -> str:
+    def get_source(self, _: str) -> str:
+        """Return the text: as a module's `__loader__`, it shows tracebacks the text that ran."""
         return self.text
 
-    def get_filename(self, fullname: str) -> str:
-        return self.path
 
-
-_loaded: dict[Extension, Entries] = {}
+_loaded: dict[Extension, dict[tuple[str, str], Any]] = {}  # entries by (kind, name)
 _lock = RLock()  # the threads of a process share the registries
 
 
@@ -106,7 +97,7 @@ def _read(path: str) -> Extension:
     return Extension(path, text)
 
 
-def _load(extension: Extension) -> Entries:
+def _load(extension: Extension) -> dict[tuple[str, str], Any]:
     """Run a file and return its checked entries; the registries do not change."""
     before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
     try:
@@ -133,11 +124,10 @@ def _load(extension: Extension) -> Entries:
 
 
 def _run(extension: Extension) -> None:
-    spec = spec_from_loader(extension.module, extension, origin=extension.path)
-    spec.has_location = True
-    module = sys.modules[extension.module] = module_from_spec(spec)
+    module = sys.modules[extension.module] = ModuleType(extension.module)
+    module.__file__, module.__loader__ = extension.path, extension
     try:
-        extension.exec_module(module)
+        exec(compile(extension.text, extension.path, "exec"), vars(module))
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == extension.path]
@@ -153,15 +143,9 @@ def _problem(extension: Extension, kind: str, name: str, entry: Any) -> str:
     wanted = {"method": Method, "data set": Source}.get(kind, FunctionType)
     if not isinstance(entry, wanted):
         return f"must be a {wanted.__name__}, got {entry!r}"
-    functions = [entry.function] if kind == "method" else [entry] if kind == "network" else []
-    for function in functions:
-        if function.__module__ != extension.module:
-            return (
-                f"needs a function of its own file, not {function!r}, so that an edit changes the "
-                "names of results"
-            )
-    if kind == "method" and not issubclass(entry.parameters, Parameters):
-        return f"needs parameters that are a subclass of Parameters, got {entry.parameters!r}"
+    function = getattr(entry, "function", entry)
+    if kind != "data set" and function.__module__ != extension.module:
+        return f"needs a function of its own file, not {function!r}: its edits must name results"
     try:
         options_of(entry) if kind == "network" else None
     except (KeyError, PydanticUserError):

@@ -22,15 +22,8 @@ from ddlib.fingerprints import plain_text
 from ddlib.methods import METHODS
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
+from ddlib.study import store
 from ddlib.study.plan import Reference, Trial
-from ddlib.study.store import (
-    failure,
-    locked,
-    stands,
-    success,
-    write_record,
-    write_seconds,
-)
 from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import Score, final, passes, score, train_and_score
@@ -55,12 +48,12 @@ def pretrain(context: Context, configuration: Configuration, path: Path) -> Path
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
     """Write the bytes that `make` returns, and its seconds, unless the file exists."""
-    with locked(path):
+    with store.locked(path):
         if not path.exists():
             open_data(context)
             start = seconds(context)
             content = make()
-            write_seconds(path, seconds(context) - start)
+            store.write_seconds(path, seconds(context) - start)
             write_atomically(path, content)
     return path
 
@@ -92,10 +85,10 @@ def distil(
         outcome = outcomes.get(trial.ipc) if isinstance(outcomes, Mapping) else None
         try:
             synthetic = _checked(outcome, trial, dataset, context.network)
-            write_seconds(trial.set_path, share)
+            store.write_seconds(trial.set_path, share)
             synthetic.save(trial.set_path)
         except Exception as error:
-            failed[trial.set_path] = failure(error)
+            failed[trial.set_path] = store.failure(error)
     return failed
 
 
@@ -136,7 +129,7 @@ def evaluate(
                 tensors = synthetic.images, synthetic.labels
                 sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
             except ValueError as error:
-                ends[trial.set_path] = failure(error)
+                ends[trial.set_path] = store.failure(error)
     if sets:
         streams = [(trial.seed, number) for trial in sets for number in range(evaluations)]
         thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
@@ -145,8 +138,11 @@ def evaluate(
         scores = iter(train_and_score_all(network, *training))
         for trial in sets:
             ends[trial.set_path] = _ended([next(scores) for _ in range(evaluations)])
-    share = (seconds(context) - start) / len(trials)
-    return [ends[trial.set_path] | {"seconds": share} for trial in trials]
+    share, records = (
+        (seconds(context) - start) / len(trials),
+        [ends[trial.set_path] for trial in trials],
+    )
+    return [record | {"seconds": share if record["scores"] else None} for record in records]
 
 
 def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
@@ -164,7 +160,7 @@ def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:
     """Return the record of a trial: a failure if one of its networks diverged."""
     errors = [error for error in scores if isinstance(error, DivergedError)]
-    return failure(errors[0]) if errors else success(scores)
+    return store.failure(errors[0]) if errors else store.success(scores)
 
 
 @job
@@ -221,20 +217,20 @@ def reference(
     if length:
         search = read_json(length, names=("steps", "capped"))
         recipe, capped = recipe.replace(steps=search["steps"]), search["capped"]
-    with locked(wanted.path):
-        if stands(wanted.path, wanted.observed):
+    with store.locked(wanted.path):
+        if store.stands(wanted.path, wanted.observed):
             return
         dataset, network = open_data(context, configuration)
         try:
             theta = _initial(context, network, configuration, stream, body)
             training = dataset.train, dataset.test, recipe, stream, probe
             theta, observed = train_and_observe(network, theta, *training)
-            record = success([final(score(network, theta, dataset.test), recipe)])
+            record = store.success([final(score(network, theta, dataset.test), recipe)])
             if wanted.observed:
                 write_atomically(wanted.observed, observed)
         except Exception as error:  # a network of an extension may raise anything
-            record = failure(error)
-        write_record(wanted.path, record | {"steps": recipe.steps, "capped": capped})
+            record = store.failure(error)
+        store.write_record(wanted.path, record | {"steps": recipe.steps, "capped": capped})
 
 
 def _initial(

@@ -17,7 +17,7 @@ from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
 from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
-from ddlib.methods import METHODS, Method
+from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import Parameters
@@ -88,11 +88,11 @@ class Plan:
         return [self._trial(*place) for place in itertools.product(*grid)]
 
     def _trial(self, configuration: str, method: str, ipc: int, seed: int) -> Trial:
-        identity = [self._study, method, self._made_by[method], ipc, seed]
-        evaluated = [identity, self._evaluations[configuration], self.settings.evaluations]
+        distilled = [self.settings.network, method, *self._made_by(method), ipc, seed]
+        evaluated = [self._values(configuration), self.settings.evaluations]
         name = f"{method}-ipc{ipc}-seed{seed}"
-        set_path = self.folder / "distilled" / f"{name}-{fingerprint(identity)}.safetensors"
-        path = self.folder / "trials" / f"{name}-{fingerprint(evaluated)}.json"
+        set_path = self.folder / "distilled" / f"{name}-{self._digest(distilled)}.safetensors"
+        path = self.folder / "trials" / f"{name}-{self._digest(distilled, evaluated)}.json"
         return Trial(configuration, method, ipc, seed, set_path, path)
 
     @cached_property
@@ -103,77 +103,62 @@ class Plan:
 
     def reference(self, configuration: str, seed: int, kind: str) -> Reference:
         """Return one of the networks trained on all data; studies share them through the cache."""
-        identity = [self._study, self._evaluations[configuration], seed]
-        identity += [self.settings.converged.model_dump()] if kind == CONVERGED else []
+        length = self.settings.converged.model_dump() if kind == CONVERGED else None
         name = f"{self.dataset.name}-seed{seed}"
-        path = self.cache / "references" / f"{name}-{kind}-{fingerprint(identity)}.json"
+        digest = self._digest(self._values(configuration), seed, length)
+        path = self.cache / "references" / f"{name}-{kind}-{digest}.json"
         seen = f"{name}-{fingerprint([path.stem, self.settings.probe])}.safetensors"
         observed = self.cache / "observed" / seen if kind == SAME_STEPS else None
         return Reference(configuration, seed, kind, path, observed)
 
-    @cached_property
-    def _study(self) -> list[Any]:
-        return self._identity(self.settings.network)
-
-    @cached_property
-    def _made_by(self) -> dict[str, list[Any]]:
-        """What decides the sets of each method, besides data, size and seed."""
-        made_by = {}
-        for name, (base, parameters) in self.methods.items():
-            entry, plain = self.entry(name), parameters.model_dump()
-            code = [code_digest(*entry.modules), *network_code(plain)]
-            made_by[name] = [base, plain, *code, *entry.reads(parameters)]
-        return made_by
-
-    @cached_property
-    def _evaluations(self) -> dict[str, list[Any]]:
-        """What decides how the networks of each configuration are trained and scored."""
-        plain = {name: chosen.model_dump() for name, chosen in self.configurations.items()}
-        return {name: [values, *network_code(values)] for name, values in plain.items()}
-
-    def _identity(self, network: Any) -> list[Any]:
-        """What decides all results for a network: the images count, not how they were loaded."""
-        context, code = self.context, [code_digest(*DECIDING), *network_code(network)]
-        return [context.digest, network, context.device, context.precision, *code]
-
-    def entry(self, method: str) -> Method:
-        """Return the registered method behind a name of this study."""
-        return METHODS[self.methods[method][0]]
-
     def length_path(self, configuration: str) -> Path:
         """Return the file with the steps of the converged networks; see `jobs.find_length`."""
-        evaluation = self._evaluations[configuration]
-        identity = [self._study, evaluation, self.settings.converged.model_dump()]
-        return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
+        digest = self._digest(self._values(configuration), self.settings.converged.model_dump())
+        return self.cache / "lengths" / f"{self.dataset.name}-{digest}.json"
 
     def pretrained_path(self, configuration: str) -> Path | None:
         """Return the file of the pretrained body of a configuration; None if it has none."""
         chosen = self.configurations[configuration]
         if not chosen.pretrained:
             return None
-        plain = [chosen.network, chosen.initialisation, chosen.pretraining.model_dump()]
-        identity = [self._identity("any"), plain, *network_code(plain)]
-        name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
+        digest = self._digest(
+            chosen.network, chosen.initialisation, chosen.pretraining.model_dump()
+        )
+        name = f"{chosen.initialisation}-{self.dataset.name}-{digest}.safetensors"
         return self.cache / "pretrained" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
-        entry, folder = self.entry(method), self.cache / "prepared"
-        if not entry.preparation:
-            return []
-        jobs = entry.preparation.jobs(parameters, self.ipcs)
-        identity = self._identity(self.settings.network if entry.preparation.of_network else "any")
-        identity += [code_digest(*entry.modules), *network_code(jobs), *entry.reads(parameters)]
-        names = [f"{base}-{self.dataset.name}-{fingerprint([identity, job])}" for job in jobs]
-        return [(job, folder / name) for job, name in zip(jobs, names, strict=True)]
+        preparation, files = METHODS[base].preparation, []
+        for job in preparation.jobs(parameters, self.ipcs) if preparation else []:
+            network = self.settings.network if preparation.of_network else None
+            digest = self._digest(network, job, *_method_code(base, parameters))
+            path = self.cache / "prepared" / f"{base}-{self.dataset.name}-{digest}"
+            files.append((job, path))
+        return files
+
+    def _made_by(self, method: str) -> list[Any]:
+        """Return what decides the sets of a method, besides data, network, size and seed."""
+        base, parameters = self.methods[method]
+        return [base, parameters.model_dump(), *_method_code(base, parameters)]
+
+    def _values(self, configuration: str) -> dict[str, Any]:
+        return self.configurations[configuration].model_dump()
+
+    def _digest(self, *decides: Any) -> str:
+        """Return the digest that names a file, from all that decides its content."""
+        text, context = plain_text(decides), self.context
+        modules = [make.__module__ for name, make in NETWORKS.items() if f'"{name}"' in text]
+        own = sorted(code_digest(name) for name in modules if not name.startswith("ddlib."))
+        study = context.digest, context.device, context.precision, code_digest(*DECIDING)
+        return fingerprint([study, own, text])
 
 
-def network_code(plain: Any) -> list[str]:
-    """Return digests of the code of extensions whose networks occur in plain data."""
-    text = plain_text(plain)
-    named = [make.__module__ for name, make in NETWORKS.items() if f'"{name}"' in text]
-    return sorted(code_digest(name) for name in named if not name.startswith("ddlib."))
+def _method_code(base: str, parameters: Parameters) -> list[str]:
+    """Return digests of the code of a method, and of the files that its parameters name."""
+    method = METHODS[base]
+    return [code_digest(*method.modules), *method.reads(parameters)]
 
 
 def make_plan(settings: Settings) -> Plan:

@@ -7,10 +7,12 @@ only the jobs that depend on it.
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distributed import Client, Future, as_completed, wait
 from tqdm import tqdm
 
+from ddlib.methods import METHODS
 from ddlib.study import jobs, store
 from ddlib.study.cluster import check_main_guard, connect
 from ddlib.study.plan import Plan, Reference, Trial, make_plan
@@ -18,9 +20,6 @@ from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, Settings
 from ddlib.study.worker import UnfitWorkerError
 from ddlib.training.together import at_once
-
-if TYPE_CHECKING:
-    from distributed import Client, Future
 
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 
@@ -40,17 +39,15 @@ def run(settings: Settings) -> Result:
             wanted for wanted in plan.references if not store.stands(wanted.path, wanted.observed)
         ]
         if trials or references:
-            with connect(plan) as client:
+            with connect(plan.settings, plan.context) as client:
                 _finish(plan, client, trials, references)
         return collect(plan)
 
 
 def _finish(
-    plan: Plan, client: "Client", trials: Sequence[Trial], references: Sequence[Reference]
+    plan: Plan, client: Client, trials: Sequence[Trial], references: Sequence[Reference]
 ) -> None:
     """Submit all jobs, and write the record of each trial when it ends."""
-    from distributed import as_completed, wait
-
     graph = Graph(plan, client)
     ends: dict[Future, Sequence[Trial | Reference]] = {
         graph.reference(wanted): [wanted] for wanted in references
@@ -67,7 +64,7 @@ def _finish(
     wait(list(graph.files.values()))  # some remain if a job that needed them failed
 
 
-def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence[Any]:
+def _records(future: Future, targets: Sequence[Trial | Reference]) -> Sequence[Any]:
     """Return the record of each target of a job; None if the job has written it itself."""
     if future.cancelled():
         raise ConnectionError(GONE)
@@ -82,16 +79,16 @@ def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence
 class Graph:
     """The jobs of a plan, each submitted with the futures of the jobs that it depends on."""
 
-    def __init__(self, plan: Plan, client: "Client"):
+    def __init__(self, plan: Plan, client: Client):
         self.plan, self.client = plan, client
         self.files: dict[Path, Future] = {}  # the jobs that make files of the cache
 
-    def submit(self, job: Any, *arguments: Any, priority: int = 0) -> "Future":
+    def submit(self, job: Any, *arguments: Any, priority: int = 0) -> Future:
         """Submit a job; jobs of higher priority run first."""
         call = job, self.plan.context, *arguments
         return self.client.submit(*call, pure=False, priority=priority)
 
-    def file(self, path: Path | None, job: Any, *arguments: Any) -> "Path | Future | None":
+    def file(self, path: Path | None, job: Any, *arguments: Any) -> Path | Future | None:
         """Return a file of the cache if it exists, and else the future of the job that makes it."""
         if path is None or path.exists():
             return path
@@ -99,12 +96,12 @@ class Graph:
             self.files[path] = self.submit(job, *arguments, path, priority=2)
         return self.files[path]
 
-    def body(self, configuration: str) -> "Path | Future | None":
+    def body(self, configuration: str) -> Path | Future | None:
         """Return the pretrained body of a configuration; None if it has none."""
         chosen = self.plan.configurations[configuration]
         return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
 
-    def reference(self, wanted: Reference) -> "Future":
+    def reference(self, wanted: Reference) -> Future:
         """Submit the training of a network on all data."""
         name, plan = wanted.configuration, self.plan
         chosen, body, length = plan.configurations[name], self.body(name), None
@@ -113,19 +110,22 @@ class Graph:
             length = self.file(plan.length_path(name), *search)
         return self.submit(jobs.reference, wanted, chosen, body, length, plan.settings.probe)
 
-    def sets(self, trials: Iterable[Trial]) -> "dict[Path, Future]":
+    def sets(self, trials: Iterable[Trial]) -> dict[Path, Future]:
         """Submit the jobs that make the missing sets; return the job of each set.
 
         Methods that share work between sizes make all sizes in one job, and run first. Large sets
         run before small ones, so that the last jobs are short.
         """
         missing = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}
+        shares = {name: METHODS[base].shares for name, (base, _) in self.plan.methods.items()}
         calls: dict[Any, list[Trial]] = {}
-        for trial in sorted(missing.values(), key=lambda trial: -trial.ipc):
-            size = 0 if self.plan.entry(trial.method).shares else trial.ipc
-            calls.setdefault((size > 0, -size, trial.method, trial.seed), []).append(trial)
+        for trial in sorted(
+            missing.values(), key=lambda trial: (not shares[trial.method], -trial.ipc)
+        ):
+            size = None if shares[trial.method] else trial.ipc
+            calls.setdefault((trial.method, trial.seed, size), []).append(trial)
         sets = {}
-        for (*_, method, _), call in sorted(calls.items(), key=lambda item: item[0][:2]):
+        for (method, *_), call in calls.items():
             base, parameters = self.plan.methods[method]
             preparations = self.plan.preparations(method)
             prepared = [self.file(path, jobs.prepare, base, plain) for plain, path in preparations]
@@ -133,7 +133,7 @@ class Graph:
             sets |= {trial.set_path: future for trial in call}
         return sets
 
-    def evaluations(self, trials: Sequence[Trial]) -> "dict[Future, list[Trial]]":
+    def evaluations(self, trials: Sequence[Trial]) -> dict[Future, list[Trial]]:
         """Submit the evaluations of trials; return the jobs and the trials of each."""
         sets, groups, ends = self.sets(trials), {}, {}
         for trial in trials:

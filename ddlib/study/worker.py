@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from distributed import Worker, get_worker
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data import cache
@@ -20,9 +21,6 @@ from ddlib.networks import functional as networks
 from ddlib.networks.layers import Network
 from ddlib.study.extensions import Extension, use
 from ddlib.study.store import LOCK
-
-if TYPE_CHECKING:
-    from distributed import Worker
 
 
 def code() -> str:
@@ -53,10 +51,8 @@ class UnfitWorkerError(ValueError):
     """The worker cannot do the jobs of this study."""
 
 
-def dask_worker() -> "Worker | None":
+def dask_worker() -> Worker | None:
     """Return the Dask worker of this process; None if it is not a worker."""
-    from distributed import get_worker
-
     try:
         return get_worker()
     except ValueError:
@@ -65,30 +61,27 @@ def dask_worker() -> "Worker | None":
 
 def check_worker(context: Context) -> None:
     """Raise UnfitWorkerError, with what to do, if this process cannot work for a study."""
-    if objection := _objection(context):
-        raise UnfitWorkerError(f"a worker on {platform.node()} {objection}")
-
-
-def _objection(context: Context) -> str:
+    worker, problem = dask_worker(), ""
+    missing = [path for path in (context.copy, context.folder / LOCK) if not path.exists()]
     if code() != context.code:
-        return (
+        problem = (
             f"runs other code ({code()}) than this study ({context.code}); install the same ddlib "
             "and versions of its libraries on every worker, and restart Python after an edit"
         )
-    worker = dask_worker()
-    if worker and worker.state.nthreads > 1:
-        return (
+    elif worker and worker.state.nthreads > 1:
+        problem = (
             f"has {worker.state.nthreads} threads, which would share PyTorch's settings; start it "
             "with --nthreads 1, and more workers"
         )
-    for path in (context.copy, context.folder / LOCK):
-        if not path.exists():
-            return f"does not see {path}; give every worker the folders of this study"
-    try:
-        read_device(context.device)
-    except ValueError as error:
-        return f"lacks the study's device: {error}; start it where there is one, or name another"
-    return ""
+    elif missing:
+        problem = f"does not see {missing[0]}; give every worker the folders of this study"
+    else:
+        try:
+            read_device(context.device)
+        except ValueError as error:
+            problem = f"lacks the study's device: {error}; start it where there is one"
+    if problem:
+        raise UnfitWorkerError(f"a worker on {platform.node()} {problem}")
 
 
 def job(do: Callable) -> Callable:

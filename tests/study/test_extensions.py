@@ -10,7 +10,6 @@ from sklearn.datasets import load_digits
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
-from ddlib.study import extensions
 from ddlib.study.extensions import REGISTRIES, read_extensions
 from ddlib.study.plan import make_plan
 from ddlib.study.run import run
@@ -48,16 +47,6 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def others_see_nothing():
-    before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
-    yield
-    extensions._loaded.clear()
-    for kind, registry in REGISTRIES.items():
-        registry.clear()
-        registry.update(before[kind])
-
-
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Write a file of one's own into the folder that paths count from; return its path."""
@@ -89,7 +78,6 @@ def test_what_a_file_brings_is_known_and_stays(write):
         ("x = 1", r"mine\.py registers nothing; let it set an entry of METHODS, NETWORKS or DATA"),
         (METHOD.replace('"mine"', '"dm"'), r"mine\.py: the method 'dm' exists already, in the lib"),
         (METHOD.replace("(distil,", "(selection.random,"), "needs a function of its own file, not"),
-        (METHOD.replace("selection.RandomSelection", "dict"), "that are a subclass of Parameters"),
         (NETWORK.replace("width: int = 8", "width=8"), r"'small' must annotate its options with"),
         (NETWORK.replace("= small", "= 3"), r"the network 'small' must be a function"),
         (DATA, r"mine\.py: the data set 'mine' must be a Source, got 3"),
