@@ -126,7 +126,7 @@ def evaluate(
         if trial.set_path not in ends:
             try:
                 synthetic = _load(trial, dataset)
-                tensors = synthetic.images, synthetic.labels
+                tensors = synthetic.samples, synthetic.labels
                 sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
             except ValueError as error:
                 ends[trial.set_path] = store.failure(error)
@@ -138,10 +138,8 @@ def evaluate(
         scores = iter(train_and_score_all(network, *training))
         for trial in sets:
             ends[trial.set_path] = _ended([next(scores) for _ in range(evaluations)])
-    share, records = (
-        (seconds(context) - start) / len(trials),
-        [ends[trial.set_path] for trial in trials],
-    )
+    share = (seconds(context) - start) / len(trials)
+    records = [ends[trial.set_path] for trial in trials]
     return [record | {"seconds": share if record["scores"] else None} for record in records]
 
 
@@ -188,7 +186,7 @@ def find_length(
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            training = rest.images, rest.labels, test, shorter, (0, 0), theta
+            training = rest.samples, rest.labels, test, shorter, (0, 0), theta
             outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
