@@ -117,7 +117,7 @@ def matching(
     """
     starts = {ipc: initial_images(dataset, ipc, "real", SEED) for ipc in ipcs}
     rows = next(real_batches(dataset, scale.real_batch, generator("real", SEED)))
-    real = [dataset.train.images[members] for members in rows]
+    real = [dataset.train.samples[members] for members in rows]
     theta = initial_parameters(network, generator("matching weights", SEED, 0))
 
     def by_hand() -> Parts:
@@ -142,7 +142,7 @@ def matching(
         options |= {"outer_steps": 1, "inner_epochs": 0} if method == "dsa" else {}
         parameters = METHODS[method].parameters.read(options, method)
         sets = METHODS[method].distil(dataset, network, ipcs, SEED, parameters)
-        return {f"images at ipc {ipc}": sets[ipc].images - starts[ipc] for ipc in ipcs}
+        return {f"images at ipc {ipc}": sets[ipc].samples - starts[ipc] for ipc in ipcs}
 
     return Case(name, by_hand, by_library)
 
@@ -159,7 +159,7 @@ def evaluation(dataset: DataSet, network: Network, scale: Scale) -> Case:
         theta = initial_parameters(network, generator("evaluation weights", number))
         trained = obvious.ConvNet(theta)
         obvious.train(trained, images, labels, scale.steps, **rates)
-        return obvious.test(trained, test.images, test.labels)
+        return obvious.test(trained, test.samples, test.labels)
 
     def by_library(number: int) -> tuple[float, float]:
         score = train_and_score(network, images, labels, test, recipe, number)
