@@ -1,7 +1,7 @@
 """How often verdicts, intervals and tests err, by simulation: `python -m benchmarks.statistics`.
 
-It writes the tables of docs/statistics.md, in three minutes on two cores. Every study is drawn from a known truth and judged by
-the functions that the notebooks call.
+It writes the tables of docs/statistics.md, in three minutes on two cores. Every study is drawn from
+a known truth and judged by the functions that the notebooks call.
 """
 
 import re
