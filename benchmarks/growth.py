@@ -52,9 +52,14 @@ def distil(
     dataset = noise((3, side, side), class_count, 100 * class_count)
     entry = METHODS[method]
     network = build("convnet", dataset.sample_shape, class_count, width=WIDTH, depth=3)
-    given = {"iterations": 1, "real_batch": 16, "initialisation": "noise", "augmentation": "none"}
-    given |= {"outer_steps": 1, "inner_epochs": 0} if method == "dc" else {}
-    parameters = entry.parameters.read({**given, **options}, method)
+    defaults = {
+        "iterations": 1,
+        "real_batch": 16,
+        "initialisation": "noise",
+        "augmentation": "none",
+    }
+    defaults |= {"outer_steps": 1, "inner_epochs": 0} if method == "dc" else {}
+    parameters = entry.parameters.read({**defaults, **options}, method)
     return lambda: entry.distil(dataset, network, [ipc], 0, parameters)
 
 
