@@ -6,24 +6,19 @@ call costs whatever its size hides the growth. Time is the least CPU time of a f
 the process held at most, less what it held before.
 """
 
-import argparse
 import ctypes
-import io
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import altair as alt
 import numpy as np
 import pandas as pd
 import scipy
 import torch
 
 from benchmarks.kernels import noise, seconds
-from ddlib.figures import render, style
-from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.stats import covers, distances
@@ -159,38 +154,9 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["axis", "job", "measure", "exponent", "low", "high"])
 
 
-def figure(points: pd.DataFrame) -> alt.FacetChart:
-    """Return the growth of both measures, a column of panels for each axis."""
-    long = points.melt(["axis", "job", "size"], MEASURES, "measure", "value").query("value > 0")
-    colours = alt.Scale(domain=list(long["job"].unique()), range=list(style.COLOURS))
-    lines = alt.Chart(long, width=170, height=150).mark_line(point=True)
-    lines = lines.encode(
-        alt.X("size:Q", title=None).scale(type="log", nice=False).axis(tickCount=4),
-        alt.Y("value:Q", title=None).scale(type="log"),
-        alt.Color("job:N", scale=colours, legend=alt.Legend(title=None, orient="top")),
-        alt.Row("measure:N", title=None, sort=MEASURES),
-        alt.Column("axis:N", title=None, sort=list(points["axis"].unique())),
-    )
-    return lines.resolve_scale(x="independent", y="independent").configure(**style.CONFIG)
-
-
-def picture(chart: alt.FacetChart) -> bytes:
-    """Return the figure as the README shows it, a PNG."""
-    file = io.BytesIO()
-    chart.save(file, format="png", scale_factor=1.25)
-    return render.small(file.getvalue())
-
-
 def main() -> None:
-    """Measure, print the exponents, and leave points and figure in the folder of results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", default="results/bench")
-    folder = from_root(parser.parse_args().results)
-    points = grow(range(len(CASES)))
-    write_atomically(folder / "growth.csv", points.to_csv(index=False).encode())
-    write_atomically(folder / "growth.png", picture(figure(points)))
-    print(exponents(points).round(2).to_string(index=False))
-    print(f"look at {folder / 'growth.png'}")
+    """Measure, and print the exponents."""
+    print(exponents(grow(range(len(CASES)))).round(2).to_string(index=False))
 
 
 if __name__ == "__main__":
