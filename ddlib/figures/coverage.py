@@ -102,7 +102,7 @@ def named_dots(
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
     """Draw H_cov(r) of several families, with the noise floor in grey.
 
-    curves: columns family, radius, h_cov, low, high; radii: the radii that the study uses.
+    curves: columns family, radius, h_cov; radii: the radii that the study uses.
     """
     names = list(curves["family"].unique())
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
@@ -113,14 +113,12 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
     base = alt.Chart(table).encode(x, colour)
     noise = alt.Chart(pd.DataFrame([{"radius": 0.0, "end": floor}])).mark_rect(color="#EEEEEE")
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
-    band = base.mark_area(interpolate="step-after", opacity=0.12, clip=True)
     lines = base.mark_line(interpolate="step-after")
     layers = [
         noise.encode(x, alt.X2("end")),
         used.mark_rule(color=style.FAINT, strokeDash=[2, 3]).encode(
             x, tooltip=style.tips(["radius"])
         ),
-        band.encode(alt.Y("low:Q", title=None), alt.Y2("high")),
         lines.encode(
             y, _dash("family", names), tooltip=style.tips(["family:N", "radius", "h_cov"])
         ),
@@ -128,8 +126,7 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
     return style.figure(
         alt.layer(*layers).properties(width=style.WIDTH, height=320),
         "How many balls of radius r does a family need?",
-        "Bands: 95 % over seeds. Dotted: the radii used. Grey: distances that seeds alone reach "
-        f"(r < {floor:.2g}).",
+        f"Dotted: the radii used. Grey: distances that seeds alone reach (r < {floor:.2g}).",
     )
 
 

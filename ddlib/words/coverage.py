@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from ddlib.stats.distances import Triangles
 from ddlib.stats.intervals import LEVEL
 from ddlib.stats.pilot import REACH, Pilot
 from ddlib.stats.planner import Plan
@@ -30,17 +29,9 @@ METHOD = (
 )
 
 
-def distances(triangles: Triangles, floor: float, radius: float) -> Text:
-    """Say whether the distances are a metric, and whether r is above the noise of the seeds."""
-    text = "The triangle inequality holds for all triples."
-    if triangles.count:
-        text = (
-            f"The distances are not a metric, so the bounds between covers and packings need not "
-            f"hold: the triangle inequality fails in {triangles.count} triples "
-            f"({triangles.share:.1%}), worst by {triangles.worst:.2g} for "
-            f"{', '.join(triangles.triple)}."
-        )
-    text += f" Seeds alone reach a distance of {floor:.2g}; the radius is {radius:.2g}"
+def distances(floor: float, radius: float) -> Text:
+    """Say whether the radius r is above the distances that seeds alone reach."""
+    text = f"Seeds alone reach a distance of {floor:.2g}; the radius is {radius:.2g}"
     return Text(
         f"{text}, which is not larger: H_cov counts noise here." if radius <= floor else f"{text}."
     )
@@ -86,7 +77,7 @@ def _against(h_cov: pd.Series, rival: pd.Series) -> str:
 
 
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Say R², larger R² of other measures, the slope (if k* rises) and the leave-one-out error."""
+    """Say R², larger R² of other measures, and the slope (if k* rises)."""
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
     if not table.loc["log_members", "reason"]:
         text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
@@ -99,13 +90,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f". A nat of H_cov goes with {h_cov['slope']:.0f} more images"
         if pd.notna(h_cov["low"]):
             text += f" ({h_cov['low']:.0f} to {h_cov['high']:.0f} over draws of seeds)"
-    errors = table["loo"].dropna().sort_values()
-    if errors.empty:
-        return f"{text}. No leave-one-out error can be computed."
-    best = errors.index[0]
-    beside = f"; H_cov: {errors['h_cov']:.0f}" if best != "h_cov" and "h_cov" in errors else ""
-    left_out = f"Left-out {h_cov['left_out']} are predicted best by {NAMES[best]}"
-    return f"{text}. {left_out} (error: {errors[best]:.0f} images{beside})."
+    return f"{text}."
 
 
 def _rests_on(row: pd.Series) -> str:
