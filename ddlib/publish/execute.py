@@ -1,7 +1,8 @@
 """Run a notebook with a parameter file: `python -m ddlib.publish.execute NOTEBOOK PARAMETERS`.
 
 It writes the executed notebook and its page to the `results` folder of the parameters. Further
-arguments, such as `workers=1`, replace parameters of the file.
+arguments, such as `workers=1`, replace parameters of the file. With `--dry-run`, it only says how
+many trials there are, how many are cached, and how long the rest will take.
 """
 
 import logging
@@ -19,7 +20,10 @@ from papermill.exceptions import PapermillExecutionError
 from ddlib.files import check_writable, explained, from_root
 from ddlib.parameters import read_file, read_yaml
 from ddlib.publish.page import failure, read_notebook, write_page
-from ddlib.study.settings import read_parameters
+from ddlib.study.forecast import forecast
+from ddlib.study.plan import make_plan
+from ddlib.study.run import counts
+from ddlib.study.settings import Exploration, read_parameters
 
 
 class QuietKernels(AsyncKernelManager):
@@ -94,6 +98,16 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
     return executed
 
 
+def foresee(notebook: Path, parameters: Path, **others: Any) -> str:
+    """Return the trials, hours and memory of a run, from a few timed steps; errors as `execute`."""
+    read_source(notebook)
+    settings = read_parameters(read_file(parameters) | others)
+    if isinstance(settings, Exploration):
+        return "nothing to compute: this notebook reads the tables of other studies"
+    plan = make_plan(settings)
+    return f"{counts(plan)}\n{forecast(plan)}"
+
+
 def sentence(error: Exception, notebook: Path) -> str:
     """Return the error that stopped a run, in one sentence."""
     if not isinstance(error, PapermillExecutionError):
@@ -104,15 +118,21 @@ def sentence(error: Exception, notebook: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """Run from a shell; on an error, print one sentence and exit with code 1."""
+    dry = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
     others = dict(argument.split("=", 1) for argument in arguments[2:] if "=" in argument)
     if len(arguments) < 2 or len(arguments) != 2 + len(others):
         sys.exit(
-            "usage: python -m ddlib.publish.execute NOTEBOOK.ipynb PARAMETERS.yaml [NAME=VALUE ...]"
+            "usage: python -m ddlib.publish.execute NOTEBOOK.ipynb PARAMETERS.yaml [--dry-run] "
+            "[NAME=VALUE ...]"
         )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     notebook, parameters = map(Path, arguments[:2])
     try:
         values = {name: read_yaml(value, name) for name, value in others.items()}
+        if dry:
+            print(foresee(notebook, parameters, **values))
+            return
         executed = execute(notebook, parameters, **values)
     except (PapermillExecutionError, OSError, ValueError) as problem:
         sys.exit(sentence(problem, notebook))

@@ -28,10 +28,12 @@ from ddlib.parameters import Parameters, at_ipc
 from ddlib.seeds import generator
 from ddlib.study import store
 from ddlib.study.cluster import connect
-from ddlib.study.plan import Plan, Reference, Trial
+from ddlib.study.plan import Plan, Reference
+from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.loop import score, train
+from ddlib.words.text import listed
 
 PATIENCE = 0.5  # seconds for which short runs are repeated; the fastest of each counts
 SCORED = 256  # test images on which a score is timed
@@ -63,22 +65,6 @@ LOOPS = {
 """By method: the changes of parameters that make short runs, and how often each loop runs."""
 
 
-def missing(plan: Plan) -> tuple[list[Trial], list[Reference]]:
-    """Return the trials and the networks on all data that are still to be computed."""
-    trials = [trial for trial in plan.trials if not store.stands(trial.path)]
-    return trials, [full for full in plan.references if not store.stands(full.path, full.observed)]
-
-
-def counts(plan: Plan) -> str:
-    """Say how many trials and networks on all data a study has, and how many are cached."""
-    trials, references = map(len, missing(plan))
-    return (
-        f"{len(plan.trials)} trials, {len(plan.trials) - trials} of them cached; "
-        f"{len(plan.references)} networks on all data, {len(plan.references) - references} of them "
-        "cached"
-    )
-
-
 @dataclass(frozen=True)
 class Forecast:
     """A forecast: parts, the seconds of a core of each method, of evaluations and of networks on
@@ -92,7 +78,9 @@ class Forecast:
         hours = (self.parts / 3600).map("{:.2g}".format).rename("hours of a core")
         total = self.parts.sum() / self.workers / 3600
         end = f"{total:.2g} hours on {self.workers} workers, {self.megabytes:,.0f} MB each at most"
-        return f"{hours.to_frame().to_string()}\n{end}"
+        unknown = listed(self.parts.index[self.parts.isna()], "and")
+        without = f", without {unknown}, whose loops are not known" if unknown else ""
+        return f"{hours.to_frame().to_string()}\n{end}{without}"
 
 
 def forecast(plan: Plan) -> Forecast:
@@ -106,9 +94,10 @@ def forecast(plan: Plan) -> Forecast:
     sets = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}.values()
     ipcs, earlier = sorted(plan.ipcs), _earlier(plan)
     (plan.folder / store.LOCK).touch()  # workers look for it
-    with connect(plan) as client:
+    with connect(plan.settings, plan.context) as client:
         submit, calls = partial(client.submit, pure=False), []
-        for method in dict.fromkeys(trial.method for trial in sets):
+        new = [trial for trial in sets if ("set", trial.method, trial.ipc) not in earlier]
+        for method in dict.fromkeys(trial.method for trial in new):
             base, parameters = plan.methods[method]
             files = [plain for plain, path in plan.preparations(method) if not path.exists()]
             for sizes in [ipcs] if METHODS[base].shares else [ipcs[:1], ipcs[-1:]]:

@@ -85,15 +85,16 @@ def search(
             f"{listed(settings.methods, 'and')} have no number to search; add a method"
         )
     first, configuration = next(iter(settings.configurations.items()))
-    grid = settings.replace(
-        data={**settings.data, "held_out": held_out},
-        methods=variants,
-        configurations={first: configuration.model_dump()},
+    changes = {
+        "data": {**settings.data, "held_out": held_out},
+        "methods": variants,
+        "configurations": {first: configuration.model_dump()},
         **dict.fromkeys(["families", "spread", "pilot"]),
-        seeds=seeds,
-        reference="same_steps",
-        results=f"{settings.results}/tune",
-    )
+        "seeds": seeds,
+        "reference": "same_steps",
+        "results": f"{settings.results}/tune",
+    }
+    grid = read_settings({**settings.table, **changes})
     table = pd.DataFrame(rows, columns=["method", "ipc", "number", "factor", "value", "variant"])
     table = table.merge(_measured(run(grid)), how="left", on=["variant", "ipc"])
     nearest = table.dropna(subset="accuracy").sort_values("factor", key=lambda x: np.log(x).abs())
