@@ -33,6 +33,8 @@ def rows(folder: Path) -> Iterator[str]:
     folder: the results of a study; its data must be at hand. Raises ValueError or OSError, in one
     sentence.
     """
+    if not (folder / "settings.json").exists():
+        raise FileNotFoundError(f"there is no study in {folder}; name the results folder of one")
     plan = make_plan(read_settings(read_json(folder / "settings.json")))
     first = next(iter(plan.configurations))
     tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("trials", "references"))
