@@ -35,7 +35,8 @@ def rows(folder: Path) -> Iterator[str]:
     """
     if not (folder / "settings.json").exists():
         raise FileNotFoundError(f"there is no study in {folder}; name the results folder of one")
-    plan = make_plan(read_settings(read_json(folder / "settings.json")))
+    table = read_json(folder / "settings.json")
+    plan = make_plan(read_settings(table | {"families": table["families"] or None}))
     first = next(iter(plan.configurations))
     tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("trials", "references"))
     trials, references = (table[table["configuration"] == first] for table in tables)

@@ -39,13 +39,14 @@ PATIENCE = 0.5  # seconds for which short runs are repeated; the fastest of each
 SCORED = 256  # test images on which a score is timed
 EXPERT = {"iterations": 1, "experts": 1, "expert_epochs": 1, "max_start": 1}
 MATCH = {"iterations": 1, "outer_steps": 2, "inner_epochs": 0}
+
+
+def _matches(iterations: float, outer_steps: float, inner_epochs: float) -> tuple[float, ...]:
+    return 1, iterations * outer_steps, iterations * (outer_steps - 1) * inner_epochs
+
+
 SELECTION = [{"steps": 1}, {"steps": 3}], lambda steps: (1, steps)
-MATCHING = (
-    [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}],
-    lambda iterations, outer_steps, inner_epochs: (
-        *(1, iterations * outer_steps, iterations * (outer_steps - 1) * inner_epochs),
-    ),
-)
+MATCHING = [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}], _matches
 LOOPS = {
     "random": ([{}], lambda: (1,)),
     "herding": SELECTION,
@@ -116,12 +117,17 @@ def forecast(plan: Plan) -> Forecast:
         timed = np.interp(trial.ipc, rows["ipc"], rows["set"]) if len(rows) else math.nan
         spent = earlier.get(("set", trial.method, trial.ipc), timed)
         parts[trial.method] = parts.get(trial.method, 0) + spent
+    batch_of = {name: chosen.recipe.batch_size for name, chosen in plan.configurations.items()}
     of_k = {name: spent for name, spent, _ in trainings}
     parts["evaluation"] = sum(
         earlier.get(
             ("evaluation", trial.configuration, trial.ipc),
             plan.settings.evaluations
-            * np.interp(trial.ipc * plan.dataset.class_count, ks, of_k[trial.configuration]),
+            * np.interp(
+                min(trial.ipc * plan.dataset.class_count, batch_of[trial.configuration]),
+                np.minimum(ks, batch_of[trial.configuration]),
+                of_k[trial.configuration],
+            ),
         )
         for trial in trials
     )
@@ -226,18 +232,20 @@ def train_shortly(
     return name, list(recipe.steps * a_step + scored * tests), _peak(context)
 
 
-def _fastest(context: Context, calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Return the seconds of each call; short ones are repeated, and the fastest counts."""
+def _fastest(context: Context, calls: Sequence[Callable[[], object]]) -> np.ndarray:
+    """Return the seconds of each call, the least of several; the first one may load libraries."""
 
     def timed(call: Callable[[], object]) -> float:
         start = seconds(context)
         call()
         return seconds(context) - start
 
-    end, best = time.monotonic() + PATIENCE, [timed(call) for call in calls]
-    while time.monotonic() < end:
-        best = [min(timed(call), least) for call, least in zip(calls, best, strict=True)]
-    return best
+    for call in calls:
+        call()
+    end, rounds = time.monotonic() + PATIENCE, []
+    while not rounds or time.monotonic() < end:
+        rounds.append([timed(call) for call in calls])
+    return np.min(rounds, axis=0)
 
 
 def _extrapolated(counted: Sequence, spent: Sequence[float], wanted: Sequence[float]) -> float:
