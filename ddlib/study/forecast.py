@@ -28,7 +28,7 @@ from ddlib.parameters import Parameters, at_ipc
 from ddlib.seeds import generator
 from ddlib.study import store
 from ddlib.study.cluster import connect
-from ddlib.study.plan import Plan, Reference
+from ddlib.study.plan import Plan, Reference, Trial
 from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
@@ -93,23 +93,28 @@ def forecast(plan: Plan) -> Forecast:
     """
     trials, references = missing(plan)
     sets = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}.values()
-    ipcs, earlier = sorted(plan.ipcs), _earlier(plan)
+    ipcs, classes, earlier = sorted(plan.ipcs), plan.dataset.class_count, _earlier(plan)
+    new = [trial.method for trial in sets if ("set", trial.method, trial.ipc) not in earlier]
+    ks = ipcs[0] * classes, ipcs[-1] * classes, len(plan.dataset.train.labels)
     (plan.folder / store.LOCK).touch()  # workers look for it
     with connect(plan.settings, plan.context) as client:
-        submit, calls = partial(client.submit, pure=False), []
-        new = [trial for trial in sets if ("set", trial.method, trial.ipc) not in earlier]
-        for method in dict.fromkeys(trial.method for trial in new):
+        runs, trainings = [], {}
+        for method in dict.fromkeys(new):
             base, parameters = plan.methods[method]
             files = [plain for plain, path in plan.preparations(method) if not path.exists()]
             for sizes in [ipcs] if METHODS[base].shares else [ipcs[:1], ipcs[-1:]]:
-                calls += [(method, base, parameters, sizes, files)] if base in LOOPS else []
-        runs = [submit(run_shortly, plan.context, *call) for call in calls]
-        ks = [ipc * plan.dataset.class_count for ipc in (ipcs[0], ipcs[-1])]
-        ks.append(len(plan.dataset.train.labels))
-        configurations = plan.configurations.items()
-        trainings = [submit(train_shortly, plan.context, *item, ks) for item in configurations]
+                call = run_shortly, plan.context, method, base, parameters, sizes, files
+                runs += [client.submit(*call, pure=False)] if base in LOOPS else []
+        for name, configuration in plan.configurations.items():
+            call = train_shortly, plan.context, configuration, ks
+            trainings[name] = client.submit(*call, pure=False)
         runs, trainings = client.gather(runs), client.gather(trainings)
         workers = len(client.ncores())
+
+    def evaluation(trial: Trial) -> float:
+        batches, spent, _ = trainings[trial.configuration]
+        return plan.settings.evaluations * np.interp(trial.ipc * classes, batches, spent)
+
     costs = pd.DataFrame(runs, columns=["method", "ipc", "set", "files", "megabytes"])
     parts = costs.groupby("method")["files"].max().to_dict()
     for trial in sets:
@@ -117,24 +122,15 @@ def forecast(plan: Plan) -> Forecast:
         timed = np.interp(trial.ipc, rows["ipc"], rows["set"]) if len(rows) else math.nan
         spent = earlier.get(("set", trial.method, trial.ipc), timed)
         parts[trial.method] = parts.get(trial.method, 0) + spent
-    batch_of = {name: chosen.recipe.batch_size for name, chosen in plan.configurations.items()}
-    of_k = {name: spent for name, spent, _ in trainings}
     parts["evaluation"] = sum(
-        earlier.get(
-            ("evaluation", trial.configuration, trial.ipc),
-            plan.settings.evaluations
-            * np.interp(
-                min(trial.ipc * plan.dataset.class_count, batch_of[trial.configuration]),
-                np.minimum(ks, batch_of[trial.configuration]),
-                of_k[trial.configuration],
-            ),
-        )
+        earlier.get(("evaluation", trial.configuration, trial.ipc), evaluation(trial))
         for trial in trials
     )
     parts["networks on all data"] = sum(
-        spent[-1] * _relative_length(plan, name, references) for name, spent in of_k.items()
+        spent[-1] * _relative_length(plan, name, references)
+        for name, (_, spent, _) in trainings.items()
     )
-    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trainings)])
+    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trainings.values())])
     return Forecast(pd.Series(parts), workers, megabytes)
 
 
@@ -212,36 +208,39 @@ def _steps(plain: dict[str, Any], count: int) -> int:
 
 @job
 def train_shortly(
-    context: Context, name: str, configuration: Configuration, ks: Sequence[int]
-) -> tuple[str, list[float], float]:
-    """Return what a training and its test cost: name, seconds on k images each, peak in MB."""
+    context: Context, configuration: Configuration, ks: Sequence[int]
+) -> tuple[list[int], list[float], float]:
+    """Return batch sizes, the seconds of a training with each and of its test, and the peak in MB.
+
+    ks: the sizes of the sets, in ascending order; a small set is one batch.
+    """
     dataset, network = open_data(context, configuration)
     theta = configuration.evaluated(network, 0)
-    theta = {key: value.to(context.device) for key, value in theta.items()}
+    theta = {name: value.to(context.device) for name, value in theta.items()}
     recipe, real, test = configuration.recipe, dataset.train, dataset.test
-    few = test.subset(torch.arange(min(SCORED, len(test.labels)), device=test.device))
+    scored = test.subset(torch.arange(min(SCORED, len(test.labels)), device=test.device))
+    batches = [min(k, recipe.batch_size) for k in ks]
 
-    def steps(k: int, count: int) -> None:
-        rows = torch.arange(min(k, recipe.batch_size), device=real.device)
-        few, short = (real.at(rows), real.labels[rows]), recipe.replace(steps=count)
-        train(network, theta, *few, short, generator("forecast"))
+    def steps(batch: int, count: int) -> None:
+        rows = torch.arange(batch, device=real.device)
+        data, short = (real.at(rows), real.labels[rows]), recipe.replace(steps=count)
+        train(network, theta, *data, short, generator("forecast"))
 
-    calls = [partial(steps, k, count) for k in ks for count in (1, 4)]
-    *spent, scored = _fastest(context, [*calls, partial(score, network, theta, few)])
-    a_step, tests = np.diff(spent)[::2] / 3, len(test.labels) / len(few.labels)
-    return name, list(recipe.steps * a_step + scored * tests), _peak(context)
+    calls = [partial(steps, batch, count) for batch in batches for count in (1, 4)]
+    *spent, a_score = _fastest(context, [*calls, partial(score, network, theta, scored)])
+    a_test, a_step = a_score * len(test.labels) / len(scored.labels), np.diff(spent)[::2] / 3
+    return batches, list(recipe.steps * a_step + a_test), _peak(context)
 
 
 def _fastest(context: Context, calls: Sequence[Callable[[], object]]) -> np.ndarray:
-    """Return the seconds of each call, the least of several; the first one may load libraries."""
+    """Return the seconds of each call, the least of several; a first one loads libraries."""
 
     def timed(call: Callable[[], object]) -> float:
         start = seconds(context)
         call()
         return seconds(context) - start
 
-    for call in calls:
-        call()
+    calls[0]()
     end, rounds = time.monotonic() + PATIENCE, []
     while not rounds or time.monotonic() < end:
         rounds.append([timed(call) for call in calls])
