@@ -216,35 +216,6 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.FacetChart:
     )
 
 
-def back_test(tested: pd.DataFrame) -> alt.LayerChart:
-    """Draw predicted against measured gaps of cases outside the pilot, with 95 % intervals.
-
-    `tested` has columns name, kind, held_out, k, predicted, low, high, measured.
-    """
-    kinds = list(tested["held_out"].unique())
-    ends = tested[["predicted", "measured"]].to_numpy(float)
-    margin = 0.05 * np.ptp(ends)
-    domain = [ends.min() - margin, ends.max() + margin]
-    same = alt.Scale(domain=domain, nice=False)
-    base = alt.Chart(tested).encode(
-        alt.X("measured:Q", scale=same, title="measured gap"),
-        alt.Y("predicted:Q", scale=same, title="predicted from the pilot"),
-        alt.Color(
-            "held_out:N", scale=style.colour_scale(kinds), sort=kinds, title="not in the pilot"
-        ),
-        tooltip=style.tips(["name:N", "held_out:N", "k", "predicted", "low", "high", "measured"]),
-    )
-    line = alt.Chart(pd.DataFrame({"at": domain})).mark_line(color=style.FAINT, strokeDash=[4, 3])
-    bars = base.mark_rule(opacity=0.35, clip=True).encode(alt.Y("low:Q"), alt.Y2("high"))
-    dots = base.mark_point(size=50, filled=True, opacity=1)
-    layers = [line.encode(alt.X("at:Q"), alt.Y("at:Q")), bars, dots]
-    return style.figure(
-        alt.layer(*layers).properties(width=460, height=400),
-        "What the pilot predicts, and what the rest of the study measured",
-        "On the dashed line the prediction is right; bars are its 95 % intervals.",
-    )
-
-
 def _dash(field: str, names: Sequence[str]) -> alt.StrokeDash:
     dashes = {name: DASHES[i // len(style.COLOURS) % len(DASHES)] for i, name in enumerate(names)}
     return alt.StrokeDash(f"{field}:N", scale=style.scale(dashes), title=None)

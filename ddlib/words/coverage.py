@@ -11,14 +11,7 @@ from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, listed
 
 NAMES = {
-    "h_cov": "H_cov",
-    "log_members": "ln M",
-    "members": "M",
-    "constant": "a constant",
-    "packing": "the packing number",
     "vendi": "the Vendi score",
-    "leinster_cobbold": "the Leinster-Cobbold diversity",
-    "effective_rank": "the effective rank",
     "mean_distance": "the mean distance",
 }
 METHOD = (
@@ -81,7 +74,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
     if not table.loc["log_members", "reason"]:
         text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
-    r2 = table["r2"].drop(["h_cov", "members", "log_members", "constant"], errors="ignore")
+    r2 = table["r2"].reindex(list(NAMES))
     ahead = r2[r2 > h_cov["r2"]].sort_values(ascending=False)
     if len(ahead):
         names = listed([f"{NAMES[name]} ({r2:.2f})" for name, r2 in ahead.items()], "and")
@@ -178,34 +171,3 @@ def trust(pilot: Pilot) -> str:
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
     return text
-
-
-def back_test(tested: pd.DataFrame) -> Text:
-    """Say how often the planner's intervals held gaps that were not in the pilot.
-
-    tested: the table of `planner.back_test`.
-    """
-    left = "; ".join(tested.attrs.get("left", []))
-    left = f" Left out: {left}." if left else ""
-    measured = tested.dropna(subset=["error"])
-    kept = measured[measured["refused"] == ""]
-    if measured.empty:
-        return Text(f"Nothing is left to test the pilot on.{left}")
-    share = f"in {kept['inside'].mean():.0%} of {len(kept)} cases" if len(kept) else "in no case"
-    return Text(
-        f"**The planner's 95 % intervals held {share} that it answers.** Families overlap, so "
-        f"cases are not independent.{left}"
-    )
-
-
-def back_test_table(tested: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of cases, the share inside their intervals, and errors.
-
-    tested: the table of `planner.back_test`. Rows are kinds of cases outside the pilot; cases that
-    the planner refuses have their own rows.
-    """
-    measured = tested.dropna(subset=["error"])
-    keys = [(measured["refused"] != "").rename("refused"), "kind", "held_out"]
-    errors = measured.assign(square=measured["error"] ** 2).groupby(keys)
-    table = errors.agg(cases=("error", "size"), inside=("inside", "mean"), error=("error", "mean"))
-    return table.assign(root_mean_square=errors["square"].mean() ** 0.5)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import statistics_planner
+from benchmarks import statistics
 from ddlib.explore import tables
 from ddlib.stats import planner
 from ddlib.stats.pilot import read_pilot
@@ -113,7 +113,7 @@ def test_missing_trials_are_left_out():
 def test_plans_hold_the_true_need():
     rng, hits = np.random.default_rng(1), 0
     for i in range(30):
-        gaps, truth = statistics_planner.simulate(0.3, 0.5, rng)
+        gaps, truth = statistics.draw_family(0.3, 0.5, rng)
         pilot = read_pilot(gaps[gaps["k"] <= 100], draws=200, seed=i)
         worst = truth.max(axis=0)
         epsilon = np.interp(50**-0.5, KS[3::-1] ** -0.5, worst[3::-1])
