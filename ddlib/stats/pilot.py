@@ -92,7 +92,7 @@ class Pilot:
             past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
             law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
             drawn.append(law[-1] + noise[:, known] @ weights.T)
-        drawn, apart = np.array(drawn), law - np.mean(law, axis=0)
+        drawn, deviations = np.array(drawn), law - np.mean(law, axis=0)
         common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
         spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
 
@@ -100,7 +100,7 @@ class Pilot:
             if name in self.names:
                 return drawn[self.names.index(name)]
             mix = (common + generator.standard_normal(common.shape)) / spread
-            return drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart)
+            return drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, deviations)
 
         return np.array([curve(name) for name in names])
 

@@ -41,20 +41,18 @@ def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agree
     asked, missing = len(table), table.columns[table.isna().all()].unique("method")
     table = table.drop(columns=missing, level="method").dropna()
     methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
-    rest = tuple(missing), (len(table), asked)
-    few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
-    if few or table.empty:
-        reason = f"{few[0] if few else 'no seed'} with a result everywhere"
-        return Agreement(np.nan, np.nan, methods, ks, reason, *rest)
+    result = Agreement(np.nan, np.nan, methods, ks, "", tuple(missing), (len(table), asked))
+    needs = ("method", len(methods), 2), ("size", len(ks), 2), ("seed", len(table), 1)
+    for name, count, least in needs:
+        if count < least:
+            return result._replace(reason=f"{count or 'no'} {name} with a result everywhere")
     means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
     w = kendall_w(means)
     if np.isnan(w):
-        reason = "all methods reach the same accuracy at every k"
-        return Agreement(w, np.nan, methods, ks, reason, *rest)
+        return result._replace(reason="all methods reach the same accuracy at every k")
     shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
     shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
-    p = (1 + (shuffled >= w - SAME).sum()) / draws
-    return Agreement(float(w), p, methods, ks, "", *rest)
+    return result._replace(w=float(w), p=(1 + (shuffled >= w - SAME).sum()) / draws)
 
 
 def kendall_w(values: np.ndarray) -> np.ndarray:

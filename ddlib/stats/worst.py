@@ -67,6 +67,6 @@ def seed_weights(seeds: Sequence[int], draws: int, seed: int) -> tuple[np.ndarra
     noise = np.vstack([np.zeros((1, count)), seed_multipliers(seeds, draws, seed)])
     measure = 1 / count + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(count * (count - 1))
     others = (1 - np.eye(count)) / (count - 1)
-    apart = noise[:, None] * (1 - np.eye(count))
-    apart -= apart.sum(axis=-1, keepdims=True) * others
-    return measure, others + apart / np.sqrt((count - 1) * max(count - 2, 1))
+    change = noise[:, None] * (1 - np.eye(count))
+    change -= change.sum(axis=-1, keepdims=True) * others
+    return measure, others + change / np.sqrt((count - 1) * max(count - 2, 1))

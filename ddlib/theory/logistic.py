@@ -59,10 +59,8 @@ def cases(generator: np.random.Generator) -> dict[str, Case]:
         labels = np.sign(inputs @ weights + noise * generator.logistic(size=200))
         rows = generator.choice(200, 40, replace=False)
         points = inputs[rows] + 0.3 * flat * np.outer(generator.normal(size=40), [0, 0, 0, 1])
-        real, least = (
-            (inputs, labels),
-            0.0,
-        )  # of separable classes: the limit of ever longer weights
+        real = inputs, labels
+        least = 0.0  # of separable classes, in the limit of ever longer weights
         if not separable:
             settings = {"args": (real, ridge), "jac": gradient, "tol": 1e-10}
             least = optimize.minimize(loss, np.zeros(4), **settings).fun
@@ -79,20 +77,21 @@ def follow(case: Case, rate: float, steps: int) -> tuple[pd.DataFrame, dict[str,
     rho_anywhere, which holds at any weights; mu of the PL inequality, measured on the path of S.
     """
     real, synthetic, ridge, least = case
-    ours = theirs = np.zeros(real[0].shape[1])
+    on_synthetic = on_real = np.zeros(real[0].shape[1])
     rows, rho, error, mu = [], 0.0, 0.0, np.inf
     for step in range(steps + 1):
-        distance, excess = np.linalg.norm(ours - theirs), loss(ours, real, ridge) - least
+        distance = np.linalg.norm(on_synthetic - on_real)
+        excess = loss(on_synthetic, real, ridge) - least
         rows.append((step, distance, excess))
-        slope, other = (gradient(ours, data, ridge) for data in (real, synthetic))
-        after = theirs - rate * gradient(theirs, real, ridge)
+        slope, other_slope = (gradient(on_synthetic, data, ridge) for data in (real, synthetic))
+        after = on_real - rate * gradient(on_real, real, ridge)
         if step < steps:
             if distance > 0:
-                rho = max(rho, np.linalg.norm(ours - rate * slope - after) / distance)
+                rho = max(rho, np.linalg.norm(on_synthetic - rate * slope - after) / distance)
             if excess > 1e-14:
                 mu = min(mu, slope @ slope / (2 * excess))
-            error = max(error, np.linalg.norm(other - slope))
-        ours, theirs = ours - rate * other, after
+            error = max(error, np.linalg.norm(other_slope - slope))
+        on_synthetic, on_real = on_synthetic - rate * other_slope, after
     table = pd.DataFrame(rows, columns=["step", "distance", "excess"])
     bounds = [distance_bound(rho, rate * error, step) for step in table["step"]]
     table.insert(2, "distance_bound", bounds)
