@@ -33,8 +33,8 @@ class Agreement(NamedTuple):
 def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
     """Test whether the methods come in the same order at every k, by Kendall's W of their means.
 
-    Methods without a result at some k and seeds that are not complete are left out. p is the part
-    of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
+    Methods without a result at some k and seeds that are not complete are left out. p is the share
+    of `draws`, the observed order counted as one, in which random orders agree at least as much.
     Noise that a seed shares over k can make orders alike, too: read p beside `paired`.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
@@ -71,9 +71,9 @@ def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
 
     fits_by_method: see `fit_table`; its draws weigh a seed alike in all methods. Columns: first,
-    second, b_first, b_second, difference, low, high, differs, reason. The intervals hold together
-    with 95 %: their half-width, in median deviations of the draws, is the 95th percentile of the
-    largest deviation over all pairs.
+    second, b_first, b_second, difference, low, high, differs, reason. All intervals hold at once in
+    95 % of studies: their half-width, in median deviations of the draws, is the 95th percentile of
+    the largest deviation over all pairs.
     """
     fits = {m: laws["free_exponent"] for m, laws in fits_by_method.items() if m not in CONTROLS}
     rows, deviations = [], {}
