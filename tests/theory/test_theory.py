@@ -94,7 +94,8 @@ def test_logistic_gradient_and_curvature(rng):
 def test_logistic_bounds_hold_with_and_without_strong_convexity():
     for seed in range(10):
         for name, case in logistic.cases(np.random.default_rng(seed)).items():
-            rate = 1 / logistic.smoothness(case.real[0], case.ridge)
+            (inputs, _), _, ridge, _ = case
+            rate = 1 / logistic.smoothness(inputs, ridge)
             table, numbers = logistic.follow(case, rate, 100)
             assert (table["distance"] <= table["distance_bound"] * SLACK + 1e-12).all(), name
             assert (table["excess"] <= table["excess_bound"] * SLACK + 1e-12).all(), name
