@@ -64,6 +64,12 @@ class AveragePool(nn.Module):
         return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError for a width that the heads of an attention do not divide."""
+    if width % heads:
+        raise ValueError(f"width={width} is not a multiple of {heads} heads; choose one that is")
+
+
 def fit(image_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
     """Return the zeros to add on each side (rows, columns), and the padded height and width.
 

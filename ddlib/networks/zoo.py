@@ -9,7 +9,7 @@ The functions import torchvision themselves, because it loads slowly.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -22,10 +22,12 @@ from ddlib.networks.layers import (
     ImageShape,
     Network,
     Norm,
+    check_heads,
     classifier,
     convolutions,
     fit,
 )
+from ddlib.networks.sequences import gru, text_cnn, transformer
 
 HEADS = 3  # of a transformer's attention
 
@@ -41,6 +43,11 @@ def mlp(image_shape: ImageShape, class_count: int, width: int = 128, depth: int 
         layers += [nn.Linear(features, width), nn.ReLU()]
         features = width
     return Network(nn.Sequential(*layers), nn.Linear(features, class_count))
+
+
+def linear(sample_shape: Sequence[int], class_count: int) -> Network:
+    """Return a linear classifier (logistic regression)."""
+    return mlp(sample_shape, class_count, depth=1)
 
 
 def convnet(
@@ -184,8 +191,7 @@ def vit(image_shape: ImageShape, class_count: int, width: int = 192, depth: int 
     """
     from torchvision.models.vision_transformer import VisionTransformer
 
-    if width % HEADS:
-        raise ValueError(f"width={width} is not a multiple of {HEADS} heads; choose one that is")
+    check_heads(width, HEADS)
     channels, height, side = image_shape
     patch = min(height, side, max(2, math.ceil(max(height, side) / 8)))
     square = patch * math.ceil(max(height, side) / patch)
@@ -207,6 +213,15 @@ class _TwiceDifferentiable(nn.Sequential):
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     function.__name__: function
-    for function in (mlp, convnet, lenet, alexnet, vgg11, vgg16, resnet18, mobilenet_v2, vit)
+    for function in (
+        *(mlp, linear, convnet, lenet, alexnet, vgg11, vgg16, resnet18, mobilenet_v2, vit),
+        *(text_cnn, gru, transformer),
+    )
 }
 """The networks by name. A user may set the keyword arguments of each function."""
+
+KINDS: dict[str, tuple[str, ...]] = dict.fromkeys(NETWORKS, ("image",)) | {
+    **dict.fromkeys(("mlp", "linear"), ("image", "vector")),
+    **dict.fromkeys(("text_cnn", "gru", "transformer"), ("sequence",)),
+}
+"""The kinds of samples that each network takes. A network without an entry takes all kinds."""
