@@ -63,7 +63,7 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     """
     if initialisation == "real":
         return dataset.train.at(random_members(dataset, ipc, seed))
-    shape = (ipc * dataset.class_count, *dataset.image_shape)
+    shape = (ipc * dataset.class_count, *dataset.sample_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
     return noise.to(dataset.train.device)
 
@@ -79,7 +79,7 @@ def finished(
     """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
     images = images.detach().cpu().clone()
     return DistilledSet(
-        images=images,
+        samples=images,
         labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),
         normalisation=dataset.normalisation,
         classes=dataset.classes,
@@ -138,7 +138,7 @@ def fresh_networks(
     Each iteration draws one of the configurations, all equally likely. Where it names no network,
     and without configurations, the network is `network`.
     """
-    shape, choices = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
+    shape, choices = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}, []
     for options in map(dict, configurations or [{}]):
         named = options.pop("network", None)
         choices.append((build(**named, **shape) if named else network, options))
@@ -154,10 +154,10 @@ class Synthetic:
 
     def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
         self.ipc, self._origin = ipc, (dataset, parameters, seed)
-        self.images = initial_images(dataset, ipc, parameters.initialisation, seed)
-        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.images.device)
+        self.samples = initial_images(dataset, ipc, parameters.initialisation, seed)
+        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.samples.device)
         self.optimiser = torch.optim.SGD(
-            [self.images.requires_grad_()],
+            [self.samples.requires_grad_()],
             lr=at_ipc(parameters.learning_rate, ipc),
             momentum=parameters.momentum,
         )
@@ -170,7 +170,7 @@ class Synthetic:
 
         Raises DivergedError if a pixel, or a number that `watch` saw, is not finite.
         """
-        self.watch.finite(steps, "a pixel", self.images)
+        self.watch.finite(steps, "a pixel", self.samples)
         self.watch.check()
         dataset, parameters, seed = self._origin
-        return finished(dataset, self.images, method, parameters, seed, learned)
+        return finished(dataset, self.samples, method, parameters, seed, learned)

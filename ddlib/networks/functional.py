@@ -8,7 +8,8 @@ batch, and other buffers keep the values they were built with. Training adds buf
 and updates them; later passes use them.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,13 +18,14 @@ from torch.func import functional_call
 
 from ddlib.devices import check_autocast, seeded, send
 from ddlib.networks.layers import Network
-from ddlib.networks.zoo import NETWORKS
+from ddlib.networks.zoo import KINDS, NETWORKS, RANKS
 from ddlib.parameters import check_names, options_of
 
 Theta = dict[str, torch.Tensor]
 
 CHUNK = 32  # images per pass on a CPU: the activations of more do not fit its cache
-ACCELERATOR_CHUNK = 1024
+CHUNK_VALUES = CHUNK * 32**2  # numbers per pass on a CPU, for vectors and sequences
+ACCELERATOR_CHUNK = 1024  # images per pass on a GPU
 ACCELERATOR_PIXELS = ACCELERATOR_CHUNK * 32**2  # per training pass, summed over images
 
 
@@ -44,19 +46,18 @@ def read_network(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **vars(options_of(NETWORKS[name]).read(options, what))}
 
 
-def build(
-    name: str, image_shape: tuple[int, int, int], class_count: int, **options: Any
-) -> Network:
-    """Return the network registered under `name` for images of `image_shape` = (channels, H, W).
+def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options: Any) -> Network:
+    """Return the network registered under `name` for samples of shape `sample_shape`.
 
     Draw its weights with `initial_parameters`; those in the module are not used. Random buffers
-    are the same in every process. Raises ValueError as `read_network` does, for images that are
-    too small for the network, and for tied weights.
+    are the same in every process. Raises ValueError as `read_network` does, for samples that the
+    network cannot take, and for tied weights.
     """
     options = read_network({"name": name, **options})
+    _check_kind(name, sample_shape)
     constructor = NETWORKS[options.pop("name")]
     with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
-        network = constructor(tuple(image_shape), class_count, **options).float()
+        network = constructor(tuple(sample_shape), class_count, **options).float()
     if len(list(network.named_parameters(remove_duplicate=False))) > len(
         list(network.parameters())
     ):
@@ -65,6 +66,18 @@ def build(
             "trained apart; give each place its own"
         )
     return network
+
+
+def _check_kind(name: str, sample_shape: Sequence[int]) -> None:
+    """Raise ValueError if the network does not take samples of such a shape."""
+    kind, shape = RANKS[len(sample_shape)], tuple(sample_shape)
+    takes = KINDS.get(name, (kind,))
+    if kind not in takes:
+        allowed = [other for other in NETWORKS if kind in KINDS.get(other, ())]
+        raise ValueError(
+            f"the network {name!r} takes {' or '.join(takes)} data, but these are {kind} data of "
+            f"shape {shape}; choose {', '.join(allowed)}"
+        )
 
 
 def logits(
@@ -110,9 +123,17 @@ def _buffers(network: Network, device: torch.device) -> Theta:
     return {name: send(value.clone(), device) for name, value in network.named_buffers()}
 
 
-def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Split images, or their labels, (N, ...) into passes of the size that suits the device."""
-    return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
+def in_passes(samples: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Split samples (N, ...) into passes of the size that suits the device."""
+    return samples.split(pass_size(samples.shape[1:], samples.device))
+
+
+def pass_size(sample_shape: Sequence[int], device: torch.device) -> int:
+    """Return how many samples of a shape go through a network at once."""
+    if len(sample_shape) == 3:
+        return CHUNK if device.type == "cpu" else ACCELERATOR_CHUNK
+    values = CHUNK_VALUES if device.type == "cpu" else ACCELERATOR_PIXELS
+    return max(1, values // math.prod(sample_shape))
 
 
 def with_buffers(network: Network, theta: Theta) -> Theta:

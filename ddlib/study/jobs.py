@@ -139,7 +139,7 @@ def evaluate(
             except ValueError as error:
                 reasons[trial.set_path] = failure(error)
                 continue
-            tensors = synthetic.images, synthetic.labels
+            tensors = synthetic.samples, synthetic.labels
             sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
     ends = {trial: reasons.get(trial.set_path) for trial in trials}
     if sets:
@@ -206,7 +206,7 @@ def find_length(
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            training = rest.images, rest.labels, test, shorter, (0, 0), theta
+            training = rest.samples, rest.labels, test, shorter, (0, 0), theta
             outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 

@@ -93,7 +93,7 @@ def load(path: Path | None, dataset: DataSet, channels: Sequence[int]) -> ImageG
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample.float()
 
-    (colours, height, width), count = dataset.image_shape, dataset.class_count
+    (colours, height, width), count = dataset.sample_shape, dataset.class_count
     chunk = max(1, min(64, CHUNK_PIXELS // (height * width)))
     return ImageGenerator(encode, decode, predict, colours, SCHEDULE, range(count), count, chunk)
 
@@ -116,8 +116,8 @@ def _empty(dataset: DataSet, channels: Sequence[int]) -> nn.Module:
 
     with torch.device("meta"):  # so that nothing is drawn from the global random state
         return UNet2DModel(
-            in_channels=dataset.image_shape[0],
-            out_channels=dataset.image_shape[0],
+            in_channels=dataset.sample_shape[0],
+            out_channels=dataset.sample_shape[0],
             block_out_channels=list(channels),
             down_block_types=["DownBlock2D"] * len(channels),
             up_block_types=["UpBlock2D"] * len(channels),
@@ -133,7 +133,7 @@ def pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
     Border pixels are repeated below and to the right, up to sides that a UNet of `levels` halves.
     """
-    _, height, width = dataset.image_shape
+    _, height, width = dataset.sample_shape
     below, right = (-side % 2 ** (levels - 1) for side in (height, width))
 
     def encode(images: torch.Tensor) -> torch.Tensor:
