@@ -28,14 +28,12 @@ class Preparation:
 
     jobs(parameters, ipcs): a job for each file, plain data that decides the file's content together
     with data set and network. make(dataset, network, job): that content, bytes. of_network: whether
-    the network matters; if not, studies of all networks share the file. length: the name of a
-    number in the job; a file with a larger number can be used instead.
+    the network matters; if not, studies of all networks share the file.
     """
 
     jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
     make: Callable[..., bytes]
     of_network: bool = True
-    length: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ METHODS: dict[str, Method] = {
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
-        preparation=Preparation(trajectory.jobs, trajectory.train_expert, length="epochs"),
+        preparation=Preparation(trajectory.jobs, trajectory.train_expert),
     ),
     "mgd3": Method(
         diffusion.distil,
