@@ -7,22 +7,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveFloat
 from safetensors.torch import save
-from sklearn.base import ClassifierMixin
 from threadpoolctl import threadpool_limits
 
+from ddlib.configurations.probing import probes
 from ddlib.data.base import Split
 from ddlib.networks.functional import read_network
-from ddlib.parameters import options_of
+from ddlib.networks.zoo import NETWORKS
+from ddlib.parameters import check_names, options_of
 from ddlib.seeds import generator
 from ddlib.training.loop import Score, score_of
 
 LEAST = 1e-12  # of a probability, so that its logarithm is finite
 
 
-def logistic_regression(seed: int, C: PositiveFloat = 1.0, max_iter: int = 1000) -> ClassifierMixin:  # noqa: N803
+def logistic_regression(seed: int, C: PositiveFloat = 1.0, max_iter: int = 1000) -> Any:  # noqa: N803
     """Return scikit-learn's logistic regression; C: the inverse strength of its L2 penalty."""
     from sklearn.linear_model import LogisticRegression
 
@@ -35,7 +35,7 @@ def gradient_boosting(
     max_iter: int = 100,
     max_leaf_nodes: int = 31,
     min_samples_leaf: int = 5,
-) -> ClassifierMixin:
+) -> Any:
     """Return scikit-learn's gradient boosting of trees over histograms.
 
     Its own default of 20 samples in a leaf cannot split a set of fewer than 40.
@@ -48,7 +48,7 @@ def gradient_boosting(
     )
 
 
-TABLE_MODELS: dict[str, Callable[..., ClassifierMixin]] = {
+TABLE_MODELS: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (logistic_regression, gradient_boosting)
 }
 """The models by name. A user may set the keyword arguments of each function."""
@@ -56,9 +56,12 @@ TABLE_MODELS: dict[str, Callable[..., ClassifierMixin]] = {
 
 def read_model(table: Any) -> dict[str, Any]:
     """Return the name and all options of a network or a table model; see `read_network`."""
-    if not isinstance(table, Mapping) or table.get("name") not in TABLE_MODELS:
+    name = table.get("name") if isinstance(table, Mapping) else None
+    if isinstance(name, str):
+        check_names([name], [*NETWORKS, *TABLE_MODELS], "network")
+    if name not in TABLE_MODELS:
         return read_network(table)
-    options, name = dict(table), table["name"]
+    options = dict(table)
     read = options_of(TABLE_MODELS[options.pop("name")]).read(options, f"the model {name!r}")
     return {"name": name, **vars(read)}
 
@@ -74,33 +77,54 @@ def read_distilling_network(table: Any) -> dict[str, Any]:
     return model
 
 
-def check_vectors(model: Mapping[str, Any], sample_shape: tuple[int, ...]) -> None:
-    """Raise ValueError if samples of a shape are not vectors."""
+def check_vectors(name: str, sample_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if samples of a shape are not vectors, which table models need."""
     if len(sample_shape) != 1:
         raise ValueError(
-            f"{model['name']} takes vectors, not samples of shape {sample_shape}; choose a network"
+            f"{name} takes vector data, but these have the shape {sample_shape}; choose a network"
         )
 
 
-def log_probabilities(
-    model: Mapping[str, Any],
-    samples: torch.Tensor,
-    labels: torch.Tensor,
-    tests: torch.Tensor,
-    class_count: int,
-    seed: object,
-) -> torch.Tensor:
-    """Fit a model on samples (N, D) and hard labels (N,); return its answers (M, C) to `tests`.
+def train_and_score(
+    model: Mapping[str, Any], samples: torch.Tensor, labels: torch.Tensor, test: Split, seed: object
+) -> Score:
+    """Fit a model on samples (N, D) of all classes and hard labels (N,); return its test score.
 
-    Raises ValueError for soft labels.
+    seed: as in `ddlib.training.loop.train_and_score`. Raises ValueError for soft labels.
     """
+    return _score(_fitted(model, samples, labels, seed), test)
+
+
+def train_and_observe(
+    model: Mapping[str, Any], real: Split, test: Split, seed: object, probe: int
+) -> tuple[Score, bytes]:
+    """Return the test score of a model fitted on `real`, and a safetensors file of observations.
+
+    It holds the probabilities (N, C) of the probe samples, see `probing.probes`. A model without
+    steps and layers has no increments and no features.
+    """
+    estimator = _fitted(model, real.at(slice(None)), real.labels, seed)
+    observed = _log_probabilities(estimator, probes(test, probe)).exp().float()
+    return _score(estimator, test), save({"probabilities": observed})
+
+
+def _fitted(
+    model: Mapping[str, Any], samples: torch.Tensor, labels: torch.Tensor, seed: object
+) -> Any:
     if labels.is_floating_point():
         raise ValueError(f"{model['name']} learns from hard labels only; choose regime: hard")
     options, state = dict(model), generator("evaluation weights", seed).initial_seed() % 2**32
-    estimator = TABLE_MODELS[options.pop("name")](state, **options)
     with threadpool_limits(1):
-        estimator.fit(samples.cpu().numpy(), labels.cpu().numpy())
-        answers = torch.from_numpy(estimator.predict_proba(tests.cpu().numpy()))
-    scores = answers.new_zeros(len(tests), class_count)
-    scores[:, torch.from_numpy(estimator.classes_)] = answers
-    return scores.clamp(min=LEAST).log().to(labels.device)
+        estimator = TABLE_MODELS[options.pop("name")](state, **options)
+        return estimator.fit(samples.cpu().numpy(), labels.cpu().numpy())
+
+
+def _log_probabilities(estimator: Any, samples: torch.Tensor) -> torch.Tensor:
+    with threadpool_limits(1):
+        probabilities = torch.from_numpy(estimator.predict_proba(samples.cpu().numpy()))
+    return probabilities.clamp(min=LEAST).log()
+
+
+def _score(estimator: Any, test: Split) -> Score:
+    scores = _log_probabilities(estimator, test.at(slice(None))).to(test.device)
+    return score_of(lambda rows: scores[rows], test)
