@@ -72,7 +72,8 @@ class Configuration(Recipe):
         Raises ValueError if the samples do not fit.
         """
         if not self.takes_steps:
-            return check_vectors(self.network["name"], sample_shape)
+            check_vectors(self.network["name"], sample_shape)
+            return None
         return build(**self.network, sample_shape=sample_shape, class_count=class_count)
 
     def initial(

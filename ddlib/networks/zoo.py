@@ -3,7 +3,7 @@
 Blocks come from torchvision where it has the architecture, changed for small images: the first
 convolution is 3x3 at full resolution instead of 7x7 with stride and pooling, and there is one
 linear head. The first layer pads images with zeros to a size that can be halved evenly, as the
-references pad MNIST from 28 to 32 pixels. No network has dropout.
+references pad MNIST from 28 to 32 pixels. Only `text_cnn` can have dropout.
 
 The functions import torchvision themselves, because it loads slowly.
 """

@@ -239,7 +239,8 @@ def reference(
                 write_atomically(wanted.observed, observed)
         except Exception as error:  # a network of an extension may raise anything
             record = store.failure(error)
-        store.write_record(wanted.path, record | {"steps": recipe.steps, "capped": capped})
+        steps = recipe.steps if configuration.takes_steps else 0
+        store.write_record(wanted.path, record | {"steps": steps, "capped": capped})
 
 
 def _initial(
