@@ -1,7 +1,4 @@
-"""Configurations: everything besides the data that decides how a network is trained.
-
-These are the network, the optimiser, the augmentation and the initial weights.
-"""
+"""Configurations: everything besides the data that decides how a network is trained."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +21,7 @@ INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
 class Pretraining(Parameters):
-    """How a body is pretrained on the real images without labels. The optimiser is Adam."""
+    """How the body is pretrained by Adam on the real images, without labels."""
 
     steps: PositiveInt = 300
     batch_size: Annotated[int, Field(ge=2)] = 128

@@ -1,11 +1,10 @@
 """Networks as functions of weights: build a network, compute its logits and features at weights.
 
-The weights live outside the network, in a dictionary `theta` from parameter name to tensor. So one
+The weights are outside the network, in a dictionary `theta` from parameter name to tensor. So one
 network can be evaluated at many weights, and gradients can flow through updates of the weights.
 
-`theta` may also hold buffers. Fresh weights have none: then batch norms use the statistics of the
-batch, and other buffers keep the values they were built with. Training adds buffers to its weights
-and updates them; later passes use them.
+`theta` may also hold buffers. Without them, batch norms use the statistics of the batch, and other
+buffers keep their first values. Training adds buffers to the weights and updates them.
 """
 
 import math
@@ -87,12 +86,11 @@ def logits(
     training: bool = False,
     stream: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Return the class scores (N, C) of `images` (N, channels, H, W) at weights `theta`.
+    """Return the class scores (N, C) of samples (N, ...) at weights `theta`.
 
-    training: normalise by the batch, update the buffers in `theta` in place, and let stochastic
-    layers such as dropout draw from `stream` (None: always the same numbers). Otherwise buffers
-    stay as they are, and nothing is dropped. Raises RuntimeError under an autocast that
-    `ddlib.devices.precision` did not start.
+    training: batch norms normalise by the batch, buffers in `theta` are updated in place, and
+    stochastic layers such as dropout draw from `stream` (None: always the same numbers). Raises
+    RuntimeError under an autocast that `ddlib.devices.precision` did not start.
     """
     check_autocast(images.device)
     network.train(training)
@@ -103,9 +101,9 @@ def logits(
 
 
 def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the features (N, F) of `images` (N, channels, H, W): the output of the body.
+    """Return the features (N, F) of samples (N, ...): the output of the body.
 
-    Without running statistics, batch norms normalise all images as one batch. Raises RuntimeError
+    Without running statistics, batch norms normalise all samples as one batch. Raises RuntimeError
     as `logits` does.
     """
     check_autocast(images.device)
@@ -137,10 +135,10 @@ def pass_size(sample_shape: Sequence[int], device: torch.device) -> int:
 
 
 def with_buffers(network: Network, theta: Theta) -> Theta:
-    """Return `theta` with its own copies of all buffers, which training updates in place.
+    """Return `theta` with copies of all buffers, which training updates in place.
 
-    Buffers that `theta` lacks get their initial values: mean 0 and variance 1 for batch norms, for
-    other layers the values that the network was built with.
+    Missing buffers get their first values: mean 0 and variance 1 in batch norms, in other layers
+    the values that the network was built with.
     """
     weight = next(iter(theta.values()))
     buffers = _buffers(network, weight.device)

@@ -1,9 +1,8 @@
 """The architectures. To add one, write a function that returns a Network and enter it in NETWORKS.
 
-Blocks come from torchvision where it has the architecture, changed for small images: the first
-convolution is 3x3 at full resolution instead of 7x7 with stride and pooling, and there is one
-linear head. The first layer pads images with zeros to a size that can be halved evenly, as the
-references pad MNIST from 28 to 32 pixels. Only `text_cnn` can have dropout.
+torchvision's blocks are changed for small images: the first convolution is 3x3 without stride and
+pooling, and the head is one linear layer. The first layer pads images with zeros to a size that can
+be halved evenly, as the references pad MNIST from 28 to 32 pixels. Only `text_cnn` can have dropout.
 
 The functions import torchvision themselves, because it loads slowly.
 """
