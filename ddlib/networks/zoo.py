@@ -2,7 +2,7 @@
 
 torchvision's blocks are changed for small images: the first convolution is 3x3 without stride and
 pooling, and the head is one linear layer. The first layer pads images with zeros to a size that can
-be halved evenly, as the references pad MNIST from 28 to 32 pixels. Only `text_cnn` can have dropout.
+be halved evenly, as the references pad MNIST from 28 to 32 pixels. Only `text_cnn` has dropout.
 
 The functions import torchvision themselves, because it loads slowly.
 """
