@@ -112,11 +112,15 @@ def by_kind(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.Da
     """Return the distance matrix of every kind of DISTANCES between configurations.
 
     observed: {configuration: what `Result.observed` gives of it}, with the same seeds for all.
-    Updates are in function space, over parts of the training, and means over seeds.
+    Updates are in function space, over parts of the training, and means over seeds. A model without
+    steps, such as gradient boosting, only predicts: where one is among them, other kinds are left
+    out.
     """
+    only_predict = any("increments" not in arrays for arrays in observed.values())
     return {
         kind: distance([take(arrays) for arrays in observed.values()], list(observed))
         for kind, (distance, take) in DISTANCES.items()
+        if kind == "predictions" or not only_predict
     }
 
 
