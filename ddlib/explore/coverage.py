@@ -153,7 +153,7 @@ def _crossing(worst, needs, epsilon: float, sizes: list[int]) -> alt.LayerChart:
     needs = needs[["way"]].assign(gap=epsilon, **ends)
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))
     y = alt.Y("gap:Q", title="worst gap", scale=alt.Scale(domainMin=0))
-    ways = colour("way", needs["way"], orient="top-right", symbolOpacity=1)
+    ways = colour("way", needs["way"], orient="top-right")
     line = alt.Chart(worst).encode(x, y, tooltip=tips("member:N", "k", "gap"))
     needs = alt.Chart(needs).encode(y, ways, tooltip=tips("way:N", "k", "low", "high"))
     goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])

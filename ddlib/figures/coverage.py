@@ -123,7 +123,7 @@ def h_cov_steps(
     last = curves.groupby("family", sort=False).tail(1).assign(radius=end)
     names = curves["family"].unique()
     x = alt.X("radius:Q", scale=alt.Scale(domain=[0, end], nice=False), title="radius r")
-    y = alt.Y("h_cov:Q", scale=alt.Scale(domainMin=0), title="H_cov(r) = ln N(r), nats")
+    y = alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats")
     colour = style.colour("family", names)
     colour = colour if len(names) > 1 else colour.legend(None)
     tooltip = style.tips("family:N", "radius", "h_cov")

@@ -57,7 +57,7 @@ def scale(values: Mapping[str, object]) -> alt.Scale:
 def colour(field: str, names: Sequence[str], **legend: object) -> alt.Color:
     """Return a colour for each name of a field, and its legend; colours repeat after 13 names."""
     colours = {name: MANY_COLOURS[i % len(MANY_COLOURS)] for i, name in enumerate(names)}
-    legend = alt.Legend(title=None, labelLimit=300, **legend)
+    legend = alt.Legend(title=None, labelLimit=300, symbolOpacity=1, **legend)
     return alt.Color(f"{field}:N", scale=scale(colours), sort=list(names), legend=legend)
 
 

@@ -69,9 +69,10 @@ def curves(
         style.colour("line", names),
         tooltip=style.tips("line:N", x, y),
     )
-    points = base.transform_filter(alt.FieldOneOfPredicate("line", list(marked)))
-    points = points.mark_point(filled=True, size=35, opacity=1)
-    chart = base.mark_line().encode(_dash(names, dashed)) + points
+    chart = base.mark_line().encode(_dash(names, dashed))
+    if marked:
+        points = base.transform_filter(alt.FieldOneOfPredicate("line", list(marked)))
+        chart += points.mark_point(filled=True, size=35, opacity=1)
     panels = list(table[panel].unique()) if panel else []
     columns = min(3, len(panels)) or 1
     chart = chart.properties(width=style.WIDTH // columns - 80, height=230)

@@ -47,7 +47,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
 
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
     """
-    leaders = [_leader(row) for row in ranks.to_dict("records")]
+    leaders = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
     leaders.append(_among_the_best(ranks))
     return sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
@@ -61,13 +61,14 @@ def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) ->
     return Text(f"{per_image(pairs, ranks)}\n\n{sections(others)}")
 
 
-def _leader(row: Mapping) -> str:
+def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     accuracy, level = Interval(row["accuracy"], row["low"], row["high"]), row["not_separable"]
     text = f"k = {row['k']}: {row['best']} is best with {accuracy}"
     if not isinstance(row["runner_up"], str):
         return f"{text}, the only method."
-    apart = f"not significantly better than {listed(level)}"
-    text += f", {apart if level else 'significantly better than any other method'}"
+    every = len(level) in (0, len(against(pairs, row["best"])))
+    others = "any other method" if every else listed(level)
+    text += f", {'not ' if level else ''}significantly better than {others}"
     test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
     return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
 

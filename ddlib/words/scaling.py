@@ -124,8 +124,8 @@ def _choice(fits: Mapping[str, Fit]) -> str:
 def _r2(law: Fit) -> str:
     if law.r2 is None:
         return ""
-    random = f"half of random falling curves reach {law.r2_null:.3f}, 5 % {law.r2_null_95:.3f}"
-    return f"R² is {law.r2:.3f}; {random}."
+    random = f"half of random falling curves reach {law.r2_null:.3f}, 5 % reach"
+    return f"R² is {law.r2:.3f}; {random} {law.r2_null_95:.3f}."
 
 
 def _missing(law: Fit) -> str:
