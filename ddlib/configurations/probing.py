@@ -34,7 +34,7 @@ def train_and_observe(
     probes = test.at(torch.arange(min(probe, count)) * count // min(probe, count))
     ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
     stream, snapshots = generator("evaluation batches", seed), []
-    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    steps = training_steps(network, theta, real.samples, real.labels, recipe, stream)
     for moved in at_steps(ends, theta, steps):
         scores = logits(network, moved, probes)
         snapshots.append(scores - scores.mean(1, keepdim=True))

@@ -68,7 +68,7 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     """
     if initialisation == "real":
         return dataset.train.at(random_members(dataset, ipc, seed))
-    shape = (ipc * dataset.class_count, *dataset.image_shape)
+    shape = (ipc * dataset.class_count, *dataset.sample_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
     return noise.to(dataset.train.device)
 
@@ -84,7 +84,7 @@ def finished(
     """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
     images = images.detach().cpu().clone()
     return DistilledSet(
-        images=images,
+        samples=images,
         labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),
         normalisation=dataset.normalisation,
         classes=dataset.classes,
@@ -139,7 +139,7 @@ def fresh_networks(
     The network and the options are those of one of the configurations, all equally likely. Without
     configurations, or in one that names no network, it is `network`.
     """
-    shape, choices = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
+    shape, choices = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}, []
     for options in map(dict, configurations or [{}]):
         named = options.pop("network", None)
         choices.append((build(**named, **shape) if named else network, options))
@@ -155,10 +155,10 @@ class Synthetic:
 
     def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
         self.ipc, self._origin = ipc, (dataset, parameters, seed)
-        self.images = initial_images(dataset, ipc, parameters.initialisation, seed)
-        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.images.device)
+        self.samples = initial_images(dataset, ipc, parameters.initialisation, seed)
+        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.samples.device)
         self.optimiser = torch.optim.SGD(
-            [self.images.requires_grad_()],
+            [self.samples.requires_grad_()],
             lr=at_ipc(parameters.learning_rate, ipc),
             momentum=parameters.momentum,
         )
@@ -171,7 +171,7 @@ class Synthetic:
 
         Raises DivergedError if a pixel is not finite, or a number that the watch saw was not.
         """
-        self.watch.finite(steps, "a pixel", self.images)
+        self.watch.finite(steps, "a pixel", self.samples)
         self.watch.check()
         dataset, parameters, seed = self._origin
-        return finished(dataset, self.images, method, parameters, seed, learned)
+        return finished(dataset, self.samples, method, parameters, seed, learned)

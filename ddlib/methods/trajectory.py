@@ -63,10 +63,7 @@ class TrajectoryMatching(Matching):
 
 
 def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a job for each expert: its number, and how it is trained, up to the last target.
-
-    An expert that is trained longer, for larger sizes, begins with the same weights.
-    """
+    """Return a job for each expert: its number, and how it is trained, up to the last target."""
     epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
     names = ("learning_rate", "momentum", "weight_decay", "augmentation")
     recipe = {name: getattr(parameters, f"expert_{name}") for name in names}
@@ -92,7 +89,7 @@ def train_expert(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> 
     recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
     theta = initial_parameters(network, generator("expert weights", number), real.device)
     stream = generator("expert batches", number)
-    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    steps = training_steps(network, theta, real.samples, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)
     try:
         snapshots = [flatten(network, weights) for weights in kept]
@@ -126,7 +123,7 @@ def distil(
     """
     experts = [_read_expert(path) for path in prepared]
     synthetic = Synthetic(dataset, ipc, seed, parameters)
-    images, see = synthetic.images, synthetic.watch.see
+    images, see = synthetic.samples, synthetic.watch.see
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})

@@ -1,5 +1,6 @@
 """The results of a study: tables that are read from its files and written beside them."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ class Result:
         """
         seeds = self.plan.seeds if seeds is None else seeds
         paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
-        observations = [_read(path) for path in paths if path.exists()]
+        observations = []
+        for path in filter(Path.exists, paths):
+            with reading(path):
+                observations.append(load_file(path))
         names = observations[0] if observations else {}
         return {name: np.stack([arrays[name] for arrays in observations]) for name in names}
 
@@ -94,10 +98,9 @@ class Result:
         distances, configurations that lack a seed are left out instead.
         """
         seeds = {name: set() for name in names}
-        for reference in self.plan.references:
-            name, observed = reference.configuration, reference.observed
-            if name in seeds and observed and observed.exists():
-                seeds[name].add(reference.seed)
+        for configuration, seed in itertools.product(names, self.plan.seeds):
+            if self.plan.reference(configuration, seed, SAME_STEPS).observed.exists():
+                seeds[configuration].add(seed)
         common = set.intersection(*seeds.values()) if seeds else set()
         if len(common) < NOISE_SEEDS:
             common = set(self.plan.seeds)
@@ -113,11 +116,6 @@ class Result:
         """Return the distilled sets of one seed that exist, of every method and size."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with reading(path):
-        return load_file(path)
 
 
 def collect(plan: Plan) -> Result:
@@ -144,15 +142,11 @@ def collect(plan: Plan) -> Result:
 
 
 def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
+    network, base = plan.configurations[trial.configuration].network, plan.methods[trial.method][0]
     return {
-        "data": plan.dataset.name,
-        "configuration": trial.configuration,
-        "network": plan.configurations[trial.configuration].network["name"],
-        "method": trial.method,
-        "base": plan.methods[trial.method][0],
-        "ipc": trial.ipc,
-        "k": trial.ipc * plan.dataset.class_count,
-        "seed": trial.seed,
+        **{"data": plan.dataset.name, "configuration": trial.configuration},
+        **{"network": network["name"], "method": trial.method, "base": base, "ipc": trial.ipc},
+        **{"k": trial.ipc * plan.dataset.class_count, "seed": trial.seed},
     }
 
 

@@ -216,10 +216,6 @@ class Settings(Parameters):
         """The table from which these settings were read."""
         return self._table
 
-    def replace(self, **changes: Any) -> Self:
-        """Return a copy with some values of the table changed."""
-        return self.read({**self._table, **changes})
-
     @property
     def references(self) -> list[str]:
         """The kinds of networks that are trained on all data."""

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ddlib.stats import planner
+from ddlib.stats.pilot import read_pilot
 from ddlib.words import coverage as reading
 
 
@@ -108,7 +109,7 @@ def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
     gaps = pd.DataFrame(list(product("abcde", range(3), (4, 9, 25))))
     gaps.columns = ["configuration", "seed", "k"]
     gaps = gaps.assign(gap_error=gaps["k"] ** -0.5, network="mlp")
-    pilot = planner.read_pilot(gaps, draws=20)
+    pilot = read_pilot(gaps, draws=20)
     text = reading.plan(planner.plan(pilot, ["a", "b"], 0.251, 1))
     assert text.startswith(
         "16 images per class hold a worst gap of 0.251 (k = 16, within the measured sizes); "
