@@ -23,6 +23,7 @@ from ddlib.training.recipe import Recipe
 
 CLASSES, IMAGES, SIDE = 1000, 1_281_167, 64
 FORWARD = 429e6  # floating-point operations of a ConvNet of width 128, depth 4, on one image
+DIT = 119e9  # operations of a pass of DiT-XL/2 at 256 pixels, published
 GPU = 20e12  # operations a second that a GPU is assumed to reach
 BATCH = 256  # real images of a class, or of all classes in a training
 
@@ -79,30 +80,32 @@ def units() -> pd.DataFrame:
     return pd.DataFrame(rows, index=["seconds", "megabytes"]).T
 
 
-def main() -> None:
-    """Print the units, and core seconds and GPU hours of each method at both sizes."""
-    measured = units()
-    print(measured.round(5).to_string())
+def costs(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return days of a core and hours of a GPU at both sizes; measured: see `units`."""
     forward, dm, dc_real, dc, step, student = measured["seconds"]
     core, rows = FORWARD / forward, []
     for ipc, outer, inner in ((10, 10, 50), (50, 50, 10)):
         k = ipc * CLASSES
         matching = 1000 * outer * (CLASSES * BATCH * dc_real + k * dc)
-        costs = {
+        seconds_of = {
             "dm": 20_000 * (CLASSES * BATCH * forward + k * dm),
             "dc, dsa": matching + 1000 * (outer - 1) * inner * k * step,
             "mtt, one expert": 50 * IMAGES * step,
             "mtt, a set, batches of all S": 5000 * 30 * k * student,
             "mtt, a set, batches of 256": 5000 * 30 * BATCH * student,
-            "mgd3 (DiT)": k * 50 * 2 * 119e9 / core,
+            "mgd3 (DiT)": k * 50 * 2 * DIT / core,
             "an evaluation, 1,000 epochs": 1000 * k * step,
             "a network on all data, 30 passes": 30 * IMAGES * step,
         }
-        rows += [
-            (ipc, name, cost / 86400, cost * core / GPU / 3600) for name, cost in costs.items()
-        ]
-    table = pd.DataFrame(rows, columns=["ipc", "what", "days of a core", "hours of a GPU"])
-    print(f"a core: {core / 1e9:.0f} GFLOP/s", table.round(1).to_string(index=False), sep="\n")
+        for what, spent in seconds_of.items():
+            rows.append((ipc, what, spent / 86400, spent * core / GPU / 3600))
+    return pd.DataFrame(rows, columns=["ipc", "what", "days of a core", "hours of a GPU"])
+
+
+def main() -> None:
+    """Print the units and the costs."""
+    measured = units()
+    print(measured.round(5).to_string(), costs(measured).round(1).to_string(index=False), sep="\n")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _matches(iterations: float, outer_steps: float, inner_epochs: float) -> tupl
     return 1, iterations * outer_steps, iterations * (outer_steps - 1) * inner_epochs
 
 
-SELECTION = [{"steps": 1}, {"steps": 3}], lambda steps: (1, steps)
+SELECTION = [{"steps": 1}, {"steps": 20}], lambda steps: (1, steps)
 MATCHING = [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}], _matches
 LOOPS = {
     "random": ([{}], lambda: (1,)),
