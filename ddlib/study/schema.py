@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.data.load import load
+from ddlib.data.options import Options
 from ddlib.data.sources import DATASETS
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
@@ -38,7 +38,7 @@ def schema() -> Schema:
     variants = [_with("method", {"const": name}, methods[name]) for name in methods]
     names = {"type": "string", "examples": list(DATASETS)}
     study["properties"] |= {
-        "data": _with("name", names, options_of(load).model_json_schema()),
+        "data": _with("name", names, Options.model_json_schema()),
         "network": network,
         "methods": {
             "type": "object",
