@@ -52,13 +52,14 @@ def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path
     assert set(result.trials["status"]) == set(result.references["status"]) == {"ok"}
     train, test = result.plan.dataset.train, result.plan.dataset.test
     state = generator("evaluation weights", (0, 0)).initial_seed() % 2**32
+    accuracies = result.trials.set_index(["configuration", "method"])["accuracy"]
     parts = {set_.method: (set_.samples, set_.labels) for set_ in result.distilled(0)}
     for name, model in models.items():
         model.set_params(random_state=state)
         for method, (samples, labels) in parts.items():
-            row = result.trials.query("configuration == @name and method == @method")
             model.fit(samples.numpy(), labels.numpy())
-            assert row["accuracy"].item() == model.score(test.samples.numpy(), test.labels.numpy())
+            accuracy = model.score(test.samples.numpy(), test.labels.numpy())
+            assert accuracies[name, method] == accuracy
         model.fit(train.samples.numpy(), train.labels.numpy())
         rows = result.references.query("configuration == @name")
         accuracy = model.score(test.samples.numpy(), test.labels.numpy())
