@@ -123,7 +123,11 @@ def test_a_reader_is_told_of_edges_failures_and_what_was_skipped(tmp_path, addre
     [
         ([], {"methods": {"random": {}}}, "random have no number to search"),
         (["--factors", "0", "4"], {}, "--factors has 0; give factors above 0"),
-        (["--held-out", "20"], {}, "held_out=20 leaves nothing of the 20 training images of class"),
+        (
+            ["--held-out", "20"],
+            {},
+            "held_out=20 leaves nothing of the 20 training samples of class",
+        ),
         (["--held-out", "19"], {}, "ipc"),
     ],
 )
