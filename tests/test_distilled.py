@@ -71,7 +71,7 @@ def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
         assert np.array_equal(file.get_tensor("samples"), synthetic.samples.numpy())
         assert file.get_tensor("labels").tolist() == [0, 0, 1, 1, 2, 2]
     assert described["method"] == "dc"
-    assert described["normalisation"] == {"mean": [0.5], "std": [0.25]}
+    assert described["normalisation"] == {"mean": [0.5], "std": [0.25], "columns": []}
 
 
 def test_a_whitened_set_carries_what_undoes_it(tmp_path):
