@@ -18,12 +18,16 @@ from ddlib.data.normalise import Normalisation, Whitening, pack, unpack
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 
+SUM_TOLERANCE = 1e-3  # of the sum of a row of soft labels
+
 
 @dataclass(frozen=True)
 class DistilledSet:
     """A synthetic set S of k = ipc x C images, grouped by class in ascending label.
 
-    images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64.
+    images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64, or soft
+    ones that the method learned, (k, C) float32 probabilities. An image's class is decided by its
+    place, also where another class has the largest soft label.
     data, method, parameters, seed and network (name and options; empty outside a study) say how S
     was made. learned: numbers that the method learned along with the images, by name.
     """
@@ -46,6 +50,11 @@ class DistilledSet:
     @property
     def ipc(self) -> int:
         return self.k // len(self.classes)
+
+    @property
+    def hard_labels(self) -> torch.Tensor:
+        """The class (k,) of each image, int64, also where the labels are soft."""
+        return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
 
     def pixels(self) -> torch.Tensor:
         """Return the images to look at: (k, H, W, channels) uint8."""
@@ -92,7 +101,8 @@ def load_distilled(path: Path) -> DistilledSet:
 def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: int) -> None:
     """Raise ValueError unless `synthetic` is a set of this data set, method, size and seed.
 
-    It must hold `ipc` finite, normalised float32 images of every class, in ascending label. Pixels
+    It must hold `ipc` finite, normalised float32 images of every class, in ascending label, and
+    hard labels or probabilities. Pixels
     of 0 to 255 are recognised by their range: none is negative, and some are five times as bright
     as white. Pixels of 0 to 1 cannot be recognised.
     """
@@ -101,20 +111,23 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
     images, labels = synthetic.images, torch.arange(dataset.class_count).repeat_interleave(ipc)
+    is_soft = synthetic.labels.ndim == 2
     expected = {
         "data": (dataset.name, synthetic.data),
         "method": (method, synthetic.method),
         "seed": (seed, synthetic.seed),
         "images of shape": ((len(labels), *dataset.image_shape), tuple(images.shape)),
         "images of type": (torch.float32, images.dtype),
-        "labels of type": (torch.int64, synthetic.labels.dtype),
+        "labels of type": (torch.float32 if is_soft else torch.int64, synthetic.labels.dtype),
     }
     for name, (wanted, value) in expected.items():
         if wanted != value:
             raise ValueError(f"it should hold {name} {wanted!r}, not {value!r}")
     if synthetic.classes != dataset.classes:
         raise ValueError("it should have the classes of the data set, in their order")
-    if not torch.equal(synthetic.labels.cpu(), labels):
+    if is_soft:
+        _check_soft(synthetic.labels.cpu(), (len(labels), dataset.class_count))
+    elif not torch.equal(synthetic.labels.cpu(), labels):
         raise ValueError(f"it should hold {ipc} images of every class, in ascending label")
     if not images.isfinite().all():
         raise ValueError("it should be finite, and some of its pixels are NaN or infinite")
@@ -126,6 +139,18 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
         raise ValueError(
             f"it should hold normalised images, and its values of {low:.4g} to {high:.4g} are like "
             "pixels of 0 to 255; divide those by 255, and normalise them as the data set is"
+        )
+
+
+def _check_soft(labels: torch.Tensor, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless soft labels have this shape, (k, C), and are probabilities."""
+    if tuple(labels.shape) != shape:
+        raise ValueError(f"it should hold soft labels of shape {shape}, not {tuple(labels.shape)}")
+    if not ((labels >= 0).all() and (labels.sum(1) - 1).abs().max() < SUM_TOLERANCE):
+        raise ValueError(
+            f"its soft labels should be probabilities, at least 0 and with sum 1 in every row, but "
+            f"they go down to {labels.min():.4g}, and rows sum to {labels.sum(1).min():.4g} to "
+            f"{labels.sum(1).max():.4g}; take the softmax of logits"
         )
 
 

@@ -17,6 +17,7 @@ from ddlib.seeds import generator
 from ddlib.training.divergence import Watch
 from ddlib.training.loop import Training
 from ddlib.training.recipe import Recipe
+from ddlib.training.targets import Labels
 
 PRETRAINED = ("rotation", "contrastive")
 INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
@@ -34,17 +35,26 @@ class Configuration(Recipe):
     """How a network is trained: a recipe, the network, and its initial weights.
 
     network: name and options, as `read_network` returns them; initialisation: a name of
-    INITIALISATIONS; pretraining: only used by the initialisations in PRETRAINED.
+    INITIALISATIONS; pretraining: only used by the initialisations in PRETRAINED; labels: what the
+    network is trained on; learned_step_size: whether a set that was learned with a step size is
+    trained on at this learning rate (as MTT's paper does), and not at the configuration's.
     """
 
     network: Annotated[dict[str, Any], PlainValidator(read_network)]
     initialisation: Literal[*INITIALISATIONS] = "default"
     pretraining: Pretraining = Pretraining()
+    labels: Labels = Labels()
+    learned_step_size: bool = False
 
     @property
     def recipe(self) -> Recipe:
         """The recipe alone."""
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+    @property
+    def teacher(self) -> "Configuration | None":
+        """How the teacher of the soft labels is trained; None for other labels."""
+        return Configuration(**self.labels.teacher) if self.labels.regime == "soft" else None
 
     @property
     def pretrained(self) -> bool:

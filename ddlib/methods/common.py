@@ -80,12 +80,18 @@ def finished(
     parameters: Parameters,
     seed: int,
     learned: Mapping[str, float] | None = None,
+    labels: torch.Tensor | None = None,
 ) -> DistilledSet:
-    """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
+    """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set.
+
+    labels: soft ones (ipc x C, C), if the method learned them.
+    """
     images = images.detach().cpu().clone()
+    if labels is None:
+        labels = synthetic_labels(dataset.class_count, len(images) // dataset.class_count)
     return DistilledSet(
         images=images,
-        labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),
+        labels=labels.detach().cpu(),
         normalisation=dataset.normalisation,
         classes=dataset.classes,
         data=dataset.name,
@@ -165,7 +171,11 @@ class Synthetic:
         self.watch = Watch()
 
     def finished(
-        self, method: str, steps: int, learned: Mapping[str, float] | None = None
+        self,
+        method: str,
+        steps: int,
+        learned: Mapping[str, float] | None = None,
+        labels: torch.Tensor | None = None,
     ) -> DistilledSet:
         """Return the set as it is after `steps`, with the numbers that were learned with it.
 
@@ -174,4 +184,4 @@ class Synthetic:
         self.watch.finite(steps, "a pixel", self.images)
         self.watch.check()
         dataset, parameters, seed = self._origin
-        return finished(dataset, self.images, method, parameters, seed, learned)
+        return finished(dataset, self.images, method, parameters, seed, learned, labels)
