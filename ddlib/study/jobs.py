@@ -6,12 +6,13 @@ exists, and writes the file atomically.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from ddlib.configurations import pretraining
 from ddlib.configurations.configuration import Configuration
@@ -24,6 +25,7 @@ from ddlib.methods import METHODS
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
+from ddlib.seeds import generator
 from ddlib.study.plan import Reference, Trial
 from ddlib.study.store import (
     failure,
@@ -36,11 +38,14 @@ from ddlib.study.store import (
 )
 from ddlib.study.worker import Context, UnfitWorkerError, job, open_data, seconds
 from ddlib.training.divergence import DivergedError, or_diverged
-from ddlib.training.loop import Score, final, passes, score, train_and_score
-from ddlib.training.recipe import Converged, hold_out, search_length
+from ddlib.training.loop import Score, final, passes, score, train, train_and_score
+from ddlib.training.recipe import Converged, Recipe, hold_out, search_length
+from ddlib.training.targets import Teacher
 from ddlib.training.together import train_and_score_all
 
 Record = dict[str, Any]  # the outcome of a trial, see `ddlib.study.store`
+Weights = tuple[Path | None, Path | None]
+"""The files of a configuration's pretrained body and of its teacher, if it has them."""
 
 
 @job
@@ -54,6 +59,34 @@ def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) ->
 def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
     """Make the pretrained body of a configuration."""
     return _make(context, path, lambda: pretraining.pretrain(open_data(context)[0], configuration))
+
+
+@job
+def teach(context: Context, configuration: Configuration, path: Path) -> Path:
+    """Train a teacher on all data; write its weights, with its score on the test set."""
+
+    def make() -> bytes:
+        dataset, network = open_data(context, configuration)
+        real, recipe = dataset.train, configuration.recipe
+        theta = _initial(context, network, configuration, "teacher", None)
+        stream = generator("teacher batches")
+        theta = train(network, theta, real.images, real.labels, recipe, stream)
+        scores = asdict(final(score(network, theta, dataset.test), recipe))
+        tensors = {name: value.cpu().contiguous() for name, value in theta.items()}
+        return save(tensors, metadata={"score": json.dumps(scores)})
+
+    return _make(context, path, make)
+
+
+def _teacher(context: Context, configuration: Configuration, path: Path | None) -> Teacher | None:
+    """Return the teacher in the file of `teach`; None without a file."""
+    if not path:
+        return None
+    with reading(path):
+        weights = load_file(path)
+    _, network = open_data(context, configuration.teacher)
+    theta = {name: value.to(context.device) for name, value in weights.items()}
+    return Teacher(network, theta, configuration.labels.temperature, configuration.labels.loss)
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
@@ -121,13 +154,13 @@ def evaluate(
     trials: Sequence[Trial],
     numbers: Sequence[int],
     configuration: Configuration,
-    body: Path | None,
+    weights: Weights,
     failed: Sequence[dict[Path, Record]],
 ) -> tuple[list[Record], float]:
     """Train networks on the set of each trial; return a record per trial, and the seconds.
 
-    trials: of one size and configuration; numbers: of the networks on each set; body: the file of
-    the pretrained body, if any; failed: the results of the `distil` jobs for these sets.
+    trials: of one size and configuration; numbers: of the networks on each set; failed: the results
+    of the `distil` jobs for these sets.
     """
     dataset, network = open_data(context, configuration)
     reasons = {path: record for records in failed for path, record in records.items()}
@@ -139,17 +172,44 @@ def evaluate(
             except ValueError as error:
                 reasons[trial.set_path] = failure(error)
                 continue
-            tensors = synthetic.images, synthetic.labels
-            sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
+            sets[trial] = synthetic
     ends = {trial: reasons.get(trial.set_path) for trial in trials}
-    if sets:
-        streams = [(trial.seed, number) for trial in sets for number in numbers]
-        thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
-        repeated = [sets[trial] for trial in sets for _ in numbers]
-        training = repeated, dataset.test, configuration.recipe, streams, thetas
+    teacher = _teacher(context, configuration, weights[1])
+    for recipe, group in _by_recipe(sets, configuration):
+        streams = [(trial.seed, number) for trial in group for number in numbers]
+        thetas = [
+            _initial(context, network, configuration, stream, weights[0]) for stream in streams
+        ]
+        labelled = [_labelled(context, sets[trial], configuration) for trial in group]
+        repeated = [pair for pair in labelled for _ in numbers]
+        training = repeated, dataset.test, recipe, streams, thetas, teacher
         scores = iter(train_and_score_all(network, *training))
-        ends |= {trial: _ended([next(scores) for _ in numbers]) for trial in sets}
+        for trial in group:
+            ends[trial] = _ended([next(scores) for _ in numbers])
+            ends[trial]["learning_rate"] = recipe.learning_rate
     return list(ends.values()), seconds(context) - start
+
+
+def _by_recipe(
+    sets: Mapping[Trial, DistilledSet], configuration: Configuration
+) -> Iterator[tuple[Recipe, list[Trial]]]:
+    """Yield trials whose networks can be trained together: with one learning rate."""
+    groups: dict[float, list[Trial]] = {}
+    for trial, synthetic in sets.items():
+        learned = synthetic.learned if configuration.learned_step_size else {}
+        rate = learned.get("step_size", configuration.learning_rate)
+        groups.setdefault(rate, []).append(trial)
+    for rate, group in groups.items():
+        yield configuration.recipe.replace(learning_rate=rate), group
+
+
+def _labelled(
+    context: Context, synthetic: DistilledSet, configuration: Configuration
+) -> tuple[Tensor, Tensor]:
+    """Return the images of a set, and its labels: learned ones only if the regime asks for them."""
+    learned = configuration.labels.regime == "learned"
+    labels = synthetic.labels if learned else synthetic.hard_labels
+    return synthetic.images.to(context.device), labels.to(context.device)
 
 
 def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
@@ -185,7 +245,7 @@ def join(parts: Sequence[tuple[list[Record], float]]) -> list[Record]:
 def find_length(
     context: Context,
     configuration: Configuration,
-    body: Path | None,
+    weights: Weights,
     converged: Converged,
     path: Path,
 ) -> Path:
@@ -202,11 +262,12 @@ def find_length(
         is_held_out = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
         parts = is_held_out, ~is_held_out
         test, rest = (real.subset(part.nonzero().flatten()) for part in parts)
-        theta = _initial(context, network, configuration, (0, 0), body)
+        theta = _initial(context, network, configuration, (0, 0), weights[0])
+        teacher = _teacher(context, configuration, weights[1])
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            training = rest.images, rest.labels, test, shorter, (0, 0), theta
+            training = rest.images, rest.labels, test, shorter, (0, 0), theta, teacher
             outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
@@ -223,7 +284,7 @@ def reference(
     context: Context,
     wanted: Reference,
     configuration: Configuration,
-    body: Path | None,
+    weights: Weights,
     length: Path | None,
     same_steps: Path | None,
     probe: int,
@@ -245,7 +306,7 @@ def reference(
         else:
             try:
                 longer = configuration.replace(steps=steps["steps"])
-                record = success([_trained(context, longer, wanted, body, probe)])
+                record = success([_trained(context, longer, wanted, weights, probe)])
             except UnfitWorkerError:
                 raise
             except Exception as error:  # a network of an extension may raise anything
@@ -258,13 +319,14 @@ def _trained(
     context: Context,
     configuration: Configuration,
     wanted: Reference,
-    body: Path | None,
+    weights: Weights,
     probe: int,
 ) -> Score:
     dataset, network = open_data(context, configuration)
     recipe, stream = configuration.recipe, (wanted.seed, 0)
-    theta = _initial(context, network, configuration, stream, body)
-    training = dataset.train, dataset.test, recipe, stream, probe
+    theta = _initial(context, network, configuration, stream, weights[0])
+    teacher = _teacher(context, configuration, weights[1])
+    training = dataset.train, dataset.test, recipe, stream, probe, teacher
     theta, observed = train_and_observe(network, theta, *training)
     result = final(score(network, theta, dataset.test), recipe)
     if wanted.observed:

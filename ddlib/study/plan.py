@@ -22,7 +22,7 @@ from ddlib.networks import functional as networks
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import device
 from ddlib.study.extensions import network_code, use
-from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
+from ddlib.study.settings import CONVERGED, IMBALANCE, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
 
@@ -75,6 +75,14 @@ class Plan:
     @property
     def seeds(self) -> range:
         return range(self.settings.seeds)
+
+    @cached_property
+    def measure(self) -> str:
+        """The accuracy whose gaps are measured: one of MEASURES."""
+        splits = self.dataset.train, self.dataset.test
+        counts = [split.labels.cpu().bincount().double() for split in splits]
+        uneven = any(sizes.max() > IMBALANCE * sizes[sizes > 0].min() for sizes in counts)
+        return self.settings.measure or ("balanced" if uneven else "accuracy")
 
     @property
     def first(self) -> Configuration:
@@ -153,6 +161,16 @@ class Plan:
         name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
         return self.cache / "pretrained" / name
 
+    def teacher_path(self, configuration: str) -> Path | None:
+        """Return the file of a configuration's teacher; None if its labels need none."""
+        teacher = self.configurations[configuration].teacher
+        if not teacher:
+            return None
+        plain, context = teacher.model_dump(), replace(self.context, network="any")
+        identity = [context.identity, plain, *self._network_code(plain)]
+        name = f"{self.dataset.name}-{fingerprint(identity)}.safetensors"
+        return self.cache / "teachers" / name
+
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
@@ -191,7 +209,8 @@ def make_plan(settings: Settings) -> Plan:
     networks.build(**settings.network, **sizes)
     for name, configuration in settings.configurations.items():
         try:
-            configuration.build(**sizes)
+            for chosen in filter(None, [configuration, configuration.teacher]):
+                chosen.build(**sizes)
         except ValueError as error:
             raise ValueError(
                 f"the configuration {name!r} does not fit {dataset.name}: {error}"

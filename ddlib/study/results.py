@@ -1,5 +1,6 @@
 """The results of a study: tables that are read from its files and written beside them."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from ddlib.distilled import DistilledSet, load_distilled
@@ -18,14 +20,16 @@ from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
 from ddlib.study.settings import SAME_STEPS
 from ddlib.study.store import read_record, read_seconds
-from ddlib.training.loop import passes
+from ddlib.training.loop import Score, passes
 
 COLUMNS = [
-    *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
-    *("accuracy", "balanced_accuracy", "error", "cross_entropy"),
+    *("data", "configuration", "labels", "network", "method", "base", "ipc", "k", "seed"),
+    *("evaluation", "learning_rate", "accuracy", "balanced_accuracy", "measure", "error"),
+    "cross_entropy",
     *("gap_error", "gap_cross_entropy", "gap_error_same_steps", "gap_cross_entropy_same_steps"),
     *("status", "message"),
 ]
+TEACHERS = ["configuration", "network", "steps", *vars(Score(0.0, 0.0, 0.0))]
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,23 @@ class Result:
     trials: one row per evaluation, columns COLUMNS (fractions; cross-entropy in nats). A gap is the
     risk minus the risk of the same seed's network on all data: of the reference that the settings
     name, and of the same steps.
+    labels: the regime, one of REGIMES; learning_rate: that of the networks on S, which differs from
+    the configuration's where a step size was learned; error: one minus the accuracy that `measure`
+    names.
     references: the networks trained on all data, one row per configuration, seed and reference
     ("converged", "same_steps"), with steps and passes over all data. capped: whether the limit on
     passes ended the training.
     costs: seconds of one core for every trial, and the file of its set. distil_seconds are an equal
     share of the call that made the set; prepare_seconds are the sum of the files that the method
     made once for all sizes and seeds.
+    teachers: the scores of the teacher of each configuration with soft labels, columns TEACHERS.
     """
 
     plan: Plan
     trials: pd.DataFrame
     references: pd.DataFrame
     costs: pd.DataFrame
+    teachers: pd.DataFrame
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -66,10 +75,19 @@ class Result:
                 return self.under(name)
         return None
 
+    @property
+    def regimes(self) -> dict[str, "Result"]:
+        """The parts, by label regime, whose configurations differ from the first only in labels."""
+        names, first = {}, self.plan.first
+        for name, other in self.plan.configurations.items():
+            if other.replace(labels=first.labels) == first:
+                names.setdefault(other.labels.regime, name)
+        return {regime: self.under(name) for regime, name in names.items()}
+
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
-        tables = (self.trials, self.references, self.costs)
+        tables = (self.trials, self.references, self.costs, self.teachers)
         rows = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
         return Result(self.plan, *rows)
 
@@ -127,17 +145,21 @@ def collect(plan: Plan) -> Result:
     leaves out `workers` and `scheduler_address`, which change no result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
-    rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
+    rows = [
+        row
+        for trial, record in records
+        for row in _rows(record, _described(plan, trial), plan.measure)
+    ]
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     _measure_gaps(trials, references, plan.settings.reference)
-    result = Result(plan, trials, references, _costs(plan, records))
+    result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
     families = plan.settings.families.items()
     settings["families"] = {name: family.members for name, family in families}
     settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
-    for name in ("trials", "references", "costs"):
+    for name in ("trials", "references", "costs", "teachers"):
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)
     return result
@@ -147,6 +169,7 @@ def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
     return {
         "data": plan.dataset.name,
         "configuration": trial.configuration,
+        "labels": plan.configurations[trial.configuration].labels.regime,
         "network": plan.configurations[trial.configuration].network["name"],
         "method": trial.method,
         "base": plan.methods[trial.method][0],
@@ -156,12 +179,14 @@ def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(record: dict[str, Any], described: dict[str, Any], measure: str) -> list[dict[str, Any]]:
     """Return one row per evaluation in a record, or one row that says why the trial failed."""
     ending = {"status": record["status"], "message": record["message"]}
+    ending |= {"learning_rate": record.get("learning_rate", math.nan), "measure": measure}
     nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
+    named = "balanced_accuracy" if measure == "balanced" else "accuracy"
     return [
-        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
+        {**described, "evaluation": number, **score, "error": 1 - score[named], **ending}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
 
@@ -176,8 +201,20 @@ def _references(plan: Plan) -> pd.DataFrame:
             **{"steps": record["steps"], "capped": record["capped"]},
             "passes": passes(record["steps"] or math.nan, batch_size, count),
         }
-        rows += _rows(record, described)
-    return pd.DataFrame(rows).astype({"steps": "Int64"})
+        rows += _rows(record, described, plan.measure)
+    return pd.DataFrame(rows).drop(columns="learning_rate").astype({"steps": "Int64"})
+
+
+def _teachers(plan: Plan) -> pd.DataFrame:
+    rows = []
+    for name, configuration in plan.configurations.items():
+        path, teacher = plan.teacher_path(name), configuration.teacher
+        if path and path.exists():
+            with reading(path), safe_open(path, "numpy") as file:
+                scores = json.loads(file.metadata()["score"])
+            described = {"configuration": name, "network": teacher.network["name"]}
+            rows.append({**described, "steps": teacher.steps, **scores})
+    return pd.DataFrame(rows, columns=TEACHERS)
 
 
 def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:

@@ -104,6 +104,14 @@ class Graph:
         chosen = self.plan.configurations[configuration]
         return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
 
+    def weights(self, configuration: str) -> "tuple[Path | Future | None, Path | Future | None]":
+        """Return the files of the pretrained body and of the teacher, see `jobs.Weights`."""
+        path, chosen = (
+            self.plan.teacher_path(configuration),
+            self.plan.configurations[configuration],
+        )
+        return self.body(configuration), self.file(path, jobs.teach, chosen.teacher)
+
     def reference(self, wanted: Reference) -> "Path | Future":
         """Return the record of a network on all data, or the future of the job that makes it."""
         if wanted.path in self.files:
@@ -111,12 +119,17 @@ class Graph:
         if store.stands(wanted.path, wanted.observed):
             return wanted.path
         name, plan = wanted.configuration, self.plan
-        chosen, body, length, same_steps = plan.configurations[name], self.body(name), None, None
+        chosen, weights, length, same_steps = (
+            plan.configurations[name],
+            self.weights(name),
+            None,
+            None,
+        )
         if wanted.kind == CONVERGED:
-            search = jobs.find_length, chosen, body, plan.settings.converged
+            search = jobs.find_length, chosen, weights, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
             same_steps = self.reference(plan.reference(name, wanted.seed, SAME_STEPS))
-        arguments = wanted, chosen, body, length, same_steps, plan.settings.probe
+        arguments = wanted, chosen, weights, length, same_steps, plan.settings.probe
         self.files[wanted.path] = self.submit(jobs.reference, *arguments)
         return self.files[wanted.path]
 
@@ -156,7 +169,7 @@ class Graph:
         on_cpu = plan.context.device == "cpu"
         parts = [[number] for number in numbers] if on_cpu else [numbers]
         failed = [sets[trial.set_path] for trial in trials if trial.set_path in sets]
-        arguments = plan.configurations[name], self.body(name), failed
+        arguments = plan.configurations[name], self.weights(name), failed
         ends = [self.submit(jobs.evaluate, trials, part, *arguments, priority=1) for part in parts]
         return self.client.submit(jobs.join, ends, pure=False, priority=1)
 

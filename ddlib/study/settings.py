@@ -31,8 +31,11 @@ from ddlib.parameters import Parameters, Text, check_names, options_of
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
 from ddlib.training.recipe import Converged, Recipe
+from ddlib.training.targets import Labels
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
+MEASURES = ("accuracy", "balanced")
+IMBALANCE = 1.5  # a larger ratio of the sizes of two classes calls for balanced accuracy
 TwoOrMore = Annotated[int, Field(ge=2)]
 Name = Annotated[str, BeforeValidator(str)]  # YAML reads some as numbers
 
@@ -115,6 +118,10 @@ class Settings(Parameters):
     data: options of `ddlib.data.load.load`, with a `name`.
     network: options of the network on which methods distil, with its registered `name`.
     training: how networks are trained.
+    labels: the labels on which every configuration trains that names no others.
+    learned_step_size: see `Configuration`; for every configuration that does not say.
+    measure: the accuracy whose gaps are measured. By default "balanced" (the mean over classes)
+        where one class has over IMBALANCE times as many samples as another, in training or test.
     methods: {name: parameters}, see `read_methods`.
     k: sizes, in images of all classes together.
     results: the folder to write.
@@ -145,6 +152,9 @@ class Settings(Parameters):
     data: Annotated[dict[str, Any], PlainValidator(read_data)]
     network: Annotated[dict[str, Any], PlainValidator(read_network)]
     training: Recipe
+    labels: Labels = Labels()
+    learned_step_size: bool = False
+    measure: Literal[*MEASURES] | None = None
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
@@ -187,8 +197,13 @@ class Settings(Parameters):
     @field_validator("configurations", mode="plain")
     @classmethod
     def _complete(cls, changes: Any, others: ValidationInfo) -> dict[str, Configuration]:
-        network, training = others.data.get("network"), others.data.get("training", Recipe())
-        return read_configurations(changes, {"network": network, **vars(training)})
+        base = {
+            "network": others.data.get("network"),
+            **vars(others.data.get("training", Recipe())),
+        }
+        shared = ("labels", "learned_step_size")
+        base |= {name: others.data[name] for name in shared if name in others.data}
+        return read_configurations(changes, base)
 
     @field_validator("pilot", mode="wrap")
     @classmethod
@@ -277,6 +292,12 @@ def check_coverage(settings: Settings) -> None:
         raise ValueError(f"{count} configurations make no families; give at least 3")
     if not settings.families:
         raise ValueError("families is missing; name at least one, a list of configurations")
+    for name, configuration in settings.configurations.items():
+        if configuration.labels.regime != "hard":
+            raise ValueError(
+                f"{name!r} trains on {configuration.labels.regime} labels, but the coverage law "
+                "measures distances under hard ones; leave labels out"
+            )
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
         if (value := getattr(settings, name)) < least:
             raise ValueError(f"{name}={value} are too few to measure distances; choose >= {least}")
