@@ -136,7 +136,7 @@ def all_cases(scale: Scale) -> Iterator[Case]:
 def real_side(setting: Setting) -> Case:
     """The features of DM's real batch, which is all of its real side."""
     rows = torch.cat(first_rows(setting))
-    images, count = setting.dataset.train.images[rows], setting.scale.real_batch
+    images, count = setting.dataset.train.samples[rows], setting.scale.real_batch
 
     @torch.no_grad()
     def theirs() -> Parts:
@@ -198,7 +198,7 @@ def _moves(
     parameters = METHODS[method].parameters.read(given, method)
     made = METHODS[method].distil(setting.dataset, setting.network, ipcs, SEED, parameters)
     starts = {ipc: initial_images(setting.dataset, ipc, "real", SEED) for ipc in ipcs}
-    return {f"images at ipc {ipc}": made[ipc].images - starts[ipc] for ipc in ipcs}
+    return {f"images at ipc {ipc}": made[ipc].samples - starts[ipc] for ipc in ipcs}
 
 
 def first_rows(setting: Setting) -> list[torch.Tensor]:
@@ -237,7 +237,7 @@ def test_pass(setting: Setting) -> Case:
     """A network's score on a test set of as many images as DM's real batch."""
     train = setting.dataset.train
     count = 10 * setting.scale.real_batch
-    split = Split(train.images[:count], train.labels[:count])
+    split = Split(train.samples[:count], train.labels[:count])
 
     def ours() -> Parts:
         found = score(setting.network, setting.theta, split)

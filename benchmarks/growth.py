@@ -58,7 +58,7 @@ def distil(
     """Return one iteration of a method, ready to run."""
     dataset = noise("growth", (3, side, side), class_count, 100 * class_count)
     entry = METHODS[method]
-    network = build("convnet", dataset.image_shape, class_count, width=WIDTH, depth=3)
+    network = build("convnet", dataset.sample_shape, class_count, width=WIDTH, depth=3)
     given = {"iterations": 1, "real_batch": 16, "initialisation": "noise", "augmentation": "none"}
     parameters = entry.parameters.read({**given, **options}, method)
     return lambda: entry.distil(dataset, network, [ipc], 0, parameters)
@@ -72,9 +72,9 @@ def match_gradients(ipc: int, class_count: int = 10, side: int = 32) -> Callable
 def evaluate(k: int) -> Callable[[], object]:
     """Return 20 training steps on k images, and a test on 1,000."""
     dataset = noise("growth", (3, 32, 32), 10, k, test=1000)
-    network = build("convnet", dataset.image_shape, 10, width=WIDTH, depth=3)
+    network = build("convnet", dataset.sample_shape, 10, width=WIDTH, depth=3)
     real, recipe = dataset.train, Recipe(steps=20, batch_size=64)
-    return lambda: train_and_score(network, real.images, real.labels, dataset.test, recipe, 0)
+    return lambda: train_and_score(network, real.samples, real.labels, dataset.test, recipe, 0)
 
 
 def several_configurations(count: int) -> Callable[[], object]:

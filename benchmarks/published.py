@@ -90,14 +90,14 @@ def run(setting: Setting, seed: int, folder: Path, networks: int = 1) -> dict[st
     torch.set_num_threads(1)
     machine.keep_memory()
     dataset = load(setting.data)
-    shape, count = dataset.image_shape, dataset.class_count
+    shape, count = dataset.sample_shape, dataset.class_count
     network = build("convnet", shape, count, width=setting.width, depth=setting.depth)
     made, seconds = _distilled(setting, seed, made_at, dataset, network)
     recipe = Recipe(steps=setting.steps, schedule="step", augmentation=setting.augmentation)
     # The first network is the same however many there are.
     own = (seed, *((seed, number) for number in range(1, networks)))
     scores = [
-        train_and_score(network, made.images, made.labels, dataset.test, recipe, each).accuracy
+        train_and_score(network, made.samples, made.labels, dataset.test, recipe, each).accuracy
         for each in own
     ]
     record = {"data": setting.data, "seed": seed, "seconds": seconds}

@@ -48,7 +48,7 @@ def match_distributions(
         parameter.requires_grad = False
     loss = torch.zeros(())
     for own, synthetic in zip(rows, images.chunk(len(rows)), strict=True):
-        theirs = network.body(augment.apply(real.train.images[own], drawn)).detach()
+        theirs = network.body(augment.apply(real.train.samples[own], drawn)).detach()
         ours = network.body(augment.apply(synthetic, drawn))
         loss = loss + ((theirs.mean(0) - ours.mean(0)) ** 2).sum()
     loss.item()
@@ -66,7 +66,7 @@ def match_gradients(
     parameters = list(network.parameters())
     loss = torch.zeros(())
     for label, synthetic in enumerate(images.chunk(len(rows))):
-        theirs = augment.apply(real.train.images[rows[label]], drawn[label])
+        theirs = augment.apply(real.train.samples[rows[label]], drawn[label])
         labels = torch.full((len(theirs),), label)
         found = torch.autograd.grad(F.cross_entropy(network(theirs), labels), parameters)
         found = [value.detach().clone() for value in found]
@@ -112,7 +112,7 @@ def train(
 def test(network: ConvNet, split: Split) -> tuple[float, float]:
     """Return accuracy and mean cross-entropy on a split, batches of 256 from a DataLoader."""
     right, nats = 0.0, 0.0
-    for batch, own in DataLoader(TensorDataset(split.images, split.labels), 256):
+    for batch, own in DataLoader(TensorDataset(split.samples, split.labels), 256):
         scores = network(batch)
         nats += F.cross_entropy(scores, own).item() * len(own)
         right += (scores.argmax(1) == own).sum().item()

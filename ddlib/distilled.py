@@ -1,4 +1,4 @@
-"""A distilled set: its images, labels and origin, in one safetensors file."""
+"""A distilled set: its samples, labels and origin, in one safetensors file."""
 
 import base64
 import json
@@ -23,16 +23,15 @@ SUM_TOLERANCE = 1e-3  # of the sum of a row of soft labels
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """A synthetic set S of k = ipc x C images, grouped by class in ascending label.
+    """A synthetic set S of k = ipc x C samples, grouped by class in ascending label.
 
-    images: (k, channels, H, W) float32, normalised as the real set is; labels: (k,) int64, or soft
-    ones that the method learned, (k, C) float32 probabilities. An image's class is decided by its
-    place, also where another class has the largest soft label.
-    data, method, parameters, seed and network (name and options; empty outside a study) say how S
-    was made. learned: numbers that the method learned along with the images, by name.
+    samples: (k, ...) float32, normalised as the real set is; labels: (k,) int64, or soft ones that
+    the method learned, (k, C) float32 probabilities. The class of a sample is decided by its place,
+    also where another class has the largest soft label. data, method, parameters, seed and network (name and options; empty outside a study) say how S
+    was made. learned: numbers that the method learned along with the samples, by name.
     """
 
-    images: torch.Tensor
+    samples: torch.Tensor
     labels: torch.Tensor
     normalisation: Normalisation | Whitening
     classes: tuple[str, ...]
@@ -53,22 +52,22 @@ class DistilledSet:
 
     @property
     def hard_labels(self) -> torch.Tensor:
-        """The class (k,) of each image, int64, also where the labels are soft."""
+        """The class (k,) of each sample, int64, also where the labels are soft."""
         return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
 
     def pixels(self) -> torch.Tensor:
         """Return the images to look at: (k, H, W, channels) uint8."""
-        unit = self.normalisation.denormalise(self.images)
+        unit = self.normalisation.denormalise(self.samples)
         return unit.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def save(self, path: Path) -> None:
         """Write the set to one safetensors file, atomically; equal sets give equal bytes.
 
-        The file of a whitened set also holds `mean` and `matrix`: pixels are images @ matrix^-1 +
+        The file of a whitened set also holds `mean` and `matrix`: pixels are samples @ matrix^-1 +
         mean.
         """
         whitening, normalisation = pack(self.normalisation)
-        tensors = {"images": self.images.contiguous(), "labels": self.labels, **whitening}
+        tensors = {"samples": self.samples.contiguous(), "labels": self.labels, **whitening}
         described = {**vars(self), "normalisation": normalisation}
         described = {name: value for name, value in described.items() if name not in tensors}
         text = json.dumps(described, sort_keys=True)
@@ -85,13 +84,13 @@ def load_distilled(path: Path) -> DistilledSet:
     try:
         with safetensors.safe_open(str(path), "pt") as file:
             described = json.loads(file.metadata()["distilled"])
-            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+            samples, labels = file.get_tensor("samples"), file.get_tensor("labels")
             described["normalisation"] = unpack(described["normalisation"], file.get_tensor)
         described["classes"] = tuple(described["classes"])
         described["parameters"] = {
             name: whole_keys(value) for name, value in described["parameters"].items()
         }
-        return DistilledSet(images, labels, **described)
+        return DistilledSet(samples, labels, **described)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a whole distilled set ({error}); delete it and distil again"
@@ -102,22 +101,21 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
     """Raise ValueError unless `synthetic` is a set of this data set, method, size and seed.
 
     It must hold `ipc` finite, normalised float32 images of every class, in ascending label, and
-    hard labels or probabilities. Pixels
-    of 0 to 255 are recognised by their range: none is negative, and some are five times as bright
-    as white. Pixels of 0 to 1 cannot be recognised.
+    hard labels or probabilities. Pixels of 0 to 255 are recognised by their range: none is
+    negative, and some are five times as bright as white. Pixels of 0 to 1 cannot be recognised.
     """
     if not isinstance(synthetic, DistilledSet):
         raise ValueError(
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
-    images, labels = synthetic.images, torch.arange(dataset.class_count).repeat_interleave(ipc)
+    images, labels = synthetic.samples, torch.arange(dataset.class_count).repeat_interleave(ipc)
     is_soft = synthetic.labels.ndim == 2
     expected = {
         "data": (dataset.name, synthetic.data),
         "method": (method, synthetic.method),
         "seed": (seed, synthetic.seed),
-        "images of shape": ((len(labels), *dataset.image_shape), tuple(images.shape)),
-        "images of type": (torch.float32, images.dtype),
+        "samples of shape": ((len(labels), *dataset.sample_shape), tuple(images.shape)),
+        "samples of type": (torch.float32, images.dtype),
         "labels of type": (torch.float32 if is_soft else torch.int64, synthetic.labels.dtype),
     }
     for name, (wanted, value) in expected.items():
@@ -134,7 +132,7 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
     if synthetic.normalisation != dataset.normalisation:
         raise ValueError("it should be normalised as the data set is")
     low, high = (bound.item() for bound in images.aminmax())
-    bright = dataset.normalisation.normalise(torch.full((1, *dataset.image_shape), 5.0)).max()
+    bright = dataset.normalisation.normalise(torch.full((1, *dataset.sample_shape), 5.0)).max()
     if low >= 0 and high > bright:
         raise ValueError(
             f"it should hold normalised images, and its values of {low:.4g} to {high:.4g} are like "

@@ -16,7 +16,7 @@ def distil(dataset, network, ipc, seed, parameters):
     options = {"n_clusters": ipc, "n_init": parameters.restarts, "random_state": seed}
     members = [dataset.train.at(rows).cpu() for rows in common.class_members(dataset)]
     centres = [k_means(images.flatten(1).numpy(), **options)[0] for images in members]
-    images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.image_shape)
+    images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.sample_shape)
     return common.finished(dataset, images, "k_means", parameters, seed)
 
 

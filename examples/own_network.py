@@ -17,8 +17,8 @@ class Block(nn.Module):
         return images + self.layers(images)
 
 
-def convnext(image_shape, class_count, width: int = 64, depth: int = 2):
-    first = nn.Conv2d(image_shape[0], width, 2, stride=2), nn.GroupNorm(1, width)
+def convnext(sample_shape, class_count, width: int = 64, depth: int = 2):
+    first = nn.Conv2d(sample_shape[0], width, 2, stride=2), nn.GroupNorm(1, width)
     blocks = *(Block(width) for _ in range(depth)), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     return Network(nn.Sequential(*first, *blocks), nn.Linear(width, class_count))
 

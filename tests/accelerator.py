@@ -103,7 +103,7 @@ def accelerator() -> Iterator[Accelerator]:
 def moved(dataset: DataSet) -> DataSet:
     """Return the data set with its images and labels on the accelerator."""
     splits = {
-        name: Split(DeviceTensor(split.images), DeviceTensor(split.labels))
+        name: Split(DeviceTensor(split.samples), DeviceTensor(split.labels))
         for name, split in (("train", dataset.train), ("test", dataset.test))
     }
     return replace(dataset, **splits)

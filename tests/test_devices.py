@@ -94,8 +94,8 @@ def on_both(act: Callable, dataset: DataSet) -> tuple:
 
 
 def trained(dataset: DataSet, steps: int, augmentation: str = "none"):
-    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
-    images, labels = dataset.train.images, dataset.train.labels
+    network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
+    images, labels = dataset.train.samples, dataset.train.labels
     recipe = Recipe(steps=steps, batch_size=16, augmentation=augmentation)
     theta = initial_parameters(network, generator("weights"), images.device)
     return network, train(network, theta, images, labels, recipe, generator("batches"))
@@ -124,7 +124,7 @@ SETTINGS = {
 def distilled(
     dataset: DataSet, method: str, folder: Path, iterations: int | None = None
 ) -> torch.Tensor:
-    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
     entry = METHODS[method]
     options = SETTINGS[method] | ({} if iterations is None else {"iterations": iterations})
     parameters = entry.parameters.read(options, method)
@@ -133,11 +133,11 @@ def distilled(
     for job, path in zip(jobs, paths, strict=True):
         path.write_bytes(entry.preparation.make(dataset, network, job))
     more = [paths] if jobs else []
-    return entry.distil(dataset, network, [2, 3], 0, parameters, *more)[3].images
+    return entry.distil(dataset, network, [2, 3], 0, parameters, *more)[3].samples
 
 
 def probe(dataset: DataSet, folder: Path, iterations: int) -> dict[str, torch.Tensor]:
-    network = build(**CONVNET, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
     theta = initial_parameters(network, generator("weights"), dataset.train.device)
     recipe = Recipe(steps=iterations, batch_size=16)
     return load(train_and_observe(network, theta, dataset.train, dataset.test, recipe, 0, 10)[1])
@@ -194,11 +194,11 @@ def test_the_pretended_accelerator_counts_and_refuses():
 
 def test_an_autocast_of_ones_own_is_refused_or_changes_nothing(tiny, tmp_path):
     random, exact = distilled(tiny, "random", tmp_path), trained(tiny, 3)[1]
-    whitened = load_data("digits", zca=True).test.images
+    whitened = load_data("digits", zca=True).test.samples
     acts = [partial(distilled, tiny, method, tmp_path, 1) for method in ("dm", "dc")]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(distilled(tiny, "random", tmp_path), random)
-        assert torch.equal(load_data("digits", zca=True).test.images, whitened)
+        assert torch.equal(load_data("digits", zca=True).test.samples, whitened)
         for act in (*acts, partial(trained, tiny, 1)):
             with pytest.raises(RuntimeError, match=r"called under torch\.autocast, .* leave it"):
                 act()

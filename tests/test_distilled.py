@@ -19,7 +19,7 @@ from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
 def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
     stream = torch.Generator().manual_seed(seed)
     fields = {
-        "images": torch.randn(ipc * len(classes), channels, side, side, generator=stream),
+        "samples": torch.randn(ipc * len(classes), channels, side, side, generator=stream),
         "labels": torch.arange(len(classes)).repeat_interleave(ipc),
         "normalisation": Normalisation((0.5, 0.25, 0.0)[:channels], (0.25, 0.5, 1.0)[:channels]),
         "classes": classes,
@@ -32,8 +32,8 @@ def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed
 
 
 def assert_equal_sets(ours, theirs):
-    assert torch.equal(ours.images, theirs.images)
-    assert ours.images.dtype == theirs.images.dtype == torch.float32
+    assert torch.equal(ours.samples, theirs.samples)
+    assert ours.samples.dtype == theirs.samples.dtype == torch.float32
     assert torch.equal(ours.labels, theirs.labels)
     assert ours.labels.dtype == theirs.labels.dtype == torch.int64
     for name in ("normalisation", "classes", "data", "method", "parameters", "seed"):
@@ -44,7 +44,7 @@ def assert_equal_sets(ours, theirs):
 def test_what_is_saved_comes_back(tmp_path, channels):
     """Also where the images are a view of others."""
     images = torch.arange(96.0 * channels).view(6, 4, 4, channels).permute(0, 3, 2, 1)
-    synthetic = distilled_set(channels=channels, images=images)
+    synthetic = distilled_set(channels=channels, samples=images)
     synthetic.save(tmp_path / "new" / "set.safetensors")
     loaded = load_distilled(tmp_path / "new" / "set.safetensors")
     assert_equal_sets(loaded, synthetic)
@@ -102,8 +102,8 @@ def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
     synthetic.save(tmp_path / "set")
     with safetensors.safe_open(tmp_path / "set", "numpy") as file:
         described = json.loads(file.metadata()["distilled"])
-        assert set(file.keys()) == {"images", "labels"}
-        assert np.array_equal(file.get_tensor("images"), synthetic.images.numpy())
+        assert set(file.keys()) == {"samples", "labels"}
+        assert np.array_equal(file.get_tensor("samples"), synthetic.samples.numpy())
         assert file.get_tensor("labels").tolist() == [0, 0, 1, 1, 2, 2]
     assert described["method"] == "dc"
     assert described["normalisation"] == {"mean": [0.5], "std": [0.25]}
@@ -113,21 +113,21 @@ def test_a_whitened_set_carries_what_undoes_it(tmp_path):
     """With W = 2 on the diagonal and 0 elsewhere, a value is half the whitened plus the mean."""
     whitening = Whitening(torch.full((16,), 0.25), 2 * torch.eye(16))
     images = torch.tensor([0.4, -0.1, 9.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
-    synthetic = distilled_set(ipc=1, images=images, normalisation=whitening)
+    synthetic = distilled_set(ipc=1, samples=images, normalisation=whitening)
     synthetic.save(tmp_path / "first")
     loaded = load_distilled(tmp_path / "first")
     loaded.save(tmp_path / "again")
     assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
-    assert torch.equal(loaded.images, images)
+    assert torch.equal(loaded.samples, images)
     assert loaded.normalisation == whitening
     for values in (synthetic.pixels(), loaded.pixels()):
         assert values[:, 0, 0, 0].tolist() == [115, 51, 255]  # 0.45, 0.2 and more than 1
     tensors = safetensors.numpy.load_file(tmp_path / "first")
-    assert set(tensors) == {"images", "labels", "mean", "matrix"}
+    assert set(tensors) == {"samples", "labels", "mean", "matrix"}
 
 
 def safetensors_file(metadata):
-    header = {"images": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header = {"samples": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     header["labels"] = {"dtype": "I64", "shape": [1], "data_offsets": [4, 12]}
     if metadata is not None:
         header["__metadata__"] = metadata
@@ -155,7 +155,7 @@ def assert_refused(path, content):
     "content",
     [
         b"some text that was never a distilled set",
-        pickle.dumps({"images": [1, 2, 3]}),
+        pickle.dumps({"samples": [1, 2, 3]}),
         safetensors_file(None),
         safetensors_file({"distilled": "{"}),
         safetensors_file({"distilled": "[]"}),
@@ -176,12 +176,12 @@ def test_a_missing_file_is_named(tmp_path):
 def test_pixels_are_denormalised_clamped_and_rounded():
     # value * 0.25 + 0.5, times 255: 0.1 -> 133.875, -1 -> 63.75, +-9 -> clamped
     images = torch.tensor([[[[0.1, -1.0], [9.0, -9.0]]]])
-    pixels = distilled_set(classes=("ant",), ipc=1, side=2, images=images).pixels()
+    pixels = distilled_set(classes=("ant",), ipc=1, side=2, samples=images).pixels()
     assert pixels.tolist() == [[[[134], [64]], [[255], [0]]]]
     assert pixels.dtype == torch.uint8
     # red 0 * 0.25 + 0.5 = 0.5; green 0.91 * 0.5 + 0.25 = 0.705; blue 0.2 * 1 + 0 = 0.2
     images = torch.tensor([0.0008, 0.91, 0.2]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    pixels = distilled_set(classes=("ant",), ipc=1, channels=3, side=2, images=images).pixels()
+    pixels = distilled_set(classes=("ant",), ipc=1, channels=3, side=2, samples=images).pixels()
     assert pixels[0, 1, 1].tolist() == [128, 180, 51]  # 127.55, 179.775, 51
 
 
@@ -193,7 +193,7 @@ def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tin
     dataset, raw = replace(tiny, normalisation=normalisation), pixels[:6].float()
 
     def check(images):
-        synthetic = distilled_set(images=images, side=8, normalisation=normalisation, data="tiny")
+        synthetic = distilled_set(samples=images, side=8, normalisation=normalisation, data="tiny")
         check_set(synthetic, dataset, "dc", 2, 7)
 
     for images in (raw, raw * (raw > 200), raw.clamp(min=1)):

@@ -91,7 +91,7 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
     options = settings.data
     side, channels, class_count = SHAPES[options["name"]]
     side = options["image_size"] or side
-    build(**settings.network, image_shape=(channels, side, side), class_count=class_count)
+    build(**settings.network, sample_shape=(channels, side, side), class_count=class_count)
     assert isinstance(options["zca"], bool)
     assert settings.device in ("auto", "cuda")
     assert all(k > 0 and k % class_count == 0 for k in settings.k)

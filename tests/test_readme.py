@@ -51,7 +51,7 @@ def test_a_set_is_loaded_as_shown(tmp_path):
     pd.DataFrame(costs).to_parquet(tmp_path / "costs.parquet")
     namespace: dict = {}
     exec(snippet.replace("results/scaling_law/quick", str(tmp_path)), namespace)
-    assert torch.equal(namespace["synthetic"].images, images)
+    assert torch.equal(namespace["synthetic"].samples, images)
     assert namespace["synthetic"].normalisation.normalise(images[:, :, :1, :1]).shape == (
         2,
         1,

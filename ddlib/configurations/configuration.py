@@ -61,9 +61,9 @@ class Configuration(Recipe):
         """Whether training starts from a body that was pretrained on the real images."""
         return self.initialisation in PRETRAINED
 
-    def build(self, image_shape: tuple[int, int, int], class_count: int) -> Network:
+    def build(self, sample_shape: tuple[int, ...], class_count: int) -> Network:
         """Return the network for images (channels, H, W); ValueError if the images do not fit."""
-        return build(**self.network, image_shape=image_shape, class_count=class_count)
+        return build(**self.network, sample_shape=sample_shape, class_count=class_count)
 
     def initial(
         self, network: Network, stream: torch.Generator, body: Theta | None = None

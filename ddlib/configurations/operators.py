@@ -35,7 +35,7 @@ def update_fields(
             raise ValueError(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )
-    network = shared.build(dataset.image_shape, dataset.class_count)
+    network = shared.build(dataset.sample_shape, dataset.class_count)
     real = dataset.train
     rows = batches(len(real.labels), shared.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
@@ -60,5 +60,5 @@ def _states(
     real, stream = dataset.train, generator("shared training", seed)
     theta = shared.initial(network, generator("shared state", seed))
     starts = [part * shared.steps // STATES for part in range(STATES)]
-    steps = training_steps(network, theta, real.images, real.labels, shared, stream)
+    steps = training_steps(network, theta, real.samples, real.labels, shared, stream)
     return at_steps(starts, theta, islice(steps, starts[-1]))

@@ -31,7 +31,7 @@ def pretrain(dataset: DataSet, configuration: Configuration) -> bytes:
     view, loss_of, outputs, copies = LOSSES[kind]
     plain = json.dumps([configuration.network, kind], sort_keys=True)
     stream, real = generator("pretraining", plain), dataset.train
-    network = configuration.build(dataset.image_shape, outputs)
+    network = configuration.build(dataset.sample_shape, outputs)
     recipe = Recipe(**vars(options), optimizer="adam", weight_decay=0.0, schedule="constant")
     theta = initial_parameters(network, stream, real.device)
     training = Training(network, theta, recipe, stream)

@@ -36,7 +36,7 @@ def train_and_observe(
     probes = test.at(torch.arange(min(probe, count)) * count // min(probe, count))
     ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
     stream, snapshots = generator("evaluation batches", seed), []
-    training = real.images, real.labels, recipe, stream, None, teacher
+    training = real.samples, real.labels, recipe, stream, None, teacher
     steps = training_steps(network, theta, *training)
     for moved in at_steps(ends, theta, steps):
         scores = logits(network, moved, probes)

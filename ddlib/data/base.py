@@ -3,12 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 import torch
 
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.devices import send
+
+Kind = Literal["image", "vector", "sequence"]
+"""What a sample is, and its shape: (channels, H, W), (D,), or T elements of E values, (T, E)."""
 
 Rows = torch.Tensor | slice
 """Which samples: a tensor of indices (n,), a boolean mask (N,), or a slice."""
@@ -47,41 +51,42 @@ class Pixels:
 class Subset:
     """The rows (n,) of some images. Nothing is copied until `subset[rows]` reads it."""
 
-    images: torch.Tensor | Pixels
+    samples: torch.Tensor | Pixels
     rows: torch.Tensor
 
     @property
     def device(self) -> torch.device:
-        return self.images.device
+        return self.samples.device
 
     def __getitem__(self, rows: Rows) -> torch.Tensor:
-        return self.images[self.rows[rows]]
+        return self.samples[self.rows[rows]]
 
 
 @dataclass(frozen=True)
 class Split:
     """Samples and labels (N,), int64.
 
-    images: Pixels, or for whitened images a float32 tensor (N, ...). Read samples with `at`.
+    samples: Pixels, or for whitened images and other kinds a float32 tensor (N, ...). Read them
+    with `at`.
     """
 
-    images: torch.Tensor | Pixels | Subset
+    samples: torch.Tensor | Pixels | Subset
     labels: torch.Tensor
 
     def at(self, rows: Rows) -> torch.Tensor:
         """Return the samples (n, ...) of some rows, normalised, on the split's device."""
-        return self.images[send(rows, self.device) if isinstance(rows, torch.Tensor) else rows]
+        return self.samples[send(rows, self.device) if isinstance(rows, torch.Tensor) else rows]
 
     def subset(self, rows: torch.Tensor) -> "Split":
         """Return a split that holds only these rows (n,); no sample is copied."""
-        return Split(Subset(self.images, rows), self.labels[rows])
+        return Split(Subset(self.samples, rows), self.labels[rows])
 
     @property
     def device(self) -> torch.device:
         return self.labels.device
 
     def to(self, device: torch.device | str) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.samples.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,12 @@ class DataSet:
     test: Split
     normalisation: Normalisation | Whitening
     classes: tuple[str, ...]
+    kind: Kind = "image"
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, H, W) of every image."""
-        return tuple(self.train.images.shape[1:])
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of every sample, as its kind has it."""
+        return tuple(self.train.samples.shape[1:])
 
     @property
     def class_count(self) -> int:
@@ -147,12 +153,12 @@ def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:
     return ipcs
 
 
-def images_digest(dataset: DataSet) -> str:
+def data_digest(dataset: DataSet) -> str:
     """Return a fingerprint of a data set's content. The name of the data set does not count.
 
-    It covers every pixel and label, their shape and type, the class names and the normalisation.
+    It covers kind, samples and labels, their shape and type, the class names and the normalisation.
     """
-    content = hashlib.sha256(repr((dataset.image_shape, dataset.classes)).encode())
+    content = hashlib.sha256(repr((dataset.kind, dataset.sample_shape, dataset.classes)).encode())
     for field in fields(dataset.normalisation):
         value = getattr(dataset.normalisation, field.name)
         is_tensor = isinstance(value, torch.Tensor)
@@ -167,6 +173,6 @@ def images_digest(dataset: DataSet) -> str:
 
 def stored(split: Split) -> tuple[torch.Tensor, int | None]:
     """Return the tensor that holds a split's samples, and its white level (None if not pixels)."""
-    if isinstance(split.images, Pixels):
-        return split.images.values, split.images.white
-    return split.images, None
+    if isinstance(split.samples, Pixels):
+        return split.samples.values, split.samples.white
+    return split.samples, None

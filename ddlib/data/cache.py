@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from ddlib.data.base import DataSet, Pixels, Split, images_digest, stored
+from ddlib.data.base import DataSet, Pixels, Split, data_digest, stored
 from ddlib.data.normalise import pack, unpack
 from ddlib.files import reading, write_atomically
 
@@ -20,7 +20,7 @@ SPLITS = ("train", "test")
 def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
     """Return the data set mapped from `path`; write the file first if it is missing.
 
-    digest: the `images_digest` of the data set. Raises ValueError as `read` does.
+    digest: the `data_digest` of the data set. Raises ValueError as `read` does.
     """
     if not path.exists():
         write(dataset, path)
@@ -33,29 +33,34 @@ def write(dataset: DataSet, path: Path) -> None:
     whites = {}
     for name in SPLITS:
         split = getattr(dataset, name)
-        tensors[f"{name}.images"], whites[name] = stored(split)
+        tensors[f"{name}.samples"], whites[name] = stored(split)
         tensors[f"{name}.labels"] = split.labels
-    about = {"name": dataset.name, "classes": dataset.classes, "whites": whites}
-    text = json.dumps({**about, "normalisation": normalisation})
+    about = {"name": dataset.name, "classes": dataset.classes, "kind": dataset.kind}
+    text = json.dumps({**about, "whites": whites, "normalisation": normalisation})
     write_atomically(path, safetensors.torch.save(tensors, {"data": text}))
 
 
 def read(path: Path, digest: str) -> DataSet:
     """Return the data set in the file, mapped into memory.
 
-    Raises ValueError, with the path, if the file is damaged or has another `images_digest`.
+    Raises ValueError, with the path, if the file is damaged or has another `data_digest`.
     """
     with reading(path):
         with safetensors.safe_open(str(path), "pt") as file:
             about = json.loads(file.metadata()["data"])
             normalisation, splits = unpack(about["normalisation"], file.get_tensor), {}
             for name, white in about["whites"].items():
-                images = file.get_tensor(f"{name}.images")
+                samples = file.get_tensor(f"{name}.samples")
                 if white is not None:
-                    images = Pixels(images, normalisation, white)
-                splits[name] = Split(images, file.get_tensor(f"{name}.labels"))
-        classes = tuple(about["classes"])
-        dataset = DataSet(about["name"], **splits, normalisation=normalisation, classes=classes)
-        if images_digest(dataset) != digest:
-            raise ValueError("it holds other images than this study's")
+                    samples = Pixels(samples, normalisation, white)
+                splits[name] = Split(samples, file.get_tensor(f"{name}.labels"))
+        dataset = DataSet(
+            about["name"],
+            **splits,
+            normalisation=normalisation,
+            classes=tuple(about["classes"]),
+            kind=about["kind"],
+        )
+        if data_digest(dataset) != digest:
+            raise ValueError("it holds other data than this study's")
     return dataset

@@ -68,7 +68,7 @@ def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -
     """
     if initialisation == "real":
         return dataset.train.at(random_members(dataset, ipc, seed))
-    shape = (ipc * dataset.class_count, *dataset.image_shape)
+    shape = (ipc * dataset.class_count, *dataset.sample_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
     return noise.to(dataset.train.device)
 
@@ -80,18 +80,12 @@ def finished(
     parameters: Parameters,
     seed: int,
     learned: Mapping[str, float] | None = None,
-    labels: torch.Tensor | None = None,
 ) -> DistilledSet:
-    """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set.
-
-    labels: soft ones (ipc x C, C), if the method learned them.
-    """
+    """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
     images = images.detach().cpu().clone()
-    if labels is None:
-        labels = synthetic_labels(dataset.class_count, len(images) // dataset.class_count)
     return DistilledSet(
-        images=images,
-        labels=labels.detach().cpu(),
+        samples=images,
+        labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),
         normalisation=dataset.normalisation,
         classes=dataset.classes,
         data=dataset.name,
@@ -145,7 +139,7 @@ def fresh_networks(
     The network and the options are those of one of the configurations, all equally likely. Without
     configurations, or in one that names no network, it is `network`.
     """
-    shape, choices = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}, []
+    shape, choices = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}, []
     for options in map(dict, configurations or [{}]):
         named = options.pop("network", None)
         choices.append((build(**named, **shape) if named else network, options))
@@ -161,27 +155,23 @@ class Synthetic:
 
     def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
         self.ipc, self._origin = ipc, (dataset, parameters, seed)
-        self.images = initial_images(dataset, ipc, parameters.initialisation, seed)
-        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.images.device)
+        self.samples = initial_images(dataset, ipc, parameters.initialisation, seed)
+        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.samples.device)
         self.optimiser = torch.optim.SGD(
-            [self.images.requires_grad_()],
+            [self.samples.requires_grad_()],
             lr=at_ipc(parameters.learning_rate, ipc),
             momentum=parameters.momentum,
         )
         self.watch = Watch()
 
     def finished(
-        self,
-        method: str,
-        steps: int,
-        learned: Mapping[str, float] | None = None,
-        labels: torch.Tensor | None = None,
+        self, method: str, steps: int, learned: Mapping[str, float] | None = None
     ) -> DistilledSet:
         """Return the set as it is after `steps`, with the numbers that were learned with it.
 
         Raises DivergedError if a pixel is not finite, or a number that the watch saw was not.
         """
-        self.watch.finite(steps, "a pixel", self.images)
+        self.watch.finite(steps, "a pixel", self.samples)
         self.watch.check()
         dataset, parameters, seed = self._origin
-        return finished(dataset, self.images, method, parameters, seed, learned, labels)
+        return finished(dataset, self.samples, method, parameters, seed, learned)

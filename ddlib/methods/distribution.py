@@ -55,7 +55,7 @@ def distil(
             features = embed(network, theta, augment.apply(real.at(rows), draw))
             real_means = class_means(features, real.labels[rows], class_count)
         for size in list(moving):
-            features = embed(network, theta, augment.apply(size.images, draw))
+            features = embed(network, theta, augment.apply(size.samples, draw))
             synthetic_means = class_means(features, size.labels, class_count)
             loss = squared_distance(synthetic_means, real_means)
             loss = (loss + TINY).log() if parameters.average == "geometric" else loss

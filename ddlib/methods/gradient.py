@@ -79,7 +79,7 @@ def distil(
     (ICML 2021), algorithm 1.
     """
     synthetic = Synthetic(dataset, ipc, seed, parameters)
-    images, finite = synthetic.images, synthetic.watch.finite
+    images, finite = synthetic.samples, synthetic.watch.finite
     networks = fresh_networks(dataset, network, parameters.configurations, seed)
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))

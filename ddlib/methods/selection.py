@@ -105,7 +105,7 @@ def _orders(
     theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
         recipe, stream = Recipe(**vars(parameters)), generator("feature batches", seed)
-        theta = train(network, theta, real.images, real.labels, recipe, stream)
+        theta = train(network, theta, real.samples, real.labels, recipe, stream)
     else:  # without statistics, batch norms would see one class at a time
         theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +97,7 @@ def train_expert(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> 
     recipe = Recipe(steps=epochs * every, schedule="constant", **recipe)
     theta = initial_parameters(network, generator("expert weights", number), real.device)
     stream = generator("expert batches", number)
-    steps = training_steps(network, theta, real.images, real.labels, recipe, stream)
+    steps = training_steps(network, theta, real.samples, real.labels, recipe, stream)
     kept = at_steps(range(0, recipe.steps + 1, every), theta, steps)
     try:
         snapshots = [flatten(network, weights) for weights in kept]
@@ -130,7 +131,7 @@ def distil(
     """
     experts = [_read_expert(path) for path in prepared]
     synthetic = Synthetic(dataset, ipc, seed, parameters)
-    images, see = synthetic.images, synthetic.watch.see
+    images, see = synthetic.samples, synthetic.watch.see
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
@@ -161,10 +162,9 @@ def distil(
         fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         see(~(step_size <= 0), fell)  # NaN passes here, and shows in the next loss
     see(step_size.isfinite(), DivergedError(iterations, learned, advice=slower))
-    if label_rate:
-        synthetic.watch.finite(iterations, "a label", labels)
-    soft = labels.softmax(1) if label_rate else None
-    return synthetic.finished("mtt", iterations, {"step_size": step_size.item()}, soft)
+    synthetic.watch.finite(iterations, "a label", labels)
+    distilled = synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
+    return replace(distilled, labels=labels.detach().softmax(1).cpu()) if label_rate else distilled
 
 
 def _label_logits(labels: torch.Tensor, class_count: int) -> torch.Tensor:

@@ -44,10 +44,8 @@ def read_network(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **vars(options_of(NETWORKS[name]).read(options, what))}
 
 
-def build(
-    name: str, image_shape: tuple[int, int, int], class_count: int, **options: Any
-) -> Network:
-    """Return the network registered under `name` for images of `image_shape` = (channels, H, W).
+def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options: Any) -> Network:
+    """Return the network registered under `name` for samples of shape `sample_shape`.
 
     Draw its weights with `initial_parameters`; those in the module are not used. Random buffers
     are the same in every process. Raises ValueError as `read_network` does, for images that are
@@ -56,7 +54,7 @@ def build(
     options = read_network({"name": name, **options})
     constructor = NETWORKS[options.pop("name")]
     with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
-        network = constructor(tuple(image_shape), class_count, **options).float()
+        network = constructor(tuple(sample_shape), class_count, **options).float()
     if len(list(network.named_parameters(remove_duplicate=False))) > len(
         list(network.parameters())
     ):

@@ -64,20 +64,20 @@ class AveragePool(nn.Module):
         return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
 
 
-def fit(image_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
+def fit(sample_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
     """Return the zeros to add on each side (rows, columns), and the padded height and width.
 
     Height and width grow to `least` or the next `multiple`, plus one pixel if the difference is
     odd.
     """
-    sides = image_shape[1:]
+    sides = sample_shape[1:]
     aims = [max(least, multiple * math.ceil(side / multiple)) for side in sides]
     margins = [math.ceil((aim - side) / 2) for aim, side in zip(aims, sides, strict=True)]
     return margins, [side + 2 * margin for side, margin in zip(sides, margins, strict=True)]
 
 
 def convolutions(
-    image_shape: ImageShape,
+    sample_shape: ImageShape,
     plan: Sequence[tuple[int, int] | str],
     multiple: int,
     norm: Norm = "none",
@@ -89,7 +89,7 @@ def convolutions(
     the factor by which the layers shrink the height and the width.
     """
     layers: list[nn.Module] = []
-    channels, (margins, sides) = image_shape[0], fit(image_shape, multiple)
+    channels, (margins, sides) = sample_shape[0], fit(sample_shape, multiple)
     for entry in plan:
         if entry == "pool":
             layers.append(pool())

@@ -30,12 +30,12 @@ from ddlib.networks.layers import (
 HEADS = 3  # of a transformer's attention
 
 
-def mlp(image_shape: ImageShape, class_count: int, width: int = 128, depth: int = 3) -> Network:
+def mlp(sample_shape: ImageShape, class_count: int, width: int = 128, depth: int = 3) -> Network:
     """Return a perceptron of `depth` linear layers, the last of them the head.
 
     The reference MLP of Zhao et al. (ICLR 2021) is width 128, depth 3.
     """
-    features = math.prod(image_shape)
+    features = math.prod(sample_shape)
     layers: list[nn.Module] = [nn.Flatten()]
     for _ in range(depth - 1):
         layers += [nn.Linear(features, width), nn.ReLU()]
@@ -44,7 +44,7 @@ def mlp(image_shape: ImageShape, class_count: int, width: int = 128, depth: int 
 
 
 def convnet(
-    image_shape: ImageShape,
+    sample_shape: ImageShape,
     class_count: int,
     width: int = 128,
     depth: int | Literal["auto"] = "auto",
@@ -57,7 +57,7 @@ def convnet(
 
     Raises ValueError if the image is too small for `depth` poolings.
     """
-    height, side = image_shape[1:]
+    height, side = sample_shape[1:]
     shorter = min(height, side)
     if depth == "auto":
         depth = max(1, (shorter - 1).bit_length() - 2)
@@ -67,62 +67,64 @@ def convnet(
             f"least {2**depth} pixels, got {height}x{side}; choose a smaller depth"
         )
     plan = [(width, 3), "pool"] * depth
-    layers, features = convolutions(image_shape, plan, 2**depth, norm, AveragePool)
+    layers, features = convolutions(sample_shape, plan, 2**depth, norm, AveragePool)
     return classifier(layers, features, class_count)
 
 
-def lenet(image_shape: ImageShape, class_count: int) -> Network:
+def lenet(sample_shape: ImageShape, class_count: int) -> Network:
     """Return LeNet-5 with ReLU and max pooling, as the references have it (Zhao et al., ICLR 2021).
 
     Images below 32 pixels are padded to 32. Source: LeCun et al. (1998).
     """
-    margins, sides = fit(image_shape, 1, least=32)
+    margins, sides = fit(sample_shape, 1, least=32)
     height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
     body = nn.Sequential(
-        *(nn.Conv2d(image_shape[0], 6, 5, padding=margins), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(sample_shape[0], 6, 5, padding=margins), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
         *(nn.Linear(16 * height * width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
     )
     return Network(body, nn.Linear(84, class_count))
 
 
-def alexnet(image_shape: ImageShape, class_count: int) -> Network:
+def alexnet(sample_shape: ImageShape, class_count: int) -> Network:
     """Return AlexNet as the references shrink it for 32 pixels (Zhao et al., ICLR 2021).
 
     Five convolutions, three max poolings, no norm. Source: Krizhevsky et al. (NeurIPS 2012).
     """
     plan = [(128, 5), "pool", (192, 5), "pool", (256, 3), (192, 3), (192, 3), "pool"]
-    return classifier(*convolutions(image_shape, plan, 8), class_count)
+    return classifier(*convolutions(sample_shape, plan, 8), class_count)
 
 
 def vgg11(
-    image_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
+    sample_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
 ) -> Network:
     """Return VGG-11 with a norm after every convolution and one linear layer, as the references do.
 
     width: channels of the first convolution, 64 as published; the others follow. Images below 32
     pixels are padded to 32. Source: Simonyan & Zisserman (ICLR 2015), column A.
     """
-    return _vgg("A", image_shape, class_count, width, norm)
+    return _vgg("A", sample_shape, class_count, width, norm)
 
 
 def vgg16(
-    image_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
+    sample_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
 ) -> Network:
     """Return VGG-16, column D; otherwise as `vgg11`."""
-    return _vgg("D", image_shape, class_count, width, norm)
+    return _vgg("D", sample_shape, class_count, width, norm)
 
 
-def _vgg(column: str, image_shape: ImageShape, class_count: int, width: int, norm: Norm) -> Network:
+def _vgg(
+    column: str, sample_shape: ImageShape, class_count: int, width: int, norm: Norm
+) -> Network:
     from torchvision.models.vgg import cfgs
 
     plan = ["pool" if entry == "M" else (width * entry // 64, 3) for entry in cfgs[column]]
-    layers, _ = convolutions(image_shape, plan, 32, norm)
+    layers, _ = convolutions(sample_shape, plan, 32, norm)
     return classifier([*layers, nn.AdaptiveAvgPool2d(1)], 8 * width, class_count)
 
 
 def resnet18(
-    image_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
+    sample_shape: ImageShape, class_count: int, width: int = 64, norm: Norm = "instance"
 ) -> Network:
     """Return ResNet-18 for small images: a 3x3 first convolution, four stages of two blocks.
 
@@ -131,7 +133,7 @@ def resnet18(
     """
     from torchvision.models.resnet import BasicBlock
 
-    layers = [_first_convolution(image_shape, width), NORMS[norm](width), nn.ReLU()]
+    layers = [_first_convolution(sample_shape, width), NORMS[norm](width), nn.ReLU()]
     channels = width
     for wider in (width, 2 * width, 4 * width, 8 * width):
         stride, shortcut = 1, None
@@ -147,7 +149,7 @@ def resnet18(
 
 
 def mobilenet_v2(
-    image_shape: ImageShape, class_count: int, width: int = 32, norm: Norm = "batch"
+    sample_shape: ImageShape, class_count: int, width: int = 32, norm: Norm = "batch"
 ) -> Network:
     """Return MobileNetV2 for small images: the first two of its five strides are left out.
 
@@ -162,18 +164,18 @@ def mobilenet_v2(
         width_mult=width / 32, inverted_residual_setting=plan, norm_layer=NORMS[norm]
     )
     stem = whole.features[0]
-    stem[0] = _first_convolution(image_shape, stem[0].out_channels)
+    stem[0] = _first_convolution(sample_shape, stem[0].out_channels)
     layers = [*whole.features, nn.AdaptiveAvgPool2d(1)]
     return classifier(layers, whole.last_channel, class_count)
 
 
-def _first_convolution(image_shape: ImageShape, width: int) -> nn.Conv2d:
+def _first_convolution(sample_shape: ImageShape, width: int) -> nn.Conv2d:
     """Return a 3x3 convolution that pads images to a multiple of 8 pixels, at least 16."""
-    padding = [1 + margin for margin in fit(image_shape, 8, least=16)[0]]
-    return nn.Conv2d(image_shape[0], width, 3, padding=padding, bias=False)
+    padding = [1 + margin for margin in fit(sample_shape, 8, least=16)[0]]
+    return nn.Conv2d(sample_shape[0], width, 3, padding=padding, bias=False)
 
 
-def vit(image_shape: ImageShape, class_count: int, width: int = 192, depth: int = 6) -> Network:
+def vit(sample_shape: ImageShape, class_count: int, width: int = 192, depth: int = 6) -> Network:
     """Return a vision transformer of ViT-Tiny's width, half as deep, over small patches.
 
     A patch is about an eighth of a side: 2 pixels at 8, 4 at 28 and 32, 16 at 128. The image is
@@ -186,7 +188,7 @@ def vit(image_shape: ImageShape, class_count: int, width: int = 192, depth: int 
 
     if width % HEADS:
         raise ValueError(f"width={width} is not a multiple of {HEADS} heads; choose one that is")
-    channels, height, side = image_shape
+    channels, height, side = sample_shape
     patch = min(height, side, max(2, math.ceil(max(height, side) / 8)))
     square = patch * math.ceil(max(height, side) / patch)
     body = VisionTransformer(square, patch, depth, HEADS, hidden_dim=width, mlp_dim=4 * width)

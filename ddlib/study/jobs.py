@@ -70,7 +70,7 @@ def teach(context: Context, configuration: Configuration, path: Path) -> Path:
         real, recipe = dataset.train, configuration.recipe
         theta = _initial(context, network, configuration, "teacher", None)
         stream = generator("teacher batches")
-        theta = train(network, theta, real.images, real.labels, recipe, stream)
+        theta = train(network, theta, real.samples, real.labels, recipe, stream)
         scores = asdict(final(score(network, theta, dataset.test), recipe))
         tensors = {name: value.cpu().contiguous() for name, value in theta.items()}
         return save(tensors, metadata={"score": json.dumps(scores)})
@@ -209,7 +209,7 @@ def _labelled(
     """Return the images of a set, and its labels: learned ones only if the regime asks for them."""
     learned = configuration.labels.regime == "learned"
     labels = synthetic.labels if learned else synthetic.hard_labels
-    return synthetic.images.to(context.device), labels.to(context.device)
+    return synthetic.samples.to(context.device), labels.to(context.device)
 
 
 def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
@@ -267,7 +267,7 @@ def find_length(
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            training = rest.images, rest.labels, test, shorter, (0, 0), theta, teacher
+            training = rest.samples, rest.labels, test, shorter, (0, 0), theta, teacher
             outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 

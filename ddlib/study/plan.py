@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.data.base import DataSet, images_digest, read_ipcs
+from ddlib.data.base import DataSet, data_digest, read_ipcs
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
@@ -205,7 +205,7 @@ def make_plan(settings: Settings) -> Plan:
     """
     check_precision(settings.precision, device(settings))
     dataset = load(**settings.data)
-    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
+    sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
     networks.build(**settings.network, **sizes)
     for name, configuration in settings.configurations.items():
         try:
@@ -221,7 +221,7 @@ def make_plan(settings: Settings) -> Plan:
     folder, cache = from_root(settings.results), from_root(settings.cache)
     for place in (cache, folder):
         check_writable(place)
-    digest = images_digest(dataset)
+    digest = data_digest(dataset)
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
     where = copy.resolve(), folder.resolve(), device(settings), settings.precision

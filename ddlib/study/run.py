@@ -178,7 +178,7 @@ class Graph:
         plan, chosen = self.plan, self.plan.configurations[configuration]
         if plan.context.device == "cpu":
             return 1
-        shape, classes = plan.dataset.image_shape, plan.dataset.class_count
+        shape, classes = plan.dataset.sample_shape, plan.dataset.class_count
         network = chosen.build(shape, classes)
         networks = at_once(network, ipc * classes, shape, chosen.recipe, plan.context.device)
         return max(1, networks // plan.settings.evaluations)

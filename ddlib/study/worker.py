@@ -35,7 +35,7 @@ def code() -> str:
 class Context:
     """What a worker needs to know about a study.
 
-    network: its options as JSON; digest: `images_digest` of the data; copy: the file of
+    network: its options as JSON; digest: `data_digest` of the data; copy: the file of
     `ddlib.data.cache.write`; folder: the results; code: `code()` of the process that started the
     study. Every worker must see copy and folder.
     """
@@ -142,5 +142,5 @@ def open_data(
     """Return the data set, and the network of a configuration (by default the study's)."""
     dataset = _dataset(context.copy, context.digest, context.device)
     options = configuration.network if configuration else json.loads(context.network)
-    sizes = {"image_shape": dataset.image_shape, "class_count": dataset.class_count}
+    sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
     return dataset, networks.build(**options, **sizes)

@@ -64,7 +64,7 @@ def train_and_score_all(
 
 
 def at_once(
-    network: Network, k: int, image_shape: Sequence[int], recipe: Recipe, device: str
+    network: Network, k: int, sample_shape: Sequence[int], recipe: Recipe, device: str
 ) -> int:
     """Return how many networks to train at the same time, each on a set of k images.
 
@@ -73,7 +73,7 @@ def at_once(
     """
     if device == "cpu" or network.batch_norms or list(network.buffers()):
         return 1
-    pixels = min(recipe.batch_size, k) * math.prod(image_shape[-2:])
+    pixels = min(recipe.batch_size, k) * math.prod(sample_shape[-2:])
     weights = sum(value.numel() for value in network.parameters())
     return max(1, min(ACCELERATOR_PIXELS // pixels, ACCELERATOR_WEIGHTS // weights))
 

@@ -43,10 +43,10 @@ def test_pretraining_learns_without_labels(kind):
     before = torch.random.get_rng_state()
     content = pretrain(digits, chosen)
     assert torch.equal(torch.random.get_rng_state(), before)
-    network = chosen.build(digits.image_shape, 10)
+    network = chosen.build(digits.sample_shape, 10)
     fresh = initial_parameters(network, generator("fresh"))
     theta = chosen.initial(network, generator("fresh"), parse(content))
-    few, test = digits.train.images[:60], digits.test.images[:300]
+    few, test = digits.train.samples[:60], digits.test.samples[:300]
     labels = digits.train.labels[:60], digits.test.labels[:300]
     if kind == "rotation":
         few, test = (torch.cat([part.rot90(t, (2, 3)) for t in range(4)]) for part in (few, test))
@@ -63,7 +63,7 @@ def test_pretraining_gives_the_body_and_leaves_the_head_to_the_seed(tiny, kind):
     chosen = configuration(network=CONVNET, initialisation=kind, pretraining=short)
     content = pretrain(tiny, chosen)
     assert content == pretrain(tiny, chosen)
-    network, body = chosen.build(tiny.image_shape, 3), parse(content)
+    network, body = chosen.build(tiny.sample_shape, 3), parse(content)
     names = [name for name, _ in network.named_parameters()]
     assert body.keys() == {name for name in names if name.startswith("body.")}
     first, second = (chosen.initial(network, generator("head", seed), body) for seed in (0, 1))
@@ -84,7 +84,7 @@ def test_the_contrastive_loss_is_the_papers_formula():
 
 
 def test_pretraining_says_what_it_cannot_do(tiny):
-    wide = replace(tiny, train=Split(tiny.train.images[..., :6], tiny.train.labels))
+    wide = replace(tiny, train=Split(tiny.train.samples[..., :6], tiny.train.labels))
     with pytest.raises(ValueError, match="these are 8x6; choose 'contrastive'"):
         pretrain(wide, configuration(initialisation="rotation"))
     with pytest.raises(ValueError, match="batch_size=1 must be a whole number of at least 2"):

@@ -35,9 +35,9 @@ def read(**changes) -> Configuration:
 def test_updates_on_the_batches_of_a_training_are_the_training(tiny, name, network):
     changes = {"schedule": "cosine", "learning_rate": 0.003, "momentum": 0.9}
     chosen = read(optimizer=name, network=network, **changes)
-    built = chosen.build(tiny.image_shape, 3)
+    built = chosen.build(tiny.sample_shape, 3)
     theta = chosen.initial(built, generator("start"))
-    batch = tiny.train.images[:16], tiny.train.labels[:16]
+    batch = tiny.train.samples[:16], tiny.train.labels[:16]
     whole = train(built, theta, *batch, chosen.recipe, generator("unused"))
     moved = chosen.update(built, theta, [batch] * 8, generator("unused"))
     assert moved.keys() == whole.keys()
@@ -47,7 +47,7 @@ def test_updates_on_the_batches_of_a_training_are_the_training(tiny, name, netwo
 def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(digits):
     """By hand: five steps of gradient descent from the initial weights, batch by batch."""
     own = read()
-    network = own.build(digits.image_shape, digits.class_count)
+    network = own.build(digits.sample_shape, digits.class_count)
     theta = own.initial(network, generator("shared state", 0))
     moved = {name: value.clone() for name, value in theta.items()}
     drawn = batches(len(digits.train.labels), 16, generator("shared batches", 0))
@@ -55,7 +55,7 @@ def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(
         rows = next(drawn)
         for value in moved.values():
             value.requires_grad_()
-        scores = torch.func.functional_call(network, moved, (digits.train.images[rows],))
+        scores = torch.func.functional_call(network, moved, (digits.train.samples[rows],))
         loss = torch.nn.functional.cross_entropy(scores, digits.train.labels[rows])
         slopes = torch.autograd.grad(loss, list(moved.values()))
         moved = {
@@ -71,15 +71,15 @@ def test_the_first_state_is_the_start_and_plain_descent_is_the_sum_of_its_steps(
 def test_later_states_are_the_weights_of_a_training(digits):
     """The second state by hand: a quarter of the first configuration's training."""
     own, split = read(), digits.train
-    network = own.build(digits.image_shape, digits.class_count)
+    network = own.build(digits.sample_shape, digits.class_count)
     theta = own.initial(network, generator("shared state", 0))
     stream = generator("shared training", 0)
-    steps = training_steps(network, theta, split.images, split.labels, own.recipe, stream)
+    steps = training_steps(network, theta, split.samples, split.labels, own.recipe, stream)
     for _ in range(own.recipe.steps // STATES):
         state = next(steps)
     source = batches(len(split.labels), 16, generator("shared batches", 0))
     drawn = [next(source) for _ in range(2 * BURST)][BURST:]
-    burst = [(split.images[rows], split.labels[rows]) for rows in drawn]
+    burst = [(split.samples[rows], split.labels[rows]) for rows in drawn]
     moved = own.update(network, state, burst, generator("update", (0, 1)))
     added = torch.cat([(moved[name] - state[name]).flatten() for name in theta])
     assert np.array_equal(update_fields(digits, {"own": own}, 0)["own"][1], added.double().numpy())

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddlib.data.base import images_digest
+from ddlib.data.base import data_digest
 from ddlib.data.cache import one_copy, read
 from ddlib.data.normalise import Whitening
 
@@ -13,9 +13,9 @@ from ddlib.data.normalise import Whitening
 def assert_same(ours, theirs):
     for name in ("name", "classes", "normalisation"):
         assert getattr(ours, name) == getattr(theirs, name)
-    assert images_digest(ours) == images_digest(theirs)
+    assert data_digest(ours) == data_digest(theirs)
     for split in ("train", "test"):
-        assert torch.equal(getattr(ours, split).images, getattr(theirs, split).images)
+        assert torch.equal(getattr(ours, split).samples, getattr(theirs, split).samples)
         assert torch.equal(getattr(ours, split).labels, getattr(theirs, split).labels)
 
 
@@ -23,21 +23,21 @@ def assert_same(ours, theirs):
 def test_a_copy_is_the_data_set(tiny, tmp_path, whitened):
     if whitened:
         tiny = replace(tiny, normalisation=Whitening(torch.rand(64), torch.rand(64, 64)))
-    digest, path = images_digest(tiny), tmp_path / "folder" / "copy.safetensors"
+    digest, path = data_digest(tiny), tmp_path / "folder" / "copy.safetensors"
     ours = one_copy(tiny, digest, path)
     assert_same(ours, tiny)
     written = path.stat().st_mtime_ns
     assert_same(one_copy(tiny, digest, path), tiny)
     assert path.stat().st_mtime_ns == written
-    ours.train.images.zero_()  # in the memory of this process alone
+    ours.train.samples.zero_()  # in the memory of this process alone
     assert_same(read(path, digest), tiny)
 
 
 @pytest.mark.parametrize("content", [b"not tensors", None])
 def test_a_file_that_is_not_the_copy_is_named_and_left(tiny, tmp_path, content):
-    digest, path = images_digest(tiny), tmp_path / "copy.safetensors"
+    digest, path = data_digest(tiny), tmp_path / "copy.safetensors"
     one_copy(tiny, digest, path)
-    with pytest.raises(ValueError, match="it holds other images than this study's"):
+    with pytest.raises(ValueError, match="it holds other data than this study's"):
         read(path, "another digest")
     content = content or path.read_bytes()[:-100]
     path.write_bytes(content)

@@ -30,7 +30,7 @@ def test_a_constant_channel_stays_finite_and_grey_needs_no_channel_axis(tmp_path
     assert images(loaded.train)[:, 1].abs().max() < 1e-4
     assert images(loaded.test).isfinite().all()
     grey = {"train": {"images": pixels(6, 5, 7)}, "test": {"images": pixels(4, 5, 7)}}
-    assert load(write_npz(tmp_path / "b", **grey)).image_shape == (1, 5, 7)
+    assert load(write_npz(tmp_path / "b", **grey)).sample_shape == (1, 5, 7)
 
 
 @pytest.mark.parametrize("test", ["test", "val"])
@@ -40,7 +40,7 @@ def test_a_folder_of_images(tmp_path, test):
     (folder / "train" / "bee").rename(tmp_path / "apart")
     (folder / "train" / "bee").symlink_to(tmp_path / "apart")
     loaded = load(folder)
-    assert (loaded.classes, loaded.image_shape) == (("ant", "bee"), (3, 6, 8))
+    assert (loaded.classes, loaded.sample_shape) == (("ant", "bee"), (3, 6, 8))
     assert loaded.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     expected = pixels(6, 8, 3, seed=11)
     assert grey_levels(loaded)[4].permute(1, 2, 0).tolist() == expected.tolist()

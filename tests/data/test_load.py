@@ -31,7 +31,7 @@ def test_digits_are_the_embedded_images_split_two_to_one_by_class():
     assert torch.equal(images(digits.test), images(again.test))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
-    assert (digits.image_shape, digits.classes) == ((1, 8, 8), tuple("0123456789"))
+    assert (digits.sample_shape, digits.classes) == ((1, 8, 8), tuple("0123456789"))
     assert len(digits.train.labels) + len(digits.test.labels) == len(original.target) == 1797
     for label in range(10):
         share = (digits.test.labels == label).sum().item() / (original.target == label).sum()
@@ -63,10 +63,10 @@ def test_idx_files(root, name, folder, mean, std, first):
 
 def test_the_root_is_searched_before_the_home_cache(root, tmp_path):
     write_mnist(tmp_path / "home" / ".cache" / "ddlib" / "MNIST" / "raw")
-    assert load("mnist").image_shape == (1, 4, 4)
+    assert load("mnist").sample_shape == (1, 4, 4)
     grey = {"images": pixels(6, 9, 9)}, {"images": pixels(4, 9, 9)}
     write_npz(root / "mnist", train=grey[0], test=grey[1])
-    assert load("mnist").image_shape == (1, 9, 9)
+    assert load("mnist").sample_shape == (1, 9, 9)
 
 
 def test_cifar_in_the_layout_of_torchvision(root, monkeypatch):
@@ -89,8 +89,8 @@ def test_cifar_in_the_layout_of_torchvision(root, monkeypatch):
 def test_imagenette_has_readable_names_and_64_pixels(root, copy):
     write_images(root / copy, size=(90, 80), test="val", classes=("n01440764", "n03888257"))
     loaded = load("imagenette")
-    assert (loaded.classes, loaded.image_shape) == (("tench", "parachute"), (3, 64, 64))
-    assert load("imagenette", image_size=16).image_shape == (3, 16, 16)
+    assert (loaded.classes, loaded.sample_shape) == (("tench", "parachute"), (3, 64, 64))
+    assert load("imagenette", image_size=16).sample_shape == (3, 16, 16)
 
 
 def test_download_only_when_asked_and_into_the_root(root, monkeypatch):
@@ -111,7 +111,7 @@ def test_download_only_when_asked_and_into_the_root(root, monkeypatch):
     with pytest.raises(ConnectionError, match=r"downloading mnist to .* failed: no route"):
         load("mnist", download=True)
     load("mnist", download=True)
-    assert load("mnist", download=True).image_shape == (1, 4, 4)  # found now: not fetched again
+    assert load("mnist", download=True).sample_shape == (1, 4, 4)  # found now: not fetched again
     assert asked == [root, root]
 
 
@@ -292,7 +292,7 @@ def test_images_too_large_to_whiten_are_refused(tmp_path):
 )
 def test_real_sets(name, shape, counts, zeros, std):
     loaded = load(name)
-    assert loaded.image_shape == shape
+    assert loaded.sample_shape == shape
     assert (len(loaded.train.labels), len(loaded.test.labels)) == counts
     assert (loaded.train.labels == 0).sum() == zeros
     sample = loaded.train.at(torch.arange(10_000))

@@ -37,12 +37,12 @@ def test_a_split_of_bytes_gives_the_floats_of_its_rows():
     rows = torch.tensor([7, 0, 7])
     for at in (rows, split.labels == 1, slice(2, 5)):
         assert torch.equal(split.at(at), floats.at(at))
-        assert torch.equal(split.images[at], floats.images[at])
+        assert torch.equal(split.samples[at], floats.samples[at])
     for whole in (split, floats):
         part = whole.subset(torch.tensor([8, 7, 0]))
         assert part.labels.tolist() == [0, 1, 0]
-        assert torch.equal(part.at(torch.tensor([1, 2])), floats.images[[7, 0]])
-        assert torch.equal(part.at(slice(1)), floats.images[[8]])
+        assert torch.equal(part.at(torch.tensor([1, 2])), floats.samples[[7, 0]])
+        assert torch.equal(part.at(slice(1)), floats.samples[[8]])
 
 
 def test_grey_images_have_the_strides_of_a_file_that_is_mapped():
@@ -74,8 +74,8 @@ def test_both_splits_are_whitened_as_the_training_images_ask(tmp_path, channels)
     covariance = np.cov(unit["train"].T) + 0.1 * np.eye(25 * channels)
     for name, split in (("train", loaded.train), ("test", loaded.test)):
         expected = (unit[name] - unit["train"].mean(0)) @ np.linalg.inv(sqrtm(covariance))
-        assert split.images.shape[1:] == loaded.image_shape == (channels, 5, 5)
-        assert split.images.dtype == torch.float32
+        assert split.samples.shape[1:] == loaded.sample_shape == (channels, 5, 5)
+        assert split.samples.dtype == torch.float32
         np.testing.assert_allclose(images(split).flatten(1).numpy(), expected, atol=1e-5)
 
 

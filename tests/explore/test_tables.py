@@ -108,7 +108,7 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
     (mine / "sheets.parquet").unlink()
     names = ["dm-ipc3-seed0.safetensors", "dm-ipc3-seed1.safetensors"]
     for name, content in zip(names, (images, -images), strict=True):
-        dataclasses.replace(synthetic, images=content).save(mine / "distilled" / name)
+        dataclasses.replace(synthetic, samples=content).save(mine / "distilled" / name)
     costs = pd.DataFrame({"method": "dm", "ipc": 3, "seed": [0, 1], "set": names})
     costs.to_parquet(mine / "costs.parquet")
     study = tables.read(mine)

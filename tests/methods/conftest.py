@@ -10,7 +10,7 @@ from ddlib.networks.initial import initial_parameters
 
 @pytest.fixture(scope="module")
 def network(tiny):
-    return build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2)
+    return build("convnet", tiny.sample_shape, tiny.class_count, width=6, depth=2)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_the_controls_are_the_modes_and_the_real_images_nearest_to_them():
         for ipc, centres in ((1, points.mean(0, keepdim=True)), (3, means)):
             apart = np.linalg.norm((points[None] - centres[:, None]).flatten(2).numpy(), axis=2)
             expected = points[apart.argmin(1)] if images == "nearest" else centres
-            pairs = zip(ordered(outcome[ipc].images), ordered(expected / 5), strict=True)
+            pairs = zip(ordered(outcome[ipc].samples), ordered(expected / 5), strict=True)
             assert all(ours == pytest.approx(theirs, abs=2e-4) for ours, theirs in pairs)
 
 

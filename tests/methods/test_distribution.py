@@ -61,11 +61,11 @@ def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, 
     For configurations, an iteration matches the features of the network of one.
     """
     norm = "batch" if run == "batch" else "instance"
-    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm=norm)
+    network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
     parameters = settings(real_batch=EVERYTHING, **RUNS[run])
-    images = start = distil(tiny, network, [ipc], 0, parameters.replace(iterations=0))[ipc].images
-    distilled = distil(tiny, network, [ipc], 0, parameters)[ipc].images
-    family = [build(**each["network"], image_shape=(1, 8, 8), class_count=3) for each in FAMILY]
+    images = start = distil(tiny, network, [ipc], 0, parameters.replace(iterations=0))[ipc].samples
+    distilled = distil(tiny, network, [ipc], 0, parameters)[ipc].samples
+    family = [build(**each["network"], sample_shape=(1, 8, 8), class_count=3) for each in FAMILY]
     networks = family if "configurations" in RUNS[run] else [network]
     shapes, drawn = [[value.shape for value in each.parameters()] for each in networks], []
     velocity = torch.zeros_like(images)
@@ -75,7 +75,7 @@ def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, 
         images = images.detach().requires_grad_()
         real, seen = (
             torch.func.functional_call(networks[drawn[-1]].body.train(), body, (batch,)).flatten(1)
-            for batch in (tiny.train.images, images)
+            for batch in (tiny.train.samples, images)
         )
         loss = reference_loss(real, tiny.train.labels, seen, ipc)
         loss = loss.log() if run == "log" else loss
@@ -95,8 +95,8 @@ def test_every_iteration_draws_one_network_and_one_real_batch_for_all_sizes(
     assert len(heads.unique(dim=0)) == 4
     assert [len(images) for images, _ in applied] == [24, 3, 6, 15] * 4
     real = torch.stack([images for images, _ in applied[::4]])
-    rows = torch.cdist(real.flatten(2), tiny.train.images.flatten(1)[None]).argmin(2)
-    assert torch.equal(tiny.train.images[rows], real)
+    rows = torch.cdist(real.flatten(2), tiny.train.samples.flatten(1)[None]).argmin(2)
+    assert torch.equal(tiny.train.samples[rows], real)
     assert not torch.equal(rows[0], rows[1])
     for batch in rows:
         assert len(batch.unique()) == 24
@@ -114,7 +114,7 @@ def test_augmentation_is_siamese(tiny, network, ordinary_convnet, drawn_weights,
     assert families == {"color", "crop", "cutout", "flip", "scale", "rotate"}
     second, (images, drawn) = applied[5][0], applied[2]
     body = ordinary_convnet(drawn_weights[0], 2)[0]
-    real = body(augment.apply(tiny.train.images, drawn))
+    real = body(augment.apply(tiny.train.samples, drawn))
     seen = body(augment.apply(images.requires_grad_(), drawn))
     step = torch.autograd.grad(reference_loss(real, tiny.train.labels, seen, 2), images)[0]
     torch.testing.assert_close(second, images.detach() - step, rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_configurations_are_drawn_alike_often(tiny, network, drawn_weights):
 def test_configurations_of_the_studys_own_network_give_the_same_bytes(tiny, network):
     own = {"network": {"name": "convnet", "width": 6, "depth": 2}}
     plain, alone, twice = (
-        distil(tiny, network, [1], 0, settings(configurations=given))[1].images
+        distil(tiny, network, [1], 0, settings(configurations=given))[1].samples
         for given in ([], [own], [own, {}])
     )
     assert torch.equal(plain, alone)

@@ -99,7 +99,7 @@ def test_a_dit_is_sampled_as_by_its_own_code(folder, coloured):
 
 def test_a_dit_is_guided_towards_modes_of_scaled_latents(folder, coloured, monkeypatch):
     vae = AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False)
-    unit = (coloured.train.images * 0.25 + 0.5).clamp(0, 1)
+    unit = (coloured.train.samples * 0.25 + 0.5).clamp(0, 1)
     with torch.no_grad():
         latents = 0.3 * vae.encode(2 * unit - 1).latent_dist.mean
         decoded = (vae.decode(latents / 0.3).sample / 2 + 0.5).clamp(0, 1)
@@ -111,7 +111,7 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(folder, coloured, monke
 
     monkeypatch.setattr(diffusion, "sample", record)
     parameters = ModeGuidedDiffusion(generator=str(folder), class_ids=[4, 5, 6])
-    images = distil(coloured, None, [10], 0, parameters, [])[10].images  # each its own mode
+    images = distil(coloured, None, [10], 0, parameters, [])[10].samples  # each its own mode
     targets, ids = (torch.cat(parts) for parts in zip(*asked, strict=True))
     assert [len(part) for part, _ in asked] == [8, 8, 8, 6]
     assert ids.tolist() == [4] * 10 + [5] * 10 + [6] * 10
@@ -122,7 +122,7 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(folder, coloured, monke
         torch.testing.assert_close(targets[rows], latents[own][order], rtol=1e-4, atol=1e-5)
         pixels = images[rows] * 0.25 + 0.5
         torch.testing.assert_close(pixels, decoded[own][order], rtol=1e-4, atol=1e-4)
-    shown = distil(coloured, None, [10], 0, parameters.replace(images="modes"), [])[10].images
+    shown = distil(coloured, None, [10], 0, parameters.replace(images="modes"), [])[10].samples
     torch.testing.assert_close(shown, images)
 
 
@@ -135,9 +135,9 @@ def test_whitened_images_under_bf16_are_float32_and_rounded_by_networks_alone(
     parameters = ModeGuidedDiffusion(
         generator=str(folder), images=images, class_ids=[4, 5, 6], steps=6, stop=3
     )
-    exact = distil(whitened, None, [2], 0, parameters, [])[2].images
+    exact = distil(whitened, None, [2], 0, parameters, [])[2].samples
     with precision("bf16", "cpu"):
-        rounded = distil(whitened, None, [2], 0, parameters, [])[2].images
+        rounded = distil(whitened, None, [2], 0, parameters, [])[2].samples
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0, atol=0.1)
 
@@ -147,7 +147,7 @@ def test_images_of_another_size_are_resized_there_and_back(folder, coloured):
     data = replace(coloured, train=Split(large, coloured.train.labels))
     assert dit.load(str(folder), data, [7, 8, 9]).encode(large).shape == (30, 4, 4, 4)
     parameters = ModeGuidedDiffusion(generator=str(folder), steps=4, stop=2, class_ids=[7, 8, 9])
-    images = distil(data, None, [2], 0, parameters, [])[2].images
+    images = distil(data, None, [2], 0, parameters, [])[2].samples
     assert images.shape == (6, 3, 12, 10)
     assert images.isfinite().all()
 

@@ -30,7 +30,7 @@ LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 @pytest.fixture(scope="module")
 def perceptron(tiny):
-    return build("mlp", tiny.image_shape, tiny.class_count, width=10, depth=2)
+    return build("mlp", tiny.sample_shape, tiny.class_count, width=10, depth=2)
 
 
 def settings(**changes):
@@ -44,7 +44,7 @@ def weights(network, seed=0, dtype=torch.float32):
 
 
 def in_float64(dataset):
-    return replace(dataset, train=Split(dataset.train.images.double(), dataset.train.labels))
+    return replace(dataset, train=Split(dataset.train.samples.double(), dataset.train.labels))
 
 
 def ordinary_mlp(theta):
@@ -77,7 +77,7 @@ def reference_match(ordinary, dataset, batch, images, drawn=PLAIN):
     ipc = len(images) // dataset.class_count
     total = 0
     for label, rows in enumerate(batch):
-        seen = augment.apply(dataset.train.images[rows], drawn[label])
+        seen = augment.apply(dataset.train.samples[rows], drawn[label])
         real_loss = F.cross_entropy(ordinary(seen), dataset.train.labels[rows])
         real = [value.detach() for value in torch.autograd.grad(real_loss, parameters)]
         synthetic = augment.apply(images[label * ipc : (label + 1) * ipc], drawn[label])
@@ -176,8 +176,8 @@ def test_a_run_equals_the_reference_algorithm_written_out(
         **{"outer_steps": 3, "inner_epochs": 4, "learning_rate": 0.2, "real_batch": EVERYTHING},
         **{"network_learning_rate": 0.05} | RUNS[kind],
     )
-    images = start = distil(tiny, body, [2], 0, parameters.replace(iterations=0))[2].images
-    distilled = distil(tiny, body, [2], 0, parameters)[2].images
+    images = start = distil(tiny, body, [2], 0, parameters.replace(iterations=0))[2].samples
+    distilled = distil(tiny, body, [2], 0, parameters)[2].samples
     velocity, samples = torch.zeros_like(start), real_batches(tiny, 16, generator("statistics", 0))
     for theta in drawn_weights:
         layer = nn.BatchNorm2d if norms else nn.InstanceNorm2d
@@ -185,7 +185,7 @@ def test_a_run_equals_the_reference_algorithm_written_out(
         adam = not convolves and len(theta["body.1.bias"]) == 6
         for outer in range(3):
             if norms:
-                ordinary.train()(tiny.train.images[torch.cat(next(samples))])
+                ordinary.train()(tiny.train.samples[torch.cat(next(samples))])
                 ordinary.eval()
             images = images.detach().requires_grad_()
             total = reference_match(ordinary, tiny, members, images)

@@ -37,12 +37,12 @@ RUNS = {
 @pytest.fixture(scope="module")
 def mnist():
     whole = load("mnist")  # a fifth of its test images is enough, and five times as fast
-    return replace(whole, test=Split(whole.test.images[:2000], whole.test.labels[:2000]))
+    return replace(whole, test=Split(whole.test.samples[:2000], whole.test.labels[:2000]))
 
 
 @pytest.fixture(scope="module")
 def network(mnist):
-    return build("convnet", mnist.image_shape, 10, width=16, depth=3)
+    return build("convnet", mnist.sample_shape, 10, width=16, depth=3)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def accuracy(mnist, network, tmp_path_factory):
                 path.write_bytes(method.preparation.make(mnist, network, job))
         synthetic = method.distil(mnist, network, [1], 0, parameters, *more)[1]
         recipe = Recipe(steps=150, batch_size=64, learning_rate=0.03)
-        given = network, synthetic.images, synthetic.labels, mnist.test, recipe
+        given = network, synthetic.samples, synthetic.labels, mnist.test, recipe
         return sum(train_and_score(*given, (0, number)).accuracy for number in range(2)) / 2
 
     return score

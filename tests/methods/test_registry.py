@@ -82,23 +82,23 @@ def test_a_set_says_what_made_it(run, tiny):
         assert (synthetic.classes, synthetic.normalisation) == (tiny.classes, tiny.normalisation)
         assert synthetic.labels.tolist() == [0] * ipc + [1] * ipc + [2] * ipc
         assert synthetic.parameters == vars(parameters)
-        assert synthetic.images.shape == (3 * ipc, 1, 8, 8)
-        assert synthetic.images.dtype == torch.float32
-        assert synthetic.images.isfinite().all()
-        assert not synthetic.images.requires_grad
+        assert synthetic.samples.shape == (3 * ipc, 1, 8, 8)
+        assert synthetic.samples.dtype == torch.float32
+        assert synthetic.samples.isfinite().all()
+        assert not synthetic.samples.requires_grad
 
 
 def test_one_seed_gives_one_set_and_nothing_else_changes(run, tiny):
     _, _, distil = run
-    real, torch_state = tiny.train.images.clone(), torch.get_rng_state()
+    real, torch_state = tiny.train.samples.clone(), torch.get_rng_state()
     numpy_state = np.random.get_state()[1].copy()
     first, again, other = (distil([2], seed)[2] for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
-    assert torch.equal(tiny.train.images, real)
-    assert torch.equal(first.images, again.images)
+    assert torch.equal(tiny.train.samples, real)
+    assert torch.equal(first.samples, again.samples)
     assert first.learned == again.learned
-    assert not torch.equal(first.images, other.images)
+    assert not torch.equal(first.samples, other.samples)
 
 
 def test_all_sizes_together_are_what_each_is_alone(run):
@@ -106,14 +106,14 @@ def test_all_sizes_together_are_what_each_is_alone(run):
     together = distil([1, 3])
     tolerance = 1e-3 if name == "mgd3" else 1e-6  # its forward passes hold other images
     for ipc in (1, 3):
-        alone = distil([ipc])[ipc].images
-        torch.testing.assert_close(together[ipc].images, alone, rtol=tolerance, atol=tolerance)
+        alone = distil([ipc])[ipc].samples
+        torch.testing.assert_close(together[ipc].samples, alone, rtol=tolerance, atol=tolerance)
 
 
 def test_a_size_that_the_smallest_class_cannot_fill_is_refused(run, tiny, members):
     _, _, distil = run
     rows = torch.cat([rows[:count] for rows, count in zip(members, (9, 3, 5), strict=True)])
-    few = replace(tiny, train=Split(tiny.train.images[rows], tiny.train.labels[rows]))
+    few = replace(tiny, train=Split(tiny.train.samples[rows], tiny.train.labels[rows]))
     with pytest.raises(ValueError, match="ipc=4 is more than the 3 images of class bee; choose"):
         distil([1, 4], dataset=few)
 
@@ -130,7 +130,7 @@ def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, network, prepa
     )
     assert isinstance(outcomes[2], DivergedError)
     assert "stopped being a finite number at step" in str(outcomes[2])
-    torch.testing.assert_close(outcomes[3].images, alone[3].images, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(outcomes[3].samples, alone[3].samples, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dm", "mtt"])
@@ -139,8 +139,8 @@ def test_pixels_that_overflow_in_the_last_step_are_a_divergence(tiny, network, p
     if name == "mtt":
         changes |= {"step_size": 9.0, "step_size_learning_rate": 0}
     else:
-        dataset = replace(tiny, train=Split(tiny.train.images * 100, tiny.train.labels))
-        network = build("mlp", tiny.image_shape, 3, width=64, depth=2)
+        dataset = replace(tiny, train=Split(tiny.train.samples * 100, tiny.train.labels))
+        network = build("mlp", tiny.sample_shape, 3, width=64, depth=2)
     parameters = METHODS[name].parameters.read(SETTINGS[name] | changes, name)
     outcome = METHODS[name].distil(dataset, network, [1], 0, parameters, *prepared[name])[1]
     assert isinstance(outcome, DivergedError)
@@ -163,7 +163,7 @@ def test_class_members_and_real_batches_hold_each_image_once(tiny, members):
     for ours, theirs in zip(class_members(tiny), members, strict=True):
         assert torch.equal(ours, theirs)
     rows = torch.cat([rows[:count] for rows, count in zip(members, (40, 7, 1), strict=True)])
-    few = replace(tiny, train=Split(tiny.train.images[rows], tiny.train.labels[rows]))
+    few = replace(tiny, train=Split(tiny.train.samples[rows], tiny.train.labels[rows]))
     batches, reached = real_batches(few, 10, torch.Generator().manual_seed(0)), set()
     for batch in (next(batches) for _ in range(60)):
         assert [len(rows.unique()) for rows in batch] == [10, 7, 1]  # a small class gives all
@@ -181,7 +181,7 @@ def test_random_members_reach_every_image(tiny, members):
 
 def test_first_images_are_the_random_control_or_standard_normal(tiny, network):
     control = METHODS["random"].distil(tiny, network, [4], 2, METHODS["random"].parameters())[4]
-    assert torch.equal(initial_images(tiny, 4, "real", 2), control.images)
+    assert torch.equal(initial_images(tiny, 4, "real", 2), control.samples)
     noise, other = (initial_images(tiny, 40, "noise", seed) for seed in (2, 3))
     count = noise.numel()  # 7680: four standard errors on either moment
     assert abs(noise.mean()) < 4 / count**0.5
@@ -202,13 +202,13 @@ def test_bad_configurations_to_distil_for_are_refused():
 
 @pytest.mark.parametrize("name", ["herding", "dm"])
 def test_a_default_dtype_of_float64_changes_no_byte(tiny, name):
-    network = build("convnet", tiny.image_shape, tiny.class_count, width=4, depth=2)
+    network = build("convnet", tiny.sample_shape, tiny.class_count, width=4, depth=2)
     options = {"iterations": 2, "real_batch": 4, "augmentation": "none"} if name == "dm" else {}
     parameters = METHODS[name].parameters.read(options, name)
-    plain = METHODS[name].distil(tiny, network, [1], 0, parameters)[1].images
+    plain = METHODS[name].distil(tiny, network, [1], 0, parameters)[1].samples
     torch.set_default_dtype(torch.float64)
     try:
-        other = build("convnet", tiny.image_shape, tiny.class_count, width=4, depth=2)
-        assert torch.equal(METHODS[name].distil(tiny, other, [1], 0, parameters)[1].images, plain)
+        other = build("convnet", tiny.sample_shape, tiny.class_count, width=4, depth=2)
+        assert torch.equal(METHODS[name].distil(tiny, other, [1], 0, parameters)[1].samples, plain)
     finally:
         torch.set_default_dtype(torch.float32)

@@ -65,10 +65,10 @@ def test_a_control_gives_each_class_real_images_of_its_own_and_sizes_are_nested(
     select, parameters = CONTROLS[name]
     sets = select(tiny, network, [2, 17, 40], 5, parameters)
     for ipc, synthetic in sets.items():
-        images = synthetic.images.view(3, ipc, 1, 8, 8)
-        assert torch.equal(images, sets[40].images.view(3, 40, 1, 8, 8)[:, :ipc])
+        images = synthetic.samples.view(3, ipc, 1, 8, 8)
+        assert torch.equal(images, sets[40].samples.view(3, 40, 1, 8, 8)[:, :ipc])
         for label, rows in enumerate(members):
-            matches = (images[label][:, None] == tiny.train.images[rows]).flatten(2).all(2)
+            matches = (images[label][:, None] == tiny.train.samples[rows]).flatten(2).all(2)
             assert matches.sum(1).tolist() == [1] * ipc
             assert matches.sum(0).max() == 1
 
@@ -81,18 +81,18 @@ def test_the_features_of_a_network_decide(
     tiny, members, ordinary_convnet, select, by_hand, norm, steps
 ):
     """The network is trained on D; if not, its batch norms see 16 images of every class."""
-    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm=norm)
+    network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
     parameters = FeatureSelection(steps=steps, batch_size=17, learning_rate=0.3)
-    images = select(tiny, network, [8], 4, parameters)[8].images.view(3, 8, 1, 8, 8)
+    images = select(tiny, network, [8], 4, parameters)[8].samples.view(3, 8, 1, 8, 8)
     theta = initial_parameters(network, generator("feature weights", 4))
     if steps:
-        real, stream = (tiny.train.images, tiny.train.labels), generator("feature batches", 4)
+        real, stream = (tiny.train.samples, tiny.train.labels), generator("feature batches", 4)
         theta = train(
             network, theta, *real, Recipe(steps=12, batch_size=17, learning_rate=0.3), stream
         )
     layer = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}[norm]
     ordinary = ordinary_convnet(theta, 2, norm=layer).train()
-    ordinary(tiny.train.images[random_members(tiny, 16, 4)])
-    features = ordinary.eval()[0](tiny.train.images).detach().double().numpy()
+    ordinary(tiny.train.samples[random_members(tiny, 16, 4)])
+    features = ordinary.eval()[0](tiny.train.samples).detach().double().numpy()
     for label, rows in enumerate(members):
-        assert torch.equal(images[label], tiny.train.images[rows[by_hand(features[rows], 8)]])
+        assert torch.equal(images[label], tiny.train.samples[rows[by_hand(features[rows], 8)]])

@@ -101,7 +101,7 @@ def test_snapshots_equal_an_ordinary_loop_of_sgd(
     tiny, ordinary_convnet, norm, momentum, size, epoch_steps, steps
 ):
     """Two epochs, each a pass or the steps asked for; momentum lasts from epoch to epoch."""
-    network = build("convnet", tiny.image_shape, tiny.class_count, width=6, depth=2, norm=norm)
+    network = build("convnet", tiny.sample_shape, tiny.class_count, width=6, depth=2, norm=norm)
     recipe = job(momentum=momentum, weight_decay=0.01, batch_size=size, epoch_steps=epoch_steps)
     content = train_expert(tiny, network, recipe)
     assert train_expert(tiny, network, recipe) == content
@@ -115,7 +115,7 @@ def test_snapshots_equal_an_ordinary_loop_of_sgd(
         for _ in range(steps):
             rows = next(batch)
             optimiser.zero_grad()
-            F.cross_entropy(ordinary(tiny.train.images[rows]), tiny.train.labels[rows]).backward()
+            F.cross_entropy(ordinary(tiny.train.samples[rows]), tiny.train.labels[rows]).backward()
             optimiser.step()
         expected.append(torch.nn.utils.parameters_to_vector(parameters).detach().clone())
     torch.testing.assert_close(snapshots(content), torch.stack(expected), rtol=1e-5, atol=1e-6)
@@ -283,7 +283,7 @@ def steps_by_hand(size, families, stream):
 @pytest.mark.parametrize(("size", "augmentation"), [(6, "none"), (4, "dsa")])
 def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, augmentation):
     """Three iterations in float64: momentum of images and step size, every pair as it was drawn."""
-    dataset = replace(tiny, train=Split(tiny.train.images.double(), tiny.train.labels))
+    dataset = replace(tiny, train=Split(tiny.train.samples.double(), tiny.train.labels))
     parameters = settings(
         **{"learning_rate": {1: 10, 3: 30}, "step_size": {1: 0.2, 3: 0.4}},
         **{"step_size_learning_rate": 1e-3, "augmentation": augmentation},
@@ -305,7 +305,7 @@ def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, au
         velocity = [0.5 * old + new for old, new in zip(velocity, slopes, strict=True)]
         images = images - 20 * velocity[0]
         step_size = step_size - 1e-3 * velocity[1]
-    torch.testing.assert_close(distilled.images, images.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(distilled.samples, images.detach(), rtol=1e-5, atol=1e-5)
     assert distilled.learned == {"step_size": pytest.approx(step_size.item(), rel=1e-5)}
     assert abs(step_size.item() - 0.3) > 1e-4
 

@@ -41,7 +41,7 @@ def test_averaged_weights_denoise_held_out_images(tiny, path):
     assert (list(model.class_ids), model.null_class) == ([0, 1, 2], 3)
     scheduler, t = DDPMScheduler(beta_schedule="linear", clip_sample=False), torch.tensor(300)
     noise = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    noisy = scheduler.add_noise(model.encode(tiny.test.images), noise, t)
+    noisy = scheduler.add_noise(model.encode(tiny.test.samples), noise, t)
     with torch.no_grad():
         guess = model.predict(noisy, t, tiny.test.labels)
     assert (guess - noise).pow(2).mean() < 0.5 * noise.pow(2).mean()

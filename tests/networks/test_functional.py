@@ -87,7 +87,7 @@ def own(monkeypatch):
     """Build a network of one's own, from a function that returns its body."""
 
     def build_own(body, features):
-        def network(image_shape, class_count):
+        def network(sample_shape, class_count):
             return Network(body(), nn.Linear(features, class_count))
 
         monkeypatch.setitem(NETWORKS, "own", network)

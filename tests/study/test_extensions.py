@@ -34,8 +34,8 @@ PREPARED = PREPARED.replace("Method, ", "Method, Preparation, ")
 NETWORK = """
 from ddlib.networks.zoo import NETWORKS, mlp
 
-def small(image_shape, class_count, width: int = 8):
-    return mlp(image_shape, class_count, width, 2)
+def small(sample_shape, class_count, width: int = 8):
+    return mlp(sample_shape, class_count, width, 2)
 
 NETWORKS["small"] = small
 """
@@ -177,7 +177,7 @@ def test_the_examples_run_in_worker_processes(own):
     [means] = [s for s in own.distilled() if (s.method, s.k) == ("k_means", 2)]
     real = own.plan.dataset.train
     expected = [real.at(torch.nonzero(real.labels == label).flatten()).mean(0) for label in (0, 1)]
-    torch.testing.assert_close(means.images, torch.stack(expected))
+    torch.testing.assert_close(means.samples, torch.stack(expected))
     assert (own.trials["status"] == "ok").all()
     assert set(own.trials["network"]) == {"convnext"}
     assert own.trials.groupby("method")["accuracy"].max()["k_means"] > 0.7

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ddlib.data.base import DataSet, Pixels, Split, images_digest
+from ddlib.data.base import DataSet, Pixels, Split, data_digest
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.fingerprints import (
     PACKAGE,
@@ -104,24 +104,24 @@ def test_code_in_no_file_is_refused_and_that_of_a_file_counts(tmp_path, monkeypa
 def test_all_that_a_data_set_holds_counts_but_its_name(tiny):
     def changed(name: str, part: str) -> DataSet:
         split = getattr(tiny, name)
-        tensors = {"images": split.images.clone(), "labels": split.labels.clone()}
+        tensors = {"samples": split.samples.clone(), "labels": split.labels.clone()}
         tensors[part].view(-1)[-1] += 1
         return replace(tiny, **{name: Split(**tensors)})
 
     def in_bytes(more: int, white: int) -> DataSet:
-        values = (tiny.train.images * 20).clamp(0, 255).to(torch.uint8) + more
+        values = (tiny.train.samples * 20).clamp(0, 255).to(torch.uint8) + more
         return replace(tiny, train=Split(Pixels(values, norm, white), tiny.train.labels))
 
     norm, zero, one = tiny.normalisation, torch.zeros(64), torch.eye(64)
     norms = Normalisation((0.5,), (0.3,)), Whitening(zero, one), Whitening(zero, 2 * one)
     several = [tiny, replace(tiny, classes=("ant", "bee", "dog"))]
-    several += [changed(*at) for at in itertools.product(("train", "test"), ("images", "labels"))]
+    several += [changed(*at) for at in itertools.product(("train", "test"), ("samples", "labels"))]
     several += [replace(tiny, normalisation=other) for other in norms]
     several += [in_bytes(*values) for values in ((0, 255), (1, 255), (0, 240))]
-    assert len({images_digest(dataset) for dataset in several}) == len(several) == 12
+    assert len({data_digest(dataset) for dataset in several}) == len(several) == 12
     for dataset in several:
         twin = replace(dataset, name="other", test=Split(*vars(dataset.test).values()))
-        assert images_digest(twin) == images_digest(dataset)
+        assert data_digest(twin) == data_digest(dataset)
 
 
 def test_every_file_counts_with_its_place_and_content(tmp_path):

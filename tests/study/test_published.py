@@ -118,7 +118,7 @@ def test_a_learned_step_size_that_no_network_is_evaluated_with_is_told(tiny, tmp
     trials = []
     for ipc, seed, step_size in ((1, 0, 0.01), (1, 1, 0.03), (10, 0, 0.25)):
         path, parameters = tmp_path / f"{ipc}-{seed}", TrajectoryMatching()
-        images = tiny.train.images[: 3 * ipc]
+        images = tiny.train.samples[: 3 * ipc]
         finished(tiny, images, "mtt", parameters, seed, {"step_size": step_size}).save(path)
         trials.append(SimpleNamespace(set_path=path, method="mtt", ipc=ipc))
     trials.append(SimpleNamespace(set_path=tmp_path / "failed", method="mtt", ipc=50))

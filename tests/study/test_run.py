@@ -144,10 +144,10 @@ def test_a_trial_is_what_its_own_call_gives(finished, method):
     parameters = METHODS[method].parameters(**(GRID["methods"][method] or {}))
     synthetic = METHODS[method].distil(dataset, mlp(), [2], 1, parameters)[2]
     [kept] = [one for one in finished.result.distilled(1) if (one.method, one.k) == (method, 6)]
-    assert torch.equal(kept.images, synthetic.images)
+    assert torch.equal(kept.samples, synthetic.samples)
     rows = finished.result.trials.query("method == @method and k == 6 and seed == 1")
     for row in rows.itertuples():
-        given = synthetic.images, synthetic.labels, dataset.test, RECIPE, (1, row.evaluation)
+        given = synthetic.samples, synthetic.labels, dataset.test, RECIPE, (1, row.evaluation)
         score = train_and_score(mlp(), *given)
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
     assert rows["cross_entropy"].nunique() == 2
@@ -157,10 +157,10 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
     """The converged one takes the steps at which the risk on images held out is least."""
     dataset = load(**DIGITS)
     real, held_out = dataset.train, hold_out(dataset.train.labels, 0.5)
-    rest, tested = (Split(real.images[at], real.labels[at]) for at in (~held_out, held_out))
+    rest, tested = (Split(real.samples[at], real.labels[at]) for at in (~held_out, held_out))
     risks = {
         steps: train_and_score(
-            mlp(), rest.images, rest.labels, tested, recipe(steps), (0, 0)
+            mlp(), rest.samples, rest.labels, tested, recipe(steps), (0, 0)
         ).cross_entropy
         for steps in (20, 40, 80)
     }
@@ -170,7 +170,7 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
     assert not references["capped"].any()
     assert list(references["passes"]) == [40 * 16 / 60, 20 * 16 / 60] * 2
     for row in references.itertuples():
-        given = real.images, real.labels, dataset.test, recipe(row.steps), (row.seed, 0)
+        given = real.samples, real.labels, dataset.test, recipe(row.steps), (row.seed, 0)
         score = train_and_score(mlp(), *given)
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
         assert score.balanced_accuracy == row.balanced_accuracy
@@ -182,7 +182,7 @@ def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
     dataset, [synthetic, _] = load(**DIGITS), result.distilled()
     with precision("bf16", "cpu"):
         score = train_and_score(
-            mlp(), synthetic.images, synthetic.labels, dataset.test, RECIPE, (0, 0)
+            mlp(), synthetic.samples, synthetic.labels, dataset.test, RECIPE, (0, 0)
         )
     assert result.trials["cross_entropy"][0] == score.cross_entropy
     rounded, plain = (
@@ -451,7 +451,7 @@ def shifting(monkeypatch, make) -> None:
     def distil(dataset, network, ipc, seed, parameters, prepared):
         total = sum(int(path.read_text()) for path in prepared) / 100
         plain = selection.random(dataset, network, [ipc], seed, parameters)[ipc]
-        return replace(plain, images=plain.images + total)
+        return replace(plain, samples=plain.samples + total)
 
     shifts = Preparation(lambda parameters, ipcs: [{"shift": 1}, {"shift": 10}], make)
     register(monkeypatch, "shifted", distil, shifts)
@@ -481,7 +481,7 @@ def test_what_a_method_prepares_is_made_once_also_by_two_studies_at_once(
     assert set(one.trials.query("method == 'same'")["base"]) == {"shifted"}
     sets = one.distilled()
     for moved, plain in zip(sets[:2], sets[2:4], strict=True):
-        assert torch.equal(moved.images, plain.images + 0.11)
+        assert torch.equal(moved.samples, plain.samples + 0.11)
         assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
     seconds = one.costs.groupby("method")["prepare_seconds"].first()
     assert seconds["random"] == 0 < seconds["shifted"]
@@ -605,13 +605,13 @@ def test_what_trained_networks_showed_on_the_probe_images(several):
     """Probabilities and features at the end; logits' changes over four quarters of the training."""
     shown, dataset = several.observed("adam"), load(**DIGITS)
     count, real = len(dataset.test.labels), dataset.train
-    seen = dataset.test.images[[i * count // 7 for i in range(7)]]
+    seen = dataset.test.samples[[i * count // 7 for i in range(7)]]
     adam = recipe(20, learning_rate=0.01, optimizer="adam")
     for seed in (0, 1):
         theta = initial_parameters(mlp(), generator("evaluation weights", (seed, 0)))
         stream = generator("evaluation batches", (seed, 0))
         scores = [networks.logits(mlp(), theta, seen)]
-        steps = training_steps(mlp(), theta, real.images, real.labels, adam, stream)
+        steps = training_steps(mlp(), theta, real.samples, real.labels, adam, stream)
         for number, theta in enumerate(steps, 1):
             if number in (5, 10, 15, 20):
                 scores.append(networks.logits(mlp(), theta, seen))

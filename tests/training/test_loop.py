@@ -31,7 +31,7 @@ def sgd(steps, batch_size, learning_rate, *rest, **more):
 
 @pytest.fixture(scope="module")
 def network(tiny):
-    return build("mlp", tiny.image_shape, tiny.class_count, width=10, depth=2)
+    return build("mlp", tiny.sample_shape, tiny.class_count, width=10, depth=2)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def perceptron(values, images):
 )
 def test_training_is_a_plain_loop(tiny, network, theta, name, schedule, theirs):
     recipe = sgd(6, 32, 0.02, 0.9, 0.01, schedule, optimizer=name)
-    images, labels = tiny.train.images, tiny.train.labels
+    images, labels = tiny.train.samples, tiny.train.labels
     ours = train(network, theta, images, labels, recipe, stream(4))
     values = [value.clone().requires_grad_() for value in theta.values()]
     optimiser = theirs(values, lr=0.02, weight_decay=0.01)
@@ -83,7 +83,7 @@ def test_training_is_a_plain_loop(tiny, network, theta, name, schedule, theirs):
 def test_labels_are_smoothed_as_the_closed_form_has_it(tiny, network, theta):
     """One SGD step moves the head's bias by -rate times mean(softmax - smoothed labels)."""
     recipe = sgd(1, 256, 0.02, label_smoothing=0.3, **PLAIN)
-    images, labels = tiny.train.images, tiny.train.labels
+    images, labels = tiny.train.samples, tiny.train.labels
     moved = train(network, theta, images, labels, recipe, stream())
     shares = logits(network, theta, images).softmax(1)
     wanted = 0.7 * F.one_hot(labels, 3) + 0.1
@@ -106,7 +106,7 @@ def test_batches_are_cut_from_whole_permutations_of_their_generator(count, size)
 
 
 def test_training_is_its_generators_and_leaves_its_arguments_as_they_were(tiny, network, theta):
-    arguments = [tiny.train.images, tiny.train.labels, *theta.values()]
+    arguments = [tiny.train.samples, tiny.train.labels, *theta.values()]
     copies = [tensor.clone() for tensor in arguments]
     recipe, state = sgd(5, 16, 0.1, augmentation="dsa"), torch.get_rng_state()
     first, again, other = (
@@ -124,7 +124,7 @@ def test_training_is_its_generators_and_leaves_its_arguments_as_they_were(tiny, 
 def test_divergence_is_reported_with_the_step_at_which_a_naive_loop_breaks(
     tiny, network, theta, rate
 ):
-    images, labels = tiny.train.images, tiny.train.labels
+    images, labels = tiny.train.samples, tiny.train.labels
     values, broken = list(theta.values()), 0
     while True:
         values = [value.detach().requires_grad_() for value in values]
@@ -164,7 +164,7 @@ def test_the_score_is_that_of_scikit_learn_over_every_image(tiny, network, theta
     rows = torch.cat(
         [(tiny.train.labels == label).nonzero()[:n, 0] for label, n in enumerate(counts)]
     )
-    images, labels = tiny.train.images[rows], tiny.train.labels[rows]
+    images, labels = tiny.train.samples[rows], tiny.train.labels[rows]
     result = score(network, theta, Split(images, labels))
     scores = perceptron([value.double() for value in theta.values()], images.double())
     predicted = scores.argmax(1)
@@ -177,7 +177,7 @@ def test_the_score_is_that_of_scikit_learn_over_every_image(tiny, network, theta
 
 def test_one_seed_gives_one_score_and_the_same_start_to_every_set(tiny, network):
     def scored(count, recipe, seed):
-        images, labels = tiny.train.images[:count], tiny.train.labels[:count]
+        images, labels = tiny.train.samples[:count], tiny.train.labels[:count]
         return train_and_score(network, images, labels, tiny.test, recipe, seed)
 
     first, again, other = (scored(120, sgd(10, 16, 0.1), seed) for seed in ((0, 1), (0, 1), (1, 0)))
@@ -207,10 +207,10 @@ def test_a_bad_recipe_is_refused(given, message):
 def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_loop(
     tiny, ordinary_convnet
 ):
-    network = build("convnet", tiny.image_shape, 3, width=6, depth=2, norm="batch")
+    network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm="batch")
     theta = initial_parameters(network, stream(11))
     recipe = sgd(15, 32, 0.05, 0.9, 0.01, "cosine")
-    images, labels = tiny.train.images, tiny.train.labels
+    images, labels = tiny.train.samples, tiny.train.labels
     trained = train(network, theta, images, labels, recipe, stream(4))
     ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
     optimiser = torch.optim.SGD(ordinary.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
@@ -224,7 +224,7 @@ def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_l
     for ours, theirs in zip(trained.values(), [*ordinary.parameters(), *statistics], strict=True):
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=1e-5)
         assert not ours.requires_grad
-    scores = ordinary.eval()(tiny.test.images).detach()
+    scores = ordinary.eval()(tiny.test.samples).detach()
     result = score(network, trained, tiny.test)
     assert result.accuracy == (scores.argmax(1) == tiny.test.labels).double().mean().item()
     expected = F.cross_entropy(scores, tiny.test.labels).item()
@@ -234,8 +234,8 @@ def test_training_under_batch_norm_equals_an_ordinary_model_trained_by_a_plain_l
 def test_bf16_trains_as_well_as_float32():
     """Accuracies on 599 digits after 100 steps; chance is 0.1."""
     digits = load("digits")
-    network = build("convnet", digits.image_shape, 10, width=16, norm="batch")
-    arguments = network, digits.train.images, digits.train.labels, digits.test
+    network = build("convnet", digits.sample_shape, 10, width=16, norm="batch")
+    arguments = network, digits.train.samples, digits.train.labels, digits.test
     accuracies = []
     for rounding in ("float32", "bf16"):
         with precision(rounding, "cpu"):
@@ -252,7 +252,7 @@ def test_dropout_is_drawn_from_the_stream_of_the_training_and_not_at_a_score(tin
     trained = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(trained))
-        before, batch = torch.get_rng_state(), (tiny.train.images, tiny.train.labels)
+        before, batch = torch.get_rng_state(), (tiny.train.samples, tiny.train.labels)
         after = train(network, theta, *batch, sgd(5, 120, 0.1), stream(seed))
         trained.append(after["head.weight"])
         assert torch.equal(torch.get_rng_state(), before)
@@ -262,7 +262,7 @@ def test_dropout_is_drawn_from_the_stream_of_the_training_and_not_at_a_score(tin
     assert dropped.double().mean() == pytest.approx(0.5, abs=0.01)  # of 38,400: four deviations
     alike = (dropped[1:] == dropped[:-1]).double().mean()
     assert alike == pytest.approx(0.5, abs=0.012)  # from step to step it is drawn anew
-    exact = F.linear(tiny.test.images.flatten(1), theta["head.weight"], theta["head.bias"])
+    exact = F.linear(tiny.test.samples.flatten(1), theta["head.weight"], theta["head.bias"])
     result = score(network, theta, tiny.test)
     assert result.cross_entropy == pytest.approx(F.cross_entropy(exact, tiny.test.labels).item())
 

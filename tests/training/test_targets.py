@@ -44,7 +44,7 @@ def cross_entropy(said, wanted):
 )
 def test_losses_are_their_formulas_at_a_temperature(tiny, loss, by_hand, smoothing):
     """Both softmaxes are taken at the temperature; the loss is multiplied by its square."""
-    images, scores = tiny.train.images[:9], noise(9, 3, seed=4)
+    images, scores = tiny.train.samples[:9], noise(9, 3, seed=4)
     wanted = softmax(teacher_scores(images).numpy() / TEMPERATURE, axis=1)
     said = softmax(scores.double().numpy() / TEMPERATURE, axis=1)
     expected = 9 * by_hand(said, (1 - smoothing) * wanted + smoothing / 3)
@@ -63,7 +63,7 @@ def test_the_teacher_labels_what_the_student_sees(tiny, monkeypatch, augmentatio
     theta = {"head.weight": torch.zeros(3, 64), "head.bias": torch.zeros(3)}
     recipe = Recipe(steps=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
     recipe = recipe.model_copy(update={"augmentation": augmentation})
-    batch = tiny.train.images[:20], tiny.train.labels[:20]
+    batch = tiny.train.samples[:20], tiny.train.labels[:20]
     moved = train(network, theta, *batch, recipe, stream(6), teacher=fixed_teacher())
     seen, _ = augmented(*batch, augmentation, stream(6))
     wanted, plain = (
@@ -76,8 +76,8 @@ def test_the_teacher_labels_what_the_student_sees(tiny, monkeypatch, augmentatio
 
 def test_soft_labels_of_a_set_train_as_their_closed_form(tiny):
     """The head's bias moves by -rate * mean(softmax - labels), smoothed; one-hot ones are hard."""
-    network = build("mlp", tiny.image_shape, 3, width=10, depth=2)
-    theta, images = initial_parameters(network, stream(11)), tiny.train.images
+    network = build("mlp", tiny.sample_shape, 3, width=10, depth=2)
+    theta, images = initial_parameters(network, stream(11)), tiny.train.samples
     recipe = Recipe(steps=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0, label_smoothing=0.3)
     soft = noise(120, 3, seed=5).softmax(1)
     moved = train(network, theta, images, soft, recipe, stream())
@@ -93,16 +93,16 @@ def test_soft_labels_of_a_set_train_as_their_closed_form(tiny):
 
 
 def test_a_teacher_stays_as_it_is_and_uses_its_running_statistics(tiny):
-    network = build("convnet", tiny.image_shape, 3, width=4, depth=2, norm="batch")
+    network = build("convnet", tiny.sample_shape, 3, width=4, depth=2, norm="batch")
     recipe = Recipe(steps=10, batch_size=32)
-    batch = tiny.train.images, tiny.train.labels
+    batch = tiny.train.samples, tiny.train.labels
     theta = train(network, initial_parameters(network, stream(1)), *batch, recipe, stream(2))
     before = {name: value.clone() for name, value in theta.items()}
     teacher = Teacher(network, theta)
     train(network, initial_parameters(network, stream(3)), *batch, recipe, stream(4), None, teacher)
     assert all(torch.equal(theta[name], value) for name, value in before.items())
-    one_by_one = torch.cat([teacher.labels(image[None]) for image in tiny.test.images])
-    torch.testing.assert_close(one_by_one, teacher.labels(tiny.test.images), rtol=1e-4, atol=1e-6)
+    one_by_one = torch.cat([teacher.labels(image[None]) for image in tiny.test.samples])
+    torch.testing.assert_close(one_by_one, teacher.labels(tiny.test.samples), rtol=1e-4, atol=1e-6)
 
 
 def test_a_teacher_of_other_classes_is_refused(tiny):
@@ -110,6 +110,6 @@ def test_a_teacher_of_other_classes_is_refused(tiny):
     sentence = "the teacher knows 5 classes and the student 3; choose a teacher that was trained"
     with pytest.raises(ValueError, match=sentence):
         train_and_score(
-            *(network, tiny.train.images, tiny.train.labels, tiny.test, recipe, 0),
+            *(network, tiny.train.samples, tiny.train.labels, tiny.test, recipe, 0),
             teacher=fixed_teacher(class_count=5),
         )

@@ -25,7 +25,7 @@ CONVNET = {"name": "convnet", "width": 4, "depth": 2}
 def in_float64(dataset):
     """Return the data set in numbers in which another order of sums shows nowhere."""
     splits = {
-        name: replace(split, images=split.images.double())
+        name: replace(split, samples=split.samples.double())
         for name, split in (("train", dataset.train), ("test", dataset.test))
     }
     return replace(dataset, **splits)
@@ -33,7 +33,7 @@ def in_float64(dataset):
 
 def started(dataset, shape):
     """Return a network, weights of float64 for each of SEEDS, and the data set in float64."""
-    network = build(**shape, image_shape=dataset.image_shape, class_count=dataset.class_count)
+    network = build(**shape, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
     fresh = [initial_parameters(network, generator("evaluation weights", seed)) for seed in SEEDS]
     thetas = [{name: value.double() for name, value in theta.items()} for theta in fresh]
     return network, thetas, in_float64(dataset)
@@ -42,7 +42,7 @@ def started(dataset, shape):
 def sets(dataset):
     """Return three sets of 21 images, one for each of SEEDS."""
     rows = [slice(start, start + 21) for start in (0, 7, 14)]
-    return [(dataset.train.images[part], dataset.train.labels[part]) for part in rows]
+    return [(dataset.train.samples[part], dataset.train.labels[part]) for part in rows]
 
 
 def train_there(dataset, recipe, network, thetas, taught=None):
@@ -115,7 +115,7 @@ OWN = {
 
 @pytest.mark.parametrize("layer", OWN)
 def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
-    def own(image_shape, class_count):
+    def own(sample_shape, class_count):
         return Network(OWN[layer](), nn.Linear(64, class_count))
 
     monkeypatch.setitem(zoo.NETWORKS, "own", own)

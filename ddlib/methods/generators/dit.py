@@ -28,10 +28,10 @@ def load(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGenerato
     pipeline = _open(name)
     device = dataset.train.device
     transformer, vae = pipeline.transformer.to(device).eval(), pipeline.vae.to(device).eval()
-    if dataset.image_shape[0] != vae.config.in_channels:
+    if dataset.sample_shape[0] != vae.config.in_channels:
         raise ValueError(
             f"generator={name!r} makes images of {vae.config.in_channels} channels, but those of "
-            f"{dataset.name} have {dataset.image_shape[0]}; choose generator: unet"
+            f"{dataset.name} have {dataset.sample_shape[0]}; choose generator: unet"
         )
     null_class = transformer.config.num_embeds_ada_norm
     ids = known_ids(dataset.classes, class_ids, null_class)
@@ -48,7 +48,7 @@ def load(name: str, dataset: DataSet, class_ids: Sequence[int]) -> ImageGenerato
     def decode(latents: torch.Tensor) -> torch.Tensor:
         pixels = vae.decode(latents / vae.config.scaling_factor).sample.float()
         unit = (pixels / 2 + 0.5).clamp(0, 1)
-        return dataset.normalisation.normalise(resized(unit, dataset.image_shape[1:]))
+        return dataset.normalisation.normalise(resized(unit, dataset.sample_shape[1:]))
 
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         steps = t.to(device).expand(len(latents))

@@ -92,7 +92,7 @@ def load(
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample.float()
 
-    settings, (colours, height, width) = schedule(timesteps), dataset.image_shape
+    settings, (colours, height, width) = schedule(timesteps), dataset.sample_shape
     count, chunk = dataset.class_count, max(1, min(64, CHUNK_PIXELS // (height * width)))
     return ImageGenerator(encode, decode, predict, colours, settings, range(count), count, chunk)
 
@@ -123,8 +123,8 @@ def _empty(dataset: DataSet, channels: Sequence[int]) -> nn.Module:
 
     with torch.device("meta"):  # so that nothing is drawn from the global random state
         return UNet2DModel(
-            in_channels=dataset.image_shape[0],
-            out_channels=dataset.image_shape[0],
+            in_channels=dataset.sample_shape[0],
+            out_channels=dataset.sample_shape[0],
             block_out_channels=list(channels),
             down_block_types=["DownBlock2D"] * len(channels),
             up_block_types=["UpBlock2D"] * len(channels),
@@ -140,7 +140,7 @@ def pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
 
     Below and to the right, pixels are repeated up to a side that a UNet of `levels` can halve.
     """
-    _, height, width = dataset.image_shape
+    _, height, width = dataset.sample_shape
     below, right = (-side % 2 ** (levels - 1) for side in (height, width))
 
     def encode(images: torch.Tensor) -> torch.Tensor:
