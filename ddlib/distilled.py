@@ -27,8 +27,9 @@ class DistilledSet:
 
     samples: (k, ...) float32, normalised as the real set is; labels: (k,) int64, or soft ones that
     the method learned, (k, C) float32 probabilities. The class of a sample is decided by its place,
-    also where another class has the largest soft label. data, method, parameters, seed and network (name and options; empty outside a study) say how S
-    was made. learned: numbers that the method learned along with the samples, by name.
+    also where another class has the largest soft label. data, method, parameters, seed and network
+    (name and options; empty outside a study) say how S was made. learned: numbers that the method
+    learned along with the samples, by name.
     """
 
     samples: torch.Tensor

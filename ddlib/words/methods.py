@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, against, holm
+from ddlib.stats.compare import BASELINE, against, holm, paired
 from ddlib.stats.intervals import LEVEL, Interval, number
 from ddlib.stats.surrogates import Agreement, crossings
 from ddlib.words.scaling import no_worse
@@ -130,6 +130,48 @@ def _tests(pairs: pd.DataFrame) -> str:
     if (least := 2.0 ** (1 - seeds)) > LEVEL:
         return f"{text}but with {seeds} seeds its p is at least {least:.3g}, so it confirms none."
     return f"{text}and finds p ≤ {LEVEL} for {(kept['p_flip'] <= LEVEL).sum()} of them."
+
+
+def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
+    """Say which methods beat random images under each label regime, and what soft labels give.
+
+    regimes: the trials of each regime, of configurations that differ in labels alone; teachers:
+    the table of `ddlib.study.results`.
+    """
+    if not {"hard", "soft"} <= set(regimes):
+        known = listed(regimes, "and")
+        return Text(f"Only {known} labels are in this study, so there is nothing to compare.")
+    better = [
+        f"under {name} labels, {_better(against(paired(trials)))} {BASELINE} images"
+        for name, trials in regimes.items()
+    ]
+    verdict = listed(better, "and")
+    chosen = [
+        trials[trials["method"] == BASELINE].assign(method=name) for name, trials in regimes.items()
+    ]
+    gains = against(paired(pd.concat(chosen)), "hard").query("method == 'soft'")
+    parts = [
+        f"{row.difference:+.3f} at k = {row.k}{'' if row.survives else ' (not significant)'}"
+        for row in gains.dropna(subset="difference").itertuples()
+    ]
+    gain = f"Soft labels change the accuracy of {BASELINE} images by {listed(parts, 'and')}."
+    accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
+    teacher = (
+        f"The teacher saw all data and has an accuracy of {accuracies}: all sets, also the "
+        f"{BASELINE} images, learn from it."
+    )
+    lines = [gain if parts else f"No {BASELINE} images are in both regimes.", teacher]
+    return Text(f"**{verdict[0].upper()}{verdict[1:]}.**\n\n{bullets(lines)}")
+
+
+def _better(table: pd.DataFrame) -> str:
+    rows = table[table["survives"].astype(bool) & (table["low"] > 0)]
+    ks = rows.groupby("method", sort=False)["k"]
+    names = [f"{method} (k = {listed(sizes, 'and')})" for method, sizes in ks]
+    verb = "beats" if len(names) == 1 else "beat"
+    return (
+        f"{listed(names, 'and')} significantly {verb}" if names else "no method significantly beats"
+    )
 
 
 def surrogates(
