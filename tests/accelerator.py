@@ -1,8 +1,8 @@
-"""A pretended accelerator: tensors that say they are elsewhere, computed on the CPU all the same.
+"""A simulated accelerator: tensors whose device is not the CPU, although the CPU computes them.
 
-PyTorch's "meta" device stands for it. Values are real, so results can be compared with the CPU's;
-tensors of two devices in one operation are an error, as on a GPU; and all that would have a GPU's
-queue run empty is counted.
+PyTorch's "meta" device stands for it. Values are real, so results can be compared with the CPU's.
+As on a GPU, an operation on tensors of two devices is an error. Operations that would make the CPU
+wait for a GPU are counted.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from ddlib.data.base import DataSet, Split
 
 NAME = "meta"
 ASKS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount")
-ASKS += ("_unique2", "repeat_interleave.Tensor")  # their sizes are numbers of the device
+ASKS += ("_unique2", "repeat_interleave.Tensor")  # the sizes of results are known there only
 
 
 class DeviceTensor(torch.Tensor):
@@ -43,7 +43,7 @@ class DeviceTensor(torch.Tensor):
 
 
 class Accelerator(TorchDispatchMode):
-    """While it is on, tensors made on "meta" are DeviceTensors; `waits` counts what waits."""
+    """While it is on, tensors on "meta" are DeviceTensors; `waits` counts operations that wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Accelerator(TorchDispatchMode):
 
     def _count(self, operation: Any, args: Any, kwargs: Any, on_device: list, target: Any) -> None:
         name = str(operation).removeprefix("aten.")
-        # PyTorch takes indices of the CPU to the device, and waits.
+        # PyTorch copies indices from the CPU to the device, and waits.
         crossing = name.startswith(
             ("_to_copy", "copy_", "index.Tensor", "index_put_", "index_put.")
         )
@@ -74,7 +74,7 @@ class Accelerator(TorchDispatchMode):
         if on_device and on_cpu and not crossing:
             raise AssertionError(f"{name} mixes tensors of two devices")
         read = on_device and (name.startswith(ASKS) or target == "cpu")
-        indexed = name.startswith("index")  # by which of them: how many is the device's to say
+        indexed = name.startswith("index")  # by a mask, the size of the result is known there only
         masked = indexed and any(t.dtype in (torch.bool, torch.uint8) for t in tensors)
         sent = crossing and (target == NAME or (on_device and on_cpu))
         self.waits[name] += bool(read or masked or (sent and not kwargs.get("non_blocking")))
@@ -94,7 +94,7 @@ class Accelerator(TorchDispatchMode):
 
 @contextmanager
 def accelerator() -> Iterator[Accelerator]:
-    """Turn it on, and give it."""
+    """Turn the accelerator on; yield it."""
     fused = patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: ["cpu", NAME])
     with fused, Accelerator() as on:
         yield on

@@ -1,4 +1,4 @@
-"""A Dask scheduler and workers, real processes on loopback, and a method that holds them up."""
+"""A Dask scheduler and workers, real processes on loopback, and a method that waits."""
 
 import json
 import signal
@@ -29,8 +29,8 @@ from ddlib.methods import METHODS, Method, selection
 
 def distil(dataset, network, ipc, seed, parameters):
     hold = Path({hold!r})
-    with suppress(FileNotFoundError, FileExistsError), (hold / "held").open("x") as told:
-        print(os.getpid(), file=told, flush=True)
+    with suppress(FileNotFoundError, FileExistsError), (hold / "held").open("x") as file:
+        print(os.getpid(), file=file, flush=True)
         while hold.exists():
             time.sleep(0.05)
     return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
@@ -41,35 +41,35 @@ METHODS[{name!r}] = Method(distil, selection.RandomSelection)
 
 
 def write_holding(path: Path, hold: Path) -> Path:
-    """Write a file that brings a method of its own name.
+    """Write an extension with a method of the file's name.
 
-    Where the folder `hold` is there, its first trial does not end before that is removed.
+    While the folder `hold` exists, the method's first trial does not end.
     """
     path.write_text(HOLDING.format(hold=str(hold), name=path.stem))
     return path
 
 
 def heed_interrupts() -> None:
-    """Let a new process end on Ctrl-C, as one does that a terminal starts.
+    """Let a new process end on Ctrl-C, like a process that was started from a terminal.
 
-    A shell without job control starts background processes that ignore SIGINT, and so do all their
-    children: Python then raises no KeyboardInterrupt.
+    A shell without job control makes its background processes ignore SIGINT. Their children inherit
+    this, and Python then raises no KeyboardInterrupt.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def held(hold: Path) -> int:
-    """Return the process that is in the midst of that trial, once it is."""
-    told, end = hold / "held", time.monotonic() + 120
-    while not (told.exists() and told.read_text().endswith("\n")):
-        assert time.monotonic() < end, "waited in vain"
+    """Wait until a trial of that method runs; return its process id."""
+    file, end = hold / "held", time.monotonic() + 120
+    while not (file.exists() and file.read_text().endswith("\n")):
+        assert time.monotonic() < end, "no trial began within two minutes"
         time.sleep(0.05)
-    return int(told.read_text())
+    return int(file.read_text())
 
 
 @contextmanager
 def in_process(threads: int = 1) -> Iterator[str]:
-    """Keep a scheduler and a worker that are threads of this process; give their address."""
+    """Run a scheduler and a worker as threads of this process; yield their address."""
     with LocalCluster(
         n_workers=1,
         threads_per_worker=threads,
@@ -83,21 +83,21 @@ def in_process(threads: int = 1) -> Iterator[str]:
 
 @dataclass
 class Cluster:
-    """A scheduler on loopback, and its workers: processes that know nothing of each other."""
+    """A scheduler on loopback and its workers, each a process."""
 
     address: str
     scheduler: subprocess.Popen
     workers: list[subprocess.Popen] = field(default_factory=list)
 
     def add(self, hidden: Path | None = None, library: Path = ROOT, threads: int = 1) -> None:
-        """Start a worker with the ddlib of `library`, to whom `hidden` is an empty folder."""
+        """Start a worker with the ddlib of `library`, which sees `hidden` as an empty folder."""
         command = [*WORKER, self.address, f"--nthreads={threads}", "--no-nanny", "--no-dashboard"]
         if hidden:
             hidden.mkdir(parents=True, exist_ok=True)
             command = run_with(f"mount -t tmpfs none {hidden}", command)
         process = subprocess.Popen(
             [*command, "--host=127.0.0.1"],
-            cwd=library,  # goes before what is installed
+            cwd=library,  # Python imports from here first
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -106,21 +106,21 @@ class Cluster:
 
 @contextmanager
 def started(folder: Path) -> Iterator[Cluster]:
-    """Start a scheduler, which says its address in a file of `folder`; end all at the end."""
-    told = folder / "scheduler.json"
+    """Start a scheduler, which writes its address to a file in `folder`; end all at the end."""
+    file = folder / "scheduler.json"
     scheduler = subprocess.Popen(
-        [*DASK, "--host=127.0.0.1", "--port=0", f"--scheduler-file={told}", "--no-dashboard"],
+        [*DASK, "--host=127.0.0.1", "--port=0", f"--scheduler-file={file}", "--no-dashboard"],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
-    started = Cluster("", scheduler)
+    cluster = Cluster("", scheduler)
     try:
-        while not (told.exists() and told.read_text().strip().endswith("}")):
+        while not (file.exists() and file.read_text().strip().endswith("}")):
             assert scheduler.poll() is None
             time.sleep(0.05)
-        started.address = json.loads(told.read_text())["address"]
-        yield started
+        cluster.address = json.loads(file.read_text())["address"]
+        yield cluster
     finally:
-        for process in [*started.workers, scheduler]:
+        for process in [*cluster.workers, scheduler]:
             process.kill()
             process.wait()

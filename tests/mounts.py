@@ -1,4 +1,4 @@
-"""Mounts of a process's own, which hide, fill or lock a folder from it alone."""
+"""Mounts that only one process sees: they hide, fill or lock a folder for it."""
 
 import shutil
 import subprocess
@@ -7,14 +7,14 @@ import pytest
 
 
 def run_with(mount: str, command: list[str]) -> list[str]:
-    """Return `command` for a process that mounts first, where no other sees it."""
+    """Return a command that runs `mount` in a namespace of its own, and then `command`."""
     return ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
 
 
 def _may_mount() -> bool:
-    tried = run_with("mount -t tmpfs none /mnt", ["true"])
-    return (
-        bool(shutil.which("unshare")) and not subprocess.run(tried, capture_output=True).returncode
+    command = run_with("mount -t tmpfs none /mnt", ["true"])
+    return bool(
+        shutil.which("unshare") and not subprocess.run(command, capture_output=True).returncode
     )
 
 

@@ -1,10 +1,10 @@
 """Every command of README and docs is one that works."""
 
+import importlib
 import json
 import re
 import shlex
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 
@@ -39,11 +39,11 @@ def test_files_and_targets_of_a_command_exist(command):
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("dask ")])
 def test_dask_knows_the_options_of_a_command(command):
     _, part, *words = shlex.split(command)
-    call = [sys.executable, "-m", f"distributed.cli.dask_{part}", "--help"]
-    printed = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    options = [word for word in words if word.startswith("--")]
+    module = importlib.import_module(f"distributed.cli.dask_{part}")
+    known = {name for parameter in module.main.params for name in parameter.opts}
+    options = {word for word in words if word.startswith("--")}
     assert options
-    assert all(re.search(rf"{option}\b", printed) for option in options)
+    assert options <= known
 
 
 def test_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):

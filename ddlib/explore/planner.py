@@ -12,6 +12,7 @@ from ddlib.explore.controls import Explorer, View, menu, slider
 from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables
 from ddlib.figures.style import INK, method_colours, scale, tips
+from ddlib.stats import pilot as pilots
 from ddlib.stats import planner
 from ddlib.stats.intervals import LEVEL, Interval, interval
 from ddlib.stats.pilot import REACH, Pilot
@@ -62,7 +63,7 @@ class Planner(Explorer):
 @cache
 def read_pilot(tables: Tables, method: str, draws: int) -> Pilot:
     """Return all trials of a method in a study as the pilot of a plan."""
-    return planner.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
+    return pilots.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
 
 
 class Offer(NamedTuple):

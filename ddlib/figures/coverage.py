@@ -102,7 +102,7 @@ def named_dots(
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
     """Draw H_cov(r) of several families, with the noise floor in grey.
 
-    curves: columns family, radius, h_cov, low, high; radii: the radii that the study uses.
+    curves: columns family, radius, h_cov; radii: the radii that the study uses.
     """
     names = list(curves["family"].unique())
     end = 1.05 * max(curves["radius"].max(), radii.max(), floor)
@@ -113,14 +113,12 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
     base = alt.Chart(table).encode(x, colour)
     noise = alt.Chart(pd.DataFrame([{"radius": 0.0, "end": floor}])).mark_rect(color="#EEEEEE")
     used = alt.Chart(pd.DataFrame({"radius": radii.to_numpy()}))
-    band = base.mark_area(interpolate="step-after", opacity=0.12, clip=True)
     lines = base.mark_line(interpolate="step-after")
     layers = [
         noise.encode(x, alt.X2("end")),
         used.mark_rule(color=style.FAINT, strokeDash=[2, 3]).encode(
             x, tooltip=style.tips(["radius"])
         ),
-        band.encode(alt.Y("low:Q", title=None), alt.Y2("high")),
         lines.encode(
             y, _dash("family", names), tooltip=style.tips(["family:N", "radius", "h_cov"])
         ),
@@ -128,8 +126,7 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
     return style.figure(
         alt.layer(*layers).properties(width=style.WIDTH, height=320),
         "How many balls of radius r does a family need?",
-        "Bands: 95 % over seeds. Dotted: the radii used. Grey: distances that seeds alone reach "
-        f"(r < {floor:.2g}).",
+        f"Dotted: the radii used. Grey: distances that seeds alone reach (r < {floor:.2g}).",
     )
 
 
@@ -216,35 +213,6 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.FacetChart:
         panels.resolve_scale(x="independent"),
         "Distilled on one network, or for several: the gap of every configuration",
         "Means over seeds with 95 % intervals, in the order of the first method's gaps.",
-    )
-
-
-def back_test(tested: pd.DataFrame) -> alt.LayerChart:
-    """Draw predicted against measured gaps of cases outside the pilot, with 95 % intervals.
-
-    `tested` has columns name, kind, held_out, k, predicted, low, high, measured.
-    """
-    kinds = list(tested["held_out"].unique())
-    ends = tested[["predicted", "measured"]].to_numpy(float)
-    margin = 0.05 * np.ptp(ends)
-    domain = [ends.min() - margin, ends.max() + margin]
-    same = alt.Scale(domain=domain, nice=False)
-    base = alt.Chart(tested).encode(
-        alt.X("measured:Q", scale=same, title="measured gap"),
-        alt.Y("predicted:Q", scale=same, title="predicted from the pilot"),
-        alt.Color(
-            "held_out:N", scale=style.colour_scale(kinds), sort=kinds, title="not in the pilot"
-        ),
-        tooltip=style.tips(["name:N", "held_out:N", "k", "predicted", "low", "high", "measured"]),
-    )
-    line = alt.Chart(pd.DataFrame({"at": domain})).mark_line(color=style.FAINT, strokeDash=[4, 3])
-    bars = base.mark_rule(opacity=0.35, clip=True).encode(alt.Y("low:Q"), alt.Y2("high"))
-    dots = base.mark_point(size=50, filled=True, opacity=1)
-    layers = [line.encode(alt.X("at:Q"), alt.Y("at:Q")), bars, dots]
-    return style.figure(
-        alt.layer(*layers).properties(width=460, height=400),
-        "What the pilot predicts, and what the rest of the study measured",
-        "On the dashed line the prediction is right; bars are its 95 % intervals.",
     )
 
 

@@ -111,7 +111,7 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
 def differences(table: pd.DataFrame, baseline: str = BASELINE) -> alt.FacetChart | alt.Chart:
     """Draw the difference of each method to `baseline`, one panel per size k.
 
-    `table` has columns method, k, n, difference, low, high, p, p_flip, p_holm, survives, reason.
+    `table` has columns method, k, n, difference, low, high, p, p_holm, survives, reason.
     """
     if table.empty:
         text = f"no {baseline} in this study: nothing to compare with"
@@ -128,7 +128,7 @@ def differences(table: pd.DataFrame, baseline: str = BASELINE) -> alt.FacetChart
     y = alt.Y("method:N", sort=list(colours), title=None, axis=alt.Axis(domain=False, ticks=False))
     stroke, fill = alt.Stroke("ink:N", scale=None), alt.Fill("fill:N", scale=None)
     shape = alt.when(alt.datum.tested).then(alt.value("circle")).otherwise(alt.value("cross"))
-    fields = ["method:N", "reason:N", "k", "n", *ends, "p", "p_flip", "p_holm"]
+    fields = ["method:N", "reason:N", "k", "n", *ends, "p", "p_holm"]
     base = alt.Chart().encode(y)
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
     dots = base.transform_filter("isValid(datum.difference)").mark_point(size=75, opacity=1)

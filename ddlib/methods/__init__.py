@@ -29,14 +29,12 @@ class Preparation:
 
     jobs(parameters, ipcs): plain data, one entry a file, with all that decides the file besides
     data set and network. make(dataset, network, job): the content of that file, bytes. of_network:
-    whether the network decides it; if not, studies of all networks share the file. length: the name
-    of a number in a job; a file made with a larger one serves as well.
+    whether the network decides it; if not, studies of all networks share the file.
     """
 
     jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
     make: Callable[..., bytes]
     of_network: bool = True
-    length: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ METHODS: dict[str, Method] = {
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
-        preparation=Preparation(trajectory.jobs, trajectory.train_expert, length="epochs"),
+        preparation=Preparation(trajectory.jobs, trajectory.train_expert),
     ),
     "mgd3": Method(
         diffusion.distil,

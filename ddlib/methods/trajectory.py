@@ -68,10 +68,7 @@ class TrajectoryMatching(Matching):
 
 
 def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a job for each expert: its number, and how it is trained, up to the last target.
-
-    An expert that is trained longer, for larger sizes, begins with the same weights.
-    """
+    """Return a job for each expert: its number, and how it is trained, up to the last target."""
     epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
     names = ("learning_rate", "momentum", "weight_decay", "augmentation")
     recipe = {name: getattr(parameters, f"expert_{name}") for name in names}

@@ -4,7 +4,7 @@ H_cov(A, r) = ln N(A, d, r) is the quantity in which the coverage law (arXiv 251
 what a family A costs: N is the least number of members whose closed balls of radius r hold all of
 A. Distance matrices are those of `ddlib.stats.distances`.
 
-Letters: M members, D draws.
+Letters: M members.
 """
 
 from bisect import bisect_right
@@ -28,16 +28,11 @@ def cover(distance: pd.DataFrame, radius: float) -> tuple[str, ...]:
     return tuple(distance.index[_cover(matrix_of(distance), radius)])
 
 
-def h_cov_curve(
-    distance: pd.DataFrame, members: Sequence[str] | None = None, draws: np.ndarray | None = None
-) -> pd.DataFrame:
+def h_cov_curve(distance: pd.DataFrame, members: Sequence[str] | None = None) -> pd.DataFrame:
     """Return H_cov of a family at every radius where it jumps: it holds from a row to the next.
 
-    members: the family, default all. draws: (D, all, all), such as `prediction_draws`, for a 95 %
-    band; they are noisier than the estimate, which lifts the band where r is near the noise.
-    Columns: radius, covering_number, h_cov, and low, high with draws.
+    members: the family, default all. Columns: radius, covering_number, h_cov.
     """
-    members = list(distance.index if members is None else members)
     matrix = matrix_of(distance, members)
     radii = np.unique(np.append(0.0, matrix))
 
@@ -49,16 +44,7 @@ def h_cov_curve(
         places.append(bisect_right(radii, -numbers[-1], key=lambda radius: -number(radius)))
         numbers.append(number(radii[places[-1]]))
     curve = pd.DataFrame({"radius": radii[places], "covering_number": numbers})
-    curve["h_cov"] = np.log(curve["covering_number"])
-    if draws is None:
-        return curve
-    if np.shape(draws)[1:] != distance.shape:
-        raise ValueError(f"draws have shape {np.shape(draws)}; give (D, *{distance.shape})")
-    rows = distance.index.get_indexer(members)
-    drawn = draws[:, rows][:, :, rows]
-    logs = np.log([[len(_cover(matrix, r)) for r in curve["radius"]] for matrix in drawn])
-    low, high = np.quantile(logs, [0.025, 0.975], axis=0)
-    return curve.assign(low=low, high=high)
+    return curve.assign(h_cov=np.log(numbers))
 
 
 def vendi(kernel: np.ndarray) -> float:
@@ -66,17 +52,7 @@ def vendi(kernel: np.ndarray) -> float:
 
     The entropy of the eigenvalues of K / M; its exponential is Roy & Vetterli's effective rank.
     """
-    return scipy.stats.entropy(_eigenvalues(kernel))
-
-
-def participation(kernel: np.ndarray) -> float:
-    """Return the participation ratio of a kernel (M, M), -ln sum of lambda^2 of K / M."""
-    return -np.log((_eigenvalues(kernel) ** 2).sum())
-
-
-def leinster_cobbold(kernel: np.ndarray) -> float:
-    """Return -mean ln(K p), p = 1/M: the diversity of order 1 (Leinster & Cobbold 2012)."""
-    return -np.log(kernel.mean(axis=1)).mean()
+    return scipy.stats.entropy(np.linalg.eigvalsh(kernel).clip(0))
 
 
 def measures(
@@ -84,11 +60,10 @@ def measures(
 ) -> pd.DataFrame:
     """Tabulate H_cov and its rivals, index family; natural logs but for members, mean_distance.
 
-    Columns: members (M); log_members; h_cov, packing (most members of which any two are more than
-    `radius` apart); vendi, leinster_cobbold, effective_rank (see `participation`) of the kernel
-    K = exp(-d / bandwidth); mean_distance (over pairs; 0 for one member). K is positive
-    semidefinite for Euclidean distances and for 1 - CKA (Schoenberg 1938), but for noise: negative
-    eigenvalues count as 0. Raises ValueError for a bad family, radius or bandwidth.
+    Columns: members (M); log_members (the paper's regressor); h_cov; vendi, of the kernel K =
+    exp(-d / bandwidth); mean_distance (over pairs; 0 for one member). K is positive semidefinite
+    for Euclidean distances and for 1 - CKA (Schoenberg 1938), but for noise: negative eigenvalues
+    count as 0. Raises ValueError for a bad family, radius or bandwidth.
     """
     if not 0 < bandwidth < np.inf:
         raise ValueError(f"the bandwidth is {bandwidth}; choose a number > 0, see radii")
@@ -100,10 +75,7 @@ def measures(
             "members": m,
             "log_members": np.log(m),
             "h_cov": np.log(len(_cover(matrix, radius))),
-            "packing": np.log(len(_packing(matrix, radius))),
             "vendi": vendi(kernel),
-            "leinster_cobbold": leinster_cobbold(kernel),
-            "effective_rank": participation(kernel),
             "mean_distance": matrix.sum() / max(m * (m - 1), 1),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
@@ -156,36 +128,16 @@ def _grow(matrix: np.ndarray, start: int, size: int, rank: float) -> tuple[int, 
     return tuple(sorted(family))
 
 
-def _eigenvalues(kernel: np.ndarray) -> np.ndarray:
-    values = np.linalg.eigvalsh(kernel).clip(0)
-    return values / values.sum()
-
-
-def _near(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Say which pairs are at most `radius` apart, but for rounding."""
-    if not 0 <= radius < np.inf:
-        raise ValueError(f"the radius is {radius}; choose a finite number >= 0")
-    return matrix <= radius + ROUNDING * matrix.max()
-
-
 def _cover(matrix: np.ndarray, radius: float) -> np.ndarray:
     """Return the places of a least cover's centres."""
-    near = _near(matrix, radius).astype(float)
-    return _solve(np.ones(len(near)), scipy.optimize.LinearConstraint(near, lb=1))
-
-
-def _packing(matrix: np.ndarray, radius: float) -> np.ndarray:
-    """Return the places of a largest packing: of two neighbours it holds one at most."""
-    neighbours = np.argwhere(np.triu(_near(matrix, radius)))
-    held = np.zeros((len(neighbours), len(matrix)))
-    np.put_along_axis(held, neighbours, 1, axis=1)
-    return _solve(-np.ones(len(matrix)), scipy.optimize.LinearConstraint(held, ub=1))
-
-
-def _solve(costs: np.ndarray, constraint: "scipy.optimize.LinearConstraint") -> np.ndarray:
-    """Return the places of the ones in the binary x that minimises costs."""
+    if not 0 <= radius < np.inf:
+        raise ValueError(f"the radius is {radius}; choose a finite number >= 0")
+    near = matrix <= radius + ROUNDING * matrix.max()
     solution = scipy.optimize.milp(
-        costs, integrality=np.ones(len(costs)), bounds=(0, 1), constraints=constraint
+        np.ones(len(matrix)),
+        integrality=np.ones(len(matrix)),
+        bounds=(0, 1),
+        constraints=scipy.optimize.LinearConstraint(near.astype(float), lb=1),
     )
     if not solution.success:
         raise RuntimeError(f"the integer program was not solved: {solution.message}")

@@ -3,7 +3,7 @@
 Who trained the networks does not matter. A distance matrix is a DataFrame (M, M) with the names of
 the configurations on both axes.
 
-Letters: M configurations, S seeds, N probe images, C classes, F features, D draws.
+Letters: M configurations, S seeds, N probe images, C classes, F features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,11 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.stats.intervals import SAME, seed_multipliers
+from ddlib.stats.intervals import SAME
 
 NOISE_SEEDS = 4  # fewest seeds for the noise floor
 PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqrt(2 / N(N - 3))
 ROUNDING = 1e-9  # distances that differ by this part of the diameter count as equal
-
-
-class Triangles(NamedTuple):
-    """The triples of a distance matrix that break d(a, c) <= d(a, b) + d(b, c)."""
-
-    count: int
-    share: float  # of all triples
-    worst: float  # the largest excess over the detour
-    triple: tuple[str, ...]  # its a, b and c
 
 
 class Embedding(NamedTuple):
@@ -45,24 +36,6 @@ def prediction_distance(probabilities: Sequence[np.ndarray], names: Sequence[str
     Configurations may share draws seed by seed. Raises ValueError for what is no such array.
     """
     return _frame(_root(_squares(_predictions(probabilities)).mean(axis=-1)), names)
-
-
-def prediction_draws(
-    probabilities: Sequence[np.ndarray], draws: int = 200, seed: int = 0
-) -> np.ndarray:
-    """Draw distance matrices (D, M, M) of `prediction_distance` by a bootstrap over seeds.
-
-    A seed drawn twice would multiply with itself and bring the seed noise back, so the draws
-    weigh jackknife pseudo-values of d^2 (Arvesen 1969), one a seed for all pairs. Their 95 %
-    intervals cover d in 95 to 100 % of simulations with 3 to 8 seeds. Raises ValueError for fewer
-    than three seeds.
-    """
-    squares = _squares(_predictions(probabilities, 3))
-    seeds, means = squares.shape[-1], squares.mean(axis=-1)
-    # 2 (S - 1) / (S - 2) times the deviation is the pseudo-value's; see `_squares`.
-    deviations = (squares - means[..., None]) * 2 * (seeds - 1) / (seeds - 2)
-    weights = seed_multipliers(range(seeds), draws, seed) / np.sqrt(seeds * (seeds - 1))
-    return _root(means + np.einsum("ds,abs->dab", weights, deviations))
 
 
 def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
@@ -153,18 +126,6 @@ def by_kind(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.Da
 def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return how alike distance matrices order the pairs: Spearman's correlation of each two."""
     return pd.DataFrame({kind: pairs(matrix_of(d)) for kind, d in kinds.items()}).corr("spearman")
-
-
-def triangle_violations(distance: pd.DataFrame) -> Triangles:
-    """Count the triples of a distance matrix that break the triangle inequality."""
-    matrix = matrix_of(distance)
-    excess = matrix[:, None] - matrix[:, :, None] - matrix[None]  # (a, b, c)
-    count = int((excess > ROUNDING * matrix.max()).sum()) // 2  # (a, b, c) and (c, b, a)
-    if not count:
-        return Triangles(0, 0.0, 0.0, ())
-    worst = np.unravel_index(excess.argmax(), excess.shape)
-    share = count / scipy.special.comb(len(matrix), 3)
-    return Triangles(count, share, float(excess.max()), tuple(distance.index[list(worst)]))
 
 
 def embed(distance: pd.DataFrame) -> Embedding:

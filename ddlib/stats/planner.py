@@ -3,17 +3,13 @@
 Letters: M members of a family; D draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
 
 from ddlib.stats.intervals import Interval, interval
-from ddlib.stats.pilot import REACH, Pilot, ends, read_pilot
-
-BACK_TEST = ["name", "kind", "held_out", "k", "predicted", "low", "high", "measured", "error"]
-BACK_TEST += ["inside", "refused"]
+from ddlib.stats.pilot import REACH, Pilot, ends
 
 
 @dataclass(frozen=True)
@@ -71,57 +67,3 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     at = curves[:, :, np.searchsorted(ipcs, ipc.estimate)]
     decides = members[np.bincount(at.argmax(axis=0)).argmax()]
     return replace(refused, member=decides, ipc=ipc, draws=draws)
-
-
-def back_test(
-    gaps: pd.DataFrame,
-    families: Mapping[str, Sequence[str]],
-    pilot_ks: Sequence[float],
-    pilot_configurations: Sequence[str],
-    **options,
-) -> pd.DataFrame:
-    """Predict, from the pilot alone, what the rest of the study measured; show the error.
-
-    gaps, options: of `read_pilot`. One row for each configuration and family at each k of which the
-    pilot lacked something. Columns: name, kind ("configuration" or "family"), held_out ("k",
-    "configuration" or "both"), k, predicted (median of draws), low, high (for the measured value:
-    its seeds' noise is in it), measured (the family's: its largest mean over seeds; NaN where
-    trials are missing), error (predicted - measured), inside, refused (why the planner would not
-    have answered; the other columns say what it would have claimed). `attrs["left"]` lists the
-    configurations that no pilot can use, and the families that hold one, with the reason. Raises as
-    `read_pilot`, and for an unknown pilot k, configuration or member.
-    """
-    whole = read_pilot(gaps, **options)
-    names = list(dict.fromkeys(name for members in families.values() for name in members))
-    known = {*whole.names, *whole.left}
-    if unknown := [name for name in [*names, *pilot_configurations] if name not in known]:
-        raise ValueError(f"no gaps of {unknown[0]!r}: no rows")
-    if missing := sorted(set(pilot_ks) - set(whole.ks)):
-        sizes = ", ".join(f"{k:g}" for k in whole.ks)
-        raise ValueError(f"pilot k={missing[0]:g} was not measured; choose among {sizes}")
-    left = [f"{name} {whole.left[name]}" for name in names if name in whole.left]
-    lost = [family for family, members in families.items() if {*members} & whole.left.keys()]
-    left += [f"the family {family} holds one that is left out" for family in lost]
-    names = [name for name in names if name not in whole.left]
-    chosen = gaps["k"].isin(pilot_ks) & gaps["configuration"].isin(pilot_configurations)
-    pilot = read_pilot(gaps[chosen], **options | {"networks": whole.networks})
-    claims, tables = pilot.claim(names, whole), []
-    subjects = [("configuration", name, [name]) for name in names]
-    subjects += [("family", name, families[name]) for name in families if name not in lost]
-    for kind, name, members in subjects:
-        places = [names.index(member) for member in members]
-        draws, measured = (values[places].max(axis=0) for values in claims)
-        table = pd.DataFrame({"name": name, "kind": kind, "held_out": "", "k": whole.ks})
-        table["predicted"], (table["low"], table["high"]) = np.median(draws, axis=0), ends(draws)
-        table["measured"], table["error"] = measured, table["predicted"] - measured
-        table["inside"] = table["measured"].between(table["low"], table["high"])
-        table["refused"] = [
-            next(filter(None, (pilot.refusal(member, k) for member in members)), "")
-            for k in whole.ks
-        ]
-        new, beyond = not {*members} <= {*pilot.names}, ~np.isin(whole.ks, pilot.ks)
-        table["held_out"] = np.where(beyond, "both" if new else "k", "configuration")
-        tables.append(table[new | beyond])
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=BACK_TEST)
-    table.attrs["left"] = left
-    return table

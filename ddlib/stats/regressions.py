@@ -23,56 +23,47 @@ RIVAL = "log_members"  # the paper's own regressor
 Blocks = Sequence[np.ndarray]  # places of families that are compared with each other
 
 
-def regress(
-    k_stars: KStars, measures: pd.DataFrame, groups: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     """Regress k* on each measure over the families of measures that have a k*.
 
-    k* beyond the measured sizes count as their bound. One row an epsilon and predictor, "constant"
-    first. Columns: n, unknown (families without k*), censored, distinct (k* among the n), reduced
-    (families that lost seeds), fewest (seeds of a family), shortened (families that lost sizes);
-    slope of k* with low and high (least squares, over draws of seeds); r2 and r2_raw (squared
-    correlation with ln k*, cross-fitted and raw; negative where k* falls); p (one-sided:
-    relabellings with at least this r2); lead (of r2 over that of log_members) and p_lead, likewise;
-    loo (root mean square error of the line, in images, at what `left_out` says: whole `groups`,
-    {family: series}, or single families), reason. Raises ValueError for unknown families.
+    k* beyond the measured sizes count as their bound. One row an epsilon and predictor. Columns:
+    n, unknown (families without k*), censored, distinct (k* among the n), reduced (families that
+    lost seeds), fewest (seeds of a family), shortened (families that lost sizes); slope of k* with
+    low and high (least squares, over draws of seeds); r2 and r2_raw (squared correlation with
+    ln k*, cross-fitted and raw; negative where k* falls); p (one-sided: relabellings with at least
+    this r2); lead (of r2 over that of log_members) and p_lead, likewise; reason. Raises ValueError
+    for unknown families.
     """
     rows = []
     for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):
-        labels = [(groups or {}).get(family, family) for family in table.index]
-        head = {"epsilon": epsilon, **_counts(table, len(measures))}
-        head["left_out"] = "series" if len(set(labels)) < len(labels) else "families"
-        predictors = {name: measures.loc[table.index, name].to_numpy(float) for name in measures}
         inside, everyone, scores = (table["censored"] == "").sum(), [np.arange(len(table))], {}
         few = f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
-        for name, x in {"constant": np.zeros(len(table)), **predictors}.items():
-            refusal = "" if name == "constant" else _refusal(x, logs[0, 0], everyone)
-            row = head | {"predictor": name, "reason": few if inside < FEWEST else refusal}
-            rows.append(row)
-            if not row["reason"]:
-                row["loo"] = _left_out(x, draws[0], labels)
-            if row["reason"] or name == "constant":
+        first = len(rows)
+        for name in measures:
+            x = measures.loc[table.index, name].to_numpy(float)
+            reason = few if inside < FEWEST else _refusal(x, logs[0, 0], everyone)
+            row = {"epsilon": epsilon, "predictor": name, **_counts(table, len(measures))}
+            rows.append(row | {"reason": reason})
+            if reason:
                 continue
             ends = interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
-            row |= zip(("slope", "low", "high"), ends, strict=True)
             scores[name] = _signed_r2(x, logs, everyone)
-            row |= {"r2": scores[name][0, 0], "r2_raw": scores[name][1, 0]}
-            row["p"] = _p_value(scores[name])
-        for row in rows[-len(measures.columns) :]:
+            (r2, *_), (r2_raw, *_) = scores[name]
+            row = dict(zip(("slope", "low", "high"), ends, strict=True))
+            rows[-1] |= row | {"r2": r2, "r2_raw": r2_raw, "p": _p_value(scores[name])}
+        for row in rows[first:]:
             if row["predictor"] != RIVAL and {row["predictor"], RIVAL} <= set(scores):
                 lead = scores[row["predictor"]] - scores[RIVAL]
                 row |= {"lead": lead[0, 0], "p_lead": _p_value(lead)}
     names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
-    names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "loo"]
-    return pd.DataFrame(rows).reindex(columns=[*names, "left_out", "reason"])
+    names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "reason"]
+    return pd.DataFrame(rows).reindex(columns=names)
 
 
-def variants(
-    cases: Mapping[str, tuple[KStars, pd.DataFrame]], groups: Mapping[str, str]
-) -> pd.DataFrame:
+def variants(cases: Mapping[str, tuple[KStars, pd.DataFrame]]) -> pd.DataFrame:
     """Tabulate what `regress` says of h_cov in several cases: {name: (k_stars, measures)}."""
     tables = {
-        name: regress(k_stars, measures[["h_cov", RIVAL]], groups).query("predictor == 'h_cov'")
+        name: regress(k_stars, measures[["h_cov", RIVAL]]).query("predictor == 'h_cov'")
         for name, (k_stars, measures) in cases.items()
     }
     return pd.concat(tables, names=["variant"]).reset_index("variant").drop(columns="predictor")
@@ -168,16 +159,3 @@ def _signed_r2(x: np.ndarray, y: np.ndarray, blocks: Blocks) -> np.ndarray:
 def _p_value(scores: np.ndarray) -> float:
     """Return the share of scores (2, 1 + B) as high as the first, the larger of both ends."""
     return float((scores >= scores[:, :1] - 1e-9).mean(axis=1).max())
-
-
-def _left_out(x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> float:
-    """Return the root mean square error at points left out by equal labels; NaN if not possible."""
-    design, labels = np.column_stack([np.ones(len(x)), x]), np.array(labels)
-    design, misses = design if x.any() else design[:, :1], []
-    for label in dict.fromkeys(labels):
-        rest = labels != label
-        line, _, rank, _ = np.linalg.lstsq(design[rest], y[rest])
-        if rank < design.shape[1]:
-            return np.nan
-        misses.append(y[~rest] - design[~rest] @ line)
-    return float(np.sqrt((np.concatenate(misses) ** 2).mean()))

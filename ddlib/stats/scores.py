@@ -40,33 +40,30 @@ def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
     return pd.Series(~beaten & ~np.isnan(cost + value), index=seconds.index)
 
 
-def robust_score(advantage):
-    """Return DD-Ranking's score in [0, 1] of an advantage in [-1, 1], a number or Series.
-
-    (e^advantage - e^-1) / (e - e^-1). Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
-    """
-    return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
-
-
 def dd_ranking(
     table: pd.DataFrame, full: pd.DataFrame, augmented: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
 
     HLR = full - synthetic, with hard labels as here; IOR = synthetic - random, under one protocol;
-    LRS the `robust_score` of (IOR - HLR) / 2; ARS that of the mean of IOR with augmentation and
-    without. augmented: `accuracies` of the same sets under a configuration that augments.
-    Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without `augmented`.
+    LRS = (e^x - e^-1) / (e - e^-1) with x = (IOR - HLR) / 2; ARS the same with x the mean of IOR
+    with augmentation and without. augmented: `accuracies` of the same sets under a configuration
+    that augments. Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without
+    `augmented`. Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
     """
+
+    def score(advantage: pd.Series) -> pd.Series:
+        return (np.exp(advantage) - np.exp(-1)) / (np.e - np.exp(-1))
+
     scores = table[["method", "ipc", "k"]].assign(
         hlr=float(full["accuracy"].iloc[0]) - table["accuracy"], ior=_over_baseline(table)
     )
-    scores["lrs"] = robust_score((scores["ior"] - scores["hlr"]) / 2)
+    scores["lrs"] = score((scores["ior"] - scores["hlr"]) / 2)
     if augmented is None:
         return scores.assign(ars=np.nan)
     other = augmented[["method", "k"]].assign(other=_over_baseline(augmented))
     other = scores.merge(other, how="left")["other"].to_numpy()
-    return scores.assign(ars=robust_score((other + scores["ior"]) / 2))
+    return scores.assign(ars=score((other + scores["ior"]) / 2))
 
 
 def _over_baseline(table: pd.DataFrame) -> pd.Series:

@@ -69,20 +69,6 @@ def kendall_w(values: np.ndarray) -> np.ndarray:
     return np.divide(agreed, most, out=np.full(np.shape(most), np.nan), where=most > 0)
 
 
-def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of `paired` that change places: each leads at some k, beyond doubt.
-
-    Columns: first, second, first_leads and second_leads (tuples of k), of differences that survive
-    the correction.
-    """
-    rows = []
-    for names, group in pairs[pairs["survives"]].groupby(["first", "second"], sort=False):
-        leads = [tuple(group.loc[sign * group["difference"] > 0, "k"]) for sign in (1, -1)]
-        if all(leads):
-            rows.append((*names, *leads))
-    return pd.DataFrame(rows, columns=["first", "second", "first_leads", "second_leads"])
-
-
 def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
 

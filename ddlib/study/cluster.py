@@ -1,7 +1,4 @@
-"""Workers: one process per core of this machine, or the workers of a running Dask scheduler.
-
-The functions import Dask themselves, so code that only reads results does not load it.
-"""
+"""Workers: one process per core of this machine, or the workers of a running Dask scheduler."""
 
 import logging
 import multiprocessing
@@ -10,18 +7,16 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
+import dask
 import torch
+from distributed import Client, LocalCluster
+from distributed.comm import get_address_host_port
+from distributed.utils import get_mp_context
 
 from ddlib.devices import read_device
 from ddlib.study.settings import Settings
-from ddlib.study.worker import UnfitWorkerError, check_worker
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-    from ddlib.study.plan import Plan
+from ddlib.study.worker import Context, UnfitWorkerError, check_worker
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """Dask's environment variable for a scheduler; used if a study names neither one nor `workers`."""
@@ -82,19 +77,16 @@ def check_main_guard() -> None:
 
 
 @contextmanager
-def connect(plan: "Plan") -> Iterator["Client"]:
+def connect(settings: Settings, context: Context) -> Iterator[Client]:
     """Connect to the workers of a study; yield the Dask client.
 
     Raises ValueError, in one sentence, if no worker answers or a worker is unfit.
     """
-    from distributed import Client
-    from distributed.comm import get_address_host_port
-
     # Processes that share a GPU would each hold the data in its memory.
-    on_gpu = plan.context.device != "cpu"
-    count = plan.settings.workers or (max(1, torch.cuda.device_count()) if on_gpu else None)
+    on_gpu = context.device != "cpu"
+    count = settings.workers or (max(1, torch.cuda.device_count()) if on_gpu else None)
     with ExitStack() as stack:
-        address = scheduler(plan.settings) or stack.enter_context(processes(count, on_gpu))
+        address = scheduler(settings) or stack.enter_context(processes(count, on_gpu))
         try:
             # Test the address first: a client that failed to connect can hang when Python
             # collects it, and then Ctrl-C is lost.
@@ -106,7 +98,15 @@ def connect(plan: "Plan") -> Iterator["Client"]:
                 f"no Dask workers answer at scheduler_address={address!r}; start one, or leave the "
                 f"parameter out (and {ADDRESS} unset) to work on this machine"
             ) from error
-        _check_workers(client, address, plan)
+        try:
+            client.run(check_worker, context)  # jobs check workers that join later
+        except UnfitWorkerError:
+            raise
+        except Exception as error:  # a worker without ddlib fails in many ways
+            raise ValueError(
+                f"the Dask workers at scheduler_address={address!r} cannot run this study "
+                f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
+            ) from error
         yield client
 
 
@@ -116,10 +116,6 @@ def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
 
     Raises OSError if they do not start.
     """
-    import dask
-    from distributed import LocalCluster
-    from distributed.utils import get_mp_context
-
     # A forked process cannot use a GPU if its parent has initialised CUDA, which imports may do.
     method = "forkserver" if sys.platform == "linux" and not on_gpu else "spawn"
     with dask.config.set(DASK | {"distributed.worker.multiprocessing-method": method}):
@@ -138,22 +134,3 @@ def processes(count: int | None, on_gpu: bool = False) -> Iterator[str]:
             ) from error
         with cluster:
             yield cluster.scheduler_address
-
-
-def _check_workers(client: "Client", address: str, plan: "Plan") -> None:
-    """Raise ValueError if a worker is unfit. Jobs check workers that join later."""
-    try:
-        client.run(check_worker, plan.context)
-        devices = client.run(read_device, "auto") if plan.settings.device == "auto" else {}
-    except UnfitWorkerError as error:
-        raise ValueError(str(error)) from error
-    except Exception as error:  # a worker without ddlib fails in many ways
-        raise ValueError(
-            f"the Dask workers at scheduler_address={address!r} cannot run this study "
-            f"({type(error).__name__}: {error}); install this version of ddlib on each of them"
-        ) from error
-    if others := sorted(set(devices.values()) - {plan.context.device}):
-        raise ValueError(
-            f"device: auto is {plan.context.device} on this machine, but {', '.join(others)} on "
-            f"the Dask workers at scheduler_address={address!r}; name the device to compute on"
-        )

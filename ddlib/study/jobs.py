@@ -4,17 +4,16 @@ Dask repeats the jobs of a worker that died, so a job may run twice. It does not
 exists, and writes the file atomically.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ddlib.configurations import pretraining
+from ddlib.configurations import pretraining, teaching
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
@@ -24,21 +23,11 @@ from ddlib.fingerprints import plain_text
 from ddlib.methods import METHODS
 from ddlib.networks.functional import Theta
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters
-from ddlib.seeds import generator
+from ddlib.study import store
 from ddlib.study.plan import Reference, Trial
-from ddlib.study.store import (
-    failure,
-    locked,
-    read_record,
-    stands,
-    success,
-    write_record,
-    write_seconds,
-)
-from ddlib.study.worker import Context, UnfitWorkerError, job, open_data, seconds
+from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.divergence import DivergedError, or_diverged
-from ddlib.training.loop import Score, final, passes, score, train, train_and_score
+from ddlib.training.loop import Score, final, passes, score, train_and_score
 from ddlib.training.recipe import Converged, Recipe, hold_out, search_length
 from ddlib.training.targets import Teacher
 from ddlib.training.together import train_and_score_all
@@ -62,41 +51,24 @@ def pretrain(context: Context, configuration: Configuration, path: Path) -> Path
 
 
 @job
-def teach(context: Context, configuration: Configuration, path: Path) -> Path:
-    """Train a teacher on all data; write its weights, with its score on the test set."""
-
-    def make() -> bytes:
-        dataset, network = open_data(context, configuration)
-        real, recipe = dataset.train, configuration.recipe
-        theta = _initial(context, network, configuration, "teacher", None)
-        stream = generator("teacher batches")
-        theta = train(network, theta, real.samples, real.labels, recipe, stream)
-        scores = asdict(final(score(network, theta, dataset.test), recipe))
-        tensors = {name: value.cpu().contiguous() for name, value in theta.items()}
-        return save(tensors, metadata={"score": json.dumps(scores)})
-
-    return _make(context, path, make)
+def teach(context: Context, teacher: Configuration, path: Path) -> Path:
+    """Train a teacher on all data, and write its file."""
+    return _make(context, path, lambda: teaching.teach(open_data(context)[0], teacher))
 
 
-def _teacher(context: Context, configuration: Configuration, path: Path | None) -> Teacher | None:
-    """Return the teacher in the file of `teach`; None without a file."""
-    if not path:
-        return None
-    with reading(path):
-        weights = load_file(path)
-    _, network = open_data(context, configuration.teacher)
-    theta = {name: value.to(context.device) for name, value in weights.items()}
-    return Teacher(network, theta, configuration.labels.temperature, configuration.labels.loss)
+def _teacher(dataset: DataSet, configuration: Configuration, weights: Weights) -> Teacher | None:
+    path = weights[1]
+    return teaching.read_teacher(path, dataset, configuration) if path else None
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
     """Write the bytes that `make` returns, and its seconds, unless the file exists."""
-    with locked(path):
+    with store.locked(path):
         if not path.exists():
             open_data(context)
             start = seconds(context)
             content = make()
-            write_seconds(path, seconds(context) - start)
+            store.write_seconds(path, seconds(context) - start)
             write_atomically(path, content)
     return path
 
@@ -105,13 +77,13 @@ def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
 def distil(
     context: Context,
     method: str,
-    parameters: Parameters,
+    plain: dict[str, Any],
     trials: Sequence[Trial],
     prepared: Sequence[Path],
 ) -> dict[Path, Record]:
     """Distil the sets of trials of one seed in one call; return the records of those that failed.
 
-    prepared: the files of `prepare`.
+    plain: the method's parameters; prepared: the files of `prepare`.
     """
     missing = [trial for trial in trials if not trial.set_path.exists()]
     if not missing:
@@ -119,7 +91,7 @@ def distil(
     dataset, network = open_data(context)
     start, entry, ipcs = seconds(context), METHODS[method], [trial.ipc for trial in missing]
     try:
-        call = [dataset, network, ipcs, missing[0].seed, parameters]
+        call = [dataset, network, ipcs, missing[0].seed, entry.parameters.read(plain, method)]
         outcomes = entry.distil(*call, *([prepared] if entry.preparation else []))
     except Exception as error:  # a method may raise anything
         outcomes = dict.fromkeys(ipcs, error)
@@ -127,11 +99,11 @@ def distil(
     for trial in missing:
         outcome = outcomes.get(trial.ipc) if isinstance(outcomes, Mapping) else None
         try:
-            synthetic = _checked(outcome, trial, dataset, json.loads(context.network))
-            write_seconds(trial.set_path, share)
+            synthetic = _checked(outcome, trial, dataset, context.network)
+            store.write_seconds(trial.set_path, share)
             synthetic.save(trial.set_path)
         except Exception as error:
-            failed[trial.set_path] = failure(error)
+            failed[trial.set_path] = store.failure(error)
     return failed
 
 
@@ -152,42 +124,39 @@ def _checked(outcome: Any, trial: Trial, dataset: DataSet, network: dict) -> Dis
 def evaluate(
     context: Context,
     trials: Sequence[Trial],
-    numbers: Sequence[int],
+    evaluations: int,
     configuration: Configuration,
     weights: Weights,
     failed: Sequence[dict[Path, Record]],
-) -> tuple[list[Record], float]:
-    """Train networks on the set of each trial; return a record per trial, and the seconds.
+) -> list[Record]:
+    """Train networks on the set of each trial; return a record per trial.
 
-    trials: of one size and configuration; numbers: of the networks on each set; failed: the results
-    of the `distil` jobs for these sets.
+    trials: of one size and configuration; evaluations: the number of networks on each set;
+    failed: the results of the `distil` jobs.
     """
     dataset, network = open_data(context, configuration)
-    reasons = {path: record for records in failed for path, record in records.items()}
+    ends = {path: record for records in failed for path, record in records.items()}
     start, sets = seconds(context), {}
     for trial in trials:
-        if trial.set_path not in reasons:
+        if trial.set_path not in ends:
             try:
-                synthetic = _load(trial, dataset)
+                sets[trial] = _load(trial, dataset)
             except ValueError as error:
-                reasons[trial.set_path] = failure(error)
-                continue
-            sets[trial] = synthetic
-    ends = {trial: reasons.get(trial.set_path) for trial in trials}
-    teacher = _teacher(context, configuration, weights[1])
+                ends[trial.set_path] = store.failure(error)
+    body, teacher = weights[0], _teacher(dataset, configuration, weights)
     for recipe, group in _by_recipe(sets, configuration):
-        streams = [(trial.seed, number) for trial in group for number in numbers]
-        thetas = [
-            _initial(context, network, configuration, stream, weights[0]) for stream in streams
-        ]
+        streams = [(trial.seed, number) for trial in group for number in range(evaluations)]
+        thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
         labelled = [_labelled(context, sets[trial], configuration) for trial in group]
-        repeated = [pair for pair in labelled for _ in numbers]
+        repeated = [pair for pair in labelled for _ in range(evaluations)]
         training = repeated, dataset.test, recipe, streams, thetas, teacher
         scores = iter(train_and_score_all(network, *training))
         for trial in group:
-            ends[trial] = _ended([next(scores) for _ in numbers])
-            ends[trial]["learning_rate"] = recipe.learning_rate
-    return list(ends.values()), seconds(context) - start
+            record = _ended([next(scores) for _ in range(evaluations)])
+            ends[trial.set_path] = record | {"learning_rate": recipe.learning_rate}
+    share = (seconds(context) - start) / len(trials)
+    records = [ends[trial.set_path] for trial in trials]
+    return [record | {"seconds": share if record["scores"] else None} for record in records]
 
 
 def _by_recipe(
@@ -227,18 +196,7 @@ def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
 def _ended(scores: Sequence[Score | DivergedError]) -> Record:
     """Return the record of a trial: a failure if one of its networks diverged."""
     errors = [error for error in scores if isinstance(error, DivergedError)]
-    return failure(errors[0]) if errors else success(scores)
-
-
-def join(parts: Sequence[tuple[list[Record], float]]) -> list[Record]:
-    """Return the records of trials whose networks several jobs of `evaluate` trained."""
-    ends, seconds = zip(*parts, strict=True)
-    share, records = sum(seconds) / len(ends[0]), []
-    for parts_of_trial in zip(*ends, strict=True):
-        failed = [record for record in parts_of_trial if record["status"] != "ok"]
-        scores = [score for record in parts_of_trial for score in record["scores"]]
-        records += failed[:1] or [{**parts_of_trial[0], "scores": scores, "seconds": share}]
-    return records
+    return store.failure(errors[0]) if errors else store.success(scores)
 
 
 @job
@@ -263,7 +221,7 @@ def find_length(
         parts = is_held_out, ~is_held_out
         test, rest = (real.subset(part.nonzero().flatten()) for part in parts)
         theta = _initial(context, network, configuration, (0, 0), weights[0])
-        teacher = _teacher(context, configuration, weights[1])
+        teacher = _teacher(dataset, configuration, weights)
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
@@ -286,52 +244,31 @@ def reference(
     configuration: Configuration,
     weights: Weights,
     length: Path | None,
-    same_steps: Path | None,
     probe: int,
-) -> Path:
-    """Train a network on all data and write its record, unless the record exists.
+) -> None:
+    """Train a network on all data, and write its record, unless the record exists.
 
-    For a converged network, length is the file of `find_length`, and same_steps the record of the
-    network of the same steps.
+    length: the file of `find_length`, for a converged network; probe: see `train_and_observe`.
     """
-    steps = {"steps": configuration.recipe.steps, "capped": False}
+    recipe, capped, stream = configuration.recipe, False, (wanted.seed, 0)
     if length:
         search = read_json(length, names=("steps", "capped"))
-        steps = {name: search[name] for name in steps}
-    with locked(wanted.path):
-        if stands(wanted.path, wanted.observed):
-            return wanted.path
-        if same_steps and steps["steps"] == configuration.recipe.steps:  # the same training
-            record = read_record(same_steps)
-        else:
-            try:
-                longer = configuration.replace(steps=steps["steps"])
-                record = success([_trained(context, longer, wanted, weights, probe)])
-            except UnfitWorkerError:
-                raise
-            except Exception as error:  # a network of an extension may raise anything
-                record = failure(error)
-        write_record(wanted.path, record | steps)
-    return wanted.path
-
-
-def _trained(
-    context: Context,
-    configuration: Configuration,
-    wanted: Reference,
-    weights: Weights,
-    probe: int,
-) -> Score:
-    dataset, network = open_data(context, configuration)
-    recipe, stream = configuration.recipe, (wanted.seed, 0)
-    theta = _initial(context, network, configuration, stream, weights[0])
-    teacher = _teacher(context, configuration, weights[1])
-    training = dataset.train, dataset.test, recipe, stream, probe, teacher
-    theta, observed = train_and_observe(network, theta, *training)
-    result = final(score(network, theta, dataset.test), recipe)
-    if wanted.observed:
-        write_atomically(wanted.observed, observed)
-    return result
+        recipe, capped = recipe.replace(steps=search["steps"]), search["capped"]
+    with store.locked(wanted.path):
+        if store.stands(wanted.path, wanted.observed):
+            return
+        dataset, network = open_data(context, configuration)
+        try:
+            theta = _initial(context, network, configuration, stream, weights[0])
+            teacher = _teacher(dataset, configuration, weights)
+            training = dataset.train, dataset.test, recipe, stream, probe, teacher
+            theta, observed = train_and_observe(network, theta, *training)
+            record = store.success([final(score(network, theta, dataset.test), recipe)])
+            if wanted.observed:
+                write_atomically(wanted.observed, observed)
+        except Exception as error:  # a network of an extension may raise anything
+            record = store.failure(error)
+        store.write_record(wanted.path, record | {"steps": recipe.steps, "capped": capped})
 
 
 def _initial(

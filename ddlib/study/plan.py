@@ -5,7 +5,7 @@ rerun makes only what is missing, and studies share reference networks and prepa
 """
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
-from ddlib.fingerprints import code_digest, fingerprint, plain_text
-from ddlib.methods import METHODS, Method
+from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
+from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
+from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import device
-from ddlib.study.extensions import network_code, use
-from ddlib.study.settings import CONVERGED, IMBALANCE, SAME_STEPS, Settings
+from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
+
+IMBALANCE = 1.5  # a larger ratio of the sizes of two classes calls for balanced accuracy
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ class Plan:
 
     @cached_property
     def measure(self) -> str:
-        """The accuracy whose gaps are measured: one of MEASURES."""
+        """The accuracy whose gaps are measured: one of MEASURES.
+
+        By default it is balanced where one class has more than IMBALANCE times as many samples as
+        another, in the training or the test data.
+        """
         splits = self.dataset.train, self.dataset.test
         counts = [split.labels.cpu().bincount().double() for split in splits]
         uneven = any(sizes.max() > IMBALANCE * sizes[sizes > 0].min() for sizes in counts)
@@ -96,11 +102,11 @@ class Plan:
         return [self._trial(*place) for place in itertools.product(*grid)]
 
     def _trial(self, configuration: str, method: str, ipc: int, seed: int) -> Trial:
-        identity = [self.context.identity, method, self._made_by[method], ipc, seed]
-        evaluated = [identity, self._evaluations[configuration], self.settings.evaluations]
+        distilled = [self.settings.network, method, *self._made_by(method), ipc, seed]
+        evaluated = [self._values(configuration), self.settings.evaluations]
         name = f"{method}-ipc{ipc}-seed{seed}"
-        set_path = self.folder / "distilled" / f"{name}-{fingerprint(identity)}.safetensors"
-        path = self.folder / "trials" / f"{name}-{fingerprint(evaluated)}.json"
+        set_path = self.folder / "distilled" / f"{name}-{self._digest(distilled)}.safetensors"
+        path = self.folder / "trials" / f"{name}-{self._digest(distilled, evaluated)}.json"
         return Trial(configuration, method, ipc, seed, set_path, path)
 
     @cached_property
@@ -111,54 +117,28 @@ class Plan:
 
     def reference(self, configuration: str, seed: int, kind: str) -> Reference:
         """Return one of the networks trained on all data; studies share them through the cache."""
-        identity = [self.context.identity, self._evaluations[configuration], seed]
-        identity += [self.settings.converged.model_dump()] if kind == CONVERGED else []
+        length = self.settings.converged.model_dump() if kind == CONVERGED else None
         name = f"{self.dataset.name}-seed{seed}"
-        path = self.cache / "references" / f"{name}-{kind}-{fingerprint(identity)}.json"
+        digest = self._digest(self._values(configuration), seed, length)
+        path = self.cache / "references" / f"{name}-{kind}-{digest}.json"
         seen = f"{name}-{fingerprint([path.stem, self.settings.probe])}.safetensors"
         observed = self.cache / "observed" / seen if kind == SAME_STEPS else None
         return Reference(configuration, seed, kind, path, observed)
 
-    @cached_property
-    def _made_by(self) -> dict[str, list[Any]]:
-        """What decides the sets of each method, besides data, size and seed."""
-        made_by = {}
-        for name, (base, parameters) in self.methods.items():
-            entry, plain = self.entry(name), parameters.model_dump()
-            code = [code_digest(*entry.modules), *self._network_code(plain)]
-            made_by[name] = [base, plain, *code, *entry.reads(parameters)]
-        return made_by
-
-    @cached_property
-    def _evaluations(self) -> dict[str, list[Any]]:
-        """What decides how the networks of each configuration are trained and scored."""
-        plain = {name: chosen.model_dump() for name, chosen in self.configurations.items()}
-        return {name: [values, *self._network_code(values)] for name, values in plain.items()}
-
-    def _network_code(self, plain: Any) -> list[str]:
-        """Return code digests of the extensions whose networks occur in plain data."""
-        return network_code(self.context.extensions, plain_text(plain))
-
-    def entry(self, method: str) -> Method:
-        """Return the registered method behind a name of this study."""
-        use(self.context.extensions)  # another study may have replaced them
-        return METHODS[self.methods[method][0]]
-
     def length_path(self, configuration: str) -> Path:
         """Return the file with the steps of the converged networks; see `jobs.find_length`."""
-        evaluation = self._evaluations[configuration]
-        identity = [self.context.identity, evaluation, self.settings.converged.model_dump()]
-        return self.cache / "lengths" / f"{self.dataset.name}-{fingerprint(identity)}.json"
+        digest = self._digest(self._values(configuration), self.settings.converged.model_dump())
+        return self.cache / "lengths" / f"{self.dataset.name}-{digest}.json"
 
     def pretrained_path(self, configuration: str) -> Path | None:
         """Return the file of the pretrained body of a configuration; None if it has none."""
         chosen = self.configurations[configuration]
         if not chosen.pretrained:
             return None
-        plain = [chosen.network, chosen.initialisation, chosen.pretraining.model_dump()]
-        context = replace(self.context, network="any")
-        identity = [context.identity, plain, *self._network_code(plain)]
-        name = f"{chosen.initialisation}-{self.dataset.name}-{fingerprint(identity)}.safetensors"
+        digest = self._digest(
+            chosen.network, chosen.initialisation, chosen.pretraining.model_dump()
+        )
+        name = f"{chosen.initialisation}-{self.dataset.name}-{digest}.safetensors"
         return self.cache / "pretrained" / name
 
     def teacher_path(self, configuration: str) -> Path | None:
@@ -166,36 +146,41 @@ class Plan:
         teacher = self.configurations[configuration].teacher
         if not teacher:
             return None
-        plain, context = teacher.model_dump(), replace(self.context, network="any")
-        identity = [context.identity, plain, *self._network_code(plain)]
-        name = f"{self.dataset.name}-{fingerprint(identity)}.safetensors"
+        name = f"{self.dataset.name}-{self._digest(teacher.model_dump())}.safetensors"
         return self.cache / "teachers" / name
 
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
-        entry, files = self.entry(method), []
-        if not entry.preparation:
-            return []
-        jobs, length = entry.preparation.jobs(parameters, self.ipcs), entry.preparation.length
-        of_network = entry.preparation.of_network
-        context = self.context if of_network else replace(self.context, network="any")
-        code = [code_digest(*entry.modules), *self._network_code(jobs)]
-        identity = [context.identity, *code, *entry.reads(parameters)]
-        for job in jobs:
-            named = {key: value for key, value in job.items() if key != length}
-            name = f"{base}-{self.dataset.name}-{fingerprint([*identity, named])}"
-            path = self.cache / "prepared" / name
-            files.append((job, _long_enough(path, job[length]) if length else path))
+        preparation, files = METHODS[base].preparation, []
+        for job in preparation.jobs(parameters, self.ipcs) if preparation else []:
+            network = self.settings.network if preparation.of_network else None
+            digest = self._digest(network, job, *_method_code(base, parameters))
+            path = self.cache / "prepared" / f"{base}-{self.dataset.name}-{digest}"
+            files.append((job, path))
         return files
 
+    def _made_by(self, method: str) -> list[Any]:
+        """Return what decides the sets of a method, besides data, network, size and seed."""
+        base, parameters = self.methods[method]
+        return [base, parameters.model_dump(), *_method_code(base, parameters)]
 
-def _long_enough(path: Path, length: int) -> Path:
-    """Return the shortest existing file of at least that length, or the path of a new one."""
-    endings = [file.name.removeprefix(f"{path.name}-") for file in path.parent.glob("*")]
-    lengths = [int(ending) for ending in endings if ending.isdecimal()]
-    enough = min((existing for existing in lengths if existing >= length), default=length)
-    return path.with_name(f"{path.name}-{enough}")
+    def _values(self, configuration: str) -> dict[str, Any]:
+        return self.configurations[configuration].model_dump()
+
+    def _digest(self, *decides: Any) -> str:
+        """Return the digest that names a file, from all that decides its content."""
+        text, context = plain_text(decides), self.context
+        modules = [make.__module__ for name, make in NETWORKS.items() if f'"{name}"' in text]
+        own = sorted(code_digest(name) for name in modules if not name.startswith("ddlib."))
+        study = context.digest, context.device, context.precision, code_digest(*DECIDING)
+        return fingerprint([study, own, text])
+
+
+def _method_code(base: str, parameters: Parameters) -> list[str]:
+    """Return digests of the code of a method, and of the files that its parameters name."""
+    method = METHODS[base]
+    return [code_digest(*method.modules), *method.reads(parameters)]
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -225,5 +210,5 @@ def make_plan(settings: Settings) -> Plan:
     copy = cache / "data" / f"{dataset.name}-{digest[:12]}.safetensors"
     dataset = one_copy(dataset, digest, copy)
     where = copy.resolve(), folder.resolve(), device(settings), settings.precision
-    context = Context(plain_text(settings.network), digest, *where, code(), settings.extensions)
+    context = Context(settings.network, digest, *where, code(), settings.extensions)
     return Plan(settings, dataset, context, ipcs, folder, cache)

@@ -6,35 +6,24 @@ or second hand. Epochs and augmentation are those of the evaluation, empty if no
 "all data" is the network trained on all of D.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
 
-from ddlib.files import from_root, reading
+from ddlib.distilled import load_distilled
+from ddlib.files import from_root
 from ddlib.parameters import at_ipc, read_file
 from ddlib.study.plan import Plan
 from ddlib.words.text import Text, listed
 
 TABLE = Path(__file__).with_suffix(".csv")
 # How Zhao et al. (ICLR 2021) train a network for evaluation; later papers keep it.
-RECIPE = {
-    "batch_size": 256,
-    "learning_rate": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "schedule": "step",
-}
-TRAINING_IMAGES = {
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "imagenette": 9_469,
-}
+RECIPE = {"batch_size": 256, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+RECIPE |= {"schedule": "step"}
+TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+TRAINING_IMAGES |= {"cifar100": 50_000, "imagenette": 9_469}
 """Training images of the public sets; a local copy may hold fewer."""
 HEAD = "The figures differ from ours in setting:\n\n| setting | here | papers |\n|---|---|---|"
 
@@ -126,12 +115,13 @@ def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
 
 def _learned(plan: Plan) -> Iterator[str]:
     """Say which numbers methods learned (means over seeds). The evaluation does not use them."""
-    rows = []
-    for path, trial in {trial.set_path: trial for trial in plan.trials}.items():
-        if path.exists():
-            with reading(path), safetensors.safe_open(str(path), "pt") as file:
-                numbers = json.loads(file.metadata()["distilled"])["learned"]
-            rows += [(trial.method, name, trial.ipc, value) for name, value in numbers.items()]
+    paths = dict.fromkeys(trial.set_path for trial in plan.trials)
+    sets = [load_distilled(path) for path in paths if path.exists()]
+    rows = [
+        (synthetic.method, name, synthetic.ipc, synthetic.learned[name])
+        for synthetic in sets
+        for name in synthetic.learned
+    ]
     values = pd.DataFrame(rows, columns=["method", "name", "ipc", "value"])
     for (method, name), sizes in values.groupby(["method", "name"], sort=False):
         means = sizes.groupby("ipc")["value"].mean()

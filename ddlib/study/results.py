@@ -1,6 +1,6 @@
 """The results of a study: tables that are read from its files and written beside them."""
 
-import json
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
@@ -101,7 +101,10 @@ class Result:
         """
         seeds = self.plan.seeds if seeds is None else seeds
         paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
-        observations = [_read(path) for path in paths if path.exists()]
+        observations = []
+        for path in filter(Path.exists, paths):
+            with reading(path):
+                observations.append(load_file(path))
         names = observations[0] if observations else {}
         return {name: np.stack([arrays[name] for arrays in observations]) for name in names}
 
@@ -112,10 +115,9 @@ class Result:
         distances, configurations that lack a seed are left out instead.
         """
         seeds = {name: set() for name in names}
-        for reference in self.plan.references:
-            name, observed = reference.configuration, reference.observed
-            if name in seeds and observed and observed.exists():
-                seeds[name].add(reference.seed)
+        for configuration, seed in itertools.product(names, self.plan.seeds):
+            if self.plan.reference(configuration, seed, SAME_STEPS).observed.exists():
+                seeds[configuration].add(seed)
         common = set.intersection(*seeds.values()) if seeds else set()
         if len(common) < NOISE_SEEDS:
             common = set(self.plan.seeds)
@@ -131,11 +133,6 @@ class Result:
         """Return the distilled sets of one seed that exist, of every method and size."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with reading(path):
-        return load_file(path)
 
 
 def collect(plan: Plan) -> Result:
@@ -166,16 +163,12 @@ def collect(plan: Plan) -> Result:
 
 
 def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
+    configuration, base = plan.configurations[trial.configuration], plan.methods[trial.method][0]
+    network, regime = configuration.network, configuration.labels.regime
     return {
-        "data": plan.dataset.name,
-        "configuration": trial.configuration,
-        "labels": plan.configurations[trial.configuration].labels.regime,
-        "network": plan.configurations[trial.configuration].network["name"],
-        "method": trial.method,
-        "base": plan.methods[trial.method][0],
-        "ipc": trial.ipc,
-        "k": trial.ipc * plan.dataset.class_count,
-        "seed": trial.seed,
+        **{"data": plan.dataset.name, "configuration": trial.configuration, "labels": regime},
+        **{"network": network["name"], "method": trial.method, "base": base, "ipc": trial.ipc},
+        **{"k": trial.ipc * plan.dataset.class_count, "seed": trial.seed},
     }
 
 
@@ -210,10 +203,8 @@ def _teachers(plan: Plan) -> pd.DataFrame:
     for name, configuration in plan.configurations.items():
         path, teacher = plan.teacher_path(name), configuration.teacher
         if path and path.exists():
-            with reading(path), safe_open(path, "numpy") as file:
-                scores = json.loads(file.metadata()["score"])
             described = {"configuration": name, "network": teacher.network["name"]}
-            rows.append({**described, "steps": teacher.steps, **scores})
+            rows.append({**described, "steps": teacher.steps, **read_score(path)})
     return pd.DataFrame(rows, columns=TEACHERS)
 
 

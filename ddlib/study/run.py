@@ -7,20 +7,19 @@ only the jobs that depend on it.
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distributed import Client, Future, as_completed, wait
 from tqdm import tqdm
 
+from ddlib.methods import METHODS
 from ddlib.study import jobs, store
 from ddlib.study.cluster import check_main_guard, connect
 from ddlib.study.plan import Plan, Reference, Trial, make_plan
 from ddlib.study.results import Result, collect
-from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
+from ddlib.study.settings import CONVERGED, Settings
 from ddlib.study.worker import UnfitWorkerError
 from ddlib.training.together import at_once
-
-if TYPE_CHECKING:
-    from distributed import Client, Future
 
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 
@@ -40,17 +39,15 @@ def run(settings: Settings) -> Result:
             wanted for wanted in plan.references if not store.stands(wanted.path, wanted.observed)
         ]
         if trials or references:
-            with connect(plan) as client:
+            with connect(plan.settings, plan.context) as client:
                 _finish(plan, client, trials, references)
         return collect(plan)
 
 
 def _finish(
-    plan: Plan, client: "Client", trials: Sequence[Trial], references: Sequence[Reference]
+    plan: Plan, client: Client, trials: Sequence[Trial], references: Sequence[Reference]
 ) -> None:
     """Submit all jobs, and write the record of each trial when it ends."""
-    from distributed import as_completed, wait
-
     graph = Graph(plan, client)
     ends: dict[Future, Sequence[Trial | Reference]] = {
         graph.reference(wanted): [wanted] for wanted in references
@@ -67,13 +64,13 @@ def _finish(
     wait(list(graph.files.values()))  # some remain if a job that needed them failed
 
 
-def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence[Any]:
+def _records(future: Future, targets: Sequence[Trial | Reference]) -> Sequence[Any]:
     """Return the record of each target of a job; None if the job has written it itself."""
     if future.cancelled():
         raise ConnectionError(GONE)
     error = future.exception()
     if isinstance(error, UnfitWorkerError):  # it would fail all other jobs too
-        raise ValueError(f"{error}, or stop it; what is finished is kept")
+        raise error
     if error is not None:
         return [store.failure(error)] * len(targets)
     return [None] if isinstance(targets[0], Reference) else future.result()
@@ -82,16 +79,16 @@ def _records(future: "Future", targets: Sequence[Trial | Reference]) -> Sequence
 class Graph:
     """The jobs of a plan, each submitted with the futures of the jobs that it depends on."""
 
-    def __init__(self, plan: Plan, client: "Client"):
+    def __init__(self, plan: Plan, client: Client):
         self.plan, self.client = plan, client
         self.files: dict[Path, Future] = {}  # the jobs that make files of the cache
 
-    def submit(self, job: Any, *arguments: Any, priority: int = 0) -> "Future":
+    def submit(self, job: Any, *arguments: Any, priority: int = 0) -> Future:
         """Submit a job; jobs of higher priority run first."""
         call = job, self.plan.context, *arguments
         return self.client.submit(*call, pure=False, priority=priority)
 
-    def file(self, path: Path | None, job: Any, *arguments: Any) -> "Path | Future | None":
+    def file(self, path: Path | None, job: Any, *arguments: Any) -> Path | Future | None:
         """Return a file of the cache if it exists, and else the future of the job that makes it."""
         if path is None or path.exists():
             return path
@@ -99,79 +96,62 @@ class Graph:
             self.files[path] = self.submit(job, *arguments, path, priority=2)
         return self.files[path]
 
-    def body(self, configuration: str) -> "Path | Future | None":
+    def body(self, configuration: str) -> Path | Future | None:
         """Return the pretrained body of a configuration; None if it has none."""
         chosen = self.plan.configurations[configuration]
         return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
 
-    def weights(self, configuration: str) -> "tuple[Path | Future | None, Path | Future | None]":
-        """Return the files of the pretrained body and of the teacher, see `jobs.Weights`."""
-        path, chosen = (
-            self.plan.teacher_path(configuration),
-            self.plan.configurations[configuration],
-        )
-        return self.body(configuration), self.file(path, jobs.teach, chosen.teacher)
+    def weights(self, configuration: str) -> tuple[Path | Future | None, Path | Future | None]:
+        """Return the files of a configuration's pretrained body and teacher; see `jobs.Weights`."""
+        teacher = self.plan.configurations[configuration].teacher
+        path = self.plan.teacher_path(configuration)
+        return self.body(configuration), self.file(path, jobs.teach, teacher)
 
-    def reference(self, wanted: Reference) -> "Path | Future":
-        """Return the record of a network on all data, or the future of the job that makes it."""
-        if wanted.path in self.files:
-            return self.files[wanted.path]
-        if store.stands(wanted.path, wanted.observed):
-            return wanted.path
+    def reference(self, wanted: Reference) -> Future:
+        """Submit the training of a network on all data."""
         name, plan = wanted.configuration, self.plan
-        chosen, weights, length, same_steps = (
-            plan.configurations[name],
-            self.weights(name),
-            None,
-            None,
-        )
+        chosen, weights, length = plan.configurations[name], self.weights(name), None
         if wanted.kind == CONVERGED:
             search = jobs.find_length, chosen, weights, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
-            same_steps = self.reference(plan.reference(name, wanted.seed, SAME_STEPS))
-        arguments = wanted, chosen, weights, length, same_steps, plan.settings.probe
-        self.files[wanted.path] = self.submit(jobs.reference, *arguments)
-        return self.files[wanted.path]
+        return self.submit(jobs.reference, wanted, chosen, weights, length, plan.settings.probe)
 
-    def sets(self, trials: Iterable[Trial]) -> "dict[Path, Future]":
+    def sets(self, trials: Iterable[Trial]) -> dict[Path, Future]:
         """Submit the jobs that make the missing sets; return the job of each set.
 
         Methods that share work between sizes make all sizes in one job, and run first. Large sets
         run before small ones, so that the last jobs are short.
         """
         missing = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}
+        shares = {name: METHODS[base].shares for name, (base, _) in self.plan.methods.items()}
         calls: dict[Any, list[Trial]] = {}
-        for trial in sorted(missing.values(), key=lambda trial: -trial.ipc):
-            size = 0 if self.plan.entry(trial.method).shares else trial.ipc
-            calls.setdefault((size > 0, -size, trial.method, trial.seed), []).append(trial)
+        for trial in sorted(
+            missing.values(), key=lambda trial: (not shares[trial.method], -trial.ipc)
+        ):
+            size = None if shares[trial.method] else trial.ipc
+            calls.setdefault((trial.method, trial.seed, size), []).append(trial)
         sets = {}
-        for (*_, method, _), call in sorted(calls.items(), key=lambda item: item[0][:2]):
+        for (method, *_), call in calls.items():
             base, parameters = self.plan.methods[method]
             preparations = self.plan.preparations(method)
             prepared = [self.file(path, jobs.prepare, base, plain) for plain, path in preparations]
-            future = self.submit(jobs.distil, base, parameters, call, prepared)
+            future = self.submit(jobs.distil, base, parameters.model_dump(), call, prepared)
             sets |= {trial.set_path: future for trial in call}
         return sets
 
-    def evaluations(self, trials: Sequence[Trial]) -> "dict[Future, list[Trial]]":
+    def evaluations(self, trials: Sequence[Trial]) -> dict[Future, list[Trial]]:
         """Submit the evaluations of trials; return the jobs and the trials of each."""
-        sets, groups = self.sets(trials), {}
+        sets, groups, ends = self.sets(trials), {}, {}
         for trial in trials:
             seeds = self.seeds_at_once(trial.configuration, trial.ipc)
             group = trial.configuration, trial.method, trial.ipc, trial.seed // seeds
             groups.setdefault(group, []).append(trial)
-        return {self.evaluation(group, sets): group for group in groups.values()}
-
-    def evaluation(self, trials: list[Trial], sets: "dict[Path, Future]") -> "Future":
-        """Submit the evaluation of trials of one size: on a CPU, one job per network number."""
-        name, plan = trials[0].configuration, self.plan
-        numbers = list(range(plan.settings.evaluations))
-        on_cpu = plan.context.device == "cpu"
-        parts = [[number] for number in numbers] if on_cpu else [numbers]
-        failed = [sets[trial.set_path] for trial in trials if trial.set_path in sets]
-        arguments = plan.configurations[name], self.weights(name), failed
-        ends = [self.submit(jobs.evaluate, trials, part, *arguments, priority=1) for part in parts]
-        return self.client.submit(jobs.join, ends, pure=False, priority=1)
+        for (name, *_), group in groups.items():
+            failed = [sets[trial.set_path] for trial in group if trial.set_path in sets]
+            chosen, count = self.plan.configurations[name], self.plan.settings.evaluations
+            arguments = group, count, chosen, self.weights(name), failed
+            ends[self.submit(jobs.evaluate, *arguments, priority=1)] = group
+        return ends
 
     def seeds_at_once(self, configuration: str, ipc: int) -> int:
         """Return for how many seeds a GPU trains the networks at the same time."""

@@ -35,7 +35,6 @@ from ddlib.training.targets import Labels
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
 MEASURES = ("accuracy", "balanced")
-IMBALANCE = 1.5  # a larger ratio of the sizes of two classes calls for balanced accuracy
 TwoOrMore = Annotated[int, Field(ge=2)]
 Name = Annotated[str, BeforeValidator(str)]  # YAML reads some as numbers
 
@@ -119,9 +118,8 @@ class Settings(Parameters):
     network: options of the network on which methods distil, with its registered `name`.
     training: how networks are trained.
     labels: the labels on which every configuration trains that names no others.
-    learned_step_size: see `Configuration`; for every configuration that does not say.
-    measure: the accuracy whose gaps are measured. By default "balanced" (the mean over classes)
-        where one class has over IMBALANCE times as many samples as another, in training or test.
+    measure: the accuracy whose gaps are measured; by default "balanced", over classes, where these
+        differ in size (see `Plan.measure`).
     methods: {name: parameters}, see `read_methods`.
     k: sizes, in images of all classes together.
     results: the folder to write.
@@ -153,7 +151,6 @@ class Settings(Parameters):
     network: Annotated[dict[str, Any], PlainValidator(read_network)]
     training: Recipe
     labels: Labels = Labels()
-    learned_step_size: bool = False
     measure: Literal[*MEASURES] | None = None
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
@@ -201,9 +198,7 @@ class Settings(Parameters):
             "network": others.data.get("network"),
             **vars(others.data.get("training", Recipe())),
         }
-        shared = ("labels", "learned_step_size")
-        base |= {name: others.data[name] for name in shared if name in others.data}
-        return read_configurations(changes, base)
+        return read_configurations(changes, base | {"labels": others.data.get("labels", Labels())})
 
     @field_validator("pilot", mode="wrap")
     @classmethod
@@ -230,10 +225,6 @@ class Settings(Parameters):
     def table(self) -> dict[str, Any]:
         """The table from which these settings were read."""
         return self._table
-
-    def replace(self, **changes: Any) -> Self:
-        """Return a copy with some values of the table changed."""
-        return self.read({**self._table, **changes})
 
     @property
     def references(self) -> list[str]:

@@ -1,6 +1,5 @@
 """What a worker does before a job: check itself, choose its device, and open the data."""
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -8,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from distributed import Worker, get_worker
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data import cache
@@ -19,11 +19,8 @@ from ddlib.devices import precision, read_device
 from ddlib.fingerprints import DECIDING, METHOD_MODULES, code_digest
 from ddlib.networks import functional as networks
 from ddlib.networks.layers import Network
-from ddlib.study.extensions import Extension, network_code, use
+from ddlib.study.extensions import Extension, use
 from ddlib.study.store import LOCK
-
-if TYPE_CHECKING:
-    from distributed import Worker
 
 
 def code() -> str:
@@ -35,12 +32,12 @@ def code() -> str:
 class Context:
     """What a worker needs to know about a study.
 
-    network: its options as JSON; digest: `data_digest` of the data; copy: the file of
+    network: its name and options; digest: `data_digest` of the data; copy: the file of
     `ddlib.data.cache.write`; folder: the results; code: `code()` of the process that started the
     study. Every worker must see copy and folder.
     """
 
-    network: str
+    network: dict[str, Any]
     digest: str
     copy: Path
     folder: Path
@@ -49,52 +46,42 @@ class Context:
     code: str
     extensions: tuple[Extension, ...] = ()
 
-    @property
-    def identity(self) -> list[str]:
-        """What decides results: the images count, not the options that loaded them."""
-        code = [code_digest(*DECIDING), *network_code(self.extensions, self.network)]
-        return [self.digest, self.network, self.device, self.precision, *code]
 
-
-class UnfitWorkerError(RuntimeError):
+class UnfitWorkerError(ValueError):
     """The worker cannot do the jobs of this study."""
 
 
-def dask_worker() -> "Worker | None":
+def dask_worker() -> Worker | None:
     """Return the Dask worker of this process; None if it is not a worker."""
-    from distributed import get_worker
-
     try:
         return get_worker()
     except ValueError:
         return None
 
 
-def check_worker(context: Context, dask_worker: "Worker | None" = None) -> None:
+def check_worker(context: Context) -> None:
     """Raise UnfitWorkerError, with what to do, if this process cannot work for a study."""
-    if objection := _objection(context, dask_worker):
-        raise UnfitWorkerError(f"a worker on {platform.node()} {objection}")
-
-
-def _objection(context: Context, dask_worker: "Worker | None") -> str:
+    worker, problem = dask_worker(), ""
+    missing = [path for path in (context.copy, context.folder / LOCK) if not path.exists()]
     if code() != context.code:
-        return (
+        problem = (
             f"runs other code ({code()}) than this study ({context.code}); install the same ddlib "
             "and versions of its libraries on every worker, and restart Python after an edit"
         )
-    if dask_worker and dask_worker.state.nthreads > 1:
-        return (
-            f"has {dask_worker.state.nthreads} threads, which would share PyTorch's settings; "
-            "start it with --nthreads 1, and more workers"
+    elif worker and worker.state.nthreads > 1:
+        problem = (
+            f"has {worker.state.nthreads} threads, which would share PyTorch's settings; start it "
+            "with --nthreads 1, and more workers"
         )
-    for path in (context.copy, context.folder / LOCK):
-        if not path.exists():
-            return f"does not see {path}; give every worker the folders of this study"
-    try:
-        read_device(context.device)
-    except ValueError as error:
-        return f"lacks the study's device: {error}; start it where there is one, or name another"
-    return ""
+    elif missing:
+        problem = f"does not see {missing[0]}; give every worker the folders of this study"
+    else:
+        try:
+            read_device(context.device)
+        except ValueError as error:
+            problem = f"lacks the study's device: {error}; start it where there is one"
+    if problem:
+        raise UnfitWorkerError(f"a worker on {platform.node()} {problem}")
 
 
 def job(do: Callable) -> Callable:
@@ -105,7 +92,7 @@ def job(do: Callable) -> Callable:
 
     @wraps(do)
     def checked(context: Context, *rest: Any) -> Any:
-        check_worker(context, dask_worker())
+        check_worker(context)
         use(context.extensions)
         torch.set_num_threads(1)  # one process per core is faster, and sums keep their order
         with precision(context.precision, context.device), _own_card(context.device):
@@ -141,6 +128,6 @@ def open_data(
 ) -> tuple[DataSet, Network]:
     """Return the data set, and the network of a configuration (by default the study's)."""
     dataset = _dataset(context.copy, context.digest, context.device)
-    options = configuration.network if configuration else json.loads(context.network)
+    options = configuration.network if configuration else context.network
     sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
     return dataset, networks.build(**options, **sizes)

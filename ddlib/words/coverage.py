@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from ddlib.stats.distances import Triangles
 from ddlib.stats.intervals import LEVEL
 from ddlib.stats.pilot import REACH, Pilot
 from ddlib.stats.planner import Plan
@@ -12,14 +11,7 @@ from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, listed
 
 NAMES = {
-    "h_cov": "H_cov",
-    "log_members": "ln M",
-    "members": "M",
-    "constant": "a constant",
-    "packing": "the packing number",
     "vendi": "the Vendi score",
-    "leinster_cobbold": "the Leinster-Cobbold diversity",
-    "effective_rank": "the effective rank",
     "mean_distance": "the mean distance",
 }
 METHOD = (
@@ -30,17 +22,9 @@ METHOD = (
 )
 
 
-def distances(triangles: Triangles, floor: float, radius: float) -> Text:
-    """Say whether the distances are a metric, and whether r is above the noise of the seeds."""
-    text = "The triangle inequality holds for all triples."
-    if triangles.count:
-        text = (
-            f"The distances are not a metric, so the bounds between covers and packings need not "
-            f"hold: the triangle inequality fails in {triangles.count} triples "
-            f"({triangles.share:.1%}), worst by {triangles.worst:.2g} for "
-            f"{', '.join(triangles.triple)}."
-        )
-    text += f" Seeds alone reach a distance of {floor:.2g}; the radius is {radius:.2g}"
+def distances(floor: float, radius: float) -> Text:
+    """Say whether the radius r is above the distances that seeds alone reach."""
+    text = f"Seeds alone reach a distance of {floor:.2g}; the radius is {radius:.2g}"
     return Text(
         f"{text}, which is not larger: H_cov counts noise here." if radius <= floor else f"{text}."
     )
@@ -86,11 +70,11 @@ def _against(h_cov: pd.Series, rival: pd.Series) -> str:
 
 
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Say R², larger R² of other measures, the slope (if k* rises) and the leave-one-out error."""
+    """Say R², larger R² of other measures, and the slope (if k* rises)."""
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
     if not table.loc["log_members", "reason"]:
         text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
-    r2 = table["r2"].drop(["h_cov", "members", "log_members", "constant"], errors="ignore")
+    r2 = table["r2"].reindex(list(NAMES))
     ahead = r2[r2 > h_cov["r2"]].sort_values(ascending=False)
     if len(ahead):
         names = listed([f"{NAMES[name]} ({r2:.2f})" for name, r2 in ahead.items()], "and")
@@ -99,13 +83,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f". A nat of H_cov goes with {h_cov['slope']:.0f} more images"
         if pd.notna(h_cov["low"]):
             text += f" ({h_cov['low']:.0f} to {h_cov['high']:.0f} over draws of seeds)"
-    errors = table["loo"].dropna().sort_values()
-    if errors.empty:
-        return f"{text}. No leave-one-out error can be computed."
-    best = errors.index[0]
-    beside = f"; H_cov: {errors['h_cov']:.0f}" if best != "h_cov" and "h_cov" in errors else ""
-    left_out = f"Left-out {h_cov['left_out']} are predicted best by {NAMES[best]}"
-    return f"{text}. {left_out} (error: {errors[best]:.0f} images{beside})."
+    return f"{text}."
 
 
 def _rests_on(row: pd.Series) -> str:
@@ -193,34 +171,3 @@ def trust(pilot: Pilot) -> str:
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
     return text
-
-
-def back_test(tested: pd.DataFrame) -> Text:
-    """Say how often the planner's intervals held gaps that were not in the pilot.
-
-    tested: the table of `planner.back_test`.
-    """
-    left = "; ".join(tested.attrs.get("left", []))
-    left = f" Left out: {left}." if left else ""
-    measured = tested.dropna(subset=["error"])
-    kept = measured[measured["refused"] == ""]
-    if measured.empty:
-        return Text(f"Nothing is left to test the pilot on.{left}")
-    share = f"in {kept['inside'].mean():.0%} of {len(kept)} cases" if len(kept) else "in no case"
-    return Text(
-        f"**The planner's 95 % intervals held {share} that it answers.** Families overlap, so "
-        f"cases are not independent.{left}"
-    )
-
-
-def back_test_table(tested: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of cases, the share inside their intervals, and errors.
-
-    tested: the table of `planner.back_test`. Rows are kinds of cases outside the pilot; cases that
-    the planner refuses have their own rows.
-    """
-    measured = tested.dropna(subset=["error"])
-    keys = [(measured["refused"] != "").rename("refused"), "kind", "held_out"]
-    errors = measured.assign(square=measured["error"] ** 2).groupby(keys)
-    table = errors.agg(cases=("error", "size"), inside=("inside", "mean"), error=("error", "mean"))
-    return table.assign(root_mean_square=errors["square"].mean() ** 0.5)

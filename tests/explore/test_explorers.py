@@ -22,6 +22,7 @@ from ddlib.explore.ipc import MEASURES
 from ddlib.publish.page import NUMBERS
 from ddlib.stats import families as family_stats
 from ddlib.stats import laws, planner, verdicts
+from ddlib.stats.pilot import read_pilot
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -204,7 +205,7 @@ def test_k_star_is_measured_and_planned(family, example):
     ends = table.loc[0, ["k_star", "low", "high"]].to_numpy(float)
     expected = ends[np.isfinite(ends)]
     assert numbers(row(family, "k*, measured")["k*"]) == pytest.approx(expected, abs=0.51)
-    plan = planner.plan(planner.read_pilot(gaps, draws=DRAWS), members, 0.08, 10)
+    plan = planner.plan(read_pilot(gaps, draws=DRAWS), members, 0.08, 10)
     assert numbers(row(family, "k*, planned")["k*"]) == [end for end in plan.k if np.isfinite(end)]
     for point in drawn(family, "member").itertuples():
         worst = family_stats.worst_member(gaps[gaps["k"] == point.k], members)
@@ -249,8 +250,7 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(ex
 def needs(example):
     """Return a function that plans for a worst gap: {method: Plan}."""
     pilots = {
-        method: planner.read_pilot(gaps, draws=DRAWS)
-        for method, gaps in example[0].gaps.groupby("method")
+        method: read_pilot(gaps, draws=DRAWS) for method, gaps in example[0].gaps.groupby("method")
     }
     return lambda epsilon: {
         method: planner.plan(pilot, ["plain"], epsilon, 10) for method, pilot in pilots.items()

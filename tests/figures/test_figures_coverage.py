@@ -38,7 +38,6 @@ def test_a_map_fills_the_centres_of_the_cover():
 
 def test_steps_of_h_cov_go_on_to_the_end_of_the_axis():
     curves = pd.DataFrame({"family": ["f", "f"], "radius": [0.0, 1.0], "h_cov": [np.log(2), 0.0]})
-    curves = curves.assign(low=0.0, high=np.log(2))
     spec = charts.h_cov_against_radius(curves, 0.3, pd.Series([0.5, 2.0])).to_dict()
     assert table_of(spec, "end").to_dict("records") == [{"radius": 0.0, "end": 0.3}]
     assert table_of(spec, "h_cov")["radius"].tolist() == [0.0, 1.0, 2.1]
@@ -73,14 +72,6 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [0, 12]]
     assert table["whole"].tolist() == [1, 0, 0]  # hollow where seeds or sizes are missing
     assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."
-    vl_convert.vegalite_to_svg(spec)
-
-
-def test_the_back_test_has_its_line_of_no_error():
-    tested = pd.DataFrame({"name": ["a", "b"], "held_out": ["k", "both"], "k": [100, 200]})
-    tested = tested.assign(predicted=[0.1, 0.2], low=[0.0, 0.1], high=[0.2, 0.3])
-    spec = charts.back_test(tested.assign(measured=[0.2, 0.0])).to_dict()
-    np.testing.assert_allclose(table_of(spec, "at")["at"], [-0.01, 0.21])
     vl_convert.vegalite_to_svg(spec)
 
 

@@ -103,8 +103,8 @@ def test_accuracies_of_one_and_intervals_beyond_it_stay_on_the_axis(table):
 
 
 def test_filled_marks_are_significant_hollow_ones_are_not():
-    rows = [(k, m, 5, 0.03, 0.01, 0.05, 0.01, 0.06, "", 0.04, True) for k in KS for m in METHODS]
-    names = ["k", "method", *compare.PAIR[:-1], "reason", "p_holm", "survives"]
+    rows = [(k, m, 5, 0.03, 0.01, 0.05, 0.01, "", 0.04, True) for k in KS for m in METHODS]
+    names = ["k", "method", "n", "difference", "low", "high", "p", "reason", "p_holm", "survives"]
     table = pd.DataFrame(rows, columns=names)
     table.loc[table["method"] == "dm", "survives"] = False
     table.loc[table["method"] == "dc", "reason"] = "not testable: one seed"

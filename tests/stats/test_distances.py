@@ -1,11 +1,11 @@
-"""Distances between configurations, triangles and the plane, against closed forms and loops."""
+"""Distances between configurations and the plane, against closed forms and loops."""
 
 from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
 import pytest
-from known import circle, euclidean, frame, line, simplex
+from known import circle, euclidean, frame, simplex
 
 from ddlib.stats import distances
 
@@ -30,31 +30,6 @@ def test_squared_prediction_distance_is_the_u_statistic_over_different_seeds():
     assert np.diag(found).tolist() == [0, 0, 0]
 
 
-def test_draws_spread_as_the_jackknife_of_the_squared_distance():
-    values = noisy(np.random.default_rng(3), [[0.4] * 8, [0.6] * 8], 6)
-    draws = distances.prediction_draws(values, draws=20_000)[:, 0, 1] ** 2
-
-    def square(values):
-        return distances.prediction_distance(values, "ab").iloc[0, 1] ** 2
-
-    left_out = [square(np.delete(values, s, axis=1)) for s in range(6)]
-    jackknife = 5 / 6 * ((left_out - np.mean(left_out)) ** 2).sum()
-    # Student t at 5 degrees of freedom has variance 5 / 3.
-    assert np.var(draws) == pytest.approx(jackknife * 5 / 3, rel=0.1)
-    assert np.mean(draws) == pytest.approx(square(values), rel=0.01)
-
-
-@pytest.mark.parametrize("difference", [0.0, 0.02])
-def test_intervals_of_the_distance_cover_it(difference):
-    rng, covered = np.random.default_rng(4), 0
-    means = 0.5 + difference * np.array([[0.0], [1.0]]) * np.ones(10)
-    for trial in range(200):
-        draws = distances.prediction_draws(noisy(rng, means, 5, 0.03), 200, trial)[:, 0, 1]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        covered += low <= np.sqrt(2) * difference <= high
-    assert covered / 200 >= 0.9  # 95 %, less three standard errors of 200 trials
-
-
 @pytest.mark.parametrize("seeds", [4, 6])
 def test_noise_floor_is_passed_by_one_in_twenty_equal_pairs(seeds):
     values = noisy(np.random.default_rng(5), np.full((200, 12), 0.5), seeds)
@@ -74,7 +49,6 @@ def test_updates_are_compared_by_direction_over_states():
     found = distances.update_distance(field, range(6))
     first, second = (field[i] / np.linalg.norm(field[i], axis=1)[:, None] for i in (0, 4))
     assert found.iloc[0, 4] == pytest.approx(np.sqrt(((first - second) ** 2).sum(axis=1).mean()))
-    assert distances.triangle_violations(found).count == 0
 
 
 def hsic(k, other):
@@ -137,22 +111,6 @@ def test_each_kind_is_taken_from_what_was_observed():
     pd.testing.assert_frame_equal(distances.agreement(kinds), pd.DataFrame(ranks).corr())
 
 
-def test_triangle_violations_are_counted_over_triples():
-    assert distances.triangle_violations(0.1 * line(12)) == (0, 0.0, 0.0, ())
-    # 1 - cosine at 0, 45, 90 degrees: 1 > 2 (1 - cos 45), and likewise beyond.
-    angles = np.radians([0, 45, 90, 200])
-    matrix = 1 - np.cos(np.subtract.outer(angles, angles))
-    excess = {
-        (a, b, c): matrix[a, c] - matrix[a, b] - matrix[b, c]
-        for a, b, c in permutations(range(4), 3)
-        if a < c
-    }
-    found, worst = distances.triangle_violations(frame(matrix)), max(excess, key=excess.get)
-    assert found.count == sum(value > 1e-9 for value in excess.values()) > 1
-    assert (found.share, found.worst) == (found.count / 4, pytest.approx(excess[worst]))
-    assert found.triple in [tuple(f"c{i}" for i in triple) for triple in (worst, worst[::-1])]
-
-
 def test_points_of_the_plane_are_placed_back():
     distance = euclidean([[0, 0], [3, 0], [3, 1], [0, 1], [1.5, 0.2]])
     points, share = distances.embed(distance)
@@ -187,7 +145,6 @@ CKA = distances.representation_distance
         (lambda: distances.prediction_distance(predictions(seeds=1), "ab"), "1 seeds .* least 2"),
         (lambda: distances.prediction_distance(predictions() * np.nan, "ab"), "missing"),
         (lambda: distances.prediction_distance(10 * predictions(), "ab"), "softmax"),
-        (lambda: distances.prediction_draws(predictions(seeds=2)), "2 seeds .* least 3"),
         (lambda: distances.noise_floor(predictions(seeds=3)), "3 seeds .* least 4"),
         (lambda: distances.update_distance(np.eye(2)[:, :, None], "ab"), "'a' does not move.* 1"),
         (lambda: CKA(FEATURES[:1] * 2, "ab"), "19 images is too small for CKA; choose >= 20"),

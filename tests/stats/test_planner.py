@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import statistics_planner
+from benchmarks import statistics
 from ddlib.explore import tables
 from ddlib.stats import planner
 from ddlib.stats.pilot import read_pilot
@@ -113,7 +113,7 @@ def test_missing_trials_are_left_out():
 def test_plans_hold_the_true_need():
     rng, hits = np.random.default_rng(1), 0
     for i in range(30):
-        gaps, truth = statistics_planner.simulate(0.3, 0.5, rng)
+        gaps, truth = statistics.draw_family(0.3, 0.5, rng)
         pilot = read_pilot(gaps[gaps["k"] <= 100], draws=200, seed=i)
         worst = truth.max(axis=0)
         epsilon = np.interp(50**-0.5, KS[3::-1] ** -0.5, worst[3::-1])
@@ -127,45 +127,25 @@ def test_intervals_hold_what_was_left_out_of_the_example():
     pilot = ["own", "mlp", "adam", "slow", "dsa", "mixup"]
     for method in study.methods:
         gaps = study.gaps[study.gaps["method"] == method]
-        tested = planner.back_test(gaps, study.families, [10, 20, 50], pilot, draws=400)
-        answered = tested[tested["refused"] == ""]
-        assert len(answered) > 60
-        assert answered["inside"].mean() >= 0.9
-        others = tested.loc[tested["name"].isin(["resnet18", "vit"]), "refused"]
-        assert others.str.contains("is not in the pilot|is not between").all()
+        whole = read_pilot(gaps, draws=400)
+        part = gaps[gaps["k"].le(50) & gaps["configuration"].isin(pilot)]
+        part = read_pilot(part, networks=whole.networks, draws=400)
+        assert all("is not in the pilot" in part.refusal(name) for name in ("resnet18", "vit"))
+        names = [name for name in whole.names if not part.refusal(name)]
+        assert len(names) > 8
+        draws, measured = part.claim(names, whole)
+        low, high = np.quantile(draws, [0.025, 0.975], axis=1)
+        answered = whole.ks <= 100  # twice the largest size of the pilot
+        assert ((low <= measured) & (measured <= high))[:, answered].mean() >= 0.9
 
 
-def test_the_back_test_of_an_exact_law_has_no_error():
-    gaps, families = table([0.5, 1.0, 0.8], noise=1e-6), {"all": MEMBERS, "pair": ["c0", "c1"]}
-    found = planner.back_test(gaps, families, [10, 20, 50, 100], MEMBERS, draws=50)
-    assert set(found["held_out"]) == {"k"}
-    assert list(found.loc[found["refused"] == "", "k"].unique()) == [200]
-    assert set(found["k"]) == {200, 500}
-    assert found["error"].abs().max() < 1e-5
-    worst = found[found["name"] == "all"].set_index("k")["measured"]
-    assert worst.to_dict() == pytest.approx(
-        {k: 1 / np.sqrt(k) + 0.02 for k in (200, 500)}, abs=1e-5
-    )
-
-
-def test_the_back_test_leaves_out_and_names_a_configuration_with_too_few_sizes():
-    gaps = table(np.linspace(0.5, 1, 6))
-    lost = (gaps["configuration"] == "c5") & (gaps["k"] <= 100)  # two sizes are left
-    gaps["status"] = np.where(lost, "diverged", "ok")
-    families = {"all": [f"c{i}" for i in range(6)], "three": MEMBERS}
-    found = planner.back_test(gaps, families, [10, 20, 50], [*MEMBERS, "c5"], draws=50)
-    sound = gaps[gaps["configuration"] != "c5"]
-    three = {"three": MEMBERS, "rest": ["c3", "c4"]}
-    expected = planner.back_test(sound, three, [10, 20, 50], MEMBERS, draws=50)
-    assert set(found["name"]) == {"three", "c0", "c1", "c2", "c3", "c4"}
-    same = found[found["name"] == "three"].reset_index(drop=True)
-    own = expected[expected["name"] == "three"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(same, own)
-    why = "c5 has gaps of two seeds at 2 sizes; it needs 3"
-    assert found.attrs["left"] == [why, "the family all holds one that is left out"]
-    nothing = planner.back_test(gaps, {"all": families["all"]}, KS, families["all"], draws=50)
-    assert nothing.empty
-    assert nothing.attrs["left"][0] == why
+def test_left_out_cases_are_counted_once_each():
+    """Six configurations, each at four sizes left out of the others; then the largest size."""
+    pilot = read(table(np.linspace(0.5, 1, 6), noise=1e-4))
+    held, count = pilot.left_out
+    assert count == 6 * 4 + 6
+    assert held >= 0.9 * count
+    assert read(table([0.5, 1.0])).left_out[1] == 2  # too few to leave a configuration out
 
 
 def test_the_same_seed_gives_the_same_plan():
@@ -176,11 +156,7 @@ def test_the_same_seed_gives_the_same_plan():
 
 
 def test_bad_pilots_are_refused():
-    gaps, families = table([0.5, 1.0]), {"pair": ["c0", "c1"]}
-    with pytest.raises(ValueError, match="pilot k=30 was not measured; choose among 10, 20, 50"):
-        planner.back_test(gaps, families, [10, 30, 50], ["c0"])
-    with pytest.raises(ValueError, match="no gaps of 'vgg': no rows"):
-        planner.back_test(gaps, families, [10, 20, 50], ["vgg"])
+    gaps = table([0.5, 1.0])
     with pytest.raises(ValueError, match="has gaps of two seeds at 2 sizes; it needs 3"):
         read(gaps, largest=20)
     with pytest.raises(ValueError, match="gaps of 1 seed cannot show noise; give at least 2"):

@@ -1,15 +1,17 @@
-"""Methods of a test module are those of the library again when it ends."""
+"""What a test module registers is forgotten when it ends."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from ddlib.methods import METHODS
+from ddlib.study import extensions
 
 
 @pytest.fixture(autouse=True, scope="module")
-def library_methods() -> Iterator[None]:
-    before = dict(METHODS)
+def library_alone() -> Iterator[None]:
+    before = {kind: dict(registry) for kind, registry in extensions.REGISTRIES.items()}
     yield
-    METHODS.clear()
-    METHODS.update(before)
+    extensions._loaded.clear()
+    for kind, registry in extensions.REGISTRIES.items():
+        registry.clear()
+        registry.update(before[kind])

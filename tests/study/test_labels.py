@@ -97,7 +97,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def teacher(dataset):
-    start = ordinary(24, generator("evaluation weights", "teacher"))
+    start = ordinary(24, generator("teacher weights"))
     return trained(start, drawn(dataset.train, generator("teacher batches")), hard_loss, 60)
 
 
@@ -231,7 +231,7 @@ def test_gaps_are_balanced_where_classes_differ_in_size(tmp_path, train, test, a
 
 
 def test_gaps_and_errors_follow_the_measure(settings, result):
-    balanced = run(settings.replace(measure="balanced"))
+    balanced = run(read_settings(settings.table | {"measure": "balanced"}))
     for ours, name in ((result, "accuracy"), (balanced, "balanced_accuracy")):
         assert set(ours.trials["measure"]) == {name.removesuffix("_accuracy")}
         full = ours.references.query("reference == 'converged'")

@@ -99,24 +99,6 @@ def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
     assert paths(b"ours") == before
 
 
-def test_experts_that_are_long_enough_are_taken(tmp_path):
-    def files(*ks: int) -> list[Path]:
-        methods = {"mtt": {"experts": 2, "max_start": {1: 2, 10: 20}}}
-        plan = planned(tmp_path, methods=methods, k=list(ks))
-        return [path for _, path in plan.preparations("mtt")]
-
-    short, long = files(3), files(3, 30)
-    assert [path.name.rsplit("-", 1)[1] for path in short + long] == ["3", "3", "21", "21"]
-    assert len(set(short + long)) == 4
-    long[0].parent.mkdir(parents=True)
-    long[0].touch()
-    long[0].with_name(f"{long[0].name}.seconds").touch()
-    assert files(3) == [long[0], short[1]]
-    short[0].touch()
-    assert files(3) == short
-    assert files(3, 30) == long
-
-
 def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
     def files(method: str, **changes) -> list[Path]:
         methods = {"mgd3": {"unet_steps": 3}, "mtt": {"experts": 2}}

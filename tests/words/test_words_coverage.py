@@ -2,25 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.stats.distances import Triangles
 from ddlib.words import coverage as reading
-
-
-def test_distances_say_where_the_triangle_fails_and_whether_r_is_noise():
-    held = reading.distances(Triangles(0, 0.0, 0.0, ()), 0.1, 0.2)
-    assert held.startswith("The triangle inequality holds for all triples.")
-    assert "noise here" not in held
-    broken = reading.distances(Triangles(3, 0.25, 0.4, ("a", "b", "c")), 0.2, 0.2)
-    assert "fails in 3 triples (25.0%), worst by 0.4 for a, b, c" in broken
-    assert "H_cov counts noise here" in broken
 
 
 def regression(predictor, **changes):
     row = {"epsilon": 0.1, "predictor": predictor, "n": 8, "unknown": 0, "censored": 0}
     row |= {"distinct": 5, "reduced": 0, "fewest": 4, "shortened": 0, "slope": 20.0}
     row |= {"low": 10.0, "high": 30.0}
-    row |= {"r2": 0.8, "p": 0.01, "lead": np.nan, "p_lead": np.nan, "loo": 5.0}
-    return row | {"left_out": "families", "reason": "", **changes}
+    row |= {"r2": 0.8, "p": 0.01, "lead": np.nan, "p_lead": np.nan}
+    return row | {"reason": "", **changes}
 
 
 def within(**changes):
@@ -31,8 +21,8 @@ def within(**changes):
 def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
     table = pd.DataFrame(
         [
-            regression("constant", slope=np.nan, r2=np.nan, loo=20.0),
-            regression("log_members", loo=15.0, r2=0.4),
+            regression("constant", slope=np.nan, r2=np.nan),
+            regression("log_members", r2=0.4),
             regression("h_cov", lead=0.4, p_lead=0.04),
         ]
     )
@@ -41,9 +31,8 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         "**Worst gap 0.1: k* rises with H_cov (weak evidence, p = 0.010); ln M, the "
         "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
         "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 more images (10 to 30 over draws of "
-        "seeds). Left-out families are predicted best by H_cov (error: 5 images). 8 families have "
-        "5 distinct k*. Among 5 families of equal M, where ln M says nothing, k* rises with H_cov "
-        "(weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
+        "seeds). 8 families have 5 distinct k*. Among 5 families of equal M, where ln M says "
+        "nothing, k* rises with H_cov (weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
     )
     assert text.endswith(reading.METHOD)
     assert "chance" not in text
@@ -57,10 +46,7 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ({"lead": -0.1, "p_lead": 0.9}, {}, ["own regressor, has the larger R², untested.**"]),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
         ({"reason": "1 of 8 inside"}, {}, ["nothing can be said about H_cov.** 1 of 8 inside."]),
-        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. Left-out"]),
-        ({"loo": 9.0}, {}, ["predicted best by ln M (error: 5 images; H_cov: 9)."]),
-        ({"loo": np.nan}, {}, ["families are predicted best by ln M (error: 5 images)."]),
-        ({"loo": np.nan}, {"loo": np.nan}, ["No leave-one-out error can be computed."]),
+        ({"low": np.nan, "high": np.nan}, {}, ["20 more images. 8 families"]),
         ({"censored": 3}, {}, ["5 distinct k*; 3 of these lie beyond the measured sizes"]),
         ({"reduced": 2, "fewest": 3}, {}, ["2 families lost seeds to missing trials, down to 3"]),
         ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
@@ -77,22 +63,22 @@ def test_a_law_that_fails_and_what_is_missing_are_said(h_cov, rival, phrases):
     assert ("A nat of H_cov goes with 20 more images" in text) == rises
 
 
-def test_other_measures_and_whole_series_have_their_say():
+def test_other_measures_with_a_larger_r2_are_named():
     table = pd.DataFrame(
         [
-            regression("constant", loo=40.0, r2=np.nan),
-            regression("log_members", loo=30.0, r2=0.9),
-            regression("h_cov", loo=20.0, lead=-0.1, p_lead=0.6),
-            regression("packing", loo=25.0, r2=0.5),
-            regression("vendi", loo=10.0, r2=0.85),
-            regression("effective_rank", loo=11.0, r2=0.82),
+            regression("log_members", r2=0.9),
+            regression("h_cov", lead=-0.1, p_lead=0.6),
+            regression("vendi", r2=0.82),
+            regression("mean_distance", r2=0.85),
         ]
-    ).assign(left_out="series")
-    text = reading.explained(table, None)
-    assert "series are predicted best by the Vendi score (error: 10 images; H_cov: 20)." in text
-    assert (
-        "larger, but untested, with the Vendi score (0.85) and the effective rank (0.82)." in text
     )
+    text = reading.explained(table, None)
+    assert "larger, but untested, with the mean distance (0.85) and the Vendi score (0.82)." in text
+
+
+def test_a_radius_within_the_noise_is_said():
+    assert reading.distances(0.1, 0.2) == "Seeds alone reach a distance of 0.1; the radius is 0.2."
+    assert "H_cov counts noise here" in reading.distances(0.2, 0.2)
 
 
 def test_gaps_below_zero_come_before_the_verdict():
@@ -113,29 +99,6 @@ def test_families_of_equal_size_may_say_nothing():
     assert "nothing can be said about H_cov: all alike." in reading.explained(
         table, within(reason="all alike")
     )
-
-
-def test_the_back_test_counts_errors_and_intervals():
-    tested = pd.DataFrame(
-        {
-            "kind": "family",
-            "held_out": "k",
-            "error": [0.03, -0.04, 0.2],
-            "inside": [True, False, False],
-            "refused": ["", "", "k = 400 is not between 10 and 2 times 100"],
-        }
-    )
-    text = reading.back_test(tested)
-    assert text == (
-        "**The planner's 95 % intervals held in 50% of 2 cases that it answers.** "
-        "Families overlap, so cases are not independent."
-    )
-    rows = reading.back_test_table(tested).loc[[(False, "family", "k"), (True, "family", "k")]]
-    assert rows["cases"].tolist() == [2, 1]
-    assert rows["inside"].tolist() == [0.5, 0]
-    assert rows["error"].tolist() == pytest.approx([-0.005, 0.2])
-    assert rows["root_mean_square"].tolist() == pytest.approx([0.035355, 0.2], rel=1e-4)
-    assert "Nothing is left" in reading.back_test(tested.assign(error=np.nan))
 
 
 def test_transfer_says_which_gaps_change_beyond_noise():
