@@ -284,11 +284,8 @@ def check_coverage(settings: Settings) -> None:
     if not settings.families:
         raise ValueError("families is missing; name at least one, a list of configurations")
     for name, configuration in settings.configurations.items():
-        if configuration.labels.regime != "hard":
-            raise ValueError(
-                f"{name!r} trains on {configuration.labels.regime} labels, but the coverage law "
-                "measures distances under hard ones; leave labels out"
-            )
+        if (regime := configuration.labels.regime) != "hard":
+            raise ValueError(f"{name!r} has {regime} labels, but the coverage law takes hard ones")
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
         if (value := getattr(settings, name)) < least:
             raise ValueError(f"{name}={value} are too few to measure distances; choose >= {least}")

@@ -272,5 +272,5 @@ def test_bad_labels_are_refused_in_one_sentence(labels, sentence):
 
 def test_the_coverage_law_is_that_of_hard_labels():
     settings = read_settings(STUDY | {"results": "none", "families": {"all": ["hard", "soft"]}})
-    with pytest.raises(ValueError, match="'soft' trains on soft labels, but the coverage law meas"):
+    with pytest.raises(ValueError, match="'soft' has soft labels, but the coverage law takes hard"):
         check_coverage(settings)
