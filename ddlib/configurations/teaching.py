@@ -35,7 +35,7 @@ def teach(dataset: DataSet, configuration: Configuration) -> bytes:
 def read_teacher(path: Path, dataset: DataSet, configuration: Configuration) -> Teacher:
     """Return the teacher of a configuration from the file of `teach`."""
     with reading(path):
-        theta = load_file(path, dataset.train.device)
+        theta = load_file(path, str(dataset.train.device))
     network = configuration.teacher.build(dataset.sample_shape, dataset.class_count)
     return Teacher(network, theta, configuration.labels.temperature, configuration.labels.loss)
 

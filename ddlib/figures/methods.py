@@ -56,7 +56,8 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
     """
     table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
     colour, shape = method_marks(accuracies["method"])
-    x, tips = style.k_axis(accuracies["k"], accuracies["k"]), ("method:N", "k", "n", "accuracy")
+    x = style.k_axis(accuracies["k"], accuracies["k"])
+    tips = style.tips(["method:N", "k", "n", "accuracy", "low", "high"])
     whole = alt.Chart().transform_filter(alt.datum.method == ALL_DATA)
     base = alt.Chart().transform_filter(alt.datum.method != ALL_DATA).encode(x, y, colour)
     dots = base.mark_point(filled=True, size=50, opacity=1)
@@ -65,7 +66,7 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
         whole.mark_rule(color=style.FAINT, strokeWidth=1.5).encode(y),
         base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.2).encode(*ends),
         base.mark_line(strokeWidth=1.5),
-        dots.encode(shape, tooltip=style.tips(*tips, "low", "high")),
+        dots.encode(shape, tooltip=tips),
     ]
     chart = alt.layer(*layers, data=table, width=style.WIDTH // 2 - 40, height=320)
     names = list(accuracies["labels"].unique())

@@ -5,7 +5,7 @@ exists, and writes the file atomically.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,9 @@ def evaluate(
             except ValueError as error:
                 ends[trial.set_path] = store.failure(error)
     body, teacher = weights[0], _teacher(dataset, configuration, weights)
-    for recipe, group in _by_recipe(sets, configuration):
+    recipes = {trial: _recipe(synthetic, configuration) for trial, synthetic in sets.items()}
+    for recipe in dict.fromkeys(recipes.values()):
+        group = [trial for trial in sets if recipes[trial] == recipe]
         streams = [(trial.seed, number) for trial in group for number in range(evaluations)]
         thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
         labelled = [_labelled(context, sets[trial], configuration) for trial in group]
@@ -159,17 +161,9 @@ def evaluate(
     return [record | {"seconds": share if record["scores"] else None} for record in records]
 
 
-def _by_recipe(
-    sets: Mapping[Trial, DistilledSet], configuration: Configuration
-) -> Iterator[tuple[Recipe, list[Trial]]]:
-    """Yield trials whose networks can be trained together: with one learning rate."""
-    groups: dict[float, list[Trial]] = {}
-    for trial, synthetic in sets.items():
-        learned = synthetic.learned if configuration.learned_step_size else {}
-        rate = learned.get("step_size", configuration.learning_rate)
-        groups.setdefault(rate, []).append(trial)
-    for rate, group in groups.items():
-        yield configuration.recipe.replace(learning_rate=rate), group
+def _recipe(synthetic: DistilledSet, configuration: Configuration) -> Recipe:
+    rate = synthetic.learned.get("step_size") if configuration.learned_step_size else None
+    return configuration.recipe.replace(learning_rate=rate) if rate else configuration.recipe
 
 
 def _labelled(

@@ -142,12 +142,14 @@ def collect(plan: Plan) -> Result:
     leaves out `workers` and `scheduler_address`, which change no result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
-    rows = [
-        row
-        for trial, record in records
-        for row in _rows(record, _described(plan, trial), plan.measure)
-    ]
+    rows = []
+    for trial, record in records:
+        rate = {"learning_rate": record.get("learning_rate", math.nan)}
+        rows += _rows(record, _described(plan, trial) | rate)
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
+    for table in (trials, references):
+        accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"
+        table["measure"], table["error"] = plan.measure, 1 - table[accuracy]
     _measure_gaps(trials, references, plan.settings.reference)
     result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
     places = ("workers", "scheduler_address")
@@ -172,14 +174,12 @@ def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _rows(record: dict[str, Any], described: dict[str, Any], measure: str) -> list[dict[str, Any]]:
+def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per evaluation in a record, or one row that says why the trial failed."""
     ending = {"status": record["status"], "message": record["message"]}
-    ending |= {"learning_rate": record.get("learning_rate", math.nan), "measure": measure}
     nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
-    named = "balanced_accuracy" if measure == "balanced" else "accuracy"
     return [
-        {**described, "evaluation": number, **score, "error": 1 - score[named], **ending}
+        {**described, "evaluation": number, **score, **ending}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
 
@@ -194,8 +194,8 @@ def _references(plan: Plan) -> pd.DataFrame:
             **{"steps": record["steps"], "capped": record["capped"]},
             "passes": passes(record["steps"] or math.nan, batch_size, count),
         }
-        rows += _rows(record, described, plan.measure)
-    return pd.DataFrame(rows).drop(columns="learning_rate").astype({"steps": "Int64"})
+        rows += _rows(record, described)
+    return pd.DataFrame(rows).astype({"steps": "Int64"})
 
 
 def _teachers(plan: Plan) -> pd.DataFrame:

@@ -133,42 +133,31 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     """Say which methods beat random images under each label regime, and what soft labels give.
 
     regimes: the trials of each regime, of configurations that differ in labels alone; teachers:
-    the table of `ddlib.study.results`.
+    that table of `ddlib.study.results`.
     """
     if not {"hard", "soft"} <= set(regimes):
         known = listed(regimes, "and")
         return Text(f"Only {known} labels are in this study, so there is nothing to compare.")
-    better = [
-        f"under {name} labels, {_better(against(paired(trials)))} {BASELINE} images"
-        for name, trials in regimes.items()
-    ]
-    verdict = listed(better, "and")
-    chosen = [
+    better = {name: _better(against(paired(trials))) for name, trials in regimes.items()}
+    controls = [
         trials[trials["method"] == BASELINE].assign(method=name) for name, trials in regimes.items()
     ]
-    gains = against(paired(pd.concat(chosen)), "hard").query("method == 'soft'")
-    parts = [
-        f"{row.difference:+.3f} at k = {row.k}{'' if row.survives else ' (not significant)'}"
-        for row in gains.dropna(subset="difference").itertuples()
-    ]
-    gain = f"Soft labels change the accuracy of {BASELINE} images by {listed(parts, 'and')}."
+    gains = against(paired(pd.concat(controls)), "hard").query("method == 'soft' and survives")
+    parts = [f"{row.difference:+.3f} at k = {row.k}" for row in gains.itertuples()]
+    change = f"by {listed(parts, 'and')}" if parts else "at no k"
     accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
-    teacher = (
-        f"The teacher saw all data and has an accuracy of {accuracies}: all sets, also the "
-        f"{BASELINE} images, learn from it."
-    )
-    lines = [gain if parts else f"No {BASELINE} images are in both regimes.", teacher]
-    return Text(f"**{verdict[0].upper()}{verdict[1:]}.**\n\n{bullets(lines)}")
+    lines = [f"Under {name} labels, {text}." for name, text in better.items() if name != "soft"]
+    lines += [f"Soft labels significantly change the accuracy of {BASELINE} images {change}."]
+    lines += [f"The teacher was trained on all data and has an accuracy of {accuracies}."]
+    return Text(f"**With the same teacher, {better['soft']}.**\n\n{bullets(lines)}")
 
 
 def _better(table: pd.DataFrame) -> str:
     rows = table[table["survives"].astype(bool) & (table["low"] > 0)]
-    ks = rows.groupby("method", sort=False)["k"]
-    names = [f"{method} (k = {listed(sizes, 'and')})" for method, sizes in ks]
-    verb = "beats" if len(names) == 1 else "beat"
-    return (
-        f"{listed(names, 'and')} significantly {verb}" if names else "no method significantly beats"
-    )
+    sizes = rows.groupby("method", sort=False)["k"]
+    names = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
+    verb = "significantly beat" if len(names) > 1 else "significantly beats"
+    return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} images"
 
 
 def surrogates(
