@@ -57,7 +57,7 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
     table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
     colour, shape = method_marks(accuracies["method"])
     x = style.k_axis(accuracies["k"], accuracies["k"])
-    tips = style.tips(["method:N", "k", "n", "accuracy", "low", "high"])
+    tips = ["method:N", "k:Q", "n:Q", alt.Tooltip("accuracy:Q", format=".4~g")]
     whole = alt.Chart().transform_filter(alt.datum.method == ALL_DATA)
     base = alt.Chart().transform_filter(alt.datum.method != ALL_DATA).encode(x, y, colour)
     dots = base.mark_point(filled=True, size=50, opacity=1)
@@ -69,9 +69,9 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
         dots.encode(shape, tooltip=tips),
     ]
     chart = alt.layer(*layers, data=table, width=style.WIDTH // 2 - 40, height=320)
-    names = list(accuracies["labels"].unique())
+    names, header = list(accuracies["labels"].unique()), style.header("labels: ")
     return style.figure(
-        style.panels(chart, "labels", names, 2, "labels: "),
+        chart.facet(alt.Facet("labels:N", sort=names, header=header), columns=2),
         "What the labels give: the same sets under each label regime",
         "Mean over seeds and its 95 % interval. The line across is all data with the same labels.",
     )
