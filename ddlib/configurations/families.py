@@ -50,16 +50,12 @@ def _with_teacher(
     configuration: Configuration, base: Mapping[str, Any], name: str
 ) -> Configuration:
     """Complete the table of the teacher by `base`. A teacher is trained on hard labels."""
-    names, labels, what = (
-        ["network", *Recipe.model_fields],
-        configuration.labels,
-        f"{name}: teacher",
-    )
-    check_names(labels.teacher, names, "parameter of a teacher")
-    plain = {key: value for key, value in base.items() if key in names}
-    teacher = Configuration.read(plain | labels.teacher, what)
-    complete = {key: getattr(teacher, key) for key in names}
-    return configuration.replace(labels=labels.replace(teacher=complete))
+    fields, labels = ["network", *Recipe.model_fields], configuration.labels
+    check_names(labels.teacher, fields, "parameter of a teacher")
+    shared = {field: base[field] for field in fields if field in base}
+    teacher = Configuration.read(shared | labels.teacher, f"{name}: teacher")
+    table = {field: getattr(teacher, field) for field in fields}
+    return configuration.replace(labels=labels.replace(teacher=table))
 
 
 def expand(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -194,11 +194,8 @@ class Settings(Parameters):
     @field_validator("configurations", mode="plain")
     @classmethod
     def _complete(cls, changes: Any, others: ValidationInfo) -> dict[str, Configuration]:
-        base = {
-            "network": others.data.get("network"),
-            **vars(others.data.get("training", Recipe())),
-        }
-        return read_configurations(changes, base | {"labels": others.data.get("labels", Labels())})
+        base = {name: others.data.get(name) for name in ("network", "labels")}
+        return read_configurations(changes, base | vars(others.data.get("training", Recipe())))
 
     @field_validator("pilot", mode="wrap")
     @classmethod
