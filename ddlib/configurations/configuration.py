@@ -1,15 +1,13 @@
-"""Configurations: everything besides the data that decides how a network is trained.
-
-These are the network, the optimiser, the augmentation and the initial weights.
-"""
+"""Configurations: everything besides the data that decides how a network is trained."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt
+from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt, model_validator
 
-from ddlib.networks.functional import Theta, build, read_network
+from ddlib.configurations.table_models import TABLE_MODELS, check_vectors, read_model
+from ddlib.networks.functional import Theta, build
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
@@ -24,7 +22,7 @@ INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
 class Pretraining(Parameters):
-    """How a body is pretrained on the real images without labels. The optimiser is Adam."""
+    """How the body is pretrained by Adam on the real images, without labels."""
 
     steps: PositiveInt = 300
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -34,13 +32,14 @@ class Pretraining(Parameters):
 class Configuration(Recipe):
     """How a network is trained: a recipe, the network, and its initial weights.
 
-    network: name and options, as `read_network` returns them; initialisation: a name of
-    INITIALISATIONS; pretraining: only used by the initialisations in PRETRAINED; labels: what the
-    network is trained on; learned_step_size: whether a set that was learned with a step size is
-    trained on at this learning rate (as MTT's paper does), and not at the configuration's.
+    network: name and options of a network, or of a model in TABLE_MODELS, for which the rest of the
+    configuration does not matter; initialisation: a name of INITIALISATIONS; pretraining: only used
+    by the initialisations in PRETRAINED; labels: what the network is trained on; learned_step_size:
+    whether a set that was learned with a step size is trained on at this learning rate (as MTT's
+    paper does), and not at the configuration's.
     """
 
-    network: Annotated[dict[str, Any], PlainValidator(read_network)]
+    network: Annotated[dict[str, Any], PlainValidator(read_model)]
     initialisation: Literal[*INITIALISATIONS] = "default"
     pretraining: Pretraining = Pretraining()
     labels: Labels = Labels()
@@ -57,12 +56,33 @@ class Configuration(Recipe):
         return Configuration(**self.labels.teacher) if self.labels.regime == "soft" else None
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether training takes steps along gradients: that of table models does not."""
+        return self.network["name"] not in TABLE_MODELS
+
+    @model_validator(mode="after")
+    def _check_initialisation(self) -> Self:
+        if not self.takes_steps and self.initialisation != "default":
+            raise ValueError(
+                f"{self.network['name']} has no weights to initialise; leave initialisation out"
+            )
+        if not self.takes_steps and self.labels.regime != "hard":
+            raise ValueError(f"{self.network['name']} takes hard labels; give labels: {{}}")
+        return self
+
+    @property
     def pretrained(self) -> bool:
         """Whether training starts from a body that was pretrained on the real images."""
         return self.initialisation in PRETRAINED
 
-    def build(self, sample_shape: tuple[int, ...], class_count: int) -> Network:
-        """Return the network for images (channels, H, W); ValueError if the images do not fit."""
+    def build(self, sample_shape: tuple[int, ...], class_count: int) -> Network | None:
+        """Return the network for samples of a shape, None for a table model.
+
+        Raises ValueError if the samples do not fit.
+        """
+        if not self.takes_steps:
+            check_vectors(self.network["name"], sample_shape)
+            return None
         return build(**self.network, sample_shape=sample_shape, class_count=class_count)
 
     def initial(

@@ -54,6 +54,8 @@ def _with_teacher(
     check_names(labels.teacher, fields, "parameter of a teacher")
     shared = {field: base[field] for field in fields if field in base}
     teacher = Configuration.read(shared | labels.teacher, f"{name}: teacher")
+    if not teacher.takes_steps:
+        raise ValueError(f"{name}: {teacher.network['name']} cannot teach; choose a network")
     table = {field: getattr(teacher, field) for field in fields}
     return configuration.replace(labels=labels.replace(teacher=table))
 

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddlib.configurations import pretraining, teaching
+from ddlib.configurations import pretraining, table_models, teaching
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
@@ -148,11 +148,17 @@ def evaluate(
     for recipe in dict.fromkeys(recipes.values()):
         group = [trial for trial in sets if recipes[trial] == recipe]
         streams = [(trial.seed, number) for trial in group for number in range(evaluations)]
-        thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
         labelled = [_labelled(context, sets[trial], configuration) for trial in group]
         repeated = [pair for pair in labelled for _ in range(evaluations)]
-        training = repeated, dataset.test, recipe, streams, thetas, teacher
-        scores = iter(train_and_score_all(network, *training))
+        if configuration.takes_steps:
+            thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
+            training = repeated, dataset.test, recipe, streams, thetas, teacher
+            scores = iter(train_and_score_all(network, *training))
+        else:
+            scores = iter(
+                table_models.train_and_score(configuration.network, *pair, dataset.test, stream)
+                for pair, stream in zip(repeated, streams, strict=True)
+            )
         for trial in group:
             record = _ended([next(scores) for _ in range(evaluations)])
             ends[trial.set_path] = record | {"learning_rate": recipe.learning_rate}
@@ -253,16 +259,22 @@ def reference(
             return
         dataset, network = open_data(context, configuration)
         try:
-            theta = _initial(context, network, configuration, stream, weights[0])
-            teacher = _teacher(dataset, configuration, weights)
-            training = dataset.train, dataset.test, recipe, stream, probe, teacher
-            theta, observed = train_and_observe(network, theta, *training)
-            record = store.success([final(score(network, theta, dataset.test), recipe)])
+            if configuration.takes_steps:
+                theta = _initial(context, network, configuration, stream, weights[0])
+                teacher = _teacher(dataset, configuration, weights)
+                training = dataset.train, dataset.test, recipe, stream, probe, teacher
+                theta, observed = train_and_observe(network, theta, *training)
+                result = final(score(network, theta, dataset.test), recipe)
+            else:
+                training = dataset.train, dataset.test, stream, probe
+                result, observed = table_models.train_and_observe(configuration.network, *training)
+            record = store.success([result])
             if wanted.observed:
                 write_atomically(wanted.observed, observed)
         except Exception as error:  # a network of an extension may raise anything
             record = store.failure(error)
-        store.write_record(wanted.path, record | {"steps": recipe.steps, "capped": capped})
+        steps = recipe.steps if configuration.takes_steps else 0
+        store.write_record(wanted.path, record | {"steps": steps, "capped": capped})
 
 
 def _initial(

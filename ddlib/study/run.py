@@ -111,7 +111,7 @@ class Graph:
         """Submit the training of a network on all data."""
         name, plan = wanted.configuration, self.plan
         chosen, weights, length = plan.configurations[name], self.weights(name), None
-        if wanted.kind == CONVERGED:
+        if wanted.kind == CONVERGED and chosen.takes_steps:
             search = jobs.find_length, chosen, weights, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
         return self.submit(jobs.reference, wanted, chosen, weights, length, plan.settings.probe)
@@ -156,7 +156,7 @@ class Graph:
     def seeds_at_once(self, configuration: str, ipc: int) -> int:
         """Return for how many seeds a GPU trains the networks at the same time."""
         plan, chosen = self.plan, self.plan.configurations[configuration]
-        if plan.context.device == "cpu":
+        if plan.context.device == "cpu" or not chosen.takes_steps:
             return 1
         shape, classes = plan.dataset.sample_shape, plan.dataset.class_count
         network = chosen.build(shape, classes)

@@ -21,12 +21,12 @@ from pydantic import (
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.families import Family, expand, read_configurations, read_families
+from ddlib.configurations.table_models import read_distilling_network
 from ddlib.data.load import load
 from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.networks.functional import read_network
 from ddlib.parameters import Parameters, Text, check_names, options_of
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
@@ -148,7 +148,7 @@ class Settings(Parameters):
         None, validate_default=True, examples=[["my_method.py"]]
     )
     data: Annotated[dict[str, Any], PlainValidator(read_data)]
-    network: Annotated[dict[str, Any], PlainValidator(read_network)]
+    network: Annotated[dict[str, Any], PlainValidator(read_distilling_network)]
     training: Recipe
     labels: Labels = Labels()
     measure: Literal[*MEASURES] | None = None
