@@ -67,11 +67,11 @@ def test_soft_labels_come_back_and_classes_go_by_place(tmp_path):
         (torch.eye(3).repeat_interleave(2, 0), ""),
         (
             torch.tensor([[2.0, -1.0, 0.0]]).repeat(6, 1),
-            "probabilities, .* they go down to -1, and",
+            "probabilities, .* but the least is -1, and",
         ),
         (torch.tensor([[2.0, 1.0, 0.5]]).repeat(6, 1), "rows sum to 3.5 to 3.5; take the softmax"),
         (torch.full((6, 3), math.nan), "its soft labels should be probabilities"),
-        (torch.full((6, 4), 0.25), r"soft labels of shape \(6, 3\), not \(6, 4\)"),
+        (torch.full((6, 4), 0.25), r"labels of shape \(6, 3\), not \(6, 4\)"),
         (
             torch.eye(3).repeat_interleave(2, 0).double(),
             "labels of type torch.float32, not torch.f",

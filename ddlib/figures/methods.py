@@ -68,10 +68,10 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
         base.mark_line(strokeWidth=1.5),
         dots.encode(shape, tooltip=tips),
     ]
-    chart = alt.layer(*layers, data=table, width=style.WIDTH // 2 - 40, height=320)
     names = list(accuracies["labels"].unique())
+    chart = alt.layer(*layers, data=table, width=style.WIDTH // len(names) - 20, height=320)
     return style.figure(
-        style.panels(chart, "labels", names, 2, "labels: "),
+        style.panels(chart, "labels", names, len(names), "labels: "),
         "What the labels give: the same sets under each label regime",
         "Mean over seeds and its 95 % interval. The line across is all data with the same labels.",
     )

@@ -27,8 +27,9 @@ TEACHER = {"network": {"name": "mlp", "width": 24, "depth": 2}, "steps": 60}
 SOFT = {"regime": "soft", "teacher": TEACHER, "temperature": 2.0, "loss": "kl"}
 MTT = {
     **{"iterations": 2, "student_steps": 3, "expert_epochs": 1, "max_start": 1, "experts": 1},
-    **{"expert_steps": 5, "learning_rate": 10, "step_size": 0.2, "step_size_learning_rate": 0.0},
-    **{"augmentation": "none", "expert_augmentation": "none", "label_learning_rate": 5.0},
+    **{"expert_steps": 5, "expert_learning_rate": 0.1, "expert_batch": 16, "learning_rate": 1},
+    **{"step_size": 0.1, "step_size_learning_rate": 0.0},
+    **{"augmentation": "none", "expert_augmentation": "none", "label_learning_rate": 1.0},
 }
 STUDY = GRID | {
     "methods": {"random": None, "mtt": MTT},
