@@ -10,7 +10,7 @@ from typing import Any
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.table_models import TABLE_MODELS
-from ddlib.data.load import load
+from ddlib.data.options import Options
 from ddlib.data.sources import DATASETS
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
@@ -42,7 +42,7 @@ def schema() -> Schema:
     variants = [_with("method", {"const": name}, methods[name]) for name in methods]
     names = {"type": "string", "examples": list(DATASETS)}
     study["properties"] |= {
-        "data": _with("name", names, options_of(load).model_json_schema()),
+        "data": _with("name", names, Options.model_json_schema()),
         "network": network,
         "methods": {
             "type": "object",

@@ -113,7 +113,7 @@ def test_a_size_that_the_smallest_class_cannot_fill_is_refused(run, tiny, member
     _, _, distil = run
     rows = torch.cat([rows[:count] for rows, count in zip(members, (9, 3, 5), strict=True)])
     few = replace(tiny, train=Split(tiny.train.samples[rows], tiny.train.labels[rows]))
-    with pytest.raises(ValueError, match="ipc=4 is more than the 3 images of class bee; choose"):
+    with pytest.raises(ValueError, match="ipc=4 is more than the 3 samples of class bee; choose"):
         distil([1, 4], dataset=few)
 
 
