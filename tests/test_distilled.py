@@ -1,7 +1,9 @@
 import base64
 import io
 import json
+import math
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +50,39 @@ def test_what_is_saved_comes_back(tmp_path, channels):
     assert_equal_sets(loaded, synthetic)
     assert list(loaded.parameters["outer_steps"]) == [1, 5, 10]  # whole numbers, as they were
     assert (loaded.k, loaded.ipc) == (6, 2)
+
+
+def test_soft_labels_come_back_and_classes_go_by_place(tmp_path):
+    """Also where another class has the largest label."""
+    soft = torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1)
+    distilled_set(labels=soft).save(tmp_path / "set")
+    loaded = load_distilled(tmp_path / "set")
+    assert torch.equal(loaded.labels, soft)
+    assert (loaded.k, loaded.ipc, loaded.hard_labels.tolist()) == (6, 2, [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.eye(3).repeat_interleave(2, 0), ""),
+        (
+            torch.tensor([[2.0, -1.0, 0.0]]).repeat(6, 1),
+            "probabilities, .* but the least is -1, and",
+        ),
+        (torch.tensor([[2.0, 1.0, 0.5]]).repeat(6, 1), "rows sum to 3.5 to 3.5; take the softmax"),
+        (torch.full((6, 3), math.nan), "its soft labels should be probabilities"),
+        (torch.full((6, 4), 0.25), r"labels of shape \(6, 3\), not \(6, 4\)"),
+        (
+            torch.eye(3).repeat_interleave(2, 0).double(),
+            "labels of type torch.float32, not torch.f",
+        ),
+        (torch.zeros(6, dtype=torch.int64), "2 images of every class, in ascending label"),
+    ],
+)
+def test_soft_labels_must_be_probabilities(tiny, labels, message):
+    fields = {"side": 8, "normalisation": tiny.normalisation, "data": "tiny"}
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        check_set(distilled_set(labels=labels, **fields), tiny, "dc", 2, 7)
 
 
 def test_equal_sets_give_equal_bytes(tmp_path):
