@@ -18,14 +18,18 @@ from ddlib.data.normalise import Normalisation, Whitening, pack, unpack
 from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 
+SUM_TOLERANCE = 1e-3  # of the sum of a row of soft labels
+
 
 @dataclass(frozen=True)
 class DistilledSet:
     """A synthetic set S of k = ipc x C samples, grouped by class in ascending label.
 
-    samples: (k, ...) float32, normalised as the real set is; labels: (k,) int64.
-    data, method, parameters, seed and network (name and options; empty outside a study) say how S
-    was made. learned: numbers that the method learned along with the samples, by name.
+    samples: (k, ...) float32, normalised as the real set is; labels: (k,) int64, or soft ones that
+    the method learned, (k, C) float32 probabilities. The class of a sample is decided by its place,
+    also where another class has the largest soft label. data, method, parameters, seed and network
+    (name and options; empty outside a study) say how S was made. learned: numbers that the method
+    learned along with the samples, by name.
     """
 
     samples: torch.Tensor
@@ -46,6 +50,11 @@ class DistilledSet:
     @property
     def ipc(self) -> int:
         return self.k // len(self.classes)
+
+    @property
+    def hard_labels(self) -> torch.Tensor:
+        """The class (k,) of each sample, int64, also where the labels are soft."""
+        return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
 
     def pixels(self) -> torch.Tensor:
         """Return the images to look at: (k, H, W, channels) uint8."""
@@ -92,29 +101,34 @@ def load_distilled(path: Path) -> DistilledSet:
 def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: int) -> None:
     """Raise ValueError unless `synthetic` is a set of this data set, method, size and seed.
 
-    It must hold `ipc` finite, normalised float32 images of every class, in ascending label. Pixels
-    of 0 to 255 are recognised by their range: none is negative, and some are five times as bright
-    as white. Pixels of 0 to 1 cannot be recognised.
+    It must hold `ipc` finite, normalised float32 images of every class, in ascending label, and
+    hard labels or probabilities. Pixels of 0 to 255 are recognised by their range: none is
+    negative, and some are five times as bright as white. Pixels of 0 to 1 cannot be recognised.
     """
     if not isinstance(synthetic, DistilledSet):
         raise ValueError(
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
     images, labels = synthetic.samples, torch.arange(dataset.class_count).repeat_interleave(ipc)
+    is_soft = synthetic.labels.ndim == 2
+    shape = (len(labels), dataset.class_count) if is_soft else (len(labels),)
     expected = {
         "data": (dataset.name, synthetic.data),
         "method": (method, synthetic.method),
         "seed": (seed, synthetic.seed),
         "samples of shape": ((len(labels), *dataset.sample_shape), tuple(images.shape)),
         "samples of type": (torch.float32, images.dtype),
-        "labels of type": (torch.int64, synthetic.labels.dtype),
+        "labels of shape": (shape, tuple(synthetic.labels.shape)),
+        "labels of type": (torch.float32 if is_soft else torch.int64, synthetic.labels.dtype),
     }
     for name, (wanted, value) in expected.items():
         if wanted != value:
             raise ValueError(f"it should hold {name} {wanted!r}, not {value!r}")
     if synthetic.classes != dataset.classes:
         raise ValueError("it should have the classes of the data set, in their order")
-    if not torch.equal(synthetic.labels.cpu(), labels):
+    if is_soft:
+        _check_soft(synthetic.labels)
+    elif not torch.equal(synthetic.labels.cpu(), labels):
         raise ValueError(f"it should hold {ipc} images of every class, in ascending label")
     if not images.isfinite().all():
         raise ValueError("it should be finite, and some of its pixels are NaN or infinite")
@@ -128,6 +142,17 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
         raise ValueError(
             f"it should hold normalised images, and its values of {low:.4g} to {high:.4g} are like "
             "pixels of 0 to 255; divide those by 255, and normalise them as the data set is"
+        )
+
+
+def _check_soft(labels: torch.Tensor) -> None:
+    """Raise ValueError unless soft labels (k, C) are probabilities."""
+    least, (low, high) = labels.min(), labels.sum(1).aminmax()
+    if not (least >= 0 and low > 1 - SUM_TOLERANCE and high < 1 + SUM_TOLERANCE):
+        raise ValueError(
+            "its soft labels should be probabilities, at least 0 and with sum 1 in every row, but "
+            f"the least is {least:.4g}, and rows sum to {low:.4g} to {high:.4g}; take the softmax "
+            "of logits"
         )
 
 

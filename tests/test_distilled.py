@@ -1,7 +1,9 @@
 import base64
 import io
 import json
+import math
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +52,39 @@ def test_what_is_saved_comes_back(tmp_path, channels):
     assert (loaded.k, loaded.ipc) == (6, 2)
 
 
+def test_soft_labels_come_back_and_classes_go_by_place(tmp_path):
+    """Also where another class has the largest label."""
+    soft = torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1)
+    distilled_set(labels=soft).save(tmp_path / "set")
+    loaded = load_distilled(tmp_path / "set")
+    assert torch.equal(loaded.labels, soft)
+    assert (loaded.k, loaded.ipc, loaded.hard_labels.tolist()) == (6, 2, [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.eye(3).repeat_interleave(2, 0), ""),
+        (
+            torch.tensor([[2.0, -1.0, 0.0]]).repeat(6, 1),
+            "probabilities, .* but the least is -1, and",
+        ),
+        (torch.tensor([[2.0, 1.0, 0.5]]).repeat(6, 1), "rows sum to 3.5 to 3.5; take the softmax"),
+        (torch.full((6, 3), math.nan), "its soft labels should be probabilities"),
+        (torch.full((6, 4), 0.25), r"labels of shape \(6, 3\), not \(6, 4\)"),
+        (
+            torch.eye(3).repeat_interleave(2, 0).double(),
+            "labels of type torch.float32, not torch.f",
+        ),
+        (torch.zeros(6, dtype=torch.int64), "2 images of every class, in ascending label"),
+    ],
+)
+def test_soft_labels_must_be_probabilities(tiny, labels, message):
+    fields = {"side": 8, "normalisation": tiny.normalisation, "data": "tiny"}
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        check_set(distilled_set(labels=labels, **fields), tiny, "dc", 2, 7)
+
+
 def test_equal_sets_give_equal_bytes(tmp_path):
     paths = [tmp_path / name for name in ("first", "again", "loaded", "other")]
     distilled_set().save(paths[0])
@@ -71,7 +106,7 @@ def test_the_file_is_plain_numbers_that_others_can_read(tmp_path):
         assert np.array_equal(file.get_tensor("samples"), synthetic.samples.numpy())
         assert file.get_tensor("labels").tolist() == [0, 0, 1, 1, 2, 2]
     assert described["method"] == "dc"
-    assert described["normalisation"] == {"mean": [0.5], "std": [0.25]}
+    assert described["normalisation"] == {"mean": [0.5], "std": [0.25], "columns": []}
 
 
 def test_a_whitened_set_carries_what_undoes_it(tmp_path):

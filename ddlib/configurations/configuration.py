@@ -15,6 +15,7 @@ from ddlib.seeds import generator
 from ddlib.training.divergence import Watch
 from ddlib.training.loop import Training
 from ddlib.training.recipe import Recipe
+from ddlib.training.targets import Labels
 
 PRETRAINED = ("rotation", "contrastive")
 INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
@@ -33,17 +34,26 @@ class Configuration(Recipe):
 
     network: name and options of a network, or of a model in TABLE_MODELS, for which the rest of the
     configuration does not matter; initialisation: a name of INITIALISATIONS; pretraining: only used
-    by the initialisations in PRETRAINED.
+    by the initialisations in PRETRAINED; labels: what the network is trained on; learned_step_size:
+    whether a set that was learned with a step size is trained on at this learning rate (as MTT's
+    paper does), and not at the configuration's.
     """
 
     network: Annotated[dict[str, Any], PlainValidator(read_model)]
     initialisation: Literal[*INITIALISATIONS] = "default"
     pretraining: Pretraining = Pretraining()
+    labels: Labels = Labels()
+    learned_step_size: bool = False
 
     @property
     def recipe(self) -> Recipe:
         """The recipe alone."""
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+    @property
+    def teacher(self) -> "Configuration | None":
+        """How the teacher of the soft labels is trained; None for other labels."""
+        return Configuration(**self.labels.teacher) if self.labels.regime == "soft" else None
 
     @property
     def takes_steps(self) -> bool:
@@ -56,6 +66,8 @@ class Configuration(Recipe):
             raise ValueError(
                 f"{self.network['name']} has no weights to initialise; leave initialisation out"
             )
+        if not self.takes_steps and self.labels.regime != "hard":
+            raise ValueError(f"{self.network['name']} takes hard labels; give labels: {{}}")
         return self
 
     @property

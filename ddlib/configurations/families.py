@@ -7,6 +7,7 @@ from typing import Any
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.parameters import check_names
+from ddlib.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Family:
 def read_configurations(
     tables: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
 ) -> dict[str, Configuration]:
-    """Return every configuration by name: its own table completed by `base`.
+    """Return every configuration by name: its own table completed by `base`, and its teacher, too.
 
     base: a table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a bad
     configuration and for two equal ones.
@@ -36,11 +37,27 @@ def read_configurations(
         if not isinstance(changes, Mapping | None):
             raise ValueError(f"{name} must be a table of what it changes, got {changes!r}")
         configuration = Configuration.read({**base, **(changes or {})}, str(name))
+        if configuration.labels.regime == "soft":
+            configuration = _with_teacher(configuration, base, str(name))
         for other, earlier in configurations.items():
             if earlier == configuration:
                 raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
         configurations[str(name)] = configuration
     return configurations
+
+
+def _with_teacher(
+    configuration: Configuration, base: Mapping[str, Any], name: str
+) -> Configuration:
+    """Complete the table of the teacher by `base`. A teacher is trained on hard labels."""
+    fields, labels = ["network", *Recipe.model_fields], configuration.labels
+    check_names(labels.teacher, fields, "parameter of a teacher")
+    shared = {field: base[field] for field in fields if field in base}
+    teacher = Configuration.read(shared | labels.teacher, f"{name}: teacher")
+    if not teacher.takes_steps:
+        raise ValueError(f"{name}: {teacher.network['name']} cannot teach; choose a network")
+    table = {field: getattr(teacher, field) for field in fields}
+    return configuration.replace(labels=labels.replace(teacher=table))
 
 
 def expand(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from ddlib.networks.layers import Network
 from ddlib.seeds import generator
 from ddlib.training.loop import at_steps, training_steps
 from ddlib.training.recipe import Recipe
+from ddlib.training.targets import Teacher
 
 SPANS = 4  # equal parts of a training; the change of the logits over each is recorded
 
@@ -21,6 +22,7 @@ def train_and_observe(
     recipe: Recipe,
     seed: object,
     probe: int,
+    teacher: Teacher | None = None,
 ) -> tuple[Theta, bytes]:
     """Train from `theta` on `real`; return the weights, and a safetensors file of observations.
 
@@ -32,7 +34,8 @@ def train_and_observe(
     seen = probes(test, probe)
     ends = [part * recipe.steps // SPANS for part in range(SPANS + 1)]
     stream, snapshots = generator("evaluation batches", seed), []
-    steps = training_steps(network, theta, real.samples, real.labels, recipe, stream)
+    training = real.samples, real.labels, recipe, stream, None, teacher
+    steps = training_steps(network, theta, *training)
     for moved in at_steps(ends, theta, steps):
         scores = logits(network, moved, seen)
         snapshots.append(scores - scores.mean(1, keepdim=True))

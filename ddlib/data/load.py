@@ -122,7 +122,7 @@ def _with_channels(where: str, raw: RawSplit) -> RawSplit:
 def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[int]:
     if chosen is None:
         return list(range(len(names)))
-    if not isinstance(chosen, list | tuple) or not 0 < len(chosen) == len(set(map(str, chosen))):
+    if not 0 < len(chosen) == len(set(map(str, chosen))):
         raise ValueError(f"classes={chosen!r} is not a list of class names, each once; give one")
     chosen = list(map(str, chosen))  # YAML reads the names of digits as numbers
     check_names(chosen, names, "class of this data set")

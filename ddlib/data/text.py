@@ -21,7 +21,7 @@ from ddlib.data.base import Pair, RawSplit
 from ddlib.data.normalise import Normalisation
 from ddlib.data.options import Options
 from ddlib.data.tables import TEXT, read_labels
-from ddlib.files import write_atomically
+from ddlib.files import from_root, write_atomically
 from ddlib.fingerprints import files_digest
 
 CACHE = Path("~/.cache/ddlib/encoded")
@@ -46,7 +46,8 @@ class Encoder:
 def open_encoder(name: str) -> Encoder:
     """Return the encoder "wordllama", or one of sentence-transformers.
 
-    The latter is a folder, or a model of the hub with its revision, "name@revision".
+    The latter is a folder, from the project's root, or a model of the hub with its revision,
+    "name@revision".
     """
     return _wordllama() if name == "wordllama" else _sentence_transformer(name)
 
@@ -77,8 +78,8 @@ def _wordllama() -> Encoder:
 
 def _sentence_transformer(name: str) -> Encoder:
     place, _, revision = name.partition("@")
-    is_folder = Path(place).is_dir()
-    if not is_folder and not revision:
+    folder = from_root(place)
+    if not folder.is_dir() and not revision:
         raise ValueError(
             f"encoder={name!r} is neither wordllama nor a folder; give wordllama, the folder of a "
             "model of sentence-transformers, or a model of the hub as name@revision"
@@ -89,8 +90,8 @@ def _sentence_transformer(name: str) -> Encoder:
         raise ValueError(
             f"for encoder={name!r}, install sentence-transformers, or choose wordllama"
         ) from error
-    model = SentenceTransformer(place, revision=revision or None)
-    version = revision or files_digest(Path(place), (".json", ".safetensors", ".bin"))
+    model = SentenceTransformer(place if revision else str(folder), revision=revision or None)
+    version = revision or files_digest(folder, (".json", ".safetensors", ".bin"))
     weights = model[0].auto_model.get_input_embeddings().weight
 
     def tokens(texts: list[str]) -> list[list[int]]:

@@ -48,6 +48,35 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
     )
 
 
+def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.FacetChart:
+    """Draw the mean accuracy of every method at each k, one panel a label regime.
+
+    accuracies, full: as in `accuracy_against_k`, with a column labels. The line across is the
+    network on all data under the same labels.
+    """
+    table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
+    colour, shape = method_marks(accuracies["method"])
+    x = style.k_axis(accuracies["k"], accuracies["k"])
+    tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")
+    whole = alt.Chart().transform_filter(alt.datum.method == ALL_DATA)
+    base = alt.Chart().transform_filter(alt.datum.method != ALL_DATA).encode(x, y, colour)
+    dots = base.mark_point(filled=True, size=50, opacity=1)
+    ends = alt.Y("error_low:Q"), alt.Y2("error_high")
+    layers = [
+        whole.mark_rule(color=style.FAINT, strokeWidth=1.5).encode(y),
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.2).encode(*ends),
+        base.mark_line(strokeWidth=1.5),
+        dots.encode(shape, tooltip=tips),
+    ]
+    names = list(accuracies["labels"].unique())
+    chart = alt.layer(*layers, data=table, width=style.WIDTH // len(names) - 20, height=320)
+    return style.figure(
+        style.panels(chart, "labels", names, len(names), "labels: "),
+        "What the labels give: the same sets under each label regime",
+        "Mean over seeds and its 95 % interval. The line across is all data with the same labels.",
+    )
+
+
 def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
     """Draw accuracy against seconds of distillation and one training, with the Pareto front.
 

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from ddlib.training.loop import at_steps, batches, training_steps
 from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
+FIRST_SHARE = 0.9  # of an image's own class, in labels that are to be learned
 
 Step = tuple[torch.Tensor, augment.Draw]  # a student's batch: indices in S, and an augmentation
 
@@ -40,6 +42,8 @@ class TrajectoryMatching(Matching):
     of an expert (0: an epoch). max_start, expert_epochs: numbers of snapshots. synthetic_batch: 0
     is all of S. gradient: see `unroll`; halve learning rates that were published with TESLA. The
     gradient of an image shrinks like 1/ipc, so small sets need smaller learning rates.
+    label_learning_rate: above 0, soft labels are learned, too, from FIRST_SHARE for the image's own
+    class; a study evaluates with them under `labels: {regime: learned}`.
     """
 
     iterations: ByIpc[NonNegativeInt] = 5000
@@ -50,6 +54,7 @@ class TrajectoryMatching(Matching):
     step_size: ByIpc[NonNegativeFloat] = {1: 0.01, 10: 0.001, 50: 0.001}
     step_size_learning_rate: ByIpc[NonNegativeFloat] = {1: 1e-7, 10: 1e-5, 50: 1e-5}
     synthetic_batch: ByIpc[NonNegativeInt] = 0
+    label_learning_rate: ByIpc[NonNegativeFloat] = 0.0
     gradient: Literal[*GRADIENTS] = "exact"
     experts: PositiveInt = 100
     expert_steps: NonNegativeInt = 0
@@ -123,6 +128,10 @@ def distil(
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
+    labels, label_rate = synthetic.labels, at_ipc(parameters.label_learning_rate, ipc)
+    if label_rate:
+        labels = _label_logits(labels, dataset.class_count).to(images).requires_grad_()
+        synthetic.optimiser.add_param_group({"params": [labels], "lr": label_rate})
     iterations = round(at_ipc(parameters.iterations, ipc))
     learned, slower = "the learned step size", "choose a smaller step_size_learning_rate"
     (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
@@ -135,9 +144,8 @@ def distil(
             for row in (first, first + span)
         )
         steps = _student_steps(ipc, len(images), parameters, generator("student", seed, iteration))
-        loss, images.grad, step_size.grad = unroll(
-            *(network, images, synthetic.labels, step_size, start, target, steps),
-            parameters.gradient,
+        loss, images.grad, step_size.grad, labels.grad = unroll(
+            network, images, labels, step_size, start, target, steps, parameters.gradient
         )
         # S is still as it started: if the first loss diverges, only step_size can be too large.
         too_large = "step_size" if iteration == 0 else "learning_rate or step_size"
@@ -147,7 +155,15 @@ def distil(
         fell = DivergedError(iteration, learned, "fell to zero or below", slower)
         see(~(step_size <= 0), fell)  # NaN passes here, and shows in the next loss
     see(step_size.isfinite(), DivergedError(iterations, learned, advice=slower))
-    return synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
+    synthetic.watch.finite(iterations, "a label", labels)
+    distilled = synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
+    return replace(distilled, labels=labels.detach().softmax(1).cpu()) if label_rate else distilled
+
+
+def _label_logits(labels: torch.Tensor, class_count: int) -> torch.Tensor:
+    """Return logits (k, C) whose softmax is FIRST_SHARE at the labels (k,), even elsewhere."""
+    odds = FIRST_SHARE * (class_count - 1) / (1 - FIRST_SHARE)
+    return math.log(odds) * F.one_hot(labels, class_count)
 
 
 def _read_expert(path: Path) -> np.ndarray:
@@ -174,11 +190,12 @@ def unroll(
     target: torch.Tensor,
     steps: Sequence[Step],
     gradient: str = "exact",
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return |theta_N - target|^2 / |start - target|^2, its gradient by images and by step_size.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return |theta_N - target|^2 / |start - target|^2 and its gradients.
 
-    theta_0 = start; theta_i+1 = theta_i - step_size g_i, with g_i the gradient of the
-    cross-entropy of step i. start, target: flat weights (P,).
+    They are by images, by step_size, and by labels: None for classes (k,); logits of soft labels,
+    (k, C), have one. theta_0 = start; theta_i+1 = theta_i - step_size g_i, with g_i the gradient of
+    the cross-entropy of step i. start, target: flat weights (P,).
 
     The forward pass keeps only the theta_i. The backward pass computes each step again, so that
     memory holds the graph of one step. It carries the adjoint a_i = d loss / d theta_i: a_i = a_i+1
@@ -189,10 +206,12 @@ def unroll(
     Source: Cazenavette et al. (CVPR 2022), equation 2; for "tesla", Cui et al. (ICML 2023).
     """
 
+    is_soft = labels.is_floating_point()
+
     def gradient_of(theta: torch.Tensor, images: torch.Tensor, step: Step) -> torch.Tensor:
         rows, draw = send(step[0], images.device), step[1]
         scores = logits(network, unflatten(network, theta), augment.apply(images[rows], draw))
-        loss = F.cross_entropy(scores, labels[rows])
+        loss = F.cross_entropy(scores, labels[rows].softmax(1) if is_soft else labels[rows])
         return torch.autograd.grad(loss, theta, create_graph=images.requires_grad)[0]
 
     alpha, fixed_images = step_size.detach(), images.detach()
@@ -202,13 +221,16 @@ def unroll(
         thetas.append((thetas[-1].detach() - alpha * moved).requires_grad_())
     missed, scale = thetas.pop().detach() - target, (start - target).square().sum()
     adjoint = 2 * missed / scale
-    by_images, by_step_size = torch.zeros_like(fixed_images), torch.zeros_like(alpha)
+    leaves = [images, labels] if is_soft else [images]
+    by_leaves, by_step_size = [torch.zeros_like(leaf) for leaf in leaves], torch.zeros_like(alpha)
     for theta, step in zip(reversed(thetas), reversed(steps), strict=True):
         along = adjoint @ gradient_of(theta, images, step)
-        wanted = [images, theta] if gradient == "exact" else [images]
-        by_image, *by_theta = torch.autograd.grad(along, wanted)
-        by_images -= alpha * by_image
+        wanted = [*leaves, theta] if gradient == "exact" else leaves
+        slopes = torch.autograd.grad(along, wanted)
+        for total, slope in zip(by_leaves, slopes, strict=False):
+            total -= alpha * slope
         by_step_size -= along.detach()
-        for product in by_theta:
+        for product in slopes[len(leaves) :]:
             adjoint = adjoint - alpha * product
-    return missed.square().sum() / scale, by_images, by_step_size
+    by_images, by_labels = by_leaves if is_soft else (*by_leaves, None)
+    return missed.square().sum() / scale, by_images, by_step_size, by_labels

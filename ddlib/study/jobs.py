@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
-from ddlib.configurations import pretraining, table_models
+from ddlib.configurations import pretraining, table_models, teaching
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
@@ -27,10 +28,13 @@ from ddlib.study.plan import Reference, Trial
 from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import Score, final, passes, score, train_and_score
-from ddlib.training.recipe import Converged, hold_out, search_length
+from ddlib.training.recipe import Converged, Recipe, hold_out, search_length
+from ddlib.training.targets import Teacher
 from ddlib.training.together import train_and_score_all
 
 Record = dict[str, Any]  # the outcome of a trial, see `ddlib.study.store`
+Weights = tuple[Path | None, Path | None]
+"""The files of a configuration's pretrained body and of its teacher, if it has them."""
 
 
 @job
@@ -44,6 +48,17 @@ def prepare(context: Context, method: str, plain: dict[str, Any], path: Path) ->
 def pretrain(context: Context, configuration: Configuration, path: Path) -> Path:
     """Make the pretrained body of a configuration."""
     return _make(context, path, lambda: pretraining.pretrain(open_data(context)[0], configuration))
+
+
+@job
+def teach(context: Context, teacher: Configuration, path: Path) -> Path:
+    """Train a teacher on all data, and write its file."""
+    return _make(context, path, lambda: teaching.teach(open_data(context)[0], teacher))
+
+
+def _teacher(dataset: DataSet, configuration: Configuration, weights: Weights) -> Teacher | None:
+    path = weights[1]
+    return teaching.read_teacher(path, dataset, configuration) if path else None
 
 
 def _make(context: Context, path: Path, make: Callable[[], bytes]) -> Path:
@@ -111,13 +126,13 @@ def evaluate(
     trials: Sequence[Trial],
     evaluations: int,
     configuration: Configuration,
-    body: Path | None,
+    weights: Weights,
     failed: Sequence[dict[Path, Record]],
 ) -> list[Record]:
     """Train networks on the set of each trial; return a record per trial.
 
-    trials: of one size and configuration; evaluations: the number of networks on each set; body:
-    the file of the pretrained body, if any; failed: the results of the `distil` jobs.
+    trials: of one size and configuration; evaluations: the number of networks on each set;
+    failed: the results of the `distil` jobs.
     """
     dataset, network = open_data(context, configuration)
     ends = {path: record for records in failed for path, record in records.items()}
@@ -125,28 +140,45 @@ def evaluate(
     for trial in trials:
         if trial.set_path not in ends:
             try:
-                synthetic = _load(trial, dataset)
-                tensors = synthetic.samples, synthetic.labels
-                sets[trial] = tuple(tensor.to(context.device) for tensor in tensors)
+                sets[trial] = _load(trial, dataset)
             except ValueError as error:
                 ends[trial.set_path] = store.failure(error)
-    if sets:
-        streams = [(trial.seed, number) for trial in sets for number in range(evaluations)]
-        repeated = [labelled for labelled in sets.values() for _ in range(evaluations)]
+    body, teacher = weights[0], _teacher(dataset, configuration, weights)
+    recipes = {trial: _recipe(synthetic, configuration) for trial, synthetic in sets.items()}
+    for recipe in dict.fromkeys(recipes.values()):
+        group = [trial for trial in sets if recipes[trial] == recipe]
+        streams = [(trial.seed, number) for trial in group for number in range(evaluations)]
+        labelled = [_labelled(context, sets[trial], configuration) for trial in group]
+        repeated = [pair for pair in labelled for _ in range(evaluations)]
         if configuration.takes_steps:
             thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
-            training = repeated, dataset.test, configuration.recipe, streams, thetas
+            training = repeated, dataset.test, recipe, streams, thetas, teacher
             scores = iter(train_and_score_all(network, *training))
         else:
             scores = iter(
-                table_models.train_and_score(configuration.network, *labelled, dataset.test, stream)
-                for labelled, stream in zip(repeated, streams, strict=True)
+                table_models.train_and_score(configuration.network, *pair, dataset.test, stream)
+                for pair, stream in zip(repeated, streams, strict=True)
             )
-        for trial in sets:
-            ends[trial.set_path] = _ended([next(scores) for _ in range(evaluations)])
+        for trial in group:
+            record = _ended([next(scores) for _ in range(evaluations)])
+            ends[trial.set_path] = record | {"learning_rate": recipe.learning_rate}
     share = (seconds(context) - start) / len(trials)
     records = [ends[trial.set_path] for trial in trials]
     return [record | {"seconds": share if record["scores"] else None} for record in records]
+
+
+def _recipe(synthetic: DistilledSet, configuration: Configuration) -> Recipe:
+    rate = synthetic.learned.get("step_size") if configuration.learned_step_size else None
+    return configuration.recipe.replace(learning_rate=rate) if rate else configuration.recipe
+
+
+def _labelled(
+    context: Context, synthetic: DistilledSet, configuration: Configuration
+) -> tuple[Tensor, Tensor]:
+    """Return the images of a set, and its labels: learned ones only if the regime asks for them."""
+    learned = configuration.labels.regime == "learned"
+    labels = synthetic.labels if learned else synthetic.hard_labels
+    return synthetic.samples.to(context.device), labels.to(context.device)
 
 
 def _load(trial: Trial, dataset: DataSet) -> DistilledSet:
@@ -171,7 +203,7 @@ def _ended(scores: Sequence[Score | DivergedError]) -> Record:
 def find_length(
     context: Context,
     configuration: Configuration,
-    body: Path | None,
+    weights: Weights,
     converged: Converged,
     path: Path,
 ) -> Path:
@@ -188,11 +220,12 @@ def find_length(
         is_held_out = hold_out(real.labels.cpu(), converged.held_out).to(context.device)
         parts = is_held_out, ~is_held_out
         test, rest = (real.subset(part.nonzero().flatten()) for part in parts)
-        theta = _initial(context, network, configuration, (0, 0), body)
+        theta = _initial(context, network, configuration, (0, 0), weights[0])
+        teacher = _teacher(dataset, configuration, weights)
 
         def risk(steps: int) -> float:
             shorter = recipe.replace(steps=steps)
-            training = rest.samples, rest.labels, test, shorter, (0, 0), theta
+            training = rest.samples, rest.labels, test, shorter, (0, 0), theta, teacher
             outcome = or_diverged(train_and_score, network, *training)
             return math.inf if isinstance(outcome, DivergedError) else outcome.cross_entropy
 
@@ -209,7 +242,7 @@ def reference(
     context: Context,
     wanted: Reference,
     configuration: Configuration,
-    body: Path | None,
+    weights: Weights,
     length: Path | None,
     probe: int,
 ) -> None:
@@ -227,8 +260,9 @@ def reference(
         dataset, network = open_data(context, configuration)
         try:
             if configuration.takes_steps:
-                theta = _initial(context, network, configuration, stream, body)
-                training = dataset.train, dataset.test, recipe, stream, probe
+                theta = _initial(context, network, configuration, stream, weights[0])
+                teacher = _teacher(dataset, configuration, weights)
+                training = dataset.train, dataset.test, recipe, stream, probe, teacher
                 theta, observed = train_and_observe(network, theta, *training)
                 result = final(score(network, theta, dataset.test), recipe)
             else:

@@ -27,6 +27,8 @@ from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
 
+IMBALANCE = 1.5  # a larger ratio of the sizes of two classes calls for balanced accuracy
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -76,6 +78,18 @@ class Plan:
     @property
     def seeds(self) -> range:
         return range(self.settings.seeds)
+
+    @cached_property
+    def measure(self) -> str:
+        """The accuracy whose gaps are measured: one of MEASURES.
+
+        By default it is balanced where one class has more than IMBALANCE times as many samples as
+        another, in the training or the test data.
+        """
+        splits = self.dataset.train, self.dataset.test
+        counts = [split.labels.cpu().bincount().double() for split in splits]
+        uneven = any(sizes.max() > IMBALANCE * sizes[sizes > 0].min() for sizes in counts)
+        return self.settings.measure or ("balanced" if uneven else "accuracy")
 
     @property
     def first(self) -> Configuration:
@@ -128,6 +142,14 @@ class Plan:
         name = f"{chosen.initialisation}-{self.dataset.name}-{digest}.safetensors"
         return self.cache / "pretrained" / name
 
+    def teacher_path(self, configuration: str) -> Path | None:
+        """Return the file of a configuration's teacher; None if its labels need none."""
+        teacher = self.configurations[configuration].teacher
+        if not teacher:
+            return None
+        name = f"{self.dataset.name}-{self._digest(teacher.model_dump())}.safetensors"
+        return self.cache / "teachers" / name
+
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
@@ -174,7 +196,8 @@ def make_plan(settings: Settings) -> Plan:
     networks.build(**settings.network, **sizes)
     for name, configuration in settings.configurations.items():
         try:
-            configuration.build(**sizes)
+            for chosen in filter(None, [configuration, configuration.teacher]):
+                chosen.build(**sizes)
         except ValueError as error:
             raise ValueError(
                 f"the configuration {name!r} does not fit {dataset.name}: {error}"

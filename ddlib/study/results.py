@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
+from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
@@ -19,14 +20,16 @@ from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
 from ddlib.study.settings import SAME_STEPS
 from ddlib.study.store import read_record, read_seconds
-from ddlib.training.loop import passes
+from ddlib.training.loop import Score, passes
 
 COLUMNS = [
-    *("data", "configuration", "network", "method", "base", "ipc", "k", "seed", "evaluation"),
-    *("accuracy", "balanced_accuracy", "error", "cross_entropy"),
+    *("data", "configuration", "labels", "network", "method", "base", "ipc", "k", "seed"),
+    *("evaluation", "learning_rate", "accuracy", "balanced_accuracy", "measure", "error"),
+    "cross_entropy",
     *("gap_error", "gap_cross_entropy", "gap_error_same_steps", "gap_cross_entropy_same_steps"),
     *("status", "message"),
 ]
+TEACHERS = ["configuration", "network", "steps", *vars(Score(0.0, 0.0, 0.0))]
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,23 @@ class Result:
     trials: one row per evaluation, columns COLUMNS (fractions; cross-entropy in nats). A gap is the
     risk minus the risk of the same seed's network on all data: of the reference that the settings
     name, and of the same steps.
+    labels: the regime, one of REGIMES; learning_rate: that of the networks on S, which differs from
+    the configuration's where a step size was learned; error: one minus the accuracy that `measure`
+    names.
     references: the networks trained on all data, one row per configuration, seed and reference
     ("converged", "same_steps"), with steps and passes over all data. capped: whether the limit on
     passes ended the training.
     costs: seconds of one core for every trial, and the file of its set. distil_seconds are an equal
     share of the call that made the set; prepare_seconds are the sum of the files that the method
     made once for all sizes and seeds.
+    teachers: the scores of the teacher of each configuration with soft labels, columns TEACHERS.
     """
 
     plan: Plan
     trials: pd.DataFrame
     references: pd.DataFrame
     costs: pd.DataFrame
+    teachers: pd.DataFrame
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -67,10 +75,19 @@ class Result:
                 return self.under(name)
         return None
 
+    @property
+    def regimes(self) -> dict[str, "Result"]:
+        """The parts, by label regime, whose configurations differ from the first only in labels."""
+        names, first = {}, self.plan.first
+        for name, other in self.plan.configurations.items():
+            if other.replace(labels=first.labels) == first:
+                names.setdefault(other.labels.regime, name)
+        return {regime: self.under(name) for regime, name in names.items()}
+
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
-        tables = (self.trials, self.references, self.costs)
+        tables = (self.trials, self.references, self.costs, self.teachers)
         rows = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
         return Result(self.plan, *rows)
 
@@ -125,26 +142,33 @@ def collect(plan: Plan) -> Result:
     leaves out `workers` and `scheduler_address`, which change no result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
-    rows = [row for trial, record in records for row in _rows(record, _described(plan, trial))]
+    rows = []
+    for trial, record in records:
+        rate = {"learning_rate": record.get("learning_rate", math.nan)}
+        rows += _rows(record, _described(plan, trial) | rate)
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
+    for table in (trials, references):
+        accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"
+        table["measure"], table["error"] = plan.measure, 1 - table[accuracy]
     _measure_gaps(trials, references, plan.settings.reference)
-    result = Result(plan, trials, references, _costs(plan, records))
+    result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
     families = plan.settings.families.items()
     settings["families"] = {name: family.members for name, family in families}
     settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
-    for name in ("trials", "references", "costs"):
+    for name in ("trials", "references", "costs", "teachers"):
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)
     return result
 
 
 def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
-    network, base = plan.configurations[trial.configuration].network, plan.methods[trial.method][0]
+    configuration, base = plan.configurations[trial.configuration], plan.methods[trial.method][0]
+    network, regime = configuration.network, configuration.labels.regime
     return {
-        **{"data": plan.dataset.name, "configuration": trial.configuration},
+        **{"data": plan.dataset.name, "configuration": trial.configuration, "labels": regime},
         **{"network": network["name"], "method": trial.method, "base": base, "ipc": trial.ipc},
         **{"k": trial.ipc * plan.dataset.class_count, "seed": trial.seed},
     }
@@ -155,7 +179,7 @@ def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, A
     ending = {"status": record["status"], "message": record["message"]}
     nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
     return [
-        {**described, "evaluation": number, **score, "error": 1 - score["accuracy"], **ending}
+        {**described, "evaluation": number, **score, **ending}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
 
@@ -172,6 +196,16 @@ def _references(plan: Plan) -> pd.DataFrame:
         }
         rows += _rows(record, described)
     return pd.DataFrame(rows).astype({"steps": "Int64"})
+
+
+def _teachers(plan: Plan) -> pd.DataFrame:
+    rows = []
+    for name, configuration in plan.configurations.items():
+        path, teacher = plan.teacher_path(name), configuration.teacher
+        if path and path.exists():
+            described = {"configuration": name, "network": teacher.network["name"]}
+            rows.append({**described, "steps": teacher.steps, **read_score(path)})
+    return pd.DataFrame(rows, columns=TEACHERS)
 
 
 def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:

@@ -115,14 +115,20 @@ class Graph:
         chosen = self.plan.configurations[configuration]
         return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
 
+    def weights(self, configuration: str) -> tuple[Path | Future | None, Path | Future | None]:
+        """Return the files of a configuration's pretrained body and teacher; see `jobs.Weights`."""
+        teacher = self.plan.configurations[configuration].teacher
+        path = self.plan.teacher_path(configuration)
+        return self.body(configuration), self.file(path, jobs.teach, teacher)
+
     def reference(self, wanted: Reference) -> Future:
         """Submit the training of a network on all data."""
         name, plan = wanted.configuration, self.plan
-        chosen, body, length = plan.configurations[name], self.body(name), None
+        chosen, weights, length = plan.configurations[name], self.weights(name), None
         if wanted.kind == CONVERGED and chosen.takes_steps:
-            search = jobs.find_length, chosen, body, plan.settings.converged
+            search = jobs.find_length, chosen, weights, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
-        return self.submit(jobs.reference, wanted, chosen, body, length, plan.settings.probe)
+        return self.submit(jobs.reference, wanted, chosen, weights, length, plan.settings.probe)
 
     def sets(self, trials: Iterable[Trial]) -> dict[Path, Future]:
         """Submit the jobs that make the missing sets; return the job of each set.
@@ -157,7 +163,7 @@ class Graph:
         for (name, *_), group in groups.items():
             failed = [sets[trial.set_path] for trial in group if trial.set_path in sets]
             chosen, count = self.plan.configurations[name], self.plan.settings.evaluations
-            arguments = group, count, chosen, self.body(name), failed
+            arguments = group, count, chosen, self.weights(name), failed
             ends[self.submit(jobs.evaluate, *arguments, priority=1)] = group
         return ends
 

@@ -31,8 +31,10 @@ from ddlib.parameters import Parameters, Text, check_names
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
 from ddlib.training.recipe import Converged, Recipe
+from ddlib.training.targets import Labels
 
 CONVERGED, SAME_STEPS = "converged", "same_steps"
+MEASURES = ("accuracy", "balanced")
 TwoOrMore = Annotated[int, Field(ge=2)]
 Name = Annotated[str, BeforeValidator(str)]  # YAML reads some as numbers
 
@@ -115,6 +117,9 @@ class Settings(Parameters):
     data: `ddlib.data.options.Options`, with a `name`.
     network: options of the network on which methods distil, with its registered `name`.
     training: how networks are trained.
+    labels: the labels on which every configuration trains that names no others.
+    measure: the accuracy whose gaps are measured; by default "balanced", over classes, where these
+        differ in size (see `Plan.measure`).
     methods: {name: parameters}, see `read_methods`.
     k: sizes, in images of all classes together.
     results: the folder to write.
@@ -145,6 +150,8 @@ class Settings(Parameters):
     data: Annotated[dict[str, Any], PlainValidator(read_data)]
     network: Annotated[dict[str, Any], PlainValidator(read_distilling_network)]
     training: Recipe
+    labels: Labels = Labels()
+    measure: Literal[*MEASURES] | None = None
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
@@ -187,8 +194,8 @@ class Settings(Parameters):
     @field_validator("configurations", mode="plain")
     @classmethod
     def _complete(cls, changes: Any, others: ValidationInfo) -> dict[str, Configuration]:
-        network, training = others.data.get("network"), others.data.get("training", Recipe())
-        return read_configurations(changes, {"network": network, **vars(training)})
+        base = {name: others.data.get(name) for name in ("network", "labels")}
+        return read_configurations(changes, base | vars(others.data.get("training", Recipe())))
 
     @field_validator("pilot", mode="wrap")
     @classmethod
@@ -273,6 +280,9 @@ def check_coverage(settings: Settings) -> None:
         raise ValueError(f"{count} configurations make no families; give at least 3")
     if not settings.families:
         raise ValueError("families is missing; name at least one, a list of configurations")
+    for name, configuration in settings.configurations.items():
+        if (regime := configuration.labels.regime) != "hard":
+            raise ValueError(f"{name!r} has {regime} labels, but the coverage law takes hard ones")
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
         if (value := getattr(settings, name)) < least:
             raise ValueError(f"{name}={value} are too few to measure distances; choose >= {least}")

@@ -191,7 +191,7 @@ STAGES["flip_crop"] = [("flip",), ("crop",)]  # one after the other
 AUGMENTATIONS = (*STAGES, "mixup", "cutmix")
 
 Targets = list[tuple[float, Tensor]]
-"""Pairs (weight, labels (N,)): the loss is the weighted sum; the weights add up to 1."""
+"""Pairs (weight, labels (N,) or (N, C)): the loss is the weighted sum; the weights add up to 1."""
 Batch = tuple[Tensor, Targets]
 
 

@@ -14,9 +14,10 @@ from ddlib.networks.functional import Theta, logits, pass_size, with_buffers
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.augment import Targets, augmented
+from ddlib.training.augment import augmented
 from ddlib.training.divergence import DivergedError, Watch
 from ddlib.training.recipe import OPTIMISERS, Recipe
+from ddlib.training.targets import Teacher, batch_loss
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,19 @@ class Training:
     """A training: a copy of the weights `theta`, which every step updates in place.
 
     Buffers that `theta` lacks are added; the optimiser does not see buffers. generator: for
-    augmentation and stochastic layers.
+    augmentation and stochastic layers; teacher: labels the images in the place of their labels.
     """
 
-    def __init__(self, network: Network, theta: Theta, recipe: Recipe, generator: torch.Generator):
+    def __init__(
+        self,
+        network: Network,
+        theta: Theta,
+        recipe: Recipe,
+        generator: torch.Generator,
+        teacher: Teacher | None = None,
+    ):
         self.network, self.recipe, self.generator, self.steps = network, recipe, generator, 0
+        self.teacher = teacher
         self.theta = {name: value.clone() for name, value in with_buffers(network, theta).items()}
         weights = [self.theta[name].requires_grad_() for name, _ in network.named_parameters()]
         options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
@@ -70,10 +79,10 @@ class Training:
         return {name: value.detach() for name, value in self.theta.items()}
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take a step on images (N, channels, H, W), labels (N,); return the loss () before it."""
+        """Take a step on images (N, ...) and hard or soft labels; return the loss () before it."""
         images, targets = augmented(images, labels, self.recipe.augmentation, self.generator)
         scores = logits(self.network, self.theta, images, training=True, stream=self.generator)
-        loss = target_loss(scores, targets, self.recipe.label_smoothing)
+        loss = batch_loss(scores, images, targets, self.recipe.label_smoothing, self.teacher)
         self.descend(loss)
         return loss.detach()
 
@@ -91,14 +100,16 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     see: Callable[[torch.Tensor], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> Theta:
     """Return the weights after `recipe.steps` steps from `theta` on images and labels.
 
-    images: (N, channels, H, W), or the `images` of a Split; labels: (N,). `theta` is not changed.
-    The result also holds the network's buffers. see: called with the loss () of every step.
-    Without it, raises DivergedError, with the step, if a loss is not finite.
+    images: (N, channels, H, W), or the `images` of a Split; labels: (N,) or soft, (N, C); a teacher
+    labels the images instead, after augmentation. `theta` is not changed. The result also holds the
+    network's buffers. see: called with the loss () of every step. Without it, raises DivergedError,
+    with the step, if a loss is not finite.
     """
-    steps = training_steps(network, theta, images, labels, recipe, generator, see)
+    steps = training_steps(network, theta, images, labels, recipe, generator, see, teacher)
     return deque(steps, maxlen=1).pop()
 
 
@@ -110,12 +121,13 @@ def training_steps(
     recipe: Recipe,
     generator: torch.Generator,
     see: Callable[[torch.Tensor], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> Iterator[Theta]:
     """Yield the weights after each step of `train`. The next step overwrites them: copy to keep.
 
     DivergedError may be raised up to CHECK_EVERY steps late.
     """
-    training, watch = Training(network, theta, recipe, generator), Watch()
+    training, watch = Training(network, theta, recipe, generator, teacher), Watch()
     stream = batches(len(labels), recipe.batch_size, generator)
     for step in range(recipe.steps):
         rows = send(next(stream), images.device)
@@ -137,14 +149,6 @@ def at_steps(places: Sequence[int], start: Theta, steps: Iterable[Theta]) -> Ite
     yield from [start] * places.count(0)
     for done, theta in enumerate(steps, 1):
         yield from [theta] * places.count(done)
-
-
-def target_loss(scores: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:
-    """Return the mean cross-entropy () of scores (N, C) for weighted targets, in nats."""
-    return sum(
-        share * F.cross_entropy(scores, labels, label_smoothing=smoothing)
-        for share, labels in targets
-    )
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
@@ -184,6 +188,7 @@ def train_and_score(
     recipe: Recipe,
     seed: object,
     theta: Theta | None = None,
+    teacher: Teacher | None = None,
 ) -> Score:
     """Train a network on images and labels; return its score on `test` after the last step.
 
@@ -193,7 +198,8 @@ def train_and_score(
     """
     if theta is None:
         theta = initial_parameters(network, generator("evaluation weights", seed), images.device)
-    theta = train(network, theta, images, labels, recipe, generator("evaluation batches", seed))
+    stream = generator("evaluation batches", seed)
+    theta = train(network, theta, images, labels, recipe, stream, teacher=teacher)
     return final(score(network, theta, test), recipe)
 
 

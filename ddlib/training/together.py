@@ -21,12 +21,13 @@ from ddlib.training.augment import Batch, augmented
 from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import Score
 from ddlib.training.recipe import Recipe
+from ddlib.training.targets import Teacher, batch_loss
 
 ACCELERATOR_WEIGHTS = 2**27
 """Weights trained at once. With gradient, momentum and initial value they take 2 GB."""
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
-"""Images (N, channels, H, W) to train on, and their labels (N,)."""
+"""Images (N, channels, H, W) to train on, and their labels, (N,) or soft (N, C)."""
 
 
 def train_and_score_all(
@@ -36,6 +37,7 @@ def train_and_score_all(
     recipe: Recipe,
     seeds: Sequence[object],
     thetas: Sequence[Theta],
+    teacher: Teacher | None = None,
 ) -> list[Score | DivergedError]:
     """Return the result of `train_and_score`, or its DivergedError, for each set and its seed.
 
@@ -48,15 +50,15 @@ def train_and_score_all(
     count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
     if count == 1 or is_stochastic(network, thetas[0], images[:2]):
         return [
-            or_diverged(loop.train_and_score, network, *labelled, test, recipe, seed, theta)
-            for labelled, seed, theta in zip(sets, seeds, thetas, strict=True)
+            or_diverged(loop.train_and_score, network, *labelled, test, recipe, *start, teacher)
+            for labelled, *start in zip(sets, seeds, thetas, strict=True)
         ]
     groups = [slice(start, start + count) for start in range(0, len(sets), count)]
     return [
         outcome
         for group in groups
         for outcome in _train_stacked(
-            network, sets[group], test, recipe, seeds[group], thetas[group]
+            network, sets[group], test, recipe, seeds[group], thetas[group], teacher
         )
     ]
 
@@ -83,6 +85,7 @@ def _train_stacked(
     recipe: Recipe,
     seeds: Sequence[object],
     thetas: Sequence[Theta],
+    teacher: Teacher | None,
 ) -> Iterator[Score | DivergedError]:
     """Train G networks together; yield the score or the DivergedError of each."""
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
@@ -92,8 +95,11 @@ def _train_stacked(
     for _ in range(recipe.steps):
         images, targets = zip(*map(next, sources), strict=True)
         scores = stacked_logits(network, training.theta, torch.stack(images))
-        pairs = zip(scores, targets, strict=True)
-        losses = torch.stack([loop.target_loss(*pair, recipe.label_smoothing) for pair in pairs])
+        losses = [
+            batch_loss(*batch, recipe.label_smoothing, teacher)
+            for batch in zip(scores, images, targets, strict=True)
+        ]
+        losses = torch.stack(losses)
         training.descend(losses.sum())
         history.append(losses.detach())
     finite = torch.stack(history, dim=1).isfinite().cpu()  # (G, steps)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, against, holm
+from ddlib.stats.compare import BASELINE, against, holm, paired
 from ddlib.stats.intervals import LEVEL, Interval, number
 from ddlib.stats.surrogates import Agreement
 from ddlib.words.scaling import no_worse
@@ -121,6 +121,37 @@ def _tests(pairs: pd.DataFrame) -> str:
         f"Holm's correction over the pairs at one k). For that, the smallest p at a k must be at "
         f"most {first:.2g}. The tests assume normal differences."
     )
+
+
+def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
+    """Say which methods beat random images under each label regime, and what soft labels give.
+
+    regimes: the trials of each regime, of configurations that differ in labels alone; teachers:
+    that table of `ddlib.study.results`.
+    """
+    if not {"hard", "soft"} <= set(regimes):
+        known = listed(regimes, "and")
+        return Text(f"Only {known} labels are in this study, so there is nothing to compare.")
+    better = {name: _better(against(paired(trials))) for name, trials in regimes.items()}
+    controls = [
+        trials[trials["method"] == BASELINE].assign(method=name) for name, trials in regimes.items()
+    ]
+    gains = against(paired(pd.concat(controls)), "hard").query("method == 'soft' and survives")
+    parts = [f"{row.difference:+.3f} at k = {row.k}" for row in gains.itertuples()]
+    change = f"by {listed(parts, 'and')}" if parts else "at no k"
+    accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
+    lines = [f"Under {name} labels, {text}." for name, text in better.items() if name != "soft"]
+    lines += [f"Soft labels significantly change the accuracy of {BASELINE} images {change}."]
+    lines += [f"The teacher was trained on all data and has an accuracy of {accuracies}."]
+    return Text(f"**With the same teacher, {better['soft']}.**\n\n{bullets(lines)}")
+
+
+def _better(table: pd.DataFrame) -> str:
+    rows = table[table["survives"].astype(bool) & (table["low"] > 0)]
+    sizes = rows.groupby("method", sort=False)["k"]
+    names = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
+    verb = "significantly beat" if len(names) > 1 else "significantly beats"
+    return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} images"
 
 
 def surrogates(

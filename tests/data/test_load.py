@@ -145,7 +145,7 @@ def test_per_class_and_held_out_choose_rows_and_leave_the_statistics(tmp_path):
         expected = images(whole.test) if tested is None else images(whole.train)[tested]
         assert torch.equal(images(part.test), expected)
         assert part.normalisation == whole.normalisation
-    with pytest.raises(ValueError, match="held_out=2 leaves nothing of the 2 training images"):
+    with pytest.raises(ValueError, match="held_out=2 leaves nothing of the 2 training samples"):
         load(folder, held_out=2)
 
 
@@ -181,7 +181,8 @@ def test_ipc_up_to_the_smallest_class(tmp_path):
         ({"name": "FashionMNIST"}, "did you mean 'fashion_mnist'"),
         *[({"name": name}, "is not a data set, nor .*; allowed: digits") for name in ("", 5)],
         ({"classes": ["cow"]}, "'cow' is not a class of this data set; allowed: 0, 1, 2"),
-        *[({"classes": c}, "is not a list of class names") for c in ([3, "3"], [], "3", 3)],
+        *[({"classes": c}, "is not a list of class names") for c in ([3, "3"], [])],
+        *[({"classes": c}, "classes=.* must be a list of text or") for c in ("3", 3)],
         ({"zca": 1}, "zca=1 must be true or false"),
         *[
             ({option: value}, f"{option}=.* must be a whole number of at least 1")
@@ -200,9 +201,9 @@ def test_missing_data(tmp_path, root):
     (tmp_path / "c").mkdir()
     for name, sentence in (
         ("nowhere", "nowhere does not exist; give an existing"),
-        ("a", r"holds no test.npz or test or val$"),
-        ("b", r"holds no test.npz or test or val$"),
-        ("c", r"holds no train.npz or train$"),
+        ("a", r"holds no test.npz or test.csv or test.parquet or test or val$"),
+        ("b", r"holds no test.npz or test.csv or test.parquet or test or val$"),
+        ("c", r"holds no train.npz or train.csv or train.parquet or train$"),
     ):
         with pytest.raises(FileNotFoundError, match=sentence):
             load(tmp_path / name)

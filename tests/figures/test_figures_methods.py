@@ -82,6 +82,20 @@ def test_every_mean_is_a_point_at_its_error_and_controls_are_dashed(table):
     assert {m for m in METHODS if dashes[m] != [1, 0]} == set(compare.CONTROLS)
 
 
+def test_each_label_regime_is_a_panel_with_its_own_line_of_all_data(table):
+    better = table.assign(accuracy=table["accuracy"] + 0.001)
+    both = pd.concat([table.assign(labels="hard"), better.assign(labels="soft")])
+    full = pd.concat([FULL.assign(labels="hard"), FULL.assign(labels="soft", accuracy=0.995)])
+    spec = charts.accuracy_by_labels(both, full).to_dict()
+    drawn = data_of(spec)
+    assert spec["facet"]["sort"] == ["hard", "soft"]
+    assert len(drawn) == 2 * len(table) + 2
+    whole = drawn[drawn["method"] == "all data"].set_index("labels")["error"]
+    assert whole.to_dict() == pytest.approx({"hard": 0.01, "soft": 0.005})
+    first = drawn[(drawn["method"] == "dm") & (drawn["k"] == 10)].set_index("labels")["error"]
+    assert first["hard"] - first["soft"] == pytest.approx(0.001)
+
+
 def test_missing_points_and_seeds_are_named(table):
     table.loc[(table["method"] == "mtt") & (table["k"] == 1000), ["accuracy", "low", "high"]] = None
     table.loc[(table["method"] == "mtt") & (table["k"] == 1000), "n"] = 0

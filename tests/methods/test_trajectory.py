@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ddlib.data.base import Split
+from ddlib.distilled import check_set
 from ddlib.methods import METHODS
 from ddlib.methods.common import initial_images
 from ddlib.methods.trajectory import TrajectoryMatching, jobs, train_expert, unroll
@@ -145,12 +146,12 @@ def ordinary_scores(flat, images, norm):
     return F.linear(images.flatten(1), values[0].view(3, 24), values[1])
 
 
-def naive_unroll(start, target, images, step_size, steps, norm="instance"):
-    """The loss in one graph through every step."""
+def naive_unroll(start, target, images, step_size, steps, norm="instance", labels=LABELS):
+    """The loss in one graph through every step; labels: classes, or probabilities."""
     theta = start.clone().requires_grad_()
     for rows, draw in steps:
         scores = ordinary_scores(theta, augment.apply(images[rows], draw), norm)
-        loss = F.cross_entropy(scores, LABELS[rows])
+        loss = F.cross_entropy(scores, labels[rows])
         theta = theta - step_size * torch.autograd.grad(loss, theta, create_graph=True)[0]
     return ((theta - target) ** 2).sum() / ((start - target) ** 2).sum()
 
@@ -183,14 +184,26 @@ def changing_steps(count):
 
 @pytest.mark.parametrize("steps", [whole_steps(1), whole_steps(4), changing_steps(6)])
 @pytest.mark.parametrize("norm", NORMS)
-def test_loss_and_gradients_equal_one_graph_through_all_steps(pair, steps, norm):
-    """Under batch norm, students normalise by their own batch."""
+@pytest.mark.parametrize("soft", [False, True])
+def test_loss_and_gradients_equal_one_graph_through_all_steps(pair, steps, norm, soft):
+    """Under batch norm, students normalise by their own batch. Soft labels are given as logits."""
     network = build("convnet", (1, 8, 8), 3, width=6, depth=2, norm=norm)
     images, step_size = student()
     before = images.detach().clone(), pair.clone()
-    loss, by_images, by_step_size = unroll(network, images, LABELS, step_size, *pair, steps)
-    naive = naive_unroll(*pair, images, step_size, steps, norm)
+    labels, used = LABELS, LABELS
+    if soft:
+        stream = torch.Generator().manual_seed(3)
+        labels = torch.randn(6, 3, generator=stream, dtype=torch.float64).requires_grad_()
+        used = labels.exp() / labels.exp().sum(1, keepdim=True)
+    loss, by_images, by_step_size, by_labels = unroll(
+        network, images, labels, step_size, *pair, steps
+    )
+    naive = naive_unroll(*pair, images, step_size, steps, norm, used)
     naive.backward()
+    if soft:
+        torch.testing.assert_close(by_labels, labels.grad, rtol=1e-7, atol=1e-9)
+    else:
+        assert by_labels is None
     assert loss.item() == pytest.approx(naive.item(), rel=1e-8)
     torch.testing.assert_close(by_images, images.grad, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(by_step_size, step_size.grad, rtol=1e-7, atol=1e-9)
@@ -295,6 +308,19 @@ def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, au
     torch.testing.assert_close(distilled.samples, images.detach(), rtol=1e-5, atol=1e-5)
     assert distilled.learned == {"step_size": pytest.approx(step_size.item(), rel=1e-5)}
     assert abs(step_size.item() - 0.3) > 1e-4
+
+
+def test_labels_are_learned_from_nine_tenths_and_saved_as_probabilities(tiny, network, experts):
+    """At a rate that is tiny they stay where they began; at a larger one they move."""
+    start = torch.full((6, 3), 0.05) + 0.85 * F.one_hot(LABELS, 3)
+    still, moved = (
+        distil(tiny, network, [2], 0, settings(label_learning_rate=rate), experts)[2]
+        for rate in (1e-9, 10.0)
+    )
+    torch.testing.assert_close(still.labels, start, rtol=1e-5, atol=1e-6)
+    assert (moved.labels - start).abs().max() > 1e-3
+    check_set(moved, tiny, "mtt", 2, 0)
+    assert torch.equal(moved.hard_labels, LABELS)
 
 
 @pytest.mark.parametrize(

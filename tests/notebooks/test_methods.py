@@ -10,28 +10,31 @@ NOTEBOOK = NOTEBOOKS / "02_methods.ipynb"
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    notebook = execute(NOTEBOOK, folder, **TINY, results=str(folder / "results"))
+    regimes = {"configurations": {"hard": {}, "soft": {"labels": {"regime": "soft"}}}}
+    notebook = execute(NOTEBOOK, folder, **TINY, **regimes, results=str(folder / "results"))
     return folder, notebook
 
 
 def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
-    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 4
-    assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 3 * 4 * 3
-    _, _, comparison, surrogates, published = outputs(notebook, "text/markdown")
+    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 5
+    assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 2 * 3 * 4 * 3
+    _, _, comparison, surrogates, labels, published = outputs(notebook, "text/markdown")
     assert comparison.count("\n- k = ") == 4
     assert "\n- dm: " in comparison
     # dc failed everywhere, so dm is alone
     assert "No two methods can be compared." in surrogates
     assert "Left out, for a size without a result: dc." in surrogates
     assert "cannot be decided from these trials" in surrogates
+    assert labels.startswith("**With the same teacher, ")
+    assert "Under hard labels, " in labels
     assert published == "Nothing is published for digits at these methods and sizes."
     assert not any("nan" in text for text in (comparison, surrogates))
 
 
 def test_what_failed_is_shown_as_failed(executed):
     _, notebook = executed
-    assert notebook.cells[-1]["outputs"][0]["data"]["text/plain"].count("diverged") == 12
+    assert notebook.cells[-1]["outputs"][0]["data"]["text/plain"].count("diverged") == 24
     chart = outputs(notebook, "application/vnd.vegalite.v5+json")[0]
     assert "No accuracy: dc at k = 10, dc at k = 20" in " ".join(chart["title"]["subtitle"])
 
@@ -41,8 +44,9 @@ def test_one_method_and_one_seed_are_no_error(tmp_path):
     lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [10], "seeds": 1}
     results = str(tmp_path / "results")
     notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
-    _, _, comparison, surrogates, _ = outputs(notebook, "text/markdown")
+    _, _, comparison, surrogates, labels, _ = outputs(notebook, "text/markdown")
     assert "the only method" in comparison
     assert "no random beside another method" in comparison
     assert "No comparison can be tested" in comparison
     assert "cannot be decided" in surrogates
+    assert labels.startswith("Only hard labels are in this study")

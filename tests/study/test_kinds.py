@@ -1,5 +1,6 @@
-"""Studies of vectors, and what they refuse because it is made for images."""
+"""Studies of vectors and sequences, and what they refuse because it is made for images."""
 
+import pandas as pd
 import pytest
 from grids import DC, DM
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -26,6 +27,24 @@ WINE = {
 def settings(tmp_path, **changes):
     paths = {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
     return read_settings(WINE | paths | changes)
+
+
+def test_every_method_runs_on_sequences(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pytest.importorskip("wordllama")
+    texts = [f"{animal} number {number}" for number in range(8) for animal in ("a cat", "the dog")]
+    pets = pd.DataFrame({"text": texts, "label": ["cat", "dog"] * 8})
+    for part in ("train", "test"):
+        pets.to_csv(tmp_path / f"{part}.csv", index=False)
+    data = {"name": str(tmp_path), "form": "tokens", "dimension": 8, "length": 6}
+    network = {"name": "text_cnn", "width": 4}
+    methods = WINE["methods"] | {"dc": DC | {"initialisation": "real"}}  # noise has no padding
+    changes = {"data": data, "network": network, "methods": methods, "k": [2, 6]}
+    result = run(settings(tmp_path, **changes))
+    assert result.trials["status"].tolist() == ["ok"] * 12
+    for synthetic in result.distilled(0):
+        assert synthetic.samples.shape == (synthetic.k, 6, 8)
+        assert synthetic.samples.any(-1).sum(1).tolist() == [5] * synthetic.k  # tokens of a text
 
 
 def test_every_method_runs_on_vectors(tmp_path):

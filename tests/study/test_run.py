@@ -130,7 +130,7 @@ def test_nothing_is_left_but_results(finished):
         **{"trials/.json": 12, "distilled/.safetensors": 12, "distilled/.seconds": 12},
         **{"references/.json": 4, "observed/.safetensors": 2, "data/.safetensors": 1},
         **{"lengths/.json": 1, "lengths/.seconds": 1},
-        **{"grid/.parquet": 3, "grid/.json": 1, "grid/": 1},
+        **{"grid/.parquet": 4, "grid/.json": 1, "grid/": 1},
     }
     kept = json.loads((finished.folder / "settings.json").read_text())
     assert kept["seeds"] == 2
@@ -537,7 +537,7 @@ def test_every_set_of_a_job_has_its_own_networks_scores(finished):
 
     def evaluate(trials, evaluations, failed):
         with store.alone(plan.folder):
-            given = plan.context, trials, evaluations, plan.first, None, failed
+            given = plan.context, trials, evaluations, plan.first, (None, None), failed
             return [record["scores"] for record in jobs.evaluate(*given)]
 
     scores = evaluate(trials, 2, [])

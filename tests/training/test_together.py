@@ -15,6 +15,7 @@ from ddlib.training.augment import AUGMENTATIONS
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import OPTIMISERS, Recipe
+from ddlib.training.targets import Teacher
 from ddlib.training.together import train_and_score_all
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
@@ -44,24 +45,31 @@ def sets(dataset):
     return [(dataset.train.samples[part], dataset.train.labels[part]) for part in rows]
 
 
-def train_there(dataset, recipe, network, thetas):
+def train_there(dataset, recipe, network, thetas, taught=None):
     """Return the scores of three networks trained together elsewhere, and how often that waited."""
     with accelerator() as on:
-        wrapped = [{name: DeviceTensor(value) for name, value in theta.items()} for theta in thetas]
-        dataset = moved(dataset)
-        results = train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, wrapped)
+        wrapped = [on_device(theta) for theta in thetas]
+        dataset, teacher = moved(dataset), taught and Teacher(network, on_device(taught))
+        training = dataset.test, recipe, SEEDS, wrapped, teacher
+        results = train_and_score_all(network, sets(dataset), *training)
         return results, sum(on.waits.values())
 
 
-def train_here(dataset, recipe, network, thetas):
+def train_here(dataset, recipe, network, thetas, taught=None):
     """Return the scores of the same networks one after another on a CPU, or how they diverged."""
-    return train_and_score_all(network, sets(dataset), dataset.test, recipe, SEEDS, thetas)
+    training = dataset.test, recipe, SEEDS, thetas, taught and Teacher(network, taught)
+    return train_and_score_all(network, sets(dataset), *training)
 
 
-def agree(dataset, recipe, shape=CONVNET):
+def on_device(theta):
+    return {name: DeviceTensor(value) for name, value in theta.items()}
+
+
+def agree(dataset, recipe, shape=CONVNET, taught=False):
     network, thetas, dataset = started(dataset, shape)
-    results = train_there(dataset, recipe, network, thetas)[0]
-    alone = train_here(dataset, recipe, network, thetas)
+    weights = thetas[0] if taught else None
+    results = train_there(dataset, recipe, network, thetas, weights)[0]
+    alone = train_here(dataset, recipe, network, thetas, weights)
     for ours, theirs in zip(results, alone, strict=True):
         assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-9)
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
@@ -73,15 +81,21 @@ def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
     agree(tiny, Recipe(steps=6, batch_size=8, augmentation=augmentation, label_smoothing=0.1))
 
 
+def test_a_teacher_labels_what_each_of_them_sees(tiny):
+    recipe = Recipe(steps=6, batch_size=8, augmentation="dsa", label_smoothing=0.1)
+    agree(tiny, recipe, taught=True)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMISERS)
 def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
     recipe = Recipe(steps=6, batch_size=8, optimizer=optimizer, schedule="step")
     agree(tiny, recipe, {"name": "mlp", "width": 8})
 
 
-@pytest.mark.parametrize("name", zoo.NETWORKS)
+@pytest.mark.parametrize("name", [name for name in zoo.NETWORKS if "image" in zoo.KINDS[name]])
 def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
-    options = {"vit": {"width": 12}, "lenet": {}, "alexnet": {}}.get(name, {"width": 4})
+    fixed = {name: {} for name in ("linear", "lenet", "alexnet")}
+    options = ({"vit": {"width": 12}} | fixed).get(name, {"width": 4})
     agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
 
 
