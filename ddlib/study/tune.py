@@ -88,7 +88,7 @@ def search(
     changes = {
         "data": {**settings.data, "held_out": held_out},
         "methods": variants,
-        "configurations": {first: configuration.model_dump()},
+        "configurations": {first: configuration.model_dump(exclude_unset=True)},
         **dict.fromkeys(["families", "spread", "pilot"]),
         "seeds": seeds,
         "reference": "same_steps",
