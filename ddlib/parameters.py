@@ -149,7 +149,7 @@ def _sentence(model: type[Parameters], table: Mapping[str, Any], error: Validati
     steps = (f"[{key}]" if isinstance(key, int) else f": {key}" for key in keys)
     path = "".join([name, *steps])
     if kind == "value_error":
-        return ": ".join([*([path] if path else []), str(problem["ctx"]["error"])])
+        return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
     if problem["loc"][-1] == "[key]":
         return f"{name} has {value!r} for an ipc; give whole numbers from 1"
     schema = model.model_json_schema()["properties"][name]
@@ -176,6 +176,12 @@ def _is_key(step: str | int, value: Any) -> bool:
 
 
 NOUNS = {"integer": "whole number", "number": "number", "string": "text"}
+LIMITS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
 
 
 def _described(schema: Mapping[str, Any], plural: str = "") -> str:
@@ -198,17 +204,10 @@ def _described(schema: Mapping[str, Any], plural: str = "") -> str:
 
 
 def _limits(schema: Mapping[str, Any]) -> str:
-    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    if above is not None and schema["type"] == "integer":
-        least, above = above + 1, None
-    limits = {
-        "of at least": least,
-        "above": above,
-        "at most": schema.get("maximum"),
-        "below": schema.get("exclusiveMaximum"),
-    }
-    phrases = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
-    return f" {' and '.join(phrases)}" if phrases else ""
+    limits = {words: schema[name] for name, words in LIMITS.items() if name in schema}
+    if schema["type"] == "integer" and "above" in limits:
+        limits = {"of at least": limits.pop("above") + 1, **limits}
+    return " and".join(f" {words} {limit:g}" for words, limit in limits.items())
 
 
 def _unquoted(value: Any, schema: Mapping[str, Any]) -> str:
