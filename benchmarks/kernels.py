@@ -124,15 +124,15 @@ def matching(
         moved = {}
         for ipc, start in starts.items():
             images = start.clone().requires_grad_()
-            own, synthetic = obvious.ConvNet(theta), images.chunk(CLASSES)
+            convnet, synthetic = obvious.ConvNet(theta), images.chunk(CLASSES)
             if method == "dm":  # one augmentation for all classes
                 stream = generator("matching augmentation", SEED, 0)
                 drawn = [augment.draw(STRATEGY, 1, stream)] * CLASSES
-                obvious.match_distributions(own, real, synthetic, drawn)
+                obvious.match_distributions(convnet, real, synthetic, drawn)
             else:
                 stream = generator("matching augmentation", SEED)
                 drawn = [augment.draw(STRATEGY, 1, stream) for _ in range(CLASSES)]
-                obvious.match_gradients(own, real, synthetic, drawn)
+                obvious.match_gradients(convnet, real, synthetic, drawn)
             moved[f"images at ipc {ipc}"] = -RATE * images.grad
         return moved
 

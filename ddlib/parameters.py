@@ -85,7 +85,7 @@ def options_of(function: Callable) -> type[Parameters]:
 
     Whole numbers must be at least 1.
     """
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields = {
         argument.name: (_counted(hints[argument.name]), argument.default)
         for argument in inspect.signature(function).parameters.values()

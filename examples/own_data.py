@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from ddlib.data.base import Pictures
+from ddlib.data.base import RawSplit
 from ddlib.data.sources import DATASETS, Source
 
 
@@ -12,7 +12,7 @@ def read_parity(root, image_size):
     images = digits.images.astype(np.uint8)  # (N, H, W) or (N, H, W, channels), 0 to white
     labels = digits.target % 2
     parts = slice(0, 1200), slice(1200, None)  # to train on, to test on
-    return [Pictures(images[p], labels[p], ("even", "odd"), white=16) for p in parts]
+    return [RawSplit(images[p], labels[p], ("even", "odd"), white=16) for p in parts]
 
 
 DATASETS["parity"] = Source(read_parity)

@@ -1,15 +1,13 @@
-"""Configurations: everything besides the data that decides how a network is trained.
-
-These are the network, the optimiser, the augmentation and the initial weights.
-"""
+"""Configurations: everything besides the data that decides how a network is trained."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt
+from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt, model_validator
 
-from ddlib.networks.functional import Theta, build, read_network
+from ddlib.configurations.table_models import TABLE_MODELS, check_vectors, read_model
+from ddlib.networks.functional import Theta, build
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
@@ -23,7 +21,7 @@ INITIALISATIONS = ("default", "orthogonal", *PRETRAINED)
 
 
 class Pretraining(Parameters):
-    """How a body is pretrained on the real images without labels. The optimiser is Adam."""
+    """How the body is pretrained by Adam on the real images, without labels."""
 
     steps: PositiveInt = 300
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -33,11 +31,12 @@ class Pretraining(Parameters):
 class Configuration(Recipe):
     """How a network is trained: a recipe, the network, and its initial weights.
 
-    network: name and options, as `read_network` returns them; initialisation: a name of
-    INITIALISATIONS; pretraining: only used by the initialisations in PRETRAINED.
+    network: name and options of a network, or of a model in TABLE_MODELS, for which the rest of the
+    configuration does not matter; initialisation: a name of INITIALISATIONS; pretraining: only used
+    by the initialisations in PRETRAINED.
     """
 
-    network: Annotated[dict[str, Any], PlainValidator(read_network)]
+    network: Annotated[dict[str, Any], PlainValidator(read_model)]
     initialisation: Literal[*INITIALISATIONS] = "default"
     pretraining: Pretraining = Pretraining()
 
@@ -47,12 +46,31 @@ class Configuration(Recipe):
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether training takes steps along gradients: that of table models does not."""
+        return self.network["name"] not in TABLE_MODELS
+
+    @model_validator(mode="after")
+    def _check_initialisation(self) -> Self:
+        if not self.takes_steps and self.initialisation != "default":
+            raise ValueError(
+                f"{self.network['name']} has no weights to initialise; leave initialisation out"
+            )
+        return self
+
+    @property
     def pretrained(self) -> bool:
         """Whether training starts from a body that was pretrained on the real images."""
         return self.initialisation in PRETRAINED
 
-    def build(self, sample_shape: tuple[int, ...], class_count: int) -> Network:
-        """Return the network for images (channels, H, W); ValueError if the images do not fit."""
+    def build(self, sample_shape: tuple[int, ...], class_count: int) -> Network | None:
+        """Return the network for samples of a shape, None for a table model.
+
+        Raises ValueError if the samples do not fit.
+        """
+        if not self.takes_steps:
+            check_vectors(self.network["name"], sample_shape)
+            return None
         return build(**self.network, sample_shape=sample_shape, class_count=class_count)
 
     def initial(

@@ -24,13 +24,17 @@ def update_fields(
 
     The first configuration is trained on the real images, without pretraining. At the start of
     each of STATES equal parts of this training, every configuration applies its update operator to
-    the same BURST batches. So batch size, schedule and initial weights make no difference, and an
-    augmentation enters with the noise of one draw. Configurations that diverge are left out. Raises
-    ValueError if the configurations do not share their network.
+    the same BURST batches. So batch size, schedule and initial weights do not matter, and an
+    augmentation adds the noise of one draw. Configurations that diverge are left out. Raises
+    ValueError if the configurations do not share their network, and for table models.
     """
-    first, *others = configurations
+    first = next(iter(configurations))
     shared = configurations[first]
-    for name in others:
+    for name in configurations:
+        if not configurations[name].takes_steps:
+            raise ValueError(
+                f"{name!r} is fitted without steps, so it has no updates; compare predictions"
+            )
         if configurations[name].network != shared.network:
             raise ValueError(
                 f"{name!r} has other weights than {first!r}; compare them in function space"

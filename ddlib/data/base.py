@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ddlib.data.normalise import Normalisation, Whitening
+from ddlib.data.normalise import Column, Normalisation, Whitening
 from ddlib.devices import send
 
 Kind = Literal["image", "vector", "sequence"]
@@ -111,35 +111,45 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class RawSplit:
     """A split as a reader of files returns it, before normalisation.
 
-    images: (N, H, W, channels) or (N, H, W) for grey, uint8 in [0, white]; labels: (N,), integer.
+    values: images (N, H, W, channels), or (N, H, W) for grey, uint8 in [0, white]; for tables and
+    texts floats, vectors (N, D) or sequences (N, T, E), see `Normalisation`. labels: (N,), integer.
+    columns: of a table.
     """
 
-    images: np.ndarray
+    values: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     white: int = 255
+    format: Literal["images", "tables", "texts"] = "images"
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        if self.format == "images":
+            return "image"
+        return "vector" if self.values.ndim == 2 else "sequence"
 
 
-Pair = list[Pictures]  # training split, test split
+Pair = list[RawSplit]  # training split, test split
 
 
 def check_ipcs(ipcs: Sequence[int], dataset: DataSet) -> None:
-    """Raise ValueError where a class has fewer training images than one of `ipcs`."""
+    """Raise ValueError where a class has fewer training samples than one of `ipcs`."""
     counts = dataset.train.labels.cpu().bincount(minlength=dataset.class_count).tolist()
     fewest, largest = min(counts), max(ipcs, default=0)
     if largest > fewest:
         raise ValueError(
             f"k={largest * len(counts)} of {len(counts)} classes: ipc={largest} is more than the "
-            f"{fewest} images of class {dataset.classes[counts.index(fewest)]}; choose ipc <= "
+            f"{fewest} samples of class {dataset.classes[counts.index(fewest)]}; choose ipc <= "
             f"{fewest}, that is k <= {fewest * len(counts)}"
         )
 
 
 def read_ipcs(ks: list[int], dataset: DataSet) -> list[int]:
-    """Return the images per class of the sizes `ks`, ascending; ValueError for an invalid k."""
+    """Return the samples per class of the sizes `ks`, ascending; ValueError for an invalid k."""
     count = dataset.class_count
     for k in ks:
         if k % count:

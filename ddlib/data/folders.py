@@ -1,4 +1,4 @@
-"""Read your own data from a folder: two npz files, or one subfolder of images per class."""
+"""Read your own data from a folder: two npz, CSV or Parquet files, or images by class."""
 
 import warnings
 import zipfile
@@ -9,20 +9,39 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ddlib.data.base import Pair, Pictures
+from ddlib.data.base import Pair, RawSplit
+from ddlib.data.options import Options
+from ddlib.data.tables import TEXT, read_frame, read_table
+from ddlib.data.text import read_text
 
-CONTENT = (("train.npz", "train"), ("test.npz", "test", "val"))
+FRAMES = (".csv", ".parquet")
+CONTENT = (
+    ("train.npz", "train.csv", "train.parquet", "train"),
+    ("test.npz", "test.csv", "test.parquet", "test", "val"),
+)
 """Allowed names of the training and of the test data; the first that exists is read."""
 LEFTOVERS = ("~", "#", "thumbs.db", "desktop.ini")  # endings of files that programs leave
 UNALTERED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 """Pillow modes that convert to 8-bit grey or RGB without loss, if no pixel is transparent."""
 
 
-def read_folder(folder: Path, image_size: int | None) -> Pair:
-    """Return the training and the test pictures in a folder, resized to image_size.
+def read_folder(folder: Path, options: Options) -> Pair:
+    """Return the training and the test data in a folder.
 
-    Raises FileNotFoundError if the data are missing, ValueError if they cannot be used.
+    Raises FileNotFoundError if the data are missing,
+    ValueError if they cannot be used.
     """
+    paths = [first_of(folder, *names) for names in CONTENT]
+    if not any(path.suffix in FRAMES for path in paths):
+        return read_images(folder, options.image_size)
+    name, frames = folder.resolve().name, [read_frame(path, options.label) for path in paths]
+    if all(TEXT in frame for frame in frames):
+        return read_text(name, frames, options)
+    return read_table(name, frames, options.label, options.missing)
+
+
+def read_images(folder: Path, image_size: int | None) -> Pair:
+    """Return the training and the test images in a folder, resized to image_size."""
     paths = [first_of(folder, *names) for names in CONTENT]
     return [_read_images(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
 
@@ -48,7 +67,7 @@ def resize(image: np.ndarray, size: int | None) -> np.ndarray:
     return np.asarray(centre).reshape(size, size, -1)
 
 
-def _read_npz(path: Path) -> Pictures:
+def _read_npz(path: Path) -> RawSplit:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels, names = (arrays[key] for key in ("images", "labels", "class_names"))
@@ -57,10 +76,10 @@ def _read_npz(path: Path) -> Pictures:
             f"{path} cannot be read ({error}): it is truncated or not an npz of the plain arrays "
             "images, labels and class_names; write it again with numpy.savez"
         ) from error
-    return Pictures(images, labels, tuple(map(str, names)))
+    return RawSplit(images, labels, tuple(map(str, names)))
 
 
-def _read_images(folder: Path, image_size: int | None) -> Pictures:
+def _read_images(folder: Path, image_size: int | None) -> RawSplit:
     names = sorted(entry.name for entry in folder.glob("[!.]*/"))
     notes: Counter[str] = Counter()
     files = _image_files(folder, names, notes)
@@ -82,7 +101,7 @@ def _read_images(folder: Path, image_size: int | None) -> Pictures:
     if notes := +notes:  # without zeros
         counts = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
         warnings.warn(f"{folder}: {counts}", stacklevel=2)
-    return Pictures(np.stack(images), np.array([label for _, label in files]), tuple(names))
+    return RawSplit(np.stack(images), np.array([label for _, label in files]), tuple(names))
 
 
 def _image_files(folder: Path, names: list[str], notes: Counter[str]) -> list[tuple[Path, int]]:

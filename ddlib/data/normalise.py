@@ -1,4 +1,4 @@
-"""Normalise pixels for networks: zero mean and unit deviation per channel, or ZCA whitening."""
+"""Normalise samples for networks: zero mean and unit deviation, or ZCA whitening of images."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,22 @@ from ddlib.devices import send, unrounded
 LARGEST_WHITENED = 4096  # values per image; the time grows with their cube
 
 
+Column = tuple[str, tuple[str, ...]]
+"""A column of a table: its name, and its words, one-hot; no words for a column of numbers."""
+
+
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of every channel, for pixels in [0, 1]."""
+    """Mean and standard deviation: of each channel of images, of each value of vectors and tokens.
+
+    Images are pixels in [0, 1], (N, channels, H, W). Vectors are (N, D), and sequences (N, T, E):
+    their rows of zeros pad, and stay zeros. columns: of a table; one-hot values have mean 0 and
+    deviation 1.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    columns: tuple[Column, ...] = ()
 
     @classmethod
     def fit(cls, pixels: torch.Tensor, white: int) -> "Normalisation":
@@ -36,21 +46,43 @@ class Normalisation:
             std.append(max(float(deviation), 1 / 255))  # a constant channel must not divide by 0
         return cls(tuple(mean), tuple(std))
 
-    def normalise(self, pixels: torch.Tensor, white: float = 1.0) -> torch.Tensor:
-        """Pixels (N, channels, H, W) in [0, white] -> zero mean, unit deviation, float."""
-        mean, std = self._constants(pixels)
-        return _unit(pixels, white).sub_(mean).div_(std)
+    @classmethod
+    def fit_last_axis(cls, values: np.ndarray, columns: tuple[Column, ...] = ()) -> "Normalisation":
+        """Return the statistics of vectors (N, D), or of the tokens of sequences (N, T, E)."""
+        rows = values.reshape(-1, values.shape[-1])
+        rows = rows[rows.any(1)] if values.ndim == 3 else rows
+        is_number = [repeat for _, words in columns for repeat in [not words] * max(1, len(words))]
+        is_number = np.array(is_number or [True] * rows.shape[1])
+        std = rows.std(0, dtype=np.float64)
+        mean = np.where(is_number, rows.mean(0, dtype=np.float64), 0.0)
+        std = np.where(is_number & (std > 0), std, 1.0)
+        return cls(tuple(mean.tolist()), tuple(std.tolist()), columns)
 
-    def denormalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N, channels, H, W) -> pixels in [0, 1], clamped."""
-        mean, std = self._constants(images)
-        return (images * std + mean).clamp(0, 1)
+    def normalise(self, samples: torch.Tensor, white: float = 1.0) -> torch.Tensor:
+        """Pixels in [0, white], vectors or sequences -> zero mean, unit deviation, float."""
+        mean, std = self._constants(samples)
+        return _unpadded(samples, _unit(samples, white).sub_(mean).div_(std))
 
-    def _constants(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        channels, wanted = images.shape[-3], len(self.mean)
-        if channels != wanted:
-            raise ValueError(f"images have {channels} channels, but the normalisation has {wanted}")
-        return _per_channel(self.mean, images), _per_channel(self.std, images)
+    def denormalise(self, samples: torch.Tensor) -> torch.Tensor:
+        """Undo `normalise`; pixels are clamped to [0, 1]."""
+        mean, std = self._constants(samples)
+        values = samples * std + mean
+        return values.clamp(0, 1) if samples.ndim == 4 else _unpadded(samples, values)
+
+    def _constants(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        is_image = samples.ndim == 4
+        axis, what, parts = (-3, "images", "channels") if is_image else (-1, "samples", "values")
+        count, wanted = samples.shape[axis], len(self.mean)
+        if count != wanted:
+            raise ValueError(f"{what} have {count} {parts}, but the normalisation has {wanted}")
+        return _per_channel(self.mean, samples), _per_channel(self.std, samples)
+
+
+def _unpadded(samples: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return values computed from samples, with zeros where sequences (N, T, E) are padded."""
+    if samples.ndim != 3:
+        return values
+    return values.masked_fill((samples == 0).all(-1, keepdim=True), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +161,20 @@ def _unit(pixels: torch.Tensor, white: float) -> torch.Tensor:
     return pixels.to(divisor.dtype, copy=True).div_(divisor)
 
 
-def _per_channel(values: tuple[float, ...], images: torch.Tensor) -> torch.Tensor:
-    """Return one value per channel as a tensor (channels, 1, 1), of the images' type and device."""
-    return _sent(
-        values, images.dtype if images.is_floating_point() else torch.float32, images.device
-    )
+def _per_channel(values: tuple[float, ...], samples: torch.Tensor) -> torch.Tensor:
+    """Return values as a tensor that broadcasts over samples, of their type and device.
+
+    One value per channel of images, (channels, 1, 1); else one per value of the last axis.
+    """
+    dtype = samples.dtype if samples.is_floating_point() else torch.float32
+    return _sent(values, (-1, 1, 1) if samples.ndim == 4 else (-1,), dtype, samples.device)
 
 
 @lru_cache(maxsize=16)  # so each tensor is sent to a GPU once
-def _sent(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return send(torch.tensor(values, dtype=dtype).view(-1, 1, 1), device)
+def _sent(
+    values: tuple[float, ...], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    return send(torch.tensor(values, dtype=dtype).view(shape), device)
 
 
 def pack(normalisation: Normalisation | Whitening) -> tuple[dict[str, torch.Tensor], Any]:
@@ -152,4 +188,5 @@ def unpack(plain: Any, tensor: Callable[[str], torch.Tensor]) -> Normalisation |
     """Undo `pack`; tensor(name): returns the packed tensor of that name."""
     if plain is None:
         return Whitening(tensor("mean"), tensor("matrix"))
-    return Normalisation(tuple(plain["mean"]), tuple(plain["std"]))
+    columns = tuple((name, tuple(words)) for name, words in plain["columns"])
+    return Normalisation(tuple(plain["mean"]), tuple(plain["std"]), columns)

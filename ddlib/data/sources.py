@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddlib.data.base import Pair, Pictures
-from ddlib.data.folders import first_of, read_folder
+from ddlib.data.base import Pair, RawSplit
+from ddlib.data.folders import first_of, read_folder, read_images
 from ddlib.data.normalise import Normalisation
+from ddlib.data.options import Options
+from ddlib.data.tables import read_table
 
 IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-80")
 
@@ -23,37 +25,50 @@ IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-
 class Source:
     """A named data set: how to read it from a root folder and how to download it there.
 
-    read(root, image_size) raises FileNotFoundError if the root lacks the set. Without a
-    normalisation, the statistics of the training images are used.
+    read(root, image_size) raises FileNotFoundError if the root lacks the set. A set that has its
+    own folder in the root, in a layout of `read_folder`, needs no such function. Without a
+    normalisation, the statistics of the training samples are used.
     """
 
-    read: Callable[[Path, int | None], Pair]
+    read: Callable[[Path, int | None], Pair] | None = None
     download: Callable[[Path], object] | None = None
     normalisation: Normalisation | None = None
     image_size: int | None = None
 
 
-def find(name: str, source: Source, image_size: int | None, download: bool) -> Pair:
-    """Read a named set from the first folder that has it; with `download`, fetch it if none has.
-
-    Raises FileNotFoundError if no folder has it, ConnectionError if the download fails.
-    """
+def roots() -> list[Path]:
+    """Return the folders that are searched for named sets: DDLIB_DATA, and ~/.cache/ddlib."""
     places = (os.environ.get("DDLIB_DATA"), "~/.cache/ddlib")
-    roots = [Path(place).expanduser() for place in places if place]
-    for root in roots:
-        for read, folder in ((source.read, root), (read_folder, root / name)):
-            with suppress(FileNotFoundError):
-                return read(folder, image_size)
-    if not download or source.download is None:
+    return [Path(place).expanduser() for place in places if place]
+
+
+def find(name: str, source: Source, options: Options) -> Pair:
+    """Read a named set from the first folder that has it; download it if none has and it is asked.
+
+    Raises FileNotFoundError if no folder has the set,
+    ConnectionError if the download fails.
+    """
+    for root in roots():
+        with suppress(FileNotFoundError):
+            return _read(name, source, root, options)
+    if not options.download or source.download is None:
         raise FileNotFoundError(
-            f"data set {name} is not in {' or '.join(map(str, roots))}: set DDLIB_DATA to a folder "
-            "that holds it, pass download: true, or give the path of your own data"
+            f"data set {name} is not in {' or '.join(map(str, roots()))}: set DDLIB_DATA to a "
+            "folder that holds it, pass download: true, or give the path of your own data"
         )
+    root = roots()[0]
     try:
-        source.download(roots[0])
+        source.download(root)
     except (OSError, RuntimeError) as error:
-        raise ConnectionError(f"downloading {name} to {roots[0]} failed: {error}") from error
-    return source.read(roots[0], image_size)
+        raise ConnectionError(f"downloading {name} to {root} failed: {error}") from error
+    return _read(name, source, root, options)
+
+
+def _read(name: str, source: Source, root: Path, options: Options) -> Pair:
+    if source.read:
+        with suppress(FileNotFoundError):
+            return source.read(root, options.image_size)
+    return read_folder(root / name, options)
 
 
 def _read_digits(_root: Path, _size: int | None) -> Pair:
@@ -66,7 +81,7 @@ def _read_digits(_root: Path, _size: int | None) -> Pair:
         np.arange(len(images)), test_size=1 / 3, stratify=digits.target, random_state=0
     )
     names = tuple("0123456789")
-    return [Pictures(images[rows], digits.target[rows], names, white=240) for rows in (train, test)]
+    return [RawSplit(images[rows], digits.target[rows], names, white=240) for rows in (train, test)]
 
 
 def _torchvision(name: str) -> type:
@@ -82,14 +97,37 @@ def _read_published(name: str, folder: str, root: Path, _size: int | None) -> Pa
     except (RuntimeError, AssertionError, LookupError, ValueError) as error:
         raise ValueError(f"{place} is damaged; delete it and pass download: true") from error
     names = tuple(name.split(" - ")[0] for name in parts[0].classes)  # MNIST's are "0 - zero"
-    return [Pictures(np.asarray(part.data), np.asarray(part.targets), names) for part in parts]
+    return [RawSplit(np.asarray(part.data), np.asarray(part.targets), names) for part in parts]
+
+
+def _read_table(name: str, _root: Path, _size: int | None) -> Pair:
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    table = getattr(datasets, f"load_{name}")(as_frame=True)
+    frame = table.data.assign(label=table.target_names[table.target])
+    frames = train_test_split(frame, test_size=1 / 3, stratify=frame["label"], random_state=0)
+    return read_table(name, frames)
+
+
+def _fetch_table(name: str, openml: str, version: int, root: Path) -> None:
+    """Write a table of OpenML to the folder `name`; a fixed fifth of its rows tests."""
+    from sklearn.datasets import fetch_openml
+    from sklearn.model_selection import train_test_split
+
+    table = fetch_openml(openml, version=version, as_frame=True)
+    frame = table.data.assign(label=table.target)
+    frames = train_test_split(frame, test_size=0.2, stratify=frame["label"], random_state=0)
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for part, rows in zip(("train", "test"), frames, strict=True):
+        rows.to_csv(root / name / f"{part}.csv", index=False)
 
 
 def _read_imagenette(root: Path, image_size: int) -> Pair:
     words = _torchvision("Imagenette")._WNID_TO_CLASS  # "n01440764": ("tench", "Tinca tinca"), ...
     return [
         replace(split, classes=tuple(words.get(name, (name,))[0] for name in split.classes))
-        for split in read_folder(first_of(root, *IMAGENETTE), image_size)
+        for split in read_images(first_of(root, *IMAGENETTE), image_size)
     ]
 
 
@@ -121,4 +159,13 @@ DATASETS: dict[str, Source] = {
         Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         image_size=64,
     ),
+    "breast_cancer": Source(partial(_read_table, "breast_cancer")),
+    "wine": Source(partial(_read_table, "wine")),
+    "adult": Source(download=partial(_fetch_table, "adult", "adult", 2)),
+    "magic_telescope": Source(
+        download=partial(_fetch_table, "magic_telescope", "MagicTelescope", 1)
+    ),
+    "letter": Source(download=partial(_fetch_table, "letter", "letter", 1)),
+    "sst2": Source(),
+    "trec6": Source(),
 }

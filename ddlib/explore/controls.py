@@ -107,9 +107,9 @@ class Ticks(widgets.HBox):
         """Offer names, with some of them ticked."""
         looks = {"indent": False, "layout": {"width": "auto", "margin": "0 14px 0 0"}}
         boxes = [widgets.Checkbox(name in ticked, description=name, **looks) for name in names]
-        self.children = (self.title, *boxes)
         for box in boxes:
             box.observe(self._read, "value")
+        self.children = (self.title, *boxes)
         self._read()
 
     def _read(self, _: Any = None) -> None:
@@ -117,23 +117,19 @@ class Ticks(widgets.HBox):
 
 
 class SliderNames(anywidget.AnyWidget):
-    """Gives sliders a name and a value for screen readers, which ipywidgets does not."""
+    """Tells screen readers the label and the value of sliders, which ipywidgets does not."""
 
     _esm = """
-    function nameSliders() {
-      for (const slider of document.querySelectorAll(".widget-hslider")) {
-        const handle = slider.querySelector("[role=slider]");
-        const readout = slider.querySelector(".widget-readout");
-        handle?.setAttribute("aria-label", slider.querySelector("label").textContent);
-        handle?.setAttribute("aria-valuetext", readout.textContent);
-      }
-    }
-    function render() {
-      const watcher = new MutationObserver(nameSliders);
+    const name = () => document.querySelectorAll(".widget-hslider").forEach((slider) => {
+      const handle = slider.querySelector("[role=slider]");
+      handle?.setAttribute("aria-label", slider.querySelector("label").textContent);
+      handle?.setAttribute("aria-valuetext", slider.querySelector(".widget-readout").textContent);
+    });
+    export default { render() {
+      const watcher = new MutationObserver(name);
       watcher.observe(document.body, { childList: true, characterData: true, subtree: true });
       return () => watcher.disconnect();
-    }
-    export default { render };
+    } };
     """
 
 

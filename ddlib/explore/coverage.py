@@ -13,14 +13,12 @@ import pandas as pd
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.planner import EPSILONS, read_pilot
 from ddlib.explore.tables import Tables
-from ddlib.figures.coverage import named_dots, plane
-from ddlib.figures.style import COLOURS, FAINT, INK, colour_scale, k_axis, tips
+from ddlib.figures.coverage import cover_map, h_cov_steps
+from ddlib.figures.style import COLOURS, FAINT, INK, colour, k_axis, tips
 from ddlib.stats import covers, distances, families, planner
 from ddlib.stats.intervals import Interval
 
 OWN = "your own choice"
-MEMBER, CENTRE = COLOURS[:2]
-ROLES = {"centre of a ball": CENTRE, "covered": MEMBER, "not in the family": "#FFFFFF"}
 
 
 class CoverageExplorer(Explorer):
@@ -69,16 +67,13 @@ class CoverageExplorer(Explorer):
         family = tables.distances.loc[list(members), list(members)]
         centres = list(covers.cover(family, radius))
         points, share = distances.embed(tables.distances)
-        centre, covered, outside = ROLES
-        role = np.where(points.index.isin(members), covered, outside)
-        role = np.where(points.index.isin(centres), centre, role)
-        points = points.assign(role=role, centre=family[centres].idxmin(axis=1))
+        points = points.assign(centre=family[centres].idxmin(axis=1))
         needs = pd.DataFrame([
             _need("k*, measured", _measured, tables, method, members, epsilon, self.draws),
             _need("k*, planned", _planned, tables, method, members, epsilon, self.draws),
         ])  # fmt: skip
         right = alt.vconcat(
-            _steps(_h_cov(tables, members), tables, radius),
+            _steps(tables, members, radius),
             _crossing(_worst(tables, method, members), needs, epsilon, tables.sizes),
             resolve=alt.Resolve(scale={"color": "independent"}),
         )
@@ -86,7 +81,7 @@ class CoverageExplorer(Explorer):
         if radius <= tables.noise:
             note += " Seeds alone reach a distance of r or more, so H_cov counts noise."
         return View(
-            alt.hconcat(_map(points, centres, radius), right),
+            alt.hconcat(cover_map(points, radius).properties(width=380, height=380), right),
             f"{len(centres)} balls of radius {radius:g} cover {len(members)} configurations: "
             f"H_cov = {math.log(len(centres)):.2f}",
             f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide "
@@ -133,7 +128,7 @@ def _planned(tables, method, members, epsilon: float, draws: int) -> tuple[Inter
 
 @cache
 def _h_cov(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
-    return covers.h_cov_curve(tables.distances, members)
+    return covers.h_cov_curve(tables.distances, members).assign(family="the family")
 
 
 @cache
@@ -146,47 +141,11 @@ def _worst(tables: Tables, method: str, members: tuple[str, ...]) -> pd.DataFram
     return pd.DataFrame(rows, columns=["k", "member", "gap"])
 
 
-def _map(points: pd.DataFrame, centres: list[str], radius: float) -> alt.LayerChart:
-    """Draw the configurations, the balls of the cover, and lines from members to centres."""
-    angles = np.linspace(0, 2 * np.pi, 49)
-    balls = pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "ball": name,
-                    "order": angles,
-                    "x": x + radius * np.cos(angles),
-                    "y": y + radius * np.sin(angles),
-                }
-            )
-            for name, x, y in points.loc[centres, ["x", "y"]].itertuples()
-        ]
-    )
-    spokes = points.dropna(subset="centre")
-    spokes = spokes.join(points[["x", "y"]].add_suffix("2"), on="centre")
-    x, y = plane(points)
-    ball = {"fill": CENTRE, "fillOpacity": 0.06, "color": CENTRE, "clip": True}
-    ball = alt.Chart(balls).mark_line(**ball).encode(x, y, detail="ball:N", order="order:Q")
-    spoke = alt.Chart(spokes).mark_rule(color=CENTRE, opacity=0.5)
-    legend = alt.Legend(orient="bottom", title=None)
-    dots = named_dots(points, (x, y), ROLES, INK, legend)
-    layers = [ball, spoke.encode(x, y, alt.X2("x2:Q"), alt.Y2("y2:Q")), *dots]
-    return alt.layer(*layers, width=380, height=380)
-
-
-def _steps(curve: pd.DataFrame, tables: Tables, radius: float) -> alt.LayerChart:
+def _steps(tables: Tables, members: tuple[str, ...], radius: float) -> alt.LayerChart:
     edge = 1.1 * max(tables.noise, float(tables.distances.to_numpy().max()))
-    curve = pd.concat([curve, curve.tail(1).assign(radius=edge)])
-    x = alt.X("radius:Q", scale=alt.Scale(domain=[0, edge], nice=False), title="radius r")
-    y = alt.Y("h_cov:Q", title="H_cov(r), nats", scale=alt.Scale(domainMin=0))
-    band = alt.Chart(pd.DataFrame({"radius": [0.0], "end": [tables.noise]})).mark_rect(
-        color="#EEEEEE"
-    )
-    line = alt.Chart(curve).mark_line(interpolate="step-after", color=MEMBER, clip=True)
-    rule = alt.Chart(pd.DataFrame({"radius": [radius]})).mark_rule(color=CENTRE, strokeDash=[4, 3])
-    layers = band.encode(x, alt.X2("end:Q")), line.encode(x, y, tooltip=tips(["radius", "h_cov"]))
+    steps = h_cov_steps(_h_cov(tables, members), tables.noise, [radius], edge, COLOURS[1])
     title = alt.Title("H_cov(r)", subtitle="Grey: what seeds alone reach.", fontSize=12)
-    return alt.layer(*layers, rule.encode(x), width=310, height=150, title=title)
+    return steps.properties(width=310, height=150, title=title)
 
 
 def _crossing(worst, needs, epsilon: float, sizes: list[int]) -> alt.LayerChart:
@@ -194,10 +153,9 @@ def _crossing(worst, needs, epsilon: float, sizes: list[int]) -> alt.LayerChart:
     needs = needs[["way"]].assign(gap=epsilon, **ends)
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))
     y = alt.Y("gap:Q", title="worst gap", scale=alt.Scale(domainMin=0))
-    ways = alt.Legend(orient="top-right", title=None, symbolOpacity=1)
-    colour = alt.Color("way:N", scale=colour_scale(needs["way"]), legend=ways)
-    line = alt.Chart(worst).encode(x, y, tooltip=tips(["member:N", "k", "gap"]))
-    needs = alt.Chart(needs).encode(y, colour, tooltip=tips(["way:N", "k", "low", "high"]))
+    ways = colour("way", needs["way"], orient="top-right")
+    line = alt.Chart(worst).encode(x, y, tooltip=tips("member:N", "k", "gap"))
+    needs = alt.Chart(needs).encode(y, ways, tooltip=tips("way:N", "k", "low", "high"))
     goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])
     layers = [
         line.mark_line(color=FAINT, point={"color": FAINT}),

@@ -11,7 +11,7 @@ import pandas as pd
 from ddlib.explore import sheets
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.tables import Tables
-from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, scale, tips
+from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, panels, scale, tips
 from ddlib.stats import laws, verdicts
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import Fit, Fits
@@ -149,15 +149,15 @@ def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
     dashes = {FORMULAS[law]: list(STYLES[law][1]) for law in curves["law"].unique()}
     dash = alt.StrokeDash("fit:N", scale=scale(dashes), title=None)
     shapes = scale({"predicted": "square", "k_sat": "triangle-down"})
-    tip = tips(["method:N", "fit:N", "mark:N", "k", "gap", "low", "high"])
+    tip = tips("method:N", "fit:N", "mark:N", "k", "gap", "low", "high")
     lines = alt.Chart(curves).encode(x, colour)
     seeds = alt.Chart(gaps).mark_point(filled=True, size=26, opacity=0.6)
     here = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=INK, strokeDash=[4, 3])
     points = alt.Chart(pd.DataFrame(marks).reindex(columns=names)).mark_point(size=90, clip=True)
     layers = [
         lines.mark_area(opacity=0.15, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
-        lines.mark_line(clip=True).encode(y, dash, tooltip=tips(["method:N", "fit:N", "k", "gap"])),
-        seeds.encode(x, y, colour, tooltip=tips(["method:N", "k", "seed", "gap"])),
+        lines.mark_line(clip=True).encode(y, dash, tooltip=tips("method:N", "fit:N", "k", "gap")),
+        seeds.encode(x, y, colour, tooltip=tips("method:N", "k", "seed", "gap")),
         here.encode(x),
         points.encode(x, y, colour, alt.Shape("mark:N", scale=shapes, title=None), tooltip=tip),
     ]
@@ -182,8 +182,7 @@ def _address(tables: Tables, method: str, ipc: int) -> str | None:
 
 
 def _sheets(images: pd.DataFrame) -> alt.FacetChart:
-    header = alt.Header(labelAnchor="start", labelFontSize=12, title=None)
-    facet = alt.Facet("method:N", sort=images["method"].tolist(), header=header)
-    sheet = alt.Chart(images).mark_image(width=218, height=110, smooth=False)
+    size = {"width": 218, "height": 110}
+    sheet = alt.Chart(images, **size).mark_image(smooth=False, **size)
     sheet = sheet.encode(x=alt.value(109), y=alt.value(55), url="url:N")
-    return sheet.properties(width=218, height=110).facet(facet, columns=3)
+    return panels(sheet, "method", images["method"], columns=3)

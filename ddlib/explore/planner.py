@@ -11,7 +11,7 @@ import pandas as pd
 from ddlib.explore.controls import Explorer, View, menu, slider
 from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables
-from ddlib.figures.style import INK, method_colours, scale, tips
+from ddlib.figures.style import INK, log_axis, method_colours, scale, tips
 from ddlib.stats import pilot as pilots
 from ddlib.stats import planner
 from ddlib.stats.intervals import LEVEL, Interval, interval
@@ -119,23 +119,16 @@ def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
     methods = [offer.method for offer in offers]
     rows = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
     table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member"])
-    colours = method_colours(pd.Series(methods))
-    shared = {
-        "scale": alt.Scale(type="log", domain=[0.5, MOST_IPC], nice=False, clamp=True),
-        "axis": alt.Axis(format="~g", values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]),
-        "title": "images per class (log scale)",
-    }
-    base = alt.Chart(table.assign(high=table["high"].astype(float).clip(upper=MOST_IPC))).encode(
+    ends = ["ipc", "low", "high"]
+    table[ends] = table[ends].astype(float).clip(upper=MOST_IPC)
+    x = log_axis(alt.X, "ipc", 0.5, MOST_IPC, "images per class (log scale)")
+    colours = scale(method_colours(pd.Series(methods)))
+    base = alt.Chart(table).encode(
         alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),
-        alt.Color("method:N", scale=scale(colours), legend=None),
-        tooltip=tips(["method:N", "member:N", "ipc", "low", "high"]),
+        alt.Color("method:N", scale=colours, legend=None),
+        tooltip=tips("method:N", "member:N", "ipc", "low", "high"),
     )
-    bars = base.mark_rule(strokeWidth=3, opacity=0.45)
-    dots = base.mark_point(filled=True, size=90, opacity=1)
+    bars = base.mark_rule(strokeWidth=3, opacity=0.45).encode(alt.X("low:Q"), alt.X2("high:Q"))
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x)
     rule = alt.Chart(pd.DataFrame({"ipc": [budget]})).mark_rule(color=INK, strokeDash=[4, 3])
-    layers = [
-        bars.encode(alt.X("low:Q", **shared), alt.X2("high:Q")),
-        dots.encode(alt.X("ipc:Q", **shared)),
-        rule.encode(alt.X("ipc:Q", **shared)),
-    ]
-    return alt.layer(*layers, width=560, height=24 * len(methods))
+    return alt.layer(bars, dots, rule.encode(x), width=560, height=24 * len(methods))

@@ -6,6 +6,7 @@ from the results folders of notebooks 02 and 03 with their `digits.yaml`.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,14 +110,15 @@ def read(folder: str | Path) -> Tables:
     there, ValueError if the study has no trials.
     """
     folder = from_root(str(folder)).resolve()
-    names = ["settings.json", "trials.parquet", "references.parquet"]
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(
-            f"{folder} holds no finished study ({missing[0]} is not there); give the results "
-            "folder of a notebook that ran to its end"
-        )
-    settings = json.loads((folder / names[0]).read_text())
-    trials, references = (pd.read_parquet(folder / name) for name in names[1:])
+    for name in ("settings.json", "trials.parquet", "references.parquet"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no finished study ({name} is not there); give the results "
+                "folder of a notebook that ran to its end"
+            )
+    settings = json.loads((folder / "settings.json").read_text())
+    trials = pd.read_parquet(folder / "trials.parquet")
+    references = pd.read_parquet(folder / "references.parquet")
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     needed = {"reference", "families"} - settings.keys() | {"gap_error"} - set(trials)
@@ -140,18 +142,14 @@ def example() -> list[Tables]:
 
 
 def named(studies: Sequence[Tables]) -> dict[str, Tables]:
-    """Return studies by name: the data set and the end of the folder (or all of it, if ambiguous).
-
-    Raises ValueError for a folder that is given twice.
-    """
-    folders = [study.folder for study in studies]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise ValueError(f"the study in {twice[0]} is given twice; give each folder once")
-    ends = [Path(*folder.parts[-2:]) for folder in folders]
-    places = [f if ends.count(end) > 1 else end for f, end in zip(folders, ends, strict=True)]
-    data = [study.trials["data"].iloc[0] for study in studies]
-    names = [f"{name}: {place.as_posix()}" for name, place in zip(data, places, strict=True)]
-    return dict(zip(names, studies, strict=True))
+    """Return studies by name: the data set and the end of the folder, or all of it if ambiguous."""
+    ends = Counter(study.folder.parts[-2:] for study in studies)
+    names = {}
+    for study in studies:
+        end = study.folder.parts[-2:]
+        place = Path(*end) if ends[end] == 1 else study.folder
+        names[f"{study.trials['data'].iloc[0]}: {place.as_posix()}"] = study
+    return names
 
 
 def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:

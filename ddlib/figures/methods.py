@@ -25,7 +25,7 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
     dashes = {name: [5, 4] if name.lower() in CONTROLS else [1, 0] for name in methods}
     colour, shape = method_marks(accuracies["method"])
     x = style.k_axis(accuracies["k"], accuracies["k"], "beside", 1.25)
-    fields = ["method:N", "k", "n", "accuracy", "low", "high"]
+    tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")
     whole = alt.Chart(table).transform_filter(alt.datum.method == ALL_DATA).encode(y)
     name = whole.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, text=ALL_DATA)
     base = alt.Chart(table).transform_filter(alt.datum.method != ALL_DATA).encode(x, y, colour)
@@ -38,10 +38,10 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
         name.encode(x=alt.value("width")),
         base.transform_filter(known).mark_rule(strokeWidth=1.5, clip=True).encode(*ends),
         base.mark_line(strokeWidth=1.8).encode(dash),
-        base.mark_point(filled=True, size=70, opacity=1).encode(shape, tooltip=style.tips(fields)),
+        base.mark_point(filled=True, size=70, opacity=1).encode(shape, tooltip=tips),
     ]
     return style.figure(
-        alt.layer(*layers).add_params(style.zoom()).properties(width=style.WIDTH, height=420),
+        alt.layer(*layers, width=style.WIDTH, height=420).add_params(style.zoom()),
         "Which method gives most per image? Accuracy against distilled images",
         "Mean over seeds and its 95 % interval, side by side around their k. Controls are dashed.",
         f"Accuracy is spaced by the logarithm of the error. {_missing(accuracies)}",
@@ -55,25 +55,23 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
     the sizes of a method; marks grow with k.
     """
     table, y = _with_errors(costs.dropna(subset="seconds"))
-    domain = [table["seconds"].min() / 1.3, table["seconds"].max() * 1.3]
-    ticks = alt.Axis(values=style.log_ticks(*domain), format="~g", labelOverlap=True)
-    log = alt.Scale(type="log", domain=domain, nice=False)
+    ends = table["seconds"].min() / 1.3, table["seconds"].max() * 1.3
     words = "seconds of one core for distillation and one training (log scale)"
-    x = alt.X("seconds:Q", scale=log, axis=ticks, title=words)
+    x = style.log_axis(alt.X, "seconds", *ends, words)
     colour, shape = method_marks(costs["method"])
     area = alt.Scale(type="log", range=[25, 160])
     size = alt.Size("k:Q", scale=area, legend=alt.Legend(values=sorted(table["k"].unique())))
-    fields = ["method:N", "k", "accuracy", "distil_seconds", "train_seconds", "seconds"]
+    tips = style.tips("method:N", "k", "accuracy", "distil_seconds", "train_seconds", "seconds")
     base = alt.Chart(table).encode(x, y)
     front = base.transform_filter("datum.front")
     dots = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=0.6)
     layers = [
         front.mark_line(interpolate="step-after", color=style.FAINT, strokeDash=[2, 3]),
         base.mark_line(strokeWidth=1, opacity=0.5).encode(colour, order="k:Q"),
-        dots.encode(colour, shape, size, tooltip=style.tips(fields)),
+        dots.encode(colour, shape, size, tooltip=tips),
     ]
     return style.figure(
-        alt.layer(*layers).add_params(style.zoom()).properties(width=style.WIDTH, height=420),
+        alt.layer(*layers, width=style.WIDTH, height=420).add_params(style.zoom()),
         "Which method gives most per second? Accuracy against the time taken",
         "Dotted: the front (no faster point is more accurate). Lines join the sizes of a method.",
         f"Accuracy is spaced by the logarithm of the error. {_missing(costs, 'seconds')}",
@@ -89,35 +87,30 @@ def differences(table: pd.DataFrame, baseline: str = BASELINE) -> alt.FacetChart
         text = f"no {baseline} in this study: nothing to compare with"
         note = alt.Chart(pd.DataFrame([{}])).mark_text(color=style.FAINT, text=text)
         return style.figure(note.properties(width=style.WIDTH, height=60), "Nothing to compare")
-    ends = ["difference", "low", "high"]
-    colours = style.method_colours(table["method"])
+    ends, colours = ["difference", "low", "high"], style.method_colours(table["method"])
     ink = table["method"].map(colours)
     fill = ink.where(table["survives"].astype(bool), "white")
-    table = table.assign(
-        **table[ends] * 100, ink=ink, fill=fill, tested=table["reason"] == "", zero=0
-    )
+    shape = np.where(table["reason"] == "", "circle", "cross")
+    table = table.assign(**table[ends] * 100, ink=ink, fill=fill, shape=shape, zero=0)
     x = {"axis": alt.Axis(format="+.3~r", tickCount=5), "title": "points of accuracy"}
     y = alt.Y("method:N", sort=list(colours), title=None, axis=alt.Axis(domain=False, ticks=False))
-    stroke, fill = alt.Stroke("ink:N", scale=None), alt.Fill("fill:N", scale=None)
-    shape = alt.when(alt.datum.tested).then(alt.value("circle")).otherwise(alt.value("cross"))
-    fields = ["method:N", "reason:N", "k", "n", *ends, "p", "p_holm"]
+    stroke, fill, shape = (
+        channel(f"{field}:N", scale=None)
+        for channel, field in ((alt.Stroke, "ink"), (alt.Fill, "fill"), (alt.Shape, "shape"))
+    )
+    tips = style.tips("method:N", "reason:N", "k", "n", *ends, "p", "p_holm")
     base = alt.Chart().encode(y)
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
     dots = base.transform_filter("isValid(datum.difference)").mark_point(size=75, opacity=1)
-    dots = dots.encode(
-        alt.X("difference:Q", **x), stroke, fill, shape=shape, tooltip=style.tips(fields)
-    )
     layers = [
         alt.Chart().mark_rule(color="#888888").encode(alt.X("zero:Q", **x)),
         bars.encode(alt.X("low:Q", **x), alt.X2("high"), stroke),
-        dots,
+        dots.encode(alt.X("difference:Q", **x), stroke, fill, shape, tooltip=tips),
     ]
-    panels = alt.layer(*layers, data=table).properties(
-        width=style.WIDTH // 3 - 40, height=alt.Step(22)
-    )
-    panels = panels.facet(alt.Facet("k:O", header=style.header("k = ")), columns=3)
+    chart = alt.layer(*layers, data=table, width=style.WIDTH // 3 - 40, height=alt.Step(22))
+    chart = style.panels(chart, "k", sorted(table["k"].unique().tolist()), 3, "k = ")
     return style.figure(
-        panels.resolve_scale(x="independent"),
+        chart.resolve_scale(x="independent"),
         f"What each method adds to {baseline}: difference in accuracy within seeds",
         "Mean and 95 % interval. Filled: significant after Holm's correction. Hollow: not. Cross: "
         "not testable. Scales differ.",

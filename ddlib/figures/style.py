@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from ddlib.stats.laws import LAWS
@@ -27,29 +26,18 @@ STYLES = {  # colour and dashes of each law; only the tested law is black and so
     "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
 }
 FORMULAS = {name: law.formula for name, law in LAWS.items()}
+LABELS = {"labelColor": INK, "titleColor": INK}
+LINES = {"domainColor": "#888888", "tickColor": "#888888", "gridColor": "#E8E8E8"}
+SIZES = {"titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 12}
+HEADING = {"anchor": "start", "color": INK, "fontSize": 14, "subtitleColor": FAINT, "offset": 10}
 CONFIG = {  # sets every colour, so JupyterLab's dark theme changes none
     "background": "white",
     "font": "sans-serif",
     "view": {"stroke": "#CCCCCC"},
-    "axis": {
-        "labelColor": INK,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
-        "domainColor": "#888888",
-        "tickColor": "#888888",
-        "gridColor": "#E8E8E8",
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-    },
-    "title": {
-        "anchor": "start",
-        "color": INK,
-        "fontSize": 14,
-        "subtitleColor": FAINT,
-        "offset": 10,
-    },
+    "axis": LABELS | LINES | SIZES,
+    "title": HEADING,
     "text": {"color": INK},
-    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},
+    "legend": LABELS | {"labelFontSize": 12},
 }
 
 
@@ -61,15 +49,16 @@ def method_colours(methods: pd.Series) -> dict[str, str]:
     return {name: spare.get(name) or METHOD_COLOURS[name.lower()] for name in names}
 
 
-def colour_scale(names: Sequence[str], colours: Sequence[str] = COLOURS) -> alt.Scale:
-    """Return a scale that gives each name a colour; colours repeat if names are more."""
-    repeated = [colours[i % len(colours)] for i in range(len(names))]
-    return alt.Scale(domain=list(names), range=repeated)
-
-
 def scale(values: Mapping[str, object]) -> alt.Scale:
     """Return a scale that gives each name its value, such as a colour or a shape."""
     return alt.Scale(domain=list(values), range=list(values.values()))
+
+
+def colour(field: str, names: Sequence[str], **legend: object) -> alt.Color:
+    """Return a colour for each name of a field, and its legend; colours repeat after 13 names."""
+    colours = {name: MANY_COLOURS[i % len(MANY_COLOURS)] for i, name in enumerate(names)}
+    legend = alt.Legend(title=None, labelLimit=300, symbolOpacity=1, **legend)
+    return alt.Color(f"{field}:N", scale=scale(colours), sort=list(names), legend=legend)
 
 
 def log_ticks(bottom: float, top: float) -> list[float]:
@@ -79,23 +68,27 @@ def log_ticks(bottom: float, top: float) -> list[float]:
     return [step for step in steps if bottom <= step <= top]
 
 
+def log_axis(channel: type, field: str, bottom: float, top: float, title: str) -> alt.X | alt.Y:
+    """Return a log axis from bottom to top (alt.X or alt.Y), with labels at round numbers."""
+    scale = alt.Scale(type="log", domain=[bottom, top], nice=False)
+    axis = alt.Axis(values=log_ticks(bottom, top), format="~g", labelOverlap=True)
+    return channel(f"{field}:Q", scale=scale, axis=axis, title=title)
+
+
 def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: float = 1.15) -> alt.X:
     """Return a log axis of `field` over the sizes `drawn`, with labels at the `measured` ones."""
-    drawn = drawn.astype(float)
-    domain = [drawn.min() / margin, drawn.max() * margin]
+    domain = [float(drawn.min()) / margin, float(drawn.max()) * margin]
     scale = alt.Scale(type="log", domain=domain, nice=False)
-    return alt.X(f"{field}:Q", scale=scale, axis=size_axis(measured), title=SIZE_TITLE)
+    axis = alt.Axis(values=sorted(measured.unique().tolist()), format="d", labelOverlap=True)
+    return alt.X(f"{field}:Q", scale=scale, axis=axis, title=SIZE_TITLE)
 
 
-def size_axis(ks: pd.Series) -> alt.Axis:
-    """Return an axis with labels at the measured sizes k."""
-    return alt.Axis(values=sorted(ks.unique().tolist()), format="d", labelOverlap=True)
-
-
-def figure(chart: alt.TopLevelMixin, title: str, *subtitle: str) -> alt.TopLevelMixin:
-    """Return a chart with its title, the lines of its subtitle, and the theme."""
-    heading = alt.Title(title, subtitle=list(subtitle))
-    return chart.properties(title=heading).configure(**CONFIG)
+def panels(
+    chart: alt.TopLevelMixin, field: str, names: Sequence[str], columns: int, prefix: str = ""
+) -> alt.FacetChart:
+    """Return one panel of a chart for each name of a field, headed by a prefix and the name."""
+    facet = alt.Facet(f"{field}:N", sort=list(names), header=header(prefix))
+    return chart.facet(facet, columns=columns)
 
 
 def header(prefix: str = "") -> alt.Header:
@@ -104,18 +97,20 @@ def header(prefix: str = "") -> alt.Header:
     return alt.Header(title=None, labelAnchor="start", labelFontSize=12, labelExpr=lines)
 
 
+def figure(chart: alt.TopLevelMixin, title: str, *subtitle: str) -> alt.TopLevelMixin:
+    """Return a chart with its title, the lines of its subtitle, and the theme."""
+    heading = alt.Title(title, subtitle=list(subtitle))
+    return chart.properties(title=heading).configure(**CONFIG)
+
+
 def zoom() -> alt.Parameter:
     """Return zooming with Ctrl and the mouse wheel; the wheel alone scrolls the page."""
     return alt.selection_interval(bind="scales", zoom="wheel![event.ctrlKey]")
 
 
-def tips(fields: list[str]) -> list[alt.Tooltip]:
+def tips(*fields: str) -> list[alt.Tooltip]:
     """Return tooltips; fields: texts end in ":N", all others are numbers (four digits)."""
-    texts = [alt.Tooltip(field) for field in fields if field.endswith(":N")]
-    numbers = [field for field in fields if not field.endswith(":N")]
-    return texts + [alt.Tooltip(f"{field}:Q", format=".4~g") for field in numbers]
-
-
-def number(value: float, pattern: str, missing: str = "–") -> str:
-    """Format a number with a true minus sign; NaN gives `missing`."""
-    return missing if np.isnan(value) else format(value, pattern).replace("-", "−")
+    return [
+        alt.Tooltip(field) if field.endswith(":N") else alt.Tooltip(f"{field}:Q", format=".4~g")
+        for field in fields
+    ]

@@ -6,16 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.figures.style import (
-    FAINT,
-    INK,
-    MANY_COLOURS,
-    WIDTH,
-    colour_scale,
-    figure,
-    header,
-    tips,
-)
+from ddlib.figures import style
 
 LEAST = 1e-12  # log axes end here; smaller values are drawn at this value
 POWERS = alt.Axis(format="~e", tickCount=6, labelOverlap=True)
@@ -35,18 +26,20 @@ def bounds_against_values(table: pd.DataFrame) -> alt.FacetChart:
         panels[-1]["panel"] = f"{label}: {len(rows)} of {len(table)} problems"
     dots = pd.concat(panels)
     dots["contracts"] = np.where(dots["rho"] < 1, "ρ < 1", "ρ ≥ 1")
-    log = alt.Scale(type="log", nice=False)
-    base = alt.Chart(dots).encode(alt.X("value:Q", scale=log, axis=POWERS, title="value"))
-    bound = alt.Y("bound:Q", scale=log, axis=POWERS, title="its bound (log scales)")
+    log = {"scale": alt.Scale(type="log", nice=False), "axis": POWERS}
+    base = alt.Chart(dots).encode(alt.X("value:Q", title="value", **log))
     points = base.mark_circle(size=14, opacity=0.5).encode(
-        bound, _colour("contracts", ["ρ < 1", "ρ ≥ 1"])
+        alt.Y("bound:Q", title="its bound (log scales)", **log),
+        style.colour("contracts", ["ρ < 1", "ρ ≥ 1"]),
     )
-    line = base.mark_line(color=INK, strokeDash=[4, 3]).encode(alt.Y("value:Q", scale=log))
-    panel = alt.Facet("panel:N", header=header(), sort=list(dots["panel"].unique()))
-    chart = (points + line).properties(width=300, height=280).facet(panel, columns=2)
-    subtitle = "Dashed: bound equals value. A dot below this line would break the bound."
-    chart = chart.resolve_scale(x="independent", y="independent")
-    return figure(chart, "The chain of bounds on random problems", subtitle)
+    line = base.mark_line(color=style.INK, strokeDash=[4, 3]).encode(alt.Y("value:Q", **log))
+    chart = (points + line).properties(width=300, height=280)
+    chart = style.panels(chart, "panel", dots["panel"].unique(), columns=2)
+    return style.figure(
+        chart.resolve_scale(x="independent", y="independent"),
+        "The chain of bounds on random problems",
+        "Dashed: bound equals value. A dot below this line would break the bound.",
+    )
 
 
 def curves(
@@ -61,36 +54,31 @@ def curves(
     log: str = "y",
     dashed: Sequence[str] = (),
     marked: Sequence[str] = (),
-    colour: str = "line",
-    share_x: bool = True,
 ) -> alt.TopLevelMixin:
-    """Draw lines of y against x, one colour per value of `colour`, one panel per value of `panel`.
+    """Draw y against x, one colour per value of the column line, one panel per value of `panel`.
 
     labels: axis titles of x and y; log: the logarithmic axes ("", "x", "y", "xy"); dashed: lines to
-    dash, such as bounds; marked: lines with marked points; share_x: one range of x for all panels.
-    On a log axis, values below LEAST are drawn at LEAST.
+    dash, such as bounds; marked: lines with marked points. On a log axis, values below LEAST are
+    drawn at LEAST.
     """
     table = table.assign(**{y: table[y].clip(LEAST)}) if "y" in log else table
-    names = list(dict.fromkeys(table[colour]))
+    names = list(table["line"].unique())
     base = alt.Chart(table).encode(
         _axis(alt.X, x, labels[x], "x" in log, table),
         _axis(alt.Y, y, labels[y], "y" in log, table),
-        _colour(colour, names),
-        tooltip=tips([f"{colour}:N", x, y]),
+        style.colour("line", names),
+        tooltip=style.tips("line:N", x, y),
     )
-    chart = base.mark_line().encode(_dash(colour, names, dashed))
+    chart = base.mark_line().encode(_dash(names, dashed))
     if marked:
-        points = base.transform_filter(alt.FieldOneOfPredicate(colour, list(marked)))
+        points = base.transform_filter(alt.FieldOneOfPredicate("line", list(marked)))
         chart += points.mark_point(filled=True, size=35, opacity=1)
-    if panel is None:
-        return figure(chart.properties(width=WIDTH - 80, height=230), title, subtitle)
-    panels = list(dict.fromkeys(table[panel]))
-    count = min(3, len(panels))
-    facet = alt.Facet(f"{panel}:N", header=header(), sort=panels)
-    chart = chart.properties(width=WIDTH // count - 80, height=230).facet(facet, columns=count)
-    if not share_x:
-        chart = chart.resolve_scale(x="independent")
-    return figure(chart, title, subtitle)
+    panels = list(table[panel].unique()) if panel else []
+    columns = min(3, len(panels)) or 1
+    chart = chart.properties(width=style.WIDTH // columns - 80, height=230)
+    if panel:
+        chart = style.panels(chart, panel, panels, columns).resolve_scale(x="independent")
+    return style.figure(chart, title, subtitle)
 
 
 def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatChart:
@@ -100,15 +88,15 @@ def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]]) -> alt.ConcatCh
     """
     panels = []
     for title, (table, x, y) in tables.items():
-        base = alt.Chart(table, title=title, width=WIDTH // 3 - 60, height=230).encode(
+        base = alt.Chart(table, title=title, width=style.WIDTH // 3 - 60, height=230).encode(
             alt.X("x:Q", title=x),
             alt.Y("k_star:Q", title=y),
-            _colour("line", list(dict.fromkeys(table["line"])), orient="bottom", columns=1),
-            tooltip=tips(["line:N", "x", "k_star"]),
+            style.colour("line", table["line"].unique(), orient="bottom", columns=1),
+            tooltip=style.tips("line:N", "x", "k_star"),
         )
         panels.append(base.mark_line() + base.mark_point(filled=True, size=35, opacity=1))
     chart = alt.concat(*panels, columns=3, spacing=24).resolve_scale(color="independent")
-    return figure(chart, "What k* follows: three regimes side by side")
+    return style.figure(chart, "What k* follows: three regimes side by side")
 
 
 def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
@@ -117,37 +105,31 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
     steps, sizes: of `ddlib.explore.theory.knob_tables`.
     """
     names = ["bound", "distance", "mean worst gap"]
-
-    def panel(table: pd.DataFrame, x: alt.X, scale: str, title: str) -> alt.Chart:
-        value = alt.Y(
-            "value:Q", title=None, scale=alt.Scale(type=scale), axis=alt.Axis(tickCount=5)
+    ticks = alt.Axis(values=[1, 10, 100, 1000])
+    size = alt.X("k:Q", title="samples k (log scale)", axis=ticks).scale(type="log", nice=False)
+    axes = {
+        "Distance of the weights after t steps": (steps, alt.X("step:Q", title="step t"), "linear")
+    }
+    axes["Worst gap of the family"] = (sizes, size, "log")
+    left, right = (
+        alt.Chart(table, title=title, width=320, height=220)
+        .mark_line()
+        .encode(
+            x,
+            alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5)).scale(type=scale),
+            style.colour("line", names),
+            _dash(names, names[:1]),
         )
-        lines = alt.Chart(table, title=title, width=320, height=220).mark_line()
-        return lines.encode(x, value, _colour("line", names), _dash("line", names, names[:1]))
-
-    step = alt.X("step:Q", title="step t")
-    size = alt.X(
-        "k:Q",
-        title="samples k (log scale)",
-        scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(values=[1, 10, 100, 1000]),
+        for title, (table, x, scale) in axes.items()
     )
-    rule = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=FAINT, strokeDash=[2, 3])
-    left = panel(steps, step, "linear", "Distance of the weights after t steps")
-    right = panel(sizes, size, "log", "Worst gap of the family") + rule.encode(x="k:Q")
-    chart = alt.concat(left, right, spacing=24)
-    return figure(chart, "Turn the knobs", "Dashed: the bounds of statements 1 and 12.")
+    rule = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=style.FAINT, strokeDash=[2, 3])
+    chart = alt.concat(left, right + rule.encode(x="k:Q"), spacing=24)
+    return style.figure(chart, "Turn the knobs", "Dashed: the bounds of statements 1 and 12.")
 
 
-def _colour(field: str, names: Sequence[str], **looks: object) -> alt.Color:
-    legend = alt.Legend(title=None, labelLimit=300, **looks)
-    scale = colour_scale(names, MANY_COLOURS)
-    return alt.Color(f"{field}:N", scale=scale, sort=list(names), legend=legend)
-
-
-def _dash(field: str, names: Sequence[str], dashed: Sequence[str]) -> alt.StrokeDash:
-    dashes = alt.Scale(domain=names, range=[[5, 3] if n in dashed else [1, 0] for n in names])
-    return alt.StrokeDash(f"{field}:N", scale=dashes, sort=names, title=None, legend=None)
+def _dash(names: Sequence[str], dashed: Sequence[str]) -> alt.StrokeDash:
+    dashes = {name: [5, 3] if name in dashed else [1, 0] for name in names}
+    return alt.StrokeDash("line:N", scale=style.scale(dashes), sort=list(names), legend=None)
 
 
 def _axis(channel: type, field: str, title: str, log: bool, table: pd.DataFrame):

@@ -1,8 +1,8 @@
-"""The distillation methods, in one registry: to add one, write a file and an entry here.
+"""The distillation methods, in one registry. To add one, write a file and an entry here.
 
 A method is a function `distil(dataset, network, ipc, seed, parameters)`. It returns a DistilledSet,
-or raises DivergedError where its loss is no longer finite. One that shares work over sizes takes
-all of them, `ipcs`, and returns `{ipc: DistilledSet or DivergedError}`.
+or raises DivergedError if a loss is not finite. A method that shares work over sizes takes a list
+`ipcs`, and returns `{ipc: DistilledSet or DivergedError}`.
 """
 
 import os
@@ -19,17 +19,16 @@ from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
 
-PIPELINE_FILES = (".json", ".safetensors", ".bin")
-"""The files of a folder, such as a DiT's, that count where a parameter names the folder."""
+PIPELINE_FILES = (".json", ".safetensors", ".bin")  # of a folder that a parameter names
 
 
 @dataclass(frozen=True)
 class Preparation:
     """What a method makes once for all its sizes and seeds, such as networks trained on all data.
 
-    jobs(parameters, ipcs): plain data, one entry a file, with all that decides the file besides
-    data set and network. make(dataset, network, job): the content of that file, bytes. of_network:
-    whether the network decides it; if not, studies of all networks share the file.
+    jobs(parameters, ipcs): a job for each file, plain data that decides the file's content together
+    with data set and network. make(dataset, network, job): that content, bytes. of_network: whether
+    the network matters; if not, studies of all networks share the file.
     """
 
     jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
@@ -39,10 +38,10 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its function, its parameters, and whether one call shares work over sizes.
+    """A method: its function, its parameters, and whether it shares work over sizes.
 
-    With a preparation, the function takes the paths of its files, in the order of its jobs, as one
-    more argument.
+    With a preparation, the function takes one more argument: the paths of the files, one for each
+    job.
     """
 
     function: Callable[..., Any]
@@ -53,7 +52,7 @@ class Method:
     def distil(
         self, dataset: DataSet, network: Any, ipcs: Sequence[int], seed: int, *more: Any
     ) -> dict[int, DistilledSet | DivergedError]:
-        """Distil every size. Raises ValueError for a size that the smallest class cannot fill."""
+        """Distil every size; ValueError for a size that the smallest class cannot fill."""
         check_ipcs(ipcs, dataset)
         if self.shares:
             return self.function(dataset, network, ipcs, seed, *more)
@@ -61,9 +60,9 @@ class Method:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The names of the modules whose code decides what it distils, besides DECIDING.
+        """The names of the modules whose code decides its sets, besides DECIDING.
 
-        A module of one's own may use any method of the library, so all of those count with it.
+        A module outside the library may use any method of the library, so all of them count.
         """
         functions = [self.function]
         if self.preparation:
@@ -83,7 +82,7 @@ class Method:
 
 
 def _texts(plain: Any) -> Iterator[str]:
-    """Yield every text in plain data, in lists and tables too; not the names in a table."""
+    """Yield every text in plain data, but not the names in tables."""
     if isinstance(plain, str):
         yield plain
     elif isinstance(plain, Mapping | list | tuple):

@@ -1,4 +1,4 @@
-"""What the methods share: images of a class, first images, real batches, networks, sets."""
+"""What several methods use: the images of a class, real batches, fresh networks, the set S."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -20,13 +20,7 @@ from ddlib.training.recipe import STEP, Recipe
 
 INITIALISATIONS = ("real", "noise")
 AVERAGES = ("arithmetic", "geometric")
-"""How an objective is averaged over draws of configurations, weights and batches. Its size differs
-by orders of magnitude between networks, and the largest decides an arithmetic mean. A geometric
-mean divides each gradient by the objective's own value. That value changes with ipc as well, so the
-two averages want different learning rates."""
-
 TINY = 1e-30  # added to an objective before a logarithm or a division
-
 PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
 
 
@@ -44,7 +38,7 @@ def synthetic_labels(class_count: int, ipc: int) -> torch.Tensor:
 def real_batches(
     dataset: DataSet, size: int, stream: torch.Generator
 ) -> Iterator[list[torch.Tensor]]:
-    """Yield without end, for each class, the indices of `size` real images, none twice.
+    """Yield without end, for each class, the indices of `size` different real images.
 
     A class of fewer images gives all it has.
     """
@@ -54,9 +48,9 @@ def real_batches(
 
 
 def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
-    """Return indices (ipc x C,) of random training images, `ipc` of each class.
+    """Return the indices (ipc x C,) of random training images, `ipc` of each class.
 
-    Under one seed a smaller choice is part of a larger one.
+    With the same seed, a smaller choice is part of a larger one.
     """
     return torch.cat(next(real_batches(dataset, ipc, generator("random members", seed))))
 
@@ -64,7 +58,8 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
 def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:
     """Return the images (ipc x C, channels, H, W) that a method starts from.
 
-    "real": the images of the random control with this seed; "noise": N(0, 1) in normalised pixels.
+    "real": the images that the method `random` chooses with this seed; "noise": N(0, 1) in
+    normalised pixels.
     """
     if initialisation == "real":
         return dataset.train.at(random_members(dataset, ipc, seed))
@@ -96,6 +91,15 @@ def finished(
     )
 
 
+class Matching(Parameters):
+    """The parameters of every method that moves S by SGD down the gradient of an objective."""
+
+    learning_rate: ByIpc[NonNegativeFloat] = 1.0
+    momentum: NonNegativeFloat = 0.5
+    initialisation: Literal[*INITIALISATIONS] = "real"
+    augmentation: Literal[*augment.STRATEGIES] = "dsa"
+
+
 def read_configuration(table: Any) -> dict[str, Any]:
     """Return a table of a network and of fields of `recipe.STEP`; ValueError for another."""
     if not isinstance(table, Mapping):
@@ -109,21 +113,16 @@ def read_configuration(table: Any) -> dict[str, Any]:
     return dict(table)
 
 
-class Matching(Parameters):
-    """What all methods have that move images by SGD."""
-
-    learning_rate: ByIpc[NonNegativeFloat] = 1.0
-    momentum: NonNegativeFloat = 0.5
-    initialisation: Literal[*INITIALISATIONS] = "real"
-    augmentation: Literal[*augment.STRATEGIES] = "dsa"
-
-
 class BatchMatching(Matching):
-    """What methods have that match batches of real images.
+    """The parameters of the methods that compare S with batches of D.
 
-    configurations: tables of a network and of training options. Each iteration draws one, so that
-    S is made for all of them; what a table leaves out is the study's. average: see AVERAGES.
-    real_batch: real images a class in a batch.
+    configurations: tables of a network and of training options, to distil for all of them: each
+    iteration draws one. What a table leaves out is the study's. real_batch: real images of each
+    class in a batch.
+
+    average: the mean of the objective over iterations. Networks give objectives of very different
+    size, and the largest dominate an arithmetic mean. A geometric mean divides each gradient by
+    the objective's own value, and needs another learning rate.
     """
 
     configurations: list[Annotated[dict[str, Any], PlainValidator(read_configuration)]] = []
@@ -134,10 +133,10 @@ class BatchMatching(Matching):
 def fresh_networks(
     dataset: DataSet, network: Network, configurations: Sequence[Mapping[str, Any]], seed: int
 ) -> Iterator[tuple[Network, dict[str, Any], Theta]]:
-    """Yield without end, for each iteration, a network, training options, and fresh weights.
+    """Yield without end, for each iteration, a network, training options, and initial weights.
 
-    The network and the options are those of one of the configurations, all equally likely. Without
-    configurations, or in one that names no network, it is `network`.
+    Each iteration draws one of the configurations, all equally likely. Where it names no network,
+    and without configurations, the network is `network`.
     """
     shape, choices = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}, []
     for options in map(dict, configurations or [{}]):
@@ -151,7 +150,7 @@ def fresh_networks(
 
 
 class Synthetic:
-    """A set S while a method moves it: images (ipc x C, channels, H, W), labels and optimiser."""
+    """S while a method moves it: images (ipc x C, channels, H, W), labels, and an optimiser."""
 
     def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
         self.ipc, self._origin = ipc, (dataset, parameters, seed)
@@ -167,9 +166,9 @@ class Synthetic:
     def finished(
         self, method: str, steps: int, learned: Mapping[str, float] | None = None
     ) -> DistilledSet:
-        """Return the set as it is after `steps`, with the numbers that were learned with it.
+        """Return S after `steps`, with the numbers that were learned with it.
 
-        Raises DivergedError if a pixel is not finite, or a number that the watch saw was not.
+        Raises DivergedError if a pixel, or a number that `watch` saw, is not finite.
         """
         self.watch.finite(steps, "a pixel", self.samples)
         self.watch.check()

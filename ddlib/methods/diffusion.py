@@ -1,8 +1,7 @@
 """MGD3, mode-guided diffusion: one generated image for each mode of each class.
 
-The paper's setting is `generator:` a DiT pipeline. With the default, `generator: unet`, this is
-mode guidance with a small model that the study itself trains, not the paper's DiT: its images are
-only as good as that model, and the paper's numbers say nothing about them.
+The paper draws images from a DiT pipeline. The default here, `generator: unet`, is a small model
+that the study trains itself. Its images are worse than the paper's, so expect lower accuracies.
 """
 
 from collections.abc import Sequence
@@ -20,28 +19,27 @@ from ddlib.methods.common import class_members, finished, synthetic_labels
 from ddlib.methods.generators import dit, unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters, Share, Text
+from ddlib.parameters import Parameters, Text
 from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError, or_diverged
 
 
 class ModeGuidedDiffusion(Parameters):
-    """Defaults of sampling are the paper's for its DiT; the UNet's are ours, for 8x8 digits.
+    """Defaults of sampling are the paper's for its DiT; those of the UNet suit digits of 8x8.
 
-    The UNet works on pixels, where guidance 1, stop 5 to 10 and classifier_free_guidance 2 gave
-    better sets of digits (judged on training images) than the paper's values.
+    For the UNet, guidance 1, stop 5 to 10 and classifier_free_guidance 2 gave better sets of
+    digits (judged on training images) than the paper's values.
 
-    generator: "unet", or the folder (from the project's root) or hub name of a DiT pipeline; a
-    study knows a folder by the content of its files, one of the hub by its name alone. images:
-    "generated", or one of two controls: "modes" for the modes themselves, decoded, and "nearest"
-    for the real image nearest to each (the paper's ablation "mode discovery"). guidance: 0 is plain
+    generator: "unet", or a DiT pipeline: its folder (from the project's root) or its name on the
+    hub. images: "generated", or one of two controls: "modes" are the modes, decoded; "nearest" are
+    the real images nearest to them (the paper's ablation "mode discovery"). guidance: 0 is plain
     sampling. stop: the number of last steps without guidance. class_ids: see `dit.load`.
     """
 
     generator: Text = "unet"
     class_ids: list[NonNegativeInt] = []
     images: Literal["generated", "modes", "nearest"] = "generated"
-    steps: PositiveInt = 50
+    steps: Annotated[int, Field(ge=1, le=unet.TIMESTEPS)] = 50
     guidance: NonNegativeFloat = 0.1
     stop: NonNegativeInt = 25
     classifier_free_guidance: NonNegativeFloat = 4.0
@@ -49,26 +47,19 @@ class ModeGuidedDiffusion(Parameters):
     unet_steps: PositiveInt = 500
     unet_batch_size: PositiveInt = 32
     unet_learning_rate: NonNegativeFloat = 0.002
-    unet_timesteps: PositiveInt = 1000
-    unet_label_drop: Share = 0.1
 
     @model_validator(mode="after")
-    def _check_steps(self) -> Self:
+    def _check_stop(self) -> Self:
         if self.stop > self.steps:
             raise ValueError(
                 f"stop={self.stop} is more than the {self.steps} sampling steps; choose stop <= "
                 "steps (0 guides all the way)"
             )
-        if self.generator == "unet" and self.steps > self.unet_timesteps:
-            raise ValueError(
-                f"steps={self.steps} is more than unet_timesteps={self.unet_timesteps}; choose "
-                "fewer sampling steps, or more timesteps"
-            )
         return self
 
 
 def jobs(parameters: ModeGuidedDiffusion, ipcs: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the one UNet to train, shared by all sizes and seeds, where it draws the images."""
+    """Return the one UNet to train for all sizes and seeds; none if it draws no images."""
     if parameters.generator != "unet" or parameters.images != "generated":
         return []
     options = vars(parameters)
@@ -84,10 +75,11 @@ def distil(
     parameters: ModeGuidedDiffusion,
     prepared: Sequence[Path],
 ) -> dict[int, DistilledSet | DivergedError]:
-    """Draw, for every ipc, one image a mode, guided towards it; latents are shared by the sizes.
+    """Find `ipc` modes of the latents of each class, and draw an image guided towards each mode.
 
-    `network` is not used. Source: Chan-Santiago et al., "MGD3" (ICML 2025), with the guidance of
-    its code, which moves the mean (`guided_step`) where the paper's equation 6 moves the noise.
+    All sizes use the same latents; `network` is not used. Source: Chan-Santiago et al., "MGD3"
+    (ICML 2025). As in its code, guidance moves the mean, where the paper's equation 6 moves the
+    noise.
     """
     check_autocast(dataset.train.device)
     model = _load(dataset, parameters, prepared)
@@ -119,8 +111,7 @@ def _load(
     dataset: DataSet, parameters: ModeGuidedDiffusion, prepared: Sequence[Path]
 ) -> ImageGenerator:
     if parameters.generator == "unet":
-        options = parameters.unet_channels, parameters.unet_timesteps
-        return unet.load(next(iter(prepared), None), dataset, *options)
+        return unet.load(next(iter(prepared), None), dataset, parameters.unet_channels)
     draws = parameters.images == "generated"  # without drawing, any ids will do
     ids = parameters.class_ids if draws else range(dataset.class_count)
     return dit.load(parameters.generator, dataset, ids)
@@ -146,7 +137,7 @@ def _generate(
 ) -> torch.Tensor:
     """Return a latent for each mode (ipc x C, c, h, w), grouped by class.
 
-    Each has its own random stream, so it does not depend on the others in its forward pass.
+    Each latent has its own random stream, so it does not depend on the others in its pass.
     """
     labels = synthetic_labels(len(model.class_ids), ipc)
     streams = [
@@ -170,8 +161,9 @@ def sample(
 ) -> torch.Tensor:
     """Return latents (N, c, h, w) drawn from the model by DDPM, each guided towards its mode.
 
-    targets: the modes (N, c, h, w); class_ids: (N,); streams: one for each image. Images of the
-    null class, for classifier-free guidance (Ho & Salimans, 2021), share the forward pass.
+    targets: the modes (N, c, h, w); class_ids: (N,); streams: one for each image. A guided step is
+    x_{t-1} = mean + guidance sigma_t (mode - x0) + sigma_t z, with x0 estimated from the noise
+    after classifier-free guidance (Ho & Salimans, 2021), as in the reference.
     """
     from diffusers import DDPMScheduler
     from diffusers.utils.torch_utils import randn_tensor
@@ -185,36 +177,27 @@ def sample(
         of_class, free = model.predict(torch.cat([latents, latents]), t, labels).chunk(2)
         noise = free + parameters.classifier_free_guidance * (of_class - free)
         predicted = torch.cat([noise[:, : model.guided], of_class[:, model.guided :]], 1)
-        guidance = parameters.guidance if left > parameters.stop else 0.0
-        latents = guided_step(scheduler, predicted, t, latents, targets, guidance, streams)
+        step = scheduler.step(predicted, t, latents, generator=streams)
+        latents = step.prev_sample
+        if parameters.guidance and left > parameters.stop:
+            sigma = _deviation(scheduler, t, predicted[:, targets.shape[1] :])
+            towards = targets - step.pred_original_sample
+            latents = latents + parameters.guidance * sigma * towards
     return latents
 
 
-def guided_step(
-    scheduler: Any,
-    predicted: torch.Tensor,
-    t: torch.Tensor,
-    latents: torch.Tensor,
-    targets: torch.Tensor,
-    guidance: float,
-    streams: list[torch.Generator],
-) -> torch.Tensor:
-    """Return x_{t-1} = mean + guidance sigma_t (mode - x0) + sigma_t z.
+def _deviation(scheduler: Any, t: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
+    """Return the standard deviation sigma_t of a step.
 
-    predicted: the noise, and behind it the variance where the model learned it: -1 for the
-    posterior's, 1 for that of a step, geometric between (Nichol & Dhariwal, ICML 2021, eq. 15).
-    x0 is the estimate from the noise after classifier-free guidance, as in the reference. At the
-    last step sigma is 0, where the reference guides by the sigma of the step before: that shows
-    only where `stop` is 0.
+    learned: the variance that the model predicts, or no channels. -1 stands for the posterior's
+    variance, 1 for that of a forward step, geometric between (Nichol & Dhariwal, ICML 2021, eq.
+    15). At the last step sigma is 0, where the reference takes the sigma of the step before: that
+    makes a difference only with `stop: 0`.
     """
-    step = scheduler.step(predicted, t, latents, generator=streams)
-    if not guidance:
-        return step.prev_sample
     kept, before = scheduler.alphas_cumprod[t], scheduler.previous_timestep(t)
     kept_before = scheduler.alphas_cumprod[before] if before >= 0 else torch.tensor(1.0)
     largest = 1 - kept / kept_before
     variance = (1 - kept_before) / (1 - kept) * largest
-    if predicted.shape[1] > latents.shape[1] and before >= 0:
-        share = (predicted[:, latents.shape[1] :] + 1) / 2
-        variance = variance * (share * (largest / variance).log()).exp()
-    return step.prev_sample + guidance * variance.sqrt() * (targets - step.pred_original_sample)
+    if learned.shape[1] and before >= 0:
+        variance = variance * ((learned + 1) / 2 * (largest / variance).log()).exp()
+    return variance.sqrt()

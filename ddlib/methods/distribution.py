@@ -17,11 +17,11 @@ from ddlib.training.divergence import DivergedError, or_diverged
 
 
 class DistributionMatching(BatchMatching):
-    """Defaults are the reference's (Zhao & Bilen, WACV 2023), but for digits, which do not flip.
+    """Defaults are the reference's (Zhao & Bilen, WACV 2023); digits want `dsa_no_flip`.
 
     The gradient of an image shrinks like 1/ipc, so one learning rate moves large sets slowly;
-    `learning_rate: {1: 1, 100: 100}` moves all sizes alike. No network is trained: of
-    `configurations` only the networks count.
+    `learning_rate: {1: 1, 100: 100}` moves all sizes alike. No network is trained, so only the
+    networks of `configurations` matter.
     """
 
     iterations: NonNegativeInt = 20000
@@ -34,11 +34,11 @@ def distil(
     seed: int,
     parameters: DistributionMatching,
 ) -> dict[int, DistilledSet | DivergedError]:
-    """Distil every size: min over S of `squared_distance` to D's class means in fresh networks.
+    """Distil every size: minimise the `squared_distance` of S's class means to those of D.
 
-    Each iteration draws a network, an augmentation and a real batch, whose class means serve all
-    sizes. Each size is what it would be if distilled alone. The reference draws an augmentation for
-    each class; this draws one for all.
+    Each iteration draws a network, an augmentation and a real batch, which all sizes use. A size
+    gives the same set as if distilled alone. The reference draws one augmentation for each class,
+    this method one for all classes.
 
     Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023), eq. 5.
     """

@@ -1,4 +1,4 @@
-"""DC and DSA, gradient matching: a training step on S should move a network as one on D does."""
+"""DC and DSA, gradient matching: S should give the gradients that D gives."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,9 +35,9 @@ STATISTICS_BATCH = 16  # real images a class from which batch norms take their s
 class GradientMatching(BatchMatching):
     """Defaults are the reference's (Zhao et al., ICLR 2021).
 
-    `outer_steps` and `inner_epochs` are its tables by ipc; sizes between the published ones are
-    interpolated, larger ones take the last entry. An MLP wants a learning rate of 0.01. The
-    training options in `configurations` are those of the training on S.
+    Its tables of `outer_steps` and `inner_epochs` by ipc are interpolated; sizes beyond the last
+    entry take that entry. An MLP needs a learning rate of about 0.01. The training options in
+    `configurations` apply to the inner loop, which trains networks on S.
     """
 
     iterations: ByIpc[NonNegativeInt] = 1000
@@ -53,10 +53,10 @@ class GradientMatching(BatchMatching):
 
 
 class SiameseGradientMatching(GradientMatching):
-    """DSA: gradient matching under augmentation that S and D share (Zhao & Bilen, ICML 2021).
+    """DSA: S and D are augmented alike while gradients are matched (Zhao & Bilen, ICML 2021).
 
-    Defaults are the reference's: those of DC, but for real first images and all six families.
-    Digits do not flip: give them `augmentation: dsa_no_flip`.
+    Defaults are the reference's: those of DC, except the real initial images and the augmentation.
+    Digits want `augmentation: dsa_no_flip`.
     """
 
     initialisation: Literal[*INITIALISATIONS] = "real"
@@ -68,11 +68,11 @@ class SiameseGradientMatching(GradientMatching):
 def distil(
     dataset: DataSet, network: Network, ipc: int, seed: int, parameters: GradientMatching
 ) -> DistilledSet:
-    """Distil S: min over S of `match`, summed over fresh networks as they train on S.
+    """Distil S: alternate matching steps, which move S, and inner loops, which train on S.
 
-    An augmentation is drawn for each class and applied to its real and synthetic images alike; the
-    training on S draws one for each image. Batch norms take their statistics from real images of
-    all classes and keep them while gradients are matched.
+    Every iteration starts from a fresh network. A matching step draws one augmentation for each
+    class, for its real and synthetic images; the inner loop draws one for each image. Batch norms
+    take their statistics from real images of all classes, and keep them in a matching step.
 
     Source: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021),
     algorithm 1; Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation"
@@ -112,10 +112,10 @@ def distil(
 
 
 def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | None:
-    """Return how the network is trained on S between two outer steps; None for no training.
+    """Return the recipe of the inner loop; None for no training.
 
-    Batches are always full. Where k is not a multiple of the batch, an epoch takes the first images
-    of the next permutation; the reference takes a short batch.
+    Batches are always full: an epoch may take the first images of the next permutation, where the
+    reference takes a short batch.
     """
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
     if not epochs:
@@ -136,12 +136,12 @@ def match(
     images: torch.Tensor,
     drawn: Sequence[augment.Draw],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the `row_cosine_distance` at `theta`, summed over classes, and its gradient.
+    """Return the `row_cosine_distance` () at `theta`, summed over classes, and its gradient.
 
     batch: for each class, the indices of its real images; images: (ipc x C, channels, H, W),
-    grouped by class; drawn: for each class, the augmentation of its real and synthetic images. The
-    gradient has the shape of `images`. Classes are taken one at a time: weight gradients of all
-    classes by torch.func.vmap would become grouped convolutions, which are slow on a CPU.
+    grouped by class; drawn: for each class, the augmentation of its real and synthetic images.
+    The gradient has the shape of `images`. A loop over classes is faster on a CPU than
+    torch.func.vmap, which makes grouped convolutions.
     """
     theta = {name: value.detach() for name, value in theta.items()}
     for name, _ in network.named_parameters():
@@ -162,10 +162,9 @@ def match(
 def weight_gradients(
     network: Network, theta: Theta, images: torch.Tensor, label: int, create_graph: bool = False
 ) -> list[torch.Tensor]:
-    """Return the gradients of the mean cross-entropy of images of one class.
+    """Return the weight gradients of the mean cross-entropy of images of one class.
 
-    Only weights of two or more dimensions count: biases and norms are left out, as in the
-    reference. Images go through the network in parts whose activations fit the CPU's cache.
+    Biases and norms, which have one dimension, are left out, as in the reference.
     """
     weights = [theta[name] for name, value in network.named_parameters() if value.dim() >= 2]
     parts = []
@@ -179,10 +178,10 @@ def weight_gradients(
 def row_cosine_distance(
     synthetic: Sequence[torch.Tensor], real: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Return the sum over layers and output rows of one minus the cosine of the gradient rows.
+    """Return the sum over layers and rows of one minus the cosine of the two gradient rows.
 
-    A row holds all that leads to one output: a convolution's (I x h x w), a linear layer's
-    (inputs). Source: Zhao et al. (ICLR 2021), equation 10; 1e-6 keeps the denominator off zero.
+    A row holds the weights of one output: (I x h x w) in a convolution, (inputs) in a linear layer.
+    Source: Zhao et al. (ICLR 2021), equation 10; 1e-6 keeps the denominator off zero.
     """
     total = synthetic[0].new_zeros(())
     for ours, theirs in zip(synthetic, real, strict=True):

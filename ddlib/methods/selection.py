@@ -1,6 +1,6 @@
-"""Controls that select real images instead of making new ones: random, herding, k-center.
+"""Controls that choose real images instead of making new ones: random, herding, k-center.
 
-All three order the images of each class once: the choice of a size is the first images of it.
+Each orders the images of every class once. The set of a size holds the first images of each order.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,15 @@ from ddlib.seeds import generator
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
+Sets = dict[int, DistilledSet]  # by ipc
+
 
 class RandomSelection(Parameters):
-    """Random real images: nothing to set."""
+    """Random real images: there is nothing to set."""
 
 
 class FeatureSelection(Parameters):
-    """Features come from a network trained for `steps` SGD steps on the real set (0: untrained)."""
+    """Features come from a network after `steps` SGD steps on the real set (0: no training)."""
 
     steps: NonNegativeInt = 300
     batch_size: PositiveInt = 64
@@ -34,16 +36,16 @@ class FeatureSelection(Parameters):
 
 def random(
     dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: RandomSelection
-) -> dict[int, DistilledSet]:
-    """Choose `ipc` random real images a class, for every ipc."""
+) -> Sets:
+    """Choose `ipc` random real images of each class, for every ipc."""
     orders = random_members(dataset, max(ipcs), seed).view(dataset.class_count, -1)
     return _firsts(dataset, ipcs, orders, "random", parameters, seed)
 
 
 def herding(
     dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
-) -> dict[int, DistilledSet]:
-    """Choose the real images whose running mean of features stays nearest to the class mean.
+) -> Sets:
+    """Choose real images whose mean feature is, after each choice, nearest to the class mean.
 
     Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
     """
@@ -53,8 +55,8 @@ def herding(
 
 def k_center(
     dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
-) -> dict[int, DistilledSet]:
-    """Choose real images greedily so that the farthest image of a class is as near as possible.
+) -> Sets:
+    """Choose real images greedily, to bring every image of a class near to a chosen one.
 
     Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
     """
@@ -63,13 +65,9 @@ def k_center(
 
 
 def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the indices (count,) that herding picks from `features` (N, F), none twice.
-
-    The j-th pick makes the mean of the first j nearest to the mean of all.
-    """
+    """Return the different indices (count,) that herding picks from `features` (N, F)."""
     target, total = features.mean(0), torch.zeros_like(features[0])
-    taken = features.new_zeros(len(features))
-    picks = []
+    taken, picks = features.new_zeros(len(features)), []
     for size in range(1, count + 1):
         distances = (target * size - total - features).pow(2).sum(1) + taken
         picks.append(int(distances.argmin()))
@@ -81,7 +79,7 @@ def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
 def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
     """Return the indices (count,) of a greedy k-center cover of `features` (N, F).
 
-    It starts at the point nearest to the mean and then takes the point farthest from all taken.
+    The first pick is the point nearest to the mean; each next one is farthest from all picks.
     """
     picks = [int((features - features.mean(0)).pow(2).sum(1).argmin())]
     nearest = features.new_full((len(features),), torch.inf)
@@ -100,7 +98,7 @@ def _orders(
     seed: int,
     parameters: FeatureSelection,
 ) -> list[torch.Tensor]:
-    """Return, for each class, the indices (count,) of training images that `order` picks."""
+    """Return, for each class, the indices (count,) of the training images that `order` picks."""
     real = dataset.train
     theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
@@ -122,8 +120,8 @@ def _firsts(
     method: str,
     parameters: Parameters,
     seed: int,
-) -> dict[int, DistilledSet]:
-    """Return, for every ipc, the first `ipc` images of each class in its order."""
+) -> Sets:
+    """Return, for every ipc, the set of the first `ipc` images in the order of each class."""
     sets = {}
     for ipc in ipcs:
         images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))

@@ -1,4 +1,4 @@
-"""MTT, matching training trajectories: steps on S should lead where an expert's steps on D led."""
+"""MTT, matching training trajectories: a student trained on S should reach an expert's weights."""
 
 import io
 import math
@@ -29,19 +29,17 @@ from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
 
-Step = tuple[torch.Tensor, augment.Draw]
-"""What a student's step sees: the indices of a batch of S, and its augmentation."""
+Step = tuple[torch.Tensor, augment.Draw]  # a student's batch: indices in S, and an augmentation
 
 
 class TrajectoryMatching(Matching):
     """Defaults are the author's for CIFAR-10 (Cazenavette et al., CVPR 2022), as tables by ipc.
 
-    The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size is
-    what the student's learned step size starts from; expert_steps the SGD steps between two
-    snapshots of an expert, 0 for an epoch of the real set; max_start and expert_epochs count
-    snapshots; a synthetic_batch of 0 is all of S (a table, whose entries are interpolated, gives k
-    instead). The gradient of an image shrinks like 1/ipc, so small sets want smaller learning
-    rates. gradient: see `unroll`; halve the image learning rates that are published with TESLA.
+    The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size: the
+    initial value of the student's learned step size. expert_steps: SGD steps between two snapshots
+    of an expert (0: an epoch). max_start, expert_epochs: numbers of snapshots. synthetic_batch: 0
+    is all of S. gradient: see `unroll`; halve learning rates that were published with TESLA. The
+    gradient of an image shrinks like 1/ipc, so small sets need smaller learning rates.
     """
 
     iterations: ByIpc[NonNegativeInt] = 5000
@@ -72,16 +70,15 @@ def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, 
 
 
 def _places(parameters: TrajectoryMatching, ipc: int) -> tuple[int, int]:
-    """Return how many snapshots are starts at a size, and how many lie from start to target."""
+    """Return the number of snapshots to start from, and the snapshots from start to target."""
     return round(at_ipc(parameters.max_start, ipc)), round(at_ipc(parameters.expert_epochs, ipc))
 
 
 def train_expert(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     """Train one expert on D; return its weights (epochs + 1, P) float32 as a .npy file.
 
-    Row 0 holds the initial weights, row t those after t epochs: `epoch_steps` SGD steps, or as
-    many batches as the set needs. Raises DivergedError. Source: Cazenavette et al. (CVPR 2022),
-    section 3.2.
+    Row t holds the weights after t epochs of `epoch_steps` SGD steps (0: one pass over D). Raises
+    DivergedError. Source: Cazenavette et al. (CVPR 2022), section 3.2.
     """
     real, recipe = dataset.train, dict(job)
     number, epochs, every = (recipe.pop(name) for name in ("expert", "epochs", "epoch_steps"))
@@ -110,16 +107,15 @@ def distil(
     parameters: TrajectoryMatching,
     prepared: Sequence[Path],
 ) -> DistilledSet:
-    """Distil S: min over S and the student's step size of the loss of `unroll`.
+    """Distil S: minimise the loss of `unroll` over S and the student's step size.
 
-    prepared: the files of `train_expert`. All sizes see the same experts. The step size that S was
-    made for is the set's learned "step_size"; a study evaluates at its own learning rate, as it
-    does every set, where the paper evaluates at the learned one. A step size of zero or below
-    would climb: that counts as divergence, where the reference goes on.
+    prepared: the files of `train_expert`. The set keeps the learned "step_size". A study evaluates
+    every set at its own learning rate, where the paper evaluates at the learned step size. A step
+    size of zero or below counts as divergence, where the reference goes on.
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (CVPR
-    2022), algorithm 1. Batches of S are always full, where the reference's may be short. Under
-    batch norm, students and experts normalise by their own batch, as in the reference.
+    2022), algorithm 1. Batches of S are always full, where the reference's may be short. Batch
+    norms of students and experts normalise by the batch, as in the reference.
     """
     experts = [_read_expert(path) for path in prepared]
     synthetic = Synthetic(dataset, ipc, seed, parameters)
@@ -131,7 +127,7 @@ def distil(
     learned, slower = "the learned step size", "choose a smaller step_size_learning_rate"
     (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
     for iteration in range(iterations):
-        # Two numbers for each iteration, whatever the size: all sizes see the same experts.
+        # These draws do not depend on the size, so all sizes see the same experts.
         number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
         expert, first = experts[int(number * len(experts))], int(place * starts)
         start, target = (
@@ -143,7 +139,7 @@ def distil(
             *(network, images, synthetic.labels, step_size, start, target, steps),
             parameters.gradient,
         )
-        # The first loss is of the initial images: only the student's steps can be too long.
+        # S is still as it started: if the first loss diverges, only step_size can be too large.
         too_large = "step_size" if iteration == 0 else "learning_rate or step_size"
         advice = f"choose a smaller {too_large}"
         see(loss.isfinite(), DivergedError(iteration, "the matching loss", advice=advice))
@@ -162,7 +158,7 @@ def _read_expert(path: Path) -> np.ndarray:
 def _student_steps(
     ipc: int, k: int, parameters: TrajectoryMatching, stream: torch.Generator
 ) -> list[Step]:
-    """Return the batches of the student's steps, each image with an augmentation of its own."""
+    """Return the batches of the student's steps, with strengths of augmentation for each image."""
     families = augment.STRATEGIES[parameters.augmentation]
     rows = batches(k, round(at_ipc(parameters.synthetic_batch, ipc)) or k, stream)
     count = round(at_ipc(parameters.student_steps, ipc))
@@ -184,15 +180,13 @@ def unroll(
     theta_0 = start; theta_i+1 = theta_i - step_size g_i, with g_i the gradient of the
     cross-entropy of step i. start, target: flat weights (P,).
 
-    Only the theta_i are kept: the sweep back from the end computes each step anew, so that memory
-    holds the graph of one step. It carries the adjoint a_i = d loss / d theta_i: a_i = a_i+1 -
-    step_size (d g_i / d theta_i) a_i+1. "tesla" holds a_i at its last value a_N, and so drops how
-    the theta_i depend on images and step size. The published code of "tesla" means to double the
-    images' gradient but repeats a tuple instead (`2 * torch.autograd.grad(...)`), so it has half of
-    this gradient; that of its step size is whole.
+    The forward pass keeps only the theta_i. The backward pass computes each step again, so that
+    memory holds the graph of one step. It carries the adjoint a_i = d loss / d theta_i: a_i = a_i+1
+    - step_size (d g_i / d theta_i) a_i+1. "tesla" keeps a_i at a_N: it ignores that the theta_i
+    depend on the images and the step size. The published code of "tesla" gives half of this
+    gradient of the images, because `2 * torch.autograd.grad(...)` repeats a tuple.
 
-    Source: Cazenavette et al. (CVPR 2022), equation 2; Cui et al., "Scaling Up Dataset
-    Distillation to ImageNet-1K with Constant Memory" (ICML 2023), for "tesla".
+    Source: Cazenavette et al. (CVPR 2022), equation 2; for "tesla", Cui et al. (ICML 2023).
     """
 
     def gradient_of(theta: torch.Tensor, images: torch.Tensor, step: Step) -> torch.Tensor:

@@ -1,14 +1,14 @@
 """Networks as functions of weights: build a network, compute its logits and features at weights.
 
-The weights live outside the network, in a dictionary `theta` from parameter name to tensor. So one
+The weights are outside the network, in a dictionary `theta` from parameter name to tensor. So one
 network can be evaluated at many weights, and gradients can flow through updates of the weights.
 
-`theta` may also hold buffers. Fresh weights have none: then batch norms use the statistics of the
-batch, and other buffers keep the values they were built with. Training adds buffers to its weights
-and updates them; later passes use them.
+`theta` may also hold buffers. Without them, batch norms use the statistics of the batch, and other
+buffers keep their first values. Training adds buffers to the weights and updates them.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch.func import functional_call
 
 from ddlib.devices import check_autocast, seeded, send
 from ddlib.networks.layers import Network
-from ddlib.networks.zoo import NETWORKS
+from ddlib.networks.zoo import KINDS, NETWORKS, RANKS
 from ddlib.parameters import check_names, options_of
 
 Theta = dict[str, torch.Tensor]
 
 CHUNK = 32  # images per pass on a CPU: the activations of more do not fit its cache
-ACCELERATOR_CHUNK = 1024
+CHUNK_VALUES = CHUNK * 32**2  # numbers per pass on a CPU, for vectors and sequences
+ACCELERATOR_CHUNK = 1024  # images per pass on a GPU
 ACCELERATOR_PIXELS = ACCELERATOR_CHUNK * 32**2  # per training pass, summed over images
 
 
@@ -48,10 +49,11 @@ def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options:
     """Return the network registered under `name` for samples of shape `sample_shape`.
 
     Draw its weights with `initial_parameters`; those in the module are not used. Random buffers
-    are the same in every process. Raises ValueError as `read_network` does, for images that are
-    too small for the network, and for tied weights.
+    are the same in every process. Raises ValueError as `read_network` does, for samples that the
+    network cannot take, and for tied weights.
     """
     options = read_network({"name": name, **options})
+    _check_kind(name, sample_shape)
     constructor = NETWORKS[options.pop("name")]
     with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
         network = constructor(tuple(sample_shape), class_count, **options).float()
@@ -65,6 +67,18 @@ def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options:
     return network
 
 
+def _check_kind(name: str, sample_shape: Sequence[int]) -> None:
+    """Raise ValueError if the network does not take samples of such a shape."""
+    kind, shape = RANKS[len(sample_shape)], tuple(sample_shape)
+    takes = KINDS.get(name, (kind,))
+    if kind not in takes:
+        allowed = [other for other in NETWORKS if kind in KINDS.get(other, ())]
+        raise ValueError(
+            f"the network {name!r} takes {' or '.join(takes)} data, but these are {kind} data of "
+            f"shape {shape}; choose {', '.join(allowed)}"
+        )
+
+
 def logits(
     network: Network,
     theta: Theta,
@@ -72,12 +86,11 @@ def logits(
     training: bool = False,
     stream: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Return the class scores (N, C) of `images` (N, channels, H, W) at weights `theta`.
+    """Return the class scores (N, C) of samples (N, ...) at weights `theta`.
 
-    training: normalise by the batch, update the buffers in `theta` in place, and let stochastic
-    layers such as dropout draw from `stream` (None: always the same numbers). Otherwise buffers
-    stay as they are, and nothing is dropped. Raises RuntimeError under an autocast that
-    `ddlib.devices.precision` did not start.
+    training: batch norms normalise by the batch, buffers in `theta` are updated in place, and
+    stochastic layers such as dropout draw from `stream` (None: always the same numbers). Raises
+    RuntimeError under an autocast that `ddlib.devices.precision` did not start.
     """
     check_autocast(images.device)
     network.train(training)
@@ -88,9 +101,9 @@ def logits(
 
 
 def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the features (N, F) of `images` (N, channels, H, W): the output of the body.
+    """Return the features (N, F) of samples (N, ...): the output of the body.
 
-    Without running statistics, batch norms normalise all images as one batch. Raises RuntimeError
+    Without running statistics, batch norms normalise all samples as one batch. Raises RuntimeError
     as `logits` does.
     """
     check_autocast(images.device)
@@ -108,16 +121,24 @@ def _buffers(network: Network, device: torch.device) -> Theta:
     return {name: send(value.clone(), device) for name, value in network.named_buffers()}
 
 
-def in_passes(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Split images, or their labels, (N, ...) into passes of the size that suits the device."""
-    return images.split(CHUNK if images.device.type == "cpu" else ACCELERATOR_CHUNK)
+def in_passes(samples: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Split samples (N, ...) into passes of the size that suits the device."""
+    return samples.split(pass_size(samples.shape[1:], samples.device))
+
+
+def pass_size(sample_shape: Sequence[int], device: torch.device) -> int:
+    """Return how many samples of a shape go through a network at once."""
+    if len(sample_shape) == 3:
+        return CHUNK if device.type == "cpu" else ACCELERATOR_CHUNK
+    values = CHUNK_VALUES if device.type == "cpu" else ACCELERATOR_PIXELS
+    return max(1, values // math.prod(sample_shape))
 
 
 def with_buffers(network: Network, theta: Theta) -> Theta:
-    """Return `theta` with its own copies of all buffers, which training updates in place.
+    """Return `theta` with copies of all buffers, which training updates in place.
 
-    Buffers that `theta` lacks get their initial values: mean 0 and variance 1 for batch norms, for
-    other layers the values that the network was built with.
+    Missing buffers get their first values: mean 0 and variance 1 in batch norms, in other layers
+    the values that the network was built with.
     """
     weight = next(iter(theta.values()))
     buffers = _buffers(network, weight.device)

@@ -18,15 +18,13 @@ ORTHOGONAL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
 def initial_parameters(
     network: Network, generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> Theta:
-    """Return fresh weights on `device`, drawn from PyTorch's default initial distribution.
+    """Return initial weights on `device`, drawn from the default distributions of PyTorch's layers.
 
     Convolutions and linear layers: weights and biases uniform in +-1/sqrt(fan_in) (He et al.
     2015 with gain 1/sqrt(3)); norms: ones and zeros; attention: Glorot & Bengio (2010) uniform,
     biases zero; a class token: zeros; a position embedding: N(0, 0.02^2); other embeddings:
-    N(0, 1). These are the layers' own defaults, also where torchvision's models draw convolutions
-    anew. Any other layer draws its weights by its own `reset_parameters`.
-
-    Raises ValueError if a layer lacks that method, or if the method leaves weights unset.
+    N(0, 1). torchvision's own initialisation of its models is not used. Any other layer draws its
+    weights by its method `reset_parameters`; ValueError if that leaves a weight unset.
     """
     return {
         name: send(_draw(layer, name, value.shape, generator), device)
@@ -78,10 +76,10 @@ def _reset(layer: nn.Module, name: str, generator: torch.Generator) -> torch.Ten
 def orthogonal_parameters(network: Network, generator: torch.Generator) -> Theta:
     """Return weights on the CPU: orthogonal for convolutions and linear layers, biases zero.
 
-    A weight counts as the matrix (outputs, inputs x height x width); groups of a convolution, and
-    query, key and value, are separate matrices. In the body the gain is sqrt(2), as ReLU halves the
-    variance. Other layers are as in `initial_parameters`. Source: Saxe et al. (ICLR 2014); the gain
-    is that of He et al. (2015).
+    A weight is taken as the matrix (outputs, inputs x height x width); groups of a convolution, and
+    query, key and value, are separate matrices. The gain is sqrt(2) in the body (He et al. 2015),
+    because ReLU halves the variance. Other layers are as in `initial_parameters`. Source: Saxe et
+    al. (ICLR 2014).
     """
     theta = initial_parameters(network, generator)
     for prefix, layer in network.named_modules():

@@ -25,12 +25,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Network(nn.Module):
-    """A classifier in two parts: `body` maps images to features, `head` features to logits.
+    """A classifier in two parts: `body` maps samples to features, `head` features to logits.
 
-    The module removes the running statistics of its batch norms; they are kept with the weights.
-    Without them, training and testing both normalise by the batch.
-
-    Raises ValueError for a batch norm that has no momentum or tracks no running statistics.
+    The running statistics of batch norms are kept with the weights, not in the module. Without
+    them, training and testing both normalise by the batch. Raises ValueError for a batch norm that
+    has no momentum or tracks no running statistics.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module):
@@ -64,11 +63,16 @@ class AveragePool(nn.Module):
         return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError for a width that the heads of an attention do not divide."""
+    if width % heads:
+        raise ValueError(f"width={width} is not a multiple of {heads} heads; choose one that is")
+
+
 def fit(sample_shape: ImageShape, multiple: int, least: int = 0) -> tuple[list[int], list[int]]:
     """Return the zeros to add on each side (rows, columns), and the padded height and width.
 
-    Height and width grow to `least` or the next `multiple`, plus one pixel if the difference is
-    odd.
+    Both grow to `least` or the next `multiple`, plus one pixel if the difference is odd.
     """
     sides = sample_shape[1:]
     aims = [max(least, multiple * math.ceil(side / multiple)) for side in sides]
@@ -85,8 +89,8 @@ def convolutions(
 ) -> tuple[list[nn.Module], int]:
     """Return a list of layers, and the number of features that they give.
 
-    plan: (channels, kernel side) for a convolution with its norm and ReLU, or "pool"; multiple:
-    the factor by which the layers shrink the height and the width.
+    plan: (channels, kernel side) for a convolution with norm and ReLU, or "pool"; multiple: the
+    factor by which all layers together shrink height and width.
     """
     layers: list[nn.Module] = []
     channels, (margins, sides) = sample_shape[0], fit(sample_shape, multiple)

@@ -1,15 +1,14 @@
 """The architectures. To add one, write a function that returns a Network and enter it in NETWORKS.
 
-Blocks come from torchvision where it has the architecture, changed for small images: the first
-convolution is 3x3 at full resolution instead of 7x7 with stride and pooling, and there is one
-linear head. The first layer pads images with zeros to a size that can be halved evenly, as the
-references pad MNIST from 28 to 32 pixels. No network has dropout.
+torchvision's blocks are changed for small images: the first convolution is 3x3 without stride and
+pooling, and the head is one linear layer. The first layer pads images with zeros to a size that can
+be halved evenly, as the references pad MNIST from 28 to 32 pixels. Only `text_cnn` has dropout.
 
 The functions import torchvision themselves, because it loads slowly.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -22,10 +21,12 @@ from ddlib.networks.layers import (
     ImageShape,
     Network,
     Norm,
+    check_heads,
     classifier,
     convolutions,
     fit,
 )
+from ddlib.networks.sequences import gru, text_cnn, transformer
 
 HEADS = 3  # of a transformer's attention
 
@@ -41,6 +42,11 @@ def mlp(sample_shape: ImageShape, class_count: int, width: int = 128, depth: int
         layers += [nn.Linear(features, width), nn.ReLU()]
         features = width
     return Network(nn.Sequential(*layers), nn.Linear(features, class_count))
+
+
+def linear(sample_shape: Sequence[int], class_count: int) -> Network:
+    """Return a linear classifier (logistic regression)."""
+    return mlp(sample_shape, class_count, depth=1)
 
 
 def convnet(
@@ -186,8 +192,7 @@ def vit(sample_shape: ImageShape, class_count: int, width: int = 192, depth: int
     """
     from torchvision.models.vision_transformer import VisionTransformer
 
-    if width % HEADS:
-        raise ValueError(f"width={width} is not a multiple of {HEADS} heads; choose one that is")
+    check_heads(width, HEADS)
     channels, height, side = sample_shape
     patch = min(height, side, max(2, math.ceil(max(height, side) / 8)))
     square = patch * math.ceil(max(height, side) / patch)
@@ -209,6 +214,17 @@ class _TwiceDifferentiable(nn.Sequential):
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     function.__name__: function
-    for function in (mlp, convnet, lenet, alexnet, vgg11, vgg16, resnet18, mobilenet_v2, vit)
+    for function in (
+        *(mlp, linear, convnet, lenet, alexnet, vgg11, vgg16, resnet18, mobilenet_v2, vit),
+        *(text_cnn, gru, transformer),
+    )
 }
 """The networks by name. A user may set the keyword arguments of each function."""
+
+RANKS = {1: "vector", 2: "sequence", 3: "image"}  # kind of a sample, by its dimensions
+
+KINDS: dict[str, tuple[str, ...]] = dict.fromkeys(NETWORKS, ("image",)) | {
+    **dict.fromkeys(("mlp", "linear"), ("image", "vector")),
+    **dict.fromkeys(("text_cnn", "gru", "transformer"), ("sequence",)),
+}
+"""The kinds of data that each network takes. A network without an entry takes all kinds."""

@@ -91,9 +91,8 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
 
     Columns: k, first, second, n (seeds of both), difference with its Student t interval (95 %),
     p (two-sided paired t test), reason, p_holm, survives.
-    Holm's correction of p covers all pairs at one k, because the pairs worth reading (the best and
-    its runner-up) are chosen after the fact: what is said of one k is wrong in at most 5 % of
-    studies.
+    Holm's correction of p covers all pairs at one k, because the best method and its runner-up are
+    known only after the fact. So a false claim at one k is made in at most 5 % of studies.
     """
     rows = [
         (k, first, second, *_compare((table[first] - table[second]).dropna().to_numpy()))

@@ -7,7 +7,6 @@ Letters: M configurations, S seeds, N probe images, C classes, F features.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,22 +19,19 @@ PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqr
 ROUNDING = 1e-9  # distances that differ by this part of the diameter count as equal
 
 
-class Embedding(NamedTuple):
-    """Points in the plane (index configuration, columns x, y), and what they show of the whole."""
-
-    points: pd.DataFrame
-    share: float
-
-
 def prediction_distance(probabilities: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
-    """Return the distance between mean predictions, seed noise taken out.
+    """Return the distance between mean predictions, without the noise of the seeds.
 
     probabilities: (M, S, N, C), each network trained on the same data, S >= 2. d^2(c, c') =
     ||mean_c - mean_c'||^2 / N, from products of different seeds only, so that the variance
     between seeds does not add to it: d^2 has no bias, d = sqrt(max(d^2, 0)) has a little.
     Configurations may share draws seed by seed. Raises ValueError for what is no such array.
     """
-    return _frame(_root(_squares(_predictions(probabilities)).mean(axis=-1)), names)
+    products = _other_seeds(_predictions(probabilities))
+    norms = np.diag(products)
+    squares = norms[:, None] + norms - products - products.T
+    rounding = np.abs(squares) <= SAME * np.abs(norms).max()
+    return _frame(np.sqrt(np.where(rounding, 0.0, squares).clip(0)), names)
 
 
 def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
@@ -55,7 +51,8 @@ def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
     traces = values.var(axis=1, ddof=1).sum(axis=-1)
     freedom = max((traces**2).mean() / overlap, 1.0)
     excess = scipy.stats.chi2.ppf(0.95, freedom) - freedom
-    return float(_root(excess * np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))))
+    square = excess * np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
+    return float(np.sqrt(max(square, 0.0)))
 
 
 def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
@@ -94,7 +91,7 @@ def representation_distance(
         raise ValueError(f"a probe set of {few[0]} images is too small for CKA; choose >= {PROBES}")
     values = _stack([_gram_vectors(array) for array in arrays], 2)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    products = _other_seeds(values / np.where(norms > 0, norms, 1.0)).mean(axis=-1)
+    products = _other_seeds(values / np.where(norms > 0, norms, 1.0))
     agreed = np.diag(products)
     if (agreed <= 0).any():
         name = names[int(agreed.argmin())]
@@ -115,11 +112,15 @@ def by_kind(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.Da
     """Return the distance matrix of every kind of DISTANCES between configurations.
 
     observed: {configuration: what `Result.observed` gives of it}, with the same seeds for all.
-    Updates are in function space, over parts of the training, and means over seeds.
+    Updates are in function space, over parts of the training, and means over seeds. A model without
+    steps, such as gradient boosting, only predicts: where one is among them, other kinds are left
+    out.
     """
+    only_predict = any("increments" not in arrays for arrays in observed.values())
     return {
         kind: distance([take(arrays) for arrays in observed.values()], list(observed))
         for kind, (distance, take) in DISTANCES.items()
+        if kind == "predictions" or not only_predict
     }
 
 
@@ -128,12 +129,12 @@ def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({kind: pairs(matrix_of(d)) for kind, d in kinds.items()}).corr("spearman")
 
 
-def embed(distance: pd.DataFrame) -> Embedding:
+def embed(distance: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     """Place the configurations in the plane by classical scaling (Torgerson 1952).
 
-    Axes point to the side of their farthest member. share: the two eigenvalues over the sum of
-    the absolute values of all, so what no Euclidean space holds counts against it; 1 if all
-    distances are 0.
+    Returns points (columns x, y) and the share of the whole that they show: the two eigenvalues
+    over the sum of the absolute values of all, so what no Euclidean space holds counts against it;
+    1 if all distances are 0. Axes point to the side of their farthest member.
     """
     squares = matrix_of(distance) ** 2
     centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
@@ -143,7 +144,7 @@ def embed(distance: pd.DataFrame) -> Embedding:
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
     total = np.abs(eigenvalues).sum()
     points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])
-    return Embedding(points, float(largest.sum() / total) if total > 0 else 1.0)
+    return points, float(largest.sum() / total) if total > 0 else 1.0
 
 
 def matrix_of(
@@ -190,24 +191,10 @@ def _predictions(probabilities: Sequence[np.ndarray], seeds: int = 2) -> np.ndar
 
 
 def _other_seeds(values: np.ndarray) -> np.ndarray:
-    """Return (M, M, S): the product of seed s of one with the mean of the other's other seeds."""
-    m, seeds, _ = values.shape
-    flat = values.reshape(m * seeds, -1)
-    products = (flat @ flat.T).reshape(m, seeds, m, seeds).transpose(0, 2, 1, 3)
-    same = np.diagonal(products, axis1=-2, axis2=-1)
-    return (products.sum(axis=-1) - same) / (seeds - 1)
-
-
-def _squares(values: np.ndarray) -> np.ndarray:
-    """Return (M, M, S), whose mean over seeds is the unbiased d^2 of means.
-
-    Entry s is the product of the difference between two configurations at seed s with their mean
-    difference at the other seeds: the projection of the U-statistic on seed s.
-    """
-    products = _other_seeds(values)
-    norms = np.diagonal(products).T  # (M, S)
-    squares = norms[:, None] + norms[None] - products - products.transpose(1, 0, 2)
-    return np.where(np.abs(squares) > SAME * np.abs(norms).max(), squares, 0.0)
+    """Return the mean product (M, M) of a seed of one with another seed of the other."""
+    seeds, totals = values.shape[1], values.sum(axis=1)
+    same = np.einsum("isp,jsp->ij", values, values, optimize=True)
+    return (totals @ totals.T - same) / (seeds * (seeds - 1))
 
 
 def _gram_vectors(features: np.ndarray) -> np.ndarray:
@@ -223,10 +210,6 @@ def _gram_vectors(features: np.ndarray) -> np.ndarray:
     total = grams.sum(axis=(-2, -1), keepdims=True) / ((n - 1) * (n - 2))
     centred = grams - rows - rows.swapaxes(-2, -1) + total
     return centred[..., *np.triu_indices(n, 1)]
-
-
-def _root(squares: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(squares, 0.0))
 
 
 def _frame(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:

@@ -7,9 +7,8 @@ grows linearly with H_cov(A, r) (arXiv 2512.05817); `ddlib.stats.regressions` te
 be measured from each seed's own network on D: the error of a reference that all seeds share would
 pass for a difference between configurations. `families`: the names of the members by family.
 
-A family uses the sizes and seeds that are `usable`; the tables say how many. k* beyond these sizes
-counts as their bound, but not where the study's largest (or smallest) size is among those a family
-lost: it then has no k*.
+A family uses the sizes and seeds that are `usable`; the tables say how many. k* beyond the sizes of
+the study counts as their bound. A family that lost that size has no k* there.
 
 Letters: M members, S seeds, K sizes, E epsilons, D draws, B relabellings.
 """
@@ -33,10 +32,9 @@ ABOVE, BELOW = "above the largest k", "below the smallest k"
 
 @dataclass(frozen=True)
 class KStars:
-    """k* of each family and epsilon: its draws, and its values under every relabelling.
+    """k* of each family and epsilon, its draws, and its values under every relabelling.
 
-    Rows as in `table`; values beyond the sizes of the study count as their bound, as do draws
-    beyond those that a family has left. NaN is unknown.
+    Values beyond the sizes of the study count as their bound. NaN is unknown.
     """
 
     table: pd.DataFrame  # see `k_star`
@@ -68,15 +66,14 @@ def worst_member(gaps: pd.DataFrame, members: Sequence[str]) -> tuple[str, float
 def transfer(
     gaps: pd.DataFrame, families: Families, *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Compare what families get from each method with what they get from the first.
+    """Compare the gaps of families under each method with those under the first method.
 
-    For sets distilled on one network against sets distilled for several. Columns: family, k, gap
-    ("worst" or "mean" over members), method, n (seeds that have every member under both methods;
-    with fewer than two nothing else is known), missing (the other seeds), first and other (the two
-    gaps), difference (other - first) with low and high over draws that reweight the same seeds in
-    both, raw (that of the largest means, which leans the other way), significant (the interval
-    excludes 0, and raw has its sign). Cases are not corrected for their number: families that share
-    their worst member repeat one another. Raises as `k_star`, and ValueError for one method.
+    Columns: family, k, gap ("worst" or "mean" over members), method, n (seeds that have every
+    member under both methods; with fewer than two nothing else is known), missing (the other
+    seeds), first and other (the two gaps), difference (other - first) with low and high over draws
+    that reweight the same seeds in both, raw (the difference of the largest means, whose error has
+    the other sign), significant (the interval excludes 0, and raw has the same sign). There is no
+    correction for the number of cases. Raises as `k_star`, and ValueError for one method.
     """
     first, *others = gaps["method"].unique()
     if not others:
@@ -121,19 +118,17 @@ def k_star(
 ) -> KStars:
     """Find the least k that holds the worst gap of each family at or below each epsilon.
 
-    Worst gaps are made to fall by isotonic regression, then crossed linearly in 1/√k, on which
-    gaps are nearly straight. Intervals (95 %) are percentiles over draws that reweight whole seeds,
-    jointly over all families: they hold the noise of seeds, not the error of this interpolation.
-    What was measured is that k* lies between `fails_at` and `holds_at`.
+    Worst gaps are made to fall by isotonic regression. k* is interpolated linearly in 1/√k, in
+    which gaps are nearly straight. Intervals (95 %) are percentiles over draws that reweight whole
+    seeds, the same in all families: they hold the noise of seeds, not the error of interpolation.
 
     relabellings: how many to draw for p-values; all orders of the configurations where there are
     no more. Columns of the table: family, epsilon, k_star (cross-fitted) with low and high, raw
     (of `raw_worst`, the other end of the range), censored (where k_star lies beyond the measured
     sizes; it then is the bound, as is raw), fails_at (the largest k whose worst gap exceeds
     epsilon), holds_at (the smallest k that holds it), seeds (used), missing_seeds and missing_sizes
-    (left out), reason (why there is no k*). Above the largest k, low is at most that k and high
-    infinite; below the smallest, low is 0 and high at least that k. Raises as `gap_cube`, and
-    ValueError for a family that is empty or has an unknown member.
+    (left out), reason (why there is no k*). Raises as `gap_cube`, and ValueError for a family that
+    is empty or has an unknown member.
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     cube = _lay_out(gaps, families)

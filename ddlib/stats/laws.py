@@ -253,8 +253,8 @@ def _doubt(law: Law, table: SeedMeans, parameters: dict[str, Interval]) -> str:
     if a.estimate <= 0:
         return f"the curve does not fall (a={a.estimate:.3g})"
     if a.low is None:
-        alone = len(table.residuals) == 1
-        cause = "one seed" if alone else "no difference between the seeds at any k"
+        several = len(table.residuals) > 1
+        cause = "no difference between the seeds at any k" if several else "one seed"
         return f"{cause}, so no seed variance: equal weights, no intervals, no AIC"
     if a.low <= 0:
         return "the interval of a includes 0: the curve may be flat"

@@ -16,8 +16,8 @@ def fit_curves(
     """Fit curves, means (D, K) with weights (D or 1, K); returns (a, theta, c) as (D, 3).
 
     shape: (k, theta) -> f; bounds: of theta, both the same where it is fixed; level: see `solve`.
-    theta is searched on a grid in log theta over its whole range, then on ever finer grids
-    around the best point: no starting value, no local optimum wider than the first grid.
+    theta is searched on a grid in log theta over its whole range, then on finer grids around the
+    best point. So there is no starting value.
     """
     thetas = np.full((len(means), 1), bounds[0])
 
@@ -41,9 +41,9 @@ def solve(shapes, means, weights, level: float) -> tuple[np.ndarray, np.ndarray,
     """Fit means by a f + c over the last axis; returns a, c and chi2.
 
     weights: one over the variance of each mean; level: the variance of a shift that all means
-    share, infinite for a free floor c, which is 0 otherwise. The inverse of the covariance
-    diag(1/w) + level 11' takes `part` of its weighted mean from each series (Sherman & Morrison
-    1950): nothing for no shift, all of it for a free floor.
+    share. An infinite level is a free floor c; otherwise c is 0. To weigh by the inverse of the
+    covariance diag(1/w) + level 11' is to subtract a `part` of the weighted mean first: none of it
+    without a shift, all of it for a free floor (Sherman & Morrison 1950).
     """
     total = weights.sum(axis=-1, keepdims=True)
     part = 1 - 1 / np.sqrt(1 + level * total)

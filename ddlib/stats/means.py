@@ -130,13 +130,13 @@ def _variances(ks, residuals, known) -> tuple[np.ndarray, float]:
     ratio of the shift's variance to the own one; their level comes in closed form.
     """
     counts, line = known.sum(axis=0), np.log(ks) - np.log(ks).mean()
-    apart = residuals * np.sqrt(counts / (counts - 1))  # with the variance of the gaps
+    scaled = residuals * np.sqrt(counts / (counts - 1))  # with the variance of the gaps
     slope, ratio, reach = 0.0, -2.0, np.array([4.0, 7.0])
     for _ in range(5):
         slopes, ratios = (np.linspace(-1, 1, 21)[:, None] * reach + [slope, ratio]).T
         noise = np.exp(slopes[:, None] * line)
         weight, sums, squares = (
-            (known / noise[:, None] * apart**power).sum(axis=2) for power in range(3)
+            (known / noise[:, None] * scaled**power).sum(axis=2) for power in range(3)
         )  # (slopes, S)
         shift = np.exp(ratios)[:, None, None]
         total = 1 + shift * weight  # (ratios, slopes, S)

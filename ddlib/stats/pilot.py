@@ -1,9 +1,9 @@
 """Pilot: gaps of one method at a few sizes, and what they say of other sizes and configurations.
 
-Between measured sizes a configuration's gap follows a/√k + c through its two neighbours. Past its
-largest size it goes on with the slope a of all its sizes; how far that misses is measured inside
-the pilot, where the smallest sizes predict the next one. A configuration outside the pilot is one
-more draw from those inside. `docs/statistics.md` shows how often simulated intervals held.
+Between two measured sizes the gap follows the curve a/√k + c through both. Past the largest size it
+continues with the slope a of all sizes. The error of that is measured inside the pilot, where the
+smallest sizes predict the next one. A configuration outside the pilot is one more draw from those
+inside. `docs/statistics.md` shows how often simulated intervals held.
 
 Letters: C configurations, S seeds and K sizes of the pilot; M members of a family; D draws.
 """
@@ -78,9 +78,9 @@ class Pilot:
     def predict(self, names: Sequence[str], ks: Sequence[float]) -> np.ndarray:
         """Draw the mean gaps (M, D, n) that configurations have at ks (n,), measured or not.
 
-        Seeds, the law's misses and the pilot's mean are drawn once for all members, so the largest
-        of a draw is one of the family's worst gap. New configurations are multivariate Student t
-        with C - 2 degrees of freedom, as their a and c are two.
+        Seeds, errors of the law and the mean of the pilot are drawn once for all members, so the
+        largest gap of a draw is a draw of the worst gap. New configurations are multivariate
+        Student t with C - 2 degrees of freedom, as a and c are two parameters.
         """
         generator, count = np.random.default_rng([self.seed, 1]), len(self.names)
         ks, (size, cases) = np.asarray(ks, dtype=float), self._misses
@@ -92,7 +92,7 @@ class Pilot:
             past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
             law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
             drawn.append(law[-1] + noise[:, known] @ weights.T)
-        drawn, apart = np.array(drawn), law - np.mean(law, axis=0)
+        drawn, deviations = np.array(drawn), law - np.mean(law, axis=0)
         common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
         spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
 
@@ -100,14 +100,14 @@ class Pilot:
             if name in self.names:
                 return drawn[self.names.index(name)]
             mix = (common + generator.standard_normal(common.shape)) / spread
-            return drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, apart)
+            return drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, deviations)
 
         return np.array([curve(name) for name in names])
 
     def claim(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
         """Draw what `whole` should measure (M, D, n) at its sizes; return what it did (M, n)."""
         rows = [whole.names.index(name) for name in names]
-        # The spread between gaps measured at a size of the pilot has their noise in it already.
+        # New configurations at a size of the pilot: the spread of its gaps holds their noise.
         new = np.array([name in self.names for name in names])[:, None] | ~np.isin(
             whole.ks, self.ks
         )
@@ -115,9 +115,10 @@ class Pilot:
 
     @cached_property
     def left_out(self) -> tuple[int, int]:
-        """Leave each configuration out in turn, then the largest size: intervals that held; all.
+        """Count the intervals that held a left-out gap, and all intervals.
 
-        Only what the planner would have answered counts.
+        Each configuration is left out in turn, then the largest size. Only what the planner would
+        have answered counts.
         """
         rows, inside = np.arange(len(self.names)), []
         tests = [(self._part(rows != i, slice(None)), [name]) for i, name in enumerate(self.names)]
@@ -139,10 +140,10 @@ class Pilot:
 
     @cached_property
     def _misses(self) -> tuple[float, int]:
-        """Return the size of the law's misses, over slope and root log distance; their number.
+        """Return the size of the law's errors, over slope and root log distance; their number.
 
-        A miss is what the smaller sizes of a configuration miss at the next one; its variance grows
-        with log distance. Seeds' noise is in it: simulated intervals were too narrow without.
+        The smaller sizes of a configuration predict the next one; the variance of the error grows
+        with log distance. The noise of the seeds stays in it, as intervals were too narrow without.
         """
         squares, scale, cases = 0.0, 0.0, 0
         for means in self.means:

@@ -10,7 +10,7 @@ of k*, cross-fitted and raw. Simulated size, power and coverage: docs/statistics
 Letters: F families, D draws, B relabellings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from ddlib.stats.intervals import SAME, interval
 
 FEWEST = 3  # families with a k* inside the grid that a regression needs
 RIVAL = "log_members"  # the paper's own regressor
-Blocks = Sequence[np.ndarray]  # places of families that are compared with each other
 
 
 def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
@@ -36,37 +35,25 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):
-        inside, everyone, scores = (table["censored"] == "").sum(), [np.arange(len(table))], {}
+        inside, one_group, scores = (table["censored"] == "").sum(), np.zeros(len(table)), {}
         few = f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
-        first = len(rows)
         for name in measures:
             x = measures.loc[table.index, name].to_numpy(float)
-            reason = few if inside < FEWEST else _refusal(x, logs[0, 0], everyone)
-            row = {"epsilon": epsilon, "predictor": name, **_counts(table, len(measures))}
-            rows.append(row | {"reason": reason})
-            if reason:
-                continue
-            ends = interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
-            scores[name] = _signed_r2(x, logs, everyone)
-            (r2, *_), (r2_raw, *_) = scores[name]
-            row = dict(zip(("slope", "low", "high"), ends, strict=True))
-            rows[-1] |= row | {"r2": r2, "r2_raw": r2_raw, "p": _p_value(scores[name])}
-        for row in rows[first:]:
+            reason = few if inside < FEWEST else _refusal(x, logs[0, 0], one_group)
+            row = {"epsilon": epsilon, "predictor": name, "reason": reason}
+            rows.append(row | _counts(table, len(measures)))
+            if not reason:
+                scores[name] = _signed_r2(x, logs, one_group)
+                ends = interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
+                rows[-1] |= dict(zip(("slope", "low", "high"), ends, strict=True))
+                rows[-1] |= _judged(scores[name])
+        for row in rows[-len(measures.columns) :]:
             if row["predictor"] != RIVAL and {row["predictor"], RIVAL} <= set(scores):
-                lead = scores[row["predictor"]] - scores[RIVAL]
-                row |= {"lead": lead[0, 0], "p_lead": _p_value(lead)}
+                lead = _judged(scores[row["predictor"]] - scores[RIVAL])
+                row |= {"lead": lead["r2"], "p_lead": lead["p"]}
     names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
     names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)
-
-
-def variants(cases: Mapping[str, tuple[KStars, pd.DataFrame]]) -> pd.DataFrame:
-    """Tabulate what `regress` says of h_cov in several cases: {name: (k_stars, measures)}."""
-    tables = {
-        name: regress(k_stars, measures[["h_cov", RIVAL]]).query("predictor == 'h_cov'")
-        for name, (k_stars, measures) in cases.items()
-    }
-    return pd.concat(tables, names=["variant"]).reset_index("variant").drop(columns="predictor")
 
 
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
@@ -79,18 +66,16 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("no two families share their members; add families of equal size")
     rows = []
     for epsilon, table, _, logs in _by_epsilon(k_stars, measures):
-        places = measures.loc[table.index].groupby("members").indices.values()
-        blocks = [block for block in places if len(block) > 1]
-        used = np.concatenate([*blocks, []]).astype(int)
-        distinct = _distinct(table["k_star"].iloc[used])
+        sizes = measures.loc[table.index, "members"]
+        shared = sizes.duplicated(keep=False).to_numpy()
+        table, sizes, logs = table[shared], sizes[shared].to_numpy(), logs[..., shared]
         for name in measures.columns.drop("members"):
             x = measures.loc[table.index, name].to_numpy(float)
-            row = {"epsilon": epsilon, "predictor": name, "n": len(used), "distinct": distinct}
-            row["reason"] = _refusal(x, logs[0, 0], blocks)
-            if not row["reason"]:
-                scores = _signed_r2(x, logs, blocks)
-                row |= {"r2": scores[0, 0], "r2_raw": scores[1, 0], "p": _p_value(scores)}
-            rows.append(row)
+            row = {"epsilon": epsilon, "predictor": name, **_counts(table, len(measures))}
+            row["reason"] = "no two families of equal M have a k*"
+            if len(table):
+                row["reason"] = _refusal(x, logs[0, 0], sizes)
+            rows.append(row if row["reason"] else row | _judged(_signed_r2(x, logs, sizes)))
     names = ["epsilon", "predictor", "n", "distinct", "r2", "r2_raw", "p", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)
 
@@ -115,47 +100,45 @@ def _counts(table: pd.DataFrame, families: int) -> dict[str, int]:
         "n": len(table),
         "unknown": families - len(table),
         "censored": int((table["censored"] != "").sum()),
-        "distinct": _distinct(table["k_star"]),
+        "distinct": table["k_star"].round(6).nunique(),
         "reduced": int((table["missing_seeds"] > 0).sum()),
         "fewest": table["seeds"].min(),
         "shortened": int((table["missing_sizes"] > 0).sum()),
     }
 
 
-def _distinct(k_stars: pd.Series) -> int:
-    return k_stars.round(6).nunique()
+def _refusal(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> str:
+    """Say why nothing can be asked of x and y within groups (F,); empty if it can."""
 
+    def spread(values: np.ndarray) -> float:
+        return pd.Series(values).groupby(groups).agg(np.ptp).max()
 
-def _refusal(x: np.ndarray, y: np.ndarray, blocks: Blocks) -> str:
-    """Say why nothing can be asked of x and y within blocks; empty if it can."""
-    if not blocks:
-        return "no two families of equal M have a k*"
-    if not np.isfinite(x[np.concatenate(blocks)]).all():
+    if not np.isfinite(x).all():
         return "it is not known for every family"
-    if all(np.ptp(x[block]) <= SAME * np.abs(x).max() for block in blocks):
+    if spread(x) <= SAME * np.abs(x).max():
         return "it is the same in every family, so it explains nothing"
-    flat = all(np.ptp(y[block]) <= SAME for block in blocks)
-    return "k* is the same in every family" if flat else ""
+    return "k* is the same in every family" if spread(y) <= SAME else ""
 
 
-def _signed_r2(x: np.ndarray, y: np.ndarray, blocks: Blocks) -> np.ndarray:
+def _signed_r2(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return the squared correlation of x (F,) with y (..., F), with the sign of the slope.
 
-    Both about their means within blocks of families; a family whose y is NaN is left out.
+    Both about their means within groups (F,); a family whose y is NaN is left out.
     """
-    parts = []
-    for block in blocks:
-        known = ~np.isnan(y[..., block])
-        pair = [np.where(known, values[..., block], 0.0) for values in (x, y)]
-        count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
-        parts.append([known * (v - v.sum(axis=-1, keepdims=True) / count) for v in pair])
-    x, y = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
-    scale = (x**2).sum(axis=-1) * (y**2).sum(axis=-1)
-    shared = (x * y).sum(axis=-1)
+    member, known = (groups == np.unique(groups)[:, None]).astype(float), ~np.isnan(y)
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        values = np.where(known, values, 0.0)
+        means = (values @ member.T) / np.maximum(known @ member.T, 1)
+        return known * (values - means @ member)
+
+    x, y = centred(x), centred(y)
+    shared, scale = (x * y).sum(axis=-1), (x**2).sum(axis=-1) * (y**2).sum(axis=-1)
     flat = scale <= SAME * scale.max()
     return np.where(flat, 0.0, shared * np.abs(shared) / np.where(flat, 1.0, scale))
 
 
-def _p_value(scores: np.ndarray) -> float:
-    """Return the share of scores (2, 1 + B) as high as the first, the larger of both ends."""
-    return float((scores >= scores[:, :1] - 1e-9).mean(axis=1).max())
+def _judged(scores: np.ndarray) -> dict[str, float]:
+    """Return the first of scores (2, 1 + B), of both ends, and the larger share as high as it."""
+    p = (scores >= scores[:, :1] - 1e-9).mean(axis=1).max()
+    return {"r2": scores[0, 0], "r2_raw": scores[1, 0], "p": float(p)}

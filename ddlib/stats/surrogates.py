@@ -33,28 +33,26 @@ class Agreement(NamedTuple):
 def agreement(trials: pd.DataFrame, draws: int = 10_000, seed: int = 0) -> Agreement:
     """Test whether the methods come in the same order at every k, by Kendall's W of their means.
 
-    Methods without a result at some k and seeds that are not complete are left out. p is the part
-    of `draws`, the observed among them, in which orders drawn at random for each k agree as much.
+    Methods without a result at some k and seeds that are not complete are left out. p is the share
+    of `draws`, the observed order counted as one, in which random orders agree at least as much.
     Noise that a seed shares over k can make orders alike, too: read p beside `paired`.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
     asked, missing = len(table), table.columns[table.isna().all()].unique("method")
     table = table.drop(columns=missing, level="method").dropna()
     methods, ks = (tuple(table.columns.unique(level)) for level in ("method", "k"))
-    rest = tuple(missing), (len(table), asked)
-    few = [f"{len(c)} {name}" for name, c in (("method", methods), ("size", ks)) if len(c) < 2]
-    if few or table.empty:
-        reason = f"{few[0] if few else 'no seed'} with a result everywhere"
-        return Agreement(np.nan, np.nan, methods, ks, reason, *rest)
+    result = Agreement(np.nan, np.nan, methods, ks, "", tuple(missing), (len(table), asked))
+    needs = ("method", len(methods), 2), ("size", len(ks), 2), ("seed", len(table), 1)
+    for name, count, least in needs:
+        if count < least:
+            return result._replace(reason=f"{count or 'no'} {name} with a result everywhere")
     means = table.mean().to_numpy().reshape(len(methods), len(ks)).T
     w = kendall_w(means)
     if np.isnan(w):
-        reason = "all methods reach the same accuracy at every k"
-        return Agreement(w, np.nan, methods, ks, reason, *rest)
+        return result._replace(reason="all methods reach the same accuracy at every k")
     shuffle = np.random.default_rng(seed).random((draws - 1, *means.shape)).argsort(axis=-1)
     shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
-    p = (1 + (shuffled >= w - SAME).sum()) / draws
-    return Agreement(float(w), p, methods, ks, "", *rest)
+    return result._replace(w=float(w), p=(1 + (shuffled >= w - SAME).sum()) / draws)
 
 
 def kendall_w(values: np.ndarray) -> np.ndarray:
@@ -73,9 +71,9 @@ def exponents(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
     """Compare the fitted exponents b of a/k^b + c of each pair of methods, controls left out.
 
     fits_by_method: see `fit_table`; its draws weigh a seed alike in all methods. Columns: first,
-    second, b_first, b_second, difference, low, high, differs, reason. The intervals hold together
-    with 95 %: their half-width, in median deviations of the draws, is the 95th percentile of the
-    largest deviation over all pairs.
+    second, b_first, b_second, difference, low, high, differs, reason. All intervals hold at once in
+    95 % of studies: their half-width, in median deviations of the draws, is the 95th percentile of
+    the largest deviation over all pairs.
     """
     fits = {m: laws["free_exponent"] for m, laws in fits_by_method.items() if m not in CONTROLS}
     rows, deviations = [], {}

@@ -9,8 +9,6 @@ from ddlib.stats.intervals import LEVEL
 from ddlib.stats.laws import COLUMNS, Fit, Fits
 
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
-
-
 QUALITIES = ["misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95"]
 
 
@@ -35,10 +33,10 @@ class Verdict(NamedTuple):
 def verdict(fits: Fits) -> Verdict:
     """Judge the curve a/√k + c by two conditions, stated beforehand.
 
-    It survives where the interval of the free exponent holds 1/2 and the curve's lack of fit is not
-    significant, and fails where one of them is not met. It cannot be decided where the curve may be
-    flat or has no interval; nor, if both are met, where a mean gap is not positive or the
-    exponent's interval holds 0 and 1 too. Simulated size and power: docs/statistics.md.
+    It survives where the interval of the free exponent holds 1/2 and the lack of fit is not
+    significant. It fails where one of these is not met. It is undecided where the curve may be flat
+    or has no interval; also where both are met but a mean gap is not positive, or the exponent's
+    interval holds 0 and 1 too. Simulated size and power: docs/statistics.md.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
     if not law.identifiable:

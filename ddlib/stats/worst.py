@@ -1,12 +1,12 @@
-"""The worst gap over a family of configurations, without the upward lean of a largest noisy mean.
+"""The worst gap over a family of configurations, by cross-fitting.
 
-The largest of noisy means leans upwards, the more the more members there are, which would make k*
-grow with ln M by itself. So the worst member is chosen on all seeds but one and measured on that
-one, over all seeds in turn (cross-fitted). With 5 seeds, in units of one gap's noise, M = 2, 4, 8,
-16 members that do not differ read +0.25, +0.46, +0.64, +0.79 too high at the largest mean (`raw`),
-and 0.00 here. Where members differ a little the choice may miss the worst, so this leans downwards:
-at M = 16, by -0.25 where they differ by half the noise (`raw`: +0.31), -0.12 at twice the noise
-(+0.08). The truth is expected between the two, which are both shown.
+The largest of noisy means (`raw`) is too high on average, and more so with more members. That alone
+would make k* grow with ln M. So the worst member is chosen on all seeds but one and measured on
+that one, for all seeds in turn (cross-fitted). With 5 seeds and members that do not differ, raw is
+too high by 0.25, 0.46, 0.64, 0.79 of one gap's noise at M = 2, 4, 8, 16; cross-fitting by 0.00.
+Where members differ a little, cross-fitting may miss the worst and is too low: at M = 16, by 0.25
+where they differ by half the noise (raw: 0.31 too high), and by 0.12 at twice the noise (0.08). The
+truth is expected between the two, so both are shown.
 
 Missing trials are never filled in: see `usable`.
 
@@ -23,7 +23,7 @@ from ddlib.stats.intervals import seed_multipliers
 def usable(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Say which sizes (..., K) and seeds (..., S) of members (..., M, S, K) can be used.
 
-    Sizes at which at least 2 seeds have every member, then the seeds that have every member there.
+    Sizes: where at least 2 seeds have every member. Seeds: those that have every member there.
     """
     known = ~np.isnan(values).any(axis=-3)  # (..., S, K)
     sizes = known.sum(axis=-2) >= 2
@@ -67,6 +67,6 @@ def seed_weights(seeds: Sequence[int], draws: int, seed: int) -> tuple[np.ndarra
     noise = np.vstack([np.zeros((1, count)), seed_multipliers(seeds, draws, seed)])
     measure = 1 / count + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(count * (count - 1))
     others = (1 - np.eye(count)) / (count - 1)
-    apart = noise[:, None] * (1 - np.eye(count))
-    apart -= apart.sum(axis=-1, keepdims=True) * others
-    return measure, others + apart / np.sqrt((count - 1) * max(count - 2, 1))
+    change = noise[:, None] * (1 - np.eye(count))
+    change -= change.sum(axis=-1, keepdims=True) * others
+    return measure, others + change / np.sqrt((count - 1) * max(count - 2, 1))

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from ddlib.configurations import pretraining
+from ddlib.configurations import pretraining, table_models
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
@@ -132,10 +132,16 @@ def evaluate(
                 ends[trial.set_path] = store.failure(error)
     if sets:
         streams = [(trial.seed, number) for trial in sets for number in range(evaluations)]
-        thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
         repeated = [labelled for labelled in sets.values() for _ in range(evaluations)]
-        training = repeated, dataset.test, configuration.recipe, streams, thetas
-        scores = iter(train_and_score_all(network, *training))
+        if configuration.takes_steps:
+            thetas = [_initial(context, network, configuration, stream, body) for stream in streams]
+            training = repeated, dataset.test, configuration.recipe, streams, thetas
+            scores = iter(train_and_score_all(network, *training))
+        else:
+            scores = iter(
+                table_models.train_and_score(configuration.network, *labelled, dataset.test, stream)
+                for labelled, stream in zip(repeated, streams, strict=True)
+            )
         for trial in sets:
             ends[trial.set_path] = _ended([next(scores) for _ in range(evaluations)])
     share = (seconds(context) - start) / len(trials)
@@ -220,15 +226,21 @@ def reference(
             return
         dataset, network = open_data(context, configuration)
         try:
-            theta = _initial(context, network, configuration, stream, body)
-            training = dataset.train, dataset.test, recipe, stream, probe
-            theta, observed = train_and_observe(network, theta, *training)
-            record = store.success([final(score(network, theta, dataset.test), recipe)])
+            if configuration.takes_steps:
+                theta = _initial(context, network, configuration, stream, body)
+                training = dataset.train, dataset.test, recipe, stream, probe
+                theta, observed = train_and_observe(network, theta, *training)
+                result = final(score(network, theta, dataset.test), recipe)
+            else:
+                training = dataset.train, dataset.test, stream, probe
+                result, observed = table_models.train_and_observe(configuration.network, *training)
+            record = store.success([result])
             if wanted.observed:
                 write_atomically(wanted.observed, observed)
         except Exception as error:  # a network of an extension may raise anything
             record = store.failure(error)
-        store.write_record(wanted.path, record | {"steps": recipe.steps, "capped": capped})
+        steps = recipe.steps if configuration.takes_steps else 0
+        store.write_record(wanted.path, record | {"steps": steps, "capped": capped})
 
 
 def _initial(

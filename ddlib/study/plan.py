@@ -22,6 +22,7 @@ from ddlib.networks import functional as networks
 from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import device
+from ddlib.study.kinds import for_kind
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
@@ -168,6 +169,7 @@ def make_plan(settings: Settings) -> Plan:
     """
     check_precision(settings.precision, device(settings))
     dataset = load(**settings.data)
+    settings = for_kind(settings, dataset)
     sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
     networks.build(**settings.network, **sizes)
     for name, configuration in settings.configurations.items():

@@ -105,7 +105,7 @@ class Graph:
         """Submit the training of a network on all data."""
         name, plan = wanted.configuration, self.plan
         chosen, body, length = plan.configurations[name], self.body(name), None
-        if wanted.kind == CONVERGED:
+        if wanted.kind == CONVERGED and chosen.takes_steps:
             search = jobs.find_length, chosen, body, plan.settings.converged
             length = self.file(plan.length_path(name), *search)
         return self.submit(jobs.reference, wanted, chosen, body, length, plan.settings.probe)
@@ -150,7 +150,7 @@ class Graph:
     def seeds_at_once(self, configuration: str, ipc: int) -> int:
         """Return for how many seeds a GPU trains the networks at the same time."""
         plan, chosen = self.plan, self.plan.configurations[configuration]
-        if plan.context.device == "cpu":
+        if plan.context.device == "cpu" or not chosen.takes_steps:
             return 1
         shape, classes = plan.dataset.sample_shape, plan.dataset.class_count
         network = chosen.build(shape, classes)

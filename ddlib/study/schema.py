@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.data.load import load
+from ddlib.configurations.table_models import TABLE_MODELS
+from ddlib.data.options import Options
 from ddlib.data.sources import DATASETS
 from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
@@ -29,16 +30,19 @@ def schema() -> Schema:
     definitions = study.pop("$defs") | changes.pop("$defs")
     networks = [
         _with("name", {"const": name}, options_of(network).model_json_schema())
-        for name, network in NETWORKS.items()
+        for name, network in (NETWORKS | TABLE_MODELS).items()
     ]
-    network = {"anyOf": [*networks, _other("name", NETWORKS)]}
-    changes["properties"] |= {"network": network, "product": {"type": "object"}}
+    network, model = (
+        {"anyOf": [*networks[:count], _other("name", NETWORKS | TABLE_MODELS)]}
+        for count in (len(NETWORKS), None)
+    )
+    changes["properties"] |= {"network": model, "product": {"type": "object"}}
     del changes["required"]  # a configuration takes the rest from the study
     methods = {name: method.parameters.model_json_schema() for name, method in METHODS.items()}
     variants = [_with("method", {"const": name}, methods[name]) for name in methods]
     names = {"type": "string", "examples": list(DATASETS)}
     study["properties"] |= {
-        "data": _with("name", names, options_of(load).model_json_schema()),
+        "data": _with("name", names, Options.model_json_schema()),
         "network": network,
         "methods": {
             "type": "object",

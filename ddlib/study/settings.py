@@ -21,13 +21,13 @@ from pydantic import (
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.families import Family, expand, read_configurations, read_families
-from ddlib.data.load import load
+from ddlib.configurations.table_models import read_distilling_network
+from ddlib.data.options import Options
 from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.networks.functional import read_network
-from ddlib.parameters import Parameters, Text, check_names, options_of
+from ddlib.parameters import Parameters, Text, check_names
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.extensions import read_extensions
 from ddlib.training.recipe import Converged, Recipe
@@ -78,7 +78,7 @@ def read_data(table: Any) -> dict[str, Any]:
     options = {key: value for key, value in table.items() if key != "name"}
     name, folder = table["name"], from_root(table["name"])
     is_folder = name not in DATASETS and folder.exists()
-    return {"name": str(folder) if is_folder else name, **vars(options_of(load)(**options))}
+    return {"name": str(folder) if is_folder else name, **vars(Options(**options))}
 
 
 def read_methods(table: Any) -> dict[str, tuple[str, Parameters]]:
@@ -112,7 +112,7 @@ class Settings(Parameters):
 
     extensions: Python files with your own methods, networks or data sets (see
         `ddlib.study.extensions`).
-    data: options of `ddlib.data.load.load`, with a `name`.
+    data: `ddlib.data.options.Options`, with a `name`.
     network: options of the network on which methods distil, with its registered `name`.
     training: how networks are trained.
     methods: {name: parameters}, see `read_methods`.
@@ -143,7 +143,7 @@ class Settings(Parameters):
         None, validate_default=True, examples=[["my_method.py"]]
     )
     data: Annotated[dict[str, Any], PlainValidator(read_data)]
-    network: Annotated[dict[str, Any], PlainValidator(read_network)]
+    network: Annotated[dict[str, Any], PlainValidator(read_distilling_network)]
     training: Recipe
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])

@@ -125,9 +125,10 @@ def _dataset(copy: Path, digest: str, device: str) -> DataSet:
 
 def open_data(
     context: Context, configuration: Configuration | None = None
-) -> tuple[DataSet, Network]:
+) -> tuple[DataSet, Network | None]:
     """Return the data set, and the network of a configuration (by default the study's)."""
     dataset = _dataset(context.copy, context.digest, context.device)
-    options = configuration.network if configuration else context.network
     sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
-    return dataset, networks.build(**options, **sizes)
+    if configuration:
+        return dataset, configuration.build(**sizes)
+    return dataset, networks.build(**context.network, **sizes)

@@ -3,8 +3,8 @@
 Configurations are unit vectors u_c, and gap_c(S) = |<u_c, mean(S) - mean(D)>|. The family's
 geometry is known, and so are its covers. The last part replaces <u_c, x> by features phi_c(x).
 
-Letters: M configurations, N of them distinct, W worlds (possible data sets), k samples of S, B
-nats that a sample may carry, q = e^B symbols of an alphabet, d dimensions.
+Letters: M configurations, N of them distinct, W worlds (possible data sets), k samples of S, q
+symbols of an alphabet, d dimensions.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import integrate, optimize, special, stats
 from threadpoolctl import threadpool_limits
 
-from ddlib.stats.intervals import Interval
+from ddlib.stats.intervals import Interval, student
 
 COPIES, ANGLES = 8, (5, 20)  # of the families with near duplicates; degrees
 DISTILLERS = ("samples", "herding", "every choice", "free decoder")
@@ -39,13 +39,6 @@ class Line(NamedTuple):
 def union_bound(count: np.ndarray | int, k: np.ndarray | float) -> np.ndarray:
     """Return sqrt(2 ln(2N) / k), the bound for N members at sigma = 1 (statement 12)."""
     return np.sqrt(2 * np.log(2 * np.asarray(count, dtype=float)) / k)
-
-
-def cover_bound(
-    count: np.ndarray | int, members: np.ndarray | int, radius: float, k: np.ndarray | float
-) -> np.ndarray:
-    """Return the bound for M members that N balls of this radius cover (statement 13)."""
-    return union_bound(count, k) + radius * union_bound(members, k)
 
 
 def simulate_worst(
@@ -78,20 +71,16 @@ def slopes(table: pd.DataFrame) -> tuple[Line, tuple[Line, Line], float]:
     table: as `simulate_worst` returns it. k* is in units of sigma^2 / epsilon^2. The ratio is the
     largest mean worst gap over its union bound.
     """
-    worst = table.pivot(index="seed", columns="count", values="worst")
-    counts, stars = worst.columns.to_numpy(float), worst.to_numpy() ** 2
-    half = len(counts) // 2
+    worst = table.pivot(index="count", columns="seed", values="worst")
+    stars, half = worst**2, len(worst) // 2
 
-    def line(part: slice) -> Line:
-        x, curves = np.log(counts[part]), stars[:, part]
-        slope = np.polyfit(x, curves.T, 1)[0]
-        width = stats.t.ppf(0.975, len(slope) - 1) * stats.sem(slope)
-        r2 = float(np.corrcoef(x, curves.mean(axis=0))[0, 1] ** 2)
-        mean = float(slope.mean())
-        return Line(Interval(mean, mean - width, mean + width), r2)
+    def line(stars: pd.DataFrame) -> Line:
+        x = np.log(stars.index.to_numpy(float))
+        r2 = np.corrcoef(x, stars.mean(axis=1))[0, 1] ** 2
+        return Line(student(np.polyfit(x, stars, 1)[0]), float(r2))
 
-    ratio = float((worst.mean() / union_bound(counts, 1)).max())
-    return line(slice(None)), (line(slice(half + 1)), line(slice(half, None))), ratio
+    ratio = float((worst.mean(axis=1) / union_bound(worst.index, 1)).max())
+    return line(stars), (line(stars[: half + 1]), line(stars[half:])), ratio
 
 
 def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame:
@@ -103,16 +92,17 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
     """
     counts = np.array(counts)
     fewer = counts[counts >= 2 * COPIES] // COPIES
-    kinds = {"independent": (counts, 1, 0.0), "duplicates": (fewer, COPIES, 0.0)}
-    kinds |= {f"{angle}° apart": (fewer, COPIES, np.deg2rad(angle)) for angle in ANGLES}
+    kinds = {"independent": (counts, 1, 0), "duplicates": (fewer, COPIES, 0)}
+    kinds |= {f"{angle}° apart": (fewer, COPIES, angle) for angle in ANGLES}
     worst = {"union bound of M": pd.Series(union_bound(counts, 1), counts)}
     for line, (sizes, copies, angle) in kinds.items():
-        table = simulate_worst(sizes, draws, seeds, np.random.default_rng(0), copies, angle)
+        radians, members = np.deg2rad(angle), sizes * copies
+        table = simulate_worst(sizes, draws, seeds, np.random.default_rng(0), copies, radians)
         worst[line] = table.groupby("members")["worst"].mean()
-    for angle in ANGLES:
-        radius, members = 2 * np.sin(np.deg2rad(angle) / 2), fewer * COPIES
-        bound = cover_bound(fewer, members, radius, 1)
-        worst[f"statement 13 at {angle}°"] = pd.Series(bound, members)
+        if angle:
+            spread = 2 * np.sin(radians / 2) * union_bound(members, 1)
+            bound = union_bound(sizes, 1) + spread
+            worst[f"statement 13 at {angle}°"] = pd.Series(bound, members)
     table = pd.concat(worst, names=["line", "x"]).rename("k_star").reset_index()
     return table.assign(x=np.log(table["x"]), k_star=table["k_star"] ** 2)
 
@@ -121,7 +111,10 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
 
 
 def fano_success(k: np.ndarray | int, worlds: int, nats: float) -> np.ndarray:
-    """Return the largest share of worlds that k samples of B nats can serve (statement 14)."""
+    """Return the largest share of worlds that k samples can serve (statement 14).
+
+    nats: what one sample may say about the world.
+    """
     return np.minimum(1.0, (np.asarray(k) * nats + np.log(2)) / np.log(worlds))
 
 
@@ -170,46 +163,6 @@ def noisy_success(distiller: str, worlds: int, k: np.ndarray | int, noise: float
     return (special.ndtr(root) - special.ndtr(-root)) ** worlds
 
 
-def channel_table(
-    worlds: int, alphabets: Sequence[int], noise: float, largest: int
-) -> pd.DataFrame:
-    """Tabulate what every distiller reaches in every channel: channel, line, k, success, bound.
-
-    alphabets: sizes q of quantised channels, for k from 1 to where q^k holds all worlds, but no
-    more than 4; noise: that of the noisy channel, in units of epsilon, for 15 k up to `largest`.
-    """
-    rows = []
-    for alphabet in alphabets:
-        nats = np.log(alphabet)
-        enough = int(np.ceil(np.log(worlds) / nats - 1e-9))
-        for line in DISTILLERS:
-            generator = np.random.default_rng(0)
-            for k in range(1, min(enough, 4) + 1):
-                success = quantised_success(line, worlds, k, alphabet, generator)
-                bound = float(fano_success(k, worlds, nats))
-                rows.append((f"{alphabet} symbols", line, k, success, bound))
-    ks = np.unique(np.geomspace(1, largest, 15).round().astype(int))
-    bound = fano_success(ks, worlds, APART**2 / (2 * noise**2))
-    for line in NOISY:
-        success = noisy_success(line, worlds, ks, noise)
-        rows += [("noise", line, *row) for row in zip(ks, success, bound, strict=True)]
-    return pd.DataFrame(rows, columns=["channel", "line", "k", "success", "bound"])
-
-
-def channel_sizes(counts: Sequence[int], success: float = 0.5) -> pd.DataFrame:
-    """Tabulate k for a chance of `success` in the noisy channel: x (ln W), k_star, line.
-
-    k is in units of noise^2 / epsilon^2, so the noise is 1 and k runs over a grid of reals.
-    """
-    ks, nats = np.geomspace(0.02, 200, 400), APART**2 / 2
-    table = pd.DataFrame({"x": np.log(np.asarray(counts, dtype=float))})
-    for line in NOISY:
-        reached = [noisy_success(line, int(count), ks, 1.0) >= success for count in counts]
-        table[line] = [float(ks[enough.argmax()]) for enough in reached]
-    table["Fano's bound"] = ((success * table["x"] - np.log(2)) / nats).clip(0)
-    return table.melt("x", var_name="line", value_name="k_star")
-
-
 # (c) S is optimised over the reals.
 
 
@@ -233,15 +186,9 @@ def draw_family(kind: str, count: int, width: int, generator: np.random.Generato
     return network
 
 
-def slopes_of(features: Features, points: np.ndarray) -> np.ndarray:
-    """Return the derivatives (n, M, d) of features by points (n, d), by complex steps.
-
-    Source: Squire & Trapp, SIAM Review 40, 1998. A feature of a point depends on no other point.
-    """
-    steps = 1e-30j * np.eye(points.shape[1])
-    moved = (points[:, None] + steps).reshape(-1, len(steps))
-    slopes = features(moved).imag.reshape(*points.shape, -1) / 1e-30  # (n, d, M)
-    return slopes.swapaxes(1, 2)
+def first(features: Features, count: int) -> Features:
+    """Return the first features of a family."""
+    return lambda points: features(points)[:, :count]
 
 
 def rank(features: Features, points: np.ndarray) -> int:
@@ -256,7 +203,7 @@ def least_size(
 ) -> int:
     """Return the least k for which optimised points in R^d leave every gap below CLOSE.
 
-    real: D (n, d). Gauss-Newton from `attempts` sets of real points at each k, so an upper
+    real: D (n, d). Least squares from `attempts` sets of real points at each k, so an upper
     estimate. Raises ValueError where twice rank + 1 points do not suffice; by Caratheodory's
     theorem rank + 1 would, with weights.
     """
@@ -265,36 +212,11 @@ def least_size(
     def missed(flat: np.ndarray) -> np.ndarray:
         return features(flat.reshape(-1, width)).mean(axis=0) - target
 
-    def jacobian(flat: np.ndarray) -> np.ndarray:
-        slopes = slopes_of(features, flat.reshape(-1, width))
-        return slopes.transpose(1, 0, 2).reshape(len(target), -1) / len(slopes)
-
     largest = 2 * (rank(features, real) + 1)
-    exact = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    exact = {"jac": "cs", "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}  # complex steps
     for k in range(1, largest + 1):
         for _ in range(attempts):
             start = real[generator.choice(len(real), k, replace=False)].ravel()
-            left = optimize.least_squares(missed, start, jacobian, **exact).fun
-            if np.abs(left).max() < CLOSE:
+            if np.abs(optimize.least_squares(missed, start, **exact).fun).max() < CLOSE:
                 return k
     raise ValueError(f"no {largest} points match D for all configurations; allow more attempts")
-
-
-def optimised_sizes(
-    kinds: Sequence[str], counts: Sequence[int], width: int, seeds: int
-) -> pd.DataFrame:
-    """Tabulate k* of optimised S: kind, count (M), seed, rank, k_star."""
-    rows = []
-    for seed in range(seeds):
-        generator = np.random.default_rng(seed)
-        real = generator.normal(size=(200, width))
-        for kind in kinds:
-            whole = draw_family(kind, max(counts), width, generator)
-            for count in counts:
-
-                def family(points, whole=whole, count=count):
-                    return whole(points)[:, :count]
-
-                size = least_size(family, real, generator)
-                rows.append((kind, count, seed, rank(family, real), size))
-    return pd.DataFrame(rows, columns=["kind", "count", "seed", "rank", "k_star"])

@@ -1,14 +1,13 @@
 """The linear model under gradient descent: every term of the chain of bounds, computed exactly.
 
-What S misses of D in one step bounds how far the trained weights end up apart, and that bounds the
-gap in risk (arXiv 2512.05817).
-
 A squared loss sees only two moments of a data set, H = X'X/N + ridge I and b = X'y/N. Its gradient
 is H theta - b. Risks are half mean squared errors, up to a constant.
 
-Letters: N samples, d weights, T steps. All arrays are float64.
+Letters: N samples, d weights, T steps.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -21,26 +20,22 @@ class Moments(NamedTuple):
     target: np.ndarray  # b, (d,)
 
 
-class Problem(NamedTuple):
-    """A training on D and on S from one start, and the test risk that judges both."""
+@dataclass(frozen=True)
+class Task:
+    """What S is made for: training on D, and the risk that judges it. segment divides steps."""
 
     real: Moments
-    synthetic: Moments
     risk: Moments
     start: np.ndarray  # (d,)
     rate: float
     steps: int
+    segment: int  # steps that trajectory matching compares at once
+    ridge: float
 
-
-class Chain(NamedTuple):
-    """Every term of alignment -> parameter gap -> risk gap of a `Problem`."""
-
-    rho: float
-    discrepancy: float
-    distance: float
-    distance_bound: float
-    gap: float
-    gap_bound: float
+    @cached_property
+    def path(self) -> np.ndarray:
+        """The path (T + 1, d) of training on D: the expert."""
+        return descend(self.real, self.start, self.rate, self.steps)
 
 
 def moments(inputs: np.ndarray, outputs: np.ndarray, ridge: float = 0.0) -> Moments:
@@ -91,20 +86,24 @@ def gap_bound(distance: float, reference: np.ndarray, risk: Moments) -> float:
     return float(slope * distance + np.linalg.eigvalsh(risk.hessian)[-1] * distance**2 / 2)
 
 
-def chain(problem: Problem) -> Chain:
-    """Return every term of one problem, with the contraction of a step on D."""
-    real, synthetic, risk, start, rate, steps = problem
-    ours, theirs = (descend(data, start, rate, steps) for data in (synthetic, real))
-    rho = contraction(real.hessian, rate)
-    discrepancy = float(discrepancies(synthetic, real, ours[:-1], rate).max())
-    bound = distance_bound(rho, discrepancy, steps)
-    distance = float(np.linalg.norm(ours[-1] - theirs[-1]))
-    gap = risk_gap(ours[-1], theirs[-1], risk)
-    return Chain(rho, discrepancy, distance, bound, gap, gap_bound(bound, theirs[-1], risk))
+def chain(synthetic: Moments, task: Task) -> dict[str, float]:
+    """Return rho (of a step on D), discrepancy, distance and gap, and the last two's bounds."""
+    path, end = descend(synthetic, task.start, task.rate, task.steps), task.path[-1]
+    rho = contraction(task.real.hessian, task.rate)
+    discrepancy = float(discrepancies(synthetic, task.real, path[:-1], task.rate).max())
+    bound = distance_bound(rho, discrepancy, task.steps)
+    return {
+        "rho": rho,
+        "discrepancy": discrepancy,
+        "distance": float(np.linalg.norm(path[-1] - end)),
+        "distance_bound": bound,
+        "gap": risk_gap(path[-1], end, task.risk),
+        "gap_bound": gap_bound(bound, end, task.risk),
+    }
 
 
-def random_problem(generator: np.random.Generator) -> Problem:
-    """Draw a problem of 2 to 6 weights, with or without a ridge.
+def random_problem(generator: np.random.Generator) -> tuple[Moments, Task]:
+    """Draw S and its task, of 2 to 6 weights, with or without a ridge.
 
     S is sampled from D and then moved by up to its own size, so it may fit D or miss it. In one
     problem in ten no step contracts: the bounds hold there but say little.
@@ -121,8 +120,8 @@ def random_problem(generator: np.random.Generator) -> Problem:
     rows, moved = generator.integers(0, count, k), generator.uniform(0, 1)
     points = inputs[rows] + moved * generator.normal(size=(k, width)) * scales
     labels = outputs[rows] + moved * generator.normal(size=k)
-    real = moments(inputs, outputs, ridge)
+    real, risk = moments(inputs, outputs, ridge), moments(tests, answers)
     share = 1.05 if generator.random() < 0.1 else generator.uniform(0.05, 1)  # of 2 / largest
     rate = 2 * share / float(np.linalg.eigvalsh(real.hessian)[-1])
-    synthetic, risk = moments(points, labels, ridge), moments(tests, answers)
-    return Problem(real, synthetic, risk, generator.normal(size=width), rate, steps)
+    task = Task(real, risk, generator.normal(size=width), rate, steps, steps, ridge)
+    return moments(points, labels, ridge), task

@@ -4,27 +4,17 @@ With a ridge the step contracts, and statement 1 bounds the distance of weights.
 may be flat directions, in which weights drift apart. There the Polyak-Lojasiewicz (PL) inequality
 still bounds the loss, and nothing bounds the weights. Labels are -1 and 1; losses are in nats.
 
-Letters: N samples, d weights, T steps. All arrays are float64.
+Letters: N samples, d weights, T steps.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import optimize, special
 
 from ddlib.theory.linear import distance_bound
 
 Labelled = tuple[np.ndarray, np.ndarray]  # inputs (N, d), labels (N,)
-
-
-class Case(NamedTuple):
-    """Two data sets on which one model is trained, and the least loss on the first."""
-
-    real: Labelled
-    synthetic: Labelled
-    ridge: float
-    least: float  # nats; an infimum where no weights reach it
+Case = tuple[Labelled, Labelled, float, float]  # D, S, ridge, least loss on D (nats)
 
 
 def loss(theta: np.ndarray, data: Labelled, ridge: float) -> float:
@@ -40,27 +30,9 @@ def gradient(theta: np.ndarray, data: Labelled, ridge: float) -> np.ndarray:
     return inputs.T @ pulls / len(labels) + ridge * theta
 
 
-def curvature(inputs: np.ndarray, ridge: float) -> tuple[float, float]:
-    """Return bounds (least, largest) on the eigenvalues of the Hessian at any weights.
-
-    The curvature p (1 - p) of a sample lies in (0, 1/4].
-    """
-    largest = np.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]
-    return ridge, ridge + float(largest) / 4
-
-
-def minimum(data: Labelled, ridge: float) -> np.ndarray:
-    """Return a minimiser (d,) by Newton's method; the classes must overlap, or ridge be positive.
-
-    Where features are redundant it is the one of least norm.
-    """
-    inputs, labels = data
-    theta = np.zeros(inputs.shape[1])
-    for _ in range(50):
-        p = special.expit(inputs @ theta)
-        hessian = (inputs.T * (p * (1 - p))) @ inputs / len(labels) + ridge * np.eye(len(theta))
-        theta = theta - np.linalg.lstsq(hessian, gradient(theta, data, ridge), rcond=1e-10)[0]
-    return theta
+def smoothness(inputs: np.ndarray, ridge: float) -> float:
+    """Return a bound on the eigenvalues of the Hessian: a sample's p (1 - p) is at most 1/4."""
+    return ridge + float(np.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]) / 4
 
 
 def pl_bound(excess: float, mu: float, rate: float, error: float, steps: int) -> float:
@@ -79,21 +51,20 @@ def cases(generator: np.random.Generator) -> dict[str, Case]:
     S is sampled from D. In the second case D does not vary in the last direction, and S does a
     little.
     """
-    weights = generator.normal(size=4)
-
-    def draw(separable: bool, flat: bool) -> tuple[Labelled, Labelled]:
+    weights, drawn = generator.normal(size=4), {}
+    for name, ridge in {"a ridge": 0.1, "a flat direction": 0.0, "separable": 0.0}.items():
+        flat, separable = name == "a flat direction", name == "separable"
         inputs = generator.normal(size=(200, 4)) * [1, 1, 1, 0 if flat else 1]
         noise = 0 if separable else 2
         labels = np.sign(inputs @ weights + noise * generator.logistic(size=200))
         rows = generator.choice(200, 40, replace=False)
         points = inputs[rows] + 0.3 * flat * np.outer(generator.normal(size=40), [0, 0, 0, 1])
-        return (inputs, labels), (points, labels[rows])
-
-    drawn = {}
-    for name, ridge in {"a ridge": 0.1, "a flat direction": 0.0, "separable": 0.0}.items():
-        real, synthetic = draw(name == "separable", name == "a flat direction")
-        least = 0.0 if name == "separable" else loss(minimum(real, ridge), real, ridge)
-        drawn[name] = Case(real, synthetic, ridge, least)
+        real = inputs, labels
+        least = 0.0  # of separable classes, in the limit of ever longer weights
+        if not separable:
+            settings = {"args": (real, ridge), "jac": gradient, "tol": 1e-10}
+            least = optimize.minimize(loss, np.zeros(4), **settings).fun
+        drawn[name] = real, (points, labels[rows]), ridge, least
     return drawn
 
 
@@ -106,33 +77,25 @@ def follow(case: Case, rate: float, steps: int) -> tuple[pd.DataFrame, dict[str,
     rho_anywhere, which holds at any weights; mu of the PL inequality, measured on the path of S.
     """
     real, synthetic, ridge, least = case
-
-    def path(data: Labelled) -> np.ndarray:
-        places = [np.zeros(real[0].shape[1])]
-        for _ in range(steps):
-            places.append(places[-1] - rate * gradient(places[-1], data, ridge))
-        return np.array(places)
-
-    ours, theirs = path(synthetic), path(real)
-    slopes = np.array([gradient(theta, real, ridge) for theta in ours[:-1]])
-    other_slopes = np.array([gradient(theta, synthetic, ridge) for theta in ours[:-1]])
-    distances = np.linalg.norm(ours - theirs, axis=1)
-    apart = distances[:-1] > 0
-    after = np.linalg.norm(ours[:-1] - rate * slopes - theirs[1:], axis=1)
-    rho = float((after[apart] / distances[:-1][apart]).max(initial=0.0))
-    error = float(np.linalg.norm(other_slopes - slopes, axis=1).max())
-    excess = np.array([loss(theta, real, ridge) for theta in ours]) - least
-    away = excess[:-1] > 1e-14
-    mu = float(((slopes[away] ** 2).sum(axis=1) / (2 * excess[:-1][away])).min(initial=np.inf))
-    times = range(steps + 1)
-    table = pd.DataFrame(
-        {
-            "step": times,
-            "distance": distances,
-            "distance_bound": [distance_bound(rho, rate * error, t) for t in times],
-            "excess": excess,
-            "excess_bound": [pl_bound(excess[0], mu, rate, error, t) for t in times],
-        }
-    )
-    anywhere = max(abs(1 - rate * end) for end in curvature(real[0], ridge))
-    return table, {"rho": rho, "rho_anywhere": anywhere, "mu": mu}
+    on_synthetic = on_real = np.zeros(real[0].shape[1])
+    rows, rho, error, mu = [], 0.0, 0.0, np.inf
+    for step in range(steps + 1):
+        distance = np.linalg.norm(on_synthetic - on_real)
+        excess = loss(on_synthetic, real, ridge) - least
+        rows.append((step, distance, excess))
+        slope, other_slope = (gradient(on_synthetic, data, ridge) for data in (real, synthetic))
+        after = on_real - rate * gradient(on_real, real, ridge)
+        if step < steps:
+            if distance > 0:
+                rho = max(rho, np.linalg.norm(on_synthetic - rate * slope - after) / distance)
+            if excess > 1e-14:
+                mu = min(mu, slope @ slope / (2 * excess))
+            error = max(error, np.linalg.norm(other_slope - slope))
+        on_synthetic, on_real = on_synthetic - rate * other_slope, after
+    table = pd.DataFrame(rows, columns=["step", "distance", "excess"])
+    bounds = [distance_bound(rho, rate * error, step) for step in table["step"]]
+    table.insert(2, "distance_bound", bounds)
+    start = table["excess"][0]
+    table["excess_bound"] = [pl_bound(start, mu, rate, error, step) for step in table["step"]]
+    anywhere = max(abs(1 - rate * end) for end in (ridge, smoothness(real[0], ridge)))
+    return table, {"rho": float(rho), "rho_anywhere": anywhere, "mu": float(mu)}

@@ -8,8 +8,6 @@ Letters: k samples of S, d weights, T steps, N steps of a segment, J = T / N seg
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -18,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ddlib.theory.linear import (
     Moments,
+    Task,
     contraction,
     descend,
     gap_bound,
@@ -32,24 +31,6 @@ Samples = tuple[np.ndarray, np.ndarray]  # inputs (k, d), outputs (k,)
 Valued = tuple[float, np.ndarray, np.ndarray]  # an objective, its slopes by H (d, d) and b (d,)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What S is made for: training on D, and the risk that judges it. segment divides steps."""
-
-    real: Moments
-    risk: Moments
-    start: np.ndarray  # (d,)
-    rate: float
-    steps: int
-    segment: int
-    ridge: float
-
-    @cached_property
-    def path(self) -> np.ndarray:
-        """The path (T + 1, d) of training on D: the expert."""
-        return descend(self.real, self.start, self.rate, self.steps)
-
-
 def gradient_matching(synthetic: Moments, task: Task) -> Valued:
     """Return the mean over D's path of |gradient of S - gradient of D|^2 (DC's idea)."""
     path = task.path[:-1]
@@ -60,10 +41,16 @@ def gradient_matching(synthetic: Moments, task: Task) -> Valued:
     return value, scale * missed.T @ path, -scale * missed.sum(axis=0)
 
 
-def distribution_matching(synthetic: Moments, task: Task) -> Valued:
-    """Return the squared distance between the mean features (xx', xy) of S and D (DM's idea)."""
-    hessian, target = (mine - theirs for mine, theirs in zip(synthetic, task.real, strict=True))
-    return (hessian**2).sum() + (target**2).sum(), 2 * hessian, 2 * target
+def distribution_matching(synthetic: Moments, task: Task, seen: np.ndarray | None = None) -> Valued:
+    """Return the squared distance between the mean features (xx', xy) of S and D (DM's idea).
+
+    seen: (p, d), for another model that sees the inputs as `seen` x.
+    """
+    seen = np.eye(len(task.start)) if seen is None else seen
+    hessian = seen @ (synthetic.hessian - task.real.hessian) @ seen.T
+    target = seen @ (synthetic.target - task.real.target)
+    value = (hessian**2).sum() + (target**2).sum()
+    return value, 2 * seen.T @ hessian @ seen, 2 * seen.T @ target
 
 
 def trajectory_matching(synthetic: Moments, task: Task) -> Valued:
@@ -86,7 +73,7 @@ def trajectory_matching(synthetic: Moments, task: Task) -> Valued:
     return (missed**2).sum() / len(missed), by_hessian, by_target
 
 
-OBJECTIVES: dict[str, Callable[[Moments, Task], Valued]] = {
+OBJECTIVES = {
     "gradient": gradient_matching,
     "distribution": distribution_matching,
     "trajectory": trajectory_matching,
@@ -145,12 +132,10 @@ def distil(
 def bounds(synthetic: Moments, task: Task) -> dict[str, float]:
     """Return, by objective, its bound on the distance of trained weights (statements 4 to 6).
 
-    gradient: rate sqrt(T sum_t rho^2t) sqrt(objective); distribution: as gradient, times
-    sqrt(1 + B^2), B the longest weights on D's path; trajectory: sqrt(J sum_j rho^2Nj)
-    sqrt(objective). rho is that of S, as the objectives look along D's path.
+    rho is that of S, as the objectives look along D's path.
     """
     rho = contraction(synthetic.hessian, task.rate)
-    roots = {name: np.sqrt(each(synthetic, task)[0]) for name, each in OBJECTIVES.items()}
+    roots = {name: np.sqrt(match(synthetic, task)[0]) for name, match in OBJECTIVES.items()}
     single = task.rate * np.sqrt(task.steps * geometric(rho**2, task.steps))
     reach = np.sqrt(1 + (task.path[:-1] ** 2).sum(axis=1).max())
     pieces = task.steps // task.segment
@@ -160,10 +145,9 @@ def bounds(synthetic: Moments, task: Task) -> dict[str, float]:
 
 
 def trace(task: Task, history: list[Samples]) -> pd.DataFrame:
-    """Tabulate, for S on its way, all objectives, the gap, and the three bounds on it.
+    """Tabulate S on its way, a row an iteration, with the bounds on the gap.
 
-    A row an iteration: iteration, gap, and for each objective its name (its square root, in its
-    own unit) and bound_NAME, a bound on the gap.
+    Columns: iteration, gap, and for each objective NAME (its square root) and bound_NAME.
     """
     rows, reference = [], task.path[-1]
     for iteration, samples in enumerate(history):
@@ -185,8 +169,8 @@ def draw_task(
     steps: int = 40,
     segment: int = 10,
     ridge: float = 0.02,
-) -> tuple[Task, Samples, Moments]:
-    """Draw a data set D and return its task, its samples, and the moments of its population.
+) -> tuple[Task, Samples]:
+    """Draw a data set D of `count` samples; return its task and its samples.
 
     Inputs are Gaussian with variances from 1 down to 1/4, outputs x'w + noise; the risk is the
     population's. rate is 1 over the largest eigenvalue of D.
@@ -195,9 +179,6 @@ def draw_task(
     weights = generator.normal(size=width)
     inputs = generator.normal(size=(count, width)) * scales
     outputs = inputs @ weights + noise * generator.normal(size=count)
-    population = Moments(np.diag(scales**2), scales**2 * weights)
-    real = moments(inputs, outputs, ridge)
-    rate = 1 / float(np.linalg.eigvalsh(real.hessian)[-1])
-    start = generator.normal(size=width)
-    task = Task(real, population, start, rate, steps, segment, ridge)
-    return task, (inputs, outputs), population
+    real, risk = moments(inputs, outputs, ridge), Moments(np.diag(scales**2), scales**2 * weights)
+    rate, start = 1 / float(np.linalg.eigvalsh(real.hessian)[-1]), generator.normal(size=width)
+    return Task(real, risk, start, rate, steps, segment, ridge), (inputs, outputs)

@@ -1,11 +1,11 @@
 """Augmentation: the transformations of DSA, and mixup and cutmix.
 
-DSA is differentiable siamese augmentation (Zhao & Bilen, ICML 2021). `draw` picks one family and
-its strengths; `apply` transforms images by them. A draw of count 1 is siamese: it transforms every
-image of the real and of the synthetic batch alike. A draw of count N gives each of N images its own
-strengths, as in the training of a network.
+DSA is differentiable siamese augmentation (Zhao & Bilen, ICML 2021). `draw` draws one family and
+its strengths; `apply` transforms images by them. A draw of count 1 is siamese: it transforms all
+real and all synthetic images alike. A draw of count N gives each of N images its own strengths, as
+in the training of a network.
 
-Images are normalised, so zeros that fill a hole are the mean pixel of the data set.
+Images are normalised, so a zero is the mean pixel of the data set.
 """
 
 import math
@@ -28,11 +28,10 @@ LARGEST_ROTATION = 15.0  # degrees
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One drawn transformation: its family, and its strengths by name.
+    """One drawn transformation: its family ("none": the identity), and its strengths by name.
 
-    family: a name of FAMILIES, or "none" for the identity.
-    values: strength -> tensor (count,) on the CPU; all images of a batch share a draw of count 1.
-        Positions are fractions in [0, 1), so a draw fits images of any size.
+    values: tensors (count,) on the CPU. Positions are fractions in [0, 1), so a draw fits images of
+    any size.
     """
 
     family: str
@@ -48,12 +47,11 @@ class Family:
 
 
 def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Draw:
-    """Draw one of the families, each equally likely, and uniform strengths for `count` images.
+    """Draw one of the families, all equally likely, and uniform strengths for `count` images.
 
-    families: names of FAMILIES, e.g. STRATEGIES["dsa"]; an empty list gives the identity.
-    count: 1 for a siamese draw, N for a draw per image of a batch of N.
-    Raises ValueError for an unknown family or a count below 1.
-    Source: DSA, section 3.2; one family a call is the reference's mode 'S'.
+    families: names of FAMILIES, such as STRATEGIES["dsa"]; none give the identity. count: 1 for a
+    siamese draw. Raises ValueError for an unknown family or a count below 1. Source: DSA, section
+    3.2; one family for a batch is the reference's mode 'S'.
     """
     check_names(families, FAMILIES, "augmentation family")
     if count < 1:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ddlib.data.base import Split
 from ddlib.devices import send
-from ddlib.networks.functional import Theta, in_passes, logits, with_buffers
+from ddlib.networks.functional import Theta, logits, pass_size, with_buffers
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
@@ -158,9 +158,15 @@ def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -
 @torch.no_grad()
 def score(network: Network, theta: Theta, split: Split) -> Score:
     """Return the Score of `theta` on all samples of `split`."""
+    return score_of(lambda rows: logits(network, theta, split.at(rows)), split)
+
+
+def score_of(scores_at: Callable[[torch.Tensor], torch.Tensor], split: Split) -> Score:
+    """Return the Score of what gives the logits (n, C) of some rows (n,) of `split`."""
     right, nats, count = [], [], len(split.labels)
-    for rows in in_passes(torch.arange(count, device=split.device)):
-        scores, labels = logits(network, theta, split.at(rows)), split.labels[rows]
+    size = pass_size(split.at(slice(0, 1)).shape[1:], split.device)
+    for rows in torch.arange(count, device=split.device).split(size):
+        scores, labels = scores_at(rows), split.labels[rows]
         right.append(scores.argmax(1) == labels)
         nats.append(F.cross_entropy(scores, labels, reduction="sum"))
     labels = split.labels.cpu()

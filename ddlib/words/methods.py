@@ -27,14 +27,11 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
     several = both["configuration"].nunique() > 1
     for (name, method), rows in both.groupby(["configuration", "method"], sort=False):
         low = rows[rows["balanced_accuracy"] < least]
-        if low.empty:
-            continue
-        ks = [k for k in sorted(low["k"].unique()) if k]
-        place = f"{method}{f' under {name}' * several}{f' at k = {listed(ks)}' * bool(ks)}"
-        lines.append(
-            f"{place}: {len(low)} of {rows['k'].isin(low['k']).sum()} networks, balanced accuracy "
-            f"{low['balanced_accuracy'].mean():.3f}"
-        )
+        if len(low):
+            ks = [k for k in sorted(low["k"].unique()) if k]
+            place = f"{method}{f' under {name}' * several}{f' at k = {listed(ks)}' * bool(ks)}"
+            count, mean = rows["k"].isin(low["k"]).sum(), low["balanced_accuracy"].mean()
+            lines.append(f"{place}: {len(low)} of {count} networks, balanced accuracy {mean:.3f}")
     if both.empty:
         return Text("No network ended well.")
     if not lines:
@@ -71,10 +68,9 @@ def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
         return f"{text}, the only method."
     every = len(level) in (0, len(against(pairs, row["best"])))
     others = "any other method" if every else listed(level)
-    text += f", {'not ' * bool(level)}significantly better than {others}"
-    by = f" by {number(row['difference'])}" if pd.notna(row["difference"]) else ""
+    text += f", {'not ' if level else ''}significantly better than {others}"
     test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
-    return f"{text}. It leads {row['runner_up']}{by} ({test})."
+    return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
 
 
 def _among_the_best(ranks: pd.DataFrame) -> str:
@@ -83,20 +79,19 @@ def _among_the_best(ranks: pd.DataFrame) -> str:
     if not counts:
         return "No method reached an accuracy."
     sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")
-    return f"Best, or not significantly worse than the best, of {len(ranks)} sizes: {sizes}."
+    return (
+        f"Best, or not significantly worse than the best, at how many of {len(ranks)} k: {sizes}."
+    )
 
 
 def _over_baseline(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return [f"The study has no {BASELINE} beside another method, so nothing to compare with."]
-    up, down, kept = table["low"] > 0, table["high"] < 0, table["survives"].astype(bool)
-    untested = table["reason"] != ""
+    kept, untested = table["survives"].astype(bool), table["reason"] != ""
     groups = {
-        "better": up & kept,
-        "better before the correction only,": up & ~kept,
-        "worse": down & kept,
-        "worse before the correction only,": down & ~kept,
-        "no significant difference": ~(up | down | untested),
+        "better": kept & (table["difference"] > 0),
+        "worse": kept & (table["difference"] < 0),
+        "no significant difference": ~kept & ~untested,
         "not testable": untested,
     }
     lines = []
@@ -120,12 +115,11 @@ def _tests(pairs: pd.DataFrame) -> str:
     tested = pairs[pairs["reason"] == ""]
     if tested.empty:
         return "No comparison can be tested: that takes two methods, two seeds and some variance."
-    kept = tested[tested["survives"]]
     first = LEVEL / tested.groupby("k").size().max()
     return (
-        f"{len(kept)} of {len(tested)} differences are significant, by paired t tests with Holm's "
-        f"correction over the pairs at one k: the smallest p there has to be at most {first:.2g}. "
-        "These tests assume normal differences."
+        f"{tested['survives'].sum()} of {len(tested)} differences are significant (paired t tests, "
+        f"Holm's correction over the pairs at one k). For that, the smallest p at a k must be at "
+        f"most {first:.2g}. The tests assume normal differences."
     )
 
 
@@ -150,24 +144,16 @@ def _interchangeable(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFr
     """Return the verdict. Differing accuracies or differing exponents are enough to reject."""
     if (pairs["reason"] != "").all():
         return "Whether the methods are interchangeable cannot be decided from these trials."
-    alike = order.p <= LEVEL
-    ks, bent = sorted(pairs.loc[pairs["survives"], "k"].unique()), exponents["differs"].any()
-    if not ks and not bent:
+    ks = sorted(pairs.loc[pairs["survives"], "k"].unique())
+    reasons = [f"some differ at k = {listed(ks, 'and')}"] if ks else []
+    reasons += ["their gaps fall with different exponents"] * bool(exponents["differs"].any())
+    if not reasons:
         most = number(pairs[["low", "high"]].abs().max(axis=None))
-        hint = ", and an order that agrees over k hints at some" if alike else ""
         return (
             "The methods may be interchangeable: no difference is significant. But differences up "
-            f"to {most} are not excluded{hint}."
+            f"to {most} are not excluded."
         )
-    reasons = [f"some differ at k = {listed(ks, 'and')}"] if ks else []
-    reasons += ["their gaps fall with different exponents"] if bent else []
-    text = f"The methods are not interchangeable: {listed(reasons, 'and')}."
-    if alike:
-        return (
-            f"{text} But their order agrees over k more than chance would, as if all served one "
-            f"objective with unequal success (W = {order.w:.2f}; 1 is full agreement)."
-        )
-    return f"{text} Whether their order agrees over k is open."
+    return f"The methods are not interchangeable: {listed(reasons, 'and')}."
 
 
 def _differing(pairs: pd.DataFrame) -> str:
@@ -188,8 +174,10 @@ def _order(order: Agreement) -> str:
         caveat += f" {complete} of {seeds} seeds have all other results and count."
     if order.reason:
         return f"Whether one order holds at every k is not testable: {order.reason}.{caveat}"
-    alike = "more" if order.p <= LEVEL else "not more"
+    alike = order.p <= LEVEL
+    success = ", as if all served one objective with unequal success" if alike else ""
     return (
-        f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes {alike} "
-        f"than random orders do (Kendall's W = {order.w:.2f}, {p_value(order.p)}).{caveat}"
+        f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes "
+        f"{'more' if alike else 'no more'} than random orders do{success} (Kendall's W = "
+        f"{order.w:.2f}, {p_value(order.p)}).{caveat}"
     )

@@ -11,6 +11,7 @@ from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
 from ddlib.words.text import Text, listed, p_value
 
 FEW = 4  # configurations that are named one by one
+NO_WORSE = "On average, networks trained on S are no worse than those trained on D"
 NOTE = (
     "Intervals are 95 %. The curve survives if the interval of the exponent holds 1/2 and no lack "
     "of fit is significant. R², the paper's criterion, decides nothing: curves that merely fall "
@@ -32,16 +33,15 @@ def scaling(
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
-        law = fits["inverse_sqrt"]
-        sentences = [f"No curve can be fitted: {law.reason}."]
+        law, free, judged = fits["inverse_sqrt"], fits["free_exponent"], verdict(fits)
         if law.fitted:
-            judged = verdict(fits)
-            sentences = [_no_gap(law), _verdict(judged, fits), _exponent(fits["free_exponent"])]
+            sentences = [_no_gap(law), _verdict(judged, fits), _exponent(free)]
             if judged.survives:
-                sentences += [_power(fits["free_exponent"]), _floor(law, unit)]
-                sentences += [_near_floor(law, floor_share), _last_gain(law, least_gain, unit)]
-                sentences.append(_predicted(law, unit))
+                sentences += [_power(free), _floor(law, unit), _near_floor(law, floor_share)]
+                sentences += [_last_gain(law, least_gain, unit), _predicted(law, unit)]
             sentences += [_choice(fits), _r2(law)]
+        else:
+            sentences = [f"No curve can be fitted: {law.reason}."]
         sentences.append(_missing(law))
         paragraphs.append(f"**{method}.** {' '.join(filter(None, sentences))}")
     return Text("\n\n".join([*paragraphs, NOTE]))
@@ -49,18 +49,16 @@ def scaling(
 
 def _no_gap(law: Fit) -> str:
     means = zip(law.data.ks, law.data.means, strict=True)
-    if not (ks := [f"{k:g}" for k, mean in means if mean <= 0]):
-        return ""
-    at = listed(ks, "and")
-    return f"Networks trained on S are on average no worse than those trained on D at k = {at}."
+    ks = listed((f"{k:g}" for k, mean in means if mean <= 0), "and")
+    return f"{NO_WORSE} at k = {ks}." if ks else ""
 
 
 def _verdict(judged: Verdict, fits: Mapping[str, Fit]) -> str:
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
     if judged.outcome == "undecided":
         return f"Whether the curve a/√k + c holds cannot be decided: {judged.why}."
-    test = "" if law.misfit is None else f" (lack of fit: {p_value(law.misfit)})"
-    text = f"The curve a/√k + c {judged.outcome}: {judged.why}{test}."
+    text = f"The curve a/√k + c {judged.outcome}: {judged.why} "
+    text += f"(lack of fit: {p_value(law.misfit)})."
     if judged.survives or free.misfit <= LEVEL or free.parameters["b"].low <= 0.5:
         return text
     return f"{text} The gap falls faster, which the paper's upper bound allows."
@@ -69,32 +67,23 @@ def _verdict(judged: Verdict, fits: Mapping[str, Fit]) -> str:
 def _exponent(free: Fit) -> str:
     if not free.fitted:
         return f"The exponent cannot be fitted: {free.reason}."
-    text = f"Left free, the exponent is b = {free.parameters['b']}"
-    return (
-        f"{text}."
-        if free.identifiable
-        else f"{text}, which these gaps do not determine: {free.reason}."
-    )
+    vague = "" if free.identifiable else f", which these gaps do not determine: {free.reason}"
+    return f"Left free, the exponent is b = {free.parameters['b']}{vague}."
 
 
 def _power(free: Fit) -> str:
     low, high = detectable(free)
     text = f"9 of 10 such studies would reject 1/2 if the true exponent were {high:.2f} or more"
-    return (
-        f"{text}, or {low:.2f} or less."
-        if low > 0
-        else f"{text}; no smaller exponent is far enough from 1/2."
-    )
+    return f"{text}, or {low:.2f} or less." if low > 0 else f"{text}."
 
 
 def _floor(law: Fit, unit: str) -> str:
     a, c = law.parameters["a"].estimate, law.parameters["c"]
-    if c.low > 0:
-        return f"The floor is c = {c} {unit}."
-    if c.high >= 0:
-        return f"The floor is c = {c} {unit}: it may be zero."
-    meets = f": it would reach zero at k = {(a / c.estimate) ** 2:.0f}" if a > 0 else ""
-    return f"The curve has no floor, as c = {c} {unit} is below zero{meets}."
+    if c.high < 0:
+        zero = (a / c.estimate) ** 2
+        start = f"There is no floor, as c = {c} {unit} is below zero"
+        return f"{start}: the curve reaches zero at k = {zero:.0f}."
+    return f"The floor is c = {c} {unit}{'' if c.low > 0 else ': it may be zero'}."
 
 
 def _near_floor(law: Fit, floor_share: float) -> str:
@@ -135,21 +124,17 @@ def _choice(fits: Mapping[str, Fit]) -> str:
 def _r2(law: Fit) -> str:
     if law.r2 is None:
         return ""
-    random = (
-        f"half of random falling curves reach {law.r2_null:.3f}, 5 % reach {law.r2_null_95:.3f}"
-    )
-    return f"R² is {law.r2:.3f}; {random}."
+    random = f"half of random falling curves reach {law.r2_null:.3f}, 5 % reach"
+    return f"R² is {law.r2:.3f}; {random} {law.r2_null_95:.3f}."
 
 
 def _missing(law: Fit) -> str:
     """Say which sizes lost seeds, because networks do not diverge at random."""
     data = law.data
     sizes = [f"{count} of {data.asked} at k = {k}" for k, count in data.missing.items()]
-    if not sizes:
-        return ""
-    text = f"Seeds without a gap: {listed(sizes, 'and')}"
-    few = [k for k in data.missing if k not in data.ks]
-    return f"{text}; k = {listed(few, 'and')} is left out." if few else f"{text}."
+    few = listed((k for k in data.missing if k not in data.ks), "and")
+    left_out = f"; k = {few} is left out" if few else ""
+    return f"Seeds without a gap: {listed(sizes, 'and')}{left_out}." if sizes else ""
 
 
 def effort(references: pd.DataFrame) -> Text:
@@ -160,11 +145,10 @@ def effort(references: pd.DataFrame) -> Text:
     kinds = {name: rows.set_index("seed") for name, rows in references.groupby("reference")}
     same, full = kinds["same_steps"], kinds.get("converged")
     if full is None:
-        unseen = ", and some of its images were never seen" if same["passes"].iloc[0] < 1 else ""
         return Text(
             "R(D) is the risk of networks that take the same steps on all of D as on S: "
-            f"{_length(same)}{unseen}. They need not have converged: `reference: converged` trains "
-            "them until they have."
+            f"{_length(same)}. They need not have converged: `reference: converged` trains them "
+            "until they have."
         )
     if full["steps"].isna().any():
         return Text("It is not known how long networks on all of D must be trained: see Failures.")
@@ -173,13 +157,11 @@ def effort(references: pd.DataFrame) -> Text:
         end = "It may fall further: training ended at the most passes allowed, so raise "
         end += "`converged: {passes: ...}`."
     text = f"R(D) is the risk of networks trained on all of D for {_length(full)}. {end}"
-    behind = (full["accuracy"] - same["accuracy"]).dropna()
-    if behind.empty or (full["steps"] == same["steps"]).all():
-        return Text(text)
-    return Text(
-        f"{text} After only the steps taken on S ({_length(same)}) the accuracy on D changes by "
-        f"{-behind.mean():+.4f} (seeds: {-behind.max():+.4f} to {-behind.min():+.4f})."
-    )
+    change = (same["accuracy"] - full["accuracy"]).dropna()
+    if len(change):
+        text += f" After only the steps taken on S ({_length(same)}) the accuracy on D changes by "
+        text += f"{change.mean():+.4f} (seeds: {change.min():+.4f} to {change.max():+.4f})."
+    return Text(text)
 
 
 def _length(references: pd.DataFrame) -> str:
@@ -192,18 +174,13 @@ def no_worse(trials: pd.DataFrame) -> list[str]:
 
     trials: the study's, of one configuration or more.
     """
-    configurations, places = trials.groupby("configuration", sort=False), {}
-    for name, rows in configurations:
-        for method, ks in not_positive(rows).items():
+    names, places = trials["configuration"].unique(), {}
+    for name in names:
+        for method, ks in not_positive(trials[trials["configuration"] == name]).items():
             places.setdefault(method, {})[name] = ks
     parts = []
     for method, sizes in places.items():
-        if len(sizes) > FEW:
-            where = f"{method} under {len(sizes)} of {len(configurations)} configurations"
-            parts.append(f"{where} at k = {listed(sorted(set().union(*sizes.values())))}")
-            continue
-        for name, ks in sizes.items():
-            under = f" under {name}" if len(configurations) > 1 else ""
-            parts.append(f"{method}{under} at k = {listed(ks, 'and')}")
-    start = "On average, networks trained on S are no worse than those trained on D for "
-    return [f"{start}{'; '.join(parts)}."] if parts else []
+        under = listed(sizes, "and") if len(sizes) <= FEW else f"{len(sizes)} configurations"
+        under = f" under {under}" * (len(names) > 1)
+        parts.append(f"{method}{under} at k = {listed(sorted(set().union(*sizes.values())))}")
+    return [f"{NO_WORSE} for {'; '.join(parts)}."] if parts else []

@@ -168,7 +168,7 @@ def test_image_size_resizes_the_shorter_side_then_crops_the_centre(tmp_path, fil
 def test_ipc_up_to_the_smallest_class(tmp_path):
     dataset = load(write_npz(tmp_path, train={"labels": np.array([0, 0, 0, 0, 1, 1])}))
     check_ipcs([1, 2], dataset)
-    with pytest.raises(ValueError, match="ipc=3 is more than the 2 images of class dog; choose"):
+    with pytest.raises(ValueError, match="ipc=3 is more than the 2 samples of class dog; choose"):
         check_ipcs([1, 3], dataset)
 
 

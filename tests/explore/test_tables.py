@@ -93,10 +93,6 @@ def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, example):
     studies = [*map(tables.read, folders), example[1]]
     names = [*(f"digits: {folder}" for folder in folders), "digits: coverage_law/digits"]
     assert tables.named(studies) == dict(zip(names, studies, strict=True))
-    (tmp_path / "same").symlink_to(tmp_path / "one")
-    studies[1] = tables.read(tmp_path / "same" / "methods" / "quick")
-    with pytest.raises(ValueError, match="methods/quick is given twice; give each folder once"):
-        tables.named(studies)
 
 
 def test_a_sheet_shows_a_column_a_class(mine, tmp_path):

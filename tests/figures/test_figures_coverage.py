@@ -26,11 +26,14 @@ def test_the_broad_line_is_the_largest_mean_at_each_k():
     vl_convert.vegalite_to_svg(spec)
 
 
-def test_a_map_fills_the_centres_of_the_cover():
+def test_a_map_has_the_ball_of_the_centre_and_lines_from_its_members():
     points = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.0]}, index=["a", "b", "c"])
-    spec = charts.configuration_map(points, 0.8, ("b",), 1.5).to_dict()
+    spec = charts.configuration_map(points.assign(centre=["b", "b", None]), 0.8, 1.5).to_dict()
     roles = table_of(spec, "role").set_index("configuration")["role"].to_dict()
-    assert roles == {"a": "covered", "b": "centre of the cover", "c": "covered"}
+    assert roles == {"a": "covered", "b": "centre of a ball", "c": "not in the family"}
+    np.testing.assert_allclose(table_of(spec, "x2"), [[0, 0, 1, 1], [1, 1, 1, 1]])
+    ball = table_of(spec, "ball")
+    np.testing.assert_allclose(np.hypot(ball["x"] - 1, ball["y"] - 1), 1.5)
     assert "1 balls of radius 1.5 cover 3 configurations" in spec["title"]["text"]
     assert "80%" in spec["title"]["subtitle"][0]
     vl_convert.vegalite_to_svg(spec)

@@ -63,7 +63,7 @@ def test_every_seed_every_mean_and_every_curve_is_drawn(gaps, curves, floors):
     assert counts == {"seed": 120, "mean": 24, "curve": 24, "floor": 4}
     seeds = table[table["kind"] == "seed"]
     np.testing.assert_allclose(seeds["value"].sort_values(), gaps["gap"].sort_values())
-    assert not seeds["below"].any()
+    assert set(seeds["shape"]) == {"circle"}
 
 
 def test_gaps_that_a_log_axis_cannot_show_are_marked_and_counted(gaps, curves, floors):
@@ -75,7 +75,7 @@ def test_gaps_that_a_log_axis_cannot_show_are_marked_and_counted(gaps, curves, f
     assert top / bottom < 1000  # the one of 1e-9 does not stretch the axis
     dots = table[table["kind"].isin(["seed", "mean"])]
     assert dots["gap"].between(bottom, top).all()  # each has a place within its panel
-    below = dots[dots["below"] == True]  # noqa: E712 (missing elsewhere)
+    below = dots[dots["shape"] == "triangle-down"]
     assert below["value"].round(9).tolist() == [-0.1, -0.02, 0, 0, 1e-9, -0.014]
     assert set(table["panel"]) == {
         "random: survives\nfloor 0.02 (0.01 to 0.03)\n30 trials, 1 without a gap",

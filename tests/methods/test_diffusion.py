@@ -141,7 +141,7 @@ def test_guidance_without_measure_is_a_divergence(tiny, path):
     [
         ({"images": "closest"}, r"'closest' is not an images; allowed: generated, modes, nearest"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
-        ({"unet_timesteps": 40}, r"steps=50 is more than unet_timesteps=40; choose fewer"),
+        ({"steps": 1001}, r"steps=1001 must be a whole number of at least 1 and at most 1000"),
         ({"unet_channels": []}, r"unet_channels=\[\] must be a list of one or more whole"),
     ],
 )

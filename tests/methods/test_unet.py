@@ -10,7 +10,6 @@ from ddlib.methods.generators import unet
 from ddlib.training.divergence import DivergedError
 
 JOB = {"channels": [8, 8], "steps": 40, "batch_size": 16, "learning_rate": 0.01}
-JOB |= {"timesteps": 1000, "label_drop": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny, path):
 
 
 def test_averaged_weights_denoise_held_out_images(tiny, path):
-    model = unet.load(path, tiny, [8, 8], 1000)
+    model = unet.load(path, tiny, [8, 8])
     assert (list(model.class_ids), model.null_class) == ([0, 1, 2], 3)
     scheduler, t = DDPMScheduler(beta_schedule="linear", clip_sample=False), torch.tensor(300)
     noise = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -48,7 +47,7 @@ def test_averaged_weights_denoise_held_out_images(tiny, path):
     half = path.parent / "half"
     half.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"half is not whole .* delete it, and run again"):
-        unet.load(half, tiny, [8, 8], 1000)
+        unet.load(half, tiny, [8, 8])
 
 
 def test_a_unet_that_diverges_says_when(tiny):
@@ -62,7 +61,7 @@ def test_pixels_are_padded_for_the_unet_and_cropped_back(height, width, levels):
     unit = torch.rand(5, 3, height, width, generator=torch.Generator().manual_seed(0))
     normalisation = Normalisation((0.2, 0.5, 0.4), (0.3, 0.2, 0.1))
     images = normalisation.normalise(unit)
-    model = unet.load(None, own(normalisation, images), [8] * levels, 1000)
+    model = unet.load(None, own(normalisation, images), [8] * levels)
     pixels = model.encode(images)
     for side, padded in ((height, pixels.shape[2]), (width, pixels.shape[3])):
         assert padded == -(-side // 2 ** (levels - 1)) * 2 ** (levels - 1)

@@ -9,10 +9,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 from ddlib.networks import layers
 from ddlib.networks.functional import build, embed, logits
 from ddlib.networks.initial import initial_parameters
-from ddlib.networks.zoo import NETWORKS
+from ddlib.networks.zoo import KINDS, NETWORKS
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
-NARROW = {"lenet": {}, "alexnet": {}, "vit": {"width": 12, "depth": 2}}
+IMAGE_NETWORKS = [name for name, kinds in KINDS.items() if "image" in kinds]
+NARROW = {"linear": {}, "lenet": {}, "alexnet": {}, "vit": {"width": 12, "depth": 2}}
 
 
 def narrow(name, shape, classes=10, **options):
@@ -41,6 +42,8 @@ def assert_same(network, ordinary, shape, pad=0):
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "options", "published"),
     [
+        ("linear", (30,), 2, {}, 31 * 2),
+        ("mlp", (30,), 2, {"width": 8, "depth": 2}, 31 * 8 + 9 * 2),
         ("mlp", MNIST, 10, {}, 785 * 128 + 129 * 128 + 129 * 10),
         ("convnet", MNIST, 10, {}, 317_706),
         ("convnet", CIFAR, 10, {}, 320_010),
@@ -177,7 +180,7 @@ def test_vit_pads_an_oblong_to_a_square_about_it():
     torch.testing.assert_close(logits(network, theta, batch), logits(square, theta, placed))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
 @pytest.mark.parametrize("shape", [DIGITS, MNIST, (3, 64, 64)])
 def test_every_network_takes_every_data_set_to_the_second_derivative(name, shape):
     network = narrow(name, shape)
@@ -236,6 +239,14 @@ def test_norms_are_what_their_names_say(norm, axes, groups):
             "a ConvNet of depth 3 halves the image 3 times, which needs images of at least 8 "
             "pixels, got 7x32; choose a smaller depth",
         ),
+        (
+            *("convnet", (30,), {}),
+            "the network 'convnet' takes image data, but these are vector data of shape (30,); "
+            "choose mlp, linear",
+        ),
+        ("text_cnn", MNIST, {}, "the network 'text_cnn' takes sequence data, but these are image"),
+        ("mlp", (7, 4), {}, "the network 'mlp' takes image or vector data, but these are sequence"),
+        ("text_cnn", (7, 4), {"dropout": 2}, "the network 'text_cnn': dropout=2 must be a number"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused_in_one_sentence(name, shape, options, message):

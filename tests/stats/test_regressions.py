@@ -5,9 +5,10 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
-from known import SIZES, names, study
+from known import names, study
 from scipy import stats
 
+from benchmarks import statistics
 from ddlib.stats.families import KStars, k_star
 from ddlib.stats.regressions import regress, within_equal
 
@@ -93,34 +94,16 @@ def test_all_six_relabellings_of_three_configurations_by_hand():
     assert row(falling, "h_cov")["r2"] == pytest.approx(-(r[0] ** 2))
 
 
-def nested_study(rng, effect):
-    """A study of 8 configurations on a line, nested and overlapping families, and its p-values.
-
-    effect: how much ln a of a configuration grows with its distance from the first.
-    """
-    at = np.concatenate([[0.0], rng.normal(size=7)])
-    away = np.abs(at)
-    other = (0 if effect else 0.4) * rng.normal(size=8)
-    scales = 0.5 * np.exp(effect * (away - away.mean()) + other)
-    gaps = study(scales, noise=0.01, seeds=4, ks=SIZES[:5], generator=rng.integers(1 << 30))
-    arms = ([0, 1, 2, 3], [0, 4, 5, 6], [0, 7, 2, 5])
-    sets = {f"{a}-{m}": arm[:m] for a, arm in enumerate(arms) for m in (2, 3, 4)}
-    measures = pd.DataFrame({"log_members": {name: np.log(len(p)) for name, p in sets.items()}})
-    measures["h_cov"] = [np.ptp(at[places]) for places in sets.values()]
-    families = {name: names(*places) for name, places in sets.items()}
-    found = k_star(gaps, families, 0.1, draws=0, relabellings=99)
-    return row(regress(found, measures), "h_cov")[["p", "p_lead"]]
-
-
 def test_p_values_hold_their_size_and_find_a_law():
-    """Families that nest are alike by chance, too: as independent ones they hold no size."""
+    """Families that nest are alike by chance, too; docs/statistics.md has more studies."""
     rng = np.random.default_rng(0)
+    places = [statistics.place(rng) for _ in range(6)]
     null, true = (
-        np.array([nested_study(rng, effect) for _ in range(studies)], dtype=float) <= 0.05
-        for effect, studies in ((0.0, 60), (0.8, 16))
+        pd.DataFrame([statistics.claim(places, needs, 4, rng) for _ in range(studies)]).mean()
+        for needs, studies in (((0.0, 0.4), 60), ((0.4, 0.0), 16))
     )
-    assert null.mean(axis=0).max() < 0.1
-    assert true.mean(axis=0)[0] > 0.5
+    assert null[["k* rises with H_cov", "more than with ln M"]].max() < 0.12
+    assert true["k* rises with H_cov"] > 0.5
 
 
 def test_within_equal_is_correlation_about_the_mean_of_each_size():

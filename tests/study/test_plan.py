@@ -143,7 +143,7 @@ BAD = [
     (with_method("../mine", method="dm"), "'../mine' cannot name a variant of the method 'dm'"),
     ({"methods": {}}, "methods: this must be a table {name: parameters}, got {}"),
     (with_method("dm", iteration=3), "'iteration' is not a parameter; did you mean 'iterations'?"),
-    ({"k": [3, 63]}, "ipc=21 is more than the 20 images of class 0; choose ipc <= 20"),
+    ({"k": [3, 63]}, "ipc=21 is more than the 20 samples of class 0; choose ipc <= 20"),
     ({"k": [3, 7]}, "k=7 is not a multiple of the 3 classes of digits; choose 6 or 9"),
     ({"k": 30}, "k=30 must be a list of one or more whole numbers of at least 1, such as [10, 50,"),
     ({"device": "gpu"}, "'gpu' is not a device of this machine; "),

@@ -102,20 +102,25 @@ def test_noisy_chances_agree_with_simulation_and_with_fano():
 
 
 def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():
-    counts, width = [1, 6, 12, 24], 3
-    table = channel.optimised_sizes(["linear", "quadratic", "network"], counts, width, 1)
-    stars = table.pivot(index="count", columns="kind", values="k_star")
-    ranks = table.pivot(index="count", columns="kind", values="rank")
-    assert (stars["linear"] == 1).all()
-    assert stars["quadratic"].max() == width
-    assert ranks["quadratic"].max() == width * (width + 1) / 2
-    assert (stars["network"] >= np.ceil(np.array(counts) / width)).all()
-    assert stars["network"].max() <= 24 / width + 2
-    rng = np.random.default_rng(0)
-    real, family = rng.normal(size=(200, width)), channel.draw_family("network", 6, width, rng)
+    rng, width, stars = np.random.default_rng(0), 3, {}
+    real = rng.normal(size=(200, width))
+    families = {
+        k: channel.draw_family(k, 24, width, rng) for k in ("linear", "quadratic", "network")
+    }
+    for kind, whole in families.items():
+        for count in (1, 6, 12, 24):
+            family = channel.first(whole, count)
+            stars[kind, count] = channel.least_size(family, real, rng)
+            if kind == "network":
+                assert np.ceil(count / width) <= stars[kind, count] <= count / width + 2
+            elif kind == "quadratic":
+                assert channel.rank(family, real) == min(count, width * (width + 1) / 2)
+    assert max(stars["linear", count] for count in (1, 6, 12, 24)) == 1
+    assert max(stars["quadratic", count] for count in (1, 6, 12, 24)) == width
+    family = channel.first(families["network"], 6)
 
     def four_times(points):
         return np.tile(family(points), 4)
 
     assert channel.rank(four_times, real) == 6
-    assert channel.least_size(four_times, real, rng) <= stars.loc[6, "network"] + 1
+    assert channel.least_size(four_times, real, rng) <= stars["network", 6] + 1

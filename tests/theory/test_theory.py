@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from ddlib.theory import linear, logistic, sampling, surrogates
-from ddlib.theory.linear import Moments
+from ddlib.theory import floors, linear, logistic, surrogates
+from ddlib.theory.linear import Moments, Task
 
 SLACK = 1 + 1e-9
 
@@ -21,37 +21,35 @@ def test_bounds_hold_on_a_thousand_random_problems(rng):
     """They could fail: with half the discrepancy, or without the linear term, many do."""
     halved = curved = 0
     for _ in range(1000):
-        problem = linear.random_problem(rng)
-        result = linear.chain(problem)
-        assert result.distance <= result.distance_bound * SLACK + 1e-12
-        assert result.gap <= result.gap_bound * SLACK + 1e-12
-        bound = linear.distance_bound(result.rho, result.discrepancy / 2, problem.steps)
-        halved += result.distance > bound
-        largest = np.linalg.eigvalsh(problem.risk.hessian)[-1]
-        curved += result.gap > largest * result.distance**2 / 2
+        synthetic, task = linear.random_problem(rng)
+        terms = linear.chain(synthetic, task)
+        assert terms["distance"] <= terms["distance_bound"] * SLACK + 1e-12
+        assert terms["gap"] <= terms["gap_bound"] * SLACK + 1e-12
+        bound = linear.distance_bound(terms["rho"], terms["discrepancy"] / 2, task.steps)
+        halved += terms["distance"] > bound
+        largest = np.linalg.eigvalsh(task.risk.hessian)[-1]
+        curved += terms["gap"] > largest * terms["distance"] ** 2 / 2
     assert halved > 10
     assert curved > 100
 
 
 def test_closed_forms_match_loops(rng):
     for _ in range(50):
-        real, synthetic, risk, start, rate, steps = linear.random_problem(rng)
-        path = linear.descend(synthetic, start, rate, steps)
+        synthetic, task = linear.random_problem(rng)
+        rate, start, risk = task.rate, task.start, task.risk
+        path = linear.descend(synthetic, start, rate, task.steps)
         values, vectors = np.linalg.eigh(synthetic.hessian)
-        kept = (1 - rate * values) ** steps * (vectors.T @ start)
-        summed = rate * linear.geometric(1 - rate * values, steps) * (vectors.T @ synthetic.target)
-        end = vectors @ (kept + summed)
+        kept = (1 - rate * values) ** task.steps * (vectors.T @ start)
+        summed = linear.geometric(1 - rate * values, task.steps) * (vectors.T @ synthetic.target)
+        end = vectors @ (kept + rate * summed)
         assert end == pytest.approx(path[-1], rel=1e-6, abs=1e-9 * np.abs(path).max())
-        step = [p - rate * (real.hessian @ p - real.target) for p in path[:-1]]
+        step = [p - rate * (task.real.hessian @ p - task.real.target) for p in path[:-1]]
         apart = np.linalg.norm(path[1:] - step, axis=1)
-        result = linear.discrepancies(synthetic, real, path[:-1], rate)
+        result = linear.discrepancies(synthetic, task.real, path[:-1], rate)
         assert result == pytest.approx(apart, rel=1e-6, abs=1e-9 * np.abs(path).max())
-
-        def value(theta, risk=risk):
-            return theta @ risk.hessian @ theta / 2 - risk.target @ theta
-
+        value = start @ risk.hessian @ start / 2 - risk.target @ start
         gap = linear.risk_gap(start, np.zeros(len(start)), risk)
-        assert gap == pytest.approx(value(start), rel=1e-9, abs=1e-12)
+        assert gap == pytest.approx(value, rel=1e-9, abs=1e-12)
 
 
 def test_moments_are_those_of_the_squared_loss(rng):
@@ -67,10 +65,9 @@ def test_moments_are_those_of_the_squared_loss(rng):
 
 def test_one_weight_reaches_the_bound_exactly():
     real, synthetic = (Moments(np.array([[1.0]]), np.array([b])) for b in (1.0, 2.0))
-    problem = linear.Problem(real, synthetic, real, np.array([0.0]), 0.1, 20)
-    result = linear.chain(problem)
-    assert result.distance == pytest.approx((1 - 0.9**20) / 0.1 * 0.1)
-    assert result.distance == pytest.approx(result.distance_bound)
+    terms = linear.chain(synthetic, Task(real, real, np.array([0.0]), 0.1, 20, 20, 0.0))
+    assert terms["distance"] == pytest.approx((1 - 0.9**20) / 0.1 * 0.1)
+    assert terms["distance"] == pytest.approx(terms["distance_bound"])
     assert linear.distance_bound(1.0, 0.2, 5) == pytest.approx(1.0)  # without contraction
     assert linear.contraction(np.diag([1.0, 3.0]), 0.5) == pytest.approx(0.5)
 
@@ -86,18 +83,19 @@ def test_logistic_gradient_and_curvature(rng):
     )
     result = logistic.gradient(theta, (inputs, labels), 0.2)
     assert result == pytest.approx(numeric, abs=1e-5)
-    least, largest = logistic.curvature(inputs, 0.2)
+    largest = logistic.smoothness(inputs, 0.2)
     for at in rng.normal(size=(20, 3)):
         p = 1 / (1 + np.exp(-inputs @ at))
         values = np.linalg.eigvalsh((inputs.T * (p * (1 - p))) @ inputs / 30 + 0.2 * np.eye(3))
-        assert least <= values[0]
+        assert values[0] >= 0.2
         assert values[-1] <= largest
 
 
 def test_logistic_bounds_hold_with_and_without_strong_convexity():
     for seed in range(10):
         for name, case in logistic.cases(np.random.default_rng(seed)).items():
-            rate = 1 / logistic.curvature(case.real[0], case.ridge)[1]
+            (inputs, _), _, ridge, _ = case
+            rate = 1 / logistic.smoothness(inputs, ridge)
             table, numbers = logistic.follow(case, rate, 100)
             assert (table["distance"] <= table["distance_bound"] * SLACK + 1e-12).all(), name
             assert (table["excess"] <= table["excess_bound"] * SLACK + 1e-12).all(), name
@@ -110,16 +108,15 @@ def test_pl_only_bounds_the_loss_but_not_the_weights():
     real = Moments(np.diag([1.0, 0.0]), np.zeros(2))
     synthetic = Moments(np.diag([1.0, 0.0]), np.array([0.0, 1.0]))
     for steps in (10, 100):
-        problem = linear.Problem(real, synthetic, real, np.ones(2), 0.5, steps)
-        result = linear.chain(problem)
-        assert result.rho == 1
-        assert result.distance == pytest.approx(0.5 * steps)
-        assert result.gap <= logistic.pl_bound(0.5, 1.0, 0.5, 1.0, steps)
+        terms = linear.chain(synthetic, Task(real, real, np.ones(2), 0.5, steps, steps, 0.0))
+        assert terms["rho"] == 1
+        assert terms["distance"] == pytest.approx(0.5 * steps)
+        assert terms["gap"] <= logistic.pl_bound(0.5, 1.0, 0.5, 1.0, steps)
 
 
 @pytest.mark.parametrize("name", surrogates.OBJECTIVES)
 def test_derivatives_of_objectives_are_right(name, rng):
-    task, _, _ = surrogates.draw_task(rng, width=3, steps=12, segment=4)
+    task, _ = surrogates.draw_task(rng, width=3, steps=12, segment=4)
     samples = rng.normal(size=(4, 3)), rng.normal(size=4)
     objective = surrogates.OBJECTIVES[name]
 
@@ -137,13 +134,10 @@ def test_derivatives_of_objectives_are_right(name, rng):
 def test_three_bounds_lie_above_one_gap_on_a_thousand_problems():
     generator, broken = np.random.default_rng(1), 0
     for _ in range(1000):
-        p = linear.random_problem(generator)
-        steps = 12
-        task = surrogates.Task(p.real, p.risk, p.start, p.rate, steps, 4, 0.0)
-        distance = np.linalg.norm(
-            linear.descend(p.synthetic, p.start, p.rate, steps)[-1] - task.path[-1]
-        )
-        bounds = surrogates.bounds(p.synthetic, task)
+        synthetic, task = linear.random_problem(generator)
+        task = replace(task, steps=12, segment=4)
+        distance = linear.chain(synthetic, task)["distance"]
+        bounds = surrogates.bounds(synthetic, task)
         assert all(distance <= bound * (1 + 1e-6) + 1e-9 for bound in bounds.values())
         assert bounds["gradient"] <= bounds["distribution"] * SLACK
         broken += distance > bounds["trajectory"] / np.sqrt(3)  # without its constant
@@ -151,7 +145,7 @@ def test_three_bounds_lie_above_one_gap_on_a_thousand_problems():
 
 
 def test_gradient_matching_is_trajectory_matching_of_one_step(rng):
-    task, _, _ = surrogates.draw_task(rng, steps=12, segment=1)
+    task, _ = surrogates.draw_task(rng, steps=12, segment=1)
     distilled = linear.moments(rng.normal(size=(6, 5)), rng.normal(size=6), task.ridge)
     single = surrogates.trajectory_matching(distilled, task)[0]
     assert single == pytest.approx(task.rate**2 * surrogates.gradient_matching(distilled, task)[0])
@@ -162,39 +156,8 @@ def test_gradient_matching_is_trajectory_matching_of_one_step(rng):
     )
 
 
-def test_discrepancy_has_the_predicted_constant_and_rate(rng):
-    population = sampling.Population(np.array([1.0, 0.5, 0.2]), rng.normal(size=3), 0.7)
-    theta, ks = rng.normal(size=3), [20, 60, 200]
-    table = sampling.sample_discrepancies(population, theta, ks, 2000, rng)
-    groups = table.groupby("k")["value"]
-    variances, move = population.variances, theta - population.weights
-    spread = move @ (variances * move) + 0.7**2  # by Isserlis' theorem
-    predicted = (variances.sum() * spread + move @ (variances**2 * move)) / np.array(ks)
-    assert (np.abs(groups.mean() - predicted) < 4 * groups.sem()).all()
-    root = np.sqrt(groups.mean())
-    exponent = sampling.power(ks, root, groups.sem() / (2 * root))
-    assert exponent.low <= -0.5 <= exponent.high
-    assert exponent.high - exponent.low < 0.1
-
-
-def test_excess_falls_like_one_over_k_and_the_linear_term_like_its_root(rng):
-    population = sampling.Population(np.linspace(1, 0.3, 4), rng.normal(size=4), 0.5)
-    shift, ks = np.full(4, 0.6), np.array([20, 60, 200])
-    table = sampling.sample_excesses(population, shift, ks, 2000, rng)
-    groups = table.assign(square=table["linear"] ** 2).groupby("k")
-    mean, error = groups.mean(), groups.sem()
-    predicted = 0.5**2 * 4 / (2 * (ks - 5))  # the mean of an inverse Wishart matrix
-    assert (np.abs(mean["excess"] - predicted) < 4 * error["excess"]).all()
-    assert (np.abs(mean["linear"]) < 4 * error["linear"]).all()
-    squares = 0.5**2 * (shift @ (population.variances * shift)) / (ks - 5)
-    assert (np.abs(mean["square"] - squares) < 4 * error["square"]).all()
-    exponent = sampling.power(ks - 5, mean["excess"], error["excess"])
-    assert exponent.low <= -1 <= exponent.high
-    assert not exponent.low <= -0.5 <= exponent.high
-
-
 def test_fixed_labels_suffice_if_and_only_if_they_are_strong(rng):
-    task, _, _ = surrogates.draw_task(rng, width=3)
+    task, _ = surrogates.draw_task(rng, width=3)
     task = replace(task, ridge=0.0)
     needed = np.sqrt(task.real.target @ np.linalg.solve(*task.real))
     for factor in (1.1, 0.5):
@@ -209,7 +172,7 @@ def test_fixed_labels_suffice_if_and_only_if_they_are_strong(rng):
 
 
 def test_each_factor_leaves_the_floor_it_should():
-    table = sampling.floors(sampling.FACTORS, (16, 32), 2)
+    table = floors.floors(floors.FACTORS, (16, 32), 2)
     gaps = table.groupby("factor")["gap"].max()
     none = ["nothing", "label noise", "labels fixed", "pixels clamped"]
     assert (gaps[none] < 1e-9).all()

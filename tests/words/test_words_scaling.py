@@ -77,7 +77,7 @@ def test_a_floor_below_zero_is_none():
     law = fits["inverse_sqrt"].parameters
     meets = (law["a"].estimate / law["c"].estimate) ** 2
     assert meets == pytest.approx(4000, rel=0.05)
-    assert f"is below zero: it would reach zero at k = {meets:.0f}." in text
+    assert f"is below zero: the curve reaches zero at k = {meets:.0f}." in text
     assert "within 10%" not in text
 
 

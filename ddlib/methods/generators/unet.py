@@ -22,21 +22,24 @@ from ddlib.training.divergence import DivergedError, Watch
 from ddlib.training.loop import batches, descend
 from ddlib.training.recipe import SCHEDULES
 
-EMA_DECAY = 0.995
-"""Of the average of the UNet's weights over training, which is what samples are drawn with."""
-
-CHUNK_PIXELS = 64 * 64**2
-"""Most pixels in a forward pass: 64 images up to 64 pixels a side, 16 at 128."""
+EMA_DECAY = 0.995  # of the average of the weights over training, with which images are drawn
+TIMESTEPS = 1000  # of the diffusion
+LABEL_DROP = 0.1  # the share of labels that training replaces by the null class
+CHUNK_PIXELS = 64 * 64**2  # most in a forward pass: 64 images up to 64 pixels a side, 16 at 128
+SCHEDULE = {
+    "num_train_timesteps": TIMESTEPS,
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": False,
+}
 
 
 def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     """Return a file of a UNet2DModel trained on the real set to predict noise.
 
-    job: channels of each level, steps, batch_size, learning_rate (of AdamW, falling to 0 along a
-    cosine), timesteps of the diffusion, and label_drop, the share of labels replaced by the null
-    class C; `network` is not used. The file holds the averaged weights and the loss of every step.
+    job: channels of each level, steps, batch_size, and learning_rate (of AdamW, falling to 0 along
+    a cosine); `network` is not used. The file holds the averaged weights and the loss of every
+    step. Raises DivergedError with the step at which the loss is not finite.
 
-    Raises DivergedError with the step at which the loss is not finite.
     Source: Ho et al. (NeurIPS 2020), algorithm 1; label dropping: Ho & Salimans (2021).
     """
     from diffusers import DDPMScheduler
@@ -47,7 +50,7 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     unet = _empty(dataset, job["channels"])
     theta = initial_parameters(unet, generator("unet weights"), device)
     unet.load_state_dict(theta, assign=True)
-    scheduler = DDPMScheduler(**schedule(job["timesteps"]))
+    scheduler = DDPMScheduler(**SCHEDULE)
     optimiser = torch.optim.AdamW(unet.parameters(), fused=True)
     average = EMAModel(unet.parameters(), EMA_DECAY, foreach=True)
     encode, _ = pixel_space(dataset, len(job["channels"]))
@@ -56,10 +59,10 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     losses, watch = torch.zeros(steps, device=device, dtype=torch.float32), Watch()
     for step in range(steps):
         rows = send(next(index_batches), device)
-        labels = drop_labels(real.labels[rows], dataset.class_count, job["label_drop"], stream)
+        labels = _drop(real.labels[rows], dataset.class_count, stream)
         pixels = encode(real.at(rows))
         noise = send(torch.randn(pixels.shape, generator=stream, dtype=pixels.dtype), device)
-        t = send(torch.randint(job["timesteps"], rows.shape, generator=stream), device)
+        t = send(torch.randint(TIMESTEPS, rows.shape, generator=stream), device)
         noisy = scheduler.add_noise(pixels, noise, t)
         loss = F.mse_loss(unet(noisy, t, class_labels=labels).sample, noise)
         advice = "choose a smaller unet_learning_rate"
@@ -73,12 +76,10 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     return safetensors.torch.save({**weights, "losses": losses.cpu()})
 
 
-def load(
-    path: Path | None, dataset: DataSet, channels: Sequence[int], timesteps: int
-) -> ImageGenerator:
+def load(path: Path | None, dataset: DataSet, channels: Sequence[int]) -> ImageGenerator:
     """Return the UNet that `train` wrote to `path`; its latents are pixels in [-1, 1].
 
-    channels, timesteps: as in its job. Without a path there is no UNet, only the space of pixels.
+    channels: as in its job. Without a path the result can encode and decode, but not predict.
     """
     encode, decode = pixel_space(dataset, len(channels))
     unet = _empty(dataset, channels).eval() if path else None
@@ -92,9 +93,9 @@ def load(
     def predict(latents: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return unet(latents, t, class_labels=labels).sample.float()
 
-    settings, (colours, height, width) = schedule(timesteps), dataset.sample_shape
-    count, chunk = dataset.class_count, max(1, min(64, CHUNK_PIXELS // (height * width)))
-    return ImageGenerator(encode, decode, predict, colours, settings, range(count), count, chunk)
+    (colours, height, width), count = dataset.sample_shape, dataset.class_count
+    chunk = max(1, min(64, CHUNK_PIXELS // (height * width)))
+    return ImageGenerator(encode, decode, predict, colours, SCHEDULE, range(count), count, chunk)
 
 
 def losses(path: Path) -> torch.Tensor:
@@ -103,17 +104,9 @@ def losses(path: Path) -> torch.Tensor:
         return file.get_tensor("losses")
 
 
-def schedule(timesteps: int) -> dict[str, Any]:
-    """Return the settings of the diffusion's scheduler."""
-    cosine = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
-    return {"num_train_timesteps": timesteps, **cosine}
-
-
-def drop_labels(
-    labels: torch.Tensor, null_class: int, share: float, stream: torch.Generator
-) -> torch.Tensor:
-    """Return the labels (N,), each replaced by `null_class` with probability `share`."""
-    dropped = torch.rand(labels.shape, generator=stream, dtype=torch.float32) < share
+def _drop(labels: torch.Tensor, null_class: int, stream: torch.Generator) -> torch.Tensor:
+    """Return the labels (N,), each replaced by `null_class` with probability LABEL_DROP."""
+    dropped = torch.rand(labels.shape, generator=stream, dtype=torch.float32) < LABEL_DROP
     return labels.masked_fill(send(dropped, labels.device), null_class)
 
 
@@ -136,9 +129,9 @@ def _empty(dataset: DataSet, channels: Sequence[int]) -> nn.Module:
 
 
 def pixel_space(dataset: DataSet, levels: int) -> tuple[Callable, Callable]:
-    """Return the ways from normalised images to pixels in [-1, 1] and back.
+    """Return the functions from normalised images to pixels in [-1, 1], and back.
 
-    Below and to the right, pixels are repeated up to a side that a UNet of `levels` can halve.
+    Border pixels are repeated below and to the right, up to sides that a UNet of `levels` halves.
     """
     _, height, width = dataset.sample_shape
     below, right = (-side % 2 ** (levels - 1) for side in (height, width))

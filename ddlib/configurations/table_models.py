@@ -1,0 +1,130 @@
+"""Models of scikit-learn as configurations for vectors: fitted at once, without steps or gradients.
+
+They are trained on S and on D like networks, but no method can distil on them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pydantic import PositiveFloat
+from safetensors.torch import save
+from threadpoolctl import threadpool_limits
+
+from ddlib.configurations.probing import probes
+from ddlib.data.base import Split
+from ddlib.networks.functional import read_network
+from ddlib.networks.zoo import NETWORKS
+from ddlib.parameters import check_names, options_of
+from ddlib.seeds import generator
+from ddlib.training.loop import Score, score_of
+
+LEAST = 1e-12  # of a probability, so that its logarithm is finite
+
+
+def logistic_regression(seed: int, C: PositiveFloat = 1.0, max_iter: int = 1000) -> Any:  # noqa: N803
+    """Return scikit-learn's logistic regression; C: the inverse strength of its L2 penalty."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=C, max_iter=max_iter, random_state=seed)
+
+
+def gradient_boosting(
+    seed: int,
+    learning_rate: PositiveFloat = 0.1,
+    max_iter: int = 100,
+    max_leaf_nodes: int = 31,
+    min_samples_leaf: int = 5,
+) -> Any:
+    """Return scikit-learn's gradient boosting of trees over histograms.
+
+    Its own default of 20 samples in a leaf cannot split a set of fewer than 40.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    options = {"max_leaf_nodes": max_leaf_nodes, "min_samples_leaf": min_samples_leaf}
+    return HistGradientBoostingClassifier(
+        learning_rate=learning_rate, max_iter=max_iter, random_state=seed, **options
+    )
+
+
+TABLE_MODELS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (logistic_regression, gradient_boosting)
+}
+"""The models by name. A user may set the keyword arguments of each function."""
+
+
+def read_model(table: Any) -> dict[str, Any]:
+    """Return the name and all options of a network or a table model; see `read_network`."""
+    name = table.get("name") if isinstance(table, Mapping) else None
+    if isinstance(name, str):
+        check_names([name], [*NETWORKS, *TABLE_MODELS], "network")
+    if name not in TABLE_MODELS:
+        return read_network(table)
+    options = dict(table)
+    read = options_of(TABLE_MODELS[options.pop("name")]).read(options, f"the model {name!r}")
+    return {"name": name, **vars(read)}
+
+
+def read_distilling_network(table: Any) -> dict[str, Any]:
+    """Return a network as `read_network` does; ValueError for a table model."""
+    model = read_model(table)
+    if model["name"] in TABLE_MODELS:
+        raise ValueError(
+            f"no method can distil on {model['name']}, which has no gradients; choose a network "
+            "such as mlp, and put this model into configurations"
+        )
+    return model
+
+
+def check_vectors(name: str, sample_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if samples of a shape are not vectors, which table models need."""
+    if len(sample_shape) != 1:
+        raise ValueError(
+            f"{name} takes vector data, but these have the shape {sample_shape}; choose a network"
+        )
+
+
+def train_and_score(
+    model: Mapping[str, Any], samples: torch.Tensor, labels: torch.Tensor, test: Split, seed: object
+) -> Score:
+    """Fit a model on samples (N, D) of all classes and hard labels (N,); return its test score.
+
+    seed: as in `ddlib.training.loop.train_and_score`. Raises ValueError for soft labels.
+    """
+    return _score(_fitted(model, samples, labels, seed), test)
+
+
+def train_and_observe(
+    model: Mapping[str, Any], real: Split, test: Split, seed: object, probe: int
+) -> tuple[Score, bytes]:
+    """Return the test score of a model fitted on `real`, and a safetensors file of observations.
+
+    It holds the probabilities (N, C) of the probe samples, see `probing.probes`. A model without
+    steps and layers has no increments and no features.
+    """
+    estimator = _fitted(model, real.at(slice(None)), real.labels, seed)
+    observed = _log_probabilities(estimator, probes(test, probe)).exp().float()
+    return _score(estimator, test), save({"probabilities": observed})
+
+
+def _fitted(
+    model: Mapping[str, Any], samples: torch.Tensor, labels: torch.Tensor, seed: object
+) -> Any:
+    if labels.is_floating_point():
+        raise ValueError(f"{model['name']} learns from hard labels only; choose regime: hard")
+    options, state = dict(model), generator("evaluation weights", seed).initial_seed() % 2**32
+    with threadpool_limits(1):
+        estimator = TABLE_MODELS[options.pop("name")](state, **options)
+        return estimator.fit(samples.cpu().numpy(), labels.cpu().numpy())
+
+
+def _log_probabilities(estimator: Any, samples: torch.Tensor) -> torch.Tensor:
+    with threadpool_limits(1):
+        probabilities = torch.from_numpy(estimator.predict_proba(samples.cpu().numpy()))
+    return probabilities.clamp(min=LEAST).log()
+
+
+def _score(estimator: Any, test: Split) -> Score:
+    scores = _log_probabilities(estimator, test.at(slice(None))).to(test.device)
+    return score_of(lambda rows: scores[rows], test)

@@ -1,0 +1,67 @@
+"""The options of a data set, and which formats of data have them."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from ddlib.parameters import Parameters, Text
+
+LENGTH = 32  # tokens
+
+
+class Options(Parameters):
+    """How to read a data set.
+
+    classes: names of the classes to keep; labels become 0..C-1 in this order.
+    per_class: keep the first per_class training samples of every class (all, if it has fewer).
+    held_out: test on the last held_out training samples of every class, and train on the rest. Use
+        it to choose a method's parameters without looking at the test set.
+    download: download a named set that is not found.
+
+    Images:
+    image_size: pixels. The shorter side is resized to it (bilinear, antialiased), then the centre
+        is cropped. Named sets are normalised by published statistics, other sets by those of all
+        their training images.
+    zca: whiten (see `Whitening`, fitted to all training images) instead of normalising channels.
+
+    Tables and texts:
+    label: the column of the classes.
+    missing: of a table: what replaces missing numbers; missing words become the most frequent.
+    form: of texts: vectors of documents, or sequences of tokens.
+    encoder: of texts: wordllama, the folder of a model of sentence-transformers, or such a model of
+        the hub with its revision, name@revision.
+    dimension: of texts: keep the first values of each vector or token.
+    length: of texts in tokens: longer ones are cut, shorter ones are padded.
+    """
+
+    classes: list[str | int] | tuple[str | int, ...] | None = None
+    per_class: PositiveInt | None = None
+    held_out: PositiveInt | None = None
+    image_size: PositiveInt | None = None
+    zca: bool = False
+    label: Text = "label"
+    missing: Literal["mean", "most_frequent"] | None = None
+    form: Literal["document", "tokens"] = "document"
+    encoder: Text = "wordllama"
+    dimension: PositiveInt | None = None
+    length: PositiveInt = LENGTH
+    download: bool = False
+
+    def check_format(self, name: str, format: str) -> None:
+        """Raise ValueError for an option that data of another format have."""
+        for other, options in FORMATS.items():
+            for option in options:
+                value = getattr(self, option)
+                if other != format and value != type(self).model_fields[option].default:
+                    raise ValueError(
+                        f"{option}={value!r} is an option of {other}, but {name} holds {format}; "
+                        f"leave {option} out"
+                    )
+
+
+FORMATS = {
+    "images": ("image_size", "zca"),
+    "tables": ("missing",),
+    "texts": ("form", "encoder", "dimension", "length"),
+}
+"""The options of each format of data. The others belong to several."""

@@ -1,0 +1,166 @@
+"""Tables: the columns of CSV or Parquet files as vectors, and vectors as rows of the table again.
+
+Numbers are standardised, words are one-hot. A distilled set lives in that space, where a sample
+need not be a row that could exist; `rows` returns the nearest ones.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from ddlib.data.base import Pair, RawSplit
+from ddlib.data.normalise import Normalisation
+
+RARE = 0.001  # a word in a smaller share of the training rows is one of OTHER
+OTHER = "other"
+MOST_WORDS = 1000  # different ones in a column
+TEXT = "text"  # the column that makes a table a text
+
+
+def read_frame(path: Path, label: str) -> pd.DataFrame:
+    """Return the table in a CSV or Parquet file; its label and its text as they are written."""
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, converters={label: str, TEXT: str}, low_memory=False)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); write it again with pandas") from error
+
+
+def read_labels(
+    name: str, frames: list[pd.DataFrame], label: str
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Return the labels (N,) of the training and the test rows, and the class names, sorted."""
+    texts = []
+    for part, frame in zip(("train", "test"), frames, strict=True):
+        if label not in frame:
+            raise ValueError(
+                f"{name} {part} has no column {label!r}, only {', '.join(map(str, frame))}; name "
+                "the column of the classes, label: NAME"
+            )
+        texts.append(frame[label].map(str, na_action="ignore").fillna("").str.strip())
+        if empty := (texts[-1] == "").sum():
+            raise ValueError(f"{name} {part} has {empty} rows without a {label}; drop them")
+    classes = sorted(set(texts[0]))
+    if unknown := sorted(set(texts[1]) - set(classes)):
+        raise ValueError(
+            f"{name}: the {label} {', '.join(unknown[:5])} of test rows is that of no training "
+            "row; drop those rows, or split the data anew"
+        )
+    return [text.map(classes.index).to_numpy(np.int64) for text in texts], tuple(classes)
+
+
+def read_table(
+    name: str, frames: list[pd.DataFrame], label: str = "label", missing: str | None = None
+) -> Pair:
+    """Return training and test rows as vectors (N, D): numbers, then one-hot words.
+
+    The training rows decide everything. RARE words of a column are one, OTHER. missing: what
+    replaces missing numbers, "mean" or "most_frequent"; words get the most frequent. Raises
+    ValueError for columns that cannot be used, and warns of words that only test rows have.
+    """
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    labels, classes = read_labels(name, frames, label)
+    train, test = (frame.drop(columns=label) for frame in frames)
+    numbers = list(train.select_dtypes("number"))
+    words = [column for column in train if column not in numbers]
+    _check_columns(name, train, test, numbers, words, missing)
+    for frame in (train, test):
+        frame[words] = frame[words].map(str, na_action="ignore").astype(object).fillna(np.nan)
+    one_hot = OneHotEncoder(
+        min_frequency=RARE, handle_unknown="infrequent_if_exist", sparse_output=False
+    )
+    encoder = make_column_transformer(
+        (SimpleImputer(strategy=missing or "mean"), numbers),
+        (make_pipeline(SimpleImputer(strategy="most_frequent"), one_hot), words),
+    )
+    values = [encoder.fit_transform(train), encoder.transform(test)]
+    columns = tuple((str(column), ()) for column in numbers)
+    if words:
+        one_hot = encoder.named_transformers_["pipeline"][-1]
+        _warn_of_unknown(name, test[words], one_hot.categories_)
+        groups = zip(words, one_hot.categories_, one_hot.infrequent_categories_, strict=True)
+        for column, known, rare in groups:
+            frequent = [word for word in known if rare is None or word not in rare]
+            columns += ((str(column), (*frequent, *([] if rare is None else [OTHER]))),)
+    return [
+        RawSplit(*pair, classes, format="tables", columns=columns)
+        for pair in zip(values, labels, strict=True)
+    ]
+
+
+def _check_columns(
+    name: str,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    numbers: list[str],
+    words: list[str],
+    missing: str | None,
+) -> None:
+    if set(train) != set(test):
+        raise ValueError(
+            f"{name}: the columns {', '.join(map(str, sorted(set(train) ^ set(test))))} are not "
+            "in both train and test; give both the same columns"
+        )
+    if mixed := [column for column in numbers if column not in test.select_dtypes("number")]:
+        raise ValueError(f"{name}: column {mixed[0]} holds numbers in train, but words in test")
+    for column in train:
+        count = train[column].nunique()
+        if count < 2:
+            raise ValueError(
+                f"{name}: column {column} is constant in the training rows; drop the column"
+            )
+        if column in words and count > MOST_WORDS:
+            raise ValueError(
+                f"{name}: column {column} has {count} different words, more than {MOST_WORDS}; "
+                "drop the column, or group its words"
+            )
+    gaps = train.isna().sum() + test.isna().sum()
+    if gaps.any() and not missing:
+        raise ValueError(
+            f"{name}: {gaps.sum()} values are missing, in {', '.join(gaps.index[gaps > 0])}; fill "
+            "them, or give missing: mean or missing: most_frequent"
+        )
+
+
+def _warn_of_unknown(name: str, test: pd.DataFrame, known: list[np.ndarray]) -> None:
+    for column, words in zip(test, known, strict=True):
+        unknown = test[column].dropna()
+        unknown = unknown[~unknown.isin(words)]
+        if len(unknown):
+            warnings.warn(
+                f"{name}: no training row has the words {', '.join(sorted(set(unknown))[:5])} of "
+                f"column {column}, so they are {OTHER!r} in {len(unknown)} test rows",
+                stacklevel=2,
+            )
+
+
+def rows(samples: torch.Tensor, normalisation: Normalisation) -> pd.DataFrame:
+    """Return the rows of the table that are nearest to samples (k, D): numbers in their units.
+
+    Of the words of a column, the one of the largest value is taken.
+    """
+    columns, start, values = {}, 0, normalisation.denormalise(samples.cpu().double()).numpy()
+    for column, words in normalisation.columns:
+        part = values[:, start : start + max(1, len(words))]
+        columns[column] = np.array(words)[part.argmax(1)] if words else part[:, 0]
+        start += part.shape[1]
+    return pd.DataFrame(columns)
+
+
+def nearest_valid(samples: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
+    """Return the samples (k, D) of those `rows`: each column of words holds one 1."""
+    parts = samples.split([max(1, len(words)) for _, words in normalisation.columns], dim=1)
+    valid = [
+        F.one_hot(part.argmax(1), len(words)).to(part) if words else part
+        for part, (_, words) in zip(parts, normalisation.columns, strict=True)
+    ]
+    return torch.cat(valid, dim=1)

@@ -1,0 +1,60 @@
+"""Studies of vectors, and what they refuse because it is made for images."""
+
+import pytest
+from grids import DC, DM
+
+from ddlib.study.plan import make_plan
+from ddlib.study.run import run
+from ddlib.study.settings import read_settings
+
+MTT = {"iterations": 2, "student_steps": 2, "expert_epochs": 1, "max_start": 1, "experts": 1}
+WINE = {
+    "data": {"name": "wine"},
+    "network": {"name": "mlp", "width": 16, "depth": 2},
+    "training": {"steps": 60, "batch_size": 16, "learning_rate": 0.05},
+    "methods": {"random": None, "herding": {"steps": 5}, "k_center": {"steps": 5}, "dm": DM}
+    | {"dc": DC, "mtt": MTT | {"synthetic_batch": 3, "expert_steps": 4}},
+    "k": [3, 30],
+    "seeds": 1,
+    "reference": "same_steps",
+}
+
+
+def settings(tmp_path, **changes):
+    paths = {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
+    return read_settings(WINE | paths | changes)
+
+
+def test_every_method_runs_on_vectors(tmp_path):
+    result = run(settings(tmp_path))
+    assert result.trials["status"].tolist() == ["ok"] * 12
+    assert result.trials.query("method == 'random' and k == 30")["accuracy"].item() > 0.8
+    for synthetic in result.distilled(0):
+        assert synthetic.samples.shape == (synthetic.k, 13)
+        chosen = [value for name, value in synthetic.parameters.items() if "augmentation" in name]
+        assert set(chosen) <= {"none"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {"dsa": None}}, "the method 'dsa' makes images, but wine holds vectors; choo"),
+        ({"methods": {"mgd3": None}}, "the method 'mgd3' makes images, but wine holds vectors"),
+        (
+            {"methods": {"dm": {"augmentation": "dsa"}}},
+            "the method 'dm' has augmentation='dsa', which is for images, but wine holds vectors",
+        ),
+        (
+            {"configurations": {"a": {"augmentation": "flip_crop"}}},
+            "configuration 'a' has augmentation='flip_crop', .*; choose none or mixup",
+        ),
+        (
+            {"configurations": {"a": {"initialisation": "rotation"}}},
+            "configuration 'a' has initialisation='rotation', which .*; choose default or orthogon",
+        ),
+        ({"data": {"name": "wine", "zca": True}}, "zca=True is an option of images, but wine"),
+    ],
+)
+def test_what_is_made_for_images_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_plan(settings(tmp_path, **changes))
