@@ -105,7 +105,7 @@ def train_and_observe(
     """
     estimator = _fitted(model, real.at(slice(None)), real.labels, seed)
     observed = _log_probabilities(estimator, probes(test, probe)).exp().float()
-    return _score(estimator, test), save({"probabilities": observed})
+    return _score(estimator, test), save({"probabilities": observed.contiguous()})
 
 
 def _fitted(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as parse
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -46,8 +47,9 @@ def test_scores_and_observations_are_scikit_learns(parts, name, options):
     real, test = parts
     options, state = options.get(name, {}), generator("evaluation weights", (3, 0)).initial_seed()
     model = read_model({"name": name, **options})
-    direct = DIRECT[name].set_params(**options, random_state=state % 2**32)
-    probabilities = direct.fit(real.samples, real.labels).predict_proba(test.samples)
+    direct = clone(DIRECT[name]).set_params(**options, random_state=state % 2**32)
+    direct.fit(real.samples.numpy(), real.labels.numpy())
+    probabilities = direct.predict_proba(test.samples.numpy())
     answers, truth = probabilities.argmax(1), test.labels.numpy()
     result = train_and_score(model, real.samples, real.labels, test, (3, 0))
     again, content = train_and_observe(model, real, test, (3, 0), 7)

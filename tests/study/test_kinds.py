@@ -2,7 +2,10 @@
 
 import pytest
 from grids import DC, DM
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 
+from ddlib.seeds import generator
 from ddlib.study.plan import make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import read_settings
@@ -35,6 +38,35 @@ def test_every_method_runs_on_vectors(tmp_path):
         assert set(chosen) <= {"none"}
 
 
+def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path):
+    """Their accuracies are scikit-learn's, and their two references are the same training."""
+    models = {"logistic_regression": LogisticRegression(max_iter=1000)}
+    models["gradient_boosting"] = HistGradientBoostingClassifier(min_samples_leaf=5)
+    configurations = {"own": {}} | {name: {"network": {"name": name}} for name in models}
+    chosen = settings(
+        tmp_path,
+        **{"methods": {"random": None, "dm": DM}, "configurations": configurations, "k": [30]},
+        **{"reference": "converged", "converged": {"passes": 2}},
+    )
+    result = run(chosen)
+    assert set(result.trials["status"]) == set(result.references["status"]) == {"ok"}
+    train, test = result.plan.dataset.train, result.plan.dataset.test
+    state = generator("evaluation weights", (0, 0)).initial_seed() % 2**32
+    accuracies = result.trials.set_index(["configuration", "method"])["accuracy"]
+    parts = {set_.method: (set_.samples, set_.labels) for set_ in result.distilled(0)}
+    for name, model in models.items():
+        model.set_params(random_state=state)
+        for method, (samples, labels) in parts.items():
+            model.fit(samples.numpy(), labels.numpy())
+            accuracy = model.score(test.samples.numpy(), test.labels.numpy())
+            assert accuracies[name, method] == accuracy
+        model.fit(train.samples.numpy(), train.labels.numpy())
+        rows = result.references.query("configuration == @name")
+        accuracy = model.score(test.samples.numpy(), test.labels.numpy())
+        assert rows["accuracy"].tolist() == [accuracy] * 2
+        assert list(result.observed(name)) == ["probabilities"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -52,6 +84,9 @@ def test_every_method_runs_on_vectors(tmp_path):
             {"configurations": {"a": {"initialisation": "rotation"}}},
             "configuration 'a' has initialisation='rotation', which .*; choose default or orthogon",
         ),
+        ({"network": {"name": "gradient_boosting"}}, "no method can distil on gradient_boosting"),
+        ({"network": {"name": "convnet"}}, "'convnet' takes image data, but these are vector data"),
+        ({"network": {"name": "gru"}}, "'gru' takes sequence data, .*choose mlp, linear"),
         ({"data": {"name": "wine", "zca": True}}, "zca=True is an option of images, but wine"),
     ],
 )
