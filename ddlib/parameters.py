@@ -145,7 +145,9 @@ def _sentence(model: type[Parameters], table: Mapping[str, Any], error: Validati
         return _unknown(name, model.model_fields, "parameter")
     if kind == "missing":
         return f"the parameter {name!r} is missing; add it to the YAML file"
-    keys = [step for step in problem["loc"][1:] if _is_key(step, table[name])]
+    # pydantic's path also holds names of types, which are no keys of the value.
+    names = table.get(name) if isinstance(table.get(name), Mapping) else ()
+    keys = [step for step in problem["loc"][1:] if isinstance(step, int) or step in names]
     steps = (f"[{key}]" if isinstance(key, int) else f": {key}" for key in keys)
     path = "".join([name, *steps])
     if kind == "value_error":
@@ -157,7 +159,7 @@ def _sentence(model: type[Parameters], table: Mapping[str, Any], error: Validati
     for _ in keys:
         inner = ("items", "additionalProperties")
         kinds = schema.get("anyOf", [schema])
-        schema = next(kind[name] for kind in kinds for name in inner if name in kind)
+        schema = next(kind[part] for kind in kinds for part in inner if part in kind)
     if "enum" in schema:
         return _unknown(value, schema["enum"], path)
     return f"{path}={value!r} must be {_described(schema)}{such_as}{_unquoted(value, schema)}"
@@ -168,11 +170,6 @@ def _unknown(name: Any, allowed: Iterable[str], kind: str) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     article = "an" if kind[0] in "aeiou" else "a"
     return f"{name!r} is not {article} {kind}; {hint}allowed: {', '.join(allowed) or 'none'}"
-
-
-def _is_key(step: str | int, value: Any) -> bool:
-    """Whether a step of pydantic's path is a key of the value, not the name of a type."""
-    return isinstance(step, int) or (isinstance(value, Mapping) and step in value)
 
 
 NOUNS = {"integer": "whole number", "number": "number", "string": "text"}

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
-from ddlib.parameters import read_file
+from ddlib.parameters import check_names, read_file
 from ddlib.publish.execute import execute, read_source, sentence
 from ddlib.study import cluster
 from ddlib.study.settings import Exploration, Settings, read_parameters
@@ -65,11 +65,14 @@ def find(paths: Iterable[Path]) -> list[Path]:
 def read(path: Path) -> Run:
     """Return the run of a file. If its parameters are bad, it is `refused`, with the reason."""
     run = Run(f"{path.parent.name}/{path.stem}", path)
+    files = sorted(from_root("notebooks").glob("[0-9][0-9]_*"))
+    notebooks = {file.stem[3:]: file for file in files}
     try:
         values = read_file(path)
         if isinstance(values.get("results"), str):
             run.folder = from_root(values["results"])
-        run.notebook = _notebook(path)
+        check_names([path.parent.name], notebooks, "folder with the name of a notebook")
+        run.notebook = notebooks[path.parent.name]
         source = read_source(run.notebook)
         settings = read_parameters(values)
         check_writable(run.folder)
@@ -84,18 +87,6 @@ def read(path: Path) -> Run:
     except (OSError, ValueError) as error:
         run.status, run.message = "refused", str(error)
     return run
-
-
-def _notebook(path: Path) -> Path:
-    """Return the notebook that the folder of a parameter file names; ValueError if none."""
-    files = sorted(from_root("notebooks").glob("[0-9][0-9]_*"))
-    notebooks = {file.stem[3:]: file for file in files}
-    if path.parent.name not in notebooks:
-        raise ValueError(
-            f"no notebook takes {path.parent.name}/{path.stem}; put the file in a folder with the "
-            f"name of one: {', '.join(notebooks)}"
-        )
-    return notebooks[path.parent.name]
 
 
 def read_all(paths: Iterable[Path]) -> list[Run]:

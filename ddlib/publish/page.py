@@ -37,7 +37,7 @@ PREPROCESSORS = {
     "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": LEFT_OUT},
     "CoalesceStreamsPreprocessor": {"enabled": True},  # a progress bar shows its last state only
 }
-NO_END = "it has no end; its process died, or is still running"
+NO_END = "it did not end: its process died, or still runs"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 

@@ -6,6 +6,7 @@ RESULTS: a link to its page, its first figure and the start of its verdict.
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,11 @@ def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
     Hidden folders, invalid files and notebooks that never ran are left out.
     """
     for path in sorted(results.rglob("*.ipynb"), key=lambda path: (path.name, path)):
-        if any(part.startswith(".") for part in path.relative_to(results).parts):
-            continue
-        try:
+        with suppress(ValueError):
             notebook = page.read_notebook(path)
-        except ValueError:
-            continue
-        if any(cell.get("execution_count") for cell in notebook.cells):
-            yield path, notebook
+            hidden = any(part.startswith(".") for part in path.relative_to(results).parts)
+            if not hidden and any(cell.get("execution_count") for cell in notebook.cells):
+                yield path, notebook
 
 
 def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:

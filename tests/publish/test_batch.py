@@ -145,7 +145,7 @@ def test_each_run_stands_or_falls_alone_and_comes_after_what_it_reads(project, r
     assert "it needs the results of broken/x" in printed
     assert printed.index("fine/x: done") < printed.index("reads/fine: done")
     assert "02_broken.ipynb stopped in cell 4: no such luck, at all" in printed
-    assert re.search(r"fine/wrong: refused: .*seeds", printed)
+    assert re.search(r"fine/wrong: refused\. .*seeds", printed)
     partial = nbformat.read(project.results("broken/x") / "02_broken.ipynb", 4)
     outputs = [output for cell in partial.cells for output in cell.get("outputs", [])]
     assert [output.text for output in outputs if "text" in output] == ["so far\n"]
@@ -241,7 +241,8 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
         *(project.parameters(f"study/{name}", results="results/study/one") for name in "ab"),
     ]
     messages = {run.name: run.message for run in batch.read_all(paths)}
-    assert messages["other/one"].startswith("no notebook takes other/one; put the file in a folder")
+    sentence = "'other' is not a folder with the name of a notebook; allowed: study, torn"
+    assert messages["other/one"] == sentence
     assert "03_torn.ipynb is not a Jupyter notebook" in messages["torn/one"]
     assert messages["study/one"] == ""
     for name in ("study/a", "study/b"):

@@ -21,7 +21,7 @@ SPEC = {
 }
 PROSE = r"""# Does the gap fall like $a/\sqrt{k}$?
 
-For $k \ge 1$ and a price of \$5, `$x$` is code:
+For $k \ge 1$ and a price of \$5, `$x$` is code, $x_1_2$ has no MathML:
 
 $$G(k) \le \frac{a}{\sqrt{k}} + c$$
 
@@ -34,10 +34,6 @@ def display(**data) -> nbformat.NotebookNode:
     names |= {"latex": "text/latex", "markdown": "text/markdown", "html": "text/html"}
     names |= {"widget": "application/vnd.jupyter.widget-view+json", "plain": "text/plain"}
     return new_output("display_data", {names[kind]: value for kind, value in data.items()})
-
-
-def stream(name: str, text: str) -> nbformat.NotebookNode:
-    return new_output("stream", name=name, text=text)
 
 
 @pytest.fixture
@@ -63,10 +59,7 @@ def test_nothing_is_loaded_from_anywhere_and_all_charts_share_one_copy_of_vega(c
     assert str(soup).count(vl_convert.javascript_bundle()) == 1
     assert len(soup("figure")) == len(soup("img")) == 3
     assert soup("figure")[1].find_next("table").text == "42"
-    sources = [
-        tag.get("src") or tag.get("href") for tag in soup(["script", "link", "img", "iframe"])
-    ]
-    assert all(source is None or source.startswith("data:") for source in sources)
+    assert all(tag["src"].startswith("data:") for tag in soup(src=True))
     assert not soup("link")
     assert "@import" not in soup.style.text
     assert "url(" not in soup.style.text
@@ -75,10 +68,9 @@ def test_nothing_is_loaded_from_anywhere_and_all_charts_share_one_copy_of_vega(c
 
 def test_a_chart_is_there_live_and_as_a_picture(convert):
     picture = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAI"  # the header of a PNG of 32 by 8 pixels
-    given, made = convert(code(display(vegalite=SPEC, png=picture), display(vegalite=SPEC)))(
-        "figure"
-    )
-    for figure in (given, made):
+    charts = display(vegalite=SPEC, png=picture), display(vegalite=SPEC)
+    given, made = figures = convert(code(*charts))("figure")
+    for figure in figures:
         spec = json.loads(figure.script.text)
         assert spec == {key: value for key, value in SPEC.items() if key != "$schema"}
         assert figure.img["alt"] == "A & B </script>"
@@ -88,37 +80,24 @@ def test_a_chart_is_there_live_and_as_a_picture(convert):
 
 
 def test_formulas_become_mathml_in_prose_and_outputs(convert):
-    soup = convert(
-        new_markdown_cell(PROSE), code(display(markdown="b is $0.31$"), display(latex="$$c^2$$"))
-    )
+    outputs = display(markdown="b is $0.31$"), display(latex="$$c^2$$")
+    soup = convert(new_markdown_cell(PROSE), code(*outputs))
     assert [formula["display"] for formula in soup("math")] == [
         "inline", "inline", "block", "block", "inline", "block",
     ]  # fmt: skip
     assert not soup("script")
     assert soup.h1.math.msqrt.text == "k"
     assert soup("math")[-1].msup.text == "c2"
-    assert soup.code.text == "$x$"
+    assert [text.text for text in soup("code")] == ["$x$", "x_1_2"]
     prose = " ".join(soup.text.split())
     assert "a price of $5" in prose
     assert "$$" not in prose
 
 
-def test_a_formula_beyond_the_converter_stays_readable(convert):
-    soup = convert(new_markdown_cell(r"Left open: $x_1_2$ and $k$."))
-    assert soup.code.text == "x_1_2"
-    assert len(soup("math")) == 1
-
-
 def test_progress_bars_show_their_last_state_only(convert):
-    soup = convert(
-        code(
-            stream("stdout", "first\n\r  0%|    | 0/2"),
-            stream("stdout", "\r 50%|##  | 1/2\r100%|####| 2/2\n"),
-            stream("stdout", "second\n"),
-        )
-    )
-    printed = [block.text.split("\n") for block in soup("pre")[1:]]
-    assert printed == [["first", "100%|####| 2/2", "second", ""]]
+    texts = "first\n\r  0%|    | 0/2", "\r 50%|##  | 1/2\r100%|####| 2/2\n", "second\n"
+    soup = convert(code(*[new_output("stream", name="stdout", text=text) for text in texts]))
+    assert [block.text for block in soup("pre")[1:]] == ["first\n100%|####| 2/2\nsecond\n"]
 
 
 def test_controls_leave_a_remark_and_code_is_folded(convert):
@@ -161,7 +140,7 @@ def test_a_cell_without_an_answer_has_no_end(convert, count, execution):
     assert banner.a["href"] == "#cell-id=last"
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1]", "{}", '{"nbformat": 4, "cells": 3}', "\xff"])
+@pytest.mark.parametrize("text", ["no JSON", "{}", '{"nbformat": 4, "cells": 3}', "\xff"])
 def test_what_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "run.ipynb").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"run\.ipynb is not a Jupyter notebook"):
