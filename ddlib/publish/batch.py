@@ -101,7 +101,7 @@ def read_all(paths: Iterable[Path]) -> list[Run]:
         if first is not run and not run.status:
             run.status = "refused"
             run.message = f"its results folder is that of {first.name}; name another"
-    return sorted(runs, key=lambda run: str(run.notebook))
+    return sorted(runs, key=lambda run: str(run.notebook or ""))
 
 
 def work(runs: list[Run], at_once: int) -> None:
