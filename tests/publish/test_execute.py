@@ -88,11 +88,7 @@ def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes,
 
 @pytest.mark.parametrize(
     ("tagged", "number"),
-    [
-        ((), "none"),
-        (("code", "code"), "a code cell and a code cell"),
-        (("markdown",), "a markdown cell"),
-    ],
+    [((), "none"), (("code", "markdown"), "a code cell and a markdown cell")],
 )
 def test_a_notebook_without_its_one_parameters_cell_is_refused(run, tmp_path, tagged, number):
     """papermill would run it with the notebook's own values in the place of the file's."""

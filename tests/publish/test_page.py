@@ -120,22 +120,19 @@ def test_a_stopped_run_says_so_at_the_top(convert):
     assert soup.title.text == "Question"
 
 
+BEGUN = {"execution": {"iopub.execute_input": "2026-01-01T00:00:00Z"}}
+
+
 @pytest.mark.parametrize(
-    ("count", "execution"),
-    [
-        (2, {"iopub.execute_input": "2026-01-01T00:00:00Z"}),  # the kernel died, or is at work
-        (None, {}),  # it died at once
-        (None, None),  # never begun
-    ],
+    ("count", "metadata"),
+    [(2, BEGUN), (None, {"execution": {}}), (None, {})],
+    ids=["the kernel died, or is at work", "it died at once", "never begun"],
 )
-def test_a_cell_without_an_answer_has_no_end(convert, count, execution):
+def test_a_cell_without_an_answer_has_no_end(convert, count, metadata):
     answered = {"execution": {"shell.execute_reply": "2026-01-01T00:00:00Z"}}
     first = new_code_cell("one()", execution_count=1, metadata=answered)
-    blank = new_code_cell(" \n")
-    last = new_code_cell("two()", execution_count=count, id="last")
-    if execution is not None:
-        last.metadata.execution = execution
-    banner = convert(first, blank, new_markdown_cell("text"), last).main.find(True)
+    last = new_code_cell("two()", execution_count=count, id="last", metadata=metadata)
+    banner = convert(first, new_code_cell(" \n"), new_markdown_cell("text"), last).main.find(True)
     assert banner.text == f"This run stopped in cell 2: {page.NO_END}"
     assert banner.a["href"] == "#cell-id=last"
 
