@@ -1,6 +1,8 @@
 """Run a notebook with a parameter file: `python -m ddlib.publish.execute NOTEBOOK PARAMETERS`.
 
-It writes the executed notebook and its page to the `results` folder of the parameters.
+It writes the executed notebook and its page to the `results` folder of the parameters. Further
+arguments, such as `workers=1`, replace parameters of the file. With `--dry-run`, it only says how
+many trials there are, how many are cached, and how long the rest will take.
 """
 
 import logging
@@ -16,9 +18,12 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from ddlib.files import check_writable, explained, from_root
-from ddlib.parameters import read_file
+from ddlib.parameters import read_file, read_yaml
 from ddlib.publish.page import read_notebook, write_page
-from ddlib.study.settings import read_parameters
+from ddlib.study.forecast import forecast
+from ddlib.study.plan import make_plan
+from ddlib.study.run import counts
+from ddlib.study.settings import Exploration, read_parameters
 
 
 class QuietKernels(AsyncKernelManager):
@@ -45,16 +50,16 @@ def read_source(path: Path) -> NotebookNode:
     return notebook
 
 
-def execute(notebook: Path, parameters: Path, log: bool = True) -> Path:
+def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -> Path:
     """Run `notebook` with the YAML file `parameters`; return the path of the executed notebook.
 
-    log: whether to log the notebook's output. The page is written even if a cell fails, and then
-    says which one and why. Raises FileNotFoundError for a missing file, ValueError for bad
+    log: whether to log the notebook's output; others: parameters that replace those of the file.
+    The page is written even if a cell fails, and then says which one and why. Raises FileNotFoundError for a missing file, ValueError for bad
     parameters, OSError for a results folder that cannot be written, PapermillExecutionError for a
     failed cell, DeadKernelError if the kernel died.
     """
     read_source(notebook)
-    values = read_file(parameters)
+    values = read_file(parameters) | others
     executed = from_root(read_parameters(values).results) / notebook.name
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"{values['results']!r} is the notebook's own folder; name another")
@@ -81,6 +86,16 @@ def execute(notebook: Path, parameters: Path, log: bool = True) -> Path:
     return executed
 
 
+def foresee(notebook: Path, parameters: Path, **others: Any) -> str:
+    """Return the trials, hours and memory of a run, from a few timed steps; errors as `execute`."""
+    read_source(notebook)
+    settings = read_parameters(read_file(parameters) | others)
+    if isinstance(settings, Exploration):
+        return "nothing to compute: this notebook reads the tables of other studies"
+    plan = make_plan(settings)
+    return f"{counts(plan)}\n{forecast(plan)}"
+
+
 def sentence(error: Exception, notebook: Path) -> str:
     """Return the error that stopped a run, in one sentence."""
     text = str(error)
@@ -96,12 +111,22 @@ def sentence(error: Exception, notebook: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """Run from a shell; on an error, print one sentence and exit with code 1."""
-    if len(arguments) != 2:
-        sys.exit("usage: python -m ddlib.publish.execute NOTEBOOK.ipynb PARAMETERS.yaml")
+    dry = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    others = dict(argument.split("=", 1) for argument in arguments[2:] if "=" in argument)
+    if len(arguments) < 2 or len(arguments) != 2 + len(others):
+        sys.exit(
+            "usage: python -m ddlib.publish.execute NOTEBOOK.ipynb PARAMETERS.yaml [--dry-run] "
+            "[NAME=VALUE ...]"
+        )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    notebook, parameters = map(Path, arguments)
+    notebook, parameters = map(Path, arguments[:2])
     try:
-        executed = execute(notebook, parameters)
+        values = {name: read_yaml(value, name) for name, value in others.items()}
+        if dry:
+            print(foresee(notebook, parameters, **values))
+            return
+        executed = execute(notebook, parameters, **values)
     except (PapermillExecutionError, DeadKernelError, OSError, ValueError) as problem:
         sys.exit(sentence(problem, notebook))
     print(f"read {executed.with_suffix('.html')}")

@@ -126,6 +126,13 @@ def path(tiny, tmp_path_factory):
     return path
 
 
+def test_guidance_may_be_a_table_by_size(tiny, path):
+    both = distil(tiny, None, [1, 2], 0, settings(guidance={1: 0.0, 2: 2.0}), [path])
+    for ipc, guidance in ((1, 0.0), (2, 2.0)):
+        alone = distil(tiny, None, [ipc], 0, settings(guidance=guidance), [path])
+        assert torch.equal(both[ipc].samples, alone[ipc].samples)
+
+
 def test_guidance_without_measure_is_a_divergence(tiny, path):
     parameters = settings(guidance=1e30, steps=20, stop=2)
     outcome = distil(tiny, None, [1], 0, parameters, [path])[1]

@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from clusters import in_process
 
 from ddlib.publish import page
 from ddlib.publish.execute import main
@@ -52,6 +53,21 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capfd, monke
     printed = capfd.readouterr().out
     assert printed.endswith(f"read {folder / 'question.html'}\n")
     assert "once" not in printed  # the cell's output is logged, and not printed a second time
+
+
+def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsys):
+    parameters = tmp_path / "mine.yaml"
+    places = {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
+    parameters.write_text(yaml.safe_dump(STUDY | places))
+    notebook = Path(__file__).parents[2] / "notebooks" / "01_scaling_law.ipynb"
+    with in_process() as address:
+        main([str(notebook), str(parameters), f"scheduler_address={address}", "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5 trials, 0 of them cached; 10 networks on all data, 0 of them cached"
+    assert [line.split()[0] for line in lines[2:5]] == ["random", "evaluation", "networks"]
+    assert "hours on 1 workers" in lines[-1]
+    assert not list(tmp_path.rglob("*.ipynb"))
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
