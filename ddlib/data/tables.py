@@ -157,7 +157,12 @@ def rows(samples: torch.Tensor, normalisation: Normalisation) -> pd.DataFrame:
 
 
 def nearest_valid(samples: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
-    """Return the samples (k, D) of those `rows`: each column of words holds one 1."""
+    """Return the samples (k, D) of those `rows`: of the words of a column, one is 1, others 0.
+
+    Vectors that are no table's stay as they are.
+    """
+    if not normalisation.columns:
+        return samples
     parts = samples.split([max(1, len(words)) for _, words in normalisation.columns], dim=1)
     valid = [
         F.one_hot(part.argmax(1), len(words)).to(part) if words else part

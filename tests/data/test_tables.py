@@ -1,14 +1,13 @@
 """Tables as vectors: against scikit-learn's own scaler and encoder, and numbers known by hand."""
 
 import math
-import os
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts import images, write_npz
+from layouts import images, real_data, write_npz
 from sklearn import datasets
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -23,10 +22,6 @@ TRAIN = {
     "label": ["yes", "no", "yes", "no"],
 }
 TEST = {"age": [25, 35], "town": ["Rome", "Bonn"], "height": [1.5, 1.5], "label": ["no", "yes"]}
-
-real_data = pytest.mark.skipif(
-    not os.environ.get("DDLIB_DATA"), reason="DDLIB_DATA names no folder of real data"
-)
 
 
 def write(folder, suffix=".csv", train=None, test=None):
@@ -142,6 +137,8 @@ def test_too_many_words_and_options_of_other_formats(tmp_path):
             load("wine", **options)
     with pytest.raises(ValueError, match="missing='mean' is an option of tables, but digits holds"):
         load("digits", missing="mean")
+    with pytest.raises(ValueError, match="label='kind' is an option of tables and texts, but digi"):
+        load("digits", label="kind")
 
 
 @pytest.mark.parametrize(
