@@ -125,7 +125,7 @@ def test_vectors_are_searched_in_balanced_accuracy(tmp_path, address):
         "methods": {"dm": {"iterations": 3}},
         "measure": "balanced",
     }
-    main([str(write_study(tmp_path, address, **changes)), *OPTIONS])
+    main([str(write_study(tmp_path, address, **changes)), "--factors", "0.5", "2"])
     folder = tmp_path / "results/tune"
     trials = pd.read_parquet(folder / "trials.parquet")
     means = trials.groupby(["method", "ipc"])["balanced_accuracy"].mean()
