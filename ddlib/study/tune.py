@@ -65,7 +65,8 @@ def search(
 
     held_out: images per class to test on, by default those that `data` holds out, or else a fifth
     of the smallest class, at most HELD_OUT. Columns: method, ipc, number, factor, value, accuracy
-    (on held-out images, the mean over seeds; NaN if a seed failed), standard_error, seconds (of one
+    (balanced if that is the study's measure; on held-out images, the mean over seeds; NaN if a seed
+    failed), standard_error, seconds (of one
     core), chosen, at_edge (whether no smaller or no larger value was tried). The factor nearest to
     1 is chosen among equal ones. Raises ValueError or OSError, in one sentence.
     """
@@ -75,10 +76,11 @@ def search(
     for method, (base, parameters) in settings.methods.items():
         moves = issubclass(METHODS[base].parameters, Matching)
         numbers = NUMBERS.get(base, ["learning_rate"] if moves else [])
+        set_values = parameters.model_dump(exclude_unset=True)
         for number, factor in candidates(numbers, factors) if numbers else []:
             variant = f"{method}-{number}-x{factor:g}"
             values = scaled(parameters, number, dict.fromkeys(ipcs, factor))
-            variants[variant] = {"method": base, **parameters.model_dump(), number: values}
+            variants[variant] = {"method": base, **set_values, number: values}
             rows += [(method, ipc, number, factor, values[ipc], variant) for ipc in ipcs]
     if not variants:
         raise ValueError(
@@ -109,7 +111,8 @@ def search(
 def _measured(result: Result) -> pd.DataFrame:
     """Return accuracy, its standard error over seeds, and seconds, by variant and size."""
     keys, costs = ["method", "ipc"], result.costs
-    seeds = result.trials.groupby([*keys, "seed"])["accuracy"].mean().groupby(keys)
+    accuracies = result.trials.assign(accuracy=1 - result.trials["error"])
+    seeds = accuracies.groupby([*keys, "seed"])["accuracy"].mean().groupby(keys)
     spent = costs.assign(seconds=costs["distil_seconds"] + costs["evaluate_seconds"])
     columns = {
         "accuracy": seeds.agg(lambda values: values.mean(skipna=False)),

@@ -118,6 +118,22 @@ def test_a_reader_is_told_of_edges_failures_and_what_was_skipped(tmp_path, addre
     assert '"held_out":5' in settings.replace(" ", "")
 
 
+def test_vectors_are_searched_in_balanced_accuracy(tmp_path, address):
+    """Their methods augment by default, which only images can."""
+    changes = {
+        "data": {"name": "wine"},
+        "methods": {"dm": {"iterations": 3}},
+        "measure": "balanced",
+    }
+    main([str(write_study(tmp_path, address, **changes)), "--factors", "0.5", "2"])
+    folder = tmp_path / "results/tune"
+    trials = pd.read_parquet(folder / "trials.parquet")
+    means = trials.groupby(["method", "ipc"])["balanced_accuracy"].mean()
+    for row in pd.read_csv(folder / "tune.csv").to_dict("records"):
+        variant = f"{row['method']}-learning_rate-x{row['factor']:g}"
+        assert row["accuracy"] == pytest.approx(means[variant, row["ipc"]])
+
+
 @pytest.mark.parametrize(
     ("options", "changes", "sentence"),
     [
