@@ -14,7 +14,8 @@ from ddlib.data.tables import rows
 from ddlib.data.text import nearest_texts, nearest_tokens
 from ddlib.distilled import DistilledSet
 
-REAL = 300  # samples of D in the plane, at most
+REAL = 300  # samples of D that are points, at most
+FITTED = 2000  # samples of D whose principal components are the plane, at most
 CLASSES = 10  # in a table of nearest rows or texts, at most
 
 
@@ -28,16 +29,16 @@ def to_draw(sets: list[DistilledSet], dataset: DataSet) -> pd.DataFrame:
 def points(sets: list[DistilledSet], dataset: DataSet, count: int = REAL) -> pd.DataFrame:
     """Return samples of D and of S in the plane of the first two principal components of D.
 
-    Sequences (T, E) count as vectors (T E). The components are those of `count` training samples,
-    evenly spaced, which are the points of D. Columns: set ("D" or "S"), method and k (missing for
-    D), class_name, x, y, and x_share and y_share of the variance of D.
+    Sequences (T, E) count as vectors (T E). The points of D are `count` training samples, evenly
+    spaced. Columns: set ("D" or "S"), method and k (missing for D), class_name, x, y, and x_share
+    and y_share of the variance of D.
     """
     from sklearn.decomposition import PCA
 
-    total = len(dataset.train.labels)
-    sample = torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).long()
+    sample = _spread(len(dataset.train.labels), count)
     real = _flat(dataset.train.at(sample))
-    plane = PCA(2, svd_solver="full").fit(real)
+    fitted = _flat(dataset.train.at(_spread(len(dataset.train.labels), FITTED)))
+    plane = PCA(2, random_state=0).fit(fitted)
     shares = dict(zip(("x_share", "y_share"), plane.explained_variance_ratio_, strict=True))
     classes = np.array(dataset.classes)
 
@@ -51,6 +52,11 @@ def points(sets: list[DistilledSet], dataset: DataSet, count: int = REAL) -> pd.
         described = {"set": "S", "method": synthetic.method, "k": synthetic.k}
         parts.append(placed(_flat(synthetic.samples), synthetic.hard_labels, **described))
     return pd.concat([part.astype({"k": "Int64"}) for part in parts], ignore_index=True)
+
+
+def _spread(total: int, count: int) -> torch.Tensor:
+    """Return up to `count` of `total` rows, evenly spaced."""
+    return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).long()
 
 
 def _flat(samples: torch.Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ import pandas as pd
 from ddlib.figures import style
 
 SIZES = 4  # columns of points, at most
+MIDDLE = 0.99  # the axes leave out what lies far beyond this quantile
 
 
 def distilled_sets(table: pd.DataFrame) -> alt.FacetChart:
@@ -57,11 +58,18 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
     classes, methods = (list(synthetic[name].unique()) for name in ("class_name", "method"))
     side = min(style.WIDTH // len(sizes) - 20, 220)
     bare = alt.Axis(title=None, grid=False, ticks=False, labels=False)
-    x, y = alt.X("x:Q", axis=bare), alt.Y("y:Q", axis=bare)
+    drawn = pd.concat([real, synthetic])[["x", "y"]]
+    low, high = drawn.quantile(1 - MIDDLE), drawn.quantile(MIDDLE)
+    low, high = low - (high - low) / 8, high + (high - low) / 8
+    beyond = int((drawn.lt(low) | drawn.gt(high)).any(axis=1).sum())
+    x, y = (
+        channel(f"{name}:Q", axis=bare, scale=alt.Scale(domain=[low[name], high[name]], nice=False))
+        for channel, name in ((alt.X, "x"), (alt.Y, "y"))
+    )
     colour = style.colour("class_name", classes, orient="top", columns=8)
     base = alt.Chart(width=side, height=side).encode(x, y, colour)
-    faint = base.properties(data=real).mark_point(filled=True, size=10, opacity=0.25)
-    marks = base.mark_point(shape="diamond", filled=True, size=55, opacity=0.9)
+    faint = base.properties(data=real).mark_point(filled=True, clip=True, size=10, opacity=0.25)
+    marks = base.mark_point(shape="diamond", filled=True, clip=True, size=55, opacity=0.9)
     marks = marks.encode(
         stroke=alt.value(style.INK),
         strokeWidth=alt.value(0.7),
@@ -76,5 +84,6 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
         chart,
         "What each method keeps: distilled samples among the real ones",
         f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: their first two principal "
-        f"components, {first:.0%} and {second:.0%} of their variance.",
+        f"components, {first:.0%} and {second:.0%} of the variance.",
+        f"{beyond} of {len(drawn)} points lie beyond the edges.",
     )

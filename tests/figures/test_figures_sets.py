@@ -24,5 +24,16 @@ def test_points_of_four_sizes_are_drawn_over_those_of_d():
     dots, diamonds = spec["spec"]["layer"]
     assert len(spec["datasets"][dots["data"]["name"]]) == 20
     assert "data" not in diamonds
-    assert "50% and 25% of their variance" in " ".join(spec["title"]["subtitle"])
+    assert "50% and 25% of the variance" in " ".join(spec["title"]["subtitle"])
     render.mime_bundle(spec)
+
+
+def test_axes_leave_out_what_is_far_away_and_count_it():
+    table = pd.DataFrame({"set": ["D"] * 200 + ["S"], "method": None, "k": None, "class_name": "a"})
+    table.loc[200, ["method", "k"]] = "dm", 1
+    table = table.assign(x=[*range(199), 1e6, 50], y=0.5, x_share=1.0, y_share=0.0)
+    chart = sets.distilled_points(table).to_dict()
+    low, high = chart["spec"]["layer"][0]["encoding"]["x"]["scale"]["domain"]
+    assert low < 0
+    assert 198 < high < 300
+    assert chart["title"]["subtitle"][-1] == "1 of 201 points lie beyond the edges."
