@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ddlib.figures import render, style
+from ddlib.figures import render, sets, style
 from ddlib.figures import scaling as charts
 from ddlib.stats import laws, verdicts
 
@@ -121,14 +121,14 @@ def test_pictures_become_a_grid_of_sharp_pixels():
         for c in ("cat", "dog")
     ]
     pictures = pd.DataFrame(rows, columns=["method", "k", "ipc", "class_name", "url"])
-    spec = charts.distilled_images(pictures).to_dict()
+    spec = sets.distilled_images(pictures).to_dict()
     assert spec["facet"]["sort"] == list(METHODS)
     png = render.mime_bundle(spec)[0]["image/png"]
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
     # 16 pictures with sides of 62 pixels, at scale 2, half red and half blue: nothing was blended.
     assert colours[RED] == colours[BLUE] == 16 * 124 * 124 / 2
     with pytest.raises(ValueError, match="several pictures of class cat for random at k=2"):
-        charts.distilled_images(pd.concat([pictures, pictures.head(1)]))
+        sets.distilled_images(pd.concat([pictures, pictures.head(1)]))
 
 
 def test_a_method_keeps_its_colour():

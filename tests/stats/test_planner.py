@@ -1,4 +1,4 @@
-"""Planner: images per class from a small pilot, against known laws and simulated studies."""
+"""Planner: samples per class from a small pilot, against known laws and simulated studies."""
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def test_the_worst_member_sets_the_plan():
     refused = planner.plan(pilot, MEMBERS, 0.05, 10)  # k = 1111
     assert refused.ipc is None
     assert refused.reason.startswith("the worst gap is still about 0.09")
-    assert "at 20 images per class, 2 times the largest size measured; mea" in refused.reason
+    assert "at 20 samples per class, 2 times the largest size measured; mea" in refused.reason
 
 
 def test_members_change_places_beyond_the_pilot():
