@@ -1,7 +1,9 @@
 # Two commands do everything: `make study` and `make test`.
 PYTHON ?= python3.11
-NOTEBOOK ?= notebooks/01_scaling_law.ipynb
 PARAMETERS ?= parameters/scaling_law/quick.yaml
+# the notebook that the folder of PARAMETERS names
+FOLDER = $(notdir $(patsubst %/,%,$(dir $(PARAMETERS))))
+NOTEBOOK ?= $(or $(wildcard notebooks/*_$(FOLDER).ipynb),notebooks/01_scaling_law.ipynb)
 BATCH ?= $(wildcard parameters/*/quick.yaml)
 
 BIN := .venv/bin
@@ -10,7 +12,7 @@ BIN := .venv/bin
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
-	$(BIN)/python -m ddlib.publish.execute $(NOTEBOOK) $(PARAMETERS)
+	$(BIN)/python -m ddlib.publish.execute $(NOTEBOOK) $(PARAMETERS) $(OPTIONS)
 
 ## batch: run files of parameters, or folders of them, several at once; go on where it stopped
 batch: .venv/installed

@@ -123,10 +123,10 @@ def _check_columns(
             raise ValueError(
                 f"{name}: column {column} is constant in the training rows; drop the column"
             )
-        if column in words and count > MOST_WORDS:
+        if column in words and (count > MOST_WORDS or count == len(train)):
             raise ValueError(
-                f"{name}: column {column} has {count} different words, more than {MOST_WORDS}; "
-                "drop the column, or group its words"
+                f"{name}: column {column} has {count} different words in {len(train)} rows; drop "
+                f"the column, group its words, or call it {TEXT!r} if it holds texts"
             )
     gaps = train.isna().sum() + test.isna().sum()
     if gaps.any() and not missing:

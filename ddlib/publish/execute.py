@@ -121,6 +121,8 @@ def main(arguments: list[str]) -> None:
             "[NAME=VALUE ...]"
         )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # papermill warns of names that the parameters cell lacks; the notebook refuses unknown ones
+    logging.getLogger("papermill").addFilter(lambda record: "unknown" not in record.getMessage())
     notebook, parameters = map(Path, arguments[:2])
     try:
         values = {name: read_yaml(value, name) for name, value in others.items()}

@@ -257,7 +257,7 @@ def _doubt(law: Law, table: SeedMeans, parameters: dict[str, Interval]) -> str:
         cause = "no difference between the seeds at any k" if several else "one seed"
         return f"{cause}, so no seed variance: equal weights, no intervals, no AIC"
     if a.low <= 0:
-        return "the interval of a includes 0: the curve may be flat"
+        return "the interval of a includes 0, so the curve may be flat"
     if law.theta is None:
         name, (low, high) = law.parameters[1], law.bounds(table.ks)
         if parameters[name].low < low * 1.001 or parameters[name].high > high * 0.999:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ddlib.stats.compare import BASELINE, against, holm, paired
-from ddlib.stats.intervals import LEVEL, Interval, number
+from ddlib.stats.intervals import LEVEL, SAME, Interval, number
 from ddlib.stats.surrogates import Agreement
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, bullets, listed, p_value, sections
@@ -70,6 +70,8 @@ def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     others = "any other method" if every else listed(level)
     text += f", {'not ' if level else ''}significantly better than {others}"
     test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
+    if abs(row["difference"]) < SAME:
+        return f"{text}. It is level with {row['runner_up']}."
     return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
 
 
@@ -165,8 +167,12 @@ def surrogates(
     order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
     that name, all of `ddlib.stats`; trials: a sentence on gaps at or below 0 comes first.
     """
-    pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
     first = [] if trials is None else no_worse(trials)
+    if pairs.empty:
+        lone = "fewer than two methods of this study learn samples."
+        first += [f"Whether the methods are interchangeable cannot be decided: {lone}"]
+        return Text(" ".join(first))
+    pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
     verdict = " ".join([*first, _interchangeable(order, pairs, exponents)])
     return Text(f"{verdict}\n\n{bullets([_differing(pairs), _order(order)])}")
 

@@ -65,7 +65,7 @@ def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "5 trials, 0 of them cached; 10 networks on all data, 0 of them cached"
     assert [line.split()[0] for line in lines[2:5]] == ["random", "evaluation", "networks"]
-    assert "hours on 1 workers" in lines[-1]
+    assert "seconds on 1 workers" in lines[-1]
     assert not list(tmp_path.rglob("*.ipynb"))
     assert not list(tmp_path.rglob("*.json"))
 
