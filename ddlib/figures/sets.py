@@ -83,7 +83,7 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
     return style.figure(
         chart,
         "What each method keeps: distilled samples among the real ones",
-        f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: their first two principal "
-        f"components, {first:.0%} and {second:.0%} of the variance.",
+        f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: the first two "
+        f"principal components of D, {first:.0%} and {second:.0%} of its variance.",
         f"{beyond} of {len(drawn)} points lie beyond the edges.",
     )
