@@ -145,11 +145,13 @@ def _sentence(model: type[Parameters], table: Mapping[str, Any], error: Validati
         return _unknown(name, model.model_fields, "parameter")
     if kind == "missing":
         return f"the parameter {name!r} is missing; add it to the YAML file"
-    keys = [step for step in problem["loc"][1:] if _is_key(step, table[name])]
+    # pydantic's path also holds names of types, which are no keys of the value.
+    names = table.get(name) if isinstance(table.get(name), Mapping) else ()
+    keys = [step for step in problem["loc"][1:] if isinstance(step, int) or step in names]
     steps = (f"[{key}]" if isinstance(key, int) else f": {key}" for key in keys)
     path = "".join([name, *steps])
     if kind == "value_error":
-        return ": ".join([*([path] if path else []), str(problem["ctx"]["error"])])
+        return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
     if problem["loc"][-1] == "[key]":
         return f"{name} has {value!r} for an ipc; give whole numbers from 1"
     schema = model.model_json_schema()["properties"][name]
@@ -157,7 +159,7 @@ def _sentence(model: type[Parameters], table: Mapping[str, Any], error: Validati
     for _ in keys:
         inner = ("items", "additionalProperties")
         kinds = schema.get("anyOf", [schema])
-        schema = next(kind[name] for kind in kinds for name in inner if name in kind)
+        schema = next(kind[part] for kind in kinds for part in inner if part in kind)
     if "enum" in schema:
         return _unknown(value, schema["enum"], path)
     return f"{path}={value!r} must be {_described(schema)}{such_as}{_unquoted(value, schema)}"
@@ -170,12 +172,13 @@ def _unknown(name: Any, allowed: Iterable[str], kind: str) -> str:
     return f"{name!r} is not {article} {kind}; {hint}allowed: {', '.join(allowed) or 'none'}"
 
 
-def _is_key(step: str | int, value: Any) -> bool:
-    """Whether a step of pydantic's path is a key of the value, not the name of a type."""
-    return isinstance(step, int) or (isinstance(value, Mapping) and step in value)
-
-
 NOUNS = {"integer": "whole number", "number": "number", "string": "text"}
+LIMITS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
 
 
 def _described(schema: Mapping[str, Any], plural: str = "") -> str:
@@ -198,17 +201,10 @@ def _described(schema: Mapping[str, Any], plural: str = "") -> str:
 
 
 def _limits(schema: Mapping[str, Any]) -> str:
-    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    if above is not None and schema["type"] == "integer":
-        least, above = above + 1, None
-    limits = {
-        "of at least": least,
-        "above": above,
-        "at most": schema.get("maximum"),
-        "below": schema.get("exclusiveMaximum"),
-    }
-    phrases = [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
-    return f" {' and '.join(phrases)}" if phrases else ""
+    limits = {words: schema[name] for name, words in LIMITS.items() if name in schema}
+    if schema["type"] == "integer" and "above" in limits:
+        limits = {"of at least": limits.pop("above") + 1, **limits}
+    return " and".join(f" {words} {limit:g}" for words, limit in limits.items())
 
 
 def _unquoted(value: Any, schema: Mapping[str, Any]) -> str:

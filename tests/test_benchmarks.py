@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import growth, kernels, published, statistics
+from benchmarks import growth, kernels, published, scale, statistics
 
 
 def test_a_quick_run_measures_every_case(capsys):
@@ -92,3 +92,17 @@ def test_a_case_is_measured_in_a_process_of_its_own():
     [row] = points.to_dict("records")
     assert (row["axis"], row["job"], row["size"]) == ("configurations", "distances", 50)
     assert 0 < row["seconds"] < 10
+
+
+def test_the_cost_of_imagenet_is_the_count_of_images_times_the_seconds_of_each():
+    seconds = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    table = scale.costs(pd.DataFrame({"seconds": seconds}, index=range(6)))
+    days = table.set_index(["ipc", "what"])["days of a core"] * 86400
+    assert days[10, "dm"] == pytest.approx(20_000 * (256_000 + 10_000 * 2))
+    # ten outer steps: matching, and nine times fifty epochs of S
+    matching, training = 10 * (256_000 * 3 + 10_000 * 4), 9 * 50 * 10_000 * 5
+    assert days[10, "dc, dsa"] == pytest.approx(1000 * (matching + training))
+    assert days[50, "mtt, one expert"] == pytest.approx(50 * 1_281_167 * 5)
+    # a GPU of 20 TFLOP/s against a core that passes an image of 429 MFLOP in a second
+    ratio = table["hours of a GPU"] * 3600 / (table["days of a core"] * 86400)
+    assert ratio.to_numpy() == pytest.approx(429e6 / 20e12)

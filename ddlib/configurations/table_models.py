@@ -1,6 +1,7 @@
 """Models of scikit-learn as configurations for vectors: fitted at once, without steps or gradients.
 
-They are trained on S and on D like networks, but no method can distil on them.
+They are trained on S and on D like networks, but no method can distil on them. Of a table's S, they
+see the nearest rows that could exist (`ddlib.data.tables.nearest_valid`).
 """
 
 from collections.abc import Callable, Mapping

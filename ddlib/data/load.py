@@ -84,12 +84,10 @@ def training_texts(name: str | os.PathLike) -> list[str]:
 
 def _checked(name: str, pair: Pair, image_size: int | None) -> Pair:
     """Return both splits, images with a channel axis; ValueError if they do not fit together."""
-    train, test = pair
-    if train.kind == "image":
-        train, test = (
-            _with_channels(f"{name} {part}", raw)
-            for part, raw in zip(("train", "test"), pair, strict=True)
-        )
+    train, test = (
+        _checked_split(f"{name} {part}", raw)
+        for part, raw in zip(("train", "test"), pair, strict=True)
+    )
     if train.classes != test.classes:
         raise ValueError(
             f"{name}: the training classes ({', '.join(train.classes)}) differ from the test "
@@ -98,25 +96,33 @@ def _checked(name: str, pair: Pair, image_size: int | None) -> Pair:
     shape, test_shape = train.values.shape[1:], test.values.shape[1:]
     if shape[-1] != test_shape[-1] or (image_size is None and shape != test_shape):
         raise ValueError(
-            f"{name}: training images are {shape} but test images are {test_shape} (height, width, "
-            "channels); make them alike (image_size does so for height and width)"
+            f"{name}: training {train.format} are {shape} but test {test.format} are {test_shape}; "
+            "make them alike (image_size does so for the height and width of images)"
         )
     return [train, test]
 
 
-def _with_channels(where: str, raw: RawSplit) -> RawSplit:
-    images, labels, last = raw.values, raw.labels, len(raw.classes) - 1
-    content = f"{images.dtype} {images.shape}"
-    images = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"{where}: images are {content}; give uint8 (N, H, W, 1 or 3 channels)")
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+def _checked_split(where: str, raw: RawSplit) -> RawSplit:
+    values, labels, last = raw.values, raw.labels, len(raw.classes) - 1
+    content = f"{where}: {raw.format} are {values.dtype} {values.shape}"
+    if raw.kind == "image":
+        values = values[..., None] if values.ndim == 3 else values
+        if values.dtype != np.uint8 or values.ndim != 4 or values.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{content}; give uint8 (N, H, W, 1 or 3 channels), or write tables and texts to "
+                "train.csv and test.csv"
+            )
+    elif values.dtype.kind != "f" or values.ndim not in (2, 3):
+        raise ValueError(
+            f"{content}; give floats: vectors (N, D), or the embeddings of tokens (N, T, E)"
+        )
+    if labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
         content = f"{labels.dtype} {labels.shape}"
-        raise ValueError(f"{where}: labels are {content}; give integers ({len(images)},)")
+        raise ValueError(f"{where}: labels are {content}; give integers ({len(values)},)")
     wrong = labels[(labels < 0) | (labels > last)]
     if len(wrong):
         raise ValueError(f"{where}: label {wrong[0]} has no class name; give labels 0 to {last}")
-    return replace(raw, values=images)
+    return replace(raw, values=values)
 
 
 def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[int]:

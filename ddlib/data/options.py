@@ -48,20 +48,22 @@ class Options(Parameters):
     download: bool = False
 
     def check_format(self, name: str, format: str) -> None:
-        """Raise ValueError for an option that data of another format have."""
-        for other, options in FORMATS.items():
-            for option in options:
-                value = getattr(self, option)
-                if other != format and value != type(self).model_fields[option].default:
-                    raise ValueError(
-                        f"{option}={value!r} is an option of {other}, but {name} holds {format}; "
-                        f"leave {option} out"
-                    )
+        """Raise ValueError for an option that data of this format do not have."""
+        forms = [format, f"texts, form: {self.form}"][: 1 + (format == "texts")]
+        for option, formats in FORMATS.items():
+            value, default = getattr(self, option), type(self).model_fields[option].default
+            if value != default and not set(forms) & set(formats):
+                raise ValueError(
+                    f"{option}={value!r} is an option of {' and '.join(formats)}, but {name} holds "
+                    f"{forms[-1]}; leave {option} out"
+                )
 
 
 FORMATS = {
-    "images": ("image_size", "zca"),
-    "tables": ("missing",),
-    "texts": ("form", "encoder", "dimension", "length"),
+    **dict.fromkeys(("image_size", "zca"), ("images",)),
+    "missing": ("tables",),
+    "label": ("tables", "texts"),
+    **dict.fromkeys(("form", "encoder", "dimension"), ("texts",)),
+    "length": ("texts, form: tokens",),
 }
-"""The options of each format of data. The others belong to several."""
+"""The formats of data that have an option. Options that are not named are for all."""

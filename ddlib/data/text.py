@@ -21,7 +21,7 @@ from ddlib.data.base import Pair, RawSplit
 from ddlib.data.normalise import Normalisation
 from ddlib.data.options import Options
 from ddlib.data.tables import TEXT, read_labels
-from ddlib.files import from_root, write_atomically
+from ddlib.files import from_root, reading, write_atomically
 from ddlib.fingerprints import files_digest
 
 CACHE = Path("~/.cache/ddlib/encoded")
@@ -98,7 +98,7 @@ def _sentence_transformer(name: str) -> Encoder:
         return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     return Encoder(
-        f"{Path(place).name}-{version}",
+        f"{place.replace('/', '-') if revision else folder.name}-{version}",
         model.encode,
         tokens,
         weights.detach().cpu().numpy(),
@@ -113,11 +113,17 @@ def read_text(
 ) -> Pair:
     """Return training and test texts as vectors (N, D), or as sequences (N, length, E) of tokens.
 
-    They stand in the column `text`; other columns are not read. Longer texts are cut, which a
-    warning counts; shorter ones are padded with rows of zeros. Raises ValueError for a text without
-    tokens.
+    They stand in the column `text`. Warnings say which other columns are not read, and count the
+    texts that are cut because they are longer; shorter ones are padded with rows of zeros. Raises
+    ValueError for a text without tokens.
     """
     labels, classes = read_labels(name, frames, options.label)
+    if others := sorted(map(str, set(frames[0]) - {TEXT, options.label})):
+        warnings.warn(
+            f"{name} holds texts, so its columns {', '.join(others)} are not read; for a table, "
+            f"give the column {TEXT} another name",
+            stacklevel=2,
+        )
     model, length, splits = open_encoder(options.encoder), options.length, []
     for part, frame, at in zip(("train", "test"), frames, labels, strict=True):
         texts = texts_of(frame)
@@ -145,14 +151,17 @@ def texts_of(frame: pd.DataFrame) -> list[str]:
 
 
 def _documents(model: Encoder, texts: list[str]) -> np.ndarray:
-    """Return the vectors (N, D) of texts; a file keeps them under the encoder's version."""
+    """Return the vectors (N, D) of texts; a file in CACHE keeps them under the encoder's version.
+
+    Two processes may write it at the same time: each renames a whole file to this name.
+    """
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     path = CACHE.expanduser() / f"{model.version}-{digest}.npy"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         np.save(buffer := BytesIO(), np.asarray(model.documents(texts), np.float32))
         write_atomically(path, buffer.getvalue())
-    return np.load(path)
+    with reading(path):
+        return np.load(path)
 
 
 def _sequences(embeddings: np.ndarray, tokens: list[list[int]], length: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from ddlib.methods.common import class_members, finished, synthetic_labels
 from ddlib.methods.generators import dit, unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.layers import Network
-from ddlib.parameters import Parameters, Text
+from ddlib.parameters import ByIpc, Parameters, Text, at_ipc
 from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError, or_diverged
 
@@ -40,7 +40,7 @@ class ModeGuidedDiffusion(Parameters):
     class_ids: list[NonNegativeInt] = []
     images: Literal["generated", "modes", "nearest"] = "generated"
     steps: Annotated[int, Field(ge=1, le=unet.TIMESTEPS)] = 50
-    guidance: NonNegativeFloat = 0.1
+    guidance: ByIpc[NonNegativeFloat] = 0.1
     stop: NonNegativeInt = 25
     classifier_free_guidance: NonNegativeFloat = 4.0
     unet_channels: Annotated[list[PositiveInt], Field(min_length=1)] = [32, 32]
@@ -140,6 +140,7 @@ def _generate(
     Each latent has its own random stream, so it does not depend on the others in its pass.
     """
     labels = synthetic_labels(len(model.class_ids), ipc)
+    parameters = parameters.replace(guidance=at_ipc(parameters.guidance, ipc))
     streams = [
         generator("mode guidance", seed, ipc, label, number % ipc)
         for number, label in enumerate(labels.tolist())

@@ -22,6 +22,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
 
 from ddlib.files import write_atomically
 
@@ -29,11 +30,14 @@ VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NUMBERS = "application/vnd.ddlib.numbers+html"
 """The MIME type of HTML that a page shows below a chart. Other viewers ignore it."""
-LEFT_OUT = {"papermill-error-cell-tag", "not-run"}
+LEFT_OUT = ["papermill-error-cell-tag", "not-run"]
 """Tags of cells that a page leaves out: papermill's notes of an error, which the banner repeats,
 and cells for notebooks that have not run."""
-OVERWRITTEN = re.compile(r"(?m)^.*\r(?=[^\r\n])")  # text that a terminal would overwrite
-NO_END = "it has no end; its process died, or is still running"
+PREPROCESSORS = {
+    "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": LEFT_OUT},
+    "CoalesceStreamsPreprocessor": {"enabled": True},  # a progress bar shows its last state only
+}
+NO_END = "it did not end: its process died, or still runs"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
@@ -49,33 +53,30 @@ class PageExporter(HTMLExporter):
     def __init__(self, **options: Any):
         super().__init__(raw_template=TEMPLATE.read_text(encoding="utf-8"), **options)
 
+    @property
+    def default_config(self) -> Config:
+        config = Config(PREPROCESSORS)
+        config.merge(super().default_config)
+        return config
+
     def from_notebook_node(
         self, nb: NotebookNode, resources: dict | None = None, **options: Any
     ) -> tuple[str, dict]:
         notebook, resources = copy.deepcopy(nb), resources or {}
-        notebook.cells = [
-            cell for cell in notebook.cells if not LEFT_OUT & set(cell.metadata.get("tags", []))
-        ]
-        kinds = {kind for data in displayed(notebook.cells) for kind in data}
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs = [_static(output) for output in _merge_streams(cell.outputs)]
-        name = resources.get("metadata", {}).get("name", "notebook")
+        has_charts = [_make_static(data) for data in displayed(notebook.cells)]
         resources["page"] = {
-            "title": title(notebook) or name,
+            "title": title(nb) or resources.get("metadata", {}).get("name", "notebook"),
             "code_style": HtmlFormatter().get_style_defs(".highlight"),
-            "banner": _banner(notebook),
-            "bundle": vl_convert.javascript_bundle() if any(map(VEGALITE.match, kinds)) else "",
+            "failure": failure(nb),
+            "bundle": vl_convert.javascript_bundle() if any(has_charts) else "",
         }
         return super().from_notebook_node(notebook, resources, **options)
 
     @jinja2.pass_context
     def markdown2html(self, context: Any, source: str) -> str:
         """Return Markdown as HTML, with formulas as MathML and links to pages."""
-        metadata = context.get("resources", {}).get("metadata", {})
-        folder = Path(metadata.get("path") or ".")
-        attachments = context.get("cell", {}).get("attachments", {})
-        return markdown_to_html(source, folder, metadata.get("name", ""), attachments)
+        folder = context.get("resources", {}).get("metadata", {}).get("path", "")
+        return markdown_to_html(source, folder, context.get("cell", {}).get("attachments"))
 
 
 def write_page(notebook_path: Path, html_path: Path) -> None:
@@ -132,70 +133,37 @@ def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     for place, cell in enumerate(cells, 1):
         error = next((o for o in cell.outputs if o.output_type == "error"), None)
-        if error or not _ended(cell):
+        # papermill notes when the kernel replied; other programs note only a count.
+        replied = "shell.execute_reply" in cell.metadata.get("execution", ["shell.execute_reply"])
+        if error or not (cell.execution_count and replied):
             what = f"{error.ename}: {error.evalue}" if error else NO_END
             return cell.execution_count or place, cell.get("id", ""), what
     return None
 
 
-def _ended(cell: NotebookNode) -> bool:
-    """Return whether a cell ended. papermill notes the kernel's reply, other programs a count."""
-    times = cell.metadata.get("execution")
-    return bool(cell.execution_count) and (times is None or "shell.execute_reply" in times)
+def _make_static(data: dict) -> bool:
+    """Replace an output that needs a server or a download; return whether it is a chart.
 
-
-def _banner(notebook: NotebookNode) -> str:
-    stopped = failure(notebook)
-    if stopped is None:
-        return ""
-    number, name, error = stopped
-    link = f'<a href="#cell-id={name}">cell {number}</a>'
-    return f'<p class="stopped">This run stopped in {link}: {html.escape(error)}</p>'
-
-
-def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join the pieces of each text stream, and drop text that a terminal would overwrite."""
-    merged, streams = [], {}
-    for output in outputs:
-        if output.output_type != "stream":
-            streams = {}
-        elif output.name in streams:
-            streams[output.name].text += output.text
-            continue
-        else:
-            streams[output.name] = output
-        merged.append(output)
-    for output in merged:
-        if output.output_type == "stream":
-            output.text = OVERWRITTEN.sub("", output.text).replace("\r", "")
-    return merged
-
-
-def _static(output: NotebookNode) -> NotebookNode:
-    """Replace outputs that need a server or a download: charts by figures, widgets by a remark."""
-    data = output.get("data", {})
-    vegalite = next(filter(VEGALITE.fullmatch, data), None)
-    if vegalite:
-        figure = _figure(data[vegalite], data.get("image/png"))
-        output.data = {"text/html": figure + data.get(NUMBERS, "")}
-    elif WIDGET in data:
-        output.data = {"text/markdown": "*An interactive control: run the notebook to use it.*"}
-    elif "text/latex" in data and "text/html" not in data:
-        output.data = {"text/markdown": data["text/latex"]}
-    return output
+    A chart becomes a figure, with its numbers if it has any. A widget becomes a remark.
+    """
+    chart = next(filter(VEGALITE.fullmatch, data), None)
+    widget = data.pop(WIDGET, None)
+    if chart:
+        data["text/html"] = _figure(data[chart], data.get("image/png")) + data.get(NUMBERS, "")
+    elif widget:
+        data["text/markdown"] = "*An interactive control: run the notebook to use it.*"
+    return bool(chart)
 
 
 def _figure(spec: dict, png: str | None) -> str:
     """Return a chart as HTML: its picture, and its specification for the page's script."""
     png = png or base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
-    width = int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # PNG header; scale 2
     name = spec.get("title", "chart")
-    name = name.get("text", "chart") if isinstance(name, dict) else name
+    name = html.escape(name.get("text", "chart") if isinstance(name, dict) else name)
+    width = int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # PNG header; scale 2
     # "</" would end the script; "$schema" would only make vega-embed compare version numbers.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
-    image = (
-        f'<img alt="{html.escape(str(name))}" width="{width}" src="data:image/png;base64,{png}">'
-    )
+    image = f'<img alt="{name}" width="{width}" src="data:image/png;base64,{png}">'
     script = f'<script type="application/json">{text}</script>'
     return f'<figure class="chart">{image}{script}</figure>'
 
@@ -203,14 +171,11 @@ def _figure(spec: dict, png: str | None) -> str:
 class _Renderer(IPythonRenderer):
     """Renders Markdown as HTML, with formulas as MathML, which browsers draw without a library."""
 
-    folder: Path
-    notebook: str
-
     def link(self, text: str, url: str, title: str | None = None) -> str:
         name = url.partition("#")[0]
         if "://" in name or not name.endswith(".ipynb"):
             return super().link(text, url, title)
-        address = page_of(name, self.folder) if Path(name).stem != self.notebook else None
+        address = page_of(name, Path(self.path))
         return super().link(text, address, title) if address else text
 
     def block_html(self, html: str) -> str:
@@ -234,17 +199,13 @@ def _mathml(formula: str, display: str) -> str:
         return f"<code>{html.escape(formula)}</code>"
 
 
-def markdown_to_html(
-    source: str, folder: Path = Path(), notebook: str = "", attachments: dict | None = None
-) -> str:
-    """Return Markdown of a notebook in `folder` as HTML; a link to itself becomes plain text."""
-    # No anchors: nbconvert's anchors drop formulas from headings.
+def markdown_to_html(source: str, folder: str = "", attachments: dict | None = None) -> str:
+    """Return Markdown of a notebook in `folder` as HTML."""
     renderer = _Renderer(
         escape=False,
         embed_images=True,
-        exclude_anchor_links=True,
-        path=str(folder),
-        attachments=attachments or {},
+        exclude_anchor_links=True,  # nbconvert's anchors drop formulas from headings
+        path=folder,
+        attachments=attachments,
     )
-    renderer.folder, renderer.notebook = folder, notebook
     return MarkdownWithMath(renderer=renderer).render(source)

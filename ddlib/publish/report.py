@@ -4,9 +4,9 @@
 RESULTS: a link to its page, its first figure and the start of its verdict.
 """
 
-import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,7 @@ import jinja2
 from nbformat import NotebookNode
 
 from ddlib.files import from_root, write_atomically
-from ddlib.publish.page import (
-    displayed,
-    failure,
-    markdown_to_html,
-    read_notebook,
-    title,
-    write_page,
-)
+from ddlib.publish import page
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 HEADINGS = ("## Verdict", "## Reading")
@@ -43,7 +36,7 @@ def write_report(results: Path) -> Path:
     for path in runs:
         path.with_suffix(".html").touch()  # pages link only to pages that exist
     for path in runs:
-        write_page(path, path.with_suffix(".html"))
+        page.write_page(path, path.with_suffix(".html"))
     rows = [_row(path.relative_to(results), notebook) for path, notebook in runs.items()]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -57,45 +50,34 @@ def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
     Hidden folders, invalid files and notebooks that never ran are left out.
     """
     for path in sorted(results.rglob("*.ipynb"), key=lambda path: (path.name, path)):
-        if any(part.startswith(".") for part in path.relative_to(results).parts):
-            continue
-        try:
-            notebook = read_notebook(path)
-        except ValueError:
-            continue
-        if any(cell.get("execution_count") for cell in notebook.cells):
-            yield path, notebook
+        with suppress(ValueError):
+            notebook = page.read_notebook(path)
+            hidden = any(part.startswith(".") for part in path.relative_to(results).parts)
+            if not hidden and any(cell.get("execution_count") for cell in notebook.cells):
+                yield path, notebook
 
 
 def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
     papermill = notebook.metadata.get("papermill", {})
     data = papermill.get("parameters", {}).get("data", "")
     verdict = dropwhile(lambda cell: not cell.source.startswith(HEADINGS), notebook.cells)
+    paragraphs = _first(verdict, "text/markdown").split("\n\n")
     return {
-        "question": title(notebook) or place.stem,
+        "question": page.title(notebook) or place.stem,
         "notebook": place.stem,
         "folder": place.parent.as_posix(),
         "page": place.with_suffix(".html").as_posix(),
         "picture": _first(notebook.cells, "image/png"),
         "data": data.get("name", "") if isinstance(data, dict) else data or "",
         "seconds": papermill.get("duration"),
-        "failure": failure(notebook),
-        "verdict": markdown_to_html(_starts(_first(verdict, "text/markdown"))),
+        "failure": page.failure(notebook),
+        "verdict": page.markdown_to_html("\n\n".join(paragraphs[:PARAGRAPHS])),
     }
 
 
 def _first(cells: Iterable[NotebookNode], kind: str) -> str:
     """Return the first output of a MIME type, or ""."""
-    return next(filter(None, (data.get(kind) for data in displayed(cells))), "")
-
-
-def _starts(text: str) -> str:
-    """Return the start of every paragraph or item: its bold words, if any, and one sentence."""
-    starts = []
-    for block in re.split(r"\n\s*\n|\n(?=- )", text.strip())[:PARAGRAPHS]:
-        start = re.match(r"(- )?(\*\*.+?\*\*\s*)?(.+?[.:](?=\s+[A-Z]|$))?", block, re.DOTALL)
-        starts.append(start[0].strip() if start[3] else block)
-    return "\n\n".join(starts)
+    return next(filter(None, (data.get(kind) for data in page.displayed(cells))), "")
 
 
 def main(arguments: list[str]) -> None:

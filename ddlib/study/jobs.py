@@ -17,6 +17,7 @@ from ddlib.configurations import pretraining, table_models, teaching
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.probing import train_and_observe
 from ddlib.data.base import DataSet
+from ddlib.data.tables import nearest_valid
 from ddlib.distilled import DistilledSet, check_set, load_distilled
 from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import plain_text
@@ -175,10 +176,15 @@ def _recipe(synthetic: DistilledSet, configuration: Configuration) -> Recipe:
 def _labelled(
     context: Context, synthetic: DistilledSet, configuration: Configuration
 ) -> tuple[Tensor, Tensor]:
-    """Return the images of a set, and its labels: learned ones only if the regime asks for them."""
-    learned = configuration.labels.regime == "learned"
+    """Return the samples of a set, and its labels: learned ones only if the regime asks for them.
+
+    Table models are trained on the rows of a table that are nearest to the samples.
+    """
+    samples, learned = synthetic.samples, configuration.labels.regime == "learned"
     labels = synthetic.labels if learned else synthetic.hard_labels
-    return synthetic.samples.to(context.device), labels.to(context.device)
+    if not configuration.takes_steps:
+        samples = nearest_valid(samples, synthetic.normalisation)
+    return samples.to(context.device), labels.to(context.device)
 
 
 def _load(trial: Trial, dataset: DataSet) -> DistilledSet:

@@ -20,7 +20,9 @@ def for_kind(settings: Settings, dataset: DataSet) -> Settings:
     if dataset.kind == "image":
         return settings
     for name, configuration in settings.configurations.items():
-        _check(name, configuration, dataset)
+        _check(f"the configuration {name!r}", configuration, dataset)
+        if configuration.teacher:
+            _check(f"the teacher of {name!r}", configuration.teacher, dataset)
     methods = {}
     for name, (base, parameters) in settings.methods.items():
         if base in OF_IMAGES:
@@ -33,7 +35,7 @@ def for_kind(settings: Settings, dataset: DataSet) -> Settings:
     return settings.model_copy(update={"methods": methods})
 
 
-def _check(name: str, configuration: Configuration, dataset: DataSet) -> None:
+def _check(what: str, configuration: Configuration, dataset: DataSet) -> None:
     problem = None
     if configuration.augmentation not in AUGMENTATIONS:
         problem = f"augmentation={configuration.augmentation!r}", " or ".join(AUGMENTATIONS)
@@ -41,8 +43,8 @@ def _check(name: str, configuration: Configuration, dataset: DataSet) -> None:
         problem = f"initialisation={configuration.initialisation!r}", "default or orthogonal"
     if problem:
         raise ValueError(
-            f"the configuration {name!r} has {problem[0]}, which is for images, but "
-            f"{dataset.name} holds {dataset.kind}s; choose {problem[1]}"
+            f"{what} has {problem[0]}, which is for images, but {dataset.name} holds "
+            f"{dataset.kind}s; choose {problem[1]}"
         )
 
 

@@ -26,6 +26,7 @@ from ddlib.study.kinds import for_kind
 from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
+from ddlib.training.targets import Labels
 
 IMBALANCE = 1.5  # a larger ratio of the sizes of two classes calls for balanced accuracy
 
@@ -120,7 +121,7 @@ class Plan:
         """Return one of the networks trained on all data; studies share them through the cache."""
         length = self.settings.converged.model_dump() if kind == CONVERGED else None
         name = f"{self.dataset.name}-seed{seed}"
-        digest = self._digest(self._values(configuration), seed, length)
+        digest = self._digest(self._on_all_data(configuration), seed, length)
         path = self.cache / "references" / f"{name}-{kind}-{digest}.json"
         seen = f"{name}-{fingerprint([path.stem, self.settings.probe])}.safetensors"
         observed = self.cache / "observed" / seen if kind == SAME_STEPS else None
@@ -128,7 +129,8 @@ class Plan:
 
     def length_path(self, configuration: str) -> Path:
         """Return the file with the steps of the converged networks; see `jobs.find_length`."""
-        digest = self._digest(self._values(configuration), self.settings.converged.model_dump())
+        converged = self.settings.converged.model_dump()
+        digest = self._digest(self._on_all_data(configuration), converged)
         return self.cache / "lengths" / f"{self.dataset.name}-{digest}.json"
 
     def pretrained_path(self, configuration: str) -> Path | None:
@@ -168,6 +170,12 @@ class Plan:
 
     def _values(self, configuration: str) -> dict[str, Any]:
         return self.configurations[configuration].model_dump()
+
+    def _on_all_data(self, configuration: str) -> dict[str, Any]:
+        """Return what decides a training on all data, which has no learned labels or steps."""
+        chosen = self.configurations[configuration]
+        labels = chosen.labels if chosen.teacher else Labels()
+        return chosen.replace(labels=labels, learned_step_size=False).model_dump()
 
     def _digest(self, *decides: Any) -> str:
         """Return the digest that names a file, from all that decides its content."""

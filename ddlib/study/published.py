@@ -65,8 +65,7 @@ def differences(plan: Plan, pairs: pd.DataFrame) -> Text:
     if pairs.empty:
         first = f"Nothing is published for {plan.dataset.name} at these methods and sizes."
         return Text("\n\n- ".join([first, *_learned(plan)]))
-    rows = [*_setting(plan, pairs), *_methods(plan, pairs)]
-    lines = [f"\n| {name} | {ours} | {theirs} |" for name, ours, theirs in rows if ours != theirs]
+    lines = [f"\n| {' | '.join(map(str, row))} |" for row in differing(plan, pairs)]
     notes = pairs.dropna(subset="note").groupby("note", sort=False)["method"].unique()
     points = [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
     if unverified := sorted(set(pairs.loc[pairs["tag"] == "unverified", "method"])):
@@ -74,6 +73,12 @@ def differences(plan: Plan, pairs: pd.DataFrame) -> Text:
     points = "".join(f"\n- {point}" for point in [*_learned(plan), *points])
     table = "".join([HEAD, *lines]) if lines else "No setting differs."
     return Text(f"{table}\n{points}" if points else table)
+
+
+def differing(plan: Plan, pairs: pd.DataFrame) -> list[Row]:
+    """Return the settings that differ at these pairs: (setting, our value, published value)."""
+    rows = [*_setting(plan, pairs), *_methods(plan, pairs)]
+    return [(name, ours, theirs) for name, ours, theirs in rows if ours != theirs]
 
 
 def _setting(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:

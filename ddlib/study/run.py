@@ -34,14 +34,28 @@ def run(settings: Settings) -> Result:
     check_main_guard()
     plan = make_plan(settings)
     with store.alone(plan.folder):
-        trials = [trial for trial in plan.trials if not store.stands(trial.path)]
-        references = [
-            wanted for wanted in plan.references if not store.stands(wanted.path, wanted.observed)
-        ]
+        trials, references = missing(plan)
         if trials or references:
+            print(counts(plan), flush=True)
             with connect(plan.settings, plan.context) as client:
                 _finish(plan, client, trials, references)
         return collect(plan)
+
+
+def missing(plan: Plan) -> tuple[list[Trial], list[Reference]]:
+    """Return the trials and the networks on all data that are still to be computed."""
+    trials = [trial for trial in plan.trials if not store.stands(trial.path)]
+    return trials, [full for full in plan.references if not store.stands(full.path, full.observed)]
+
+
+def counts(plan: Plan) -> str:
+    """Say how many trials and networks on all data a study has, and how many are cached."""
+    trials, references = map(len, missing(plan))
+    return (
+        f"{len(plan.trials)} trials, {len(plan.trials) - trials} of them cached; "
+        f"{len(plan.references)} networks on all data, {len(plan.references) - references} of them "
+        "cached"
+    )
 
 
 def _finish(

@@ -1,7 +1,14 @@
 """Small data sets on disk, in every layout that is read."""
 
+import os
+
 import numpy as np
+import pytest
 from PIL import Image
+
+real_data = pytest.mark.skipif(
+    not os.environ.get("DDLIB_DATA"), reason="DDLIB_DATA names no folder of real data"
+)
 
 
 def pixels(*shape, seed=0):

@@ -1,6 +1,5 @@
 """What loads: named sets in their layouts, options, and bad input by its sentence."""
 
-import os
 import pickle
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from layouts import grey_levels, images, pixels, write_images, write_mnist, write_npz
+from layouts import grey_levels, images, pixels, real_data, write_images, write_mnist, write_npz
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
@@ -16,10 +15,6 @@ from torchvision.datasets import CIFAR10
 from ddlib.data.base import check_ipcs
 from ddlib.data.load import load
 from ddlib.data.sources import DATASETS
-
-real_data = pytest.mark.skipif(
-    not os.environ.get("DDLIB_DATA"), reason="DDLIB_DATA names no folder of real data"
-)
 
 
 # ---- named sets ----
@@ -244,6 +239,7 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
                 (pixels(6, 5, 5, 3) / 255, r"float64 \(6, 5, 5, 3\)"),
                 (pixels(6, 25), r"uint8 \(6, 25\)"),
                 (pixels(6, 3, 5, 5), r"uint8 \(6, 3, 5, 5\)"),
+                (np.ones((6, 32), int), r"int64 \(6, 32\)"),  # numbers of tokens
             )
         ],
         *[

@@ -1,6 +1,7 @@
 """Texts as vectors and as sequences, against wordllama's own vectors, and a small stand-in."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -8,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts import images
-from test_tables import real_data
+from layouts import images, real_data
 
+from ddlib.data.base import RawSplit
 from ddlib.data.load import load, training_texts
+from ddlib.data.sources import DATASETS, Source
 from ddlib.data.text import nearest_texts, nearest_tokens
 
 TEXTS = ["the cat sat on the mat", "dogs bark", "a cat and a dog", "who let the dogs out ?"]
@@ -91,6 +93,39 @@ def test_texts_without_tokens_are_refused(pets, empty, form):
     write(pets, [*TEXTS, empty], [*LABELS, "dog"])
     with pytest.raises(ValueError, match=f"pets train: text 5 has no tokens: '{empty}'; drop it"):
         load(pets, form=form)
+
+
+def test_what_is_not_read_is_said(pets):
+    for part in ("train", "test"):
+        table = pd.read_csv(pets / f"{part}.csv").assign(year=2001)
+        table.to_csv(pets / f"{part}.csv", index=False)
+    with pytest.warns(UserWarning, match="pets holds texts, so its columns year are not read; for"):
+        load(pets)
+    with pytest.raises(
+        ValueError, match="length=9 is an option of texts, form: tokens, but .*ment"
+    ):
+        load(pets, length=9)
+
+
+@pytest.mark.parametrize("numbers", [np.ones((4, 9), int), np.ones((4, 9), np.uint8)])
+def test_numbers_of_tokens_are_no_embeddings(monkeypatch, numbers):
+    split = RawSplit(numbers, np.array([0, 1, 0, 1]), ("cat", "dog"), format="texts")
+    monkeypatch.setitem(DATASETS, "ids", Source(lambda *_: [split, split]))
+    with pytest.raises(
+        ValueError, match=r"ids.* train: texts are u?int.* \(4, 9\); give floats: v"
+    ):
+        load("ids")
+
+
+def test_a_cache_that_two_processes_write_or_one_damages(pets, tmp_path):
+    """A process that writes at the same moment leaves the same whole file; a cut one is said."""
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = (images(loaded.train) for loaded in pool.map(load, [pets] * 4))
+    assert all(torch.equal(first, other) for other in others)
+    (kept,) = (tmp_path / "home" / ".cache" / "ddlib" / "encoded").iterdir()
+    kept.write_bytes(kept.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"wordllama-.*npy is not whole .*; delete it"):
+        load(pets)
 
 
 def test_other_encoders(pets, monkeypatch):

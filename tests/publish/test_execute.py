@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from clusters import in_process
 
 from ddlib.publish import page
 from ddlib.publish.execute import main
@@ -54,6 +55,21 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capfd, monke
     assert "once" not in printed  # the cell's output is logged, and not printed a second time
 
 
+def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsys):
+    parameters = tmp_path / "mine.yaml"
+    places = {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
+    parameters.write_text(yaml.safe_dump(STUDY | places))
+    notebook = Path(__file__).parents[2] / "notebooks" / "01_scaling_law.ipynb"
+    with in_process() as address:
+        main([str(notebook), str(parameters), f"scheduler_address={address}", "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5 trials, 0 of them cached; 10 networks on all data, 0 of them cached"
+    assert [line.split()[0] for line in lines[2:5]] == ["random", "evaluation", "networks"]
+    assert "hours on 1 workers" in lines[-1]
+    assert not list(tmp_path.rglob("*.ipynb"))
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
     with pytest.raises(SystemExit, match=r"question\.ipynb stopped in cell 3: no such luck"):
         run("raise ValueError('no such luck')")
@@ -64,7 +80,7 @@ def test_a_kernel_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "question.html").write_text("of the last run")
-    with pytest.raises(SystemExit, match="kernel died in cell 3, perhaps for want of"):
+    with pytest.raises(SystemExit, match=r"question\.ipynb died, perhaps for want of"):
         run("import os\nos._exit(9)")
     text = (folder / "question.html").read_text()
     assert "of the last run" not in text
@@ -76,9 +92,6 @@ def test_a_kernel_that_dies_is_named_and_leaves_no_page_of_another_run(run, tmp_
     ("text", "changes", "sentence"),
     [
         ("k: [1", {}, r"mine\.yaml is not YAML: .* line 1"),
-        ("k: [10]\nk: [20]\n", {}, r"mine\.yaml: the key 'k' stands twice .* lines 1 and 2"),
-        ("- k", {}, r"mine\.yaml must hold a table of names and values, got \['k'\]"),
-        ("k: [10]", {}, "the parameter 'data' is missing; add it to the YAML"),
         (None, {"results": 5}, "results=5 must be text"),
         (None, {"seedz": 3}, "'seedz' is not a parameter; did you mean 'seeds'"),
     ],
@@ -91,15 +104,11 @@ def test_parameters_that_name_no_study_are_refused(run, tmp_path, text, changes,
 
 @pytest.mark.parametrize(
     ("tagged", "number"),
-    [
-        ((), "none"),
-        (("code", "code"), "a code cell and a code cell"),
-        (("markdown",), "a markdown cell"),
-    ],
+    [((), "none"), (("code", "markdown"), "a code cell and a markdown cell")],
 )
 def test_a_notebook_without_its_one_parameters_cell_is_refused(run, tmp_path, tagged, number):
     """papermill would run it with the notebook's own values in the place of the file's."""
-    with pytest.raises(SystemExit, match=rf"one cell tagged 'parameters', .* has {number} so tag"):
+    with pytest.raises(SystemExit, match=rf"one code cell tagged 'parameters', but has {number};"):
         run("from pathlib import Path; Path(results, 'ran').touch()", tagged=tagged)
     assert not (tmp_path / "out").exists()
 

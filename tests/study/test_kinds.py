@@ -1,10 +1,12 @@
 """Studies of vectors and sequences, and what they refuse because it is made for images."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from grids import DC, DM
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from ddlib.seeds import generator
 from ddlib.study.plan import make_plan
@@ -12,6 +14,7 @@ from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
 MTT = {"iterations": 2, "student_steps": 2, "expert_epochs": 1, "max_start": 1, "experts": 1}
+SOFT = {"regime": "soft", "teacher": {"augmentation": "dsa"}}
 WINE = {
     "data": {"name": "wine"},
     "network": {"name": "mlp", "width": 16, "depth": 2},
@@ -55,6 +58,32 @@ def test_every_method_runs_on_vectors(tmp_path):
         assert synthetic.samples.shape == (synthetic.k, 13)
         chosen = [value for name, value in synthetic.parameters.items() if "augmentation" in name]
         assert set(chosen) <= {"none"}
+
+
+def test_models_of_scikit_learn_learn_from_the_nearest_rows_of_a_table(tmp_path):
+    """S is moved off the corners of its one-hot words; networks see it there, such models do not."""
+    draws = np.random.default_rng(0)
+    town, size = draws.choice(["Bonn", "Oslo", "Rome"], 120), draws.normal(size=120)
+    table = pd.DataFrame({"size": size, "town": town, "label": (size > 0) ^ (town == "Bonn")})
+    for part, rows in (("train", table[:80]), ("test", table[80:])):
+        rows.to_csv(tmp_path / f"{part}.csv", index=False)
+    changes = {"data": {"name": str(tmp_path)}, "k": [20]}
+    changes["methods"] = {"dm": DM | {"iterations": 20, "learning_rate": 10}}
+    changes["configurations"] = {"boosted": {"network": {"name": "gradient_boosting"}}}
+    result = run(settings(tmp_path, **changes))
+    test = result.plan.dataset.test
+    for synthetic in result.distilled():
+        size, *towns = synthetic.samples.numpy().T
+        assert not set(np.ravel(towns)) <= {0, 1}
+        rows = np.column_stack([size, np.eye(3)[np.argmax(towns, axis=0)]]).astype(np.float32)
+        state = generator("evaluation weights", (synthetic.seed, 0)).initial_seed() % 2**32
+        model = HistGradientBoostingClassifier(min_samples_leaf=5, random_state=state)
+        model.fit(rows, synthetic.labels)
+        (trial,) = result.trials.query("seed == @synthetic.seed").itertuples()
+        assert trial.accuracy == model.score(test.samples.numpy(), test.labels.numpy())
+        assert trial.cross_entropy == pytest.approx(
+            log_loss(test.labels, model.predict_proba(test.samples.numpy())), rel=1e-6
+        )
 
 
 def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path):
@@ -104,6 +133,10 @@ def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path
             "configuration 'a' has initialisation='rotation', which .*; choose default or orthogon",
         ),
         ({"network": {"name": "gradient_boosting"}}, "no method can distil on gradient_boosting"),
+        (
+            {"configurations": {"a": {"labels": SOFT}}},
+            "the teacher of 'a' has augmentation='dsa', .*; choose none or mixup",
+        ),
         ({"network": {"name": "convnet"}}, "'convnet' takes image data, but these are vector data"),
         ({"network": {"name": "gru"}}, "'gru' takes sequence data, .*choose mlp, linear"),
         ({"data": {"name": "wine", "zca": True}}, "zca=True is an option of images, but wine"),

@@ -1,0 +1,69 @@
+"""Compare studies with published accuracies: `python -m ddlib.study.fidelity RESULTS...`.
+
+It reads the tables and settings in the results folders, and writes docs/fidelity.md: published,
+ours, the difference, and which settings differ.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ddlib.files import from_root, read_json, write_atomically
+from ddlib.stats import compare
+from ddlib.study import published
+from ddlib.study.plan import make_plan
+from ddlib.study.settings import read_settings
+
+HEAD = """# Published accuracies beside ours
+
+Written by `python -m ddlib.study.fidelity`. Accuracies are in percent, differences in points. "Why"
+names the settings that differ; their values follow. Where none differs, a difference above 1.5
+points is a bug until shown otherwise.
+"""
+COLUMNS = """
+| method | ipc | published | ours | difference | why |
+|---|---|---|---|---|---|
+"""
+
+
+def section(folder: Path) -> str:
+    """Return a Markdown section on a study: accuracies beside published ones, and what differs.
+
+    folder: the results of the study; its data must be at hand. Raises ValueError or OSError, in one
+    sentence.
+    """
+    if not (folder / "settings.json").exists():
+        raise FileNotFoundError(f"there is no study in {folder}; name the results folder of one")
+    settings = read_json(folder / "settings.json")
+    plan = make_plan(read_settings(settings | {"families": settings["families"] or None}))
+    first = next(iter(plan.configurations))
+    tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("trials", "references"))
+    trials, references = (table[table["configuration"] == first] for table in tables)
+    full = compare.full_data(references, plan.settings.reference)
+    pairs, rows = published.beside(compare.accuracies(trials), full, plan.dataset.name), []
+    for number, row in enumerate(pairs.to_dict("records")):
+        names = [name for name, *_ in published.differing(plan, pairs.iloc[[number]])]
+        why = ", ".join(name.split(",")[0].split(" (")[0] for name in names) or "nothing differs"
+        doubt = "; published at second hand" if row["tag"] == "unverified" else ""
+        ipc = "" if pd.isna(row["ipc"]) else row["ipc"]
+        numbers = (f"{100 * row[name]:.1f}" for name in ("published", "accuracy", "difference"))
+        rows.append(f"| {' | '.join([row['method'], str(ipc), *numbers, why + doubt])} |")
+    head = f"\n## {plan.dataset.name}, {folder.name}\n"
+    return "\n".join([head + COLUMNS + "\n".join(rows), "", published.differences(plan, pairs), ""])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write docs/fidelity.md from results folders; on an error, print one sentence."""
+    if not arguments:
+        sys.exit("usage: python -m ddlib.study.fidelity RESULTS...")
+    try:
+        text = "".join([HEAD, *(section(from_root(folder)) for folder in arguments)])
+        write_atomically(from_root("docs/fidelity.md"), text.encode())
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,56 @@
+"""The table of published accuracies beside ours is made from a study's results folder."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from clusters import in_process
+
+from ddlib.study.fidelity import main
+from ddlib.study.run import run
+from ddlib.study.settings import read_settings
+
+
+def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "mnist").mkdir()
+    labels = np.arange(30) % 3
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    for split in ("train", "test"):
+        arrays = {"images": images, "labels": labels, "class_names": ["a", "b", "c"]}
+        np.savez(tmp_path / "mnist" / f"{split}.npz", **arrays)
+    monkeypatch.chdir(tmp_path)
+    with in_process() as address:
+        study = {
+            **{
+                "data": {"name": str(tmp_path / "mnist")},
+                "network": {"name": "mlp", "width": 16, "depth": 2},
+            },
+            **{"training": {"steps": 5}, "methods": {"random": {}}},
+            **{"k": [3, 6], "seeds": 2, "reference": "same_steps"},
+            **{"results": "results", "cache": "cache", "scheduler_address": address},
+        }
+        run(read_settings(study))
+    main(["results"])
+    lines = (tmp_path / "docs/fidelity.md").read_text().splitlines()
+    assert "## mnist, results" in lines
+    rows = [line.split(" | ") for line in lines if line.startswith(("| random", "| all data"))]
+    # one size of random and the network on all data are published: 64.9 % and 99.6 %
+    trials = pd.read_parquet("results/trials.parquet").query("ipc == 1")
+    ours = 100 * trials["accuracy"].mean()
+    assert rows[0][:5] == ["| random", "1", "64.9", f"{ours:.1f}", f"{ours - 64.9:.1f}"]
+    assert rows[1][:3] == ["| all data", "", "99.6"]
+    why, doubt = rows[0][5].removesuffix(" |").split("; ")
+    names = ["images to train on", "network", "batch_size", "learning_rate", "schedule"]
+    assert set(why.split(", ")) - {*names, "momentum", "augmentation"} == {"steps of training"}
+    assert doubt == "published at second hand"
+    assert "| network | mlp width 16 depth 2 | convnet width 128 depth 3 |" in lines
+    assert "| steps of training, at every k here | 5 | 1,000 |" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [([], "usage"), (["nowhere"], "there is no study in .*nowhere; name")],
+)
+def test_what_is_no_study_is_refused(arguments, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        main(arguments)

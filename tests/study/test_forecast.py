@@ -1,0 +1,67 @@
+"""What a study will cost: counted trials, and seconds within a factor of two of the real ones."""
+
+import pytest
+from clusters import in_process
+from grids import GRID
+
+from ddlib.study import forecast as forecasts
+from ddlib.study.forecast import forecast
+from ddlib.study.plan import make_plan
+from ddlib.study.run import counts, run
+from ddlib.study.settings import read_settings
+
+METHODS = {
+    "random": {},
+    "herding": {"steps": 100},
+    "dm": {"iterations": 60, "real_batch": 20, "augmentation": "none"},
+    "dc": {"iterations": 6, "outer_steps": 5, "inner_epochs": 4, "real_batch": 20},
+    "mtt": {
+        **{"iterations": 8, "student_steps": 6, "experts": 2, "expert_epochs": 1, "max_start": 2},
+        **{"expert_steps": 30, "expert_batch": 16, "augmentation": "none"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def address():
+    with in_process() as address:
+        yield address
+
+
+def settings(folder, address, **changes):
+    places = {"results": str(folder / "results"), "cache": str(folder / "cache")}
+    return read_settings({**GRID, **places, "scheduler_address": address, **changes})
+
+
+def test_seconds_are_within_a_factor_of_two_and_what_is_cached_costs_nothing(tmp_path, address):
+    training = {"steps": 200, "batch_size": 16, "learning_rate": 0.05}
+    options = {"methods": METHODS, "training": training, "reference": "same_steps"}
+    study = settings(tmp_path, address, **options)
+    plan = make_plan(study)
+    assert counts(plan) == ("20 trials, 0 of them cached; 2 networks on all data, 0 of them cached")
+    before = forecast(plan)
+    assert before.workers == 1
+    assert 100 < before.megabytes < 10_000
+    costs = run(study).costs
+    spent = costs.groupby("method")["distil_seconds"].sum()
+    spent += costs.groupby("method")["prepare_seconds"].first()
+    spent["evaluation"] = costs["evaluate_seconds"].sum()
+    for part in ("herding", "dm", "dc", "mtt", "evaluation"):
+        assert spent[part] / 2 < before.parts[part] < 2 * spent[part], part
+    after = forecast(plan)
+    assert after.parts.sum() == 0
+    assert counts(plan) == (
+        "20 trials, 20 of them cached; 2 networks on all data, 2 of them cached"
+    )
+    # where trials of other seeds left their seconds, these are the forecast
+    more = forecast(make_plan(settings(tmp_path, address, **options, seeds=3))).parts
+    assert more["dc"] == pytest.approx(costs.query("method == 'dc'")["distil_seconds"].sum() / 2)
+    assert more["evaluation"] == pytest.approx(costs["evaluate_seconds"].sum() / 2)
+
+
+def test_a_method_whose_loops_are_not_known_is_said_to_be_unknown(tmp_path, address, monkeypatch):
+    monkeypatch.delitem(forecasts.LOOPS, "dm")
+    text = str(forecast(make_plan(settings(tmp_path, address, methods={"dm": METHODS["dm"]}))))
+    lines = text.splitlines()
+    assert lines[1].split() == ["dm", "nan"]
+    assert "without dm" in lines[-1]
