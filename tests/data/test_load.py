@@ -16,7 +16,6 @@ from ddlib.data.base import check_ipcs
 from ddlib.data.load import load
 from ddlib.data.sources import DATASETS
 
-
 # ---- named sets ----
 
 
