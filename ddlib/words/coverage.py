@@ -77,7 +77,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f"; larger, but untested, with {listed(larger, 'and')}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
-        text += f". A nat of H_cov goes with {slope:.0f} more images"
+        text += f". A nat of H_cov goes with {slope:.0f} more samples"
     return f"{text}."
 
 
@@ -135,11 +135,11 @@ def plan(planned: Plan) -> Text:
         return Text(f"No plan for {goal}: {planned.reason}.")
     (ipc, low, high), k, last = planned.ipc, planned.k.estimate, pilot.ks[-1]
     if np.isinf(high):
-        answer = f"At least {low:g} images per class are needed for {goal}, most likely {ipc:g}"
+        answer = f"At least {low:g} samples per class are needed for {goal}, most likely {ipc:g}"
     elif low < high:
-        answer = f"{low:g} to {high:g} images per class hold {goal}, most likely {ipc:g}"
+        answer = f"{low:g} to {high:g} samples per class hold {goal}, most likely {ipc:g}"
     else:
-        answer = f"{ipc:g} images per class hold {goal}"
+        answer = f"{ipc:g} samples per class hold {goal}"
     where = "the smallest size measured" if k <= pilot.ks[0] else "within the measured sizes"
     where = f"past the largest size measured, {last:g}" if k > last else where
     text = f"{'A guess: ' * bool(planned.doubt and k > last)}{answer} (k = {k:g}, {where})"

@@ -38,7 +38,7 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
         return Text(f"Every network beats a guess, whose balanced accuracy is {guess:.1%}.")
     return Text(
         f"**Hardly better than a guess,** whose balanced accuracy is {guess:.1%}, are the networks "
-        f"below {least:.1%}. Their gaps say nothing about the images.\n\n{bullets(lines)}"
+        f"below {least:.1%}. Their gaps say nothing about the samples.\n\n{bullets(lines)}"
     )
 
 
@@ -53,7 +53,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
 
 
 def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) -> Text:
-    """Say which method is best per image and per second, and what the tests can show.
+    """Say which method is best per sample and per second, and what the tests can show.
 
     pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`.
     """
@@ -124,7 +124,7 @@ def _tests(pairs: pd.DataFrame) -> str:
 
 
 def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
-    """Say which methods beat random images under each label regime, and what soft labels give.
+    """Say which methods beat random samples under each label regime, and what soft labels give.
 
     regimes: the trials of each regime, of configurations that differ in labels alone; teachers:
     that table of `ddlib.study.results`.
@@ -141,7 +141,7 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     change = f"by {listed(parts, 'and')}" if parts else "at no k"
     accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
     lines = [f"Under {name} labels, {text}." for name, text in better.items() if name != "soft"]
-    lines += [f"Soft labels significantly change the accuracy of {BASELINE} images {change}."]
+    lines += [f"Soft labels significantly change the accuracy of {BASELINE} samples {change}."]
     lines += [f"The teacher was trained on all data and has an accuracy of {accuracies}."]
     return Text(f"**With the same teacher, {better['soft']}.**\n\n{bullets(lines)}")
 
@@ -151,7 +151,7 @@ def _better(table: pd.DataFrame) -> str:
     sizes = rows.groupby("method", sort=False)["k"]
     names = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
     verb = "significantly beat" if len(names) > 1 else "significantly beats"
-    return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} images"
+    return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} samples"
 
 
 def surrogates(

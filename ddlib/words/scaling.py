@@ -34,7 +34,7 @@ def scaling(
 
     fits_by_method: {method: {law: Fit}}; unit: of the gap, such as "nats"; floor_share: the text
     names the k at which the gap above the floor is this share of the floor; least_gain: and the k
-    from which one more image gains less than this, in units of the gap.
+    from which one more sample gains less than this, in units of the gap.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
@@ -100,7 +100,7 @@ def _near_floor(law: Fit, floor_share: float) -> str:
 
 def _last_gain(law: Fit, least_gain: float, unit: str) -> str:
     k = law.k_sat(least_gain)
-    start = f"One more image gains less than {least_gain:.2g} {unit}"
+    start = f"One more sample gains less than {least_gain:.2g} {unit}"
     return f"{start} from k = {k} on{_beyond(k, law)}."
 
 
@@ -162,7 +162,7 @@ def _effort(references: pd.DataFrame) -> str:
         )
     if full["steps"].isna().any():
         return "It is not known how long networks on all of D must be trained: see Failures."
-    end = "Longer training of seed 0 did not lower the risk on training images held out."
+    end = "Longer training of seed 0 did not lower the risk on training samples held out."
     if full["capped"].any():
         end = "It may fall further: training ended at the most passes allowed, so raise "
         end += "`converged: {passes: ...}`."

@@ -53,9 +53,7 @@ def test_figure_fit_and_sentences_say_so(result):
     figure = charts.gap_against_k(gaps, curves, verdicts.floors(fits), "gap").to_json()
     by_method = trials.groupby("method", sort=False)
     paragraphs = words.scaling(fits, "in balanced test error", 0.1, 1e-3).split("\n\n")
-    for (method, rows), paragraph in zip(
-        trials.groupby("method", sort=False), paragraphs[:-1], strict=True
-    ):
+    for (method, rows), paragraph in zip(by_method, paragraphs[:-1], strict=True):
         negative = rows.groupby("k")["gap_error"].mean() <= 0
         ks = list(negative.index[negative])
         start = f"**{method}.** On average, networks trained on S are no worse than those trained "

@@ -34,7 +34,7 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
     assert text.startswith(
         "**Worst gap 0.1: k* rises with H_cov (weak evidence, p = 0.010); ln M, the "
         "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
-        "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 (10 to 30) more images. 8 families "
+        "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 (10 to 30) more samples. 8 families "
         "have 5 distinct k*. Among 5 families of equal M, where ln M says nothing, k* rises with "
         "H_cov (weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
     )
@@ -49,7 +49,7 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
         ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
         ({"reason": "1 of 8 inside"}, {}, ["nothing can be said about H_cov, as 1 of 8 inside.**"]),
-        ({"low": np.nan, "high": np.nan}, {}, ["20 (no interval) more images. 8 families"]),
+        ({"low": np.nan, "high": np.nan}, {}, ["20 (no interval) more samples. 8 families"]),
         ({"censored": 3}, {}, ["5 distinct k*; 3 of these lie beyond the measured sizes"]),
         ({"reduced": 2}, {}, ["5 distinct k*; 2 families lost seeds to missing trials."]),
         ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
@@ -112,7 +112,7 @@ def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
     pilot = read_pilot(gaps, draws=20)
     text = reading.plan(planner.plan(pilot, ["a", "b"], 0.251, 1))
     assert text.startswith(
-        "16 images per class hold a worst gap of 0.251 (k = 16, within the measured sizes); "
+        "16 samples per class hold a worst gap of 0.251 (k = 16, within the measured sizes); "
     )
     assert "of 15 gaps that were left out lie in their 95 % intervals" in text
     assert "5 configurations alone support a level of 83%." in text

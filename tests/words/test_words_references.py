@@ -74,7 +74,7 @@ def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
     given = full([(0.96, 0.96), (0.98, 0.98)], [(0.95, 0.95), (0.95, 0.95)])
     text = reading.effort(given)
     assert "trained on all of D for 400 steps, 16 passes over D." in text
-    assert "Longer training of seed 0 did not lower the risk on training images held out." in text
+    assert "Longer training of seed 0 did not lower the risk on training samples held out." in text
     assert "the accuracy on D changes by -0.0200 (seeds: -0.0300 to -0.0100)." in text
     capped = reading.effort(given.assign(capped=given["reference"] == "converged"))
     assert "It may fall further: training ended at the most passes allowed" in capped
