@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerator import NAME, DeviceTensor, accelerator, moved
+from draws import prepare
 from safetensors.torch import load
 
 from ddlib.configurations.configuration import Configuration
@@ -121,19 +122,12 @@ SETTINGS = {
 }
 
 
-def distilled(
-    dataset: DataSet, method: str, folder: Path, iterations: int | None = None
-) -> torch.Tensor:
+def distilled(dataset, method: str, folder: Path, iterations: int | None = None) -> torch.Tensor:
     network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
-    entry = METHODS[method]
     options = SETTINGS[method] | ({} if iterations is None else {"iterations": iterations})
-    parameters = entry.parameters.read(options, method)
-    jobs = entry.preparation.jobs(parameters, [2, 3]) if entry.preparation else []
-    paths = [folder / f"{dataset.train.device}-{number}" for number in range(len(jobs))]
-    for job, path in zip(jobs, paths, strict=True):
-        path.write_bytes(entry.preparation.make(dataset, network, job))
-    more = [paths] if jobs else []
-    return entry.distil(dataset, network, [2, 3], 0, parameters, *more)[3].samples
+    parameters = METHODS[method].parameters.read(options, method)
+    more = prepare(METHODS[method], parameters, [2, 3], dataset, network, folder)
+    return METHODS[method].distil(dataset, network, [2, 3], 0, parameters, *more)[3].samples
 
 
 def probe(dataset: DataSet, folder: Path, iterations: int) -> dict[str, torch.Tensor]:

@@ -39,12 +39,12 @@ def read_labels(
     for part, frame in zip(("train", "test"), frames, strict=True):
         if label not in frame:
             raise ValueError(
-                f"{name} {part} has no column {label!r}, only {', '.join(map(str, frame))}; name "
-                "the column of the classes, label: NAME"
+                f"{name}: {part} has no column {label!r}, only {', '.join(map(str, frame))}; name "
+                "the column of the classes, data: {name: ..., label: COLUMN}"
             )
         texts.append(frame[label].map(str, na_action="ignore").fillna("").str.strip())
         if empty := (texts[-1] == "").sum():
-            raise ValueError(f"{name} {part} has {empty} rows without a {label}; drop them")
+            raise ValueError(f"{name}: {part} has {empty} rows without a {label}; drop them")
     classes = sorted(set(texts[0]))
     if unknown := sorted(set(texts[1]) - set(classes)):
         raise ValueError(
@@ -86,9 +86,9 @@ def read_table(
     columns = tuple((str(column), ()) for column in numbers)
     if words:
         one_hot = encoder.named_transformers_["pipeline"][-1]
-        _warn_of_unknown(name, test[words], one_hot.categories_)
         groups = zip(words, one_hot.categories_, one_hot.infrequent_categories_, strict=True)
         for column, known, rare in groups:
+            _warn_of_unknown(name, test[column].dropna(), known, rare)
             frequent = [word for word in known if rare is None or word not in rare]
             columns += ((str(column), (*frequent, *([] if rare is None else [OTHER]))),)
     return [
@@ -113,6 +113,11 @@ def _check_columns(
     if mixed := [column for column in numbers if column not in test.select_dtypes("number")]:
         raise ValueError(f"{name}: column {mixed[0]} holds numbers in train, but words in test")
     for column in train:
+        if str(column).startswith("Unnamed: "):
+            raise ValueError(
+                f"{name}: column {column} has no name and would be used; write the file without "
+                "row numbers, frame.to_csv(path, index=False)"
+            )
         count = train[column].nunique()
         if count < 2:
             raise ValueError(
@@ -127,20 +132,21 @@ def _check_columns(
     if gaps.any() and not missing:
         raise ValueError(
             f"{name}: {gaps.sum()} values are missing, in {', '.join(gaps.index[gaps > 0])}; fill "
-            "them, or give missing: mean or missing: most_frequent"
+            "them, or replace them, data: {name: ..., missing: mean} (or most_frequent)"
         )
 
 
-def _warn_of_unknown(name: str, test: pd.DataFrame, known: list[np.ndarray]) -> None:
-    for column, words in zip(test, known, strict=True):
-        unknown = test[column].dropna()
-        unknown = unknown[~unknown.isin(words)]
-        if len(unknown):
-            warnings.warn(
-                f"{name}: no training row has the words {', '.join(sorted(set(unknown))[:5])} of "
-                f"column {column}, so they are {OTHER!r} in {len(unknown)} test rows",
-                stacklevel=2,
-            )
+def _warn_of_unknown(
+    name: str, test: pd.Series, known: np.ndarray, rare: np.ndarray | None
+) -> None:
+    unknown = test[~test.isin(known)]
+    if len(unknown):
+        value = "no word" if rare is None else repr(OTHER)
+        warnings.warn(
+            f"{name}: no training row has the words {', '.join(sorted(set(unknown))[:5])} of "
+            f"column {test.name}, so they count as {value} in {len(unknown)} test rows",
+            stacklevel=2,
+        )
 
 
 def rows(samples: torch.Tensor, normalisation: Normalisation) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The explorer of images per class: fitted laws, measured gaps, k_sat and distilled images."""
+"""The explorer of samples per class: fitted laws, measured gaps, k_sat and distilled images."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,12 +19,12 @@ from ddlib.words.text import listed
 
 MEASURES = {"test error": "gap_error", "test cross-entropy": "gap_cross_entropy"}
 FIRST = ("random", "dm", "dc")  # methods that are ticked at the start, if a study has them
-GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # by one more image
+GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # by one more sample
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
 
 
 class IpcExplorer(Explorer):
-    """Choose the images per class; see what each fitted law predicts and what was measured.
+    """Choose the samples per class; see what each fitted law predicts and what was measured.
 
     draws: bootstrap draws of a fit; floor_share: the last column of the table is the k at which the
     gap above the floor is this share of the floor.
@@ -92,7 +92,7 @@ class IpcExplorer(Explorer):
         share = self.floor_share
         return {
             "predicted gap": format(fit.gap(k), ".3f"),
-            "gain of the next image": format(fit.gain(k), ".2g"),
+            "gain of the next sample": format(fit.gain(k), ".2g"),
             f"k_sat: gain below {least_gain:g}": _k(fit.k_sat, least_gain),
             f"k: {share:.0%} of the floor left above it": _k(fit.k_floor, share),
         }
@@ -167,12 +167,13 @@ def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
 def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFrame, str]:
     """Return the contact sheets at the largest distilled size up to `ipc`, and a remark."""
     sizes = sorted({size for method, size in tables.sheets if method in methods})
-    if not sizes:
-        return pd.DataFrame(), "This study kept no distilled images."
-    near = max((size for size in sizes if size <= ipc), default=sizes[0])
+    near = max((size for size in sizes if size <= ipc), default=min(sizes, default=ipc))
     rows = [(method, _address(tables, method, near)) for method in methods]
+    images = pd.DataFrame(rows, columns=["method", "url"]).dropna()
+    if images.empty:
+        return images, "No distilled images belong to this study."
     remark = f"Images: IPC {near}, as IPC {ipc} was not distilled." if near != ipc else ""
-    return pd.DataFrame(rows, columns=["method", "url"]).dropna(), remark
+    return images, remark
 
 
 @cache

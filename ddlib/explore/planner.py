@@ -1,4 +1,4 @@
-"""The planner: which method, and how many images per class, for a gap and a budget?"""
+"""The planner: which method, and how many samples per class, for a gap and a budget?"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -20,11 +20,11 @@ from ddlib.stats.planner import Plan
 from ddlib.words import coverage as words
 
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
-MOST_IPC = 2000  # images per class that the axis shows
+MOST_IPC = 2000  # samples per class that the axis shows
 
 
 class Planner(Explorer):
-    """Set a gap and a budget; see which method to take, and how many images per class it needs."""
+    """Set a gap and a budget; see which method to take, and how many samples per class it needs."""
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
         self.draws = draws
@@ -54,7 +54,7 @@ class Planner(Explorer):
         return View(
             _chart(offers, budget),
             _verdict(first, budget),
-            "Dots: images per class that are needed, with 95 % intervals. Dashes: the budget.",
+            "Dots: samples per class that are needed, with 95 % intervals. Dashes: the budget.",
             pd.DataFrame(rows + refused),
             f"{first.method}: {words.plan(first.plan)}",
         )
@@ -95,9 +95,9 @@ def _verdict(first: Offer, budget: int) -> str:
     plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
     if first.within:
         guess = "A guess: take" if plan.doubt and plan.k.estimate > plan.pilot.ks[-1] else "Take"
-        return f"{guess} {first.method} with {plan.ipc:.0f} images per class for {goal}"
+        return f"{guess} {first.method} with {plan.ipc:.0f} samples per class for {goal}"
     nearest = f"{first.method} comes nearest with {first.gap:.3f}"
-    return f"No method holds {goal} within {budget} images per class; {nearest}"
+    return f"No method holds {goal} within {budget} samples per class; {nearest}"
 
 
 def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
@@ -108,7 +108,7 @@ def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
         remarks += ["need not separable from the first"] if more < 1 - LEVEL / 2 else []
     return {
         "method": offer.method,
-        "images per class": format(plan.ipc, ".0f") if plan.ipc else "unknown",
+        "samples per class": format(plan.ipc, ".0f") if plan.ipc else "unknown",
         f"gap at {budget}": format(offer.gap, ".3f"),
         "decided by": plan.member or "",
         "remark": "; ".join(filter(None, remarks)),
@@ -121,7 +121,7 @@ def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
     table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member"])
     ends = ["ipc", "low", "high"]
     table[ends] = table[ends].astype(float).clip(upper=MOST_IPC)
-    x = log_axis(alt.X, "ipc", 0.5, MOST_IPC, "images per class (log scale)")
+    x = log_axis(alt.X, "ipc", 0.5, MOST_IPC, "samples per class (log scale)")
     colours = scale(method_colours(pd.Series(methods)))
     base = alt.Chart(table).encode(
         alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),

@@ -27,11 +27,13 @@ def find(folder: Path) -> dict[tuple[str, int], bytes | Path]:
     return {key: path for key, path in files.items() if path.is_file()}
 
 
-def draw(path: Path) -> bytes:
-    """Draw the distilled set in a file as a PNG with one column per class."""
+def draw(path: Path) -> bytes | None:
+    """Draw the images in the file of a set as a PNG, a column per class; None for other samples."""
     from ddlib.distilled import load_distilled  # loads torch, which the example does not need
 
     synthetic = load_distilled(path)
+    if synthetic.samples.ndim != 4:
+        return None
     pixels = synthetic.pixels().numpy()  # (k, H, W, channels), grouped by class
     height, width, channels = pixels.shape[1:]
     grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:CLASSES, :COPIES]

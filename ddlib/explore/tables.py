@@ -49,7 +49,7 @@ class Tables:
 
     @property
     def ipcs(self) -> list[int]:
-        """The images per class that were measured, ascending."""
+        """The samples per class that were measured, ascending."""
         return sorted(self.trials["ipc"].unique().tolist())
 
     @property
@@ -169,7 +169,7 @@ def write_example(folders: Sequence[str | Path], target: Path = EXAMPLE) -> None
         if tables.distances is not None:
             write_distances(place, tables.distances, tables.noise)
         rows = [(*key, tables.sheet(*key)) for key in tables.sheets]
-        images = pd.DataFrame(rows, columns=["method", "ipc", "png"])
+        images = pd.DataFrame(rows, columns=["method", "ipc", "png"]).dropna()
         write_atomically(place / sheets.SHEETS, images.to_parquet(index=False))
 
 

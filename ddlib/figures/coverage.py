@@ -178,7 +178,7 @@ def k_star_against(
     chart = style.panels(chart, "panel", table["panel"].unique(), columns=len(predictors))
     return style.figure(
         chart.resolve_scale(x="independent"),
-        "Does H_cov say how many images a family needs?",
+        "Does H_cov say how many samples a family needs?",
         "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
         "Triangle: beyond the measured sizes. Hollow: lost seeds or sizes to missing trials.",
         *[f"No k* for missing trials: {', '.join(lost)}."] * bool(lost),

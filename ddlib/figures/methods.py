@@ -42,7 +42,7 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
     ]
     return style.figure(
         alt.layer(*layers, width=style.WIDTH, height=420).add_params(style.zoom()),
-        "Which method gives most per image? Accuracy against distilled images",
+        "Which method gives most per sample? Accuracy against distilled samples",
         "Mean over seeds and its 95 % interval, side by side around their k. Controls are dashed.",
         f"Accuracy is spaced by the logarithm of the error. {_missing(accuracies)}",
     )

@@ -1,4 +1,4 @@
-"""Figures of the scaling law: distilled images, the gap against k, and rival laws."""
+"""Figures of the scaling law: the gap against k, and rival laws."""
 
 import altair as alt
 import numpy as np
@@ -8,35 +8,6 @@ from ddlib.figures import style
 from ddlib.stats.intervals import Interval
 
 AIC_EDGE = 20  # a larger difference in AIC is drawn at this edge, as a triangle
-
-
-def distilled_images(pictures: pd.DataFrame) -> alt.FacetChart:
-    """Draw one picture per class (columns) and k (rows), one block per method.
-
-    pictures: columns method, k, ipc, class_name and url (a PNG data URL). Raises ValueError if a
-    method, k and class have several rows.
-    """
-    twice = pictures[pictures.duplicated(["method", "k", "class_name"])]
-    for row in twice.itertuples():
-        place = f"class {row.class_name} for {row.method} at k={row.k}"
-        raise ValueError(f"several pictures of {place}; give one")
-    classes, methods = (list(pictures[name].unique()) for name in ("class_name", "method"))
-    side = int(np.clip((style.WIDTH / min(len(methods), 2) - 80) / len(classes), 24, 64))
-    angle = 0 if max(map(len, classes)) * 7 < side else -45
-    bare = {"domain": False, "ticks": False, "grid": False}
-    x = alt.Axis(orient="top", labelAngle=angle, **bare)
-    blocks = alt.Chart(pictures, width=alt.Step(side), height=alt.Step(side)).encode(
-        alt.X("class_name:N", sort=classes, title=None, axis=x),
-        alt.Y("k:O", title=None, axis=alt.Axis(labelExpr="'k = ' + datum.label", **bare)),
-        alt.Url("url:N"),
-        tooltip=style.tips("class_name:N", "k", "ipc"),
-    )
-    blocks = blocks.mark_image(width=side - 2, height=side - 2, smooth=False)
-    return style.figure(
-        style.panels(blocks, "method", methods, columns=2).resolve_axis(x="independent"),
-        "What each method keeps: one image of every class at every size k",
-        "k counts the images of all classes; where a class has several, one is shown.",
-    )
 
 
 def gap_against_k(
@@ -85,7 +56,7 @@ def gap_against_k(
     chart = chart.add_params(style.zoom())
     return style.figure(
         style.panels(chart, "panel", headings.values(), columns),
-        "Gap to training on all real data, against the number of distilled images",
+        "Gap to training on all real data, against the number of distilled samples",
         "Log axes. Dots: seeds. Diamonds: means. Line, band and verdict: a/√k + c and its 95 % "
         "interval. Dashes: its floor c, where the axis can show it.",
     )

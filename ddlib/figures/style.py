@@ -9,7 +9,7 @@ from ddlib.stats.laws import LAWS
 
 WIDTH = 800  # pixels of a whole figure without its axis labels
 INK, FAINT = "#222222", "#5A5A5A"
-SIZE_TITLE = "distilled images in all, k (log scale)"
+SIZE_TITLE = "distilled samples in all, k (log scale)"
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, and others like them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")

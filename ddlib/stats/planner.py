@@ -1,4 +1,4 @@
-"""Planner: the images per class that a family of configurations needs, from a pilot.
+"""Planner: the samples per class that a family of configurations needs, from a pilot.
 
 Letters: M members of a family; D draws.
 """
@@ -14,7 +14,7 @@ from ddlib.stats.pilot import REACH, Pilot, ends
 
 @dataclass(frozen=True)
 class Plan:
-    """The images per class that hold a family's worst gap at epsilon; None where refused."""
+    """The samples per class that hold a family's worst gap at epsilon; None where refused."""
 
     epsilon: float
     pilot: Pilot = field(repr=False)
@@ -40,7 +40,7 @@ class Plan:
 
 
 def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int) -> Plan:
-    """Plan the images per class for a worst gap of epsilon over members, in the pilot or not.
+    """Plan the samples per class for a worst gap of epsilon over members, in the pilot or not.
 
     That is the smallest whole number, from the smallest size measured to twice the largest, whose
     worst gap is at most epsilon: exactly up to 100, and at most 2 % too high beyond. Refused, with
@@ -60,7 +60,7 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     ipc = interval(np.array([np.quantile(draws, 0.5, method="higher"), *draws]))
     if np.isinf(ipc.estimate):
         gap = Interval(np.median(worst[:, -1]), *ends(worst)[:, -1])
-        why = f"the worst gap is still about {gap:.3f} at {ipcs[-1]:g} images per class, {REACH} "
+        why = f"the worst gap is still about {gap:.3f} at {ipcs[-1]:g} samples per class, {REACH} "
         return replace(
             refused, reason=f"{why}times the largest size measured; measure larger sizes"
         )

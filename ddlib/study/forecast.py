@@ -36,6 +36,7 @@ from ddlib.training.loop import score, train
 from ddlib.words.text import listed
 
 PATIENCE = 0.5  # seconds for which short runs are repeated; the fastest of each counts
+UNITS = ("hours", 3600), ("minutes", 60)  # the first of which a study takes at least two
 SCORED = 256  # test images on which a score is timed
 EXPERT = {"iterations": 1, "experts": 1, "expert_epochs": 1, "max_start": 1}
 MATCH = {"iterations": 1, "outer_steps": 2, "inner_epochs": 0}
@@ -76,12 +77,16 @@ class Forecast:
     megabytes: float
 
     def __str__(self) -> str:
-        hours = (self.parts / 3600).map("{:.2g}".format).rename("hours of a core")
-        total = self.parts.sum() / self.workers / 3600
-        end = f"{total:.2g} hours on {self.workers} workers, {self.megabytes:,.0f} MB each at most"
+        total = self.parts.sum()
+        unit, size = next((unit for unit in UNITS if total >= 2 * unit[1]), ("seconds", 1))
+        column = (self.parts / size).map("{:,.1f}".format).rename(f"{unit} of a core")
+        share = total / self.workers / size
+        end = (
+            f"{share:,.1f} {unit} on {self.workers} workers, {self.megabytes:,.0f} MB each at most"
+        )
         unknown = listed(self.parts.index[self.parts.isna()], "and")
         without = f", without {unknown}, whose loops are not known" if unknown else ""
-        return f"{hours.to_frame().to_string()}\n{end}{without}"
+        return f"{column.to_frame().to_string()}\n{end}{without}"
 
 
 def forecast(plan: Plan) -> Forecast:

@@ -38,7 +38,7 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
         return Text(f"Every network beats a guess, whose balanced accuracy is {guess:.1%}.")
     return Text(
         f"**Hardly better than a guess,** whose balanced accuracy is {guess:.1%}, are the networks "
-        f"below {least:.1%}. Their gaps say nothing about the samples.\n\n{bullets(lines)}"
+        f"below {least:.1%}. Their gaps say nothing about the sets.\n\n{bullets(lines)}"
     )
 
 
@@ -49,7 +49,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     """
     leaders = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
     leaders.append(_among_the_best(ranks))
-    return sections({"Per image": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
+    return sections({"Per sample": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
 def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) -> Text:

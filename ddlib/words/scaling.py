@@ -152,6 +152,8 @@ def effort(references: pd.DataFrame) -> Text:
 
 
 def _effort(references: pd.DataFrame) -> str:
+    if (references["steps"] == 0).any():
+        return "R(D) is the risk of table models fitted to all of D; they take no steps."
     kinds = {name: rows.set_index("seed") for name, rows in references.groupby("reference")}
     same, full = kinds["same_steps"], kinds.get("converged")
     if full is None:

@@ -67,7 +67,9 @@ def test_against_scikit_learn_with_rare_words_together(tmp_path):
 
 def test_words_that_only_test_rows_have_are_said(tmp_path):
     folder = write(tmp_path / "towns", test={"town": ["Rome", "Pisa"]})
-    with pytest.warns(UserWarning, match="no training row has the words Pisa of column town.* 1 t"):
+    with pytest.warns(
+        UserWarning, match="no training row has the words Pisa of column town.* no word in 1 t"
+    ):
         loaded = load(folder)
     assert images(loaded.test)[1, 2:].tolist() == [0, 0, 0]
 
@@ -75,7 +77,9 @@ def test_words_that_only_test_rows_have_are_said(tmp_path):
 def test_missing_values_are_replaced_where_that_is_asked_for(tmp_path):
     gaps = {"age": [10, None, 30, 40], "town": ["Bonn", "Rome", "Bonn", None]}
     folder = write(tmp_path, train=gaps, test={"age": [None, 35]})
-    with pytest.raises(ValueError, match=r"3 values are missing, in age, town; fill them, or give"):
+    with pytest.raises(
+        ValueError, match=r"3 values are missing, in age, town; fill them, or replace"
+    ):
         load(folder)
     for missing, age in (("mean", 80 / 3), ("most_frequent", 10)):
         loaded = load(folder, missing=missing)
@@ -103,12 +107,13 @@ def test_rows_are_the_nearest_ones(tmp_path):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ({"label": None}, {}, "towns train has no column 'label', only age, town, height; name"),
-        ({}, {"label": None}, "towns test has no column 'label'"),
+        ({"label": None}, {}, "towns: train has no column 'label', only age, town, height; name"),
+        ({}, {"label": None}, "towns: test has no column 'label'"),
         ({}, {"label": ["no", "maybe"]}, "the label maybe of test rows is that of no training row"),
-        ({"label": ["yes", "no", "yes", None]}, {}, "towns train has 1 rows without a label"),
+        ({"label": ["yes", "no", "yes", None]}, {}, "towns: train has 1 rows without a label"),
         ({"height": [1] * 4}, {}, "column height is constant in the training rows; drop"),
         ({"town": ["Bonn"] * 4}, {}, "column town is constant in the training rows; drop"),
+        ({"Unnamed: 0": [0, 1, 2, 3]}, {"Unnamed: 0": [0, 1]}, "column Unnamed: 0 has no name"),
         ({"height": None}, {}, "the columns height are not in both train and test"),
         ({}, {"age": ["young", "old"]}, "column age holds numbers in train, but words in test"),
     ],

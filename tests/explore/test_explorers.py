@@ -107,7 +107,7 @@ def test_predicted_and_measured_are_those_of_the_fit(ipc, example, size, measure
     else:
         assert cell["measured gap"] == "not measured"
     gain = a / k**0.5 - a / (k + 1) ** 0.5
-    assert numbers(cell["gain of the next image"])[0] == pytest.approx(gain, rel=0.06)
+    assert numbers(cell["gain of the next sample"])[0] == pytest.approx(gain, rel=0.06)
     k_sat = (a / 2e-3) ** (2 / 3)
     [column] = [name for name in cell if name.startswith("k_sat")]
     assert numbers(cell[column])[0] == pytest.approx(k_sat, abs=0.6)
@@ -131,7 +131,7 @@ def test_a_law_that_was_rejected_predicts_nothing(ipc, example):
             assert cell["predicted gap"] == "fails: misses the means"
         else:
             assert len(numbers(cell["predicted gap"])) == 3
-        assert ("fails" in cell["predicted gap"]) == (cell["gain of the next image"] == "")
+        assert ("fails" in cell["predicted gap"]) == (cell["gain of the next sample"] == "")
     choose(ipc, fits=("a/√k + c",))
     assert verdict(ipc).endswith("no fit that is ticked predicts a gap")
 
@@ -265,12 +265,12 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
     assert verdict(plans).startswith(f"Take {cells(plans)[0]['method']} with {least:.0f} (")
     for method, need in expected.items():
         ends = [end for end in need if np.isfinite(end)]
-        assert numbers(row(plans, method)["images per class"]) == ends
+        assert numbers(row(plans, method)["samples per class"]) == ends
 
 
 def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, example):
     choose(plans, family="plain alone", epsilon=0.04, budget=1)
-    assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 images per class; ")
+    assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 samples per class; ")
     gaps = [numbers(cell["gap at 1"])[0] for cell in cells(plans)]
     means = example[0].trials.query("configuration == 'plain' and k == 10").groupby("method")
     assert gaps == sorted(gaps)
@@ -281,7 +281,7 @@ def test_a_plan_far_past_the_measured_sizes_is_refused_or_a_guess(plans, needs):
     choose(plans, family="plain alone", epsilon=0.005, budget=1000)
     for method, plan in needs(0.005).items():
         assert row(plans, method)["remark"].startswith(plan.reason)
-    unknown = [cell for cell in cells(plans) if cell["images per class"] == "unknown"]
+    unknown = [cell for cell in cells(plans) if cell["samples per class"] == "unknown"]
     assert all("measure larger sizes" in cell["remark"] for cell in unknown)
 
 

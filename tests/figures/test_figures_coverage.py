@@ -49,20 +49,12 @@ def test_steps_of_h_cov_go_on_to_the_end_of_the_axis():
 
 def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     families = ["f", "g", "h", "lost"]
-    k_stars = pd.DataFrame(
-        {
-            "family": families,
-            "epsilon": 0.1,
-            "k_star": [30.0, 100.0, 10.0, np.nan],
-            "low": [20.0, 60.0, 0.0, np.nan],
-            "high": [40.0, np.inf, 12.0, np.nan],
-            "raw": [35.0, 100.0, 10.0, np.nan],
-            "censored": ["", "above the largest k", "below the smallest k", ""],
-            "seeds": [5, 3, 5, 1],
-            "missing_seeds": [0, 2, 0, 4],
-            "missing_sizes": [0, 0, 1, 0],
-        }
-    )
+    nan, inf = np.nan, np.inf
+    columns = {"family": families, "k_star": [30.0, 100, 10, nan], "raw": [35.0, 100, 10, nan]}
+    columns |= {"low": [20.0, 60, 0, nan], "high": [40.0, inf, 12, nan], "seeds": [5, 3, 5, 1]}
+    columns |= {"censored": ["", "above the largest k", "below the smallest k", ""]}
+    columns |= {"missing_seeds": [0, 2, 0, 4], "missing_sizes": [0, 0, 1, 0]}
+    k_stars = pd.DataFrame(columns).assign(epsilon=0.1)
     measures = pd.DataFrame({"h_cov": [0.0, 1.0, 2.0, 3.0], "m": 1}, index=families)
     groups = pd.Series(["one", "one", "two", "two"], index=families)
     axes = {"h_cov": "H", "m": "M"}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from itertools import product
 
 import altair as alt
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ddlib.figures import render, style
+from ddlib.figures import render, sets, style
 from ddlib.figures import scaling as charts
 from ddlib.stats import laws, verdicts
 
@@ -31,9 +32,7 @@ def gaps() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = [
         (method, k, seed, (1 - 0.2 * i) * k**-0.5 * rng.uniform(0.9, 1.1) + 0.02)
-        for i, method in enumerate(METHODS)
-        for k in KS
-        for seed in range(5)
+        for (i, method), k, seed in product(enumerate(METHODS), KS, range(5))
     ]
     return pd.DataFrame(rows, columns=["method", "k", "seed", "gap"])
 
@@ -107,28 +106,23 @@ def test_rivals_takes_the_tables_of_the_laws_as_they_come(gaps):
     assert len(left) == 2 * 6 * 6 + 2 * 6  # curves at 6 sizes, and the means
     assert right["formula"].tolist() == 2 * [law.formula for law in laws.LAWS.values()]
     assert right.loc[0, "text"] == "no AIC"
-    np.testing.assert_allclose(
-        right["text"][1:].astype(float), summary["delta_aic"][1:].astype(float), atol=0.05
-    )
+    texts, numbers = right["text"][1:].astype(float), summary["delta_aic"][1:].astype(float)
+    np.testing.assert_allclose(texts, numbers, atol=0.05)
     render.mime_bundle(spec)
 
 
 def test_pictures_become_a_grid_of_sharp_pixels():
-    rows = [
-        (m, 2 * i, i, c, picture(RED, BLUE, BLUE, RED))
-        for m in METHODS
-        for i in (1, 10)
-        for c in ("cat", "dog")
-    ]
+    url, places = picture(RED, BLUE, BLUE, RED), product(METHODS, (1, 10), ("cat", "dog"))
+    rows = [(method, 2 * ipc, ipc, name, url) for method, ipc, name in places]
     pictures = pd.DataFrame(rows, columns=["method", "k", "ipc", "class_name", "url"])
-    spec = charts.distilled_images(pictures).to_dict()
+    spec = sets.distilled_images(pictures).to_dict()
     assert spec["facet"]["sort"] == list(METHODS)
     png = render.mime_bundle(spec)[0]["image/png"]
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
     # 16 pictures with sides of 62 pixels, at scale 2, half red and half blue: nothing was blended.
     assert colours[RED] == colours[BLUE] == 16 * 124 * 124 / 2
     with pytest.raises(ValueError, match="several pictures of class cat for random at k=2"):
-        charts.distilled_images(pd.concat([pictures, pictures.head(1)]))
+        sets.distilled_images(pd.concat([pictures, pictures.head(1)]))
 
 
 def test_a_method_keeps_its_colour():

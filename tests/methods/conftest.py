@@ -6,6 +6,7 @@ import torch
 from ddlib.methods import common
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
+from ddlib.training import augment
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +32,16 @@ def members(tiny):
     """The indices of the training images of each class, by a loop."""
     labels = tiny.train.labels.tolist()
     return [torch.tensor([i for i, own in enumerate(labels) if own == c]) for c in range(3)]
+
+
+@pytest.fixture
+def applied(monkeypatch):
+    """What augmentation is applied to, in order: (images, draw)."""
+    calls, apply = [], augment.apply
+
+    def record(images, drawn):
+        calls.append((images.detach().clone(), drawn))
+        return apply(images, drawn)
+
+    monkeypatch.setattr(augment, "apply", record)
+    return calls

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from chains import ALPHAS_BAR, LINEAR, normal, streams
+from chains import ALPHAS_BAR, LINEAR, streams
+from draws import noise as normal
 from sklearn.cluster import KMeans
 
 from ddlib.data.base import DataSet, Split
@@ -20,9 +21,8 @@ UNET = {"unet_channels": [8, 8], "unet_steps": 40, "unet_batch_size": 16}
 
 
 def settings(**changes):
-    return ModeGuidedDiffusion(
-        **{**UNET, "unet_learning_rate": 0.01, "steps": 6, "stop": 3, **changes}
-    )
+    short = {"unet_learning_rate": 0.01, "steps": 6, "stop": 3}
+    return ModeGuidedDiffusion(**{**UNET, **short, **changes})
 
 
 def gaussian(mean=0.0, variance=0.25):
@@ -34,9 +34,6 @@ def gaussian(mean=0.0, variance=0.25):
         return (1 - kept[t]).sqrt() * (latents - kept[t].sqrt() * mean) / spread
 
     return ImageGenerator(torch.clone, torch.clone, noise, 9, LINEAR, range(3), 3, 64)
-
-
-# The step and the chain against their formulas.
 
 
 def guided_chain(x, z, mean, variance, mode, guidance, stop, steps):
@@ -62,26 +59,18 @@ def test_sampling_a_known_gaussian_is_the_closed_form_chain(stop, guidance):
     parameters = settings(steps=10, stop=stop, guidance=guidance)
     targets = torch.full((3, 1, 2, 2), 2.0)
     latents = sample(gaussian(mean=-1), targets, torch.arange(3), streams(3), parameters)
-    draws = np.stack(
-        [
-            [torch.randn(1, 2, 2, generator=stream).double().numpy() for _ in range(10)]
-            for stream in streams(3)
-        ],
-        axis=1,
-    )
+    draws = [[torch.randn(1, 2, 2, generator=s).numpy() for _ in range(10)] for s in streams(3)]
+    draws = np.stack(draws, axis=1).astype(float)
     noise = np.concatenate([draws[1:], np.zeros((1, 3, 1, 2, 2))])
     expected = guided_chain(draws[0], noise, -1, 0.25, 2.0, guidance, stop, 10)
     np.testing.assert_allclose(latents.numpy(), expected, rtol=1e-4, atol=1e-4)
-
-
-# Modes.
 
 
 def blobs():
     """Three tight clusters of 20 latents each, in shuffled order, and their means."""
     centres = torch.tensor([[5.0, 0], [0, 5], [-5, -5]]).view(3, 1, 1, 2)
     labels = torch.arange(3).repeat_interleave(20)[torch.randperm(60, generator=streams(1)[0])]
-    points = centres[labels] + 0.1 * normal(1, 60, 1, 1, 2)
+    points = centres[labels] + 0.1 * normal(60, 1, 1, 2)
     return points, torch.stack([points[labels == label].mean(0) for label in range(3)])
 
 
@@ -114,9 +103,6 @@ def test_the_controls_are_the_modes_and_the_real_images_nearest_to_them():
             expected = points[apart.argmin(1)] if images == "nearest" else centres
             pairs = zip(ordered(outcome[ipc].samples), ordered(expected / 5), strict=True)
             assert all(ours == pytest.approx(theirs, abs=2e-4) for ours, theirs in pairs)
-
-
-# With the UNet.
 
 
 @pytest.fixture(scope="module")

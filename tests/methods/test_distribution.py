@@ -10,20 +10,6 @@ from ddlib.training import augment
 EVERYTHING = 40  # a real batch of all images of a class
 
 
-@pytest.fixture
-def applied(monkeypatch):
-    """What augmentation is applied to, in order: (images, draw)."""
-    calls = []
-    apply = augment.apply
-
-    def record(images, drawn):
-        calls.append((images.detach().clone(), drawn))
-        return apply(images, drawn)
-
-    monkeypatch.setattr(augment, "apply", record)
-    return calls
-
-
 def settings(**changes):
     given = {"iterations": 4, "real_batch": 8, "augmentation": "none", **changes}
     return DistributionMatching(**given)
@@ -87,9 +73,7 @@ def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, 
     assert (len(set(drawn)) > 1) == (len(networks) > 1)
 
 
-def test_every_iteration_draws_one_network_and_one_real_batch_for_all_sizes(
-    tiny, network, drawn_weights, applied
-):
+def test_all_sizes_share_networks_and_real_batches(tiny, network, drawn_weights, applied):
     distil(tiny, network, [1, 2, 5], 0, settings())
     heads = torch.stack([theta["head.weight"] for theta in drawn_weights])
     assert len(heads.unique(dim=0)) == 4

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from chains import ALPHAS_BAR, LINEAR, normal, streams
+from chains import ALPHAS_BAR, LINEAR, streams
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from draws import noise
 
 from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation, Whitening
@@ -20,7 +21,7 @@ from ddlib.methods.generators import dit
 @pytest.fixture(scope="module")
 def coloured():
     """Three classes of 3x8x8 images."""
-    split = Split(normal(7, 30, 3, 8, 8), torch.arange(3).repeat(10))
+    split = Split(noise(30, 3, 8, 8), torch.arange(3).repeat(10))
     return DataSet("own", split, split, Normalisation((0.5,) * 3, (0.25,) * 3), ("x", "y", "z"))
 
 
@@ -29,22 +30,14 @@ def save_dit(folder, channels=8, **schedule):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = DiTTransformer2DModel(
-            num_attention_heads=2,
-            attention_head_dim=4,
-            in_channels=4,
-            out_channels=channels,
-            num_layers=2,
-            norm_num_groups=2,
-            sample_size=4,
-            patch_size=2,
-            num_embeds_ada_norm=1000,
+            **{"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2},
+            **{"in_channels": 4, "out_channels": channels, "sample_size": 4, "patch_size": 2},
+            **{"norm_num_groups": 2, "num_embeds_ada_norm": 1000},
         )
         vae = AutoencoderKL(
             down_block_types=["DownEncoderBlock2D"] * 2,
             up_block_types=["UpDecoderBlock2D"] * 2,
-            block_out_channels=[4, 8],
-            norm_num_groups=2,
-            scaling_factor=0.3,
+            **{"block_out_channels": [4, 8], "norm_num_groups": 2, "scaling_factor": 0.3},
         )
     scheduler = DDIMScheduler(**LINEAR, **schedule)
     DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
@@ -88,7 +81,7 @@ def test_a_dit_is_sampled_as_by_its_own_code(folder, coloured):
     """Three of four channels guided, a learned sigma, timesteps from 999 to 0."""
     parameters = ModeGuidedDiffusion(generator=str(folder), steps=6, stop=2, guidance=0.5)
     model = dit.load(str(folder), coloured, [5, 999, 0])
-    targets, ids = normal(9, 3, 4, 4, 4), torch.tensor([5, 999, 0])
+    targets, ids = noise(3, 4, 4, 4, seed=9), torch.tensor([5, 999, 0])
     latents = sample(model, targets, ids, streams(3), parameters)
     own = DiTTransformer2DModel.from_pretrained(folder / "transformer", low_cpu_mem_usage=False)
     chains = streams(3)
@@ -127,9 +120,7 @@ def test_a_dit_is_guided_towards_modes_of_scaled_latents(folder, coloured, monke
 
 
 @pytest.mark.parametrize("images", ["generated", "modes"])
-def test_whitened_images_under_bf16_are_float32_and_rounded_by_networks_alone(
-    folder, coloured, images
-):
+def test_networks_alone_round_whitened_images_under_bf16(folder, coloured, images):
     pixels = torch.randint(256, (200, 3, 8, 8), generator=torch.Generator().manual_seed(3))
     whitened = replace(coloured, normalisation=Whitening.fit(pixels, 255))
     parameters = ModeGuidedDiffusion(
@@ -143,7 +134,7 @@ def test_whitened_images_under_bf16_are_float32_and_rounded_by_networks_alone(
 
 
 def test_images_of_another_size_are_resized_there_and_back(folder, coloured):
-    large = normal(8, 30, 3, 12, 10)
+    large = noise(30, 3, 12, 10)
     data = replace(coloured, train=Split(large, coloured.train.labels))
     assert dit.load(str(folder), data, [7, 8, 9]).encode(large).shape == (30, 4, 4, 4)
     parameters = ModeGuidedDiffusion(generator=str(folder), steps=4, stop=2, class_ids=[7, 8, 9])
@@ -180,7 +171,7 @@ def test_classes_whose_ids_are_not_known_are_refused(classes, class_ids, count):
 def test_a_dit_without_a_learned_variance_predicts_the_noise_alone(coloured, tmp_path):
     save_dit(tmp_path, channels=4)
     model = dit.load(str(tmp_path), coloured, [7, 8, 9])
-    latents, labels = normal(4, 2, 4, 4, 4), torch.tensor([3, 1000])
+    latents, labels = noise(2, 4, 4, 4), torch.tensor([3, 1000])
     with torch.no_grad():
         assert model.predict(latents, torch.tensor(500), labels).shape == (2, 4, 4, 4)
     assert model.schedule["variance_type"] == "fixed_small"

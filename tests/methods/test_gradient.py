@@ -1,13 +1,11 @@
 """DC and DSA against the reference algorithm, written out with ordinary networks."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from draws import in_float64
 from torch import nn
 
-from ddlib.data.base import Split
 from ddlib.methods import METHODS
 from ddlib.methods.common import real_batches
 from ddlib.methods.gradient import (
@@ -34,17 +32,13 @@ def perceptron(tiny):
 
 
 def settings(**changes):
-    given = {"iterations": 2, "outer_steps": 2, "inner_epochs": 2, "real_batch": 8, **changes}
-    return GradientMatching(**given)
+    short = {"iterations": 2, "outer_steps": 2, "inner_epochs": 2, "real_batch": 8}
+    return GradientMatching(**short | changes)
 
 
 def weights(network, seed=0, dtype=torch.float32):
     theta = initial_parameters(network, torch.Generator().manual_seed(seed))
     return {name: value.to(dtype) for name, value in theta.items()}
-
-
-def in_float64(dataset):
-    return replace(dataset, train=Split(dataset.train.samples.double(), dataset.train.labels))
 
 
 def ordinary_mlp(theta):
@@ -87,9 +81,6 @@ def reference_match(ordinary, dataset, batch, images, drawn=PLAIN):
     return total
 
 
-# The objective.
-
-
 def test_the_distance_by_hand():
     # Rows (3, 4) and (4, 3): cosine 24/25; rows (1, 0) and (0, 2): 0; rows (1, 1), (-2, -2): -1.
     ours = torch.tensor([[3.0, 4.0], [1.0, 0.0], [1.0, 1.0]])
@@ -130,9 +121,6 @@ def test_match_equals_one_graph_over_the_summed_loss(
     assert not slope.requires_grad
     assert all(torch.equal(theta[name], before[name]) for name in theta)
     assert not any(value.requires_grad for value in theta.values())
-
-
-# The loops.
 
 
 @pytest.mark.parametrize(
@@ -205,24 +193,17 @@ def test_a_run_equals_the_reference_algorithm_written_out(
     assert (distilled - start).abs().max() > 0.01
 
 
-# DSA.
-
-
-def test_both_sides_of_a_class_share_one_draw_and_each_class_has_its_own(
-    tiny, network, monkeypatch
-):
-    applied, apply = [], augment.apply
-
-    def record(images, drawn):
-        if not drawn.values or len(next(iter(drawn.values.values()))) == 1:  # not inner training
-            applied.append((drawn, len(images)))
-        return apply(images, drawn)
-
-    monkeypatch.setattr(augment, "apply", record)
+def test_both_sides_of_a_class_share_a_draw_of_its_own(tiny, network, applied):
     parameters = SiameseGradientMatching(iterations=2, outer_steps=2, inner_epochs=1, real_batch=8)
     distil(tiny, network, [2], 0, parameters)
-    assert [count for _, count in applied] == [8, 2] * 3 * 4
-    draws = [drawn for drawn, _ in applied]
+    # In inner training, every image has a strength of its own.
+    calls = [(len(images), drawn) for images, drawn in applied if shared(drawn)]
+    assert [count for count, _ in calls] == [8, 2] * 3 * 4
+    draws = [drawn for _, drawn in calls]
     assert all(real is seen for real, seen in zip(draws[::2], draws[1::2], strict=True))
     assert len({id(drawn) for drawn in draws}) == 3 * 4
     assert len({drawn.family for drawn in draws}) > 1
+
+
+def shared(drawn):
+    return all(len(strengths) == 1 for strengths in drawn.values.values())

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from draws import prepare
 
 from ddlib.data.base import Split
 from ddlib.data.load import load
@@ -51,13 +52,8 @@ def accuracy(mnist, network, tmp_path_factory):
 
     def score(name):
         method = METHODS[name]
-        parameters, more = method.parameters.read(RUNS[name], name), []
-        if method.preparation:
-            jobs = method.preparation.jobs(parameters, [1])
-            folder = tmp_path_factory.mktemp(name)
-            more.append([folder / str(number) for number in range(len(jobs))])
-            for path, job in zip(more[0], jobs, strict=True):
-                path.write_bytes(method.preparation.make(mnist, network, job))
+        parameters = method.parameters.read(RUNS[name], name)
+        more = prepare(method, parameters, [1], mnist, network, tmp_path_factory.mktemp(name))
         synthetic = method.distil(mnist, network, [1], 0, parameters, *more)[1]
         recipe = Recipe(steps=150, batch_size=64, learning_rate=0.03)
         given = network, synthetic.samples, synthetic.labels, mnist.test, recipe

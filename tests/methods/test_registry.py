@@ -5,21 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from draws import prepare
 
 from ddlib.data.base import Split
 from ddlib.methods import METHODS, Method
-from ddlib.methods.common import (
-    AVERAGES,
-    class_members,
-    finished,
-    initial_images,
-    real_batches,
-)
+from ddlib.methods.common import AVERAGES, class_members, finished, initial_images, real_batches
 from ddlib.networks.functional import build
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError
 
 BATCHES = {"iterations": 2, "real_batch": 8, "augmentation": "dsa"}
+EXPERTS = {"expert_epochs": 1, "expert_steps": 1}
 SETTINGS = {
     "random": {},
     "herding": {"steps": 2},
@@ -27,14 +23,7 @@ SETTINGS = {
     "dm": BATCHES,
     "dc": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
     "dsa": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
-    "mtt": {
-        "iterations": 2,
-        "student_steps": 2,
-        "experts": 2,
-        "max_start": 2,
-        "expert_epochs": 1,
-        "expert_steps": 1,
-    },
+    "mtt": {"iterations": 2, "student_steps": 2, "experts": 2, "max_start": 2, **EXPERTS},
     "mgd3": {"steps": 3, "stop": 1, "unet_steps": 2, "unet_channels": [8]},
 }
 
@@ -50,14 +39,10 @@ OWN = Method(mine, Parameters, shares=True)
 @pytest.fixture(scope="module")
 def prepared(tiny, network, tmp_path_factory):
     """The files that each method makes once, as one more argument of `distil`."""
-    more = {name: [] for name in [*METHODS, "mine"]}
+    more = {"mine": []}
     for name, method in METHODS.items():
-        if method.preparation:
-            folder = tmp_path_factory.mktemp(name)
-            jobs = method.preparation.jobs(method.parameters(**SETTINGS[name]), [1, 2, 3])
-            more[name].append([folder / str(number) for number in range(len(jobs))])
-            for job, path in zip(jobs, more[name][0], strict=True):
-                path.write_bytes(method.preparation.make(tiny, network, job))
+        folder, parameters = tmp_path_factory.mktemp(name), method.parameters(**SETTINGS[name])
+        more[name] = prepare(method, parameters, [1, 2, 3], tiny, network, folder)
     return more
 
 
@@ -155,9 +140,6 @@ def test_the_code_of_ones_own_method_counts_with_all_of_the_librarys():
     assert METHODS["dc"].modules == ("ddlib.methods.gradient",)
 
 
-# What methods share.
-
-
 def test_class_members_and_real_batches_hold_each_image_once(tiny, members):
     for ours, theirs in zip(class_members(tiny), members, strict=True):
         assert torch.equal(ours, theirs)
@@ -195,8 +177,7 @@ def test_bad_configurations_to_distil_for_are_refused():
 @pytest.mark.parametrize("name", ["herding", "dm"])
 def test_a_default_dtype_of_float64_changes_no_byte(tiny, name):
     network = build("convnet", tiny.sample_shape, tiny.class_count, width=4, depth=2)
-    options = {"iterations": 2, "real_batch": 4, "augmentation": "none"} if name == "dm" else {}
-    parameters = METHODS[name].parameters.read(options, name)
+    parameters = METHODS[name].parameters.read(SETTINGS[name], name)
     plain = METHODS[name].distil(tiny, network, [1], 0, parameters)[1].samples
     torch.set_default_dtype(torch.float64)
     try:

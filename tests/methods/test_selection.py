@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from draws import noise
 
+from ddlib.methods import selection
 from ddlib.methods.common import random_members
-from ddlib.methods.selection import (
-    FeatureSelection,
-    RandomSelection,
-    herding,
-    herding_order,
-    k_center,
-    k_center_order,
-    random,
-)
+from ddlib.methods.selection import FeatureSelection, RandomSelection, herding, k_center, random
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
@@ -25,11 +19,6 @@ CONTROLS = {
     "herding": (herding, FeatureSelection(steps=20)),
     "k_center": (k_center, FeatureSelection(steps=20)),
 }
-
-
-def cloud(count, size, seed=0):
-    stream = torch.Generator().manual_seed(seed)
-    return torch.randn(count, size, generator=stream, dtype=torch.float64)
 
 
 def herd_by_hand(points, count):
@@ -50,18 +39,16 @@ def cover_by_hand(points, count):
 
 @pytest.mark.parametrize(("count", "size", "seed"), [(25, 6, 0), (40, 2, 1), (12, 30, 2)])
 def test_both_orders_equal_naive_double_loops(count, size, seed):
-    points = cloud(count, size, seed) + 3  # off the origin, so that the mean matters
-    assert herding_order(points, 10).tolist() == herd_by_hand(points.numpy(), 10)
-    assert k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
+    points = noise(count, size, seed=seed, dtype=torch.float64) + 3  # off the origin
+    assert selection.herding_order(points, 10).tolist() == herd_by_hand(points.numpy(), 10)
+    assert selection.k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
     alike = torch.tensor([[1.0], [1], [1], [1], [0], [0]])
-    for order in (herding_order, k_center_order):  # each point once
+    for order in (selection.herding_order, selection.k_center_order):  # each point once
         assert sorted(order(alike, 6).tolist()) == list(range(6))
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_gives_each_class_real_images_of_its_own_and_sizes_are_nested(
-    tiny, network, members, name
-):
+def test_a_control_gives_nested_sizes_of_real_images(tiny, network, members, name):
     select, parameters = CONTROLS[name]
     sets = select(tiny, network, [2, 17, 40], 5, parameters)
     for ipc, synthetic in sets.items():
@@ -77,19 +64,16 @@ def test_a_control_gives_each_class_real_images_of_its_own_and_sizes_are_nested(
     ("select", "by_hand"), [(herding, herd_by_hand), (k_center, cover_by_hand)]
 )
 @pytest.mark.parametrize(("norm", "steps"), [("instance", 0), ("instance", 12), ("batch", 0)])
-def test_the_features_of_a_network_decide(
-    tiny, members, ordinary_convnet, select, by_hand, norm, steps
-):
+def test_features_decide(tiny, members, ordinary_convnet, select, by_hand, norm, steps):
     """The network is trained on D; if not, its batch norms see 16 images of every class."""
     network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
     parameters = FeatureSelection(steps=steps, batch_size=17, learning_rate=0.3)
     images = select(tiny, network, [8], 4, parameters)[8].samples.view(3, 8, 1, 8, 8)
     theta = initial_parameters(network, generator("feature weights", 4))
     if steps:
-        real, stream = (tiny.train.samples, tiny.train.labels), generator("feature batches", 4)
-        theta = train(
-            network, theta, *real, Recipe(steps=12, batch_size=17, learning_rate=0.3), stream
-        )
+        recipe = Recipe(steps=12, batch_size=17, learning_rate=0.3)
+        real = tiny.train.samples, tiny.train.labels
+        theta = train(network, theta, *real, recipe, generator("feature batches", 4))
     layer = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}[norm]
     ordinary = ordinary_convnet(theta, 2, norm=layer).train()
     ordinary(tiny.train.samples[random_members(tiny, 16, 4)])

@@ -4,14 +4,13 @@ import io
 import itertools
 import json
 import weakref
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from draws import in_float64, noise, prepare, stream
 
-from ddlib.data.base import Split
 from ddlib.distilled import check_set
 from ddlib.methods import METHODS
 from ddlib.methods.common import initial_images
@@ -24,7 +23,6 @@ from ddlib.training.divergence import DivergedError
 
 distil = METHODS["mtt"].distil
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
-IPCS = [1, 2, 3]
 NORMS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}
 
 
@@ -36,18 +34,11 @@ def settings(**changes):
     return TrajectoryMatching(**{**short, **rates, **few, **plain, **changes})
 
 
-def prepare(dataset, network, parameters, folder):
-    paths = []
-    for job in jobs(parameters, IPCS):
-        paths.append(folder / f"{len(paths)}.npy")
-        paths[-1].write_bytes(train_expert(dataset, network, job))
-    return paths
-
-
 @pytest.fixture(scope="module")
 def experts(tiny, network, tmp_path_factory):
     """The files of two experts with the snapshots 0, 1 and 2."""
-    return prepare(tiny, network, settings(), tmp_path_factory.mktemp("experts"))
+    folder = tmp_path_factory.mktemp("experts")
+    return prepare(METHODS["mtt"], settings(), [1, 2, 3], tiny, network, folder)[0]
 
 
 def job(**changes):
@@ -57,9 +48,6 @@ def job(**changes):
 
 def snapshots(content):
     return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
-
-
-# The parameters and the experts.
 
 
 @pytest.mark.parametrize(
@@ -129,9 +117,6 @@ def test_an_expert_that_diverges_says_so(tiny, network):
         train_expert(tiny, network, job(learning_rate=1e30))
 
 
-# The objective and its gradients.
-
-
 def ordinary_scores(flat, images, norm):
     """The logits of the ConvNet of width 6 and depth 2, from torch's plain functions."""
     values = list(flat.split([54, 6, 6, 6, 324, 6, 6, 6, 72, 3]))
@@ -163,8 +148,7 @@ def pair(experts):
 
 
 def student(step_size=0.3):
-    stream = torch.Generator().manual_seed(1)
-    images = torch.randn(6, 1, 8, 8, generator=stream, dtype=torch.float64)
+    images = noise(6, 1, 8, 8, dtype=torch.float64)
     return images.requires_grad_(), torch.tensor(step_size).double().requires_grad_()
 
 
@@ -174,12 +158,9 @@ def whole_steps(count):
 
 def changing_steps(count):
     """Batches of four of the six images, each with an augmentation of its own."""
-    stream = torch.Generator().manual_seed(2)
-    families = augment.STRATEGIES["dsa"]
-    return [
-        (torch.randperm(6, generator=stream)[:4], augment.draw(families, 4, stream))
-        for _ in range(count)
-    ]
+    source, families = stream(2), augment.STRATEGIES["dsa"]
+    rows = (torch.randperm(6, generator=source)[:4] for _ in range(count))
+    return [(batch, augment.draw(families, 4, source)) for batch in rows]
 
 
 @pytest.mark.parametrize("steps", [whole_steps(1), whole_steps(4), changing_steps(6)])
@@ -192,12 +173,10 @@ def test_loss_and_gradients_equal_one_graph_through_all_steps(pair, steps, norm,
     before = images.detach().clone(), pair.clone()
     labels, used = LABELS, LABELS
     if soft:
-        stream = torch.Generator().manual_seed(3)
-        labels = torch.randn(6, 3, generator=stream, dtype=torch.float64).requires_grad_()
+        labels = noise(6, 3, seed=3, dtype=torch.float64).requires_grad_()
         used = labels.exp() / labels.exp().sum(1, keepdim=True)
-    loss, by_images, by_step_size, by_labels = unroll(
-        network, images, labels, step_size, *pair, steps
-    )
+    loss, *slopes = unroll(network, images, labels, step_size, *pair, steps)
+    by_images, by_step_size, by_labels = slopes
     naive = naive_unroll(*pair, images, step_size, steps, norm, used)
     naive.backward()
     if soft:
@@ -271,9 +250,6 @@ def test_graphs_do_not_grow_with_the_number_of_steps(network, pair, gradient):
     assert most_held(12) == most_held(1) > 0
 
 
-# Distillation.
-
-
 def steps_by_hand(size, families, stream):
     """Three steps: batches of the six images, each with its draw."""
     rows = batches(6, size, stream) if size < 6 else itertools.repeat(torch.arange(6))
@@ -283,7 +259,7 @@ def steps_by_hand(size, families, stream):
 @pytest.mark.parametrize(("size", "augmentation"), [(6, "none"), (4, "dsa")])
 def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, augmentation):
     """Three iterations in float64: momentum of images and step size, every pair as it was drawn."""
-    dataset = replace(tiny, train=Split(tiny.train.samples.double(), tiny.train.labels))
+    dataset = in_float64(tiny)
     parameters = settings(
         **{"learning_rate": {1: 10, 3: 30}, "step_size": {1: 0.2, 3: 0.4}},
         **{"step_size_learning_rate": 1e-3, "augmentation": augmentation},
@@ -292,16 +268,15 @@ def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, au
     distilled = distil(dataset, network, [2], 0, parameters, experts)[2]
     images, step_size = initial_images(dataset, 2, "real", 0), torch.tensor(0.3).double()
     trained = [torch.from_numpy(np.load(path)).double() for path in experts]
-    stream, families = generator("expert starts", 0), augment.STRATEGIES[augmentation]
+    source, families = generator("expert starts", 0), augment.STRATEGIES[augmentation]
     velocity = [torch.zeros_like(images), torch.zeros_like(step_size)]
     for iteration in range(3):
-        number, place = (2 * torch.rand(2, generator=stream, dtype=torch.float64)).long().tolist()
+        number, place = (2 * torch.rand(2, generator=source, dtype=torch.float64)).long().tolist()
         images, step_size = images.detach().requires_grad_(), step_size.detach().requires_grad_()
         pair = trained[number][place : place + 2]
         steps = steps_by_hand(size, families, generator("student", 0, iteration))
-        slopes = torch.autograd.grad(
-            naive_unroll(*pair, images, step_size, steps), [images, step_size]
-        )
+        loss = naive_unroll(*pair, images, step_size, steps)
+        slopes = torch.autograd.grad(loss, [images, step_size])
         velocity = [0.5 * old + new for old, new in zip(velocity, slopes, strict=True)]
         images = images - 20 * velocity[0]
         step_size = step_size - 1e-3 * velocity[1]
@@ -328,9 +303,10 @@ def test_labels_are_learned_from_nine_tenths_and_saved_as_probabilities(tiny, ne
     [
         ({"step_size": 1e30}, "the matching loss stopped being a finite number at step 0"),
         ({"step_size_learning_rate": 3e38}, "step size stopped being a finite number at step 1"),
+        # A step that is far too long falls.
         (
-            {"step_size": 3.0, "step_size_learning_rate": 1e3},  # far too long: it falls
-            "the learned step size fell to zero or below at step 0",
+            {"step_size": 3.0, "step_size_learning_rate": 1e3},
+            "fell to zero or below at step 0",
         ),
     ],
 )

@@ -20,7 +20,7 @@ def path(tiny, tmp_path_factory):
     return path
 
 
-def own(normalisation, images, labels=None):
+def own(normalisation, images):
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
     return DataSet("own", split, split, normalisation, ("one",))
 

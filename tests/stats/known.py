@@ -54,15 +54,17 @@ ODD_TABLES = {
 SIZES = np.array([10, 20, 50, 100, 200, 500])
 
 
-def study(scales, *, floor=0.02, seeds=5, noise=0.0, shared=0.0, ks=SIZES, generator=0):
-    """Gaps a/√k + floor of configurations c0, c1, ...; noise of a trial, and shared by a seed."""
-    rng = np.random.default_rng(generator)
-    curves = np.asarray(scales)[:, None, None] / np.sqrt(ks) + floor
+def study(
+    scales, floor=0.02, *, exponent=0.5, seeds=5, noise=0.0, shared=0.0, ks=SIZES, generator=0
+):
+    """Gaps a/k^b + floor of configurations c0, c1, ...; noise of a trial, and shared by a seed."""
+    rng, floor = np.random.default_rng(generator), np.broadcast_to(floor, len(scales))
+    curves = np.asarray(scales)[:, None, None] * ks**-exponent + floor[:, None, None]
     shape = (len(scales), seeds, len(ks))
     gaps = curves + noise * rng.normal(size=shape) + shared * rng.normal(size=(1, seeds, 1))
     c, s, j = np.indices(shape).reshape(3, -1)
     columns = {"configuration": [f"c{i}" for i in c], "seed": s, "k": np.asarray(ks)[j]}
-    return pd.DataFrame({**columns, "gap_error": gaps.ravel()})
+    return pd.DataFrame({**columns, "network": "convnet", "gap_error": gaps.ravel()})
 
 
 def names(*numbers):

@@ -31,11 +31,6 @@ def measured(table: pd.DataFrame, *full: float) -> pd.DataFrame:
     return table.assign(gap_error=table["seed"].map(dict(enumerate(full))) - table["accuracy"])
 
 
-def references(*accuracies: float) -> pd.DataFrame:
-    table = pd.DataFrame({"seed": range(len(accuracies)), "accuracy": accuracies})
-    return table.assign(balanced_accuracy=table["accuracy"] / 2, reference="converged")
-
-
 def costs(table: pd.DataFrame, seconds: dict[str, float | None]) -> pd.DataFrame:
     rows = table[["method", "ipc", "seed"]].drop_duplicates()
     distil = rows["method"].map(seconds)
@@ -183,7 +178,8 @@ def test_dd_ranking_by_hand():
 
     plain = trials({("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("dm", 20): [0.9, 0.9]})
     other = trials({("dm", 10): [0.7, 0.9], ("random", 10): [0.6, 0.8], ("dm", 20): [0.9, 0.9]})
-    full = compare.full_data(references(0.9, 1.0), "converged")
+    full = {"seed": [0, 1], "accuracy": [0.9, 1.0], "balanced_accuracy": 0.5}
+    full = compare.full_data(pd.DataFrame(full).assign(reference="converged"), "converged")
     found, augmented = (compare.accuracies(table) for table in (plain, other))
     table = scores.dd_ranking(found, full, augmented)
     assert table["hlr"].tolist() == pytest.approx([0.45, 0.15, 0.05])
@@ -204,7 +200,7 @@ def test_kendall_w_by_hand():
     assert math.isnan(surrogates.kendall_w(np.ones((2, 3))))
 
 
-def test_agreement_shuffles_the_order_at_each_size():
+def test_agreement_shuffles_the_order_at_each_size_of_methods_with_all_results():
     cube = np.random.default_rng(3).normal(0.8, 0.05, (2, 3, 3))  # seeds, k, methods
     places = list(itertools.product(enumerate("abc"), enumerate((10, 20, 30))))
     found = surrogates.agreement(trials({(m, k): cube[:, j, i] for (i, m), (j, k) in places}))
@@ -215,9 +211,6 @@ def test_agreement_shuffles_the_order_at_each_size():
     assert found.w == pytest.approx(w)
     assert found.p == pytest.approx(np.mean(np.array(exact) >= w - 1e-12), abs=0.02)
     assert (found.methods, found.ks) == (("a", "b", "c"), (10, 20, 30))
-
-
-def test_one_order_at_every_size_is_found_among_methods_with_all_results():
     values = noisy({(m, k): 0.7 + 0.05 * i for i, m in enumerate("abcd") for k in (10, 20, 30)})
     found = surrogates.agreement(trials(values | {("b", 20): [None] * SEEDS}))
     assert (found.methods, found.left_out, found.w) == (("a", "c", "d"), ("b",), 1)

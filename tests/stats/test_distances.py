@@ -117,6 +117,8 @@ def test_points_of_the_plane_are_placed_back():
     assert euclidean(points).to_numpy() == pytest.approx(distance.to_numpy())
     assert share == pytest.approx(1)
     assert points["x"].abs().max() == points["x"].max() > points["y"].max()
+    # Geodesics of a circle of four: squares 1, 4, 1; eigenvalues 2, 2, 0, -1 by Fourier.
+    assert distances.embed(circle(4))[1] == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 5, 9])
@@ -124,11 +126,6 @@ def test_the_plane_shows_two_of_the_equal_axes_of_a_simplex(m):
     points, share = distances.embed(simplex(m))
     assert share == pytest.approx(min(2 / max(m - 1, 1), 1))
     assert np.ptp(points["x"]) > 0.9 or m == 1
-
-
-def test_what_is_not_euclidean_counts_against_the_share():
-    # Geodesics of a circle of four: squares 1, 4, 1; eigenvalues 2, 2, 0, -1 by Fourier.
-    assert distances.embed(circle(4))[1] == pytest.approx(4 / 5)
 
 
 def predictions(seeds=4):

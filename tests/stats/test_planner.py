@@ -1,8 +1,10 @@
-"""Planner: images per class from a small pilot, against known laws and simulated studies."""
+"""Planner: samples per class from a small pilot, against known laws and simulated studies."""
+
+from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
+from known import SIZES, study
 
 from benchmarks import statistics
 from ddlib.explore import tables
@@ -11,19 +13,8 @@ from ddlib.stats.pilot import read_pilot
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-KS = np.array([10, 20, 50, 100, 200, 500])
+table = partial(study, noise=0.001)
 MEMBERS = ["c0", "c1", "c2"]
-
-
-def table(scales, floors=0.02, *, exponent=0.5, noise=0.001, seeds=5, generator=0, ks=KS):
-    """Gaps a/k^b + c of configurations c0, c1, ..., all of one network."""
-    rng, scales = np.random.default_rng(generator), np.asarray(scales, dtype=float)
-    floors = np.broadcast_to(floors, scales.shape)[:, None, None]
-    gaps = scales[:, None, None] * ks**-exponent + floors
-    gaps = gaps + noise * rng.normal(size=(len(scales), seeds, len(ks)))
-    c, s, j = np.indices(gaps.shape).reshape(3, -1)
-    found = {"configuration": [f"c{i}" for i in c], "seed": s, "k": ks[j], "network": "convnet"}
-    return pd.DataFrame(found | {"gap_error": gaps.ravel()})
 
 
 def read(gaps, largest=100, **options):
@@ -41,7 +32,7 @@ def test_the_worst_member_sets_the_plan():
     refused = planner.plan(pilot, MEMBERS, 0.05, 10)  # k = 1111
     assert refused.ipc is None
     assert refused.reason.startswith("the worst gap is still about 0.09")
-    assert "at 20 images per class, 2 times the largest size measured; mea" in refused.reason
+    assert "at 20 samples per class, 2 times the largest size measured; mea" in refused.reason
 
 
 def test_members_change_places_beyond_the_pilot():
@@ -116,7 +107,7 @@ def test_plans_hold_the_true_need():
         gaps, truth = statistics.draw_family(0.3, 0.5, rng)
         pilot = read_pilot(gaps[gaps["k"] <= 100], draws=200, seed=i)
         worst = truth.max(axis=0)
-        epsilon = np.interp(50**-0.5, KS[3::-1] ** -0.5, worst[3::-1])
+        epsilon = np.interp(50**-0.5, SIZES[3::-1] ** -0.5, worst[3::-1])
         found = planner.plan(pilot, pilot.names, epsilon, 1)
         hits += found.k.low <= 50 <= found.k.high
     assert 27 <= hits <= 30

@@ -1,5 +1,7 @@
 """Verdicts on a/√k + c, their power, the preferred law, and tables, on laws that are known."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,8 +63,18 @@ def test_the_true_law_has_the_least_aic(law, truth):
 
 
 @pytest.mark.parametrize("name", ODD_TABLES)
-def test_tables_of_odd_fits_hold_no_nan(name):
-    fits = laws.fit_all(ODD_TABLES[name][0], draws=50)
+def test_odd_tables_say_what_is_wrong_and_give_no_nan(name):
+    gaps, reason = ODD_TABLES[name]
+    fits = laws.fit_all(gaps, draws=50)
+    assert fits["inverse_sqrt"].identifiable == (reason == "")
+    assert re.search(reason, fits["inverse_sqrt"].reason)
+    for fit in fits.values():
+        if not fit.fitted:
+            with pytest.raises(ValueError, match="was not fitted: gaps at"):
+                fit.predict(10)
+        elif fit.parameters["a"].estimate <= 0:
+            with pytest.raises(ValueError, match="does not fall"):
+                fit.k_sat(1e-3)
     rows, lines = verdicts.summary({"dm": fits}), verdicts.curves({"dm": fits}, [10, 2000])
     assert list(rows["law"]) == list(laws.LAWS)
     assert (rows["identifiable"] == (rows["reason"] == "")).all()

@@ -103,10 +103,8 @@ def test_noisy_chances_agree_with_simulation_and_with_fano():
 
 def test_optimised_sets_follow_degrees_of_freedom_and_ignore_duplicates():
     rng, width, stars = np.random.default_rng(0), 3, {}
-    real = rng.normal(size=(200, width))
-    families = {
-        k: channel.draw_family(k, 24, width, rng) for k in ("linear", "quadratic", "network")
-    }
+    real, kinds = rng.normal(size=(200, width)), ("linear", "quadratic", "network")
+    families = {kind: channel.draw_family(kind, 24, width, rng) for kind in kinds}
     for kind, whole in families.items():
         for count in (1, 6, 12, 24):
             family = channel.first(whole, count)

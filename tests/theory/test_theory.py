@@ -73,15 +73,10 @@ def test_one_weight_reaches_the_bound_exactly():
 
 
 def test_logistic_gradient_and_curvature(rng):
-    inputs, labels, theta = (
-        rng.normal(size=(30, 3)),
-        np.sign(rng.normal(size=30)),
-        rng.normal(size=3),
-    )
-    numeric = optimize.approx_fprime(
-        theta, lambda at: logistic.loss(at, (inputs, labels), 0.2), 1e-7
-    )
-    result = logistic.gradient(theta, (inputs, labels), 0.2)
+    inputs, theta = rng.normal(size=(30, 3)), rng.normal(size=3)
+    data = inputs, np.sign(rng.normal(size=30))
+    numeric = optimize.approx_fprime(theta, lambda at: logistic.loss(at, data, 0.2), 1e-7)
+    result = logistic.gradient(theta, data, 0.2)
     assert result == pytest.approx(numeric, abs=1e-5)
     largest = logistic.smoothness(inputs, 0.2)
     for at in rng.normal(size=(20, 3)):
@@ -151,9 +146,8 @@ def test_gradient_matching_is_trajectory_matching_of_one_step(rng):
     assert single == pytest.approx(task.rate**2 * surrogates.gradient_matching(distilled, task)[0])
     whole = replace(task, segment=12)
     end = linear.descend(distilled, task.start, task.rate, 12)[-1]
-    assert surrogates.trajectory_matching(distilled, whole)[0] == pytest.approx(
-        ((end - task.path[-1]) ** 2).sum()
-    )
+    missed = ((end - task.path[-1]) ** 2).sum()
+    assert surrogates.trajectory_matching(distilled, whole)[0] == pytest.approx(missed)
 
 
 def test_fixed_labels_suffice_if_and_only_if_they_are_strong(rng):

@@ -23,13 +23,8 @@ def within(**changes):
 
 
 def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
-    table = pd.DataFrame(
-        [
-            regression("constant", slope=np.nan, r2=np.nan),
-            regression("log_members", r2=0.4),
-            regression("h_cov", lead=0.4, p_lead=0.04),
-        ]
-    )
+    rows = regression("constant", slope=np.nan, r2=np.nan), regression("log_members", r2=0.4)
+    table = pd.DataFrame([*rows, regression("h_cov", lead=0.4, p_lead=0.04)])
     text = reading.explained(table, within())
     assert text.startswith(
         "**Worst gap 0.1: k* rises with H_cov (weak evidence, p = 0.010); ln M, the "
@@ -67,14 +62,9 @@ def test_a_law_that_fails_and_what_is_missing_are_said(h_cov, rival, phrases):
 
 
 def test_other_measures_with_a_larger_r2_are_named():
-    table = pd.DataFrame(
-        [
-            regression("log_members", r2=0.9),
-            regression("h_cov", lead=-0.1, p_lead=0.6),
-            regression("vendi", r2=0.82),
-            regression("mean_distance", r2=0.85),
-        ]
-    )
+    rows = regression("log_members", r2=0.9), regression("h_cov", lead=-0.1, p_lead=0.6)
+    rows += regression("vendi", r2=0.82), regression("mean_distance", r2=0.85)
+    table = pd.DataFrame(rows)
     text = reading.explained(table, None)
     assert "larger, but untested, with the Vendi score (0.82) and the mean distance (0.85)." in text
 
@@ -96,12 +86,11 @@ def test_gaps_below_zero_come_before_the_verdict():
 
 def test_families_of_equal_size_may_say_nothing():
     table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
-    assert "k* is not shown to rise with H_cov (p = 0.400" in reading.explained(
-        table, within(p=0.4)
-    )
-    assert "nothing can be said about H_cov, as all alike." in reading.explained(
-        table, within(reason="all alike")
-    )
+    for change, sentence in (
+        ({"p": 0.4}, "k* is not shown to rise with H_cov (p = 0.400"),
+        ({"reason": "all alike"}, "nothing can be said about H_cov, as all alike."),
+    ):
+        assert sentence in reading.explained(table, within(**change))
 
 
 def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
@@ -121,18 +110,11 @@ def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
 
 
 def test_transfer_says_which_gaps_change_beyond_noise():
-    compared = pd.DataFrame(
-        {
-            "family": ["a", "a", "a", "a", "b"],
-            "gap": ["worst", "worst", "mean", "mean", "mean"],
-            "method": "all",
-            "n": [4, 4, 4, 4, 1],
-            "missing": [1, 1, 1, 1, 4],
-            "difference": [0.1, -0.2, 0.01, 0.03, np.nan],
-            "significant": [True, True, False, False, False],
-        }
-    )
-    text = reading.transfer(compared, "one")
+    compared = {"family": list("aaaab"), "gap": ["worst"] * 2 + ["mean"] * 3, "method": "all"}
+    compared |= {"n": [4, 4, 4, 4, 1], "missing": [1, 1, 1, 1, 4]}
+    compared |= {"difference": [0.1, -0.2, 0.01, 0.03, np.nan]}
+    compared["significant"] = [True, True, False, False, False]
+    text = reading.transfer(pd.DataFrame(compared), "one")
     assert text.startswith(
         "**all** instead of one: the worst gap is significantly smaller in 1 and larger in 1 of 2 "
         "cases (mean change -0.050, -0.200 to +0.100); the mean gap is significantly smaller in 0 "

@@ -84,3 +84,6 @@ def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
     assert reading.effort(unknown).startswith("It is not known how long")
     balanced = reading.effort(given.assign(measure="balanced"))
     assert balanced == f"{text} {reading.BALANCED}"
+    assert reading.effort(given.assign(steps=0)).endswith(
+        "table models fitted to all of D; they take no steps."
+    )

@@ -89,10 +89,7 @@ ROUNDED = pd.DataFrame([[0.1] * len(KS)] * 5, columns=KS)
     ("table", "phrases"),
     [
         (seeds(lambda k: np.where(k < 75, 0.4, 0.1)), ["fails: "]),  # falls no faster: fits nothing
-        (
-            seeds(lambda k: ROOT - 0.03, noise=0.0005),
-            ["no worse", "at k = 2000. Whether the curve"],
-        ),
+        (seeds(lambda k: ROOT - 0.03, 0.0005), ["no worse", "at k = 2000. Whether the curve"]),
         (seeds(lambda k: 0.5 - 0.5 * ROOT), ["cannot be decided: the curve does not fall"]),
         (seeds(lambda k: ROOT), ["it may be zero"]),
         (seeds(lambda k: ROOT).iloc[:, :2], ["**dm.** No curve can be fitted: "]),

@@ -1,0 +1,89 @@
+"""Figures of distilled sets: images, or points in the plane."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ddlib.figures import style
+
+SIZES = 4  # columns of points, at most
+MIDDLE = 0.99  # the axes leave out what lies far beyond this quantile
+
+
+def distilled_sets(table: pd.DataFrame) -> alt.FacetChart:
+    """Draw the table that `ddlib.pictures.to_draw` returns: images or points."""
+    return distilled_images(table) if "url" in table else distilled_points(table)
+
+
+def distilled_images(pictures: pd.DataFrame) -> alt.FacetChart:
+    """Draw one picture per class (columns) and k (rows), one block per method.
+
+    pictures: columns method, k, ipc, class_name and url (a PNG data URL). Raises ValueError if a
+    method, k and class have several rows.
+    """
+    twice = pictures[pictures.duplicated(["method", "k", "class_name"])]
+    for row in twice.itertuples():
+        place = f"class {row.class_name} for {row.method} at k={row.k}"
+        raise ValueError(f"several pictures of {place}; give one")
+    classes, methods = (list(pictures[name].unique()) for name in ("class_name", "method"))
+    side = int(np.clip((style.WIDTH / min(len(methods), 2) - 80) / len(classes), 24, 64))
+    angle = 0 if max(map(len, classes)) * 7 < side else -45
+    bare = {"domain": False, "ticks": False, "grid": False}
+    x = alt.Axis(orient="top", labelAngle=angle, **bare)
+    blocks = alt.Chart(pictures, width=alt.Step(side), height=alt.Step(side)).encode(
+        alt.X("class_name:N", sort=classes, title=None, axis=x),
+        alt.Y("k:O", title=None, axis=alt.Axis(labelExpr="'k = ' + datum.label", **bare)),
+        alt.Url("url:N"),
+        tooltip=style.tips("class_name:N", "k", "ipc"),
+    )
+    blocks = blocks.mark_image(width=side - 2, height=side - 2, smooth=False)
+    return style.figure(
+        style.panels(blocks, "method", methods, columns=2).resolve_axis(x="independent"),
+        "What each method keeps: one image of every class at every size k",
+        "k counts the images of all classes; where a class has several, one is shown.",
+    )
+
+
+def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
+    """Draw D and the distilled sets in one plane: methods in rows, up to SIZES sizes k in columns.
+
+    points: columns set ("D" or "S"), method, k, class_name, x, y, and x_share and y_share of the
+    variance of D.
+    """
+    is_real = points["set"] == "D"
+    real, synthetic = points[is_real], points[~is_real]
+    sizes = np.sort(synthetic["k"].unique())
+    sizes = sizes[np.linspace(0, len(sizes) - 1, min(len(sizes), SIZES)).round().astype(int)]
+    synthetic = synthetic[synthetic["k"].isin(sizes)]
+    classes, methods = (list(synthetic[name].unique()) for name in ("class_name", "method"))
+    side = min(style.WIDTH // len(sizes) - 20, 220)
+    bare = alt.Axis(title=None, grid=False, ticks=False, labels=False)
+    drawn = pd.concat([real, synthetic])[["x", "y"]]
+    low, high = drawn.quantile(1 - MIDDLE), drawn.quantile(MIDDLE)
+    low, high = low - (high - low) / 8, high + (high - low) / 8
+    beyond = int((drawn.lt(low) | drawn.gt(high)).any(axis=1).sum())
+    x, y = (
+        channel(f"{name}:Q", axis=bare, scale=alt.Scale(domain=[low[name], high[name]], nice=False))
+        for channel, name in ((alt.X, "x"), (alt.Y, "y"))
+    )
+    colour = style.colour("class_name", classes, orient="top", columns=8)
+    base = alt.Chart(width=side, height=side).encode(x, y, colour)
+    faint = base.properties(data=real).mark_point(filled=True, clip=True, size=10, opacity=0.25)
+    marks = base.mark_point(shape="diamond", filled=True, clip=True, size=55, opacity=0.9)
+    marks = marks.encode(
+        stroke=alt.value(style.INK),
+        strokeWidth=alt.value(0.7),
+        tooltip=style.tips("method:N", "k", "class_name:N", "x", "y"),
+    )
+    chart = alt.layer(faint, marks, data=synthetic).facet(
+        row=alt.Row("method:N", sort=methods, header=alt.Header(title=None, labelFontSize=12)),
+        column=alt.Column("k:O", header=style.header("k = ")),
+    )
+    first, second = points[["x_share", "y_share"]].iloc[0]
+    return style.figure(
+        chart,
+        "What each method keeps: distilled samples among the real ones",
+        f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: their first two principal "
+        f"components, {first:.0%} and {second:.0%} of the variance.",
+        f"{beyond} of {len(drawn)} points lie beyond the edges.",
+    )
