@@ -76,7 +76,7 @@ def test_soft_labels_come_back_and_classes_go_by_place(tmp_path):
             torch.eye(3).repeat_interleave(2, 0).double(),
             "labels of type torch.float32, not torch.f",
         ),
-        (torch.zeros(6, dtype=torch.int64), "2 images of every class, in ascending label"),
+        (torch.zeros(6, dtype=torch.int64), "2 samples of every class, in ascending label"),
     ],
 )
 def test_soft_labels_must_be_probabilities(tiny, labels, message):
