@@ -47,11 +47,8 @@ def test_environment_and_project_name_the_same_dependencies():
 
 
 def test_every_dependency_is_a_range_that_holds_the_version_that_was_tested():
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    )
+    text = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
+    pins = dict(line.split("==") for line in text.splitlines() if line and line[0] != "#")
     for dependency in dependencies():
         requirement = Requirement(dependency)
         assert requirement.specifier.contains(pins[requirement.name]), dependency
@@ -113,9 +110,8 @@ def test_defaults_of_a_notebook_are_its_quick_profile(path):
 def loaded_by(module: str) -> set[str]:
     """The names of all modules that a process has loaded once it has loaded this one."""
     listing = f"import {module}, sys; print(*sys.modules)"
-    started = subprocess.run(
-        [sys.executable, "-c", listing], check=True, capture_output=True, text=True, cwd=ROOT
-    )
+    options = {"check": True, "capture_output": True, "text": True, "cwd": ROOT}
+    started = subprocess.run([sys.executable, "-c", listing], **options)
     return set(started.stdout.split())
 
 
