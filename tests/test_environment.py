@@ -25,9 +25,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
 KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
 STUDIES = [path for path in PROFILES if path.parent.name not in KINDS]
-SHAPES = {  # pixels, channels and classes: the data need not be there
-    **{"digits": (8, 1, 10), "mnist": (28, 1, 10), "cifar10": (32, 3, 10)},
-    **{"cifar100": (32, 3, 100), "imagenette": (64, 3, 10)},
+SHAPES = {  # of a sample, and the number of classes: the data need not be there
+    **{"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10)},
+    **{"cifar100": ((3, 32, 32), 100), "imagenette": ((3, 64, 64), 10), "adult": ((108,), 2)},
+    **{"letter": ((16,), 26), "magic_telescope": ((10,), 2)},
+    **{"sst2": ((256,), 2), "trec6": ((256,), 6)},
 }
 
 
@@ -86,9 +88,11 @@ def test_notebook_is_clean_and_takes_parameters(path):
 def test_profile_is_valid_without_its_data_and_its_device(path):
     settings = read_settings(read_file(path))
     options = settings.data
-    side, channels, class_count = SHAPES[options["name"]]
-    side = options["image_size"] or side
-    build(**settings.network, sample_shape=(channels, side, side), class_count=class_count)
+    (first, *sides), class_count = SHAPES[options["name"]]
+    shape = (first, *([options["image_size"]] * 2 if options["image_size"] else sides))
+    if options.get("form") == "tokens":
+        shape = options["length"], options["dimension"]
+    build(**settings.network, sample_shape=shape, class_count=class_count)
     assert isinstance(options["zca"], bool)
     assert settings.device in ("auto", "cuda")
     assert all(k > 0 and k % class_count == 0 for k in settings.k)
