@@ -153,7 +153,7 @@ LOOPS = {
     **{name: (partial(distilled, method=name), 1, 2) for name in ("dm", "dc", "dsa", "mtt")},
     **{kind: (partial(pretrained, kind=kind), 1, 3) for kind in ("rotation", "contrastive")},
     "probe": (probe, 4, 12),
-    "generator": (train_generator, 10, 20),  # it prints some ten times, however long it takes
+    "generator": (train_generator, 2, 4),
 }
 
 

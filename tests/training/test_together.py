@@ -124,7 +124,7 @@ def test_one_that_diverges_takes_no_other_with_it(tiny):
     assert str(lost) == str(alone)
     for ours, theirs in ((first, fine[0]), (last, fine[2])):
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
-    many = train_there(dataset, Recipe(steps=30, batch_size=8), network, thetas)[1]
+    many = train_there(dataset, Recipe(steps=15, batch_size=8), network, thetas)[1]
     assert few == many <= 10  # it waits for the losses, and for what each network scores
 
 
