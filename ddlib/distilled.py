@@ -101,7 +101,7 @@ def load_distilled(path: Path) -> DistilledSet:
 def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: int) -> None:
     """Raise ValueError unless `synthetic` is a set of this data set, method, size and seed.
 
-    It must hold `ipc` finite, normalised float32 images of every class, in ascending label, and
+    It must hold `ipc` finite, normalised float32 samples of every class, in ascending label, and
     hard labels or probabilities. Pixels of 0 to 255 are recognised by their range: none is
     negative, and some are five times as bright as white. Pixels of 0 to 1 cannot be recognised.
     """
@@ -109,15 +109,15 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
         raise ValueError(
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
-    images, labels = synthetic.samples, torch.arange(dataset.class_count).repeat_interleave(ipc)
+    samples, labels = synthetic.samples, torch.arange(dataset.class_count).repeat_interleave(ipc)
     is_soft = synthetic.labels.ndim == 2
     shape = (len(labels), dataset.class_count) if is_soft else (len(labels),)
     expected = {
         "data": (dataset.name, synthetic.data),
         "method": (method, synthetic.method),
         "seed": (seed, synthetic.seed),
-        "samples of shape": ((len(labels), *dataset.sample_shape), tuple(images.shape)),
-        "samples of type": (torch.float32, images.dtype),
+        "samples of shape": ((len(labels), *dataset.sample_shape), tuple(samples.shape)),
+        "samples of type": (torch.float32, samples.dtype),
         "labels of shape": (shape, tuple(synthetic.labels.shape)),
         "labels of type": (torch.float32 if is_soft else torch.int64, synthetic.labels.dtype),
     }
@@ -129,14 +129,14 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
     if is_soft:
         _check_soft(synthetic.labels)
     elif not torch.equal(synthetic.labels.cpu(), labels):
-        raise ValueError(f"it should hold {ipc} images of every class, in ascending label")
-    if not images.isfinite().all():
-        raise ValueError("it should be finite, and some of its pixels are NaN or infinite")
+        raise ValueError(f"it should hold {ipc} samples of every class, in ascending label")
+    if not samples.isfinite().all():
+        raise ValueError("it should be finite, and some of its values are NaN or infinite")
     if synthetic.normalisation != dataset.normalisation:
         raise ValueError("it should be normalised as the data set is")
     if dataset.kind != "image":
         return
-    low, high = (bound.item() for bound in images.aminmax())
+    low, high = (bound.item() for bound in samples.aminmax())
     bright = dataset.normalisation.normalise(torch.full((1, *dataset.sample_shape), 5.0)).max()
     if low >= 0 and high > bright:
         raise ValueError(

@@ -68,7 +68,7 @@ def test_soft_labels_come_back_and_classes_go_by_place(tmp_path):
         (torch.full((6, 3), math.nan), "its soft labels should be probabilities"),
         (torch.full((6, 4), 0.25), r"labels of shape \(6, 3\), not \(6, 4\)"),
         (torch.full((6, 3), 1 / 3).double(), "labels of type torch.float32, not torch.f"),
-        (torch.zeros(6, dtype=torch.int64), "2 images of every class, in ascending label"),
+        (torch.zeros(6, dtype=torch.int64), "2 samples of every class, in ascending label"),
     ],
 )
 def test_soft_labels_must_be_probabilities(tiny, labels, message):

@@ -110,7 +110,7 @@ class Configuration(Recipe):
     ) -> Theta:
         """Apply the update operator to each batch in turn; return the weights after the last one.
 
-        batches: images (N, channels, H, W) and labels (N,); stream: for augmentation and stochastic
+        batches: samples (N, ...) and labels (N,); stream: for augmentation and stochastic
         layers. The optimiser and the schedule start anew; `theta` is not changed. The steps are
         those of `ddlib.training.loop.train`. Raises DivergedError if a loss is not finite.
         """

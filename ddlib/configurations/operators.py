@@ -22,7 +22,7 @@ def update_fields(
 ) -> dict[str, np.ndarray]:
     """Return how each configuration changes the same P weights: arrays (STATES, P).
 
-    The first configuration is trained on the real images, without pretraining. At the start of
+    The first configuration is trained on the real samples, without pretraining. At the start of
     each of STATES equal parts of this training, every configuration applies its update operator to
     the same BURST batches. So batch size, schedule and initial weights do not matter, and an
     augmentation adds the noise of one draw. Configurations that diverge are left out. Raises

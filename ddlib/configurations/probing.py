@@ -1,4 +1,4 @@
-"""Train a network on all data and record its predictions and features on probe images."""
+"""Train a network on all data and record its predictions and features on probe samples."""
 
 import torch
 from safetensors.torch import save

@@ -28,9 +28,7 @@ def gap_against_k(tables: Tables):
     ks = np.geomspace(min(tables.sizes), 2 * max(tables.sizes), 60)
     curves = verdicts.curves(fits, ks).query("law == 'inverse_sqrt'")
     gaps = trials.rename(columns={"gap_error": "gap"})
-    return scaling.gap_against_k(
-        gaps, curves, verdicts.floors(fits), "gap in test error (fraction)"
-    )
+    return scaling.gap_against_k(gaps, curves, verdicts.floors(fits), "gap in error (fraction)")
 
 
 def write_pictures(folder: Path) -> None:

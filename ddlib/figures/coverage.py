@@ -9,7 +9,7 @@ import pandas as pd
 from ddlib.figures import style
 from ddlib.stats.intervals import student
 
-GAP_TITLE = "gap in test error"
+GAP_TITLE = "gap in error"  # balanced, if the study's measure is
 SHAPES = ("circle", "square", "diamond", "cross")
 ROLES = {"centre of a ball": style.COLOURS[1], "covered": style.COLOURS[0]}
 ROLES["not in the family"] = "white"

@@ -1,4 +1,4 @@
-"""What several methods use: the images of a class, real batches, fresh networks, the set S."""
+"""What several methods use: the samples of a class, real batches, fresh networks, the set S."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -25,7 +25,7 @@ PLAIN_SGD = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant")
 
 
 def class_members(dataset: DataSet) -> list[torch.Tensor]:
-    """Return, for each class, the indices of its training images in ascending order."""
+    """Return, for each class, the indices of its training samples in ascending order."""
     labels = dataset.train.labels.cpu()
     return [torch.nonzero(labels == label).flatten() for label in range(dataset.class_count)]
 
@@ -38,9 +38,9 @@ def synthetic_labels(class_count: int, ipc: int) -> torch.Tensor:
 def real_batches(
     dataset: DataSet, size: int, stream: torch.Generator
 ) -> Iterator[list[torch.Tensor]]:
-    """Yield without end, for each class, the indices of `size` different real images.
+    """Yield without end, for each class, the indices of `size` different real samples.
 
-    A class of fewer images gives all it has.
+    A class of fewer samples gives all it has.
     """
     classes = class_members(dataset)
     while True:
@@ -48,7 +48,7 @@ def real_batches(
 
 
 def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
-    """Return the indices (ipc x C,) of random training images, `ipc` of each class.
+    """Return the indices (ipc x C,) of random training samples, `ipc` of each class.
 
     With the same seed, a smaller choice is part of a larger one.
     """
@@ -56,9 +56,9 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
 
 
 def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:
-    """Return the images (ipc x C, channels, H, W) that a method starts from.
+    """Return the samples (ipc x C, ...) that a method starts from.
 
-    "real": the images that the method `random` chooses with this seed; "noise": N(0, 1) in
+    "real": the samples that the method `random` chooses with this seed; "noise": N(0, 1) in
     normalised pixels.
     """
     if initialisation == "real":
@@ -76,7 +76,7 @@ def finished(
     seed: int,
     learned: Mapping[str, float] | None = None,
 ) -> DistilledSet:
-    """Return the images (ipc x C, channels, H, W), grouped by class, as a distilled set."""
+    """Return the samples (ipc x C, ...), grouped by class, as a distilled set."""
     images = images.detach().cpu().clone()
     return DistilledSet(
         samples=images,
@@ -117,7 +117,7 @@ class BatchMatching(Matching):
     """The parameters of the methods that compare S with batches of D.
 
     configurations: tables of a network and of training options, to distil for all of them: each
-    iteration draws one. What a table leaves out is the study's. real_batch: real images of each
+    iteration draws one. What a table leaves out is the study's. real_batch: real samples of each
     class in a batch.
 
     average: the mean of the objective over iterations. Networks give objectives of very different
@@ -150,7 +150,7 @@ def fresh_networks(
 
 
 class Synthetic:
-    """S while a method moves it: images (ipc x C, channels, H, W), labels, and an optimiser."""
+    """S while a method moves it: samples (ipc x C, ...), labels, and an optimiser."""
 
     def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
         self.ipc, self._origin = ipc, (dataset, parameters, seed)

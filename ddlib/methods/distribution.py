@@ -19,7 +19,7 @@ from ddlib.training.divergence import DivergedError, or_diverged
 class DistributionMatching(BatchMatching):
     """Defaults are the reference's (Zhao & Bilen, WACV 2023); digits want `dsa_no_flip`.
 
-    The gradient of an image shrinks like 1/ipc, so one learning rate moves large sets slowly;
+    The gradient of a sample shrinks like 1/ipc, so one learning rate moves large sets slowly;
     `learning_rate: {1: 1, 100: 100}` moves all sizes alike. No network is trained, so only the
     networks of `configurations` matter.
     """

@@ -29,7 +29,7 @@ from ddlib.training.recipe import Recipe
 
 OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
-STATISTICS_BATCH = 16  # real images a class from which batch norms take their statistics
+STATISTICS_BATCH = 16  # real samples a class from which batch norms take their statistics
 
 
 class GradientMatching(BatchMatching):
@@ -55,7 +55,7 @@ class GradientMatching(BatchMatching):
 class SiameseGradientMatching(GradientMatching):
     """DSA: S and D are augmented alike while gradients are matched (Zhao & Bilen, ICML 2021).
 
-    Defaults are the reference's: those of DC, except the real initial images and the augmentation.
+    Defaults are the reference's: those of DC, except the real initial samples and the augmentation.
     Digits want `augmentation: dsa_no_flip`.
     """
 
@@ -71,8 +71,8 @@ def distil(
     """Distil S: alternate matching steps, which move S, and inner loops, which train on S.
 
     Every iteration starts from a fresh network. A matching step draws one augmentation for each
-    class, for its real and synthetic images; the inner loop draws one for each image. Batch norms
-    take their statistics from real images of all classes, and keep them in a matching step.
+    class, for its real and synthetic samples; the inner loop draws one for each sample. Batch norms
+    take their statistics from real samples of all classes, and keep them in a matching step.
 
     Source: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021),
     algorithm 1; Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation"
@@ -114,7 +114,7 @@ def distil(
 def inner_recipe(parameters: GradientMatching, ipc: int, k: int) -> Recipe | None:
     """Return the recipe of the inner loop; None for no training.
 
-    Batches are always full: an epoch may take the first images of the next permutation, where the
+    Batches are always full: an epoch may take the first samples of the next permutation, where the
     reference takes a short batch.
     """
     epochs = round(at_ipc(parameters.inner_epochs, ipc))
@@ -138,8 +138,8 @@ def match(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `row_cosine_distance` () at `theta`, summed over classes, and its gradient.
 
-    batch: for each class, the indices of its real images; images: (ipc x C, channels, H, W),
-    grouped by class; drawn: for each class, the augmentation of its real and synthetic images.
+    batch: for each class, the indices of its real samples; images: (ipc x C, ...),
+    grouped by class; drawn: for each class, the augmentation of its real and synthetic samples.
     The gradient has the shape of `images`. A loop over classes is faster on a CPU than
     torch.func.vmap, which makes grouped convolutions.
     """
@@ -162,7 +162,7 @@ def match(
 def weight_gradients(
     network: Network, theta: Theta, images: torch.Tensor, label: int, create_graph: bool = False
 ) -> list[torch.Tensor]:
-    """Return the weight gradients of the mean cross-entropy of images of one class.
+    """Return the weight gradients of the mean cross-entropy of samples of one class.
 
     Biases and norms, which have one dimension, are left out, as in the reference.
     """

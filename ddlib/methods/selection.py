@@ -1,6 +1,6 @@
-"""Controls that choose real images instead of making new ones: random, herding, k-center.
+"""Controls that choose real samples instead of making new ones: random, herding, k-center.
 
-Each orders the images of every class once. The set of a size holds the first images of each order.
+Each orders the samples of every class once. The set of a size holds the first of each order.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Sets = dict[int, DistilledSet]  # by ipc
 
 
 class RandomSelection(Parameters):
-    """Random real images: there is nothing to set."""
+    """Random real samples: there is nothing to set."""
 
 
 class FeatureSelection(Parameters):
@@ -37,7 +37,7 @@ class FeatureSelection(Parameters):
 def random(
     dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: RandomSelection
 ) -> Sets:
-    """Choose `ipc` random real images of each class, for every ipc."""
+    """Choose `ipc` random real samples of each class, for every ipc."""
     orders = random_members(dataset, max(ipcs), seed).view(dataset.class_count, -1)
     return _firsts(dataset, ipcs, orders, "random", parameters, seed)
 
@@ -45,7 +45,7 @@ def random(
 def herding(
     dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
 ) -> Sets:
-    """Choose real images whose mean feature is, after each choice, nearest to the class mean.
+    """Choose real samples whose mean feature is, after each choice, nearest to the class mean.
 
     Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
     """
@@ -56,7 +56,7 @@ def herding(
 def k_center(
     dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
 ) -> Sets:
-    """Choose real images greedily, to bring every image of a class near to a chosen one.
+    """Choose real samples greedily, to bring every sample of a class near to a chosen one.
 
     Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
     """
@@ -98,7 +98,7 @@ def _orders(
     seed: int,
     parameters: FeatureSelection,
 ) -> list[torch.Tensor]:
-    """Return, for each class, the indices (count,) of the training images that `order` picks."""
+    """Return, for each class, the indices (count,) of the training samples that `order` picks."""
     real = dataset.train
     theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.steps:
@@ -121,7 +121,7 @@ def _firsts(
     parameters: Parameters,
     seed: int,
 ) -> Sets:
-    """Return, for every ipc, the set of the first `ipc` images in the order of each class."""
+    """Return, for every ipc, the set of the first `ipc` samples in the order of each class."""
     sets = {}
     for ipc in ipcs:
         images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))

@@ -29,7 +29,7 @@ from ddlib.training.loop import at_steps, batches, training_steps
 from ddlib.training.recipe import Recipe
 
 GRADIENTS = ("exact", "tesla")
-FIRST_SHARE = 0.9  # of an image's own class, in labels that are to be learned
+FIRST_SHARE = 0.9  # of a sample's own class, in labels that are to be learned
 
 Step = tuple[torch.Tensor, augment.Draw]  # a student's batch: indices in S, and an augmentation
 
@@ -41,9 +41,9 @@ class TrajectoryMatching(Matching):
     initial value of the student's learned step size. expert_steps: SGD steps between two snapshots
     of an expert (0: an epoch). max_start, expert_epochs: numbers of snapshots. synthetic_batch: 0
     is all of S. gradient: see `unroll`; halve learning rates that were published with TESLA. The
-    gradient of an image shrinks like 1/ipc, so small sets need smaller learning rates.
-    label_learning_rate: above 0, soft labels are learned, too, from FIRST_SHARE for the image's own
-    class; a study evaluates with them under `labels: {regime: learned}`.
+    gradient of a sample shrinks like 1/ipc, so small sets need smaller learning rates.
+    label_learning_rate: above 0, soft labels are learned, too, from FIRST_SHARE for each sample's
+    own class; a study evaluates with them under `labels: {regime: learned}`.
     """
 
     iterations: ByIpc[NonNegativeInt] = 5000
@@ -174,7 +174,7 @@ def _read_expert(path: Path) -> np.ndarray:
 def _student_steps(
     ipc: int, k: int, parameters: TrajectoryMatching, stream: torch.Generator
 ) -> list[Step]:
-    """Return the batches of the student's steps, with strengths of augmentation for each image."""
+    """Return the batches of the student's steps, with strengths of augmentation for each sample."""
     families = augment.STRATEGIES[parameters.augmentation]
     rows = batches(k, round(at_ipc(parameters.synthetic_batch, ipc)) or k, stream)
     count = round(at_ipc(parameters.student_steps, ipc))
@@ -200,8 +200,8 @@ def unroll(
     The forward pass keeps only the theta_i. The backward pass computes each step again, so that
     memory holds the graph of one step. It carries the adjoint a_i = d loss / d theta_i: a_i = a_i+1
     - step_size (d g_i / d theta_i) a_i+1. "tesla" keeps a_i at a_N: it ignores that the theta_i
-    depend on the images and the step size. The published code of "tesla" gives half of this
-    gradient of the images, because `2 * torch.autograd.grad(...)` repeats a tuple.
+    depend on the samples and the step size. The published code of "tesla" gives half of this
+    gradient of the samples, because `2 * torch.autograd.grad(...)` repeats a tuple.
 
     Source: Cazenavette et al. (CVPR 2022), equation 2; for "tesla", Cui et al. (ICML 2023).
     """

@@ -82,7 +82,7 @@ def _check_kind(name: str, sample_shape: Sequence[int]) -> None:
 def logits(
     network: Network,
     theta: Theta,
-    images: torch.Tensor,
+    samples: torch.Tensor,
     training: bool = False,
     stream: torch.Generator | None = None,
 ) -> torch.Tensor:
@@ -92,29 +92,29 @@ def logits(
     stochastic layers such as dropout draw from `stream` (None: always the same numbers). Raises
     RuntimeError under an autocast that `ddlib.devices.precision` did not start.
     """
-    check_autocast(images.device)
+    check_autocast(samples.device)
     network.train(training)
-    values = {**_buffers(network, images.device), **theta}
-    with seeded(stream or torch.Generator(), images.device) if training else nullcontext():
-        scores = functional_call(network, values, (images,), tie_weights=False)
-    return scores.to(images.dtype)  # autocast to bf16 may have changed it
+    values = {**_buffers(network, samples.device), **theta}
+    with seeded(stream or torch.Generator(), samples.device) if training else nullcontext():
+        scores = functional_call(network, values, (samples,), tie_weights=False)
+    return scores.to(samples.dtype)  # autocast to bf16 may have changed it
 
 
-def embed(network: Network, theta: Theta, images: torch.Tensor) -> torch.Tensor:
+def embed(network: Network, theta: Theta, samples: torch.Tensor) -> torch.Tensor:
     """Return the features (N, F) of samples (N, ...): the output of the body.
 
     Without running statistics, batch norms normalise all samples as one batch. Raises RuntimeError
     as `logits` does.
     """
-    check_autocast(images.device)
+    check_autocast(samples.device)
     network.eval()
-    values = {**_buffers(network, images.device), **theta}
+    values = {**_buffers(network, samples.device), **theta}
     body = {name[5:]: value for name, value in values.items() if name.startswith("body.")}
     has_statistics = any(name.endswith(".running_mean") for name in theta)
     one_batch = network.batch_norms and not has_statistics
-    parts = [images] if one_batch else in_passes(images)
+    parts = [samples] if one_batch else in_passes(samples)
     features = [functional_call(network.body, body, (part,), tie_weights=False) for part in parts]
-    return torch.cat(features).flatten(1).to(images.dtype)  # bf16 would round means and distances
+    return torch.cat(features).flatten(1).to(samples.dtype)  # bf16 would round means and distances
 
 
 def _buffers(network: Network, device: torch.device) -> Theta:
@@ -150,11 +150,11 @@ def with_buffers(network: Network, theta: Theta) -> Theta:
 
 
 @torch.no_grad()
-def with_batch_seen(network: Network, theta: Theta, images: torch.Tensor) -> Theta:
-    """Return `theta` with the running statistics after one training pass over `images`."""
+def with_batch_seen(network: Network, theta: Theta, samples: torch.Tensor) -> Theta:
+    """Return `theta` with the running statistics after one training pass over `samples`."""
     theta = with_buffers(network, theta)
     if network.batch_norms:
-        logits(network, theta, images, training=True)
+        logits(network, theta, samples, training=True)
     return theta
 
 

@@ -45,8 +45,8 @@ class Network(nn.Module):
                 )
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(images))
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(samples))
 
 
 class AveragePool(nn.Module):

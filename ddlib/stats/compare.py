@@ -1,7 +1,7 @@
 """Methods compared under one protocol: differences within seeds, costs, scores, and agreement.
 
 All functions read the study's tidy tables. A seed shares initial weights, real batches and first
-images over methods, so methods are compared seed by seed. Accuracies are fractions; evaluations of
+samples over methods, so methods are compared seed by seed. Accuracies are fractions; evaluations of
 one distilled set are averaged first. What cannot be tested says why in a column `reason` and keeps
 its p-values empty (NaN).
 
@@ -16,7 +16,7 @@ import scipy  # its parts load when they are first used
 
 from ddlib.stats.intervals import LEVEL, student
 
-CONTROLS = ("random", "herding", "k_center")  # they select real images and learn nothing
+CONTROLS = ("random", "herding", "k_center")  # they select real samples and learn nothing
 BASELINE = "random"  # what every method has to beat
 VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
 PAIR = ["n", "difference", "low", "high", "p", "reason"]
@@ -40,7 +40,7 @@ def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def learned(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials of the methods that learn images: neither CONTROLS nor variants."""
+    """Return the trials of the methods that learn samples: neither CONTROLS nor variants."""
     base = trials["method"] == trials.get("base", trials["method"])
     return trials[base & ~trials["method"].isin(CONTROLS)]
 

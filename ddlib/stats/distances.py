@@ -3,7 +3,7 @@
 Who trained the networks does not matter. A distance matrix is a DataFrame (M, M) with the names of
 the configurations on both axes.
 
-Letters: M configurations, S seeds, N probe images, C classes, F features.
+Letters: M configurations, S seeds, N probe samples, C classes, F features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import scipy  # its parts load when they are first used
 from ddlib.stats.intervals import SAME
 
 NOISE_SEEDS = 4  # fewest seeds for the noise floor
-PROBES = 20  # fewest probe images for CKA: the scatter of unrelated ones is sqrt(2 / N(N - 3))
+PROBES = 20  # fewest probe samples for CKA: the scatter of unrelated ones is sqrt(2 / N(N - 3))
 ROUNDING = 1e-9  # distances that differ by this part of the diameter count as equal
 
 
@@ -80,15 +80,17 @@ def representation_distance(
     """Return 1 - CKA (linear) of representations on the probe set, seed noise taken out.
 
     representations: M arrays (S, N, F_m), S >= 2. CKA is the cosine between Gram matrices without
-    the bias of few images: HSIC_1 of Song et al. (2012, eq. 5), as in Nguyen et al. (2021). Its
+    the bias of few samples: HSIC_1 of Song et al. (2012, eq. 5), as in Nguyen et al. (2021). Its
     mean over pairs of different seeds is divided by what the seeds of one configuration reach
     among themselves (geometric mean of the two), so it is plain CKA where seeds agree. Its square
-    root is a metric, but for noise. Raises ValueError for fewer than PROBES images, or
+    root is a metric, but for noise. Raises ValueError for fewer than PROBES samples, or
     representations without structure.
     """
     arrays = [np.asarray(array, dtype=float) for array in representations]
     if few := [len(array[0]) for array in arrays if len(array[0]) < PROBES]:
-        raise ValueError(f"a probe set of {few[0]} images is too small for CKA; choose >= {PROBES}")
+        raise ValueError(
+            f"a probe set of {few[0]} samples is too small for CKA; choose >= {PROBES}"
+        )
     values = _stack([_gram_vectors(array) for array in arrays], 2)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
     products = _other_seeds(values / np.where(norms > 0, norms, 1.0))
@@ -182,7 +184,7 @@ def _stack(arrays: Sequence[np.ndarray], seeds: int = 1) -> np.ndarray:
 
 
 def _predictions(probabilities: Sequence[np.ndarray], seeds: int = 2) -> np.ndarray:
-    """Return (M, S, N C), so scaled that a squared length is a mean over images, and centred."""
+    """Return (M, S, N C), so scaled that a squared length is a mean over samples, and centred."""
     values = _stack(probabilities, seeds)
     if values.min() < -1e-6 or np.abs(values.sum(axis=-1) - 1).max() > 1e-2:
         raise ValueError("predictions must be probabilities that sum to 1; apply softmax first")

@@ -215,9 +215,9 @@ def find_length(
 ) -> Path:
     """Search for the steps after which a training on all data has converged; write them as JSON.
 
-    The search uses seed 0 and trains without the held-out images. The file holds `steps`; `capped`,
+    The search uses seed 0 and trains without held-out samples. The file holds `steps`; `capped`,
     whether the limit `converged.passes` ended the search; and `tried`, a list of steps and the
-    cross-entropy on held-out images (null: diverged).
+    cross-entropy on held-out samples (null: diverged).
     """
 
     def find() -> bytes:

@@ -1,6 +1,6 @@
 """The plan of a study: every trial, and the path of every file.
 
-The name of a file is a digest of everything that decides its content (settings, images, code). So a
+The name of a file is a digest of everything that decides its content (settings, data, code). So a
 rerun makes only what is missing, and studies share reference networks and prepared files.
 """
 

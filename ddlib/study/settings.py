@@ -121,14 +121,14 @@ class Settings(Parameters):
     measure: the accuracy whose gaps are measured; by default "balanced", over classes, where these
         differ in size (see `Plan.measure`).
     methods: {name: parameters}, see `read_methods`.
-    k: sizes, in images of all classes together.
+    k: sizes, in samples of all classes together.
     results: the folder to write.
     configurations: {name: changes of network and training}; every set is evaluated under each of
         them. See `expand` for products.
     families: {name: configurations}; spread: families of equal size.
     epsilons: the gaps for which k* is computed.
     pilot: by default all sizes but the largest, and every second configuration.
-    probe: the number of test images on which trained networks are compared.
+    probe: the number of test samples on which trained networks are compared.
     cache: the folder of files that studies share: networks on all data, and prepared files.
     seeds: their number; they count from 0.
     evaluations: networks trained on each distilled set.

@@ -53,7 +53,7 @@ class Training:
     """A training: a copy of the weights `theta`, which every step updates in place.
 
     Buffers that `theta` lacks are added; the optimiser does not see buffers. generator: for
-    augmentation and stochastic layers; teacher: labels the images in the place of their labels.
+    augmentation and stochastic layers; teacher: labels the samples in the place of their labels.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Training:
         """The weights and buffers, detached. The next step overwrites them: copy to keep them."""
         return {name: value.detach() for name, value in self.theta.items()}
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take a step on images (N, ...) and hard or soft labels; return the loss () before it."""
-        images, targets = augmented(images, labels, self.recipe.augmentation, self.generator)
-        scores = logits(self.network, self.theta, images, training=True, stream=self.generator)
-        loss = batch_loss(scores, images, targets, self.recipe.label_smoothing, self.teacher)
+    def step(self, samples: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take a step on samples (N, ...) and hard or soft labels; return the loss () before it."""
+        samples, targets = augmented(samples, labels, self.recipe.augmentation, self.generator)
+        scores = logits(self.network, self.theta, samples, training=True, stream=self.generator)
+        loss = batch_loss(scores, samples, targets, self.recipe.label_smoothing, self.teacher)
         self.descend(loss)
         return loss.detach()
 
@@ -95,28 +95,28 @@ class Training:
 def train(
     network: Network,
     theta: Theta,
-    images: torch.Tensor,
+    samples: torch.Tensor,
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
     see: Callable[[torch.Tensor], None] | None = None,
     teacher: Teacher | None = None,
 ) -> Theta:
-    """Return the weights after `recipe.steps` steps from `theta` on images and labels.
+    """Return the weights after `recipe.steps` steps from `theta` on samples and labels.
 
-    images: (N, channels, H, W), or the `images` of a Split; labels: (N,) or soft, (N, C); a teacher
-    labels the images instead, after augmentation. `theta` is not changed. The result also holds the
-    network's buffers. see: called with the loss () of every step. Without it, raises DivergedError,
-    with the step, if a loss is not finite.
+    samples: (N, ...), or the `samples` of a Split; labels: (N,) or soft, (N, C); a teacher
+    labels the samples instead, after augmentation. `theta` is not changed. The result also holds
+    the network's buffers. see: called with the loss () of every step. Without it, raises
+    DivergedError, with the step, if a loss is not finite.
     """
-    steps = training_steps(network, theta, images, labels, recipe, generator, see, teacher)
+    steps = training_steps(network, theta, samples, labels, recipe, generator, see, teacher)
     return deque(steps, maxlen=1).pop()
 
 
 def training_steps(
     network: Network,
     theta: Theta,
-    images: torch.Tensor,
+    samples: torch.Tensor,
     labels: torch.Tensor,
     recipe: Recipe,
     generator: torch.Generator,
@@ -130,8 +130,8 @@ def training_steps(
     training, watch = Training(network, theta, recipe, generator, teacher), Watch()
     stream = batches(len(labels), recipe.batch_size, generator)
     for step in range(recipe.steps):
-        rows = send(next(stream), images.device)
-        loss = training.step(images[rows], labels[rows])
+        rows = send(next(stream), samples.device)
+        loss = training.step(samples[rows], labels[rows])
         if see:
             see(loss)
         else:
@@ -175,14 +175,14 @@ def score_of(scores_at: Callable[[torch.Tensor], torch.Tensor], split: Split) ->
         nats.append(F.cross_entropy(scores, labels, reduction="sum"))
     labels = split.labels.cpu()
     hits = labels.bincount(torch.cat(right).cpu().double())  # (C,)
-    recalls = (hits / labels.bincount()).nanmean()  # 0 / 0 for a class without images
+    recalls = (hits / labels.bincount()).nanmean()  # 0 / 0 for a class without samples
     nats = sum(torch.stack(nats).cpu().tolist())
     return Score(hits.sum().item() / count, nats / count, recalls.item())
 
 
 def train_and_score(
     network: Network,
-    images: torch.Tensor,
+    samples: torch.Tensor,
     labels: torch.Tensor,
     test: Split,
     recipe: Recipe,
@@ -190,16 +190,16 @@ def train_and_score(
     theta: Theta | None = None,
     teacher: Teacher | None = None,
 ) -> Score:
-    """Train a network on images and labels; return its score on `test` after the last step.
+    """Train a network on samples and labels; return its score on `test` after the last step.
 
     `seed` decides the initial weights (unless `theta` gives them), the order of the batches and the
     augmentation. So sets that are compared under one seed start from the same weights. Raises
     DivergedError if a loss is not finite, in training or on `test`.
     """
     if theta is None:
-        theta = initial_parameters(network, generator("evaluation weights", seed), images.device)
+        theta = initial_parameters(network, generator("evaluation weights", seed), samples.device)
     stream = generator("evaluation batches", seed)
-    theta = train(network, theta, images, labels, recipe, stream, teacher=teacher)
+    theta = train(network, theta, samples, labels, recipe, stream, teacher=teacher)
     return final(score(network, theta, test), recipe)
 
 
@@ -211,5 +211,5 @@ def final(result: Score, recipe: Recipe) -> Score:
 
 
 def passes(steps: int, batch_size: int, count: int) -> float:
-    """Return how often a training of `steps` steps sees each of `count` images, on average."""
+    """Return how often a training of `steps` steps sees each of `count` samples, on average."""
     return steps * min(batch_size, count) / count

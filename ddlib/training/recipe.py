@@ -65,8 +65,8 @@ class Converged(Parameters):
     """How long networks are trained on all data D: until their risk no longer falls.
 
     The number of steps starts at the recipe's and is doubled until the cross-entropy on held-out
-    training images no longer falls. passes: the most passes over D (or the recipe's, if they are
-    more); held_out: the share of the training images that is held out.
+    training samples no longer falls. passes: the most passes over D (or the recipe's, if they are
+    more); held_out: the share of the training samples that is held out.
     """
 
     passes: PositiveInt = 30
@@ -76,8 +76,8 @@ class Converged(Parameters):
 def hold_out(labels: torch.Tensor, share: float) -> torch.Tensor:
     """Choose a random share of every class to hold out: a bool (N,) for labels (N,) on the CPU.
 
-    At least one image of a class is held out, and at least one is kept. Every call chooses the same
-    images. Raises ValueError if no class has two images.
+    At least one sample of a class is held out, and at least one is kept. Every call chooses alike.
+    Raises ValueError if no class has two samples.
     """
     is_held_out, stream = torch.zeros(len(labels), dtype=torch.bool), generator("held out")
     for label in labels.unique():
@@ -86,7 +86,7 @@ def hold_out(labels: torch.Tensor, share: float) -> torch.Tensor:
         is_held_out[members[torch.randperm(len(members), generator=stream)[:count]]] = True
     if not is_held_out.any():
         raise ValueError(
-            "no class has two training images, so none can be held out to see when a training on "
+            "no class has two training samples, so none can be held out to see when a training on "
             "all data has converged; choose reference: same_steps"
         )
     return is_held_out
@@ -98,7 +98,7 @@ def search_length(
     """Double the length of a training until its risk no longer falls.
 
     first: steps of the shortest training; most: steps of the longest; risk: trains for a number of
-    steps and returns the risk on held-out images. Returns the steps of the least risk, and a list
+    steps and returns the risk on held-out samples. Returns the steps of the least risk, and a list
     of every length tried and its risk. If `first` is at least `most`, nothing is tried.
     """
     if first >= most:

@@ -29,7 +29,7 @@ REGIMES = ("hard", "soft", "learned")
 class Labels(Parameters):
     """The labels by which networks are trained, on distilled sets and on all data alike.
 
-    regime: "hard": the classes; "soft": what a teacher says about the images as the network sees
+    regime: "hard": the classes; "soft": what a teacher says about the samples as the network sees
     them, after augmentation; "learned": the labels that a method learned along with S, and the
     classes where none were learned. temperature, loss: see Teacher. teacher: changes of the study's
     network and training; the network that they give is trained on all data, and is the teacher.
@@ -53,7 +53,7 @@ class Labels(Parameters):
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained network that labels the images that a student sees; it does not learn.
+    """A trained network that labels the samples that a student sees; it does not learn.
 
     theta: its weights and buffers, on the student's device; temperature: divides the scores of
     teacher and student; loss: a name of LOSSES.
@@ -65,20 +65,20 @@ class Teacher:
     loss: str = "kl"
 
     @torch.no_grad()
-    def labels(self, images: torch.Tensor) -> torch.Tensor:
-        """Return soft labels (N, C) of images: the softmax of the scores over the temperature."""
-        return (logits(self.network, self.theta, images) / self.temperature).softmax(1)
+    def labels(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return soft labels (N, C) of samples: the softmax of the scores over the temperature."""
+        return (logits(self.network, self.theta, samples) / self.temperature).softmax(1)
 
     def loss_of(
-        self, scores: torch.Tensor, images: torch.Tensor, smoothing: float = 0.0
+        self, scores: torch.Tensor, samples: torch.Tensor, smoothing: float = 0.0
     ) -> torch.Tensor:
-        """Return the loss () of a student's scores (N, C) on images, times temperature squared.
+        """Return the loss () of a student's scores (N, C) on samples, times temperature squared.
 
         The factor keeps the gradient's size when the temperature changes (Hinton et al., 2015).
         smoothing: the share of the labels that is uniform. Raises ValueError if the student has
         another number of classes.
         """
-        soft = self.labels(images)
+        soft = self.labels(samples)
         if soft.shape != scores.shape:
             raise ValueError(
                 f"the teacher knows {soft.shape[1]} classes and the student {scores.shape[1]}; "
@@ -90,18 +90,18 @@ class Teacher:
 
 def batch_loss(
     scores: torch.Tensor,
-    images: torch.Tensor,
+    samples: torch.Tensor,
     targets: Targets,
     smoothing: float,
     teacher: Teacher | None,
 ) -> torch.Tensor:
-    """Return the mean loss () of scores (N, C) on augmented images, in nats.
+    """Return the mean loss () of scores (N, C) on augmented samples, in nats.
 
-    Without a teacher it is the cross-entropy for the weighted targets. A teacher labels the images
+    Without a teacher it is the cross-entropy for the weighted targets. A teacher labels the samples
     instead: the targets, also those of mixup and cutmix, are not used.
     """
     if teacher:
-        return teacher.loss_of(scores, images, smoothing)
+        return teacher.loss_of(scores, samples, smoothing)
     return sum(
         share * F.cross_entropy(scores, labels, label_smoothing=smoothing)
         for share, labels in targets

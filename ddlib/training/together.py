@@ -27,7 +27,7 @@ ACCELERATOR_WEIGHTS = 2**27
 """Weights trained at once. With gradient, momentum and initial value they take 2 GB."""
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
-"""Images (N, channels, H, W) to train on, and their labels, (N,) or soft (N, C)."""
+"""Samples (N, ...) to train on, and their labels, (N,) or soft (N, C)."""
 
 
 def train_and_score_all(
@@ -46,9 +46,9 @@ def train_and_score_all(
     and a network that diverges is trained to the end. Networks with stochastic layers are trained
     one after another.
     """
-    images, labels = sets[0]
-    count = at_once(network, len(labels), images.shape[1:], recipe, images.device.type)
-    if count == 1 or is_stochastic(network, thetas[0], images[:2]):
+    samples, labels = sets[0]
+    count = at_once(network, len(labels), samples.shape[1:], recipe, samples.device.type)
+    if count == 1 or is_stochastic(network, thetas[0], samples[:2]):
         return [
             or_diverged(loop.train_and_score, network, *labelled, test, recipe, *start, teacher)
             for labelled, *start in zip(sets, seeds, thetas, strict=True)
@@ -66,7 +66,7 @@ def train_and_score_all(
 def at_once(
     network: Network, k: int, sample_shape: Sequence[int], recipe: Recipe, device: str
 ) -> int:
-    """Return how many networks to train at the same time, each on a set of k images.
+    """Return how many networks to train at the same time, each on a set of k samples.
 
     On a GPU, as many as ACCELERATOR_PIXELS and ACCELERATOR_WEIGHTS allow. One on a CPU, and for
     networks with buffers (such as batch norms), which stacked networks would share.
@@ -93,11 +93,11 @@ def _train_stacked(
     sources = [_batches(labelled, recipe, seed) for labelled, seed in zip(sets, seeds, strict=True)]
     history = []
     for _ in range(recipe.steps):
-        images, targets = zip(*map(next, sources), strict=True)
-        scores = stacked_logits(network, training.theta, torch.stack(images))
+        samples, targets = zip(*map(next, sources), strict=True)
+        scores = stacked_logits(network, training.theta, torch.stack(samples))
         losses = [
             batch_loss(*batch, recipe.label_smoothing, teacher)
-            for batch in zip(scores, images, targets, strict=True)
+            for batch in zip(scores, samples, targets, strict=True)
         ]
         losses = torch.stack(losses)
         training.descend(losses.sum())
@@ -113,28 +113,28 @@ def _train_stacked(
 
 def _batches(labelled: Labelled, recipe: Recipe, seed: object) -> Iterator[Batch]:
     """Yield the augmented batches, and their targets, of `train_and_score` under a seed."""
-    (images, labels), stream = labelled, generator("evaluation batches", seed)
+    (samples, labels), stream = labelled, generator("evaluation batches", seed)
     for rows in loop.batches(len(labels), recipe.batch_size, stream):
-        rows = send(rows, images.device)
-        yield augmented(images[rows], labels[rows], recipe.augmentation, stream)
+        rows = send(rows, samples.device)
+        yield augmented(samples[rows], labels[rows], recipe.augmentation, stream)
 
 
-def stacked_logits(network: Network, stacked: Theta, images: torch.Tensor) -> torch.Tensor:
-    """Return the class scores (G, N, C) of G networks in training mode, each on its own images.
+def stacked_logits(network: Network, stacked: Theta, samples: torch.Tensor) -> torch.Tensor:
+    """Return the class scores (G, N, C) of G networks in training mode, each on its own samples.
 
-    stacked: weights, (G, ...) each; images: (G, N, channels, H, W). Only for networks without
+    stacked: weights, (G, ...) each; samples: (G, N, ...). Only for networks without
     buffers and stochastic layers.
     """
-    check_autocast(images.device)
+    check_autocast(samples.device)
     network.train()
-    scores = torch.vmap(partial(functional_call, network))(stacked, images)
-    return scores.to(images.dtype)
+    scores = torch.vmap(partial(functional_call, network))(stacked, samples)
+    return scores.to(samples.dtype)
 
 
 @torch.no_grad()
-def is_stochastic(network: Network, theta: Theta, images: torch.Tensor) -> bool:
-    """Return whether a training pass over `images` (N, channels, H, W) draws random numbers."""
+def is_stochastic(network: Network, theta: Theta, samples: torch.Tensor) -> bool:
+    """Return whether a training pass over `samples` (N, ...) draws random numbers."""
     stream = torch.Generator()
     before = stream.get_state()
-    logits(network, with_buffers(network, theta), images, training=True, stream=stream)
+    logits(network, with_buffers(network, theta), samples, training=True, stream=stream)
     return not torch.equal(stream.get_state(), before)

@@ -11,7 +11,12 @@ from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
 from ddlib.words.text import Text, listed, p_value
 
 FEW = 4  # configurations that are named one by one
+ERRORS = {"accuracy": "test error", "balanced": "balanced test error"}  # by measure
 NO_WORSE = "On average, networks trained on S are no worse than those trained on D"
+BALANCED = (
+    "Gaps in error are balanced: each class counts the same, however many samples it has. "
+    "Cross-entropy, and accuracies that are not called balanced, are of the test set as it is."
+)
 NOTE = (
     "Intervals are 95 %. The curve survives if the interval of the exponent holds 1/2 and no lack "
     "of fit is significant. R², the paper's criterion, decides nothing: curves that merely fall "
@@ -140,20 +145,25 @@ def _missing(law: Fit) -> str:
 def effort(references: pd.DataFrame) -> Text:
     """Say how long the networks on all data were trained, and how that changes their accuracy.
 
-    references: the study's table, of one configuration.
+    It also says where gaps are balanced. references: the study's table, of one configuration.
     """
+    text = _effort(references)
+    return Text(f"{text} {BALANCED}" if "balanced" in set(references.get("measure", ())) else text)
+
+
+def _effort(references: pd.DataFrame) -> str:
     if (references["steps"] == 0).any():
-        return Text("R(D) is the risk of table models fitted to all of D; they take no steps.")
+        return "R(D) is the risk of table models fitted to all of D; they take no steps."
     kinds = {name: rows.set_index("seed") for name, rows in references.groupby("reference")}
     same, full = kinds["same_steps"], kinds.get("converged")
     if full is None:
-        return Text(
+        return (
             "R(D) is the risk of networks that take the same steps on all of D as on S: "
             f"{_length(same)}. They need not have converged: `reference: converged` trains them "
             "until they have."
         )
     if full["steps"].isna().any():
-        return Text("It is not known how long networks on all of D must be trained: see Failures.")
+        return "It is not known how long networks on all of D must be trained: see Failures."
     end = "Longer training of seed 0 did not lower the risk on training samples held out."
     if full["capped"].any():
         end = "It may fall further: training ended at the most passes allowed, so raise "
@@ -163,7 +173,7 @@ def effort(references: pd.DataFrame) -> Text:
     if len(change):
         text += f" After only the steps taken on S ({_length(same)}) the accuracy on D changes by "
         text += f"{change.mean():+.4f} (seeds: {change.min():+.4f} to {change.max():+.4f})."
-    return Text(text)
+    return text
 
 
 def _length(references: pd.DataFrame) -> str:

@@ -102,7 +102,7 @@ def test_what_is_not_read_is_said(pets):
     with pytest.warns(UserWarning, match="pets holds texts, so its columns year are not read; for"):
         load(pets)
     with pytest.raises(
-        ValueError, match="length=9 is an option of texts, form: tokens, but .*ment"
+        ValueError, match=r"length=9 is an option of texts, form: tokens, but .*ment"
     ):
         load(pets, length=9)
 

@@ -44,7 +44,7 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     charts = outputs(notebook, "application/vnd.vegalite.v5+json")
     assert len(charts) == 3 + 1  # the set, a figure a law, and the answer about noise
     kept, scaling, coverage = outputs(notebook, "text/markdown")
-    assert kept.startswith("With 0.8% of the images, the distilled set keeps ")
+    assert kept.startswith("With 0.8% of the samples, the distilled set keeps ")
     assert scaling.count("Left free, the exponent is b =") == 2
     assert coverage.startswith("**Worst gap 0.05: k* is not shown to rise with H_cov")
     assert "17 families have 10 distinct k*" in coverage

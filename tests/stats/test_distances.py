@@ -144,7 +144,7 @@ CKA = distances.representation_distance
         (lambda: distances.prediction_distance(10 * predictions(), "ab"), "softmax"),
         (lambda: distances.noise_floor(predictions(seeds=3)), "3 seeds .* least 4"),
         (lambda: distances.update_distance(np.eye(2)[:, :, None], "ab"), "'a' does not move.* 1"),
-        (lambda: CKA(FEATURES[:1] * 2, "ab"), "19 images is too small for CKA; choose >= 20"),
+        (lambda: CKA(FEATURES[:1] * 2, "ab"), "19 samples is too small for CKA; choose >= 20"),
         (lambda: CKA(FEATURES[1:] * 2, "ab"), "'a' share no structure"),
         (lambda: distances.embed(frame([[0, 1], [2, 0]])), "symmetric"),
         (lambda: distances.embed(frame([[0, -1], [-1, 0]])), ">= 0"),

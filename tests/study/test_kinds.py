@@ -61,7 +61,7 @@ def test_every_method_runs_on_vectors(tmp_path):
 
 
 def test_models_of_scikit_learn_learn_from_the_nearest_rows_of_a_table(tmp_path):
-    """S is moved off the corners of its one-hot words; networks see it there, such models do not."""
+    """DM moves one-hot words off their corners, where networks see them and such models do not."""
     draws = np.random.default_rng(0)
     town, size = draws.choice(["Bonn", "Oslo", "Rome"], 120), draws.normal(size=120)
     table = pd.DataFrame({"size": size, "town": town, "label": (size > 0) ^ (town == "Bonn")})

@@ -197,6 +197,19 @@ def planned(tmp_path, **changes):
     return make_plan(read_settings(STUDY | places | changes))
 
 
+def test_hard_and_learned_labels_share_their_networks_on_all_data(result):
+    paths = {}
+    for full in result.plan.references:
+        paths.setdefault(full.configuration, []).append(full.path)
+    assert paths["hard"] == paths["learned"]
+    assert not set(paths["hard"]) & set(paths["soft"])
+    lengths = [result.plan.length_path(name) for name in ("hard", "learned", "soft")]
+    assert lengths[0] == lengths[1] != lengths[2]
+    rows = result.references.drop(columns="configuration").groupby(result.references.configuration)
+    hard, learned = (rows.get_group(name).reset_index(drop=True) for name in ("hard", "learned"))
+    pd.testing.assert_frame_equal(hard, learned)
+
+
 def test_a_teacher_decides_only_what_it_teaches(tmp_path):
     """Another teacher changes the trials and references of its configuration, and no set."""
     other = STUDY["configurations"]["soft"] | {"labels": SOFT | {"teacher": {"steps": 61}}}

@@ -252,5 +252,5 @@ def test_the_same_share_of_every_class_is_held_out():
     assert labels[held].bincount(minlength=4).tolist() == [10, 2, 1, 0]
     assert torch.equal(held, hold_out(labels, 0.1))
     assert labels[hold_out(labels, 0.9)].bincount().tolist() == [90, 18, 2]
-    with pytest.raises(ValueError, match="no class has two training images, so none can be held"):
+    with pytest.raises(ValueError, match="no class has two training samples, so none can be held"):
         hold_out(torch.arange(5), 0.1)

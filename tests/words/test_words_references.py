@@ -82,6 +82,8 @@ def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
     assert "100 steps, 0.32 passes over D. They need not have converged" in reading.effort(few)
     unknown = given.assign(steps=given["steps"].where(given["reference"] == "same_steps"))
     assert reading.effort(unknown).startswith("It is not known how long")
+    balanced = reading.effort(given.assign(measure="balanced"))
+    assert balanced == f"{text} {reading.BALANCED}"
     assert reading.effort(given.assign(steps=0)).endswith(
         "table models fitted to all of D; they take no steps."
     )
