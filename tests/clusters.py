@@ -19,13 +19,10 @@ ROOT = Path(ddlib.__file__).parents[1]
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
 WORKER = [sys.executable, "-m", "distributed.cli.dask_worker"]
 HOLDING = """
-import os
-import time
+import os, time
 from contextlib import suppress
 from pathlib import Path
-
 from ddlib.methods import METHODS, Method, selection
-
 
 def distil(dataset, network, ipc, seed, parameters):
     hold = Path({hold!r})
@@ -34,7 +31,6 @@ def distil(dataset, network, ipc, seed, parameters):
         while hold.exists():
             time.sleep(0.05)
     return selection.random(dataset, network, [ipc], seed, parameters)[ipc]
-
 
 METHODS[{name!r}] = Method(distil, selection.RandomSelection)
 """
@@ -70,14 +66,8 @@ def held(hold: Path) -> int:
 @contextmanager
 def in_process(threads: int = 1) -> Iterator[str]:
     """Run a scheduler and a worker as threads of this process; yield their address."""
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=threads,
-        processes=False,
-        protocol="tcp",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-    ) as local:
+    places = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tcp"}
+    with LocalCluster(1, threads_per_worker=threads, processes=False, **places) as local:
         yield local.scheduler_address
 
 
@@ -95,12 +85,9 @@ class Cluster:
         if hidden:
             hidden.mkdir(parents=True, exist_ok=True)
             command = run_with(f"mount -t tmpfs none {hidden}", command)
-        process = subprocess.Popen(
-            [*command, "--host=127.0.0.1"],
-            cwd=library,  # Python imports from here first
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        options = {"stderr": subprocess.DEVNULL, "start_new_session": True}
+        # Python imports from the working folder first.
+        process = subprocess.Popen([*command, "--host=127.0.0.1"], cwd=library, **options)
         self.workers.append(process)
 
 
@@ -108,11 +95,8 @@ class Cluster:
 def started(folder: Path) -> Iterator[Cluster]:
     """Start a scheduler, which writes its address to a file in `folder`; end all at the end."""
     file = folder / "scheduler.json"
-    scheduler = subprocess.Popen(
-        [*DASK, "--host=127.0.0.1", "--port=0", f"--scheduler-file={file}", "--no-dashboard"],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-    )
+    words = ["--host=127.0.0.1", "--port=0", f"--scheduler-file={file}", "--no-dashboard"]
+    scheduler = subprocess.Popen([*DASK, *words], cwd=ROOT, stderr=subprocess.DEVNULL)
     cluster = Cluster("", scheduler)
     try:
         while not (file.exists() and file.read_text().strip().endswith("}")):

@@ -64,25 +64,15 @@ def tiny() -> DataSet:
     """Three classes of 1x8x8 images, noise about a prototype: 40 to train on, 20 to test, each."""
     stream = torch.Generator().manual_seed(5)
     prototypes = torch.randn(3, 1, 8, 8, generator=stream)
-    return DataSet(
-        name="tiny",
-        train=_split(prototypes, 40, stream),
-        test=_split(prototypes, 20, stream),
-        normalisation=Normalisation((0.5,), (0.25,)),
-        classes=("ant", "bee", "cat"),
-    )
+    splits = _split(prototypes, 40, stream), _split(prototypes, 20, stream)
+    return DataSet("tiny", *splits, Normalisation((0.5,), (0.25,)), ("ant", "bee", "cat"))
 
 
 @pytest.fixture(scope="session")
 def ordinary_convnet() -> Callable[..., nn.Sequential]:
     """Build a ConvNet the way torch.nn means it to be built: (body, head), with given weights."""
 
-    def build(
-        theta: dict[str, torch.Tensor],
-        depth: int,
-        padding: int = 0,
-        norm: Callable[..., nn.Module] = nn.InstanceNorm2d,
-    ) -> nn.Sequential:
+    def build(theta: dict, depth: int, padding=0, norm=nn.InstanceNorm2d) -> nn.Sequential:
         width, channels = next(iter(theta.values())).shape[:2]
         layers: list[nn.Module] = [nn.ZeroPad2d(padding)]
         for _ in range(depth):

@@ -1,9 +1,10 @@
-"""What tests share: random numbers of a seed, data in float64, and what a method makes once."""
+"""What tests share: random numbers of a seed, an MLP, and what a method makes once."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ddlib.data.base import DataSet, Split
 from ddlib.methods import Method
@@ -17,6 +18,16 @@ def stream(seed: int = 0) -> torch.Generator:
 
 def noise(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=stream(seed), dtype=dtype)
+
+
+def ordinary_mlp(theta: dict[str, torch.Tensor]) -> nn.Sequential:
+    """Build an MLP of depth 2 the way torch.nn means it to be built, with these weights."""
+    first, last = theta["body.1.weight"], theta["head.weight"]
+    ordinary = nn.Sequential(nn.Flatten(), nn.Linear(*first.T.shape), nn.ReLU())
+    ordinary.append(nn.Linear(*last.T.shape)).to(first.dtype)
+    flat = nn.utils.parameters_to_vector(theta.values())
+    nn.utils.vector_to_parameters(flat.clone(), ordinary.parameters())
+    return ordinary
 
 
 def in_float64(dataset: DataSet) -> DataSet:

@@ -44,13 +44,10 @@ def test_the_page_of_statistics_keeps_its_text_and_gets_new_tables(tmp_path, mon
     page = tmp_path / "statistics.md"
     kept = statistics.PAGE.read_text()
     page.write_text(kept)
-    monkeypatch.setattr(statistics, "STUDIES", 2)
-    monkeypatch.setattr(statistics, "DRAWS", 40)
-    monkeypatch.setattr(statistics, "PAGE", page)
-    monkeypatch.setattr(statistics, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(statistics, "coverage", partial(statistics.coverage, 2))
-    monkeypatch.setattr(statistics, "plan", partial(statistics.plan, studies=2))
-    monkeypatch.setattr(statistics, "CELLS", statistics.CELLS[:1])
+    smallest = {"STUDIES": 2, "DRAWS": 40, "PAGE": page, "CELLS": statistics.CELLS[:1]}
+    smallest |= {"ProcessPoolExecutor": InThisProcess, "coverage": partial(statistics.coverage, 2)}
+    for name, value in (smallest | {"plan": partial(statistics.plan, studies=2)}).items():
+        monkeypatch.setattr(statistics, name, value)
     statistics.main()
     heads = [re.findall(r"(?m)^\|.*\n\| ---", text) for text in (kept, page.read_text())]
     assert heads[0] == heads[1]
@@ -84,14 +81,6 @@ def test_slopes_are_those_of_powers_with_their_intervals(exponent, memory):
 def test_every_case_runs_at_its_smallest_size(case):
     case.make(case.sizes[0])()
     assert list(case.sizes) == sorted(case.sizes)
-
-
-def test_a_case_is_measured_in_a_process_of_its_own():
-    [number] = (i for i, case in enumerate(growth.CASES) if case.job == "distances")
-    points = growth.grow([number], count=1)
-    [row] = points.to_dict("records")
-    assert (row["axis"], row["job"], row["size"]) == ("configurations", "distances", 50)
-    assert 0 < row["seconds"] < 10
 
 
 def test_the_cost_of_imagenet_is_the_count_of_images_times_the_seconds_of_each():

@@ -150,10 +150,10 @@ def pretrained(dataset: DataSet, folder: Path, iterations: int, kind: str) -> di
 
 
 LOOPS = {
-    **{name: (partial(distilled, method=name), 1, 4) for name in ("dm", "dc", "dsa", "mtt")},
-    **{kind: (partial(pretrained, kind=kind), 1, 5) for kind in ("rotation", "contrastive")},
-    "probe": (probe, 4, 40),
-    "generator": (train_generator, 10, 20),  # it prints some ten times, however long it takes
+    **{name: (partial(distilled, method=name), 1, 2) for name in ("dm", "dc", "dsa", "mtt")},
+    **{kind: (partial(pretrained, kind=kind), 1, 3) for kind in ("rotation", "contrastive")},
+    "probe": (probe, 4, 12),
+    "generator": (train_generator, 2, 4),
 }
 
 

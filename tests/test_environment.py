@@ -25,9 +25,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
 KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
 STUDIES = [path for path in PROFILES if path.parent.name not in KINDS]
-SHAPES = {  # pixels, channels and classes: the data need not be there
-    **{"digits": (8, 1, 10), "mnist": (28, 1, 10), "cifar10": (32, 3, 10)},
-    **{"cifar100": (32, 3, 100), "imagenette": (64, 3, 10)},
+SHAPES = {  # of a sample, and the number of classes: the data need not be there
+    **{"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10)},
+    **{"cifar100": ((3, 32, 32), 100), "imagenette": ((3, 64, 64), 10), "adult": ((108,), 2)},
+    **{"letter": ((16,), 26), "magic_telescope": ((10,), 2)},
+    **{"sst2": ((256,), 2), "trec6": ((256,), 6)},
 }
 
 
@@ -47,11 +49,8 @@ def test_environment_and_project_name_the_same_dependencies():
 
 
 def test_every_dependency_is_a_range_that_holds_the_version_that_was_tested():
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    )
+    text = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
+    pins = dict(line.split("==") for line in text.splitlines() if line and line[0] != "#")
     for dependency in dependencies():
         requirement = Requirement(dependency)
         assert requirement.specifier.contains(pins[requirement.name]), dependency
@@ -89,9 +88,11 @@ def test_notebook_is_clean_and_takes_parameters(path):
 def test_profile_is_valid_without_its_data_and_its_device(path):
     settings = read_settings(read_file(path))
     options = settings.data
-    side, channels, class_count = SHAPES[options["name"]]
-    side = options["image_size"] or side
-    build(**settings.network, sample_shape=(channels, side, side), class_count=class_count)
+    (first, *sides), class_count = SHAPES[options["name"]]
+    shape = (first, *([options["image_size"]] * 2 if options["image_size"] else sides))
+    if options.get("form") == "tokens":
+        shape = options["length"], options["dimension"]
+    build(**settings.network, sample_shape=shape, class_count=class_count)
     assert isinstance(options["zca"], bool)
     assert settings.device in ("auto", "cuda")
     assert all(k > 0 and k % class_count == 0 for k in settings.k)
@@ -113,9 +114,8 @@ def test_defaults_of_a_notebook_are_its_quick_profile(path):
 def loaded_by(module: str) -> set[str]:
     """The names of all modules that a process has loaded once it has loaded this one."""
     listing = f"import {module}, sys; print(*sys.modules)"
-    started = subprocess.run(
-        [sys.executable, "-c", listing], check=True, capture_output=True, text=True, cwd=ROOT
-    )
+    options = {"check": True, "capture_output": True, "text": True, "cwd": ROOT}
+    started = subprocess.run([sys.executable, "-c", listing], **options)
     return set(started.stdout.split())
 
 

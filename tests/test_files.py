@@ -46,9 +46,7 @@ def test_the_content_is_on_the_disk_before_the_name_points_at_it(tmp_path, monke
         (OSError(errno.EROFS, "read-only"), r"cannot write to the folder {} \(read-only\); choose"),
     ],
 )
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path, monkeypatch, error, message
-):
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch, error, message):
     path = tmp_path / "set.bin"
     path.write_bytes(b"old")
 

@@ -13,13 +13,7 @@ import torch
 
 from ddlib.data.base import DataSet, Pixels, Split, data_digest
 from ddlib.data.normalise import Normalisation, Whitening
-from ddlib.fingerprints import (
-    PACKAGE,
-    code_digest,
-    files_digest,
-    fingerprint,
-    program,
-)
+from ddlib.fingerprints import PACKAGE, code_digest, files_digest, fingerprint, program
 
 PROGRAM = '''"""A module."""
 import math

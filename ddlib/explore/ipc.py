@@ -171,7 +171,7 @@ def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFr
     rows = [(method, _address(tables, method, near)) for method in methods]
     images = pd.DataFrame(rows, columns=["method", "url"]).dropna()
     if images.empty:
-        return images, "No distilled images belong to this study."
+        return images, "This study has no distilled images."
     remark = f"Images: IPC {near}, as IPC {ipc} was not distilled." if near != ipc else ""
     return images, remark
 

@@ -55,6 +55,7 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
     sizes = np.sort(synthetic["k"].unique())
     sizes = sizes[np.linspace(0, len(sizes) - 1, min(len(sizes), SIZES)).round().astype(int)]
     synthetic = synthetic[synthetic["k"].isin(sizes)]
+    synthetic = synthetic.assign(area=(4000 / synthetic["k"].astype(float)).clip(18, 55))
     classes, methods = (list(synthetic[name].unique()) for name in ("class_name", "method"))
     side = min(style.WIDTH // len(sizes) - 20, 220)
     bare = alt.Axis(title=None, grid=False, ticks=False, labels=False)
@@ -69,10 +70,11 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
     colour = style.colour("class_name", classes, orient="top", columns=8)
     base = alt.Chart(width=side, height=side).encode(x, y, colour)
     faint = base.properties(data=real).mark_point(filled=True, clip=True, size=10, opacity=0.25)
-    marks = base.mark_point(shape="diamond", filled=True, clip=True, size=55, opacity=0.9)
+    marks = base.mark_point(shape="diamond", filled=True, clip=True, opacity=0.9)
     marks = marks.encode(
+        alt.Size("area:Q", scale=None),
         stroke=alt.value(style.INK),
-        strokeWidth=alt.value(0.7),
+        strokeWidth=alt.value(0.5),
         tooltip=style.tips("method:N", "k", "class_name:N", "x", "y"),
     )
     chart = alt.layer(faint, marks, data=synthetic).facet(
@@ -83,7 +85,7 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
     return style.figure(
         chart,
         "What each method keeps: distilled samples among the real ones",
-        f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: their first two principal "
-        f"components, {first:.0%} and {second:.0%} of the variance.",
+        f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: the first two "
+        f"principal components of D, {first:.0%} and {second:.0%} of its variance.",
         f"{beyond} of {len(drawn)} points lie beyond the edges.",
     )

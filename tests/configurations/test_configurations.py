@@ -35,11 +35,9 @@ def probed(images, labels, test_images, test_labels, network, theta) -> float:
 def test_pretraining_learns_without_labels(kind):
     """Features tell rotations, or the classes of few labels, better than those of fresh weights."""
     digits = load("digits")
-    chosen = configuration(
-        network={"name": "convnet", "width": 8, "depth": 2},
-        initialisation=kind,
-        pretraining={"steps": 150, "batch_size": 64, "learning_rate": 0.003},
-    )
+    short = {"steps": 150, "batch_size": 64, "learning_rate": 0.003}
+    network = {"name": "convnet", "width": 8, "depth": 2}
+    chosen = configuration(network=network, initialisation=kind, pretraining=short)
     before = torch.random.get_rng_state()
     content = pretrain(digits, chosen)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -113,14 +111,11 @@ def test_a_product_is_every_combination():
 
 
 def test_families_are_lists_products_and_growing_series():
-    families = read_families(
-        {
-            "pair": ["own", "grid-own"],
-            "all": ["grid-own", "grid"],  # a name that starts alike is no part of the product
-            "grow": {"nested": ["own", "grid", "grid-own"]},
-        },
-        {"own": ["own"], "grid": ["grid-sgd", "grid-adam"], "grid-own": ["grid-own"]},
-    )
+    # A name that starts alike is no part of the product.
+    tables = {"pair": ["own", "grid-own"], "all": ["grid-own", "grid"]}
+    tables |= {"grow": {"nested": ["own", "grid", "grid-own"]}}
+    parts = {"own": ["own"], "grid": ["grid-sgd", "grid-adam"], "grid-own": ["grid-own"]}
+    families = read_families(tables, parts)
     assert [(family.name, family.members, family.series) for family in families.values()] == [
         ("pair", ("own", "grid-own"), ""),
         ("all", ("grid-own", "grid-sgd", "grid-adam"), ""),

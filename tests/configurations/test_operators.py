@@ -104,11 +104,9 @@ def test_where_training_starts_from_is_no_matter_and_the_optimiser_is(digits):
     named = {
         "own": read(),
         "orthogonal": read(initialisation="orthogonal"),
-        "slower": read(learning_rate=1e-4),
-        "slowest": read(learning_rate=1e-5),
-        "momentum": read(momentum=0.9),
+        **{"slower": read(learning_rate=1e-4), "slowest": read(learning_rate=1e-5)},
+        **{"momentum": read(momentum=0.9), "mixup": read(augmentation="mixup")},
         "adam": read(optimizer="adam", learning_rate=0.001),
-        "mixup": read(augmentation="mixup"),
     }
     fields = update_fields(digits, named, 0)
     distance = update_distance(list(fields.values()), list(fields))["own"]

@@ -10,15 +10,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
+from ddlib.configurations import table_models as models
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.operators import update_fields
-from ddlib.configurations.table_models import (
-    TABLE_MODELS,
-    read_distilling_network,
-    read_model,
-    train_and_observe,
-    train_and_score,
-)
+from ddlib.configurations.table_models import read_distilling_network, read_model
 from ddlib.data.base import Split
 from ddlib.seeds import generator
 
@@ -42,7 +37,7 @@ def parts(request):
 
 
 @pytest.mark.parametrize("options", [{}, OPTIONS])
-@pytest.mark.parametrize("name", TABLE_MODELS)
+@pytest.mark.parametrize("name", models.TABLE_MODELS)
 def test_scores_and_observations_are_scikit_learns(parts, name, options):
     real, test = parts
     options, state = options.get(name, {}), generator("evaluation weights", (3, 0)).initial_seed()
@@ -51,8 +46,8 @@ def test_scores_and_observations_are_scikit_learns(parts, name, options):
     direct.fit(real.samples.numpy(), real.labels.numpy())
     probabilities = direct.predict_proba(test.samples.numpy())
     answers, truth = probabilities.argmax(1), test.labels.numpy()
-    result = train_and_score(model, real.samples, real.labels, test, (3, 0))
-    again, content = train_and_observe(model, real, test, (3, 0), 7)
+    result = models.train_and_score(model, real.samples, real.labels, test, (3, 0))
+    again, content = models.train_and_observe(model, real, test, (3, 0), 7)
     assert result == again
     assert result.accuracy == (answers == truth).mean()
     assert result.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, answers))
@@ -67,7 +62,9 @@ def test_soft_labels_are_refused(parts):
     real, test = parts
     soft = torch.nn.functional.one_hot(real.labels).float()
     with pytest.raises(ValueError, match="gradient_boosting learns from hard labels only; choose"):
-        train_and_score(read_model({"name": "gradient_boosting"}), real.samples, soft, test, 0)
+        models.train_and_score(
+            read_model({"name": "gradient_boosting"}), real.samples, soft, test, 0
+        )
 
 
 def configuration(**changes):
@@ -80,14 +77,20 @@ def test_what_a_table_model_cannot_do_is_refused_in_one_sentence(tiny):
     assert not chosen.takes_steps
     for call, message in (
         (lambda: chosen.build((1, 8, 8), 3), r"takes vector data, but these have the shape \(1, 8"),
+        (lambda: update_fields(tiny, {"c": chosen}, 0), "'c' is fitted without steps, so it has"),
         (
-            lambda: update_fields(tiny, {"c": chosen}, 0),
-            "'c' is fitted without steps, so it has no",
+            lambda: read_distilling_network(chosen.network),
+            "no method can distil on logistic_reg",
         ),
-        (lambda: read_distilling_network(chosen.network), "no method can distil on logistic_reg"),
         (lambda: configuration(initialisation="orthogonal"), "has no weights to initialise"),
-        (lambda: read_model({"name": "logistic_regression", "c": 1}), "'c' is not a parameter"),
-        (lambda: read_model({"name": "gradient_bosting"}), "did you mean 'gradient_boosting'"),
+        (
+            lambda: read_model({"name": "logistic_regression", "c": 1}),
+            "'c' is not a parameter",
+        ),
+        (
+            lambda: read_model({"name": "gradient_bosting"}),
+            "did you mean 'gradient_boosting'",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()

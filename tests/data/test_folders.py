@@ -71,9 +71,6 @@ def test_what_is_no_image_is_passed_over_or_counted(tmp_path):
     assert torch.equal(images(again.train), images(loaded.train))
 
 
-# ---- what the files of images hold ----
-
-
 def test_grey_images_of_16_bits_are_scaled_with_a_warning(tmp_path):
     deep = Image.fromarray(np.array([[0, 257 * 100, 65535], [128, 129, 32768]], np.uint16))
     folder = write_pictures(tmp_path, deep_png=deep, deep_tif=deep, bee=deep)
@@ -133,6 +130,7 @@ def test_orientation_is_applied(tmp_path):
 
 
 COLOURS = Image.fromarray(pixels(5, 4, 3))
+SEVERAL = {"save_all": True, "append_images": [Image.new("RGB", (4, 5))]}
 
 
 @pytest.mark.parametrize(
@@ -142,16 +140,10 @@ COLOURS = Image.fromarray(pixels(5, 4, 3))
         ("a_tif", Image.new("F", (4, 5), 0.5), {}, "has pixels of mode F, which 8 bits"),
         ("a_png", Image.new("RGBA", (4, 5), (9, 9, 9, 254)), {}, "has transparent pixels"),
         ("a_png", COLOURS.quantize(20), {"transparency": 0}, "has transparent pixels"),
-        (
-            *("a_png", COLOURS),
-            {"save_all": True, "append_images": [Image.new("RGB", (4, 5))]},
-            "holds several pictures",
-        ),
+        ("a_png", COLOURS, SEVERAL, "holds several pictures"),
     ],
 )
-def test_pictures_that_cannot_be_kept_are_refused_by_name(
-    tmp_path, name, picture, options, sentence
-):
+def test_pictures_that_cannot_be_kept_are_refused(tmp_path, name, picture, options, sentence):
     folder, file = write_pictures(tmp_path, bee=COLOURS), name.replace("_", ".")
     picture.save(folder / "train" / "ant" / file, **options)
     with pytest.raises(ValueError, match=rf"ant/{file} {sentence}.*; save "):

@@ -50,27 +50,17 @@ def test_grey_images_have_the_strides_of_a_file_that_is_mapped():
     assert images(load("digits", per_class=1).train).stride() == (64, 64, 8, 1)
 
 
-# ---- whitening ----
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_both_splits_are_whitened_as_the_training_images_ask(tmp_path, channels):
     """By (Sigma + 0.1)^-1/2, here the inverse of a matrix root."""
     values = {"train": pixels(40, 5, 5, channels, seed=1), "test": pixels(30, 5, 5, channels)}
-    loaded = load(
-        write_npz(
-            tmp_path,
-            **{
-                split: {"images": each, "labels": np.arange(len(each)) % 2}
-                for split, each in values.items()
-            },
-        ),
-        zca=True,
-    )
-    unit = {
-        split: each.transpose(0, 3, 1, 2).reshape(len(each), -1) / 255
-        for split, each in values.items()
+    arrays = {
+        split: {"images": array, "labels": np.arange(len(array)) % 2}
+        for split, array in values.items()
     }
+    loaded, unit = load(write_npz(tmp_path, **arrays), zca=True), {}
+    for split, each in values.items():
+        unit[split] = each.transpose(0, 3, 1, 2).reshape(len(each), -1) / 255
     covariance = np.cov(unit["train"].T) + 0.1 * np.eye(25 * channels)
     for name, split in (("train", loaded.train), ("test", loaded.test)):
         expected = (unit[name] - unit["train"].mean(0)) @ np.linalg.inv(sqrtm(covariance))

@@ -117,6 +117,10 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
     assert pixels[1::3, 4].tolist() == tenth[3:]
     assert (pixels[0] == sheets.PAPER).all()
     assert study.sheet("dm", 5) is None
+    dataclasses.replace(synthetic, samples=images.flatten(1)).save(mine / "distilled" / names[0])
+    assert study.sheet("dm", 3) is None  # vectors
+    tables.write_example([mine], tmp_path / "copy")
+    assert not tables.read(tmp_path / "copy" / "mine" / "quick").sheets
 
 
 def test_the_example_is_what_its_command_writes(tmp_path, example):

@@ -24,7 +24,7 @@ def test_points_of_four_sizes_are_drawn_over_those_of_d():
     dots, diamonds = spec["spec"]["layer"]
     assert len(spec["datasets"][dots["data"]["name"]]) == 20
     assert "data" not in diamonds
-    assert "50% and 25% of the variance" in " ".join(spec["title"]["subtitle"])
+    assert "50% and 25% of its variance" in " ".join(spec["title"]["subtitle"])
     render.mime_bundle(spec)
 
 

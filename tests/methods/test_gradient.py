@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import in_float64
+from draws import in_float64, ordinary_mlp
 from torch import nn
 
 from ddlib.methods import METHODS
@@ -39,15 +39,6 @@ def settings(**changes):
 def weights(network, seed=0, dtype=torch.float32):
     theta = initial_parameters(network, torch.Generator().manual_seed(seed))
     return {name: value.to(dtype) for name, value in theta.items()}
-
-
-def ordinary_mlp(theta):
-    first, last = theta["body.1.weight"], theta["head.weight"]
-    ordinary = nn.Sequential(nn.Flatten(), nn.Linear(*first.T.shape), nn.ReLU())
-    ordinary.append(nn.Linear(*last.T.shape)).to(first.dtype)
-    flat = nn.utils.parameters_to_vector(theta.values())
-    nn.utils.vector_to_parameters(flat.clone(), ordinary.parameters())
-    return ordinary
 
 
 def reference_distance(ours, theirs):

@@ -96,12 +96,6 @@ def own(monkeypatch):
     return build_own
 
 
-def test_a_network_with_one_weight_in_two_places_is_refused(own):
-    layer = nn.Linear(16, 16)
-    with pytest.raises(ValueError, match="'own' has one weight in several places"):
-        own(lambda: nn.Sequential(nn.Flatten(), layer, nn.Sequential(layer)), 16)
-
-
 class Buffers(nn.Module):
     """Features that a constant table and a random one multiply, and a count of training passes."""
 
@@ -134,7 +128,10 @@ def test_buffers_keep_their_values_and_training_updates_copies(own):
 
 
 @pytest.mark.parametrize("options", [{"momentum": None}, {"track_running_stats": False}])
-def test_a_batch_norm_that_cannot_test_is_refused(options):
+def test_one_weight_in_two_places_or_a_batch_norm_that_cannot_test_is_refused(own, options):
+    layer = nn.Linear(16, 16)
+    with pytest.raises(ValueError, match="'own' has one weight in several places"):
+        own(lambda: nn.Sequential(nn.Flatten(), layer, nn.Sequential(layer)), 16)
     with pytest.raises(ValueError, match="has no momentum or no running statistics; give it both"):
         Network(nn.BatchNorm2d(3, **options), nn.Linear(3, 2))
 

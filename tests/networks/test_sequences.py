@@ -13,6 +13,7 @@ from ddlib.training.together import stacked_logits
 
 SMALL = {"text_cnn": {"width": 5}, "gru": {"width": 6}, "transformer": {"width": 8, "depth": 1}}
 LABELS = torch.tensor([0, 1, 2])
+SIDES = ("inputs", "states")
 pytestmark = pytest.mark.parametrize("name", SMALL)
 
 
@@ -112,9 +113,6 @@ def by_hand(name, theta, sample):
     states = states + layer(np.concatenate(heads, 1), "self_attn.out_proj.")
     hidden = np.maximum(layer(norm(states, "layers.0.norm2"), "linear1."), 0)
     return norm(states + layer(hidden, "linear2."), "norm").mean(0)
-
-
-SIDES = ("inputs", "states")
 
 
 def test_features_are_those_of_the_formulas(name, case):

@@ -15,9 +15,7 @@ TINY = {
         "dm": {"iterations": 2, "real_batch": 8, "learning_rate": {1: 1, 10: 10}},
         "dc": {"iterations": 1, "real_batch": 8, "learning_rate": 1e30},
     },
-    "k": [10, 20, 40, 80],
-    "seeds": 3,
-    "draws": 100,
+    **{"k": [10, 20, 40, 80], "seeds": 3, "draws": 100},
 }
 
 
@@ -30,9 +28,5 @@ def execute(notebook: Path, folder: Path, cwd: Path | None = None, **parameters)
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
     """Return every output of one MIME type."""
-    return [
-        output["data"][kind]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if kind in output.get("data", {})
-    ]
+    parts = (part for cell in notebook.cells for part in cell.get("outputs", []))
+    return [part["data"][kind] for part in parts if kind in part.get("data", {})]

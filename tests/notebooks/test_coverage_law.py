@@ -5,27 +5,22 @@ import pytest
 from running import NOTEBOOKS, TINY, execute, outputs
 
 NOTEBOOK = NOTEBOOKS / "03_coverage_law.ipynb"
+MLP = {"name": "mlp", "width": 4, "depth": 2}
 SMALL = {
     **TINY,
     "methods": {"random": {}, "dm": TINY["methods"]["dm"]},
     "configurations": {
-        "own": {},
-        "adam": {"optimizer": "adam", "learning_rate": 0.01},
-        "narrow": {"network": {"name": "mlp", "width": 4, "depth": 2}},
-        "deep": {"network": {"name": "mlp", "width": 8, "depth": 3}},
-        "mixup": {"augmentation": "mixup"},
+        **{"own": {}, "adam": {"optimizer": "adam", "learning_rate": 0.01}},
+        **{"narrow": {"network": MLP}, "deep": {"network": MLP | {"width": 8, "depth": 3}}},
+        **{"mixup": {"augmentation": "mixup"}},
     },
     "families": {
-        "alone": ["own"],
-        "grow": {"nested": ["own", "adam", "narrow", "deep"]},
-        "pair": ["own", "mixup"],
+        **{"alone": ["own"], "pair": ["own", "mixup"]},
+        **{"grow": {"nested": ["own", "adam", "narrow", "deep"]}},
     },
-    "spread": {"size": 2, "count": 3},
-    "epsilons": [0.05, 0.3],
     "pilot": {"k": [10, 20, 40], "configurations": ["own", "narrow", "mixup"]},
-    "seeds": 4,
-    "probe": 60,
-    "draws": 60,
+    **{"spread": {"size": 2, "count": 3}, "epsilons": [0.05, 0.3]},
+    **{"seeds": 4, "probe": 60, "draws": 60},
 }
 
 
@@ -46,10 +41,6 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     assert texts[1].startswith("**Worst gap 0.05: ")
     assert texts[2].startswith("**dm** instead of random: the worst gap is significantly")
     assert any("a worst gap of 0.3" in text for text in texts[3:])
-    printed = "".join(
-        output["text"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output["output_type"] == "stream" and output["name"] == "stdout"
-    )
+    cells = [cell.get("outputs", []) for cell in notebook.cells]
+    printed = "".join(part.get("text", "") for parts in cells for part in parts)
     assert "\nown, adam, mixup\n" in printed  # those that share the first one's network

@@ -39,9 +39,10 @@ def test_what_failed_is_shown_as_failed(executed):
     assert "No accuracy: dc at k = 10, dc at k = 20" in " ".join(chart["title"]["subtitle"])
 
 
-def test_one_method_and_one_seed_are_no_error(tmp_path):
+def test_one_method_and_one_seed_of_a_table_are_no_error(tmp_path):
     """Run from the notebook's own folder, as JupyterLab does."""
-    lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [10], "seeds": 1}
+    lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [3], "seeds": 1}
+    lonely["data"] = {"name": "wine"}
     results = str(tmp_path / "results")
     notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
     _, _, comparison, surrogates, labels, _ = outputs(notebook, "text/markdown")
@@ -50,3 +51,7 @@ def test_one_method_and_one_seed_are_no_error(tmp_path):
     assert "No comparison can be tested" in comparison
     assert "cannot be decided" in surrogates
     assert labels.startswith("Only hard labels are in this study")
+    charts = outputs(notebook, "application/vnd.vegalite.v5+json")
+    assert "distilled samples among the real ones" in charts[1]["title"]["text"]
+    (rows,) = [text for text in outputs(notebook, "text/plain") if "alcohol" in text]
+    assert rows.count("class_") == 3

@@ -11,16 +11,11 @@ from ddlib.publish.page import write_page
 
 NOTEBOOK = NOTEBOOKS / "00_start_here.ipynb"
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
+DM = {"iterations": 2, "real_batch": 8, "learning_rate": 1, "augmentation": "none"}
 FAST = {
-    "methods": {
-        "random": {},
-        "dm": {"iterations": 2, "real_batch": 8, "learning_rate": 1, "augmentation": "none"},
-    },
-    "data": {"name": "digits"},
-    "network": {"name": "convnet", "width": 8, "depth": 2},
-    "training": {"steps": 10, "batch_size": 64},
-    "k": [10, 20],
-    "seeds": 2,
+    **{"data": {"name": "digits"}, "network": {"name": "convnet", "width": 8, "depth": 2}},
+    **{"training": {"steps": 10, "batch_size": 64}, "methods": {"random": {}, "dm": DM}},
+    **{"k": [10, 20], "seeds": 2},
 }
 
 
@@ -39,9 +34,8 @@ def executed(tmp_path_factory):
     notebook.cells += [nbformat.v4.new_code_cell(answer) for answer in answers()]
     nbformat.write(notebook, folder / "in.ipynb")
     parameters = {**FAST, "results": str(folder / "results")}
-    papermill.execute_notebook(
-        folder / "in.ipynb", folder / "out.ipynb", parameters, progress_bar=False
-    )
+    paths = folder / "in.ipynb", folder / "out.ipynb"
+    papermill.execute_notebook(*paths, parameters, progress_bar=False)
     return folder, nbformat.read(folder / "out.ipynb", 4)
 
 
@@ -50,7 +44,7 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     charts = outputs(notebook, "application/vnd.vegalite.v5+json")
     assert len(charts) == 3 + 1  # the set, a figure a law, and the answer about noise
     kept, scaling, coverage = outputs(notebook, "text/markdown")
-    assert kept.startswith("With 0.8% of the images, the distilled set keeps ")
+    assert kept.startswith("With 0.8% of the samples, the distilled set keeps ")
     assert scaling.count("Left free, the exponent is b =") == 2
     assert coverage.startswith("**Worst gap 0.05: k* is not shown to rise with H_cov")
     assert "17 families have 10 distinct k*" in coverage

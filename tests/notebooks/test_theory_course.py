@@ -15,9 +15,7 @@ NOTEBOOK = NOTEBOOKS / "04_theory.ipynb"
 SMALL = {
     **TINY,
     "methods": {"random": {}, "dm": TINY["methods"]["dm"]},
-    "k": [10, 40, 100],
-    "seeds": 2,
-    "draws": 60,
+    **{"k": [10, 40, 100], "seeds": 2, "draws": 60},
     "theory": {"problems": 20, "configurations": [2, 16, 64], "worlds": 5, "optimised": [1, 3]},
 }
 

@@ -93,9 +93,7 @@ def test_holm_by_hand():
     expected = [0.03, 0.06, math.nan, 0.06, 0.02]
     assert compare.holm(p).tolist() == pytest.approx(expected, nan_ok=True)
     assert compare.holm(pd.Series([0.6, 0.7])).tolist() == [1.0, 1.0]
-
-
-def test_the_correction_covers_the_pairs_at_one_size():
+    # It covers the pairs at one size.
     values = noisy({(m, k): level for m, level in (("a", 0.5), ("b", 0.8)) for k in (10, 20)})
     pairs = compare.paired(trials(values | noisy({("c", 10): 0.6}, seed=1)))
     pairs = pairs.query("reason == ''")
@@ -143,10 +141,7 @@ def test_costs_by_hand():
         once.loc[once["method"] == "dm", "prepare_seconds"] = made
         spent = scores.cost_table(once, table, found).set_index("method")
         assert spent.loc["dm", "distil_seconds"] == pytest.approx(expected, nan_ok=True)
-
-
-def test_costs_of_reused_and_failed_sets_are_missing():
-    table = trials({("dm", 10): [0.8, 0.9], ("dc", 10): [None, None]})
+    table = trials({("dm", 10): [0.8, 0.9], ("dc", 10): [None, None]})  # reused, failed
     found = compare.accuracies(table)
     spent = scores.cost_table(costs(table, {"dm": None, "dc": None}), table, found)
     assert spent[["distil_seconds", "seconds", "gain", "gain_per_second"]].isna().all(axis=None)

@@ -83,8 +83,8 @@ def test_radii_are_quantiles_of_the_pairs_above_the_floor():
     assert covers.radii(line(5), floor=1.5).to_dict() == {0.1: 1.5, 0.25: 1.5, 0.5: 2, 0.75: 2.75}
 
 
-def test_families_of_equal_size_range_from_one_cluster_to_all():
-    """Four clusters of four points, 0.1 wide and 10 apart."""
+def test_families_of_equal_size_range_from_one_cluster_to_all_in_even_steps():
+    # Four clusters of four points, 0.1 wide and 10 apart.
     corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     distance = euclidean((10 * corners[:, None] + 0.1 * corners).reshape(-1, 2))
     found = covers.spread_families(distance, 4, 3)
@@ -92,9 +92,6 @@ def test_families_of_equal_size_range_from_one_cluster_to_all():
     assert list(found) == ["spread 1", "spread 2", "spread 3"]
     assert (clusters[0], clusters[2]) == (1, 4)
     assert [len(set(members)) for members in found.values()] == [4, 4, 4]
-
-
-def test_spread_families_grow_in_mean_distance_and_are_found_again():
     distance = cloud(20, dimensions=3, seed=5)
     found = covers.spread_families(distance, 5, 4)
     steps = np.diff(covers.measures(distance, found, 1.0, 1.0)["mean_distance"])

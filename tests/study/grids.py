@@ -8,8 +8,5 @@ GRID = {
     "network": {"name": "mlp", "width": 16, "depth": 2},
     "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.05},
     "methods": {"random": None, "dm": DM, "dc": DC},
-    "k": [6, 3],
-    "seeds": 2,
-    "evaluations": 2,
-    "converged": {"held_out": 0.5},
+    **{"k": [6, 3], "seeds": 2, "evaluations": 2, "converged": {"held_out": 0.5}},
 }

@@ -48,9 +48,7 @@ def tables(folder: Path) -> list[bytes]:
     return [(folder / "results" / f"{name}.parquet").read_bytes() for name in names]
 
 
-def meanwhile(
-    root: Path, folder: Path, cluster: Cluster, act: Callable[[int], None], until: bool = False
-) -> Future:
+def meanwhile(root: Path, folder: Path, cluster: Cluster, act: Callable, until=False) -> Future:
     """Run the study; `act` while a worker, whose process it is told, is in the midst of a trial.
 
     until: whether that trial does not end before the study has.
@@ -97,33 +95,28 @@ def test_a_scheduler_that_dies_is_named_and_what_is_done_is_kept(tmp_path, root,
     assert tables(tmp_path) == tables(root)
 
 
-def other_code(folder: Path) -> Path:
-    """Return a folder with another ddlib."""
-    other = shutil.copytree(Path(ddlib.__file__).parent, folder / "other" / "ddlib")
-    with (other / "methods" / "gradient.py").open("a") as file:
+def other_code(folder: Path) -> None:
+    shutil.copytree(Path(ddlib.__file__).parent, folder / "ddlib")
+    with (folder / "ddlib" / "methods" / "gradient.py").open("a") as file:
         file.write("more = 1\n")
-    return other.parent
 
 
-def no_code(folder: Path) -> Path:
-    """Return a folder with a ddlib that does not load."""
-    (folder / "no" / "ddlib").mkdir(parents=True)
-    (folder / "no" / "ddlib" / "__init__.py").write_text("raise ImportError('no ddlib')")
-    return folder / "no"
+def no_code(folder: Path) -> None:
+    (folder / "ddlib").mkdir()
+    (folder / "ddlib" / "__init__.py").write_text("raise ImportError('no ddlib')")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("library", "sentence"),
+    ("write", "sentence"),
     [
         (other_code, r"^a worker on \S+ runs other code \(\w+\) than this study \(\w+\); install"),
         (no_code, r"cannot run this study \(.*no ddlib.*\); install this version of ddlib on"),
     ],
 )
-def test_a_worker_with_other_code_is_refused_before_anything_runs(
-    tmp_path, root, cluster, library, sentence
-):
-    cluster.add(library=library(tmp_path))
+def test_a_worker_with_other_code_is_refused(tmp_path, root, cluster, write, sentence):
+    write(tmp_path)
+    cluster.add(library=tmp_path)
     with pytest.raises(ValueError, match=sentence):
         run(settings(root, tmp_path, cluster.address))
     assert not (tmp_path / "results" / "trials").exists()

@@ -39,9 +39,7 @@ TINY = {
     "data": {"name": "digits", "classes": ["0", "1"]},
     "network": {"name": "mlp", "width": 8, "depth": 2},
     "training": {"steps": 5, "batch_size": 8},
-    "methods": {"random": None, "mine": None},
-    "k": [2],
-    "seeds": 1,
+    **{"methods": {"random": None, "mine": None}, "k": [2], "seeds": 1},
     "configurations": {"plain": {}, "other": {"network": {"name": "small"}}},
     "results": "results/none",
 }
@@ -143,20 +141,18 @@ def own(tmp_path_factory):
 
 
 def test_the_examples_run_in_worker_processes(own):
+    assert all(len(path.read_text().splitlines()) <= 26 for path in EXAMPLES.glob("*.py"))
     [means] = [s for s in own.distilled() if (s.method, s.k) == ("k_means", 2)]
-    real = own.plan.dataset.train
+    dataset, digits = own.plan.dataset, load_digits()
+    assert dataset.test.labels.tolist() == [int(digit) % 2 for digit in digits.target[1200:]]
+    pixels = dataset.normalisation.denormalise(dataset.test.at(slice(None)))[:, 0] * 16
+    torch.testing.assert_close(pixels, torch.tensor(digits.images[1200:], dtype=torch.float32))
+    real = dataset.train
     expected = [real.at(torch.nonzero(real.labels == label).flatten()).mean(0) for label in (0, 1)]
     torch.testing.assert_close(means.samples, torch.stack(expected))
     assert (own.trials["status"] == "ok").all()
     assert set(own.trials["network"]) == {"convnext"}
     assert own.trials.groupby("method")["accuracy"].max()["k_means"] > 0.7
-
-
-def test_the_example_of_data_is_what_it_says(own):
-    dataset, digits = own.plan.dataset, load_digits()
-    assert dataset.test.labels.tolist() == [int(digit) % 2 for digit in digits.target[1200:]]
-    pixels = dataset.normalisation.denormalise(dataset.test.at(slice(None)))[:, 0] * 16
-    torch.testing.assert_close(pixels, torch.tensor(digits.images[1200:], dtype=torch.float32))
 
 
 def test_the_example_of_a_network_has_the_weights_of_its_formula(monkeypatch):
@@ -167,8 +163,3 @@ def test_the_example_of_a_network_has_the_weights_of_its_formula(monkeypatch):
     block = 16 * 49 + 16 + 2 * 16 + (16 * 64 + 64) + (64 * 16 + 16)
     total = 3 * 4 * 16 + 16 + 2 * 16 + 2 * block + 16 * 10 + 10
     assert sum(value.numel() for value in weights.values()) == total
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_is_complete_in_26_lines(path):
-    assert len(path.read_text().splitlines()) <= 26

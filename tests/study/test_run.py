@@ -33,7 +33,6 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs, store
-from ddlib.study.plan import make_plan
 from ddlib.study.results import Result
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
@@ -88,9 +87,6 @@ def address():
 
 
 NOBODY = {"scheduler_address": "tcp://127.0.0.1:1"}  # a study that asks for workers is refused
-
-
-# The tables.
 
 
 def test_the_tables_have_a_row_for_every_trial_and_evaluation(finished):
@@ -158,13 +154,9 @@ def test_a_reference_is_the_same_training_on_all_data(finished):
     dataset = load(**DIGITS)
     real, held_out = dataset.train, hold_out(dataset.train.labels, 0.5)
     rest, tested = (Split(real.samples[at], real.labels[at]) for at in (~held_out, held_out))
-    risks = {
-        steps: train_and_score(
-            mlp(), rest.samples, rest.labels, tested, recipe(steps), (0, 0)
-        ).cross_entropy
-        for steps in (20, 40, 80)
-    }
-    assert min(risks, key=risks.get) == 40
+    given = mlp(), rest.samples, rest.labels, tested
+    risks = [train_and_score(*given, recipe(steps), (0, 0)).cross_entropy for steps in (20, 40, 80)]
+    assert risks[1] == min(risks)
     references = finished.result.references
     assert list(references["steps"]) == [40, 20] * 2
     assert not references["capped"].any()
@@ -180,16 +172,10 @@ def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
     given = SMALL | {"precision": "bf16", "scheduler_address": address}
     result = run(settings(tmp_path / "study", **given))
     dataset, [synthetic, _] = load(**DIGITS), result.distilled()
+    given = synthetic.samples, synthetic.labels, dataset.test, RECIPE, (0, 0)
     with precision("bf16", "cpu"):
-        score = train_and_score(
-            mlp(), synthetic.samples, synthetic.labels, dataset.test, RECIPE, (0, 0)
-        )
+        score = train_and_score(mlp(), *given)
     assert result.trials["cross_entropy"][0] == score.cross_entropy
-    rounded, plain = (
-        make_plan(settings(tmp_path / "study", **SMALL | {"precision": name})).trials[0]
-        for name in ("bf16", "float32")
-    )
-    assert rounded.set_path != plain.set_path
 
 
 def recipe(steps: int, **changes) -> Recipe:
@@ -212,22 +198,13 @@ def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(finished, tmp_path
     assert tables.read(folder).gaps["gap_error"].isna().sum() == len(lacking)
 
 
-# Running again.
-
-
-def test_a_rerun_does_nothing_and_gives_the_same_tables(finished, tmp_path):
+def test_only_what_is_missing_is_done_again(finished, tmp_path, address):
+    """At first nothing is."""
     folder = finished.copy(tmp_path)
     before = stamps(folder.parent)
     run(settings(folder, **NOBODY))
     assert stamps(folder.parent) == before
-    assert {name: (folder / f"{name}.parquet").read_bytes() for name in TABLES} == {
-        name: finished.table(name) for name in TABLES
-    }
-
-
-def test_only_what_is_missing_is_done_again(finished, tmp_path, address):
-    folder = finished.copy(tmp_path)
-    before = stamps(folder.parent)
+    assert all((folder / f"{n}.parquet").read_bytes() == finished.table(n) for n in TABLES)
     patterns = ["trials/dm-ipc2-seed1-*", "trials/dc-ipc1-seed0-*"]
     patterns += ["distilled/dc-ipc1-seed0-*.safetensors", "../cache/observed/digits-seed1-*"]
     lost = [path for pattern in patterns for path in folder.glob(pattern)]
@@ -243,12 +220,10 @@ def test_only_what_is_missing_is_done_again(finished, tmp_path, address):
 
 
 SCRIPT = """
-from ddlib.study.plan import make_plan
-from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study import run, settings
 
 def main():
-    run(read_settings({given!r}))
+    run.run(settings.read_settings({given!r}))
 
 {call}
 """
@@ -262,37 +237,30 @@ def script(tmp_path: Path, given: dict, call="if __name__ == '__main__':\n    ma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["interrupted", "killed"])
-def test_an_interrupted_study_goes_on_and_a_killed_worker_is_replaced(tmp_path, address, end):
-    """Each is in the midst of a trial that does not end before a folder is gone."""
+def test_a_killed_worker_is_replaced_and_an_interrupted_study_goes_on(tmp_path, address):
+    """Both happen in the midst of a trial that does not end before a folder is gone."""
     hold = tmp_path / "hold"
-    given = {
-        "extensions": [str(write_holding(tmp_path / f"{end}.py", hold))],
-        "methods": {"random": None, end: {}},
-    }
+    given = {"extensions": [str(write_holding(tmp_path / "holding.py", hold))]}
+    given |= {"methods": {"random": None, "holding": {}}}
     run(settings(tmp_path / "undisturbed" / "study", scheduler_address=address, **given))
     hold.mkdir()
     study = subprocess.Popen(
         script(tmp_path, given | {"workers": 1}),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
+        **{"stderr": subprocess.PIPE, "start_new_session": True, "text": True},
         preexec_fn=heed_interrupts,
     )
     worker = held(hold)
-    if end == "interrupted":
-        os.killpg(study.pid, signal.SIGINT)  # as a terminal's Ctrl-C
-        said = study.communicate(timeout=240)[1]
-        assert said.splitlines()[-1] == "KeyboardInterrupt"
-        assert said.count("Traceback") == 1
-        shutil.rmtree(hold)
-        before = stamps(tmp_path / "study")
-        run(settings(tmp_path / "study", scheduler_address=address, **given))
-        assert before.items() <= stamps(tmp_path / "study").items()
-    else:
-        os.kill(worker, signal.SIGKILL)
-        shutil.rmtree(hold)
-        assert study.wait(timeout=240) == 0
+    (hold / "held").unlink()
+    os.kill(worker, signal.SIGKILL)
+    assert held(hold) != worker
+    os.killpg(study.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+    said = study.communicate(timeout=240)[1]
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
+    assert said.count("Traceback") == 1
+    shutil.rmtree(hold)
+    before = stamps(tmp_path / "study")
+    run(settings(tmp_path / "study", scheduler_address=address, **given))
+    assert before.items() <= stamps(tmp_path / "study").items()
     for name in ("trials", "references"):
         tables = [tmp_path / part / f"{name}.parquet" for part in ("study", "undisturbed/study")]
         assert tables[0].read_bytes() == tables[1].read_bytes()
@@ -308,9 +276,6 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("OSError: worker processes do not start on this machine: ")
     assert last.endswith('put what runs a study under `if __name__ == "__main__":`')
-
-
-# What fails is shown as failed.
 
 
 def test_a_diverged_size_is_recorded_and_the_others_go_on(finished, tmp_path, address):
@@ -332,26 +297,8 @@ def test_a_diverged_size_is_recorded_and_the_others_go_on(finished, tmp_path, ad
     assert np.array_equal(before.sort_values(places)[measures], after.sort_values(places)[measures])
 
 
-def test_a_training_that_diverges_is_recorded_with_its_step_and_stands(tmp_path, address):
-    changes = {"methods": {"random": None}, "seeds": 1, "k": [3]}
-    changes |= {"training": GRID["training"] | {"learning_rate": 1e12}}
-    result = run(settings(tmp_path / "study", scheduler_address=address, **changes))
-    failures = result.failures
-    full = ["all data, converged", "all data, same_steps"]
-    assert list(failures["method"]) == [*full, "random"]
-    assert failures["k"].tolist() == [pd.NA, pd.NA, 3]
-    assert set(failures["status"]) == {"diverged"}
-    assert failures["message"].str.contains(r"at step [1-9]\d?; choose a smaller").all()
-    assert result.trials[["error", "gap_error"]].isna().all(axis=None)
-    assert run(settings(tmp_path / "study", **changes, **NOBODY)).failures.equals(failures)
-
-
-class Nothing(Parameters):
-    """A method without parameters."""
-
-
 def register(monkeypatch, name: str, distil, preparation: Preparation | None = None) -> None:
-    monkeypatch.setitem(METHODS, name, Method(distil, Nothing, preparation=preparation))
+    monkeypatch.setitem(METHODS, name, Method(distil, Parameters, preparation=preparation))
 
 
 def crash(synthetic):
@@ -416,8 +363,8 @@ def test_an_unreadable_record_is_named_and_left_as_it_is(finished, tmp_path, pat
 def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
     mtt = {"iterations": 1, "student_steps": 1, "expert_epochs": 1, "max_start": 1, "experts": 1}
     taught = {"initialisation": "rotation", "pretraining": {"steps": 2}}
-    changes = SMALL | {"configurations": {"taught": taught}, "k": [3]}
-    changes |= {"methods": {"mtt": mtt, "random": None}, "scheduler_address": address}
+    changes = {"configurations": {"taught": taught}, "methods": {"mtt": mtt, "random": None}}
+    changes |= {"scheduler_address": address, "k": [3], "seeds": 1, "reference": "same_steps"}
     chosen = settings(tmp_path / "study", **changes)
     assert run(chosen).failures.empty
 
@@ -442,9 +389,6 @@ def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
         assert row.message.startswith(f"ValueError: {path} is not whole (")
 
 
-# Files that are shared.
-
-
 def shifting(monkeypatch, make) -> None:
     """Register the method `shifted`: random images, each moved by numbers that `make` makes."""
 
@@ -457,9 +401,7 @@ def shifting(monkeypatch, make) -> None:
     register(monkeypatch, "shifted", distil, shifts)
 
 
-def test_what_a_method_prepares_is_made_once_also_by_two_studies_at_once(
-    tmp_path, address, monkeypatch
-):
+def test_what_is_prepared_is_made_once_by_two_studies_at_once(tmp_path, address, monkeypatch):
     made = []
 
     def make(dataset, network, job):
@@ -487,9 +429,7 @@ def test_what_a_method_prepares_is_made_once_also_by_two_studies_at_once(
     assert seconds["random"] == 0 < seconds["shifted"]
 
 
-def test_a_preparation_that_fails_fails_what_waits_for_it_and_is_tried_again(
-    tmp_path, address, monkeypatch
-):
+def test_a_preparation_that_fails_fails_what_waits_for_it(tmp_path, address, monkeypatch):
     made = []
 
     def make(dataset, network, job):
@@ -527,9 +467,6 @@ def test_who_comes_second_to_a_results_folder_says_so_and_waits(tmp_path, capsys
     assert capsys.readouterr().out == said
 
 
-# What a GPU trains at once.
-
-
 def test_every_set_of_a_job_has_its_own_networks_scores(finished):
     plan = finished.result.plan
     trials = [one for one in plan.trials if (one.method, one.ipc) == ("random", 1)]
@@ -553,17 +490,12 @@ SEVERAL = {
         "own": {},
         "adam": {"optimizer": "adam", "learning_rate": 0.01},
         "lenet": {"network": {"name": "lenet"}, "augmentation": "dsa"},
-        "seen": {"augmentation": "dsa"},
         "taught": {"initialisation": "contrastive", "pretraining": {"steps": 2}},
-        "wild": {"learning_rate": 1e30},
+        **{"seen": {"augmentation": "dsa"}, "wild": {"learning_rate": 1e30}},
     },
     "families": {"all": ["own", "wild", "lenet"], "wild alone": ["wild"]},
     "methods": {"random": None, "dm": DM},
-    "k": [3],
-    "seeds": 5,
-    "evaluations": 1,
-    "probe": 7,
-    "reference": "same_steps",
+    **{"k": [3], "seeds": 5, "evaluations": 1, "probe": 7, "reference": "same_steps"},
 }
 
 
@@ -595,7 +527,15 @@ def test_a_configuration_without_a_reference_is_left_out_of_families(several):
     rest = tuple(name for name in SEVERAL["configurations"] if name != "wild")
     assert tabled.families == {"all configurations": rest, "all": ("own", "lenet")}
     assert several.observed("wild") == {}
-    assert set(several.failures["configuration"]) == {"wild"}
+    failures = several.failures
+    assert set(failures["configuration"]) == {"wild"}
+    assert set(failures["method"]) == {"all data, same_steps", "random", "dm"}
+    assert (failures["k"].isna() == failures["method"].str.startswith("all data")).all()
+    assert set(failures["status"]) == {"diverged"}
+    assert failures["message"].str.contains(r"at step [1-9]\d?; choose a smaller").all()
+    rows = several.trials.query("configuration == 'wild'")
+    assert rows[["error", "gap_error"]].isna().all(axis=None)
+    assert run(settings(several.plan.folder, **SEVERAL, **NOBODY)).failures.equals(failures)
 
 
 def test_what_trained_networks_showed_on_the_probe_images(several):

@@ -1,9 +1,8 @@
 """Networks trained together are what they are one after another."""
 
-from dataclasses import replace
-
 import pytest
 from accelerator import DeviceTensor, accelerator, moved
+from draws import in_float64
 from torch import nn
 
 from ddlib.networks import zoo
@@ -20,15 +19,6 @@ from ddlib.training.together import train_and_score_all
 
 SEEDS = [(3, 0), (3, 1), (3, 2)]
 CONVNET = {"name": "convnet", "width": 4, "depth": 2}
-
-
-def in_float64(dataset):
-    """Return the data set in numbers in which another order of sums shows nowhere."""
-    splits = {
-        name: replace(split, samples=split.samples.double())
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-    }
-    return replace(dataset, **splits)
 
 
 def started(dataset, shape):
@@ -96,7 +86,7 @@ def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
 def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
     fixed = {name: {} for name in ("linear", "lenet", "alexnet")}
     options = ({"vit": {"width": 12}} | fixed).get(name, {"width": 4})
-    agree(tiny, Recipe(steps=2, batch_size=8), {"name": name, **options})
+    agree(tiny, Recipe(steps=1, batch_size=8), {"name": name, **options})
 
 
 class Halving(nn.Module):
@@ -134,7 +124,7 @@ def test_one_that_diverges_takes_no_other_with_it(tiny):
     assert str(lost) == str(alone)
     for ours, theirs in ((first, fine[0]), (last, fine[2])):
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
-    many = train_there(dataset, Recipe(steps=30, batch_size=8), network, thetas)[1]
+    many = train_there(dataset, Recipe(steps=15, batch_size=8), network, thetas)[1]
     assert few == many <= 10  # it waits for the losses, and for what each network scores
 
 
