@@ -78,19 +78,10 @@ def test_what_a_table_model_cannot_do_is_refused_in_one_sentence(tiny):
     for call, message in (
         (lambda: chosen.build((1, 8, 8), 3), r"takes vector data, but these have the shape \(1, 8"),
         (lambda: update_fields(tiny, {"c": chosen}, 0), "'c' is fitted without steps, so it has"),
-        (
-            lambda: read_distilling_network(chosen.network),
-            "no method can distil on logistic_reg",
-        ),
+        (lambda: read_distilling_network(chosen.network), "no method can distil on logistic_reg"),
         (lambda: configuration(initialisation="orthogonal"), "has no weights to initialise"),
-        (
-            lambda: read_model({"name": "logistic_regression", "c": 1}),
-            "'c' is not a parameter",
-        ),
-        (
-            lambda: read_model({"name": "gradient_bosting"}),
-            "did you mean 'gradient_boosting'",
-        ),
+        (lambda: read_model({"name": "logistic_regression", "c": 1}), "'c' is not a parameter"),
+        (lambda: read_model({"name": "gradient_bosting"}), "did you mean 'gradient_boosting'"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -176,12 +176,9 @@ def test_failed_trials_and_a_single_seed_are_named(example):
 def least_cover(distance: pd.DataFrame, radius: float) -> int:
     """Return the least number of balls about members that hold all, every choice tried."""
     near = distance.to_numpy() <= radius + 1e-9
-    return next(
-        count
-        for count in range(1, len(near) + 1)
-        for centres in combinations(range(len(near)), count)
-        if near[list(centres)].any(axis=0).all()
-    )
+    counts, members = range(1, len(near) + 1), range(len(near))
+    choices = (list(choice) for count in counts for choice in combinations(members, count))
+    return next(len(choice) for choice in choices if near[choice].any(axis=0).all())
 
 
 @pytest.mark.parametrize("place", [3, 15, 50])
@@ -197,6 +194,12 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, example, place
 
 
 def test_k_star_is_measured_and_planned(family, example):
+    choose(family, preset="optimisation-3")
+    assert family.controls["members"].value == ("own", "adam", "rmsprop")
+    outside = drawn(family, "configuration", "height")["role"] == "not in the family"
+    assert sum(~outside) == 3
+    choose(family, members=())
+    assert "the family is empty; tick at least one configuration" in verdict(family)
     members = ("own", "adam", "mlp", "vit")
     gaps = example[1].gaps[example[1].gaps["method"] == "dm"]
     choose(family, members=members, epsilon=0.08)
@@ -212,34 +215,21 @@ def test_k_star_is_measured_and_planned(family, example):
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
 
 
-def test_presets_tick_boxes(family):
-    choose(family, preset="optimisation-3")
-    assert family.controls["members"].value == ("own", "adam", "rmsprop")
-    outside = drawn(family, "configuration", "height")["role"] == "not in the family"
-    assert sum(~outside) == 3
-    choose(family, members=())
-    assert "the family is empty; tick at least one configuration" in verdict(family)
-
-
-def failing(law: tables.Tables, lost: pd.Series) -> explore.CoverageExplorer:
-    trials = law.trials.assign(status=law.trials["status"].mask(lost, "diverged"))
-    return explore.CoverageExplorer([dataclasses.replace(law, trials=trials)])
-
-
 def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(example):
     law = example[1]
     dead = (law.trials["configuration"] == "vit") & (law.trials["method"] == "dm")
-    lame, whole = failing(law, dead), explore.CoverageExplorer([law])
+    trials = law.trials.assign(status=law.trials["status"].mask(dead, "diverged"))
+    lame = explore.CoverageExplorer([dataclasses.replace(law, trials=trials)])
+    whole = explore.CoverageExplorer([law])
     for explorer in (lame, whole):
         choose(explorer, members=("own", "adam", "rmsprop", "slow"))
     assert cells(lame) == cells(whole)
     choose(lame, members=("own", "adam", "vit"))
     assert len(drawn(lame, "configuration", "height")) == len(law.distances)
-    reasons = {
-        "k*, measured": "no k has every member in 2 seeds",
-        "k*, planned": "vit has gaps of two seeds at 0 sizes; it needs 3",
-    }
-    for name, reason in reasons.items():
+    for name, reason in (
+        ("k*, measured", "no k has every member in 2 seeds"),
+        ("k*, planned", "vit has gaps of two seeds at 0 sizes; it needs 3"),
+    ):
         assert row(lame, name)["k*"] == "unknown"
         assert row(lame, name)["remark"].startswith(reason)
     with pytest.raises(ValueError, match="give the results folder of notebook 03"):
@@ -249,12 +239,9 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(ex
 @pytest.fixture
 def needs(example):
     """Return a function that plans for a worst gap: {method: Plan}."""
-    pilots = {
-        method: read_pilot(gaps, draws=DRAWS) for method, gaps in example[0].gaps.groupby("method")
-    }
-    return lambda epsilon: {
-        method: planner.plan(pilot, ["plain"], epsilon, 10) for method, pilot in pilots.items()
-    }
+    parts = example[0].gaps.groupby("method")
+    pilots = {method: read_pilot(gaps, draws=DRAWS) for method, gaps in parts}
+    return lambda epsilon: {m: planner.plan(p, ["plain"], epsilon, 10) for m, p in pilots.items()}
 
 
 def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
@@ -266,6 +253,11 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
     for method, need in expected.items():
         ends = [end for end in need if np.isfinite(end)]
         assert numbers(row(plans, method)["samples per class"]) == ends
+    choose(plans, epsilon=0.005, budget=1000)  # far past the measured sizes
+    for method, plan in needs(0.005).items():
+        assert row(plans, method)["remark"].startswith(plan.reason)
+    unknown = [cell for cell in cells(plans) if cell["samples per class"] == "unknown"]
+    assert all("measure larger sizes" in cell["remark"] for cell in unknown)
 
 
 def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, example):
@@ -275,14 +267,6 @@ def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, example
     means = example[0].trials.query("configuration == 'plain' and k == 10").groupby("method")
     assert gaps == sorted(gaps)
     assert gaps == pytest.approx(means["gap_error"].mean().sort_values().tolist(), abs=0.02)
-
-
-def test_a_plan_far_past_the_measured_sizes_is_refused_or_a_guess(plans, needs):
-    choose(plans, family="plain alone", epsilon=0.005, budget=1000)
-    for method, plan in needs(0.005).items():
-        assert row(plans, method)["remark"].startswith(plan.reason)
-    unknown = [cell for cell in cells(plans) if cell["samples per class"] == "unknown"]
-    assert all("measure larger sizes" in cell["remark"] for cell in unknown)
 
 
 @pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
@@ -322,9 +306,8 @@ def test_the_pictures_of_the_notebook_are_what_the_command_draws(tmp_path):
     for name in names:
         kept = NOTEBOOKS / "images" / name
         assert kept.stat().st_size < 120_000
-        old, new = (
-            np.asarray(Image.open(at).convert("L"), float) for at in (kept, tmp_path / name)
-        )
+        pictures = (Image.open(at).convert("L") for at in (kept, tmp_path / name))
+        old, new = (np.asarray(picture, float) for picture in pictures)
         assert old.shape == new.shape, "python -m ddlib.explore.explorers notebooks/images"
         # Edges may be smoothed otherwise elsewhere; a mark that moved is some thousands of pixels.
         assert np.mean(np.abs(old - new) > 64) < 2e-4

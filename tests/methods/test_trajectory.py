@@ -304,10 +304,7 @@ def test_labels_are_learned_from_nine_tenths_and_saved_as_probabilities(tiny, ne
         ({"step_size": 1e30}, "the matching loss stopped being a finite number at step 0"),
         ({"step_size_learning_rate": 3e38}, "step size stopped being a finite number at step 1"),
         # A step that is far too long falls.
-        (
-            {"step_size": 3.0, "step_size_learning_rate": 1e3},
-            "fell to zero or below at step 0",
-        ),
+        ({"step_size": 3.0, "step_size_learning_rate": 1e3}, "fell to zero or below at step 0"),
     ],
 )
 def test_a_step_size_that_diverges_says_how(tiny, network, experts, changes, message):
