@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,12 @@ class Result:
             if other.replace(labels=first.labels) == first:
                 names.setdefault(other.labels.regime, name)
         return {regime: self.under(name) for regime, name in names.items()}
+
+    @property
+    def as_measured(self) -> "Result":
+        """This result with `accuracy` as gaps measure it: balanced, if the plan's `measure` is."""
+        trials, references = (t.assign(accuracy=1 - t["error"]) for t in (self.trials, self.references))
+        return replace(self, trials=trials, references=references)
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""

@@ -14,8 +14,8 @@ FEW = 4  # configurations that are named one by one
 ERRORS = {"accuracy": "test error", "balanced": "balanced test error"}  # by measure
 NO_WORSE = "On average, networks trained on S are no worse than those trained on D"
 BALANCED = (
-    "Gaps in error are balanced: each class counts the same, however many samples it has. "
-    "Cross-entropy, and accuracies that are not called balanced, are of the test set as it is."
+    "Accuracies, errors and their gaps are balanced: each class counts the same, however many "
+    "samples it has. Cross-entropy is of the test set as it is."
 )
 NOTE = (
     "Intervals are 95 %. The curve survives if the interval of the exponent holds 1/2 and no lack "

@@ -44,6 +44,9 @@ def test_gaps_are_of_balanced_accuracy_and_may_be_negative(result):
         assert (row.status, row.gap_error) == ("ok", pytest.approx(gap))
     means = result.trials.groupby(["method", "k"])["gap_error"].mean()
     assert means.min() < -0.05
+    for name in ("trials", "references"):
+        balanced, whole = getattr(result, name)["balanced_accuracy"], result.as_measured
+        np.testing.assert_allclose(getattr(whole, name)["accuracy"], balanced)
 
 
 def test_figure_fit_and_sentences_say_so(result):
