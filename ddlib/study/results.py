@@ -87,8 +87,9 @@ class Result:
     @property
     def as_measured(self) -> "Result":
         """This result with `accuracy` as gaps measure it: balanced, if the plan's `measure` is."""
-        trials, references = (t.assign(accuracy=1 - t["error"]) for t in (self.trials, self.references))
-        return replace(self, trials=trials, references=references)
+        tables = {"trials": self.trials, "references": self.references}
+        tables = {name: table.assign(accuracy=1 - table["error"]) for name, table in tables.items()}
+        return replace(self, **tables)
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""
