@@ -19,6 +19,7 @@ from ddlib.study.plan import Plan, Reference, Trial, make_plan
 from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, Settings
 from ddlib.study.worker import UnfitWorkerError
+from ddlib.training.divergence import DivergedError
 from ddlib.training.together import at_once
 
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
@@ -86,7 +87,10 @@ def _records(future: Future, targets: Sequence[Trial | Reference]) -> Sequence[A
     if isinstance(error, UnfitWorkerError):  # it would fail all other jobs too
         raise error
     if error is not None:
-        return [store.failure(error)] * len(targets)
+        record = store.failure(error)
+        if isinstance(error, DivergedError):  # the job itself records a network that diverges
+            record["message"] = f"a teacher or a prepared file that it needs: {error}"
+        return [record] * len(targets)
     return [None] if isinstance(targets[0], Reference) else future.result()
 
 

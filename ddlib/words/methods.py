@@ -134,7 +134,10 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     if not {"hard", "soft"} <= set(regimes):
         known = listed(regimes, "and")
         return Text(f"Only {known} labels are in this study, so there is nothing to compare.")
-    better = {name: _better(against(paired(trials))) for name, trials in regimes.items()}
+    differences = {name: against(paired(trials)) for name, trials in regimes.items()}
+    if differences["hard"].empty:
+        return Text(" ".join(_over_baseline(differences["hard"])))
+    better = {name: _better(table) for name, table in differences.items()}
     controls = [
         trials[trials["method"] == BASELINE].assign(method=name) for name, trials in regimes.items()
     ]

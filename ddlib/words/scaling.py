@@ -154,6 +154,8 @@ def effort(references: pd.DataFrame) -> Text:
 def _effort(references: pd.DataFrame) -> str:
     if (references["steps"] == 0).any():
         return "R(D) is the risk of table models fitted to all of D; they take no steps."
+    if references["steps"].isna().any():
+        return "It is not known how long networks on all of D must be trained: see Failures."
     kinds = {name: rows.set_index("seed") for name, rows in references.groupby("reference")}
     same, full = kinds["same_steps"], kinds.get("converged")
     if full is None:
@@ -162,8 +164,6 @@ def _effort(references: pd.DataFrame) -> str:
             f"{_length(same)}. They need not have converged: `reference: converged` trains them "
             "until they have."
         )
-    if full["steps"].isna().any():
-        return "It is not known how long networks on all of D must be trained: see Failures."
     end = "Longer training of seed 0 did not lower the risk on training samples held out."
     if full["capped"].any():
         end = "It may fall further: training ended at the most passes allowed, so raise "

@@ -22,6 +22,7 @@ from ddlib.study.plan import make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import check_coverage, read_settings
 from ddlib.training.loop import batches
+from ddlib.words.scaling import effort
 
 TEACHER = {"network": {"name": "mlp", "width": 24, "depth": 2}, "steps": 60}
 SOFT = {"regime": "soft", "teacher": TEACHER, "temperature": 2.0, "loss": "kl"}
@@ -190,6 +191,19 @@ def test_a_rerun_makes_only_what_is_missing(settings, result):
         "seconds": 0
     }
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
+
+
+def test_a_teacher_that_diverges_is_named(address, tmp_path):
+    """Neither the networks on S nor those on all data are trained then."""
+    labels = SOFT | {"teacher": TEACHER | {"learning_rate": 1e30}}
+    places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
+    changes = {"methods": {"random": None}, "configurations": {"soft": {"labels": labels}}}
+    changes |= {"seeds": 1, "scheduler_address": address}
+    result = run(read_settings(STUDY | places | changes))
+    assert set(result.failures["status"]) == {"diverged"}
+    start = "a teacher or a prepared file that it needs: the training loss stopped"
+    assert result.failures["message"].str.startswith(start).all()
+    assert effort(result.references).endswith("see Failures.")
 
 
 def planned(tmp_path, **changes):

@@ -41,3 +41,9 @@ def test_who_beats_random_images_is_said_of_every_regime():
 def test_one_regime_is_nothing_to_compare():
     text = words.labels({"hard": trials(random=0.5, dm=0.6)}, TEACHERS[:0])
     assert text == "Only hard labels are in this study, so there is nothing to compare."
+
+
+def test_without_the_baseline_nothing_is_said_to_be_no_better_than_it():
+    regimes = dict.fromkeys(["hard", "soft"], trials(dm=0.5, dc=0.6))
+    text = words.labels(regimes, TEACHERS)
+    assert text == "The study has no random beside another method, so nothing to compare with."

@@ -70,6 +70,11 @@ def test_sizes_at_which_the_set_beats_all_data_are_said():
     ]
 
 
+def test_networks_on_all_data_without_a_length_are_no_crash():
+    lost = full([], [(0.9, 0.9)], status="failed", steps=pd.array([None], "Int64"))
+    assert reading.effort(lost).endswith("must be trained: see Failures.")
+
+
 def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
     given = full([(0.96, 0.96), (0.98, 0.98)], [(0.95, 0.95), (0.95, 0.95)])
     text = reading.effort(given)
