@@ -75,10 +75,12 @@ def nearest(
     is_text = dataset.name.endswith(f"_{data['form']}")
     if dataset.kind == "image" or not (dataset.normalisation.columns or is_text):
         return None
-    smallest = min((synthetic.k for synthetic in sets), default=0)
-    smallest = [synthetic for synthetic in sets if synthetic.k == smallest]
+    by_size = sorted(sets, key=lambda synthetic: synthetic.k, reverse=True)
+    smallest = {synthetic.method: synthetic for synthetic in by_size}
     tables = []
-    for synthetic in smallest:
+    for synthetic in sets:
+        if synthetic is not smallest[synthetic.method]:
+            continue
         samples = synthetic.samples[:: synthetic.ipc][:CLASSES]
         table = _read(samples, dataset, data)
         table.insert(0, "method", synthetic.method)

@@ -68,6 +68,9 @@ def test_the_first_sample_of_each_class_of_the_smallest_sets_is_read():
     assert table["k"].tolist() == [3] * 3
     pixels = wine.normalisation.denormalise(values)
     assert np.allclose(table["alcohol"], pixels[:, 0].double().round(decimals=2))
+    sets[1] = replace(sets[1], method="dc")  # its smallest set is larger
+    table = pictures.nearest(sets, wine, {"form": "document", "encoder": ""})
+    assert table["k"].tolist() == [3] * 3 + [6] * 3
     assert pictures.nearest([], wine, {"form": "document", "encoder": ""}) is None
 
 

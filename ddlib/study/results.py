@@ -40,8 +40,8 @@ class Result:
     risk minus the risk of the same seed's network on all data: of the reference that the settings
     name, and of the same steps.
     labels: the regime, one of REGIMES; learning_rate: that of the networks on S, which differs from
-    the configuration's where a step size was learned; error: one minus the accuracy that `measure`
-    names.
+    the configuration's where a step size was learned (NaN for table models); error: one minus the
+    accuracy that `measure` names.
     references: the networks trained on all data, one row per configuration, seed and reference
     ("converged", "same_steps"), with steps and passes over all data. capped: whether the limit on
     passes ended the training.
@@ -87,8 +87,11 @@ class Result:
     @property
     def as_measured(self) -> "Result":
         """This result with `accuracy` as gaps measure it: balanced, if the plan's `measure` is."""
-        tables = {"trials": self.trials, "references": self.references}
-        tables = {name: table.assign(accuracy=1 - table["error"]) for name, table in tables.items()}
+        if self.plan.measure != "balanced":
+            return self
+        tables = {name: getattr(self, name) for name in ("trials", "references", "teachers")}
+        for name, table in tables.items():
+            tables[name] = table.assign(accuracy=table["balanced_accuracy"])
         return replace(self, **tables)
 
     def under(self, configuration: str | None = None) -> "Result":
@@ -151,8 +154,9 @@ def collect(plan: Plan) -> Result:
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = []
     for trial, record in records:
-        rate = {"learning_rate": record.get("learning_rate", math.nan)}
-        rows += _rows(record, _described(plan, trial) | rate)
+        takes_steps = plan.configurations[trial.configuration].takes_steps
+        rate = record.get("learning_rate", math.nan) if takes_steps else math.nan
+        rows += _rows(record, _described(plan, trial) | {"learning_rate": rate})
     trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
     for table in (trials, references):
         accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"

@@ -65,10 +65,10 @@ def search(
 
     held_out: images per class to test on, by default those that `data` holds out, or else a fifth
     of the smallest class, at most HELD_OUT. Columns: method, ipc, number, factor, value, accuracy
-    (balanced if that is the study's measure; on held-out images, the mean over seeds; NaN if a seed
-    failed), standard_error, seconds (of one
-    core), chosen, at_edge (whether no smaller or no larger value was tried). The factor nearest to
-    1 is chosen among equal ones. Raises ValueError or OSError, in one sentence.
+    (balanced if that is the study's measure; on held-out samples, the mean over seeds; NaN if a
+    seed failed), standard_error, seconds (of one core), chosen, at_edge (whether no smaller or no
+    larger value was tried). The factor nearest to 1 is chosen among equal ones. Raises ValueError
+    or OSError, in one sentence.
     """
     real, rows, variants = load(**settings.data | {"held_out": None, "per_class": None}), [], {}
     ipcs, smallest = read_ipcs(settings.k, real), int(real.train.labels.bincount().min())

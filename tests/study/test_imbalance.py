@@ -1,6 +1,9 @@
 """A study of images of which one class has a hundred times as many as the other."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from clusters import in_process
 
@@ -47,6 +50,8 @@ def test_gaps_are_of_balanced_accuracy_and_may_be_negative(result):
     for name in ("trials", "references"):
         balanced, whole = getattr(result, name)["balanced_accuracy"], result.as_measured
         np.testing.assert_allclose(getattr(whole, name)["accuracy"], balanced)
+    teachers = pd.DataFrame({"accuracy": [0.9], "balanced_accuracy": [0.6]})
+    assert replace(result, teachers=teachers).as_measured.teachers["accuracy"].tolist() == [0.6]
 
 
 def test_figure_fit_and_sentences_say_so(result):

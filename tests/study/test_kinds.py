@@ -98,6 +98,8 @@ def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path
     )
     result = run(chosen)
     assert set(result.trials["status"]) == set(result.references["status"]) == {"ok"}
+    rates = result.trials.groupby("configuration")["learning_rate"].first()
+    assert rates.isna().to_dict() == {"own": False, **dict.fromkeys(models, True)}
     train, test = result.plan.dataset.train, result.plan.dataset.test
     state = generator("evaluation weights", (0, 0)).initial_seed() % 2**32
     accuracies = result.trials.set_index(["configuration", "method"])["accuracy"]
