@@ -24,6 +24,7 @@ from scipy.optimize import nnls
 from ddlib.configurations.configuration import Configuration
 from ddlib.files import read_json
 from ddlib.methods import METHODS
+from ddlib.networks.functional import with_buffers
 from ddlib.parameters import Parameters, at_ipc
 from ddlib.seeds import generator
 from ddlib.study import store
@@ -33,6 +34,7 @@ from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.loop import score, train
+from ddlib.training.targets import Teacher
 from ddlib.words.text import listed
 
 PATIENCE = 0.5  # seconds for which short runs are repeated; the fastest of each counts
@@ -69,8 +71,9 @@ LOOPS = {
 
 @dataclass(frozen=True)
 class Forecast:
-    """A forecast: parts, the seconds of a core of each method, of evaluations and of networks on
-    all data (NaN: the method has no entry in LOOPS); megabytes, the most that a worker held."""
+    """A forecast: parts, the seconds of a core of each method, of evaluations, of networks on all
+    data, and of teachers, if there are any (NaN: the method has no entry in LOOPS); megabytes, the
+    most that a worker held."""
 
     parts: pd.Series
     workers: int
@@ -103,7 +106,7 @@ def forecast(plan: Plan) -> Forecast:
     ks = ipcs[0] * classes, ipcs[-1] * classes, len(plan.dataset.train.labels)
     (plan.folder / store.LOCK).touch()  # workers look for it
     with connect(plan.settings, plan.context) as client:
-        runs, trainings = [], {}
+        runs, trainings, teachers = [], {}, {}
         for method in dict.fromkeys(new):
             base, parameters = plan.methods[method]
             files = [plain for plain, path in plan.preparations(method) if not path.exists()]
@@ -113,7 +116,11 @@ def forecast(plan: Plan) -> Forecast:
         for name, configuration in plan.configurations.items():
             call = train_shortly, plan.context, configuration, ks
             trainings[name] = client.submit(*call, pure=False)
-        runs, trainings = client.gather(runs), client.gather(trainings)
+            path = plan.teacher_path(name)
+            if path and not path.exists() and path not in teachers:
+                call = train_shortly, plan.context, configuration.teacher, ks
+                teachers[path] = client.submit(*call, pure=False)
+        runs, trainings, teachers = client.gather([runs, trainings, teachers])
         workers = len(client.ncores())
 
     def evaluation(trial: Trial) -> float:
@@ -135,7 +142,10 @@ def forecast(plan: Plan) -> Forecast:
         spent[-1] * _relative_length(plan, name, references)
         for name, (_, spent, _) in trainings.items()
     )
-    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trainings.values())])
+    if teachers:
+        parts["teachers"] = sum(spent[-1] for _, spent, _ in teachers.values())
+    trained = [*trainings.values(), *teachers.values()]
+    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trained)])
     return Forecast(pd.Series(parts), workers, megabytes)
 
 
@@ -225,6 +235,7 @@ def train_shortly(
         return [1], [0.0], _peak(context)
     theta = configuration.evaluated(network, 0)
     theta = {name: value.to(context.device) for name, value in theta.items()}
+    teacher = _untrained(context, configuration) if configuration.teacher else None
     recipe, real, test = configuration.recipe, dataset.train, dataset.test
     scored = test.subset(torch.arange(min(SCORED, len(test.labels)), device=test.device))
     batches = [min(k, recipe.batch_size) for k in ks]
@@ -232,12 +243,20 @@ def train_shortly(
     def steps(batch: int, count: int) -> None:
         rows = torch.arange(batch, device=real.device)
         data, short = (real.at(rows), real.labels[rows]), recipe.replace(steps=count)
-        train(network, theta, *data, short, generator("forecast"))
+        train(network, theta, *data, short, generator("forecast"), teacher=teacher)
 
     calls = [partial(steps, batch, count) for batch in batches for count in (1, 4)]
     *spent, a_score = _fastest(context, [*calls, partial(score, network, theta, scored)])
     a_test, a_step = a_score * len(test.labels) / len(scored.labels), np.diff(spent)[::2] / 3
     return batches, list(recipe.steps * a_step + a_test), _peak(context)
+
+
+def _untrained(context: Context, configuration: Configuration) -> Teacher:
+    """Return the teacher of a configuration before its training; its answers take as long."""
+    network = open_data(context, configuration.teacher)[1]
+    theta = with_buffers(network, configuration.teacher.evaluated(network, 0))
+    theta = {name: value.to(context.device) for name, value in theta.items()}
+    return Teacher(network, theta, configuration.labels.temperature, configuration.labels.loss)
 
 
 def _fastest(context: Context, calls: Sequence[Callable[[], object]]) -> np.ndarray:

@@ -9,6 +9,7 @@ from ddlib.study.forecast import forecast
 from ddlib.study.plan import make_plan
 from ddlib.study.run import counts, run
 from ddlib.study.settings import read_settings
+from ddlib.study.store import read_seconds
 
 METHODS = {
     "random": {},
@@ -65,3 +66,19 @@ def test_a_method_whose_loops_are_not_known_is_said_to_be_unknown(tmp_path, addr
     lines = text.splitlines()
     assert lines[1].split() == ["dm", "nan"]
     assert "without dm" in lines[-1]
+
+
+def test_the_training_and_the_answers_of_a_teacher_are_counted(tmp_path, address):
+    """A wide teacher takes most of the time of the networks that it teaches."""
+    wide = {"network": {"name": "mlp", "width": 800, "depth": 4}, "steps": 30}
+    soft = {"labels": {"regime": "soft", "teacher": wide}}
+    options = {"methods": {"random": {}}, "reference": "same_steps", "seeds": 1}
+    options["training"] = {"steps": 100, "batch_size": 16, "learning_rate": 0.05}
+    study = settings(tmp_path, address, **options, configurations={"hard": {}, "soft": soft})
+    before, result = forecast(make_plan(study)).parts, run(study)
+    spent = read_seconds(result.plan.teacher_path("soft"))
+    assert spent / 3 < before["teachers"] < 3 * spent
+    costs = result.costs.groupby("configuration")["evaluate_seconds"].sum()
+    assert costs.sum() / 3 < before["evaluation"] < 3 * costs.sum()
+    assert costs["soft"] > 2 * costs["hard"]
+    assert "teachers" not in forecast(make_plan(study)).parts
