@@ -77,7 +77,10 @@ class Result:
 
     @property
     def regimes(self) -> dict[str, "Result"]:
-        """The parts, by label regime, whose configurations differ from the first only in labels."""
+        """The parts, by label regime, whose configurations differ from the first only in labels.
+
+        Of several configurations of one regime, the first counts.
+        """
         names, first = {}, self.plan.first
         for name, other in self.plan.configurations.items():
             if other.replace(labels=first.labels) == first:

@@ -1,9 +1,9 @@
-"""Choose methods' numbers on held-out training images: `python -m ddlib.study.tune FILE.yaml`.
+"""Choose methods' numbers on held-out training samples: `python -m ddlib.study.tune FILE.yaml`.
 
 For every method and size of a study, the same number of candidates is tried: the numbers in the
 file, and these times each factor. The candidates are variants in an ordinary study, so an
-interrupted search continues. Networks are tested on training images that are held out; test images
-are not used.
+interrupted search continues. Networks are tested on training samples that are held out; test
+samples are not used.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def search(
 ) -> pd.DataFrame:
     """Run the search; return a row per method, size and candidate.
 
-    held_out: images per class to test on, by default those that `data` holds out, or else a fifth
+    held_out: samples per class to test on, by default those that `data` holds out, or else a fifth
     of the smallest class, at most HELD_OUT. Columns: method, ipc, number, factor, value, accuracy
     (balanced if that is the study's measure; on held-out samples, the mean over seeds; NaN if a
     seed failed), standard_error, seconds (of one core), chosen, at_edge (whether no smaller or no
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m ddlib.study.tune", description=__doc__.split(":")[0]
     )
     parser.add_argument("file", type=Path, help="the YAML file of a study")
-    parser.add_argument("--held-out", type=int, help="images per class to test on")
+    parser.add_argument("--held-out", type=int, help="samples per class to test on")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each candidate")
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="besides 1")
     options = parser.parse_args(arguments)
