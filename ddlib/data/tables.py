@@ -25,7 +25,7 @@ def read_frame(path: Path, label: str) -> pd.DataFrame:
     """Return the table in a CSV or Parquet file; its label and its text as they are written."""
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return pd.read_parquet(path).rename(columns=str)
         return pd.read_csv(path, converters={label: str, TEXT: str}, low_memory=False)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with pandas") from error
@@ -128,6 +128,8 @@ def _check_columns(
                 f"{name}: column {column} has {count} different words in {len(train)} rows; drop "
                 f"the column, group its words, or call it {TEXT!r} if it holds texts"
             )
+        if any(part[column].isin([np.inf, -np.inf]).any() for part in (train, test)):
+            raise ValueError(f"{name}: column {column} holds infinite numbers; replace them")
     gaps = train.isna().sum() + test.isna().sum()
     if gaps.any() and not missing:
         raise ValueError(

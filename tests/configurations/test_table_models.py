@@ -85,3 +85,11 @@ def test_what_a_table_model_cannot_do_is_refused_in_one_sentence(tiny):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_boosting_uses_all_samples_however_many_there_are():
+    """By default, scikit-learn holds out a tenth of more than 10,000 and stops early."""
+    values = np.random.default_rng(0).normal(size=(10_001, 1))
+    options = {"max_iter": 20, "learning_rate": 1.0}
+    model = models.gradient_boosting(0, **options).fit(values, values[:, 0] > 0)
+    assert (model.n_iter_, len(model.validation_score_)) == (20, 0)

@@ -114,6 +114,7 @@ def test_rows_are_the_nearest_ones(tmp_path):
         ({"height": [1] * 4}, {}, "column height is constant in the training rows; drop"),
         ({"town": ["Bonn"] * 4}, {}, "column town is constant in the training rows; drop"),
         ({"Unnamed: 0": [0, 1, 2, 3]}, {"Unnamed: 0": [0, 1]}, "column Unnamed: 0 has no name"),
+        ({}, {"height": [1.0, -np.inf]}, "column height holds infinite numbers; replace them"),
         ({"height": None}, {}, "the columns height are not in both train and test"),
         ({}, {"age": ["young", "old"]}, "column age holds numbers in train, but words in test"),
     ],
@@ -231,3 +232,10 @@ def test_real_tables(name, shape, counts, first, share):
     values = images(loaded.train)[:, : sum(numbers)].double()
     assert values.mean(0).abs().max() < 1e-5
     assert (values.std(0) - 1).abs().max() < 1e-3
+
+
+def test_numbers_may_name_the_columns_of_parquet_files(tmp_path):
+    for part in ("train", "test"):
+        table = pd.DataFrame({0: [1.0, 2.0, 4.0], 1: ["a", "b", "a"]})
+        table.to_parquet(tmp_path / f"{part}.parquet")
+    assert load(tmp_path, label="1").normalisation.columns == (("0", ()),)
