@@ -69,7 +69,8 @@ def nearest(
 ) -> pd.DataFrame | None:
     """Return the first sample of each class in the smallest set of each method, as people read it.
 
-    This is the nearest row of a table, the nearest training text, or the nearest tokens. data: the
+    This is the nearest row of a table, the nearest of all texts in the training file, also of those
+    that `data` leaves out, or the nearest tokens. data: the
     name and the options of the data set, as in `Settings.data`. None for other data.
     """
     is_text = dataset.name.endswith(f"_{data['form']}")

@@ -7,7 +7,7 @@ from ddlib.data.base import RawSplit
 from ddlib.data.sources import DATASETS, Source
 
 
-def read_parity(root, image_size):
+def read_parity(root, options):
     digits = load_digits()
     images = digits.images.astype(np.uint8)  # (N, H, W) or (N, H, W, channels), 0 to white
     labels = digits.target % 2

@@ -25,12 +25,12 @@ IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-
 class Source:
     """A named data set: how to read it from a root folder and how to download it there.
 
-    read(root, image_size) raises FileNotFoundError if the root lacks the set. A set that has its
+    read(root, options) raises FileNotFoundError if the root lacks the set. A set that has its
     own folder in the root, in a layout of `read_folder`, needs no such function. Without a
     normalisation, the statistics of the training samples are used.
     """
 
-    read: Callable[[Path, int | None], Pair] | None = None
+    read: Callable[[Path, Options], Pair] | None = None
     download: Callable[[Path], object] | None = None
     normalisation: Normalisation | None = None
     image_size: int | None = None
@@ -67,11 +67,11 @@ def find(name: str, source: Source, options: Options) -> Pair:
 def _read(name: str, source: Source, root: Path, options: Options) -> Pair:
     if source.read:
         with suppress(FileNotFoundError):
-            return source.read(root, options.image_size)
+            return source.read(root, options)
     return read_folder(root / name, options)
 
 
-def _read_digits(_root: Path, _size: int | None) -> Pair:
+def _read_digits(_root: Path, _options: Options) -> Pair:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -90,7 +90,7 @@ def _torchvision(name: str) -> type:
     return getattr(datasets, name)
 
 
-def _read_published(name: str, folder: str, root: Path, _size: int | None) -> Pair:
+def _read_published(name: str, folder: str, root: Path, _options: Options) -> Pair:
     place, published = first_of(root, folder), _torchvision(name)
     try:  # torchvision compares the checksums of CIFAR before it unpickles anything
         parts = [published(root, train=True), published(root, train=False)]
@@ -100,14 +100,14 @@ def _read_published(name: str, folder: str, root: Path, _size: int | None) -> Pa
     return [RawSplit(np.asarray(part.data), np.asarray(part.targets), names) for part in parts]
 
 
-def _read_table(name: str, _root: Path, _size: int | None) -> Pair:
+def _read_table(name: str, _root: Path, options: Options) -> Pair:
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
     table = getattr(datasets, f"load_{name}")(as_frame=True)
     frame = table.data.assign(label=table.target_names[table.target])
     frames = train_test_split(frame, test_size=1 / 3, stratify=frame["label"], random_state=0)
-    return read_table(name, frames)
+    return read_table(name, frames, options.label, options.missing)
 
 
 def _fetch_table(name: str, openml: str, version: int, root: Path) -> None:
@@ -123,11 +123,11 @@ def _fetch_table(name: str, openml: str, version: int, root: Path) -> None:
         rows.to_csv(root / name / f"{part}.csv", index=False)
 
 
-def _read_imagenette(root: Path, image_size: int) -> Pair:
+def _read_imagenette(root: Path, options: Options) -> Pair:
     words = _torchvision("Imagenette")._WNID_TO_CLASS  # "n01440764": ("tench", "Tinca tinca"), ...
     return [
         replace(split, classes=tuple(words.get(name, (name,))[0] for name in split.classes))
-        for split in read_images(first_of(root, *IMAGENETTE), image_size)
+        for split in read_images(first_of(root, *IMAGENETTE), options.image_size)
     ]
 
 

@@ -36,8 +36,7 @@ def section(folder: Path) -> str:
     """
     if not (folder / "settings.json").exists():
         raise FileNotFoundError(f"there is no study in {folder}; name the results folder of one")
-    settings = read_json(folder / "settings.json")
-    plan = make_plan(read_settings(settings | {"families": settings["families"] or None}))
+    plan = make_plan(read_settings(read_json(folder / "settings.json")))
     first = next(iter(plan.configurations))
     tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("trials", "references"))
     trials, references = (table[table["configuration"] == first] for table in tables)

@@ -187,7 +187,7 @@ class Settings(Parameters):
         names = {entry: list(configurations) for entry, configurations in entries.items()}
         written = {
             "configurations": {name: entry[name] for entry in entries.values() for name in entry},
-            "families": {} if families is None else read_families(families, names),
+            "families": read_families(families, names) if families not in (None, {}) else {},
         }
         return table | written
 

@@ -176,11 +176,11 @@ def surrogates(
         first += [f"Whether the methods are interchangeable cannot be decided: {lone}"]
         return Text(" ".join(first))
     pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
-    verdict = " ".join([*first, _interchangeable(order, pairs, exponents)])
+    verdict = " ".join([*first, _interchangeable(pairs, exponents)])
     return Text(f"{verdict}\n\n{bullets([_differing(pairs), _order(order)])}")
 
 
-def _interchangeable(order: Agreement, pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
+def _interchangeable(pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
     """Return the verdict. Differing accuracies or differing exponents are enough to reject."""
     if (pairs["reason"] != "").all():
         return "Whether the methods are interchangeable cannot be decided from these trials."

@@ -167,6 +167,13 @@ def test_tables_of_scikit_learn_are_split_two_to_one(name, table):
     assert (trained_on.std(0, correction=0) - 1).abs().max() < 1e-5
 
 
+def test_tables_of_scikit_learn_take_the_options_of_tables():
+    with pytest.raises(ValueError, match=r"the proline .* of test rows is that of no training row"):
+        load("wine", label="proline")
+    with pytest.raises(ValueError, match="has no column 'grape', only alcohol, "):
+        load("wine", label="grape")
+
+
 def test_options_of_every_format_work_on_tables():
     whole = load("wine")
     few = load("wine", classes=["class_2", "class_0"], per_class=5, held_out=3)
