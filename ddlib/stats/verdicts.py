@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats.intervals import LEVEL
-from ddlib.stats.laws import COLUMNS, Fit, Fits
+from ddlib.stats.laws import COLUMNS, Fits
 
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 QUALITIES = ["misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95"]
