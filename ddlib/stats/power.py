@@ -25,10 +25,10 @@ def power(free: Fit, exponent: float, *, seeds: int | None = None, draws: int = 
 
     free: a fit of the free exponent with intervals; seeds: of the design, default those of the fit.
     The truth is a/k^b + c with b the exponent, and the a and c that are nearest to the measured
-    means; the noise is that of the fit. A study tells b from 1/2 if its estimate lies outside the
-    central 95 % of those under b = 1/2, which have the longer tails of Student t: the variance is
-    estimated. The same random numbers serve every exponent. docs/statistics.md compares the result
-    with whole simulated studies.
+    means; the noise is that of the fit. A study tells b from 1/2 if 1/2 lies outside the interval
+    about its estimate. That reaches as far as the central 95 % of estimates under b, which have
+    the longer tails of Student t here, as a study estimates its variance. The same random numbers
+    serve every exponent. docs/statistics.md compares the result with whole simulated studies.
     """
     return _power(_simulate(free, seeds, draws), exponent)
 
@@ -70,6 +70,6 @@ def _simulate(free: Fit, seeds: int | None, draws: int) -> Callable[..., np.ndar
 
 
 def _power(estimates: Callable[..., np.ndarray], exponent: float) -> float:
-    low, high = np.quantile(estimates(0.5, tails=True), [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(estimates(exponent, tails=True), [LEVEL / 2, 1 - LEVEL / 2]) - exponent
     drawn = estimates(exponent)
-    return float(((drawn < low) | (drawn > high)).mean())
+    return float(((drawn + low > 0.5) | (drawn + high < 0.5)).mean())
