@@ -121,7 +121,7 @@ def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
 
 
 def _learned(plan: Plan) -> Iterator[str]:
-    """Say which numbers methods learned (means over seeds), and whether networks train with them."""
+    """Say which numbers methods learned (means over seeds), and if the evaluation uses them."""
     paths = dict.fromkeys(trial.set_path for trial in plan.trials)
     sets = [load_distilled(path) for path in paths if path.exists()]
     rows = [
