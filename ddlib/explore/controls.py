@@ -68,11 +68,7 @@ class Explorer(widgets.VBox):
             view = self.view(chosen.pop("study"), **chosen)
         except ValueError as reason:
             view = View(EMPTY, f"Nothing to show: {reason}.")
-        self.picture.spec = view.chart.to_dict(validate=False) | {  # checks double the time
-            "title": {"text": view.verdict, "subtitle": view.details},
-            "description": f"{view.verdict}. {view.details}",  # for screen readers
-            "config": CONFIG,
-        }
+        self.current, self.picture.spec = view, _specification(view, view.chart)
         table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
         text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
         self.numbers.value = text if len(view.numbers) else ""
@@ -89,8 +85,37 @@ class Explorer(widgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
         still, metadata = mime_bundle(self.picture.spec)
+        if len(self.current.numbers):  # the picture shows them, for viewers that know no more
+            parts = alt.vconcat(self.current.chart, drawn_table(*self.current[3:]))
+            picture, sizes = mime_bundle(_specification(self.current, parts))
+            still["image/png"], metadata["image/png"] = picture["image/png"], sizes["image/png"]
         still[NUMBERS] = self.numbers.value
         return {**still, **super()._repr_mimebundle_(**options)}, metadata
+
+
+def _specification(view: View, chart: alt.TopLevelMixin) -> dict:
+    """Return the Vega-Lite specification of a chart with the title of a view."""
+    return chart.to_dict(validate=False) | {  # checks double the time
+        "title": {"text": view.verdict, "subtitle": view.details},
+        "description": f"{view.verdict}. {view.details}",  # for screen readers
+        "config": CONFIG,
+    }
+
+
+def drawn_table(numbers: pd.DataFrame, note: str) -> alt.Chart:
+    """Draw a table of texts as a chart, with a note below."""
+    lines = [list(numbers.columns), *numbers.fillna("").astype(str).to_numpy().tolist()]
+    widths = [7 * max(map(len, column)) + 14 for column in zip(*lines, strict=True)]  # pixels
+    starts, height = [sum(widths[:place]) for place in range(len(widths))], 20
+    cells = [
+        {"x": x, "y": row * height, "text": text}
+        for row, line in enumerate([*lines, [note]])
+        for x, text in zip(starts, line, strict=False)
+    ]
+    size = {"width": sum(widths), "height": height * (len(lines) + 1)}
+    texts = alt.Chart(pd.DataFrame(cells), **size).mark_text(align="left", baseline="top", size=12)
+    free = {"scale": None, "axis": None}
+    return texts.encode(alt.X("x:Q", **free), alt.Y("y:Q", **free), text="text:N")
 
 
 class Ticks(widgets.HBox):
