@@ -65,33 +65,28 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     Of several studies of a data set, the scaling law is judged in the one with the most trials
     under its first configuration.
     """
-    trials, regimes, teachers, coverage = {}, {}, {}, {}
+    trials, panels, regimes, teachers, coverage = {}, {}, {}, {}, {}
     for name, study in tables.named(studies).items():
-        parts = by_labels(study)
-        if len(parts) > 1:
-            regimes[name], teachers[name] = parts, study.teachers
-        rows, data = next(iter(parts.values())), data_of(study)
+        parts, data = by_labels(study), data_of(study)
+        rows = next(iter(parts.values()))
         if len(rows) > len(trials.get(data, ())):
             trials[data] = rows
+        if len(parts) > 1:
+            regimes[name], teachers[name] = parts, study.teachers
+            panels |= {f"{data}, {labels} labels": rows for labels, rows in parts.items()}
         if study.distances is not None:
-            coverage[name] = cover(study, draws)
+            coverage[data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
-    panels = {
-        f"{data_of_trials(rows)}, {labels} labels": rows
-        for parts in regimes.values()
-        for labels, rows in parts.items()
-    }
     return Evidence(cells.cells(fits), cells.gains(trials | panels), regimes, teachers, coverage)
 
 
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
     """Return the trials of the first configuration, and of those of its network by label regime."""
-    names = study.trials.drop_duplicates("configuration")
+    trials = study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+    names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
-    return {
-        row.labels: study.trials[study.trials["configuration"] == row.configuration]
-        for row in names.itertuples()
-    }
+    places = names[["labels", "configuration"]].itertuples(index=False)
+    return {labels: trials[trials["configuration"] == name] for labels, name in places}
 
 
 def cover(study: Tables, draws: int) -> Coverage:

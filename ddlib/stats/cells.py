@@ -3,7 +3,7 @@
 Letters: K distinct k.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import numpy as np
@@ -36,10 +36,15 @@ def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
     rows = [
         {"data": data, "method": method, "kind": _place(method)[0], **_cell(methods[method])}
         for data, methods in fits.items()
-        for method in sorted(methods, key=_place)
+        for method in ordered(methods)
     ]
     table = pd.DataFrame(rows)
     return table.assign(kind=table["kind"].map(KINDS.__getitem__))
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Return the methods once each: those of the paper, others, then controls."""
+    return sorted(dict.fromkeys(methods), key=_place)
 
 
 def _place(method: str) -> tuple[int, int]:
@@ -95,13 +100,13 @@ def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Compare methods with the controls at each k, in each study: {name: trials}.
 
     trials: of one configuration. Columns: data (the name), method, k, ipc, outcome (one of GAINS,
-    by the corrected tests of `compare.paired`; None where it is not testable), difference (of
-    accuracy to BASELINE, as gaps measure it) with low and high. "Beats all controls" is
+    by the corrected tests of `compare.paired`; None where it is not testable), difference (how much
+    smaller the gap in error is than that of BASELINE) with low and high. "Beats all controls" is
     significantly better than each of CONTROLS in the study. Studies without BASELINE have no rows.
     """
     tables = []
     for name, trials in studies.items():
-        pairs = paired(trials.assign(accuracy=1 - trials["error"]))
+        pairs = paired(trials.assign(accuracy=-trials["gap_error"]))
         versus = {control: against(pairs, control) for control in CONTROLS}
         table = versus[BASELINE].set_index(["method", "k"])
         ahead = {
