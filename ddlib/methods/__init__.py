@@ -14,7 +14,7 @@ from ddlib.data.base import DataSet, check_ipcs
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
-from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods import clusters, diffusion, distribution, gradient, selection, trajectory
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
@@ -90,10 +90,16 @@ def _texts(plain: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
+FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, selection.train_network)}
 METHODS: dict[str, Method] = {
     "random": Method(selection.random, selection.RandomSelection, shares=True),
-    "herding": Method(selection.herding, selection.FeatureSelection, shares=True),
-    "k_center": Method(selection.k_center, selection.FeatureSelection, shares=True),
+    "herding": Method(selection.herding, selection.FeatureSelection, **FEATURES),
+    "k_center": Method(selection.k_center, selection.FeatureSelection, **FEATURES),
+    "kernel_herding": Method(selection.kernel_herding, selection.KernelSelection, **FEATURES),
+    "k_means": Method(clusters.k_means, clusters.Centroids),
+    "nearest_to_centroid": Method(
+        clusters.nearest_to_centroid, clusters.NearestSelection, **FEATURES
+    ),
     "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
     "dc": Method(gradient.distil, gradient.GradientMatching),
     "dsa": Method(gradient.distil, gradient.SiameseGradientMatching),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
+from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
@@ -53,6 +54,16 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
     With the same seed, a smaller choice is part of a larger one.
     """
     return torch.cat(next(real_batches(dataset, ipc, generator("random members", seed))))
+
+
+def centroids(samples: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
+    """Return the `ipc` k-means centroids (ipc, ...) of the samples (N, ...) of a class."""
+    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
+
+    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
+        means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32)
+        means.fit(samples.flatten(1).cpu().numpy())
+    return torch.from_numpy(means.cluster_centers_).to(samples).view(ipc, *samples.shape[1:])
 
 
 def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:

@@ -16,6 +16,8 @@ REFERENCE = Recipe(steps=1000, batch_size=256, schedule="step", augmentation="ds
 FULL = pd.DataFrame({"accuracy": [0.8]})
 NETWORK = {"name": "convnet", "width": 128, "depth": 3}
 
+UNPUBLISHED = {"kernel_herding", "k_means", "nearest_to_centroid"}  # under this protocol
+
 
 def plan(data="cifar10", recipe=REFERENCE, network=NETWORK, images=50_000, trials=(), **options):
     """Return what `differences` reads of a study's plan."""
@@ -44,7 +46,7 @@ def test_every_figure_is_a_fraction_with_a_tag_and_stands_once():
     assert set(table["tag"]) == {"paper", "readme", "unverified"}
     assert not table.duplicated(["data", "method", "ipc"]).any()
     library = {name for name, entry in METHODS.items() if entry.modules[-1].startswith("ddlib.")}
-    assert library <= set(table["method"])
+    assert library - UNPUBLISHED <= set(table["method"])
     assert (table["ipc"].isna() == (table["method"] == "all data")).all()
 
 
