@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import shipped
 import torch
 
 from ddlib.data.normalise import Normalisation
@@ -16,7 +17,6 @@ from ddlib.words.text import listed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLE = ROOT / "ddlib" / "example" / "methods" / "digits"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
 
@@ -26,8 +26,8 @@ def test_the_tables_are_read_as_shown():
     [snippet] = [block for block in PYTHON if "trials.parquet" in block]
     assert "results/methods/quick" in snippet
     namespace: dict = {}
-    exec(snippet.replace("results/methods/quick", str(EXAMPLE)), namespace)
-    trials = pd.read_parquet(EXAMPLE / "trials.parquet")
+    exec(snippet.replace("results/methods/quick", str(shipped.METHODS)), namespace)
+    trials = pd.read_parquet(shipped.METHODS / "trials.parquet")
     for (method, ipc), gap in namespace["gap"].items():
         rows = trials[(trials["method"] == method) & (trials["ipc"] == ipc)]
         gaps = [row.gap_error for row in rows.itertuples() if row.configuration == "plain"]
@@ -51,8 +51,8 @@ def test_a_set_is_loaded_as_shown(tmp_path):
     assert namespace["synthetic"].normalisation == synthetic.normalisation
 
 
-def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
-    study, _ = tables.example()
+def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_findings_show():
+    study = tables.read(shipped.METHODS)
     trials, parts = study.trials.query("configuration == 'plain'"), []
     for measure, words in (("gap_error", "test error"), ("gap_cross_entropy", "cross-entropy")):
         judged = verdicts.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
@@ -63,8 +63,8 @@ def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
     assert ". ".join(parts) + "." in " ".join(README.split())
 
 
-def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
-    _, study = tables.example()
+def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_findings_show():
+    study = tables.read(shipped.COVERAGE)
     gaps = study.gaps[study.gaps["method"] == study.methods[0]]
     families = {n: family for n, family in study.families.items() if n != "all configurations"}
     radii = covers.radii(study.distances, study.noise)
