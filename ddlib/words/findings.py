@@ -1,18 +1,19 @@
 """Sentences on all findings together, computed from the tables of `ddlib.stats.cells`."""
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.cells import GAINS, OUTCOMES, PAPER_DATA, PAPER_METHODS, PAPER_R2
-from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.cells import GAINS, OUTCOMES, PAPER_DATA, PAPER_METHODS, PAPER_R2, WAYS
+from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
+from ddlib.stats.regressions import confirms
+from ddlib.words.methods import labels as of_labels
 from ddlib.words.text import Text, bullets, listed
 
 SMALL = 10  # samples per class, up to which a set counts as small
-CONFIRMED = "confirmed"
-CELL = "a method on a data set"
 
 
 def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, tests: Mapping[str, pd.DataFrame]) -> Text:
@@ -21,21 +22,23 @@ def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, tests: Mapping[str, pd.Da
     cells, gains: the tables of `ddlib.stats.cells`; tests: by study, that of
     `ddlib.stats.regressions.regress`.
     """
-    return Text(bullets([_scaling(cells), _criterion(cells), _coverage(tests), _gains(gains)]))
+    return Text(
+        bullets([_scaling(cells), _criterion(cells), _coverage(tests), _gains(cells, gains)])
+    )
 
 
 def _scaling(cells: pd.DataFrame) -> str:
     paper = cells[cells["kind"] == "paper"]
-    text = f"**Scaling law.** {_outcomes(paper, f'cells ({CELL}, in test error)')}."
+    text = f"**Scaling law.** {_outcomes(paper, 'cells (a method on a data set, in test error)')}."
     images = paper[paper["data"].isin(PAPER_DATA)]
     if len(images) not in (0, len(paper)):
         every = len(PAPER_DATA) * len(PAPER_METHODS)
         text += f" {_outcomes(images, f'cells of the paper, which has {every},')}."
-    failed = paper[paper["outcome"] == "fails"]
-    slower, faster = (failed["high"] < 0.5).sum(), (failed["low"] > 0.5).sum()
-    if len(failed):
-        text += f" Of those that fail, {slower} fall more slowly than 1/√k and {faster} faster, "
-        text += "which the paper's upper bound allows."
+    ways = paper["way"].value_counts()
+    if len(ways):
+        slower, faster, other = (int(ways.get(way, 0)) for way in WAYS)
+        text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which "
+        text += f"the paper's upper bound allows, and {other} like no power of k."
     controls = cells[cells["kind"] == "control"]
     if len(controls):
         text += f" {_outcomes(controls, 'cells of controls, which select real samples,')}."
@@ -65,53 +68,52 @@ def _criterion(cells: pd.DataFrame) -> str:
 
 
 def _coverage(tests: Mapping[str, pd.DataFrame]) -> str:
-    outcomes = pd.Series({study: law_of_coverage(table) for study, table in tests.items()})
-    if outcomes.empty:
+    if not tests:
         return "**Coverage law.** No study of it is among these findings."
-    parts = [
-        f"{outcome} on {listed(studies, 'and')}"
-        for outcome, studies in outcomes.groupby(outcomes, sort=False).groups.items()
-    ]
+    outcomes = pd.Series({study: confirms(table) for study, table in tests.items()})
+    groups = outcomes.index.groupby(outcomes).items()
+    parts = [f"{outcome} on {listed(studies, 'and')}" for outcome, studies in groups]
     return (
-        f"**Coverage law.** {'; '.join(parts).capitalize()}. It is confirmed where k*, the samples "
+        f"**Coverage law.** It is {'; '.join(parts)}. It counts as confirmed where k*, the samples "
         "that a family of training configurations needs, rises significantly with the family's "
         "measured diversity H_cov, and more than with ln M, the log of its size."
     )
 
 
-def law_of_coverage(tests: pd.DataFrame) -> str:
-    """Return the verdict on the coverage law from a table of `regressions.regress`.
-
-    It must rise with H_cov, and more than with ln M, at each accepted gap that can be tested.
-    """
-    rows = tests[(tests["predictor"] == "h_cov") & (tests["reason"] == "")]
-    if rows.empty:
-        return "not decided"
-    rises, leads = (bool((rows[name] <= LEVEL).all()) for name in ("p", "p_lead"))
-    return CONFIRMED if rises and leads else "not confirmed"
-
-
-def _gains(gains: pd.DataFrame) -> str:
-    hard = _learned(gains)
-    small, large = (hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL])
-    text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)}"
-    if len(small) and len(large):
-        text += f": {_won(small)} of at most {SMALL} samples per class, {_won(large)} of more"
+def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
+    tested = gains[gains["method"].isin(PAPER_METHODS)].dropna(subset="outcome")
+    hard, soft = tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
+    small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
-    return (
-        f"{text}. They are better than random samples, herding and k-center alike in {every}, "
-        f"and worse than random samples in {worse}."
-    )
-
-
-def _learned(gains: pd.DataFrame) -> pd.DataFrame:
-    """Return the tested comparisons of distilled sets under hard labels."""
-    paper, single = gains["method"].isin(PAPER_METHODS), ~gains["data"].str.contains(", ")
-    return gains[paper & single].dropna(subset="outcome")
+    text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
+    text += f"comparisons (a method at a size): {_won(small)} up to {SMALL} samples per class, "
+    text += f"{_won(large)} above. They beat every control, herding and k-center too, in {every}, "
+    text += f"and are worse than random samples in {worse}."
+    if len(soft):
+        text += f" With soft labels of one teacher they are better {_won(soft)}."
+    return text
 
 
 def _won(gains: pd.DataFrame) -> str:
-    return f"in {gains['outcome'].isin(GAINS[:2]).sum()} of {len(gains)} comparisons"
+    return f"in {gains['outcome'].isin(GAINS[:2]).sum()} of {len(gains)}"
+
+
+def summary(
+    cells: pd.DataFrame,
+    gains: pd.DataFrame,
+    tests: Mapping[str, pd.DataFrame],
+    held: Mapping[str, tuple[int, int]],
+) -> Text:
+    """Return the verdicts and how many of the planner's intervals held, wrapped, as a list."""
+    inside, count = np.sum([(0, 0), *held.values()], axis=0)
+    lines = verdicts(cells, gains, tests).removeprefix("- ").split("\n- ")
+    if count:
+        lines.append(
+            "**Planner.** It predicts gaps from a part of a study. Of what that part had left out, "
+            f"its 95 % intervals held {inside} of {count} gaps ({inside / count:.0%})."
+        )
+    options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
+    return Text("\n".join(textwrap.fill(f"- {line}", **options) for line in lines))
 
 
 def table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -180,6 +182,17 @@ def against_random(gains: pd.DataFrame) -> Text:
     return Text(bullets(lines))
 
 
+def labels(
+    regimes: Mapping[str, Mapping[str, pd.DataFrame]], teachers: Mapping[str, pd.DataFrame]
+) -> Text:
+    """Say of each study with several label regimes what soft labels give.
+
+    regimes: by study, its trials by regime; teachers: their tables; see `methods.labels`.
+    """
+    texts = [f"### {name}\n\n{of_labels(parts, teachers[name])}" for name, parts in regimes.items()]
+    return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
+
+
 def coverage(tests: Mapping[str, pd.DataFrame], k_stars: Mapping[str, pd.DataFrame]) -> Text:
     """Say of each study whether the coverage law is confirmed, and which member decides k*.
 
@@ -194,7 +207,7 @@ def coverage(tests: Mapping[str, pd.DataFrame], k_stars: Mapping[str, pd.DataFra
             shares = [f"{row.r2:.2f} (p = {row.p:.2f})" for row in rows.itertuples()]
             parts.append(f"{listed(shares, 'and') or 'not testable'} with {name}")
         epsilons = listed((f"{e:g}" for e in table["epsilon"].unique()), "and")
-        verdict = law_of_coverage(table)
+        verdict = confirms(table)
         line = f"**{study}: {verdict}.** R² of ln k* at gaps of {epsilons}: {', '.join(parts)}."
         worst = k_stars[study].dropna(subset="worst")["worst"]
         if len(worst):
