@@ -170,10 +170,11 @@ def against_random(gains: pd.DataFrame) -> Text:
     """Say for each data set and label regime at which sizes methods beat random samples."""
     lines = []
     for data, rows in gains[gains["method"].isin(PAPER_METHODS)].groupby("data", sort=False):
-        parts = []
+        every, parts = rows["ipc"].nunique(), []
         for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
             sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]
-            names = [f"{method} ({listed(ipcs, 'and')})" for method, ipcs in sizes]
+            places = {m: "all" if len(ipcs) == every else listed(ipcs, "and") for m, ipcs in sizes}
+            names = [f"{method} ({place})" for method, place in places.items()]
             parts.append(f"{words}: {listed(names, 'and') or 'none'}")
         lines.append(f"**{data}**, at samples per class: {'; '.join(parts)}.")
     return Text(bullets(lines))
@@ -206,13 +207,23 @@ def coverage(tests: Mapping[str, pd.DataFrame], k_stars: Mapping[str, pd.DataFra
         epsilons = listed((f"{e:g}" for e in table["epsilon"].unique()), "and")
         verdict = confirms(table)
         line = f"**{study}: {verdict}.** R² of ln k* at gaps of {epsilons}: {', '.join(parts)}."
-        worst = k_stars[study].dropna(subset="worst")["worst"]
-        if len(worst):
-            (name, count), *_ = worst.value_counts().items()
-            line += f" The worst member decides: in {count} of {len(worst)} cases (a family at one "
-            line += f"gap) it is {name}."
+        line += _decides(k_stars[study].dropna(subset="worst"))
         lines.append(line)
     return Text(bullets(lines) or "No study of the coverage law is among these findings.")
+
+
+def _decides(k_stars: pd.DataFrame) -> str:
+    """Name the worst member that goes with the largest k*, at the smallest accepted gap."""
+    if k_stars.empty:
+        return ""
+    rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
+    name = rows.groupby("worst")["k_star"].median().idxmax()
+    sizes, others = (rows.loc[(rows["worst"] == name) == chosen, "k_star"] for chosen in (1, 0))
+    text = (
+        f" The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
+    )
+    text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {sizes.median():.0f}"
+    return f"{text}, elsewhere {others.median():.0f}." if len(others) else f"{text}."
 
 
 def planner(held: Mapping[str, tuple[int, int]]) -> Text:
@@ -252,8 +263,7 @@ def change(cells: pd.DataFrame) -> Text:
             "from 1/2. The others survive a weak test, and more seeds may reject them."
         )
     lines.append(
-        "A curve also fails if a method's settings are worse at some sizes than at others. Rates "
-        "were searched on held-out training data, by the same search for every method; a better "
-        "search could bend curves back."
+        "A curve also fails if a method's settings are worse at some sizes than at others. A "
+        "better search for them, size by size, could bend it back."
     )
     return Text(bullets(lines))

@@ -34,6 +34,7 @@ def gains():
     outcomes = {
         ("mnist", "hard", "dm"): ["beats all controls", "beats random", "level with random"],
         ("mnist", "hard", "herding"): ["beats random"] * 3,
+        ("letter", "hard", "dc"): ["beats random"] * 3,
         ("adult", "hard", "dm"): ["worse than random", None, "beats random"],
         ("mnist, soft labels", "soft", "dm"): ["level with random"] * 2 + ["beats random"],
     }
@@ -95,17 +96,19 @@ def test_where_methods_beat_random_samples(gains):
     assert words.against_random(gains).splitlines() == [
         "- **mnist**, at samples per class: better: dm (1 and 10); worse: none.",
         "- **adult**, at samples per class: better: dm (50); worse: dm (1).",
+        "- **letter**, at samples per class: better: dc (all); worse: none.",
         "- **mnist, soft labels**, at samples per class: better: dm (50); worse: none.",
     ]
 
 
 def test_the_member_that_decides_is_named():
-    worst = pd.DataFrame({"worst": ["vit", "vit", None, "mlp"]})
-    text = words.coverage({"adult": regressed(0.2, 0.3)}, {"adult": worst})
+    rows = [(0.05, "vit", 300), (0.05, "vit", 200), (0.05, "own", 20), (0.1, "mlp", 900)]
+    k_stars = pd.DataFrame([*rows, (0.05, None, np.nan)], columns=["epsilon", "worst", "k_star"])
+    text = words.coverage({"adult": regressed(0.2, 0.3)}, {"adult": k_stars})
     assert text == (
         "- **adult: not confirmed.** R² of ln k* at gaps of 0.05: 0.40 (p = 0.20) with H_cov, 0.20 "
-        "(p = 0.30) with ln M. The worst member decides: in 2 of 3 cases (a family at one gap) it "
-        "is vit."
+        "(p = 0.30) with ln M. The worst member decides: where it is vit (2 of 3 families at a gap "
+        "of 0.05), the median k* is 250, elsewhere 20."
     )
 
 
