@@ -14,7 +14,15 @@ from ddlib.data.base import DataSet, check_ipcs
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
-from ddlib.methods import diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods import (
+    characteristic,
+    diffusion,
+    distribution,
+    gradient,
+    selection,
+    trained,
+    trajectory,
+)
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
@@ -101,6 +109,12 @@ METHODS: dict[str, Method] = {
         trajectory.distil,
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
+    "ncfm": Method(
+        characteristic.distil,
+        characteristic.CharacteristicMatching,
+        shares=True,
+        preparation=Preparation(characteristic.jobs, trained.train_network),
     ),
     "mgd3": Method(
         diffusion.distil,

@@ -163,6 +163,13 @@ class Synthetic:
         )
         self.watch = Watch()
 
+    def descend(self, loss: torch.Tensor, iteration: int) -> None:
+        """Take a step down the gradient of a loss (); raise DivergedError as `watch` does."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.watch.finite(iteration, "the matching loss", loss)
+
     def finished(
         self, method: str, steps: int, learned: Mapping[str, float] | None = None
     ) -> DistilledSet:
