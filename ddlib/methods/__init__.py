@@ -14,7 +14,16 @@ from ddlib.data.base import DataSet, check_ipcs
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
-from ddlib.methods import clusters, diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods import (
+    characteristic,
+    clusters,
+    diffusion,
+    distribution,
+    gradient,
+    selection,
+    trained,
+    trajectory,
+)
 from ddlib.methods.common import check_factor
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
@@ -123,6 +132,12 @@ METHODS: dict[str, Method] = {
         trajectory.distil,
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
+    "ncfm": Method(
+        characteristic.distil,
+        characteristic.CharacteristicMatching,
+        shares=True,
+        preparation=Preparation(characteristic.jobs, trained.train_network),
     ),
     "mgd3": Method(
         diffusion.distil,

@@ -152,7 +152,7 @@ def test_a_set_of_images_within_images_is_evaluated_on_what_they_hold(address, d
     """Twelve images of a quarter of the side, enlarged: four of each class in one stored image."""
     places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
     changes = {"methods": {"formed": DM | {"method": "dm", "factor": 2}}, "k": [3], "seeds": 1}
-    changes |= places | {"scheduler_address": address, "configurations": {}}
+    changes |= places | {"scheduler_address": address, "configurations": {"own": {}}}
     for row, synthetic in sets(run(read_settings(STUDY | changes)), "own"):
         assert (row.k, synthetic.k, synthetic.factor) == (3, 3, 2)
         seen = decoded_by_hand(synthetic.samples, 2), torch.arange(3).repeat_interleave(4)
