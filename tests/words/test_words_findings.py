@@ -34,8 +34,8 @@ def gains():
     outcomes = {
         ("mnist", "hard", "dm"): ["beats all controls", "beats random", "level with random"],
         ("mnist", "hard", "herding"): ["beats random"] * 3,
-        ("letter", "hard", "dc"): ["beats random"] * 3,
         ("adult", "hard", "dm"): ["worse than random", None, "beats random"],
+        ("letter", "hard", "dc"): ["beats random"] * 3,
         ("mnist, soft labels", "soft", "dm"): ["level with random"] * 2 + ["beats random"],
     }
     names = ["data", "labels", "method", "ipc", "outcome"]
