@@ -1,5 +1,6 @@
 """environment.yml, pyproject.toml, the parameters files and the notebooks agree with each other."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from ddlib.networks.functional import build
 from ddlib.parameters import read_file
@@ -21,6 +23,7 @@ from ddlib.study.settings import (
 )
 
 ROOT = Path(__file__).parents[1]
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
 KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
@@ -46,6 +49,20 @@ def test_environment_and_project_name_the_same_dependencies():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     [pip] = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert sorted(pip) == sorted([*dependencies(), "-c constraints.txt", "-e ."])
+
+
+def test_binder_and_the_container_install_the_project_as_tested():
+    """Both name no package themselves, so that versions are those of constraints.txt."""
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    options = [line for line in lines if not line.startswith("#")]
+    assert options == [f"--extra-index-url {CPU_WHEELS}", "-c ../constraints.txt", "-e ."]
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"].endswith(" binder/requirements.txt")
+    version = container["image"].rpartition(":")[2]
+    assert (ROOT / "binder" / "runtime.txt").read_text() == f"python-{version}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(version)
+    assert CPU_WHEELS in (ROOT / "docs" / "install.md").read_text()
 
 
 def test_every_dependency_is_a_range_that_holds_the_version_that_was_tested():

@@ -49,9 +49,12 @@ class PageExporter(HTMLExporter):
     """
 
     export_from_notebook = "Page that needs no network"
+    page_template = TEMPLATE
 
     def __init__(self, **options: Any):
-        super().__init__(raw_template=TEMPLATE.read_text(encoding="utf-8"), **options)
+        template = self.page_template.read_text(encoding="utf-8")
+        folder = str(TEMPLATE.parent)
+        super().__init__(raw_template=template, extra_template_paths=[folder], **options)
 
     @property
     def default_config(self) -> Config:
@@ -158,12 +161,17 @@ def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
     return None
 
 
+def is_chart(data: dict) -> str | None:
+    """Return the MIME type of a chart in an output's data {MIME type: content}, if any."""
+    return next(filter(VEGALITE.fullmatch, data), None)
+
+
 def _make_static(data: dict) -> bool:
     """Replace an output that needs a server or a download; return whether it is a chart.
 
     A chart becomes a figure, with its numbers if it has any. A widget becomes a remark.
     """
-    chart = next(filter(VEGALITE.fullmatch, data), None)
+    chart = is_chart(data)
     widget = data.pop(WIDGET, None)
     if chart:
         data["text/html"] = _figure(data[chart], data.get("image/png")) + data.get(NUMBERS, "")
@@ -189,11 +197,16 @@ class _Renderer(IPythonRenderer):
     """Renders Markdown as HTML, with formulas as MathML, which browsers draw without a library."""
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        name = url.partition("#")[0]
+        name, mark, place = url.partition("#")
         if "://" in name or not name.endswith(".ipynb"):
             return super().link(text, url, title)
         address = page_of(name, Path(self.path))
-        return super().link(text, address, title) if address else text
+        return super().link(text, f"{address}{mark}{place}", title) if address else text
+
+    def heading(self, text: str, level: int, **attributes: Any) -> str:
+        # JupyterLab names headings so too: links to them work in both
+        name = html.escape(html.unescape(re.sub(r"<[^>]*>", "", text)).replace(" ", "-"))
+        return f'<h{level} id="{name}">{text}</h{level}>\n'
 
     def block_html(self, html: str) -> str:
         # nbconvert parses blocks to embed images, and would close <details> before its content.
