@@ -100,7 +100,7 @@ def _read_images(folder: Path, image_size: int | None) -> RawSplit:
         notes["grey images repeated in three channels, as others have colours"] = grey
     if notes := +notes:  # without zeros
         counts = "; ".join(f"{note}: {count}" for note, count in sorted(notes.items()))
-        warnings.warn(f"{folder.name}: {counts}", stacklevel=2)
+        warnings.warn(f"{folder}: {counts}", stacklevel=2)
     return RawSplit(np.stack(images), np.array([label for _, label in files]), tuple(names))
 
 
