@@ -102,6 +102,13 @@ def test_notebook_is_clean_and_takes_parameters(path):
     assert max(len(cell.source.splitlines()) for cell in cells) <= 20
 
 
+def test_formulas_of_studies_show_where_there_is_no_network():
+    """Notebook 04, whose formulas are long, shows them on its page."""
+    for path in NOTEBOOKS[1:]:
+        cells = nbformat.read(path, 4).cells if "theory" not in path.stem else []
+        assert not [cell.source for cell in cells if "$" in cell.source], path.name
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_profile_is_valid_without_its_data_and_its_device(path):
     settings = read_settings(read_file(path))

@@ -20,6 +20,7 @@ STYLE = (
     ".ddlib-numbers :is(td, th) {padding: 3px 10px; text-align: left; vertical-align: top}</style>"
 )
 ROW = {"flex_flow": "row wrap", "max_width": "900px"}
+WIDEST = 980  # pixels of a picture: a window of 1280 with a sidebar
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
 
@@ -88,7 +89,9 @@ class Explorer(widgets.VBox):
         if len(self.current.numbers):  # the picture shows them, for viewers that know no more
             parts = alt.vconcat(self.current.chart, drawn_table(*self.current[3:]))
             picture, sizes = mime_bundle(_specification(self.current, parts))
-            still["image/png"], metadata["image/png"] = picture["image/png"], sizes["image/png"]
+            shrink = min(1, WIDEST / sizes["image/png"]["width"])
+            size = {side: round(shrink * pixels) for side, pixels in sizes["image/png"].items()}
+            still["image/png"], metadata["image/png"] = picture["image/png"], size
         still[NUMBERS] = self.numbers.value
         return {**still, **super()._repr_mimebundle_(**options)}, metadata
 
