@@ -1,6 +1,7 @@
 """The base of all explorers: controls, and below them a chart and numbers that follow them."""
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ STYLE = (
 )
 ROW = {"flex_flow": "row wrap", "max_width": "900px"}
 WIDEST = 980  # pixels of a picture: a window of 1280 with a sidebar
+WRAP = 20  # letters of a line in a picture of a table
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
 
@@ -106,17 +108,21 @@ def _specification(view: View, chart: alt.TopLevelMixin) -> dict:
 
 
 def drawn_table(numbers: pd.DataFrame, note: str) -> alt.Chart:
-    """Draw a table of texts as a chart, with a note below."""
+    """Draw a table of texts as a chart, with a note below; long texts are wrapped."""
     lines = [list(numbers.columns), *numbers.fillna("").astype(str).to_numpy().tolist()]
-    widths = [7 * max(map(len, column)) + 14 for column in zip(*lines, strict=True)]  # pixels
-    starts, height = [sum(widths[:place]) for place in range(len(widths))], 20
+    lines = [[textwrap.wrap(text, WRAP) or [""] for text in line] for line in lines]
+    columns = zip(*lines, strict=True)
+    widths = [14 + 7 * max(len(part) for text in column for part in text) for column in columns]
+    lines.append([textwrap.wrap(note, sum(widths) // 6)])
+    heights = [6 + 15 * max(map(len, line)) for line in lines]
     cells = [
-        {"x": x, "y": row * height, "text": text}
-        for row, line in enumerate([*lines, [note]])
-        for x, text in zip(starts, line, strict=False)
+        {"x": sum(widths[:column]), "y": sum(heights[:row]), "text": "\n".join(text)}
+        for row, line in enumerate(lines)
+        for column, text in enumerate(line)
     ]
-    size = {"width": sum(widths), "height": height * (len(lines) + 1)}
-    texts = alt.Chart(pd.DataFrame(cells), **size).mark_text(align="left", baseline="top", size=12)
+    size = {"width": sum(widths), "height": sum(heights), "view": alt.ViewBackground(stroke=None)}
+    texts = alt.Chart(pd.DataFrame(cells), **size)
+    texts = texts.mark_text(align="left", baseline="top", size=12, lineBreak="\n")
     free = {"scale": None, "axis": None}
     return texts.encode(alt.X("x:Q", **free), alt.Y("y:Q", **free), text="text:N")
 

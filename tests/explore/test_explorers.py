@@ -293,7 +293,7 @@ def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
     # Viewers that know no widgets show the picture: the numbers stand below the chart.
     chart = Image.open(BytesIO(mime_bundle(spec)[0]["image/png"]))
     still = Image.open(BytesIO(bundle["image/png"]))
-    assert still.height >= chart.height + 2 * 20 * len(cells(explorer))
+    assert still.height >= chart.height + 2 * 21 * len(cells(explorer))
     assert np.asarray(still.convert("L"))[chart.height :].min() < 128  # dark text
 
 
