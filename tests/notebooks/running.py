@@ -15,7 +15,7 @@ TINY = {
         "dm": {"iterations": 2, "real_batch": 8, "learning_rate": {1: 1, 10: 10}},
         "dc": {"iterations": 1, "real_batch": 8, "learning_rate": 1e30},
     },
-    **{"k": [10, 20, 40, 80], "seeds": 3, "draws": 100},
+    **{"k": [10, 20, 40, 80], "seeds": 3, "draws": 100, "converged": {"passes": 30}},
 }
 
 
