@@ -8,6 +8,7 @@ many trials there are, how many are cached, and how long the rest will take.
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ from ddlib.publish.page import read_notebook, write_page
 from ddlib.study.forecast import forecast
 from ddlib.study.plan import make_plan
 from ddlib.study.run import counts
-from ddlib.study.settings import Exploration, read_parameters
+from ddlib.study.settings import (
+    Exploration,
+    Settings,
+    check_coverage,
+    read_parameters,
+    read_settings,
+)
 
 
 class QuietKernels(AsyncKernelManager):
@@ -50,6 +57,20 @@ def read_source(path: Path) -> NotebookNode:
     return notebook
 
 
+def read_for(notebook: NotebookNode, values: Mapping[str, Any]) -> Settings | Exploration:
+    """Return the checked parameters, as this notebook reads them.
+
+    Raises ValueError for parameters of another kind of notebook, before a kernel starts.
+    """
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    if "Exploration.read(" in code:
+        return Exploration.read(values, "the explorers")
+    settings = read_settings(values) if "read_settings(" in code else read_parameters(values)
+    if "check_coverage(" in code:
+        check_coverage(settings)
+    return settings
+
+
 def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -> Path:
     """Run `notebook` with the YAML file `parameters`; return the path of the executed notebook.
 
@@ -59,9 +80,8 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
     folder that cannot be written, PapermillExecutionError for a failed cell, DeadKernelError if the
     kernel died.
     """
-    read_source(notebook)
-    values = read_file(parameters) | others
-    executed = from_root(read_parameters(values).results) / notebook.name
+    source, values = read_source(notebook), read_file(parameters) | others
+    executed = from_root(read_for(source, values).results) / notebook.name
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"{values['results']!r} is the notebook's own folder; name another")
     check_writable(executed.parent)
@@ -89,8 +109,7 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
 
 def foresee(notebook: Path, parameters: Path, **others: Any) -> str:
     """Return the trials, hours and memory of a run, from a few timed steps; errors as `execute`."""
-    read_source(notebook)
-    settings = read_parameters(read_file(parameters) | others)
+    settings = read_for(read_source(notebook), read_file(parameters) | others)
     if isinstance(settings, Exploration):
         return "nothing to compute: this notebook reads the tables of other studies"
     plan = make_plan(settings)

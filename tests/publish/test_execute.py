@@ -70,6 +70,25 @@ def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsy
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("notebook", "changes", "sentence"),
+    [
+        ("03_coverage_law", {}, "1 configurations make no families; give at least 3"),
+        ("05_explore", {}, "the explorers: 'data' is not a parameter"),
+        ("01_scaling_law", {"studies": ["results"]}, "this study: 'studies' is not a parameter"),
+        ("06_nothing", {}, "06_nothing.ipynb"),
+    ],
+)
+def test_parameters_of_another_notebook_are_refused(tmp_path, dry, notebook, changes, sentence):
+    parameters, out = tmp_path / "mine.yaml", tmp_path / "out"
+    parameters.write_text(yaml.safe_dump(STUDY | changes | {"results": str(out)}))
+    notebook = Path(__file__).parents[2] / "notebooks" / f"{notebook}.ipynb"
+    with pytest.raises(SystemExit, match=sentence):
+        main([str(notebook), str(parameters), *dry])
+    assert not out.exists()
+
+
 def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):
     with pytest.raises(SystemExit, match=r"question\.ipynb stopped in cell 3: no such luck"):
         run("raise ValueError('no such luck')")
