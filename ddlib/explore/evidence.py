@@ -3,7 +3,9 @@
 `python -m ddlib.explore.evidence` writes the findings into the README, and its figure.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +13,18 @@ import pandas as pd
 
 from ddlib.explore import tables
 from ddlib.explore.tables import Tables
+from ddlib.figures import findings as charts
+from ddlib.figures.render import mime_bundle, small
+from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.families import k_star, series, worst_member
 from ddlib.stats.pilot import REACH, ends, read_pilot
+from ddlib.words import findings as words
 
 EXAMPLE = "digits"  # runs in minutes; it counts only while nothing else has been found
 ALL = "all configurations"
+README, PICTURE = "README.md", "notebooks/images/exponents.png"
+BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", re.DOTALL)
 
 
 class Coverage(NamedTuple):
@@ -65,33 +73,28 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     Of several studies of a data set, the scaling law is judged in the one with the most trials
     under its first configuration.
     """
-    trials, regimes, teachers, coverage = {}, {}, {}, {}
+    trials, panels, regimes, teachers, coverage = {}, {}, {}, {}, {}
     for name, study in tables.named(studies).items():
-        parts = by_labels(study)
-        if len(parts) > 1:
-            regimes[name], teachers[name] = parts, study.teachers
-        rows, data = next(iter(parts.values())), data_of(study)
+        parts, data = by_labels(study), data_of(study)
+        rows = next(iter(parts.values()))
         if len(rows) > len(trials.get(data, ())):
             trials[data] = rows
+        if len(parts) > 1:
+            regimes[name], teachers[name] = parts, study.teachers
+            panels |= {f"{data}, {labels} labels": rows for labels, rows in parts.items()}
         if study.distances is not None:
-            coverage[name] = cover(study, draws)
+            coverage[data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
-    panels = {
-        f"{data_of_trials(rows)}, {labels} labels": rows
-        for parts in regimes.values()
-        for labels, rows in parts.items()
-    }
     return Evidence(cells.cells(fits), cells.gains(trials | panels), regimes, teachers, coverage)
 
 
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
     """Return the trials of the first configuration, and of those of its network by label regime."""
-    names = study.trials.drop_duplicates("configuration")
+    trials = study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+    names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
-    return {
-        row.labels: study.trials[study.trials["configuration"] == row.configuration]
-        for row in names.itertuples()
-    }
+    places = names[["labels", "configuration"]].itertuples(index=False)
+    return {labels: trials[trials["configuration"] == name] for labels, name in places}
 
 
 def cover(study: Tables, draws: int) -> Coverage:
@@ -138,3 +141,39 @@ def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> tuple[int, int]:
     new &= (whole.ks <= REACH * pilot.ks[-1]) & ~np.isnan(measured)
     inside = (low <= measured) & (measured <= high)
     return int(inside[new].sum()), int(new.sum())
+
+
+def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
+    """Tabulate how each study was made: one row a study, None where it is not known."""
+    rows = []
+    for name, study in tables.named(studies).items():
+        origin, ended = study.provenance, study.trials["status"] == "ok"
+        hours = origin.get("core_hours")
+        row = {"study": name, "seeds": study.trials["seed"].nunique(), "k": study.sizes}
+        row |= {"trials": len(ended), "failed": int((~ended).sum())}
+        row |= {"commit": (origin.get("commit") or "")[:10] or None, "date": origin.get("date")}
+        row["machines"] = (
+            ", ".join(machine["cpu"] for machine in origin.get("machines", [])) or None
+        )
+        rows.append(row | {"core hours": hours and round(sum(hours.values()), 1)})
+    return pd.DataFrame(rows)
+
+
+def readme(page: str, found: Evidence) -> str:
+    """Return the README with these findings in the place of those between its two marks."""
+    tests = {name: study.fitted for name, study in found.coverage.items()}
+    held = {name: study.held for name, study in found.coverage.items()}
+    text = words.summary(found.cells, found.gains, tests, held)
+    return BLOCK.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
+
+
+def write(readme_path: Path, picture: Path) -> None:
+    """Write the findings that come with the library into the README, and their figure."""
+    found = gather(shipped())
+    write_atomically(readme_path, readme(readme_path.read_text(), found).encode())
+    png = mime_bundle(charts.exponents(found.cells).to_dict())[0]["image/png"]
+    write_atomically(picture, small(png))
+
+
+if __name__ == "__main__":
+    write(from_root(README), from_root(PICTURE))

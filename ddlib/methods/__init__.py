@@ -14,7 +14,17 @@ from ddlib.data.base import DataSet, check_ipcs
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
-from ddlib.methods import clusters, diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods import (
+    characteristic,
+    clusters,
+    diffusion,
+    distribution,
+    gradient,
+    selection,
+    trained,
+    trajectory,
+)
+from ddlib.methods.common import check_factor
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
@@ -41,22 +51,32 @@ class Method:
     """A method: its function, its parameters, and whether it shares work over sizes.
 
     With a preparation, the function takes one more argument: the paths of the files, one for each
-    job.
+    job. check(parameters, dataset, ipcs): raises ValueError for data or sizes that do not fit.
     """
 
     function: Callable[..., Any]
     parameters: type[Parameters]
     shares: bool = False
     preparation: Preparation | None = None
+    check: Callable[[Any, DataSet, Sequence[int]], None] | None = None
 
     def distil(
-        self, dataset: DataSet, network: Any, ipcs: Sequence[int], seed: int, *more: Any
+        self,
+        dataset: DataSet,
+        network: Any,
+        ipcs: Sequence[int],
+        seed: int,
+        parameters: Any,
+        *more: Any,
     ) -> dict[int, DistilledSet | DivergedError]:
         """Distil every size; ValueError for a size that the smallest class cannot fill."""
         check_ipcs(ipcs, dataset)
+        if self.check:
+            self.check(parameters, dataset, ipcs)
+        more = seed, parameters, *more
         if self.shares:
-            return self.function(dataset, network, ipcs, seed, *more)
-        return {ipc: or_diverged(self.function, dataset, network, ipc, seed, *more) for ipc in ipcs}
+            return self.function(dataset, network, ipcs, *more)
+        return {ipc: or_diverged(self.function, dataset, network, ipc, *more) for ipc in ipcs}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -100,13 +120,24 @@ METHODS: dict[str, Method] = {
     "nearest_to_centroid": Method(
         clusters.nearest_to_centroid, clusters.NearestSelection, **FEATURES
     ),
-    "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
-    "dc": Method(gradient.distil, gradient.GradientMatching),
-    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching),
+    "dm": Method(
+        distribution.distil,
+        distribution.DistributionMatching,
+        shares=True,
+        check=check_factor,
+    ),
+    "dc": Method(gradient.distil, gradient.GradientMatching, check=check_factor),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, check=check_factor),
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
+    "ncfm": Method(
+        characteristic.distil,
+        characteristic.CharacteristicMatching,
+        shares=True,
+        preparation=Preparation(characteristic.jobs, trained.train_network),
     ),
     "mgd3": Method(
         diffusion.distil,

@@ -122,6 +122,10 @@ def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path
     ("changes", "message"),
     [
         ({"methods": {"dsa": None}}, "the method 'dsa' makes images, but wine holds vectors; choo"),
+        (
+            {"methods": {"mine": {"method": "dm", "factor": 2}}},
+            "the method 'mine': factor=2 puts several images into one, but wine holds vectors; le",
+        ),
         ({"methods": {"mgd3": None}}, "the method 'mgd3' makes images, but wine holds vectors"),
         (
             {"methods": {"dm": {"augmentation": "dsa"}}},
