@@ -100,15 +100,15 @@ def _place(trial: Trial) -> tuple[str, str, int, int]:
     return trial.configuration, trial.method, trial.ipc, trial.seed
 
 
-def minutes(finding: Finding, trials: Sequence[Trial]) -> str:
-    """Say how many minutes of a core the finding took for these trials, if its table tells."""
+def cost(finding: Finding, trials: Sequence[Trial]) -> str:
+    """Say how many seconds of a core the finding took for these trials, if its table tells."""
     if finding.costs.empty:
         return "costs unknown"
     costs = finding.costs.set_index(TRIAL).loc[list(map(_place, trials))].reset_index()
     seconds = costs.drop_duplicates("method")["prepare_seconds"].sum()
     seconds += costs.drop_duplicates("set")["distil_seconds"].sum()
     seconds += costs["evaluate_seconds"].sum()
-    return f"about {seconds / 60:.1f} minutes of a core"
+    return f"about {seconds:.0f} seconds of a core"
 
 
 def recompute(
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             try:
                 finding = read(place, Path(work), options.workers)
                 trials = draw(finding, options.sample, options.seed)
-                print(f"{name}: {len(trials)} trials, {minutes(finding, trials)}", flush=True)
+                print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
                 notes = list(doubts(finding, trials))
                 for note in notes:
                     print(f"  note: {note}")
