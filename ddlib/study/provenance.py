@@ -79,16 +79,15 @@ def _git(*words: str) -> str:
 def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[str, Any]:
     """Return the provenance of the study in a results folder, as far as its files tell.
 
-    costs: as in `Result`; code: from `commit`. core_hours are the hours of one core for sets, for
+    costs: as in `Result`, empty if unknown; code: from `commit`. core_hours are the hours of one core for sets, for
     the files that methods prepare, and for evaluations. Versions and machines are those of this
     process, so call this where the study ran. date: that of the last record, in UTC.
     """
-    by_set, by_method = costs.drop_duplicates("set"), costs.drop_duplicates("method")
-    seconds = {
-        "sets": by_set["distil_seconds"].sum(),
-        "preparations": by_method["prepare_seconds"].sum(),
-        "evaluations": costs["evaluate_seconds"].sum(),
-    }
+    seconds = {}
+    if len(costs):
+        seconds["sets"] = costs.drop_duplicates("set")["distil_seconds"].sum()
+        seconds["preparations"] = costs.drop_duplicates("method")["prepare_seconds"].sum()
+        seconds["evaluations"] = costs["evaluate_seconds"].sum()
     times = [path.stat().st_mtime for path in (folder / "trials").glob("*.json")]
     last = datetime.fromtimestamp(max(times), UTC) if times else None
     return {
