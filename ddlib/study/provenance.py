@@ -79,9 +79,10 @@ def _git(*words: str) -> str:
 def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[str, Any]:
     """Return the provenance of the study in a results folder, as far as its files tell.
 
-    costs: as in `Result`, empty if unknown; code: from `commit`. core_hours are the hours of one core for sets, for
-    the files that methods prepare, and for evaluations. Versions and machines are those of this
-    process, so call this where the study ran. date: that of the last record, in UTC.
+    costs: as in `Result`, empty if unknown; code: from `commit`. core_hours are the hours of one
+    core for sets, for the files that methods prepare, and for evaluations. Versions and machines
+    are those of this process, so call this where the study ran. date: that of the last record, in
+    UTC.
     """
     seconds = {}
     if len(costs):
