@@ -14,13 +14,19 @@ from ddlib.data.base import DataSet, check_ipcs
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
-from ddlib.methods import clusters, diffusion, distribution, gradient, selection, trajectory
+from ddlib.methods import (
+    clusters,
+    diffusion,
+    distribution,
+    gradient,
+    imported,
+    selection,
+    trajectory,
+)
 from ddlib.methods.common import check_factor
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
-
-PIPELINE_FILES = (".json", ".safetensors", ".bin")  # of a folder that a parameter names
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Method:
     def reads(self, parameters: Parameters) -> list[str]:
         """Return digests of the files and folders that parameters name, such as weights."""
         places = [from_root(text) for text in _texts(vars(parameters))]
-        folders = [files_digest(place, PIPELINE_FILES) for place in places if os.path.isdir(place)]
+        folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
         return folders + [file_digest(place) for place in places if os.path.isfile(place)]
 
 
@@ -130,4 +136,5 @@ METHODS: dict[str, Method] = {
         shares=True,
         preparation=Preparation(diffusion.jobs, unet.train, of_network=False),
     ),
+    "imported": Method(imported.distil, imported.ImportedSet, check=imported.check),
 }

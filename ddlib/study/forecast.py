@@ -68,6 +68,7 @@ LOOPS = {
         [{"steps": n, "stop": 0, "unet_steps": n} for n in (1, 4)],
         lambda steps: (1, steps),
     ),
+    "imported": ([{}], lambda: (1,)),
 }
 """By method: the changes of parameters that make short runs, and how often each loop runs."""
 
