@@ -15,12 +15,14 @@ from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import (
+    characteristic,
     clusters,
     diffusion,
     distribution,
     gradient,
     imported,
     selection,
+    trained,
     trajectory,
 )
 from ddlib.methods.common import check_factor
@@ -129,6 +131,12 @@ METHODS: dict[str, Method] = {
         trajectory.distil,
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
+    "ncfm": Method(
+        characteristic.distil,
+        characteristic.CharacteristicMatching,
+        shares=True,
+        preparation=Preparation(characteristic.jobs, trained.train_network),
     ),
     "mgd3": Method(
         diffusion.distil,

@@ -216,6 +216,13 @@ class Synthetic:
         """Return the samples (ipc x C x factor^2, ...) that a network sees, differentiable."""
         return decode(self.samples, self.factor)
 
+    def descend(self, loss: torch.Tensor, iteration: int) -> None:
+        """Take a step down the gradient of a loss (); raise DivergedError as `watch` does."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.watch.finite(iteration, "the matching loss", loss)
+
     def finished(
         self, method: str, steps: int, learned: Mapping[str, float] | None = None
     ) -> DistilledSet:

@@ -59,18 +59,11 @@ def distil(
             synthetic_means = class_means(features, size.labels, class_count)
             loss = squared_distance(synthetic_means, real_means)
             loss = (loss + TINY).log() if parameters.average == "geometric" else loss
-            if or_diverged(_move, size, loss, iteration):
+            if or_diverged(size.descend, loss, iteration):
                 moving.remove(size)
         if not moving:
             break
     return {size.ipc: or_diverged(size.finished, "dm", parameters.iterations) for size in sizes}
-
-
-def _move(size: Synthetic, loss: torch.Tensor, iteration: int) -> None:
-    size.optimiser.zero_grad()
-    loss.backward()
-    size.optimiser.step()
-    size.watch.finite(iteration, "the matching loss", loss)
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, class_count: int) -> torch.Tensor:

@@ -34,6 +34,7 @@ from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.loop import score, train
+from ddlib.training.recipe import Recipe
 from ddlib.training.targets import Teacher
 from ddlib.words.text import listed
 
@@ -41,6 +42,7 @@ PATIENCE = 0.5  # seconds for which short runs are repeated; the fastest of each
 UNITS = ("hours", 3600), ("minutes", 60)  # the first of which a study takes at least two
 SCORED = 256  # test images on which a score is timed
 EXPERT = {"iterations": 1, "experts": 1, "expert_epochs": 1, "max_start": 1}
+POOL = {"iterations": 1, "networks": 1, "pool": Recipe(steps=1)}
 MATCH = {"iterations": 1, "outer_steps": 2, "inner_epochs": 0}
 
 
@@ -63,6 +65,10 @@ LOOPS = {
     "mtt": (
         [EXPERT | {"student_steps": n, "expert_steps": 2 * n} for n in (1, 4)],
         lambda iterations, student_steps: (1, iterations * student_steps),
+    ),
+    "ncfm": (
+        [POOL, POOL | {"iterations": 3, "pool": Recipe(steps=4)}],
+        lambda iterations: (1, iterations),
     ),
     "mgd3": (
         [{"steps": n, "stop": 0, "unet_steps": n} for n in (1, 4)],

@@ -50,6 +50,9 @@ def _check(what: str, configuration: Configuration, dataset: DataSet) -> None:
 
 def _plain(name: str, parameters: Parameters, dataset: DataSet) -> Parameters:
     """Return the parameters of a method without augmentations, unless they were asked for."""
+    for field, value in parameters:
+        if isinstance(value, Parameters):
+            _plain(f"{name}: {field}", value, dataset)
     fields = [field for field in type(parameters).model_fields if "augmentation" in field]
     for field in fields:
         value = getattr(parameters, field)

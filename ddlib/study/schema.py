@@ -39,6 +39,8 @@ def schema() -> Schema:
     changes["properties"] |= {"network": model, "product": {"type": "object"}}
     del changes["required"]  # a configuration takes the rest from the study
     methods = {name: method.parameters.model_json_schema() for name, method in METHODS.items()}
+    for method in methods.values():
+        definitions |= method.pop("$defs", {})
     variants = [_with("method", {"const": name}, methods[name]) for name in methods]
     names = {"type": "string", "examples": list(DATASETS)}
     study["properties"] |= {

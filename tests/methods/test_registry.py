@@ -16,6 +16,7 @@ from ddlib.training.divergence import DivergedError
 
 BATCHES = {"iterations": 2, "real_batch": 8, "augmentation": "dsa"}
 EXPERTS = {"expert_epochs": 1, "expert_steps": 1}
+ON_DATA = {"steps": 2, "batch_size": 8}
 SETTINGS = {
     "random": {},
     "herding": {"steps": 2},
@@ -27,6 +28,7 @@ SETTINGS = {
     "dc": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
     "dsa": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
     "mtt": {"iterations": 2, "student_steps": 2, "experts": 2, "max_start": 2, **EXPERTS},
+    "ncfm": {**BATCHES, "networks": 2, "pool": ON_DATA, "frequencies": 4},
     "mgd3": {"steps": 3, "stop": 1, "unet_steps": 2, "unet_channels": [8]},
 }
 
@@ -70,7 +72,7 @@ def test_a_set_says_what_made_it(run, tiny):
         assert (synthetic.data, synthetic.method, synthetic.seed) == ("tiny", name, 4)
         assert (synthetic.classes, synthetic.normalisation) == (tiny.classes, tiny.normalisation)
         assert synthetic.labels.tolist() == [0] * ipc + [1] * ipc + [2] * ipc
-        assert synthetic.parameters == vars(parameters)
+        assert synthetic.parameters == parameters.model_dump()
         assert synthetic.samples.shape == (3 * ipc, 1, 8, 8)
         assert synthetic.samples.dtype == torch.float32
         assert synthetic.samples.isfinite().all()

@@ -23,8 +23,9 @@ UNPUBLISHED = {"kernel_herding", "k_means", "nearest_to_centroid", "imported"}
 def plan(data="cifar10", recipe=REFERENCE, network=NETWORK, images=50_000, trials=(), **options):
     """Return what `differences` reads of a study's plan."""
     methods = options.pop("methods", {"dm": ("dm", DistributionMatching())})
+    learned = options.pop("learned_step_size", False)
     return SimpleNamespace(
-        first=SimpleNamespace(recipe=recipe, network=network),
+        first=SimpleNamespace(recipe=recipe, network=network, learned_step_size=learned),
         settings=SimpleNamespace(data={"name": data, **options}, extensions=None),
         dataset=SimpleNamespace(name=data, train=SimpleNamespace(labels=range(images))),
         methods=methods,
@@ -133,3 +134,14 @@ def test_a_learned_step_size_that_no_network_is_evaluated_with_is_told(tiny, tmp
         found = published.beside(accuracies(("mtt", 1, 10, 0.3)), FULL, data)
         assert found.empty == (data == "digits")
         assert point in published.differences(plan(data, trials=trials), found).splitlines()
+    own = published.differences(plan(trials=trials, learned_step_size=True), found)
+    assert point.split("; ")[0] + "; so does this study" in own.splitlines()
+
+
+@pytest.mark.parametrize("whitened", [True, False])
+def test_whitening_differs_from_each_method_s_own(whitened):
+    """MTT's figure at ipc 1 was published on whitened images, DM's on images as they are."""
+    found = published.beside(accuracies(("mtt", 1, 10, 0.3), ("dm", 1, 10, 0.3)), FULL, "cifar10")
+    rows = published.differing(plan(zca=whitened), found.query("method != 'all data'"))
+    whose = "dm" if whitened else "mtt"
+    assert rows == [(f"zca ({whose})", whitened, not whitened)]
