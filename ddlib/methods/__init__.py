@@ -16,9 +16,12 @@ from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import (
     characteristic,
+    difficulty,
     diffusion,
     distribution,
     gradient,
+    patches,
+    recovery,
     selection,
     trained,
     trajectory,
@@ -110,11 +113,27 @@ METHODS: dict[str, Method] = {
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
     ),
+    "datm": Method(
+        difficulty.distil,
+        difficulty.DifficultyAlignedMatching,
+        preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
     "ncfm": Method(
         characteristic.distil,
         characteristic.CharacteristicMatching,
         shares=True,
         preparation=Preparation(characteristic.jobs, trained.train_network),
+    ),
+    "rded": Method(
+        patches.distil,
+        patches.RealisticPatches,
+        preparation=Preparation(trained.teacher_job, trained.train_network),
+    ),
+    "sre2l": Method(
+        recovery.distil,
+        recovery.StatisticsRecovery,
+        shares=True,
+        preparation=Preparation(trained.teacher_job, recovery.teach),
     ),
     "mgd3": Method(
         diffusion.distil,

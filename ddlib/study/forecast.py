@@ -63,6 +63,15 @@ LOOPS = {
         [EXPERT | {"student_steps": n, "expert_steps": 2 * n} for n in (1, 4)],
         lambda iterations, student_steps: (1, iterations * student_steps),
     ),
+    "datm": (
+        [EXPERT | {"label_snapshot": 1, "student_steps": n, "expert_steps": 2 * n} for n in (1, 4)],
+        lambda iterations, student_steps: (1, iterations * student_steps),
+    ),
+    "rded": ([{"teacher": Recipe(steps=n)} for n in (1, 4)], lambda: (1,)),
+    "sre2l": (
+        [{"iterations": n, "teacher": Recipe(steps=n)} for n in (1, 4)],
+        lambda iterations: (1, iterations),
+    ),
     "ncfm": (
         [POOL, POOL | {"iterations": 3, "pool": Recipe(steps=4)}],
         lambda iterations: (1, iterations),
