@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.stats import covers, intervals, laws, regressions, verdicts
+from ddlib.stats import covers, intervals, laws, power, regressions, verdicts
 from ddlib.stats.families import k_star
 from ddlib.stats.pilot import ends, read_pilot
 
@@ -86,7 +86,9 @@ def judge(number: int, truth: Truth, design: str) -> dict[str, float]:
     said |= {"fit rejected": law.misfit <= intervals.LEVEL}
     said |= {"AIC prefers a free b": law.aic - free.aic > verdicts.NEAR}
     said |= {"R² > 0.85": law.r2 is not None and law.r2 > 0.85}
-    return said | dict(zip(("below", "above"), verdicts.detectable(free), strict=True))
+    if truth == TRUE:
+        said |= dict(zip(("below", "above"), power.detectable(free), strict=True))
+    return said
 
 
 def shares(
@@ -103,16 +105,16 @@ def scaling(simulate: Simulate) -> list[pd.DataFrame]:
     outcomes = shares(simulate, cases, ["survives", "fails", "undecided", "R² > 0.85"])
     columns = ["holds b", "holds c", "fit rejected", "AIC prefers a free b", "fails"]
     errors = shares(simulate, [(TRUE, design) for design in DESIGNS], columns)
-    power = []
+    powers = []
     for design in COMPLETE:
         medians = simulate(TRUE, design)[["below", "above"]].median().round(2)
         drawn = [simulate(b, design)["holds b"] for b in medians.clip(lower=0.02)]
         detected = [1 - holds.astype(float).mean() for holds in drawn]
-        power.append(
+        powers.append(
             (design, "{:.2f} and {:.2f}".format(*medians), *map("{:.0%}".format, detected))
         )
     head = ["design", "exponents that it names", "detects the lower", "detects the upper"]
-    return [outcomes, errors.drop(columns="truth"), pd.DataFrame(power, columns=head)]
+    return [outcomes, errors.drop(columns="truth"), pd.DataFrame(powers, columns=head)]
 
 
 # ---- the coverage law ----

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from ddlib.data.base import DataSet
@@ -29,7 +30,8 @@ class DistilledSet:
     the method learned, (k, C) float32 probabilities. The class of a sample is decided by its place,
     also where another class has the largest soft label. data, method, parameters, seed and network
     (name and options; empty outside a study) say how S was made. learned: numbers that the method
-    learned along with the samples, by name.
+    learned along with the samples, by name. factor: each stored image holds factor^2 smaller ones;
+    networks are trained on the `decoded` set.
     """
 
     samples: torch.Tensor
@@ -42,6 +44,7 @@ class DistilledSet:
     seed: int
     network: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, float] = field(default_factory=dict)
+    factor: int = 1
 
     @property
     def k(self) -> int:
@@ -56,8 +59,14 @@ class DistilledSet:
         """The class (k,) of each sample, int64, also where the labels are soft."""
         return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
 
+    @property
+    def decoded(self) -> "DistilledSet":
+        """The set of k factor^2 samples that networks see: see `decode`."""
+        labels = self.labels.repeat_interleave(self.factor**2, 0)
+        return replace(self, samples=decode(self.samples, self.factor), labels=labels, factor=1)
+
     def pixels(self) -> torch.Tensor:
-        """Return the images to look at: (k, H, W, channels) uint8."""
+        """Return the stored images to look at: (k, H, W, channels) uint8."""
         unit = self.normalisation.denormalise(self.samples)
         return unit.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -73,6 +82,33 @@ class DistilledSet:
         described = {name: value for name, value in described.items() if name not in tensors}
         text = json.dumps(described, sort_keys=True)
         write_atomically(path, safetensors.torch.save(tensors, metadata={"distilled": text}))
+
+
+def decode(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Cut images (k, channels, H, W) into factor x factor tiles, and enlarge these bilinearly.
+
+    Returns (k factor^2, channels, H, W), the tiles of an image row by row; differentiable. With
+    factor 1, samples of any kind are returned as they are. Source: Kim et al., "Dataset
+    Condensation via Efficient Synthetic-Data Parameterization" (ICML 2022), section 4.1.
+    """
+    if factor == 1:
+        return images
+    tiles = images.unflatten(3, (factor, -1)).unflatten(
+        2, (factor, -1)
+    )  # (k, channels, f, h, f, w)
+    tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return F.interpolate(tiles, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def encode(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Put each factor^2 images of (k factor^2, channels, H, W) into one, as the tiles of `decode`.
+
+    Each is shrunken by averaging squares of factor x factor pixels. Returns (k, channels, H, W).
+    """
+    if factor == 1:
+        return images
+    tiles = F.avg_pool2d(images, factor).unflatten(0, (-1, factor, factor))
+    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def load_distilled(path: Path) -> DistilledSet:

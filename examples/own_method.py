@@ -1,4 +1,4 @@
-"""A method of one's own: k-means in the pixels of every class; the centres are the images."""
+"""A method of one's own: k-means in the pixels of every class, with restarts."""
 
 import torch
 from pydantic import PositiveInt
@@ -17,7 +17,7 @@ def distil(dataset, network, ipc, seed, parameters):
     members = [dataset.train.at(rows).cpu() for rows in common.class_members(dataset)]
     centres = [k_means(images.flatten(1).numpy(), **options)[0] for images in members]
     images = torch.cat([*map(torch.from_numpy, centres)]).view(-1, *dataset.sample_shape)
-    return common.finished(dataset, images, "k_means", parameters, seed)
+    return common.finished(dataset, images, "clusters", parameters, seed)
 
 
-METHODS["k_means"] = Method(distil, Clustering)
+METHODS["clusters"] = Method(distil, Clustering)

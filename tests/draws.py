@@ -30,6 +30,20 @@ def ordinary_mlp(theta: dict[str, torch.Tensor]) -> nn.Sequential:
     return ordinary
 
 
+def decoded_by_hand(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Cut out the tiles of each image one by one, and enlarge each."""
+    height, width = images.shape[-2] // factor, images.shape[-1] // factor
+    enlarge = nn.Upsample(images.shape[-2:], mode="bilinear")
+    tiles = []
+    for image in images:
+        for row in range(factor):
+            for column in range(factor):
+                rows = slice(row * height, (row + 1) * height)
+                tile = image[:, rows, column * width : (column + 1) * width]
+                tiles.append(enlarge(tile[None])[0])
+    return torch.stack(tiles)
+
+
 def in_float64(dataset: DataSet) -> DataSet:
     """Return the data set in numbers in which another order of sums shows nowhere."""
     train, test = (Split(p.samples.double(), p.labels) for p in (dataset.train, dataset.test))

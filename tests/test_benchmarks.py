@@ -1,6 +1,8 @@
 """The benchmarks at their smallest: both ways agree, and every table is there."""
 
+import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -8,8 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from clusters import in_process
 
-from benchmarks import growth, kernels, published, scale, statistics
+from benchmarks import gpu_check, growth, kernels, scale, statistics
+
+QUICK = ["--device", "cpu", "--quick", "--data", "digits"]
 
 
 def test_a_quick_run_measures_every_case(capsys):
@@ -25,18 +30,65 @@ def test_a_quick_run_measures_every_case(capsys):
         kernels.measure(kernels.Case("a case", lambda: theirs, lambda: ours), 1)
 
 
-def test_a_short_study_stands_beside_what_was_published(tmp_path):
-    """The published setting of DM: 1,000 steps of training, a ConvNet of width 128."""
-    settings = published.settings("mnist", seeds=2, networks=1)
-    assert (settings["network"]["width"], settings["training"]["steps"]) == (128, 1000)
-    settings |= {"data": {"name": "digits"}, "network": {"name": "convnet", "width": 4, "depth": 2}}
-    settings["training"] |= {"steps": 5, "augmentation": "none"}
-    settings["methods"]["dm"] |= {"iterations": 2}
-    settings |= {"workers": 1, "results": str(tmp_path), "cache": str(tmp_path / "cache")}
-    [row] = published.compare_published(settings, "mnist").to_dict("records")
-    assert (row["published"], row["deviation"]) == pytest.approx((97.5, 0.1))
-    assert 0 < row["accuracy"] < 100
-    assert 0 < row["seconds"] < 10
+def test_a_gpu_is_checked_step_by_step_and_every_line_is_kept(tmp_path, capsys):
+    """The stand-in for a GPU: a CPU, at tiny sizes. Two networks in turn are equal to the bit."""
+    out = tmp_path / "checks.json"
+    gpu_check.main([*QUICK, "--out", str(out)])
+    rows, lines = json.loads(out.read_text()), capsys.readouterr().out.splitlines()
+    assert len(rows) == len(lines) == 10
+    assert {row["verdict"] for row in rows} == {"pass"}
+    assert rows[0]["what"] == "loss on all data"
+    steps = [f"{name}{where}" for where in ("", ", 16 px") for name in gpu_check.CORE]
+    assert [row["what"] for row in rows[1:9]] == steps
+    assert rows[9]["measured"].startswith("0e+00 apart, ")
+
+
+def test_a_check_that_fails_is_named_and_what_came_before_is_kept(tmp_path, monkeypatch):
+    """No step takes less than no memory; the other checks still take place."""
+    monkeypatch.setattr(gpu_check, "SMALL_GPU", 0)
+    monkeypatch.setattr(gpu_check, "fall", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit, match="failed: loss on all data, DM iteration, ") as stopped:
+        gpu_check.main([*QUICK, "--out", str(tmp_path / "checks.json")])
+    assert "together" not in stopped.value.code
+    rows = json.loads((tmp_path / "checks.json").read_text())
+    assert rows[0]["measured"] == "ZeroDivisionError: division by zero"
+    assert [row["verdict"] for row in rows] == 9 * ["FAIL"] + ["pass"]
+
+
+def test_the_limit_ends_the_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "fall", lambda *_: time.sleep(30))
+    start = time.monotonic()
+    gpu_check.main([*QUICK, "--limit", "1", "--out", str(tmp_path / "checks.json")])
+    assert time.monotonic() - start < 20
+    assert "the time is over" in capsys.readouterr().out
+    assert not (tmp_path / "checks.json").exists()
+
+
+def test_profiles_stand_beside_what_was_published(tmp_path, monkeypatch):
+    """One random image of each of two clear classes beats 64.9 %, published for ten digits."""
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "mnist").mkdir()
+    labels = np.arange(40) % 2
+    images = np.stack([np.full((8, 8), 200 * label, dtype=np.uint8) for label in labels])
+    images += np.random.default_rng(0).integers(0, 20, images.shape, dtype=np.uint8)
+    for split in ("train", "test"):
+        arrays = {"images": images, "labels": labels, "class_names": ["0", "1"]}
+        np.savez(tmp_path / "mnist" / f"{split}.npz", **arrays)
+    monkeypatch.chdir(tmp_path)
+    with in_process() as address:
+        study = {"network": {"name": "mlp", "width": 16}, "training": {"steps": 30}, "seeds": 1}
+        study |= {"methods": {"random": {}}, "k": [2], "reference": "same_steps"}
+        study |= {"results": "results", "cache": "cache", "scheduler_address": address}
+        for name in ("mnist", "digits"):
+            changes = (
+                {"data": {"name": name}} if name == "digits" else {"data": {"name": "./mnist"}}
+            )
+            changes |= {"k": [10]} if name == "digits" else {}
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(study | changes))
+        measured, passes = gpu_check.profile("mnist.yaml", "cpu")
+        assert re.fullmatch(r"random at ipc 1 \d+\.\d% \(64\.9%\)", measured)
+        assert passes
+        assert gpu_check.profile("digits.yaml", "cpu") == ("nothing is published for it", False)
 
 
 def test_the_page_of_statistics_keeps_its_text_and_gets_new_tables(tmp_path, monkeypatch):

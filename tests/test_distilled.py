@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from draws import decoded_by_hand, noise
 from PIL import Image
 
 from ddlib.data.normalise import Normalisation, Whitening
-from ddlib.distilled import DistilledSet, check_set, load_distilled, pictures
+from ddlib.distilled import DistilledSet, check_set, decode, encode, load_distilled, pictures
 
 
 def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
@@ -209,3 +210,42 @@ def test_pictures_are_enlarged_with_square_pixels(side, factor, channels):
         assert start == "data:image/png;base64"
         decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
         assert np.array_equal(decoded, pixels.repeat(factor, 0).repeat(factor, 1).squeeze())
+
+
+@pytest.mark.parametrize(("factor", "shape"), [(1, (3, 5)), (2, (4, 6)), (3, (6, 9)), (4, (4, 4))])
+def test_decode_is_slow_slicing_and_torchs_enlargement(factor, shape):
+    images = noise(5, 2, *shape, dtype=torch.float64).requires_grad_()
+    tiles = decode(images, factor)
+    assert tiles.shape == (5 * factor**2, 2, *shape)
+    torch.testing.assert_close(tiles, decoded_by_hand(images, factor))
+    # The weights of each output sum to 1, so all gradients sum to the number of outputs.
+    (slopes,) = torch.autograd.grad(tiles.sum(), images)
+    assert slopes.sum().item() == pytest.approx(tiles.numel())
+    assert (slopes > 0).all()
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_encode_averages_squares_and_puts_them_where_decode_looks(factor):
+    """Images that are constant come back unchanged, in their order."""
+    levels = torch.arange(2.0 * factor**2)
+    stored = encode(levels.view(-1, 1, 1, 1).expand(-1, 3, 6, 6), factor)
+    assert stored.shape == (2, 3, 6, 6)
+    assert decode(stored, factor)[:, 2, 4, 1].tolist() == levels.tolist()
+    image = noise(factor**2, 1, 6, 6)
+    corner = encode(image, factor)[0, 0, 0, 6 // factor]  # of the second tile
+    torch.testing.assert_close(corner, image[1, 0, :factor, :factor].mean())
+
+
+def test_a_set_keeps_its_factor_and_is_decoded_with_its_labels(tmp_path):
+    soft = torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1) + torch.arange(6.0)[:, None]
+    for labels in (torch.arange(3).repeat_interleave(2), soft):
+        distilled_set(labels=labels, factor=2).save(tmp_path / "set")
+        stored = load_distilled(tmp_path / "set")
+        seen = stored.decoded
+        assert (stored.k, stored.ipc, stored.factor) == (6, 2, 2)
+        assert (seen.k, seen.ipc, seen.factor) == (24, 8, 1)
+        torch.testing.assert_close(seen.samples, decoded_by_hand(stored.samples, 2))
+        assert all(torch.equal(seen.labels[row], labels[row // 4]) for row in range(24))
+        assert seen.hard_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+        assert len(stored.pixels()) == 6
+        assert torch.equal(seen.decoded.samples, seen.samples)

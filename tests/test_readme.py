@@ -5,18 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import shipped
 import torch
 
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
-from ddlib.explore import tables
-from ddlib.stats import covers, laws, regressions, verdicts
-from ddlib.stats.families import k_star
-from ddlib.words.text import listed
+from ddlib.explore import evidence
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLE = ROOT / "ddlib" / "example" / "methods" / "digits"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
 
@@ -26,8 +23,8 @@ def test_the_tables_are_read_as_shown():
     [snippet] = [block for block in PYTHON if "trials.parquet" in block]
     assert "results/methods/quick" in snippet
     namespace: dict = {}
-    exec(snippet.replace("results/methods/quick", str(EXAMPLE)), namespace)
-    trials = pd.read_parquet(EXAMPLE / "trials.parquet")
+    exec(snippet.replace("results/methods/quick", str(shipped.METHODS)), namespace)
+    trials = pd.read_parquet(shipped.METHODS / "trials.parquet")
     for (method, ipc), gap in namespace["gap"].items():
         rows = trials[(trials["method"] == method) & (trials["ipc"] == ipc)]
         gaps = [row.gap_error for row in rows.itertuples() if row.configuration == "plain"]
@@ -51,29 +48,10 @@ def test_a_set_is_loaded_as_shown(tmp_path):
     assert namespace["synthetic"].normalisation == synthetic.normalisation
 
 
-def test_what_it_says_of_the_scaling_law_on_digits_is_what_the_example_shows():
-    study, _ = tables.example()
-    trials, parts = study.trials.query("configuration == 'plain'"), []
-    for measure, words in (("gap_error", "test error"), ("gap_cross_entropy", "cross-entropy")):
-        judged = verdicts.floors(laws.fit_table(trials, measure)).groupby("outcome")["method"]
-        outcomes = {name: listed([f"`{m}`" for m in own], "and") for name, own in judged}
-        said = [f"{o} for {outcomes[o]}" for o in ("survives", "fails") if o in outcomes]
-        parts.append(f"In {words} it " + ", and ".join(said))
-        assert "undecided" not in outcomes
-    assert ". ".join(parts) + "." in " ".join(README.split())
-
-
-def test_what_it_says_of_the_coverage_law_on_digits_is_what_the_example_shows():
-    _, study = tables.example()
-    gaps = study.gaps[study.gaps["method"] == study.methods[0]]
-    families = {n: family for n, family in study.families.items() if n != "all configurations"}
-    radii = covers.radii(study.distances, study.noise)
-    measured = covers.measures(study.distances, families, radii[covers.QUANTILE], radii[0.5])
-    k_stars = k_star(gaps, families, [0.03, 0.05], draws=200)
-    fitted = regressions.regress(k_stars, measured).set_index(["predictor", "epsilon"])
-    r2, p = (fitted.loc["h_cov", name].round(2).tolist() for name in ("r2", "p"))
-    said = f"R² of ln k* is {r2[0]:.2f} and {r2[1]:.2f} (p = {p[0]:.2f} and {p[1]:.2f})"
-    assert said in " ".join(README.split())
+def test_its_findings_are_what_the_shipped_tables_give():
+    found = evidence.gather(evidence.shipped())
+    assert evidence.readme(README, found) == README, "run python -m ddlib.explore.evidence"
+    assert "**Scaling law.** Of" in README
 
 
 def test_what_it_says_of_errors_is_what_was_simulated():

@@ -1,4 +1,4 @@
-"""Write the pictures of the README and notebook 05, drawn from the example.
+"""Write the pictures of the README and notebook 05, drawn from the findings.
 
 Run `python -m ddlib.explore.explorers notebooks/images`.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from ddlib.explore.coverage import CoverageExplorer
 from ddlib.explore.ipc import IpcExplorer
 from ddlib.explore.planner import Planner
-from ddlib.explore.tables import Tables, example
+from ddlib.explore.tables import Tables, findings
 from ddlib.figures import scaling
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import write_atomically
@@ -33,7 +33,7 @@ def gap_against_k(tables: Tables):
 
 def write_pictures(folder: Path) -> None:
     """Write the pictures of the README and of notebook 05 to `folder`."""
-    studies = example()
+    studies = findings()
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
     specs = {f"explore_{name}": kind(studies).picture.spec for name, kind in kinds.items()}
     specs["gap_against_k"] = gap_against_k(studies[0]).to_dict()

@@ -172,7 +172,7 @@ def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFr
     images = pd.DataFrame(rows, columns=["method", "url"]).dropna()
     if images.empty:
         return images, "This study has no distilled images."
-    remark = f"Images: IPC {near}, as IPC {ipc} was not distilled." if near != ipc else ""
+    remark = f"Images: IPC {near}, as none of IPC {ipc} are kept." if near != ipc else ""
     return images, remark
 
 

@@ -1,6 +1,7 @@
-"""Contact sheets: the distilled images of a method at one size, in one small PNG."""
+"""Contact sheets: the distilled images of a method at one size, in one small picture."""
 
 import base64
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -10,41 +11,71 @@ from PIL import Image
 
 CLASSES, COPIES = 10, 5  # the most columns and rows
 PAPER = 128  # the grey between images
+SMALL, LARGEST, QUALITY = 32, 10, 50  # of findings: pixels, samples per class, quality of JPEG
 SHEETS = "sheets.parquet"
 
 
-def find(folder: Path) -> dict[tuple[str, int], bytes | Path]:
-    """Return the sheets of the first seed by (method, ipc): PNGs, or files to `draw`.
+def find(folder: Path, costs: pd.DataFrame) -> dict[tuple[str, int], bytes | Path]:
+    """Return the sheets of the first seed by (method, ipc): pictures, or files to `draw`.
 
-    A study keeps its distilled sets; the example keeps PNGs.
+    A study keeps its distilled sets, whose names are in `costs`; findings keep pictures.
     """
     if (folder / SHEETS).is_file():
         table = pd.read_parquet(folder / SHEETS)
-        return {(method, ipc): png for method, ipc, png in table.itertuples(index=False)}
-    costs = pd.read_parquet(folder / "costs.parquet", columns=["method", "ipc", "seed", "set"])
-    first = costs[costs["seed"] == 0].itertuples(index=False)
-    files = {(row.method, row.ipc): folder / "distilled" / row.set for row in first}
+        return {(method, ipc): picture for method, ipc, picture in table.itertuples(index=False)}
+    first = costs[costs["seed"] == 0] if len(costs) else costs
+    files = {(row.method, row.ipc): folder / "distilled" / row.set for row in first.itertuples()}
     return {key: path for key, path in files.items() if path.is_file()}
 
 
 def draw(path: Path) -> bytes | None:
     """Draw the images in the file of a set as a PNG, a column per class; None for other samples."""
-    from ddlib.distilled import load_distilled  # loads torch, which the example does not need
+    return _encoded(_grid(path, COPIES), "PNG")
+
+
+def small(contents: Mapping[tuple[str, int], bytes | Path]) -> pd.DataFrame:
+    """Return the sheets of a finding, about 60 kB in all: method, ipc, picture (JPEG).
+
+    contents: as from `find`; pictures stay as they are. A sheet shows one image of each class at
+    about SMALL pixels. There is one of the smallest size, and one of the largest up to LARGEST.
+    """
+    sizes = {min((ipc for _, ipc in contents), default=0)}
+    sizes.add(max((ipc for _, ipc in contents if ipc <= LARGEST), default=0))
+    rows = []
+    for (method, ipc), content in contents.items():
+        if isinstance(content, bytes):
+            rows.append((method, ipc, content))
+        elif ipc in sizes:
+            rows.append((method, ipc, _encoded(_grid(content, 1), "JPEG", SMALL)))
+    return pd.DataFrame(rows, columns=["method", "ipc", "picture"]).dropna()
+
+
+def _grid(path: Path, copies: int) -> np.ndarray | None:
+    """Return images of a set: (copies, classes, H + 1, W + 1, channels), grey lines between."""
+    from ddlib.distilled import load_distilled  # loads torch, which findings do not need
 
     synthetic = load_distilled(path)
     if synthetic.samples.ndim != 4:
         return None
     pixels = synthetic.pixels().numpy()  # (k, H, W, channels), grouped by class
-    height, width, channels = pixels.shape[1:]
-    grid = pixels.reshape(-1, synthetic.ipc, height, width, channels)[:CLASSES, :COPIES]
-    grid = np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
-    sheet = grid.transpose(1, 2, 0, 3, 4).reshape(grid.shape[1] * (height + 1), -1, channels)
-    file = BytesIO()
+    grid = pixels.reshape(-1, synthetic.ipc, *pixels.shape[1:])[:CLASSES, :copies].swapaxes(0, 1)
+    return np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
+
+
+def _encoded(grid: np.ndarray | None, kind: str, most: int | None = None) -> bytes | None:
+    """Return a grid as one picture; most: pixels of an image, above which it is made smaller."""
+    if grid is None:
+        return None
+    rows, columns, height, width, channels = grid.shape
+    sheet = grid.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
     picture = Image.fromarray(np.squeeze(sheet, -1) if channels == 1 else sheet)
-    picture.save(file, "PNG", optimize=True)
+    picture = picture.reduce(max(1, height // most)) if most else picture
+    file = BytesIO()
+    picture.save(file, kind, quality=QUALITY, optimize=True)
     return file.getvalue()
 
 
-def address(png: bytes) -> str:
-    """Return a PNG as a data address, for a chart."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def address(picture: bytes) -> str:
+    """Return a picture as a data address, for a chart."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

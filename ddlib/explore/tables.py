@@ -1,11 +1,9 @@
-"""Read the tables of a finished study, from its results folder or from the example.
+"""Read the tables of a finished study: one of the findings, or one of your own.
 
-`python -m ddlib.explore.tables example FOLDER...` makes the example that comes with the library,
-from the results folders of notebooks 02 and 03 with their `digits.yaml`.
+Findings are the studies that come with the library; see `ddlib.explore.findings`.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +14,12 @@ from typing import Any
 import pandas as pd
 
 from ddlib.explore import sheets
-from ddlib.files import from_root, write_atomically
+from ddlib.files import from_root, read_json, write_atomically
 from ddlib.stats import covers
 
-EXAMPLE = Path(__file__).parents[1] / "example"
-DISTANCES = "distances.parquet"
+FINDINGS = Path(__file__).parents[1] / "findings"
+FRAMES = ("trials", "references", "costs", "teachers")
+DISTANCES, PROVENANCE = "distances.parquet", "provenance.json"
 Families = dict[str, tuple[str, ...]]
 
 
@@ -29,17 +28,22 @@ class Tables:
     """The tables of a finished study, without its data and networks.
 
     folder: absolute; settings: the study's parameters, with the members of each family; trials,
-    references: as in `Result`; distances: (C, C) between the predictions of configurations, None
-    if notebook 03 did not run; noise: the distance that seeds alone reach; sheets: the distilled
-    images of the first seed by (method, ipc), as a PNG or as the file of the set.
+    references, costs, teachers: as in `Result` (costs and teachers are empty where they were not
+    kept); distances: (C, C) between the predictions of configurations, None if notebook 03 did not
+    run; noise: the distance that seeds alone reach; provenance: where and how the study ran, empty
+    if unknown; sheets: the distilled images of the first seed by (method, ipc), as a picture (see
+    `sheets.small`) or as the file of the set.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     trials: pd.DataFrame
     references: pd.DataFrame
+    costs: pd.DataFrame
+    teachers: pd.DataFrame
     distances: pd.DataFrame | None
     noise: float
+    provenance: Mapping[str, Any]
     sheets: Mapping[tuple[str, int], bytes | Path] = field(repr=False)
 
     @property
@@ -98,7 +102,7 @@ class Tables:
             return {}, f"no families of equal size: {reason}"
 
     def sheet(self, method: str, ipc: int) -> bytes | None:
-        """Return a PNG of the distilled images, one column per class; None if there are none."""
+        """Return a picture of the distilled images, a column per class; None if there are none."""
         content = self.sheets.get((method, ipc))
         return sheets.draw(content) if isinstance(content, Path) else content
 
@@ -117,8 +121,7 @@ def read(folder: str | Path) -> Tables:
                 "folder of a notebook that ran to its end"
             )
     settings = json.loads((folder / "settings.json").read_text())
-    trials = pd.read_parquet(folder / "trials.parquet")
-    references = pd.read_parquet(folder / "references.parquet")
+    trials, references, costs, teachers = (_frame(folder / f"{name}.parquet") for name in FRAMES)
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     needed = {"reference", "families"} - settings.keys() | {"gap_error"} - set(trials)
@@ -133,12 +136,19 @@ def read(folder: str | Path) -> Tables:
         order, noise = table["first"].unique(), float(table["noise"].iloc[0])
         distances = table.pivot(index="first", columns="second", values="distance")
         distances = distances.loc[order, order].rename_axis(index=None, columns=None)
-    return Tables(folder, settings, trials, references, distances, noise, sheets.find(folder))
+    provenance = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    tables = trials, references, costs, teachers, distances, noise, provenance
+    return Tables(folder, settings, *tables, sheets.find(folder, costs))
 
 
-def example() -> list[Tables]:
-    """Return the example: the results of notebooks 02 and 03 with their `digits.yaml`."""
-    return [read(EXAMPLE / notebook / "digits") for notebook in ("methods", "coverage_law")]
+def _frame(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def findings() -> list[Tables]:
+    """Return all findings: those with images first, and studies of families last."""
+    studies = [read(path.parent) for path in sorted(FINDINGS.glob("*/*/settings.json"))]
+    return sorted(studies, key=lambda study: (not study.sheets, study.distances is not None))
 
 
 def named(studies: Sequence[Tables]) -> dict[str, Tables]:
@@ -156,27 +166,3 @@ def write_distances(folder: Path, distance: pd.DataFrame, noise: float) -> None:
     """Write the distances between configurations and the seeds' noise into a results folder."""
     table = distance.stack().rename_axis(["first", "second"]).rename("distance").reset_index()
     write_atomically(folder / DISTANCES, table.assign(noise=noise).to_parquet(index=False))
-
-
-def write_example(folders: Sequence[str | Path], target: Path = EXAMPLE) -> None:
-    """Copy the tables of these results folders to `target`, with images as small sheets."""
-    for tables in map(read, folders):
-        place = target / Path(*tables.folder.parts[-2:])
-        write_atomically(place / "settings.json", (tables.folder / "settings.json").read_bytes())
-        for name in ("trials", "references"):
-            content = getattr(tables, name).to_parquet(index=False, compression="zstd")
-            write_atomically(place / f"{name}.parquet", content)
-        if tables.distances is not None:
-            write_distances(place, tables.distances, tables.noise)
-        rows = [(*key, tables.sheet(*key)) for key in tables.sheets]
-        images = pd.DataFrame(rows, columns=["method", "ipc", "png"]).dropna()
-        write_atomically(place / sheets.SHEETS, images.to_parquet(index=False))
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] != ["example"] or len(sys.argv) < 3:
-        sys.exit("usage: python -m ddlib.explore.tables example RESULTS_FOLDER...")
-    try:
-        write_example(sys.argv[2:])
-    except (OSError, ValueError) as problem:
-        sys.exit(str(problem))

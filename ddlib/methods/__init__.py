@@ -16,6 +16,7 @@ from ddlib.files import from_root
 from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import (
     characteristic,
+    clusters,
     difficulty,
     diffusion,
     distribution,
@@ -26,6 +27,7 @@ from ddlib.methods import (
     trained,
     trajectory,
 )
+from ddlib.methods.common import check_factor
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
@@ -52,22 +54,32 @@ class Method:
     """A method: its function, its parameters, and whether it shares work over sizes.
 
     With a preparation, the function takes one more argument: the paths of the files, one for each
-    job.
+    job. check(parameters, dataset, ipcs): raises ValueError for data or sizes that do not fit.
     """
 
     function: Callable[..., Any]
     parameters: type[Parameters]
     shares: bool = False
     preparation: Preparation | None = None
+    check: Callable[[Any, DataSet, Sequence[int]], None] | None = None
 
     def distil(
-        self, dataset: DataSet, network: Any, ipcs: Sequence[int], seed: int, *more: Any
+        self,
+        dataset: DataSet,
+        network: Any,
+        ipcs: Sequence[int],
+        seed: int,
+        parameters: Any,
+        *more: Any,
     ) -> dict[int, DistilledSet | DivergedError]:
         """Distil every size; ValueError for a size that the smallest class cannot fill."""
         check_ipcs(ipcs, dataset)
+        if self.check:
+            self.check(parameters, dataset, ipcs)
+        more = seed, parameters, *more
         if self.shares:
-            return self.function(dataset, network, ipcs, seed, *more)
-        return {ipc: or_diverged(self.function, dataset, network, ipc, seed, *more) for ipc in ipcs}
+            return self.function(dataset, network, ipcs, *more)
+        return {ipc: or_diverged(self.function, dataset, network, ipc, *more) for ipc in ipcs}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -101,13 +113,25 @@ def _texts(plain: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
+FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, selection.train_network)}
+TEACHER = Preparation(trained.teacher_job, trained.train_network, of_network=False)
 METHODS: dict[str, Method] = {
     "random": Method(selection.random, selection.RandomSelection, shares=True),
-    "herding": Method(selection.herding, selection.FeatureSelection, shares=True),
-    "k_center": Method(selection.k_center, selection.FeatureSelection, shares=True),
-    "dm": Method(distribution.distil, distribution.DistributionMatching, shares=True),
-    "dc": Method(gradient.distil, gradient.GradientMatching),
-    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching),
+    "herding": Method(selection.herding, selection.FeatureSelection, **FEATURES),
+    "k_center": Method(selection.k_center, selection.FeatureSelection, **FEATURES),
+    "kernel_herding": Method(selection.kernel_herding, selection.KernelSelection, **FEATURES),
+    "k_means": Method(clusters.k_means, clusters.Centroids),
+    "nearest_to_centroid": Method(
+        clusters.nearest_to_centroid, clusters.NearestSelection, **FEATURES
+    ),
+    "dm": Method(
+        distribution.distil,
+        distribution.DistributionMatching,
+        shares=True,
+        check=check_factor,
+    ),
+    "dc": Method(gradient.distil, gradient.GradientMatching, check=check_factor),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, check=check_factor),
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
@@ -123,17 +147,17 @@ METHODS: dict[str, Method] = {
         characteristic.CharacteristicMatching,
         shares=True,
         preparation=Preparation(characteristic.jobs, trained.train_network),
+        check=check_factor,
     ),
     "rded": Method(
-        patches.distil,
-        patches.RealisticPatches,
-        preparation=Preparation(trained.teacher_job, trained.train_network),
+        patches.distil, patches.RealisticPatches, preparation=TEACHER, check=check_factor
     ),
     "sre2l": Method(
         recovery.distil,
         recovery.StatisticsRecovery,
         shares=True,
-        preparation=Preparation(trained.teacher_job, recovery.teach),
+        preparation=TEACHER,
+        check=recovery.check_teacher,
     ),
     "mgd3": Method(
         diffusion.distil,

@@ -1,14 +1,17 @@
 """What several methods use: the samples of a class, real batches, fresh networks, the set S."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
+from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
-from ddlib.distilled import DistilledSet
+from ddlib.distilled import DistilledSet, decode, encode
 from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
@@ -55,14 +58,26 @@ def random_members(dataset: DataSet, ipc: int, seed: int) -> torch.Tensor:
     return torch.cat(next(real_batches(dataset, ipc, generator("random members", seed))))
 
 
-def initial_images(dataset: DataSet, ipc: int, initialisation: str, seed: int) -> torch.Tensor:
+def centroids(samples: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
+    """Return the `ipc` k-means centroids (ipc, ...) of the samples (N, ...) of a class."""
+    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
+
+    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
+        means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32)
+        means.fit(samples.flatten(1).cpu().numpy())
+    return torch.from_numpy(means.cluster_centers_).to(samples).view(ipc, *samples.shape[1:])
+
+
+def initial_images(
+    dataset: DataSet, ipc: int, initialisation: str, seed: int, factor: int = 1
+) -> torch.Tensor:
     """Return the samples (ipc x C, ...) that a method starts from.
 
-    "real": the samples that the method `random` chooses with this seed; "noise": N(0, 1) in
-    normalised pixels.
+    "real": the samples that the method `random` chooses with this seed, factor^2 of them shrunken
+    into each image; "noise": N(0, 1) in normalised pixels.
     """
     if initialisation == "real":
-        return dataset.train.at(random_members(dataset, ipc, seed))
+        return encode(dataset.train.at(random_members(dataset, ipc * factor**2, seed)), factor)
     shape = (ipc * dataset.class_count, *dataset.sample_shape)
     noise = torch.randn(shape, generator=generator("noise", seed, ipc), dtype=torch.float32)
     return noise.to(dataset.train.device)
@@ -120,6 +135,9 @@ class BatchMatching(Matching):
     iteration draws one. What a table leaves out is the study's. real_batch: real samples of each
     class in a batch.
 
+    factor: multi-formation, of images only: each stored image holds factor^2 smaller ones, which
+    are cut out and enlarged before a network sees them (Kim et al., ICML 2022, "IDC").
+
     average: the mean of the objective over iterations. Networks give objectives of very different
     size, and the largest dominate an arithmetic mean. A geometric mean divides each gradient by
     the objective's own value, and needs another learning rate.
@@ -128,6 +146,31 @@ class BatchMatching(Matching):
     configurations: list[Annotated[dict[str, Any], PlainValidator(read_configuration)]] = []
     average: Literal[*AVERAGES] = "arithmetic"
     real_batch: PositiveInt = 256
+    factor: PositiveInt = 1
+
+
+def check_factor(parameters: BatchMatching, dataset: DataSet, ipcs: Sequence[int]) -> None:
+    """Raise ValueError for a factor that does not fit the data, or needs more real images."""
+    factor, shape = parameters.factor, dataset.sample_shape
+    if factor == 1:
+        return
+    if dataset.kind != "image":
+        raise ValueError(
+            f"factor={factor} puts several images into one, but {dataset.name} holds "
+            f"{dataset.kind}s; leave factor out"
+        )
+    if (common := math.gcd(*shape[1:])) % factor:
+        divisors = [str(n) for n in range(1, common + 1) if common % n == 0]
+        raise ValueError(
+            f"factor={factor} does not divide images of {shape[1]} x {shape[2]} pixels; choose "
+            f"from {', '.join(divisors)}"
+        )
+    fewest, needed = min(map(len, class_members(dataset))), max(ipcs) * factor**2
+    if parameters.initialisation == "real" and needed > fewest:
+        raise ValueError(
+            f"factor={factor} starts ipc={max(ipcs)} from {needed} real images of each class, but "
+            f"the smallest class has {fewest}; choose a smaller factor or smaller sizes"
+        )
 
 
 def fresh_networks(
@@ -150,18 +193,28 @@ def fresh_networks(
 
 
 class Synthetic:
-    """S while a method moves it: samples (ipc x C, ...), labels, and an optimiser."""
+    """S while a method moves it: samples (ipc x C, ...), and an optimiser.
 
-    def __init__(self, dataset: DataSet, ipc: int, seed: int, parameters: Matching):
-        self.ipc, self._origin = ipc, (dataset, parameters, seed)
-        self.samples = initial_images(dataset, ipc, parameters.initialisation, seed)
-        self.labels = synthetic_labels(dataset.class_count, ipc).to(self.samples.device)
+    labels: (ipc x C x factor^2,), of the `decoded` samples.
+    """
+
+    def __init__(
+        self, dataset: DataSet, ipc: int, seed: int, parameters: Matching, factor: int = 1
+    ):
+        self.ipc, self.factor, self._origin = ipc, factor, (dataset, parameters, seed)
+        self.samples = initial_images(dataset, ipc, parameters.initialisation, seed, factor)
+        labels = synthetic_labels(dataset.class_count, ipc * factor**2)
+        self.labels = labels.to(self.samples.device)
         self.optimiser = torch.optim.SGD(
             [self.samples.requires_grad_()],
             lr=at_ipc(parameters.learning_rate, ipc),
             momentum=parameters.momentum,
         )
         self.watch = Watch()
+
+    def decoded(self) -> torch.Tensor:
+        """Return the samples (ipc x C x factor^2, ...) that a network sees, differentiable."""
+        return decode(self.samples, self.factor)
 
     def descend(self, loss: torch.Tensor, iteration: int) -> None:
         """Take a step down the gradient of a loss (); raise DivergedError as `watch` does."""
@@ -180,4 +233,5 @@ class Synthetic:
         self.watch.finite(steps, "a pixel", self.samples)
         self.watch.check()
         dataset, parameters, seed = self._origin
-        return finished(dataset, self.samples, method, parameters, seed, learned)
+        distilled = finished(dataset, self.samples, method, parameters, seed, learned)
+        return replace(distilled, factor=self.factor)

@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
-from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast
 from ddlib.distilled import DistilledSet
-from ddlib.methods.common import class_members, finished, synthetic_labels
+from ddlib.methods.common import centroids, class_members, finished, synthetic_labels
 from ddlib.methods.generators import dit, unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.layers import Network
@@ -88,7 +87,7 @@ def distil(
         images = dataset.train.at(members)
         latents = torch.cat([model.encode(part) for part in images.split(model.chunk)])
         for ipc in ipcs:
-            centres = modes(latents, ipc, generator("modes", seed, ipc, label))
+            centres = centroids(latents, ipc, generator("modes", seed, ipc, label))
             if parameters.images == "nearest":
                 centres = images[torch.cdist(centres.flatten(1), latents.flatten(1)).argmin(1)]
             targets[ipc].append(centres)
@@ -115,17 +114,6 @@ def _load(
     draws = parameters.images == "generated"  # without drawing, any ids will do
     ids = parameters.class_ids if draws else range(dataset.class_count)
     return dit.load(parameters.generator, dataset, ids)
-
-
-def modes(latents: torch.Tensor, ipc: int, stream: torch.Generator) -> torch.Tensor:
-    """Return the `ipc` k-means centroids (ipc, c, h, w) of the latents (N, c, h, w) of a class."""
-    from sklearn.cluster import KMeans  # loading it takes as long as a small study's k-means
-
-    with threadpool_limits(1):  # with more threads, the order of k-means' sums is up to chance
-        means = KMeans(ipc, n_init=1, random_state=stream.initial_seed() % 2**32)
-        means.fit(latents.flatten(1).cpu().numpy())
-    centres = torch.from_numpy(means.cluster_centers_).to(latents)
-    return centres.view(ipc, *latents.shape[1:])
 
 
 def _generate(

@@ -42,7 +42,7 @@ def distil(
 
     Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching" (WACV 2023), eq. 5.
     """
-    sizes = [Synthetic(dataset, ipc, seed, parameters) for ipc in ipcs]
+    sizes = [Synthetic(dataset, ipc, seed, parameters, parameters.factor) for ipc in ipcs]
     moving, real, class_count = list(sizes), dataset.train, dataset.class_count
     networks = fresh_networks(dataset, network, parameters.configurations, seed)
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
@@ -55,7 +55,7 @@ def distil(
             features = embed(network, theta, augment.apply(real.at(rows), draw))
             real_means = class_means(features, real.labels[rows], class_count)
         for size in list(moving):
-            features = embed(network, theta, augment.apply(size.samples, draw))
+            features = embed(network, theta, augment.apply(size.decoded(), draw))
             synthetic_means = class_means(features, size.labels, class_count)
             loss = squared_distance(synthetic_means, real_means)
             loss = (loss + TINY).log() if parameters.average == "geometric" else loss

@@ -78,14 +78,14 @@ def distil(
     algorithm 1; Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation"
     (ICML 2021), algorithm 1.
     """
-    synthetic = Synthetic(dataset, ipc, seed, parameters)
+    synthetic = Synthetic(dataset, ipc, seed, parameters, parameters.factor)
     images, finite = synthetic.samples, synthetic.watch.finite
     networks = fresh_networks(dataset, network, parameters.configurations, seed)
     batches = real_batches(dataset, parameters.real_batch, generator("real", seed))
     samples = real_batches(dataset, STATISTICS_BATCH, generator("statistics", seed))
     families = augment.STRATEGIES[parameters.augmentation]
     draws = generator("matching augmentation", seed)
-    inner = inner_recipe(parameters, ipc, len(images))
+    inner = inner_recipe(parameters, ipc, len(synthetic.labels))
     iterations = round(at_ipc(parameters.iterations, ipc))
     outer_steps = round(at_ipc(parameters.outer_steps, ipc))
     for iteration in range(iterations):
@@ -94,10 +94,12 @@ def distil(
         for outer in range(outer_steps):
             step = iteration * outer_steps + outer
             if network.batch_norms:
-                seen = dataset.train.at(torch.cat(next(samples)))
-                theta = with_batch_seen(network, theta, seen)
+                real = dataset.train.at(torch.cat(next(samples)))
+                theta = with_batch_seen(network, theta, real)
             drawn = [augment.draw(families, 1, draws) for _ in dataset.classes]
-            loss, images.grad = match(dataset, network, theta, next(batches), images, drawn)
+            seen = synthetic.decoded()
+            loss, slopes = match(dataset, network, theta, next(batches), seen, drawn)
+            (images.grad,) = torch.autograd.grad(seen, images, slopes)
             finite(step, "the matching loss", loss)
             if parameters.average == "geometric":
                 images.grad /= loss + TINY
@@ -105,9 +107,8 @@ def distil(
             if inner and outer < outer_steps - 1:
                 recipe = inner.replace(**options)
                 see = partial(finite, step, "the loss of the network trained on S")
-                theta = train(
-                    network, theta, images.detach(), synthetic.labels, recipe, stream, see
-                )
+                seen = synthetic.decoded().detach()
+                theta = train(network, theta, seen, synthetic.labels, recipe, stream, see)
     return synthetic.finished(parameters.method, iterations * outer_steps)
 
 

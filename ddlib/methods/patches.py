@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 
 from ddlib.data.base import DataSet
-from ddlib.distilled import DistilledSet
+from ddlib.distilled import DistilledSet, encode
 from ddlib.methods import trained
 from ddlib.methods.common import finished, real_batches
-from ddlib.networks.functional import Theta, in_passes, logits
+from ddlib.networks.functional import in_passes, logits
 from ddlib.networks.layers import Network
 from ddlib.parameters import Share
 from ddlib.seeds import generator
@@ -32,6 +33,8 @@ class RealisticPatches(trained.Taught):
     crops: PositiveInt = 5
     smallest: Share = 0.08
 
+    initialisation: ClassVar[str] = "real"  # for `check_factor`
+
 
 @torch.no_grad()
 def distil(
@@ -44,51 +47,30 @@ def distil(
 ) -> DistilledSet:
     """Keep the parts of the least cross-entropy under the teacher, and stitch them into images.
 
-    Parts that are smaller than an image stand before the mean pixel when the teacher sees them. The
-    set has hard labels: under `labels: {regime: soft}` the study's teacher labels the views of each
-    training step, as published. prepared: the file of the teacher. Raises ValueError if `factor`
-    does not divide the sides of the images, or if a class has fewer images than a set has parts.
+    A part that is smaller than an image stands in zeros, the mean pixel, when the teacher sees it.
+    The parts of an image are equally sure as those of the next one. The set has hard labels: under `labels: {regime: soft}` the study's teacher labels the views of each
+    training step, as published. prepared: the file of the teacher.
 
-    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset" (CVPR 2024), section 4;
-    its antialiasing is left out.
+    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset" (CVPR 2024), section 4.
     """
-    factor, (height, width) = parameters.factor, dataset.sample_shape[1:]
-    count, stream = ipc * factor**2, generator("parts", seed, ipc)
-    rows = next(real_batches(dataset, max(count, parameters.candidates), stream))
-    if height % factor or width % factor or min(map(len, rows)) < count:
-        raise ValueError(
-            f"factor={factor} must divide images of {height}x{width} pixels, and needs "
-            f"{count} images of each class for ipc={ipc}; choose a smaller factor"
-        )
-    teacher = trained.chosen(dataset, network, parameters.network)
+    factor, count, sides = parameters.factor, ipc * parameters.factor**2, dataset.sample_shape[1:]
+    stream = generator("parts", seed, ipc)
+    teacher = trained.build(dataset, parameters.network)
     theta, images = trained.read_network(prepared[0], dataset.train.device), []
+    rows = next(real_batches(dataset, max(count, parameters.candidates), stream))
     for label, members in enumerate(rows):
         candidates = dataset.train.at(members).repeat_interleave(parameters.crops, 0)
-        sides = height // factor, width // factor
         parts = resized_crops(candidates, parameters.smallest, sides, stream)
-        nats = cross_entropies(teacher, theta, parts, label, (height, width))
+        shown = centred(F.avg_pool2d(parts, factor), sides)
+        scores = torch.cat([logits(teacher, theta, part) for part in in_passes(shown)])
+        nats = -scores.log_softmax(1)[:, label]
         least, places = nats.view(-1, parameters.crops).min(1)
-        surest = least.argsort(stable=True)[:count]
-        images.append(stitched(parts[surest * parameters.crops + places[surest]], factor))
+        surest = least.argsort(stable=True)[:count].view(-1, ipc).T.flatten()
+        images.append(encode(parts[surest * parameters.crops + places[surest]], factor))
     return finished(dataset, torch.cat(images), "rded", parameters, seed)
 
 
-def cross_entropies(
-    teacher: Network, theta: Theta, parts: torch.Tensor, label: int, sides: tuple[int, int]
-) -> torch.Tensor:
-    """Return the cross-entropy (n,) of parts (n, channels, h, w), centred in images of `sides`."""
-    missing = [side - part for side, part in zip(sides, parts.shape[2:], strict=True)]
-    above, left = (margin // 2 for margin in missing)
-    padding = (left, missing[1] - left, above, missing[0] - above)
-    passes = in_passes(F.pad(parts, padding))
-    scores = torch.cat([logits(teacher, theta, images) for images in passes])
-    return -scores.log_softmax(1)[:, label]
-
-
-def stitched(parts: torch.Tensor, factor: int) -> torch.Tensor:
-    """Return images of factor x factor parts: (n factor^2, channels, h, w) -> (n, channels, H, W).
-
-    The first n parts are the upper left ones.
-    """
-    grid = parts.unflatten(0, (factor, factor, -1))  # row, column, image
-    return grid.permute(2, 3, 0, 4, 1, 5).flatten(4, 5).flatten(2, 3)
+def centred(parts: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
+    """Return images of the given sides with parts (n, channels, h, w) in the middle of zeros."""
+    height, width = (side - part for side, part in zip(sides, parts.shape[2:], strict=True))
+    return F.pad(parts, (width // 2, width - width // 2, height // 2, height - height // 2))

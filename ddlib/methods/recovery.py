@@ -1,8 +1,7 @@
 """SRe2L: images recovered from the batch-norm statistics and the answers of a teacher."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +39,13 @@ class StatisticsRecovery(trained.Taught):
     smallest: Share = 1.0
 
 
-def teach(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
-    """Train the teacher as `trained.train_network` does; ValueError if it has no batch norms."""
-    if not trained.chosen(dataset, network, job["network"]).batch_norms:
+def check_teacher(parameters: StatisticsRecovery, dataset: DataSet, ipcs: Sequence[int]) -> None:
+    """Raise ValueError if the teacher has no batch norms."""
+    if not trained.build(dataset, parameters.network).batch_norms:
         raise ValueError(
-            "sre2l recovers images from the statistics of batch norms, and its teacher has none; "
-            "give it a network such as {name: convnet, norm: batch}"
+            f"images are recovered from statistics of batch norms, and {parameters.network} has "
+            "none; choose network: {name: convnet, norm: batch}"
         )
-    return trained.train_network(dataset, network, job)
 
 
 def distil(
@@ -68,7 +66,7 @@ def distil(
 
     Source: Yin, Xing & Shen, "Squeeze, Recover and Relabel" (NeurIPS 2023), section 3.
     """
-    teacher = trained.chosen(dataset, network, parameters.network)
+    teacher = trained.build(dataset, parameters.network)
     theta = trained.read_network(prepared[0], dataset.train.device)
     numbers = range(max(ipcs))
     groups = [recover(dataset, teacher, theta, seed, parameters, number) for number in numbers]

@@ -3,14 +3,20 @@
 Each orders the samples of every class once. The set of a size holds the first of each order.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors.torch import load_file, save
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.methods.common import class_members, finished, random_members
+from ddlib.files import reading
+from ddlib.methods.common import TINY, class_members, finished, random_members
 from ddlib.networks.functional import embed, with_batch_seen
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
@@ -19,7 +25,11 @@ from ddlib.seeds import generator
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
+CHUNK = 1024  # samples whose kernel with all others is computed at once
+
 Sets = dict[int, DistilledSet]  # by ipc
+Order = Callable[[torch.Tensor, int], torch.Tensor]
+"""Features (N, F) of a class, and a count: the indices (count,) of the samples, best first."""
 
 
 class RandomSelection(Parameters):
@@ -27,11 +37,52 @@ class RandomSelection(Parameters):
 
 
 class FeatureSelection(Parameters):
-    """Features come from a network after `steps` SGD steps on the real set (0: no training)."""
+    """Which features of the samples decide.
 
+    features: "steps": each seed's own network, after `steps` SGD steps on the real set (0: no
+    training); "trained": one network for all sizes and seeds, after `epochs` passes over the real
+    set, as in the published rows, so that all seeds choose alike; "input": the samples themselves.
+    """
+
+    features: Literal["steps", "trained", "input"] = "steps"
     steps: NonNegativeInt = 300
+    epochs: PositiveInt = 20
     batch_size: PositiveInt = 64
     learning_rate: NonNegativeFloat = 0.01
+
+
+class KernelSelection(FeatureSelection):
+    """bandwidth: the kernel's standard deviation, over the deviation of a class's features.
+
+    That deviation is the square root of the sum of the variances of all features.
+    """
+
+    bandwidth: PositiveFloat = 1.0
+
+
+def jobs(parameters: FeatureSelection, ipcs: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the one network to train for all sizes and seeds; none for other features."""
+    if parameters.features != "trained":
+        return []
+    names = ("epochs", "batch_size", "learning_rate")
+    return [{"epoch_steps": 0, **{name: getattr(parameters, name) for name in names}}]
+
+
+def train_network(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
+    """Train the network of "trained" features on D; return its weights as a safetensors file."""
+    real = dataset.train
+    steps = job["epochs"] * math.ceil(len(real.labels) / job["batch_size"])
+    theta = _trained(dataset, network, {**job, "steps": steps})
+    return save({name: value.cpu().contiguous() for name, value in theta.items()})
+
+
+def _trained(dataset: DataSet, network: Network, options: Mapping[str, Any], *seed: int) -> dict:
+    """Return weights after SGD steps on D; options: steps, batch_size and learning_rate."""
+    real = dataset.train
+    recipe = Recipe(**{name: options[name] for name in ("steps", "batch_size", "learning_rate")})
+    theta = initial_parameters(network, generator("feature weights", *seed), real.device)
+    stream = generator("feature batches", *seed)
+    return train(network, theta, real.samples, real.labels, recipe, stream)
 
 
 def random(
@@ -43,25 +94,54 @@ def random(
 
 
 def herding(
-    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
+    dataset: DataSet,
+    network: Network,
+    ipcs: Sequence[int],
+    seed: int,
+    parameters: FeatureSelection,
+    prepared: Sequence[Path] = (),
 ) -> Sets:
     """Choose real samples whose mean feature is, after each choice, nearest to the class mean.
 
     Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
     """
-    orders = _orders(herding_order, dataset, network, max(ipcs), seed, parameters)
+    orders = _orders(herding_order, dataset, network, ipcs, seed, parameters, prepared)
     return _firsts(dataset, ipcs, orders, "herding", parameters, seed)
 
 
 def k_center(
-    dataset: DataSet, network: Network, ipcs: Sequence[int], seed: int, parameters: FeatureSelection
+    dataset: DataSet,
+    network: Network,
+    ipcs: Sequence[int],
+    seed: int,
+    parameters: FeatureSelection,
+    prepared: Sequence[Path] = (),
 ) -> Sets:
     """Choose real samples greedily, to bring every sample of a class near to a chosen one.
 
     Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
     """
-    orders = _orders(k_center_order, dataset, network, max(ipcs), seed, parameters)
+    orders = _orders(k_center_order, dataset, network, ipcs, seed, parameters, prepared)
     return _firsts(dataset, ipcs, orders, "k_center", parameters, seed)
+
+
+def kernel_herding(
+    dataset: DataSet,
+    network: Network,
+    ipcs: Sequence[int],
+    seed: int,
+    parameters: KernelSelection,
+    prepared: Sequence[Path] = (),
+) -> Sets:
+    """Choose real samples greedily, to match the whole distribution of a class's features.
+
+    `herding` matches their mean alone: it is this method under a linear kernel. Under a Gaussian
+    one, only the distribution itself has distance 0. Source: Chen, Welling & Smola (UAI 2010),
+    equation 8; here each sample is chosen at most once.
+    """
+    order = partial(kernel_herding_order, bandwidth=parameters.bandwidth)
+    orders = _orders(order, dataset, network, ipcs, seed, parameters, prepared)
+    return _firsts(dataset, ipcs, orders, "kernel_herding", parameters, seed)
 
 
 def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
@@ -73,6 +153,28 @@ def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
         picks.append(int(distances.argmin()))
         total = total + features[picks[-1]]
         taken[picks[-1]] = torch.inf
+    return torch.tensor(picks)
+
+
+def kernel_herding_order(features: torch.Tensor, count: int, bandwidth: float) -> torch.Tensor:
+    """Return the different indices (count,) that kernel herding picks from `features` (N, F).
+
+    After t picks, it picks the x of the largest mean_i k(x, x_i) - sum_picked k(x, x_p) / (t + 1),
+    with k(x, y) = exp(-|x - y|^2 / 2 sigma^2), and sigma as in KernelSelection.
+    """
+    spread = 2 * bandwidth**2 * features.var(0, correction=0).sum() + TINY
+
+    def kernel(points: torch.Tensor) -> torch.Tensor:
+        return (-torch.cdist(features, points).square() / spread).exp()
+
+    sums = sum(kernel(part).sum(1) for part in features.split(CHUNK))
+    wanted, reached = sums / len(features), torch.zeros_like(sums)
+    picks: list[int] = []
+    while len(picks) < count:
+        scores = wanted - reached / (len(picks) + 1)
+        scores[picks] = -torch.inf
+        picks.append(int(scores.argmax()))
+        reached += kernel(features[picks[-1:]])[:, 0]
     return torch.tensor(picks)
 
 
@@ -90,27 +192,41 @@ def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
     return torch.tensor(picks)
 
 
-def _orders(
-    order: Callable[[torch.Tensor, int], torch.Tensor],
+def features_of(
     dataset: DataSet,
     network: Network,
-    count: int,
     seed: int,
     parameters: FeatureSelection,
-) -> list[torch.Tensor]:
-    """Return, for each class, the indices (count,) of the training samples that `order` picks."""
+    prepared: Sequence[Path],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that gives the features (n, F) of some training samples (n,)."""
     real = dataset.train
-    theta = initial_parameters(network, generator("feature weights", seed), real.device)
-    if parameters.steps:
-        recipe, stream = Recipe(**vars(parameters)), generator("feature batches", seed)
-        theta = train(network, theta, real.samples, real.labels, recipe, stream)
+    if parameters.features == "input":
+        return lambda rows: real.at(rows).flatten(1)
+    if parameters.features == "trained":
+        with reading(prepared[0]):
+            theta = load_file(prepared[0], str(real.device))
+    elif parameters.steps:
+        theta = _trained(dataset, network, vars(parameters), seed)
     else:  # without statistics, batch norms would see one class at a time
+        theta = initial_parameters(network, generator("feature weights", seed), real.device)
         theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
-    with torch.no_grad():
-        return [
-            members[order(embed(network, theta, real.at(members)), count)]
-            for members in class_members(dataset)
-        ]
+    return torch.no_grad()(lambda rows: embed(network, theta, real.at(rows)))
+
+
+def _orders(
+    order: Order,
+    dataset: DataSet,
+    network: Network,
+    ipcs: Sequence[int],
+    seed: int,
+    parameters: FeatureSelection,
+    prepared: Sequence[Path],
+) -> list[torch.Tensor]:
+    """Return, for each class, the indices of the training samples that `order` picks."""
+    features = features_of(dataset, network, seed, parameters, prepared)
+    classes = class_members(dataset)
+    return [members[order(features(members), max(ipcs))] for members in classes]
 
 
 def _firsts(

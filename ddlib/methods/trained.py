@@ -21,12 +21,12 @@ from ddlib.training.recipe import Recipe
 
 
 class Taught(Parameters):
-    """The parameters of methods that ask one teacher.
+    """The parameters of methods with a teacher: its network, and how it is trained on D."""
 
-    network: of the teacher, by default the study's; teacher: how it is trained on D.
-    """
-
-    network: Annotated[dict[str, Any], PlainValidator(functional.read_network)] | None = None
+    network: Annotated[dict[str, Any], PlainValidator(functional.read_network)] = {
+        "name": "convnet",
+        "norm": "batch",
+    }
     teacher: Recipe = Recipe(steps=12000)
 
 
@@ -40,10 +40,11 @@ def teacher_job(parameters: Taught, ipcs: Sequence[int]) -> list[dict[str, Any]]
     return [{"network": parameters.network, **jobs(parameters.teacher, 1)[0]}]
 
 
-def chosen(dataset: DataSet, network: Network, table: Mapping[str, Any] | None) -> Network:
-    """Return the network that a table names; `network` without a table."""
-    shapes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
-    return functional.build(**table, **shapes) if table else network
+def build(dataset: DataSet, table: Mapping[str, Any]) -> Network:
+    """Return the network of a table with its name and options."""
+    return functional.build(
+        **table, sample_shape=dataset.sample_shape, class_count=dataset.class_count
+    )
 
 
 def first_weights(network: Network, number: int, device: torch.device) -> Theta:
@@ -54,10 +55,12 @@ def first_weights(network: Network, number: int, device: torch.device) -> Theta:
 def train_network(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     """Train a network on D as its job says; return its weights and buffers, a safetensors file.
 
-    Raises DivergedError if a loss is not finite.
+    The network is `network`, unless the job has a table of another one. Raises DivergedError if a
+    loss is not finite.
     """
     recipe, real = dict(job), dataset.train
-    number, network = recipe.pop("number"), chosen(dataset, network, recipe.pop("network", None))
+    number, table = recipe.pop("number"), recipe.pop("network", None)
+    network = build(dataset, table) if table else network
     theta = first_weights(network, number, real.device)
     stream = generator("pool batches", number)
     theta = train(network, theta, real.samples, real.labels, Recipe(**recipe), stream)

@@ -16,7 +16,8 @@ import scipy  # its parts load when they are first used
 
 from ddlib.stats.intervals import LEVEL, student
 
-CONTROLS = ("random", "herding", "k_center")  # they select real samples and learn nothing
+# They choose real samples, or average them, and learn nothing.
+CONTROLS = ("random", "herding", "k_center", "kernel_herding", "k_means", "nearest_to_centroid")
 BASELINE = "random"  # what every method has to beat
 VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
 PAIR = ["n", "difference", "low", "high", "p", "reason"]

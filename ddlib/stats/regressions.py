@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats.families import KStars
-from ddlib.stats.intervals import SAME, interval
+from ddlib.stats.intervals import LEVEL, SAME, interval
 
 FEWEST = 3  # families with a k* inside the grid that a regression needs
 RIVAL = "log_members"  # the paper's own regressor
@@ -78,6 +78,18 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
             rows.append(row if row["reason"] else row | _judged(_signed_r2(x, logs, sizes)))
     names = ["epsilon", "predictor", "n", "distinct", "r2", "r2_raw", "p", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)
+
+
+def confirms(tests: pd.DataFrame) -> str:
+    """Return "confirmed", "not confirmed" or "not decided": the coverage law, by `regress`.
+
+    It is confirmed if k* rises significantly with H_cov, and more than with RIVAL, at each epsilon
+    that can be tested.
+    """
+    rows = tests[(tests["predictor"] == "h_cov") & (tests["reason"] == "")]
+    if rows.empty:
+        return "not decided"
+    return "confirmed" if (rows[["p", "p_lead"]] <= LEVEL).all(axis=None) else "not confirmed"
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame) -> Iterator[tuple]:

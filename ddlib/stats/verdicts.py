@@ -1,4 +1,4 @@
-"""What fits decide: the verdict on a/√k + c, its power, the preferred law, and their tables."""
+"""What fits decide: the verdict on a/√k + c, the preferred law, and their tables."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats.intervals import LEVEL
-from ddlib.stats.laws import COLUMNS, Fit, Fits
+from ddlib.stats.laws import COLUMNS, Fits
 
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 QUALITIES = ["misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95"]
@@ -58,16 +58,6 @@ def verdict(fits: Fits) -> Verdict:
     return Verdict(
         "survives", "the exponent's interval holds 1/2, and no lack of fit is significant"
     )
-
-
-def detectable(free: Fit) -> tuple[float, float]:
-    """Return the exponents, below and above 1/2, that about 9 of 10 such studies tell from 1/2.
-
-    They lie twice as far from 1/2 as the ends of the interval of `free`, the fit of the free
-    exponent, from its estimate: docs/statistics.md shows how often that held in simulation.
-    """
-    b = free.parameters["b"]
-    return 0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate)
 
 
 def best(fits: Fits) -> Choice | None:

@@ -14,7 +14,7 @@ from ddlib.files import from_root, read_json, write_atomically
 from ddlib.stats import compare
 from ddlib.study import published
 from ddlib.study.plan import make_plan
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import SAME_STEPS, read_settings
 
 HEAD = """# Published accuracies beside ours
 
@@ -44,6 +44,8 @@ def section(folder: Path) -> str:
     pairs, rows = published.beside(compare.accuracies(trials), full, plan.dataset.name), []
     for number, row in enumerate(pairs.to_dict("records")):
         names = [name for name, *_ in published.differing(plan, pairs.iloc[[number]])]
+        if row["method"] == "all data" and plan.settings.reference == SAME_STEPS:
+            names.append("as few steps as on S")
         why = ", ".join(name.split(",")[0].split(" (")[0] for name in names) or "nothing differs"
         doubt = "; published at second hand" if row["tag"] == "unverified" else ""
         ipc = "" if pd.isna(row["ipc"]) else row["ipc"]

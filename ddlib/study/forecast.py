@@ -50,12 +50,15 @@ def _matches(iterations: float, outer_steps: float, inner_epochs: float) -> tupl
     return 1, iterations * outer_steps, iterations * (outer_steps - 1) * inner_epochs
 
 
-SELECTION = [{"steps": 1}, {"steps": 20}], lambda steps: (1, steps)
+SELECTION = [{"steps": n, "epochs": 1} for n in (1, 20)], lambda steps: (1, steps)
 MATCHING = [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}], _matches
 LOOPS = {
     "random": ([{}], lambda: (1,)),
     "herding": SELECTION,
     "k_center": SELECTION,
+    "kernel_herding": SELECTION,
+    "k_means": ([{}], lambda: (1,)),
+    "nearest_to_centroid": SELECTION,
     "dm": ([{"iterations": 1}, {"iterations": 3}], lambda iterations: (1, iterations)),
     "dc": MATCHING,
     "dsa": MATCHING,

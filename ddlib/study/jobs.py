@@ -178,10 +178,11 @@ def _labelled(
 ) -> tuple[Tensor, Tensor]:
     """Return the samples of a set, and its labels: learned ones only if the regime asks for them.
 
-    Table models are trained on the rows of a table that are nearest to the samples.
+    A stored image may hold several: see `DistilledSet.decoded`. Table models are trained on the
+    rows of a table that are nearest to the samples.
     """
-    samples, learned = synthetic.samples, configuration.labels.regime == "learned"
-    labels = synthetic.labels if learned else synthetic.hard_labels
+    synthetic, learned = synthetic.decoded, configuration.labels.regime == "learned"
+    samples, labels = synthetic.samples, synthetic.labels if learned else synthetic.hard_labels
     if not configuration.takes_steps:
         samples = nearest_valid(samples, synthetic.normalisation)
     return samples.to(context.device), labels.to(context.device)

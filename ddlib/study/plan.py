@@ -211,6 +211,12 @@ def make_plan(settings: Settings) -> Plan:
                 f"the configuration {name!r} does not fit {dataset.name}: {error}"
             ) from None
     ipcs = read_ipcs(settings.k, dataset)
+    for name, (base, parameters) in settings.methods.items():
+        try:
+            if check := METHODS[base].check:
+                check(parameters, dataset, ipcs)
+        except ValueError as error:
+            raise ValueError(f"the method {name!r}: {error}") from None
     if settings.reference == CONVERGED:
         hold_out(dataset.train.labels, settings.converged.held_out)
     folder, cache = from_root(settings.results), from_root(settings.cache)

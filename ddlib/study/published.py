@@ -84,8 +84,10 @@ def differing(plan: Plan, pairs: pd.DataFrame) -> list[Row]:
 def _setting(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
     """Yield all settings of data, network and training, equal ones too."""
     options, recipe, network = plan.settings.data, plan.first.recipe, plan.first.network
-    for name in ("classes", "per_class", "held_out", "image_size", "zca"):
+    for name in ("classes", "per_class", "held_out", "image_size"):
         yield name, options.get(name) or "all", "all"
+    for theirs, rows in pairs.groupby(pairs["note"].str.contains("ZCA", na=False)):
+        yield f"zca ({', '.join(rows['method'].unique())})", bool(options.get("zca")), theirs
     count = len(plan.dataset.train.labels)
     public = max(count, TRAINING_IMAGES.get(plan.dataset.name, 0))
     yield "images to train on", f"{count:,}", f"{public:,}"
@@ -119,7 +121,7 @@ def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
 
 
 def _learned(plan: Plan) -> Iterator[str]:
-    """Say which numbers methods learned (means over seeds). The evaluation does not use them."""
+    """Say which numbers methods learned (means over seeds), and if the evaluation uses them."""
     paths = dict.fromkeys(trial.set_path for trial in plan.trials)
     sets = [load_distilled(path) for path in paths if path.exists()]
     rows = [
@@ -131,7 +133,6 @@ def _learned(plan: Plan) -> Iterator[str]:
     for (method, name), sizes in values.groupby(["method", "name"], sort=False):
         means = sizes.groupby("ipc")["value"].mean()
         learned = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()], "and")
-        yield (
-            f"{method}: it learned {name} {learned}, which its paper evaluates with; here all sets "
-            f"are evaluated at learning_rate = {plan.first.recipe.learning_rate}"
-        )
+        here = f"all sets are evaluated at learning_rate = {plan.first.recipe.learning_rate}"
+        here = "so does this study" if plan.first.learned_step_size else f"here {here}"
+        yield f"{method}: it learned {name} {learned}, which its paper evaluates with; {here}"

@@ -230,10 +230,10 @@ class Settings(Parameters):
 
 
 class Exploration(Parameters):
-    """The parameters of notebook 05.
+    """The parameters of notebooks 05 and 06.
 
-    studies: results folders of the studies to explore, from the project's root (empty: the example
-    that comes with the library); results: the folder for the executed notebook; draws, floor_share:
+    studies: results folders of the studies to read, from the project's root (empty: the findings
+    that come with the library); results: the folder for the executed notebook; draws, floor_share:
     as in `Settings`.
     """
 

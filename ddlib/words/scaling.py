@@ -7,7 +7,8 @@ import pandas as pd
 from ddlib.stats.compare import not_positive
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import LAWS, Fit
-from ddlib.stats.verdicts import NEAR, Verdict, best, detectable, verdict
+from ddlib.stats.power import detectable
+from ddlib.stats.verdicts import NEAR, Verdict, best, verdict
 from ddlib.words.text import Text, listed, p_value
 
 FEW = 4  # configurations that are named one by one
@@ -78,8 +79,10 @@ def _exponent(free: Fit) -> str:
 
 def _power(free: Fit) -> str:
     low, high = detectable(free)
-    text = f"9 of 10 such studies would reject 1/2 if the true exponent were {high:.2f} or more"
-    return f"{text}, or {low:.2f} or less." if low > 0 else f"{text}."
+    ends = [f"{end:.2f} or {way}" for end, way in ((high, "more"), (low, "less")) if end == end]
+    if not ends:
+        return "These gaps are too noisy to tell any exponent from 1/2."
+    return f"9 of 10 such studies would reject 1/2 if the true exponent were {listed(ends)}."
 
 
 def _floor(law: Fit, unit: str) -> str:

@@ -106,7 +106,7 @@ LOCAL = {"127.0.0.1", "image", "application", "http", "text"}  # the last four: 
 
 
 def test_the_app_follows_every_control(page, tmp_path):
-    studies = tables.example()
+    studies = tables.findings()
     with serving([*MAKE, "app", "APP=--no-browser --port={port}"], tmp_path) as port:
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
         playwright.expect(page.locator(".vega-embed svg")).to_have_count(3)
@@ -152,7 +152,7 @@ def test_jupyterlab_follows_the_keyboard(page, tmp_path):
         page.wait_for_function(f"() => {session}?.kernel?.status === 'idle'")
         # Not awaited: the command ends with the last cell, or never where the kernel is lost.
         page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
-        ipc = Driven(page, 0, explore.IpcExplorer(tables.example()))
+        ipc = Driven(page, 0, explore.IpcExplorer(tables.findings()))
         ipc.move("ipc")
         ipc.move("methods", "mtt")
         ipc.screenshot("lab_ipc")

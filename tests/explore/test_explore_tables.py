@@ -1,37 +1,49 @@
-"""Tables of a finished study: from its results folder, and from the example."""
+"""Tables of a finished study: from its results folder, and from the findings."""
 
 import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
+import shipped
 import torch
 from PIL import Image
 
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
-from ddlib.explore import sheets, tables
+from ddlib.explore import findings, sheets, tables
 from ddlib.stats import covers
 
 
 @pytest.fixture(scope="module")
-def example():
-    return tables.example()
+def digits():
+    return [tables.read(folder) for folder in (shipped.METHODS, shipped.COVERAGE)]
 
 
 @pytest.fixture
 def mine(tmp_path):
-    """Return a copy of the example's first study, as the results folder of a reader."""
-    return shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "mine" / "quick")
+    """Return a copy of a finding, as the results folder of a reader."""
+    return shutil.copytree(shipped.METHODS, tmp_path / "mine" / "quick")
 
 
-def test_the_example_holds_the_studies_of_two_notebooks(example):
-    methods, law = example
-    assert list(tables.named(example)) == ["digits: methods/digits", "digits: coverage_law/digits"]
+def test_findings_are_small_and_those_with_images_come_first():
+    studies = tables.findings()
+    folders = [path.parent for path in tables.FINDINGS.rglob("settings.json")]
+    assert sorted(study.folder for study in studies) == sorted(folders)
+    places = [(not study.sheets, study.distances is not None) for study in studies]
+    assert places == sorted(places)
+    files = [path for path in tables.FINDINGS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 3_000_000
+
+
+def test_the_findings_of_digits_are_of_two_notebooks(digits):
+    methods, law = digits
+    assert list(tables.named(digits)) == ["digits: methods/digits", "digits: coverage_law/digits"]
     assert methods.sizes == [10, 20, 50, 100, 200, 400]
     assert law.sizes == [10, 20, 50, 100, 400]
     assert law.methods == ["dm", "dm_for_all"]
@@ -39,12 +51,12 @@ def test_the_example_holds_the_studies_of_two_notebooks(example):
     assert {"random", "dm", "dc", "dsa", "mtt", "mgd3"} <= set(methods.methods)
     assert methods.distances is None
     assert list(law.distances.index) == law.configurations
-    files = [path for path in tables.EXAMPLE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 400_000
+    assert methods.costs.empty  # of before they were kept
+    assert methods.provenance == {}
 
 
-def test_families_are_those_of_the_study_and_of_equal_size(example):
-    law = example[1]
+def test_families_are_those_of_the_study_and_of_equal_size(digits):
+    law = digits[1]
     assert law.families["all configurations"] == tuple(law.configurations)
     assert law.families["optimisation-3"] == ("own", "adam", "rmsprop")
     spread = covers.spread_families(law.distances, 4, 5)
@@ -56,16 +68,16 @@ def test_families_are_those_of_the_study_and_of_equal_size(example):
     assert law.spread[1].startswith("no families of equal size: size=4, count=5 give no choice")
 
 
-def test_gaps_come_from_each_seeds_own_reference(example):
-    _, law = example
+def test_gaps_come_from_each_seeds_own_reference(digits):
+    _, law = digits
     full = law.references[law.references["reference"] == "same_steps"]
     full = full.set_index(["configuration", "seed"])["error"]
     own = full.loc[pd.MultiIndex.from_frame(law.gaps[["configuration", "seed"]])].to_numpy()
     assert (law.gaps["gap_error"] == law.gaps["error"] - own).all()
 
 
-def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(example):
-    _, law = example
+def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(digits):
+    _, law = digits
     vit = law.references["configuration"] == "vit"
     first = vit & (law.references["seed"] == 0)
     for lost, kept in ((first, True), (vit, False)):
@@ -86,11 +98,11 @@ def test_written_distances_are_read_back(mine):
     pd.testing.assert_frame_equal(study.distances, distance)
 
 
-def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, example):
+def test_studies_whose_folders_end_alike_are_named_in_full(tmp_path, digits):
     folders = [tmp_path / place / "methods" / "quick" for place in ("one", "two")]
     for folder in folders:
-        shutil.copytree(tables.EXAMPLE / "methods" / "digits", folder)
-    studies = [*map(tables.read, folders), example[1]]
+        shutil.copytree(shipped.METHODS, folder)
+    studies = [*map(tables.read, folders), digits[1]]
     names = [*(f"digits: {folder}" for folder in folders), "digits: coverage_law/digits"]
     assert tables.named(studies) == dict(zip(names, studies, strict=True))
 
@@ -119,17 +131,44 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
     assert study.sheet("dm", 5) is None
     dataclasses.replace(synthetic, samples=images.flatten(1)).save(mine / "distilled" / names[0])
     assert study.sheet("dm", 3) is None  # vectors
-    tables.write_example([mine], tmp_path / "copy")
+    findings.write_findings([mine], tmp_path / "copy")
     assert not tables.read(tmp_path / "copy" / "mine" / "quick").sheets
 
 
-def test_the_example_is_what_its_command_writes(tmp_path, example):
-    tables.write_example([study.folder for study in example], tmp_path)
-    for name, study in zip(("methods", "coverage_law"), example, strict=True):
-        again = tables.read(tmp_path / name / "digits")
-        pd.testing.assert_frame_equal(again.trials, study.trials)
-        assert again.families == study.families
-        assert again.sheets == study.sheets
+def test_a_small_sheet_shows_one_image_a_class_at_low_size(tmp_path):
+    images = torch.tensor([0.2, 0.9, 0.4, 0.9]).reshape(4, 1, 1, 1).expand(4, 1, 96, 96)
+    synthetic = DistilledSet(
+        images, torch.tensor([0, 0, 1, 1]), Normalisation((0.0,), (1.0,)), ("a", "b"),
+        data="x", method="dm", parameters={}, seed=0,
+    )  # fmt: skip
+    synthetic.save(tmp_path / "set")
+    kept = sheets.small(dict.fromkeys([("dm", ipc) for ipc in (2, 5, 10, 50)], tmp_path / "set"))
+    assert kept["ipc"].tolist() == [2, 10]
+    assert kept["picture"].map(len).max() < 1000
+    assert sheets.address(kept["picture"][0]).startswith("data:image/jpeg;base64,")
+    pixels = np.asarray(Image.open(BytesIO(kept["picture"][0])))
+    assert pixels.shape == (33, 65)  # a third of 97 and of 2 * 97
+    assert pixels[16, [16, 48]] == pytest.approx([51, 102], abs=3)
+
+
+def test_a_finding_is_what_its_command_writes(tmp_path, digits, mine):
+    costs, teachers = (pd.DataFrame({"seconds": [value, 0.1]}) for value in (1.5, 2.5))
+    costs.to_parquet(mine / "costs.parquet")
+    teachers.to_parquet(mine / "teachers.parquet")
+    (mine / "provenance.json").write_text('{"workers": 2}')
+    places = findings.write_findings([mine, digits[1].folder], tmp_path / "copies")
+    assert places == [
+        tmp_path / "copies" / "mine" / "quick",
+        tmp_path / "copies/coverage_law/digits",
+    ]
+    for place, study in zip(places, (tables.read(mine), digits[1]), strict=True):
+        again = tables.read(place)
+        for name in tables.FRAMES:
+            pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
+        for name in ("settings", "families", "sheets", "noise", "provenance"):
+            assert getattr(again, name) == getattr(study, name)
+    assert tables.read(places[0]).provenance == {"workers": 2}
+    pd.testing.assert_frame_equal(tables.read(places[1]).distances, digits[1].distances)
 
 
 def test_a_folder_without_a_finished_study_is_refused(mine):
@@ -140,14 +179,14 @@ def test_a_folder_without_a_finished_study_is_refused(mine):
     sentence = r"mine/quick holds no finished study \(trials.parquet is not there\); give the resu"
     with pytest.raises(FileNotFoundError, match=sentence):
         tables.read(mine)
-    command = [sys.executable, "-m", "ddlib.explore.tables", "example", str(mine)]
+    command = [sys.executable, "-m", "ddlib.explore.findings", str(mine)]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 1
     assert "holds no finished" in process.stderr
 
 
 def test_results_of_an_older_library_are_refused_in_a_sentence(tmp_path):
-    folder = shutil.copytree(tables.EXAMPLE / "methods" / "digits", tmp_path / "old")
+    folder = shutil.copytree(shipped.METHODS, tmp_path / "old")
     settings = json.loads((folder / "settings.json").read_text())
     del settings["reference"]
     (folder / "settings.json").write_text(json.dumps(settings))

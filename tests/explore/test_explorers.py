@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import shipped
 from PIL import Image
 
 from ddlib.explore import explorers as explore
@@ -30,23 +31,23 @@ DRAWS = 200
 
 
 @pytest.fixture(scope="module")
-def example():
-    return tables.example()
+def digits():
+    return [tables.read(folder) for folder in (shipped.METHODS, shipped.COVERAGE)]
 
 
 @pytest.fixture
-def ipc(example):
-    return explore.IpcExplorer(example)
+def ipc(digits):
+    return explore.IpcExplorer(digits)
 
 
 @pytest.fixture(scope="module")
-def family(example):
-    return explore.CoverageExplorer(example)
+def family(digits):
+    return explore.CoverageExplorer(digits)
 
 
 @pytest.fixture(scope="module")
-def plans(example):
-    return explore.Planner(example)
+def plans(digits):
+    return explore.Planner(digits)
 
 
 def choose(explorer, **values):
@@ -91,10 +92,10 @@ def verdict(explorer) -> str:
 @pytest.mark.parametrize(
     ("size", "measure"), [(1, "gap_cross_entropy"), (12, "gap_error"), (20, "gap_error")]
 )
-def test_predicted_and_measured_are_those_of_the_fit(ipc, example, size, measure):
+def test_predicted_and_measured_are_those_of_the_fit(ipc, digits, size, measure):
     choose(ipc, ipc=size, methods=("dsa",), measure=list(MEASURES)[measure != "gap_error"])
     choose(ipc, configuration="augmented", least_gain=1e-3)
-    trials = example[0].trials.query("configuration == 'augmented' and method == 'dsa'")
+    trials = digits[0].trials.query("configuration == 'augmented' and method == 'dsa'")
     gaps = trials.pivot(index="seed", columns="k", values=measure)
     fit = laws.fit(gaps, "inverse_sqrt", draws=DRAWS)
     a, c = fit.parameters["a"].estimate, fit.parameters["c"].estimate
@@ -117,8 +118,8 @@ def test_predicted_and_measured_are_those_of_the_fit(ipc, example, size, measure
     assert f"dsa has the smallest predicted gap, {cell['predicted gap']}" in verdict(ipc)
 
 
-def test_a_law_that_was_rejected_predicts_nothing(ipc, example):
-    trials = example[0].trials.query("configuration == 'plain'")
+def test_a_law_that_was_rejected_predicts_nothing(ipc, digits):
+    trials = digits[0].trials.query("configuration == 'plain'")
     fits = laws.fit_all(laws.gap_matrix(trials, "random"), draws=DRAWS)
     judged = verdicts.verdict(fits)
     assert judged.outcome == "fails"
@@ -152,7 +153,7 @@ def test_fits_and_methods_are_ticked_in_and_out(ipc):
 
 def test_images_are_those_of_the_nearest_size_below(ipc):
     choose(ipc, ipc=12, methods=("dm",))
-    assert "Images: IPC 10, as IPC 12 was not" in ipc.picture.spec["title"]["subtitle"]
+    assert "Images: IPC 10, as none of IPC 12 are kept." in ipc.picture.spec["title"]["subtitle"]
     before = list(drawn(ipc, "url")["url"])
     choose(ipc, ipc=10)
     assert list(drawn(ipc, "url")["url"]) == before
@@ -160,16 +161,16 @@ def test_images_are_those_of_the_nearest_size_below(ipc):
     assert list(drawn(ipc, "url")["url"]) != before
 
 
-def test_failed_trials_and_a_single_seed_are_named(example):
-    trials = example[0].trials
+def test_failed_trials_and_a_single_seed_are_named(digits):
+    trials = digits[0].trials
     failed = trials.assign(status=trials["status"].mask(trials["method"] == "dm", "diverged"))
-    ipc = explore.IpcExplorer([dataclasses.replace(example[0], trials=failed)])
+    ipc = explore.IpcExplorer([dataclasses.replace(digits[0], trials=failed)])
     choose(ipc, methods=("dm",))
     assert verdict(ipc) == "Nothing to show: every trial of dm failed."
     choose(ipc, methods=("dm", "random"))
     assert "gaps at 0 distinct k" in row(ipc, "dm")["predicted gap"]
-    first = {n: getattr(example[0], n).query("seed == 0") for n in ("trials", "references")}
-    ipc = explore.IpcExplorer([dataclasses.replace(example[0], **first)])
+    first = {n: getattr(digits[0], n).query("seed == 0") for n in ("trials", "references")}
+    ipc = explore.IpcExplorer([dataclasses.replace(digits[0], **first)])
     assert row(ipc, "dm")["predicted gap"].endswith("(no interval)")
 
 
@@ -182,8 +183,8 @@ def least_cover(distance: pd.DataFrame, radius: float) -> int:
 
 
 @pytest.mark.parametrize("place", [3, 15, 50])
-def test_the_cover_is_exact_and_its_balls_hold_the_family(family, example, place):
-    radius, distance = family.controls["radius"].options[place], example[1].distances
+def test_the_cover_is_exact_and_its_balls_hold_the_family(family, digits, place):
+    radius, distance = family.controls["radius"].options[place], digits[1].distances
     choose(family, preset="all configurations", radius=radius)
     balls = drawn(family, "ball").groupby("ball")
     assert len(balls) == least_cover(distance, radius)
@@ -193,7 +194,7 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, example, place
     assert balls["x"].agg(np.ptp).to_numpy() == pytest.approx(2 * radius, rel=1e-3)
 
 
-def test_k_star_is_measured_and_planned(family, example):
+def test_k_star_is_measured_and_planned(family, digits):
     choose(family, preset="optimisation-3")
     assert family.controls["members"].value == ("own", "adam", "rmsprop")
     outside = drawn(family, "configuration", "height")["role"] == "not in the family"
@@ -201,7 +202,7 @@ def test_k_star_is_measured_and_planned(family, example):
     choose(family, members=())
     assert "the family is empty; tick at least one configuration" in verdict(family)
     members = ("own", "adam", "mlp", "vit")
-    gaps = example[1].gaps[example[1].gaps["method"] == "dm"]
+    gaps = digits[1].gaps[digits[1].gaps["method"] == "dm"]
     choose(family, members=members, epsilon=0.08)
     assert family.controls["preset"].value == "your own choice"
     table = family_stats.k_star(gaps, {"": members}, 0.08, draws=DRAWS).table
@@ -215,8 +216,8 @@ def test_k_star_is_measured_and_planned(family, example):
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
 
 
-def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(example):
-    law = example[1]
+def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(digits):
+    law = digits[1]
     dead = (law.trials["configuration"] == "vit") & (law.trials["method"] == "dm")
     trials = law.trials.assign(status=law.trials["status"].mask(dead, "diverged"))
     lame = explore.CoverageExplorer([dataclasses.replace(law, trials=trials)])
@@ -233,13 +234,13 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(ex
         assert row(lame, name)["k*"] == "unknown"
         assert row(lame, name)["remark"].startswith(reason)
     with pytest.raises(ValueError, match="give the results folder of notebook 03"):
-        explore.CoverageExplorer(example[:1])
+        explore.CoverageExplorer(digits[:1])
 
 
 @pytest.fixture
-def needs(example):
+def needs(digits):
     """Return a function that plans for a worst gap: {method: Plan}."""
-    parts = example[0].gaps.groupby("method")
+    parts = digits[0].gaps.groupby("method")
     pilots = {method: read_pilot(gaps, draws=DRAWS) for method, gaps in parts}
     return lambda epsilon: {m: planner.plan(p, ["plain"], epsilon, 10) for m, p in pilots.items()}
 
@@ -260,19 +261,19 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
     assert all("measure larger sizes" in cell["remark"] for cell in unknown)
 
 
-def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, example):
+def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, digits):
     choose(plans, family="plain alone", epsilon=0.04, budget=1)
     assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 samples per class; ")
     gaps = [numbers(cell["gap at 1"])[0] for cell in cells(plans)]
-    means = example[0].trials.query("configuration == 'plain' and k == 10").groupby("method")
+    means = digits[0].trials.query("configuration == 'plain' and k == 10").groupby("method")
     assert gaps == sorted(gaps)
     assert gaps == pytest.approx(means["gap_error"].mean().sort_values().tolist(), abs=0.02)
 
 
 @pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
-def test_an_explorer_is_sound_and_answers_at_once(example, kind):
+def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
     """Move every control to another value: the charts are sound, and the answer takes no time."""
-    explorer = kind(example)
+    explorer = kind(digits)
     for name, control in explorer.controls.items():
         start = time.process_time()
         if isinstance(control, Ticks):
@@ -289,9 +290,9 @@ def test_an_explorer_is_sound_and_answers_at_once(example, kind):
     assert metadata["image/png"]["width"] < 1000  # fits a window of 1280 with a sidebar
 
 
-def test_the_example_is_explored_without_torch():
+def test_findings_are_explored_without_torch():
     code = "from ddlib.explore import explorers, tables\nimport sys\n"
-    code += "explorers.IpcExplorer(tables.example())\nassert 'torch' not in sys.modules"
+    code += "explorers.IpcExplorer(tables.findings())\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

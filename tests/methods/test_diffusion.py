@@ -11,7 +11,8 @@ from sklearn.cluster import KMeans
 
 from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
-from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, jobs, modes, sample
+from ddlib.methods.common import centroids
+from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, jobs, sample
 from ddlib.methods.generators import unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.seeds import generator
@@ -80,14 +81,14 @@ def ordered(points):
 
 def test_modes_are_the_means_of_obvious_clusters_and_sklearns():
     points, means = blobs()
-    found = modes(points, 3, generator("test"))
+    found = centroids(points, 3, generator("test"))
     assert found.shape == (3, 1, 1, 2)
     assert found.dtype == torch.float32
     assert ordered(found) == ordered(means)
     theirs = KMeans(3, n_init=10, random_state=1).fit(points.flatten(1).numpy())
     assert ordered(found) == ordered(theirs.cluster_centers_)
-    torch.testing.assert_close(modes(points, 1, generator("test"))[0], points.mean(0))
-    assert ordered(modes(points, 60, generator("test"))) == ordered(points)
+    torch.testing.assert_close(centroids(points, 1, generator("test"))[0], points.mean(0))
+    assert ordered(centroids(points, 60, generator("test"))) == ordered(points)
 
 
 def test_the_controls_are_the_modes_and_the_real_images_nearest_to_them():

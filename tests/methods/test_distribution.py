@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from draws import decoded_by_hand
 
 from ddlib.methods.distribution import DistributionMatching, distil
 from ddlib.networks.functional import build
@@ -35,17 +36,21 @@ RUNS = {
     "batch": {"iterations": 2, "learning_rate": 60.0},
     "family": {"iterations": 8, "learning_rate": 0.1, "configurations": FAMILY},
 }
+RUNS["factor"] = {"iterations": 2, "learning_rate": 4.0, "factor": 2}
 RUNS["log"] = RUNS["family"] | {"average": "geometric"}
 
 
 @pytest.mark.parametrize(
-    ("run", "ipc"), [("instance", 1), ("instance", 3), ("batch", 30), ("family", 2), ("log", 2)]
+    ("run", "ipc"),
+    [("instance", 1), ("instance", 3), ("batch", 30), ("family", 2), ("log", 2), ("factor", 2)],
 )
 def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, run, ipc):
     """Batch norms see all classes of a side at once, as in the reference.
 
-    For configurations, an iteration matches the features of the network of one.
+    For configurations, an iteration matches the features of the network of one. With a factor, the
+    network sees the smaller images that each image holds.
     """
+    factor = RUNS[run].get("factor", 1)
     norm = "batch" if run == "batch" else "instance"
     network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
     parameters = settings(real_batch=EVERYTHING, **RUNS[run])
@@ -61,9 +66,9 @@ def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, 
         images = images.detach().requires_grad_()
         real, seen = (
             torch.func.functional_call(networks[drawn[-1]].body.train(), body, (batch,)).flatten(1)
-            for batch in (tiny.train.samples, images)
+            for batch in (tiny.train.samples, decoded_by_hand(images, factor))
         )
-        loss = reference_loss(real, tiny.train.labels, seen, ipc)
+        loss = reference_loss(real, tiny.train.labels, seen, ipc * factor**2)
         loss = loss.log() if run == "log" else loss
         velocity = 0.5 * velocity + torch.autograd.grad(loss, images)[0]
         images = images - RUNS[run]["learning_rate"] * velocity

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import in_float64, ordinary_mlp
+from draws import decoded_by_hand, in_float64, ordinary_mlp
 from torch import nn
 
 from ddlib.methods import METHODS
-from ddlib.methods.common import real_batches
+from ddlib.methods.common import random_members, real_batches
 from ddlib.methods.gradient import (
     GradientMatching,
     SiameseGradientMatching,
@@ -135,6 +135,7 @@ RUNS = {
     "mlp": {},
     "family": {"configurations": FAMILY, "iterations": 5},
     "geometric": {"configurations": FAMILY, "iterations": 5, "average": "geometric"},
+    "factor": {"factor": 2, "initialisation": "real"},
 }
 
 
@@ -146,9 +147,10 @@ def test_a_run_equals_the_reference_algorithm_written_out(
 
     Batch norms take statistics from 16 real images a class and keep them while gradients are
     matched; training on S moves them again. For configurations, an iteration takes the network
-    and the optimizer of one.
+    and the optimizer of one. With a factor, networks see the smaller images that each image holds.
     """
-    norms, convolves = kind == "batch norm", kind in ("convnet", "batch norm")
+    norms, convolves = kind == "batch norm", kind in ("convnet", "batch norm", "factor")
+    factor = RUNS[kind].get("factor", 1)
     batch_norms = build("convnet", (1, 8, 8), 3, width=6, depth=2, norm="batch")
     body = batch_norms if norms else network if convolves else perceptron
     parameters = settings(
@@ -167,7 +169,7 @@ def test_a_run_equals_the_reference_algorithm_written_out(
                 ordinary.train()(tiny.train.samples[torch.cat(next(samples))])
                 ordinary.eval()
             images = images.detach().requires_grad_()
-            total = reference_match(ordinary, tiny, members, images)
+            total = reference_match(ordinary, tiny, members, decoded_by_hand(images, factor))
             total = total.log() if kind == "geometric" else total
             velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
             images = (images - 0.2 * velocity).detach()
@@ -175,7 +177,8 @@ def test_a_run_equals_the_reference_algorithm_written_out(
             optimiser = optimiser(ordinary.train().parameters(), rate)
             for _ in range(4 if outer < 2 else 0):
                 optimiser.zero_grad()
-                F.cross_entropy(ordinary(images), LABELS).backward()
+                labels = LABELS.repeat_interleave(factor**2)
+                F.cross_entropy(ordinary(decoded_by_hand(images, factor)), labels).backward()
                 optimiser.step()
     drawn_shapes = {tuple(theta["head.weight"].shape) for theta in drawn_weights}
     assert len(drawn_weights) == parameters.iterations
@@ -198,3 +201,27 @@ def test_both_sides_of_a_class_share_a_draw_of_its_own(tiny, network, applied):
 
 def shared(drawn):
     return all(len(strengths) == 1 for strengths in drawn.values.values())
+
+
+def test_multi_formation_starts_from_real_images_and_refuses_what_does_not_fit(tiny, network):
+    """Each stored image holds four shrunken ones of its class."""
+    for name in ("dm", "dc", "dsa"):
+        entry = METHODS[name]
+        parameters = entry.parameters(iterations=0, initialisation="real", factor=2)
+        stored = entry.distil(tiny, network, [2], 3, parameters)[2]
+        assert (stored.k, stored.factor, stored.samples.shape) == (6, 2, (6, 1, 8, 8))
+        real = tiny.train.at(random_members(tiny, 8, 3)).view(6, 4, 1, 8, 8)
+        small = F.avg_pool2d(real.flatten(0, 1), 2).view(6, 4, 4, 4)
+        for place, corner in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+            rows, columns = (slice(start, start + 4) for start in corner)
+            torch.testing.assert_close(stored.samples[:, 0, rows, columns], small[:, place])
+        for change, ipc, message in (
+            ({"factor": 3}, 1, "factor=3 does not divide images of 8 x 8 pixels; choose from 1, 2"),
+            (
+                {},
+                11,
+                "starts ipc=11 from 44 real images of each class, but .* has 40; choose small",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                entry.distil(tiny, network, [1, ipc], 0, parameters.replace(**change))

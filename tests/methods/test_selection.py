@@ -1,14 +1,25 @@
-"""Random, herding and k-center against naive double loops."""
+"""Random, herding, kernel herding and k-center against naive double loops."""
+
+import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from draws import noise
+from draws import noise, prepare
 
-from ddlib.methods import selection
-from ddlib.methods.common import random_members
-from ddlib.methods.selection import FeatureSelection, RandomSelection, herding, k_center, random
-from ddlib.networks.functional import build
+from ddlib.methods import METHODS, selection
+from ddlib.methods.common import class_members, random_members
+from ddlib.methods.selection import (
+    FeatureSelection,
+    KernelSelection,
+    RandomSelection,
+    herding,
+    k_center,
+    kernel_herding,
+    random,
+)
+from ddlib.networks.functional import build, embed
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training.loop import train
@@ -18,7 +29,13 @@ CONTROLS = {
     "random": (random, RandomSelection()),
     "herding": (herding, FeatureSelection(steps=20)),
     "k_center": (k_center, FeatureSelection(steps=20)),
+    "kernel_herding": (kernel_herding, KernelSelection(steps=20, bandwidth=0.5)),
 }
+ORDERS = (
+    selection.herding_order,
+    selection.k_center_order,
+    partial(selection.kernel_herding_order, bandwidth=1.0),
+)
 
 
 def herd_by_hand(points, count):
@@ -37,14 +54,53 @@ def cover_by_hand(points, count):
     return chosen
 
 
+def herd_kernels_by_hand(points, count, bandwidth):
+    """Each choice lowers the maximum mean discrepancy of t + 1 points with the class the most.
+
+    That is how Chen, Welling & Smola derive it, up to the factor that they give the new point.
+    """
+    variance = sum(np.var(values) for values in points.T)
+
+    def kernel(one, other):
+        return math.exp(-((one - other) ** 2).sum() / (2 * bandwidth**2 * variance))
+
+    chosen = []
+    for _ in range(count):
+        scores = {}
+        for row in set(range(len(points))) - set(chosen):
+            mean = np.mean([kernel(points[row], point) for point in points])
+            reached = sum(kernel(points[row], points[c]) for c in chosen)
+            scores[row] = mean - reached / (len(chosen) + 1)
+        chosen.append(max(scores, key=scores.get))
+    return chosen
+
+
 @pytest.mark.parametrize(("count", "size", "seed"), [(25, 6, 0), (40, 2, 1), (12, 30, 2)])
-def test_both_orders_equal_naive_double_loops(count, size, seed):
+def test_orders_equal_naive_double_loops(count, size, seed):
     points = noise(count, size, seed=seed, dtype=torch.float64) + 3  # off the origin
     assert selection.herding_order(points, 10).tolist() == herd_by_hand(points.numpy(), 10)
     assert selection.k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
+    for bandwidth in (0.3, 2.0):
+        picks = selection.kernel_herding_order(points, 10, bandwidth).tolist()
+        assert picks == herd_kernels_by_hand(points.numpy(), 10, bandwidth)
+
+
+def test_orders_choose_each_point_once():
     alike = torch.tensor([[1.0], [1], [1], [1], [0], [0]])
-    for order in (selection.herding_order, selection.k_center_order):  # each point once
+    for order in ORDERS:
         assert sorted(order(alike, 6).tolist()) == list(range(6))
+        assert order(alike[:1], 1).tolist() == [0]
+
+
+def test_kernel_herding_matches_more_than_the_mean():
+    """A class of two modes, at -1 and 1: a sample at 0 has its mean, and nothing else of it.
+
+    Herding takes that sample first. Kernel herding takes one sample of each mode first.
+    """
+    points = torch.tensor([[-1.0]] * 10 + [[1.0]] * 10 + [[0.0]])
+    assert selection.herding_order(points, 1).tolist() == [20]
+    first, second = points[selection.kernel_herding_order(points, 2, 0.5)].flatten().tolist()
+    assert {first, second} == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -80,3 +136,36 @@ def test_features_decide(tiny, members, ordinary_convnet, select, by_hand, norm,
     features = ordinary.eval()[0](tiny.train.samples).detach().double().numpy()
     for label, rows in enumerate(members):
         assert torch.equal(images[label], tiny.train.samples[rows[by_hand(features[rows], 8)]])
+
+
+@pytest.mark.parametrize("name", ["herding", "k_center", "kernel_herding", "nearest_to_centroid"])
+def test_one_trained_network_serves_all_sizes_and_seeds(tiny, network, tmp_path, name):
+    """Its features give the sets of a network that was trained as long by hand."""
+    entry = METHODS[name]
+    parameters = entry.parameters(features="trained", epochs=3, batch_size=50, learning_rate=0.3)
+    more = prepare(entry, parameters, [2, 5], tiny, network, tmp_path)
+    assert len(more[0]) == 1
+    first, other = (entry.distil(tiny, network, [2, 5], seed, parameters, *more) for seed in (0, 1))
+    assert not prepare(entry, parameters.replace(features="steps"), [2], tiny, network, tmp_path)[0]
+    if name != "nearest_to_centroid":  # whose k-means starts from other samples
+        assert torch.equal(first[5].samples, other[5].samples)
+    if name == "herding":
+        theta = initial_parameters(network, generator("feature weights"))
+        recipe = Recipe(steps=3 * 3, batch_size=50, learning_rate=0.3)  # 120 samples, 3 epochs
+        real = tiny.train.samples, tiny.train.labels
+        theta = train(network, theta, *real, recipe, generator("feature batches"))
+        features = embed(network, theta, tiny.train.samples).detach()
+        rows = [
+            members[herd_by_hand(features[members].double().numpy(), 5)]
+            for members in class_members(tiny)
+        ]
+        assert torch.equal(first[5].samples, tiny.train.samples[torch.cat(rows)])
+
+
+@pytest.mark.parametrize("select", [herding, k_center])
+def test_features_may_be_the_samples_themselves(tiny, members, select):
+    by_hand = {herding: herd_by_hand, k_center: cover_by_hand}[select]
+    images = select(tiny, None, [4], 0, FeatureSelection(features="input"))[4].samples
+    flat = tiny.train.samples.flatten(1).double().numpy()
+    rows = torch.cat([own[by_hand(flat[own], 4)] for own in members])
+    assert torch.equal(images, tiny.train.samples[rows])

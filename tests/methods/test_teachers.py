@@ -7,9 +7,9 @@ from draws import noise, prepare, stream
 
 from ddlib.methods import METHODS
 from ddlib.methods.common import class_members
-from ddlib.methods.patches import RealisticPatches, cross_entropies, stitched
+from ddlib.methods.patches import RealisticPatches, centred
 from ddlib.methods.recovery import StatisticsRecovery, answers
-from ddlib.methods.trained import chosen, read_network
+from ddlib.methods.trained import build, read_network
 from ddlib.networks.functional import logits
 from ddlib.seeds import generator
 from ddlib.training.augment import resized_crops
@@ -25,7 +25,7 @@ def teacher(tiny, network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     parameters = StatisticsRecovery(teacher=TEACHER, network=BATCH)
     files = prepare(METHODS["sre2l"], parameters, [1], tiny, network, folder)[0]
-    return files, chosen(tiny, network, BATCH), read_network(files[0], "cpu")
+    return files, build(tiny, BATCH), read_network(files[0], "cpu")
 
 
 def rded(tiny, network, teacher, ipc, seed=0, **changes):
@@ -61,22 +61,15 @@ def test_whole_crops_change_nothing_but_rounding():
     )
 
 
-def test_parts_stand_in_rows_of_their_image():
-    parts = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 2, 2)  # two images of four parts
-    first, second = stitched(parts, 2)
-    assert first[0, ::2, ::2].tolist() == [[0, 2], [4, 6]]
-    assert second[0, 1::2, 1::2].tolist() == [[1, 3], [5, 7]]
+def nats_of(teacher, images, label):
+    labels = torch.full((len(images),), label)
+    return F.cross_entropy(logits(*teacher[1:], images), labels, reduction="none")
 
 
-def test_the_loss_of_parts_is_that_of_padded_images(teacher):
-    _, network, theta = teacher
-    parts = noise(5, 1, 4, 3)
-    padded = torch.zeros(5, 1, 8, 8)
+def test_parts_stand_in_the_middle_of_zeros():
+    parts, padded = noise(5, 1, 4, 3), torch.zeros(5, 1, 8, 8)
     padded[:, :, 2:6, 2:5] = parts
-    expected = F.cross_entropy(
-        logits(network, theta, padded), torch.full((5,), 2), reduction="none"
-    )
-    torch.testing.assert_close(cross_entropies(network, theta, parts, 2, (8, 8)), expected)
+    assert torch.equal(centred(parts, (8, 8)), padded)
 
 
 def test_the_surest_whole_images_are_kept(tiny, network, teacher):
@@ -91,37 +84,50 @@ def test_the_surest_whole_images_are_kept(tiny, network, teacher):
     )
 
 
-def test_crops_are_surer_than_random_ones_and_fill_the_grid(tiny, network, teacher):
-    sure, random = (
-        rded(tiny, network, teacher, 2, crops=crops, candidates=count, factor=2).samples
-        for crops, count in ((8, 40), (1, 8))
-    )
-    assert sure.shape == (6, 1, 8, 8)
+def test_quarters_are_shrunken_images_that_the_teacher_is_sure_of(tiny, network, teacher):
+    """With whole images as parts: the eight of the least loss, the surest four in all corners."""
+    synthetic = rded(tiny, network, teacher, 2, smallest=1.0, candidates=40, factor=2, crops=1)
+    for label, members in enumerate(class_members(tiny)):
+        small = F.avg_pool2d(tiny.train.samples[members], 2)
+        shown = torch.zeros(40, 1, 8, 8)
+        shown[:, :, 2:6, 2:6] = small
+        best = small[nats_of(teacher, shown, label).argsort()[:8]]
+        for number in range(2):
+            image = synthetic.samples[2 * label + number]
+            for corner in range(4):
+                down, right = 4 * (corner // 2), 4 * (corner % 2)
+                quarter = image[:, down : down + 4, right : right + 4]
+                wanted = best[2 * corner + number]
+                torch.testing.assert_close(quarter, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_more_crops_are_surer(tiny, network, teacher):
     losses = [
         sum(
-            cross_entropies(*teacher[1:], part, label, (8, 8)).mean()
-            for part in images[2 * label : 2 * label + 2]
-            .unfold(2, 4, 4)
-            .unfold(3, 4, 4)
-            .permute(2, 3, 0, 1, 4, 5)
-            .flatten(0, 1)
+            nats_of(teacher, part, label).mean()
+            for label, part in enumerate(rded(tiny, network, teacher, 4, **more).samples.chunk(3))
         )
-        for images in (sure, random)
-        for label in range(3)
+        for more in ({"crops": 1, "candidates": 4}, {"crops": 8, "candidates": 40})
     ]
-    assert sum(losses[:3]) < 0.8 * sum(losses[3:])
+    assert losses[1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize(("factor", "ipc"), [(3, 1), (4, 3)])
-def test_a_factor_that_does_not_fit_is_refused(tiny, network, teacher, factor, ipc):
-    with pytest.raises(ValueError, match=f"factor={factor} must divide images of 8x8 pixels, and"):
+@pytest.mark.parametrize(
+    ("factor", "ipc", "message"),
+    [
+        (3, 1, "factor=3 does not divide images of 8 x 8 pixels; choose from 1, 2, 4, 8"),
+        (4, 3, "from 48 real images .* the smallest class has 40; choose a smaller factor or"),
+    ],
+)
+def test_a_factor_that_does_not_fit_is_refused(tiny, network, teacher, factor, ipc, message):
+    with pytest.raises(ValueError, match=message):
         rded(tiny, network, teacher, ipc, factor=factor)
 
 
-def test_a_teacher_without_batch_norms_is_refused(tiny, network, tmp_path):
-    parameters = StatisticsRecovery(teacher=TEACHER)
-    with pytest.raises(ValueError, match="its teacher has none; give it a network such as"):
-        prepare(METHODS["sre2l"], parameters, [1], tiny, network, tmp_path)
+def test_a_teacher_without_batch_norms_is_refused(tiny, network, teacher):
+    parameters = StatisticsRecovery(network={"name": "mlp"})
+    with pytest.raises(ValueError, match="batch norms, and .*'mlp'.* has none; choose network: "):
+        METHODS["sre2l"].distil(tiny, network, [1], 0, parameters, teacher[0])
 
 
 def test_the_distance_of_statistics_is_that_of_a_plain_network(teacher):

@@ -4,7 +4,14 @@ import torch.nn.functional as F
 from draws import noise, stream
 from torch import nn
 
-from ddlib.networks.functional import build, embed, logits, with_batch_seen, with_buffers
+from ddlib.networks.functional import (
+    build,
+    embed,
+    logits,
+    pass_size,
+    with_batch_seen,
+    with_buffers,
+)
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.networks.zoo import NETWORKS
@@ -22,6 +29,13 @@ def test_mlp_equals_a_loop_over_its_layers(width, depth):
         features = (features @ values[2 * layer].T + values[2 * layer + 1]).clamp(min=0)
     torch.testing.assert_close(embed(network, theta, batch), features)
     torch.testing.assert_close(logits(network, theta, batch), features @ values[-2].T + values[-1])
+
+
+def test_a_pass_on_a_gpu_takes_fewer_images_where_they_are_larger():
+    """At 128 pixels, 1,024 images of a layer of width 128 would take 8.6 GB."""
+    sizes = {side: pass_size((3, side, side), torch.device("cuda")) for side in (32, 128, 2048)}
+    assert sizes == {32: 1024, 128: 64, 2048: 1}
+    assert pass_size((3, 128, 128), torch.device("cpu")) == 32
 
 
 @pytest.mark.parametrize("count", [1, 32, 33, 70])

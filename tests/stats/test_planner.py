@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import shipped
 from known import SIZES, study
 
 from benchmarks import statistics
@@ -113,8 +114,8 @@ def test_plans_hold_the_true_need():
     assert 27 <= hits <= 30
 
 
-def test_intervals_hold_what_was_left_out_of_the_example():
-    study = tables.read("ddlib/example/coverage_law/digits")
+def test_intervals_hold_what_was_left_out_of_digits():
+    study = tables.read(shipped.COVERAGE)
     pilot = ["own", "mlp", "adam", "slow", "dsa", "mixup"]
     for method in study.methods:
         gaps = study.gaps[study.gaps["method"] == method]

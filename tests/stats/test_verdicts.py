@@ -38,18 +38,6 @@ def test_what_cannot_be_told_is_undecided_and_what_misses_the_means_fails():
     assert "misses the means" in judged.why
 
 
-def test_about_nine_of_ten_studies_tell_the_exponent_that_a_study_names():
-    free = laws.fit(table("inverse_sqrt", (1.2, 0.05), noise=0.02, fall=0.5), "free_exponent")
-    below, above = verdicts.detectable(free)
-    b, told = free.parameters["b"], 0
-    assert (below, above) == (0.5 - 2 * (b.estimate - b.low), 0.5 + 2 * (b.high - b.estimate))
-    for i in range(20):
-        gaps = table("free_exponent", (0.9, below, 0.0), noise=0.02, fall=0.5, generator=i)
-        drawn = laws.fit(gaps, "free_exponent", draws=200).parameters["b"]
-        told += not drawn.low <= 0.5 <= drawn.high
-    assert told >= 14
-
-
 @pytest.mark.parametrize(("law", "truth"), TRUTHS)
 def test_the_true_law_has_the_least_aic(law, truth):
     ks, wins = (10, 20, 50, 100, 200, 500, 700, 1000), 0

@@ -142,7 +142,7 @@ def own(tmp_path_factory):
 
 def test_the_examples_run_in_worker_processes(own):
     assert all(len(path.read_text().splitlines()) <= 26 for path in EXAMPLES.glob("*.py"))
-    [means] = [s for s in own.distilled() if (s.method, s.k) == ("k_means", 2)]
+    [means] = [s for s in own.distilled() if (s.method, s.k) == ("clusters", 2)]
     dataset, digits = own.plan.dataset, load_digits()
     assert dataset.test.labels.tolist() == [int(digit) % 2 for digit in digits.target[1200:]]
     pixels = dataset.normalisation.denormalise(dataset.test.at(slice(None)))[:, 0] * 16
@@ -152,7 +152,7 @@ def test_the_examples_run_in_worker_processes(own):
     torch.testing.assert_close(means.samples, torch.stack(expected))
     assert (own.trials["status"] == "ok").all()
     assert set(own.trials["network"]) == {"convnext"}
-    assert own.trials.groupby("method")["accuracy"].max()["k_means"] > 0.7
+    assert own.trials.groupby("method")["accuracy"].max()["clusters"] > 0.7
 
 
 def test_the_example_of_a_network_has_the_weights_of_its_formula(monkeypatch):

@@ -39,6 +39,7 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
     ours = 100 * trials["accuracy"].mean()
     assert rows[0][:5] == ["| random", "1", "64.9", f"{ours:.1f}", f"{ours - 64.9:.1f}"]
     assert rows[1][:3] == ["| all data", "", "99.6"]
+    assert "as few steps as on S" in rows[1][5]
     why, doubt = rows[0][5].removesuffix(" |").split("; ")
     names = ["images to train on", "network", "batch_size", "learning_rate", "schedule"]
     assert set(why.split(", ")) - {*names, "momentum", "augmentation"} == {"steps of training"}

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clusters import in_process
-from grids import DIGITS, GRID
+from draws import decoded_by_hand
+from grids import DIGITS, DM, GRID
 
 from ddlib.data.base import Split
 from ddlib.data.load import load
@@ -145,6 +146,20 @@ def test_every_set_is_evaluated_under_its_regime_as_by_a_naive_loop(
         assert row.cross_entropy == pytest.approx(nats, rel=1e-3)
         assert (row.accuracy, row.balanced_accuracy) == pytest.approx((accuracy, balanced))
         assert row.learning_rate == pytest.approx(rate)
+
+
+def test_a_set_of_images_within_images_is_evaluated_on_what_they_hold(address, dataset, tmp_path):
+    """Twelve images of a quarter of the side, enlarged: four of each class in one stored image."""
+    places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
+    changes = {"methods": {"formed": DM | {"method": "dm", "factor": 2}}, "k": [3], "seeds": 1}
+    changes |= places | {"scheduler_address": address, "configurations": {"own": {}}}
+    for row, synthetic in sets(run(read_settings(STUDY | changes)), "own"):
+        assert (row.k, synthetic.k, synthetic.factor) == (3, 3, 2)
+        seen = decoded_by_hand(synthetic.samples, 2), torch.arange(3).repeat_interleave(4)
+        model = ordinary(16, generator("evaluation weights", (0, row.evaluation)))
+        model = trained(model, itertools.repeat(seen), hard_loss, 20)
+        accuracy, _, nats = scored(model, dataset.test)
+        assert (row.accuracy, row.cross_entropy) == pytest.approx((accuracy, nats), rel=1e-3)
 
 
 def test_gaps_are_to_a_network_on_all_data_with_the_same_teacher(result, dataset, teacher):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.stats import laws, verdicts
+from ddlib.stats import laws, power
 from ddlib.words import scaling as words
 from ddlib.words.text import Text
 
@@ -29,9 +29,9 @@ def test_a_true_inverse_square_root_survives():
     fits, text = read(seeds(lambda k: 1 / np.sqrt(k) + 0.05))
     assert text.startswith("**dm.** The curve a/√k + c survives: the exponent's interval holds 1/2")
     assert "AIC prefers a/√k + c" in text
-    below, above = verdicts.detectable(fits["free_exponent"])
-    power = f"reject 1/2 if the true exponent were {above:.2f} or more, or {below:.2f} or less."
-    assert f"9 of 10 such studies would {power}" in text
+    below, above = power.detectable(fits["free_exponent"])
+    told = f"reject 1/2 if the true exponent were {above:.2f} or more or {below:.2f} or less."
+    assert f"9 of 10 such studies would {told}" in text
     # a / sqrt(k) is a tenth of c at k = (1 / (0.1 * 0.05))^2 = 40000
     near = fits["inverse_sqrt"].k_floor(0.1)
     assert near.low < 40000 < near.high

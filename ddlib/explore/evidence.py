@@ -1,0 +1,179 @@
+"""What all findings decide together: the numbers of notebook 06 and of the README.
+
+`python -m ddlib.explore.evidence` writes the findings into the README, and its figure.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ddlib.explore import tables
+from ddlib.explore.tables import Tables
+from ddlib.figures import findings as charts
+from ddlib.figures.render import mime_bundle, small
+from ddlib.files import from_root, write_atomically
+from ddlib.stats import cells, covers, laws, regressions
+from ddlib.stats.families import k_star, series, worst_member
+from ddlib.stats.pilot import REACH, ends, read_pilot
+from ddlib.words import findings as words
+
+EXAMPLE = "digits"  # runs in minutes; it counts only while nothing else has been found
+ALL = "all configurations"
+README, PICTURE = "README.md", "notebooks/images/exponents.png"
+BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", re.DOTALL)
+
+
+class Coverage(NamedTuple):
+    """What one study says of the coverage law and of the planner.
+
+    k_stars: the table of `families.k_star` with the measures of `covers.measures`, and worst (the
+    member whose gap is worst at the measured size nearest to k*); fitted, within: of `regressions`,
+    within None where no families are of equal size; held: how many of the planner's intervals held
+    what its pilot left out, and of how many.
+    """
+
+    k_stars: pd.DataFrame
+    fitted: pd.DataFrame
+    within: pd.DataFrame | None
+    held: tuple[int, int]
+
+
+class Evidence(NamedTuple):
+    """What the studies decide.
+
+    cells, gains: the tables of `ddlib.stats.cells`; regimes: the trials by label regime of each
+    study that has several; teachers: theirs; coverage: by study.
+    """
+
+    cells: pd.DataFrame
+    gains: pd.DataFrame
+    regimes: Mapping[str, Mapping[str, pd.DataFrame]]
+    teachers: Mapping[str, pd.DataFrame]
+    coverage: Mapping[str, Coverage]
+
+
+def shipped() -> list[Tables]:
+    """Return the findings that come with the library; EXAMPLE only if there are no others."""
+    studies = tables.findings()
+    return [study for study in studies if data_of(study) != EXAMPLE] or studies
+
+
+def data_of(study: Tables) -> str:
+    """Return the name of a study's data set."""
+    return study.trials["data"].iloc[0]
+
+
+def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
+    """Judge both laws, and methods against controls, in all studies.
+
+    Of several studies of a data set, the scaling law is judged in the one with the most trials
+    under its first configuration.
+    """
+    trials, panels, regimes, teachers, coverage = {}, {}, {}, {}, {}
+    for name, study in tables.named(studies).items():
+        parts, data = by_labels(study), data_of(study)
+        rows = next(iter(parts.values()))
+        if len(rows) > len(trials.get(data, ())):
+            trials[data] = rows
+        if len(parts) > 1:
+            regimes[name], teachers[name] = parts, study.teachers
+            panels |= {f"{data}, {labels} labels": rows for labels, rows in parts.items()}
+        if study.distances is not None:
+            coverage[data] = cover(study, draws)
+    fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
+    return Evidence(cells.cells(fits), cells.gains(trials | panels), regimes, teachers, coverage)
+
+
+def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
+    """Return the trials of the first configuration, and of those of its network by label regime."""
+    trials = study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+    names = trials.drop_duplicates("configuration")
+    names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
+    places = names[["labels", "configuration"]].itertuples(index=False)
+    return {labels: trials[trials["configuration"] == name] for labels, name in places}
+
+
+def cover(study: Tables, draws: int) -> Coverage:
+    """Judge the coverage law as notebook 03 does, from the sets of the study's first method."""
+    gaps = study.gaps[study.gaps["method"] == study.methods[0]]
+    sets = {name: members for name, members in study.families.items() if name != ALL}
+    radii = covers.radii(study.distances, study.noise)
+    measured = covers.measures(study.distances, sets, radii[covers.QUANTILE], radii[0.5])
+    epsilons = study.settings.get("epsilons") or [gaps["gap_error"].median()]
+    k_stars = k_star(gaps, sets, epsilons, draws=draws)
+    groups = pd.Series(series(sets))
+    equal = measured.loc[groups.index[groups == "spread"]]
+    table = k_stars.table.join(measured, on="family")
+    return Coverage(
+        table.assign(
+            worst=[_worst(gaps, sets[row.family], row.k_star) for row in table.itertuples()]
+        ),
+        regressions.regress(k_stars, measured),
+        regressions.within_equal(k_stars, equal) if len(equal) else None,
+        _held(study, gaps, draws),
+    )
+
+
+def _worst(gaps: pd.DataFrame, members: Sequence[str], k: float) -> str | None:
+    """Return the worst member of a family at the measured size that is nearest to k in log."""
+    if np.isnan(k):
+        return None
+    sizes = gaps["k"].unique()
+    nearest = sizes[np.abs(np.log(sizes / k)).argmin()]
+    return worst_member(gaps[gaps["k"] == nearest], members)[0]
+
+
+def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> tuple[int, int]:
+    """Count the planner's intervals, from the study's pilot, that held what the pilot left out."""
+    chosen = study.settings["pilot"]
+    part = gaps[gaps["k"].isin(chosen["k"]) & gaps["configuration"].isin(chosen["configurations"])]
+    networks = dict(gaps[["configuration", "network"]].to_numpy())
+    pilot = read_pilot(part, networks=networks, draws=draws)
+    whole = read_pilot(gaps, networks=networks, draws=draws)
+    names = [name for name in whole.names if not pilot.refusal(name)]
+    drawn, measured = pilot.claim(names, whole)
+    low, high = ends(drawn)
+    new = ~np.isin(names, pilot.names)[:, None] | ~np.isin(whole.ks, pilot.ks)
+    new &= (whole.ks <= REACH * pilot.ks[-1]) & ~np.isnan(measured)
+    inside = (low <= measured) & (measured <= high)
+    return int(inside[new].sum()), int(new.sum())
+
+
+def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
+    """Tabulate how each study was made: one row a study, None where it is not known."""
+    rows = []
+    for name, study in tables.named(studies).items():
+        origin, ended = study.provenance, study.trials["status"] == "ok"
+        hours = origin.get("core_hours")
+        row = {"study": name, "seeds": study.trials["seed"].nunique(), "k": study.sizes}
+        row |= {"trials": len(ended), "failed": int((~ended).sum())}
+        row |= {"commit": (origin.get("commit") or "")[:10] or None, "date": origin.get("date")}
+        row["machines"] = (
+            ", ".join(machine["cpu"] for machine in origin.get("machines", [])) or None
+        )
+        rows.append(row | {"core hours": hours and round(sum(hours.values()), 1)})
+    return pd.DataFrame(rows)
+
+
+def readme(page: str, found: Evidence) -> str:
+    """Return the README with these findings in the place of those between its two marks."""
+    tests = {name: study.fitted for name, study in found.coverage.items()}
+    held = {name: study.held for name, study in found.coverage.items()}
+    text = words.summary(found.cells, found.gains, tests, held)
+    return BLOCK.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
+
+
+def write(readme_path: Path, picture: Path) -> None:
+    """Write the findings that come with the library into the README, and their figure."""
+    found = gather(shipped())
+    write_atomically(readme_path, readme(readme_path.read_text(), found).encode())
+    png = mime_bundle(charts.exponents(found.cells).to_dict())[0]["image/png"]
+    write_atomically(picture, small(png))
+
+
+if __name__ == "__main__":
+    write(from_root(README), from_root(PICTURE))

@@ -1,0 +1,143 @@
+"""Cells: what the fits and comparisons of many studies decide, one row a data set and method.
+
+Letters: K distinct k.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from ddlib.stats.compare import CONTROLS, against, paired
+from ddlib.stats.intervals import LEVEL
+from ddlib.stats.laws import Fit, Fits, null_r2
+from ddlib.stats.power import POWER, detectable, power
+from ddlib.stats.verdicts import verdict
+
+PAPER_DATA = ("mnist", "cifar10", "cifar100", "imagenette")
+PAPER_METHODS = ("dc", "dsa", "dm", "mtt", "mgd3")
+PAPER_R2 = 0.85  # the paper's criterion: R² of a/√k + c above it in all cells
+MORE_SEEDS = (2, 4, 8, 16)  # times those of the study
+KINDS = ("paper", "other", "control")
+WAYS = ("slower", "faster", "no power of k")
+OUTCOMES = ("survives", "fails", "undecided")
+GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
+
+
+def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
+    """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
+
+    Columns: data, method; kind (one of KINDS, "paper" for PAPER_METHODS); outcome and why of
+    `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
+    exponent); r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves
+    above PAPER_R2); floor, floor_low, floor_high (the c of a/√k + c); rival (the law with the least
+    AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above
+    (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells).
+    What is not available is NaN or None.
+    """
+    rows = [
+        {"data": data, "method": method, "kind": _place(method)[0], **_cell(methods[method])}
+        for data, methods in fits.items()
+        for method in ordered(methods)
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(kind=table["kind"].map(KINDS.__getitem__))
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Return the methods once each: those of the paper, others, then controls."""
+    return sorted(dict.fromkeys(methods), key=_place)
+
+
+def _place(method: str) -> tuple[int, int]:
+    """Return the place of a method's kind in KINDS, and its own within that."""
+    for kind, names in ((0, PAPER_METHODS), (2, CONTROLS)):
+        if method in names:
+            return kind, names.index(method)
+    return 1, 0
+
+
+def _cell(fits: Fits) -> dict[str, object]:
+    law, free, judged = fits["inverse_sqrt"], fits["free_exponent"], verdict(fits)
+    data, unknown = law.data, (np.nan,) * 3
+    row = {"outcome": judged.outcome, "why": judged.why}
+    row["way"] = _way(free) if judged.outcome == "fails" else None
+    row |= zip(("b", "low", "high"), free.parameters.get("b", unknown), strict=True)
+    names = ("floor", "floor_low", "floor_high")
+    row |= zip(names, law.parameters.get("c", unknown), strict=True)
+    row |= {name: getattr(law, name) for name in ("r2", "r2_null", "r2_null_95")}
+    row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
+    rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
+    if rivals and law.aic is not None:
+        row["rival"] = min(rivals, key=rivals.get)
+        row["delta_aic"] = rivals[row["rival"]] - law.aic
+    ends = detectable(free) if free.fitted else unknown[:2]
+    row |= zip(("tells_below", "tells_above"), ends, strict=True)
+    row["missing"], row["asked"] = (
+        sum(data.missing.values()),
+        data.asked * len({*data.ks, *data.missing}),
+    )
+    return row | {"seeds_needed": seeds_needed(fits) if judged.outcome == "undecided" else np.nan}
+
+
+def _way(free: Fit) -> str:
+    """Say how the gaps of a failed curve fall, if a/k^b + c describes them."""
+    _, low, high = free.parameters["b"]
+    if free.misfit <= LEVEL or low <= 0.5 <= high:
+        return WAYS[2]
+    return WAYS[0] if high < 0.5 else WAYS[1]
+
+
+@cache
+def _null_share(ks: tuple[float, ...]) -> float:
+    return float((null_r2(ks, "inverse_sqrt") > PAPER_R2).mean())
+
+
+def seeds_needed(fits: Fits) -> float:
+    """Return how many seeds would tell 1 from 1/2 in 9 of 10 studies; infinite if none would.
+
+    Tried are MORE_SEEDS times those of the study. No number of seeds decides a cell where the means
+    do not fall, or where one is not above zero: that gap is not a price of distillation.
+    """
+    law, free = fits["inverse_sqrt"], fits["free_exponent"]
+    if law.data.errors is None or not free.fitted or law.coefficients[0, 0] <= 0:
+        return np.inf
+    if (law.data.means <= 0).any():
+        return np.inf
+    numbers = [factor * len(law.data.seeds) for factor in MORE_SEEDS]
+    return next((n for n in numbers if power(free, 1.0, seeds=n) >= POWER), np.inf)
+
+
+def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Compare methods with the controls at each k, in each study: {name: trials}.
+
+    trials: of one configuration. Columns: data (the name), labels, method, ipc, k, outcome (one of
+    GAINS, by the corrected tests of `compare.paired`; None where it is not testable), difference
+    (how much smaller the gap in error is than that of BASELINE) with low and high. "Beats all
+    controls" is significantly better than each of CONTROLS in the study. A study without BASELINE
+    has no rows.
+    """
+    tables = []
+    for name, trials in studies.items():
+        pairs = paired(trials.assign(accuracy=-trials["gap_error"]))
+        controls = [control for control in CONTROLS if control in set(trials["method"])]
+        ahead = {control: _ahead(against(pairs, control)) for control in controls}
+        table = against(pairs)
+        outcomes = []
+        for row in table.itertuples():
+            every = all(row.method == c or (row.method, row.k) in ahead[c] for c in controls)
+            better = GAINS[0] if every else GAINS[1]
+            sign = better if row.difference > 0 else GAINS[3]
+            outcomes.append(None if row.reason else sign if row.survives else GAINS[2])
+        ipc = table["k"] // (trials["k"] // trials["ipc"]).iloc[0]
+        labels = trials["labels"].iloc[0]
+        tables.append(table.assign(data=name, labels=labels, ipc=ipc, outcome=outcomes))
+    names = ["data", "labels", "method", "ipc", "k", "outcome", "difference", "low", "high"]
+    return pd.concat(tables).reindex(columns=names).reset_index(drop=True)
+
+
+def _ahead(versus: pd.DataFrame) -> set[tuple[str, int]]:
+    """Return the methods and k that are significantly better, from a table of `against`."""
+    rows = versus[versus["survives"].astype(bool) & (versus["difference"] > 0)]
+    return set(zip(rows["method"], rows["k"], strict=True))

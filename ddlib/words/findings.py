@@ -1,0 +1,262 @@
+"""Sentences on all findings together, computed from the tables of `ddlib.stats.cells`."""
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ddlib.stats.cells import GAINS, OUTCOMES, PAPER_DATA, PAPER_METHODS, PAPER_R2, WAYS
+from ddlib.stats.intervals import Interval
+from ddlib.stats.laws import LAWS
+from ddlib.stats.regressions import confirms
+from ddlib.words.methods import labels as of_labels
+from ddlib.words.text import Text, bullets, listed
+
+SMALL = 10  # samples per class, up to which a set counts as small
+
+
+def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, tests: Mapping[str, pd.DataFrame]) -> Text:
+    """Say in a few sentences what was found of both laws, and of methods against controls.
+
+    cells, gains: the tables of `ddlib.stats.cells`; tests: by study, that of
+    `ddlib.stats.regressions.regress`.
+    """
+    return Text(
+        bullets([_scaling(cells), _criterion(cells), _coverage(tests), _gains(cells, gains)])
+    )
+
+
+def _scaling(cells: pd.DataFrame) -> str:
+    paper = cells[cells["kind"] == "paper"]
+    text = f"**Scaling law.** {_outcomes(paper, 'cells (a method on a data set, in test error)')}."
+    images = paper[paper["data"].isin(PAPER_DATA)]
+    if len(images) not in (0, len(paper)):
+        every = len(PAPER_DATA) * len(PAPER_METHODS)
+        text += f" {_outcomes(images, f'cells of the paper, which has {every},')}."
+    ways = paper["way"].value_counts()
+    if len(ways):
+        slower, faster, other = (int(ways.get(way, 0)) for way in WAYS)
+        text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which "
+        text += f"the paper's upper bound allows, and {other} like no power of k."
+    controls = cells[cells["kind"] == "control"]
+    if len(controls):
+        text += f" {_outcomes(controls, 'cells of controls, which select real samples,')}."
+    return text
+
+
+def _outcomes(cells: pd.DataFrame, what: str) -> str:
+    survives, fails, undecided = (int((cells["outcome"] == name).sum()) for name in OUTCOMES)
+    return (
+        f"Of {len(cells)} {what} the curve a/√k + c survives in {survives}, fails in {fails}, "
+        f"and cannot be decided in {undecided}"
+    )
+
+
+def _criterion(cells: pd.DataFrame) -> str:
+    paper = cells[(cells["kind"] == "paper") & cells["r2"].notna()]
+    high = paper[paper["r2"] > PAPER_R2]
+    random = cells[(cells["method"] == "random") & cells["r2"].notna()]
+    shares = paper["r2_null_share"]
+    text = f"**R² above {PAPER_R2}**, the paper's criterion for all cells, is reached in "
+    text += f"{len(high)} of {len(paper)}. It decides little: "
+    if len(random):
+        reached = (random["r2"] > PAPER_R2).sum()
+        text += f"random real samples reach it on {reached} of {len(random)} data sets, and "
+    low, high = (f"{share:.0%}" for share in (shares.min(), shares.max()))
+    return f"{text}{low if low == high else f'{low} to {high}'} of random falling curves do."
+
+
+def _coverage(tests: Mapping[str, pd.DataFrame]) -> str:
+    if not tests:
+        return "**Coverage law.** No study of it is among these findings."
+    outcomes = pd.Series({study: confirms(table) for study, table in tests.items()})
+    groups = outcomes.index.groupby(outcomes).items()
+    parts = [f"{outcome} on {listed(studies, 'and')}" for outcome, studies in groups]
+    return (
+        f"**Coverage law.** It is {'; '.join(parts)}. It counts as confirmed where k*, the samples "
+        "that a family of training configurations needs, rises significantly with the family's "
+        "measured diversity H_cov, and more than with ln M, the log of its size."
+    )
+
+
+def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
+    tested = gains[gains["method"].isin(PAPER_METHODS)].dropna(subset="outcome")
+    hard, soft = tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
+    small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
+    every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
+    text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
+    text += f"comparisons (a method at a size): {_won(small)} up to {SMALL} samples per class, "
+    text += f"{_won(large)} above. They beat every control, herding and k-center too, in {every}, "
+    text += f"and are worse than random samples in {worse}."
+    if len(soft):
+        text += f" With soft labels of one teacher they are better {_won(soft)}."
+    return text
+
+
+def _won(gains: pd.DataFrame) -> str:
+    return f"in {gains['outcome'].isin(GAINS[:2]).sum()} of {len(gains)}"
+
+
+def summary(
+    cells: pd.DataFrame,
+    gains: pd.DataFrame,
+    tests: Mapping[str, pd.DataFrame],
+    held: Mapping[str, tuple[int, int]],
+) -> Text:
+    """Return the verdicts and how many of the planner's intervals held, wrapped, as a list."""
+    inside, count = np.sum([(0, 0), *held.values()], axis=0)
+    lines = verdicts(cells, gains, tests).removeprefix("- ").split("\n- ")
+    if count:
+        lines.append(
+            "**Planner.** It predicts gaps from a part of a study. Of what that part had left out, "
+            f"its 95 % intervals held {inside} of {count} gaps ({inside / count:.0%})."
+        )
+    options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
+    return Text("\n".join(textwrap.fill(f"- {line}", **options) for line in lines))
+
+
+def table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells as texts to read, one row each."""
+
+    def ends(row: pd.Series, names: tuple[str, str, str]) -> str:
+        values = Interval(*row[list(names)])
+        return "—" if np.isnan(values.estimate) else f"{values:.2f}"
+
+    def power(row: pd.Series) -> str:
+        signs = {"tells_below": "≤", "tells_above": "≥"}
+        return (
+            ", ".join(f"{s} {row[n]:.3g}" for n, s in signs.items() if row[n] == row[n]) or "none"
+        )
+
+    rows = [
+        {
+            **{"data": row["data"], "method": row["method"], "verdict": row["outcome"]},
+            "because": row["why"],
+            "exponent b": ends(row, ("b", "low", "high")),
+            "R²": f"{row['r2']:.3f} ({row['r2_null']:.2f}, {row['r2_null_95']:.2f})",
+            "floor c": ends(row, ("floor", "floor_low", "floor_high")),
+            "ΔAIC of the best rival": f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
+            if isinstance(row["rival"], str)
+            else "—",
+            "exponents told from 1/2": power(row),
+            "trials missing": f"{row['missing']} of {row['asked']}",
+        }
+        for _, row in cells.iterrows()
+    ]
+    return pd.DataFrame(rows)
+
+
+def r2(cells: pd.DataFrame) -> Text:
+    """Say whether R² is above the paper's bound in all cells, and what that is worth."""
+    paper = cells[(cells["kind"] == "paper") & cells["r2"].notna()]
+    low, high = paper[paper["r2"] <= PAPER_R2], paper[paper["r2"] > PAPER_R2]
+    names = listed(
+        (f"{row.method} on {row.data} ({row.r2:.2f})" for row in low.itertuples()), "and"
+    )
+    failing, above = (high["outcome"] == "fails").sum(), (paper["r2"] > paper["r2_null_95"]).sum()
+    meant = "**As the paper means it:** R² is above 0.85 in all cells."
+    if len(low):
+        meant = (
+            f"**As the paper means it:** R² is not above {PAPER_R2} in all cells. It is at most "
+        )
+        meant += f"that in {len(low)} of {len(paper)}: {names}."
+    read = (
+        f"**As it should be read:** of {len(high)} cells above {PAPER_R2}, {failing} fail the two "
+        f"conditions. R² exceeds what 95 % of random falling curves reach in {above} of "
+        f"{len(paper)} cells."
+    )
+    return Text(f"{meant}\n\n{read}")
+
+
+def against_random(gains: pd.DataFrame) -> Text:
+    """Say for each data set and label regime at which sizes methods beat random samples."""
+    lines = []
+    for data, rows in gains[gains["method"].isin(PAPER_METHODS)].groupby("data", sort=False):
+        parts = []
+        for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
+            sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]
+            names = [f"{method} ({listed(ipcs, 'and')})" for method, ipcs in sizes]
+            parts.append(f"{words}: {listed(names, 'and') or 'none'}")
+        lines.append(f"**{data}**, at samples per class: {'; '.join(parts)}.")
+    return Text(bullets(lines))
+
+
+def labels(
+    regimes: Mapping[str, Mapping[str, pd.DataFrame]], teachers: Mapping[str, pd.DataFrame]
+) -> Text:
+    """Say of each study with several label regimes what soft labels give.
+
+    regimes: by study, its trials by regime; teachers: their tables; see `methods.labels`.
+    """
+    texts = [f"### {name}\n\n{of_labels(parts, teachers[name])}" for name, parts in regimes.items()]
+    return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
+
+
+def coverage(tests: Mapping[str, pd.DataFrame], k_stars: Mapping[str, pd.DataFrame]) -> Text:
+    """Say of each study whether the coverage law is confirmed, and which member decides k*.
+
+    tests: as in `verdicts`; k_stars: columns family, epsilon, k_star and worst, the member whose
+    gap is worst at k*.
+    """
+    lines = []
+    for study, table in tests.items():
+        parts = []
+        for predictor, name in {"h_cov": "H_cov", "log_members": "ln M"}.items():
+            rows = table[(table["predictor"] == predictor) & (table["reason"] == "")]
+            shares = [f"{row.r2:.2f} (p = {row.p:.2f})" for row in rows.itertuples()]
+            parts.append(f"{listed(shares, 'and') or 'not testable'} with {name}")
+        epsilons = listed((f"{e:g}" for e in table["epsilon"].unique()), "and")
+        verdict = confirms(table)
+        line = f"**{study}: {verdict}.** R² of ln k* at gaps of {epsilons}: {', '.join(parts)}."
+        worst = k_stars[study].dropna(subset="worst")["worst"]
+        if len(worst):
+            (name, count), *_ = worst.value_counts().items()
+            line += f" The worst member decides: in {count} of {len(worst)} cases (a family at one "
+            line += f"gap) it is {name}."
+        lines.append(line)
+    return Text(bullets(lines) or "No study of the coverage law is among these findings.")
+
+
+def planner(held: Mapping[str, tuple[int, int]]) -> Text:
+    """Say how many of the planner's 95 % intervals held what its pilot had left out."""
+    lines = [
+        f"{study}: {inside} of {count} ({inside / count:.0%})" if count else f"{study}: not tested"
+        for study, (inside, count) in held.items()
+    ]
+    return Text(bullets(lines) or "No study has a pilot.")
+
+
+def change(cells: pd.DataFrame) -> Text:
+    """Say what would decide the undecided cells, and what could overturn the others."""
+    undecided = cells[cells["outcome"] == "undecided"]
+    zero = undecided[undecided["why"] == "a mean gap is not above zero"]
+    rest = undecided.drop(zero.index)
+    needs = rest[np.isfinite(rest["seeds_needed"])]
+    lines = [f"{len(undecided)} of {len(cells)} cells are undecided."]
+    if len(zero):
+        lines[0] += (
+            f" In {len(zero)} a mean gap is not above zero: networks trained on S are no worse "
+            "than those trained on D. More seeds decide nothing there; smaller sets or a stronger "
+            "R(D) would."
+        )
+    if len(needs):
+        seeds = [
+            f"{row.method} on {row.data}: {row.seeds_needed:.0f}" for row in needs.itertuples()
+        ]
+        lines.append(f"Seeds that would tell an exponent of 1 from 1/2: {'; '.join(seeds)}.")
+    if len(rest) > len(needs):
+        lines.append(f"In {len(rest) - len(needs)} no number of seeds that was tried would decide.")
+    survive = cells[cells["outcome"] == "survives"]
+    sharp = survive[(survive["tells_above"] <= 1) & (survive["tells_below"] >= 0.25)]
+    if len(survive):
+        lines.append(
+            f"Of {len(survive)} cells that survive, {len(sharp)} would have told both 1/4 and 1 "
+            "from 1/2. The others survive a weak test, and more seeds may reject them."
+        )
+    lines.append(
+        "A curve also fails if a method's settings are worse at some sizes than at others. Rates "
+        "were searched on held-out training data, by the same search for every method; a better "
+        "search could bend curves back."
+    )
+    return Text(bullets(lines))

