@@ -47,11 +47,13 @@ def distil(
 ) -> DistilledSet:
     """Keep the parts of the least cross-entropy under the teacher, and stitch them into images.
 
-    A part that is smaller than an image stands in zeros, the mean pixel, when the teacher sees it.
-    The parts of an image are equally sure as those of the next one. The set has hard labels: under `labels: {regime: soft}` the study's teacher labels the views of each
-    training step, as published. prepared: the file of the teacher.
+    A part that is smaller than an image stands in zeros, the mean pixel, when the teacher sees it;
+    parts are shrunken by averaging squares of pixels. The set has hard labels: under `labels:
+    {regime: soft}` the study's teacher labels the views of each training step, as published.
+    prepared: the file of the teacher.
 
-    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset" (CVPR 2024), section 4.
+    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset" (CVPR 2024), and its
+    code.
     """
     factor, count, sides = parameters.factor, ipc * parameters.factor**2, dataset.sample_shape[1:]
     stream = generator("parts", seed, ipc)
