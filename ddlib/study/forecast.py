@@ -65,15 +65,6 @@ LOOPS = {
         lambda iterations, student_steps: (1, iterations * student_steps),
     ),
     "datm": (
-        [EXPERT | {"label_snapshot": 1, "student_steps": n, "expert_steps": 2 * n} for n in (1, 4)],
-        lambda iterations, student_steps: (1, iterations * student_steps),
-    ),
-    "rded": ([{"teacher": Recipe(steps=n)} for n in (1, 4)], lambda: (1,)),
-    "sre2l": (
-        [{"iterations": n, "teacher": Recipe(steps=n)} for n in (1, 4)],
-        lambda iterations: (1, iterations),
-    ),
-    "datm": (
         [EXPERT | {"min_start": 0, "label_snapshot": 1, "student_steps": n} for n in (1, 4)],
         lambda iterations, student_steps: (1, iterations * student_steps),
     ),
