@@ -87,8 +87,8 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
     text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
-    text += f"comparisons (a method at a size), worse in {worse}, and better than herding and "
-    text += f"k-center too in {every}. Up to {SMALL} samples per class they are better "
+    text += f"comparisons (a method at a size), worse in {worse}, and better than all controls, "
+    text += f"such as herding, in {every}. Up to {SMALL} samples per class they are better "
     text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
         text += f" With soft labels of one teacher they are better {_won(soft)}."

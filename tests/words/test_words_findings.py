@@ -70,9 +70,9 @@ def test_the_verdicts_count_what_the_tables_hold(cells, gains):
         "significantly with the family's measured diversity H_cov, and more than with ln M, the "
         "log of its size.",
         "- **Against random real samples.** Distilled sets are significantly better in 3 of 5 "
-        "comparisons (a method at a size), worse in 1, and better than herding and k-center too in "
-        "1. Up to 10 samples per class they are better in 2 of 3, above in 1 of 2. With soft "
-        "labels of one teacher they are better in 1 of 3.",
+        "comparisons (a method at a size), worse in 1, and better than all controls, such as "
+        "herding, in 1. Up to 10 samples per class they are better in 2 of 3, above in 1 of 2. "
+        "With soft labels of one teacher they are better in 1 of 3.",
     ]
 
 
