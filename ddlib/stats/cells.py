@@ -5,6 +5,7 @@ Letters: K distinct k.
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,21 @@ KINDS = ("paper", "other", "control")
 WAYS = ("slower", "faster", "no power of k")
 OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
+
+
+class Coverage(NamedTuple):
+    """What one study says of the coverage law and of the planner.
+
+    k_stars: the table of `families.k_star` with the measures of `covers.measures`, and worst (the
+    member whose gap is worst at the measured size nearest to k*); fitted, within: of `regressions`,
+    within None where no families are of equal size; held: how many of the planner's intervals held
+    what its pilot left out, and of how many.
+    """
+
+    k_stars: pd.DataFrame
+    fitted: pd.DataFrame
+    within: pd.DataFrame | None
+    held: tuple[int, int]
 
 
 def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:

@@ -80,11 +80,7 @@ def test_figures_hold_every_cell_and_family(found):
     }
     (rows,) = charts.gains(found.gains).to_dict()["datasets"].values()
     assert len(rows) == found.gains["outcome"].notna().sum()
-    k_stars, tests = (
-        {name: getattr(study, part) for name, study in found.coverage.items()}
-        for part in ("k_stars", "fitted")
-    )
-    (rows,) = charts.coverage(k_stars, tests).to_dict()["datasets"].values()
+    (rows,) = charts.coverage(found.coverage).to_dict()["datasets"].values()
     assert len(rows) == 2 * len(planted.FAMILIES)
 
 
