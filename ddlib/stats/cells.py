@@ -46,7 +46,7 @@ def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
 
     Columns: data, method; kind (one of KINDS, "paper" for PAPER_METHODS); outcome and why of
     `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves
+    exponent); misfit, r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves
     above PAPER_R2); floor, floor_low, floor_high (the c of a/√k + c); rival (the law with the least
     AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above
     (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells).
@@ -82,7 +82,7 @@ def _cell(fits: Fits) -> dict[str, object]:
     row |= zip(("b", "low", "high"), free.parameters.get("b", unknown), strict=True)
     names = ("floor", "floor_low", "floor_high")
     row |= zip(names, law.parameters.get("c", unknown), strict=True)
-    row |= {name: getattr(law, name) for name in ("r2", "r2_null", "r2_null_95")}
+    row |= {name: getattr(law, name) for name in ("misfit", "r2", "r2_null", "r2_null_95")}
     row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
     rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
     if rivals and law.aic is not None:

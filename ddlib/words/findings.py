@@ -15,7 +15,7 @@ from ddlib.stats.cells import (
     WAYS,
     Coverage,
 )
-from ddlib.stats.intervals import Interval
+from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
 from ddlib.words.methods import labels as of_labels
@@ -129,7 +129,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
         texts = {
             **{"data": row["data"], "method": row["method"], "verdict": row["outcome"]},
-            **{"because": row["why"], "exponent b": _interval(row, "b", "low", "high")},
+            **{"decided by": _decided_by(row), "exponent b": _interval(row, "b", "low", "high")},
             "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
             "floor c": _interval(row, "floor", "floor_low", "floor_high"),
             "ΔAIC of the best rival": rival or "—",
@@ -137,7 +137,19 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
         rows.append(texts)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).set_index(["data", "method"])
+
+
+def _decided_by(row: pd.Series) -> str:
+    """Name the conditions that a cell fails, or say why it is undecided."""
+    if row["outcome"] != "fails":
+        return row["why"] if row["outcome"] == "undecided" else "both conditions"
+    failed = {
+        "b below 1/2": row["high"] < 0.5,
+        "b above 1/2": row["low"] > 0.5,
+        f"lack of fit ({p_value(row['misfit'])})": row["misfit"] <= LEVEL,
+    }
+    return "; ".join(condition for condition, holds in failed.items() if holds)
 
 
 def _interval(row: pd.Series, *names: str) -> str:
@@ -226,9 +238,7 @@ def _decides(k_stars: pd.DataFrame) -> str:
     rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
     name = rows.groupby("worst")["k_star"].median().idxmax()
     sizes, others = (rows.loc[(rows["worst"] == name) == chosen, "k_star"] for chosen in (1, 0))
-    text = (
-        f" The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
-    )
+    text = f"The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
     text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {sizes.median():.0f}"
     return f"{text}, elsewhere {others.median():.0f}." if len(others) else f"{text}."
 

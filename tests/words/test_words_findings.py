@@ -27,6 +27,7 @@ def cells():
     table["rival"], table["delta_aic"] = ["inverse"] * 5 + [None], [1.5, -9, -3, 0, 0, np.nan]
     shares = {"r2_null": 0.712, "r2_null_95": 0.934, "r2_null_share": [0.17] * 3 + [0.5] * 3}
     floors = {"floor": 0.1, "floor_low": 0.08, "floor_high": 0.12}
+    table["misfit"] = [0.5, 0.5, 0.01, 0.5, 0.5, np.nan]
     return table.assign(missing=[0, 0, 1, 0, 0, 0], asked=30, **shares, **floors)
 
 
@@ -142,8 +143,12 @@ def test_what_would_change_our_mind(cells):
 
 def test_the_table_is_read_without_nan(cells):
     table = words.table(cells)
-    assert table["exponent b"][1] == "1.00 (0.90 to 1.10)"
-    assert table["ΔAIC of the best rival"][1] == "-9.0 (a/k + c)"
-    assert table["exponents told from 1/2"][0] == "≤ 0.3, ≥ 0.7"
-    assert table["trials missing"][2] == "1 of 30"
+    assert list(table.index[:2]) == [("mnist", "dm"), ("mnist", "dc")]
+    assert table["decided by"][1:4].tolist() == [
+        *["b above 1/2", "b below 1/2; lack of fit (p = 0.01)", WHY],
+    ]
+    assert table["exponent b"].iloc[1] == "1.00 (0.90 to 1.10)"
+    assert table["ΔAIC of the best rival"].iloc[1] == "-9.0 (a/k + c)"
+    assert table["exponents told from 1/2"].iloc[0] == "≤ 0.3, ≥ 0.7"
+    assert table["trials missing"].iloc[2] == "1 of 30"
     assert "nan" not in table.to_string()
