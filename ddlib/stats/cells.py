@@ -46,11 +46,11 @@ def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
 
     Columns: data, method; kind (one of KINDS, "paper" for PAPER_METHODS); outcome and why of
     `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); misfit, r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves
-    above PAPER_R2); floor, floor_low, floor_high (the c of a/√k + c); rival (the law with the least
-    AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above
-    (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells).
-    What is not available is NaN or None.
+    exponent); floor, floor_low, floor_high (the c of a/√k + c); misfit, r2, r2_null, r2_null_95 of
+    that law, and r2_null_share (of random falling curves above PAPER_R2); rival (the law with the
+    least AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below,
+    tells_above (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of
+    undecided cells). What is not available is NaN or None.
     """
     rows = [
         {"data": data, "method": method, "kind": _place(method)[0], **_cell(methods[method])}
