@@ -8,7 +8,9 @@ BATCH ?= $(wildcard parameters/*/quick.yaml)
 
 BIN := .venv/bin
 
-.PHONY: study batch test bench lab app report check install
+DECKS ?= $(wildcard parameters/start_here/quick.yaml parameters/findings/quick.yaml)
+
+.PHONY: study batch test bench lab app report slides check install
 
 ## study: run NOTEBOOK with PARAMETERS; leaves the executed notebook, a page and tables where they say
 study: .venv/installed
@@ -26,9 +28,9 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(BENCH)
 
-## lab: explore in JupyterLab, on this machine only and with its token
+## lab: explore in JupyterLab, on this machine only and with its token; it opens notebook 00
 lab: .venv/installed
-	$(BIN)/jupyter lab --ip=127.0.0.1 $(LAB) notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. $(LAB) notebooks/00_start_here.ipynb
 
 ## app: the explorers as an app, on this machine only
 app: .venv/installed
@@ -37,6 +39,12 @@ app: .venv/installed
 ## report: one table of all executed notebooks, results/index.html, to open from disk
 report: .venv/installed
 	$(BIN)/python -m ddlib.publish.report
+
+## slides: run the notebooks of DECKS, files of parameters, and make a lecture's slides of each
+slides: .venv/installed
+	$(BIN)/python -m ddlib.publish.batch $(DECKS)
+	$(BIN)/jupyter nbconvert --to ddlib.publish.slides.SlidesExporter \
+		$(DECKS:parameters/%.yaml=results/%/*.ipynb)
 
 ## check: format, lint, and the direction of imports
 check: .venv/installed

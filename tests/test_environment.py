@@ -1,5 +1,6 @@
 """environment.yml, pyproject.toml, the parameters files and the notebooks agree with each other."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from ddlib.networks.functional import build
 from ddlib.parameters import read_file
@@ -21,6 +23,7 @@ from ddlib.study.settings import (
 )
 
 ROOT = Path(__file__).parents[1]
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "parameters").glob("*/*.yaml"))
 KINDS = {"explore": Exploration}  # what a notebook takes, if no study's Settings
@@ -48,6 +51,20 @@ def test_environment_and_project_name_the_same_dependencies():
     assert sorted(pip) == sorted([*dependencies(), "-c constraints.txt", "-e ."])
 
 
+def test_binder_and_the_container_install_the_project_as_tested():
+    """Both name no package themselves, so that versions are those of constraints.txt."""
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    options = [line for line in lines if not line.startswith("#")]
+    assert options == [f"--extra-index-url {CPU_WHEELS}", "-c ../constraints.txt", "-e ."]
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"].endswith(" binder/requirements.txt")
+    version = container["image"].rpartition(":")[2]
+    assert (ROOT / "binder" / "runtime.txt").read_text() == f"python-{version}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(version)
+    assert CPU_WHEELS in (ROOT / "docs" / "install.md").read_text()
+
+
 def test_every_dependency_is_a_range_that_holds_the_version_that_was_tested():
     text = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
     pins = dict(line.split("==") for line in text.splitlines() if line and line[0] != "#")
@@ -58,7 +75,7 @@ def test_every_dependency_is_a_range_that_holds_the_version_that_was_tested():
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_profile_takes_nothing_from_the_example_of_its_notebook(path):
+def test_a_profile_means_the_same_alone_and_merged_by_papermill_with_its_notebook(path):
     [notebook] = [notebook for notebook in NOTEBOOKS if notebook.stem[3:] == path.parent.name]
     profile = yaml.safe_load(path.read_text())
     injected = "# Parameters\n" + "\n".join(f"{key} = {value!r}" for key, value in profile.items())
@@ -66,8 +83,9 @@ def test_a_profile_takes_nothing_from_the_example_of_its_notebook(path):
     for source in namespace["In"]:
         exec(compile(source, "parameters", "exec"), {}, namespace)
     kind = KINDS.get(path.parent.name, Settings)
-    assert notebook_parameters(namespace, kind) == profile
-    assert read_parameters(profile).results == f"results/{path.parent.name}/{path.stem}"
+    merged, alone = notebook_parameters(namespace, kind), read_parameters(profile)
+    assert vars(read_parameters(merged)) == vars(alone)
+    assert alone.results == f"results/{path.parent.name}/{path.stem}"
 
 
 def parameters_cell(notebook: Path) -> str:

@@ -9,6 +9,8 @@ from ddlib.figures import theory as charts_theory
 from ddlib.theory.channel import union_bound
 from ddlib.theory.linear import geometric
 
+BOUNDS = ("bound of statement 1", "bound of statement 12")
+
 
 def explorer() -> widgets.VBox:
     """Return sliders, and below them the picture that follows every move."""
@@ -34,19 +36,20 @@ def knob_tables(
     """Return two tables: distances over steps, and worst gaps over sizes.
 
     Steps: 8 directions contract by factors from 0 to rho, with an error of sigma / sqrt(8 k) per
-    step; columns step, value, line ("bound", "distance"). Sizes: configurations at an angle
-    (degrees) from a common one, with gaps |cos Z + sin Z_c| sigma / sqrt(k); columns k, value, line
-    ("bound", "mean worst gap"). Every call uses the same draws, so charts move smoothly.
+    step; columns step, value, line (the bound of statement 1, "distance"). Sizes: configurations at
+    an angle (degrees) from a common one, with gaps |cos Z + sin Z_c| sigma / sqrt(k); columns k,
+    value, line (the bound of statement 12, "mean worst gap"). Every call uses the same draws, so
+    charts move smoothly.
     """
     ratios, missed = np.linspace(0, rho, 8), sigma / np.sqrt(k)
     times = np.arange(steps + 1)
     grown = np.array([geometric(ratios, t) for t in times])
     apart = missed * np.sqrt((grown**2).mean(axis=1))
-    distances = pd.DataFrame({"step": times, "bound": missed * grown[:, -1], "distance": apart})
+    distances = pd.DataFrame({"step": times, BOUNDS[0]: missed * grown[:, -1], "distance": apart})
     sizes = np.unique(np.geomspace(1, 1000, 60).round())
     generator, angle = np.random.default_rng(0), np.deg2rad(degrees)
     shared, single = generator.normal(size=(400, 1)), generator.normal(size=(400, members))
     worst = np.abs(np.cos(angle) * shared + np.sin(angle) * single).max(axis=1).mean()
-    gaps = pd.DataFrame({"k": sizes, "bound": sigma * union_bound(members, sizes)})
+    gaps = pd.DataFrame({"k": sizes, BOUNDS[1]: sigma * union_bound(members, sizes)})
     gaps["mean worst gap"] = worst * sigma / np.sqrt(sizes)
     return distances.melt("step", var_name="line"), gaps.melt("k", var_name="line")

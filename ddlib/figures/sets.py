@@ -26,7 +26,8 @@ def distilled_images(pictures: pd.DataFrame) -> alt.FacetChart:
         place = f"class {row.class_name} for {row.method} at k={row.k}"
         raise ValueError(f"several pictures of {place}; give one")
     classes, methods = (list(pictures[name].unique()) for name in ("class_name", "method"))
-    side = int(np.clip((style.WIDTH / min(len(methods), 2) - 80) / len(classes), 24, 64))
+    columns = 2 if len(methods) > 2 else 1  # one or two methods fill the width
+    side = int(np.clip((style.WIDTH / columns - 80) / len(classes), 24, 72))
     angle = 0 if max(map(len, classes)) * 7 < side else -45
     bare = {"domain": False, "ticks": False, "grid": False}
     x = alt.Axis(orient="top", labelAngle=angle, **bare)
@@ -38,7 +39,7 @@ def distilled_images(pictures: pd.DataFrame) -> alt.FacetChart:
     )
     blocks = blocks.mark_image(width=side - 2, height=side - 2, smooth=False)
     return style.figure(
-        style.panels(blocks, "method", methods, columns=2).resolve_axis(x="independent"),
+        style.panels(blocks, "method", methods, columns).resolve_axis(x="independent"),
         "What each method keeps: one image of every class at every size k",
         "k counts the images of all classes; where a class has several, one is shown.",
     )

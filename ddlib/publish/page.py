@@ -10,7 +10,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,12 @@ class PageExporter(HTMLExporter):
     """
 
     export_from_notebook = "Page that needs no network"
+    page_template = TEMPLATE
 
     def __init__(self, **options: Any):
-        super().__init__(raw_template=TEMPLATE.read_text(encoding="utf-8"), **options)
+        template = self.page_template.read_text(encoding="utf-8")
+        folder = str(TEMPLATE.parent)
+        super().__init__(raw_template=template, extra_template_paths=[folder], **options)
 
     @property
     def default_config(self) -> Config:
@@ -90,6 +93,18 @@ def write_page(notebook_path: Path, html_path: Path) -> None:
     write_atomically(html_path, page.encode())
 
 
+def rewrite_pages(folders: Iterable[Path]) -> None:
+    """Write the pages again whose links may lead to results in `folders`; see `page_of`."""
+    places = {
+        path
+        for folder in folders
+        for path in folder.absolute().parent.parent.glob(f"*/{folder.name}/*.ipynb")
+        if path.with_suffix(".html").is_file()
+    }
+    for path in sorted(places):
+        write_page(path, path.with_suffix(".html"))
+
+
 def page_of(notebook: str, folder: Path) -> str | None:
     """Return the link from a page in `folder` to the page of another notebook; None if missing.
 
@@ -125,12 +140,17 @@ def displayed(cells: Iterable[NotebookNode]) -> Iterator[dict]:
     return (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
+def code_cells(cells: Sequence[NotebookNode]) -> list[int]:
+    """Return the places of the cells that a kernel runs: code that is not blank."""
+    return [n for n, cell in enumerate(cells) if cell.cell_type == "code" and cell.source.strip()]
+
+
 def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
     """Return the number, id and error of the first cell that failed or did not end, if any.
 
     A cell without an end has no error: its kernel died, or the run was killed or still goes on.
     """
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    cells = [notebook.cells[place] for place in code_cells(notebook.cells)]
     for place, cell in enumerate(cells, 1):
         error = next((o for o in cell.outputs if o.output_type == "error"), None)
         # papermill notes when the kernel replied; other programs note only a count.
@@ -141,12 +161,17 @@ def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
     return None
 
 
+def is_chart(data: dict) -> str | None:
+    """Return the MIME type of a chart in an output's data {MIME type: content}, if any."""
+    return next(filter(VEGALITE.fullmatch, data), None)
+
+
 def _make_static(data: dict) -> bool:
     """Replace an output that needs a server or a download; return whether it is a chart.
 
     A chart becomes a figure, with its numbers if it has any. A widget becomes a remark.
     """
-    chart = next(filter(VEGALITE.fullmatch, data), None)
+    chart = is_chart(data)
     widget = data.pop(WIDGET, None)
     if chart:
         data["text/html"] = _figure(data[chart], data.get("image/png")) + data.get(NUMBERS, "")
@@ -172,11 +197,16 @@ class _Renderer(IPythonRenderer):
     """Renders Markdown as HTML, with formulas as MathML, which browsers draw without a library."""
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        name = url.partition("#")[0]
+        name, mark, place = url.partition("#")
         if "://" in name or not name.endswith(".ipynb"):
             return super().link(text, url, title)
         address = page_of(name, Path(self.path))
-        return super().link(text, address, title) if address else text
+        return super().link(text, f"{address}{mark}{place}", title) if address else text
+
+    def heading(self, text: str, level: int, **attributes: Any) -> str:
+        # JupyterLab names headings so too: links to them work in both
+        name = html.escape(html.unescape(re.sub(r"<[^>]*>", "", text)).replace(" ", "-"))
+        return f'<h{level} id="{name}">{text}</h{level}>\n'
 
     def block_html(self, html: str) -> str:
         # nbconvert parses blocks to embed images, and would close <details> before its content.

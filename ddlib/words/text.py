@@ -1,6 +1,8 @@
-"""Format lists, tables of lines and p-values for sentences."""
+"""Format lists, tables of lines, folded tables and p-values for sentences."""
 
 from collections.abc import Iterable, Mapping
+
+import pandas as pd
 
 
 class Text(str):
@@ -23,6 +25,12 @@ def bullets(lines: Iterable[str]) -> str:
 def sections(parts: Mapping[str, Iterable[str]]) -> Text:
     """Return Markdown lists under headings; parts: {heading: lines}."""
     return Text("\n\n".join(f"**{head}**\n\n{bullets(lines)}" for head, lines in parts.items()))
+
+
+def folded(table: pd.DataFrame | pd.Series, summary: str = "Answer in numbers") -> Text:
+    """Return a table that a click on its summary unfolds, in JupyterLab and in a page."""
+    rows = pd.DataFrame(table).to_html(border=0)
+    return Text(f"<details><summary>{summary}</summary>\n\n{rows}\n\n</details>")
 
 
 def p_value(value: float) -> str:

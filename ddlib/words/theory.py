@@ -180,6 +180,18 @@ def deep_networks(folder: str) -> Text:
     return Text(bullets(lines))
 
 
+def assumptions(rows: Mapping[tuple[str, str], tuple[float, float]]) -> pd.DataFrame:
+    """Tabulate what becomes of bounds where an assumption fails.
+
+    rows: {(assumption, how it fails): (value, its bound)}; rows with NaN are left out.
+    """
+    table = pd.DataFrame(rows, index=["value", "bound"]).T.dropna()
+    table = table.rename_axis(["assumption", "fails as"])
+    holds = "holds: " + (table["bound"] / table["value"]).map("{:.2g}".format) + " times the value"
+    held = table["value"] <= table["bound"]
+    return table.map("{:.3g}".format).assign(**{"the bound": holds.where(held, "is broken")})
+
+
 def _holds(values: pd.Series, bounds: pd.Series) -> str:
     """Say whether no value exceeds its bound, up to rounding."""
     return "holds" if (values <= bounds * (1 + 1e-9) + 1e-12).all() else "FAILS"

@@ -31,12 +31,45 @@ def executed(tmp_path_factory):
 
 def test_it_leaves_figures_sentences_and_sliders(executed):
     notebook, _ = executed
-    assert len(outputs(notebook, "image/png")) == 10
+    assert len(outputs(notebook, "image/png")) == 11
     assert len(outputs(notebook, "application/vnd.jupyter.widget-view+json")) == 1
     texts = outputs(notebook, "text/markdown")
     assert "the distance of the weights holds on all 20 random problems" in texts[0]
     assert not any("nan" in text or "FAIL" in text for text in texts)
-    assert "The table of notebook 03 is not there" in texts[-1]
+    assert sum("The table of notebook 03 is not there" in text for text in texts) == 1
+
+
+def test_the_six_quick_checks_fold_their_answers(executed):
+    notebook, soup = executed
+    part = soup.find(id="Part-5.-Six-quick-checks")
+    summaries = [fold.summary.text for fold in part.find_all_next("details", class_=None)]
+    assert summaries == ["Answer", "Answer in numbers"] * 6
+    answers = [t for t in outputs(notebook, "text/markdown") if t.startswith("<details>")]
+    assert len(answers) == 6
+    assert all("<td>" in answer for answer in answers)
+
+
+def test_links_within_it_lead_to_headings(executed):
+    _, soup = executed
+    places = [link["href"] for link in soup("a") if link["href"].startswith("#")]
+    assert len(places) >= 6
+    assert all(soup.find(id=place.removeprefix("#")) for place in places)
+    other = nbformat.read(NOTEBOOKS / "00_start_here.ipynb", 4).cells[-1].source
+    assert "04_theory.ipynb#Part-5.-Six-quick-checks" in other
+
+
+def test_what_becomes_of_bounds_where_assumptions_fail(executed):
+    notebook, _ = executed
+    [cell] = [cell for cell in notebook.cells if cell.id == "assumptions-broken"]
+    table = cell.outputs[0].data["text/plain"]
+    said = dict(re.findall(r"^(A\d).* (broken|holds)", table, re.MULTILINE))
+    assert said | {"A1": ""} == {
+        "A1": "",
+        "A2": "broken",
+        "A3": "broken",
+        "A4": "holds",
+        "A5": "broken",
+    }
 
 
 def test_every_formula_becomes_mathml(executed):

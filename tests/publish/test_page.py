@@ -94,6 +94,17 @@ def test_formulas_become_mathml_in_prose_and_outputs(convert):
     assert "$$" not in prose
 
 
+def test_links_lead_to_headings_of_this_page_and_of_others(convert, tmp_path):
+    (tmp_path / "other.html").touch()
+    text = (
+        "# Part 1. One *step*, & more\n\n[here](#Part-1.-One-step,-&-more) [there](other.ipynb#A)"
+    )
+    soup = convert(new_markdown_cell(text))
+    here, there = (link["href"] for link in soup("a"))
+    assert here == f"#{soup.h1['id']}"
+    assert there == "other.html#A"
+
+
 def test_progress_bars_show_their_last_state_only(convert):
     texts = "first\n\r  0%|    | 0/2", "\r 50%|##  | 1/2\r100%|####| 2/2\n", "second\n"
     soup = convert(code(*[new_output("stream", name="stdout", text=text) for text in texts]))

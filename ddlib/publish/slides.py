@@ -1,0 +1,58 @@
+"""A lecture's slides of an executed notebook: one HTML file that needs no network.
+
+`jupyter nbconvert --to ddlib.publish.slides.SlidesExporter NOTEBOOK.ipynb` writes them beside it,
+NOTEBOOK.slides.html. Arrow keys move; charts stay interactive; code is left out.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+from traitlets import default
+
+from ddlib.publish.page import PageExporter, displayed, is_chart
+
+TEMPLATE = Path(__file__).with_suffix(".html.j2")
+HEADING = re.compile(r"^(?=##? )", re.MULTILINE)
+FEW = 30  # words above a figure on its slide, at most
+
+
+class SlidesExporter(PageExporter):
+    """The nbconvert exporter of slides. A slide begins at a heading, and at a figure below text."""
+
+    export_from_notebook = "Slides that need no network"
+    page_template = TEMPLATE
+
+    @default("file_extension")
+    def _file_extension_default(self) -> str:
+        return ".slides.html"
+
+    def from_notebook_node(
+        self, nb: NotebookNode, resources: dict | None = None, **options: Any
+    ) -> tuple[str, dict]:
+        deck = nbformat.from_dict({**nb, "cells": slide_cells(nb.cells)})
+        return super().from_notebook_node(deck, resources, **options)
+
+
+def slide_cells(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Return what slides show of cells; the metadata `slide` marks where a slide begins.
+
+    Left out are code cells without an output, and the links between notebooks.
+    """
+    shown, full = [], False  # whether the slide has text or an output that a figure would crowd
+    for cell in cells:
+        is_code = cell.cell_type == "code"
+        if (is_code and not cell.outputs) or cell.get("id") == "navigation":
+            continue
+        for source in [cell.source] if is_code else filter(None, HEADING.split(cell.source)):
+            if is_code:
+                starts, full = full and any(map(is_chart, displayed([cell]))), True
+            else:
+                starts = source.startswith(("# ", "## "))
+                full = len(source.split()) > FEW or (full and not starts)
+            changes = {"source": source, "id": f"slide-{len(shown)}"}
+            changes["metadata"] = cell.metadata | {"slide": starts and bool(shown)}
+            shown.append(nbformat.from_dict({**cell, **changes}))
+    return shown
