@@ -106,7 +106,7 @@ def _won(gains: pd.DataFrame) -> str:
 
 
 def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
-    """Return the verdicts and how many of the planner's intervals held, wrapped, as a list."""
+    """Return the data, the verdicts and how many of the planner's intervals held, wrapped."""
     inside, count = np.sum([(0, 0), *(study.held for study in coverage.values())], axis=0)
     lines = verdicts(cells, gains, coverage).removeprefix("- ").split("\n- ")
     if count:
@@ -115,7 +115,8 @@ def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Cov
             f"its 95 % intervals held {inside} of {count} gaps ({inside / count:.0%})."
         )
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
-    return Text("\n".join(textwrap.fill(f"- {line}", **options) for line in lines))
+    data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
+    return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
 
 
 def table(cells: pd.DataFrame) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def test_the_readme_is_filled_between_its_marks_and_only_there(found):
     page = "before\n<!-- findings: by x -->\nold\n<!-- end of findings -->\nafter\n"
     text = evidence.readme(page, found)
     assert text.startswith(
-        "before\n<!-- findings: by x -->\n- **Scaling law.** The curve a/√k + c survives in 2 of 4"
+        "before\n<!-- findings: by x -->\nData: mnist and adult.\n\n- **Scaling law.** The curve "
     )
     assert text.endswith("<!-- end of findings -->\nafter\n")
     assert evidence.readme(text, found) == text
