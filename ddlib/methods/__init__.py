@@ -20,6 +20,7 @@ from ddlib.methods import (
     diffusion,
     distribution,
     gradient,
+    imported,
     selection,
     trained,
     trajectory,
@@ -28,8 +29,6 @@ from ddlib.methods.common import check_factor
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
-
-PIPELINE_FILES = (".json", ".safetensors", ".bin")  # of a folder that a parameter names
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Method:
     def reads(self, parameters: Parameters) -> list[str]:
         """Return digests of the files and folders that parameters name, such as weights."""
         places = [from_root(text) for text in _texts(vars(parameters))]
-        folders = [files_digest(place, PIPELINE_FILES) for place in places if os.path.isdir(place)]
+        folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
         return folders + [file_digest(place) for place in places if os.path.isfile(place)]
 
 
@@ -145,4 +144,5 @@ METHODS: dict[str, Method] = {
         shares=True,
         preparation=Preparation(diffusion.jobs, unet.train, of_network=False),
     ),
+    "imported": Method(imported.distil, imported.ImportedSet, check=imported.check),
 }

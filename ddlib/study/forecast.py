@@ -69,6 +69,7 @@ LOOPS = {
         lambda iterations: (1, iterations),
     ),
     "mgd3": ([{"steps": n, "stop": 0} for n in (1, 4)], lambda steps: (1, steps)),
+    "imported": ([{}], lambda: (1,)),
 }
 """By method: the changes of parameters that make short runs, and how often each loop runs."""
 

@@ -6,7 +6,7 @@ from ddlib.methods import METHODS
 from ddlib.parameters import Parameters
 from ddlib.study.settings import Settings
 
-OF_IMAGES = ("dsa", "mgd3")
+OF_IMAGES = ("dsa", "mgd3", "imported")
 """Methods that only make images."""
 AUGMENTATIONS = ("none", "mixup")
 """Augmentations that do not need images."""
