@@ -144,7 +144,7 @@ def _sentence(model: type[Parameters], table: Mapping[str, Any], error: Validati
     if kind == "extra_forbidden":
         return _unknown(name, model.model_fields, "parameter")
     if kind == "missing":
-        return f"the parameter {name!r} is missing; add it to the YAML file"
+        return f"the parameter {name!r} is missing; add it"
     # pydantic's path also holds names of types, which are no keys of the value.
     names = table.get(name) if isinstance(table.get(name), Mapping) else ()
     keys = [step for step in problem["loc"][1:] if isinstance(step, int) or step in names]

@@ -11,7 +11,7 @@ IPCS, CLASSES, SEEDS = (1, 2, 5, 10, 20, 50), 10, 5
 TRUTHS = {  # gap in error at k
     "dm": lambda k: 0.9 / np.sqrt(k) + 0.05,  # the law
     "dc": lambda k: 3.0 / k + 0.15,  # falls faster
-    "mtt": lambda k: 0.05 - 0.02 * np.log10(k),  # networks on S end as good as those on D
+    "mtt": lambda k: 0.3 / np.sqrt(k) - 0.02,  # networks on S end better than those on D
     "random": lambda k: 0.5 - 0.065 * np.log(k),  # falls more slowly
     "herding": lambda k: 0.45 - 0.055 * np.log(k),
 }

@@ -51,7 +51,7 @@ def test_a_set_is_loaded_as_shown(tmp_path):
 def test_its_findings_are_what_the_shipped_tables_give():
     found = evidence.gather(evidence.shipped())
     assert evidence.readme(README, found) == README, "run python -m ddlib.explore.evidence"
-    assert "**Scaling law.** Of" in README
+    assert "**Scaling law.** The curve" in README
 
 
 def test_what_it_says_of_errors_is_what_was_simulated():

@@ -32,7 +32,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
         off=np.where(table["high"] > LARGEST, "beyond", "inside"),
     )
     y = alt.Y("method:N", sort=ordered(table["method"]), title=None)
-    axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g")
+    axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g", labelOverlap=False)
     domain = alt.Scale(domain=[0, LARGEST], nice=False)
     x = alt.X("at:Q", scale=domain, axis=axis, title="exponent b")
     tips = style.tips("data:N", "method:N", "outcome:N", "b", "low", "high", "r2", "missing")

@@ -71,8 +71,8 @@ def jobs(parameters: FeatureSelection, ipcs: Sequence[int]) -> list[dict[str, An
 def train_network(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     """Train the network of "trained" features on D; return its weights as a safetensors file."""
     real = dataset.train
-    steps = job["epochs"] * math.ceil(len(real.labels) / job["batch_size"])
-    theta = _trained(dataset, network, {**job, "steps": steps})
+    an_epoch = job["epoch_steps"] or math.ceil(len(real.labels) / job["batch_size"])
+    theta = _trained(dataset, network, {**job, "steps": job["epochs"] * an_epoch})
     return save({name: value.cpu().contiguous() for name, value in theta.items()})
 
 

@@ -23,7 +23,8 @@ from filelock import FileLock
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root
 from ddlib.parameters import check_names, read_file
-from ddlib.publish.execute import execute, read_source, sentence
+from ddlib.publish.execute import check, execute, notebooks, read_source, run_name, sentence
+from ddlib.publish.page import rewrite_pages
 from ddlib.study import cluster
 from ddlib.study.settings import Exploration, Settings, read_parameters
 
@@ -64,18 +65,18 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 def read(path: Path) -> Run:
     """Return the run of a file. If its parameters are bad, it is `refused`, with the reason."""
-    run = Run(f"{path.parent.name}/{path.stem}", path)
-    files = sorted(from_root("notebooks").glob("[0-9][0-9]_*"))
-    notebooks = {file.stem[3:]: file for file in files}
+    run = Run(run_name(path), path)
     try:
         values = read_file(path)
         if isinstance(values.get("results"), str):
             run.folder = from_root(values["results"])
-        check_names([path.parent.name], notebooks, "folder with the name of a notebook")
-        run.notebook = notebooks[path.parent.name]
+        names = notebooks()
+        check_names([path.parent.name], names, "folder with the name of a notebook")
+        run.notebook = names[path.parent.name]
         source = read_source(run.notebook)
         settings = read_parameters(values)
         check_writable(run.folder)
+        check(source, settings)
         if isinstance(settings, Exploration):
             run.inputs = [from_root(name) for name in settings.studies]
         elif any("settings.theory" in cell.source for cell in source.cells):
@@ -185,6 +186,7 @@ def main(arguments: list[str]) -> None:
                 os._exit(1)  # kernels and workers end with this process; closing them may hang
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
+    rewrite_pages(run.folder for run in runs if run.seconds is not None)
     print(table(runs))
     bad = [run for run in runs if run.status != "done"]
     if bad:

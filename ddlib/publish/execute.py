@@ -1,29 +1,40 @@
 """Run a notebook with a parameter file: `python -m ddlib.publish.execute NOTEBOOK PARAMETERS`.
 
-It writes the executed notebook and its page to the `results` folder of the parameters. Further
-arguments, such as `workers=1`, replace parameters of the file. With `--dry-run`, it only says how
-many trials there are, how many are cached, and how long the rest will take.
+It writes the executed notebook and its page to the `results` folder of the parameters. The file is
+the whole study: a parameter that it does not name has its default, also where the notebook's own
+cell sets it. Further arguments, such as `workers=1`, replace parameters of the file. With
+`--dry-run`, it only says how many trials there are, how many are cached, and how long the rest will
+take.
 """
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from ddlib.files import check_writable, explained, from_root
-from ddlib.parameters import read_file, read_yaml
-from ddlib.publish.page import read_notebook, write_page
+from ddlib.files import check_writable, explained, from_root, write_atomically
+from ddlib.parameters import Parameters, read_file, read_yaml
+from ddlib.publish.page import code_cells, read_notebook, write_page
 from ddlib.study.forecast import forecast
-from ddlib.study.plan import make_plan
+from ddlib.study.plan import Plan, make_plan
 from ddlib.study.run import counts
-from ddlib.study.settings import Exploration, read_parameters
+from ddlib.study.settings import (
+    Exploration,
+    Settings,
+    assigned,
+    check_coverage,
+    read_parameters,
+)
 
 
 class QuietKernels(AsyncKernelManager):
@@ -31,6 +42,74 @@ class QuietKernels(AsyncKernelManager):
 
     async def start_kernel(self, **options: Any) -> None:
         await super().start_kernel(**options, stdout=subprocess.DEVNULL)
+
+
+class CellNames(logging.Filter):
+    """Names the run and the cell in papermill's log, by the number that pages and errors use.
+
+    run: a name; notebook: without the cell that papermill adds. papermill itself counts all cells,
+    also those of text.
+    """
+
+    def __init__(self, run: str, notebook: NotebookNode):
+        super().__init__()
+        self.run = run
+        cells, cell = list(notebook.cells), parameters_cell(notebook)
+        cells.insert(cells.index(cell), cell)  # papermill adds one
+        self.numbers = {place: n for n, place in enumerate(code_cells(cells), 1)}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the line at the start of a code cell; drop those of other cells and of ends."""
+        cell = re.fullmatch(r"(Executing|Ending) Cell (\d+)-+", record.getMessage())
+        if not cell:
+            return "unknown" not in record.getMessage()  # the notebook refuses unknown names
+        number = self.numbers.get(int(cell[2]) - 1)
+        record.msg, record.args = f"{self.run}: cell {number} of {len(self.numbers)}", ()
+        return cell[1] == "Executing" and number is not None
+
+
+def notebooks() -> dict[str, Path]:
+    """Return the project's notebooks by the names of their parameters' folders."""
+    return {path.stem[3:]: path for path in sorted(from_root("notebooks").glob("[0-9][0-9]_*"))}
+
+
+def run_name(parameters: Path) -> str:
+    """Return the name of a run: the folder and the name of its parameter file."""
+    return f"{parameters.resolve().parent.name}/{parameters.stem}"
+
+
+def check_pair(notebook: Path, parameters: Path) -> None:
+    """Raise ValueError if the folder of a parameter file names another notebook."""
+    names = notebooks()
+    name = parameters.resolve().parent.name
+    if name in names and notebook.stem[3:] in names and notebook.stem[3:] != name:
+        raise ValueError(
+            f"{parameters} is for {names[name].name}, not for {notebook.name}; run it with that "
+            "notebook, or move the file to another folder"
+        )
+
+
+def check(source: NotebookNode, settings: Settings | Exploration) -> Plan | None:
+    """Check settings against the data and the results folder, as the notebook will.
+
+    Returns the plan of the study; None for a notebook that runs no study. Raises ValueError or
+    OSError, in one sentence.
+    """
+    code = "\n".join(cell.source for cell in source.cells)
+    if isinstance(settings, Exploration) or "settings.theory" in code:
+        return None
+    plan = make_plan(settings)
+    if "check_coverage" in code:
+        check_coverage(plan.settings)
+    return plan
+
+
+def completed(source: NotebookNode, values: dict[str, Any], kind: type[Parameters]) -> dict:
+    """Return a study's values with the defaults of what only the notebook's own cell sets."""
+    names = assigned(parameters_cell(source).source) & set(kind.model_fields)
+    defaults = {name: kind.model_fields[name].default for name in sorted(names - set(values))}
+    plain = {n: v.model_dump() if isinstance(v, Parameters) else v for n, v in defaults.items()}
+    return {**values, **plain}
 
 
 def read_source(path: Path) -> NotebookNode:
@@ -50,6 +129,11 @@ def read_source(path: Path) -> NotebookNode:
     return notebook
 
 
+def parameters_cell(notebook: NotebookNode) -> NotebookNode:
+    """Return the cell that is tagged `parameters`; see `read_source`."""
+    return next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+
+
 def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -> Path:
     """Run `notebook` with the YAML file `parameters`; return the path of the executed notebook.
 
@@ -59,41 +143,55 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
     folder that cannot be written, PapermillExecutionError for a failed cell, DeadKernelError if the
     kernel died.
     """
-    read_source(notebook)
+    source = read_source(notebook)
+    check_pair(notebook, parameters)
     values = read_file(parameters) | others
-    executed = from_root(read_parameters(values).results) / notebook.name
+    settings = read_parameters(values)
+    executed = from_root(settings.results) / notebook.name
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"{values['results']!r} is the notebook's own folder; name another")
     check_writable(executed.parent)
+    check(source, settings)
     page = executed.with_suffix(".html")
     page.unlink(missing_ok=True)  # left by an earlier run
-    stopped = None
+    stopped, logger = None, logging.getLogger("papermill")
+    logger.addFilter(names := CellNames(run_name(parameters), source))
     try:
         papermill.execute_notebook(
             notebook,
             executed,
-            values,
+            completed(source, values, type(settings)),
             log_output=log,
             progress_bar=False,
             kernel_manager_class=QuietKernels,
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel warns of TCP, and of its own end
         )
     except (PapermillExecutionError, DeadKernelError) as error:
         stopped = error
     except OSError as error:
         raise explained(error, executed.parent) from error
+    finally:
+        logger.removeFilter(names)
+    _keep_last_lines(executed)
     write_page(executed, page)
     if stopped:
         raise stopped
     return executed
 
 
+def _keep_last_lines(path: Path) -> None:
+    """Reduce each progress bar in an executed notebook to its last state, as a terminal does."""
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(read_notebook(path), {})
+    write_atomically(path, nbformat.writes(notebook).encode())
+
+
 def foresee(notebook: Path, parameters: Path, **others: Any) -> str:
     """Return the trials, hours and memory of a run, from a few timed steps; errors as `execute`."""
-    read_source(notebook)
-    settings = read_parameters(read_file(parameters) | others)
-    if isinstance(settings, Exploration):
-        return "nothing to compute: this notebook reads the tables of other studies"
-    plan = make_plan(settings)
+    source = read_source(notebook)
+    check_pair(notebook, parameters)
+    plan = check(source, read_parameters(read_file(parameters) | others))
+    if plan is None:
+        return "nothing to compute: this notebook runs no study"
     return f"{counts(plan)}\n{forecast(plan)}"
 
 
@@ -121,8 +219,6 @@ def main(arguments: list[str]) -> None:
             "[NAME=VALUE ...]"
         )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # papermill warns of names that the parameters cell lacks; the notebook refuses unknown ones
-    logging.getLogger("papermill").addFilter(lambda record: "unknown" not in record.getMessage())
     notebook, parameters = map(Path, arguments[:2])
     try:
         values = {name: read_yaml(value, name) for name, value in others.items()}
@@ -132,6 +228,8 @@ def main(arguments: list[str]) -> None:
         executed = execute(notebook, parameters, **values)
     except (PapermillExecutionError, DeadKernelError, OSError, ValueError) as problem:
         sys.exit(sentence(problem, notebook))
+    except KeyboardInterrupt:
+        sys.exit("stopped; what is finished is kept: the same command goes on from there")
     print(f"read {executed.with_suffix('.html')}")
 
 

@@ -10,7 +10,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,18 @@ def write_page(notebook_path: Path, html_path: Path) -> None:
     write_atomically(html_path, page.encode())
 
 
+def rewrite_pages(folders: Iterable[Path]) -> None:
+    """Write the pages again whose links may lead to results in `folders`; see `page_of`."""
+    places = {
+        path
+        for folder in folders
+        for path in folder.absolute().parent.parent.glob(f"*/{folder.name}/*.ipynb")
+        if path.with_suffix(".html").is_file()
+    }
+    for path in sorted(places):
+        write_page(path, path.with_suffix(".html"))
+
+
 def page_of(notebook: str, folder: Path) -> str | None:
     """Return the link from a page in `folder` to the page of another notebook; None if missing.
 
@@ -129,12 +141,17 @@ def displayed(cells: Iterable[NotebookNode]) -> Iterator[dict]:
     return (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
+def code_cells(cells: Sequence[NotebookNode]) -> list[int]:
+    """Return the places of the cells that a kernel runs: code that is not blank."""
+    return [n for n, cell in enumerate(cells) if cell.cell_type == "code" and cell.source.strip()]
+
+
 def failure(notebook: NotebookNode) -> tuple[int, str, str] | None:
     """Return the number, id and error of the first cell that failed or did not end, if any.
 
     A cell without an end has no error: its kernel died, or the run was killed or still goes on.
     """
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    cells = [notebook.cells[place] for place in code_cells(notebook.cells)]
     for place, cell in enumerate(cells, 1):
         error = next((o for o in cell.outputs if o.output_type == "error"), None)
         # papermill notes when the kernel replied; other programs note only a count.

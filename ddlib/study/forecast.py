@@ -34,7 +34,6 @@ from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
 from ddlib.training.loop import score, train
-from ddlib.training.recipe import Recipe
 from ddlib.training.targets import Teacher
 from ddlib.words.text import listed
 
@@ -42,7 +41,6 @@ PATIENCE = 0.5  # seconds for which short runs are repeated; the fastest of each
 UNITS = ("hours", 3600), ("minutes", 60)  # the first of which a study takes at least two
 SCORED = 256  # test images on which a score is timed
 EXPERT = {"iterations": 1, "experts": 1, "expert_epochs": 1, "max_start": 1}
-POOL = {"iterations": 1, "networks": 1, "pool": Recipe(steps=1)}
 MATCH = {"iterations": 1, "outer_steps": 2, "inner_epochs": 0}
 
 
@@ -50,7 +48,7 @@ def _matches(iterations: float, outer_steps: float, inner_epochs: float) -> tupl
     return 1, iterations * outer_steps, iterations * (outer_steps - 1) * inner_epochs
 
 
-SELECTION = [{"steps": n, "epochs": 1} for n in (1, 20)], lambda steps: (1, steps)
+SELECTION = [{"steps": 1}, {"steps": 20}], lambda steps: (1, steps)
 MATCHING = [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}], _matches
 LOOPS = {
     "random": ([{}], lambda: (1,)),
@@ -63,17 +61,14 @@ LOOPS = {
     "dc": MATCHING,
     "dsa": MATCHING,
     "mtt": (
-        [EXPERT | {"student_steps": n, "expert_steps": 2 * n} for n in (1, 4)],
+        [EXPERT | {"student_steps": n} for n in (1, 4)],
         lambda iterations, student_steps: (1, iterations * student_steps),
     ),
     "ncfm": (
-        [POOL, POOL | {"iterations": 3, "pool": Recipe(steps=4)}],
+        [{"iterations": n, "networks": 1} for n in (1, 3)],
         lambda iterations: (1, iterations),
     ),
-    "mgd3": (
-        [{"steps": n, "stop": 0, "unet_steps": n} for n in (1, 4)],
-        lambda steps: (1, steps),
-    ),
+    "mgd3": ([{"steps": n, "stop": 0} for n in (1, 4)], lambda steps: (1, steps)),
 }
 """By method: the changes of parameters that make short runs, and how often each loop runs."""
 
@@ -208,9 +203,8 @@ def run_shortly(
     make, preparation = [], entry.preparation
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prepared"
-        plain = (
-            [p for short in shorts for p in preparation.jobs(short, ipcs)] if preparation else []
-        )
+        first = preparation.jobs(shorts[0], ipcs)[:1] if preparation else []
+        plain = [_shortened(p, count) for p in first for count in (1, 4)]
         make = [lambda p=p: path.write_bytes(preparation.make(dataset, network, p)) for p in plain]
         more = [[path] if plain else []] if preparation else []
         call = partial(entry.distil, dataset, network, ipcs, 0)
@@ -221,6 +215,11 @@ def run_shortly(
         _extrapolated(steps[: len(make)], spent[: len(make)], n) for n in steps[len(make) :]
     ]
     return method, ipcs[-1], a_set, sum(of_files), _peak(context)
+
+
+def _shortened(plain: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return a job of a preparation that takes `count` SGD steps."""
+    return plain | ({"epochs": 1, "epoch_steps": count} if "epochs" in plain else {"steps": count})
 
 
 def _steps(plain: dict[str, Any], count: int) -> int:

@@ -15,7 +15,7 @@ from ddlib.data.base import DataSet, data_digest, read_ipcs
 from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
-from ddlib.files import check_writable, from_root
+from ddlib.files import check_writable, from_root, read_json
 from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
@@ -23,11 +23,15 @@ from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import device
 from ddlib.study.kinds import for_kind
-from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
+from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
 from ddlib.training.targets import Labels
 
+SUBJECT = ("data", "network", "training", "labels")
+"""The parameters of which a results folder holds one value each: another is another study."""
+CHANGES = ("methods", "k", "seeds", "configurations", "evaluations", "measure", "reference")
+"""Parameters that may change from run to run of a study; its tables show the last run."""
 IMBALANCE = 1.5  # a larger ratio of the sizes of two classes calls for balanced accuracy
 
 
@@ -192,12 +196,37 @@ def _method_code(base: str, parameters: Parameters) -> list[str]:
     return [code_digest(*method.modules), *method.reads(parameters)]
 
 
+def check_folder(settings: Settings) -> list[str]:
+    """Return which of CHANGES differ from the last run in the results folder; [] for a new folder.
+
+    Raises ValueError if the folder holds another study: another SUBJECT.
+    """
+    path = from_root(settings.results) / "settings.json"
+    if not path.exists():
+        return []
+    table, advice = read_json(path), "name another folder in `results`, or delete this one"
+    try:
+        last = read_settings(table)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path.parent} holds a study that cannot be read ({error}); {advice}"
+        ) from error
+    for name in SUBJECT:
+        if getattr(last, name) != getattr(settings, name):
+            was, now = (part.get(name, "the default") for part in (table, settings.table))
+            raise ValueError(
+                f"{path.parent} holds another study, whose {name} is {was}, not {now}; {advice}"
+            )
+    return [name for name in CHANGES if getattr(last, name) != getattr(settings, name)]
+
+
 def make_plan(settings: Settings) -> Plan:
     """Check the settings against the data, and return the plan.
 
     Raises ValueError or OSError, in one sentence, before anything is computed.
     """
     check_precision(settings.precision, device(settings))
+    check_folder(settings)
     dataset = load(**settings.data)
     settings = for_kind(settings, dataset)
     sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}

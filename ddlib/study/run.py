@@ -15,12 +15,13 @@ from tqdm import tqdm
 from ddlib.methods import METHODS
 from ddlib.study import jobs, store
 from ddlib.study.cluster import check_main_guard, connect
-from ddlib.study.plan import Plan, Reference, Trial, make_plan
+from ddlib.study.plan import Plan, Reference, Trial, check_folder, make_plan
 from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, Settings
 from ddlib.study.worker import UnfitWorkerError
 from ddlib.training.divergence import DivergedError
 from ddlib.training.together import at_once
+from ddlib.words.text import listed
 
 GONE = "the Dask scheduler went away; what is finished is kept: start it, and run again"
 
@@ -30,11 +31,18 @@ def run(settings: Settings) -> Result:
 
     Each finished trial is written at once, so an interrupted study continues when it is run again.
     A trial that diverged keeps that record; a trial that failed for another reason is tried again.
-    A second process that uses the same results folder waits.
+    A second process that uses the same results folder waits. The tables show this run; if the last
+    one had other methods, sizes or the like, this is printed.
     """
     check_main_guard()
     plan = make_plan(settings)
     with store.alone(plan.folder):
+        if changed := check_folder(settings):  # again: another process may have written meanwhile
+            print(
+                f"the last run in {plan.folder} had other {listed(changed, 'and')}: its trials are "
+                "kept, and the tables will show this run",
+                flush=True,
+            )
         trials, references = missing(plan)
         if trials or references:
             print(counts(plan), flush=True)

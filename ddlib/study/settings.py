@@ -183,7 +183,7 @@ class Settings(Parameters):
         changes, families = table.get("configurations"), table.get("families")
         if not isinstance(changes, Mapping | None):
             raise ValueError(f"configurations must be a table {{name: changes}}, got {changes!r}")
-        entries = expand({"own": {}} if changes is None else changes)
+        entries = expand(changes or {"own": {}})
         names = {entry: list(configurations) for entry, configurations in entries.items()}
         written = {
             "configurations": {name: entry[name] for entry in entries.values() for name in entry},
@@ -243,24 +243,24 @@ class Exploration(Parameters):
     floor_share: PositiveFloat = 0.1
 
 
+def assigned(source: str) -> set[str]:
+    """Return the names that a cell assigns."""
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+
+
 def notebook_parameters(
     namespace: Mapping[str, Any], kind: type[Parameters] = Settings
 ) -> dict[str, Any]:
-    """Return the parameters that the parameters cells of a running notebook set.
+    """Return the parameters of a running notebook: its own cell's, changed by papermill's cell.
 
-    namespace: `globals()` of the notebook; kind: the class of its parameters. The result holds
-    every name that the last parameters cell assigns, also unknown ones, so that the caller can
-    refuse them (papermill only logs a warning). If that cell sets a parameter that has no default,
-    it is a complete study, and the values of the notebook's own cell are ignored.
+    namespace: `globals()` of the notebook; kind: the class of its parameters. The result also holds
+    unknown names of the last parameters cell, so that the caller can refuse them (papermill only
+    logs a warning).
     """
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    injected = {
-        node.id
-        for node in ast.walk(ast.parse(cells[-1] if cells else ""))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    example = set() if injected & set(kind.required()) else set(kind.model_fields) & set(namespace)
-    return {name: namespace[name] for name in sorted(injected | example)}
+    names = assigned(cells[-1] if cells else "") | set(kind.model_fields) & set(namespace)
+    return {name: namespace[name] for name in sorted(names)}
 
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:

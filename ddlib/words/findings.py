@@ -28,28 +28,29 @@ def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, tests: Mapping[str, pd.Da
 
 
 def _scaling(cells: pd.DataFrame) -> str:
-    paper = cells[cells["kind"] == "paper"]
-    text = f"**Scaling law.** {_outcomes(paper, 'cells (a method on a data set, in test error)')}."
+    paper, controls = (cells[cells["kind"] == kind] for kind in ("paper", "control"))
     images = paper[paper["data"].isin(PAPER_DATA)]
+    what = " cells (a method on a data set, judged by test error)"
+    text = f"**Scaling law.** The curve a/√k + c {_outcomes(paper, what)}."
     if len(images) not in (0, len(paper)):
-        every = len(PAPER_DATA) * len(PAPER_METHODS)
-        text += f" {_outcomes(images, f'cells of the paper, which has {every},')}."
+        count = len(PAPER_DATA) * len(PAPER_METHODS)
+        text += f" Of the paper's own {count} cells, {len(images)} are measured: it "
+        text += f"{_outcomes(images)}."
     ways = paper["way"].value_counts()
     if len(ways):
         slower, faster, other = (int(ways.get(way, 0)) for way in WAYS)
         text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which "
         text += f"the paper's upper bound allows, and {other} like no power of k."
-    controls = cells[cells["kind"] == "control"]
     if len(controls):
-        text += f" {_outcomes(controls, 'cells of controls, which select real samples,')}."
+        text += f" For controls, which select real samples, it {_outcomes(controls)}."
     return text
 
 
-def _outcomes(cells: pd.DataFrame, what: str) -> str:
+def _outcomes(cells: pd.DataFrame, what: str = "") -> str:
     survives, fails, undecided = (int((cells["outcome"] == name).sum()) for name in OUTCOMES)
     return (
-        f"Of {len(cells)} {what} the curve a/√k + c survives in {survives}, fails in {fails}, "
-        f"and cannot be decided in {undecided}"
+        f"survives in {survives} of {len(cells)}{what}, fails in {fails} and is undecided in "
+        f"{undecided}"
     )
 
 
@@ -86,9 +87,9 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
     text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
-    text += f"comparisons (a method at a size): {_won(small)} up to {SMALL} samples per class, "
-    text += f"{_won(large)} above. They beat every control, herding and k-center too, in {every}, "
-    text += f"and are worse than random samples in {worse}."
+    text += f"comparisons (a method at a size), worse in {worse}, and better than herding and "
+    text += f"k-center too in {every}. Up to {SMALL} samples per class they are better "
+    text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
         text += f" With soft labels of one teacher they are better {_won(soft)}."
     return text
@@ -118,33 +119,29 @@ def summary(
 
 def table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells as texts to read, one row each."""
-
-    def ends(row: pd.Series, names: tuple[str, str, str]) -> str:
-        values = Interval(*row[list(names)])
-        return "—" if np.isnan(values.estimate) else f"{values:.2f}"
-
-    def power(row: pd.Series) -> str:
-        signs = {"tells_below": "≤", "tells_above": "≥"}
-        return (
-            ", ".join(f"{s} {row[n]:.3g}" for n, s in signs.items() if row[n] == row[n]) or "none"
-        )
-
-    rows = [
-        {
+    rows = []
+    for _, row in cells.iterrows():
+        ends = (("≤", row["tells_below"]), ("≥", row["tells_above"]))
+        told = ", ".join(f"{sign} {end:g}" for sign, end in ends if pd.notna(end))
+        rival = ""
+        if pd.notna(row["rival"]):
+            rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
+        texts = {
             **{"data": row["data"], "method": row["method"], "verdict": row["outcome"]},
-            "because": row["why"],
-            "exponent b": ends(row, ("b", "low", "high")),
-            "R²": f"{row['r2']:.3f} ({row['r2_null']:.2f}, {row['r2_null_95']:.2f})",
-            "floor c": ends(row, ("floor", "floor_low", "floor_high")),
-            "ΔAIC of the best rival": f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
-            if isinstance(row["rival"], str)
-            else "—",
-            "exponents told from 1/2": power(row),
+            **{"because": row["why"], "exponent b": _interval(row, "b", "low", "high")},
+            "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
+            "floor c": _interval(row, "floor", "floor_low", "floor_high"),
+            "ΔAIC of the best rival": rival or "—",
+            "exponents told from 1/2": told or "none",
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
-        for _, row in cells.iterrows()
-    ]
+        rows.append(texts)
     return pd.DataFrame(rows)
+
+
+def _interval(row: pd.Series, *names: str) -> str:
+    values = Interval(*row[list(names)])
+    return "—" if np.isnan(values.estimate) else f"{values:.2f}"
 
 
 def r2(cells: pd.DataFrame) -> Text:
@@ -173,10 +170,11 @@ def against_random(gains: pd.DataFrame) -> Text:
     """Say for each data set and label regime at which sizes methods beat random samples."""
     lines = []
     for data, rows in gains[gains["method"].isin(PAPER_METHODS)].groupby("data", sort=False):
-        parts = []
+        every, parts = rows["ipc"].nunique(), []
         for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
             sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]
-            names = [f"{method} ({listed(ipcs, 'and')})" for method, ipcs in sizes]
+            places = {m: "all" if len(ipcs) == every else listed(ipcs, "and") for m, ipcs in sizes}
+            names = [f"{method} ({place})" for method, place in places.items()]
             parts.append(f"{words}: {listed(names, 'and') or 'none'}")
         lines.append(f"**{data}**, at samples per class: {'; '.join(parts)}.")
     return Text(bullets(lines))
@@ -209,13 +207,23 @@ def coverage(tests: Mapping[str, pd.DataFrame], k_stars: Mapping[str, pd.DataFra
         epsilons = listed((f"{e:g}" for e in table["epsilon"].unique()), "and")
         verdict = confirms(table)
         line = f"**{study}: {verdict}.** R² of ln k* at gaps of {epsilons}: {', '.join(parts)}."
-        worst = k_stars[study].dropna(subset="worst")["worst"]
-        if len(worst):
-            (name, count), *_ = worst.value_counts().items()
-            line += f" The worst member decides: in {count} of {len(worst)} cases (a family at one "
-            line += f"gap) it is {name}."
+        line += _decides(k_stars[study].dropna(subset="worst"))
         lines.append(line)
     return Text(bullets(lines) or "No study of the coverage law is among these findings.")
+
+
+def _decides(k_stars: pd.DataFrame) -> str:
+    """Name the worst member that goes with the largest k*, at the smallest accepted gap."""
+    if k_stars.empty:
+        return ""
+    rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
+    name = rows.groupby("worst")["k_star"].median().idxmax()
+    sizes, others = (rows.loc[(rows["worst"] == name) == chosen, "k_star"] for chosen in (1, 0))
+    text = (
+        f" The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
+    )
+    text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {sizes.median():.0f}"
+    return f"{text}, elsewhere {others.median():.0f}." if len(others) else f"{text}."
 
 
 def planner(held: Mapping[str, tuple[int, int]]) -> Text:
@@ -255,8 +263,7 @@ def change(cells: pd.DataFrame) -> Text:
             "from 1/2. The others survive a weak test, and more seeds may reject them."
         )
     lines.append(
-        "A curve also fails if a method's settings are worse at some sizes than at others. Rates "
-        "were searched on held-out training data, by the same search for every method; a better "
-        "search could bend curves back."
+        "A curve also fails if a method's settings are worse at some sizes than at others. A "
+        "better search for them, size by size, could bend it back."
     )
     return Text(bullets(lines))

@@ -20,14 +20,12 @@ def test_every_cell_gets_the_verdict_of_its_truth(found):
     fails = dict.fromkeys(["dc", "random", "herding"], "fails")
     outcomes = {"dm": "survives", "mtt": "undecided", **fails}
     assert cells["outcome"].to_dict() == outcomes
-    assert cells["way"].to_dict() == {
-        **{"dc": "faster", "dm": None, "mtt": None},
-        **{"random": "no power of k", "herding": "no power of k"},
-    }
+    ways = {"dc": "faster", "random": "slower", "herding": "slower"}
+    assert cells["way"].dropna().to_dict() == ways
     assert cells.loc["mtt", "seeds_needed"] == np.inf  # a mean gap is below zero
     assert cells.loc["dm", "delta_aic"] > -2
     assert cells.loc["random", "delta_aic"] < -10
-    assert cells.loc["random", "rival"] == "logarithmic"
+    assert cells.loc["random", "rival"] in ("logarithmic", "free_exponent")
     assert 0.3 < cells.loc["dm", "tells_below"] < 0.5 < cells.loc["dm", "tells_above"] < 0.7
     assert (cells["missing"] == 0).all()
     assert (cells["asked"] == 30).all()
@@ -64,7 +62,9 @@ def test_the_coverage_law_of_one_study(found):
 def test_the_readme_is_filled_between_its_marks_and_only_there(found):
     page = "before\n<!-- findings: by x -->\nold\n<!-- end of findings -->\nafter\n"
     text = evidence.readme(page, found)
-    assert text.startswith("before\n<!-- findings: by x -->\n- **Scaling law.** Of 4 cells")
+    assert text.startswith(
+        "before\n<!-- findings: by x -->\n- **Scaling law.** The curve a/√k + c survives in 2 of 4"
+    )
     assert text.endswith("<!-- end of findings -->\nafter\n")
     assert evidence.readme(text, found) == text
     assert max(map(len, text.splitlines())) <= 100

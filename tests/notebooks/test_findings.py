@@ -13,7 +13,7 @@ def test_it_says_and_shows_what_the_tables_hold(tmp_path):
     notebook = nbformat.read(out, 4)
     assert len(outputs(notebook, "image/png")) == 3
     verdicts, r2, against, labels, coverage, planner, change = outputs(notebook, "text/markdown")
-    assert verdicts.startswith("- **Scaling law.** Of 4 cells")
+    assert verdicts.startswith("- **Scaling law.** The curve a/√k + c survives in 2 of 4 cells")
     assert r2.startswith("**As the paper means it:**")
     assert "**mnist, soft labels**" in against
     assert "**With the same teacher, no method significantly beats random samples.**" in labels

@@ -232,6 +232,33 @@ def test_a_full_disk_is_said_in_one_sentence(project):
     assert "Traceback" not in printed
 
 
+def test_what_the_data_decide_is_checked_for_every_file_first(project, run, monkeypatch):
+    monkeypatch.setenv("DDLIB_DATA", str(project.root))
+    monkeypatch.setenv("HOME", str(project.root))
+    project.notebook("01_study", "open('started', 'w').close()")
+    project.notebook("03_families", "# check_coverage(settings)")
+    paths = [
+        project.parameters("study/uneven", k=[4]),
+        project.parameters("study/missing", data={"name": "mnist"}),
+        project.parameters("families/few"),
+    ]
+    messages = [run.message for run in batch.read_all(paths)]
+    assert "4" in messages[0]
+    assert "mnist" in messages[1]
+    assert messages[2] == "1 configurations make no families; give at least 3"
+    assert not (project.root / "started").exists()
+
+
+@pytest.mark.slow
+def test_the_pages_that_a_batch_leaves_link_to_each_other(project, run):
+    for name, link in {"01_first": "[next](02_second.ipynb)", "02_second": "nothing"}.items():
+        project.notebook(name, f"from IPython.display import Markdown; Markdown({link!r})")
+        project.parameters(f"{name[3:]}/one")
+    assert run("parameters", "--workers", "1")[0] == 0
+    page = (project.results("first/one") / "01_first.html").read_text()
+    assert '<a href="../../second/one/02_second.html">next</a>' in page
+
+
 def test_what_cannot_be_a_batch_is_refused(project, run):
     project.notebook("01_study", RUN)
     assert run("nowhere")[0] == "there is no file or folder nowhere; check the path"

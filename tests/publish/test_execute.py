@@ -1,11 +1,16 @@
 """Running a notebook with a file of parameters: where its files go, and what is refused."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from clusters import in_process
+from clusters import heed_interrupts, in_process
 
 from ddlib.publish import page
 from ddlib.publish.execute import main
@@ -19,6 +24,16 @@ STUDY = {
 }
 
 
+def write(path: Path, source: str, tagged=("code",), cell="k = 0") -> None:
+    """Write a notebook of one cell, after those that are tagged."""
+    cells = [
+        getattr(nbformat.v4, f"new_{kind}_cell")(cell, metadata={"tags": ["parameters"]})
+        for kind in tagged
+    ] + [nbformat.v4.new_code_cell(source)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
 @pytest.fixture
 def run(tmp_path):
     """Run a notebook of one cell, whose source is given; return its results folder.
@@ -26,17 +41,12 @@ def run(tmp_path):
     tagged: one more cell for each, of these types, with the tag of the parameters cell.
     """
 
-    def execute(source: str, text: str | None = None, tagged=("code",), **changes) -> Path:
-        values = STUDY | {"results": str(tmp_path / "out")} | changes
+    def execute(source: str, text: str | None = None, tagged=("code",), cell="k = 0", **changes):
+        places = {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
+        values = STUDY | places | changes
         parameters = tmp_path / "mine.yaml"
         parameters.write_text(yaml.safe_dump(values) if text is None else text)
-        cells = [
-            getattr(nbformat.v4, f"new_{kind}_cell")("k = 0", metadata={"tags": ["parameters"]})
-            for kind in tagged
-        ] + [nbformat.v4.new_code_cell(source)]
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-        nbformat.write(notebook, tmp_path / "question.ipynb")
+        write(tmp_path / "question.ipynb", source, tagged, cell)
         main([str(tmp_path / "question.ipynb"), str(parameters)])
         return tmp_path / "out"
 
@@ -53,6 +63,75 @@ def test_the_notebook_and_its_page_go_where_the_parameters_say(run, capfd, monke
     printed = capfd.readouterr().out
     assert printed.endswith(f"read {folder / 'question.html'}\n")
     assert "once" not in printed  # the cell's output is logged, and not printed a second time
+
+
+def test_the_file_is_the_whole_study_and_the_log_names_run_and_cells(run, capfd, caplog):
+    caplog.set_level("INFO", logger="papermill")
+    cell = "k, seeds, configurations, labels = 0, 9, {'mine': {}}, {'regime': 'learned'}"
+    folder = run("print(seeds, configurations, labels)", cell=cell)
+    executed = nbformat.read(folder / "question.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text.startswith("5 {} {'regime': 'hard',")  # defaults
+    name = f"{folder.parent.name}/mine"
+    lines = [record.getMessage() for record in caplog.records if "ell" in record.getMessage()]
+    assert lines[-3:] == [f"{name}: cell {number} of 3" for number in (1, 2, 3)]
+
+
+def test_a_progress_bar_leaves_one_line(run):
+    bar = (
+        "for n in range(3): print(f'\\r{n} of 2', end='', flush=True); __import__('time').sleep(.1)"
+    )
+    executed = nbformat.read(run(bar) / "question.ipynb", 4)
+    assert [output.text for output in executed.cells[-1].outputs] == ["2 of 2"]
+
+
+def test_a_notebook_of_other_parameters_is_refused(tmp_path):
+    notebook = Path(__file__).parents[2] / "notebooks" / "01_scaling_law.ipynb"
+    parameters = notebook.parents[1] / "parameters" / "methods" / "quick.yaml"
+    with pytest.raises(
+        SystemExit, match=r"is for 02_methods\.ipynb, not for 01_scaling_law\.ipynb"
+    ):
+        main([str(notebook), str(parameters), f"results={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"k": [15]}, "15"),
+        ({"data": {"name": "cifar10"}}, "cifar10"),
+        ({"network": {"name": "text_cnn"}}, "text_cnn"),
+    ],
+)
+def test_what_the_data_decide_is_checked_before_a_kernel_starts(
+    run, tmp_path, monkeypatch, changes, sentence
+):
+    monkeypatch.setenv("DDLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match=sentence):
+        run("", **changes)
+    assert not list((tmp_path / "out").glob("*.ipynb"))
+
+
+def test_ctrl_c_leaves_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY | {"results": str(tmp_path / "out")}))
+    write(tmp_path / "question.ipynb", "open('started', 'w').close(); __import__('time').sleep(99)")
+    command = [sys.executable, "-m", "ddlib.publish.execute", "question.ipynb", "mine.yaml"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1].splitlines()
+    assert said[-1] == "stopped; what is finished is kept: the same command goes on from there"
+    assert process.returncode == 1
+    assert not [line for line in said if "Traceback" in line]
 
 
 def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsys):

@@ -14,6 +14,7 @@ from ddlib.study.store import read_seconds
 METHODS = {
     "random": {},
     "herding": {"steps": 100},
+    "k_center": {"features": "trained", "epochs": 30, "batch_size": 16},
     "dm": {"iterations": 60, "real_batch": 20, "augmentation": "none"},
     "dc": {"iterations": 6, "outer_steps": 5, "inner_epochs": 4, "real_batch": 20},
     "mtt": {
@@ -39,7 +40,7 @@ def test_seconds_are_within_a_factor_of_two_and_what_is_cached_costs_nothing(tmp
     options = {"methods": METHODS, "training": training, "reference": "same_steps"}
     study = settings(tmp_path, address, **options)
     plan = make_plan(study)
-    assert counts(plan) == ("20 trials, 0 of them cached; 2 networks on all data, 0 of them cached")
+    assert counts(plan) == ("24 trials, 0 of them cached; 2 networks on all data, 0 of them cached")
     before = forecast(plan)
     assert before.workers == 1
     assert 100 < before.megabytes < 10_000
@@ -47,12 +48,12 @@ def test_seconds_are_within_a_factor_of_two_and_what_is_cached_costs_nothing(tmp
     spent = costs.groupby("method")["distil_seconds"].sum()
     spent += costs.groupby("method")["prepare_seconds"].first()
     spent["evaluation"] = costs["evaluate_seconds"].sum()
-    for part in ("herding", "dm", "dc", "mtt", "evaluation"):
+    for part in ("herding", "k_center", "dm", "dc", "mtt", "evaluation"):
         assert spent[part] / 2 < before.parts[part] < 2 * spent[part], part
     after = forecast(plan)
     assert after.parts.sum() == 0
     assert counts(plan) == (
-        "20 trials, 20 of them cached; 2 networks on all data, 2 of them cached"
+        "24 trials, 24 of them cached; 2 networks on all data, 2 of them cached"
     )
     # where trials of other seeds left their seconds, these are the forecast
     more = forecast(make_plan(settings(tmp_path, address, **options, seeds=3))).parts

@@ -1,6 +1,7 @@
 """The plan of a study: which files a change keeps, and the sentences that refuse bad input."""
 
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from papermill.parameterize import parameterize_notebook
 
 from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
-from ddlib.study.plan import Plan, make_plan
+from ddlib.study.plan import Plan, check_folder, make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, check_coverage, notebook_parameters, read_settings
 
@@ -235,10 +236,11 @@ def test_the_parameters_cell_gives_the_settings():
         **{"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}},
         **{"methods": {"random": {}}, "k": [10, 20], "results": "results/x", "seeds": 5},
     }
-    assert given(seeds=2) == parameters | {"seeds": 2}  # a file that changes the example
-    other = given(data={"name": "mnist"}, k=[10])  # a study of its own
-    with pytest.raises(ValueError, match="the parameter 'network' is missing; add it to the YAML"):
-        read_settings(other)
+    assert given(seeds=2) == parameters | {"seeds": 2}
+    assert given(data={"name": "mnist"}, k=[10]) == parameters | {
+        "data": {"name": "mnist"},
+        "k": [10],
+    }
 
 
 def test_papermill_overrides_the_parameters_cell():
@@ -246,7 +248,6 @@ def test_papermill_overrides_the_parameters_cell():
     rates = {1: 1, 100: 50.5}
     changed = given() | {"seeds": 2, "methods": {"dm": {"learning_rate": rates}}, "workers": None}
     parameters = given("later = 7", **changed)
-    assert parameters.keys() == changed.keys()
     read = read_settings(parameters)
     assert (read.seeds, read.workers, read.k) == (2, None, [10, 20])
     assert read.methods["dm"][1].learning_rate == rates
@@ -258,3 +259,37 @@ def test_an_unknown_name_is_refused_until_it_is_put_right():
         read_settings(given(sedes=2))
     right = DEFAULTS.replace("seeds = 5", "seeds = 2")
     assert read_settings(given(DEFAULTS + "sedes = 2\n", right)).seeds == 2
+
+
+def test_a_missing_parameter_is_named_and_no_file_is():
+    table = given()
+    del table["k"]
+    with pytest.raises(ValueError, match=r"the parameter .k. is missing; add it$"):
+        read_settings(table)
+
+
+# The results folder.
+
+
+def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
+    table = given() | {"results": str(tmp_path), "cache": str(tmp_path / "cache")}
+    make_plan(read_settings(table))
+    (tmp_path / "settings.json").write_text(json.dumps(table))  # as at the end of a run
+    spelled_out = table | {"training": {"momentum": 0.9}, "labels": None}
+    assert check_folder(read_settings(spelled_out)) == []
+    grown = {"k": [10, 20, 50], "seeds": 7, "methods": {"random": {}, "herding": {}}}
+    assert check_folder(read_settings(table | grown)) == ["methods", "k", "seeds"]
+    others = {
+        "data": {"name": "digits", "per_class": 20},
+        "network": {"name": "linear"},
+        "training": {"steps": 3},
+        "labels": {"regime": "soft", "teacher": {}},
+    }
+    for name, value in others.items():
+        with pytest.raises(
+            ValueError, match=f"whose {name} is .*; name another folder in `results`"
+        ):
+            make_plan(read_settings(table | {name: value}))
+    (tmp_path / "settings.json").write_text(json.dumps(table | {"sedes": 3}))
+    with pytest.raises(ValueError, match=r"holds a study that cannot be read .*; name another"):
+        make_plan(read_settings(table))
