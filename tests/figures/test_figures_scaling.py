@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from itertools import product
 
 import altair as alt
@@ -144,3 +145,11 @@ def test_the_renderer_gives_jupyterlab_its_mime_type_and_everyone_a_picture(gaps
     size = metadata["image/png"]
     assert Image.open(io.BytesIO(data["image/png"])).size == (2 * size["width"], 2 * size["height"])
     assert size["width"] <= 1000
+
+
+def test_warnings_in_a_notebook_name_no_path(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restored at the end
+    with alt.renderers.enable("default"):
+        render.enable()
+    text = warnings.formatwarning("3 files were skipped", UserWarning, "/home/me/load.py", 12)
+    assert text == "UserWarning: 3 files were skipped\n"
