@@ -11,6 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+FINDINGS = Path(__file__).parent / "findings"
+"""The folder of the finished studies that come with the library; see `ddlib.explore.findings`."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to a temporary file and rename it to `path`, so no reader sees half a file.

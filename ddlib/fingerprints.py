@@ -46,9 +46,9 @@ def fingerprint(identity: Any) -> str:
 def files_digest(folder: Path, suffixes: Iterable[str]) -> str:
     """Return a digest of the content and the relative paths of files below `folder`.
 
-    suffixes: the endings of the names of the files that count.
+    suffixes: the endings of the names of the files that count; "" is the end of all.
     """
-    paths = [path for suffix in suffixes for path in folder.rglob(f"*{suffix}")]
+    paths = [path for suffix in suffixes for path in folder.rglob(f"*{suffix}") if path.is_file()]
     return fingerprint({path.relative_to(folder).as_posix(): file_digest(path) for path in paths})
 
 

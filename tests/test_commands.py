@@ -11,6 +11,8 @@ import urllib.request
 import pytest
 from servers import MAKE, ROOT, serving
 
+from ddlib.study import check
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
@@ -26,6 +28,9 @@ def test_files_and_targets_of_a_command_exist(command):
     words = shlex.split(command)
     if words[0] == "dask":
         return
+    if words[:3] == ["python", "-m", "ddlib.study.check"]:
+        assert check.folders(words[3])
+        return
     if words[0] == "make":
         run = subprocess.run(
             [*MAKE, "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
@@ -33,7 +38,15 @@ def test_files_and_targets_of_a_command_exist(command):
         words = shlex.split(run.stdout.replace("\\\n", " "), comments=True)
     inputs = [word for word in words if re.match(r"(notebooks|parameters|examples)/", word)]
     assert all((ROOT / word).exists() for word in inputs)
-    assert inputs or command in ("make test", "make report", "make bench")
+    assert inputs or command in ("make test", "make lab", "make report", "make bench")
+
+
+def test_slides_are_made_of_the_first_lesson_and_of_the_findings():
+    command = [*MAKE, "--dry-run", "slides"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for study in ("start_here", "findings"):
+        assert f"parameters/{study}/quick.yaml" in said
+        assert f"results/{study}/quick/*.ipynb" in said
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("dask ")])

@@ -43,7 +43,7 @@ def read_folder(folder: Path, options: Options) -> Pair:
 def read_images(folder: Path, image_size: int | None) -> Pair:
     """Return the training and the test images in a folder, resized to image_size."""
     paths = [first_of(folder, *names) for names in CONTENT]
-    return [_read_images(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
+    return [read_classes(path, image_size) if path.is_dir() else _read_npz(path) for path in paths]
 
 
 def first_of(folder: Path, *names: str) -> Path:
@@ -79,7 +79,8 @@ def _read_npz(path: Path) -> RawSplit:
     return RawSplit(images, labels, tuple(map(str, names)))
 
 
-def _read_images(folder: Path, image_size: int | None) -> RawSplit:
+def read_classes(folder: Path, image_size: int | None) -> RawSplit:
+    """Return the images in a folder with one subfolder a class, resized to image_size."""
     names = sorted(entry.name for entry in folder.glob("[!.]*/"))
     notes: Counter[str] = Counter()
     files = _image_files(folder, names, notes)

@@ -17,6 +17,7 @@ from ddlib.figures import findings as charts
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
+from ddlib.stats.cells import Coverage
 from ddlib.stats.families import k_star, series, worst_member
 from ddlib.stats.pilot import REACH, ends, read_pilot
 from ddlib.words import findings as words
@@ -25,21 +26,6 @@ EXAMPLE = "digits"  # runs in minutes; it counts only while nothing else has bee
 ALL = "all configurations"
 README, PICTURE = "README.md", "notebooks/images/exponents.png"
 BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", re.DOTALL)
-
-
-class Coverage(NamedTuple):
-    """What one study says of the coverage law and of the planner.
-
-    k_stars: the table of `families.k_star` with the measures of `covers.measures`, and worst (the
-    member whose gap is worst at the measured size nearest to k*); fitted, within: of `regressions`,
-    within None where no families are of equal size; held: how many of the planner's intervals held
-    what its pilot left out, and of how many.
-    """
-
-    k_stars: pd.DataFrame
-    fitted: pd.DataFrame
-    within: pd.DataFrame | None
-    held: tuple[int, int]
 
 
 class Evidence(NamedTuple):
@@ -161,9 +147,7 @@ def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
 
 def readme(page: str, found: Evidence) -> str:
     """Return the README with these findings in the place of those between its two marks."""
-    tests = {name: study.fitted for name, study in found.coverage.items()}
-    held = {name: study.held for name, study in found.coverage.items()}
-    text = words.summary(found.cells, found.gains, tests, held)
+    text = words.summary(found.cells, found.gains, found.coverage)
     return BLOCK.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
 
 

@@ -6,26 +6,35 @@ sets and networks. Explorers and notebooks read them; `python -m ddlib.study.che
 trials of them.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ddlib.explore import sheets, tables
+from ddlib.explore.tables import Tables
 from ddlib.files import write_atomically
+from ddlib.fingerprints import plain_text
+from ddlib.study import provenance
 
 
-def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS) -> list[Path]:
+def write_findings(
+    folders: Sequence[str | Path], commit: str | None = None, target: Path = tables.FINDINGS
+) -> list[Path]:
     """Copy the tables of these results folders to `target`; return the folders there.
 
     A copy is named by the last two parts of its folder, such as scaling_law/adult. Distilled images
-    become small sheets. Raises the errors of `tables.read`, before anything is written.
+    become small sheets. commit: of the studies that ended before provenance was written; it is
+    written now, with the versions and the machine of this process. Raises ValueError if it is
+    needed, and the errors of `tables.read`, before anything is written.
     """
-    places = []
-    for study in [tables.read(folder) for folder in folders]:
-        place = target.joinpath(*study.folder.parts[-2:])
-        for name in ("settings.json", tables.PROVENANCE):
-            if (study.folder / name).is_file():
-                write_atomically(place / name, (study.folder / name).read_bytes())
+    studies = [tables.read(folder) for folder in folders]
+    origins = [_provenance(study, commit) for study in studies]
+    places = [target.joinpath(*study.folder.parts[-2:]) for study in studies]
+    for place, study, origin in zip(places, studies, origins, strict=True):
+        settings = (study.folder / "settings.json").read_bytes()
+        write_atomically(place / "settings.json", settings)
+        write_atomically(place / provenance.PROVENANCE, plain_text(origin).encode())
         frames = {name: getattr(study, name) for name in tables.FRAMES}
         for name, frame in {**frames, "sheets": sheets.small(study.sheets)}.items():
             if len(frame):
@@ -33,16 +42,30 @@ def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS
                 write_atomically(place / f"{name}.parquet", content)
         if study.distances is not None:
             tables.write_distances(place, study.distances, study.noise)
-        places.append(place)
     return places
 
 
-def main(folders: Sequence[str]) -> None:
+def _provenance(study: Tables, commit: str | None) -> dict:
+    if study.provenance:
+        return dict(study.provenance)
+    if commit is None:
+        raise ValueError(
+            f"the study in {study.folder} has no {provenance.PROVENANCE}; give the commit of ddlib "
+            "that it ran with, as --commit, on the machine where it ran"
+        )
+    return provenance.describe(study.folder, study.costs, provenance.commit(commit))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Add findings from a shell; on an error, print one sentence and exit with code 1."""
-    if not folders:
-        sys.exit("usage: python -m ddlib.explore.findings RESULTS_FOLDER...")
+    parser = argparse.ArgumentParser(
+        "python -m ddlib.explore.findings", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("folders", nargs="+", help="results folders of studies that have ended")
+    parser.add_argument("--commit", help="of ddlib, for studies without provenance.json")
+    options = parser.parse_args(arguments)
     try:
-        places = write_findings(folders)
+        places = write_findings(options.folders, options.commit)
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
     for place in places:
@@ -51,4 +74,4 @@ def main(folders: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

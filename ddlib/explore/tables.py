@@ -14,10 +14,9 @@ from typing import Any
 import pandas as pd
 
 from ddlib.explore import sheets
-from ddlib.files import from_root, read_json, write_atomically
+from ddlib.files import FINDINGS, from_root, read_json, write_atomically
 from ddlib.stats import covers
 
-FINDINGS = Path(__file__).parents[1] / "findings"
 FRAMES = ("trials", "references", "costs", "teachers")
 DISTANCES, PROVENANCE = "distances.parquet", "provenance.json"
 Families = dict[str, tuple[str, ...]]

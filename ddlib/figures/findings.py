@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ddlib.figures import style
-from ddlib.stats.cells import GAINS, OUTCOMES, ordered
+from ddlib.figures.coverage import K_STAR_SHAPES
+from ddlib.stats.cells import GAINS, OUTCOMES, Coverage, ordered
 
 LARGEST = 2.0  # a larger exponent is drawn at this edge, as a triangle
 OUTCOME_COLOURS = dict(zip(OUTCOMES, (style.COLOURS[0], style.COLOURS[1], "#888888"), strict=True))
@@ -93,34 +94,36 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
     )
 
 
-def coverage(k_stars: Mapping[str, pd.DataFrame], tests: Mapping[str, pd.DataFrame]) -> alt.Chart:
-    """Draw k* of every family against H_cov and ln M, a row a study.
-
-    k_stars: columns family, epsilon, k_star, censored, worst, and PREDICTORS; tests: the tables of
-    `ddlib.stats.regressions.regress`.
-    """
+def coverage(studies: Mapping[str, Coverage]) -> alt.FacetChart:
+    """Draw k* of every family against H_cov and ln M, a row a study."""
     rows, headings = [], []
-    for study, table in k_stars.items():
-        judged = tests[study].set_index(["predictor", "epsilon"])
-        for predictor, name in PREDICTORS.items():
+    for name, study in studies.items():
+        judged = study.fitted.set_index(["predictor", "epsilon"])
+        for predictor, title in PREDICTORS.items():
             lines = [
                 f"ε = {epsilon:g}: R² {row.r2:.2f}, p = {row.p:.3f}"
                 for epsilon, row in judged.loc[predictor].iterrows()
                 if not row.reason
             ]
-            headings.append("\n".join([f"{study}: k* against {name}", *lines]))
-            rows.append(table.assign(x=table[predictor], panel=headings[-1]))
+            headings.append("\n".join([f"{name}: k* against {title}", *lines]))
+            rows.append(study.k_stars.assign(x=study.k_stars[predictor], panel=headings[-1]))
     points = pd.concat(rows).dropna(subset="k_star")
+    points["place"] = points["censored"].str.partition(" ")[0].replace("", "measured")
     points = points.assign(epsilon="ε = " + points["epsilon"].map("{:g}".format))
     y = alt.Y("k_star:Q", scale=alt.Scale(type="log"), title="k* (log scale)")
     hue = style.colour("epsilon", points["epsilon"].unique(), orient="top")
     marks = alt.Chart(points, width=style.WIDTH // 2 - 60, height=150).mark_point(size=55)
     marks = marks.encode(
-        alt.X("x:Q", title="nats"), y, hue, tooltip=style.tips("family:N", "k_star", "worst:N", "x")
+        alt.X("x:Q", title="nats"),
+        y,
+        hue,
+        alt.Shape("place:N", scale=style.scale(K_STAR_SHAPES), legend=None),
+        tooltip=style.tips("family:N", "k_star", "censored:N", "worst:N", "x"),
     )
     chart = style.panels(marks, "panel", headings, columns=2)
     return style.figure(
         chart.resolve_scale(x="independent", y="independent"),
         "Does a family need more samples because it is more diverse?",
-        "One mark a family and accepted gap ε. p: from relabelled configurations.",
+        "One mark a family and accepted gap ε. p: from relabelled configurations. Triangles: k* is",
+        "above the largest or below the smallest size measured.",
     )

@@ -17,9 +17,13 @@ from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import (
     characteristic,
     clusters,
+    difficulty,
     diffusion,
     distribution,
     gradient,
+    imported,
+    patches,
+    recovery,
     selection,
     trained,
     trajectory,
@@ -28,8 +32,6 @@ from ddlib.methods.common import check_factor
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
-
-PIPELINE_FILES = (".json", ".safetensors", ".bin")  # of a folder that a parameter names
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Method:
     def reads(self, parameters: Parameters) -> list[str]:
         """Return digests of the files and folders that parameters name, such as weights."""
         places = [from_root(text) for text in _texts(vars(parameters))]
-        folders = [files_digest(place, PIPELINE_FILES) for place in places if os.path.isdir(place)]
+        folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
         return folders + [file_digest(place) for place in places if os.path.isfile(place)]
 
 
@@ -111,6 +113,7 @@ def _texts(plain: Any) -> Iterator[str]:
 
 
 FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, selection.train_network)}
+TEACHER = Preparation(trained.teacher_job, trained.train_network, of_network=False)
 METHODS: dict[str, Method] = {
     "random": Method(selection.random, selection.RandomSelection, shares=True),
     "herding": Method(selection.herding, selection.FeatureSelection, **FEATURES),
@@ -133,11 +136,27 @@ METHODS: dict[str, Method] = {
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
     ),
+    "datm": Method(
+        difficulty.distil,
+        difficulty.DifficultyAlignedMatching,
+        preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
     "ncfm": Method(
         characteristic.distil,
         characteristic.CharacteristicMatching,
         shares=True,
         preparation=Preparation(characteristic.jobs, trained.train_network),
+        check=check_factor,
+    ),
+    "rded": Method(
+        patches.distil, patches.RealisticPatches, preparation=TEACHER, check=check_factor
+    ),
+    "sre2l": Method(
+        recovery.distil,
+        recovery.StatisticsRecovery,
+        shares=True,
+        preparation=TEACHER,
+        check=recovery.check_teacher,
     ),
     "mgd3": Method(
         diffusion.distil,
@@ -145,4 +164,5 @@ METHODS: dict[str, Method] = {
         shares=True,
         preparation=Preparation(diffusion.jobs, unet.train, of_network=False),
     ),
+    "imported": Method(imported.distil, imported.ImportedSet, check=imported.check),
 }

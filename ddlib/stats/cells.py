@@ -5,6 +5,7 @@ Letters: K distinct k.
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,16 +26,31 @@ OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
 
 
+class Coverage(NamedTuple):
+    """What one study says of the coverage law and of the planner.
+
+    k_stars: the table of `families.k_star` with the measures of `covers.measures`, and worst (the
+    member whose gap is worst at the measured size nearest to k*); fitted, within: of `regressions`,
+    within None where no families are of equal size; held: how many of the planner's intervals held
+    what its pilot left out, and of how many.
+    """
+
+    k_stars: pd.DataFrame
+    fitted: pd.DataFrame
+    within: pd.DataFrame | None
+    held: tuple[int, int]
+
+
 def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
     """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
 
     Columns: data, method; kind (one of KINDS, "paper" for PAPER_METHODS); outcome and why of
     `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves
-    above PAPER_R2); floor, floor_low, floor_high (the c of a/√k + c); rival (the law with the least
-    AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above
-    (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells).
-    What is not available is NaN or None.
+    exponent); floor, floor_low, floor_high (the c of a/√k + c); misfit, r2, r2_null, r2_null_95 of
+    that law, and r2_null_share (of random falling curves above PAPER_R2); rival (the law with the
+    least AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below,
+    tells_above (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of
+    undecided cells). What is not available is NaN or None.
     """
     rows = [
         {"data": data, "method": method, "kind": _place(method)[0], **_cell(methods[method])}
@@ -66,7 +82,7 @@ def _cell(fits: Fits) -> dict[str, object]:
     row |= zip(("b", "low", "high"), free.parameters.get("b", unknown), strict=True)
     names = ("floor", "floor_low", "floor_high")
     row |= zip(names, law.parameters.get("c", unknown), strict=True)
-    row |= {name: getattr(law, name) for name in ("r2", "r2_null", "r2_null_95")}
+    row |= {name: getattr(law, name) for name in ("misfit", "r2", "r2_null", "r2_null_95")}
     row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
     rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
     if rivals and law.aic is not None:

@@ -80,16 +80,20 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=names)
 
 
-def confirms(tests: pd.DataFrame) -> str:
-    """Return "confirmed", "not confirmed" or "not decided": the coverage law, by `regress`.
+def confirms(tests: pd.DataFrame, within: pd.DataFrame | None) -> str:
+    """Return "confirmed", "not confirmed" or "not decided": the coverage law, by three conditions.
 
-    It is confirmed if k* rises significantly with H_cov, and more than with RIVAL, at each epsilon
-    that can be tested.
+    At each epsilon that can be tested, k* rises significantly with H_cov, more than with RIVAL, and
+    among families of equal M. tests, within: of `regress` and `within_equal`.
     """
     rows = tests[(tests["predictor"] == "h_cov") & (tests["reason"] == "")]
     if rows.empty:
         return "not decided"
-    return "confirmed" if (rows[["p", "p_lead"]] <= LEVEL).all(axis=None) else "not confirmed"
+    ps = rows[["p", "p_lead"]].to_numpy().ravel()
+    if within is not None:
+        equal = within[(within["predictor"] == "h_cov") & within["epsilon"].isin(rows["epsilon"])]
+        ps = np.append(ps, equal["p"])
+    return "confirmed" if (ps <= LEVEL).all() else "not confirmed"
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame) -> Iterator[tuple]:

@@ -64,11 +64,18 @@ LOOPS = {
         [EXPERT | {"student_steps": n} for n in (1, 4)],
         lambda iterations, student_steps: (1, iterations * student_steps),
     ),
+    "datm": (
+        [EXPERT | {"min_start": 0, "label_snapshot": 1, "student_steps": n} for n in (1, 4)],
+        lambda iterations, student_steps: (1, iterations * student_steps),
+    ),
+    "rded": ([{}], lambda: (1,)),
+    "sre2l": ([{"iterations": n} for n in (1, 3)], lambda iterations: (1, iterations)),
     "ncfm": (
         [{"iterations": n, "networks": 1} for n in (1, 3)],
         lambda iterations: (1, iterations),
     ),
     "mgd3": ([{"steps": n, "stop": 0} for n in (1, 4)], lambda steps: (1, steps)),
+    "imported": ([{}], lambda: (1,)),
 }
 """By method: the changes of parameters that make short runs, and how often each loop runs."""
 

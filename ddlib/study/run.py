@@ -16,6 +16,7 @@ from ddlib.methods import METHODS
 from ddlib.study import jobs, store
 from ddlib.study.cluster import check_main_guard, connect
 from ddlib.study.plan import Plan, Reference, Trial, check_folder, make_plan
+from ddlib.study.provenance import machine, write_provenance
 from ddlib.study.results import Result, collect
 from ddlib.study.settings import CONVERGED, Settings
 from ddlib.study.worker import UnfitWorkerError
@@ -44,11 +45,14 @@ def run(settings: Settings) -> Result:
                 flush=True,
             )
         trials, references = missing(plan)
-        if trials or references:
-            print(counts(plan), flush=True)
-            with connect(plan.settings, plan.context) as client:
-                _finish(plan, client, trials, references)
-        return collect(plan)
+        if not (trials or references):
+            return collect(plan)
+        print(counts(plan), flush=True)
+        total = len(plan.trials) + len(plan.references)
+        machines = compute(plan, trials, references, total - len(trials) - len(references))
+        result = collect(plan)
+        write_provenance(result, machines)
+        return result
 
 
 def missing(plan: Plan) -> tuple[list[Trial], list[Reference]]:
@@ -67,24 +71,30 @@ def counts(plan: Plan) -> str:
     )
 
 
-def _finish(
-    plan: Plan, client: Client, trials: Sequence[Trial], references: Sequence[Reference]
-) -> None:
-    """Submit all jobs, and write the record of each trial when it ends."""
-    graph = Graph(plan, client)
-    ends: dict[Future, Sequence[Trial | Reference]] = {
-        graph.reference(wanted): [wanted] for wanted in references
-    }
-    ends |= graph.evaluations(trials)
-    total = len(plan.trials) + len(plan.references)
-    done = total - len(trials) - len(references)
-    with tqdm(total=total, initial=done, desc="trials", file=sys.stdout, ncols=90) as bar:
-        for future in as_completed(list(ends)):
-            for target, record in zip(ends[future], _records(future, ends[future]), strict=True):
-                if record:
-                    store.write_record(target.path, record)
-            bar.update(len(ends[future]))
-    wait(list(graph.files.values()))  # some remain if a job that needed them failed
+def compute(
+    plan: Plan, trials: Sequence[Trial], references: Sequence[Reference], done: int = 0
+) -> list[dict[str, Any]]:
+    """Compute trials and networks on all data, write their records, and return workers' machines.
+
+    done: the number that is cached, for the progress bar. The caller holds the lock of the folder.
+    """
+    with connect(plan.settings, plan.context) as client:
+        machines = list(client.run(machine).values())
+        graph = Graph(plan, client)
+        ends: dict[Future, Sequence[Trial | Reference]] = {
+            graph.reference(wanted): [wanted] for wanted in references
+        }
+        ends |= graph.evaluations(trials)
+        total = done + len(trials) + len(references)
+        with tqdm(total=total, initial=done, desc="trials", file=sys.stdout, ncols=90) as bar:
+            for future in as_completed(list(ends)):
+                targets = ends[future]
+                for target, record in zip(targets, _records(future, targets), strict=True):
+                    if record:
+                        store.write_record(target.path, record)
+                bar.update(len(targets))
+        wait(list(graph.files.values()))  # some remain if a job that needed them failed
+    return machines
 
 
 def _records(future: Future, targets: Sequence[Trial | Reference]) -> Sequence[Any]:

@@ -27,7 +27,8 @@ from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
 from ddlib.words.text import listed
 
-NUMBERS = {"mtt": ["learning_rate", "step_size"], "mgd3": ["guidance"]}
+OF_STUDENTS = ["learning_rate", "step_size"]
+NUMBERS = {"mtt": OF_STUDENTS, "datm": OF_STUDENTS, "mgd3": ["guidance"]}
 """What is searched; for other methods that move images by SGD it is the learning rate."""
 FACTORS = (1 / 16, 1 / 4, 4, 16)
 HELD_OUT = 300  # images per class at most: one standard error at 10 classes is 0.9 points
@@ -66,9 +67,9 @@ def search(
     held_out: samples per class to test on, by default those that `data` holds out, or else a fifth
     of the smallest class, at most HELD_OUT. Columns: method, ipc, number, factor, value, accuracy
     (balanced if that is the study's measure; on held-out samples, the mean over seeds; NaN if a
-    seed failed), standard_error, seconds (of one core), chosen, at_edge (whether no smaller or no
-    larger value was tried). The factor nearest to 1 is chosen among equal ones. Raises ValueError
-    or OSError, in one sentence.
+    seed failed), standard_error, seconds (of one core), message (why a seed failed), chosen,
+    at_edge (whether no smaller or no larger value was tried). The factor nearest to 1 is chosen
+    among equal ones. Raises ValueError or OSError, in one sentence.
     """
     real, rows, variants = load(**settings.data | {"held_out": None, "per_class": None}), [], {}
     ipcs, smallest = read_ipcs(settings.k, real), int(real.train.labels.bincount().min())
@@ -109,15 +110,17 @@ def search(
 
 
 def _measured(result: Result) -> pd.DataFrame:
-    """Return accuracy, its standard error over seeds, and seconds, by variant and size."""
+    """Return accuracy, its standard error over seeds, seconds and message, by variant and size."""
     keys, costs = ["method", "ipc"], result.costs
     accuracies = result.trials.assign(accuracy=1 - result.trials["error"])
     seeds = accuracies.groupby([*keys, "seed"])["accuracy"].mean().groupby(keys)
+    failed = accuracies[accuracies["status"] != "ok"]
     spent = costs.assign(seconds=costs["distil_seconds"] + costs["evaluate_seconds"])
     columns = {
         "accuracy": seeds.agg(lambda values: values.mean(skipna=False)),
         "standard_error": seeds.agg(lambda values: values.sem(skipna=False)),
         "seconds": spent.groupby(keys)["seconds"].sum(),
+        "message": failed.groupby(keys)["message"].first(),
     }
     return pd.DataFrame(columns).rename_axis(["variant", "ipc"]).reset_index()
 
@@ -142,7 +145,8 @@ def remarks(settings: Settings, table: pd.DataFrame) -> Iterable[str]:
             "file that is written"
         )
     for (method, ipc), rows in table[table["accuracy"].isna()].groupby(["method", "ipc"]):
-        yield f"{method} at ipc {ipc}: {len(rows)} candidates failed and cannot be chosen"
+        whys = [f"{row.number} {row.value:g} ({row.message})" for row in rows.itertuples()]
+        yield f"{method} at ipc {ipc}: these failed and cannot be chosen: {listed(whys, 'and')}"
     if skipped := [method for method in settings.methods if method not in set(table["method"])]:
         yield f"not searched, for want of a number to choose: {listed(skipped, 'and')}"
 
@@ -170,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_atomically(folder / "tuned.yaml", (head + text).encode())
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    print(table[table["chosen"]].drop(columns="chosen").round(4).to_string(index=False))
+    print(
+        table[table["chosen"]].drop(columns=["chosen", "message"]).round(4).to_string(index=False)
+    )
     print(*remarks(settings, table), sep="\n")
     print(f"run {folder / 'tuned.yaml'}; the search is in tune.csv beside it")
 

@@ -6,25 +6,30 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.cells import GAINS, OUTCOMES, PAPER_DATA, PAPER_METHODS, PAPER_R2, WAYS
-from ddlib.stats.intervals import Interval
+from ddlib.stats.cells import (
+    GAINS,
+    OUTCOMES,
+    PAPER_DATA,
+    PAPER_METHODS,
+    PAPER_R2,
+    WAYS,
+    Coverage,
+)
+from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
 from ddlib.words.methods import labels as of_labels
-from ddlib.words.text import Text, bullets, listed
+from ddlib.words.text import Text, bullets, listed, p_value
 
 SMALL = 10  # samples per class, up to which a set counts as small
 
 
-def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, tests: Mapping[str, pd.DataFrame]) -> Text:
+def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
     """Say in a few sentences what was found of both laws, and of methods against controls.
 
-    cells, gains: the tables of `ddlib.stats.cells`; tests: by study, that of
-    `ddlib.stats.regressions.regress`.
+    cells, gains, coverage (by study): as in `ddlib.stats.cells`.
     """
-    return Text(
-        bullets([_scaling(cells), _criterion(cells), _coverage(tests), _gains(cells, gains)])
-    )
+    return Text(bullets([_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]))
 
 
 def _scaling(cells: pd.DataFrame) -> str:
@@ -68,16 +73,17 @@ def _criterion(cells: pd.DataFrame) -> str:
     return f"{text}{low if low == high else f'{low} to {high}'} of random falling curves do."
 
 
-def _coverage(tests: Mapping[str, pd.DataFrame]) -> str:
-    if not tests:
+def _law(coverage: Mapping[str, Coverage]) -> str:
+    if not coverage:
         return "**Coverage law.** No study of it is among these findings."
-    outcomes = pd.Series({study: confirms(table) for study, table in tests.items()})
+    outcomes = pd.Series({n: confirms(study.fitted, study.within) for n, study in coverage.items()})
     groups = outcomes.index.groupby(outcomes).items()
     parts = [f"{outcome} on {listed(studies, 'and')}" for outcome, studies in groups]
     return (
         f"**Coverage law.** It is {'; '.join(parts)}. It counts as confirmed where k*, the samples "
         "that a family of training configurations needs, rises significantly with the family's "
-        "measured diversity H_cov, and more than with ln M, the log of its size."
+        "measured diversity H_cov, more than with ln M, the log of its size, and also among "
+        "families of equal size."
     )
 
 
@@ -87,8 +93,8 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
     text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
-    text += f"comparisons (a method at a size), worse in {worse}, and better than herding and "
-    text += f"k-center too in {every}. Up to {SMALL} samples per class they are better "
+    text += f"comparisons (a method at a size), worse in {worse}, and better than all controls, "
+    text += f"such as herding, in {every}. Up to {SMALL} samples per class they are better "
     text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
         text += f" With soft labels of one teacher they are better {_won(soft)}."
@@ -99,22 +105,18 @@ def _won(gains: pd.DataFrame) -> str:
     return f"in {gains['outcome'].isin(GAINS[:2]).sum()} of {len(gains)}"
 
 
-def summary(
-    cells: pd.DataFrame,
-    gains: pd.DataFrame,
-    tests: Mapping[str, pd.DataFrame],
-    held: Mapping[str, tuple[int, int]],
-) -> Text:
-    """Return the verdicts and how many of the planner's intervals held, wrapped, as a list."""
-    inside, count = np.sum([(0, 0), *held.values()], axis=0)
-    lines = verdicts(cells, gains, tests).removeprefix("- ").split("\n- ")
+def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
+    """Return the data, the verdicts and how many of the planner's intervals held, wrapped."""
+    inside, count = np.sum([(0, 0), *(study.held for study in coverage.values())], axis=0)
+    lines = verdicts(cells, gains, coverage).removeprefix("- ").split("\n- ")
     if count:
         lines.append(
             "**Planner.** It predicts gaps from a part of a study. Of what that part had left out, "
             f"its 95 % intervals held {inside} of {count} gaps ({inside / count:.0%})."
         )
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
-    return Text("\n".join(textwrap.fill(f"- {line}", **options) for line in lines))
+    data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
+    return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
 
 
 def table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +130,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
         texts = {
             **{"data": row["data"], "method": row["method"], "verdict": row["outcome"]},
-            **{"because": row["why"], "exponent b": _interval(row, "b", "low", "high")},
+            **{"decided by": _decided_by(row), "exponent b": _interval(row, "b", "low", "high")},
             "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
             "floor c": _interval(row, "floor", "floor_low", "floor_high"),
             "ΔAIC of the best rival": rival or "—",
@@ -136,7 +138,19 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
         rows.append(texts)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).set_index(["data", "method"])
+
+
+def _decided_by(row: pd.Series) -> str:
+    """Name the conditions that a cell fails, or say why it is undecided."""
+    if row["outcome"] != "fails":
+        return row["why"] if row["outcome"] == "undecided" else "both conditions"
+    failed = {
+        "b below 1/2": row["high"] < 0.5,
+        "b above 1/2": row["low"] > 0.5,
+        f"lack of fit ({p_value(row['misfit'])})": row["misfit"] <= LEVEL,
+    }
+    return "; ".join(condition for condition, holds in failed.items() if holds)
 
 
 def _interval(row: pd.Series, *names: str) -> str:
@@ -191,24 +205,30 @@ def labels(
     return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
 
 
-def coverage(tests: Mapping[str, pd.DataFrame], k_stars: Mapping[str, pd.DataFrame]) -> Text:
-    """Say of each study whether the coverage law is confirmed, and which member decides k*.
-
-    tests: as in `verdicts`; k_stars: columns family, epsilon, k_star and worst, the member whose
-    gap is worst at k*.
-    """
+def coverage(studies: Mapping[str, Coverage]) -> Text:
+    """Say of each study whether the coverage law is confirmed, and which member decides k*."""
     lines = []
-    for study, table in tests.items():
+    for name, study in studies.items():
         parts = []
-        for predictor, name in {"h_cov": "H_cov", "log_members": "ln M"}.items():
-            rows = table[(table["predictor"] == predictor) & (table["reason"] == "")]
-            shares = [f"{row.r2:.2f} (p = {row.p:.2f})" for row in rows.itertuples()]
-            parts.append(f"{listed(shares, 'and') or 'not testable'} with {name}")
-        epsilons = listed((f"{e:g}" for e in table["epsilon"].unique()), "and")
-        verdict = confirms(table)
-        line = f"**{study}: {verdict}.** R² of ln k* at gaps of {epsilons}: {', '.join(parts)}."
-        line += _decides(k_stars[study].dropna(subset="worst"))
-        lines.append(line)
+        for epsilon, rows in study.fitted.groupby("epsilon"):
+            h_cov, rival = (rows.set_index("predictor").loc[p] for p in ("h_cov", "log_members"))
+            text = f"At a gap of {epsilon:g} "
+            if reason := h_cov["reason"]:
+                parts.append(f"{text}nothing can be tested: {reason}.")
+                continue
+            text += (
+                f"R² of ln k* is {h_cov['r2']:.2f} with H_cov ({p_value(h_cov['p'])}; more than "
+            )
+            text += f"with ln M: {p_value(h_cov['p_lead'])}"
+            if study.within is not None:
+                equal = study.within.set_index(["predictor", "epsilon"]).loc[("h_cov", epsilon)]
+                text += f"; in families of equal size: {equal['reason'] or p_value(equal['p'])}"
+            parts.append(f"{text}), and {rival['r2']:.2f} with ln M ({p_value(rival['p'])}).")
+            if beyond := int(h_cov["censored"]):
+                parts.append(f"{beyond} of {h_cov['n']:.0f} k* lie beyond the measured sizes.")
+        verdict = confirms(study.fitted, study.within)
+        parts.append(_decides(study.k_stars.dropna(subset="worst")))
+        lines.append(f"**{name}: {verdict}.** {' '.join(filter(None, parts))}")
     return Text(bullets(lines) or "No study of the coverage law is among these findings.")
 
 
@@ -219,18 +239,17 @@ def _decides(k_stars: pd.DataFrame) -> str:
     rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
     name = rows.groupby("worst")["k_star"].median().idxmax()
     sizes, others = (rows.loc[(rows["worst"] == name) == chosen, "k_star"] for chosen in (1, 0))
-    text = (
-        f" The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
-    )
+    text = f"The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
     text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {sizes.median():.0f}"
     return f"{text}, elsewhere {others.median():.0f}." if len(others) else f"{text}."
 
 
-def planner(held: Mapping[str, tuple[int, int]]) -> Text:
+def planner(studies: Mapping[str, Coverage]) -> Text:
     """Say how many of the planner's 95 % intervals held what its pilot had left out."""
+    held = {name: study.held for name, study in studies.items()}
     lines = [
-        f"{study}: {inside} of {count} ({inside / count:.0%})" if count else f"{study}: not tested"
-        for study, (inside, count) in held.items()
+        f"{name}: {inside} of {count} ({inside / count:.0%})" if count else f"{name}: not tested"
+        for name, (inside, count) in held.items()
     ]
     return Text(bullets(lines) or "No study has a pilot.")
 

@@ -63,7 +63,7 @@ def test_the_readme_is_filled_between_its_marks_and_only_there(found):
     page = "before\n<!-- findings: by x -->\nold\n<!-- end of findings -->\nafter\n"
     text = evidence.readme(page, found)
     assert text.startswith(
-        "before\n<!-- findings: by x -->\n- **Scaling law.** The curve a/√k + c survives in 2 of 4"
+        "before\n<!-- findings: by x -->\nData: mnist and adult.\n\n- **Scaling law.** The curve "
     )
     assert text.endswith("<!-- end of findings -->\nafter\n")
     assert evidence.readme(text, found) == text
@@ -80,11 +80,7 @@ def test_figures_hold_every_cell_and_family(found):
     }
     (rows,) = charts.gains(found.gains).to_dict()["datasets"].values()
     assert len(rows) == found.gains["outcome"].notna().sum()
-    k_stars, tests = (
-        {name: getattr(study, part) for name, study in found.coverage.items()}
-        for part in ("k_stars", "fitted")
-    )
-    (rows,) = charts.coverage(k_stars, tests).to_dict()["datasets"].values()
+    (rows,) = charts.coverage(found.coverage).to_dict()["datasets"].values()
     assert len(rows) == 2 * len(planted.FAMILIES)
 
 

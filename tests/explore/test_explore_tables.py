@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import findings, sheets, tables
 from ddlib.stats import covers
+from ddlib.study import provenance
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,8 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
     assert study.sheet("dm", 5) is None
     dataclasses.replace(synthetic, samples=images.flatten(1)).save(mine / "distilled" / names[0])
     assert study.sheet("dm", 3) is None  # vectors
-    findings.write_findings([mine], tmp_path / "copy")
+    (mine / "provenance.json").write_text('{"commit": "abc"}')
+    findings.write_findings([mine], target=tmp_path / "copy")
     assert not tables.read(tmp_path / "copy" / "mine" / "quick").sheets
 
 
@@ -152,23 +155,39 @@ def test_a_small_sheet_shows_one_image_a_class_at_low_size(tmp_path):
 
 
 def test_a_finding_is_what_its_command_writes(tmp_path, digits, mine):
-    costs, teachers = (pd.DataFrame({"seconds": [value, 0.1]}) for value in (1.5, 2.5))
-    costs.to_parquet(mine / "costs.parquet")
-    teachers.to_parquet(mine / "teachers.parquet")
     (mine / "provenance.json").write_text('{"workers": 2}')
-    places = findings.write_findings([mine, digits[1].folder], tmp_path / "copies")
-    assert places == [
-        tmp_path / "copies" / "mine" / "quick",
-        tmp_path / "copies/coverage_law/digits",
-    ]
-    for place, study in zip(places, (tables.read(mine), digits[1]), strict=True):
-        again = tables.read(place)
-        for name in tables.FRAMES:
-            pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
+    costs = {"method": ["dm", "dm", "dc"], "ipc": 1, "seed": [0, 1, 0], "set": ["a", "b", "c"]}
+    costs |= {"prepare_seconds": [36, 36, 0], "distil_seconds": [np.nan, 360, 36]}
+    costs = pd.DataFrame({**costs, "evaluate_seconds": 36.0})
+    law = shutil.copytree(shipped.COVERAGE, tmp_path / "coverage_law" / "quick")
+    (law / "trials").mkdir()
+    (law / "trials" / "dm.json").touch()
+    os.utime(law / "trials" / "dm.json", (86_400 * 365,) * 2)
+    for folder in (mine, law):
+        costs.to_parquet(folder / "costs.parquet")
+        costs[:1].to_parquet(folder / "teachers.parquet")
+    with pytest.raises(ValueError, match=r"quick has no provenance.json; give the commit of ddlib"):
+        findings.write_findings([mine, law], target=tmp_path / "copies")
+    assert not (tmp_path / "copies").exists()
+    with pytest.raises(ValueError, match="git knows no commit 'nothing' in"):
+        findings.write_findings([law], "nothing", tmp_path / "copies")
+    origin = tables.read(mine).provenance
+    assert origin == {"workers": 2}
+    code = {"commit": "abc", "changed": False}
+    described = provenance.describe(law, costs, code)
+    assert described["core_hours"] == {"sets": 0.11, "preparations": 0.01, "evaluations": 0.03}
+    assert (described["commit"], described["date"]) == ("abc", "1971-01-01")
+    (law / "provenance.json").write_text(json.dumps(described))
+    places = findings.write_findings([mine, law], target=tmp_path / "copies")
+    assert places == [tmp_path / "copies" / name / "quick" for name in ("mine", "coverage_law")]
+    for place, folder in zip(places, (mine, law), strict=True):
+        again, study = tables.read(place), tables.read(folder)
+        for name in (*tables.FRAMES, "distances"):
+            assert (getattr(again, name) is None) == (getattr(study, name) is None)
+            if getattr(study, name) is not None:
+                pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
         for name in ("settings", "families", "sheets", "noise", "provenance"):
             assert getattr(again, name) == getattr(study, name)
-    assert tables.read(places[0]).provenance == {"workers": 2}
-    pd.testing.assert_frame_equal(tables.read(places[1]).distances, digits[1].distances)
 
 
 def test_a_folder_without_a_finished_study_is_refused(mine):

@@ -120,8 +120,8 @@ def test_pictures_become_a_grid_of_sharp_pixels():
     assert spec["facet"]["sort"] == list(METHODS)
     png = render.mime_bundle(spec)[0]["image/png"]
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
-    # 16 pictures with sides of 62 pixels, at scale 2, half red and half blue: nothing was blended.
-    assert colours[RED] == colours[BLUE] == 16 * 124 * 124 / 2
+    # 16 pictures with sides of 70 pixels, at scale 2, half red and half blue: nothing was blended.
+    assert colours[RED] == colours[BLUE] == 16 * 140 * 140 / 2
     with pytest.raises(ValueError, match="several pictures of class cat for random at k=2"):
         sets.distilled_images(pd.concat([pictures, pictures.head(1)]))
 

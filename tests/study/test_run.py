@@ -42,6 +42,7 @@ from ddlib.training.recipe import Recipe, hold_out
 
 RECIPE = Recipe(steps=20, batch_size=16, learning_rate=0.05)
 SMALL = {"methods": {"random": None}, "seeds": 1, "reference": "same_steps"}
+LAST = ("settings.json", "provenance.json")  # written at the end of every run
 TABLES = ("trials", "references", "costs")
 
 
@@ -57,7 +58,7 @@ def mlp() -> networks.Network:
 def stamps(root: Path) -> dict[str, int]:
     """When each result below `root` was last written: trials, sets, references."""
     files = [path for path in root.rglob("*") if path.suffix in (".json", ".safetensors")]
-    return {path.name: path.stat().st_mtime_ns for path in files if path.name != "settings.json"}
+    return {path.name: path.stat().st_mtime_ns for path in files if path.name not in LAST}
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def test_nothing_is_left_but_results(finished):
         **{"trials/.json": 12, "distilled/.safetensors": 12, "distilled/.seconds": 12},
         **{"references/.json": 4, "observed/.safetensors": 2, "data/.safetensors": 1},
         **{"lengths/.json": 1, "lengths/.seconds": 1},
-        **{"grid/.parquet": 4, "grid/.json": 1, "grid/": 1},
+        **{"grid/.parquet": 4, "grid/.json": 2, "grid/": 1},
     }
     kept = json.loads((finished.folder / "settings.json").read_text())
     assert kept["seeds"] == 2

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ddlib.stats.cells import Coverage
 from ddlib.words import findings as words
 
 WHY = "a mean gap is not above zero"
@@ -26,6 +27,7 @@ def cells():
     table["rival"], table["delta_aic"] = ["inverse"] * 5 + [None], [1.5, -9, -3, 0, 0, np.nan]
     shares = {"r2_null": 0.712, "r2_null_95": 0.934, "r2_null_share": [0.17] * 3 + [0.5] * 3}
     floors = {"floor": 0.1, "floor_low": 0.08, "floor_high": 0.12}
+    table["misfit"] = [0.5, 0.5, 0.01, 0.5, 0.5, np.nan]
     return table.assign(missing=[0, 0, 1, 0, 0, 0], asked=30, **shares, **floors)
 
 
@@ -47,14 +49,22 @@ def gains():
     return pd.DataFrame(rows, columns=names)
 
 
-def regressed(p, lead):
+def covered(p, lead, equal, *, k_stars=(), held=(0, 0)):
     rows = [("h_cov", 0.05, 0.4, p, lead, ""), ("log_members", 0.05, 0.2, 0.3, np.nan, "")]
-    return pd.DataFrame(rows, columns=["predictor", "epsilon", "r2", "p", "p_lead", "reason"])
+    rows.append(("h_cov", 0.1, np.nan, np.nan, np.nan, "k* is the same in every family"))
+    rows.append(("log_members", 0.1, np.nan, np.nan, np.nan, "k* is the same in every family"))
+    fitted = pd.DataFrame(rows, columns=["predictor", "epsilon", "r2", "p", "p_lead", "reason"])
+    within = pd.DataFrame({"predictor": "h_cov", "epsilon": [0.05], "p": equal, "reason": ""})
+    k_stars = pd.DataFrame(k_stars, columns=["epsilon", "worst", "k_star"])
+    return Coverage(k_stars, fitted.assign(n=34, censored=8), within, held)
 
 
 def test_the_verdicts_count_what_the_tables_hold(cells, gains):
-    tests = {"mnist": regressed(0.01, 0.02), "adult": regressed(0.01, 0.2)}
-    lines = words.verdicts(cells, gains, tests).splitlines()
+    studies = {
+        "mnist": covered(0.01, 0.02, 0.03),
+        **{"adult": covered(0.01, 0.2, 0.03), "letter": covered(0.01, 0.02, 0.2)},
+    }
+    lines = words.verdicts(cells, gains, studies).splitlines()
     assert lines == [
         "- **Scaling law.** The curve a/√k + c survives in 1 of 4 cells (a method on a data set, "
         "judged by test error), fails in 1 and is undecided in 2. Of the paper's own 20 cells, 2 "
@@ -65,20 +75,23 @@ def test_the_verdicts_count_what_the_tables_hold(cells, gains):
         "- **R² above 0.85**, the paper's criterion for all cells, is reached in 3 of 4. It "
         "decides little: random real samples reach it on 1 of 1 data sets, and 17% to 50% of "
         "random falling curves do.",
-        "- **Coverage law.** It is confirmed on mnist; not confirmed on adult. It counts as "
-        "confirmed where k*, the samples that a family of training configurations needs, rises "
-        "significantly with the family's measured diversity H_cov, and more than with ln M, the "
-        "log of its size.",
+        "- **Coverage law.** It is confirmed on mnist; not confirmed on adult and letter. It "
+        "counts as confirmed where k*, the samples that a family of training configurations "
+        "needs, rises "
+        "significantly with the family's measured diversity H_cov, more than with ln M, the log of "
+        "its size, and also among families of equal size.",
         "- **Against random real samples.** Distilled sets are significantly better in 3 of 5 "
-        "comparisons (a method at a size), worse in 1, and better than herding and k-center too in "
-        "1. Up to 10 samples per class they are better in 2 of 3, above in 1 of 2. With soft "
-        "labels of one teacher they are better in 1 of 3.",
+        "comparisons (a method at a size), worse in 1, and better than all controls, such as "
+        "herding, in 1. Up to 10 samples per class they are better in 2 of 3, above in 1 of 2. "
+        "With soft labels of one teacher they are better in 1 of 3.",
     ]
 
 
 def test_the_summary_adds_the_planner_and_is_wrapped(cells, gains):
-    text = words.summary(cells, gains, {}, {"a": (19, 20), "b": (20, 20)})
-    assert "No study of it is among these findings." in text
+    text = words.summary(
+        cells, gains, {n: covered(0.2, 0.2, 0.2, held=(h, 20)) for n, h in (("a", 19), ("b", 20))}
+    )
+    assert "It is not confirmed on a and b." in text
     assert "its 95 % intervals held 39 of 40 gaps (98%)" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
 
@@ -103,17 +116,20 @@ def test_where_methods_beat_random_samples(gains):
 
 def test_the_member_that_decides_is_named():
     rows = [(0.05, "vit", 300), (0.05, "vit", 200), (0.05, "own", 20), (0.1, "mlp", 900)]
-    k_stars = pd.DataFrame([*rows, (0.05, None, np.nan)], columns=["epsilon", "worst", "k_star"])
-    text = words.coverage({"adult": regressed(0.2, 0.3)}, {"adult": k_stars})
-    assert text == (
-        "- **adult: not confirmed.** R² of ln k* at gaps of 0.05: 0.40 (p = 0.20) with H_cov, 0.20 "
-        "(p = 0.30) with ln M. The worst member decides: where it is vit (2 of 3 families at a gap "
-        "of 0.05), the median k* is 250, elsewhere 20."
+    study = covered(0.2, 0.3, 0.4, k_stars=[*rows, (0.05, None, np.nan)])
+    assert words.coverage({"adult": study}) == (
+        "- **adult: not confirmed.** At a gap of 0.05 R² of ln k* is 0.40 with H_cov (p = 0.2; "
+        "more than with ln M: p = 0.3; in families of equal size: p = 0.4), and 0.20 with ln M "
+        "(p = 0.3). 8 of 34 k* lie beyond the measured sizes. At a gap of 0.1 nothing can be "
+        "tested: k* is the same in every family. The worst member decides: where it is vit (2 of "
+        "3 families at a gap of 0.05), the median k* is 250, elsewhere 20."
     )
+    assert words.coverage({}) == "No study of the coverage law is among these findings."
 
 
 def test_the_planner_says_how_many_intervals_held():
-    text = words.planner({"adult": (19, 20), "mnist": (0, 0)})
+    held = {"adult": (19, 20), "mnist": (0, 0)}
+    text = words.planner({name: covered(1, 1, 1, held=held[name]) for name in held})
     assert text == "- adult: 19 of 20 (95%)\n- mnist: not tested"
 
 
@@ -127,8 +143,12 @@ def test_what_would_change_our_mind(cells):
 
 def test_the_table_is_read_without_nan(cells):
     table = words.table(cells)
-    assert table["exponent b"][1] == "1.00 (0.90 to 1.10)"
-    assert table["ΔAIC of the best rival"][1] == "-9.0 (a/k + c)"
-    assert table["exponents told from 1/2"][0] == "≤ 0.3, ≥ 0.7"
-    assert table["trials missing"][2] == "1 of 30"
+    assert list(table.index[:2]) == [("mnist", "dm"), ("mnist", "dc")]
+    assert table["decided by"][1:4].tolist() == [
+        *["b above 1/2", "b below 1/2; lack of fit (p = 0.01)", WHY],
+    ]
+    assert table["exponent b"].iloc[1] == "1.00 (0.90 to 1.10)"
+    assert table["ΔAIC of the best rival"].iloc[1] == "-9.0 (a/k + c)"
+    assert table["exponents told from 1/2"].iloc[0] == "≤ 0.3, ≥ 0.7"
+    assert table["trials missing"].iloc[2] == "1 of 30"
     assert "nan" not in table.to_string()

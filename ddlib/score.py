@@ -1,0 +1,118 @@
+"""Score a set that another program distilled: `python -m ddlib.score FILE --as mtt --data cifar10`.
+
+The set is trained on under a study's protocol, beside random real samples of the same size.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddlib.data.folders import first_of
+from ddlib.files import from_root
+from ddlib.methods import METHODS
+from ddlib.methods.imported import read_content
+from ddlib.parameters import read_file
+from ddlib.stats import compare
+from ddlib.stats.intervals import Interval
+from ddlib.study.run import run
+from ddlib.study.settings import SAME_STEPS, Settings, read_settings
+
+PROTOCOL = ("data", "network", "training", "evaluations", "precision", "cache")
+
+
+def score(
+    path: str,
+    form: str,
+    data: str,
+    parameters: str | None = None,
+    zca: bool = False,
+    seeds: int = 5,
+    **options: Any,
+) -> tuple[Settings, pd.DataFrame]:
+    """Score the set at `path`; return the settings of the study that did, and its accuracies.
+
+    form: the `format` of an ImportedSet, whose other parameters are `options`; data: the name or
+    the folder of the data set; parameters: a YAML file of a study, from which network and training
+    are taken, by default DATA_reference.yaml or DATA.yaml in parameters/methods; zca: whether the
+    set is of whitened images. The table has the columns method ("imported", "random", "all data"),
+    n, accuracy, low, high: means and 95 % intervals over seeds. Each seed draws its own weights,
+    batches and random samples. The networks on all data take as many steps as those on the set.
+
+    Soft labels and a step size that were learned with the set are used. Raises ValueError or
+    OSError, in one sentence.
+    """
+    names = f"{data}_reference.yaml", f"{data}.yaml"
+    file = (
+        from_root(parameters) if parameters else first_of(from_root("parameters/methods"), *names)
+    )
+    table = read_file(file)
+    values = {"path": path, "format": form, **options}
+    chosen = METHODS["imported"].parameters.read(values, "the set")
+    _, labels, _ = read_content(chosen)
+    regime = {"labels": {"regime": "learned"}} if labels.ndim == 2 else {}
+    study = {name: table[name] for name in PROTOCOL if name in table}
+    study |= {
+        "data": study.get("data", {}) | {"name": data} | ({"zca": True} if zca else {}),
+        "methods": {"imported": values, "random": {}},
+        "configurations": {"own": {"learned_step_size": chosen.step_size is not None, **regime}},
+        **{"k": [len(labels)], "seeds": seeds, "reference": SAME_STEPS},
+        "results": f"results/score/{Path(path).stem}",
+    }
+    settings = read_settings(study)
+    result = run(settings)
+    if len(result.failures):
+        raise ValueError(f"a training failed: {result.failures['message'].iloc[0]}")
+    full = compare.full_data(result.references, SAME_STEPS).assign(method="all data")
+    both = pd.concat([compare.accuracies(result.trials), full])
+    return settings, both[["method", "n", "accuracy", "low", "high"]].reset_index(drop=True)
+
+
+def sentence(settings: Settings, table: pd.DataFrame) -> str:
+    """Return the accuracies of `score` in one line."""
+    parts = (
+        f"{row.method} {Interval(100 * row.accuracy, 100 * row.low, 100 * row.high):.1f}"
+        for row in table.itertuples()
+    )
+    network, recipe = settings.network, settings.training
+    size = " ".join(f"{name} {network[name]}" for name in ("width", "depth") if name in network)
+    return (
+        f"{', '.join(parts)}: accuracy in percent, {settings.seeds} seeds, k={settings.k[0]} of "
+        f"{settings.data['name']}, {network['name']} {size}, {recipe.steps:,} steps"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score a set from a shell; on an error, print one sentence and exit with code 1."""
+    parser = argparse.ArgumentParser("python -m ddlib.score", description=__doc__.split(":")[0])
+    parser.add_argument("file", help="the set, from the project's root")
+    parser.add_argument("--as", dest="form", required=True, help="dc, mtt, npz or folder")
+    parser.add_argument("--data", required=True, help="the name of the data set, or its folder")
+    parser.add_argument("--parameters", help="the YAML file of a study: network and training")
+    parser.add_argument("--zca", action="store_true", help="the set is of whitened images")
+    parser.add_argument(
+        "--normalised-by",
+        nargs=2,
+        metavar=("MEAN", "STD"),
+        help="what its values were normalised by, such as 0 1, or 0.5,0.4,0.4 0.2,0.2,0.2",
+    )
+    parser.add_argument("--step-size", help="the learning rate that was learned, or its file")
+    parser.add_argument("--experiment", type=int, help="the number of the set in a res_*.pt")
+    parser.add_argument("--seeds", type=int, default=5)
+    options = {name: v for name, v in vars(parser.parse_args(arguments)).items() if v is not None}
+    try:
+        if channels := options.get("normalised_by"):
+            mean, std = ([float(value) for value in part.split(",")] for part in channels)
+            options["normalised_by"] = {"mean": mean, "std": std}
+        if rate := options.get("step_size"):
+            options["step_size"] = rate if Path(rate).suffix == ".pt" else float(rate)
+        print(sentence(*score(options.pop("file"), **options)))
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Recompute random trials of findings: `python -m ddlib.study.check findings --sample 5`.
+
+A trial is a distilled set and the networks that are trained on it. The chosen trials, and the files
+that they need, are computed in a temporary folder, and their scores are compared with the table of
+the finding. They must be bit-equal where data, code, versions and the kind of CPU are the same.
+
+Elsewhere sums are rounded in other ways, and training can amplify this. At most, another CPU acts
+like another seed, so the tolerance is the standard deviation between the seeds of the same
+configuration, method and size, and no less than SCORES. Measured: 80 trials of Adult and TREC-6
+were computed on one CPU with AVX-512, and again with PyTorch and MKL limited to AVX2. Of these, 77
+moved by less than 0.001 in accuracy, and the largest move was 0.5 standard deviations (of DC with a
+learning rate at which some seeds nearly diverge).
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ddlib.files import FINDINGS, from_root, read_json
+from ddlib.study import provenance, store
+from ddlib.study.plan import Plan, Reference, Trial, make_plan
+from ddlib.study.run import compute
+from ddlib.study.settings import read_settings
+from ddlib.words.text import listed
+
+SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
+"""What is compared, and the least tolerance where bits may differ."""
+EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
+TRIAL = ["configuration", "method", "ipc", "seed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A study to check: its tables, its provenance, and its plan in a temporary folder."""
+
+    plan: Plan
+    trials: pd.DataFrame
+    references: pd.DataFrame
+    costs: pd.DataFrame
+    origin: Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """What was computed again, its outcome (EQUAL, NEAR or DIFFERS), and by how much it differs."""
+
+    target: str
+    outcome: str
+    detail: str
+
+
+def folders(name: str) -> list[Path]:
+    """Return the folders of findings; "findings" gives all that come with the library.
+
+    name: such as scaling_law/adult, or the path of a finding or of a folder of findings. Raises
+    FileNotFoundError if there is none.
+    """
+    for root in (FINDINGS.parent / name, FINDINGS / name, from_root(name)):
+        for depth in ("", "*/", "*/*/"):
+            if places := sorted(root.glob(f"{depth}settings.json")):
+                return [place.parent for place in places]
+    raise FileNotFoundError(
+        f"{name!r} is no finding; give `findings`, or a folder with settings.json and tables"
+    )
+
+
+def read(folder: Path, work: Path, workers: int | None = None) -> Finding:
+    """Return the finding in a folder, planned to be computed below the folder `work`.
+
+    Raises ValueError or OSError, in one sentence, such as for data that are not at hand.
+    """
+    places = {"results": str(work / "results"), "cache": str(work / "cache"), "workers": workers}
+    plan = make_plan(read_settings(read_json(folder / "settings.json") | places))
+    trials, references = (
+        pd.read_parquet(folder / f"{n}.parquet") for n in ("trials", "references")
+    )
+    costs, origin = folder / "costs.parquet", folder / provenance.PROVENANCE
+    costs = pd.read_parquet(costs) if costs.is_file() else pd.DataFrame()
+    origin = read_json(origin) if origin.is_file() else {}
+    return Finding(plan, trials, references, costs, origin)
+
+
+def draw(finding: Finding, sample: int, seed: int) -> list[Trial]:
+    """Return random trials of a finding; those that failed in the finding are left out."""
+    ended = finding.trials[finding.trials["status"] != "failed"]
+    ended = set(ended[TRIAL].itertuples(index=False, name=None))
+    trials = [trial for trial in finding.plan.trials if _place(trial) in ended]
+    places = np.random.default_rng(seed).permutation(len(trials))[:sample]
+    return [trials[place] for place in sorted(places)]
+
+
+def _place(trial: Trial) -> tuple[str, str, int, int]:
+    return trial.configuration, trial.method, trial.ipc, trial.seed
+
+
+def cost(finding: Finding, trials: Sequence[Trial]) -> str:
+    """Say how many seconds of a core the finding took for these trials, if its table tells."""
+    if finding.costs.empty:
+        return "costs unknown"
+    costs = finding.costs.set_index(TRIAL).loc[list(map(_place, trials))].reset_index()
+    seconds = costs.drop_duplicates("method")["prepare_seconds"].sum()
+    seconds += costs.drop_duplicates("set")["distil_seconds"].sum()
+    seconds += costs["evaluate_seconds"].sum()
+    return f"about {seconds:.0f} seconds of a core"
+
+
+def recompute(
+    finding: Finding, trials: Sequence[Trial], with_references: bool, exact: bool
+) -> Iterator[Row]:
+    """Recompute trials of a finding, and yield how each compares with its table.
+
+    with_references: also the networks on all data of their configurations and seeds; exact: whether
+    all must be bit-equal.
+    """
+    plan = finding.plan
+    places = {(trial.configuration, trial.seed) for trial in trials if with_references}
+    references = [full for full in plan.references if (full.configuration, full.seed) in places]
+    with store.alone(plan.folder):
+        compute(plan, trials, references)
+    for target in [*trials, *references]:
+        keys = {"configuration": target.configuration, "seed": target.seed}
+        if isinstance(target, Reference):
+            keys, table = {"all data": target.kind, **keys}, finding.references
+        else:
+            keys, table = {"method": target.method, "ipc": target.ipc, **keys}, finding.trials
+        columns = {"reference" if name == "all data" else name: keys[name] for name in keys}
+        same = table[list(columns)] == pd.Series(columns)
+        rows, cell = table[same.all(axis=1)], table[same.drop(columns="seed").all(axis=1)]
+        spread = cell[list(SCORES)].std()
+        tolerance = {name: 0.0 if exact else np.fmax(spread[name], SCORES[name]) for name in SCORES}
+        words = ", ".join(f"{name} {value}" for name, value in keys.items())
+        yield Row(words, *compare(rows, store.read_record(target.path), tolerance))
+
+
+def compare(
+    table: pd.DataFrame, record: Mapping[str, Any], tolerance: Mapping[str, float]
+) -> tuple[str, str]:
+    """Return the outcome, and the largest differences, of a record against its rows of a table."""
+    status = table["status"].iloc[0]
+    if record["status"] != status:
+        return DIFFERS, f"{status} in the finding, {record['status']} here: {record['message']}"
+    if status != "ok":
+        return EQUAL, f"{status}, as in the finding"
+    here = pd.DataFrame(record["scores"])[list(SCORES)].to_numpy()
+    there = table.sort_values("evaluation")[list(SCORES)].to_numpy()
+    shifts = here - there
+    if not shifts.any():
+        return EQUAL, ""
+    largest = dict(zip(SCORES, np.abs(shifts).max(axis=0), strict=True))
+    near = all(largest[name] <= tolerance[name] for name in SCORES)
+    parts = [
+        f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
+        for name, value in largest.items()
+    ]
+    return NEAR if near else DIFFERS, ", ".join(parts)
+
+
+def doubts(finding: Finding, trials: Sequence[Trial]) -> Iterator[str]:
+    """Yield why the trials need not be bit-equal here: other versions, CPU, code or data."""
+    origin = finding.origin
+    if finding.plan.context.device != "cpu":
+        yield "it is computed on a GPU here, where sums have no fixed order"
+    if not origin:
+        yield "it does not say where it was computed"
+    here = provenance.versions()
+    for name, version in origin.get("versions", {}).items():
+        if version != here.get(name):
+            yield f"it was computed with {name} {version}, here is {here.get(name)}"
+    names = ("cpu", "instructions", "gpu")
+    kinds = [[table[name] for name in names] for table in origin.get("machines", [])]
+    if kinds and (own := [provenance.machine()[name] for name in names]) not in kinds:
+        yield f"it was computed on {listed(map(_kind, kinds), 'and')}, here is {_kind(own)}"
+    sets = {trial.set_path.name for trial in trials}
+    if len(finding.costs) and not sets <= set(finding.costs["set"]):
+        yield "its data, the code that decides results, or libraries are not those that are here"
+
+
+def _kind(machine: Sequence[str | None]) -> str:
+    return " ".join(filter(None, machine))
+
+
+def verdict(outcomes: Mapping[str, int], unchecked: Sequence[str]) -> str:
+    """Return the last line: how many trials are bit-equal, near or differ; what was not checked."""
+    total = sum(outcomes.values())
+    parts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
+    text = f"{total} recomputed: {listed(parts, 'and')}" if total else "nothing was recomputed"
+    return text + (f"; not checked: {listed(unchecked, 'and')}" if unchecked else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Check findings from a shell. Exit code 1: a number differs, or nothing could be checked."""
+    parser = argparse.ArgumentParser(
+        "python -m ddlib.study.check", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("findings", nargs="+", help="`findings`, or folders such as methods/adult")
+    parser.add_argument("--sample", type=int, default=5, help="trials of each finding")
+    parser.add_argument("--seed", type=int, default=0, help="which trials are chosen")
+    parser.add_argument("--references", action="store_true", help="networks on all data, too")
+    parser.add_argument("--workers", type=int, help="processes; by default one per core")
+    options = parser.parse_args(arguments)
+    try:
+        places = [place for name in options.findings for place in folders(name)]
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    outcomes, unchecked = Counter(), []
+    for place in places:
+        name = "/".join(place.resolve().parts[-2:])
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                finding = read(place, Path(work), options.workers)
+                trials = draw(finding, options.sample, options.seed)
+                print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
+                notes = list(doubts(finding, trials))
+                for note in notes:
+                    print(f"  note: {note}")
+                for row in recompute(finding, trials, options.references, exact=not notes):
+                    print("  " + ": ".join(filter(None, [row.outcome, row.target, row.detail])))
+                    outcomes[row.outcome] += 1
+            except (OSError, ValueError) as error:
+                print(f"{name}: not checked: {error}")
+                unchecked.append(name)
+    print(verdict(outcomes, unchecked))
+    if outcomes[DIFFERS] or not outcomes:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

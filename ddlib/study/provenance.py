@@ -1,0 +1,120 @@
+"""Provenance: with which code, on which machines and in how many hours a study ran."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
+
+from ddlib.files import write_atomically
+from ddlib.fingerprints import PACKAGE, plain_text
+from ddlib.study.results import Result
+from ddlib.study.store import read_seconds
+
+PROVENANCE = "provenance.json"
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "ddlib")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of LIBRARIES."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def machine() -> dict[str, Any]:
+    """Return what computes here: no names of hosts or users.
+
+    instructions: those that PyTorch uses on this CPU, which decide how it rounds; cores and
+    memory_gb: what this process may use; gpu: None if there is none.
+    """
+    return {
+        "cpu": _cpu(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": CPU_COUNT,
+        "memory_gb": round(MEMORY_LIMIT / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), platform.processor() or platform.machine())
+
+
+def commit(revision: str | None = None) -> dict[str, Any]:
+    """Return the commit of the library, and whether its files have changes that are in no commit.
+
+    Both are None where the library is not part of a git repository. revision: a commit of it to
+    return instead. Raises ValueError if git does not know it.
+    """
+    if revision:
+        known = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        if not known:
+            raise ValueError(f"git knows no commit {revision!r} in {PACKAGE.parent}; give another")
+        return {"commit": known, "changed": False}
+    if not _git("ls-files", "__init__.py"):
+        return {"commit": None, "changed": None}
+    return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--short", "."))}
+
+
+def _git(*words: str) -> str:
+    """Return what git prints in the library's folder; nothing if it fails or is not installed."""
+    try:
+        run = subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return run.stdout.strip()
+
+
+def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[str, Any]:
+    """Return the provenance of the study in a results folder, as far as its files tell.
+
+    costs: as in `Result`, empty if unknown; code: from `commit`. core_hours are the hours of one
+    core for sets, for the files that methods prepare, and for evaluations. Versions and machines
+    are those of this process, so call this where the study ran. date: that of the last record, in
+    UTC.
+    """
+    seconds = {}
+    if len(costs):
+        seconds["sets"] = costs.drop_duplicates("set")["distil_seconds"].sum()
+        seconds["preparations"] = costs.drop_duplicates("method")["prepare_seconds"].sum()
+        seconds["evaluations"] = costs["evaluate_seconds"].sum()
+    times = [path.stat().st_mtime for path in (folder / "trials").glob("*.json")]
+    last = datetime.fromtimestamp(max(times), UTC) if times else None
+    return {
+        **code,
+        "versions": versions(),
+        "machines": [machine()],
+        "workers": None,
+        "core_hours": {name: round(float(value) / 3600, 3) for name, value in seconds.items()},
+        "date": last and last.date().isoformat(),
+    }
+
+
+def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None:
+    """Write the provenance of a study that has ended into its results folder.
+
+    machines: what `machine` returned on each worker at the start. core_hours also count searches:
+    those for the length of converged trainings, teachers and pretrained bodies. Networks on all
+    data are not timed. A study that took several runs tells of the last one. No result depends on
+    this file.
+    """
+    plan = result.plan
+    places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
+    files = {place(name) for place in places for name in plan.configurations} - {None}
+    searches = sum(read_seconds(path) or 0.0 for path in files)
+    table = describe(plan.folder, result.costs, commit())
+    table["machines"] = list({plain_text(found): found for found in machines}.values())
+    table["workers"] = len(machines)
+    table["core_hours"]["searches"] = round(searches / 3600, 3)
+    write_atomically(plan.folder / PROVENANCE, plain_text(table).encode())

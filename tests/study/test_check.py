@@ -1,0 +1,178 @@
+"""A finding says where it comes from, and its trials can be computed again."""
+
+import json
+import platform
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from clusters import in_process
+from grids import GRID
+
+from ddlib.explore import findings
+from ddlib.methods import METHODS
+from ddlib.study import check
+from ddlib.study.run import run
+from ddlib.study.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def address():
+    with in_process() as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(address, no_scheduler, monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, address):
+    """Return the results folder of a study of digits."""
+    root = tmp_path_factory.mktemp("study")
+    places = {"results": str(root / "methods" / "tiny"), "cache": str(root / "cache")}
+    run(read_settings(GRID | places | {"scheduler_address": address}))
+    return root / "methods" / "tiny"
+
+
+@pytest.fixture
+def finding(study, tmp_path):
+    """Return a copy of the study as a finding."""
+    [place] = findings.write_findings([study], target=tmp_path / "findings")
+    return place
+
+
+def lines(capsys, *arguments: str) -> list[str]:
+    """Return what a check prints about trials, and its last line."""
+    check.main([*map(str, arguments)])
+    return printed(capsys)
+
+
+def printed(capsys) -> list[str]:
+    text = capsys.readouterr().out
+    lines = map(str.strip, text.splitlines())
+    return [line for line in lines if line and not line.startswith("trials:")]
+
+
+def test_a_study_says_where_it_comes_from(study):
+    text = (study / "provenance.json").read_text()
+    origin = json.loads(text)
+    git = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+    head = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    assert origin["commit"] == (head or None)
+    assert origin["versions"]["python"] == platform.python_version()
+    assert {"torch", "torchvision", "numpy", "scipy", "scikit-learn"} < set(origin["versions"])
+    [machine] = origin["machines"]
+    assert machine["cores"] >= 1
+    assert machine["cpu"]
+    assert origin["workers"] == 1
+    costs = pd.read_parquet(study / "costs.parquet")
+    assert origin["core_hours"]["evaluations"] == round(costs["evaluate_seconds"].sum() / 3600, 3)
+    assert origin["date"] == str(pd.Timestamp.now("UTC").date())
+    assert platform.node() not in text
+    assert str(study.parents[1]) not in text
+
+
+def test_a_rerun_that_computes_nothing_keeps_provenance(study, tmp_path, address):
+    copy = shutil.copytree(study.parents[1], tmp_path / "copy")
+    (copy / "methods" / "tiny" / "provenance.json").write_text("{}")
+    places = {"results": str(copy / "methods" / "tiny"), "cache": str(copy / "cache")}
+    run(read_settings(GRID | places | {"scheduler_address": address}))
+    assert (copy / "methods" / "tiny" / "provenance.json").read_text() == "{}"
+
+
+def test_trials_of_a_finding_are_computed_again_bit_for_bit(finding, capsys):
+    head, *rows, last = lines(capsys, finding.parents[1], "--sample", "5", "--references")
+    assert head.startswith("methods/tiny: 5 trials, about ")
+    trials = [row for row in rows if " method " in row]
+    assert len(trials) == 5
+    references = {row.split("configuration")[1] for row in rows if " all data " in row}
+    assert references == {row.split("configuration")[1] for row in trials}
+    assert all(row.startswith("bit-equal: ") for row in rows)
+    assert last == f"{len(rows)} recomputed: {len(rows)} bit-equal"
+    again = lines(capsys, finding, "--sample", "5", "--references")
+    assert again == [head, *rows, last]
+    other = lines(capsys, finding, "--sample", "5", "--seed", "1")
+    assert set(other[1:-1]) != set(trials)
+
+
+def test_what_was_falsified_or_fails_is_found(finding, capsys, monkeypatch):
+    table = pd.read_parquet(finding / "trials.parquet")
+    places = [
+        table.query("method == @method and ipc == 2 and seed == @seed").index
+        for method, seed in (("random", 0), ("random", 1), ("dm", 0))
+    ]
+    table.loc[places[0][1], "accuracy"] += 5
+    table.loc[places[1], "cross_entropy"] += 1e-5
+    table.loc[places[2], "status"] = "diverged"
+    table.to_parquet(finding / "trials.parquet")
+    (finding / "provenance.json").unlink()  # so not the same CPU for sure, and a tolerance
+
+    def fails(*arguments):
+        raise ValueError("no memory")
+
+    monkeypatch.setitem(METHODS, "dc", replace(METHODS["dc"], function=fails))
+    with pytest.raises(SystemExit) as stopped:
+        check.main([str(finding), "--sample", "99"])
+    assert stopped.value.code == 1
+    _, note, _, *rows, last = printed(capsys)
+    assert note == "note: it does not say where it was computed"
+    assert last == "12 recomputed: 5 bit-equal, 1 within tolerance and 6 DIFFERS"
+    rows = {row.split(": ")[1]: row for row in rows}
+    found = rows["method random, ipc 2, configuration own, seed 0"]
+    assert found.startswith("DIFFERS: ")
+    assert "accuracy by 5 (tolerance " in found
+    assert "balanced accuracy by 0 (" in found
+    found = rows["method random, ipc 2, configuration own, seed 1"]
+    assert found.startswith("within tolerance: ")
+    spread = table.query("method == 'random' and ipc == 2")["cross_entropy"].std()
+    assert found.endswith(f"cross entropy by 1e-05 (tolerance {max(spread, 0.02):.2g})")
+    found = rows["method dm, ipc 2, configuration own, seed 0"]
+    assert "DIFFERS" in found
+    assert "diverged in the finding, ok here" in found
+    found = rows["method dc, ipc 1, configuration own, seed 1"]
+    assert "DIFFERS" in found
+    assert "ok in the finding, failed here: ValueError: no memory" in found
+
+
+def test_on_the_same_cpu_any_other_bit_is_found(finding, capsys):
+    table = pd.read_parquet(finding / "trials.parquet")
+    table["cross_entropy"] += 1e-9
+    table.to_parquet(finding / "trials.parquet")
+    with pytest.raises(SystemExit):
+        check.main([str(finding), "--sample", "1"])
+    assert printed(capsys)[-1] == "1 recomputed: 1 DIFFERS"
+
+
+def test_other_versions_machines_and_code_are_named(finding, capsys):
+    origin = json.loads((finding / "provenance.json").read_text())
+    origin["versions"]["torch"] = "1.0"
+    origin["machines"][0]["cpu"] = "Abacus"
+    (finding / "provenance.json").write_text(json.dumps(origin))
+    costs = pd.read_parquet(finding / "costs.parquet")
+    costs.assign(set="another").to_parquet(finding / "costs.parquet")
+    _, *notes, row, last = lines(capsys, finding, "--sample", "1")
+    assert notes[0].startswith("note: it was computed with torch 1.0, here is ")
+    assert notes[1].startswith("note: it was computed on Abacus ")
+    assert notes[2].startswith("note: its data, the code that decides results, or libraries")
+    assert len(notes) == 3
+    assert (row[:9], last) == ("bit-equal", "1 recomputed: 1 bit-equal")
+
+
+def test_what_cannot_be_checked_is_said_in_a_sentence(finding, capsys):
+    table = json.loads((finding / "settings.json").read_text())
+    table["data"] = {"name": "nowhere"}
+    (finding / "settings.json").write_text(json.dumps(table))
+    with pytest.raises(SystemExit):
+        check.main([str(finding)])
+    text = capsys.readouterr().out
+    assert text.startswith("methods/tiny: not checked: ")
+    assert text.splitlines()[1:] == ["nothing was recomputed; not checked: methods/tiny"]
+    with pytest.raises(SystemExit, match="'elsewhere' is no finding; give `findings`, or a folder"):
+        check.main(["elsewhere"])

@@ -1,0 +1,91 @@
+"""Sets of other programs are scored as any method's, in one call or one command."""
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from clusters import in_process
+
+from ddlib.data.load import load
+from ddlib.networks.functional import build
+from ddlib.score import main, score
+from ddlib.training.loop import train_and_score
+from ddlib.training.recipe import Recipe
+
+DATA = {"name": "digits", "classes": [0, 1, 2]}
+TRAINING = {"steps": 20, "batch_size": 16, "learning_rate": 0.05}
+LABELS = torch.arange(3).repeat_interleave(2)
+
+
+@pytest.fixture(scope="module")
+def address():
+    with in_process() as address:
+        yield address
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, address):
+    """A project with a protocol for digits, and a set of MTT's of real digits."""
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "parameters/methods").mkdir(parents=True)
+    network = {"name": "mlp", "width": 16, "depth": 2}
+    study = {"data": DATA, "network": network, "training": TRAINING, "methods": {"dc": {}}}
+    path = tmp_path / "parameters/methods/digits.yaml"
+    path.write_text(yaml.safe_dump(study | {"k": [30], "results": "elsewhere"}))
+    train = load(**DATA).train
+    rows = torch.cat([(train.labels == label).nonzero().flatten()[:2] for label in range(3)])
+    torch.save(train.at(rows), "images_best.pt")
+    torch.save(LABELS, "labels_best.pt")
+    return train.at(rows)
+
+
+def by_hand(samples, labels, rate):
+    network, test = build("mlp", (1, 8, 8), 3, width=16, depth=2), load(**DATA).test
+    recipe = Recipe(**TRAINING | {"learning_rate": rate})
+    scores = [
+        train_and_score(network, samples, labels, test, recipe, (seed, 0)) for seed in range(3)
+    ]
+    return pd.Series([score.accuracy for score in scores])
+
+
+def test_a_set_is_scored_beside_random_samples_of_its_size(project):
+    settings, table = score("images_best.pt", "mtt", "digits", seeds=3, step_size=0.2)
+    assert table["method"].tolist() == ["imported", "random", "all data"]
+    assert table["n"].tolist() == [3, 3, 3]
+    accuracies, row = by_hand(project, LABELS, 0.2), table.iloc[0]
+    half = 4.302653 * accuracies.std() / 3**0.5  # Student t with two degrees of freedom
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(
+        (accuracies.mean(), accuracies.mean() - half, accuracies.mean() + half)
+    )
+    assert settings.k == [6]
+
+
+def test_soft_labels_are_trained_on(project):
+    soft = torch.softmax(3 * torch.eye(3)[LABELS], 1)
+    torch.save(soft, "labels_best.pt")
+    _, table = score("images_best.pt", "mtt", "digits", seeds=3)
+    assert table["accuracy"][0] == pytest.approx(by_hand(project, soft, 0.05).mean())
+
+
+def test_the_command_prints_one_line_or_one_sentence(project, capsys):
+    unit = (project * load(**DATA).normalisation.std[0]) + load(**DATA).normalisation.mean[0]
+    torch.save({"data": [[unit, LABELS]]}, "res_DM.pt")
+    arguments = ["res_DM.pt", "--as", "dc", "--data", "digits", "--seeds", "3"]
+    main([*arguments, "--normalised-by", "0", "1", "--experiment", "0"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    accuracy = 100 * by_hand(project, LABELS, 0.05).mean()
+    assert line.startswith(f"imported {accuracy:.1f} (")
+    assert line.endswith("3 seeds, k=6 of digits, mlp width 16 depth 2, 20 steps")
+    assert ", random " in line
+    assert ", all data " in line
+    for more, message in (
+        ([], "res_DM.pt, read as asked, has channels of mean"),
+        (["--experiment", "1"], "of 1 sets, none is experiment 1"),
+        (["--data", "letter"], "holds no letter_reference.yaml or letter.yaml"),
+        (["--as", "pt"], "'pt' is not a format; .*allowed: dc, mtt, npz, folder"),
+        (["--normalised-by", "a", "1"], "could not convert string to float: 'a'"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main([*arguments, *more])
