@@ -209,13 +209,14 @@ def check_folder(settings: Settings) -> list[str]:
         last = read_settings(table)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path.parent} holds a study that cannot be read ({error}); {advice}"
+            f"{settings.results} holds a study that cannot be read ({error}); {advice}"
         ) from error
     for name in SUBJECT:
         if getattr(last, name) != getattr(settings, name):
             was, now = (part.get(name, "the default") for part in (table, settings.table))
             raise ValueError(
-                f"{path.parent} holds another study, whose {name} is {was}, not {now}; {advice}"
+                f"{settings.results} holds another study, whose {name} is {was}, not {now}; "
+                f"{advice}"
             )
     return [name for name in CHANGES if getattr(last, name) != getattr(settings, name)]
 

@@ -40,8 +40,8 @@ def run(settings: Settings) -> Result:
     with store.alone(plan.folder):
         if changed := check_folder(settings):  # again: another process may have written meanwhile
             print(
-                f"the last run in {plan.folder} had other {listed(changed, 'and')}: its trials are "
-                "kept, and the tables will show this run",
+                f"the last run in {settings.results} had other {listed(changed, 'and')}: its "
+                "trials are kept, and the tables will show this run",
                 flush=True,
             )
         trials, references = missing(plan)
