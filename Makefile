@@ -30,7 +30,7 @@ bench: .venv/installed
 
 ## lab: explore in JupyterLab, on this machine only and with its token; it opens notebook 00
 lab: .venv/installed
-	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. $(LAB) notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
 
 ## app: the explorers as an app, on this machine only
 app: .venv/installed

@@ -38,7 +38,15 @@ def test_files_and_targets_of_a_command_exist(command):
         words = shlex.split(run.stdout.replace("\\\n", " "), comments=True)
     inputs = [word for word in words if re.match(r"(notebooks|parameters|examples)/", word)]
     assert all((ROOT / word).exists() for word in inputs)
-    assert inputs or command in ("make test", "make report", "make bench")
+    assert inputs or command in ("make test", "make lab", "make report", "make bench")
+
+
+def test_slides_are_made_of_the_first_lesson_and_of_the_findings():
+    command = [*MAKE, "--dry-run", "slides"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for study in ("start_here", "findings"):
+        assert f"parameters/{study}/quick.yaml" in said
+        assert f"results/{study}/quick/*.ipynb" in said
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("dask ")])

@@ -160,7 +160,7 @@ def test_a_bad_value_is_refused_in_one_sentence(table, sentence):
 
 
 def test_what_is_missing_or_no_table_is_refused():
-    with pytest.raises(ValueError, match=r"^dinner: the parameter 'guests' is missing; add it to"):
+    with pytest.raises(ValueError, match=r"^dinner: the parameter 'guests' is missing; add it$"):
         Serving.read({"share": 1}, "dinner")
     for table in (["guests"], "guests", 3):
         with pytest.raises(ValueError, match=r"^dinner: this must be a table of names and values"):

@@ -1,6 +1,7 @@
 """The base of all explorers: controls, and below them a chart and numbers that follow them."""
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ STYLE = (
     ".ddlib-numbers :is(td, th) {padding: 3px 10px; text-align: left; vertical-align: top}</style>"
 )
 ROW = {"flex_flow": "row wrap", "max_width": "900px"}
+WIDEST = 980  # pixels of a picture: a window of 1280 with a sidebar
+WRAP = 20  # letters of a line in a picture of a table
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
 
@@ -68,11 +71,7 @@ class Explorer(widgets.VBox):
             view = self.view(chosen.pop("study"), **chosen)
         except ValueError as reason:
             view = View(EMPTY, f"Nothing to show: {reason}.")
-        self.picture.spec = view.chart.to_dict(validate=False) | {  # checks double the time
-            "title": {"text": view.verdict, "subtitle": view.details},
-            "description": f"{view.verdict}. {view.details}",  # for screen readers
-            "config": CONFIG,
-        }
+        self.current, self.picture.spec = view, _specification(view, view.chart)
         table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
         text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
         self.numbers.value = text if len(view.numbers) else ""
@@ -89,8 +88,43 @@ class Explorer(widgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
         still, metadata = mime_bundle(self.picture.spec)
+        if len(self.current.numbers):  # the picture shows them, for viewers that know no more
+            parts = alt.vconcat(self.current.chart, drawn_table(*self.current[3:]))
+            picture, sizes = mime_bundle(_specification(self.current, parts))
+            shrink = min(1, WIDEST / sizes["image/png"]["width"])
+            size = {side: round(shrink * pixels) for side, pixels in sizes["image/png"].items()}
+            still["image/png"], metadata["image/png"] = picture["image/png"], size
         still[NUMBERS] = self.numbers.value
         return {**still, **super()._repr_mimebundle_(**options)}, metadata
+
+
+def _specification(view: View, chart: alt.TopLevelMixin) -> dict:
+    """Return the Vega-Lite specification of a chart with the title of a view."""
+    return chart.to_dict(validate=False) | {  # checks double the time
+        "title": {"text": view.verdict, "subtitle": view.details},
+        "description": f"{view.verdict}. {view.details}",  # for screen readers
+        "config": CONFIG,
+    }
+
+
+def drawn_table(numbers: pd.DataFrame, note: str) -> alt.Chart:
+    """Draw a table of texts as a chart, with a note below; long texts are wrapped."""
+    lines = [list(numbers.columns), *numbers.fillna("").astype(str).to_numpy().tolist()]
+    lines = [[textwrap.wrap(text, WRAP) or [""] for text in line] for line in lines]
+    columns = zip(*lines, strict=True)
+    widths = [14 + 7 * max(len(part) for text in column for part in text) for column in columns]
+    lines.append([textwrap.wrap(note, sum(widths) // 6)])
+    heights = [6 + 15 * max(map(len, line)) for line in lines]
+    cells = [
+        {"x": sum(widths[:column]), "y": sum(heights[:row]), "text": "\n".join(text)}
+        for row, line in enumerate(lines)
+        for column, text in enumerate(line)
+    ]
+    size = {"width": sum(widths), "height": sum(heights), "view": alt.ViewBackground(stroke=None)}
+    texts = alt.Chart(pd.DataFrame(cells), **size)
+    texts = texts.mark_text(align="left", baseline="top", size=12, lineBreak="\n")
+    free = {"scale": None, "axis": None}
+    return texts.encode(alt.X("x:Q", **free), alt.Y("y:Q", **free), text="text:N")
 
 
 class Ticks(widgets.HBox):

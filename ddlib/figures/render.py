@@ -1,6 +1,7 @@
 """Show charts of a notebook: live in JupyterLab, as pictures elsewhere."""
 
 import io
+import warnings
 
 import altair as alt
 import vl_convert
@@ -12,8 +13,10 @@ LIVE = "application/vnd.vegalite.v5+json"  # the newest MIME type that JupyterLa
 def enable() -> None:
     """Show each chart live in JupyterLab, without a network, with a PNG for other viewers.
 
-    Call it once in a notebook.
+    Warnings are shown by their kind and text alone, without this machine's paths. Call it once in a
+    notebook.
     """
+    warnings.formatwarning = lambda text, kind, *_, **__: f"{kind.__name__}: {text}\n"
     alt.renderers.register("ddlib", mime_bundle)
     alt.renderers.enable("ddlib")
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ddlib.figures import style
 
+MERGED = alt.Legend(title=None)  # with that of colours
 LEAST = 1e-12  # log axes end here; smaller values are drawn at this value
 VALUES = {  # of Figure 1: the measured value, and its bound
     "distance": ("distance of the weights, δ", "bound of statement 1"),
@@ -79,7 +80,7 @@ def curves(
     )
     sizes = [widths.get(name, 2) for name in names]
     scale = alt.Scale(domain=names, range=sizes, type="ordinal")
-    width = alt.StrokeWidth("line:N", scale=scale, sort=names, legend=None)
+    width = alt.StrokeWidth("line:N", scale=scale, sort=names, legend=MERGED)
     chart = base.mark_line().encode(_dash(names, dashed), width)
     if marked:
         points = base.transform_filter(alt.FieldOneOfPredicate("line", list(marked)))
@@ -149,7 +150,7 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
 
 def _dash(names: Sequence[str], dashed: Sequence[str]) -> alt.StrokeDash:
     dashes = {name: [5, 3] if name in dashed else [1, 0] for name in names}
-    return alt.StrokeDash("line:N", scale=style.scale(dashes), sort=list(names), legend=None)
+    return alt.StrokeDash("line:N", scale=style.scale(dashes), sort=list(names), legend=MERGED)
 
 
 def _axis(channel: type, field: str, title: str, log: bool, table: pd.DataFrame):

@@ -17,10 +17,13 @@ from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
 from ddlib.methods import (
     characteristic,
     clusters,
+    difficulty,
     diffusion,
     distribution,
     gradient,
     imported,
+    patches,
+    recovery,
     selection,
     trained,
     trajectory,
@@ -110,6 +113,7 @@ def _texts(plain: Any) -> Iterator[str]:
 
 
 FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, selection.train_network)}
+TEACHER = Preparation(trained.teacher_job, trained.train_network, of_network=False)
 METHODS: dict[str, Method] = {
     "random": Method(selection.random, selection.RandomSelection, shares=True),
     "herding": Method(selection.herding, selection.FeatureSelection, **FEATURES),
@@ -132,11 +136,27 @@ METHODS: dict[str, Method] = {
         trajectory.TrajectoryMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
     ),
+    "datm": Method(
+        difficulty.distil,
+        difficulty.DifficultyAlignedMatching,
+        preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+    ),
     "ncfm": Method(
         characteristic.distil,
         characteristic.CharacteristicMatching,
         shares=True,
         preparation=Preparation(characteristic.jobs, trained.train_network),
+        check=check_factor,
+    ),
+    "rded": Method(
+        patches.distil, patches.RealisticPatches, preparation=TEACHER, check=check_factor
+    ),
+    "sre2l": Method(
+        recovery.distil,
+        recovery.StatisticsRecovery,
+        shares=True,
+        preparation=TEACHER,
+        check=recovery.check_teacher,
     ),
     "mgd3": Method(
         diffusion.distil,

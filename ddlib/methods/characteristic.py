@@ -29,18 +29,19 @@ LEAST = 1e-12  # of a squared difference: a root has no slope at 0
 class CharacteristicMatching(Matching):
     """Defaults are the reference's for CIFAR-10 (Wang et al., CVPR 2025).
 
-    S moves by Adam, whose first decay is `momentum`, at a rate in normalised pixels. networks,
-    pool: how many networks are trained on D, and how. frequencies: their number.
-    frequency_learning_rate: of the network that chooses the frequencies; at 0 there is no such
-    network, and frequencies are N(0, 1). amplitude: the weight of differences in amplitude; those
-    in phase have the rest. calibration: the weight of the cross-entropy of S under a trained
-    network.
+    S moves by Adam, whose first decay is `momentum`, at a rate in normalised pixels. factor: as in
+    `BatchMatching`; the published sets have 2. networks, pool: how many networks are trained on D,
+    and how. frequencies: their number. frequency_learning_rate: of the network that chooses the
+    frequencies; at 0 there is no such network, and frequencies are N(0, 1). amplitude: the weight
+    of differences in amplitude; those in phase have the rest. calibration: the weight of the
+    cross-entropy of S under a trained network.
     """
 
     iterations: NonNegativeInt = 20000
     learning_rate: ByIpc[NonNegativeFloat] = 0.04
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     real_batch: PositiveInt = 1024
+    factor: PositiveInt = 1
     networks: PositiveInt = 20
     pool: Recipe = Recipe(steps=12000)
     frequencies: Annotated[int, Field(ge=2)] = 4096
@@ -92,8 +93,9 @@ def distil(
         wanted = F.normalize(features).split([len(members) for members in rows])
         noise = send(noise, real.device).to(features.dtype)
         for size in list(moving):
-            samples = augment.apply(size.samples, draw)
-            reached = F.normalize(embed(network, theta, samples)).split(size.ipc)
+            samples = augment.apply(size.decoded(), draw)
+            features = F.normalize(embed(network, theta, samples))
+            reached = features.split(size.ipc * size.factor**2)
             loss = discrepancy(reached, wanted, size.frequencies(noise), parameters.amplitude)
             if parameters.calibration:
                 nats = F.cross_entropy(logits(network, end, samples), size.labels)
@@ -116,7 +118,7 @@ class _Size(Synthetic):
         parameters: CharacteristicMatching,
         chooser: Network,
     ):
-        super().__init__(dataset, ipc, seed, parameters)
+        super().__init__(dataset, ipc, seed, parameters, parameters.factor)
         self.chooser, self.theta = chooser, {}
         groups = [{"params": [self.samples], "lr": at_ipc(parameters.learning_rate, ipc)}]
         if rate := parameters.frequency_learning_rate:

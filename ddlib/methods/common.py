@@ -169,7 +169,7 @@ def check_factor(parameters: BatchMatching, dataset: DataSet, ipcs: Sequence[int
     if parameters.initialisation == "real" and needed > fewest:
         raise ValueError(
             f"factor={factor} starts ipc={max(ipcs)} from {needed} real images of each class, but "
-            f"the smallest class has {fewest}; choose smaller sizes, or initialisation: noise"
+            f"the smallest class has {fewest}; choose a smaller factor or smaller sizes"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -64,19 +64,24 @@ class TrajectoryMatching(Matching):
     expert_batch: PositiveInt = 256
     expert_augmentation: Literal[*augment.STRATEGIES] = "dsa"
 
+    method: ClassVar[str] = "mtt"
+
+    def starts(self, ipc: int, iteration: int) -> tuple[int, int]:
+        """Return the first snapshot to start from in an iteration, and the end of their range."""
+        return 0, round(at_ipc(self.max_start, ipc))
+
+    def last(self, ipc: int) -> int:
+        """Return the last snapshot of an expert that a size uses."""
+        return round(at_ipc(self.max_start, ipc)) + round(at_ipc(self.expert_epochs, ipc)) - 1
+
 
 def jobs(parameters: TrajectoryMatching, ipcs: Sequence[int]) -> list[dict[str, Any]]:
     """Return a job for each expert: its number, and how it is trained, up to the last target."""
-    epochs = max(sum(_places(parameters, ipc)) for ipc in ipcs) - 1
+    epochs = max(map(parameters.last, ipcs))
     names = ("learning_rate", "momentum", "weight_decay", "augmentation")
     recipe = {name: getattr(parameters, f"expert_{name}") for name in names}
     recipe |= {"batch_size": parameters.expert_batch, "epoch_steps": parameters.expert_steps}
     return [{"expert": n, "epochs": epochs, **recipe} for n in range(parameters.experts)]
-
-
-def _places(parameters: TrajectoryMatching, ipc: int) -> tuple[int, int]:
-    """Return the number of snapshots to start from, and the snapshots from start to target."""
-    return round(at_ipc(parameters.max_start, ipc)), round(at_ipc(parameters.expert_epochs, ipc))
 
 
 def train_expert(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
@@ -122,23 +127,41 @@ def distil(
     2022), algorithm 1. Batches of S are always full, where the reference's may be short. Batch
     norms of students and experts normalise by the batch, as in the reference.
     """
-    experts = [_read_expert(path) for path in prepared]
     synthetic = Synthetic(dataset, ipc, seed, parameters)
-    images, see = synthetic.samples, synthetic.watch.see
+    labels = synthetic.labels
+    if at_ipc(parameters.label_learning_rate, ipc):
+        labels = label_logits(labels, dataset.class_count).to(synthetic.samples)
+    experts = [read_expert(path) for path in prepared]
+    return match(network, synthetic, labels, seed, parameters, experts)
+
+
+def match(
+    network: Network,
+    synthetic: Synthetic,
+    labels: torch.Tensor,
+    seed: int,
+    parameters: TrajectoryMatching,
+    experts: Sequence[np.ndarray],
+) -> DistilledSet:
+    """Distil S from where it stands; see `distil`. labels: (k,), or logits (k, C) of soft labels.
+
+    Soft labels move at their learning rate.
+    """
+    ipc, images, see = synthetic.ipc, synthetic.samples, synthetic.watch.see
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)
     synthetic.optimiser.add_param_group({"params": [step_size], "lr": rate})
-    labels, label_rate = synthetic.labels, at_ipc(parameters.label_learning_rate, ipc)
-    if label_rate:
-        labels = _label_logits(labels, dataset.class_count).to(images).requires_grad_()
-        synthetic.optimiser.add_param_group({"params": [labels], "lr": label_rate})
+    if is_soft := labels.is_floating_point():
+        rate = at_ipc(parameters.label_learning_rate, ipc)
+        synthetic.optimiser.add_param_group({"params": [labels.requires_grad_()], "lr": rate})
     iterations = round(at_ipc(parameters.iterations, ipc))
     learned, slower = "the learned step size", "choose a smaller step_size_learning_rate"
-    (starts, span), stream = _places(parameters, ipc), generator("expert starts", seed)
+    span, stream = round(at_ipc(parameters.expert_epochs, ipc)), generator("expert starts", seed)
     for iteration in range(iterations):
         # These draws do not depend on the size, so all sizes see the same experts.
         number, place = torch.rand(2, generator=stream, dtype=torch.float64).tolist()
-        expert, first = experts[int(number * len(experts))], int(place * starts)
+        low, high = parameters.starts(ipc, iteration)
+        expert, first = experts[int(number * len(experts))], low + int(place * (high - low))
         start, target = (
             send(torch.from_numpy(np.array(expert[row])), images.device).to(images.dtype)
             for row in (first, first + span)
@@ -156,17 +179,18 @@ def distil(
         see(~(step_size <= 0), fell)  # NaN passes here, and shows in the next loss
     see(step_size.isfinite(), DivergedError(iterations, learned, advice=slower))
     synthetic.watch.finite(iterations, "a label", labels)
-    distilled = synthetic.finished("mtt", iterations, {"step_size": step_size.item()})
-    return replace(distilled, labels=labels.detach().softmax(1).cpu()) if label_rate else distilled
+    distilled = synthetic.finished(parameters.method, iterations, {"step_size": step_size.item()})
+    return replace(distilled, labels=labels.detach().softmax(1).cpu()) if is_soft else distilled
 
 
-def _label_logits(labels: torch.Tensor, class_count: int) -> torch.Tensor:
+def label_logits(labels: torch.Tensor, class_count: int) -> torch.Tensor:
     """Return logits (k, C) whose softmax is FIRST_SHARE at the labels (k,), even elsewhere."""
     odds = FIRST_SHARE * (class_count - 1) / (1 - FIRST_SHARE)
     return math.log(odds) * F.one_hot(labels, class_count)
 
 
-def _read_expert(path: Path) -> np.ndarray:
+def read_expert(path: Path) -> np.ndarray:
+    """Return the weights (epochs + 1, P) that `train_expert` wrote, mapped from the file."""
     with reading(path):
         return np.load(path, mmap_mode="r")
 

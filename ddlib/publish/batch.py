@@ -120,6 +120,7 @@ def work(runs: list[Run], at_once: int) -> None:
             run.status, run.message = "not run", f"it needs the results of {', '.join(missing)}"
         if not run.status:
             with gpu if run.on_gpu else nullcontext():
+                print(f"{run.name}: starts", flush=True)
                 _execute(run)
         print(f"{run.name}: {run.status}. {run.message}", flush=True)
         return run

@@ -60,9 +60,10 @@ class CellNames(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the line at the start of a code cell; drop those of other cells and of ends."""
-        cell = re.fullmatch(r"(Executing|Ending) Cell (\d+)-+", record.getMessage())
+        text = record.getMessage()
+        cell = re.fullmatch(r"(Executing|Ending) Cell (\d+)-+", text)
         if not cell:
-            return "unknown" not in record.getMessage()  # the notebook refuses unknown names
+            return not text.startswith("Passed unknown")  # the notebook refuses unknown names
         number = self.numbers.get(int(cell[2]) - 1)
         record.msg, record.args = f"{self.run}: cell {number} of {len(self.numbers)}", ()
         return cell[1] == "Executing" and number is not None

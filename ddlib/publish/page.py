@@ -78,8 +78,9 @@ class PageExporter(HTMLExporter):
     @jinja2.pass_context
     def markdown2html(self, context: Any, source: str) -> str:
         """Return Markdown as HTML, with formulas as MathML and links to pages."""
-        folder = context.get("resources", {}).get("metadata", {}).get("path", "")
-        return markdown_to_html(source, folder, context.get("cell", {}).get("attachments"))
+        notebook = context.get("resources", {}).get("metadata", {})
+        folder, name = notebook.get("path", ""), notebook.get("name", "")
+        return markdown_to_html(source, folder, context.get("cell", {}).get("attachments"), name)
 
 
 def write_page(notebook_path: Path, html_path: Path) -> None:
@@ -196,10 +197,14 @@ def _figure(spec: dict, png: str | None) -> str:
 class _Renderer(IPythonRenderer):
     """Renders Markdown as HTML, with formulas as MathML, which browsers draw without a library."""
 
+    name = ""  # of the notebook: JupyterLab follows links to its headings only by its name
+
     def link(self, text: str, url: str, title: str | None = None) -> str:
         name, mark, place = url.partition("#")
         if "://" in name or not name.endswith(".ipynb"):
             return super().link(text, url, title)
+        if mark and name == f"{self.name}.ipynb":
+            return super().link(text, mark + place, title)
         address = page_of(name, Path(self.path))
         return super().link(text, f"{address}{mark}{place}", title) if address else text
 
@@ -229,8 +234,10 @@ def _mathml(formula: str, display: str) -> str:
         return f"<code>{html.escape(formula)}</code>"
 
 
-def markdown_to_html(source: str, folder: str = "", attachments: dict | None = None) -> str:
-    """Return Markdown of a notebook in `folder` as HTML."""
+def markdown_to_html(
+    source: str, folder: str = "", attachments: dict | None = None, name: str = ""
+) -> str:
+    """Return Markdown of the notebook `name`.ipynb in `folder` as HTML."""
     renderer = _Renderer(
         escape=False,
         embed_images=True,
@@ -238,4 +245,5 @@ def markdown_to_html(source: str, folder: str = "", attachments: dict | None = N
         path=folder,
         attachments=attachments,
     )
+    renderer.name = name
     return MarkdownWithMath(renderer=renderer).render(source)

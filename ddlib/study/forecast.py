@@ -64,6 +64,12 @@ LOOPS = {
         [EXPERT | {"student_steps": n} for n in (1, 4)],
         lambda iterations, student_steps: (1, iterations * student_steps),
     ),
+    "datm": (
+        [EXPERT | {"min_start": 0, "label_snapshot": 1, "student_steps": n} for n in (1, 4)],
+        lambda iterations, student_steps: (1, iterations * student_steps),
+    ),
+    "rded": ([{}], lambda: (1,)),
+    "sre2l": ([{"iterations": n} for n in (1, 3)], lambda iterations: (1, iterations)),
     "ncfm": (
         [{"iterations": n, "networks": 1} for n in (1, 3)],
         lambda iterations: (1, iterations),

@@ -6,7 +6,7 @@ from ddlib.methods import METHODS
 from ddlib.parameters import Parameters
 from ddlib.study.settings import Settings
 
-OF_IMAGES = ("dsa", "mgd3", "imported")
+OF_IMAGES = ("dsa", "mgd3", "rded", "sre2l", "imported")
 """Methods that only make images."""
 AUGMENTATIONS = ("none", "mixup")
 """Augmentations that do not need images."""
@@ -56,7 +56,7 @@ def _plain(name: str, parameters: Parameters, dataset: DataSet) -> Parameters:
     fields = [field for field in type(parameters).model_fields if "augmentation" in field]
     for field in fields:
         value = getattr(parameters, field)
-        if field in parameters.model_fields_set and value != "none":
+        if field in parameters.model_fields_set and value not in AUGMENTATIONS:
             raise ValueError(
                 f"the method {name!r} has {field}={value!r}, which is for images, but "
                 f"{dataset.name} holds {dataset.kind}s; choose none"

@@ -27,7 +27,8 @@ from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
 from ddlib.words.text import listed
 
-NUMBERS = {"mtt": ["learning_rate", "step_size"], "mgd3": ["guidance"]}
+OF_STUDENTS = ["learning_rate", "step_size"]
+NUMBERS = {"mtt": OF_STUDENTS, "datm": OF_STUDENTS, "mgd3": ["guidance"]}
 """What is searched; for other methods that move images by SGD it is the learning rate."""
 FACTORS = (1 / 16, 1 / 4, 4, 16)
 HELD_OUT = 300  # images per class at most: one standard error at 10 classes is 0.9 points

@@ -158,6 +158,25 @@ def _warp(images: Tensor, matrices: Tensor) -> Tensor:
         return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
 
 
+def resized_crops(
+    images: Tensor, smallest: float, sides: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    """Cut a random part out of each image, and resize it bilinearly; differentiable.
+
+    images: (N, channels, H, W); smallest: the least share of the area of an image that a part has;
+    shares are uniform up to 1, and parts have the proportions of the images. sides: height and
+    width of the result. Source: random resized crops of Szegedy et al. (CVPR 2015), of one aspect.
+    """
+    draws = torch.rand(3, len(images), generator=generator, dtype=torch.float32)
+    scale = (smallest + (1 - smallest) * draws[0]).sqrt()
+    centres = (2 * draws[1:] - 1) * (1 - scale)  # (2, N), of images from -1 to 1
+    matrices = torch.cat([torch.diag_embed(torch.stack([scale] * 2, 1)), centres.T[..., None]], 2)
+    matrices = send(matrices, images.device).to(images.dtype)
+    with unrounded(images.device):
+        grid = F.affine_grid(matrices, (*images.shape[:2], *sides), align_corners=False)
+        return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+
+
 def _rounded(pixels: float) -> int:
     """Nearest whole number of pixels, halves up."""
     return int(pixels + 0.5)

@@ -17,6 +17,11 @@ def listed(names: Iterable, word: str = "or") -> str:
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def unless_empty(table: pd.DataFrame, sentence: str) -> pd.DataFrame | Text:
+    """Return a table, or a sentence in its place if it has no rows."""
+    return table if len(table) else Text(sentence)
+
+
 def bullets(lines: Iterable[str]) -> str:
     """Return lines as a Markdown list."""
     return "\n".join(f"- {line}" for line in lines)

@@ -187,7 +187,7 @@ def assumptions(rows: Mapping[tuple[str, str], tuple[float, float]]) -> pd.DataF
     """
     table = pd.DataFrame(rows, index=["value", "bound"]).T.dropna()
     table = table.rename_axis(["assumption", "fails as"])
-    holds = "holds: " + (table["bound"] / table["value"]).map("{:.2g}".format) + " times the value"
+    holds = "holds: " + (table["bound"] / table["value"]).map("{:.3g}".format) + " times the value"
     held = table["value"] <= table["bound"]
     return table.map("{:.3g}".format).assign(**{"the bound": holds.where(held, "is broken")})
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ddlib.explore import explorers as explore
 from ddlib.explore import tables
 from ddlib.explore.controls import Ticks
 from ddlib.explore.ipc import MEASURES
+from ddlib.figures.render import mime_bundle
 from ddlib.publish.page import NUMBERS
 from ddlib.stats import families as family_stats
 from ddlib.stats import laws, planner, verdicts
@@ -288,6 +290,11 @@ def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert "<table" in bundle[NUMBERS]
     assert metadata["image/png"]["width"] < 1000  # fits a window of 1280 with a sidebar
+    # Viewers that know no widgets show the picture: the numbers stand below the chart.
+    chart = Image.open(BytesIO(mime_bundle(spec)[0]["image/png"]))
+    still = Image.open(BytesIO(bundle["image/png"]))
+    assert still.height >= chart.height + 2 * 21 * len(cells(explorer))
+    assert np.asarray(still.convert("L"))[chart.height :].min() < 128  # dark text
 
 
 def test_findings_are_explored_without_torch():

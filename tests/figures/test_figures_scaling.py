@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from itertools import product
 
 import altair as alt
@@ -119,8 +120,8 @@ def test_pictures_become_a_grid_of_sharp_pixels():
     assert spec["facet"]["sort"] == list(METHODS)
     png = render.mime_bundle(spec)[0]["image/png"]
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
-    # 16 pictures with sides of 62 pixels, at scale 2, half red and half blue: nothing was blended.
-    assert colours[RED] == colours[BLUE] == 16 * 124 * 124 / 2
+    # 16 pictures with sides of 70 pixels, at scale 2, half red and half blue: nothing was blended.
+    assert colours[RED] == colours[BLUE] == 16 * 140 * 140 / 2
     with pytest.raises(ValueError, match="several pictures of class cat for random at k=2"):
         sets.distilled_images(pd.concat([pictures, pictures.head(1)]))
 
@@ -144,3 +145,11 @@ def test_the_renderer_gives_jupyterlab_its_mime_type_and_everyone_a_picture(gaps
     size = metadata["image/png"]
     assert Image.open(io.BytesIO(data["image/png"])).size == (2 * size["width"], 2 * size["height"])
     assert size["width"] <= 1000
+
+
+def test_warnings_in_a_notebook_name_no_path(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restored at the end
+    with alt.renderers.enable("default"):
+        render.enable()
+    text = warnings.formatwarning("3 files were skipped", UserWarning, "/home/me/load.py", 12)
+    assert text == "UserWarning: 3 files were skipped\n"

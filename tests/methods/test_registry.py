@@ -28,7 +28,17 @@ SETTINGS = {
     "dc": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
     "dsa": {**BATCHES, "outer_steps": 2, "inner_epochs": 1},
     "mtt": {"iterations": 2, "student_steps": 2, "experts": 2, "max_start": 2, **EXPERTS},
+    "datm": {
+        **{"iterations": 2, "student_steps": 2, "experts": 2, "max_start": 2, "label_snapshot": 2},
+        **EXPERTS,
+    },
     "ncfm": {**BATCHES, "networks": 2, "pool": ON_DATA, "frequencies": 4},
+    "rded": {"candidates": 8, "crops": 2, "teacher": ON_DATA},
+    "sre2l": {
+        "iterations": 2,
+        "teacher": ON_DATA,
+        "network": {"name": "convnet", "width": 4, "depth": 2, "norm": "batch"},
+    },
     "mgd3": {"steps": 3, "stop": 1, "unet_steps": 2, "unet_channels": [8]},
 }
 
@@ -71,7 +81,8 @@ def test_a_set_says_what_made_it(run, tiny):
     for ipc, synthetic in distil([1, 2], seed=4).items():
         assert (synthetic.data, synthetic.method, synthetic.seed) == ("tiny", name, 4)
         assert (synthetic.classes, synthetic.normalisation) == (tiny.classes, tiny.normalisation)
-        assert synthetic.labels.tolist() == [0] * ipc + [1] * ipc + [2] * ipc
+        assert synthetic.hard_labels.tolist() == [0] * ipc + [1] * ipc + [2] * ipc
+        assert name == "datm" or torch.equal(synthetic.labels, synthetic.hard_labels)
         assert synthetic.parameters == parameters.model_dump()
         assert synthetic.samples.shape == (3 * ipc, 1, 8, 8)
         assert synthetic.samples.dtype == torch.float32
@@ -88,6 +99,7 @@ def test_one_seed_gives_one_set_and_nothing_else_changes(run, tiny):
     assert np.array_equal(np.random.get_state()[1], numpy_state)
     assert torch.equal(tiny.train.samples, real)
     assert torch.equal(first.samples, again.samples)
+    assert torch.equal(first.labels, again.labels)
     assert first.learned == again.learned
     assert not torch.equal(first.samples, other.samples)
 

@@ -25,7 +25,8 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     parameters = {**SMALL, "theory": {**SMALL["theory"], "coverage": str(folder / "nowhere")}}
     notebook = execute(NOTEBOOK, folder, **parameters, results=str(folder / "results"))
-    write_page(folder / "out.ipynb", folder / "out.html")
+    nbformat.write(notebook, folder / NOTEBOOK.name)
+    write_page(folder / NOTEBOOK.name, folder / "out.html")
     return notebook, BeautifulSoup((folder / "out.html").read_text(), "html.parser")
 
 

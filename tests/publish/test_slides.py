@@ -1,21 +1,24 @@
 """Slides of an executed notebook: one section a screen, figures whole, nothing loaded."""
 
-import subprocess
-import sys
+import shutil
 
 import nbformat
+import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_page import SPEC, code, display
 
+from ddlib.publish.slides import SlidesExporter
+
 LONG = "word " * 40
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 
 
 def slides(tmp_path, *cells) -> BeautifulSoup:
-    """Return the slides that nbconvert writes of a notebook."""
+    """Return the slides of a notebook, written as nbconvert writes them."""
     nbformat.write(new_notebook(cells=list(cells)), tmp_path / "run.ipynb")
-    command = [sys.executable, "-m", "nbconvert", "--to", "ddlib.publish.slides.SlidesExporter"]
-    subprocess.run([*command, tmp_path / "run.ipynb"], check=True, capture_output=True)
+    text, resources = SlidesExporter().from_filename(str(tmp_path / "run.ipynb"))
+    (tmp_path / f"run{resources['output_extension']}").write_text(text, encoding="utf-8")
     return BeautifulSoup((tmp_path / "run.slides.html").read_text("utf-8"), "html.parser")
 
 
@@ -46,3 +49,31 @@ def test_they_need_no_network_and_code_that_failed_is_said(tmp_path):
     assert all(tag["src"].startswith("data:") for tag in soup(src=True))
     assert not soup("link")
     assert "This run stopped in cell" in soup.main.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package chromium")
+def test_keys_move_from_slide_to_slide_and_a_link_leads_to_its_heading(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    links = new_markdown_cell("# One\n\n[last](run.ipynb#The-last)")
+    slides(
+        tmp_path, links, new_markdown_cell("## Two"), new_markdown_cell(f"## The last\n\n{LONG}")
+    )
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.goto((tmp_path / "run.slides.html").as_uri())
+
+        def shown() -> list[str]:
+            heads = page.locator("section h1, section h2").all()
+            return [head.inner_text() for head in heads if head.is_visible()]
+
+        assert shown() == ["One"]
+        page.keyboard.press("ArrowRight")
+        assert shown() == ["Two"]
+        page.keyboard.press("PageUp")
+        page.click("text=last")
+        page.wait_for_function("document.querySelector('output').textContent === '3 / 3'")
+        assert shown() == ["The last"]
+        page.keyboard.press("ArrowRight")
+        assert shown() == ["The last"]
+        browser.close()

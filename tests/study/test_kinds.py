@@ -14,6 +14,8 @@ from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
 MTT = {"iterations": 2, "student_steps": 2, "expert_epochs": 1, "max_start": 1, "experts": 1}
+DATM = MTT | {"student_steps": 2, "expert_steps": 4, "label_snapshot": 1}
+NCFM = {"iterations": 2, "networks": 1, "pool": {"steps": 2}, "frequencies": 4}
 SOFT = {"regime": "soft", "teacher": {"augmentation": "dsa"}}
 WINE = {
     "data": {"name": "wine"},
@@ -21,7 +23,8 @@ WINE = {
     "training": {"steps": 60, "batch_size": 16, "learning_rate": 0.05},
     "methods": {"random": None, "herding": {"steps": 5}, "k_center": {"steps": 5}, "dm": DM}
     | {"kernel_herding": None, "k_means": None, "nearest_to_centroid": {"features": "trained"}}
-    | {"dc": DC, "mtt": MTT | {"synthetic_batch": 3, "expert_steps": 4}},
+    | {"dc": DC, "mtt": MTT | {"synthetic_batch": 3, "expert_steps": 4}}
+    | {"ncfm": NCFM, "datm": DATM},
     "k": [3, 30],
     "seeds": 1,
     "reference": "same_steps",
@@ -45,7 +48,7 @@ def test_every_method_runs_on_sequences(tmp_path, monkeypatch):
     methods = WINE["methods"] | {"dc": DC | {"initialisation": "real"}}  # noise has no padding
     changes = {"data": data, "network": network, "methods": methods, "k": [2, 6]}
     result = run(settings(tmp_path, **changes))
-    assert result.trials["status"].tolist() == ["ok"] * 18
+    assert result.trials["status"].tolist() == ["ok"] * 22
     for synthetic in result.distilled(0):
         assert synthetic.samples.shape == (synthetic.k, 6, 8)
         assert synthetic.samples.any(-1).sum(1).tolist() == [5] * synthetic.k  # tokens of a text
@@ -53,7 +56,7 @@ def test_every_method_runs_on_sequences(tmp_path, monkeypatch):
 
 def test_every_method_runs_on_vectors(tmp_path):
     result = run(settings(tmp_path))
-    assert result.trials["status"].tolist() == ["ok"] * 18
+    assert result.trials["status"].tolist() == ["ok"] * 22
     assert result.trials.query("method == 'random' and k == 30")["accuracy"].item() > 0.8
     for synthetic in result.distilled(0):
         assert synthetic.samples.shape == (synthetic.k, 13)
@@ -127,9 +130,15 @@ def test_models_of_scikit_learn_are_trained_on_the_sets_and_on_all_data(tmp_path
             "the method 'mine': factor=2 puts several images into one, but wine holds vectors; le",
         ),
         ({"methods": {"mgd3": None}}, "the method 'mgd3' makes images, but wine holds vectors"),
+        ({"methods": {"rded": None}}, "the method 'rded' makes images, but wine holds vectors"),
+        ({"methods": {"sre2l": None}}, "the method 'sre2l' makes images, but wine holds vectors"),
         (
             {"methods": {"dm": {"augmentation": "dsa"}}},
             "the method 'dm' has augmentation='dsa', which is for images, but wine holds vectors",
+        ),
+        (
+            {"methods": {"ncfm": {"pool": {"augmentation": "flip_crop"}}}},
+            "the method 'ncfm: pool' has augmentation='flip_crop', which is for images, but wine",
         ),
         (
             {"configurations": {"a": {"augmentation": "flip_crop"}}},

@@ -1,0 +1,186 @@
+"""RDED and SRe2L: what a teacher keeps of real images, and what is recovered from it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from draws import noise, prepare, stream
+
+from ddlib.methods import METHODS
+from ddlib.methods.common import class_members
+from ddlib.methods.patches import RealisticPatches, centred
+from ddlib.methods.recovery import StatisticsRecovery, answers
+from ddlib.methods.trained import build, read_network
+from ddlib.networks.functional import logits
+from ddlib.seeds import generator
+from ddlib.training.augment import resized_crops
+from ddlib.training.recipe import Recipe
+
+TEACHER = Recipe(steps=30, batch_size=16, learning_rate=0.05)
+BATCH = {"name": "convnet", "width": 6, "depth": 2, "norm": "batch"}
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny, network, tmp_path_factory):
+    """The file of a teacher with batch norms, the network, and its weights."""
+    folder = tmp_path_factory.mktemp("teacher")
+    parameters = StatisticsRecovery(teacher=TEACHER, network=BATCH)
+    files = prepare(METHODS["sre2l"], parameters, [1], tiny, network, folder)[0]
+    return files, build(tiny, BATCH), read_network(files[0], "cpu")
+
+
+def rded(tiny, network, teacher, ipc, seed=0, **changes):
+    parameters = RealisticPatches(teacher=TEACHER, network=BATCH, **changes)
+    return METHODS["rded"].distil(tiny, network, [ipc], seed, parameters, teacher[0])[ipc]
+
+
+def sre2l(tiny, network, teacher, ipcs, seed=0, **changes):
+    parameters = StatisticsRecovery(teacher=TEACHER, network=BATCH, **changes)
+    return METHODS["sre2l"].distil(tiny, network, ipcs, seed, parameters, teacher[0])
+
+
+def test_a_crop_is_the_bilinear_image_of_its_corner():
+    """Pixels that count rows and columns give crops whose steps tell the scale."""
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    images = torch.stack([rows, columns])[None].repeat(200, 1, 1, 1)
+    cut = resized_crops(images, 0.25, (4, 4), stream())
+    down, across = (cut[:, axis].diff(dim=1 + axis) for axis in (0, 1))
+    inner = down[:, 1:-1].flatten(1)  # the border repeats the outermost pixels
+    torch.testing.assert_close(inner, inner[:, :1].expand_as(inner), rtol=1e-4, atol=1e-4)
+    side = inner[:, 0] * 4 / 8  # share of the side
+    assert side.min() > 0.5 - 1e-4
+    assert side.max() < 1 + 1e-4
+    assert side.square().min() < 0.3
+    assert abs(side.square().mean() - 0.625) < 0.06  # uniform in area: sd .2165 / sqrt(200) = .015
+    torch.testing.assert_close(across[:, :, 1], down[:, 1], rtol=1e-4, atol=1e-4)
+
+
+def test_whole_crops_change_nothing_but_rounding():
+    images = noise(3, 1, 8, 8)
+    torch.testing.assert_close(
+        resized_crops(images, 1.0, (8, 8), stream()), images, rtol=1e-4, atol=1e-5
+    )
+
+
+def nats_of(teacher, images, label):
+    labels = torch.full((len(images),), label)
+    return F.cross_entropy(logits(*teacher[1:], images), labels, reduction="none")
+
+
+def test_parts_stand_in_the_middle_of_zeros():
+    parts, padded = noise(5, 1, 4, 3), torch.zeros(5, 1, 8, 8)
+    padded[:, :, 2:6, 2:5] = parts
+    assert torch.equal(centred(parts, (8, 8)), padded)
+
+
+def test_the_surest_whole_images_are_kept(tiny, network, teacher):
+    """With crops of all of an image, the set is each class's images of the least loss."""
+    synthetic = rded(tiny, network, teacher, 3, smallest=1.0, candidates=40)
+    nats = F.cross_entropy(
+        logits(*teacher[1:], tiny.train.samples), tiny.train.labels, reduction="none"
+    )
+    rows = [members[nats[members].argsort()[:3]] for members in class_members(tiny)]
+    torch.testing.assert_close(
+        synthetic.samples, tiny.train.samples[torch.cat(rows)], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_quarters_are_shrunken_images_that_the_teacher_is_sure_of(tiny, network, teacher):
+    """With whole images as parts: the eight of the least loss, the surest four in all corners."""
+    synthetic = rded(tiny, network, teacher, 2, smallest=1.0, candidates=40, factor=2, crops=1)
+    for label, members in enumerate(class_members(tiny)):
+        small = F.avg_pool2d(tiny.train.samples[members], 2)
+        shown = torch.zeros(40, 1, 8, 8)
+        shown[:, :, 2:6, 2:6] = small
+        best = small[nats_of(teacher, shown, label).argsort()[:8]]
+        for number in range(2):
+            image = synthetic.samples[2 * label + number]
+            for corner in range(4):
+                down, right = 4 * (corner // 2), 4 * (corner % 2)
+                quarter = image[:, down : down + 4, right : right + 4]
+                wanted = best[2 * corner + number]
+                torch.testing.assert_close(quarter, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_more_crops_are_surer(tiny, network, teacher):
+    losses = [
+        sum(
+            nats_of(teacher, part, label).mean()
+            for label, part in enumerate(rded(tiny, network, teacher, 4, **more).samples.chunk(3))
+        )
+        for more in ({"crops": 1, "candidates": 4}, {"crops": 8, "candidates": 40})
+    ]
+    assert losses[1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("factor", "ipc", "message"),
+    [
+        (3, 1, "factor=3 does not divide images of 8 x 8 pixels; choose from 1, 2, 4, 8"),
+        (4, 3, "from 48 real images .* the smallest class has 40; choose a smaller factor or"),
+    ],
+)
+def test_a_factor_that_does_not_fit_is_refused(tiny, network, teacher, factor, ipc, message):
+    with pytest.raises(ValueError, match=message):
+        rded(tiny, network, teacher, ipc, factor=factor)
+
+
+def test_a_teacher_without_batch_norms_is_refused(tiny, network, teacher):
+    parameters = StatisticsRecovery(network={"name": "mlp"})
+    with pytest.raises(ValueError, match=r"batch norms, and .*'mlp'.* has none; choose network: "):
+        METHODS["sre2l"].distil(tiny, network, [1], 0, parameters, teacher[0])
+
+
+def test_the_distance_of_statistics_is_that_of_a_plain_network(teacher):
+    _, network, theta = teacher
+    images = noise(7, 1, 8, 8)
+    scores, distance = answers(network, theta, images)
+    torch.testing.assert_close(scores, logits(network, theta, images))
+    total, values = 0.0, images
+    for block, weight in ((0, 10), (4, 1)):
+        values = F.conv2d(
+            values, *(theta[f"body.{block}.{n}"] for n in ("weight", "bias")), padding=1
+        )
+        norm = {
+            n: theta[f"body.{block + 1}.{n}"]
+            for n in ("running_mean", "running_var", "weight", "bias")
+        }
+        means = torch.stack([values[:, c].mean() for c in range(6)])
+        variances = torch.stack([((values[:, c] - means[c]) ** 2).mean() for c in range(6)])
+        total += weight * (means - norm["running_mean"]).square().sum().sqrt()
+        total += weight * (variances - norm["running_var"]).square().sum().sqrt()
+        values = F.avg_pool2d(F.relu(F.batch_norm(values, **norm)), 2)
+    torch.testing.assert_close(distance, total)
+    assert not any(layer._forward_pre_hooks for layer in network.batch_norms)
+
+
+def test_recovery_equals_adam_written_out(tiny, network, teacher):
+    """Four steps on two groups; rolled images, a falling rate, pixels clipped to [0, 1]."""
+    sets = sre2l(tiny, network, teacher, [1, 2], seed=3, iterations=4, statistics=0.1)
+    for number in range(2):
+        draws = generator("recovery", 3, number)
+        images = torch.randn(3, 1, 8, 8, generator=draws).requires_grad_()
+        optimiser = torch.optim.Adam([images], lr=0.25, betas=(0.5, 0.9))
+        for rate in (1.0, 0.8535534, 0.5, 0.1464466):  # (1 + cos(pi step / 4)) / 2
+            down, right = torch.randint(5, (2,), generator=draws).tolist()
+            scores, distance = answers(*teacher[1:], images.roll((down, right), (2, 3)))
+            loss = F.cross_entropy(scores, torch.arange(3)) + 0.1 * distance
+            optimiser.param_groups[0]["lr"] = 0.25 * rate
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():  # mean 0.5, deviation 0.25
+                images.clamp_(-2, 2)
+        torch.testing.assert_close(
+            sets[2].samples[number::2], images.detach(), rtol=1e-4, atol=1e-4
+        )
+    torch.testing.assert_close(sets[1].samples, sets[2].samples[::2])
+
+
+def test_recovered_images_are_what_the_teacher_knows(tiny, network, teacher):
+    still = {"jitter": 0, "statistics": 0.1}
+    images = sre2l(tiny, network, teacher, [4], iterations=60, **still)[4].samples
+    start = sre2l(tiny, network, teacher, [4], iterations=0)[4].samples
+    labels = torch.arange(3).repeat_interleave(4)
+    (scores, near), (_, far) = (answers(*teacher[1:], each) for each in (images, start))
+    assert (scores.argmax(1) == labels).float().mean() > 0.9
+    assert near < 0.5 * far
