@@ -155,7 +155,8 @@ def _decided_by(row: pd.Series) -> str:
 
 def _interval(row: pd.Series, *names: str) -> str:
     values = Interval(*row[list(names)])
-    return "—" if np.isnan(values.estimate) else f"{values:.2f}"
+    text = "—" if np.isnan(values.estimate) else f"{values:.2f}"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")  # one line of a table
 
 
 def r2(cells: pd.DataFrame) -> Text:

@@ -1,5 +1,6 @@
 """Format lists, tables of lines, folded tables and p-values for sentences."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -8,7 +9,10 @@ import pandas as pd
 class Text(str):
     """Markdown that a notebook renders and a terminal shows as it is."""
 
-    __repr__ = _repr_markdown_ = str.__str__
+    __repr__ = str.__str__
+
+    def _repr_markdown_(self) -> str:
+        return re.sub(r"\bk\*(?!\*)", r"k\\*", self)  # the star of k* begins no italics
 
 
 def listed(names: Iterable, word: str = "or") -> str:

@@ -7,6 +7,7 @@ import pytest
 from ddlib.stats import planner
 from ddlib.stats.pilot import read_pilot
 from ddlib.words import coverage as reading
+from ddlib.words.text import Text
 
 
 def regression(predictor, **changes):
@@ -121,3 +122,9 @@ def test_transfer_says_which_gaps_change_beyond_noise():
         "and larger in 0 of 2 cases (mean change +0.020, +0.010 to +0.030); 2 families lost seeds "
         "to missing trials; b cannot be judged by fewer than 2 whole seeds."
     )
+
+
+def test_the_star_of_k_star_begins_no_italics():
+    text = Text("**Gap 0.1: k* is 3.** The **network** has 2 k*.")
+    assert text._repr_markdown_() == r"**Gap 0.1: k\* is 3.** The **network** has 2 k\*."
+    assert repr(text) == text
