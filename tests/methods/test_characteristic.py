@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import noise, prepare, stream
+from draws import decoded_by_hand, noise, prepare, stream
 from torch import nn
 
 from ddlib.methods import METHODS
@@ -21,6 +21,7 @@ from ddlib.methods.trained import first_weights, read_network
 from ddlib.networks.functional import logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
+from ddlib.training import augment
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
@@ -117,12 +118,17 @@ def ordinary_chooser(theta):
 
 @pytest.mark.parametrize("rate", [0.0, 0.01])
 def test_a_run_equals_the_min_max_written_out(tiny, network, ordinary_convnet, pool, rate):
-    """Three iterations over all of D: Adam by hand, down for S and up for the frequencies."""
-    parameters = settings(frequency_learning_rate=rate, learning_rate=0.05, calibration=0.1)
-    distilled = distil(tiny, network, [2], 0, parameters, pool)[2].samples
-    images = initial_images(tiny, 2, "real", 0).requires_grad_()
-    mine, draws = torch.optim.Adam([images], lr=0.05, betas=(0.8, 0.999)), generator("pool", 0)
-    theta = initial_parameters(frequency_network(24), generator("frequency weights", 0))
+    """Three iterations over all of D: Adam by hand, down for S and up for the frequencies.
+
+    Each stored image holds four; one augmentation of an iteration serves these and D. The
+    seed is one whose gradients are nowhere near 0, where rounding would turn a step of Adam.
+    """
+    changes = {"learning_rate": 0.05, "calibration": 0.1, "factor": 2, "augmentation": "dsa"}
+    parameters = settings(frequency_learning_rate=rate).replace(**changes)
+    distilled = distil(tiny, network, [2], 4, parameters, pool)[2].samples
+    images, applied = initial_images(tiny, 2, "real", 4, factor=2).requires_grad_(), set()
+    mine, draws = torch.optim.Adam([images], lr=0.05, betas=(0.8, 0.999)), generator("pool", 4)
+    theta = initial_parameters(frequency_network(24), generator("frequency weights", 4))
     chooser = ordinary_chooser(theta)
     rival = torch.optim.Adam(chooser.parameters(), lr=rate)
     labels = tiny.train.labels
@@ -134,17 +140,21 @@ def test_a_run_equals_the_min_max_written_out(tiny, network, ordinary_convnet, p
         body, end = (
             ordinary_convnet({name: theta[name] for name in first}, 2) for theta in (between, end)
         )
-        stream = generator("characteristic function", 0, iteration)
+        stream = generator("characteristic function", 4, iteration)
+        drawn = augment.draw(augment.STRATEGIES["dsa"], 1, stream)
+        applied.add(drawn.family)
         random = torch.randn(5, 24, generator=stream, dtype=torch.float32)
         t = chooser(random) if rate else random
-        real, seen = (F.normalize(body[0](s).flatten(1)) for s in (tiny.train.samples, images))
+        views = [tiny.train.samples, decoded_by_hand(images, 2)]
+        views = [augment.apply(samples, drawn) for samples in views]
+        real, seen = (F.normalize(body[0](samples).flatten(1)) for samples in views)
         loss = 0
         for label in range(3):
-            f = torch.exp(1j * (seen[2 * label : 2 * label + 2] @ t.T)).mean(0)
+            rows = slice(8 * label, 8 * label + 8)
+            f = torch.exp(1j * (seen[rows] @ t.T)).mean(0)
             g = torch.exp(1j * (real[labels == label].detach() @ t.T)).mean(0)
             loss = loss + (f - g).abs().mean() / math.sqrt(2)
-            scores = end(images[2 * label : 2 * label + 2])
-            loss = loss + 0.1 * F.cross_entropy(scores, torch.tensor([label, label]))
+            loss = loss + 0.1 * F.cross_entropy(end(views[1][rows]), torch.full((8,), label))
         mine.zero_grad()
         rival.zero_grad()
         loss.backward()
@@ -153,8 +163,9 @@ def test_a_run_equals_the_min_max_written_out(tiny, network, ordinary_convnet, p
         mine.step()
         rival.step()
     torch.testing.assert_close(distilled, images.detach(), rtol=1e-3, atol=1e-4)
-    start = initial_images(tiny, 2, "real", 0)
+    start = initial_images(tiny, 2, "real", 4, factor=2)
     assert (distilled - start).abs().max() > 0.05
+    assert applied == {"color", "cutout", "scale"}
 
 
 def test_frequencies_climb_where_s_descends():

@@ -149,6 +149,10 @@ BAD = [
     ({"pilot": {"k": [30], "configurations": ["own"]}}, "'30' is not a k of this study; did you"),
     ({"reference": "converge"}, "did you mean 'converged'"),
     ({"converged": {"held_out": 1}}, "held_out=1 must be a number above 0 and below 1"),
+    (
+        {"network": {"name": "convnet", "norm": "batch"}, "methods": {"datm": None}},
+        "the method 'datm': labels are answers of experts, which keep no running statistics, but",
+    ),
     ({"data": {"name": "no/where"}, "k": [2]}, "data folder no/where does not exist; give an"),
 ]
 
