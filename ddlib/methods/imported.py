@@ -20,7 +20,7 @@ from ddlib.methods.common import TINY, finished
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Table, Text
 
-FAR = 0.5  # of `_distance`: from here on, another reading may be likelier
+FAR = 0.5  # of means and log deviations, in the data's: beyond, another reading may be likelier
 REAL = 1000  # training samples whose statistics are compared, at most
 SCALARS = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np._core.multiarray.scalar]
 SCALARS += [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # before numpy 2
@@ -215,14 +215,13 @@ def _normalised(
     rows = torch.linspace(0, len(dataset.train.labels) - 1, REAL, dtype=torch.float64).long()
     real = _moments(dataset.train.at(rows.unique()).cpu())
     versions = [_renormalised(values.float(), reading, dataset) for reading in readings]
-    distances = [_distance(_moments(version), real) for version in versions]
-    if distances[0] > max(FAR, 2 * min(distances)):
-        likelier = readings[int(np.argmin(distances))]
+    moments = torch.stack([_moments(version) for version in versions])
+    shifts, ratios = (moments[:, 0] - real[0]) / real[1], (moments[:, 1] / real[1]).log()
+    distances = torch.hypot(shifts, ratios).square().mean(1).sqrt()
+    if distances[0] > max(FAR, 2 * distances.min()):
+        likelier = readings[int(distances.argmin())]
         advice = f"normalised_by: {likelier.model_dump()}" if likelier else "no normalised_by"
-        (mean, std), (real_mean, real_std) = (
-            _moments(versions[0]).numpy().round(2),
-            real.numpy().round(2),
-        )
+        (mean, std), (real_mean, real_std) = (m.numpy().round(2) for m in (moments[0], real))
         raise ValueError(
             f"{path}, read as asked, has channels of mean {mean} and deviation {std}, where "
             f"{dataset.name} has {real_mean} and {real_std}; {advice} is likelier"
@@ -241,9 +240,3 @@ def _moments(samples: torch.Tensor) -> torch.Tensor:
     """Return the mean and the deviation (2, channels) of samples (n, channels, H, W)."""
     std, mean = torch.std_mean(samples, (0, 2, 3), correction=0)
     return torch.stack([mean, std + TINY])
-
-
-def _distance(ours: torch.Tensor, real: torch.Tensor) -> float:
-    """Return how far means and log deviations are from the data's, in the data's deviations."""
-    mean, ratio = (ours[0] - real[0]) / real[1], (ours[1] / real[1]).log()
-    return torch.hypot(mean, ratio).square().mean().sqrt().item()
