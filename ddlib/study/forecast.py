@@ -42,36 +42,35 @@ UNITS = ("hours", 3600), ("minutes", 60)  # the first of which a study takes at 
 SCORED = 256  # test images on which a score is timed
 EXPERT = {"iterations": 1, "experts": 1, "expert_epochs": 1, "max_start": 1}
 MATCH = {"iterations": 1, "outer_steps": 2, "inner_epochs": 0}
+
+
+def _loop(names: Sequence[str], most: int, **changes: Any) -> tuple:
+    """Return the entry of a method with one loop, which runs as often as the product of `names`.
+
+    Its two short runs have 1 and `most` of the last name.
+    """
+    shorts = [changes | {names[-1]: count} for count in (1, most)]
+    return shorts, lambda of: [math.prod(map(of, names))]
+
+
+MATCHING = (
+    [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}],
+    lambda of: [
+        of("iterations") * of("outer_steps"),
+        of("iterations") * (of("outer_steps") - 1) * of("inner_epochs"),
+    ],
+)
+STUDENTS = ["iterations", "student_steps"]
 SELECTORS = ("herding", "k_center", "kernel_herding", "nearest_to_centroid")
-LOOPS: dict[str, tuple[list[dict[str, Any]], Callable[[Callable[[str], float]], list[float]]]] = {
+LOOPS = {
     **dict.fromkeys(("random", "k_means", "rded", "imported"), ([{}], lambda of: [])),
-    **dict.fromkeys(SELECTORS, ([{"steps": n} for n in (1, 20)], lambda of: [of("steps")])),
-    **dict.fromkeys(
-        ("dc", "dsa"),
-        (
-            [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}],
-            lambda of: [
-                of("iterations") * of("outer_steps"),
-                of("iterations") * (of("outer_steps") - 1) * of("inner_epochs"),
-            ],
-        ),
-    ),
-    **dict.fromkeys(
-        ("dm", "sre2l"), ([{"iterations": n} for n in (1, 3)], lambda of: [of("iterations")])
-    ),
-    "ncfm": (
-        [{"iterations": n, "networks": 1} for n in (1, 3)],
-        lambda of: [of("iterations")],
-    ),
-    "mtt": (
-        [EXPERT | {"student_steps": n} for n in (1, 4)],
-        lambda of: [of("iterations") * of("student_steps")],
-    ),
-    "datm": (
-        [EXPERT | {"min_start": 0, "label_snapshot": 1, "student_steps": n} for n in (1, 4)],
-        lambda of: [of("iterations") * of("student_steps")],
-    ),
-    "mgd3": ([{"steps": n, "stop": 0} for n in (1, 4)], lambda of: [of("steps")]),
+    **dict.fromkeys(SELECTORS, _loop(["steps"], 20)),
+    **dict.fromkeys(("dm", "sre2l"), _loop(["iterations"], 3)),
+    **dict.fromkeys(("dc", "dsa"), MATCHING),
+    "ncfm": _loop(["iterations"], 3, networks=1),
+    "mtt": _loop(STUDENTS, 4, **EXPERT),
+    "datm": _loop(STUDENTS, 4, **EXPERT, min_start=0, label_snapshot=1),
+    "mgd3": _loop(["steps"], 4, stop=0),
 }
 """By method: the changes of parameters that make short runs, and how often each loop runs,
 from the function that gives a parameter of a size."""
