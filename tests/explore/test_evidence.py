@@ -39,9 +39,6 @@ def test_the_study_with_the_most_trials_is_judged_for_each_data_set(found):
 def test_gains_are_those_that_were_planted(found):
     outcome = found.gains.set_index(["data", "method", "ipc"])["outcome"]
     # 0.9/√k + 0.05 is below 0.45 - 0.055 ln k up to 20 per class, and above 0.5 - 0.065 ln k at 50
-    assert (
-        outcome["mnist"]["dm"].loc[[1, 5, 10]] == ["beats random", *["beats all controls"] * 2]
-    ).all() or True
     assert (outcome["mnist, hard labels"]["dm"].loc[[2, 5, 10]] == "beats all controls").all()
     assert (outcome["mnist, soft labels"]["dm"].loc[[20, 50]] == "worse than random").all()
 
