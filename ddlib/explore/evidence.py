@@ -19,7 +19,7 @@ from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.cells import Coverage
 from ddlib.stats.families import k_star, series, worst_member
-from ddlib.stats.pilot import REACH, ends, read_pilot
+from ddlib.stats.pilot import read_pilot
 from ddlib.words import findings as words
 from ddlib.words.text import listed
 
@@ -96,7 +96,7 @@ def cover(study: Tables, draws: int) -> Coverage:
     table = k_stars.table.join(measured, on="family")
     worst = [_worst(gaps, sets[row.family], row.k_star) for row in table.itertuples()]
     return Coverage(
-        table.assign(worst=worst),
+        table.assign(worst=worst, series=table["family"].map(groups)),
         regressions.regress(k_stars, measured),
         regressions.within_equal(k_stars, equal) if len(equal) else None,
         _held(study, gaps, draws),
@@ -117,15 +117,9 @@ def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> tuple[int, int]:
     chosen = study.settings["pilot"]
     part = gaps[gaps["k"].isin(chosen["k"]) & gaps["configuration"].isin(chosen["configurations"])]
     networks = dict(gaps[["configuration", "network"]].to_numpy())
-    pilot = read_pilot(part, networks=networks, draws=draws)
-    whole = read_pilot(gaps, networks=networks, draws=draws)
-    names = [name for name in whole.names if not pilot.refusal(name)]
-    drawn, measured = pilot.claim(names, whole)
-    low, high = ends(drawn)
-    new = ~np.isin(names, pilot.names)[:, None] | ~np.isin(whole.ks, pilot.ks)
-    new &= (whole.ks <= REACH * pilot.ks[-1]) & ~np.isnan(measured)
-    inside = (low <= measured) & (measured <= high)
-    return int(inside[new].sum()), int(new.sum())
+    pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
+    held = pilot.held([name for name in whole.names if not pilot.refusal(name)], whole)
+    return int(held.sum()), len(held)
 
 
 def provenance(studies: Sequence[Tables]) -> pd.DataFrame:

@@ -1,20 +1,16 @@
-"""Figures of all findings: exponents, gains over the controls, and k* of many studies."""
-
-from collections.abc import Mapping
+"""Figures of all findings: exponents, and gains over the controls."""
 
 import altair as alt
 import pandas as pd
 
 from ddlib.figures import style
-from ddlib.figures.coverage import K_STAR_SHAPES
-from ddlib.stats.cells import GAINS, OUTCOMES, Coverage, ordered
+from ddlib.stats.cells import GAINS, OUTCOMES, ordered
 
 LARGEST = 2.0  # a larger exponent is drawn at this edge, as a triangle
 OUTCOME_COLOURS = dict(zip(OUTCOMES, (style.COLOURS[0], style.COLOURS[1], "#888888"), strict=True))
 OUTCOME_SHAPES = dict(zip(OUTCOMES, ("circle", "cross", "square"), strict=True))
 GAIN_COLOURS = dict(zip(GAINS, ("#5FA8DC", "#B9DAF0", "#F1F1F1", "#F0A875"), strict=True))
 GAIN_SIGNS = dict(zip(GAINS, ("++", "+", "=", "−"), strict=True))
-PREDICTORS = {"h_cov": "H_cov", "log_members": "ln M"}
 
 
 def exponents(cells: pd.DataFrame) -> alt.FacetChart:
@@ -79,37 +75,4 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
         "Where does distillation beat random real samples, and coresets?",
         "++ better than each control; + better than random; − worse than random; = no significant",
         "difference; white: not run. Paired t tests, Holm's correction over all pairs at one size.",
-    )
-
-
-def coverage(studies: Mapping[str, Coverage]) -> alt.FacetChart:
-    """Draw k* of every family against H_cov and ln M, a row a study."""
-    rows, headings = [], []
-    for name, study in studies.items():
-        judged = study.fitted.set_index(["predictor", "epsilon"])
-        for predictor, title in PREDICTORS.items():
-            lines = [
-                f"ε = {epsilon:g}: R² {row.r2:.2f}, p = {row.p:.3f}"
-                for epsilon, row in judged.loc[predictor].iterrows()
-                if not row.reason
-            ]
-            headings.append("\n".join([f"{name}: k* against {title}", *lines]))
-            rows.append(study.k_stars.assign(x=study.k_stars[predictor], panel=headings[-1]))
-    points = pd.concat(rows).dropna(subset="k_star")
-    points["place"] = points["censored"].str.partition(" ")[0].replace("", "measured")
-    points = points.assign(epsilon="ε = " + points["epsilon"].map("{:g}".format))
-    marks = alt.Chart(points, width=style.WIDTH // 2 - 60, height=150).mark_point(size=55)
-    marks = marks.encode(
-        alt.X("x:Q", title="nats"),
-        alt.Y("k_star:Q", scale=alt.Scale(type="log"), title="k* (log scale)"),
-        style.colour("epsilon", points["epsilon"].unique(), orient="top"),
-        alt.Shape("place:N", scale=style.scale(K_STAR_SHAPES), legend=None),
-        tooltip=style.tips("family:N", "k_star", "censored:N", "worst:N", "x"),
-    )
-    chart = style.panels(marks, "panel", headings, columns=2)
-    return style.figure(
-        chart.resolve_scale(x="independent", y="independent"),
-        "Does a family need more samples because it is more diverse?",
-        "One mark a family and accepted gap ε. p: from relabelled configurations. Triangles: k* is",
-        "above the largest or below the smallest size measured.",
     )

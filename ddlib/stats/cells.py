@@ -28,10 +28,10 @@ GAINS = ("beats all controls", "beats random", "level with random", "worse than 
 class Coverage(NamedTuple):
     """What one study says of the coverage law and of the planner.
 
-    k_stars: the table of `families.k_star` with the measures of `covers.measures`, and worst (the
-    member whose gap is worst at the measured size nearest to k*); fitted, within: of `regressions`,
-    within None where no families are of equal size; held: how many of the planner's intervals held
-    what its pilot left out, and of how many.
+    k_stars: the table of `families.k_star` with the measures of `covers.measures`, the series of
+    `families.series`, and worst (the member whose gap is worst at the measured size nearest to k*);
+    fitted, within: of `regressions`, within None where no families are of equal size; held: how
+    many of the planner's intervals held what its pilot left out, and of how many.
     """
 
     k_stars: pd.DataFrame

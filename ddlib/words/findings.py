@@ -18,6 +18,7 @@ from ddlib.stats.cells import (
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
+from ddlib.words.coverage import explained
 from ddlib.words.methods import labels as of_labels
 from ddlib.words.text import Text, bullets, listed, p_value
 
@@ -174,30 +175,12 @@ def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]
     return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
 
 
-def coverage(studies: Mapping[str, Coverage]) -> Text:
-    """Say of each study whether the coverage law is confirmed, and which member decides k*."""
-    lines = []
-    for name, study in studies.items():
-        parts = [_tests(study, *group) for group in study.fitted.groupby("epsilon")]
-        parts.append(_decides(study.k_stars.dropna(subset="worst")))
-        verdict = confirms(study.fitted, study.within)
-        lines.append(f"**{name}: {verdict}.** {' '.join(filter(None, parts))}")
-    return Text(bullets(lines) or "No study of the coverage law is among these findings.")
-
-
-def _tests(study: Coverage, epsilon: float, fitted: pd.DataFrame) -> str:
-    """Say how H_cov and ln M explain k* at an accepted gap."""
-    h_cov, rival = (fitted.set_index("predictor").loc[name] for name in ("h_cov", "log_members"))
-    if h_cov["reason"]:
-        return f"At a gap of {epsilon:g} nothing can be tested: {h_cov['reason']}."
-    text = f"At a gap of {epsilon:g} R² of ln k* is {h_cov['r2']:.2f} with H_cov "
-    text += f"({p_value(h_cov['p'])}; more than with ln M: {p_value(h_cov['p_lead'])}"
-    if study.within is not None:
-        equal = study.within.set_index(["predictor", "epsilon"]).loc[("h_cov", epsilon)]
-        text += f"; in families of equal size: {equal['reason'] or p_value(equal['p'])}"
-    text += f"), and {rival['r2']:.2f} with ln M ({p_value(rival['p'])})."
-    beyond, count = int(h_cov["censored"]), int(h_cov["n"])
-    return text + f" {beyond} of {count} k* lie beyond the measured sizes." * bool(beyond)
+def coverage(name: str, study: Coverage) -> Text:
+    """Say whether a study confirms the coverage law, and which member decides k*."""
+    verdict = f"### {name}: {confirms(study.fitted, study.within)}"
+    member = _decides(study.k_stars.dropna(subset="worst"))
+    parts = verdict, member, explained(study.fitted, study.within)
+    return Text("\n\n".join(filter(None, parts)))
 
 
 def _decides(k_stars: pd.DataFrame) -> str:

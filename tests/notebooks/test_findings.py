@@ -17,7 +17,7 @@ def test_it_says_and_shows_what_the_tables_hold(tmp_path):
     assert r2.startswith("- R² is above 0.85 in ")
     assert "**mnist, soft labels**" in against
     assert "**With the same teacher, no method significantly beats random samples.**" in labels
-    assert coverage.startswith("- **adult: ")
+    assert coverage.startswith("### adult: ")
     assert "of 14 gaps on adult" in verdicts
     assert "in 1 a mean gap is not above zero" in change
     cells, made = outputs(notebook, "text/html")

@@ -53,9 +53,11 @@ def covered(p, lead, equal, *, k_stars=(), held=(0, 0)):
     rows.append(("h_cov", 0.1, np.nan, np.nan, np.nan, "k* is the same in every family"))
     rows.append(("log_members", 0.1, np.nan, np.nan, np.nan, "k* is the same in every family"))
     fitted = pd.DataFrame(rows, columns=["predictor", "epsilon", "r2", "p", "p_lead", "reason"])
-    within = pd.DataFrame({"predictor": "h_cov", "epsilon": [0.05], "p": equal, "reason": ""})
+    within = pd.DataFrame({"predictor": "h_cov", "epsilon": [0.05, 0.1], "p": equal, "reason": ""})
     k_stars = pd.DataFrame(k_stars, columns=["epsilon", "worst", "k_star"])
-    return Coverage(k_stars, fitted.assign(n=34, censored=8), within, held)
+    counts = {"n": 34, "distinct": 9, "censored": 8, "reduced": 0, "shortened": 0, "unknown": 0}
+    within = within.assign(r2=0.3, n=6, distinct=4)
+    return Coverage(k_stars, fitted.assign(**counts), within, held)
 
 
 def test_the_summary_counts_what_the_tables_hold(cells, gains):
@@ -109,14 +111,14 @@ def test_where_methods_beat_random_samples(gains):
 def test_the_member_that_decides_is_named():
     rows = [(0.05, "vit", 300), (0.05, "vit", 200), (0.05, "own", 20), (0.1, "mlp", 900)]
     study = covered(0.2, 0.3, 0.4, k_stars=[*rows, (0.05, None, np.nan)])
-    assert words.coverage({"adult": study}) == (
-        "- **adult: not confirmed.** At a gap of 0.05 R² of ln k* is 0.40 with H_cov (p = 0.2; "
-        "more than with ln M: p = 0.3; in families of equal size: p = 0.4), and 0.20 with ln M "
-        "(p = 0.3). 8 of 34 k* lie beyond the measured sizes. At a gap of 0.1 nothing can be "
-        "tested: k* is the same in every family. The worst member decides: where it is vit (2 of "
-        "3 families at a gap of 0.05), the median k* is 250, elsewhere 20."
+    text = words.coverage("adult", study)
+    assert text.startswith(
+        "### adult: not confirmed\n\nThe worst member decides: where it is vit (2 of 3 families at "
+        "a gap of 0.05), the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05: k* is not shown "
+        "to rise with H_cov (p = 0.200)"
     )
-    assert words.coverage({}) == "No study of the coverage law is among these findings."
+    assert "R² of ln k*: 0.40 with H_cov, 0.20 with ln M (p = 0.300)" in text
+    assert "**Worst gap 0.1: nothing can be said about H_cov, as k* is the same" in text
 
 
 def test_what_would_change_our_mind(cells):
