@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
 """What is compared, and the least tolerance where bits may differ."""
 EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
 TRIAL = ["configuration", "method", "ipc", "seed"]
+_place = attrgetter(*TRIAL)
 
 
 class Finding(NamedTuple):
@@ -80,10 +82,6 @@ def draw(finding: Finding, sample: int, seed: int) -> list[Trial]:
     trials = [trial for trial in finding.plan.trials if _place(trial) in ended]
     places = np.random.default_rng(seed).permutation(len(trials))[:sample]
     return [trials[place] for place in sorted(places)]
-
-
-def _place(trial: Trial) -> tuple[str, str, int, int]:
-    return trial.configuration, trial.method, trial.ipc, trial.seed
 
 
 def cost(finding: Finding, trials: Sequence[Trial]) -> str:
