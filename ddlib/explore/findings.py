@@ -31,7 +31,14 @@ def write_findings(
     studies = [tables.read(folder) for folder in folders]
     origins = [_provenance(study, commit) for study in studies]
     places = [target.joinpath(*study.folder.parts[-2:]) for study in studies]
+    for place, study in zip(places, studies, strict=True):
+        if places.count(place) > 1 or place == study.folder:
+            raise ValueError(
+                f"{study.folder} cannot become {place}, which is another one's; rename it"
+            )
     for place, study, origin in zip(places, studies, origins, strict=True):
+        for old in place.glob("*"):  # of an earlier study
+            old.unlink()
         settings = (study.folder / "settings.json").read_bytes()
         write_atomically(place / "settings.json", settings)
         write_atomically(place / provenance.PROVENANCE, plain_text(origin).encode())

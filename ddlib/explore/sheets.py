@@ -34,7 +34,7 @@ def draw(path: Path) -> bytes | None:
 
 
 def small(contents: Mapping[tuple[str, int], bytes | Path]) -> pd.DataFrame:
-    """Return the sheets of a finding, about 60 kB in all: method, ipc, picture (JPEG).
+    """Return the sheets of a finding, one row each: method, ipc, picture (JPEG).
 
     contents: as from `find`; pictures stay as they are. A sheet shows one image of each class at
     about SMALL pixels. There is one of the smallest size, and one of the largest up to LARGEST.

@@ -3,7 +3,6 @@
 Findings are the studies that come with the library; see `ddlib.explore.findings`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +118,7 @@ def read(folder: str | Path) -> Tables:
                 f"{folder} holds no finished study ({name} is not there); give the results "
                 "folder of a notebook that ran to its end"
             )
-    settings = json.loads((folder / "settings.json").read_text())
+    settings = read_json(folder / "settings.json")
     trials, references, costs, teachers = (_frame(folder / f"{name}.parquet") for name in FRAMES)
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")

@@ -112,7 +112,7 @@ def _texts(plain: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, selection.train_network)}
+FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, trained.train_network)}
 TEACHER = Preparation(trained.teacher_job, trained.train_network, of_network=False)
 METHODS: dict[str, Method] = {
     "random": Method(selection.random, selection.RandomSelection, shares=True),

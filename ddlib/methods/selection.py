@@ -3,19 +3,17 @@
 Each orders the samples of every class once. The set of a size holds the first of each order.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from safetensors.torch import load_file, save
 
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet
-from ddlib.files import reading
+from ddlib.methods import trained
 from ddlib.methods.common import TINY, class_members, finished, random_members
 from ddlib.networks.functional import embed, with_batch_seen
 from ddlib.networks.initial import initial_parameters
@@ -40,15 +38,16 @@ class FeatureSelection(Parameters):
     """Which features of the samples decide.
 
     features: "steps": each seed's own network, after `steps` SGD steps on the real set (0: no
-    training); "trained": one network for all sizes and seeds, after `epochs` passes over the real
-    set, as in the published rows, so that all seeds choose alike; "input": the samples themselves.
+    training); "trained": one network for all sizes and seeds, so that all seeds choose alike;
+    "input": the samples themselves. training: of the one network; by default the 20 passes over
+    CIFAR-10 of the published rows.
     """
 
     features: Literal["steps", "trained", "input"] = "steps"
     steps: NonNegativeInt = 300
-    epochs: PositiveInt = 20
     batch_size: PositiveInt = 64
     learning_rate: NonNegativeFloat = 0.01
+    training: Recipe = Recipe(steps=3920)
 
 
 class KernelSelection(FeatureSelection):
@@ -62,27 +61,7 @@ class KernelSelection(FeatureSelection):
 
 def jobs(parameters: FeatureSelection, ipcs: Sequence[int]) -> list[dict[str, Any]]:
     """Return the one network to train for all sizes and seeds; none for other features."""
-    if parameters.features != "trained":
-        return []
-    names = ("epochs", "batch_size", "learning_rate")
-    return [{"epoch_steps": 0, **{name: getattr(parameters, name) for name in names}}]
-
-
-def train_network(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
-    """Train the network of "trained" features on D; return its weights as a safetensors file."""
-    real = dataset.train
-    an_epoch = job["epoch_steps"] or math.ceil(len(real.labels) / job["batch_size"])
-    theta = _trained(dataset, network, {**job, "steps": job["epochs"] * an_epoch})
-    return save({name: value.cpu().contiguous() for name, value in theta.items()})
-
-
-def _trained(dataset: DataSet, network: Network, options: Mapping[str, Any], *seed: int) -> dict:
-    """Return weights after SGD steps on D; options: steps, batch_size and learning_rate."""
-    real = dataset.train
-    recipe = Recipe(**{name: options[name] for name in ("steps", "batch_size", "learning_rate")})
-    theta = initial_parameters(network, generator("feature weights", *seed), real.device)
-    stream = generator("feature batches", *seed)
-    return train(network, theta, real.samples, real.labels, recipe, stream)
+    return trained.jobs(parameters.training, 1) if parameters.features == "trained" else []
 
 
 def random(
@@ -203,13 +182,14 @@ def features_of(
     real = dataset.train
     if parameters.features == "input":
         return lambda rows: real.at(rows).flatten(1)
+    theta = initial_parameters(network, generator("feature weights", seed), real.device)
     if parameters.features == "trained":
-        with reading(prepared[0]):
-            theta = load_file(prepared[0], str(real.device))
+        theta = trained.read_network(prepared[0], real.device)
     elif parameters.steps:
-        theta = _trained(dataset, network, vars(parameters), seed)
+        options = parameters.model_dump(include={"steps", "batch_size", "learning_rate"})
+        recipe, stream = Recipe(**options), generator("feature batches", seed)
+        theta = train(network, theta, real.samples, real.labels, recipe, stream)
     else:  # without statistics, batch norms would see one class at a time
-        theta = initial_parameters(network, generator("feature weights", seed), real.device)
         theta = with_batch_seen(network, theta, real.at(random_members(dataset, 16, seed)))
     return torch.no_grad()(lambda rows: embed(network, theta, real.at(rows)))
 

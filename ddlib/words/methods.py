@@ -145,7 +145,8 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     parts = [f"{row.difference:+.3f} at k = {row.k}" for row in gains.itertuples()]
     change = f"by {listed(parts, 'and')}" if parts else "at no k"
     accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
-    lines = [f"Under {name} labels, {text}." for name, text in better.items() if name != "soft"]
+    regime = {"hard": "hard labels", "learned": "learned labels (hard for methods that learn none)"}
+    lines = [f"Under {text}, {better[name]}." for name, text in regime.items() if name in better]
     lines += [f"Soft labels significantly change the accuracy of {BASELINE} samples {change}."]
     lines += [f"The teacher was trained on all data and has an accuracy of {accuracies}."]
     return Text(f"**With the same teacher, {better['soft']}.**\n\n{bullets(lines)}")

@@ -178,8 +178,13 @@ def test_a_finding_is_what_its_command_writes(tmp_path, digits, mine):
     assert described["core_hours"] == {"sets": 0.11, "preparations": 0.01, "evaluations": 0.03}
     assert (described["commit"], described["date"]) == ("abc", "1971-01-01")
     (law / "provenance.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="another one's"):
+        findings.write_findings([law, law], target=tmp_path / "copies")
+    (tmp_path / "copies" / "coverage_law" / "quick").mkdir(parents=True)
+    (tmp_path / "copies" / "coverage_law" / "quick" / "of_an_earlier_study.old").touch()
     places = findings.write_findings([mine, law], target=tmp_path / "copies")
     assert places == [tmp_path / "copies" / name / "quick" for name in ("mine", "coverage_law")]
+    assert not list(tmp_path.glob("copies/*/*/*.old"))
     for place, folder in zip(places, (mine, law), strict=True):
         again, study = tables.read(place), tables.read(folder)
         for name in (*tables.FRAMES, "distances"):

@@ -142,7 +142,8 @@ def test_features_decide(tiny, members, ordinary_convnet, select, by_hand, norm,
 def test_one_trained_network_serves_all_sizes_and_seeds(tiny, network, tmp_path, name):
     """Its features give the sets of a network that was trained as long by hand."""
     entry = METHODS[name]
-    parameters = entry.parameters(features="trained", epochs=3, batch_size=50, learning_rate=0.3)
+    recipe = Recipe(steps=9, batch_size=50, learning_rate=0.3)
+    parameters = entry.parameters(features="trained", training=recipe)
     more = prepare(entry, parameters, [2, 5], tiny, network, tmp_path)
     assert len(more[0]) == 1
     first, other = (entry.distil(tiny, network, [2, 5], seed, parameters, *more) for seed in (0, 1))
@@ -150,10 +151,9 @@ def test_one_trained_network_serves_all_sizes_and_seeds(tiny, network, tmp_path,
     if name != "nearest_to_centroid":  # whose k-means starts from other samples
         assert torch.equal(first[5].samples, other[5].samples)
     if name == "herding":
-        theta = initial_parameters(network, generator("feature weights"))
-        recipe = Recipe(steps=3 * 3, batch_size=50, learning_rate=0.3)  # 120 samples, 3 epochs
+        theta = initial_parameters(network, generator("pool weights", 0))
         real = tiny.train.samples, tiny.train.labels
-        theta = train(network, theta, *real, recipe, generator("feature batches"))
+        theta = train(network, theta, *real, recipe, generator("pool batches", 0))
         features = embed(network, theta, tiny.train.samples).detach()
         rows = [
             members[herd_by_hand(features[members].double().numpy(), 5)]

@@ -14,7 +14,7 @@ from ddlib.study.store import read_seconds
 METHODS = {
     "random": {},
     "herding": {"steps": 100},
-    "k_center": {"features": "trained", "epochs": 30, "batch_size": 16},
+    "k_center": {"features": "trained", "training": {"steps": 400, "batch_size": 16}},
     "dm": {"iterations": 60, "real_batch": 20, "augmentation": "none"},
     "dc": {"iterations": 6, "outer_steps": 5, "inner_epochs": 4, "real_batch": 20},
     "mtt": {

@@ -13,6 +13,7 @@ from ddlib.study.plan import make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
+TRAINED = {"features": "trained", "training": {"steps": 5}}
 MTT = {"iterations": 2, "student_steps": 2, "expert_epochs": 1, "max_start": 1, "experts": 1}
 DATM = MTT | {"student_steps": 2, "expert_steps": 4, "label_snapshot": 1}
 NCFM = {"iterations": 2, "networks": 1, "pool": {"steps": 2}, "frequencies": 4}
@@ -22,7 +23,7 @@ WINE = {
     "network": {"name": "mlp", "width": 16, "depth": 2},
     "training": {"steps": 60, "batch_size": 16, "learning_rate": 0.05},
     "methods": {"random": None, "herding": {"steps": 5}, "k_center": {"steps": 5}, "dm": DM}
-    | {"kernel_herding": None, "k_means": None, "nearest_to_centroid": {"features": "trained"}}
+    | {"kernel_herding": None, "k_means": None, "nearest_to_centroid": TRAINED}
     | {"dc": DC, "mtt": MTT | {"synthetic_batch": 3, "expert_steps": 4}}
     | {"ncfm": NCFM, "datm": DATM},
     "k": [3, 30],
