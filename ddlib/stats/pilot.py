@@ -113,6 +113,14 @@ class Pilot:
         )
         return self.predict(names, whole.ks) - new[:, None] * whole.noise[rows], whole.means[rows]
 
+    def held(self, names: Sequence[str], whole: "Pilot") -> np.ndarray:
+        """Return whether each interval holds a gap of `whole` that is new, within REACH."""
+        draws, measured = self.claim(names, whole)
+        low, high = ends(draws)
+        new = ~np.isin(names, self.names)[:, None] | ~np.isin(whole.ks, self.ks)
+        new &= (whole.ks <= REACH * self.ks[-1]) & ~np.isnan(measured)
+        return ((low <= measured) & (measured <= high))[new]
+
     @cached_property
     def left_out(self) -> tuple[int, int]:
         """Count the intervals that held a left-out gap, and all intervals.
@@ -127,11 +135,7 @@ class Pilot:
             tests.append((shorter, shorter.names))
         for part, names in tests:
             if names and not any(map(part.refusal, names)):
-                draws, measured = part.claim(names, self)
-                low, high = ends(draws)
-                new = [k not in part.ks or names[0] not in part.names for k in self.ks]
-                new &= (self.ks <= REACH * part.ks[-1]) & ~np.isnan(measured)
-                inside += list(((low <= measured) & (measured <= high))[new])
+                inside += list(part.held(names, self))
         return int(np.sum(inside)), len(inside)
 
     def _part(self, rows: np.ndarray, columns: slice) -> "Pilot":
