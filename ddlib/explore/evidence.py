@@ -17,7 +17,7 @@ from ddlib.figures import findings as charts
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
-from ddlib.stats.cells import Coverage
+from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.families import k_star, series, worst_member
 from ddlib.stats.pilot import read_pilot
 from ddlib.words import findings as words
@@ -59,28 +59,44 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     Of several studies of a data set, the scaling law is judged in the one with the most trials
     under its first configuration.
     """
-    trials, panels, regimes, coverage = {}, {}, {}, {}
+    trials, panels, regimes, coverage, capped = {}, {}, {}, {}, {}
     for name, study in tables.named(studies).items():
         parts, data = by_labels(study), data_of(study)
         rows = next(iter(parts.values()))
         if len(rows) > len(trials.get(data, ())):
-            trials[data] = rows
+            trials[data], capped[data] = rows, _capped(study)
         if len(parts) > 1:
             regimes[name] = parts, study.teachers
             panels |= {f"{data}, {labels} labels": rows for labels, rows in parts.items()}
         if study.distances is not None:
-            coverage[data] = cover(study, draws)
+            coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
-    return Evidence(cells.cells(fits), cells.gains(trials | panels), regimes, coverage)
+    judged = cells.cells(fits)
+    judged["capped"] = judged["data"].map(capped)
+    return Evidence(judged, cells.gains(trials | panels), regimes, coverage)
+
+
+def _capped(study: Tables) -> bool:
+    """Return whether the limit on passes ended the networks on all data of the judged gaps."""
+    full = study.full[study.full["configuration"] == study.trials["configuration"].iloc[0]]
+    return "capped" in full and bool(full["capped"].any())
 
 
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
-    """Return the trials of the first configuration, and of those of its network by label regime."""
+    """Return the trials of the first configuration, and of those of its network by label regime.
+
+    A set whose labels were learned is left out of the other regimes: it was not made for them.
+    """
     trials = study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+    methods = study.settings.get("methods", {}).items()
+    learn = [name for name, options in methods if (options or {}).get("label_learning_rate")]
     names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
-    places = names[["labels", "configuration"]].itertuples(index=False)
-    return {labels: trials[trials["configuration"] == name] for labels, name in places}
+    parts = {}
+    for labels, name in names[["labels", "configuration"]].itertuples(index=False):
+        rows = trials[trials["configuration"] == name]
+        parts[labels] = rows if labels == "learned" else rows[~rows["method"].isin(learn)]
+    return parts
 
 
 def cover(study: Tables, draws: int) -> Coverage:
@@ -112,14 +128,21 @@ def _worst(gaps: pd.DataFrame, members: Sequence[str], k: float) -> str | None:
     return worst_member(gaps[gaps["k"] == nearest], members)[0]
 
 
-def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> tuple[int, int]:
+def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> Held:
     """Count the planner's intervals, from the study's pilot, that held what the pilot left out."""
-    chosen = study.settings["pilot"]
+    every = {
+        "k": study.sizes[:-1],
+        "configurations": list(study.full["configuration"].unique())[::2],
+    }
+    chosen = study.settings.get("pilot") or every
     part = gaps[gaps["k"].isin(chosen["k"]) & gaps["configuration"].isin(chosen["configurations"])]
     networks = dict(gaps[["configuration", "network"]].to_numpy())
     pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
-    held = pilot.held([name for name in whole.names if not pilot.refusal(name)], whole)
-    return int(held.sum()), len(held)
+    names = [name for name in whole.names if not pilot.refusal(name)]
+    low, high, measured = pilot.answers(names, whole)
+    inside = int(((low <= measured) & (measured <= high)).sum())
+    left_out = int(np.isfinite(whole.means).sum() - np.isfinite(pilot.means).sum())
+    return Held(inside, len(measured), left_out, float(np.median(high - low)) if len(low) else 0.0)
 
 
 def provenance(studies: Sequence[Tables]) -> pd.DataFrame:

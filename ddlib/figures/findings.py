@@ -22,6 +22,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     missing = table.groupby("data", sort=False)["missing"].sum()
     panels = {name: name + f"\n{n} trials missing" * bool(n) for name, n in missing.items()}
     ends = {"at": table["b"].clip(upper=LARGEST), "to": table["high"].clip(upper=LARGEST)}
+    ends["low"] = table["low"].clip(upper=LARGEST)
     table = table.assign(panel=table["data"].map(panels), beyond=table["high"] > LARGEST, **ends)
     y = alt.Y("method:N", sort=ordered(table["method"]), title=None)
     axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g", labelOverlap=False)
@@ -39,7 +40,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
         beyond.mark_point(shape="triangle-right", filled=True, size=60, opacity=1),
         base.mark_point(filled=True, size=75, opacity=1).encode(x, hue, shape),
     ]
-    columns = min(len(panels), 4)
+    columns = min(len(panels), 4) or 1
     width = min(style.WIDTH // columns - 45, 300)
     chart = alt.layer(*layers, data=table, width=width, height=alt.Step(17))
     chart = style.panels(chart, "panel", panels.values(), columns)
@@ -66,7 +67,7 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
     hue = alt.Color("outcome:N", scale=style.scale(GAIN_COLOURS), legend=legend)
     cells = base.mark_rect(stroke="white").encode(hue)
     signs = base.mark_text(fontSize=11).encode(alt.Text("sign:N"))
-    columns = min(len(names), 3)
+    columns = min(len(names), 3) or 1
     width = style.WIDTH // columns - 75
     chart = alt.layer(cells, signs, data=table, width=width, height=alt.Step(16))
     chart = style.panels(chart, "data", names, columns).resolve_scale(x="independent")

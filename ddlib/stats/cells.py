@@ -20,9 +20,21 @@ PAPER_DATA = ("mnist", "cifar10", "cifar100", "imagenette")
 PAPER_METHODS = ("dc", "dsa", "dm", "mtt", "mgd3")
 PAPER_R2 = 0.85  # the paper's criterion: R² of a/√k + c above it in all cells
 MORE_SEEDS = (2, 4, 8, 16)  # times those of the study
-WAYS = ("slower", "faster", "no power of k")
+WAYS = ("slower", "faster", "neither")
 OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
+
+
+class Held(NamedTuple):
+    """Of the gaps that a pilot left out: how many the planner answered, and its intervals held.
+
+    width: the median width of these intervals, a gap.
+    """
+
+    inside: int
+    answered: int
+    left_out: int
+    width: float
 
 
 class Coverage(NamedTuple):
@@ -30,25 +42,25 @@ class Coverage(NamedTuple):
 
     k_stars: the table of `families.k_star` with the measures of `covers.measures`, the series of
     `families.series`, and worst (the member whose gap is worst at the measured size nearest to k*);
-    fitted, within: of `regressions`, within None where no families are of equal size; held: how
-    many of the planner's intervals held what its pilot left out, and of how many.
+    fitted, within: of `regressions`, within None where no families are of equal size.
     """
 
     k_stars: pd.DataFrame
     fitted: pd.DataFrame
     within: pd.DataFrame | None
-    held: tuple[int, int]
+    held: Held
 
 
 def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
     """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
 
-    Columns: data, method; kind (see `kind`); outcome and why of
-    `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); misfit, r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling
-    curves above PAPER_R2); rival (the law with the least AIC among the others) and delta_aic (its
-    AIC less that of a/√k + c); tells_below, tells_above (see `detectable`); missing (trials without
-    a gap, of asked); seeds_needed (of undecided cells). What is not available is NaN or None.
+    Columns: data, method; kind (see `kind`); outcome and why of `verdict`; way (one of WAYS, how
+    the gap of a cell that fails falls); b, low, high (the free exponent); floor, floor_low,
+    floor_high (c), misfit, r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random
+    falling curves above PAPER_R2); rival (the law with the least AIC among the others) and
+    delta_aic (its AIC less that of a/√k + c); tells_below, tells_above (see `detectable`); missing
+    (trials without a gap, of asked); seeds_needed (of undecided cells). What is not available is
+    NaN or None.
     """
     rows = [
         {"data": data, "method": method, "kind": kind(method), **_cell(methods[method])}
@@ -76,8 +88,11 @@ def _cell(fits: Fits) -> dict[str, object]:
     row = {"outcome": judged.outcome, "why": judged.why}
     row["way"] = _way(free) if judged.outcome == "fails" else None
     row |= zip(("b", "low", "high"), free.parameters.get("b", unknown), strict=True)
+    names = ("floor", "floor_low", "floor_high")
+    row |= zip(names, law.parameters.get("c", unknown), strict=True)
     row |= {name: getattr(law, name) for name in ("misfit", "r2", "r2_null", "r2_null_95")}
     row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
+    row |= {"rival": None, "delta_aic": np.nan}
     rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
     if rivals and law.aic is not None:
         row["rival"] = min(rivals, key=rivals.get)

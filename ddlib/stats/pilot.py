@@ -113,13 +113,16 @@ class Pilot:
         )
         return self.predict(names, whole.ks) - new[:, None] * whole.noise[rows], whole.means[rows]
 
-    def held(self, names: Sequence[str], whole: "Pilot") -> np.ndarray:
-        """Return whether each interval holds a gap of `whole` that is new, within REACH."""
+    def answers(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, ...]:
+        """Return low and high end of the interval, and the measured gap, of what `whole` adds.
+
+        Each is an array (A,) over the gaps of `whole` that are new, within REACH.
+        """
         draws, measured = self.claim(names, whole)
         low, high = ends(draws)
         new = ~np.isin(names, self.names)[:, None] | ~np.isin(whole.ks, self.ks)
         new &= (whole.ks <= REACH * self.ks[-1]) & ~np.isnan(measured)
-        return ((low <= measured) & (measured <= high))[new]
+        return low[new], high[new], measured[new]
 
     @cached_property
     def left_out(self) -> tuple[int, int]:
@@ -135,7 +138,8 @@ class Pilot:
             tests.append((shorter, shorter.names))
         for part, names in tests:
             if names and not any(map(part.refusal, names)):
-                inside += list(part.held(names, self))
+                low, high, measured = part.answers(names, self)
+                inside += list((low <= measured) & (measured <= high))
         return int(np.sum(inside)), len(inside)
 
     def _part(self, rows: np.ndarray, columns: slice) -> "Pilot":

@@ -15,6 +15,8 @@ from ddlib.stats.cells import (
     WAYS,
     Coverage,
 )
+from ddlib.stats.compare import CONTROLS
+from ddlib.stats.families import ABOVE
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
@@ -31,30 +33,52 @@ def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Cov
     cells, gains, coverage (by study): as in `ddlib.stats.cells`.
     """
     lines = [_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]
-    if coverage:
-        held = [f"{of[0]} of {of[1]} gaps on {name}" for name, (*_, of) in coverage.items()]
-        lines.append(
-            "**Planner.** It predicts gaps from a part of a study. Of what that part had left out, "
-            f"its 95 % intervals held {listed(held, 'and')}."
-        )
+    held = {name: study.held for name, study in coverage.items() if study.held.answered}
+    if held:
+        parts = [_planner(name, *counts) for name, counts in held.items()]
+        lines.append(" ".join(["**Planner.** It predicts gaps from a part of a study.", *parts]))
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
     data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
     return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
 
 
+def _planner(name: str, inside: int, answered: int, left_out: int, width: float) -> str:
+    return (
+        f"On {name} that part left out {left_out} gaps. It answered {answered}, and its 95 % "
+        f"intervals, half of them wider than {width:.2f}, held {inside}."
+    )
+
+
 def _scaling(cells: pd.DataFrame) -> str:
-    paper, controls = (cells[cells["kind"] == kind] for kind in ("paper", "control"))
-    images = paper[paper["data"].isin(PAPER_DATA)]
-    what = " cells (a method on a data set, judged by test error)"
-    text = f"**Scaling law.** The curve a/√k + c {_outcomes(paper, what)}."
+    controls = cells["kind"] == "control"
+    methods = cells[~controls]
+    images = methods[methods["data"].isin(PAPER_DATA) & (methods["kind"] == "paper")]
+    what = " cells (a method on a data set, judged by test error, balanced where classes differ)"
+    text = f"**Scaling law.** The curve a/√k + c {_outcomes(methods, what)}."
+    slower, faster, other = ((methods["way"] == way).sum() for way in WAYS)
+    text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
+    text += f"paper's upper bound allows; for {other} no one power of k fits, or several do."
+    if survive := (methods["outcome"] == "survives").sum():
+        text += (
+            f" Of the {survive} that survive, {len(_sharp(methods))} could have told an exponent "
+        )
+        text += "of 1/4 and of 1 from 1/2."
     if len(images):
         count = len(PAPER_DATA) * len(PAPER_METHODS)
-        text += f" Of the paper's own {count} cells, {len(images)} are measured: it "
+        text += f" In those of the paper's own {count} cells that are measured, it "
         text += f"{_outcomes(images)}."
-    slower, faster, other = ((paper["way"] == way).sum() for way in WAYS)
-    text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
-    text += f"paper's upper bound allows, and {other} like no power of k."
-    return f"{text} For controls, which select real samples, it {_outcomes(controls)}."
+    if controls.any():
+        text += f" For controls, made without learning, it {_outcomes(cells[controls])}."
+    if len(data := cells.loc[cells["capped"], "data"].unique()):
+        text += f" On {listed(data, 'and')} the networks on all data were still improving at the "
+        text += "limit on passes, so gaps are too small there."
+    return text
+
+
+def _sharp(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that survive a test that would have told 1/4 and 1 from 1/2."""
+    told = (cells["tells_above"] <= 1) & (cells["tells_below"] >= 0.25)
+    return cells[told & (cells["outcome"] == "survives")]
 
 
 def _outcomes(cells: pd.DataFrame, what: str = "") -> str:
@@ -67,7 +91,11 @@ def _outcomes(cells: pd.DataFrame, what: str = "") -> str:
 
 def _criterion(cells: pd.DataFrame) -> str:
     fitted = cells.dropna(subset="r2")
-    paper, random = fitted[fitted["kind"] == "paper"], fitted[fitted["method"] == "random"]
+    paper, random = fitted[fitted["kind"] != "control"], fitted[fitted["method"] == "random"]
+    if paper.empty:
+        return (
+            f"**R² above {PAPER_R2}**, the paper's criterion, cannot be judged: nothing is fitted."
+        )
     high, reached = ((rows["r2"] > PAPER_R2).sum() for rows in (paper, random))
     low, top = (f"{share:.0%}" for share in (paper["r2_null_share"].agg(["min", "max"])))
     return (
@@ -91,7 +119,7 @@ def _law(coverage: Mapping[str, Coverage]) -> str:
 
 
 def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
-    tested = gains[gains["method"].isin(PAPER_METHODS)].dropna(subset="outcome")
+    tested = gains[~gains["method"].isin(CONTROLS)].dropna(subset="outcome")
     hard, soft = tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
     small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
@@ -100,7 +128,8 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     text += f"such as herding, in {every}. Up to {SMALL} samples per class they are better "
     text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
-        text += f" With soft labels of one teacher they are better {_won(soft)}."
+        lost = (soft["outcome"] == GAINS[3]).sum()
+        text += f" With soft labels of one teacher they are better {_won(soft)}, worse in {lost}."
     return text
 
 
@@ -120,6 +149,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             **{"data": row["data"], "method": row["method"]},
             "verdict": row["outcome"] + f": {row['why']}" * (row["outcome"] == "undecided"),
             "exponent b": _interval(row, "b", "low", "high"),
+            "floor c": _interval(row, "floor", "floor_low", "floor_high"),
             "lack of fit": p_value(row["misfit"]) if pd.notna(row["misfit"]) else "—",
             "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
             "ΔAIC of the best rival": rival,
@@ -139,7 +169,7 @@ def _interval(row: pd.Series, *names: str) -> str:
 
 def r2(cells: pd.DataFrame) -> Text:
     """Say whether R² is above the paper's bound in all cells, and what that is worth."""
-    paper = cells[cells["kind"] == "paper"].dropna(subset="r2")
+    paper = cells[cells["kind"] != "control"].dropna(subset="r2")
     low, high = paper[paper["r2"] <= PAPER_R2], paper[paper["r2"] > PAPER_R2]
     names = [f"{row.method} on {row.data} ({row.r2:.2f})" for row in low.itertuples()]
     failing, above = (high["outcome"] == "fails").sum(), (paper["r2"] > paper["r2_null_95"]).sum()
@@ -155,7 +185,7 @@ def r2(cells: pd.DataFrame) -> Text:
 def against_random(gains: pd.DataFrame) -> Text:
     """Say for each data set and label regime at which sizes methods beat random samples."""
     lines = []
-    for data, rows in gains[gains["method"].isin(PAPER_METHODS)].groupby("data", sort=False):
+    for data, rows in gains[~gains["method"].isin(CONTROLS)].groupby("data", sort=False):
         every, parts = rows["ipc"].nunique(), []
         for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
             sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]
@@ -189,10 +219,17 @@ def _decides(k_stars: pd.DataFrame) -> str:
         return ""
     rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
     name = rows.groupby("worst")["k_star"].median().idxmax()
-    sizes, others = (rows.loc[(rows["worst"] == name) == chosen, "k_star"] for chosen in (1, 0))
+    sizes, others = (rows[(rows["worst"] == name) == chosen] for chosen in (True, False))
     text = f"The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
-    text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {sizes.median():.0f}"
-    return f"{text}, elsewhere {others.median():.0f}." if len(others) else f"{text}."
+    text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {_median(sizes)}"
+    return f"{text}, elsewhere {_median(others)}." if len(others) else f"{text}."
+
+
+def _median(k_stars: pd.DataFrame) -> str:
+    """Say the median k*, or that it lies beyond the measured sizes."""
+    middle = k_stars["k_star"].median()
+    beyond = k_stars.loc[k_stars["k_star"] >= middle, "censored"] == ABOVE
+    return f"above {middle:.0f}, the largest size" if beyond.all() else f"{middle:.0f}"
 
 
 def change(cells: pd.DataFrame) -> Text:
@@ -201,12 +238,12 @@ def change(cells: pd.DataFrame) -> Text:
     reasons = [f"in {count} {why}" for why, count in undecided["why"].value_counts().items()]
     needs = undecided[np.isfinite(undecided["seeds_needed"])]
     seeds = [f"{row.method} on {row.data}: {row.seeds_needed:.0f}" for row in needs.itertuples()]
-    sharp = survive[(survive["tells_above"] <= 1) & (survive["tells_below"] >= 0.25)]
     lines = (
-        f"{len(undecided)} of {len(cells)} cells are undecided: {'; '.join(reasons) or 'none'}.",
+        f"{len(undecided)} of {len(cells)} cells, controls too, are undecided: "
+        f"{'; '.join(reasons) or 'none'}.",
         f"Seeds that would tell an exponent of 1 from 1/2: {'; '.join(seeds) or 'none'}. In "
         f"{len(undecided) - len(needs)} no number of seeds that was tried would decide.",
-        f"Of {len(survive)} cells that survive, {len(sharp)} would have told both 1/4 and 1 from "
-        "1/2. The others survive a weak test, and more seeds may reject them.",
+        f"Of {len(survive)} cells that survive, {len(_sharp(cells))} would have told both 1/4 and "
+        "1 from 1/2. The others survive a weak test, and more seeds may reject them.",
     )
     return Text(bullets(lines))

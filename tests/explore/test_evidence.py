@@ -50,10 +50,11 @@ def test_the_coverage_law_of_one_study(found):
     assert (table.loc[["low-2", "low-3", "low-4"], "k_star"] < 13).all()
     assert table.loc[["high-2", "high-3"], "k_star"].between(150, 210).all()
     assert set(table.loc[["high-2", "high-3"], "worst"]) <= {"c4", "c5"}
-    inside, count = study.held
-    # two configurations outside the pilot at six sizes, four inside at k = 200 alone
-    assert count == 2 * 5 + 4
-    assert 10 <= inside <= count
+    # two configurations outside the pilot at six sizes, four inside at k = 200 and 500; 500 is not
+    # answered, as it is more than twice the pilot's largest k
+    assert (study.held.answered, study.held.left_out) == (2 * 5 + 4, 2 * 6 + 4 * 2)
+    assert 10 <= study.held.inside <= study.held.answered
+    assert 0 < study.held.width < 1
 
 
 def test_the_readme_is_filled_between_its_marks_and_only_there(found):
