@@ -6,10 +6,7 @@ the finding. They must be bit-equal where data, code, versions and the kind of C
 
 Elsewhere sums are rounded in other ways, and training can amplify this. At most, another CPU acts
 like another seed, so the tolerance is the standard deviation between the seeds of the same
-configuration, method and size, and no less than SCORES. Measured on a CPU with AVX-512, then
-limited to AVX2: 77 of 80 trials of Adult and TREC-6 moved by less than 0.001 in accuracy; the
-largest move was 0.5 standard deviations (DC with a learning rate at which some seeds nearly
-diverge).
+configuration, method and size, and no less than SCORES. docs/results.md says how far trials moved.
 """
 
 import argparse

@@ -32,7 +32,8 @@ def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Cov
     """
     lines = [_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]
     if coverage:
-        held = [f"{of[0]} of {of[1]} gaps on {name}" for name, (*_, of) in coverage.items()]
+        counts = {name: study.held for name, study in coverage.items()}
+        held = [f"{inside} of {count} gaps on {name}" for name, (inside, count) in counts.items()]
         lines.append(
             "**Planner.** It predicts gaps from a part of a study. Of what that part had left out, "
             f"its 95 % intervals held {listed(held, 'and')}."
@@ -81,7 +82,9 @@ def _criterion(cells: pd.DataFrame) -> str:
 def _law(coverage: Mapping[str, Coverage]) -> str:
     if not coverage:
         return "**Coverage law.** No study of it is among these findings."
-    outcomes = [f"{confirms(of.fitted, of.within)} on {name}" for name, of in coverage.items()]
+    outcomes = [
+        f"{confirms(study.fitted, study.within)} on {name}" for name, study in coverage.items()
+    ]
     return (
         f"**Coverage law.** It is {listed(outcomes, 'and')}. It counts as confirmed where k*, the "
         "samples that a family of training configurations needs, rises significantly with the "
