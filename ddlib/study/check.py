@@ -183,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 trials = draw(finding, options.sample, options.seed)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
                 notes = list(doubts(finding, trials))
-                print(*(f"  note: {note}\n" for note in notes), sep="", end="")
+                for note in notes:
+                    print(f"  note: {note}")
                 for outcome, text in recompute(finding, trials, options.references, not notes):
                     print(f"  {outcome}: {text}")
                     outcomes[outcome] += 1
@@ -191,11 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: not checked: {error}")
             unchecked.append(name)
     counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
-    total = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
-    ends = [total if counts else "nothing was recomputed"]
-    if unchecked:
-        ends.append(f"not checked: {listed(unchecked, 'and')}")
-    print("; ".join(ends))
+    text = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
+    text = text if counts else "nothing was recomputed"
+    print(text + f"; not checked: {listed(unchecked, 'and')}" * bool(unchecked))
     if outcomes[DIFFERS] or not counts:
         sys.exit(1)
 
