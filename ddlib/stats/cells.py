@@ -124,9 +124,8 @@ def seeds_needed(fits: Fits) -> float:
     do not fall, or where one is not above zero: that gap is not a price of distillation.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
-    if law.data.errors is None or not free.fitted or law.coefficients[0, 0] <= 0:
-        return np.inf
-    if (law.data.means <= 0).any():
+    judged = law.data.errors is not None and free.fitted and (law.data.means > 0).all()
+    if not judged or law.coefficients[0, 0] <= 0:
         return np.inf
     numbers = [factor * len(law.data.seeds) for factor in MORE_SEEDS]
     return next((n for n in numbers if power(free, 1.0, seeds=n) >= POWER), np.inf)

@@ -6,10 +6,7 @@ the finding. They must be bit-equal where data, code, versions and the kind of C
 
 Elsewhere sums are rounded in other ways, and training can amplify this. At most, another CPU acts
 like another seed, so the tolerance is the standard deviation between the seeds of the same
-configuration, method and size, and no less than SCORES. Measured on a CPU with AVX-512, then
-limited to AVX2: 77 of 80 trials of Adult and TREC-6 moved by less than 0.001 in accuracy; the
-largest move was 0.5 standard deviations (DC with a learning rate at which some seeds nearly
-diverge).
+configuration, method and size, and no less than SCORES. docs/results.md says how far trials moved.
 """
 
 import argparse
@@ -186,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 trials = draw(finding, options.sample, options.seed)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
                 notes = list(doubts(finding, trials))
-                print(*(f"  note: {note}\n" for note in notes), sep="", end="")
+                for note in notes:
+                    print(f"  note: {note}")
                 for outcome, text in recompute(finding, trials, options.references, not notes):
                     print(f"  {outcome}: {text}")
                     outcomes[outcome] += 1
@@ -194,11 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: not checked: {error}")
             unchecked.append(name)
     counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
-    total = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
-    ends = [total if counts else "nothing was recomputed"]
-    if unchecked:
-        ends.append(f"not checked: {listed(unchecked, 'and')}")
-    print("; ".join(ends))
+    text = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
+    text = text if counts else "nothing was recomputed"
+    print(text + f"; not checked: {listed(unchecked, 'and')}" * bool(unchecked))
     if outcomes[DIFFERS] or not counts:
         sys.exit(1)
 

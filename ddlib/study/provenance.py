@@ -58,10 +58,9 @@ def commit(revision: str | None = None) -> dict[str, Any]:
     known = _git("rev-parse", "--verify", "--quiet", f"{revision or 'HEAD'}^{{commit}}")
     if revision and not known:
         raise ValueError(f"git knows no commit {revision!r} in {PACKAGE.parent}; give another")
-    if revision or _git("ls-files", "__init__.py"):
-        changed = not revision and bool(_git("status", "--short", "."))
-        return {"commit": known, "changed": changed}
-    return {"commit": None, "changed": None}
+    if not revision and not _git("ls-files", "__init__.py"):
+        return {"commit": None, "changed": None}
+    return {"commit": known, "changed": not revision and bool(_git("status", "--short", "."))}
 
 
 def _git(*words: str) -> str:
@@ -100,7 +99,7 @@ def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[st
         "versions": versions(),
         "machines": [machine()],
         "workers": None,
-        "core_hours": {name: round(float(n) / 3600, 3) for name, n in seconds(costs).items()},
+        "core_hours": {name: round(float(s) / 3600, 3) for name, s in seconds(costs).items()},
         "date": last and last.date().isoformat(),
     }
 

@@ -109,7 +109,9 @@ def _criterion(cells: pd.DataFrame) -> str:
 def _law(coverage: Mapping[str, Coverage]) -> str:
     if not coverage:
         return "**Coverage law.** No study of it is among these findings."
-    outcomes = [f"{confirms(of.fitted, of.within)} on {name}" for name, of in coverage.items()]
+    outcomes = [
+        f"{confirms(study.fitted, study.within)} on {name}" for name, study in coverage.items()
+    ]
     return (
         f"**Coverage law.** It is {listed(outcomes, 'and')}. It counts as confirmed where k*, the "
         "samples that a family of training configurations needs, rises significantly with the "
