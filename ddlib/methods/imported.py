@@ -20,7 +20,7 @@ from ddlib.methods.common import TINY, finished
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Table, Text
 
-FAR = 0.5  # of means and log deviations, in the data's: beyond, another reading may be likelier
+FAR = 0.5  # distance from the data's statistics at which another reading may be likelier
 REAL = 1000  # training samples whose statistics are compared, at most
 SCALARS = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np._core.multiarray.scalar]
 SCALARS += [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # before numpy 2
@@ -197,7 +197,7 @@ def _order(
 def _normalised(
     path: str, values: torch.Tensor, by: Channels | None, dataset: DataSet
 ) -> torch.Tensor:
-    """Return values (k, channels, H, W), normalised by `by` or bytes, normalised as the data are.
+    """Return images (k, channels, H, W), bytes or normalised by `by`, normalised as the data are.
 
     Raises ValueError if their statistics are far from the data's, and another reading is twice as
     near: pixels of 0 to 1 or to 255, or images that were not whitened.
@@ -216,6 +216,7 @@ def _normalised(
     real = _moments(dataset.train.at(rows.unique()).cpu())
     versions = [_renormalised(values.float(), reading, dataset) for reading in readings]
     moments = torch.stack([_moments(version) for version in versions])
+    # the distance of means and of log deviations, in the data's deviations
     shifts, ratios = (moments[:, 0] - real[0]) / real[1], (moments[:, 1] / real[1]).log()
     distances = torch.hypot(shifts, ratios).square().mean(1).sqrt()
     if distances[0] > max(FAR, 2 * distances.min()):
