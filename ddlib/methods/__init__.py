@@ -53,14 +53,14 @@ class Method:
     """A method: its function, its parameters, and whether it shares work over sizes.
 
     With a preparation, the function takes one more argument: the paths of the files, one for each
-    job. check(parameters, dataset, ipcs): raises ValueError for data or sizes that do not fit.
+    job. check(parameters, dataset, network, ipcs): raises ValueError if they do not fit.
     """
 
     function: Callable[..., Any]
     parameters: type[Parameters]
     shares: bool = False
     preparation: Preparation | None = None
-    check: Callable[[Any, DataSet, Sequence[int]], None] | None = None
+    check: Callable[[Any, DataSet, Any, Sequence[int]], None] | None = None
 
     def distil(
         self,
@@ -74,7 +74,7 @@ class Method:
         """Distil every size; ValueError for a size that the smallest class cannot fill."""
         check_ipcs(ipcs, dataset)
         if self.check:
-            self.check(parameters, dataset, ipcs)
+            self.check(parameters, dataset, network, ipcs)
         more = seed, parameters, *more
         if self.shares:
             return self.function(dataset, network, ipcs, *more)
@@ -140,6 +140,7 @@ METHODS: dict[str, Method] = {
         difficulty.distil,
         difficulty.DifficultyAlignedMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
+        check=difficulty.check_norms,
     ),
     "ncfm": Method(
         characteristic.distil,

@@ -149,7 +149,9 @@ class BatchMatching(Matching):
     factor: PositiveInt = 1
 
 
-def check_factor(parameters: BatchMatching, dataset: DataSet, ipcs: Sequence[int]) -> None:
+def check_factor(
+    parameters: BatchMatching, dataset: DataSet, network: Network, ipcs: Sequence[int]
+) -> None:
     """Raise ValueError for a factor that does not fit the data, or needs more real images."""
     factor, shape = parameters.factor, dataset.sample_shape
     if factor == 1:

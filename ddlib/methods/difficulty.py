@@ -21,21 +21,22 @@ from ddlib.seeds import generator
 
 
 class DifficultyAlignedMatching(TrajectoryMatching):
-    """Starts and steps are the reference's for CIFAR-10 (Guo et al., ICLR 2024), the rest MTT's.
+    """These are the reference's settings for CIFAR-10 (Guo et al., ICLR 2024), the rest MTT's.
 
     Starts are drawn from min_start to below max_start: 40 to 60 at ipc 1000. At first only
     `first_share` of this range is open; it opens evenly over a share `expansion` of the iterations.
-    label_snapshot: the snapshot of the experts from which samples and labels come. Labels move
-    with the momentum of the samples; the reference's 0.9 multiplies its label rates by 5.
+    label_snapshot: the snapshot of the experts from which samples and labels come; the reference
+    trains 100 epochs and takes the last. Labels move with the momentum of the samples, 0.5, where
+    the reference's have 0.9: multiply published label rates (5, 2 and 2 at ipc 1, 10 and 50) by 5.
     """
 
     student_steps: ByIpc[PositiveInt] = 80
     min_start: ByIpc[NonNegativeInt] = 0
     max_start: ByIpc[PositiveInt] = {1: 4, 10: 20, 50: 40}
     first_share: Share = 0.5
-    expansion: Share = 0.5
-    label_snapshot: NonNegativeInt = 60
-    label_learning_rate: ByIpc[NonNegativeFloat] = 5.0
+    expansion: ByIpc[Share] = {1: 0.0, 10: 0.1, 50: 0.2}
+    label_snapshot: NonNegativeInt = 100
+    label_learning_rate: ByIpc[NonNegativeFloat] = {1: 25.0, 10: 10.0, 50: 10.0}
     initialisation: Literal["real"] = "real"
 
     method: ClassVar[str] = "datm"
@@ -57,7 +58,8 @@ class DifficultyAlignedMatching(TrajectoryMatching):
 
     def starts(self, ipc: int, iteration: int) -> tuple[int, int]:
         """Return the first snapshot to start from in an iteration, and the end of their range."""
-        (low, high), growing = self._range(ipc), self.expansion * at_ipc(self.iterations, ipc)
+        low, high = self._range(ipc)
+        growing = at_ipc(self.expansion, ipc) * at_ipc(self.iterations, ipc)
         opened = min(1.0, iteration / growing) if growing else 1.0
         share = self.first_share + (1 - self.first_share) * opened
         return low, low + max(1, math.ceil(share * (high - low)))
@@ -65,6 +67,17 @@ class DifficultyAlignedMatching(TrajectoryMatching):
     def last(self, ipc: int) -> int:
         """Return the last snapshot of an expert that a size uses."""
         return max(super().last(ipc), self.label_snapshot)
+
+
+def check_norms(
+    parameters: DifficultyAlignedMatching, dataset: DataSet, network: Network, ipcs: Sequence[int]
+) -> None:
+    """Raise ValueError if the network has batch norms."""
+    if network.batch_norms:
+        raise ValueError(
+            "labels are answers of experts, which keep no running statistics, but the network has "
+            "batch norms; choose norm: instance"
+        )
 
 
 def distil(
@@ -79,8 +92,8 @@ def distil(
 
     The first samples are, in each class, the first ones in the order of the method `random` that
     are classified right; the others follow if these are too few. The logits of a sample's label are
-    at first the mean over the experts that classify it right; if none does, its class has the share
-    that MTT gives it. prepared: the files of `trajectory.train_expert`.
+    at first the mean over the experts that classify it right; if none does, its class has
+    `trajectory.FIRST_SHARE`. prepared: the files of `trajectory.train_expert`.
 
     Source: Guo et al., "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory
     Matching" (ICLR 2024). Its experts are trained by FTD, and iterations of a large loss are left

@@ -91,7 +91,7 @@ def distil(
     return replace(synthetic, labels=labels.float()) if labels.ndim == 2 else synthetic
 
 
-def check(parameters: ImportedSet, dataset: DataSet, ipcs: Sequence[int]) -> None:
+def check(parameters: ImportedSet, dataset: DataSet, network: Network, ipcs: Sequence[int]) -> None:
     """Raise ValueError or FileNotFoundError unless there is a fitting set of every size."""
     for ipc in ipcs:
         distil(dataset, None, ipc, 0, parameters)

@@ -63,8 +63,8 @@ def distil(
     for label, members in enumerate(rows):
         candidates = dataset.train.at(members).repeat_interleave(parameters.crops, 0)
         parts = resized_crops(candidates, parameters.smallest, sides, stream)
-        shown = centred(F.avg_pool2d(parts, factor), sides)
-        scores = torch.cat([logits(teacher, theta, part) for part in in_passes(shown)])
+        views = centred(F.avg_pool2d(parts, factor), sides)
+        scores = torch.cat([logits(teacher, theta, part) for part in in_passes(views)])
         nats = -scores.log_softmax(1)[:, label]
         least, places = nats.view(-1, parameters.crops).min(1)
         surest = least.argsort(stable=True)[:count].view(-1, ipc).T.flatten()

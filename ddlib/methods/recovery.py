@@ -17,7 +17,7 @@ from ddlib.networks.layers import Network
 from ddlib.parameters import Share
 from ddlib.seeds import generator
 from ddlib.training.augment import resized_crops
-from ddlib.training.divergence import Watch
+from ddlib.training.divergence import DivergedError, Watch
 from ddlib.training.loop import descend
 from ddlib.training.recipe import SCHEDULES
 
@@ -28,8 +28,9 @@ class StatisticsRecovery(trained.Taught):
     """Defaults are the reference's for CIFAR-100 (Yin et al., NeurIPS 2023).
 
     statistics: the weight of the batch norms; jitter: the most pixels by which images are rolled.
-    smallest: the least share of an image's area that the teacher sees at a step. It is 0.08 for
-    ImageNet; on small images, the reference shows all of the image, and mirrors none.
+    smallest: the least share of an image's area that the teacher sees at a step. For ImageNet, the
+    reference has `smallest: 0.08`, `jitter: 32` and `iterations: 4000`, and also mirrors images,
+    which is not done here.
     """
 
     iterations: NonNegativeInt = 1000
@@ -39,7 +40,9 @@ class StatisticsRecovery(trained.Taught):
     smallest: Share = 1.0
 
 
-def check_teacher(parameters: StatisticsRecovery, dataset: DataSet, ipcs: Sequence[int]) -> None:
+def check_teacher(
+    parameters: StatisticsRecovery, dataset: DataSet, network: Network, ipcs: Sequence[int]
+) -> None:
     """Raise ValueError if the teacher has no batch norms."""
     if not trained.build(dataset, parameters.network).batch_norms:
         raise ValueError(
@@ -55,26 +58,31 @@ def distil(
     seed: int,
     parameters: StatisticsRecovery,
     prepared: Sequence[Path],
-) -> dict[int, DistilledSet]:
+) -> dict[int, DistilledSet | DivergedError]:
     """Recover max(ipcs) groups of one image a class; a set holds the first groups.
 
     A group starts from noise. Adam minimises the mean cross-entropy under the teacher, plus
     `statistics` times the distance of `answers`; its rate falls along a cosine, and pixels are
     clipped to those of images. The set has hard labels: under `labels: {regime: soft}` the study's
     teacher labels the views of each training step, as published. prepared: the file of the teacher.
-    Raises DivergedError if a loss is not finite.
+    A size fails with the first of its groups that has a loss or a pixel that is not finite.
 
     Source: Yin, Xing & Shen, "Squeeze, Recover and Relabel" (NeurIPS 2023), section 3.
     """
     teacher = trained.build(dataset, parameters.network)
     theta = trained.read_network(prepared[0], dataset.train.device)
-    numbers = range(max(ipcs))
-    groups = [recover(dataset, teacher, theta, seed, parameters, number) for number in numbers]
-    images = torch.stack(groups, 1)
-    return {
-        ipc: finished(dataset, images[:, :ipc].flatten(0, 1), "sre2l", parameters, seed)
-        for ipc in ipcs
-    }
+    groups, failure = [], None
+    try:
+        for number in range(max(ipcs)):
+            groups.append(recover(dataset, teacher, theta, seed, parameters, number))
+    except DivergedError as error:
+        failure = error
+    sets: dict[int, DistilledSet | DivergedError] = dict.fromkeys(ipcs, failure)
+    for ipc in ipcs:
+        if ipc <= len(groups):
+            images = torch.stack(groups[:ipc], 1).flatten(0, 1)
+            sets[ipc] = finished(dataset, images, "sre2l", parameters, seed)
+    return sets
 
 
 def recover(
@@ -85,7 +93,10 @@ def recover(
     parameters: StatisticsRecovery,
     number: int,
 ) -> torch.Tensor:
-    """Return one image of each class (C, ...), group `number`; see `distil`."""
+    """Return one image of each class (C, ...), group `number`; see `distil`.
+
+    Raises DivergedError.
+    """
     stream, watch, device = generator("recovery", seed, number), Watch(), dataset.train.device
     shape = dataset.class_count, *dataset.sample_shape
     images = send(torch.randn(shape, generator=stream, dtype=torch.float32), device)
@@ -102,6 +113,7 @@ def recover(
         descend(optimiser, loss, parameters.learning_rate * SCHEDULES["cosine"](done))
         images.data = to_pixels.normalise(to_pixels.denormalise(images.data))
         watch.finite(step, "the loss of recovery", loss)
+    watch.finite(parameters.iterations, "a pixel", images)
     watch.check()
     return images.detach()
 

@@ -114,8 +114,8 @@ def kernel_herding(
 ) -> Sets:
     """Choose real samples greedily, to match the whole distribution of a class's features.
 
-    `herding` matches their mean alone: it is this method under a linear kernel. Under a Gaussian
-    one, only the distribution itself has distance 0. Source: Chen, Welling & Smola (UAI 2010),
+    Both match a mean: `herding` that of the features, this one that of the kernel. Under a Gaussian
+    kernel, only the distribution itself has distance 0. Source: Chen, Welling & Smola (UAI 2010),
     equation 8; here each sample is chosen at most once.
     """
     order = partial(kernel_herding_order, bandwidth=parameters.bandwidth)

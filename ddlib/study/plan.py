@@ -231,7 +231,7 @@ def make_plan(settings: Settings) -> Plan:
     dataset = load(**settings.data)
     settings = for_kind(settings, dataset)
     sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
-    networks.build(**settings.network, **sizes)
+    network = networks.build(**settings.network, **sizes)
     for name, configuration in settings.configurations.items():
         try:
             for chosen in filter(None, [configuration, configuration.teacher]):
@@ -244,7 +244,7 @@ def make_plan(settings: Settings) -> Plan:
     for name, (base, parameters) in settings.methods.items():
         try:
             if check := METHODS[base].check:
-                check(parameters, dataset, ipcs)
+                check(parameters, dataset, network, ipcs)
         except ValueError as error:
             raise ValueError(f"the method {name!r}: {error}") from None
     if settings.reference == CONVERGED:

@@ -10,6 +10,8 @@ from ddlib.methods import METHODS
 from ddlib.methods.common import class_members
 from ddlib.methods.difficulty import DifficultyAlignedMatching
 from ddlib.methods.trajectory import jobs
+from ddlib.networks.functional import build
+from ddlib.parameters import at_ipc
 from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError
 
@@ -32,10 +34,11 @@ def experts(tiny, network, tmp_path_factory):
 
 
 def test_the_range_of_starts_opens_evenly():
-    parameters = settings(iterations=100, min_start={1: 0, 50: 40}, max_start={1: 20, 50: 60})
+    changes = {"min_start": {1: 0, 50: 40}, "max_start": {1: 20, 50: 60}}
+    parameters = settings(iterations=100, expansion={1: 0.5, 50: 1.0}, **changes)
     ends = [parameters.starts(1, iteration) for iteration in (0, 25, 50, 99)]
     assert ends == [(0, 10), (0, 15), (0, 20), (0, 20)]
-    assert parameters.starts(50, 0) == (40, 50)
+    assert [parameters.starts(50, iteration) for iteration in (0, 50)] == [(40, 50), (40, 55)]
     assert parameters.replace(first_share=0.0).starts(50, 0) == (40, 41)
     assert parameters.replace(expansion=0.0).starts(50, 0) == (40, 60)
 
@@ -43,6 +46,25 @@ def test_the_range_of_starts_opens_evenly():
 def test_an_empty_range_is_refused():
     with pytest.raises(ValueError, match="min_start=40 is not below max_start=40 at ipc 50, so"):
         settings(min_start={1: 0, 50: 40}, max_start={1: 4, 10: 40})
+
+
+def test_the_defaults_are_the_published_numbers():
+    """Of CIFAR-10, at ipc 1, 10 and 50: half of the range until iteration 0, 1,000 and 2,000."""
+    parameters = DifficultyAlignedMatching(iterations=10_000)
+    full = {1: 4, 10: 20, 50: 40}
+    for ipc, iteration in ((1, 0), (10, 1000), (50, 2000)):
+        assert parameters.starts(ipc, iteration) == (0, full[ipc])
+        assert ipc == 1 or parameters.starts(ipc, iteration // 20) < (0, 0.6 * full[ipc])
+    rates = [at_ipc(parameters.label_learning_rate, ipc) for ipc in full]
+    sums = [rate / (1 - parameters.momentum) for rate in rates]  # of the steps of one gradient
+    assert sums == pytest.approx([5 / 0.1, 2 / 0.1, 2 / 0.1])
+
+
+def test_batch_norms_are_refused(tiny):
+    """Experts keep no running statistics; labels would depend on what stands beside a sample."""
+    network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm="batch")
+    with pytest.raises(ValueError, match="has batch norms; choose norm: instance"):
+        distil(tiny, network, [1], 0, settings(), [])
 
 
 def test_experts_reach_the_last_target_and_the_labels():

@@ -55,23 +55,25 @@ def cover_by_hand(points, count):
 
 
 def herd_kernels_by_hand(points, count, bandwidth):
-    """Each choice lowers the maximum mean discrepancy of t + 1 points with the class the most.
+    """Each choice makes the squared maximum mean discrepancy of t + 1 points and the class least.
 
-    That is how Chen, Welling & Smola derive it, up to the factor that they give the new point.
+    Of two sets it is the mean kernel within the first, plus that within the second, minus twice
+    that between them. A point's kernel with itself is always 1.
     """
     variance = sum(np.var(values) for values in points.T)
 
     def kernel(one, other):
         return math.exp(-((one - other) ** 2).sum() / (2 * bandwidth**2 * variance))
 
+    values = np.array([[kernel(one, other) for other in points] for one in points])
     chosen = []
     for _ in range(count):
-        scores = {}
+        discrepancies = {}
         for row in set(range(len(points))) - set(chosen):
-            mean = np.mean([kernel(points[row], point) for point in points])
-            reached = sum(kernel(points[row], points[c]) for c in chosen)
-            scores[row] = mean - reached / (len(chosen) + 1)
-        chosen.append(max(scores, key=scores.get))
+            rows = [*chosen, row]
+            within, between = values[np.ix_(rows, rows)].mean(), values[rows].mean()
+            discrepancies[row] = within - 2 * between + values.mean()
+        chosen.append(min(discrepancies, key=discrepancies.get))
     return chosen
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from draws import noise, prepare, stream
+from safetensors.torch import save_file
 
 from ddlib.methods import METHODS
 from ddlib.methods.common import class_members
@@ -101,15 +102,22 @@ def test_quarters_are_shrunken_images_that_the_teacher_is_sure_of(tiny, network,
                 torch.testing.assert_close(quarter, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_more_crops_are_surer(tiny, network, teacher):
-    losses = [
-        sum(
-            nats_of(teacher, part, label).mean()
-            for label, part in enumerate(rded(tiny, network, teacher, 4, **more).samples.chunk(3))
-        )
-        for more in ({"crops": 1, "candidates": 4}, {"crops": 8, "candidates": 40})
-    ]
-    assert losses[1] < 0.5 * losses[0]
+def test_the_surest_crop_of_each_image_is_kept(tiny, network, teacher):
+    """All images of the first class, and the crops of each compared one by one."""
+    synthetic = rded(tiny, network, teacher, 4, candidates=40, crops=5, smallest=0.3)
+    draws, members = generator("parts", 0, 4), class_members(tiny)[0]
+    for label in range(3):  # the order of images is drawn for every class
+        order = torch.randperm(40, generator=draws)
+        members = members if label else members[order]
+    crops = resized_crops(tiny.train.samples[members].repeat_interleave(5, 0), 0.3, (8, 8), draws)
+    surest = []
+    for image in crops.view(40, 5, 1, 8, 8):
+        nats = [nats_of(teacher, crop[None], 0).item() for crop in image]
+        crop = min(range(5), key=nats.__getitem__)
+        surest.append((nats[crop], image[crop]))
+    surest.sort(key=lambda pair: pair[0])
+    wanted = torch.stack([crop for _, crop in surest[:4]])
+    torch.testing.assert_close(synthetic.samples[:4], wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +161,19 @@ def test_the_distance_of_statistics_is_that_of_a_plain_network(teacher):
     assert not any(layer._forward_pre_hooks for layer in network.batch_norms)
 
 
-def test_recovery_equals_adam_written_out(tiny, network, teacher):
-    """Four steps on two groups; rolled images, a falling rate, pixels clipped to [0, 1]."""
-    sets = sre2l(tiny, network, teacher, [1, 2], seed=3, iterations=4, statistics=0.1)
+@pytest.mark.parametrize("smallest", [1.0, 0.5])
+def test_recovery_equals_adam_written_out(tiny, network, teacher, smallest):
+    """Four steps on two groups; crops, rolls, a falling rate, pixels clipped to [0, 1]."""
+    changes = {"iterations": 4, "statistics": 0.1, "smallest": smallest}
+    sets = sre2l(tiny, network, teacher, [1, 2], seed=3, **changes)
     for number in range(2):
         draws = generator("recovery", 3, number)
         images = torch.randn(3, 1, 8, 8, generator=draws).requires_grad_()
         optimiser = torch.optim.Adam([images], lr=0.25, betas=(0.5, 0.9))
         for rate in (1.0, 0.8535534, 0.5, 0.1464466):  # (1 + cos(pi step / 4)) / 2
+            seen = resized_crops(images, 0.5, (8, 8), draws) if smallest == 0.5 else images
             down, right = torch.randint(5, (2,), generator=draws).tolist()
-            scores, distance = answers(*teacher[1:], images.roll((down, right), (2, 3)))
+            scores, distance = answers(*teacher[1:], seen.roll((down, right), (2, 3)))
             loss = F.cross_entropy(scores, torch.arange(3)) + 0.1 * distance
             optimiser.param_groups[0]["lr"] = 0.25 * rate
             optimiser.zero_grad()
@@ -174,6 +185,23 @@ def test_recovery_equals_adam_written_out(tiny, network, teacher):
             sets[2].samples[number::2], images.detach(), rtol=1e-4, atol=1e-4
         )
     torch.testing.assert_close(sets[1].samples, sets[2].samples[::2])
+
+
+def test_a_size_fails_only_with_one_of_its_groups(tiny, network, teacher, tmp_path):
+    """The weight lets the loss of one group overflow, the first that is beyond all before it."""
+    theta = {**teacher[2], "body.1.running_mean": teacher[2]["body.1.running_mean"] + 100}
+    save_file(theta, far := tmp_path / "far")  # so that losses overflow long before gradients
+    distances = []
+    for number in range(8):
+        images = torch.randn(3, 1, 8, 8, generator=generator("recovery", 0, number))
+        distances.append(answers(teacher[1], theta, images)[1].item())
+    bad = next(n for n in range(1, 8) if distances[n] > max(distances[:n]))
+    between = (max(distances[:bad]) + distances[bad]) / 2
+    changes = {"iterations": 1, "jitter": 0, "statistics": torch.finfo().max / between}
+    sets = sre2l(tiny, network, [[far]], [bad, bad + 1, bad + 2], **changes)
+    assert sets[bad].samples.isfinite().all()
+    for ipc in (bad + 1, bad + 2):
+        assert "the loss of recovery stopped being a finite number at step 0" in str(sets[ipc])
 
 
 def test_recovered_images_are_what_the_teacher_knows(tiny, network, teacher):
