@@ -15,7 +15,7 @@ from ddlib.data.folders import first_of
 from ddlib.files import from_root
 from ddlib.methods import METHODS
 from ddlib.methods.imported import read_content
-from ddlib.parameters import read_file
+from ddlib.parameters import read_file, read_yaml
 from ddlib.stats import compare
 from ddlib.stats.intervals import Interval
 from ddlib.study.run import run
@@ -45,21 +45,20 @@ def score(
     Soft labels and a step size that were learned with the set are used. Raises ValueError or
     OSError, in one sentence.
     """
-    names = f"{data}_reference.yaml", f"{data}.yaml"
-    file = (
-        from_root(parameters) if parameters else first_of(from_root("parameters/methods"), *names)
-    )
-    table = read_file(file)
+    folder = from_root("parameters/methods")
+    file = from_root(parameters) if parameters else None
+    table = read_file(file or first_of(folder, f"{data}_reference.yaml", f"{data}.yaml"))
     values = {"path": path, "format": form, **options}
     chosen = METHODS["imported"].parameters.read(values, "the set")
-    _, labels, _ = read_content(chosen)
+    labels = read_content(chosen)[1]
     regime = {"labels": {"regime": "learned"}} if labels.ndim == 2 else {}
-    study = {name: table[name] for name in PROTOCOL if name in table}
-    study |= {
-        "data": study.get("data", {}) | {"name": data} | ({"zca": True} if zca else {}),
+    study = {name: table[name] for name in PROTOCOL if name in table} | {
+        "data": table.get("data", {}) | {"name": data} | ({"zca": True} if zca else {}),
         "methods": {"imported": values, "random": {}},
         "configurations": {"own": {"learned_step_size": chosen.step_size is not None, **regime}},
-        **{"k": [len(labels)], "seeds": seeds, "reference": SAME_STEPS},
+        "k": [len(labels)],
+        "seeds": seeds,
+        "reference": SAME_STEPS,
         "results": f"results/score/{Path(path).stem}",
     }
     settings = read_settings(study)
@@ -67,49 +66,37 @@ def score(
     if len(result.failures):
         raise ValueError(f"a training failed: {result.failures['message'].iloc[0]}")
     full = compare.full_data(result.references, SAME_STEPS).assign(method="all data")
-    both = pd.concat([compare.accuracies(result.trials), full])
-    return settings, both[["method", "n", "accuracy", "low", "high"]].reset_index(drop=True)
+    rows = pd.concat([compare.accuracies(result.trials), full], ignore_index=True)
+    return settings, rows[["method", "n", "accuracy", "low", "high"]]
 
 
 def sentence(settings: Settings, table: pd.DataFrame) -> str:
     """Return the accuracies of `score` in one line."""
-    parts = (
-        f"{row.method} {Interval(100 * row.accuracy, 100 * row.low, 100 * row.high):.1f}"
-        for row in table.itertuples()
-    )
-    network, recipe = settings.network, settings.training
-    size = " ".join(f"{name} {network[name]}" for name in ("width", "depth") if name in network)
+    rows = (table.set_index("method")[["accuracy", "low", "high"]] * 100).T.items()
+    accuracies = ", ".join(f"{method} {Interval(*values):.1f}" for method, values in rows)
+    network = " ".join(f"{name} {value}" for name, value in settings.network.items())
     return (
-        f"{', '.join(parts)}: accuracy in percent, {settings.seeds} seeds, k={settings.k[0]} of "
-        f"{settings.data['name']}, {network['name']} {size}, {recipe.steps:,} steps"
+        f"{accuracies}: accuracy in percent, {settings.seeds} seeds, k={settings.k[0]} of "
+        f"{settings.data['name']}, network {network.removeprefix('name ')}, "
+        f"{settings.training.steps:,} steps"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score a set from a shell; on an error, print one sentence and exit with code 1."""
     parser = argparse.ArgumentParser("python -m ddlib.score", description=__doc__.split(":")[0])
-    parser.add_argument("file", help="the set, from the project's root")
+    parser.add_argument("path", metavar="FILE", help="the set, from the project's root")
     parser.add_argument("--as", dest="form", required=True, help="dc, mtt, npz or folder")
     parser.add_argument("--data", required=True, help="the name of the data set, or its folder")
     parser.add_argument("--parameters", help="the YAML file of a study: network and training")
     parser.add_argument("--zca", action="store_true", help="the set is of whitened images")
-    parser.add_argument(
-        "--normalised-by",
-        nargs=2,
-        metavar=("MEAN", "STD"),
-        help="what its values were normalised by, such as 0 1, or 0.5,0.4,0.4 0.2,0.2,0.2",
-    )
-    parser.add_argument("--step-size", help="the learning rate that was learned, or its file")
-    parser.add_argument("--experiment", type=int, help="the number of the set in a res_*.pt")
     parser.add_argument("--seeds", type=int, default=5)
-    options = {name: v for name, v in vars(parser.parse_args(arguments)).items() if v is not None}
+    about = "other parameters of `imported`, as in YAML: 'step_size: 0.2, experiment: 1'"
+    parser.add_argument("--options", default="", help=about)
+    values = vars(parser.parse_args(arguments))
     try:
-        if channels := options.get("normalised_by"):
-            mean, std = ([float(value) for value in part.split(",")] for part in channels)
-            options["normalised_by"] = {"mean": mean, "std": std}
-        if rate := options.get("step_size"):
-            options["step_size"] = rate if Path(rate).suffix == ".pt" else float(rate)
-        print(sentence(*score(options.pop("file"), **options)))
+        options = read_yaml(f"{{{values.pop('options')}}}", "--options")
+        print(sentence(*score(**values | {str(name): v for name, v in options.items()})))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
 

@@ -14,6 +14,7 @@ from ddlib.training.recipe import Recipe
 
 DATA = {"name": "digits", "classes": [0, 1, 2]}
 TRAINING = {"steps": 20, "batch_size": 16, "learning_rate": 0.05}
+UNIT = "normalised_by: {mean: [0], std: [1]}"
 LABELS = torch.arange(3).repeat_interleave(2)
 
 
@@ -73,19 +74,20 @@ def test_the_command_prints_one_line_or_one_sentence(project, capsys):
     unit = (project * load(**DATA).normalisation.std[0]) + load(**DATA).normalisation.mean[0]
     torch.save({"data": [[unit, LABELS]]}, "res_DM.pt")
     arguments = ["res_DM.pt", "--as", "dc", "--data", "digits", "--seeds", "3"]
-    main([*arguments, "--normalised-by", "0", "1", "--experiment", "0"])
+    main([*arguments, "--options", f"{UNIT}, experiment: 0"])
     line = capsys.readouterr().out.splitlines()[-1]
     accuracy = 100 * by_hand(project, LABELS, 0.05).mean()
     assert line.startswith(f"imported {accuracy:.1f} (")
-    assert line.endswith("3 seeds, k=6 of digits, mlp width 16 depth 2, 20 steps")
+    assert line.endswith("3 seeds, k=6 of digits, network mlp width 16 depth 2, 20 steps")
     assert ", random " in line
     assert ", all data " in line
     for more, message in (
         ([], "res_DM.pt, read as asked, has channels of mean"),
-        (["--experiment", "1"], "of 1 sets, none is experiment 1"),
+        (["--options", f"{UNIT}, experiment: 1"], "of 1 sets, none is experiment 1"),
         (["--data", "letter"], "holds no letter_reference.yaml or letter.yaml"),
         (["--as", "pt"], "'pt' is not a format; .*allowed: dc, mtt, npz, folder"),
-        (["--normalised-by", "a", "1"], "could not convert string to float: 'a'"),
+        (["--options", "step: 1"], "'step' is not a parameter; did you mean 'step_size'"),
+        (["--options", "}"], "--options is not YAML"),
     ):
         with pytest.raises(SystemExit, match=message):
             main([*arguments, *more])

@@ -17,10 +17,11 @@ from ddlib.figures import findings as charts
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
-from ddlib.stats.cells import Coverage
+from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.families import k_star, series, worst_member
-from ddlib.stats.pilot import REACH, ends, read_pilot
+from ddlib.stats.pilot import read_pilot
 from ddlib.words import findings as words
+from ddlib.words.text import listed
 
 EXAMPLE = "digits"  # runs in minutes; it counts only while nothing else has been found
 ALL = "all configurations"
@@ -31,14 +32,13 @@ BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", r
 class Evidence(NamedTuple):
     """What the studies decide.
 
-    cells, gains: the tables of `ddlib.stats.cells`; regimes: the trials by label regime of each
-    study that has several; teachers: theirs; coverage: by study.
+    cells, gains: the tables of `ddlib.stats.cells`; regimes: of each study that has several label
+    regimes, the trials by regime and the teachers; coverage: by study.
     """
 
     cells: pd.DataFrame
     gains: pd.DataFrame
-    regimes: Mapping[str, Mapping[str, pd.DataFrame]]
-    teachers: Mapping[str, pd.DataFrame]
+    regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]]
     coverage: Mapping[str, Coverage]
 
 
@@ -59,28 +59,44 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     Of several studies of a data set, the scaling law is judged in the one with the most trials
     under its first configuration.
     """
-    trials, panels, regimes, teachers, coverage = {}, {}, {}, {}, {}
+    trials, panels, regimes, coverage, capped = {}, {}, {}, {}, {}
     for name, study in tables.named(studies).items():
         parts, data = by_labels(study), data_of(study)
         rows = next(iter(parts.values()))
         if len(rows) > len(trials.get(data, ())):
-            trials[data] = rows
+            trials[data], capped[data] = rows, _capped(study)
         if len(parts) > 1:
-            regimes[name], teachers[name] = parts, study.teachers
+            regimes[name] = parts, study.teachers
             panels |= {f"{data}, {labels} labels": rows for labels, rows in parts.items()}
         if study.distances is not None:
-            coverage[data] = cover(study, draws)
+            coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
-    return Evidence(cells.cells(fits), cells.gains(trials | panels), regimes, teachers, coverage)
+    judged = cells.cells(fits)
+    judged["capped"] = judged["data"].map(capped)
+    return Evidence(judged, cells.gains(trials | panels), regimes, coverage)
+
+
+def _capped(study: Tables) -> bool:
+    """Return whether the limit on passes ended the networks on all data of the judged gaps."""
+    full = study.full[study.full["configuration"] == study.trials["configuration"].iloc[0]]
+    return "capped" in full and bool(full["capped"].any())
 
 
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
-    """Return the trials of the first configuration, and of those of its network by label regime."""
+    """Return the trials of the first configuration, and of those of its network by label regime.
+
+    A set whose labels were learned is left out of the other regimes: it was not made for them.
+    """
     trials = study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+    methods = study.settings.get("methods", {}).items()
+    learn = [name for name, options in methods if (options or {}).get("label_learning_rate")]
     names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
-    places = names[["labels", "configuration"]].itertuples(index=False)
-    return {labels: trials[trials["configuration"] == name] for labels, name in places}
+    parts = {}
+    for labels, name in names[["labels", "configuration"]].itertuples(index=False):
+        rows = trials[trials["configuration"] == name]
+        parts[labels] = rows if labels == "learned" else rows[~rows["method"].isin(learn)]
+    return parts
 
 
 def cover(study: Tables, draws: int) -> Coverage:
@@ -94,10 +110,9 @@ def cover(study: Tables, draws: int) -> Coverage:
     groups = pd.Series(series(sets))
     equal = measured.loc[groups.index[groups == "spread"]]
     table = k_stars.table.join(measured, on="family")
+    worst = [_worst(gaps, sets[row.family], row.k_star) for row in table.itertuples()]
     return Coverage(
-        table.assign(
-            worst=[_worst(gaps, sets[row.family], row.k_star) for row in table.itertuples()]
-        ),
+        table.assign(worst=worst, series=table["family"].map(groups)),
         regressions.regress(k_stars, measured),
         regressions.within_equal(k_stars, equal) if len(equal) else None,
         _held(study, gaps, draws),
@@ -113,35 +128,41 @@ def _worst(gaps: pd.DataFrame, members: Sequence[str], k: float) -> str | None:
     return worst_member(gaps[gaps["k"] == nearest], members)[0]
 
 
-def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> tuple[int, int]:
+def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> Held:
     """Count the planner's intervals, from the study's pilot, that held what the pilot left out."""
-    chosen = study.settings["pilot"]
+    every = {
+        "k": study.sizes[:-1],
+        "configurations": list(study.full["configuration"].unique())[::2],
+    }
+    chosen = study.settings.get("pilot") or every
     part = gaps[gaps["k"].isin(chosen["k"]) & gaps["configuration"].isin(chosen["configurations"])]
     networks = dict(gaps[["configuration", "network"]].to_numpy())
-    pilot = read_pilot(part, networks=networks, draws=draws)
-    whole = read_pilot(gaps, networks=networks, draws=draws)
+    pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
     names = [name for name in whole.names if not pilot.refusal(name)]
-    drawn, measured = pilot.claim(names, whole)
-    low, high = ends(drawn)
-    new = ~np.isin(names, pilot.names)[:, None] | ~np.isin(whole.ks, pilot.ks)
-    new &= (whole.ks <= REACH * pilot.ks[-1]) & ~np.isnan(measured)
-    inside = (low <= measured) & (measured <= high)
-    return int(inside[new].sum()), int(new.sum())
+    low, high, measured = pilot.answers(names, whole)
+    inside = int(((low <= measured) & (measured <= high)).sum())
+    left_out = int(np.isfinite(whole.means).sum() - np.isfinite(pilot.means).sum())
+    return Held(inside, len(measured), left_out, float(np.median(high - low)) if len(low) else 0.0)
 
 
 def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
     """Tabulate how each study was made: one row a study, None where it is not known."""
     rows = []
     for name, study in tables.named(studies).items():
-        origin, ended = study.provenance, study.trials["status"] == "ok"
-        hours = origin.get("core_hours")
-        row = {"study": name, "seeds": study.trials["seed"].nunique(), "k": study.sizes}
-        row |= {"trials": len(ended), "failed": int((~ended).sum())}
-        row |= {"commit": (origin.get("commit") or "")[:10] or None, "date": origin.get("date")}
-        row["machines"] = (
-            ", ".join(machine["cpu"] for machine in origin.get("machines", [])) or None
-        )
-        rows.append(row | {"core hours": hours and round(sum(hours.values()), 1)})
+        origin, trials = study.provenance, study.trials
+        row = {
+            "study": name,
+            "seeds": trials["seed"].nunique(),
+            "k": study.sizes,
+            "trials": len(trials),
+            "failed": (trials["status"] != "ok").sum(),
+        }
+        if origin:
+            row |= {"commit": (origin["commit"] or "")[:10] or None, "date": origin["date"]}
+            row["machines"] = listed((machine["cpu"] for machine in origin["machines"]), "and")
+            hours = origin["core_hours"].values()
+            row["core hours"] = round(sum(hours), 1) if hours else None
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

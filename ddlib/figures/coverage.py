@@ -8,6 +8,7 @@ import pandas as pd
 
 from ddlib.figures import style
 from ddlib.stats.intervals import student
+from ddlib.stats.regressions import FEWEST
 
 GAP_TITLE = "gap in error"  # balanced, if the study's measure is
 SHAPES = ("circle", "square", "diamond", "cross")
@@ -144,8 +145,9 @@ def k_star_against(
 
     k_stars: the table of `ddlib.stats.families.k_star`; predictors: {column of measures: axis
     title}; groups: family -> its series or group. A triangle marks a k* beyond the measured sizes,
-    a dash the raw k*, a hollow mark a family that lost seeds or sizes. The subtitle names families
-    without k*.
+    a dash the raw k*, a hollow mark a family that lost seeds or sizes. A line is the least-squares
+    fit of ln k*, whose R² the sentences give, if FEWEST families have a measured k*. The subtitle
+    names families without k*.
     """
     named = measures[[*predictors]].rename(columns=predictors).rename_axis("family").reset_index()
     unknown = k_stars[k_stars["k_star"].isna()]
@@ -154,21 +156,33 @@ def k_star_against(
     table = table.assign(
         group=table["family"].map(groups),
         place=table["censored"].str.partition(" ")[0].replace("", "measured"),
+        low=table["low"].clip(lower=table[["k_star", "raw"]].min(axis=None)),
         high=table["high"].clip(upper=table[["k_star", "raw"]].max(axis=None)),
         whole=1.0 * (table[["missing_seeds", "missing_sizes"]].sum(axis=1) == 0),
         panel="ε = " + table["epsilon"].map("{:g}".format) + ": k* against " + table["predictor"],
     )
+    table["fitted"] = np.nan
+    for _, rows in table.groupby("panel"):
+        if (rows["censored"] == "").sum() >= FEWEST and rows["value"].nunique() > 1:
+            line = np.polynomial.Polynomial.fit(rows["value"], np.log(rows["k_star"]), 1)
+            table.loc[rows.index, "fitted"] = np.exp(line(rows["value"]))
     colour = style.colour("group", table["group"].unique())
     fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds"]
+    scale, title = alt.Scale(type="log", nice=False, padding=8), "k* (log scale)"
+    y = {
+        name: alt.Y(f"{name}:Q", scale=scale, title=title)
+        for name in ("low", "raw", "k_star", "fitted")
+    }
     x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False, padding=12))
     base = alt.Chart().encode(x, colour)
     base = base.encode(tooltip=style.tips(*fields, "missing_seeds", "missing_sizes"))
     raw = base.mark_tick(orient="horizontal", size=14, thickness=1.5)
     layers = [
-        base.mark_rule(opacity=0.5).encode(alt.Y("low:Q", title="k*"), alt.Y2("high")),
-        raw.encode(alt.Y("raw:Q", title="k*")),
+        alt.Chart().mark_line(color=style.INK, strokeDash=[4, 3]).encode(x, y["fitted"]),
+        base.mark_rule(opacity=0.5).encode(y["low"], alt.Y2("high")),
+        raw.encode(y["raw"]),
         base.mark_point(size=70, opacity=1).encode(
-            alt.Y("k_star:Q", title="k*"),
+            y["k_star"],
             alt.Shape("place:N", scale=style.scale(K_STAR_SHAPES), title=None),
             alt.Fill("group:N", scale=colour["scale"], legend=None),
             alt.FillOpacity("whole:Q", scale=None, legend=None),
@@ -180,7 +194,7 @@ def k_star_against(
         chart.resolve_scale(x="independent"),
         "Does H_cov say how many samples a family needs?",
         "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
-        "Triangle: beyond the measured sizes. Hollow: lost seeds or sizes to missing trials.",
+        "Dashes: line of ln k*. Triangle: beyond the measured sizes. Hollow: lost seeds or sizes.",
         *[f"No k* for missing trials: {', '.join(lost)}."] * bool(lost),
     )
 

@@ -1,21 +1,16 @@
-"""Figures of all findings: exponents, gains over the controls, and k* of many studies."""
-
-from collections.abc import Mapping
+"""Figures of all findings: exponents, and gains over the controls."""
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from ddlib.figures import style
-from ddlib.figures.coverage import K_STAR_SHAPES
-from ddlib.stats.cells import GAINS, OUTCOMES, Coverage, ordered
+from ddlib.stats.cells import GAINS, OUTCOMES, ordered
 
 LARGEST = 2.0  # a larger exponent is drawn at this edge, as a triangle
 OUTCOME_COLOURS = dict(zip(OUTCOMES, (style.COLOURS[0], style.COLOURS[1], "#888888"), strict=True))
 OUTCOME_SHAPES = dict(zip(OUTCOMES, ("circle", "cross", "square"), strict=True))
 GAIN_COLOURS = dict(zip(GAINS, ("#5FA8DC", "#B9DAF0", "#F1F1F1", "#F0A875"), strict=True))
 GAIN_SIGNS = dict(zip(GAINS, ("++", "+", "=", "−"), strict=True))
-PREDICTORS = {"h_cov": "H_cov", "log_members": "ln M"}
 
 
 def exponents(cells: pd.DataFrame) -> alt.FacetChart:
@@ -24,14 +19,11 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     cells: the table of `ddlib.stats.cells.cells`. The headings count missing trials.
     """
     table = cells.dropna(subset="b")
-    missing, data = table.groupby("data")["missing"].sum(), list(table["data"].unique())
-    headings = {n: n + f"\n{missing[n]} trials missing" * bool(missing[n]) for n in data}
-    table = table.assign(
-        panel=table["data"].map(headings),
-        at=table["b"].clip(upper=LARGEST),
-        to=table["high"].clip(upper=LARGEST),
-        off=np.where(table["high"] > LARGEST, "beyond", "inside"),
-    )
+    missing = table.groupby("data", sort=False)["missing"].sum()
+    panels = {name: name + f"\n{n} trials missing" * bool(n) for name, n in missing.items()}
+    ends = {"at": table["b"].clip(upper=LARGEST), "to": table["high"].clip(upper=LARGEST)}
+    ends["low"] = table["low"].clip(upper=LARGEST)
+    table = table.assign(panel=table["data"].map(panels), beyond=table["high"] > LARGEST, **ends)
     y = alt.Y("method:N", sort=ordered(table["method"]), title=None)
     axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g", labelOverlap=False)
     domain = alt.Scale(domain=[0, LARGEST], nice=False)
@@ -41,18 +33,17 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     legend = alt.Legend(title="a/√k + c", orient="top")
     hue = alt.Color("outcome:N", scale=style.scale(OUTCOME_COLOURS), legend=legend)
     shape = alt.Shape("outcome:N", scale=style.scale(OUTCOME_SHAPES), legend=legend)
-    beyond = base.transform_filter("datum.off == 'beyond'").encode(alt.XDatum(LARGEST), hue)
-    half = alt.Chart().mark_rule(color=style.INK, strokeDash=[4, 3]).encode(alt.XDatum(0.5))
+    beyond = base.transform_filter("datum.beyond").encode(alt.XDatum(LARGEST), hue)
     layers = [
-        half,
+        alt.Chart().mark_rule(color=style.INK, strokeDash=[4, 3]).encode(alt.XDatum(0.5)),
         base.mark_rule(strokeWidth=2).encode(alt.X("low:Q", scale=domain), alt.X2("to"), hue),
         beyond.mark_point(shape="triangle-right", filled=True, size=60, opacity=1),
         base.mark_point(filled=True, size=75, opacity=1).encode(x, hue, shape),
     ]
-    columns = min(len(data), 4)
+    columns = min(len(panels), 4) or 1
     width = min(style.WIDTH // columns - 45, 300)
     chart = alt.layer(*layers, data=table, width=width, height=alt.Step(17))
-    chart = style.panels(chart, "panel", headings.values(), columns)
+    chart = style.panels(chart, "panel", panels.values(), columns)
     return style.figure(
         chart.resolve_axis(x="independent"),
         "Does the gap fall like 1/√k? The exponent of every cell, with its 95 % interval",
@@ -70,60 +61,19 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
     names = list(table["data"].unique())
     x = alt.X("ipc:O", title="samples per class", axis=alt.Axis(labelAngle=0))
     y = alt.Y("method:N", sort=ordered(table["method"]), title=None)
-    base = alt.Chart().encode(
-        x,
-        y,
-        tooltip=style.tips("data:N", "method:N", "k", "outcome:N", "difference", "low", "high"),
-    )
+    tips = style.tips("data:N", "method:N", "k", "outcome:N", "difference", "low", "high")
+    base = alt.Chart().encode(x, y, tooltip=tips)
     legend = alt.Legend(title=None, orient="top", labelLimit=200, symbolType="square")
     hue = alt.Color("outcome:N", scale=style.scale(GAIN_COLOURS), legend=legend)
-    columns = min(len(names), 3)
-    chart = alt.layer(
-        base.mark_rect(stroke="white").encode(hue),
-        base.mark_text(fontSize=11).encode(alt.Text("sign:N")),
-        data=table,
-        width=style.WIDTH // columns - 75,
-        height=alt.Step(16),
-    )
+    cells = base.mark_rect(stroke="white").encode(hue)
+    signs = base.mark_text(fontSize=11).encode(alt.Text("sign:N"))
+    columns = min(len(names), 3) or 1
+    width = style.WIDTH // columns - 75
+    chart = alt.layer(cells, signs, data=table, width=width, height=alt.Step(16))
     chart = style.panels(chart, "data", names, columns).resolve_scale(x="independent")
     return style.figure(
         chart,
         "Where does distillation beat random real samples, and coresets?",
         "++ better than each control; + better than random; − worse than random; = no significant",
         "difference; white: not run. Paired t tests, Holm's correction over all pairs at one size.",
-    )
-
-
-def coverage(studies: Mapping[str, Coverage]) -> alt.FacetChart:
-    """Draw k* of every family against H_cov and ln M, a row a study."""
-    rows, headings = [], []
-    for name, study in studies.items():
-        judged = study.fitted.set_index(["predictor", "epsilon"])
-        for predictor, title in PREDICTORS.items():
-            lines = [
-                f"ε = {epsilon:g}: R² {row.r2:.2f}, p = {row.p:.3f}"
-                for epsilon, row in judged.loc[predictor].iterrows()
-                if not row.reason
-            ]
-            headings.append("\n".join([f"{name}: k* against {title}", *lines]))
-            rows.append(study.k_stars.assign(x=study.k_stars[predictor], panel=headings[-1]))
-    points = pd.concat(rows).dropna(subset="k_star")
-    points["place"] = points["censored"].str.partition(" ")[0].replace("", "measured")
-    points = points.assign(epsilon="ε = " + points["epsilon"].map("{:g}".format))
-    y = alt.Y("k_star:Q", scale=alt.Scale(type="log"), title="k* (log scale)")
-    hue = style.colour("epsilon", points["epsilon"].unique(), orient="top")
-    marks = alt.Chart(points, width=style.WIDTH // 2 - 60, height=150).mark_point(size=55)
-    marks = marks.encode(
-        alt.X("x:Q", title="nats"),
-        y,
-        hue,
-        alt.Shape("place:N", scale=style.scale(K_STAR_SHAPES), legend=None),
-        tooltip=style.tips("family:N", "k_star", "censored:N", "worst:N", "x"),
-    )
-    chart = style.panels(marks, "panel", headings, columns=2)
-    return style.figure(
-        chart.resolve_scale(x="independent", y="independent"),
-        "Does a family need more samples because it is more diverse?",
-        "One mark a family and accepted gap ε. p: from relabelled configurations. Triangles: k* is",
-        "above the largest or below the smallest size measured.",
     )

@@ -1,8 +1,7 @@
 """Sets that other programs distilled, read from their files and scored like any other method's."""
 
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from ddlib.data.base import DataSet
 from ddlib.data.folders import read_classes
-from ddlib.data.normalise import Normalisation, Whitening
+from ddlib.data.normalise import Whitening
 from ddlib.data.sources import DATASETS
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
@@ -21,10 +20,8 @@ from ddlib.methods.common import TINY, finished
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Table, Text
 
-FAR = 0.5  # of `_distance`: from here on, another reading may be likelier
+FAR = 0.5  # distance from the data's statistics at which another reading may be likelier
 REAL = 1000  # training samples whose statistics are compared, at most
-BROKEN = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, RuntimeError)
-BROKEN += (TypeError, ValueError)
 SCALARS = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np._core.multiarray.scalar]
 SCALARS += [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # before numpy 2
 """Numbers of numpy: DC's files hold accuracies beside the sets."""
@@ -37,16 +34,20 @@ class Channels(Parameters):
     std: list[PositiveFloat] = Field(min_length=1)
 
 
+UNIT, BYTES = Channels(mean=[0.0], std=[1.0]), Channels(mean=[0.0], std=[1 / 255])
+
+
 def _labels_beside(read: dict[str, Any]) -> Any:
-    """Return the place of MTT's labels: the path with `labels` in the place of `images`."""
-    path = read.get("path")
-    if read.get("format") != "mtt" or path is None:
+    """Return the files of MTT's labels: `path`, with `labels` for `images` in the file's name."""
+    if read["format"] != "mtt":
         return None
+    if isinstance(read["path"], Mapping):
+        return {ipc: _beside(path) for ipc, path in read["path"].items()}
+    return _beside(read["path"])
 
-    def beside(text: str) -> str:
-        return str(Path(text).with_name(Path(text).name.replace("images", "labels")))
 
-    return {k: beside(v) for k, v in path.items()} if isinstance(path, Mapping) else beside(path)
+def _beside(path: str) -> str:
+    return re.sub("images(?=[^/]*$)", "labels", path)
 
 
 class ImportedSet(Parameters):
@@ -72,18 +73,19 @@ class ImportedSet(Parameters):
     step_size: PositiveFloat | Text | Table[PositiveFloat | Text] | None = None
 
 
-Content = tuple[torch.Tensor, torch.Tensor, Sequence[str]]
-"""Values (k, ...), labels (k,) or (k, C), and the names of the classes, if the file has them."""
-
-
 def distil(
-    dataset: DataSet, network: Network, ipc: int, seed: int, parameters: ImportedSet
+    dataset: DataSet, network: Network | None, ipc: int, seed: int, parameters: ImportedSet
 ) -> DistilledSet:
     """Return the set in the file for this size, normalised as the data set is.
 
     Samples with hard labels are put in the order of the classes; those with soft labels must be.
     """
-    (samples, labels), rate = _read_set(parameters, dataset, ipc), _read_rate(parameters, ipc)
+    path, rate = (_at(value, ipc) for value in (parameters.path, parameters.step_size))
+    values, labels, names = read_content(parameters, ipc)
+    order = _order(path, labels, names, dataset, ipc)
+    values = _fitting(path, values[order], dataset)
+    samples = _normalised(path, values, parameters.normalised_by, dataset)
+    rate = float(_load(from_root(rate))) if isinstance(rate, str) else rate
     learned = {"step_size": rate} if rate else {}
     synthetic = finished(dataset, samples, "imported", parameters, seed, learned)
     return replace(synthetic, labels=labels.float()) if labels.ndim == 2 else synthetic
@@ -92,14 +94,16 @@ def distil(
 def check(parameters: ImportedSet, dataset: DataSet, network: Network, ipcs: Sequence[int]) -> None:
     """Raise ValueError or FileNotFoundError unless there is a fitting set of every size."""
     for ipc in ipcs:
-        _read_set(parameters, dataset, ipc)
-        _read_rate(parameters, ipc)
+        distil(dataset, None, ipc, 0, parameters)
 
 
-def read_content(parameters: ImportedSet, ipc: int | None = None) -> Content:
-    """Return what the file for a size holds, as it is.
+def read_content(
+    parameters: ImportedSet, ipc: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, Sequence[str]]:
+    """Return values (k, ...), labels (k,) or (k, C), and names of classes, in the file for a size.
 
-    Raises FileNotFoundError for a missing file, ValueError for a damaged or different one.
+    A folder alone has names. Raises FileNotFoundError for a missing file, ValueError for a damaged
+    or different one.
     """
     place = _at(parameters.path, ipc)
     if place is None:
@@ -108,21 +112,33 @@ def read_content(parameters: ImportedSet, ipc: int | None = None) -> Content:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; check the path")
     try:
-        values, labels, names = READERS[parameters.format](path, parameters, ipc)
-        if values.ndim != 4 or labels.ndim > 2 or len(labels) != len(values):
-            shapes = tuple(values.shape), tuple(labels.shape)
-            raise ValueError(f"images of shape {shapes[0]} do not go with labels of {shapes[1]}")
-    except (OSError, *BROKEN) as error:
+        values, labels, names = _read(path, parameters, ipc)
+        if len(values) != len(labels):
+            raise ValueError(f"it has {len(values)} images, but {len(labels)} labels")
+    except Exception as error:  # damaged files raise errors of a dozen types
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(
             f"{path} cannot be read ({reason}); check that it is whole, and of the format "
             f"{parameters.format!r}"
         ) from error
-    return values, labels, names
+    return torch.as_tensor(values).detach(), torch.as_tensor(labels).detach(), names
 
 
-def _at(value: Any, ipc: int | None) -> Any:
-    return value.get(ipc) if isinstance(value, Mapping) else value
+def _read(path: Path, parameters: ImportedSet, ipc: int | None) -> tuple[Any, Any, Sequence[str]]:
+    match parameters.format:
+        case "dc":
+            sets, number = _load(path)["data"], parameters.experiment
+            if number >= len(sets):
+                raise ValueError(f"of {len(sets)} sets, none is experiment {number}; count from 0")
+            return *sets[number], ()
+        case "mtt":
+            return _load(path), _load(from_root(_at(parameters.labels, ipc))), ()
+        case "npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return arrays["images"], arrays["labels"], ()
+        case "folder":
+            split = read_classes(path, None)
+            return split.values, split.labels, split.classes
 
 
 def _load(path: Path) -> Any:
@@ -130,79 +146,46 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_rate(parameters: ImportedSet, ipc: int) -> float | None:
-    rate = _at(parameters.step_size, ipc)
-    return float(_load(from_root(rate))) if isinstance(rate, str) else rate
+def _at(value: Any, ipc: int | None) -> Any:
+    return value.get(ipc) if isinstance(value, Mapping) else value
 
 
-def _read_dc(path: Path, parameters: ImportedSet, _: int | None) -> Content:
-    sets, number = _load(path)["data"], parameters.experiment
-    if number >= len(sets):
-        raise ValueError(f"of {len(sets)} sets, none is experiment {number}; they count from 0")
-    return *map(torch.Tensor.detach, sets[number]), ()
-
-
-def _read_mtt(path: Path, parameters: ImportedSet, ipc: int | None) -> Content:
-    labels = from_root(_at(parameters.labels, ipc))
-    return *map(torch.Tensor.detach, [_load(path), _load(labels)]), ()
-
-
-def _read_npz(path: Path, _: ImportedSet, __: int | None) -> Content:
-    with np.load(path, allow_pickle=False) as arrays:
-        images, labels = (torch.from_numpy(arrays[name]) for name in ("images", "labels"))
-    return images[..., None] if images.ndim == 3 else images, labels, ()
-
-
-def _read_folder(path: Path, _: ImportedSet, __: int | None) -> Content:
-    split = read_classes(path, None)
-    return torch.from_numpy(split.values), torch.from_numpy(split.labels), split.classes
-
-
-READERS: dict[str, Callable[..., Content]] = {
-    "dc": _read_dc,
-    "mtt": _read_mtt,
-    "npz": _read_npz,
-    "folder": _read_folder,
-}
-
-
-def _read_set(
-    parameters: ImportedSet, dataset: DataSet, ipc: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the samples (ipc x C, ...) of a size, normalised and in order, and their labels."""
-    values, labels, names = read_content(parameters, ipc)
-    path, shape = _at(parameters.path, ipc), dataset.sample_shape
-    if values.shape[1:] != shape and values.permute(0, 3, 1, 2).shape[1:] == shape:
-        values = values.permute(0, 3, 1, 2)
+def _fitting(path: str, values: torch.Tensor, dataset: DataSet) -> torch.Tensor:
+    """Return values (k, H, W), or with channels last, as (k, channels, H, W); check their sizes."""
+    channels, height, width = shape = dataset.sample_shape
+    values = values[:, None] if values.ndim == 3 else values
+    if values.shape[1:] == (height, width, channels) != shape:
+        values = values.movedim(-1, 1)
     if values.shape[1:] != shape:
         sides = [" x ".join(map(str, sides)) for sides in (values.shape[1:], shape)]
         raise ValueError(
             f"{path} holds samples of {sides[0]}, but those of {dataset.name} are {sides[1]}; "
             "choose the data that it was distilled from, and its image_size"
         )
-    order = _order(path, labels, names, dataset, ipc)
-    values, labels = values[order], labels[order]
-    if values.dtype == torch.uint8:
-        if parameters.normalised_by:
-            raise ValueError(f"{path} holds bytes, which are pixels; leave normalised_by out")
-        return dataset.normalisation.normalise(values, 255.0), labels
-    return _checked(path, values.float(), parameters.normalised_by, dataset), labels
+    return values
 
 
 def _order(
     path: str, labels: torch.Tensor, names: Sequence[str], dataset: DataSet, ipc: int
 ) -> torch.Tensor:
     """Return the order (k,) of the samples by class; ValueError unless there are ipc of each."""
-    count = dataset.class_count
+    count, classes = dataset.class_count, labels.long()
     if labels.ndim == 2:
         classes = torch.arange(len(labels)) * count // len(labels)
-    else:
-        classes = torch.tensor(_numbers(path, names, dataset))[labels] if names else labels.long()
+    if names:  # of folders: each is a class, or its number
+        places = {name: place for place, name in enumerate(dataset.classes)}
+        numbers = [places.get(n, int(n) if n.isdecimal() else -1) for n in names]
+        if sorted(numbers) != list(range(count)):
+            raise ValueError(
+                f"{path} has the folders {', '.join(names[:5])} ..., but the classes are "
+                f"{', '.join(dataset.classes[:5])} ...; name folders by classes, or 0 to "
+                f"{count - 1}"
+            )
+        classes = torch.tensor(numbers)[classes]
     if labels.shape[1:] not in ((), (count,)) or classes.min() < 0 or classes.max() >= count:
         raise ValueError(f"{path} has labels of other classes than the {count} of {dataset.name}")
-    counts = classes.bincount(minlength=count)
-    if counts.unique().tolist() != [ipc]:
-        low, high = (int(bound) for bound in counts.aminmax())
+    low, high = map(int, classes.bincount(minlength=count).aminmax())
+    if not low == high == ipc:
         sizes = f"{low}" if low == high else f"{low} to {high}"
         raise ValueError(
             f"{path} holds {sizes} samples of each class, not ipc={ipc}; choose k: "
@@ -211,72 +194,50 @@ def _order(
     return classes.argsort(stable=True)
 
 
-def _numbers(path: str, names: Sequence[str], dataset: DataSet) -> list[int]:
-    """Return the label of each folder, whose name is a class or its number."""
-    if sorted(names) == sorted(dataset.classes):
-        return [dataset.classes.index(name) for name in names]
-    numbers = [int(name) for name in names if name.isdecimal()]
-    if sorted(numbers) != list(range(dataset.class_count)) or len(numbers) < len(names):
-        raise ValueError(
-            f"{path} has the folders {', '.join(names[:5])} ..., but the classes are "
-            f"{', '.join(dataset.classes[:5])} ...; name folders by classes, or 0 to "
-            f"{dataset.class_count - 1}"
-        )
-    return numbers
-
-
-def _checked(
-    path: str, values: torch.Tensor, asked: Channels | None, dataset: DataSet
+def _normalised(
+    path: str, values: torch.Tensor, by: Channels | None, dataset: DataSet
 ) -> torch.Tensor:
-    """Return values (k, ...) that were normalised by `asked`, normalised as the data set is.
+    """Return images (k, channels, H, W), bytes or normalised by `by`, normalised as the data are.
 
     Raises ValueError if their statistics are far from the data's, and another reading is twice as
     near: pixels of 0 to 1 or to 255, or images that were not whitened.
     """
-    count = len(dataset.train.labels)
-    rows = torch.linspace(0, count - 1, min(count, REAL), dtype=torch.float64).long()
-    real = _moments(dataset.train.at(rows).cpu())
+    if by and not {len(by.mean), len(by.std)} <= {1, values.shape[1]}:
+        raise ValueError(f"normalised_by needs 1 or {values.shape[1]} means and deviations")
+    if by and values.dtype == torch.uint8:
+        raise ValueError(f"{path} holds bytes, which are pixels; leave normalised_by out")
+    if values.dtype == torch.uint8:
+        return dataset.normalisation.normalise(values, 255.0)
+    readings = [by, None, UNIT, BYTES]
     published = getattr(DATASETS.get(dataset.name), "normalisation", None)
-    others = [None, Channels(mean=[0.0], std=[1.0]), Channels(mean=[0.0], std=[1 / 255])]
     if published and isinstance(dataset.normalisation, Whitening):
-        others.append(Channels(mean=list(published.mean), std=list(published.std)))
-    samples = _normalised(values, asked, dataset)
-    distance = _distance(_moments(samples), real)
-    near = {
-        _distance(_moments(_normalised(values, other, dataset)), real): other for other in others
-    }
-    if distance > FAR and distance > 2 * min(near):
-        likelier = near[min(near)]
+        readings.append(Channels(mean=list(published.mean), std=list(published.std)))
+    rows = torch.linspace(0, len(dataset.train.labels) - 1, REAL, dtype=torch.float64).long()
+    real = _moments(dataset.train.at(rows.unique()).cpu())
+    versions = [_renormalised(values.float(), reading, dataset) for reading in readings]
+    moments = torch.stack([_moments(version) for version in versions])
+    # the distance of means and of log deviations, in the data's deviations
+    shifts, ratios = (moments[:, 0] - real[0]) / real[1], (moments[:, 1] / real[1]).log()
+    distances = torch.hypot(shifts, ratios).square().mean(1).sqrt()
+    if distances[0] > max(FAR, 2 * distances.min()):
+        likelier = readings[int(distances.argmin())]
         advice = f"normalised_by: {likelier.model_dump()}" if likelier else "no normalised_by"
-        mean, std = (", ".join(f"{v:.2g}" for v in part) for part in _moments(samples))
-        wanted = [", ".join(f"{v:.2g}" for v in part) for part in real]
+        (mean, std), (real_mean, real_std) = (m.numpy().round(2) for m in (moments[0], real))
         raise ValueError(
             f"{path}, read as asked, has channels of mean {mean} and deviation {std}, where "
-            f"{dataset.name} has {wanted[0]} and {wanted[1]}; {advice} is likelier"
+            f"{dataset.name} has {real_mean} and {real_std}; {advice} is likelier"
         )
-    return samples
+    return versions[0]
 
 
-def _normalised(values: torch.Tensor, by: Channels | None, dataset: DataSet) -> torch.Tensor:
+def _renormalised(values: torch.Tensor, by: Channels | None, dataset: DataSet) -> torch.Tensor:
     if by is None:
         return values
-    channels = values.shape[1]
     mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (by.mean, by.std))
-    if not {len(mean), len(std)} <= {1, channels}:
-        raise ValueError(f"normalised_by needs 1 or {channels} means and deviations; give as many")
-    own = dataset.normalisation
-    if isinstance(own, Normalisation) and (own.mean, own.std) == (tuple(by.mean), tuple(by.std)):
-        return values
-    return own.normalise(values * std + mean)
+    return dataset.normalisation.normalise(values * std + mean)
 
 
-def _moments(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and the deviation of each channel of samples (n, channels, H, W)."""
-    return samples.mean((0, 2, 3)), samples.std((0, 2, 3), correction=0)
-
-
-def _distance(ours: Sequence[torch.Tensor], real: Sequence[torch.Tensor]) -> float:
-    """Return how far means and log deviations are from the data's, in the data's deviations."""
-    (mean, std), (real_mean, real_std) = ours, real
-    ratio = ((std + TINY) / (real_std + TINY)).log()
-    return (((mean - real_mean) / (real_std + TINY)).square() + ratio.square()).mean().sqrt().item()
+def _moments(samples: torch.Tensor) -> torch.Tensor:
+    """Return the mean and the deviation (2, channels) of samples (n, channels, H, W)."""
+    std, mean = torch.std_mean(samples, (0, 2, 3), correction=0)
+    return torch.stack([mean, std + TINY])

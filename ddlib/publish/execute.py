@@ -82,10 +82,10 @@ def run_name(parameters: Path) -> str:
 def check_pair(notebook: Path, parameters: Path) -> None:
     """Raise ValueError if the folder of a parameter file names another notebook."""
     names = notebooks()
-    name = parameters.resolve().parent.name
-    if name in names and notebook.stem[3:] in names and notebook.stem[3:] != name:
+    right = names.get(parameters.resolve().parent.name)
+    if right and notebook.stem[3:] in names and notebook.stem != right.stem:
         raise ValueError(
-            f"{parameters} is for {names[name].name}, not for {notebook.name}; run it with that "
+            f"{parameters} is for {right.name}, not for {notebook.name}; run it with that "
             "notebook, or move the file to another folder"
         )
 
@@ -153,10 +153,9 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
         raise ValueError(f"{values['results']!r} is the notebook's own folder; name another")
     check_writable(executed.parent)
     check(source, settings)
-    page = executed.with_suffix(".html")
-    page.unlink(missing_ok=True)  # left by an earlier run
-    stopped, logger = None, logging.getLogger("papermill")
-    logger.addFilter(names := CellNames(run_name(parameters), source))
+    executed.with_suffix(".html").unlink(missing_ok=True)  # left by an earlier run
+    logger, names = logging.getLogger("papermill"), CellNames(run_name(parameters), source)
+    logger.addFilter(names)
     try:
         papermill.execute_notebook(
             notebook,
@@ -167,23 +166,22 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
             kernel_manager_class=QuietKernels,
             extra_arguments=["--log-level=CRITICAL"],  # a kernel warns of TCP, and of its own end
         )
-    except (PapermillExecutionError, DeadKernelError) as error:
-        stopped = error
+    except (PapermillExecutionError, DeadKernelError):
+        _finish(executed)
+        raise
     except OSError as error:
         raise explained(error, executed.parent) from error
     finally:
         logger.removeFilter(names)
-    _keep_last_lines(executed)
-    write_page(executed, page)
-    if stopped:
-        raise stopped
+    _finish(executed)
     return executed
 
 
-def _keep_last_lines(path: Path) -> None:
-    """Reduce each progress bar in an executed notebook to its last state, as a terminal does."""
+def _finish(path: Path) -> None:
+    """Write the page of an executed notebook; its progress bars keep their last states only."""
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(read_notebook(path), {})
     write_atomically(path, nbformat.writes(notebook).encode())
+    write_page(path, path.with_suffix(".html"))
 
 
 def foresee(notebook: Path, parameters: Path, **others: Any) -> str:

@@ -20,9 +20,9 @@ import vl_convert
 from latex2mathml.converter import convert as to_mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
-from traitlets.config import Config
 
 from ddlib.files import write_atomically
 
@@ -33,10 +33,6 @@ NUMBERS = "application/vnd.ddlib.numbers+html"
 LEFT_OUT = ["papermill-error-cell-tag", "not-run"]
 """Tags of cells that a page leaves out: papermill's notes of an error, which the banner repeats,
 and cells for notebooks that have not run."""
-PREPROCESSORS = {
-    "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": LEFT_OUT},
-    "CoalesceStreamsPreprocessor": {"enabled": True},  # a progress bar shows its last state only
-}
 NO_END = "it did not end: its process died, or still runs"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
@@ -52,15 +48,11 @@ class PageExporter(HTMLExporter):
     page_template = TEMPLATE
 
     def __init__(self, **options: Any):
-        template = self.page_template.read_text(encoding="utf-8")
-        folder = str(TEMPLATE.parent)
-        super().__init__(raw_template=template, extra_template_paths=[folder], **options)
-
-    @property
-    def default_config(self) -> Config:
-        config = Config(PREPROCESSORS)
-        config.merge(super().default_config)
-        return config
+        options |= {"raw_template": self.page_template.read_text(encoding="utf-8")}
+        options |= {"extra_template_paths": [str(TEMPLATE.parent)]}
+        super().__init__(**options)
+        self.register_preprocessor(TagRemovePreprocessor(remove_cell_tags=LEFT_OUT), enabled=True)
+        self.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
 
     def from_notebook_node(
         self, nb: NotebookNode, resources: dict | None = None, **options: Any
@@ -172,8 +164,7 @@ def _make_static(data: dict) -> bool:
 
     A chart becomes a figure, with its numbers if it has any. A widget becomes a remark.
     """
-    chart = is_chart(data)
-    widget = data.pop(WIDGET, None)
+    chart, widget = is_chart(data), data.pop(WIDGET, None)
     if chart:
         data["text/html"] = _figure(data[chart], data.get("image/png")) + data.get(NUMBERS, "")
     elif widget:

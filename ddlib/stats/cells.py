@@ -20,58 +20,66 @@ PAPER_DATA = ("mnist", "cifar10", "cifar100", "imagenette")
 PAPER_METHODS = ("dc", "dsa", "dm", "mtt", "mgd3")
 PAPER_R2 = 0.85  # the paper's criterion: R² of a/√k + c above it in all cells
 MORE_SEEDS = (2, 4, 8, 16)  # times those of the study
-KINDS = ("paper", "other", "control")
-WAYS = ("slower", "faster", "no power of k")
+WAYS = ("slower", "faster", "neither")
 OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
+
+
+class Held(NamedTuple):
+    """Of the gaps that a pilot left out: how many the planner answered, and its intervals held.
+
+    width: the median width of these intervals, a gap.
+    """
+
+    inside: int
+    answered: int
+    left_out: int
+    width: float
 
 
 class Coverage(NamedTuple):
     """What one study says of the coverage law and of the planner.
 
-    k_stars: the table of `families.k_star` with the measures of `covers.measures`, and worst (the
-    member whose gap is worst at the measured size nearest to k*); fitted, within: of `regressions`,
-    within None where no families are of equal size; held: how many of the planner's intervals held
-    what its pilot left out, and of how many.
+    k_stars: the table of `families.k_star` with the measures of `covers.measures`, the series of
+    `families.series`, and worst (the member whose gap is worst at the measured size nearest to k*);
+    fitted, within: of `regressions`, within None where no families are of equal size.
     """
 
     k_stars: pd.DataFrame
     fitted: pd.DataFrame
     within: pd.DataFrame | None
-    held: tuple[int, int]
+    held: Held
 
 
 def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
     """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
 
-    Columns: data, method; kind (one of KINDS, "paper" for PAPER_METHODS); outcome and why of
-    `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); floor, floor_low, floor_high (the c of a/√k + c); misfit, r2, r2_null, r2_null_95 of
-    that law, and r2_null_share (of random falling curves above PAPER_R2); rival (the law with the
-    least AIC among the others) and delta_aic (its AIC less that of a/√k + c); tells_below,
-    tells_above (see `detectable`); missing (trials without a gap, of asked); seeds_needed (of
-    undecided cells). What is not available is NaN or None.
+    Columns: data, method; kind (see `kind`); outcome and why of `verdict`; way (one of WAYS, how
+    the gap of a cell that fails falls); b, low, high (the free exponent); floor, floor_low,
+    floor_high (c), misfit, r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random
+    falling curves above PAPER_R2); rival (the law with the least AIC among the others) and
+    delta_aic (its AIC less that of a/√k + c); tells_below, tells_above (see `detectable`); missing
+    (trials without a gap, of asked); seeds_needed (of undecided cells). What is not available is
+    NaN or None.
     """
     rows = [
-        {"data": data, "method": method, "kind": _place(method)[0], **_cell(methods[method])}
+        {"data": data, "method": method, "kind": kind(method), **_cell(methods[method])}
         for data, methods in fits.items()
         for method in ordered(methods)
     ]
-    table = pd.DataFrame(rows)
-    return table.assign(kind=table["kind"].map(KINDS.__getitem__))
+    return pd.DataFrame(rows)
+
+
+def kind(method: str) -> str:
+    """Return "paper" for PAPER_METHODS, "control" for CONTROLS, "other" for the rest."""
+    return "paper" if method in PAPER_METHODS else "control" if method in CONTROLS else "other"
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
     """Return the methods once each: those of the paper, others, then controls."""
-    return sorted(dict.fromkeys(methods), key=_place)
-
-
-def _place(method: str) -> tuple[int, int]:
-    """Return the place of a method's kind in KINDS, and its own within that."""
-    for kind, names in ((0, PAPER_METHODS), (2, CONTROLS)):
-        if method in names:
-            return kind, names.index(method)
-    return 1, 0
+    methods = dict.fromkeys(methods)
+    others = [method for method in methods if kind(method) == "other"]
+    return [name for name in (*PAPER_METHODS, *others, *CONTROLS) if name in methods]
 
 
 def _cell(fits: Fits) -> dict[str, object]:
@@ -84,16 +92,15 @@ def _cell(fits: Fits) -> dict[str, object]:
     row |= zip(names, law.parameters.get("c", unknown), strict=True)
     row |= {name: getattr(law, name) for name in ("misfit", "r2", "r2_null", "r2_null_95")}
     row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
+    row |= {"rival": None, "delta_aic": np.nan}
     rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
     if rivals and law.aic is not None:
         row["rival"] = min(rivals, key=rivals.get)
         row["delta_aic"] = rivals[row["rival"]] - law.aic
     ends = detectable(free) if free.fitted else unknown[:2]
     row |= zip(("tells_below", "tells_above"), ends, strict=True)
-    row["missing"], row["asked"] = (
-        sum(data.missing.values()),
-        data.asked * len({*data.ks, *data.missing}),
-    )
+    row["missing"] = sum(data.missing.values())
+    row["asked"] = data.asked * len({*data.ks, *data.missing})
     return row | {"seeds_needed": seeds_needed(fits) if judged.outcome == "undecided" else np.nan}
 
 
@@ -117,9 +124,8 @@ def seeds_needed(fits: Fits) -> float:
     do not fall, or where one is not above zero: that gap is not a price of distillation.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
-    if law.data.errors is None or not free.fitted or law.coefficients[0, 0] <= 0:
-        return np.inf
-    if (law.data.means <= 0).any():
+    judged = law.data.errors is not None and free.fitted and (law.data.means > 0).all()
+    if not judged or law.coefficients[0, 0] <= 0:
         return np.inf
     numbers = [factor * len(law.data.seeds) for factor in MORE_SEEDS]
     return next((n for n in numbers if power(free, 1.0, seeds=n) >= POWER), np.inf)
@@ -137,23 +143,16 @@ def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     tables = []
     for name, trials in studies.items():
         pairs = paired(trials.assign(accuracy=-trials["gap_error"]))
-        controls = [control for control in CONTROLS if control in set(trials["method"])]
-        ahead = {control: _ahead(against(pairs, control)) for control in controls}
+        versus = pd.concat([against(pairs, control) for control in CONTROLS])
+        ahead = versus["survives"].astype(bool) & (versus["difference"] > 0)
+        every = ahead.groupby([versus["method"], versus["k"]]).all()
         table = against(pairs)
-        outcomes = []
-        for row in table.itertuples():
-            every = all(row.method == c or (row.method, row.k) in ahead[c] for c in controls)
-            better = GAINS[0] if every else GAINS[1]
-            sign = better if row.difference > 0 else GAINS[3]
-            outcomes.append(None if row.reason else sign if row.survives else GAINS[2])
+        every = every.reindex(pd.MultiIndex.from_frame(table[["method", "k"]])).to_numpy()
+        untested, level = table["reason"] != "", ~table["survives"].astype(bool)
+        conditions = [untested, level, table["difference"] < 0, every]
+        outcome = np.select(conditions, [None, GAINS[2], GAINS[3], GAINS[0]], GAINS[1])
         ipc = table["k"] // (trials["k"] // trials["ipc"]).iloc[0]
         labels = trials["labels"].iloc[0]
-        tables.append(table.assign(data=name, labels=labels, ipc=ipc, outcome=outcomes))
+        tables.append(table.assign(data=name, labels=labels, ipc=ipc, outcome=outcome))
     names = ["data", "labels", "method", "ipc", "k", "outcome", "difference", "low", "high"]
     return pd.concat(tables).reindex(columns=names).reset_index(drop=True)
-
-
-def _ahead(versus: pd.DataFrame) -> set[tuple[str, int]]:
-    """Return the methods and k that are significantly better, from a table of `against`."""
-    rows = versus[versus["survives"].astype(bool) & (versus["difference"] > 0)]
-    return set(zip(rows["method"], rows["k"], strict=True))

@@ -113,6 +113,17 @@ class Pilot:
         )
         return self.predict(names, whole.ks) - new[:, None] * whole.noise[rows], whole.means[rows]
 
+    def answers(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, ...]:
+        """Return low and high end of the interval, and the measured gap, of what `whole` adds.
+
+        Each is an array (A,) over the gaps of `whole` that are new, within REACH.
+        """
+        draws, measured = self.claim(names, whole)
+        low, high = ends(draws)
+        new = ~np.isin(names, self.names)[:, None] | ~np.isin(whole.ks, self.ks)
+        new &= (whole.ks <= REACH * self.ks[-1]) & ~np.isnan(measured)
+        return low[new], high[new], measured[new]
+
     @cached_property
     def left_out(self) -> tuple[int, int]:
         """Count the intervals that held a left-out gap, and all intervals.
@@ -127,11 +138,8 @@ class Pilot:
             tests.append((shorter, shorter.names))
         for part, names in tests:
             if names and not any(map(part.refusal, names)):
-                draws, measured = part.claim(names, self)
-                low, high = ends(draws)
-                new = [k not in part.ks or names[0] not in part.names for k in self.ks]
-                new &= (self.ks <= REACH * part.ks[-1]) & ~np.isnan(measured)
-                inside += list(((low <= measured) & (measured <= high))[new])
+                low, high, measured = part.answers(names, self)
+                inside += list((low <= measured) & (measured <= high))
         return int(np.sum(inside)), len(inside)
 
     def _part(self, rows: np.ndarray, columns: slice) -> "Pilot":

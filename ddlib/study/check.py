@@ -6,10 +6,7 @@ the finding. They must be bit-equal where data, code, versions and the kind of C
 
 Elsewhere sums are rounded in other ways, and training can amplify this. At most, another CPU acts
 like another seed, so the tolerance is the standard deviation between the seeds of the same
-configuration, method and size, and no less than SCORES. Measured: 80 trials of Adult and TREC-6
-were computed on one CPU with AVX-512, and again with PyTorch and MKL limited to AVX2. Of these, 77
-moved by less than 0.001 in accuracy, and the largest move was 0.5 standard deviations (of DC with a
-learning rate at which some seeds nearly diverge).
+configuration, method and size, and no less than SCORES. docs/results.md says how far trials moved.
 """
 
 import argparse
@@ -17,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +32,10 @@ SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
 """What is compared, and the least tolerance where bits may differ."""
 EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
 TRIAL = ["configuration", "method", "ipc", "seed"]
+_place = attrgetter(*TRIAL)
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A study to check: its tables, its provenance, and its plan in a temporary folder."""
 
     plan: Plan
@@ -48,14 +45,6 @@ class Finding:
     origin: Mapping[str, Any]
 
 
-class Row(NamedTuple):
-    """What was computed again, its outcome (EQUAL, NEAR or DIFFERS), and by how much it differs."""
-
-    target: str
-    outcome: str
-    detail: str
-
-
 def folders(name: str) -> list[Path]:
     """Return the folders of findings; "findings" gives all that come with the library.
 
@@ -63,9 +52,8 @@ def folders(name: str) -> list[Path]:
     FileNotFoundError if there is none.
     """
     for root in (FINDINGS.parent / name, FINDINGS / name, from_root(name)):
-        for depth in ("", "*/", "*/*/"):
-            if places := sorted(root.glob(f"{depth}settings.json")):
-                return [place.parent for place in places]
+        if places := sorted(root.rglob("settings.json")):
+            return [place.parent for place in places]
     raise FileNotFoundError(
         f"{name!r} is no finding; give `findings`, or a folder with settings.json and tables"
     )
@@ -78,13 +66,10 @@ def read(folder: Path, work: Path, workers: int | None = None) -> Finding:
     """
     places = {"results": str(work / "results"), "cache": str(work / "cache"), "workers": workers}
     plan = make_plan(read_settings(read_json(folder / "settings.json") | places))
-    trials, references = (
-        pd.read_parquet(folder / f"{n}.parquet") for n in ("trials", "references")
-    )
-    costs, origin = folder / "costs.parquet", folder / provenance.PROVENANCE
-    costs = pd.read_parquet(costs) if costs.is_file() else pd.DataFrame()
-    origin = read_json(origin) if origin.is_file() else {}
-    return Finding(plan, trials, references, costs, origin)
+    paths = (folder / f"{name}.parquet" for name in ("trials", "references", "costs"))
+    tables = (pd.read_parquet(path) if path.is_file() else pd.DataFrame() for path in paths)
+    origin = folder / provenance.PROVENANCE
+    return Finding(plan, *tables, read_json(origin) if origin.is_file() else {})
 
 
 def draw(finding: Finding, sample: int, seed: int) -> list[Trial]:
@@ -96,25 +81,18 @@ def draw(finding: Finding, sample: int, seed: int) -> list[Trial]:
     return [trials[place] for place in sorted(places)]
 
 
-def _place(trial: Trial) -> tuple[str, str, int, int]:
-    return trial.configuration, trial.method, trial.ipc, trial.seed
-
-
 def cost(finding: Finding, trials: Sequence[Trial]) -> str:
     """Say how many seconds of a core the finding took for these trials, if its table tells."""
     if finding.costs.empty:
         return "costs unknown"
     costs = finding.costs.set_index(TRIAL).loc[list(map(_place, trials))].reset_index()
-    seconds = costs.drop_duplicates("method")["prepare_seconds"].sum()
-    seconds += costs.drop_duplicates("set")["distil_seconds"].sum()
-    seconds += costs["evaluate_seconds"].sum()
-    return f"about {seconds:.0f} seconds of a core"
+    return f"about {sum(provenance.seconds(costs).values()):.0f} seconds of a core"
 
 
 def recompute(
     finding: Finding, trials: Sequence[Trial], with_references: bool, exact: bool
-) -> Iterator[Row]:
-    """Recompute trials of a finding, and yield how each compares with its table.
+) -> Iterator[tuple[str, str]]:
+    """Recompute trials of a finding; yield an outcome (EQUAL, NEAR or DIFFERS) and what it is of.
 
     with_references: also the networks on all data of their configurations and seeds; exact: whether
     all must be bit-equal.
@@ -125,18 +103,17 @@ def recompute(
     with store.alone(plan.folder):
         compute(plan, trials, references)
     for target in [*trials, *references]:
-        keys = {"configuration": target.configuration, "seed": target.seed}
         if isinstance(target, Reference):
-            keys, table = {"all data": target.kind, **keys}, finding.references
+            keys, table = {"reference": target.kind}, finding.references
         else:
-            keys, table = {"method": target.method, "ipc": target.ipc, **keys}, finding.trials
-        columns = {"reference" if name == "all data" else name: keys[name] for name in keys}
-        same = table[list(columns)] == pd.Series(columns)
+            keys, table = {"method": target.method, "ipc": target.ipc}, finding.trials
+        keys |= {"configuration": target.configuration, "seed": target.seed}
+        same = table[list(keys)] == pd.Series(keys)
         rows, cell = table[same.all(axis=1)], table[same.drop(columns="seed").all(axis=1)]
-        spread = cell[list(SCORES)].std()
-        tolerance = {name: 0.0 if exact else np.fmax(spread[name], SCORES[name]) for name in SCORES}
+        tolerance = np.fmax(cell[list(SCORES)].std(), pd.Series(SCORES)) * (not exact)
+        outcome, detail = compare(rows, store.read_record(target.path), tolerance)
         words = ", ".join(f"{name} {value}" for name, value in keys.items())
-        yield Row(words, *compare(rows, store.read_record(target.path), tolerance))
+        yield outcome, words + f": {detail}" * bool(detail)
 
 
 def compare(
@@ -148,50 +125,38 @@ def compare(
         return DIFFERS, f"{status} in the finding, {record['status']} here: {record['message']}"
     if status != "ok":
         return EQUAL, f"{status}, as in the finding"
-    here = pd.DataFrame(record["scores"])[list(SCORES)].to_numpy()
+    here = pd.DataFrame(record["scores"])[list(SCORES)]
     there = table.sort_values("evaluation")[list(SCORES)].to_numpy()
-    shifts = here - there
-    if not shifts.any():
-        return EQUAL, ""
-    largest = dict(zip(SCORES, np.abs(shifts).max(axis=0), strict=True))
-    near = all(largest[name] <= tolerance[name] for name in SCORES)
+    largest = (here - there).abs().max()
     parts = [
         f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
         for name, value in largest.items()
     ]
-    return NEAR if near else DIFFERS, ", ".join(parts)
+    if not largest.any():
+        return EQUAL, ""
+    return NEAR if (largest <= tolerance).all() else DIFFERS, ", ".join(parts)
 
 
 def doubts(finding: Finding, trials: Sequence[Trial]) -> Iterator[str]:
     """Yield why the trials need not be bit-equal here: other versions, CPU, code or data."""
-    origin = finding.origin
     if finding.plan.context.device != "cpu":
         yield "it is computed on a GPU here, where sums have no fixed order"
-    if not origin:
+    if not finding.origin:
         yield "it does not say where it was computed"
-    here = provenance.versions()
-    for name, version in origin.get("versions", {}).items():
-        if version != here.get(name):
-            yield f"it was computed with {name} {version}, here is {here.get(name)}"
-    names = ("cpu", "instructions", "gpu")
-    kinds = [[table[name] for name in names] for table in origin.get("machines", [])]
-    if kinds and (own := [provenance.machine()[name] for name in names]) not in kinds:
-        yield f"it was computed on {listed(map(_kind, kinds), 'and')}, here is {_kind(own)}"
+    versions = provenance.versions()
+    for name, version in finding.origin.get("versions", {}).items():
+        if version != versions.get(name):
+            yield f"it was computed with {name} {version}, here is {versions.get(name)}"
+    kinds = set(map(_kind, finding.origin.get("machines", [])))
+    if kinds and (here := _kind(provenance.machine())) not in kinds:
+        yield f"it was computed on {listed(sorted(kinds), 'and')}, here is {here}"
     sets = {trial.set_path.name for trial in trials}
     if len(finding.costs) and not sets <= set(finding.costs["set"]):
         yield "its data, the code that decides results, or libraries are not those that are here"
 
 
-def _kind(machine: Sequence[str | None]) -> str:
-    return " ".join(filter(None, machine))
-
-
-def verdict(outcomes: Mapping[str, int], unchecked: Sequence[str]) -> str:
-    """Return the last line: how many trials are bit-equal, near or differ; what was not checked."""
-    total = sum(outcomes.values())
-    parts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
-    text = f"{total} recomputed: {listed(parts, 'and')}" if total else "nothing was recomputed"
-    return text + (f"; not checked: {listed(unchecked, 'and')}" if unchecked else "")
+def _kind(machine: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (machine[name] for name in ("cpu", "instructions", "gpu"))))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -212,22 +177,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outcomes, unchecked = Counter(), []
     for place in places:
         name = "/".join(place.resolve().parts[-2:])
-        with tempfile.TemporaryDirectory() as work:
-            try:
+        try:
+            with tempfile.TemporaryDirectory() as work:
                 finding = read(place, Path(work), options.workers)
                 trials = draw(finding, options.sample, options.seed)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
                 notes = list(doubts(finding, trials))
                 for note in notes:
                     print(f"  note: {note}")
-                for row in recompute(finding, trials, options.references, exact=not notes):
-                    print("  " + ": ".join(filter(None, [row.outcome, row.target, row.detail])))
-                    outcomes[row.outcome] += 1
-            except (OSError, ValueError) as error:
-                print(f"{name}: not checked: {error}")
-                unchecked.append(name)
-    print(verdict(outcomes, unchecked))
-    if outcomes[DIFFERS] or not outcomes:
+                for outcome, text in recompute(finding, trials, options.references, not notes):
+                    print(f"  {outcome}: {text}")
+                    outcomes[outcome] += 1
+        except (OSError, ValueError) as error:
+            print(f"{name}: not checked: {error}")
+            unchecked.append(name)
+    counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
+    text = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
+    text = text if counts else "nothing was recomputed"
+    print(text + f"; not checked: {listed(unchecked, 'and')}" * bool(unchecked))
+    if outcomes[DIFFERS] or not counts:
         sys.exit(1)
 
 

@@ -5,10 +5,10 @@ configuration. What a method does is counted by its loops (LOOPS); least squares
 give the seconds of the long one. Where earlier trials of the study left their seconds, these count.
 """
 
-import inspect
 import math
 import resource
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from ddlib.parameters import Parameters, at_ipc
 from ddlib.seeds import generator
 from ddlib.study import store
 from ddlib.study.cluster import connect
-from ddlib.study.plan import Plan, Reference, Trial
+from ddlib.study.plan import Plan, Reference
 from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
@@ -44,40 +44,36 @@ EXPERT = {"iterations": 1, "experts": 1, "expert_epochs": 1, "max_start": 1}
 MATCH = {"iterations": 1, "outer_steps": 2, "inner_epochs": 0}
 
 
-def _matches(iterations: float, outer_steps: float, inner_epochs: float) -> tuple[float, ...]:
-    return 1, iterations * outer_steps, iterations * (outer_steps - 1) * inner_epochs
+def _loop(names: Sequence[str], most: int, **changes: Any) -> tuple:
+    """Return the entry of a method with one loop, which runs as often as the product of `names`.
+
+    Its two short runs have 1 and `most` of the last name.
+    """
+    shorts = [changes | {names[-1]: count} for count in (1, most)]
+    return shorts, lambda of: [math.prod(map(of, names))]
 
 
-SELECTION = [{"steps": 1}, {"steps": 20}], lambda steps: (1, steps)
-MATCHING = [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}], _matches
+MATCHING = (
+    [MATCH | {"outer_steps": 1}, MATCH, MATCH | {"inner_epochs": 1}],
+    lambda of: [
+        of("iterations") * of("outer_steps"),
+        of("iterations") * (of("outer_steps") - 1) * of("inner_epochs"),
+    ],
+)
+STUDENTS = ["iterations", "student_steps"]
+SELECTORS = ("herding", "k_center", "kernel_herding", "nearest_to_centroid")
 LOOPS = {
-    "random": ([{}], lambda: (1,)),
-    "herding": SELECTION,
-    "k_center": SELECTION,
-    "kernel_herding": SELECTION,
-    "k_means": ([{}], lambda: (1,)),
-    "nearest_to_centroid": SELECTION,
-    "dm": ([{"iterations": 1}, {"iterations": 3}], lambda iterations: (1, iterations)),
-    "dc": MATCHING,
-    "dsa": MATCHING,
-    "mtt": (
-        [EXPERT | {"student_steps": n} for n in (1, 4)],
-        lambda iterations, student_steps: (1, iterations * student_steps),
-    ),
-    "datm": (
-        [EXPERT | {"min_start": 0, "label_snapshot": 1, "student_steps": n} for n in (1, 4)],
-        lambda iterations, student_steps: (1, iterations * student_steps),
-    ),
-    "rded": ([{}], lambda: (1,)),
-    "sre2l": ([{"iterations": n} for n in (1, 3)], lambda iterations: (1, iterations)),
-    "ncfm": (
-        [{"iterations": n, "networks": 1} for n in (1, 3)],
-        lambda iterations: (1, iterations),
-    ),
-    "mgd3": ([{"steps": n, "stop": 0} for n in (1, 4)], lambda steps: (1, steps)),
-    "imported": ([{}], lambda: (1,)),
+    **dict.fromkeys(("random", "k_means", "rded", "imported"), ([{}], lambda of: [])),
+    **dict.fromkeys(SELECTORS, _loop(["steps"], 20)),
+    **dict.fromkeys(("dm", "sre2l"), _loop(["iterations"], 3)),
+    **dict.fromkeys(("dc", "dsa"), MATCHING),
+    "ncfm": _loop(["iterations"], 3, networks=1),
+    "mtt": _loop(STUDENTS, 4, **EXPERT),
+    "datm": _loop(STUDENTS, 4, **EXPERT, min_start=0, label_snapshot=1),
+    "mgd3": _loop(["steps"], 4, stop=0),
 }
-"""By method: the changes of parameters that make short runs, and how often each loop runs."""
+"""By method: the changes of parameters that make short runs, and how often each loop runs,
+from the function that gives a parameter of a size."""
 
 
 @dataclass(frozen=True)
@@ -112,65 +108,60 @@ def forecast(plan: Plan) -> Forecast:
     """
     trials, references = missing(plan)
     sets = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}.values()
-    ipcs, classes, earlier = sorted(plan.ipcs), plan.dataset.class_count, _earlier(plan)
-    new = [trial.method for trial in sets if ("set", trial.method, trial.ipc) not in earlier]
-    ks = ipcs[0] * classes, ipcs[-1] * classes, len(plan.dataset.train.labels)
+    earlier, sizes, classes = _earlier(plan), sorted(plan.ipcs), plan.dataset.class_count
+    methods = [trial.method for trial in sets if ("set", trial.method, trial.ipc) not in earlier]
+    trained: dict[str | Path, Configuration] = dict(plan.configurations)
+    for name, configuration in plan.configurations.items():
+        path = plan.teacher_path(name)
+        if path and not path.exists():
+            trained[path] = configuration.teacher
     (plan.folder / store.LOCK).touch()  # workers look for it
     with connect(plan.settings, plan.context) as client:
-        runs, trainings, teachers = [], {}, {}
-        for method in dict.fromkeys(new):
+        submit = partial(client.submit, pure=False)
+        runs = []
+        for method in dict.fromkeys(methods):
             base, parameters = plan.methods[method]
             files = [plain for plain, path in plan.preparations(method) if not path.exists()]
-            for sizes in [ipcs] if METHODS[base].shares else [ipcs[:1], ipcs[-1:]]:
-                call = run_shortly, plan.context, method, base, parameters, sizes, files
-                runs += [client.submit(*call, pure=False)] if base in LOOPS else []
-        for name, configuration in plan.configurations.items():
-            call = train_shortly, plan.context, configuration, ks
-            trainings[name] = client.submit(*call, pure=False)
-            path = plan.teacher_path(name)
-            if path and not path.exists() and path not in teachers:
-                call = train_shortly, plan.context, configuration.teacher, ks
-                teachers[path] = client.submit(*call, pure=False)
-        runs, trainings, teachers = client.gather([runs, trainings, teachers])
+            for ipcs in [sizes] if METHODS[base].shares else [sizes[:1], sizes[-1:]]:
+                call = run_shortly, plan.context, method, base, parameters, ipcs, files
+                runs += [submit(*call)] if base in LOOPS else []
+        ks = sizes[0] * classes, sizes[-1] * classes, len(plan.dataset.train.labels)
+        trainings = {
+            name: submit(train_shortly, plan.context, trained[name], ks) for name in trained
+        }
+        runs, trainings = client.gather([runs, trainings])
         workers = len(client.ncores())
-
-    def evaluation(trial: Trial) -> float:
-        batches, spent, _ = trainings[trial.configuration]
-        return plan.settings.evaluations * np.interp(trial.ipc * classes, batches, spent)
 
     costs = pd.DataFrame(runs, columns=["method", "ipc", "set", "files", "megabytes"])
     parts = costs.groupby("method")["files"].max().to_dict()
     for trial in sets:
-        rows = costs[costs["method"] == trial.method]
-        timed = np.interp(trial.ipc, rows["ipc"], rows["set"]) if len(rows) else math.nan
-        spent = earlier.get(("set", trial.method, trial.ipc), timed)
+        timed = costs[costs["method"] == trial.method]
+        spent = np.interp(trial.ipc, timed["ipc"], timed["set"]) if len(timed) else math.nan
+        spent = earlier.get(("set", trial.method, trial.ipc), spent)
         parts[trial.method] = parts.get(trial.method, 0) + spent
-    parts["evaluation"] = sum(
-        earlier.get(("evaluation", trial.configuration, trial.ipc), evaluation(trial))
-        for trial in trials
-    )
-    parts["networks on all data"] = sum(
-        spent[-1] * _relative_length(plan, name, references)
-        for name, (_, spent, _) in trainings.items()
-    )
-    if teachers:
-        parts["teachers"] = sum(spent[-1] for _, spent, _ in teachers.values())
-    trained = [*trainings.values(), *teachers.values()]
-    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trained)])
+    parts["evaluation"] = 0
+    for trial in trials:
+        spent = np.interp(trial.ipc * classes, *trainings[trial.configuration][:2])
+        spent *= plan.settings.evaluations
+        parts["evaluation"] += earlier.get(("evaluation", trial.configuration, trial.ipc), spent)
+    lengths = {name: _relative_length(plan, name, references) for name in plan.configurations}
+    parts["networks on all data"] = sum(trainings[name][1][-1] * lengths[name] for name in lengths)
+    if teachers := trained.keys() - plan.configurations:
+        parts["teachers"] = sum(trainings[path][1][-1] for path in teachers)
+    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trainings.values())])
     return Forecast(pd.Series(parts), workers, megabytes)
 
 
 def _earlier(plan: Plan) -> dict[tuple[str, str, int], float]:
     """Return the mean seconds of finished sets and evaluations, by kind, name and size."""
     rows = []
-    for trial in plan.trials:
-        if store.stands(trial.path):
-            spent = store.read_seconds(trial.set_path), store.read_record(trial.path)["seconds"]
-            rows.append(("set", trial.method, trial.ipc, spent[0]))
-            rows.append(("evaluation", trial.configuration, trial.ipc, spent[1]))
-    table = pd.DataFrame(rows, columns=["kind", "name", "ipc", "seconds"]).dropna()
-    means = table.astype({"seconds": float}).groupby(["kind", "name", "ipc"])["seconds"].mean()
-    return means.to_dict()
+    for trial in filter(lambda trial: store.stands(trial.path), plan.trials):
+        record = store.read_record(trial.path)
+        rows.append(("set", trial.method, trial.ipc, store.read_seconds(trial.set_path)))
+        rows.append(("evaluation", trial.configuration, trial.ipc, record["seconds"]))
+    keys = ["kind", "name", "ipc"]
+    table = pd.DataFrame(rows, columns=[*keys, "seconds"]).dropna().astype({"seconds": float})
+    return table.groupby(keys)["seconds"].mean().to_dict()
 
 
 def _relative_length(plan: Plan, configuration: str, references: Sequence[Reference]) -> float:
@@ -197,31 +188,32 @@ def run_shortly(
 ) -> tuple[str, int, float, float, float]:
     """Return what a method costs: its name, largest size, seconds of a set and of files, peak MB.
 
-    files: the jobs of its preparation that are to be done.
+    files: the jobs of its preparation that are to be done; all take as many steps.
     """
     dataset, network = open_data(context)
-    entry, (changes, loops) = METHODS[base], LOOPS[base]
+    (changes, loops), preparation, ipc = LOOPS[base], METHODS[base].preparation, ipcs[-1]
     shorts = [parameters.replace(**change) for change in changes]
-    names = inspect.signature(loops).parameters
+    first = preparation.jobs(shorts[0], ipcs)[:1] if preparation else []
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / "prepared"] * len(first)
+
+        def prepare(count: int) -> None:
+            content = preparation.make(dataset, network, _shortened(first[0], count))
+            paths[0].write_bytes(content)
+
+        distil = partial(METHODS[base].distil, dataset, network, ipcs, 0)
+        calls = [partial(prepare, count) for _ in first for count in (1, 4)]
+        calls += [partial(distil, short, *([paths] if preparation else [])) for short in shorts]
+        spent = _fastest(context, calls)
+    made, distilled = np.split(spent, [2 * len(first)])
     counted = [
-        loops(**{name: at_ipc(getattr(chosen, name), ipcs[-1]) for name in names})
+        [1, *loops(lambda name, chosen=chosen: at_ipc(getattr(chosen, name), ipc))]
         for chosen in [*shorts, parameters]
     ]
-    make, preparation = [], entry.preparation
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "prepared"
-        first = preparation.jobs(shorts[0], ipcs)[:1] if preparation else []
-        plain = [_shortened(p, count) for p in first for count in (1, 4)]
-        make = [lambda p=p: path.write_bytes(preparation.make(dataset, network, p)) for p in plain]
-        more = [[path] if plain else []] if preparation else []
-        call = partial(entry.distil, dataset, network, ipcs, 0)
-        spent = _fastest(context, [*make, *(partial(call, short, *more) for short in shorts)])
-    a_set = _extrapolated(counted[:-1], spent[len(make) :], counted[-1]) / len(ipcs)
-    steps = [(1, _steps(p, len(dataset.train.labels))) for p in [*plain, *files]]
-    of_files = [
-        _extrapolated(steps[: len(make)], spent[: len(make)], n) for n in steps[len(make) :]
-    ]
-    return method, ipcs[-1], a_set, sum(of_files), _peak(context)
+    a_set = _extrapolated(counted[:-1], distilled, counted[-1]) / len(ipcs)
+    steps = [_steps_of(plain, len(dataset.train.labels)) for plain in files]
+    of_files = _extrapolated([(1, 1), (1, 4)], made, (len(files), sum(steps))) if files else 0.0
+    return method, ipc, a_set, of_files, _peak(context)
 
 
 def _shortened(plain: dict[str, Any], count: int) -> dict[str, Any]:
@@ -229,7 +221,7 @@ def _shortened(plain: dict[str, Any], count: int) -> dict[str, Any]:
     return plain | ({"epochs": 1, "epoch_steps": count} if "epochs" in plain else {"steps": count})
 
 
-def _steps(plain: dict[str, Any], count: int) -> int:
+def _steps_of(plain: dict[str, Any], count: int) -> int:
     """Return the SGD steps of a job of a preparation, with `count` training images."""
     if "epochs" not in plain:
         return plain["steps"]
@@ -276,16 +268,11 @@ def _untrained(context: Context, configuration: Configuration) -> Teacher:
 
 def _fastest(context: Context, calls: Sequence[Callable[[], object]]) -> np.ndarray:
     """Return the seconds of each call, the least of several; a first one loads libraries."""
-
-    def timed(call: Callable[[], object]) -> float:
-        start = seconds(context)
-        call()
-        return seconds(context) - start
-
+    clock = partial(seconds, context)
     calls[0]()
     end, rounds = time.monotonic() + PATIENCE, []
     while not rounds or time.monotonic() < end:
-        rounds.append([timed(call) for call in calls])
+        rounds.append([timeit.timeit(call, timer=clock, number=1) for call in calls])
     return np.min(rounds, axis=0)
 
 

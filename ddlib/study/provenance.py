@@ -1,6 +1,7 @@
 """Provenance: with which code, on which machines and in how many hours a study ran."""
 
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -43,12 +44,9 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(models), platform.processor() or platform.machine())
+    table = Path("/proc/cpuinfo")  # of Linux
+    models = re.findall(r"^model name\s*: (.+)", table.read_text() if table.exists() else "", re.M)
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def commit(revision: str | None = None) -> dict[str, Any]:
@@ -57,14 +55,12 @@ def commit(revision: str | None = None) -> dict[str, Any]:
     Both are None where the library is not part of a git repository. revision: a commit of it to
     return instead. Raises ValueError if git does not know it.
     """
-    if revision:
-        known = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-        if not known:
-            raise ValueError(f"git knows no commit {revision!r} in {PACKAGE.parent}; give another")
-        return {"commit": known, "changed": False}
-    if not _git("ls-files", "__init__.py"):
+    known = _git("rev-parse", "--verify", "--quiet", f"{revision or 'HEAD'}^{{commit}}")
+    if revision and not known:
+        raise ValueError(f"git knows no commit {revision!r} in {PACKAGE.parent}; give another")
+    if not revision and not _git("ls-files", "__init__.py"):
         return {"commit": None, "changed": None}
-    return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--short", "."))}
+    return {"commit": known, "changed": not revision and bool(_git("status", "--short", "."))}
 
 
 def _git(*words: str) -> str:
@@ -76,19 +72,26 @@ def _git(*words: str) -> str:
     return run.stdout.strip()
 
 
+def seconds(costs: pd.DataFrame) -> dict[str, float]:
+    """Return the seconds of a core for sets, what methods prepare, and evaluations; {} if unknown.
+
+    costs: as in `Result`, empty if unknown.
+    """
+    if costs.empty:
+        return {}
+    return {
+        "sets": costs.drop_duplicates("set")["distil_seconds"].sum(),
+        "preparations": costs.drop_duplicates("method")["prepare_seconds"].sum(),
+        "evaluations": costs["evaluate_seconds"].sum(),
+    }
+
+
 def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[str, Any]:
     """Return the provenance of the study in a results folder, as far as its files tell.
 
-    costs: as in `Result`, empty if unknown; code: from `commit`. core_hours are the hours of one
-    core for sets, for the files that methods prepare, and for evaluations. Versions and machines
-    are those of this process, so call this where the study ran. date: that of the last record, in
-    UTC.
+    costs: see `seconds`; code: from `commit`. Versions and machines are those of this process, so
+    call this where the study ran. date: that of the last record, in UTC.
     """
-    seconds = {}
-    if len(costs):
-        seconds["sets"] = costs.drop_duplicates("set")["distil_seconds"].sum()
-        seconds["preparations"] = costs.drop_duplicates("method")["prepare_seconds"].sum()
-        seconds["evaluations"] = costs["evaluate_seconds"].sum()
     times = [path.stat().st_mtime for path in (folder / "trials").glob("*.json")]
     last = datetime.fromtimestamp(max(times), UTC) if times else None
     return {
@@ -96,7 +99,7 @@ def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[st
         "versions": versions(),
         "machines": [machine()],
         "workers": None,
-        "core_hours": {name: round(float(value) / 3600, 3) for name, value in seconds.items()},
+        "core_hours": {name: round(float(s) / 3600, 3) for name, s in seconds(costs).items()},
         "date": last and last.date().isoformat(),
     }
 

@@ -22,14 +22,6 @@ def quantisation_error(real: np.ndarray, points: np.ndarray) -> float:
     return float(np.sqrt((distances**2).mean()))
 
 
-def rival_exponent(real: np.ndarray, ks: Sequence[int], generator: np.random.Generator) -> float:
-    """Return b of the error of k-means on real (N, d) as k^-b: an estimate of 1 / d, to set
-    beside the exponent of gaps of sets that quantise, such as those of k-means and MGD3.
-    """
-    errors = [quantisation_error(real, _k_means(real, k, generator)[1]) for k in ks]
-    return float(-np.polyfit(np.log(ks), np.log(errors), 1)[0])
-
-
 def quantisation_rates(
     dimensions: Sequence[int], ks: Sequence[int], count: int, seeds: int
 ) -> pd.DataFrame:

@@ -70,8 +70,9 @@ def _against(h_cov: pd.Series, rival: pd.Series) -> str:
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
     """Say R² with H_cov and ln M, larger ones of other measures, and the slope, if k* rises."""
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
-    if not table.loc["log_members", "reason"]:
-        text += f", {table.loc['log_members', 'r2']:.2f} with ln M"
+    rival = table.loc["log_members"]
+    if not rival["reason"]:
+        text += f", {rival['r2']:.2f} with ln M (p = {rival['p']:.3f})"
     r2 = table["r2"].reindex(list(OTHERS))
     if larger := [f"{OTHERS[name]} ({r2[name]:.2f})" for name in r2.index[r2 > h_cov["r2"]]]:
         text += f"; larger, but untested, with {listed(larger, 'and')}"

@@ -15,44 +15,74 @@ from ddlib.stats.cells import (
     WAYS,
     Coverage,
 )
-from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.compare import CONTROLS
+from ddlib.stats.families import ABOVE
+from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
+from ddlib.words.coverage import explained
 from ddlib.words.methods import labels as of_labels
 from ddlib.words.text import Text, bullets, listed, p_value
 
 SMALL = 10  # samples per class, up to which a set counts as small
 
 
-def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
-    """Say in a few sentences what was found of both laws, and of methods against controls.
+def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
+    """Say in a few lines what was found of both laws, of methods against controls, and the planner.
 
     cells, gains, coverage (by study): as in `ddlib.stats.cells`.
     """
-    return Text(bullets([_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]))
+    lines = [_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]
+    held = {name: study.held for name, study in coverage.items() if study.held.answered}
+    if held:
+        parts = [_planner(name, *counts) for name, counts in held.items()]
+        lines.append(" ".join(["**Planner.** It predicts gaps from a part of a study.", *parts]))
+    options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
+    data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
+    return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
+
+
+def _planner(name: str, inside: int, answered: int, left_out: int, width: float) -> str:
+    return (
+        f"On {name} that part left out {left_out} gaps. It answered {answered}, and its 95 % "
+        f"intervals, half of them wider than {width:.2f}, held {inside}."
+    )
 
 
 def _scaling(cells: pd.DataFrame) -> str:
-    paper, controls = (cells[cells["kind"] == kind] for kind in ("paper", "control"))
-    images = paper[paper["data"].isin(PAPER_DATA)]
-    what = " cells (a method on a data set, judged by test error)"
-    text = f"**Scaling law.** The curve a/√k + c {_outcomes(paper, what)}."
-    if len(images) not in (0, len(paper)):
+    controls = cells["kind"] == "control"
+    methods = cells[~controls]
+    images = methods[methods["data"].isin(PAPER_DATA) & (methods["kind"] == "paper")]
+    what = " cells (a method on a data set, judged by test error, balanced where classes differ)"
+    text = f"**Scaling law.** The curve a/√k + c {_outcomes(methods, what)}."
+    slower, faster, other = ((methods["way"] == way).sum() for way in WAYS)
+    text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
+    text += f"paper's upper bound allows; for {other} no one power of k fits, or several do."
+    if survive := (methods["outcome"] == "survives").sum():
+        text += (
+            f" Of the {survive} that survive, {len(_sharp(methods))} could have told an exponent "
+        )
+        text += "of 1/4 and of 1 from 1/2."
+    if len(images):
         count = len(PAPER_DATA) * len(PAPER_METHODS)
-        text += f" Of the paper's own {count} cells, {len(images)} are measured: it "
+        text += f" In those of the paper's own {count} cells that are measured, it "
         text += f"{_outcomes(images)}."
-    ways = paper["way"].value_counts()
-    if len(ways):
-        slower, faster, other = (int(ways.get(way, 0)) for way in WAYS)
-        text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which "
-        text += f"the paper's upper bound allows, and {other} like no power of k."
-    if len(controls):
-        text += f" For controls, which select real samples, it {_outcomes(controls)}."
+    if controls.any():
+        text += f" For controls, made without learning, it {_outcomes(cells[controls])}."
+    if len(data := cells.loc[cells["capped"], "data"].unique()):
+        text += f" On {listed(data, 'and')} the networks on all data were still improving at the "
+        text += "limit on passes, so gaps are too small there."
     return text
 
 
+def _sharp(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that survive a test that would have told 1/4 and 1 from 1/2."""
+    told = (cells["tells_above"] <= 1) & (cells["tells_below"] >= 0.25)
+    return cells[told & (cells["outcome"] == "survives")]
+
+
 def _outcomes(cells: pd.DataFrame, what: str = "") -> str:
-    survives, fails, undecided = (int((cells["outcome"] == name).sum()) for name in OUTCOMES)
+    survives, fails, undecided = ((cells["outcome"] == name).sum() for name in OUTCOMES)
     return (
         f"survives in {survives} of {len(cells)}{what}, fails in {fails} and is undecided in "
         f"{undecided}"
@@ -60,35 +90,38 @@ def _outcomes(cells: pd.DataFrame, what: str = "") -> str:
 
 
 def _criterion(cells: pd.DataFrame) -> str:
-    paper = cells[(cells["kind"] == "paper") & cells["r2"].notna()]
-    high = paper[paper["r2"] > PAPER_R2]
-    random = cells[(cells["method"] == "random") & cells["r2"].notna()]
-    shares = paper["r2_null_share"]
-    text = f"**R² above {PAPER_R2}**, the paper's criterion for all cells, is reached in "
-    text += f"{len(high)} of {len(paper)}. It decides little: "
-    if len(random):
-        reached = (random["r2"] > PAPER_R2).sum()
-        text += f"random real samples reach it on {reached} of {len(random)} data sets, and "
-    low, high = (f"{share:.0%}" for share in (shares.min(), shares.max()))
-    return f"{text}{low if low == high else f'{low} to {high}'} of random falling curves do."
+    fitted = cells.dropna(subset="r2")
+    paper, random = fitted[fitted["kind"] != "control"], fitted[fitted["method"] == "random"]
+    if paper.empty:
+        return (
+            f"**R² above {PAPER_R2}**, the paper's criterion, cannot be judged: nothing is fitted."
+        )
+    high, reached = ((rows["r2"] > PAPER_R2).sum() for rows in (paper, random))
+    low, top = (f"{share:.0%}" for share in (paper["r2_null_share"].agg(["min", "max"])))
+    return (
+        f"**R² above {PAPER_R2}**, the paper's criterion for all cells, is reached in {high} of "
+        f"{len(paper)}. It decides little: random real samples reach it on {reached} of "
+        f"{len(random)} data sets, and {low if low == top else f'{low} to {top}'} of random "
+        "falling curves do."
+    )
 
 
 def _law(coverage: Mapping[str, Coverage]) -> str:
     if not coverage:
         return "**Coverage law.** No study of it is among these findings."
-    outcomes = pd.Series({n: confirms(study.fitted, study.within) for n, study in coverage.items()})
-    groups = outcomes.index.groupby(outcomes).items()
-    parts = [f"{outcome} on {listed(studies, 'and')}" for outcome, studies in groups]
+    outcomes = [
+        f"{confirms(study.fitted, study.within)} on {name}" for name, study in coverage.items()
+    ]
     return (
-        f"**Coverage law.** It is {'; '.join(parts)}. It counts as confirmed where k*, the samples "
-        "that a family of training configurations needs, rises significantly with the family's "
-        "measured diversity H_cov, more than with ln M, the log of its size, and also among "
-        "families of equal size."
+        f"**Coverage law.** It is {listed(outcomes, 'and')}. It counts as confirmed where k*, the "
+        "samples that a family of training configurations needs, rises significantly with the "
+        "family's measured diversity H_cov, more than with ln M, the log of its size, and also "
+        "among families of equal size."
     )
 
 
 def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
-    tested = gains[gains["method"].isin(PAPER_METHODS)].dropna(subset="outcome")
+    tested = gains[~gains["method"].isin(CONTROLS)].dropna(subset="outcome")
     hard, soft = tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
     small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
@@ -97,7 +130,8 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     text += f"such as herding, in {every}. Up to {SMALL} samples per class they are better "
     text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
-        text += f" With soft labels of one teacher they are better {_won(soft)}."
+        lost = (soft["outcome"] == GAINS[3]).sum()
+        text += f" With soft labels of one teacher they are better {_won(soft)}, worse in {lost}."
     return text
 
 
@@ -105,52 +139,28 @@ def _won(gains: pd.DataFrame) -> str:
     return f"in {gains['outcome'].isin(GAINS[:2]).sum()} of {len(gains)}"
 
 
-def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
-    """Return the data, the verdicts and how many of the planner's intervals held, wrapped."""
-    inside, count = np.sum([(0, 0), *(study.held for study in coverage.values())], axis=0)
-    lines = verdicts(cells, gains, coverage).removeprefix("- ").split("\n- ")
-    if count:
-        lines.append(
-            "**Planner.** It predicts gaps from a part of a study. Of what that part had left out, "
-            f"its 95 % intervals held {inside} of {count} gaps ({inside / count:.0%})."
-        )
-    options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
-    data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
-    return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
-
-
 def table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells as texts to read, one row each."""
     rows = []
     for _, row in cells.iterrows():
         ends = (("≤", row["tells_below"]), ("≥", row["tells_above"]))
-        told = ", ".join(f"{sign} {end:g}" for sign, end in ends if pd.notna(end))
-        rival = ""
+        rival = "—"
         if pd.notna(row["rival"]):
             rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
         texts = {
-            **{"data": row["data"], "method": row["method"], "verdict": row["outcome"]},
-            **{"decided by": _decided_by(row), "exponent b": _interval(row, "b", "low", "high")},
-            "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
+            **{"data": row["data"], "method": row["method"]},
+            "verdict": row["outcome"] + f": {row['why']}" * (row["outcome"] == "undecided"),
+            "exponent b": _interval(row, "b", "low", "high"),
             "floor c": _interval(row, "floor", "floor_low", "floor_high"),
-            "ΔAIC of the best rival": rival or "—",
-            "exponents told from 1/2": told or "none",
+            "lack of fit": p_value(row["misfit"]) if pd.notna(row["misfit"]) else "—",
+            "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
+            "ΔAIC of the best rival": rival,
+            "exponents told from 1/2": listed(f"{s} {e:g}" for s, e in ends if pd.notna(e))
+            or "none",
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
         rows.append(texts)
     return pd.DataFrame(rows).set_index(["data", "method"])
-
-
-def _decided_by(row: pd.Series) -> str:
-    """Name the conditions that a cell fails, or say why it is undecided."""
-    if row["outcome"] != "fails":
-        return row["why"] if row["outcome"] == "undecided" else "both conditions"
-    failed = {
-        "b below 1/2": row["high"] < 0.5,
-        "b above 1/2": row["low"] > 0.5,
-        f"lack of fit ({p_value(row['misfit'])})": row["misfit"] <= LEVEL,
-    }
-    return "; ".join(condition for condition, holds in failed.items() if holds)
 
 
 def _interval(row: pd.Series, *names: str) -> str:
@@ -161,30 +171,23 @@ def _interval(row: pd.Series, *names: str) -> str:
 
 def r2(cells: pd.DataFrame) -> Text:
     """Say whether R² is above the paper's bound in all cells, and what that is worth."""
-    paper = cells[(cells["kind"] == "paper") & cells["r2"].notna()]
+    paper = cells[cells["kind"] != "control"].dropna(subset="r2")
     low, high = paper[paper["r2"] <= PAPER_R2], paper[paper["r2"] > PAPER_R2]
-    names = listed(
-        (f"{row.method} on {row.data} ({row.r2:.2f})" for row in low.itertuples()), "and"
-    )
+    names = [f"{row.method} on {row.data} ({row.r2:.2f})" for row in low.itertuples()]
     failing, above = (high["outcome"] == "fails").sum(), (paper["r2"] > paper["r2_null_95"]).sum()
-    meant = "**As the paper means it:** R² is above 0.85 in all cells."
-    if len(low):
-        meant = (
-            f"**As the paper means it:** R² is not above {PAPER_R2} in all cells. It is at most "
-        )
-        meant += f"that in {len(low)} of {len(paper)}: {names}."
-    read = (
-        f"**As it should be read:** of {len(high)} cells above {PAPER_R2}, {failing} fail the two "
-        f"conditions. R² exceeds what 95 % of random falling curves reach in {above} of "
-        f"{len(paper)} cells."
+    lines = (
+        f"R² is above {PAPER_R2} in {len(high)} of {len(paper)} cells. At most that: "
+        f"{listed(names, 'and') or 'none'}.",
+        f"Of the {len(high)} cells above {PAPER_R2}, {failing} fail the two conditions.",
+        f"R² exceeds what 95 % of random falling curves reach in {above} of {len(paper)} cells.",
     )
-    return Text(f"{meant}\n\n{read}")
+    return Text(bullets(lines))
 
 
 def against_random(gains: pd.DataFrame) -> Text:
     """Say for each data set and label regime at which sizes methods beat random samples."""
     lines = []
-    for data, rows in gains[gains["method"].isin(PAPER_METHODS)].groupby("data", sort=False):
+    for data, rows in gains[~gains["method"].isin(CONTROLS)].groupby("data", sort=False):
         every, parts = rows["ipc"].nunique(), []
         for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
             sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]
@@ -195,42 +198,21 @@ def against_random(gains: pd.DataFrame) -> Text:
     return Text(bullets(lines))
 
 
-def labels(
-    regimes: Mapping[str, Mapping[str, pd.DataFrame]], teachers: Mapping[str, pd.DataFrame]
-) -> Text:
+def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]]) -> Text:
     """Say of each study with several label regimes what soft labels give.
 
-    regimes: by study, its trials by regime; teachers: their tables; see `methods.labels`.
+    regimes: by study, its trials by regime and its teachers; see `methods.labels`.
     """
-    texts = [f"### {name}\n\n{of_labels(parts, teachers[name])}" for name, parts in regimes.items()]
+    texts = [f"### {name}\n\n{of_labels(*tables)}" for name, tables in regimes.items()]
     return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
 
 
-def coverage(studies: Mapping[str, Coverage]) -> Text:
-    """Say of each study whether the coverage law is confirmed, and which member decides k*."""
-    lines = []
-    for name, study in studies.items():
-        parts = []
-        for epsilon, rows in study.fitted.groupby("epsilon"):
-            h_cov, rival = (rows.set_index("predictor").loc[p] for p in ("h_cov", "log_members"))
-            text = f"At a gap of {epsilon:g} "
-            if reason := h_cov["reason"]:
-                parts.append(f"{text}nothing can be tested: {reason}.")
-                continue
-            text += (
-                f"R² of ln k* is {h_cov['r2']:.2f} with H_cov ({p_value(h_cov['p'])}; more than "
-            )
-            text += f"with ln M: {p_value(h_cov['p_lead'])}"
-            if study.within is not None:
-                equal = study.within.set_index(["predictor", "epsilon"]).loc[("h_cov", epsilon)]
-                text += f"; in families of equal size: {equal['reason'] or p_value(equal['p'])}"
-            parts.append(f"{text}), and {rival['r2']:.2f} with ln M ({p_value(rival['p'])}).")
-            if beyond := int(h_cov["censored"]):
-                parts.append(f"{beyond} of {h_cov['n']:.0f} k* lie beyond the measured sizes.")
-        verdict = confirms(study.fitted, study.within)
-        parts.append(_decides(study.k_stars.dropna(subset="worst")))
-        lines.append(f"**{name}: {verdict}.** {' '.join(filter(None, parts))}")
-    return Text(bullets(lines) or "No study of the coverage law is among these findings.")
+def coverage(name: str, study: Coverage) -> Text:
+    """Say whether a study confirms the coverage law, and which member decides k*."""
+    verdict = f"### {name}: {confirms(study.fitted, study.within)}"
+    member = _decides(study.k_stars.dropna(subset="worst"))
+    parts = verdict, member, explained(study.fitted, study.within)
+    return Text("\n\n".join(filter(None, parts)))
 
 
 def _decides(k_stars: pd.DataFrame) -> str:
@@ -239,51 +221,31 @@ def _decides(k_stars: pd.DataFrame) -> str:
         return ""
     rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
     name = rows.groupby("worst")["k_star"].median().idxmax()
-    sizes, others = (rows.loc[(rows["worst"] == name) == chosen, "k_star"] for chosen in (1, 0))
+    sizes, others = (rows[(rows["worst"] == name) == chosen] for chosen in (True, False))
     text = f"The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
-    text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {sizes.median():.0f}"
-    return f"{text}, elsewhere {others.median():.0f}." if len(others) else f"{text}."
+    text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {_median(sizes)}"
+    return f"{text}, elsewhere {_median(others)}." if len(others) else f"{text}."
 
 
-def planner(studies: Mapping[str, Coverage]) -> Text:
-    """Say how many of the planner's 95 % intervals held what its pilot had left out."""
-    held = {name: study.held for name, study in studies.items()}
-    lines = [
-        f"{name}: {inside} of {count} ({inside / count:.0%})" if count else f"{name}: not tested"
-        for name, (inside, count) in held.items()
-    ]
-    return Text(bullets(lines) or "No study has a pilot.")
+def _median(k_stars: pd.DataFrame) -> str:
+    """Say the median k*, or that it lies beyond the measured sizes."""
+    middle = k_stars["k_star"].median()
+    beyond = k_stars.loc[k_stars["k_star"] >= middle, "censored"] == ABOVE
+    return f"above {middle:.0f}, the largest size" if beyond.all() else f"{middle:.0f}"
 
 
 def change(cells: pd.DataFrame) -> Text:
     """Say what would decide the undecided cells, and what could overturn the others."""
-    undecided = cells[cells["outcome"] == "undecided"]
-    zero = undecided[undecided["why"] == "a mean gap is not above zero"]
-    rest = undecided.drop(zero.index)
-    needs = rest[np.isfinite(rest["seeds_needed"])]
-    lines = [f"{len(undecided)} of {len(cells)} cells are undecided."]
-    if len(zero):
-        lines[0] += (
-            f" In {len(zero)} a mean gap is not above zero: networks trained on S are no worse "
-            "than those trained on D. More seeds decide nothing there; smaller sets or a stronger "
-            "R(D) would."
-        )
-    if len(needs):
-        seeds = [
-            f"{row.method} on {row.data}: {row.seeds_needed:.0f}" for row in needs.itertuples()
-        ]
-        lines.append(f"Seeds that would tell an exponent of 1 from 1/2: {'; '.join(seeds)}.")
-    if len(rest) > len(needs):
-        lines.append(f"In {len(rest) - len(needs)} no number of seeds that was tried would decide.")
-    survive = cells[cells["outcome"] == "survives"]
-    sharp = survive[(survive["tells_above"] <= 1) & (survive["tells_below"] >= 0.25)]
-    if len(survive):
-        lines.append(
-            f"Of {len(survive)} cells that survive, {len(sharp)} would have told both 1/4 and 1 "
-            "from 1/2. The others survive a weak test, and more seeds may reject them."
-        )
-    lines.append(
-        "A curve also fails if a method's settings are worse at some sizes than at others. A "
-        "better search for them, size by size, could bend it back."
+    undecided, survive = (cells[cells["outcome"] == name] for name in ("undecided", "survives"))
+    reasons = [f"in {count} {why}" for why, count in undecided["why"].value_counts().items()]
+    needs = undecided[np.isfinite(undecided["seeds_needed"])]
+    seeds = [f"{row.method} on {row.data}: {row.seeds_needed:.0f}" for row in needs.itertuples()]
+    lines = (
+        f"{len(undecided)} of {len(cells)} cells, controls too, are undecided: "
+        f"{'; '.join(reasons) or 'none'}.",
+        f"Seeds that would tell an exponent of 1 from 1/2: {'; '.join(seeds) or 'none'}. In "
+        f"{len(undecided) - len(needs)} no number of seeds that was tried would decide.",
+        f"Of {len(survive)} cells that survive, {len(_sharp(cells))} would have told both 1/4 and "
+        "1 from 1/2. The others survive a weak test, and more seeds may reject them.",
     )
     return Text(bullets(lines))

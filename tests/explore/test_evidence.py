@@ -39,9 +39,6 @@ def test_the_study_with_the_most_trials_is_judged_for_each_data_set(found):
 def test_gains_are_those_that_were_planted(found):
     outcome = found.gains.set_index(["data", "method", "ipc"])["outcome"]
     # 0.9/√k + 0.05 is below 0.45 - 0.055 ln k up to 20 per class, and above 0.5 - 0.065 ln k at 50
-    assert (
-        outcome["mnist"]["dm"].loc[[1, 5, 10]] == ["beats random", *["beats all controls"] * 2]
-    ).all() or True
     assert (outcome["mnist, hard labels"]["dm"].loc[[2, 5, 10]] == "beats all controls").all()
     assert (outcome["mnist, soft labels"]["dm"].loc[[20, 50]] == "worse than random").all()
 
@@ -53,10 +50,11 @@ def test_the_coverage_law_of_one_study(found):
     assert (table.loc[["low-2", "low-3", "low-4"], "k_star"] < 13).all()
     assert table.loc[["high-2", "high-3"], "k_star"].between(150, 210).all()
     assert set(table.loc[["high-2", "high-3"], "worst"]) <= {"c4", "c5"}
-    inside, count = study.held
-    # two configurations outside the pilot at six sizes, four inside at k = 200 alone
-    assert count == 2 * 5 + 4
-    assert 10 <= inside <= count
+    # two configurations outside the pilot at six sizes, four inside at k = 200 and 500; 500 is not
+    # answered, as it is more than twice the pilot's largest k
+    assert (study.held.answered, study.held.left_out) == (2 * 5 + 4, 2 * 6 + 4 * 2)
+    assert 10 <= study.held.inside <= study.held.answered
+    assert 0 < study.held.width < 1
 
 
 def test_the_readme_is_filled_between_its_marks_and_only_there(found):
@@ -72,7 +70,7 @@ def test_the_readme_is_filled_between_its_marks_and_only_there(found):
         assert part in " ".join(text.split())
 
 
-def test_figures_hold_every_cell_and_family(found):
+def test_figures_hold_every_cell_and_comparison(found):
     spec = charts.exponents(found.cells).to_dict()
     (rows,) = spec["datasets"].values()
     assert {(row["data"], row["method"]) for row in rows} == {
@@ -80,8 +78,6 @@ def test_figures_hold_every_cell_and_family(found):
     }
     (rows,) = charts.gains(found.gains).to_dict()["datasets"].values()
     assert len(rows) == found.gains["outcome"].notna().sum()
-    (rows,) = charts.coverage(found.coverage).to_dict()["datasets"].values()
-    assert len(rows) == 2 * len(planted.FAMILIES)
 
 
 def test_digits_count_only_while_nothing_else_was_found():

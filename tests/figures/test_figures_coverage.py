@@ -64,10 +64,17 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     table = table[table["predictor"] == "H"]
     assert table["value"].tolist() == [0, 1, 2]
     assert table["place"].tolist() == ["measured", "above", "below"]
-    assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [0, 12]]
+    assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [10, 12]]
+    assert table["fitted"].isna().all()  # one measured k* makes no line
     assert table["whole"].tolist() == [1, 0, 0]  # hollow where seeds or sizes are missing
     assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."
     vl_convert.vegalite_to_svg(spec)
+    spec = charts.k_star_against(k_stars.assign(censored=""), measures, axes, groups).to_dict()
+    lines = table_of(spec, "place").groupby("predictor")["fitted"].agg(list)
+    # ln 30, ln 100 and ln 10 fall by (ln 30 - ln 10) / 2 a nat of H, about their mean
+    slope, middle = np.log(1 / 3) / 2, np.log(30 * 100 * 10) / 3
+    assert np.log(lines["H"]) == pytest.approx(middle + slope * np.array([-1, 0, 1]))
+    assert np.isnan(lines["M"]).all()
 
 
 def test_transfer_draws_every_configuration_with_its_interval():

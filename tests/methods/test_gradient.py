@@ -220,7 +220,7 @@ def test_multi_formation_starts_from_real_images_and_refuses_what_does_not_fit(t
             (
                 {},
                 11,
-                "starts ipc=11 from 44 real images of each class, but .* has 40; choose small",
+                "starts ipc=11 from 44 real images of each class, but .* has 40; choose a small",
             ),
         ):
             with pytest.raises(ValueError, match=message):

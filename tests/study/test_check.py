@@ -92,7 +92,7 @@ def test_trials_of_a_finding_are_computed_again_bit_for_bit(finding, capsys):
     assert head.startswith("methods/tiny: 5 trials, about ")
     trials = [row for row in rows if " method " in row]
     assert len(trials) == 5
-    references = {row.split("configuration")[1] for row in rows if " all data " in row}
+    references = {row.split("configuration")[1] for row in rows if " reference " in row}
     assert references == {row.split("configuration")[1] for row in trials}
     assert all(row.startswith("bit-equal: ") for row in rows)
     assert last == f"{len(rows)} recomputed: {len(rows)} bit-equal"

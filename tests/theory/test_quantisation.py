@@ -27,11 +27,3 @@ def test_k_means_falls_like_the_best_quantiser_of_a_line_and_slower_in_more_dime
         for d, power in zip((1, 3), powers, strict=True):
             assert np.diff(np.log(wide.loc[d, line])) == pytest.approx(np.log(2) * power)
             assert wide.loc[(d, 32), line] == wide.loc[(d, 32), "k-means"]
-
-
-@pytest.mark.parametrize("d", [1, 2])
-def test_the_rival_exponent_of_a_plane_in_many_dimensions_is_that_of_the_plane(d):
-    generator = np.random.default_rng(0)
-    real = generator.random((3000, d)) @ np.linalg.qr(generator.normal(size=(10, d)))[0].T
-    exponent = quantisation.rival_exponent(real, [8, 16, 32, 64], generator)
-    assert exponent == pytest.approx(1 / d, rel=0.05)

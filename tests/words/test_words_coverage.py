@@ -30,9 +30,9 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
     assert text.startswith(
         "**Worst gap 0.1: k* rises with H_cov (weak evidence, p = 0.010); ln M, the "
         "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
-        "H_cov, 0.40 with ln M. A nat of H_cov goes with 20 (10 to 30) more samples. 8 families "
-        "have 5 distinct k*. Among 5 families of equal M, where ln M says nothing, k* rises with "
-        "H_cov (weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
+        "H_cov, 0.40 with ln M (p = 0.010). A nat of H_cov goes with 20 (10 to 30) more samples. "
+        "8 families have 5 distinct k*. Among 5 families of equal M, where ln M says nothing, k* "
+        "rises with H_cov (weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
     )
     assert text.endswith(reading.METHOD)
     assert "chance" not in text
