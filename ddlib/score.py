@@ -13,6 +13,7 @@ import pandas as pd
 
 from ddlib.data.folders import first_of
 from ddlib.files import from_root
+from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
 from ddlib.methods.imported import read_content
 from ddlib.parameters import read_file, read_yaml
@@ -59,8 +60,8 @@ def score(
         "k": [len(labels)],
         "seeds": seeds,
         "reference": SAME_STEPS,
-        "results": f"results/score/{Path(path).stem}",
     }
+    study["results"] = f"results/score/{Path(path).stem}-{fingerprint(study)}"  # one a protocol
     settings = read_settings(study)
     result = run(settings)
     if len(result.failures):
@@ -75,10 +76,14 @@ def sentence(settings: Settings, table: pd.DataFrame) -> str:
     rows = (table.set_index("method")[["accuracy", "low", "high"]] * 100).T.items()
     accuracies = ", ".join(f"{method} {Interval(*values):.1f}" for method, values in rows)
     network = " ".join(f"{name} {value}" for name, value in settings.network.items())
+    own = settings.configurations["own"]
+    learned = {"labels": own.labels.regime == "learned", "step size": own.learned_step_size}
+    notes = [f"the set has its learned {name}" for name, used in learned.items() if used]
+    notes += ["random samples have hard labels"] * learned["labels"]
     return (
         f"{accuracies}: accuracy in percent, {settings.seeds} seeds, k={settings.k[0]} of "
         f"{settings.data['name']}, network {network.removeprefix('name ')}, "
-        f"{settings.training.steps:,} steps"
+        f"{'; '.join([f'{settings.training.steps:,} steps, on all data too', *notes])}"
     )
 
 

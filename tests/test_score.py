@@ -8,7 +8,7 @@ from clusters import in_process
 
 from ddlib.data.load import load
 from ddlib.networks.functional import build
-from ddlib.score import main, score
+from ddlib.score import main, score, sentence
 from ddlib.training.loop import train_and_score
 from ddlib.training.recipe import Recipe
 
@@ -61,13 +61,17 @@ def test_a_set_is_scored_beside_random_samples_of_its_size(project):
         (accuracies.mean(), accuracies.mean() - half, accuracies.mean() + half)
     )
     assert settings.k == [6]
+    other, _ = score("images_best.pt", "mtt", "digits", seeds=3)
+    assert other.results != settings.results  # another protocol does not replace the first
 
 
 def test_soft_labels_are_trained_on(project):
     soft = torch.softmax(3 * torch.eye(3)[LABELS], 1)
     torch.save(soft, "labels_best.pt")
-    _, table = score("images_best.pt", "mtt", "digits", seeds=3)
+    settings, table = score("images_best.pt", "mtt", "digits", seeds=3)
     assert table["accuracy"][0] == pytest.approx(by_hand(project, soft, 0.05).mean())
+    line = sentence(settings, table)
+    assert line.endswith("the set has its learned labels; random samples have hard labels")
 
 
 def test_the_command_prints_one_line_or_one_sentence(project, capsys):
@@ -78,7 +82,9 @@ def test_the_command_prints_one_line_or_one_sentence(project, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     accuracy = 100 * by_hand(project, LABELS, 0.05).mean()
     assert line.startswith(f"imported {accuracy:.1f} (")
-    assert line.endswith("3 seeds, k=6 of digits, network mlp width 16 depth 2, 20 steps")
+    assert line.endswith(
+        "3 seeds, k=6 of digits, network mlp width 16 depth 2, 20 steps, on all data too"
+    )
     assert ", random " in line
     assert ", all data " in line
     for more, message in (

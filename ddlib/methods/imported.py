@@ -1,14 +1,15 @@
 """Sets that other programs distilled, read from their files and scored like any other method's."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.data.folders import read_classes
@@ -16,7 +17,7 @@ from ddlib.data.normalise import Whitening
 from ddlib.data.sources import DATASETS
 from ddlib.distilled import DistilledSet
 from ddlib.files import from_root
-from ddlib.methods.common import TINY, finished
+from ddlib.methods.common import TINY, check_factor, finished
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Table, Text
 
@@ -71,6 +72,8 @@ class ImportedSet(Parameters):
     experiment: NonNegativeInt = 0
     normalised_by: Channels | None = None
     step_size: PositiveFloat | Text | Table[PositiveFloat | Text] | None = None
+    factor: PositiveInt = 1
+    initialisation: ClassVar[str] = "none"
 
 
 def distil(
@@ -80,19 +83,35 @@ def distil(
 
     Samples with hard labels are put in the order of the classes; those with soft labels must be.
     """
-    path, rate = (_at(value, ipc) for value in (parameters.path, parameters.step_size))
+    path, rate = _at(parameters.path, ipc), _rate(_at(parameters.step_size, ipc))
     values, labels, names = read_content(parameters, ipc)
     order = _order(path, labels, names, dataset, ipc)
     values = _fitting(path, values[order], dataset)
     samples = _normalised(path, values, parameters.normalised_by, dataset)
-    rate = float(_load(from_root(rate))) if isinstance(rate, str) else rate
-    learned = {"step_size": rate} if rate else {}
+    learned = {} if rate is None else {"step_size": rate}
     synthetic = finished(dataset, samples, "imported", parameters, seed, learned)
+    synthetic = replace(synthetic, factor=parameters.factor)
     return replace(synthetic, labels=labels.float()) if labels.ndim == 2 else synthetic
+
+
+def _rate(value: float | str | None) -> float | None:
+    """Return a learned step size, from its file if `value` names one."""
+    if not isinstance(value, str):
+        return value
+    try:
+        rate = float(_load(from_root(value)))
+    except Exception as error:  # as in `read_content`
+        raise ValueError(
+            f"no step size can be read from {value} ({error})".split("\n")[0]
+        ) from error
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{value} holds the step size {rate}; give one above 0, or leave it out")
+    return rate
 
 
 def check(parameters: ImportedSet, dataset: DataSet, network: Network, ipcs: Sequence[int]) -> None:
     """Raise ValueError or FileNotFoundError unless there is a fitting set of every size."""
+    check_factor(parameters, dataset, network, ipcs)
     for ipc in ipcs:
         distil(dataset, None, ipc, 0, parameters)
 

@@ -85,6 +85,39 @@ def test_the_files_of_mtt_are_images_labels_and_a_learned_rate(tmp_path, colours
     assert METHODS["imported"].reads(parameters) != before  # labels name results, too
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.tensor(0.0), "lr.pt holds the step size 0.0; give one above 0"),
+        (torch.tensor(-0.1), "holds the step size -0.1"),
+        (torch.tensor(torch.nan), "holds the step size nan"),
+        (torch.ones(2), "no step size can be read from .*lr.pt"),
+        (None, "no step size can be read from .*lr.pt"),
+    ],
+)
+def test_a_step_size_that_cannot_be_one_is_refused(tmp_path, colours, stored, content, message):
+    torch.save(stored[1], tmp_path / "images_best.pt")
+    torch.save(LABELS, tmp_path / "labels_best.pt")
+    if content is None:
+        (tmp_path / "lr.pt").write_bytes(b"damaged")
+    else:
+        torch.save(content, tmp_path / "lr.pt")
+    with pytest.raises(ValueError, match=message):
+        read(colours, tmp_path / "images_best.pt", "mtt", step_size=str(tmp_path / "lr.pt"))
+
+
+def test_images_of_several_smaller_ones_are_decoded_for_networks(tmp_path, colours, stored):
+    write_dc(tmp_path / "res_DC.pt", (stored[1], LABELS))
+    synthetic = read(colours, tmp_path / "res_DC.pt", "dc", factor=2)
+    assert torch.equal(synthetic.samples, stored[1])
+    assert len(synthetic.decoded.samples) == 4 * len(LABELS)
+    parameters = METHODS["imported"].parameters(
+        path=str(tmp_path / "res_DC.pt"), format="dc", factor=3
+    )
+    with pytest.raises(ValueError, match="factor=3 does not divide images of"):
+        METHODS["imported"].check(parameters, colours, None, [2])
+
+
 def test_soft_labels_are_kept_and_classes_go_by_place(tmp_path, colours, stored):
     soft = torch.softmax(torch.randn(6, 3, generator=generator("soft")), 1).double()
     torch.save(stored[1], tmp_path / "images_1.pt")
