@@ -35,11 +35,10 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):
-        inside, one_group, scores = (table["censored"] == "").sum(), np.zeros(len(table)), {}
-        few = f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
+        one_group, scores, few = np.zeros(len(table)), {}, _few(table)
         for name in measures:
             x = measures.loc[table.index, name].to_numpy(float)
-            reason = few if inside < FEWEST else _refusal(x, logs[0, 0], one_group)
+            reason = few or _refusal(x, logs[0, 0], one_group)
             row = {"epsilon": epsilon, "predictor": name, "reason": reason}
             rows.append(row | _counts(table, len(measures)))
             if not reason:
@@ -54,6 +53,14 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
     names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)
+
+
+def _few(table: pd.DataFrame) -> str:
+    """Say that too few k* lie inside the grid; "" if they are enough."""
+    inside = (table["censored"] == "").sum()
+    if inside >= FEWEST:
+        return ""
+    return f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
 
 
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +81,7 @@ def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
             row = {"epsilon": epsilon, "predictor": name, **_counts(table, len(measures))}
             row["reason"] = "no two families of equal M have a k*"
             if len(table):
-                row["reason"] = _refusal(x, logs[0, 0], sizes)
+                row["reason"] = _few(table) or _refusal(x, logs[0, 0], sizes)
             rows.append(row if row["reason"] else row | _judged(_signed_r2(x, logs, sizes)))
     names = ["epsilon", "predictor", "n", "distinct", "r2", "r2_raw", "p", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)

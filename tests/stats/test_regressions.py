@@ -127,3 +127,10 @@ def test_within_equal_needs_families_of_equal_size():
         within_equal(by_hand([20.0, 30]), measured(members=[1, 2], h_cov=[0.0, 1]))
     found = within_equal(by_hand([np.nan, 30.0]), measured(members=[2, 2], h_cov=[0.0, 1]))
     assert found["reason"].tolist() == ["no two families of equal M have a k*"]
+
+
+def test_within_equal_needs_k_star_inside_the_grid():
+    censored = ["above the largest k", "above the largest k", "", ""]
+    k_stars = by_hand([500.0, 500, 30, 20], censored=censored)
+    found = within_equal(k_stars, measured(members=[2] * 4, h_cov=[3.0, 2, 1, 0]))
+    assert found["reason"].tolist() == ["2 of 4 families have k* inside the grid; it takes 3"]
