@@ -40,12 +40,18 @@ class Preparation:
 
     jobs(parameters, ipcs): a job for each file, plain data that decides the file's content together
     with data set and network. make(dataset, network, job): that content, bytes. of_network: whether
-    the network matters; if not, studies of all networks share the file.
+    the network matters; if not, studies of all networks share the file. Methods with the same
+    `make` share the files of equal jobs, such as a teacher.
     """
 
     jobs: Callable[[Any, Sequence[int]], list[dict[str, Any]]]
     make: Callable[..., bytes]
     of_network: bool = True
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of the modules whose code decides its files, besides DECIDING."""
+        return _modules_of(self.make)
 
 
 @dataclass(frozen=True)
@@ -82,25 +88,28 @@ class Method:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The names of the modules whose code decides its sets, besides DECIDING.
-
-        A module outside the library may use any method of the library, so all of them count.
-        """
-        functions = [self.function]
-        if self.preparation:
-            functions += [self.preparation.jobs, self.preparation.make]
-        files = {function.__module__ for function in functions}
-        if not files <= set(METHOD_MODULES):
-            return tuple(sorted(files.union(METHOD_MODULES)))
-        folders = {file.rpartition(".")[0] for file in files} - {__name__}
-        with_folders = (m for m in METHOD_MODULES if m in files or m.rpartition(".")[0] in folders)
-        return tuple(sorted(with_folders))
+        """The names of the modules whose code decides its sets, besides DECIDING."""
+        made = [self.preparation.jobs, self.preparation.make] if self.preparation else []
+        return _modules_of(self.function, *made)
 
     def reads(self, parameters: Parameters) -> list[str]:
         """Return digests of the files and folders that parameters name, such as weights."""
         places = [from_root(text) for text in _texts(vars(parameters))]
         folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
         return folders + [file_digest(place) for place in places if os.path.isfile(place)]
+
+
+def _modules_of(*functions: Callable) -> tuple[str, ...]:
+    """Return the names of the modules of functions, with all modules of a folder of methods.
+
+    A module outside the library may use any method of the library, so all of them count.
+    """
+    files = {function.__module__ for function in functions}
+    if not files <= set(METHOD_MODULES):
+        return tuple(sorted(files.union(METHOD_MODULES)))
+    folders = {file.rpartition(".")[0] for file in files} - {__name__}
+    with_folders = (m for m in METHOD_MODULES if m in files or m.rpartition(".")[0] in folders)
+    return tuple(sorted(with_folders))
 
 
 def _texts(plain: Any) -> Iterator[str]:

@@ -4,7 +4,6 @@ Each orders the samples of every class once. The set of a size holds the first o
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +25,8 @@ from ddlib.training.recipe import Recipe
 CHUNK = 1024  # samples whose kernel with all others is computed at once
 
 Sets = dict[int, DistilledSet]  # by ipc
-Order = Callable[[torch.Tensor, int], torch.Tensor]
-"""Features (N, F) of a class, and a count: the indices (count,) of the samples, best first."""
+Order = Callable[[torch.Tensor, int, Any], torch.Tensor]
+"""Features (N, F) of a class, a count, and parameters: the indices (count,), best first."""
 
 
 class RandomSelection(Parameters):
@@ -72,59 +71,14 @@ def random(
     return _firsts(dataset, ipcs, orders, "random", parameters, seed)
 
 
-def herding(
-    dataset: DataSet,
-    network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: FeatureSelection,
-    prepared: Sequence[Path] = (),
-) -> Sets:
-    """Choose real samples whose mean feature is, after each choice, nearest to the class mean.
+def herding_order(
+    features: torch.Tensor, count: int, parameters: FeatureSelection | None = None
+) -> torch.Tensor:
+    """Return the different indices (count,) that herding picks from `features` (N, F).
 
-    Source: Welling (ICML 2009), equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
+    The mean feature is, after each pick, nearest to the mean of all. Source: Welling (ICML 2009),
+    equations 1-3, as used for coresets by Rebuffi et al. (CVPR 2017).
     """
-    orders = _orders(herding_order, dataset, network, ipcs, seed, parameters, prepared)
-    return _firsts(dataset, ipcs, orders, "herding", parameters, seed)
-
-
-def k_center(
-    dataset: DataSet,
-    network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: FeatureSelection,
-    prepared: Sequence[Path] = (),
-) -> Sets:
-    """Choose real samples greedily, to bring every sample of a class near to a chosen one.
-
-    Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
-    """
-    orders = _orders(k_center_order, dataset, network, ipcs, seed, parameters, prepared)
-    return _firsts(dataset, ipcs, orders, "k_center", parameters, seed)
-
-
-def kernel_herding(
-    dataset: DataSet,
-    network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: KernelSelection,
-    prepared: Sequence[Path] = (),
-) -> Sets:
-    """Choose real samples greedily, to match the whole distribution of a class's features.
-
-    Both match a mean: `herding` that of the features, this one that of the kernel. Under a Gaussian
-    kernel, only the distribution itself has distance 0. Source: Chen, Welling & Smola (UAI 2010),
-    equation 8; here each sample is chosen at most once.
-    """
-    order = partial(kernel_herding_order, bandwidth=parameters.bandwidth)
-    orders = _orders(order, dataset, network, ipcs, seed, parameters, prepared)
-    return _firsts(dataset, ipcs, orders, "kernel_herding", parameters, seed)
-
-
-def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the different indices (count,) that herding picks from `features` (N, F)."""
     target, total = features.mean(0), torch.zeros_like(features[0])
     taken, picks = features.new_zeros(len(features)), []
     for size in range(1, count + 1):
@@ -135,13 +89,19 @@ def herding_order(features: torch.Tensor, count: int) -> torch.Tensor:
     return torch.tensor(picks)
 
 
-def kernel_herding_order(features: torch.Tensor, count: int, bandwidth: float) -> torch.Tensor:
+def kernel_herding_order(
+    features: torch.Tensor, count: int, parameters: KernelSelection
+) -> torch.Tensor:
     """Return the different indices (count,) that kernel herding picks from `features` (N, F).
+
+    Both match a mean: `herding_order` that of the features, this one that of the kernel. Under a
+    Gaussian kernel, only the whole distribution has distance 0. Source: Chen, Welling & Smola (UAI
+    2010), equation 8; here each sample is picked at most once.
 
     After t picks, it picks the x of the largest mean_i k(x, x_i) - sum_picked k(x, x_p) / (t + 1),
     with k(x, y) = exp(-|x - y|^2 / 2 sigma^2), and sigma as in KernelSelection.
     """
-    spread = 2 * bandwidth**2 * features.var(0, correction=0).sum() + TINY
+    spread = 2 * parameters.bandwidth**2 * features.var(0, correction=0).sum() + TINY
 
     def kernel(points: torch.Tensor) -> torch.Tensor:
         return (-torch.cdist(features, points).square() / spread).exp()
@@ -157,10 +117,13 @@ def kernel_herding_order(features: torch.Tensor, count: int, bandwidth: float) -
     return torch.tensor(picks)
 
 
-def k_center_order(features: torch.Tensor, count: int) -> torch.Tensor:
+def k_center_order(
+    features: torch.Tensor, count: int, parameters: FeatureSelection | None = None
+) -> torch.Tensor:
     """Return the indices (count,) of a greedy k-center cover of `features` (N, F).
 
     The first pick is the point nearest to the mean; each next one is farthest from all picks.
+    Source: Gonzalez (1985); Sener & Savarese (ICLR 2018), algorithm 1.
     """
     picks = [int((features - features.mean(0)).pow(2).sum(1).argmin())]
     nearest = features.new_full((len(features),), torch.inf)
@@ -194,19 +157,25 @@ def features_of(
     return torch.no_grad()(lambda rows: embed(network, theta, real.at(rows)))
 
 
-def _orders(
-    order: Order,
-    dataset: DataSet,
-    network: Network,
-    ipcs: Sequence[int],
-    seed: int,
-    parameters: FeatureSelection,
-    prepared: Sequence[Path],
-) -> list[torch.Tensor]:
-    """Return, for each class, the indices of the training samples that `order` picks."""
-    features = features_of(dataset, network, seed, parameters, prepared)
-    classes = class_members(dataset)
-    return [members[order(features(members), max(ipcs))] for members in classes]
+def _selecting(method: str, order: Order) -> Callable[..., Sets]:
+    """Return the method that takes the samples of each class in an order of their features."""
+
+    def select(
+        dataset: DataSet,
+        network: Network,
+        ipcs: Sequence[int],
+        seed: int,
+        parameters: FeatureSelection,
+        prepared: Sequence[Path] = (),
+    ) -> Sets:
+        features = features_of(dataset, network, seed, parameters, prepared)
+        orders = [
+            members[order(features(members), max(ipcs), parameters)]
+            for members in class_members(dataset)
+        ]
+        return _firsts(dataset, ipcs, orders, method, parameters, seed)
+
+    return select
 
 
 def _firsts(
@@ -223,3 +192,8 @@ def _firsts(
         images = dataset.train.at(torch.cat([order[:ipc] for order in orders]))
         sets[ipc] = finished(dataset, images, method, parameters, seed)
     return sets
+
+
+herding = _selecting("herding", herding_order)
+k_center = _selecting("k_center", k_center_order)
+kernel_herding = _selecting("kernel_herding", kernel_herding_order)

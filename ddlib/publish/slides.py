@@ -41,7 +41,7 @@ def slide_cells(cells: list[NotebookNode]) -> list[NotebookNode]:
 
     Left out are code cells without an output, and the links between notebooks.
     """
-    shown, full = [], False  # whether the slide has text or an output that a figure would crowd
+    slides, full = [], False  # whether the slide has text or an output that a figure would crowd
     for cell in cells:
         is_code = cell.cell_type == "code"
         if (is_code and not cell.outputs) or cell.get("id") == "navigation":
@@ -52,7 +52,7 @@ def slide_cells(cells: list[NotebookNode]) -> list[NotebookNode]:
             else:
                 starts = source.startswith(("# ", "## "))
                 full = len(source.split()) > FEW or (full and not starts)
-            changes = {"source": source, "id": f"slide-{len(shown)}"}
-            changes["metadata"] = cell.metadata | {"slide": starts and bool(shown)}
-            shown.append(nbformat.from_dict({**cell, **changes}))
-    return shown
+            changes = {"source": source, "id": f"slide-{len(slides)}"}
+            changes["metadata"] = cell.metadata | {"slide": starts and bool(slides)}
+            slides.append(nbformat.from_dict({**cell, **changes}))
+    return slides

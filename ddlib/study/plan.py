@@ -160,10 +160,13 @@ class Plan:
         """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
         preparation, files = METHODS[base].preparation, []
-        for job in preparation.jobs(parameters, self.ipcs) if preparation else []:
-            network = self.settings.network if preparation.of_network else None
-            digest = self._digest(network, job, *_method_code(base, parameters))
-            path = self.cache / "prepared" / f"{base}-{self.dataset.name}-{digest}"
+        if not preparation:
+            return files
+        network = self.settings.network if preparation.of_network else None
+        decides = code_digest(*preparation.modules), *METHODS[base].reads(parameters)
+        name = f"{preparation.make.__module__.rpartition('.')[2]}-{self.dataset.name}"
+        for job in preparation.jobs(parameters, self.ipcs):
+            path = self.cache / "prepared" / f"{name}-{self._digest(network, job, *decides)}"
             files.append((job, path))
         return files
 

@@ -117,7 +117,7 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
     files = {place(name) for place in places for name in plan.configurations} - {None}
     searches = sum(read_seconds(path) or 0.0 for path in files)
     table = describe(plan.folder, result.costs, commit())
-    table["machines"] = list({plain_text(found): found for found in machines}.values())
+    table["machines"] = list({plain_text(machine): machine for machine in machines}.values())
     table["workers"] = len(machines)
     table["core_hours"]["searches"] = round(searches / 3600, 3)
     write_atomically(plan.folder / PROVENANCE, plain_text(table).encode())

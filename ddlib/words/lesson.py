@@ -32,8 +32,8 @@ def coverage(regressions: pd.DataFrame) -> Text:
     row = regressions.set_index("predictor").loc["h_cov"]
     if row["reason"]:
         return Text(f"Nothing can be said about H_cov, as {row['reason']}.")
-    shown = "need" if row["p"] <= LEVEL else "are not shown to need"
+    verb = "need" if row["p"] <= LEVEL else "are not shown to need"
     return Text(
-        f"**Families with a larger H_cov {shown} more samples.** If configurations swapped their "
+        f"**Families with a larger H_cov {verb} more samples.** If configurations swapped their "
         f"gaps at random, {100 * row['p']:.0f} of 100 such swaps would show as clear a trend."
     )

@@ -34,7 +34,7 @@ CONTROLS = {
 ORDERS = (
     selection.herding_order,
     selection.k_center_order,
-    partial(selection.kernel_herding_order, bandwidth=1.0),
+    partial(selection.kernel_herding_order, parameters=KernelSelection()),
 )
 
 
@@ -83,7 +83,9 @@ def test_orders_equal_naive_double_loops(count, size, seed):
     assert selection.herding_order(points, 10).tolist() == herd_by_hand(points.numpy(), 10)
     assert selection.k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
     for bandwidth in (0.3, 2.0):
-        picks = selection.kernel_herding_order(points, 10, bandwidth).tolist()
+        picks = selection.kernel_herding_order(
+            points, 10, KernelSelection(bandwidth=bandwidth)
+        ).tolist()
         assert picks == herd_kernels_by_hand(points.numpy(), 10, bandwidth)
 
 
@@ -101,7 +103,11 @@ def test_kernel_herding_matches_more_than_the_mean():
     """
     points = torch.tensor([[-1.0]] * 10 + [[1.0]] * 10 + [[0.0]])
     assert selection.herding_order(points, 1).tolist() == [20]
-    first, second = points[selection.kernel_herding_order(points, 2, 0.5)].flatten().tolist()
+    first, second = (
+        points[selection.kernel_herding_order(points, 2, KernelSelection(bandwidth=0.5))]
+        .flatten()
+        .tolist()
+    )
     assert {first, second} == {-1.0, 1.0}
 
 

@@ -109,6 +109,25 @@ def test_what_does_not_depend_on_the_network_is_shared_by_networks(tmp_path):
         assert not set(files("mgd3")) & set(files("mgd3", **changes))
 
 
+def test_methods_share_what_they_prepare_alike(tmp_path):
+    """One teacher, one pool with the network of trained features, and the same experts."""
+    steps = {"steps": 20}
+    expert = {"label_snapshot": 2, "max_start": 2, "expert_epochs": 2, "experts": 1}
+    methods = {
+        **{"rded": {"teacher": steps}, "sre2l": {"teacher": steps}},
+        **{"ncfm": {"pool": steps, "networks": 2}},
+        **{name: {"features": "trained", "training": steps} for name in ("herding", "k_center")},
+        **{"other": {"method": "herding", "features": "trained", "training": {"steps": 21}}},
+        **{"mtt": {"experts": 1, "expert_epochs": 2, "max_start": 2}, "datm": expert},
+    }
+    plan = planned(tmp_path, methods=methods, k=[3], seeds=1)
+    files = {name: {path for _, path in plan.preparations(name)} for name in methods}
+    assert files["rded"] == files["sre2l"]
+    assert files["herding"] == files["k_center"] < files["ncfm"]
+    assert files["mtt"] == files["datm"]
+    assert not files["herding"] & (files["other"] | files["rded"] | files["mtt"])
+
+
 def with_method(name: str, **parameters) -> dict:
     return {"methods": {"random": None, name: parameters}}
 
