@@ -57,7 +57,7 @@ def choose(explorer, **values):
     for name, value in values.items():
         control = explorer.controls[name]
         if isinstance(control, Ticks):
-            control.offer([box.description for box in control.children[1:]], value)
+            control.tick(value)
         elif hasattr(control, "label") and isinstance(value, str):
             control.label = value
         else:
@@ -82,13 +82,13 @@ def numbers(text: str) -> list[float]:
 
 def drawn(explorer, *columns: str) -> pd.DataFrame:
     """Return the rows of the picture's one table that has these columns."""
-    tables_drawn = explorer.picture.spec["datasets"].values()
+    tables_drawn = explorer.spec["datasets"].values()
     [table] = [table for table in tables_drawn if table and set(columns) <= set(table[0])]
     return pd.DataFrame(table)
 
 
 def verdict(explorer) -> str:
-    return explorer.picture.spec["title"]["text"]
+    return explorer.spec["title"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,22 @@ def test_fits_and_methods_are_ticked_in_and_out(ipc):
     assert len(cells(ipc)) == 1
 
 
+@pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
+def test_reset_restores_the_first_picture_and_controls(kind):
+    explorer = kind([tables.read(folder) for folder in (shipped.COVERAGE, shipped.METHODS)])
+    before = explorer.spec, {name: c.value for name, c in explorer.controls.items()}
+    for control in explorer.controls.values():
+        if isinstance(control, Ticks):
+            control.tick(())
+        else:
+            control.index = len(control.options) - 1
+    explorer.reset()
+    assert (explorer.spec, {name: c.value for name, c in explorer.controls.items()}) == before
+
+
 def test_images_are_those_of_the_nearest_size_below(ipc):
     choose(ipc, ipc=12, methods=("dm",))
-    assert "Images: IPC 10, as none of IPC 12 are kept." in ipc.picture.spec["title"]["subtitle"]
+    assert "Images: IPC 10, as none of IPC 12 are kept." in ipc.spec["title"]["subtitle"]
     before = list(drawn(ipc, "url")["url"])
     choose(ipc, ipc=10)
     assert list(drawn(ipc, "url")["url"]) == before
@@ -283,8 +296,13 @@ def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
         else:
             control.index = (control.index + 1) % len(control.options)
         assert time.process_time() - start < 2, name  # 0.05 to 0.3 s; a busy machine takes longer
-    spec = explorer.picture.spec
-    alt.Chart.from_dict(spec | {"datasets": {}})  # raises for what the schema does not know
+    spec = explorer.spec
+    parts = explorer.picture.specs  # of the same data as the whole
+    assert {name: rows for part in parts for name, rows in part["datasets"].items()} == (
+        spec["datasets"]
+    )
+    for chart in (spec, *parts):
+        alt.Chart.from_dict(chart | {"datasets": {}})  # raises for what the schema does not know
     bundle, metadata = explorer._repr_mimebundle_()
     assert bundle[WIDGET]["model_id"] == explorer.model_id
     assert bundle["image/png"].startswith(b"\x89PNG")
