@@ -58,7 +58,7 @@ class Driven:
 
     def __init__(self, page, place: int, twin: explore.IpcExplorer) -> None:
         self.page, self.twin = page, twin
-        self.box = page.locator(".widget-vbox", has=page.locator(".vega-embed")).nth(place)
+        self.box = page.locator(".ddlib-explorer").nth(place)
         self.check()
 
     def move(self, name: str, label: str = "", to_end: bool = False) -> None:
@@ -96,7 +96,7 @@ class Driven:
         texts = re.findall(r"<t[hd]>(.*?)</t[hd]>", self.twin.numbers.value)
         numbers = re.compile(r"\s*".join(re.escape(text) for text in texts))
         playwright.expect(self.box.locator("table")).to_contain_text(numbers)
-        svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(self.twin.picture.spec))
+        svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(self.twin.spec))
         marks = [
             (mark.get("aria-roledescription") or "", mark.get("aria-label")) for mark in svg.iter()
         ]
@@ -123,7 +123,7 @@ def test_the_app_follows_every_control(page, tmp_path):
     studies = tables.findings()
     with serving([*MAKE, "app", "APP=--no-browser --port={port}"], tmp_path) as port:
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
-        playwright.expect(page.locator(".vega-embed svg")).to_have_count(3)
+        playwright.expect(page.locator(".ddlib-explorer", has=page.locator("svg"))).to_have_count(3)
         ipc = Driven(page, 0, explore.IpcExplorer(studies))
         for name in ("ipc", "least_gain", "measure", "configuration"):
             ipc.move(name)
@@ -142,8 +142,9 @@ def test_the_app_follows_every_control(page, tmp_path):
         ipc.move("study")
         for box in ipc.twin.controls["methods"].children[1:]:
             ipc.box.get_by_role("checkbox", name=box.description, exact=True).uncheck()
-        message = ipc.box.locator(".vega-embed")
-        playwright.expect(message).to_contain_text("no method is ticked; tick at least one")
+        playwright.expect(ipc.box.get_by_role("status")).to_contain_text(
+            "no method is ticked; tick at least one"
+        )
         family = Driven(page, 1, explore.CoverageExplorer(studies))
         for name in ("radius", "epsilon", "preset", "method"):
             family.move(name)

@@ -59,7 +59,7 @@ def choose(explorer, **values):
     for name, value in values.items():
         control = explorer.controls[name]
         if isinstance(control, Ticks):
-            control.offer([box.description for box in control.children[1:]], value)
+            control.tick(value)
         elif hasattr(control, "label") and isinstance(value, str):
             control.label = value
         else:
@@ -84,13 +84,13 @@ def numbers(text: str) -> list[float]:
 
 def drawn(explorer, *columns: str) -> pd.DataFrame:
     """Return the rows of the picture's one table that has these columns."""
-    tables_drawn = explorer.picture.spec["datasets"].values()
+    tables_drawn = explorer.spec["datasets"].values()
     [table] = [table for table in tables_drawn if table and set(columns) <= set(table[0])]
     return pd.DataFrame(table)
 
 
 def verdict(explorer) -> str:
-    return explorer.picture.spec["title"]["text"]
+    return explorer.spec["title"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,19 @@ def test_fits_and_methods_are_ticked_in_and_out(ipc):
     assert len(cells(ipc)) == 1
 
 
+@pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
+def test_reset_restores_the_first_picture_and_controls(kind):
+    explorer = kind([tables.read(folder) for folder in (shipped.COVERAGE, shipped.METHODS)])
+    before = explorer.spec, {name: c.value for name, c in explorer.controls.items()}
+    for control in explorer.controls.values():
+        if isinstance(control, Ticks):
+            control.tick(())
+        else:
+            control.index = len(control.options) - 1
+    explorer.reset()
+    assert (explorer.spec, {name: c.value for name, c in explorer.controls.items()}) == before
+
+
 NAMES = tuple(law.formula for law in laws.LAWS.values())
 
 
@@ -208,10 +221,8 @@ def test_the_guess_knows_no_gap_beyond_ipc(ipc, digits):
         [cell] = cells(ipc)
         assert numbers(cell["predicted gap"])[0] == pytest.approx(fit.gap(100)[0], abs=6e-4)
         ahead = cell["at 4k = 400"]
-        c, above = (
-            fit.parameters["c"].estimate,
-            fit.gap(100).estimate - fit.parameters["c"].estimate,
-        )
+        c = fit.parameters["c"].estimate
+        above = fit.gap(100).estimate - c
         assert f"above c = {c:.3f}: {above:.3f} → {above / 2:.3f}" in ahead
         assert numbers(ahead)[0] == pytest.approx(c + above / 2, abs=6e-4)
         assert ahead.endswith("not measured") == (beyond == HIDDEN)
@@ -386,8 +397,13 @@ def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
         else:
             control.index = (control.index + 1) % len(control.options)
         assert time.process_time() - start < 2, name  # 0.05 to 0.3 s; a busy machine takes longer
-    spec = explorer.picture.spec
-    alt.Chart.from_dict(spec | {"datasets": {}})  # raises for what the schema does not know
+    spec = explorer.spec
+    parts = explorer.picture.specs  # of the same data as the whole
+    assert {name: rows for part in parts for name, rows in part["datasets"].items()} == (
+        spec["datasets"]
+    )
+    for chart in (spec, *parts):
+        alt.Chart.from_dict(chart | {"datasets": {}})  # raises for what the schema does not know
     bundle, metadata = explorer._repr_mimebundle_()
     assert bundle[WIDGET]["model_id"] == explorer.model_id
     assert bundle["image/png"].startswith(b"\x89PNG")
