@@ -209,7 +209,8 @@ class Ticks(widgets.HBox):
 class Charts(anywidget.AnyWidget):
     """Vega-Lite charts that flow into the space there is; those of width "container" grow with it.
 
-    specs: the specifications; the `usermeta` of a chart that grows holds the width that it asks for. All that changes is drawn again. It needs no network.
+    specs: the specifications; the `usermeta` of a chart that grows holds the width that it asks
+    for. All that changes is drawn again. It needs no network.
     """
 
     specs = traitlets.List(traitlets.Dict()).tag(sync=True)
