@@ -205,7 +205,7 @@ def _images(
     strips = {method: _strip(tables, method, near, start) for method in methods}
     strips = pd.DataFrame(strips.items(), columns=["method", "url"]).dropna()
     if strips.empty:
-        return None, "This study has no distilled images."
+        return None, f"This study has no {start or 'distilled'} images."
     remark = f"Images: IPC {near}, as none of IPC {ipc} are kept." if near != ipc else ""
     return sheets.strips(strips, min(tables.class_count, sheets.CLASSES)), remark
 
