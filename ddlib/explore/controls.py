@@ -157,7 +157,8 @@ def _parts(spec: dict) -> Iterator[dict]:
             tables = {n: rows for n, rows in spec["datasets"].items() if f"'{n}'" in str(part)}
             yield from _parts(common | {"datasets": tables} | part)
     elif "width" in spec and spec["width"] != spec.get("height"):
-        yield spec | {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+        fit = {"type": "fit-x", "contains": "padding"}
+        yield spec | {"width": "container", "autosize": fit, "usermeta": {"width": spec["width"]}}
     else:
         yield spec
 
@@ -212,7 +213,8 @@ class Ticks(widgets.HBox):
 class Charts(anywidget.AnyWidget):
     """Vega-Lite charts that flow into the space there is; those of width "container" grow with it.
 
-    specs: the specifications. All that changes is drawn again. It needs no network.
+    specs: the specifications; the `usermeta` of a chart that grows holds the width that it asks
+    for. All that changes is drawn again. It needs no network.
     """
 
     specs = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -233,7 +235,7 @@ def _bundle() -> str:
       if (box.drawn === text) return;
       box.drawn = text;
       box.chart?.finalize();
-      box.style = spec.width === "container" ? "flex: 1 1 320px; min-width: min(320px, 100%)" : "";
+      box.style = spec.usermeta ? `flex: 1 1 ${spec.usermeta.width}px; min-width: 0` : "";
       box.chart = await vegaEmbed(box, spec, { renderer: "svg", actions: false });
       sizes.observe(box);
     }

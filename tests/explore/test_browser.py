@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import ipywidgets as widgets
@@ -14,6 +15,8 @@ from servers import MAKE, ROOT, serving
 from ddlib.explore import explorers as explore
 from ddlib.explore import tables
 from ddlib.explore.controls import Ticks
+from ddlib.explore.ipc import SHOW
+from ddlib.figures.style import FORMULAS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 SCREENS = ROOT / "results" / "screens"
@@ -77,6 +80,17 @@ class Driven:
         self.check()
         assert self.marks != before
 
+    def tick(self, name: str, labels: Sequence[str]) -> None:
+        """Tick these boxes of a control and no others, by the keyboard; nothing leaves the view."""
+        control = self.twin.controls[name]
+        names = [box.description for box in control.children[1:]]
+        for box in control.children[1:]:
+            if box.value != (box.description in labels):
+                self.box.get_by_role("checkbox", name=box.description, exact=True).press("Space")
+        control.offer(names, labels)
+        self.check()
+        assert self.box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
     def check(self) -> None:
         """Wait until picture and numbers are those that the library computes."""
         texts = re.findall(r"<t[hd]>(.*?)</t[hd]>", self.twin.numbers.value)
@@ -129,6 +143,12 @@ def test_the_app_follows_every_control(page, tmp_path):
         playwright.expect(page.locator("#vg-tooltip-element")).to_contain_text("seed")
         page.mouse.move(0, 0)
         ipc.screenshot("app_ipc")
+        ipc.move("beyond")
+        ipc.tick("show", SHOW)
+        ipc.tick("fits", ())
+        ipc.tick("fits", FORMULAS.values())
+        ipc.tick("methods", studies[0].methods)
+        ipc.screenshot("app_ipc_all")
         ipc.move("study")
         for box in ipc.twin.controls["methods"].children[1:]:
             ipc.box.get_by_role("checkbox", name=box.description, exact=True).uncheck()
