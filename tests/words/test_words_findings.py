@@ -129,7 +129,6 @@ def test_the_member_that_decides_is_named():
         "the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05.** R² of ln k*: "
     )
     assert "0.40 with H_cov (p = 0.200), 0.20 with ln M (p = 0.300); the lead" in text
-    assert "**Worst gap 0.1: nothing can be said about H_cov, as k* is the same" in text
 
 
 def test_what_would_change_our_mind(cells):
