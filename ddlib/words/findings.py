@@ -20,7 +20,7 @@ from ddlib.stats.families import ABOVE
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
-from ddlib.words.coverage import explained
+from ddlib.words.coverage import explained, verdicts
 from ddlib.words.methods import labels as of_labels
 from ddlib.words.text import Text, bullets, listed, p_value
 
@@ -232,9 +232,8 @@ def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]
 
 def coverage(name: str, study: Coverage) -> Text:
     """Say whether a study confirms the coverage law, and which member decides k*."""
-    verdict = f"### {name}: {confirms(study.fitted, study.within)}"
-    member = _decides(study.k_stars.dropna(subset="worst"))
-    parts = verdict, member, explained(study.fitted, study.within)
+    tests, member = (study.fitted, study.within), _decides(study.k_stars.dropna(subset="worst"))
+    parts = f"### {name}: {confirms(*tests)}", verdicts(*tests), member, explained(*tests)
     return Text("\n\n".join(filter(None, parts)))
 
 

@@ -130,12 +130,14 @@ def test_the_member_that_decides_is_named():
     study = covered(0.2, 0.3, 0.4, k_stars=rows)
     text = words.coverage("adult", study)
     assert text.startswith(
-        "### adult: not confirmed\n\nThe worst member decides: where it is vit (2 of 3 families at "
-        "a gap of 0.05), the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05: k* is not shown "
-        "to rise with H_cov (p = 0.200)"
+        "### adult: not confirmed\n\n> - **Worst gap 0.05: not confirmed.** Not shown: a rise of "
+        "k* with H_cov, a closer fit than with ln M and a rise among families of equal M.\n"
+        "> - **Worst gap 0.1: cannot be decided.** Nothing can be said about H_cov, as k* is the "
+        "same in every "
+        "family.\n\nThe worst member decides: where it is vit (2 of 3 families at a gap of 0.05), "
+        "the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05.** R² of ln k*: "
     )
-    assert "R² of ln k*: 0.40 with H_cov, 0.20 with ln M (p = 0.300)" in text
-    assert "**Worst gap 0.1: nothing can be said about H_cov, as k* is the same" in text
+    assert "0.40 with H_cov (p = 0.200), 0.20 with ln M (p = 0.300); the lead" in text
 
 
 def test_what_would_change_our_mind(cells):
