@@ -1,6 +1,7 @@
 """The base of all explorers: controls, and below them a chart and numbers that follow them."""
 
 import html
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -108,7 +109,8 @@ class Explorer(widgets.VBox):
         self.heading.value = (
             f"{STYLE}<div role=status style='line-height: 1.4'><b>{verdict}</b><br>{details}</div>"
         )
-        self.picture.specs = list(_parts(self.spec | {"title": None}))
+        untitled = {name: value for name, value in self.spec.items() if name != "title"}
+        self.picture.specs = list(_parts(untitled))
         table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
         text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
         self.numbers.value = text if len(view.numbers) else ""
@@ -124,6 +126,8 @@ class Explorer(widgets.VBox):
         self.update()
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
+        if "VOILA_BASE_URL" in os.environ:  # the app needs no stills, which take seconds
+            return super()._repr_mimebundle_(**options)
         still, metadata = mime_bundle(self.spec)
         if len(self.current.numbers):  # the picture shows them, for viewers that know no more
             parts = alt.vconcat(self.current.chart, drawn_table(*self.current[3:]))

@@ -116,6 +116,11 @@ box => [...box.querySelectorAll(".vega-embed [role=graphics-symbol]")]
   .filter(mark => /(mark|point)$/.test(mark.getAttribute("aria-roledescription")))
   .map(mark => mark.getAttribute("aria-label"))
 """
+FIRST_SCREEN = """([width, height]) => {
+  const chart = document.querySelector(".vega-embed svg").getBoundingClientRect();
+  const wide = document.documentElement.scrollWidth;
+  return wide <= width && chart.right <= width && chart.top <= height - 300;
+}"""
 LOCAL = {"127.0.0.1", "image", "application", "http", "text"}  # the last four: of data and blobs
 
 
@@ -124,6 +129,11 @@ def test_the_app_follows_every_control(page, tmp_path):
     with serving([*MAKE, "app", "APP=--no-browser --port={port}"], tmp_path) as port:
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
         playwright.expect(page.locator(".ddlib-explorer", has=page.locator("svg"))).to_have_count(3)
+        playwright.expect(page.get_by_text("Parameters")).to_have_count(0)
+        playwright.expect(page.locator(".still")).to_have_count(0)
+        for width, height in ((390, 844), (1280, 800)):  # a phone and a laptop
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function(FIRST_SCREEN, arg=[width, height])
         ipc = Driven(page, 0, explore.IpcExplorer(studies))
         for name in ("ipc", "least_gain", "measure", "configuration"):
             ipc.move(name)
@@ -181,3 +191,4 @@ def test_jupyterlab_follows_the_keyboard(page, tmp_path):
         ipc.move("methods", "mtt")
         ipc.screenshot("lab_ipc")
         assert ipc.box.evaluate("box => box.scrollWidth <= box.clientWidth")
+        playwright.expect(page.locator(".still")).to_be_hidden()

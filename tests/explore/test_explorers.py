@@ -306,7 +306,7 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, digits, place)
     assert len(balls) == least_cover(distance, radius)
     for point in drawn(family, "configuration", "height").itertuples():
         assert distance.loc[point.configuration, point.centre] <= radius + 1e-9
-    assert verdict(family).endswith(f"H_cov = {np.log(len(balls)):.2f}")
+    assert f": H_cov = {np.log(len(balls)):.2f}; k* " in verdict(family)
     assert balls["x"].agg(np.ptp).to_numpy() == pytest.approx(2 * radius, rel=1e-3)
 
 
@@ -327,9 +327,34 @@ def test_k_star_is_measured_and_planned(family, digits):
     assert numbers(row(family, "k*, measured")["k*"]) == pytest.approx(expected, abs=0.51)
     plan = planner.plan(read_pilot(gaps, draws=DRAWS), members, 0.08, 10)
     assert numbers(row(family, "k*, planned")["k*"]) == [end for end in plan.k if np.isfinite(end)]
-    for point in drawn(family, "member").itertuples():
+    for point in drawn(family, "member", "label").itertuples():
         worst = family_stats.worst_member(gaps[gaps["k"] == point.k], members)
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
+
+
+def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
+    law = digits[1]
+    sets = {name: f for name, f in law.families.items() if name != "all configurations"}
+    radius, gaps = family.controls["radius"].options[20], law.gaps[law.gaps["method"] == "dm"]
+    domains = []
+    for epsilon, preset in ((0.06, "spread 1"), (0.03, "spread 5")):
+        choose(family, preset=preset, radius=radius, epsilon=epsilon)
+        rows = drawn(family, "fitted").set_index("family")
+        expected = family_stats.k_star(gaps, sets, epsilon, draws=DRAWS).table.set_index("family")
+        assert rows["k_star"].to_dict() == pytest.approx(expected["k_star"].dropna().to_dict())
+        for name, value in rows["value"].items():
+            members = list(sets[name])
+            cover = least_cover(law.distances.loc[members, members], radius)
+            assert value == pytest.approx(np.log(cover))
+        ring = drawn(family, "way", "at").iloc[0]
+        assert (ring["at"], ring["k"]) == pytest.approx(rows.loc[preset, ["value", "k_star"]])
+        axes = re.findall(r"'domain': \[[-\d., ]+\]", str(family.picture.spec))
+        domains.append(axes)
+    assert domains[0] == domains[1] != []
+    note = family.current.note
+    assert "Worst gap 0.03: the verdict depends on the radius: k* rises with H_cov at r = " in note
+    assert "no_momentum (0.80) and vit (0.63) are poor on all data" in note
+    assert "On average, networks trained on S are no worse than those trained on D" in note
 
 
 def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(digits):
@@ -375,6 +400,26 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
         assert row(plans, method)["remark"].startswith(plan.reason)
     unknown = [cell for cell in cells(plans) if cell["samples per class"] == "unknown"]
     assert all("measure larger sizes" in cell["remark"] for cell in unknown)
+
+
+def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, digits):
+    choose(plans, family="plain alone", epsilon=0.04, budget=50)
+    trials = digits[0].gaps.query("configuration == 'plain'")
+    means = trials.groupby(["method", "ipc"])["gap_error"].mean()
+    dots = drawn(plans, "configuration", "gap").set_index(["method", "ipc"])["gap"]
+    assert dots.to_dict() == pytest.approx(means.to_dict())
+    judged = {
+        method: verdicts.verdict(laws.fit_all(laws.gap_matrix(trials, method), draws=DRAWS))
+        for method in digits[0].methods
+    }
+    for method, outcome in judged.items():
+        assert row(plans, method)["a/√k + c"] == outcome.outcome
+    first = cells(plans)[0]["method"]
+    assert judged[first].outcome == "fails"
+    assert f"fails for {first} under plain: {judged[first].why}. This plan" in plans.current.note
+    held, count, width = read_pilot(digits[0].gaps.query("method == @first"), draws=DRAWS).left_out
+    assert f"{held} of {count} gaps that were left out" in plans.current.details
+    assert f"{width:.2g} wide" in plans.current.details
 
 
 def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, digits):
