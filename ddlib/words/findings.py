@@ -25,7 +25,8 @@ from ddlib.words.methods import labels as of_labels
 from ddlib.words.text import Text, bullets, listed, p_value
 
 QUANTISERS = ("k_means", "k_center", "herding", "dm", "mgd3")
-DIMENSION = 7  # the least of published intrinsic dimensions of images, 7 to 43 (Pope et al. 2021)
+# The least intrinsic dimension of continuous data: 6 magic_telescope, 13 mnist, 27 cifar10, by the
+DIMENSION = 6  # distances of 500 training samples to 20 neighbours (Levina and Bickel 2004)
 SMALL = 10  # samples per class, up to which a set counts as small
 
 
