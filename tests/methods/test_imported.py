@@ -130,7 +130,7 @@ def test_soft_labels_are_kept_and_classes_go_by_place(tmp_path, colours, stored)
     parameters = METHODS["imported"].parameters.read(values, "imported")
     METHODS["imported"].check(parameters, colours, None, [2])
     torch.save(soft.log(), tmp_path / "mine.pt")  # as DATM's own files
-    with pytest.raises(ValueError, match="should be probabilities, .* take the softmax of logits"):
+    with pytest.raises(ValueError, match=r"should be probabilities, .* take the softmax of logits"):
         METHODS["imported"].check(parameters, colours, None, [2])
 
 
