@@ -26,7 +26,7 @@ from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.parameters import Parameters, Text, check_names, of_notebook
+from ddlib.parameters import ByIpc, Parameters, Text, check_names, of_notebook
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.exploration import Exploration
 from ddlib.study.extensions import read_extensions
@@ -121,6 +121,9 @@ class Settings(Parameters):
     measure: the accuracy whose gaps are measured; by default "balanced", over classes, where these
         differ in size (see `Plan.measure`).
     methods: {name: parameters}, see `read_methods`.
+    search_seconds: {method: {ipc: seconds}} of one core that the search for the method's settings
+        took, as `ddlib.study.tune` writes them; interpolated between sizes. Notebook 02 counts
+        them.
     k: sizes, in samples of all classes together.
     results: the folder to write.
     configurations: {name: changes of network and training}; every set is evaluated under each of
@@ -153,6 +156,7 @@ class Settings(Parameters):
     labels: Labels = Labels()
     measure: Literal[*MEASURES] | None = None
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
+    search_seconds: dict[Name, ByIpc[NonNegativeFloat]] = {}
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
     configurations: dict[str, Configuration] = {}
@@ -190,6 +194,12 @@ class Settings(Parameters):
             "families": read_families(families, names) if families not in (None, {}) else {},
         }
         return table | written
+
+    @field_validator("search_seconds")
+    @classmethod
+    def _of_methods(cls, seconds: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        check_names(seconds, others.data.get("methods", seconds), "method of this study")
+        return seconds
 
     @field_validator("configurations", mode="plain")
     @classmethod
