@@ -122,10 +122,16 @@ def read_notebook(path: Path) -> NotebookNode:
 
 
 def title(notebook: NotebookNode) -> str:
-    """Return the first heading without a formula, or ""."""
+    """Return the first heading without a formula, with the run's data and profile; "" if none."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heading = re.search(r"^# +([^$\n]+)$", text, re.MULTILINE)
-    return heading[1] if heading else ""
+    if not heading:
+        return ""
+    parameters = notebook.metadata.get("papermill", {}).get("parameters", {})
+    data = parameters.get("data") or ""
+    names = data.get("name", "") if isinstance(data, dict) else data
+    names = ", ".join(filter(None, [names, Path(parameters.get("results", "")).name]))
+    return f"{heading[1]} ({names})" if names else heading[1]
 
 
 def displayed(cells: Iterable[NotebookNode]) -> Iterator[dict]:

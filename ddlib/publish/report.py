@@ -1,13 +1,13 @@
 """Write an index of all executed notebooks: `python -m ddlib.publish.report [RESULTS]`.
 
 `RESULTS/index.html` (default: the project's `results`) has a row per executed notebook below
-RESULTS: a link to its page, its first figure and the start of its verdict.
+RESULTS: a link to its page, its verdicts (its first output that is a quote), its first figure, and
+when and how it ran.
 """
 
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from ddlib.files import from_root, write_atomically
 from ddlib.publish import page
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
-HEADINGS = ("## Verdict", "## Reading")
-PARAGRAPHS = 4  # of a verdict, at most
 
 
 def write_report(results: Path) -> Path:
@@ -59,25 +57,23 @@ def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
 
 def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
     papermill = notebook.metadata.get("papermill", {})
-    data = papermill.get("parameters", {}).get("data", "")
-    verdict = dropwhile(lambda cell: not cell.source.startswith(HEADINGS), notebook.cells)
-    paragraphs = _first(verdict, "text/markdown").split("\n\n")
     return {
-        "question": page.title(notebook) or place.stem,
+        "title": page.title(notebook) or place.stem,
         "notebook": place.stem,
         "folder": place.parent.as_posix(),
         "page": place.with_suffix(".html").as_posix(),
-        "picture": _first(notebook.cells, "image/png"),
-        "data": data.get("name", "") if isinstance(data, dict) else data or "",
+        "picture": _first(notebook, "image/png"),
+        "date": (papermill.get("end_time") or "")[:16].replace("T", " "),
         "seconds": papermill.get("duration"),
         "failure": page.failure(notebook),
-        "verdict": page.markdown_to_html("\n\n".join(paragraphs[:PARAGRAPHS])),
+        "verdicts": page.markdown_to_html(_first(notebook, "text/markdown", ">")),
     }
 
 
-def _first(cells: Iterable[NotebookNode], kind: str) -> str:
-    """Return the first output of a MIME type, or ""."""
-    return next(filter(None, (data.get(kind) for data in page.displayed(cells))), "")
+def _first(notebook: NotebookNode, kind: str, start: str = "") -> str:
+    """Return the first output of a MIME type that starts so, or ""."""
+    contents = (data.get(kind, "") for data in page.displayed(notebook.cells))
+    return next((content for content in contents if content and content.startswith(start)), "")
 
 
 def main(arguments: list[str]) -> None:

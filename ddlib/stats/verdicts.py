@@ -44,20 +44,17 @@ def verdict(fits: Fits) -> Verdict:
     if not free.fitted:
         return Verdict("undecided", free.reason)
     _, low, high = free.parameters["b"]
-    against = []
     if not low <= 0.5 <= high:
-        against.append(f"the exponent lies {'below' if high < 0.5 else 'above'} 1/2")
+        way = "more slowly" if high < 0.5 else "faster"
+        return Verdict("fails", f"the gap falls {way} than 1/√k")
     if law.misfit <= LEVEL:
-        against.append("the curve misses the means by more than the noise of the seeds")
-    if against:
-        return Verdict("fails", " and ".join(against))
+        why = "the curve misses the means by more than the noise of the seeds"
+        return Verdict("fails", why)
     if (law.data.means <= 0).any():
         return Verdict("undecided", "a mean gap is not above zero")
     if low <= free.law.bounds(law.data.ks)[0] * 1.001 and high >= 1:
-        return Verdict("undecided", "the interval of the exponent holds 0, 1/2 and 1 alike")
-    return Verdict(
-        "survives", "the exponent's interval holds 1/2, and no lack of fit is significant"
-    )
+        return Verdict("undecided", "the seeds differ too much: exponents 0, 1/2 and 1 all fit")
+    return Verdict("survives", "the gaps lie on a/√k + c, up to the noise of the seeds")
 
 
 def best(fits: Fits) -> Choice | None:

@@ -8,7 +8,7 @@ from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.pilot import REACH, Pilot
 from ddlib.stats.planner import Plan
 from ddlib.words.scaling import no_worse
-from ddlib.words.text import Text, listed
+from ddlib.words.text import Text, box, listed
 
 OTHERS = {"vendi": "the Vendi score", "mean_distance": "the mean distance"}
 METHOD = (
@@ -29,27 +29,50 @@ def distances(floor: float, radius: float) -> Text:
     return Text(f"Seeds alone reach a distance of {floor:.2g}; the radius is {radius:.2g}{noise}.")
 
 
+def verdicts(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
+    """Return one line a goal for the worst gap: whether the law is confirmed, and why not.
+
+    regressions, within: `regress` and `within_equal` of `ddlib.stats.regressions`.
+    """
+    lines = []
+    for epsilon, rows in regressions[regressions["predictor"] == "h_cov"].groupby("epsilon"):
+        row, equal = rows.iloc[0], _equal(within, epsilon)
+        if row["reason"]:
+            why = f"Nothing can be said about H_cov, as {row['reason']}."
+            lines.append(f"**Worst gap {epsilon:g}: cannot be decided.** {why}")
+            continue
+        ps = {"a rise of k* with H_cov": row["p"], "a closer fit than with ln M": row["p_lead"]}
+        if equal is not None:
+            ps["a rise among families of equal M"] = equal["p"]
+        missed = [claim for claim, p in ps.items() if not p <= LEVEL]
+        outcome = "not confirmed.** Not shown" if missed else "confirmed.** Shown"
+        lines.append(f"**Worst gap {epsilon:g}: {outcome}: {listed(missed or ps, 'and')}.")
+    return box(lines)
+
+
 def explained(
     regressions: pd.DataFrame, within: pd.DataFrame | None, gaps: pd.DataFrame | None = None
 ) -> Text:
-    """Say, for each epsilon, whether k* rises with H_cov, and whether more than with ln M.
+    """Say, for each goal, how well H_cov and ln M explain k*, and on what this rests.
 
-    regressions, within: `regress` and `within_equal` of `ddlib.stats.regressions`; gaps: the trials
-    that k* comes from; a sentence on their gaps at or below 0 comes first.
+    regressions, within: as in `verdicts`; gaps: the trials that k* comes from; a sentence on their
+    gaps at or below 0 comes first.
     """
     paragraphs = [] if gaps is None else no_worse(gaps)
     for epsilon, rows in regressions.groupby("epsilon"):
         table = rows.set_index("predictor")
-        h_cov = table.loc["h_cov"]
-        if reason := h_cov["reason"]:
-            verdict, numbers = f"nothing can be said about H_cov, as {reason}", ""
-        else:
-            verdict = f"{_rises(h_cov)}; {_against(h_cov, table.loc['log_members'])}"
-            numbers = f" {_numbers(h_cov, table)}"
-        equal = "" if within is None else f" {_within(within[within['epsilon'] == epsilon])}"
-        start = f"**Worst gap {epsilon:g}: {verdict}.**{numbers}"
-        paragraphs.append(f"{start} {_rests_on(h_cov)}{equal}")
+        h_cov, equal = table.loc["h_cov"], _equal(within, epsilon)
+        parts = [f"**Worst gap {epsilon:g}.**", "" if h_cov["reason"] else _numbers(h_cov, table)]
+        parts += [_rests_on(h_cov), "" if equal is None else _among_equal(equal)]
+        paragraphs.append(" ".join(filter(None, parts)))
     return Text("\n\n".join([*paragraphs, METHOD]))
+
+
+def _equal(within: pd.DataFrame | None, epsilon: float) -> pd.Series | None:
+    """Return the row of H_cov at epsilon, of families of equal M."""
+    if within is None:
+        return None
+    return within[within["epsilon"] == epsilon].set_index("predictor").loc["h_cov"]
 
 
 def by_radius(tests: pd.DataFrame) -> Text:
@@ -98,33 +121,21 @@ def poor(errors: pd.Series, epsilon: float) -> str:
     )
 
 
-def _rises(row: pd.Series) -> str:
-    if row["p"] <= LEVEL:
-        return f"k* rises with H_cov (weak evidence, p = {row['p']:.3f})"
-    return f"k* is not shown to rise with H_cov (p = {row['p']:.3f})"
-
-
-def _against(h_cov: pd.Series, rival: pd.Series) -> str:
-    name, p = "ln M, the paper's own regressor,", f"p = {h_cov['p_lead']:.3f}"
-    if rival["reason"]:
-        return f"{name} cannot be compared: {rival['reason']}"
-    if h_cov["p_lead"] <= LEVEL:
-        return f"{name} explains less (weak evidence, {p})"
-    return f"{name} is not shown to explain less ({p})"
-
-
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
     """Say R² with H_cov and ln M, larger ones of other measures, and the slope, if k* rises."""
-    text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov"
+    text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov (p = {h_cov['p']:.3f})"
     rival = table.loc["log_members"]
-    if not rival["reason"]:
-        text += f", {rival['r2']:.2f} with ln M (p = {rival['p']:.3f})"
+    if rival["reason"]:
+        text += f"; ln M cannot be compared: {rival['reason']}"
+    else:
+        text += f", {rival['r2']:.2f} with ln M (p = {rival['p']:.3f}); the lead of H_cov has "
+        text += f"p = {h_cov['p_lead']:.3f}"
     r2 = table["r2"].reindex(list(OTHERS))
     if larger := [f"{OTHERS[name]} ({r2[name]:.2f})" for name in r2.index[r2 > h_cov["r2"]]]:
-        text += f"; larger, but untested, with {listed(larger, 'and')}"
+        text += f"; R² is larger, but untested, with {listed(larger, 'and')}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
-        text += f". A nat of H_cov goes with {slope:.0f} more samples"
+        text += f". One more nat of H_cov takes {slope:.0f} more samples"
     return f"{text}."
 
 
@@ -141,13 +152,12 @@ def _rests_on(row: pd.Series) -> str:
     return f"{'; '.join([families, *parts])}."
 
 
-def _within(rows: pd.DataFrame) -> str:
-    row = rows.set_index("predictor").loc["h_cov"]
+def _among_equal(row: pd.Series) -> str:
     if row["reason"]:
-        return f"Among families of equal M nothing can be said about H_cov, as {row['reason']}."
+        return f"Families of equal M say nothing: {row['reason']}."
     return (
-        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, {_rises(row)}; R² is "
-        f"{row['r2']:.2f}, with {row['distinct']:.0f} distinct k*."
+        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, R² is {row['r2']:.2f} "
+        f"(p = {row['p']:.3f}), with {row['distinct']:.0f} distinct k*."
     )
 
 

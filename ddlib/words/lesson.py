@@ -1,27 +1,9 @@
-"""One or two sentences on each law in plain words, for notebook 00."""
-
-from collections.abc import Mapping
+"""The coverage law in one or two plain sentences, for notebook 00."""
 
 import pandas as pd
 
 from ddlib.stats.intervals import LEVEL
-from ddlib.stats.laws import Fit
-from ddlib.stats.verdicts import verdict
-from ddlib.words.text import Text, bullets
-
-CURVES = {
-    "survives": "follows the law. The points lie on a/√k + c, up to the noise of the seeds.",
-    "fails": "breaks the law: {why}.",
-    "undecided": "cannot be judged: {why}.",
-}
-
-
-def scaling(fits_by_method: Mapping[str, Mapping[str, Fit]]) -> Text:
-    """Say for each method whether its gaps follow a/√k + c; fits: {method: {law: Fit}}."""
-    judged = {method: verdict(fits) for method, fits in fits_by_method.items()}
-    return Text(
-        bullets(f"**{m}** {CURVES[v.outcome].format(why=v.why)}" for m, v in judged.items())
-    )
+from ddlib.words.text import Text
 
 
 def coverage(regressions: pd.DataFrame) -> Text:

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, against, holm, paired
+from ddlib.stats.compare import BASELINE, CONTROLS, against, holm, paired
 from ddlib.stats.intervals import LEVEL, SAME, Interval, number
 from ddlib.stats.surrogates import Agreement
 from ddlib.words.scaling import no_worse
-from ddlib.words.text import Text, bullets, listed, p_value, sections
+from ddlib.words.text import Text, box, bullets, listed, p_value, sections
 
 HARDLY = 0.01  # of the distance from a guess to perfect accuracy
 
@@ -42,6 +42,47 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
     )
 
 
+def verdicts(
+    pairs: pd.DataFrame,
+    ranks: pd.DataFrame,
+    costs: pd.DataFrame,
+    learned: pd.DataFrame,
+    exponents: pd.DataFrame,
+) -> Text:
+    """Return a line each: the best per sample, who beats BASELINE, per second, interchangeable.
+
+    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`; learned:
+    `paired` of the methods that learn samples; exponents: that table of `ddlib.stats.surrogates`.
+    """
+    versus = against(pairs)
+    beaten = f"{_better(versus)}." if len(versus) else _over_baseline(versus)[0]
+    lines = [_best(ranks), f"**Against {BASELINE}:** {beaten}", _worth(costs)]
+    return box([*lines, _interchangeable(learned, exponents)])
+
+
+def _best(ranks: pd.DataFrame) -> str:
+    if ranks.empty:
+        return "**Per sample:** no method reached an accuracy."
+    sizes = ranks.groupby("best", sort=False)["k"]
+    places = [f"{method} at k = {listed(ks, 'and')}" for method, ks in sizes]
+    text = f"**Per sample:** best is {'; '.join(places)}."
+    if ranks["runner_up"].isna().all():
+        return f"{text} There is no other method."
+    alone = ranks["k"][[not len(others) for others in ranks["not_separable"]]]
+    clear = f"only at k = {listed(alone, 'and')}" if len(alone) else "at no k"
+    clear = "at every k" if len(alone) == len(ranks) else clear
+    return f"{text} Significantly better than all others: {clear}."
+
+
+def _worth(costs: pd.DataFrame) -> str:
+    rows = costs[costs["front"] & ~costs["method"].isin(CONTROLS)]
+    sizes = rows.groupby("method", sort=False)["k"]
+    places = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
+    if places:
+        return f"**Per second:** no cheaper set is as accurate as {listed(places)}."
+    return "**Per second:** a cheaper control is as accurate as every distilled set."
+
+
 def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     """Say which method is best at each k, and where each is better or worse than BASELINE.
 
@@ -52,13 +93,52 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     return sections({"Per sample": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
-def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) -> Text:
-    """Say which method is best per sample and per second, and what the tests can show.
+def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
+    """Say which method is best per sample, and what the tests can show; see `per_image`."""
+    return Text(f"{per_image(pairs, ranks)}\n\n{sections({'The tests': [_tests(pairs)]})}")
 
-    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`.
+
+def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
+    """Say where a control that costs less is level, and which sets no cheaper one beats.
+
+    costs, controls: the tables `cost_table` and `against_controls` of `ddlib.stats.scores`, of all
+    label regimes, which a column labels names.
     """
-    others = {"Per second": [_front(costs)], "The tests": [_tests(pairs)]}
-    return Text(f"{per_image(pairs, ranks)}\n\n{sections(others)}")
+    lines, level, tested = [], Counter(), Counter()
+    for (labels, method), rows in controls.groupby(["labels", "method"], sort=False):
+        cheap = rows[rows["outcome"] == "level"]
+        cheap_ks, ks = set(cheap["k"]), set(rows["k"][rows["outcome"] != "untested"])
+        places = dict(iter(cheap.groupby("control", sort=False)["k"]))
+        places |= {"none": ks - cheap_ks, "no cheaper control is tested": set(rows["k"]) - ks}
+        parts = [f"{x} at k = {listed(sorted(at), 'and')}" for x, at in places.items() if len(at)]
+        lines.append(f"{method}, {labels} labels: {'; '.join(parts)}.")
+        level[labels] += len(cheap_ks)
+        tested[labels] += len(ks)
+    counts = [f"{level[name]} of {n} cases with {name} labels" for name, n in tested.items() if n]
+    verdict = (
+        "**A control that costs less is not significantly worse in "
+        f"{listed(counts, 'and')}.** A case is a method at a size. {_largest_lead(controls)}"
+    )
+    searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
+    counted = f"counted for {searched} alone" if searched else "not counted"
+    per_regime = costs.groupby("labels", sort=False)
+    fronts = [f"{labels.capitalize()} labels: {_front(rows)}" for labels, rows in per_regime]
+    parts = {"Controls that cost less and are not significantly worse": lines} if lines else {}
+    parts["Per second"] = [*fronts, f"The search for settings is {counted}."]
+    verdict = verdict if counts else "No method can be compared with a control that costs less."
+    return Text(f"{verdict}\n\n{sections(parts)}")
+
+
+def _largest_lead(controls: pd.DataFrame) -> str:
+    """Say how far a method leads a cheaper control at most without significance."""
+    ahead = controls[(controls["outcome"] == "level") & (controls["difference"] >= SAME)]
+    test = "paired t tests, Holm's correction over the pairs at one k"
+    if ahead.empty:
+        return f"No lead falls short of significance ({test})."
+    lead = ahead.sort_values("difference").iloc[-1]
+    place = f"{lead['method']} over {lead['control']} at k = {lead['k']}, {lead['labels']} labels"
+    lead = number(lead["difference"])
+    return f"The largest lead that is not significant is {lead}: {place} ({test})."
 
 
 def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
@@ -109,8 +189,8 @@ def _front(costs: pd.DataFrame) -> str:
         f"{row.method} at k = {row.k} ({number(row.accuracy)} in {number(row.seconds)} s)"
         for row in costs[costs["front"]].sort_values("seconds").itertuples()
     ]
-    text = "No faster point (distillation and one training together) is more accurate than "
-    return f"{text}{listed(points)}." if points else "No method's seconds are known."
+    text = f"no cheaper set is more accurate than {listed(points)}."
+    return text if points else "no set's seconds are known."
 
 
 def _tests(pairs: pd.DataFrame) -> str:
@@ -160,41 +240,36 @@ def _better(table: pd.DataFrame) -> str:
     return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} samples"
 
 
-def surrogates(
-    order: Agreement,
-    pairs: pd.DataFrame,
-    exponents: pd.DataFrame,
-    trials: pd.DataFrame | None = None,
-) -> Text:
-    """Say whether the learned methods are interchangeable surrogates of one objective.
+def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame | None = None) -> Text:
+    """Say how the learned methods differ, and whether one order holds at every k.
 
-    order, pairs: `agreement` and `paired` of the learned methods' trials; exponents: the table of
-    that name, all of `ddlib.stats`; trials: a sentence on gaps at or below 0 comes first.
+    order, pairs: `agreement` and `paired` of the learned methods' trials, of `ddlib.stats`; trials:
+    a sentence on gaps at or below 0 comes first.
     """
     first = [] if trials is None else no_worse(trials)
-    if pairs.empty:
-        lone = "fewer than two methods of this study learn samples."
-        first += [f"Whether the methods are interchangeable cannot be decided: {lone}"]
-        return Text(" ".join(first))
-    pairs = pairs.assign(survives=holm(pairs["p"]) <= LEVEL)  # over all pairs and sizes
-    verdict = " ".join([*first, _interchangeable(pairs, exponents)])
-    return Text(f"{verdict}\n\n{bullets([_differing(pairs), _order(order)])}")
+    lines = bullets([_differing(_over_all(pairs)), _order(order)])
+    return Text("\n\n".join([*first, lines]))
+
+
+def _over_all(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return pairs as corrected over all pairs and sizes."""
+    return pairs.assign(survives=holm(pairs["p"]) <= LEVEL)
 
 
 def _interchangeable(pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
     """Return the verdict. Differing accuracies or differing exponents are enough to reject."""
-    if (pairs["reason"] != "").all():
-        return "Whether the methods are interchangeable cannot be decided from these trials."
-    ks = sorted(pairs.loc[pairs["survives"], "k"].unique())
-    reasons = [f"some differ at k = {listed(ks, 'and')}"] if ks else []
+    if (pairs["reason"] != "").all():  # also where there are none
+        return "**Interchangeable: cannot be decided.** No two methods that learn can be compared."
+    ks = sorted(pairs.loc[_over_all(pairs)["survives"], "k"].unique())
+    reasons = [f"some methods that learn differ at k = {listed(ks, 'and')}"] if ks else []
     reasons += ["their gaps fall with different exponents"] * bool(exponents["differs"].any())
-    if not reasons:
-        most = number(pairs[["low", "high"]].abs().max(axis=None))
-        return (
-            "The methods may be interchangeable: no difference is significant. But differences up "
-            f"to {most} are not excluded."
-        )
-    return f"The methods are not interchangeable: {listed(reasons, 'and')}."
+    if reasons:
+        return f"**Interchangeable: no.** {' and '.join(reasons).capitalize()}."
+    most = number(pairs[["low", "high"]].abs().max(axis=None))
+    return (
+        "**Interchangeable: perhaps.** No two methods that learn differ significantly, but "
+        f"differences up to {most} are not excluded."
+    )
 
 
 def _differing(pairs: pd.DataFrame) -> str:

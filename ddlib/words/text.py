@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+LONG = 10  # rows, above which a table is folded
+
 
 class Text(str):
     """Markdown that a notebook renders and a terminal shows as it is."""
@@ -21,9 +23,16 @@ def listed(names: Iterable, word: str = "or") -> str:
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def unless_empty(table: pd.DataFrame, sentence: str) -> pd.DataFrame | Text:
-    """Return a table, or a sentence in its place if it has no rows."""
-    return table if len(table) else Text(sentence)
+def unless_empty(table: pd.DataFrame, sentence: str, summary: str) -> pd.DataFrame | Text:
+    """Return a table, folded under its summary if it is long, or a sentence if it has no rows."""
+    if table.empty:
+        return Text(sentence)
+    return folded(table, summary) if len(table) > LONG else table
+
+
+def box(lines: Iterable[str]) -> Text:
+    """Return verdicts, one a line, as a Markdown quote. The report shows a notebook's first one."""
+    return Text("\n".join(f"> - {line}" for line in lines))
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -11,26 +11,28 @@ from ddlib.publish import report
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 SPEC = {"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x"}}}
-VERDICT = """**dm.** The exponent is b = 0.5 (0.4 to 0.6), so the law survives. More follows here.
-
-**random.** It falls faster: b = 0.8. The rest is left out."""
+BOX = """> - **dm: survives.** The gaps lie on a/√k + c.
+> - **random: fails.** The gap falls faster than 1/√k."""
+READING = "**random.** Left free, the exponent is b = 0.8."
 BAR = "[One](01_one.ipynb) · [Two](02_two.ipynb) · [Far](09_far.ipynb) · [site](http://a.b/c.ipynb)"
 
 
-def write(results, folder: str, name: str, *outputs, data="digits", run: bool = True) -> None:
-    """Write an executed notebook as papermill leaves it."""
+def write(results, folder: str, name: str, *outputs, data="digits", run=True, box=True) -> None:
+    """Write an executed notebook as papermill leaves it, with a reading and a box of verdicts."""
+    texts = [READING, BOX] if box else [READING]
     cells = [
         *(new_markdown_cell(f"# Is {name} a question?"), new_markdown_cell(BAR)),
         new_code_cell("draw()", execution_count=1 if run else None, outputs=list(outputs)),
-        new_markdown_cell("## Reading\n\nComputed."),
         new_code_cell(
             "read()",
             execution_count=2 if run else None,
-            outputs=[new_output("display_data", {"text/markdown": VERDICT})],
+            outputs=[new_output("display_data", {"text/markdown": text}) for text in texts],
         ),
     ]
     parameters = {"data": {"name": data} if data == "digits" else data}  # or text alone
-    metadata = {"papermill": {"parameters": parameters, "duration": 61.7}}
+    parameters["results"] = f"results/{folder}"
+    dates = {"duration": 61.7, "end_time": "2026-11-29T13:10:05.350232+00:00"}
+    metadata = {"papermill": {"parameters": parameters, **dates}}
     path = results / folder / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
@@ -45,7 +47,7 @@ def results(tmp_path):
     write(folder, "one/quick", "01_one", chart)
     write(folder, "one/night", "01_one", data="mnist")
     write(folder, "two/quick", "02_two", error)
-    write(folder, "three", "03_three")
+    write(folder, "three", "03_three", data=None, box=False)
     write(folder, "four/quick", "04_four", run=False)
     write(folder, "one/.ipynb_checkpoints", "01_one")
     (folder / "broken.ipynb").write_text("{}")
@@ -62,14 +64,19 @@ def test_the_index_tells_every_run(results):
         *("one/night/01_one.html", "one/quick/01_one.html"),
         *("two/quick/02_two.html", "three/03_three.html"),
     ]
-    assert rows[0].th.text == "Is 01_one a question?01_one, one/night"
-    assert [row("td")[0].text for row in rows] == ["mnist", "digits", "digits", "digits"]
-    assert rows[0]("td")[1].get_text(" ").split() == ["ok", "62", "s"]
-    assert "stopped in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[1].text
-    assert [paragraph.text for paragraph in rows[0]("p")] == [
-        "dm. The exponent is b = 0.5 (0.4 to 0.6), so the law survives. More follows here.",
-        "random. It falls faster: b = 0.8. The rest is left out.",
+    assert [row.a.text for row in rows] == [
+        *("Is 01_one a question? (mnist, night)", "Is 01_one a question? (digits, quick)"),
+        *("Is 02_two a question? (digits, quick)", "Is 03_three a question? (three)"),
     ]
+    assert rows[0].small.text == "01_one, one/night"
+    found, _, run = rows[0]("td")
+    assert [line.text for line in found("li")] == [
+        "dm: survives. The gaps lie on a/√k + c.",
+        "random: fails. The gap falls faster than 1/√k.",
+    ]
+    assert rows[3].td.text == ""  # no box, and no other sentence in its place
+    assert run.get_text(" ").split() == ["ok", "2026-11-29", "13:10", "UTC", "62", "s"]
+    assert "stopped in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[2].text
     assert [bool(row.img) for row in rows] == [False, True, False, False]
     assert rows[1].img["src"] == f"data:image/png;base64,{PNG}"
 

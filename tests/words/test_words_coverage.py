@@ -6,6 +6,7 @@ import pytest
 
 from ddlib.stats import planner
 from ddlib.stats.pilot import read_pilot
+from ddlib.stats.regressions import confirms
 from ddlib.words import coverage as reading
 from ddlib.words.text import Text
 
@@ -23,28 +24,70 @@ def within(**changes):
     return pd.DataFrame([row | {"p": 0.03, "reason": "", **changes}])
 
 
-def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
-    rows = regression("constant", slope=np.nan, r2=np.nan), regression("log_members", r2=0.4)
-    table = pd.DataFrame([*rows, regression("h_cov", lead=0.4, p_lead=0.04)])
-    text = reading.explained(table, within())
-    assert text.startswith(
-        "**Worst gap 0.1: k* rises with H_cov (weak evidence, p = 0.010); ln M, the "
-        "paper's own regressor, explains less (weak evidence, p = 0.040).** R² of ln k*: 0.80 with "
-        "H_cov, 0.40 with ln M (p = 0.010). A nat of H_cov goes with 20 (10 to 30) more samples. "
-        "8 families have 5 distinct k*. Among 5 families of equal M, where ln M says nothing, k* "
-        "rises with H_cov (weak evidence, p = 0.030); R² is 0.70, with 4 distinct k*."
+def regressed(h_cov=(), rival=()):
+    """Return the regressions on H_cov and ln M, by default of a law that holds."""
+    h_cov = {"lead": 0.4, "p_lead": 0.04} | dict(h_cov)
+    rows = regression("log_members", **{"r2": 0.4} | dict(rival)), regression("h_cov", **h_cov)
+    return pd.DataFrame(rows)
+
+
+CLAIMS = (
+    "a rise of k* with H_cov",
+    "a closer fit than with ln M",
+    "a rise among families of equal M",
+)
+
+
+@pytest.mark.parametrize(
+    ("h_cov", "equal", "verdict"),
+    [
+        ({}, {}, f"confirmed.** Shown: {CLAIMS[0]}, {CLAIMS[1]} and {CLAIMS[2]}."),
+        ({}, None, f"confirmed.** Shown: {CLAIMS[0]} and {CLAIMS[1]}."),
+        ({"p": 0.051}, {}, f"not confirmed.** Not shown: {CLAIMS[0]}."),
+        ({"p_lead": 0.3}, {}, f"not confirmed.** Not shown: {CLAIMS[1]}."),
+        ({"p_lead": np.nan}, {}, f"not confirmed.** Not shown: {CLAIMS[1]}."),
+        ({}, {"p": 0.3}, f"not confirmed.** Not shown: {CLAIMS[2]}."),
+        ({}, {"p": np.nan}, f"not confirmed.** Not shown: {CLAIMS[2]}."),
+        (
+            {"p": 0.2, "p_lead": 0.3},
+            None,
+            f"not confirmed.** Not shown: {' and '.join(CLAIMS[:2])}.",
+        ),
+        (
+            {"reason": "k* is the same in every family", "p": np.nan},
+            {},
+            "cannot be decided.** Nothing can be said about H_cov, as k* is the same in every "
+            "family.",
+        ),
+    ],
+)
+def test_each_goal_has_one_line_that_agrees_with_the_verdict_on_all(h_cov, equal, verdict):
+    fitted, equal = regressed(h_cov), None if equal is None else within(**equal)
+    assert reading.verdicts(fitted, equal) == f"> - **Worst gap 0.1: {verdict}"
+    of_all = confirms(fitted, equal).replace("not decided", "cannot be decided")
+    assert verdict.startswith(f"{of_all}.**")
+
+
+def test_the_numbers_of_a_law_that_holds():
+    rows = pd.concat([pd.DataFrame([regression("constant", slope=np.nan, r2=np.nan)]), regressed()])
+    assert reading.explained(rows, within()) == (
+        "**Worst gap 0.1.** R² of ln k*: 0.80 with H_cov (p = 0.010), 0.40 with ln M (p = 0.010); "
+        "the lead of H_cov has p = 0.040. One more nat of H_cov takes 20 (10 to 30) more samples. "
+        "8 families have 5 distinct k*. Among 5 families of equal M, where ln M says nothing, R² "
+        f"is 0.70 (p = 0.030), with 4 distinct k*.\n\n{reading.METHOD}"
     )
-    assert text.endswith(reading.METHOD)
-    assert "chance" not in text
 
 
 @pytest.mark.parametrize(
     ("h_cov", "rival", "phrases"),
     [
-        ({"p": 0.051}, {}, ["0.1: k* is not shown to rise with H_cov (p = 0.051); ln M"]),
-        ({"p_lead": 0.3}, {}, ["the paper's own regressor, is not shown to explain less (p = 0.3"]),
-        ({}, {"reason": "the same everywhere"}, ["cannot be compared: the same everywhere.**"]),
-        ({"reason": "1 of 8 inside"}, {}, ["nothing can be said about H_cov, as 1 of 8 inside.**"]),
+        ({"p": 0.051}, {}, ["0.80 with H_cov (p = 0.051)"]),
+        (
+            {},
+            {"reason": "the same everywhere"},
+            ["; ln M cannot be compared: the same everywhere."],
+        ),
+        ({"reason": "1 of 8 inside"}, {}, ["**Worst gap 0.1.** 8 families have 5 distinct k*."]),
         ({"low": np.nan, "high": np.nan}, {}, ["20 (no interval) more samples. 8 families"]),
         ({"censored": 3}, {}, ["5 distinct k*; 3 of these lie beyond the measured sizes"]),
         ({"reduced": 2}, {}, ["5 distinct k*; 2 families lost seeds to missing trials."]),
@@ -52,14 +95,12 @@ def test_a_law_that_holds_is_said_to_hold_weakly_and_verdict_first():
         ({"unknown": 1}, {}, ["1 more have no k* for missing trials."]),
     ],
 )
-def test_a_law_that_fails_and_what_is_missing_are_said(h_cov, rival, phrases):
-    h_cov = {"lead": 0.4, "p_lead": 0.04} | h_cov
-    table = pd.DataFrame([regression("log_members", **rival), regression("h_cov", **h_cov)])
-    text = reading.explained(table, None)
+def test_the_numbers_of_a_law_that_fails_and_what_is_missing(h_cov, rival, phrases):
+    text = reading.explained(regressed(h_cov, rival), None)
     for phrase in phrases:
         assert phrase in text
     rises = h_cov.get("p", 0.01) <= 0.05 and "reason" not in h_cov
-    assert ("A nat of H_cov goes with 20 " in text) == rises
+    assert ("One more nat of H_cov takes 20 " in text) == rises
 
 
 def test_other_measures_with_a_larger_r2_are_named():
@@ -67,7 +108,10 @@ def test_other_measures_with_a_larger_r2_are_named():
     rows += regression("vendi", r2=0.82), regression("mean_distance", r2=0.85)
     table = pd.DataFrame(rows)
     text = reading.explained(table, None)
-    assert "larger, but untested, with the Vendi score (0.82) and the mean distance (0.85)." in text
+    assert (
+        "R² is larger, but untested, with the Vendi score (0.82) and the mean distance (0.85)."
+        in text
+    )
 
 
 def test_a_radius_within_the_noise_is_said():
@@ -81,17 +125,13 @@ def test_gaps_below_zero_come_before_the_verdict():
     gaps = gaps.assign(status="ok", gap_error=[-0.01, 0.02])
     assert reading.explained(table, None, gaps).startswith(
         "On average, networks trained on S are no worse than those trained on D for dm under own "
-        "at k = 400.\n\n**Worst gap 0.1: "
+        "at k = 400.\n\n**Worst gap 0.1.** "
     )
 
 
 def test_families_of_equal_size_may_say_nothing():
-    table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
-    for change, sentence in (
-        ({"p": 0.4}, "k* is not shown to rise with H_cov (p = 0.400"),
-        ({"reason": "all alike"}, "nothing can be said about H_cov, as all alike."),
-    ):
-        assert sentence in reading.explained(table, within(**change))
+    text = reading.explained(regressed(), within(reason="all alike"))
+    assert "Families of equal M say nothing: all alike." in text
 
 
 def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():

@@ -106,6 +106,15 @@ def test_r2_is_counted_and_compared_with_random_curves(cells):
     ]
 
 
+def test_exponents_are_compared_with_those_of_quantisation(cells):
+    text = words.quantisation(cells)
+    assert "Of 2 cells of dm, the interval of b holds 1/2 alone in 1, some 1/d with d ≥ 6" in text
+    assert "alone in 0, both in 1 and neither in 0." in text
+    slower = cells.assign(method=cells["method"].replace("random", "herding"))  # 0.1 to 0.3
+    assert "alone in 1, some 1/d with d ≥ 6 alone in 1, both in 1" in words.quantisation(slower)
+    assert "is not tested" in words.quantisation(cells[cells["method"] == "dc"])
+
+
 def test_where_methods_beat_random_samples(gains):
     assert words.against_random(gains).splitlines() == [
         "- **mnist**, at samples per class: better: dm (1 and 10); worse: none.",
@@ -121,12 +130,14 @@ def test_the_member_that_decides_is_named():
     study = covered(0.2, 0.3, 0.4, k_stars=rows)
     text = words.coverage("adult", study)
     assert text.startswith(
-        "### adult: not confirmed\n\nThe worst member decides: where it is vit (2 of 3 families at "
-        "a gap of 0.05), the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05: k* is not shown "
-        "to rise with H_cov (p = 0.200)"
+        "### adult: not confirmed\n\n> - **Worst gap 0.05: not confirmed.** Not shown: a rise of "
+        "k* with H_cov, a closer fit than with ln M and a rise among families of equal M.\n"
+        "> - **Worst gap 0.1: cannot be decided.** Nothing can be said about H_cov, as k* is the "
+        "same in every "
+        "family.\n\nThe worst member decides: where it is vit (2 of 3 families at a gap of 0.05), "
+        "the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05.** R² of ln k*: "
     )
-    assert "R² of ln k*: 0.40 with H_cov, 0.20 with ln M (p = 0.300)" in text
-    assert "**Worst gap 0.1: nothing can be said about H_cov, as k* is the same" in text
+    assert "0.40 with H_cov (p = 0.200), 0.20 with ln M (p = 0.300); the lead" in text
 
 
 def test_what_would_change_our_mind(cells):
