@@ -34,7 +34,8 @@ lab: .venv/installed
 
 ## app: the explorers as an app, on this machine only
 app: .venv/installed
-	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline $(APP) notebooks/05_explore.ipynb
+	JUPYTER_PATH=app $(BIN)/voila --Voila.ip=127.0.0.1 --template=offline \
+		--progressive_rendering=True $(APP) notebooks/05_explore.ipynb
 
 ## report: one table of all executed notebooks, results/index.html, to open from disk
 report: .venv/installed

@@ -1,5 +1,6 @@
 """Parameters from YAML: pydantic models that report the first error as one sentence."""
 
+import ast
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -271,3 +272,21 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ValueError(f"{path} must hold a table of names and values, got {table!r}")
     return table
+
+
+def assigned(source: str) -> set[str]:
+    """Return the names that a cell assigns."""
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+
+
+def of_notebook(namespace: Mapping[str, Any], kind: type[Parameters]) -> dict[str, Any]:
+    """Return the parameters of a running notebook: its own cell's, changed by papermill's cell.
+
+    namespace: `globals()` of the notebook; kind: the class of its parameters. The result also holds
+    unknown names of the last parameters cell, so that the caller can refuse them (papermill only
+    logs a warning).
+    """
+    cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
+    names = assigned(cells[-1] if cells else "") | set(kind.model_fields) & set(namespace)
+    return {name: namespace[name] for name in sorted(names)}

@@ -13,14 +13,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ddlib.networks.functional import build
-from ddlib.parameters import read_file
-from ddlib.study.settings import (
-    Exploration,
-    Settings,
-    notebook_parameters,
-    read_parameters,
-    read_settings,
-)
+from ddlib.parameters import of_notebook, read_file
+from ddlib.study.exploration import Exploration
+from ddlib.study.settings import Settings, read_parameters, read_settings
 
 ROOT = Path(__file__).parents[1]
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
@@ -86,7 +81,7 @@ def test_a_profile_means_the_same_alone_and_merged_by_papermill_with_its_noteboo
     for source in namespace["In"]:
         exec(compile(source, "parameters", "exec"), {}, namespace)
     kind = KINDS.get(path.parent.name, Settings)
-    merged, alone = notebook_parameters(namespace, kind), read_parameters(profile)
+    merged, alone = of_notebook(namespace, kind), read_parameters(profile)
     assert vars(read_parameters(merged)) == vars(alone)
     assert alone.results == f"results/{path.parent.name}/{path.stem}"
 

@@ -1,8 +1,10 @@
 """The base of all explorers: controls, and below them a chart and numbers that follow them."""
 
 import html
+import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -10,17 +12,26 @@ import anywidget
 import ipywidgets as widgets
 import pandas as pd
 import traitlets
+import vl_convert
 
 from ddlib.explore.tables import Tables, named
 from ddlib.figures.render import mime_bundle
 from ddlib.figures.style import CONFIG
 
 NUMBERS = "application/vnd.ddlib.numbers+html"  # a page shows this below the picture
-STYLE = (
-    "<style>.ddlib-numbers {font-size: 13px; line-height: 1.4} "
-    ".ddlib-numbers :is(td, th) {padding: 3px 10px; text-align: left; vertical-align: top}</style>"
-)
-ROW = {"flex_flow": "row wrap", "max_width": "900px"}
+STYLE = """<style>
+.ddlib-numbers {font-size: 13px; line-height: 1.4}
+.ddlib-numbers :is(td, th) {padding: 3px 8px; text-align: left; vertical-align: top}
+.still {display: none}
+.ddlib-numbers :is(td, th):nth-child(-n + 2) {white-space: nowrap}
+.ddlib-explorer .vega-embed {max-width: 100%; overflow-x: auto}
+@media (max-width: 600px) {  /* a phone: the chart, its controls, its numbers */
+  .ddlib-beside {display: contents}
+  .ddlib-controls {order: 1}
+  .ddlib-below {order: 2}
+}
+</style>"""
+ROW = {"flex_flow": "row wrap"}
 WIDEST = 980  # pixels of a picture: a window of 1280 with a sidebar
 WRAP = 20  # letters of a line in a picture of a table
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
@@ -42,27 +53,49 @@ class Explorer(widgets.VBox):
     controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
     methods. `offer(tables)` fills the controls with what a study has. `view(tables, **values)`
     returns the View of these values, or raises ValueError, in one clause, if there is nothing to
-    show. Without a kernel, a picture of the first view remains.
+    show. The parts of a concatenated chart flow into the space that there is, and grow with it
+    unless they are square; the numbers stand beside them where they fit. Without a kernel, a
+    picture of the first view remains, whose Vega-Lite specification is `spec`.
     """
 
     def __init__(self, studies: Sequence[Tables], **controls: widgets.Widget) -> None:
-        alt.JupyterChart.enable_offline()
-        self.controls = {"study": menu("Data set", named(studies)), **controls}
-        self.picture = alt.JupyterChart(EMPTY, embed_options={"renderer": "svg", "actions": False})
-        self.numbers, self._following = widgets.HTML(), False
+        self.controls = {"study": menu("Study", named(studies)), **controls}
+        self.heading, self.picture, self.numbers = widgets.HTML(), Charts(), widgets.HTML()
+        self._following = False
         self.offer(self.controls["study"].value)
+        self._first = {name: control.value for name, control in self.controls.items()}
         for control in self.controls.values():
             control.observe(self._changed, "value")
+        reset = widgets.Button(description="Reset", layout={"width": "80px", "margin": "2px 12px"})
+        reset.on_click(self.reset)
         ticks = [control for control in self.controls.values() if isinstance(control, Ticks)]
         row = [control for control in self.controls.values() if control not in ticks]
-        row = widgets.HBox(row, layout=ROW)
-        super().__init__([row, *ticks, self.picture, self.numbers, SliderNames()])
+        chart = widgets.VBox([self.heading, self.picture], layout={"flex": "3 1 560px"})
+        self.numbers.layout = {"flex": "2 1 480px", "overflow": "auto"}
+        parts = [
+            widgets.VBox([widgets.HBox([*row, reset], layout=ROW), *ticks]),
+            widgets.HBox([chart, self.numbers], layout=ROW),
+        ]
+        for part, name in zip((*parts, self.numbers), ("controls", "beside", "below"), strict=True):
+            part.add_class(f"ddlib-{name}")
+        super().__init__([*parts, SliderNames()])
+        self.add_class("ddlib-explorer")
         self.update()
 
     def follow(self, control: widgets.Widget) -> None:
         """Set the controls that depend on the one that changed."""
         if control is self.controls["study"]:
             self.offer(control.value)
+
+    def reset(self, _: Any = None) -> None:
+        """Set all controls to their first values."""
+        self._following = True
+        self.offer(self._first["study"])
+        for name, value in self._first.items():
+            control = self.controls[name]
+            control.tick(value) if isinstance(control, Ticks) else control.set_trait("value", value)
+        self._following = False
+        self.update()
 
     def update(self) -> None:
         """Draw the chart and the numbers for the current values."""
@@ -71,7 +104,13 @@ class Explorer(widgets.VBox):
             view = self.view(chosen.pop("study"), **chosen)
         except ValueError as reason:
             view = View(EMPTY, f"Nothing to show: {reason}.")
-        self.current, self.picture.spec = view, _specification(view, view.chart)
+        self.current, self.spec = view, _specification(view, view.chart)
+        verdict, details = html.escape(view.verdict), html.escape(view.details)
+        self.heading.value = (
+            f"{STYLE}<div role=status style='line-height: 1.4'><b>{verdict}</b><br>{details}</div>"
+        )
+        untitled = {name: value for name, value in self.spec.items() if name != "title"}
+        self.picture.specs = list(_parts(untitled))
         table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
         text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
         self.numbers.value = text if len(view.numbers) else ""
@@ -87,7 +126,9 @@ class Explorer(widgets.VBox):
         self.update()
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
-        still, metadata = mime_bundle(self.picture.spec)
+        if "VOILA_BASE_URL" in os.environ:  # the app needs no stills, which take seconds
+            return super()._repr_mimebundle_(**options)
+        still, metadata = mime_bundle(self.spec)
         if len(self.current.numbers):  # the picture shows them, for viewers that know no more
             parts = alt.vconcat(self.current.chart, drawn_table(*self.current[3:]))
             picture, sizes = mime_bundle(_specification(self.current, parts))
@@ -105,6 +146,21 @@ def _specification(view: View, chart: alt.TopLevelMixin) -> dict:
         "description": f"{view.verdict}. {view.details}",  # for screen readers
         "config": CONFIG,
     }
+
+
+def _parts(spec: dict) -> Iterator[dict]:
+    """Yield the parts of a concatenated chart, each a specification without the common title."""
+    way = next((way for way in ("hconcat", "vconcat", "concat") if way in spec), None)
+    if way:
+        common = {name: spec[name] for name in ("data", "description", "config") if name in spec}
+        for part in spec[way]:
+            tables = {n: rows for n, rows in spec["datasets"].items() if f"'{n}'" in str(part)}
+            yield from _parts(common | {"datasets": tables} | part)
+    elif "width" in spec and spec["width"] != spec.get("height"):
+        fit = {"type": "fit-x", "contains": "padding"}
+        yield spec | {"width": "container", "autosize": fit, "usermeta": {"width": spec["width"]}}
+    else:
+        yield spec
 
 
 def drawn_table(numbers: pd.DataFrame, note: str) -> alt.Chart:
@@ -146,8 +202,56 @@ class Ticks(widgets.HBox):
         self.children = (self.title, *boxes)
         self._read()
 
+    def tick(self, names: Sequence[str]) -> None:
+        """Tick these names and no others."""
+        self.offer([box.description for box in self.children[1:]], names)
+
     def _read(self, _: Any = None) -> None:
         self.value = tuple(box.description for box in self.children[1:] if box.value)
+
+
+class Charts(anywidget.AnyWidget):
+    """Vega-Lite charts that flow into the space there is; those of width "container" grow with it.
+
+    specs: the specifications; the `usermeta` of a chart that grows holds the width that it asks
+    for. All that changes is drawn again. It needs no network.
+    """
+
+    specs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    _esm = traitlets.Unicode().tag(sync=True)
+
+    @traitlets.default("_esm")
+    def _script(self) -> str:
+        return _bundle()
+
+
+@cache
+def _bundle() -> str:
+    """Return the script of `Charts` with Vega; Vega follows the window, so boxes tell it."""
+    return vl_convert.javascript_bundle("""
+    const sizes = new ResizeObserver(() => window.dispatchEvent(new Event("resize")));
+    async function draw(box, spec) {
+      const text = JSON.stringify(spec);
+      if (box.drawn === text) return;
+      box.drawn = text;
+      box.chart?.finalize();
+      box.style = spec.usermeta ? `flex: 1 1 ${spec.usermeta.width}px; min-width: 0` : "";
+      box.chart = await vegaEmbed(box, spec, { renderer: "svg", actions: false });
+      sizes.observe(box);
+    }
+    function render({ model, el }) {
+      el.style = "display: flex; flex-wrap: wrap; align-items: flex-start";
+      const update = () => {
+        const specs = model.get("specs");
+        while (el.children.length < specs.length) el.append(document.createElement("div"));
+        while (el.children.length > specs.length) el.lastChild.remove();
+        specs.forEach((spec, place) => draw(el.children[place], spec));
+      };
+      model.on("change:specs", update);
+      update();
+    }
+    export default { render };
+    """)
 
 
 class SliderNames(anywidget.AnyWidget):
@@ -178,5 +282,5 @@ def slider(title: str, options: Sequence[float], value: float) -> widgets.Select
 
 
 def _looks(title: str) -> dict[str, Any]:
-    layout = {"width": "auto", "min_width": "260px", "flex": "1 1 260px"}
+    layout = {"width": "auto", "flex": "1 1 260px", "max_width": "400px"}
     return {"description": title, "style": {"description_width": "80px"}, "layout": layout}

@@ -13,12 +13,15 @@ import pandas as pd
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.planner import EPSILONS, read_pilot
 from ddlib.explore.tables import Tables
-from ddlib.figures.coverage import cover_map, h_cov_steps
+from ddlib.figures import coverage as charts
 from ddlib.figures.style import COLOURS, FAINT, INK, colour, k_axis, tips
-from ddlib.stats import covers, distances, families, planner
+from ddlib.stats import covers, distances, families, planner, regressions
+from ddlib.stats.families import KStars
 from ddlib.stats.intervals import Interval
+from ddlib.words import coverage as words
+from ddlib.words.scaling import no_worse
 
-OWN = "your own choice"
+ALL, OWN = "all configurations", "your own choice"
 
 
 class CoverageExplorer(Explorer):
@@ -72,23 +75,37 @@ class CoverageExplorer(Explorer):
             _need("k*, measured", _measured, tables, method, members, epsilon, self.draws),
             _need("k*, planned", _planned, tables, method, members, epsilon, self.draws),
         ])  # fmt: skip
-        right = alt.vconcat(
+        k_stars, h_cov = _k_stars(tables, method, epsilon, self.draws), math.log(len(centres))
+        here, k = needs.iloc[[0]].assign(at=h_cov), needs["k*"].iloc[0]
+        chart = alt.concat(
+            _law(tables, k_stars, radius, here),
+            charts.cover_map(points, radius).properties(width=charts.MAP, height=charts.MAP),
+            _worst_gap(tables, method, members, needs, epsilon),
             _steps(tables, members, radius),
-            _crossing(_worst(tables, method, members), needs, epsilon, tables.sizes),
-            resolve=alt.Resolve(scale={"color": "independent"}),
-        )
-        note = f"k* holds the worst gap at or below ε = {epsilon:g}. In brackets: 95 % intervals."
-        if radius <= tables.noise:
-            note += " Seeds alone reach a distance of r or more, so H_cov counts noise."
+            columns=2,
+        ).resolve_scale(color="independent", shape="independent", fill="independent")
         return View(
-            alt.hconcat(cover_map(points, radius).properties(width=380, height=380), right),
-            f"{len(centres)} balls of radius {radius:g} cover {len(members)} configurations: "
-            f"H_cov = {math.log(len(centres)):.2f}",
-            f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide "
-            "or too narrow. A line joins each member to its centre.",
+            chart,
+            f"{charts.covered(len(centres), f'{radius:g}', len(members))}: H_cov = {h_cov:.2f}; "
+            f"k* {'= ' * k[0].isdigit()}{k}",
+            "Ring: this family among those of the study. The plane shows "
+            f"{share:.0%} of the distances' variance, so a ball may look too wide or too narrow.",
             needs[["way", "k*", "remark"]],
-            note,
+            " ".join(filter(None, _notes(tables, method, radius, epsilon, members, self.draws))),
         )
+
+
+def _notes(tables, method, radius, epsilon: float, members, draws: int) -> list[str]:
+    """Return the sentences below the numbers; some may be empty."""
+    noise = "Seeds alone reach a distance of r or more, so H_cov counts noise."
+    errors = tables.full.groupby("configuration")["error"].mean()
+    return [
+        f"k* holds the worst gap at or below ε = {epsilon:g}. In brackets: 95 % intervals.",
+        noise * (radius <= tables.noise),
+        _by_radius(tables, method, epsilon, draws),
+        words.poor(errors[list(members)], epsilon),
+        *_no_worse(tables, method, members),
+    ]
 
 
 def _need(way: str, find: Callable[..., tuple[Interval, str]], *choice: Any) -> dict[str, Any]:
@@ -98,6 +115,8 @@ def _need(way: str, find: Callable[..., tuple[Interval, str]], *choice: Any) -> 
     except ValueError as reason:
         k, remark = Interval(np.nan, None, None), str(reason)
     text = "unknown" if math.isnan(k.estimate) else format(k, ".0f")
+    if remark.startswith((families.ABOVE, families.BELOW)):
+        text = f"{remark.split()[0]} {k.estimate:.0f}"
     return {"way": way, "k*": text, "remark": remark, "k": k.estimate, "low": k.low, "high": k.high}
 
 
@@ -127,6 +146,40 @@ def _planned(tables, method, members, epsilon: float, draws: int) -> tuple[Inter
 
 
 @cache
+def _sets(tables: Tables) -> dict[str, tuple[str, ...]]:
+    """Return the families over which notebook 03 tests the law."""
+    return {name: members for name, members in tables.families.items() if name != ALL}
+
+
+@cache
+def _k_stars(tables: Tables, method: str, epsilon: float, draws: int) -> KStars:
+    gaps = tables.gaps[tables.gaps["method"] == method]
+    return families.k_star(gaps, _sets(tables), epsilon, draws=draws)
+
+
+@cache
+def _h_covs(tables: Tables, radius: float) -> pd.DataFrame:
+    """Tabulate the H_cov of the study's families: a column h_cov."""
+    return covers.measures(tables.distances, _sets(tables), radius, bandwidth=1)[["h_cov"]]
+
+
+@cache
+def _by_radius(tables: Tables, method: str, epsilon: float, draws: int) -> str:
+    """Say how the verdict on the law depends on the radius."""
+    k_stars, tests = _k_stars(tables, method, epsilon, draws), []
+    for radius in covers.radii(tables.distances, tables.noise):
+        test = regressions.regress(k_stars, _h_covs(tables, radius))
+        tests.append(test.assign(radius=radius))
+    return words.by_radius(pd.concat(tests))
+
+
+@cache
+def _no_worse(tables: Tables, method: str, members: tuple[str, ...]) -> list[str]:
+    gaps = tables.gaps[tables.gaps["configuration"].isin(members)]
+    return no_worse(gaps[gaps["method"] == method])
+
+
+@cache
 def _h_cov(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
     return covers.h_cov_curve(tables.distances, members).assign(family="the family")
 
@@ -138,31 +191,70 @@ def _worst(tables: Tables, method: str, members: tuple[str, ...]) -> pd.DataFram
     for k, gaps in tables.gaps[tables.gaps["method"] == method].groupby("k"):
         with suppress(ValueError):  # too few seeds have trials of every member
             rows.append((k, *families.worst_member(gaps, members)))
-    return pd.DataFrame(rows, columns=["k", "member", "gap"])
+    worst = pd.DataFrame(rows, columns=["k", "member", "gap"])
+    return worst.assign(label=worst["member"].where(worst["member"] != worst["member"].shift(), ""))
+
+
+@cache
+def _means(tables: Tables, method: str) -> pd.DataFrame:
+    """Tabulate the mean gap of every configuration: member, k, gap."""
+    gaps = tables.gaps[(tables.gaps["method"] == method) & (tables.gaps["status"] == "ok")]
+    gaps = gaps.rename(columns={"configuration": "member", "gap_error": "gap"})
+    return gaps.groupby(["member", "k"], sort=False)["gap"].mean().reset_index()
+
+
+def _law(tables: Tables, k_stars: KStars, radius: float, here: pd.DataFrame) -> alt.LayerChart:
+    """Draw k* of the study's families against H_cov, with a ring around the chosen one."""
+    groups = pd.Series(families.series(_sets(tables)))
+    table = charts.k_star_rows(k_stars.table, _h_covs(tables, radius)["h_cov"], groups)
+    widest = math.log(len(tables.distances))
+    x = alt.Scale(domain=[-0.08 * widest, 1.04 * widest], nice=False)
+    x = alt.X("at:Q", scale=x, title="H_cov(r) = ln N(r), nats")
+    y = charts.k_star_axis(tables.sizes[0], tables.sizes[-1])
+    ring = alt.Chart(here).mark_point(size=320, color=INK, strokeWidth=2.5, opacity=1)
+    marks = charts.k_star_marks(table, x, y, orient="bottom", columns=4)
+    title = alt.Title(
+        "The law: k* of every family of the study against H_cov",
+        subtitle="Line: of ln k*. Short dash: by raw worst gaps. Triangle: beyond the sizes.",
+        fontSize=12,
+    )
+    layers = alt.layer(marks, ring.encode(x, alt.Y("k:Q")))
+    return layers.properties(width=440, height=330, title=title)
 
 
 def _steps(tables: Tables, members: tuple[str, ...], radius: float) -> alt.LayerChart:
     edge = 1.1 * max(tables.noise, float(tables.distances.to_numpy().max()))
-    steps = h_cov_steps(_h_cov(tables, members), tables.noise, [radius], edge, COLOURS[1])
+    most = math.log(len(tables.distances))
+    steps = charts.h_cov_steps(
+        _h_cov(tables, members), tables.noise, [radius], edge, COLOURS[1], most
+    )
     title = alt.Title("H_cov(r)", subtitle="Grey: what seeds alone reach.", fontSize=12)
-    return steps.properties(width=310, height=150, title=title)
+    return steps.properties(width=charts.MAP, height=150, title=title)
 
 
-def _crossing(worst, needs, epsilon: float, sizes: list[int]) -> alt.LayerChart:
+def _worst_gap(tables, method, members, needs, epsilon: float) -> alt.LayerChart:
+    """Draw the gaps of the members and the worst of them at each k, and both k* at epsilon."""
+    sizes, means = tables.sizes, _means(tables, method)
     ends = needs[["k", "low", "high"]].astype(float).clip(sizes[0] / 2, 3 * sizes[-1])
     needs = needs[["way"]].assign(gap=epsilon, **ends)
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))
-    y = alt.Y("gap:Q", title="worst gap", scale=alt.Scale(domainMin=0))
-    ways = colour("way", needs["way"], orient="top-right")
-    line = alt.Chart(worst).encode(x, y, tooltip=tips("member:N", "k", "gap"))
+    domain = [min(0, means["gap"].min()), 1.15 * max(means["gap"].max(), epsilon)]
+    y = alt.Y("gap:Q", title="gap to all data", scale=alt.Scale(domain=domain))
+    ways = colour("way", needs["way"], orient="bottom")
+    tip = tips("member:N", "k", "gap")
+    others = alt.Chart(means[means["member"].isin(members)]).encode(x, y, tooltip=tip)
+    line = alt.Chart(_worst(tables, method, members)).encode(x, y, tooltip=tip)
     needs = alt.Chart(needs).encode(y, ways, tooltip=tips("way:N", "k", "low", "high"))
     goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])
     layers = [
-        line.mark_line(color=FAINT, point={"color": FAINT}),
-        line.mark_text(align="left", dx=5, dy=-7).encode(text="member:N"),
+        others.mark_line(color="#BBBBBB", strokeWidth=1).encode(detail="member:N"),
+        line.mark_line(color=FAINT, strokeWidth=2.5, point={"color": FAINT}),
+        line.mark_text(align="left", dx=5, dy=-7).encode(text="label:N"),
         goal.encode(y),
         needs.mark_rule(strokeWidth=3, opacity=0.5).encode(alt.X("low:Q"), alt.X2("high:Q")),
         needs.mark_point(filled=True, size=80, opacity=1).encode(x),
     ]
-    title = alt.Title("Worst member", subtitle="Dashes: ε, which it meets at k*.", fontSize=12)
-    return alt.layer(*layers, width=310, height=150, title=title)
+    title = alt.Title(
+        "The worst member at each k", subtitle="Grey: the others. Dashes: ε.", fontSize=12
+    )
+    return alt.layer(*layers, width=440, height=150, title=title)

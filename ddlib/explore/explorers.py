@@ -35,7 +35,7 @@ def write_pictures(folder: Path) -> None:
     """Write the pictures of the README and of notebook 05 to `folder`."""
     studies = findings()
     kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
-    specs = {f"explore_{name}": kind(studies).picture.spec for name, kind in kinds.items()}
+    specs = {f"explore_{name}": kind(studies).spec for name, kind in kinds.items()}
     specs["gap_against_k"] = gap_against_k(studies[0]).to_dict()
     for name, spec in specs.items():
         png = small(mime_bundle(spec)[0]["image/png"])

@@ -1,5 +1,6 @@
 """The explorer of samples per class: fitted laws, measured gaps, k_sat and distilled images."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -11,7 +12,8 @@ import pandas as pd
 from ddlib.explore import sheets
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.tables import Tables
-from ddlib.figures.style import FORMULAS, INK, STYLES, k_axis, method_colours, panels, scale, tips
+from ddlib.figures import prediction
+from ddlib.figures.style import FORMULAS
 from ddlib.stats import laws, verdicts
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import Fit, Fits
@@ -21,6 +23,11 @@ MEASURES = {"test error": "gap_error", "test cross-entropy": "gap_cross_entropy"
 FIRST = ("random", "dm", "dc")  # methods that are ticked at the start, if a study has them
 GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # by one more sample
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
+FITTED, HIDDEN, SHOWN = BEYOND = ("fitted", "hidden: guess first", "shown, not fitted")
+LOG, FOUR, CHANGE = SHOW = ("log-log axes", "four times the samples", "images minus random's")
+LEGEND = "Lines: fits, dashed where they extrapolate. Squares: predictions. Triangles: k_sat."
+GUESS = f" Guess the gaps beyond IPC, then choose '{SHOWN}'."
+MARKS = ["method", "fit", "mark", "k", "gap", "low", "high"]
 
 
 class IpcExplorer(Explorer):
@@ -37,9 +44,11 @@ class IpcExplorer(Explorer):
             configuration=menu("Trained as"),
             measure=menu("Measure", MEASURES),
             ipc=slider("IPC", IPCS, 10),
+            beyond=menu("Beyond IPC", BEYOND),
             least_gain=slider("Least gain", GAINS, 2e-3),
             methods=Ticks("Methods"),
             fits=Ticks("Fits", FORMULAS.values(), [FORMULAS["inverse_sqrt"]]),
+            show=Ticks("Show", SHOW),
         )
 
     def offer(self, tables: Tables) -> None:
@@ -51,41 +60,50 @@ class IpcExplorer(Explorer):
         first = [name for name in FIRST if name in tables.methods] or tables.methods[:3]
         self.controls["methods"].offer(tables.methods, first)
 
-    def view(self, tables, configuration, measure, ipc, least_gain, methods, fits) -> View:
+    def view(
+        self, tables, configuration, measure, ipc, beyond, least_gain, methods, fits, show
+    ) -> View:
         if not methods:
             raise ValueError("no method is ticked; tick at least one")
-        trials = tables.gaps[tables.gaps["configuration"] == configuration]
-        gaps = trials[trials["method"].isin(methods) & (trials["status"] == "ok")]
-        gaps = gaps[["method", "k", "seed"]].assign(gap=gaps[measure]).dropna()
-        if gaps.empty:
-            raise ValueError(f"every trial of {listed(methods, 'and')} failed")
-        k, rows, chosen, marks = ipc * tables.class_count, [], {}, []
+        study = tables.gaps[tables.gaps["configuration"] == configuration]
+        study = study[study["status"] == "ok"].assign(gap=study[measure])
+        study = study[["method", "k", "seed", "gap"]].dropna()
+        gaps, k = study[study["method"].isin(methods)], ipc * tables.class_count
+        seen = gaps[gaps["k"] <= k] if beyond == HIDDEN else gaps
+        if seen.empty:
+            upto = f" up to IPC {ipc}" if beyond == HIDDEN else ""
+            raise ValueError(f"every trial of {listed(methods, 'and')}{upto} failed")
+        rows, curves, marks = [], [], []
         for method in methods:
-            laws_of_method = _fits(tables, configuration, measure, method, self.draws)
-            chosen[method] = {
-                law: fit for law, fit in laws_of_method.items() if fit.law.formula in fits
-            }
-            at_k = gaps.loc[(gaps["method"] == method) & (gaps["k"] == k), "gap"]
-            measured = f"{at_k.mean():.3f} ± {at_k.std():.3f}" if len(at_k) else "not measured"
-            rows += [{"method": method, "measured gap": measured}] * (not fits)
-            for fit in chosen[method].values():
-                row = {"method": method, "fit": fit.law.formula, "measured gap": measured}
-                if failure := _failure(fit, laws_of_method):
-                    rows.append(row | {"predicted gap": failure})
-                else:
-                    rows.append(row | self._predictions(fit, k, least_gain))
-                    marks += [row | mark for mark in _marks(fit, k, least_gain)]
-        curves = verdicts.curves(chosen, np.geomspace(tables.sizes[0], 2 * tables.sizes[-1], 60))
+            known = math.inf if beyond == FITTED else k
+            fitted = _fits(tables, configuration, measure, method, self.draws, known)
+            means = seen[seen["method"] == method].groupby("k")["gap"].agg(["mean", "std"])
+            row = {"method": method, "measured gap": _measured(means, k)}
+            rows += [row] * (not fits)
+            for fit in (fit for fit in fitted.values() if fit.law.formula in fits):
+                name, failure = {"method": method, "fit": fit.law.formula}, _failure(fit, fitted)
+                curves.append(_curve(fit, 2 * tables.sizes[-1], failure).assign(**name))
+                if failure:
+                    rows.append(name | row | {"predicted gap": failure})
+                    continue
+                rows.append(name | row | self._predictions(fit, k, least_gain))
+                if FOUR in show:
+                    rows[-1] |= {f"at 4k = {4 * k}": _four_times(fit, k, means)}
+                marks += [name | mark for mark in _marks(fit, k, least_gain, FOUR in show)]
+        axes = prediction.axes(study, LOG in show)
+        curves = pd.concat([pd.DataFrame(columns=[*MARKS, "part"]), *curves])
+        chart = prediction.predictions(seen, curves, pd.DataFrame(marks, columns=MARKS), k, axes)
+        images, remark = _images(tables, methods, ipc, CHANGE in show)
         risk = tables.full[tables.full["configuration"] == configuration]
-        images, remark = _images(tables, methods, ipc)
-        chart = _chart(gaps, curves, marks, k, tables.sizes)
+        risk = risk[measure.removeprefix("gap_")].mean()
         return View(
-            alt.vconcat(chart, _sheets(images)) if len(images) else chart,
+            alt.vconcat(chart, images) if images else chart,
             _verdict(marks, ipc, k),
-            f"Dots: seeds. Lines and bands: fits with 95 % intervals. {remark}",
+            f"Dots: seeds. {LEGEND if fits else ''} {remark}",
             pd.DataFrame(rows),
-            f"Risk on all data: {risk[measure.removeprefix('gap_')].mean():.3f}. In brackets: 95 % "
-            "intervals; ±: standard deviation between seeds.",
+            f"Risk on all data: {risk:.3f}. In brackets: 95 % intervals; ±: standard deviation "
+            f"between seeds.{_log_note(seen, axes.bottom) if LOG in show else ''}"
+            f"{GUESS if beyond == HIDDEN else ''}",
         )
 
     def _predictions(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
@@ -99,9 +117,13 @@ class IpcExplorer(Explorer):
 
 
 @cache
-def _fits(tables: Tables, configuration: str, measure: str, method: str, draws: int) -> Fits:
+def _fits(
+    tables: Tables, configuration: str, measure: str, method: str, draws: int, known: float
+) -> Fits:
+    """Fit every law to the gaps at k up to `known`."""
     trials = tables.gaps[tables.gaps["configuration"] == configuration]
-    return laws.fit_all(laws.gap_matrix(trials, method, measure), draws=draws)
+    gaps = laws.gap_matrix(trials, method, measure)
+    return laws.fit_all(gaps.loc[:, gaps.columns <= known], draws=draws)
 
 
 def _failure(fit: Fit, fits: Fits) -> str:
@@ -113,6 +135,32 @@ def _failure(fit: Fit, fits: Fits) -> str:
     return "fails: misses the means" if missed else "" if fit.fitted else fit.reason
 
 
+def _curve(fit: Fit, end: int, failure: str) -> pd.DataFrame:
+    """Return a fitted curve, and up to `end` what it predicts, unless it must not."""
+    if not fit.fitted:
+        return pd.DataFrame()
+    first, last = fit.data.ks[[0, -1]]
+    parts = {"fitted": np.geomspace(first, last, 40)}
+    if not failure:
+        parts["extrapolated"] = np.geomspace(last, end, 20)
+    parts = {part: fit.predict(ks) for part, ks in parts.items()}
+    return pd.concat(parts, names=["part"]).droplevel(1).reset_index()
+
+
+def _measured(means: pd.DataFrame, k: int) -> str:
+    return "{:.3f} ± {:.3f}".format(*means.loc[k]) if k in means.index else "not measured"
+
+
+def _four_times(fit: Fit, k: int, means: pd.DataFrame) -> str:
+    """Say what a fit predicts for 4k; a/√k + c halves the gap above its floor."""
+    text = format(fit.gap(4 * k), ".3f")
+    if fit.law.name == "inverse_sqrt":
+        floor = fit.parameters["c"].estimate
+        above = fit.gap(k).estimate - floor
+        text += f"; above c = {floor:.3f}: {above:.3f} → {above / 2:.3f}"
+    return f"{text}; measured: {_measured(means, 4 * k)}"
+
+
 def _k(find: Callable[[float], Interval], value: float) -> str:
     try:
         return format(find(value), ".0f")
@@ -120,70 +168,51 @@ def _k(find: Callable[[float], Interval], value: float) -> str:
         return f"none: {reason}"
 
 
-def _marks(fit: Fit, k: int, least_gain: float) -> list[dict]:
-    """Return the points to mark on a curve: the prediction at k, and k_sat if it exists."""
-    points = {"predicted": k}
+def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
+    """Return the points to mark on a curve: the predictions at k and 4k, k_sat if it exists."""
+    points = {"prediction": k} | ({"four times": 4 * k} if four else {})
     with suppress(ValueError):  # the table says why
         points["k_sat"] = fit.k_sat(least_gain).estimate
     return [{"mark": name, **fit.predict(k).iloc[0]} for name, k in points.items()]
 
 
 def _verdict(marks: list[dict], ipc: int, k: int) -> str:
-    predicted = [mark for mark in marks if mark["mark"] == "predicted"]
+    predicted = [mark for mark in marks if mark["mark"] == "prediction"]
     if not predicted:
         return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap"
     best = min(predicted, key=lambda mark: mark["gap"])
     gap = Interval(best["gap"], best["low"], best["high"])
-    return f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap:.3f}"
+    name = f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap:.3f}"
+    return name + (f", by {best['fit']}" if len({mark["fit"] for mark in marks}) > 1 else "")
 
 
-def _chart(gaps, curves, marks, k: int, sizes: list[int]) -> alt.LayerChart:
-    names = ["method", "fit", "mark", "k", "gap", "low", "high"]
-    curves = curves.assign(fit=curves["law"].map(FORMULAS))
-    drawn = pd.concat([gaps["gap"], curves["gap"].astype(float)])
-    ends = alt.Scale(domain=[min(0, drawn.min()), 1.05 * drawn.max()], nice=False)
-    x = k_axis(pd.Series([sizes[0], 2 * sizes[-1]]), pd.Series(sizes))
-    y = alt.Y("gap:Q", scale=ends, title="gap to all data")
-    legend, colours = alt.Legend(title=None, symbolOpacity=1), method_colours(gaps["method"])
-    colour = alt.Color("method:N", scale=scale(colours), legend=legend)
-    dashes = {FORMULAS[law]: list(STYLES[law][1]) for law in curves["law"].unique()}
-    dash = alt.StrokeDash("fit:N", scale=scale(dashes), title=None)
-    shapes = scale({"predicted": "square", "k_sat": "triangle-down"})
-    tip = tips("method:N", "fit:N", "mark:N", "k", "gap", "low", "high")
-    lines = alt.Chart(curves).encode(x, colour)
-    seeds = alt.Chart(gaps).mark_point(filled=True, size=26, opacity=0.6)
-    here = alt.Chart(pd.DataFrame({"k": [k]})).mark_rule(color=INK, strokeDash=[4, 3])
-    points = alt.Chart(pd.DataFrame(marks).reindex(columns=names)).mark_point(size=90, clip=True)
-    layers = [
-        lines.mark_area(opacity=0.15, clip=True).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
-        lines.mark_line(clip=True).encode(y, dash, tooltip=tips("method:N", "fit:N", "k", "gap")),
-        seeds.encode(x, y, colour, tooltip=tips("method:N", "k", "seed", "gap")),
-        here.encode(x),
-        points.encode(x, y, colour, alt.Shape("mark:N", scale=shapes, title=None), tooltip=tip),
-    ]
-    return alt.layer(*layers, width=680, height=280)
+def _log_note(gaps: pd.DataFrame, bottom: float) -> str:
+    """Explain log axes, and say how many gaps they cannot show."""
+    note = " On log-log axes a/√k is a straight line; a floor above 0 bends it up, c < 0 down."
+    below, negative = (gaps["gap"] < bottom).sum(), (gaps["gap"] <= 0).sum()
+    if below:
+        note += f" Not drawn: {below} of {len(gaps)} gaps, {negative} of them zero or less."
+    return note
 
 
-def _images(tables: Tables, methods: Sequence[str], ipc: int) -> tuple[pd.DataFrame, str]:
-    """Return the contact sheets at the largest distilled size up to `ipc`, and a remark."""
+def _images(
+    tables: Tables, methods: Sequence[str], ipc: int, change: bool
+) -> tuple[alt.FacetChart | None, str]:
+    """Return the images at the largest distilled size up to `ipc`, and a remark."""
     sizes = sorted({size for method, size in tables.sheets if method in methods})
     near = max((size for size in sizes if size <= ipc), default=min(sizes, default=ipc))
-    rows = [(method, _address(tables, method, near)) for method in methods]
-    images = pd.DataFrame(rows, columns=["method", "url"]).dropna()
-    if images.empty:
-        return images, "This study has no distilled images."
+    start = "random" if change else ""
+    strips = {method: _strip(tables, method, near, start) for method in methods}
+    strips = pd.DataFrame(strips.items(), columns=["method", "url"]).dropna()
+    if strips.empty:
+        return None, f"This study has no {start or 'distilled'} images."
     remark = f"Images: IPC {near}, as none of IPC {ipc} are kept." if near != ipc else ""
-    return images, remark
+    return sheets.strips(strips, min(tables.class_count, sheets.CLASSES)), remark
 
 
 @cache
-def _address(tables: Tables, method: str, ipc: int) -> str | None:
-    png = tables.sheet(method, ipc)
-    return png and sheets.address(png)
-
-
-def _sheets(images: pd.DataFrame) -> alt.FacetChart:
-    size = {"width": 218, "height": 110}
-    sheet = alt.Chart(images, **size).mark_image(smooth=False, **size)
-    sheet = sheet.encode(x=alt.value(109), y=alt.value(55), url="url:N")
-    return panels(sheet, "method", images["method"], columns=3)
+def _strip(tables: Tables, method: str, ipc: int, start: str) -> str | None:
+    picture, before = tables.sheet(method, ipc), tables.sheet(start, ipc)
+    if picture is None or (start and before is None):
+        return None
+    return sheets.strip(picture, min(tables.class_count, sheets.CLASSES), before)

@@ -1,5 +1,6 @@
 """The planner: which method, and how many samples per class, for a gap and a budget?"""
 
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -12,15 +13,20 @@ from ddlib.explore.controls import Explorer, View, menu, slider
 from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables
 from ddlib.figures.style import INK, log_axis, method_colours, scale, tips
+from ddlib.stats import laws, planner, verdicts
 from ddlib.stats import pilot as pilots
-from ddlib.stats import planner
+from ddlib.stats.cells import OUTCOMES
 from ddlib.stats.intervals import LEVEL, Interval, interval
+from ddlib.stats.laws import Fit
 from ddlib.stats.pilot import REACH, Pilot
 from ddlib.stats.planner import Plan
+from ddlib.stats.verdicts import Verdict
 from ddlib.words import coverage as words
 
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
 MOST_IPC = 2000  # samples per class that the axis shows
+WIDTH = 560  # pixels of a panel
+OUTCOME_DASHES = dict(zip(OUTCOMES, ([1, 0], [2, 3], [7, 3]), strict=True))
 
 
 class Planner(Explorer):
@@ -44,19 +50,25 @@ class Planner(Explorer):
         for method in tables.methods:
             try:
                 pilot = read_pilot(tables, method, self.draws)
-                offers.append(_offer(method, pilot, family, epsilon, budget, tables.class_count))
+                offers.append(_offer(tables, method, pilot, family, epsilon, budget))
             except ValueError as reason:
                 refused.append({"method": method, "remark": str(reason)})
         if not offers:
             raise ValueError(f"no method can be planned with ({refused[0]['remark']})")
         offers.sort(key=lambda offer: offer.order)
         first, rows = offers[0], [_row(offer, offers[0], budget) for offer in offers]
+        pilot, why = first.plan.pilot, first.judged.why
+        warning = words.rejected(first.method, first.member, why, first.plan)
+        warning *= first.judged.outcome == "fails"
+        chart = alt.vconcat(
+            _needs(offers, budget), _curves(tables, offers, epsilon, budget, warning)
+        )
         return View(
-            _chart(offers, budget),
+            chart.resolve_scale(color="independent", strokeDash="independent"),
             _verdict(first, budget),
-            "Dots: samples per class that are needed, with 95 % intervals. Dashes: the budget.",
+            words.held(pilot),
             pd.DataFrame(rows + refused),
-            f"{first.method}: {words.plan(first.plan)}",
+            f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}",
         )
 
 
@@ -73,6 +85,9 @@ class Offer(NamedTuple):
     plan: Plan
     gap: Interval
     within: bool  # whether its need is within the budget
+    member: str  # the one whose gap is largest at its need, or at the budget
+    law: Fit  # a/√k + c, fitted to this member
+    judged: Verdict
 
     @property
     def order(self) -> tuple[bool, float]:
@@ -80,21 +95,33 @@ class Offer(NamedTuple):
         return not self.within, (self.plan.ipc if self.within else self.gap).estimate
 
 
-def _offer(method: str, pilot: Pilot, family, epsilon: float, budget: int, classes: int) -> Offer:
+def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon: float, budget: int) -> Offer:
     """Plan with one method; ValueError if its pilot cannot predict for a member."""
     if reason := next(filter(None, map(pilot.refusal, family)), ""):
         raise ValueError(reason)
-    plan = planner.plan(pilot, family, epsilon, classes)
-    k = np.clip(budget * classes, pilot.ks[0], REACH * pilot.ks[-1])
-    worst = pilot.predict(family, [k]).max(axis=0)[:, 0]
+    plan = planner.plan(pilot, family, epsilon, tables.class_count)
+    k = np.clip(budget * tables.class_count, pilot.ks[0], REACH * pilot.ks[-1])
+    gaps = pilot.predict(family, [k])[..., 0]
+    worst, member = gaps.max(axis=0), plan.member or family[np.median(gaps, axis=1).argmax()]
     gap = interval(np.array([np.median(worst), *worst]))
-    return Offer(method, plan, gap, bool(plan.ipc) and plan.ipc.estimate <= budget)
+    within = bool(plan.ipc) and plan.ipc.estimate <= budget
+    return Offer(method, plan, gap, within, member, *_judge(tables, method, member, len(worst)))
+
+
+@cache
+def _judge(tables: Tables, method: str, member: str, draws: int) -> tuple[Fit, Verdict]:
+    """Fit a/√k + c to the gaps of a method under one configuration, and judge it."""
+    trials = tables.gaps[tables.gaps["configuration"] == member]
+    gaps = laws.gap_matrix(trials, method)
+    fits = {law: laws.fit(gaps, law, draws=draws) for law in ("inverse_sqrt", "free_exponent")}
+    return fits["inverse_sqrt"], verdicts.verdict(fits)
 
 
 def _verdict(first: Offer, budget: int) -> str:
     plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
     if first.within:
-        guess = "A guess: take" if plan.doubt and plan.k.estimate > plan.pilot.ks[-1] else "Take"
+        doubtful = plan.doubt or first.judged.outcome == "fails"
+        guess = "A guess: take" if doubtful and plan.k.estimate > plan.pilot.ks[-1] else "Take"
         return f"{guess} {first.method} with {plan.ipc:.0f} samples per class for {goal}"
     nearest = f"{first.method} comes nearest with {first.gap:.3f}"
     return f"No method holds {goal} within {budget} samples per class; {nearest}"
@@ -111,24 +138,69 @@ def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
         "samples per class": format(plan.ipc, ".0f") if plan.ipc else "unknown",
         f"gap at {budget}": format(offer.gap, ".3f"),
         "decided by": plan.member or "",
+        "a/√k + c": offer.judged.outcome,
         "remark": "; ".join(filter(None, remarks)),
     }
 
 
-def _chart(offers: list[Offer], budget: int) -> alt.LayerChart:
+def _needs(offers: list[Offer], budget: int) -> alt.LayerChart:
+    """Draw the samples per class that each method needs, with the budget."""
     methods = [offer.method for offer in offers]
     rows = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
     table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member"])
     ends = ["ipc", "low", "high"]
     table[ends] = table[ends].astype(float).clip(upper=MOST_IPC)
-    x = log_axis(alt.X, "ipc", 0.5, MOST_IPC, "samples per class (log scale)")
-    colours = scale(method_colours(pd.Series(methods)))
     base = alt.Chart(table).encode(
         alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),
-        alt.Color("method:N", scale=colours, legend=None),
+        alt.Color("method:N", scale=scale(method_colours(pd.Series(methods))), legend=None),
         tooltip=tips("method:N", "member:N", "ipc", "low", "high"),
     )
     bars = base.mark_rule(strokeWidth=3, opacity=0.45).encode(alt.X("low:Q"), alt.X2("high:Q"))
-    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x)
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(_ipc_axis().title(None))
+    title = "Samples per class that are needed, with 95 % intervals. Dashes: the budget."
+    size = {"width": WIDTH, "height": 24 * len(methods), "title": alt.Title(title, fontSize=12)}
+    return alt.layer(bars, dots, _budget(budget).encode(alt.X("ipc:Q", title=None)), **size)
+
+
+def _curves(tables: Tables, offers: list[Offer], epsilon, budget, warning: str) -> alt.LayerChart:
+    """Draw the measured gaps of each method's worst member, and a/√k + c fitted to them."""
+    gaps = tables.gaps[tables.gaps["status"] == "ok"]
+    gaps = gaps.groupby(["method", "configuration", "ipc"])["gap_error"].mean()
+    dots, lines = [], [pd.DataFrame(columns=["ipc", "gap", "method", "law"])]
+    ks = np.geomspace(tables.sizes[0], REACH * tables.sizes[-1], 40)
+    for offer in offers:
+        name = {"method": offer.method, "member": offer.member, "law": offer.judged.outcome}
+        measured = gaps[offer.method, offer.member].rename("gap").reset_index()
+        dots.append(measured.assign(**name))
+        if offer.law.fitted:
+            curve = offer.law.predict(ks)
+            lines.append(curve.assign(ipc=curve["k"] / tables.class_count, **name))
+    dots, lines = pd.concat(dots), pd.concat(lines)
+    domain = alt.Scale(domain=[min(0, gaps.min()), 1.05 * gaps.max()], nice=False)
+    y = alt.Y("gap:Q", scale=domain, title="gap to all data")
+    legend = alt.Legend(title="a/√k + c", orient="top-right", symbolSize=600)
+    dash = alt.StrokeDash("law:N", scale=scale(OUTCOME_DASHES), legend=legend)
+    colours = scale(method_colours(pd.Series([offer.method for offer in offers])))
+    colour = alt.Color("method:N", scale=colours, legend=None)
+    tip = tips("method:N", "member:N", "law:N", "ipc", "gap")
+    goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])
+    layers = [
+        alt.Chart(lines).mark_line(clip=True).encode(_ipc_axis(), y, colour, dash, tooltip=tip),
+        alt.Chart(dots)
+        .mark_point(filled=True, size=40, opacity=1)
+        .encode(_ipc_axis(), y, colour, tooltip=tip),
+        goal.encode(y),
+        _budget(budget),
+    ]
+    title = "Measured gaps of the member that decides (dots), and a/√k + c fitted to them"
+    title = alt.Title(title, subtitle=textwrap.wrap(warning, 95), fontSize=12)
+    return alt.layer(*layers, width=WIDTH, height=200, title=title)
+
+
+def _ipc_axis() -> alt.X:
+    return log_axis(alt.X, "ipc", 0.5, MOST_IPC, "samples per class (log scale)")
+
+
+def _budget(budget: int) -> alt.Chart:
     rule = alt.Chart(pd.DataFrame({"ipc": [budget]})).mark_rule(color=INK, strokeDash=[4, 3])
-    return alt.layer(bars, dots, rule.encode(x), width=560, height=24 * len(methods))
+    return rule.encode(_ipc_axis())

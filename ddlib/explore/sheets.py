@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageChops
+
+from ddlib.figures.style import panels
 
 CLASSES, COPIES = 10, 5  # the most columns and rows
 PAPER = 128  # the grey between images
+SHOWN = 48  # pixels of an image on the screen
 SMALL, LARGEST, QUALITY = 32, 10, 50  # of findings: pixels, samples per class, quality of JPEG
 SHEETS = "sheets.parquet"
 
@@ -75,7 +79,22 @@ def _encoded(grid: np.ndarray | None, kind: str, most: int | None = None) -> byt
     return file.getvalue()
 
 
-def address(picture: bytes) -> str:
-    """Return a picture as a data address, for a chart."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+def strip(picture: bytes, columns: int, start: bytes | None = None) -> str:
+    """Return the first image of each class in a sheet as a data address, for a chart.
+
+    start: a sheet to subtract; grey is no difference.
+    """
+    first, *others = (Image.open(BytesIO(sheet)) for sheet in (picture, start) if sheet)
+    for other in others:
+        first = ImageChops.subtract(first, other, offset=PAPER)
+    file = BytesIO()
+    first.crop((0, 0, first.width, first.width // columns)).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def strips(addresses: pd.DataFrame, columns: int) -> alt.FacetChart:
+    """Draw strips of images, one below the other; addresses: columns method, url."""
+    size = {"width": SHOWN * columns, "height": SHOWN}
+    image = alt.Chart(addresses, **size).mark_image(smooth=False, **size)
+    image = image.encode(x=alt.value(size["width"] / 2), y=alt.value(SHOWN / 2), url="url:N")
+    return panels(image, "method", addresses["method"], columns=1).properties(spacing=4)

@@ -14,7 +14,9 @@ GAP_TITLE = "gap in error"  # balanced, if the study's measure is
 SHAPES = ("circle", "square", "diamond", "cross")
 ROLES = {"centre of a ball": style.COLOURS[1], "covered": style.COLOURS[0]}
 ROLES["not in the family"] = "white"
-K_STAR_SHAPES = {"measured": "circle", "above": "triangle-up", "below": "triangle-down"}
+SERIES_SHAPES = (*SHAPES, "triangle-right", "triangle-left", "arrow")
+MAP, HEIGHTS = 340, (-13, 14, -25, 26, -37, 38)  # pixels: width of a map, from dots to names
+DASHES = ([1, 0], [5, 2], [1, 2])  # the next where all colours are taken
 
 
 def gaps_by_configuration(gaps: pd.DataFrame) -> alt.FacetChart:
@@ -28,7 +30,7 @@ def gaps_by_configuration(gaps: pd.DataFrame) -> alt.FacetChart:
     table = means.assign(worst=means["gap_error"] == largest)
     names = means["configuration"].unique()
     colour = style.colour("configuration", names, symbolType="stroke", symbolStrokeWidth=2)
-    dashes = {name: [5, 2] if i >= len(style.COLOURS) else [1, 0] for i, name in enumerate(names)}
+    dashes = {name: DASHES[i // len(style.MANY_COLOURS) % 3] for i, name in enumerate(names)}
     dash = alt.StrokeDash("configuration:N", scale=style.scale(dashes), title=None)
     y = alt.Y("gap_error:Q", title=GAP_TITLE)
     base = alt.Chart().encode(style.k_axis(means["k"], means["k"]), y)
@@ -55,26 +57,29 @@ def configuration_map(points: pd.DataFrame, share: float, radius: float) -> alt.
     """
     return style.figure(
         cover_map(points, radius).properties(width=560, height=560),
-        f"{points['centre'].nunique()} balls of radius {radius:.2g} cover {len(points)} "
-        "configurations",
+        covered(points["centre"].nunique(), f"{radius:.2g}", len(points)),
         f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide or "
         "too narrow. A line joins each member to its centre.",
     )
+
+
+def covered(balls: int, radius: str, members: int) -> str:
+    """Say how many balls of a radius cover how many configurations."""
+    cover = "ball of radius {} covers" if balls == 1 else "balls of radius {} cover"
+    return f"{balls} {cover.format(radius)} {members} configuration{'s' * (members > 1)}"
 
 
 def cover_map(points: pd.DataFrame, radius: float) -> alt.LayerChart:
     """Draw configurations, the balls of a cover, and lines from members to their centres.
 
     points: index configuration, columns x, y, centre (of the ball that holds it; missing outside
-    the family). Names of neighbours are at different heights, so that they do not overlap.
+    the family). A name that would overlap others at all HEIGHTS is hidden; its tooltip has it.
     """
-    centre, covered, outside = ROLES
+    centre, member, outside = ROLES
     table = points.rename_axis("configuration").reset_index()
     central, inside = table["configuration"].isin(table["centre"]), table["centre"].notna()
-    height = table["x"].rank(method="first").astype(int) % 4
-    table = table.assign(
-        role=np.select([central, inside], [centre, covered], outside), height=height
-    )
+    table = table.assign(role=np.select([central, inside], [centre, member], outside))
+    table["order"] = table["role"].map(list(ROLES).index)
     centres = table.loc[central, ["configuration", "x", "y"]].rename(
         columns={"configuration": "ball"}
     )
@@ -85,6 +90,8 @@ def cover_map(points: pd.DataFrame, radius: float) -> alt.LayerChart:
     balls = balls.assign(x=balls["x"] + radius * balls["dx"], y=balls["y"] + radius * balls["dy"])
 
     reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
+    table = table.sort_values("order", kind="stable", ignore_index=True)
+    table["height"] = _name_heights(table, reach)
     looks = {"axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
     looks["scale"] = alt.Scale(domain=[-reach, reach], nice=False)
     x, y = alt.X("x:Q", **looks), alt.Y("y:Q", **looks)
@@ -94,13 +101,33 @@ def cover_map(points: pd.DataFrame, radius: float) -> alt.LayerChart:
     spoke = alt.Chart(spokes[["x", "y", "x2", "y2"]]).mark_rule(color=ROLES[centre], opacity=0.5)
     named = alt.Chart(table).encode(x, y, tooltip=style.tips("configuration:N", "role:N"))
     dots = named.mark_point(size=100, filled=True, stroke=style.INK, strokeWidth=1, opacity=1)
-    names = named.mark_text(color=style.INK, dy=alt.expr("[-13, 14, -25, 26][datum.height]"))
+    names = named.transform_filter("isValid(datum.height)")
+    names = names.mark_text(color=style.INK, dy=alt.expr("datum.height"))
     return alt.layer(
         ball,
         spoke.encode(x, y, alt.X2("x2:Q"), alt.Y2("y2:Q")),
         dots.encode(fill),
         names.encode(text="configuration:N"),
     )
+
+
+def _name_heights(table: pd.DataFrame, reach: float) -> list[float]:
+    """Return pixels from each point to its name, of HEIGHTS; NaN where none is free.
+
+    Rows that come first choose first. Letters and pixels are those of a map MAP wide.
+    """
+    taken, heights = [], []
+    pixels = table[["x", "y"]].to_numpy() * (1, -1) * MAP / (2 * reach)
+    for name, (x, y) in zip(table["configuration"], pixels, strict=True):
+        half = 3 * len(name)
+        free = [
+            height
+            for height in HEIGHTS
+            if all(abs(x - a) > half + w or abs(y + height - b) > 11 for a, b, w in taken)
+        ]
+        heights.append(free[0] if free else np.nan)
+        taken += [(x, y + height, half) for height in free[:1]]
+    return heights
 
 
 def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -> alt.LayerChart:
@@ -118,13 +145,22 @@ def h_cov_against_radius(curves: pd.DataFrame, floor: float, radii: pd.Series) -
 
 
 def h_cov_steps(
-    curves: pd.DataFrame, floor: float, radii: Sequence[float], end: float, rule: str
+    curves: pd.DataFrame,
+    floor: float,
+    radii: Sequence[float],
+    end: float,
+    rule: str,
+    most: float | None = None,
 ) -> alt.LayerChart:
-    """Draw H_cov(r) of families up to the radius `end`; rule: the colour of lines at `radii`."""
+    """Draw H_cov(r) of families up to the radius `end`.
+
+    rule: the colour of lines at `radii`; most: the end of the axis of H_cov, default its largest.
+    """
     last = curves.groupby("family", sort=False).tail(1).assign(radius=end)
     names = curves["family"].unique()
     x = alt.X("radius:Q", scale=alt.Scale(domain=[0, end], nice=False), title="radius r")
-    y = alt.Y("h_cov:Q", title="H_cov(r) = ln N(r), nats")
+    scale = alt.Scale(domainMax=most or alt.Undefined)
+    y = alt.Y("h_cov:Q", scale=scale, title="H_cov(r) = ln N(r), nats")
     colour = style.colour("family", names)
     colour = colour if len(names) > 1 else colour.legend(None)
     tooltip = style.tips("family:N", "radius", "h_cov")
@@ -144,58 +180,107 @@ def k_star_against(
     """Draw k* of each family against each predictor (columns), at each epsilon (rows).
 
     k_stars: the table of `ddlib.stats.families.k_star`; predictors: {column of measures: axis
-    title}; groups: family -> its series or group. A triangle marks a k* beyond the measured sizes,
-    a dash the raw k*, a hollow mark a family that lost seeds or sizes. A line is the least-squares
-    fit of ln k*, whose R² the sentences give, if FEWEST families have a measured k*. The subtitle
+    title}; groups: family -> its series or group. For the marks see `k_star_marks`. The subtitle
     names families without k*.
     """
-    named = measures[[*predictors]].rename(columns=predictors).rename_axis("family").reset_index()
     unknown = k_stars[k_stars["k_star"].isna()]
     lost = [f"{row.family} (ε = {row.epsilon:g})" for row in unknown.itertuples()]
-    table = k_stars.dropna(subset="k_star").merge(named.melt("family", var_name="predictor"))
-    table = table.assign(
-        group=table["family"].map(groups),
-        place=table["censored"].str.partition(" ")[0].replace("", "measured"),
-        low=table["low"].clip(lower=table[["k_star", "raw"]].min(axis=None)),
-        high=table["high"].clip(upper=table[["k_star", "raw"]].max(axis=None)),
-        whole=1.0 * (table[["missing_seeds", "missing_sizes"]].sum(axis=1) == 0),
-        panel="ε = " + table["epsilon"].map("{:g}".format) + ": k* against " + table["predictor"],
-    )
-    table["fitted"] = np.nan
-    for _, rows in table.groupby("panel"):
-        if (rows["censored"] == "").sum() >= FEWEST and rows["value"].nunique() > 1:
-            line = np.polynomial.Polynomial.fit(rows["value"], np.log(rows["k_star"]), 1)
-            table.loc[rows.index, "fitted"] = np.exp(line(rows["value"]))
-    colour = style.colour("group", table["group"].unique())
-    fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds"]
-    scale, title = alt.Scale(type="log", nice=False, padding=8), "k* (log scale)"
-    y = {
-        name: alt.Y(f"{name}:Q", scale=scale, title=title)
-        for name in ("low", "raw", "k_star", "fitted")
+    panels = {
+        f"ε = {epsilon:g}: k* against {title}": k_star_rows(rows, measures[name], groups)
+        for epsilon, rows in k_stars.groupby("epsilon", sort=False)
+        for name, title in predictors.items()
     }
-    x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False, padding=12))
-    base = alt.Chart().encode(x, colour)
-    base = base.encode(tooltip=style.tips(*fields, "missing_seeds", "missing_sizes"))
-    raw = base.mark_tick(orient="horizontal", size=14, thickness=1.5)
-    layers = [
-        alt.Chart().mark_line(color=style.INK, strokeDash=[4, 3]).encode(x, y["fitted"]),
-        base.mark_rule(opacity=0.5).encode(y["low"], alt.Y2("high")),
-        raw.encode(y["raw"]),
-        base.mark_point(size=70, opacity=1).encode(
-            y["k_star"],
-            alt.Shape("place:N", scale=style.scale(K_STAR_SHAPES), title=None),
-            alt.Fill("group:N", scale=colour["scale"], legend=None),
-            alt.FillOpacity("whole:Q", scale=None, legend=None),
-        ),
-    ]
-    chart = alt.layer(*layers, data=table, width=230, height=230)
-    chart = style.panels(chart, "panel", table["panel"].unique(), columns=len(predictors))
+    table = pd.concat(panels, names=["panel"]).reset_index("panel")
+    x = alt.X("at:Q", title=None, scale=alt.Scale(zero=False, nice=False, padding=20))
+    ends = table[["low", "k_star", "raw", "high"]]
+    y = k_star_axis(ends.min(axis=None), ends.max(axis=None))
+    width = min(style.WIDTH // len(predictors) - 40, 340)
+    chart = k_star_marks(table, x, y).properties(width=width, height=260)
+    chart = style.panels(chart, "panel", panels, columns=len(predictors))
     return style.figure(
         chart.resolve_scale(x="independent"),
         "Does H_cov say how many samples a family needs?",
-        "One mark a family, with the 95 % interval over seeds; dash: from the raw worst gap.",
-        "Dashes: line of ln k*. Triangle: beyond the measured sizes. Hollow: lost seeds or sizes.",
+        "One mark a family, with the number in its name and the 95 % interval over seeds.",
+        "Line: of ln k*. Short dash: from the raw worst gap. Triangle: beyond the measured sizes.",
+        "Hollow: lost seeds or sizes. Series with equal values stand side by side.",
         *[f"No k* for missing trials: {', '.join(lost)}."] * bool(lost),
+    )
+
+
+def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) -> pd.DataFrame:
+    """Tabulate the families that have a k* at one epsilon, for `k_star_marks`.
+
+    measure: family -> its H_cov or a rival. Adds to the columns of k_stars: value (the measure), at
+    (the same, but series with equal values are moved apart), group, label (numbers in the names of
+    the families at this mark), whole (1, or 0 where seeds or sizes are missing), fitted
+    (least-squares line of ln k*, whose R² the sentences give; NaN where fewer than FEWEST families
+    have a k* inside the sizes). Infinite ends of intervals are cut.
+    """
+    table = k_stars.dropna(subset="k_star")
+    family, k = table["family"], table[["k_star", "raw"]]
+    table = table.assign(
+        value=family.map(measure),
+        group=family.map(groups),
+        label=family.str.extract(r"(\d+)$", expand=False).fillna(family),
+        low=table["low"].clip(lower=k.min(axis=None)),
+        high=table["high"].clip(upper=k.max(axis=None)),
+        whole=1.0 * (table[["missing_seeds", "missing_sizes"]].sum(axis=1) == 0),
+        fitted=np.nan,
+    )
+    place, tied = pd.factorize(table["group"])[0], table["value"].duplicated(keep=False)
+    step = 0.02 * table["value"].agg(np.ptp) * tied
+    table["at"] = table["value"] + step * (place - place.mean())
+    alike = [table["group"], table["value"], table["k_star"].round(6)]
+    table["label"] = table.groupby(alike)["label"].transform(", ".join)
+    if (table["censored"] == "").sum() >= FEWEST and table["value"].nunique() > 1:
+        line = np.polynomial.Polynomial.fit(table["value"], np.log(table["k_star"]), 1)
+        table["fitted"] = np.exp(line(table["value"]))
+    return table
+
+
+def k_star_axis(least: float, most: float) -> alt.Y:
+    """Return the log axis of k* between two sizes, with room for marks."""
+    return style.log_axis(alt.Y, "k_star", least / 1.5, most * 1.5, "k* (log scale)")
+
+
+def k_star_marks(table: pd.DataFrame, x: alt.X, y: alt.Y, **legend: object) -> alt.LayerChart:
+    """Draw k* of families against a measure; table: rows of `k_star_rows`.
+
+    A triangle marks a k* beyond the measured sizes, a short dash the raw k*, a hollow mark a family
+    that lost seeds or sizes. x: the encoding of `at`; y: a `k_star_axis`.
+    """
+    groups = list(table["group"].unique())
+    colour = style.colour("group", groups, **legend)
+    shapes = style.scale(dict(zip(groups, SERIES_SHAPES * len(groups), strict=False)))
+    shape = alt.Shape("group:N", scale=shapes, sort=groups, legend=colour["legend"])
+    fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "value"]
+    tooltip = style.tips(*fields, "missing_seeds", "missing_sizes")
+    beyond = [
+        alt.Chart()
+        .transform_filter(f"indexof(datum.censored, '{side}') == 0")
+        .mark_point(shape=f"triangle-{way}", filled=True, size=40, opacity=1, yOffset=offset)
+        .encode(y)
+        for side, way, offset in (("above", "up", -10), ("below", "down", 10))
+    ]
+    line = alt.Chart().mark_line(color=style.INK, strokeDash=[4, 3], clip=True)
+    marks = [
+        alt.Chart().mark_rule(opacity=0.4).encode(alt.Y("low:Q"), alt.Y2("high")),
+        alt.Chart().mark_tick(orient="horizontal", size=14, thickness=1.5).encode(alt.Y("raw:Q")),
+        alt.Chart()
+        .mark_point(size=70, opacity=1)
+        .encode(
+            y,
+            shape,
+            alt.Fill("group:N", scale=colour["scale"], legend=None),
+            alt.FillOpacity("whole:Q", scale=None, legend=None),
+        ),
+        *beyond,
+        alt.Chart().mark_text(align="left", dx=7, dy=5, fontSize=9).encode(y, text="label:N"),
+    ]
+    return alt.layer(
+        line.encode(alt.X("value:Q"), alt.Y("fitted:Q")),
+        alt.layer(*marks).encode(x, colour, tooltip=tooltip),
+        data=table,
     )
 
 

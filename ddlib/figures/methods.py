@@ -77,21 +77,21 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
     )
 
 
-def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
-    """Draw accuracy against seconds of distillation and one training, with the Pareto front.
+def accuracy_against_seconds(costs: pd.DataFrame) -> alt.FacetChart:
+    """Draw accuracy against all seconds that a set costs, with the front, one panel a label regime.
 
-    costs: columns method, k, accuracy, distil_seconds, train_seconds, seconds, front. Lines join
-    the sizes of a method; marks grow with k.
+    costs: the table `cost_table` of `ddlib.stats.scores`, of all regimes, with a column labels.
+    Lines join the sizes of a method; marks grow with k.
     """
     table, y = _with_errors(costs.dropna(subset="seconds"))
     ends = table["seconds"].min() / 1.3, table["seconds"].max() * 1.3
-    words = "seconds of one core for distillation and one training (log scale)"
-    x = style.log_axis(alt.X, "seconds", *ends, words)
+    x = style.log_axis(alt.X, "seconds", *ends, "seconds of one core in all (log scale)")
     colour, shape = method_marks(costs["method"])
     area = alt.Scale(type="log", range=[25, 160])
     size = alt.Size("k:Q", scale=area, legend=alt.Legend(values=sorted(table["k"].unique())))
-    tips = style.tips("method:N", "k", "accuracy", "distil_seconds", "train_seconds", "seconds")
-    base = alt.Chart(table).encode(x, y)
+    spent = [name for name in costs if name.endswith("seconds")]
+    tips = style.tips("method:N", "k", "accuracy", *spent)
+    base = alt.Chart().encode(x, y)
     front = base.transform_filter("datum.front")
     dots = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=0.6)
     layers = [
@@ -99,11 +99,17 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.LayerChart:
         base.mark_line(strokeWidth=1, opacity=0.5).encode(colour, order="k:Q"),
         dots.encode(colour, shape, size, tooltip=tips),
     ]
+    names = list(costs["labels"].unique())
+    chart = alt.layer(*layers, data=table, width=style.WIDTH // len(names) - 20, height=360)
+    searched = ", ".join(costs.dropna(subset="search_seconds")["method"].unique())
+    places = costs.assign(method=costs["method"] + " (" + costs["labels"] + " labels)")
     return style.figure(
-        alt.layer(*layers, width=style.WIDTH, height=420).add_params(style.zoom()),
-        "Which method gives most per second? Accuracy against the time taken",
-        "Dotted: the front (no faster point is more accurate). Lines join the sizes of a method.",
-        f"Accuracy is spaced by the logarithm of the error. {_missing(costs, 'seconds')}",
+        style.panels(chart, "labels", names, len(names), "labels: "),
+        "Which method gives most per second? Accuracy against all seconds that a set costs",
+        f"Search for settings ({searched or 'not counted'}), preparation, teacher, distillation, "
+        "and one training on the set.",
+        "Dotted: the front (no cheaper set is more accurate). Lines join the sizes of a method.",
+        f"Accuracy is spaced by the logarithm of the error. {_missing(places, 'seconds')}",
     )
 
 

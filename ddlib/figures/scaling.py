@@ -19,7 +19,7 @@ def gap_against_k(
     (of the law), floor, low, high; measure_title: the gap and its unit. A gap that the log axis
     cannot show is a triangle at its lower edge, and the panel's heading counts these.
     """
-    x, y, bottom, top = _log_axes(gaps, curves, measure_title)
+    x, y, bottom, top = log_axes(gaps, curves, measure_title)
     colours = style.method_colours(gaps["method"])
     ends = curves[["low", "high"]].astype(float).clip(bottom / 10, top * 10)
     curves = curves.assign(**ends, kind="curve")[curves["high"] > 0]
@@ -70,7 +70,7 @@ def rivals(
     gaps: columns method, k, seed, gap; curves: method, law, k, gap; summary: method, law,
     delta_aic, loo_error, r2, r2_null, identifiable (numbers may be missing).
     """
-    x, y, *_ = _log_axes(gaps, curves, measure_title)
+    x, y, *_ = log_axes(gaps, curves, measure_title)
     colours, dashes = (
         style.scale({style.FORMULAS[law]: looks[i] for law, looks in style.STYLES.items()})
         for i in (0, 1)
@@ -124,7 +124,7 @@ def _evidence(summary: pd.DataFrame, colours: alt.Scale) -> alt.LayerChart:
     return alt.layer(good, dots, text, data=table, width=240, height=170)
 
 
-def _log_axes(
+def log_axes(
     gaps: pd.DataFrame, curves: pd.DataFrame, measure_title: str
 ) -> tuple[alt.X, alt.Y, float, float]:
     """Return the axes of k and gap, and the ends of the gap axis, which may omit gaps near zero."""

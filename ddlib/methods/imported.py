@@ -15,7 +15,7 @@ from ddlib.data.base import DataSet
 from ddlib.data.folders import read_classes
 from ddlib.data.normalise import Whitening
 from ddlib.data.sources import DATASETS
-from ddlib.distilled import DistilledSet
+from ddlib.distilled import DistilledSet, check_set
 from ddlib.files import from_root
 from ddlib.methods.common import TINY, check_factor, finished
 from ddlib.networks.layers import Network
@@ -113,7 +113,7 @@ def check(parameters: ImportedSet, dataset: DataSet, network: Network, ipcs: Seq
     """Raise ValueError or FileNotFoundError unless there is a fitting set of every size."""
     check_factor(parameters, dataset, network, ipcs)
     for ipc in ipcs:
-        distil(dataset, None, ipc, 0, parameters)
+        check_set(distil(dataset, None, ipc, 0, parameters), dataset, "imported", ipc, 0)
 
 
 def read_content(

@@ -26,7 +26,8 @@ from ddlib.parameters import check_names, read_file
 from ddlib.publish.execute import check, execute, notebooks, read_source, run_name, sentence
 from ddlib.publish.page import rewrite_pages
 from ddlib.study import cluster
-from ddlib.study.settings import Exploration, Settings, read_parameters
+from ddlib.study.exploration import Exploration
+from ddlib.study.settings import Settings, read_parameters
 
 
 @dataclass

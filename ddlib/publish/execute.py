@@ -23,18 +23,13 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from ddlib.files import check_writable, explained, from_root, write_atomically
-from ddlib.parameters import Parameters, read_file, read_yaml
+from ddlib.parameters import Parameters, assigned, read_file, read_yaml
 from ddlib.publish.page import code_cells, read_notebook, write_page
+from ddlib.study.exploration import Exploration
 from ddlib.study.forecast import forecast
 from ddlib.study.plan import Plan, make_plan
 from ddlib.study.run import counts
-from ddlib.study.settings import (
-    Exploration,
-    Settings,
-    assigned,
-    check_coverage,
-    read_parameters,
-)
+from ddlib.study.settings import Settings, check_coverage, read_parameters
 
 
 class QuietKernels(AsyncKernelManager):

@@ -125,13 +125,13 @@ class Pilot:
         return low[new], high[new], measured[new]
 
     @cached_property
-    def left_out(self) -> tuple[int, int]:
-        """Count the intervals that held a left-out gap, and all intervals.
+    def left_out(self) -> tuple[int, int, float]:
+        """Count the intervals that held a left-out gap, and all; and return their median width.
 
         Each configuration is left out in turn, then the largest size. Only what the planner would
         have answered counts.
         """
-        rows, inside = np.arange(len(self.names)), []
+        rows, inside, widths = np.arange(len(self.names)), [], []
         tests = [(self._part(rows != i, slice(None)), [name]) for i, name in enumerate(self.names)]
         if len(self.ks) > SIZES:
             shorter = self._part(~np.isnan(self.means).any(axis=1), slice(-1))
@@ -140,7 +140,8 @@ class Pilot:
             if names and not any(map(part.refusal, names)):
                 low, high, measured = part.answers(names, self)
                 inside += list((low <= measured) & (measured <= high))
-        return int(np.sum(inside)), len(inside)
+                widths += list(high - low)
+        return int(np.sum(inside)), len(inside), float(np.median(widths)) if widths else np.nan
 
     def _part(self, rows: np.ndarray, columns: slice) -> "Pilot":
         names, gaps = list(np.array(self.names)[rows]), self.gaps[rows][:, :, columns]

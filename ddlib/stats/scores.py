@@ -1,32 +1,68 @@
-"""What methods cost and gain, and DD-Ranking's scores: from the tables of `compare`."""
+"""What sets cost, where a cheaper control is level, and DD-Ranking's scores: from `compare`."""
 
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE
+from ddlib.stats.compare import BASELINE, CONTROLS, paired
+
+SPENT = ("search_seconds", "prepare_seconds", "teacher_seconds", "distil_seconds")
 
 
 def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate what each method and k costs and gains: means over seeds, in seconds of one core.
+    """Tabulate what a set costs who wants that set alone: means over seeds, in seconds of one core.
 
-    costs, trials: the study's; table: see `accuracies`. Columns: method, ipc, k, accuracy,
-    distil_seconds (an equal share of the call that made the set, and all that its method makes once
-    for many sets), train_seconds (of one network, test included; the mean over the methods, as all
-    train it for the same steps), seconds (both), gain (accuracy over BASELINE at the same k),
-    gain_per_second (of distillation; NaN for BASELINE), front (see `front`).
+    costs, trials: the study's, of one configuration; table: see `accuracies`. Columns: method, ipc,
+    k, accuracy, search_seconds (NaN if not counted), prepare_seconds (all that the method makes
+    once), teacher_seconds (of soft labels), distil_seconds (see `whole_call`; NaN for a set from a
+    file), train_seconds (of one network, test included; the mean over the methods, as all train it
+    for the same steps), seconds (their sum; NaN if one besides the search is), front (see `front`).
     """
-    names = ["prepare_seconds", "distil_seconds", "evaluate_seconds"]
-    costs = costs.reindex(columns=["method", "ipc", *names]).astype(dict.fromkeys(names, float))
-    costs["distil_seconds"] += costs["prepare_seconds"]
+    names = [*SPENT, "evaluate_seconds"]
+    costs = costs.reindex(columns=["method", "ipc", "seed", *names])
+    costs = costs.astype(dict.fromkeys(names, float))
+    imported = trials.loc[trials.get("base", trials["method"]) == "imported", "method"]
+    made_here = ~costs["method"].isin(imported)
+    costs["distil_seconds"] = whole_call(costs).where(made_here)
     train = costs.groupby("ipc")["evaluate_seconds"].mean() / (trials["evaluation"].max() + 1)
-    distil = costs.groupby(["method", "ipc"], as_index=False)["distil_seconds"].mean()
-    spent = table[["method", "ipc", "k", "accuracy"]].merge(distil, how="left")
+    means = costs.groupby(["method", "ipc"], as_index=False)[[*SPENT]].mean()
+    spent = table[["method", "ipc", "k", "accuracy"]].merge(means, how="left")
     spent["train_seconds"] = spent["ipc"].map(train).astype(float)
-    spent["seconds"] = spent["distil_seconds"] + spent["train_seconds"]
-    spent["gain"] = _over_baseline(spent)
-    rate = spent["gain"] / spent["distil_seconds"]
-    spent["gain_per_second"] = rate.where(spent["method"] != BASELINE)
+    counted = spent[[*SPENT, "train_seconds"]].fillna({"search_seconds": 0.0})
+    spent["seconds"] = counted.sum(axis=1, skipna=False)
     return spent.assign(front=front(spent["seconds"], spent["accuracy"]))
+
+
+def whole_call(costs: pd.DataFrame) -> pd.Series:
+    """Return the seconds of the call that made each set, other sizes of that call included.
+
+    costs: the study's, of one configuration. Sets of one call have equal distil_seconds, as these
+    are equal shares. For a set alone, the whole call is an upper bound, and a share too little.
+    """
+    same_call = costs.groupby(["method", "seed", "distil_seconds"])
+    return same_call["distil_seconds"].transform("sum")
+
+
+def against_controls(trials: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Compare each method with each control (CONTROLS and their variants) at each k.
+
+    trials: of one label regime; costs: its `cost_table`. Columns: k, method, control, difference
+    (method minus control), p_holm (see `paired`), outcome of the control: "level" (it costs less,
+    and is not significantly worse), "worse" (it costs less), or "untested" (it does not, or its
+    seconds or the method's are unknown, or there is no test).
+    """
+    base = trials.get("base", trials["method"])
+    controls = trials.loc[base.isin(CONTROLS), "method"].unique()
+    pairs, swapped = paired(trials), {"first": "second", "second": "first"}
+    mirrored = pairs.rename(columns=swapped).assign(difference=-pairs["difference"])
+    table = pd.concat([pairs, mirrored]).rename(columns={"first": "method", "second": "control"})
+    table = table[~table["method"].isin(controls) & table["control"].isin(controls)]
+    seconds = costs[["method", "k", "seconds"]]
+    less = seconds.rename(columns={"method": "control", "seconds": "less"})
+    table = table.merge(seconds, how="left").merge(less, how="left")
+    tested = (table["less"] < table["seconds"]) & (table["reason"] == "")
+    worse = table["survives"].astype(bool) & (table["difference"] > 0)
+    table["outcome"] = np.select([~tested, worse], ["untested", "worse"], "level")
+    return table[["k", "method", "control", "difference", "p_holm", "outcome"]]
 
 
 def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:

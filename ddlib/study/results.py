@@ -16,6 +16,7 @@ from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.methods.generators import unet
+from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
 from ddlib.study.settings import SAME_STEPS
@@ -47,7 +48,8 @@ class Result:
     passes ended the training.
     costs: seconds of one core for every trial, and the file of its set. distil_seconds are an equal
     share of the call that made the set; prepare_seconds are the sum of the files that the method
-    made once for all sizes and seeds.
+    made once for all sizes and seeds; teacher_seconds are 0 without a teacher; search_seconds are
+    those of the settings, NaN where they name none.
     teachers: the scores of the teacher of each configuration with soft labels, columns TEACHERS.
     """
 
@@ -246,11 +248,16 @@ def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFr
         method: sum(read_seconds(path) or math.nan for _, path in plan.preparations(method))
         for method in plan.methods
     }
+    teachers = {name: plan.teacher_path(name) for name in plan.configurations}
+    taught = {n: (read_seconds(path) or math.nan) if path else 0.0 for n, path in teachers.items()}
+    search = plan.settings.search_seconds
     rows = [
         {
             **{"configuration": trial.configuration, "method": trial.method},
             **{"ipc": trial.ipc, "seed": trial.seed, "set": trial.set_path.name},
+            "search_seconds": at_ipc(search.get(trial.method, math.nan), trial.ipc),
             "prepare_seconds": prepared[trial.method],
+            "teacher_seconds": taught[trial.configuration],
             "distil_seconds": read_seconds(trial.set_path),
             "evaluate_seconds": record["seconds"],
         }

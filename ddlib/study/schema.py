@@ -16,7 +16,8 @@ from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import options_of
-from ddlib.study.settings import Exploration, Settings
+from ddlib.study.exploration import Exploration
+from ddlib.study.settings import Settings
 
 PATH = "parameters/schema.json"
 Schema = dict[str, Any]

@@ -1,6 +1,5 @@
 """The parameters of a study. A YAML file is read and checked once, before anything runs."""
 
-import ast
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -27,8 +26,9 @@ from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.parameters import Parameters, Text, check_names
+from ddlib.parameters import ByIpc, Parameters, Text, check_names, of_notebook
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
+from ddlib.study.exploration import Exploration
 from ddlib.study.extensions import read_extensions
 from ddlib.training.recipe import Converged, Recipe
 from ddlib.training.targets import Labels
@@ -121,6 +121,9 @@ class Settings(Parameters):
     measure: the accuracy whose gaps are measured; by default "balanced", over classes, where these
         differ in size (see `Plan.measure`).
     methods: {name: parameters}, see `read_methods`.
+    search_seconds: {method: {ipc: seconds}} of one core that the search for the method's settings
+        took, as `ddlib.study.tune` writes them; interpolated between sizes. Notebook 02 counts
+        them.
     k: sizes, in samples of all classes together.
     results: the folder to write.
     configurations: {name: changes of network and training}; every set is evaluated under each of
@@ -153,6 +156,7 @@ class Settings(Parameters):
     labels: Labels = Labels()
     measure: Literal[*MEASURES] | None = None
     methods: Annotated[dict[str, tuple[str, Parameters]], PlainValidator(read_methods)]
+    search_seconds: dict[Name, ByIpc[NonNegativeFloat]] = {}
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
     configurations: dict[str, Configuration] = {}
@@ -190,6 +194,12 @@ class Settings(Parameters):
             "families": read_families(families, names) if families not in (None, {}) else {},
         }
         return table | written
+
+    @field_validator("search_seconds")
+    @classmethod
+    def _of_methods(cls, seconds: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        check_names(seconds, others.data.get("methods", seconds), "method of this study")
+        return seconds
 
     @field_validator("configurations", mode="plain")
     @classmethod
@@ -229,38 +239,9 @@ class Settings(Parameters):
         return list(dict.fromkeys([self.reference, SAME_STEPS]))
 
 
-class Exploration(Parameters):
-    """The parameters of notebooks 05 and 06.
-
-    studies: results folders of the studies to read, from the project's root (empty: the findings
-    that come with the library); results: the folder for the executed notebook; draws, floor_share:
-    as in `Settings`.
-    """
-
-    studies: list[Text] = Field(examples=[["results/methods/quick"]])
-    results: Text = Field(examples=["results/mine"])
-    draws: PositiveInt = 200
-    floor_share: PositiveFloat = 0.1
-
-
-def assigned(source: str) -> set[str]:
-    """Return the names that a cell assigns."""
-    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
-    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-
-
-def notebook_parameters(
-    namespace: Mapping[str, Any], kind: type[Parameters] = Settings
-) -> dict[str, Any]:
-    """Return the parameters of a running notebook: its own cell's, changed by papermill's cell.
-
-    namespace: `globals()` of the notebook; kind: the class of its parameters. The result also holds
-    unknown names of the last parameters cell, so that the caller can refuse them (papermill only
-    logs a warning).
-    """
-    cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    names = assigned(cells[-1] if cells else "") | set(kind.model_fields) & set(namespace)
-    return {name: namespace[name] for name in sorted(names)}
+def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a study's running notebook; see `of_notebook`."""
+    return of_notebook(namespace, Settings)
 
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:

@@ -22,6 +22,7 @@ from ddlib.files import from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.methods.common import Matching
 from ddlib.parameters import Parameters, at_ipc, read_file
+from ddlib.stats.scores import whole_call
 from ddlib.study.results import Result
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
@@ -67,9 +68,10 @@ def search(
     held_out: samples per class to test on, by default those that `data` holds out, or else a fifth
     of the smallest class, at most HELD_OUT. Columns: method, ipc, number, factor, value, accuracy
     (balanced if that is the study's measure; on held-out samples, the mean over seeds; NaN if a
-    seed failed), standard_error, seconds (of one core), message (why a seed failed), chosen,
-    at_edge (whether no smaller or no larger value was tried). The factor nearest to 1 is chosen
-    among equal ones. Raises ValueError or OSError, in one sentence.
+    seed failed), standard_error, seconds (of one core, as if the study had this size alone; without
+    those of sets and networks that failed), prepare_seconds (of what candidates share), message
+    (why a seed failed), chosen, at_edge (whether no smaller or no larger value was tried). The
+    factor nearest to 1 is chosen among equal ones. Raises ValueError or OSError, in one sentence.
     """
     real, rows, variants = load(**settings.data | {"held_out": None, "per_class": None}), [], {}
     ipcs, smallest = read_ipcs(settings.k, real), int(real.train.labels.bincount().min())
@@ -93,6 +95,7 @@ def search(
         "methods": variants,
         "configurations": {first: configuration.model_dump(exclude_unset=True)},
         **dict.fromkeys(["families", "spread", "pilot"]),
+        "search_seconds": {},
         "seeds": seeds,
         "reference": "same_steps",
         "results": f"{settings.results}/tune",
@@ -110,30 +113,42 @@ def search(
 
 
 def _measured(result: Result) -> pd.DataFrame:
-    """Return accuracy, its standard error over seeds, seconds and message, by variant and size."""
+    """Return accuracy, its standard error over seeds, costs and message, by variant and size."""
     keys, costs = ["method", "ipc"], result.costs
     accuracies = result.trials.assign(accuracy=1 - result.trials["error"])
     seeds = accuracies.groupby([*keys, "seed"])["accuracy"].mean().groupby(keys)
     failed = accuracies[accuracies["status"] != "ok"]
-    spent = costs.assign(seconds=costs["distil_seconds"] + costs["evaluate_seconds"])
+    spent = costs.assign(
+        seconds=whole_call(costs) + costs["evaluate_seconds"],
+        prepare_seconds=costs["prepare_seconds"] + costs["teacher_seconds"],
+    )
     columns = {
         "accuracy": seeds.agg(lambda values: values.mean(skipna=False)),
         "standard_error": seeds.agg(lambda values: values.sem(skipna=False)),
         "seconds": spent.groupby(keys)["seconds"].sum(),
+        "prepare_seconds": spent.groupby(keys)["prepare_seconds"].first(),
         "message": failed.groupby(keys)["message"].first(),
     }
     return pd.DataFrame(columns).rename_axis(["variant", "ipc"]).reset_index()
 
 
 def tuned(settings: Settings, table: pd.DataFrame) -> dict[str, Any]:
-    """Return the study's table of parameters with the values that `search` chose."""
-    methods = dict(settings.table["methods"])
+    """Return the study's table of parameters with the values that `search` chose, and its seconds.
+
+    The seconds of an earlier search, which the table may hold, are added to these.
+    """
+    methods, seconds = dict(settings.table["methods"]), dict(settings.search_seconds)
+    for method, rows in table.groupby("method"):
+        sizes = rows.groupby("ipc")
+        spent = sizes["seconds"].sum() + sizes["prepare_seconds"].max()
+        earlier = settings.search_seconds.get(method, 0.0)
+        seconds[method] = {i: float(f"{s + at_ipc(earlier, i):.4g}") for i, s in spent.items()}
     for (method, number), _ in table.groupby(["method", "number"]):
         chosen = table[table["chosen"] & (table["method"] == method)].set_index("ipc")
         factors = chosen["factor"].where(chosen["number"] == number, 1.0)
         values = scaled(settings.methods[method][1], number, factors)
         methods[method] = {**(methods[method] or {}), **({number: values} if values else {})}
-    return {**settings.table, "methods": methods}
+    return {**settings.table, "methods": methods, "search_seconds": seconds}
 
 
 def remarks(settings: Settings, table: pd.DataFrame) -> Iterable[str]:

@@ -75,6 +75,52 @@ def _equal(within: pd.DataFrame | None, epsilon: float) -> pd.Series | None:
     return within[within["epsilon"] == epsilon].set_index("predictor").loc["h_cov"]
 
 
+def by_radius(tests: pd.DataFrame) -> Text:
+    """Say, for each epsilon, whether the verdict on H_cov depends on the radius.
+
+    tests: rows of `regress` for h_cov, with a column radius.
+    """
+    lines = []
+    for epsilon, rows in tests.drop_duplicates(["epsilon", "radius"]).groupby("epsilon"):
+        untested, rises = rows["reason"] != "", rows["p"] <= LEVEL
+        sides = {
+            "k* rises with H_cov at r = ": rows[rises & ~untested],
+            "k* is not shown to rise with H_cov at r = ": rows[~rises & ~untested],
+            "nothing can be said at r = ": rows[untested],
+        }
+        parts = [text + _radii(side) for text, side in sides.items() if len(side)]
+        verdict = "depends" if len(parts) > 1 else "does not depend"
+        start = f"Worst gap {epsilon:g}: the verdict {verdict} on the radius"
+        lines.append(f"{start}: {'; '.join(parts)}.")
+    return Text("\n\n".join(lines))
+
+
+def _radii(tests: pd.DataFrame) -> str:
+    """Return the radii of tests, with p or the reason why there is none."""
+    radii, reason = [f"{radius:.2g}" for radius in tests["radius"]], tests["reason"].iloc[0]
+    if not reason:
+        radii = [f"{r} (p = {p:.3f})" for r, p in zip(radii, tests["p"], strict=True)]
+    return listed(radii, "and") + f", as {reason}" * bool(reason)
+
+
+def poor(errors: pd.Series, epsilon: float) -> str:
+    """Name the configurations of a family that are poor on all data themselves; "" if none is.
+
+    errors: of the networks on D, by configuration. The rule: the error exceeds the median of the
+    family by more than epsilon.
+    """
+    names = errors.index[errors > errors.median() + epsilon]
+    if names.empty:
+        return ""
+    verb, own, one = ("are", "their", "one") if len(names) > 1 else ("is", "its", "it")
+    return (
+        f"{listed((f'{name} ({1 - errors[name]:.2f})' for name in names), 'and')} {verb} poor on "
+        f"all data: {own} accuracy there is more than {epsilon:g} below the family's median, "
+        f"{1 - errors.median():.2f}. Where {one} is the worst member, k* is about this training, "
+        "not about how diverse the family is."
+    )
+
+
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
     """Say R² with H_cov and ln M, larger ones of other measures, and the slope, if k* rises."""
     text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov (p = {h_cov['p']:.3f})"
@@ -141,36 +187,57 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
 
 def plan(planned: Plan) -> Text:
     """Say the answer of a plan, and how far to trust it."""
+    if planned.reason:
+        return Text(answer(planned))
+    doubt = f" But {planned.doubt}." if planned.doubt else ""
+    return Text(f"{answer(planned)} {held(planned.pilot)}{support(planned.pilot)}{doubt}")
+
+
+def answer(planned: Plan) -> str:
+    """Say the samples per class of a plan and the member that decides, or why there is no plan."""
     goal, pilot = f"a worst gap of {planned.epsilon:g}", planned.pilot
     if planned.reason:
-        return Text(f"No plan for {goal}: {planned.reason}.")
+        return f"No plan for {goal}: {planned.reason}."
     (ipc, low, high), k, last = planned.ipc, planned.k.estimate, pilot.ks[-1]
     if np.isinf(high):
-        answer = f"At least {low:g} samples per class are needed for {goal}, most likely {ipc:g}"
+        text = f"At least {low:g} samples per class are needed for {goal}, most likely {ipc:g}"
     elif low < high:
-        answer = f"{low:g} to {high:g} samples per class hold {goal}, most likely {ipc:g}"
+        text = f"{low:g} to {high:g} samples per class hold {goal}, most likely {ipc:g}"
     else:
-        answer = f"{ipc:g} samples per class hold {goal}"
+        text = f"{ipc:g} sample{'s' * (ipc > 1)} per class hold{'s' * (ipc == 1)} {goal}"
     where = "the smallest size measured" if k <= pilot.ks[0] else "within the measured sizes"
     where = f"past the largest size measured, {last:g}" if k > last else where
-    text = f"{'A guess: ' * bool(planned.doubt and k > last)}{answer} (k = {k:g}, {where})"
+    text = f"{'A guess: ' * bool(planned.doubt and k > last)}{text} (k = {k:g}, {where})"
     if np.isinf(high):
         text += f"; up to k = {REACH * last:g} no number is surely enough"
-    text += f"; {planned.member} decides. {trust(pilot)}"
-    return Text(f"{text} But {planned.doubt}." if planned.doubt else text)
+    return f"{text}; {planned.member} decides."
 
 
-def trust(pilot: Pilot) -> str:
-    """Say how often the pilot's intervals held gaps that were left out, and what is missing."""
-    (held, count), size = pilot.left_out, len(pilot.names)
-    text = "This pilot is too small to test its intervals on itself."
-    if count:
-        narrow = scipy.stats.binom.cdf(held, count, 1 - LEVEL) < 0.05
-        text = (
-            f"The pilot tested on itself: {held} of {count} gaps that were left out lie in their "
-            f"95 % intervals{', so these are too narrow' * bool(narrow)}. {size} configurations "
-            f"alone support a level of {size / (size + 1):.0%}."
-        )
+def support(pilot: Pilot) -> str:
+    """Say which level the pilot's configurations alone support, and what is missing."""
+    size, text = len(pilot.names), ""
+    if pilot.left_out[1]:
+        text = f" {size} configurations alone support a level of {size / (size + 1):.0%}."
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
     return text
+
+
+def held(pilot: Pilot) -> str:
+    """Say how many left-out gaps the pilot's intervals held, and how wide these are."""
+    inside, count, width = pilot.left_out
+    if not count:
+        return "This pilot is too small to test its intervals on itself."
+    narrow = scipy.stats.binom.cdf(inside, count, 1 - LEVEL) < 0.05
+    return (
+        f"The pilot tested on itself: {inside} of {count} gaps that were left out lie in their "
+        f"95 % intervals, {width:.2g} wide (median){', so these are too narrow' * bool(narrow)}."
+    )
+
+
+def rejected(method: str, member: str, why: str, planned: Plan) -> str:
+    """Say that a/√k + c fails for the member that decides, and whether the plan rests on it."""
+    rests = "This plan rests on it: do not trust it."
+    if not planned.reason and planned.k.high <= planned.pilot.ks[-1]:
+        rests = "This plan does not rest on it: it lies between measured sizes."
+    return f"a/√k + c fails for {method} under {member}: {why}. {rests}"

@@ -51,8 +51,8 @@ def verdicts(
 ) -> Text:
     """Return a line each: the best per sample, who beats BASELINE, per second, interchangeable.
 
-    pairs, ranks, costs: as in `comparison`; learned: `paired` of the methods that learn samples;
-    exponents: the table of that name of `ddlib.stats.surrogates`.
+    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`; learned:
+    `paired` of the methods that learn samples; exponents: that table of `ddlib.stats.surrogates`.
     """
     versus = against(pairs)
     beaten = f"{_better(versus)}." if len(versus) else _over_baseline(versus)[0]
@@ -93,13 +93,52 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     return sections({"Per sample": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
-def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame, costs: pd.DataFrame) -> Text:
-    """Say which method is best per sample and per second, and what the tests can show.
+def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
+    """Say which method is best per sample, and what the tests can show; see `per_image`."""
+    return Text(f"{per_image(pairs, ranks)}\n\n{sections({'The tests': [_tests(pairs)]})}")
 
-    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`.
+
+def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
+    """Say where a control that costs less is level, and which sets no cheaper one beats.
+
+    costs, controls: the tables `cost_table` and `against_controls` of `ddlib.stats.scores`, of all
+    label regimes, which a column labels names.
     """
-    others = {"Per second": [_front(costs)], "The tests": [_tests(pairs)]}
-    return Text(f"{per_image(pairs, ranks)}\n\n{sections(others)}")
+    lines, level, tested = [], Counter(), Counter()
+    for (labels, method), rows in controls.groupby(["labels", "method"], sort=False):
+        cheap = rows[rows["outcome"] == "level"]
+        cheap_ks, ks = set(cheap["k"]), set(rows["k"][rows["outcome"] != "untested"])
+        places = dict(iter(cheap.groupby("control", sort=False)["k"]))
+        places |= {"none": ks - cheap_ks, "no cheaper control is tested": set(rows["k"]) - ks}
+        parts = [f"{x} at k = {listed(sorted(at), 'and')}" for x, at in places.items() if len(at)]
+        lines.append(f"{method}, {labels} labels: {'; '.join(parts)}.")
+        level[labels] += len(cheap_ks)
+        tested[labels] += len(ks)
+    counts = [f"{level[name]} of {n} cases with {name} labels" for name, n in tested.items() if n]
+    verdict = (
+        "**A control that costs less is not significantly worse in "
+        f"{listed(counts, 'and')}.** A case is a method at a size. {_largest_lead(controls)}"
+    )
+    searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
+    counted = f"counted for {searched} alone" if searched else "not counted"
+    per_regime = costs.groupby("labels", sort=False)
+    fronts = [f"{labels.capitalize()} labels: {_front(rows)}" for labels, rows in per_regime]
+    parts = {"Controls that cost less and are not significantly worse": lines} if lines else {}
+    parts["Per second"] = [*fronts, f"The search for settings is {counted}."]
+    verdict = verdict if counts else "No method can be compared with a control that costs less."
+    return Text(f"{verdict}\n\n{sections(parts)}")
+
+
+def _largest_lead(controls: pd.DataFrame) -> str:
+    """Say how far a method leads a cheaper control at most without significance."""
+    ahead = controls[(controls["outcome"] == "level") & (controls["difference"] >= SAME)]
+    test = "paired t tests, Holm's correction over the pairs at one k"
+    if ahead.empty:
+        return f"No lead falls short of significance ({test})."
+    lead = ahead.sort_values("difference").iloc[-1]
+    place = f"{lead['method']} over {lead['control']} at k = {lead['k']}, {lead['labels']} labels"
+    lead = number(lead["difference"])
+    return f"The largest lead that is not significant is {lead}: {place} ({test})."
 
 
 def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
@@ -150,8 +189,8 @@ def _front(costs: pd.DataFrame) -> str:
         f"{row.method} at k = {row.k} ({number(row.accuracy)} in {number(row.seconds)} s)"
         for row in costs[costs["front"]].sort_values("seconds").itertuples()
     ]
-    text = "No faster point (distillation and one training together) is more accurate than "
-    return f"{text}{listed(points)}." if points else "No method's seconds are known."
+    text = f"no cheaper set is more accurate than {listed(points)}."
+    return text if points else "no set's seconds are known."
 
 
 def _tests(pairs: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import ipywidgets as widgets
@@ -14,6 +15,8 @@ from servers import MAKE, ROOT, serving
 from ddlib.explore import explorers as explore
 from ddlib.explore import tables
 from ddlib.explore.controls import Ticks
+from ddlib.explore.ipc import SHOW
+from ddlib.figures.style import FORMULAS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 SCREENS = ROOT / "results" / "screens"
@@ -55,7 +58,7 @@ class Driven:
 
     def __init__(self, page, place: int, twin: explore.IpcExplorer) -> None:
         self.page, self.twin = page, twin
-        self.box = page.locator(".widget-vbox", has=page.locator(".vega-embed")).nth(place)
+        self.box = page.locator(".ddlib-explorer").nth(place)
         self.check()
 
     def move(self, name: str, label: str = "", to_end: bool = False) -> None:
@@ -77,12 +80,23 @@ class Driven:
         self.check()
         assert self.marks != before
 
+    def tick(self, name: str, labels: Sequence[str]) -> None:
+        """Tick these boxes of a control and no others, by the keyboard; nothing leaves the view."""
+        control = self.twin.controls[name]
+        names = [box.description for box in control.children[1:]]
+        for box in control.children[1:]:
+            if box.value != (box.description in labels):
+                self.box.get_by_role("checkbox", name=box.description, exact=True).press("Space")
+        control.offer(names, labels)
+        self.check()
+        assert self.box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
     def check(self) -> None:
         """Wait until picture and numbers are those that the library computes."""
         texts = re.findall(r"<t[hd]>(.*?)</t[hd]>", self.twin.numbers.value)
         numbers = re.compile(r"\s*".join(re.escape(text) for text in texts))
         playwright.expect(self.box.locator("table")).to_contain_text(numbers)
-        svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(self.twin.picture.spec))
+        svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(self.twin.spec))
         marks = [
             (mark.get("aria-roledescription") or "", mark.get("aria-label")) for mark in svg.iter()
         ]
@@ -102,6 +116,11 @@ box => [...box.querySelectorAll(".vega-embed [role=graphics-symbol]")]
   .filter(mark => /(mark|point)$/.test(mark.getAttribute("aria-roledescription")))
   .map(mark => mark.getAttribute("aria-label"))
 """
+FIRST_SCREEN = """([width, height]) => {
+  const chart = document.querySelector(".vega-embed svg").getBoundingClientRect();
+  const wide = document.documentElement.scrollWidth;
+  return wide <= width && chart.right <= width && chart.top <= height - 300;
+}"""
 LOCAL = {"127.0.0.1", "image", "application", "http", "text"}  # the last four: of data and blobs
 
 
@@ -109,7 +128,12 @@ def test_the_app_follows_every_control(page, tmp_path):
     studies = tables.findings()
     with serving([*MAKE, "app", "APP=--no-browser --port={port}"], tmp_path) as port:
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
-        playwright.expect(page.locator(".vega-embed svg")).to_have_count(3)
+        playwright.expect(page.locator(".ddlib-explorer", has=page.locator("svg"))).to_have_count(3)
+        playwright.expect(page.get_by_text("Parameters")).to_have_count(0)
+        playwright.expect(page.locator(".still")).to_have_count(0)
+        for width, height in ((390, 844), (1280, 800)):  # a phone and a laptop
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function(FIRST_SCREEN, arg=[width, height])
         ipc = Driven(page, 0, explore.IpcExplorer(studies))
         for name in ("ipc", "least_gain", "measure", "configuration"):
             ipc.move(name)
@@ -119,11 +143,18 @@ def test_the_app_follows_every_control(page, tmp_path):
         playwright.expect(page.locator("#vg-tooltip-element")).to_contain_text("seed")
         page.mouse.move(0, 0)
         ipc.screenshot("app_ipc")
+        ipc.move("beyond")
+        ipc.tick("show", SHOW)
+        ipc.tick("fits", ())
+        ipc.tick("fits", FORMULAS.values())
+        ipc.tick("methods", studies[0].methods)
+        ipc.screenshot("app_ipc_all")
         ipc.move("study")
         for box in ipc.twin.controls["methods"].children[1:]:
             ipc.box.get_by_role("checkbox", name=box.description, exact=True).uncheck()
-        message = ipc.box.locator(".vega-embed")
-        playwright.expect(message).to_contain_text("no method is ticked; tick at least one")
+        playwright.expect(ipc.box.get_by_role("status")).to_contain_text(
+            "no method is ticked; tick at least one"
+        )
         family = Driven(page, 1, explore.CoverageExplorer(studies))
         for name in ("radius", "epsilon", "preset", "method"):
             family.move(name)
@@ -160,3 +191,4 @@ def test_jupyterlab_follows_the_keyboard(page, tmp_path):
         ipc.move("methods", "mtt")
         ipc.screenshot("lab_ipc")
         assert ipc.box.evaluate("box => box.scrollWidth <= box.clientWidth")
+        playwright.expect(page.locator(".still")).to_be_hidden()

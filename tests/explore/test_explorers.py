@@ -1,6 +1,8 @@
 """Explorers: a choice shows what the library computes, at once, and says where it has no data."""
 
+import base64
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -18,9 +20,9 @@ import shipped
 from PIL import Image
 
 from ddlib.explore import explorers as explore
-from ddlib.explore import tables
+from ddlib.explore import sheets, tables
 from ddlib.explore.controls import Ticks
-from ddlib.explore.ipc import MEASURES
+from ddlib.explore.ipc import FITTED, HIDDEN, MEASURES, SHOW, SHOWN
 from ddlib.figures.render import mime_bundle
 from ddlib.publish.page import NUMBERS
 from ddlib.stats import families as family_stats
@@ -57,7 +59,7 @@ def choose(explorer, **values):
     for name, value in values.items():
         control = explorer.controls[name]
         if isinstance(control, Ticks):
-            control.offer([box.description for box in control.children[1:]], value)
+            control.tick(value)
         elif hasattr(control, "label") and isinstance(value, str):
             control.label = value
         else:
@@ -82,13 +84,13 @@ def numbers(text: str) -> list[float]:
 
 def drawn(explorer, *columns: str) -> pd.DataFrame:
     """Return the rows of the picture's one table that has these columns."""
-    tables_drawn = explorer.picture.spec["datasets"].values()
+    tables_drawn = explorer.spec["datasets"].values()
     [table] = [table for table in tables_drawn if table and set(columns) <= set(table[0])]
     return pd.DataFrame(table)
 
 
 def verdict(explorer) -> str:
-    return explorer.picture.spec["title"]["text"]
+    return explorer.spec["title"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +116,8 @@ def test_predicted_and_measured_are_those_of_the_fit(ipc, digits, size, measure)
     k_sat = (a / 2e-3) ** (2 / 3)
     [column] = [name for name in cell if name.startswith("k_sat")]
     assert numbers(cell[column])[0] == pytest.approx(k_sat, abs=0.6)
-    marks = drawn(ipc, "mark").set_index("mark")
-    assert marks.loc["predicted", "gap"] == pytest.approx(a / k**0.5 + c, rel=1e-6)
+    marks = drawn(ipc, "mark").query("kind == 'mark'").set_index("mark")
+    assert marks.loc["prediction", "gap"] == pytest.approx(a / k**0.5 + c, rel=1e-6)
     assert marks.loc["k_sat", "k"] == pytest.approx(k_sat, rel=1e-6)
     assert f"dsa has the smallest predicted gap, {cell['predicted gap']}" in verdict(ipc)
 
@@ -141,8 +143,9 @@ def test_a_law_that_was_rejected_predicts_nothing(ipc, digits):
 
 def test_fits_and_methods_are_ticked_in_and_out(ipc):
     choose(ipc, methods=("random", "dsa"), fits=("a/√k + c", "a·exp(−k/τ) + c"))
-    assert set(drawn(ipc, "seed", "gap")["method"]) == {"random", "dsa"}
-    assert set(drawn(ipc, "law")["fit"]) == {"a/√k + c", "a·exp(−k/τ) + c"}
+    rows = drawn(ipc, "kind")
+    assert set(rows["method"][rows["kind"] == "seed"]) == {"random", "dsa"}
+    assert set(rows["fit"].dropna()) == {"a/√k + c", "a·exp(−k/τ) + c"}
     choose(ipc, fits=())
     assert [cell["method"] for cell in cells(ipc)] == ["random", "dsa"]
     assert len(numbers(cells(ipc)[0]["measured gap"])) == 2
@@ -153,9 +156,120 @@ def test_fits_and_methods_are_ticked_in_and_out(ipc):
     assert len(cells(ipc)) == 1
 
 
+@pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
+def test_reset_restores_the_first_picture_and_controls(kind):
+    explorer = kind([tables.read(folder) for folder in (shipped.COVERAGE, shipped.METHODS)])
+    before = explorer.spec, {name: c.value for name, c in explorer.controls.items()}
+    for control in explorer.controls.values():
+        if isinstance(control, Ticks):
+            control.tick(())
+        else:
+            control.index = len(control.options) - 1
+    explorer.reset()
+    assert (explorer.spec, {name: c.value for name, c in explorer.controls.items()}) == before
+
+
+NAMES = tuple(law.formula for law in laws.LAWS.values())
+
+
+@pytest.mark.parametrize(("methods", "fits"), [(2, ()), (3, NAMES), (10, NAMES[:1])])
+def test_no_fit_all_fits_and_all_methods_are_sound_pictures(ipc, digits, methods, fits):
+    choose(ipc, methods=digits[0].methods[:methods], fits=fits, show=SHOW)
+    rows = drawn(ipc, "kind")
+    assert set(rows["method"]) == set(digits[0].methods[:methods])
+    assert set(rows["fit"][rows["kind"] == "curve"]) == set(fits)
+    picture = Image.open(BytesIO(mime_bundle(ipc.spec)[0]["image/png"]))
+    assert picture.width < 2 * 800
+    assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_curves_are_dashed_beyond_the_measured_sizes_and_end_there_where_a_law_fails(ipc):
+    choose(ipc, methods=("random", "dsa"))
+    curves = drawn(ipc, "part").query("kind == 'curve'").groupby(["method", "part"])["k"].max()
+    ends = {("dsa", "extrapolated"): 800, ("dsa", "fitted"): 400, ("random", "fitted"): 400}
+    assert curves.to_dict() == pytest.approx(ends)
+
+
+def test_axes_stay_whatever_is_chosen(ipc, digits):
+    def domains():
+        base = ipc.spec["vconcat"][0]
+        layers = base.get("spec", base)["layer"]
+        return {
+            axis: layer["encoding"][axis]["scale"]["domain"]
+            for axis in "xy"
+            for layer in layers
+            if "scale" in layer["encoding"].get(axis, {})
+        }
+
+    for show in ((), ("log-log axes",)):
+        choose(ipc, show=show)
+        before = domains()
+        choose(ipc, ipc=40, methods=digits[0].methods[:2], fits=NAMES[:2], beyond=HIDDEN)
+        assert domains() == before
+        choose(ipc, ipc=1, methods=("dm",), fits=(), beyond=FITTED)
+        assert domains() == before
+
+
+def test_the_guess_knows_no_gap_beyond_ipc(ipc, digits):
+    trials = digits[0].trials.query("configuration == 'plain' and method == 'dm'")
+    gaps = trials.pivot(index="seed", columns="k", values="gap_error")
+    fit = laws.fit(gaps.loc[:, :100], "inverse_sqrt", draws=DRAWS)
+    for beyond, largest in ((HIDDEN, 100), (SHOWN, 400)):
+        choose(ipc, ipc=10, methods=("dm",), beyond=beyond, show=("four times the samples",))
+        rows = drawn(ipc, "kind")
+        assert rows["k"][rows["kind"] == "seed"].max() == largest
+        [cell] = cells(ipc)
+        assert numbers(cell["predicted gap"])[0] == pytest.approx(fit.gap(100)[0], abs=6e-4)
+        ahead = cell["at 4k = 400"]
+        c = fit.parameters["c"].estimate
+        above = fit.gap(100).estimate - c
+        assert f"above c = {c:.3f}: {above:.3f} → {above / 2:.3f}" in ahead
+        assert numbers(ahead)[0] == pytest.approx(c + above / 2, abs=6e-4)
+        assert ahead.endswith("not measured") == (beyond == HIDDEN)
+
+
+def test_log_axes_draw_gaps_above_zero_and_count_the_others(digits):
+    law = explore.IpcExplorer(digits[1:])
+    choose(law, configuration="mlp", methods=("dm", "dm_for_all"), show=("log-log axes",))
+    gaps = digits[1].trials.query("configuration == 'mlp'")["gap_error"].dropna()
+    drawn_gaps = drawn(law, "kind").query("kind == 'seed'")["gap"]
+    omitted = len(gaps) - len(drawn_gaps)
+    assert drawn_gaps.min() > 0
+    assert omitted >= sum(gaps <= 0) > 0
+    note = f"Not drawn: {omitted} of {len(gaps)} gaps, {sum(gaps <= 0)} of them zero or less."
+    assert note in law.numbers.value
+
+
+def test_labels_at_the_lines_replace_the_legend_where_there_is_room(ipc, digits):
+    choose(ipc, methods=("random", "dm"))
+    labels = drawn(ipc, "kind").query("kind == 'start'")
+    assert set(labels["method"]) == {"random", "dm"}
+    assert '"orient": "top"' not in json.dumps(ipc.spec)
+    choose(ipc, methods=digits[0].methods)
+    assert "start" not in set(drawn(ipc, "kind")["kind"])
+    assert '"orient": "top"' in json.dumps(ipc.spec)
+
+
+def test_a_strip_shows_an_image_of_each_class_or_its_change():
+    rng = np.random.default_rng(0)
+    before, after = (rng.integers(100, 150, (18, 27), np.uint8) for _ in range(2))
+    pictures = []
+    for pixels in (before, after):
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        pictures.append(file.getvalue())
+
+    def pixels(address):
+        return np.asarray(Image.open(BytesIO(base64.b64decode(address.partition(",")[2]))), int)
+
+    assert (pixels(sheets.strip(pictures[1], columns=3)) == after[:9]).all()
+    change = pixels(sheets.strip(pictures[1], 3, start=pictures[0]))
+    assert (change == 128 + after[:9].astype(int) - before[:9]).all()
+
+
 def test_images_are_those_of_the_nearest_size_below(ipc):
     choose(ipc, ipc=12, methods=("dm",))
-    assert "Images: IPC 10, as none of IPC 12 are kept." in ipc.picture.spec["title"]["subtitle"]
+    assert "Images: IPC 10, as none of IPC 12 are kept." in ipc.spec["title"]["subtitle"]
     before = list(drawn(ipc, "url")["url"])
     choose(ipc, ipc=10)
     assert list(drawn(ipc, "url")["url"]) == before
@@ -192,7 +306,7 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, digits, place)
     assert len(balls) == least_cover(distance, radius)
     for point in drawn(family, "configuration", "height").itertuples():
         assert distance.loc[point.configuration, point.centre] <= radius + 1e-9
-    assert verdict(family).endswith(f"H_cov = {np.log(len(balls)):.2f}")
+    assert f": H_cov = {np.log(len(balls)):.2f}; k* " in verdict(family)
     assert balls["x"].agg(np.ptp).to_numpy() == pytest.approx(2 * radius, rel=1e-3)
 
 
@@ -213,9 +327,34 @@ def test_k_star_is_measured_and_planned(family, digits):
     assert numbers(row(family, "k*, measured")["k*"]) == pytest.approx(expected, abs=0.51)
     plan = planner.plan(read_pilot(gaps, draws=DRAWS), members, 0.08, 10)
     assert numbers(row(family, "k*, planned")["k*"]) == [end for end in plan.k if np.isfinite(end)]
-    for point in drawn(family, "member").itertuples():
+    for point in drawn(family, "member", "label").itertuples():
         worst = family_stats.worst_member(gaps[gaps["k"] == point.k], members)
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
+
+
+def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
+    law = digits[1]
+    sets = {name: f for name, f in law.families.items() if name != "all configurations"}
+    radius, gaps = family.controls["radius"].options[20], law.gaps[law.gaps["method"] == "dm"]
+    domains = []
+    for epsilon, preset in ((0.06, "spread 1"), (0.03, "spread 5")):
+        choose(family, preset=preset, radius=radius, epsilon=epsilon)
+        rows = drawn(family, "fitted").set_index("family")
+        expected = family_stats.k_star(gaps, sets, epsilon, draws=DRAWS).table.set_index("family")
+        assert rows["k_star"].to_dict() == pytest.approx(expected["k_star"].dropna().to_dict())
+        for name, value in rows["value"].items():
+            members = list(sets[name])
+            cover = least_cover(law.distances.loc[members, members], radius)
+            assert value == pytest.approx(np.log(cover))
+        ring = drawn(family, "way", "at").iloc[0]
+        assert (ring["at"], ring["k"]) == pytest.approx(rows.loc[preset, ["value", "k_star"]])
+        axes = re.findall(r"'domain': \[[-\d., ]+\]", str(family.picture.spec))
+        domains.append(axes)
+    assert domains[0] == domains[1] != []
+    note = family.current.note
+    assert "Worst gap 0.03: the verdict depends on the radius: k* rises with H_cov at r = " in note
+    assert "no_momentum (0.80) and vit (0.63) are poor on all data" in note
+    assert "On average, networks trained on S are no worse than those trained on D" in note
 
 
 def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(digits):
@@ -263,6 +402,26 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
     assert all("measure larger sizes" in cell["remark"] for cell in unknown)
 
 
+def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, digits):
+    choose(plans, family="plain alone", epsilon=0.04, budget=50)
+    trials = digits[0].gaps.query("configuration == 'plain'")
+    means = trials.groupby(["method", "ipc"])["gap_error"].mean()
+    dots = drawn(plans, "configuration", "gap").set_index(["method", "ipc"])["gap"]
+    assert dots.to_dict() == pytest.approx(means.to_dict())
+    judged = {
+        method: verdicts.verdict(laws.fit_all(laws.gap_matrix(trials, method), draws=DRAWS))
+        for method in digits[0].methods
+    }
+    for method, outcome in judged.items():
+        assert row(plans, method)["a/√k + c"] == outcome.outcome
+    first = cells(plans)[0]["method"]
+    assert judged[first].outcome == "fails"
+    assert f"fails for {first} under plain: {judged[first].why}. This plan" in plans.current.note
+    held, count, width = read_pilot(digits[0].gaps.query("method == @first"), draws=DRAWS).left_out
+    assert f"{held} of {count} gaps that were left out" in plans.current.details
+    assert f"{width:.2g} wide" in plans.current.details
+
+
 def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, digits):
     choose(plans, family="plain alone", epsilon=0.04, budget=1)
     assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 samples per class; ")
@@ -283,8 +442,13 @@ def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
         else:
             control.index = (control.index + 1) % len(control.options)
         assert time.process_time() - start < 2, name  # 0.05 to 0.3 s; a busy machine takes longer
-    spec = explorer.picture.spec
-    alt.Chart.from_dict(spec | {"datasets": {}})  # raises for what the schema does not know
+    spec = explorer.spec
+    parts = explorer.picture.specs  # of the same data as the whole
+    assert {name: rows for part in parts for name, rows in part["datasets"].items()} == (
+        spec["datasets"]
+    )
+    for chart in (spec, *parts):
+        alt.Chart.from_dict(chart | {"datasets": {}})  # raises for what the schema does not know
     bundle, metadata = explorer._repr_mimebundle_()
     assert bundle[WIDGET]["model_id"] == explorer.model_id
     assert bundle["image/png"].startswith(b"\x89PNG")

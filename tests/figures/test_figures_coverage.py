@@ -34,9 +34,34 @@ def test_a_map_has_the_ball_of_the_centre_and_lines_from_its_members():
     np.testing.assert_allclose(table_of(spec, "x2"), [[0, 0, 1, 1], [1, 1, 1, 1]])
     ball = table_of(spec, "ball")
     np.testing.assert_allclose(np.hypot(ball["x"] - 1, ball["y"] - 1), 1.5)
-    assert "1 balls of radius 1.5 cover 3 configurations" in spec["title"]["text"]
+    assert "1 ball of radius 1.5 covers 3 configurations" in spec["title"]["text"]
     assert "80%" in spec["title"]["subtitle"][0]
     vl_convert.vegalite_to_svg(spec)
+
+
+def test_balls_and_configurations_are_counted_in_good_grammar():
+    assert charts.covered(1, "0.2", 1) == "1 ball of radius 0.2 covers 1 configuration"
+    assert charts.covered(2, "0.2", 3) == "2 balls of radius 0.2 cover 3 configurations"
+
+
+def test_names_on_a_map_that_would_overlap_all_others_are_hidden():
+    """Ten dots at one place: six heights are free, so six names; the far one is at the first."""
+    points = pd.DataFrame({"x": [*[0.0] * 10, 1.0], "y": 0.0}, index=list("abcdefghijk"))
+    spec = charts.cover_map(points.assign(centre="a"), 0.1).to_dict()
+    heights = table_of(spec, "height").set_index("configuration")["height"]
+    assert heights[list("abcdefghij")].dropna().nunique() == heights.dropna().size - 1 == 6
+    assert heights["k"] == heights["a"] == -13
+    vl_convert.vegalite_to_svg(spec)
+
+
+def test_each_of_39_configurations_has_its_own_colour_and_dash():
+    gaps = pd.DataFrame({"configuration": [f"c{i}" for i in range(39)], "gap_error": 0.1})
+    spec = charts.gaps_by_configuration(gaps.assign(method="dm", k=10, seed=0)).to_dict()
+    line = spec["spec"]["layer"][0]["encoding"]
+    looks = [line[channel]["scale"] for channel in ("color", "strokeDash")]
+    names = looks[0]["domain"]
+    assert names == looks[1]["domain"]
+    assert len({(c, *d) for c, d in zip(*(look["range"] for look in looks), strict=True)}) == 39
 
 
 def test_steps_of_h_cov_go_on_to_the_end_of_the_axis():
@@ -59,22 +84,40 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     groups = pd.Series(["one", "one", "two", "two"], index=families)
     axes = {"h_cov": "H", "m": "M"}
     spec = charts.k_star_against(k_stars, measures, axes, groups).to_dict()
-    table = table_of(spec, "place")
+    table = table_of(spec, "fitted")
     assert set(table["panel"]) == {"ε = 0.1: k* against H", "ε = 0.1: k* against M"}
-    table = table[table["predictor"] == "H"]
-    assert table["value"].tolist() == [0, 1, 2]
-    assert table["place"].tolist() == ["measured", "above", "below"]
+    table = table[table["panel"].str.endswith("H")]
+    assert table["value"].tolist() == table["at"].tolist() == [0, 1, 2]
+    marks = spec["spec"]["layer"][1]["layer"]
+    beyond = {m["mark"]["shape"]: m["transform"][0]["filter"] for m in marks if "transform" in m}
+    assert {shape: text.split("'")[1] for shape, text in beyond.items()} == {
+        "triangle-up": "above",
+        "triangle-down": "below",
+    }
     assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [10, 12]]
     assert table["fitted"].isna().all()  # one measured k* makes no line
     assert table["whole"].tolist() == [1, 0, 0]  # hollow where seeds or sizes are missing
     assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."
     vl_convert.vegalite_to_svg(spec)
     spec = charts.k_star_against(k_stars.assign(censored=""), measures, axes, groups).to_dict()
-    lines = table_of(spec, "place").groupby("predictor")["fitted"].agg(list)
+    lines = table_of(spec, "fitted")
+    lines = lines.groupby(lines["panel"].str[-1])["fitted"].agg(list)
     # ln 30, ln 100 and ln 10 fall by (ln 30 - ln 10) / 2 a nat of H, about their mean
     slope, middle = np.log(1 / 3) / 2, np.log(30 * 100 * 10) / 3
     assert np.log(lines["H"]) == pytest.approx(middle + slope * np.array([-1, 0, 1]))
     assert np.isnan(lines["M"]).all()
+
+
+def test_families_with_equal_values_stand_side_by_side_and_share_a_label():
+    columns = {"family": ["one-2", "one-3", "two 1"], "k_star": 10.0, "low": 9.0, "high": 12.0}
+    columns |= {"raw": 11.0, "censored": "", "missing_seeds": 0, "missing_sizes": 0}
+    measure = pd.Series([1.0, 1.0, 1.0], index=columns["family"])
+    groups = pd.Series(["one", "one", "two"], index=columns["family"])
+    rows = charts.k_star_rows(pd.DataFrame(columns), measure, groups)
+    assert rows["label"].tolist() == ["2, 3", "2, 3", "1"]
+    rows = charts.k_star_rows(pd.DataFrame(columns), measure.add([0, 0, 1]), groups)
+    assert rows["at"].iloc[0] == rows["at"].iloc[1] != 1
+    assert rows["at"].iloc[2] == 2
 
 
 def test_transfer_draws_every_configuration_with_its_interval():

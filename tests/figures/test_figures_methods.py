@@ -140,13 +140,21 @@ def test_the_front_is_drawn_and_missing_times_are_named(table):
     seconds = costs["k"] ** 0.5 * (1 + costs["method"].map(METHODS.index))
     costs = costs.assign(distil_seconds=seconds, train_seconds=1.0, seconds=seconds + 1)
     costs = costs.assign(front=scores.front(costs["seconds"], costs["accuracy"]))
-    costs.loc[costs["method"] == "mgd3", "seconds"] = np.nan
+    costs = costs.assign(search_seconds=np.nan, labels="hard")
+    costs.loc[(costs["method"] == "mgd3") & (costs["k"] < 1000), "seconds"] = np.nan
     spec = charts.accuracy_against_seconds(costs).to_dict()
     subtitle = " ".join(spec["title"]["subtitle"])
-    assert subtitle.endswith("No seconds: mgd3 at k = 10, mgd3 at k = 100, mgd3 at k = 1000.")
+    assert "Search for settings (not counted), preparation, teacher" in subtitle
+    missing = "mgd3 (hard labels) at k = 10, mgd3 (hard labels) at k = 100."
+    assert subtitle.endswith(f"No seconds: {missing}")
     rows = data_of(spec)
-    assert len(rows) == 21
+    assert len(rows) == 22
     # random is cheapest and, in this table, best at every k
     assert set(rows.loc[rows["front"], "method"]) == {"random"}
-    assert spec["layer"][0]["transform"] == [{"filter": "datum.front"}]
+    assert spec["spec"]["layer"][0]["transform"] == [{"filter": "datum.front"}]
+    searched = costs["search_seconds"].where(costs["method"] != "dm", 5.0)
+    both = pd.concat([costs, costs.assign(labels="soft", search_seconds=searched)])
+    spec = charts.accuracy_against_seconds(both).to_dict()
+    assert spec["facet"]["sort"] == ["hard", "soft"]
+    assert "Search for settings (dm), preparation" in " ".join(spec["title"]["subtitle"])
     render.mime_bundle(spec)

@@ -126,6 +126,12 @@ def test_soft_labels_are_kept_and_classes_go_by_place(tmp_path, colours, stored)
     synthetic = read(colours, tmp_path / "images_1.pt", "mtt", **options)
     assert torch.equal(synthetic.labels, soft.float())
     assert torch.equal(synthetic.samples, stored[1])
+    values = {"path": str(tmp_path / "images_1.pt"), "format": "mtt", **options}
+    parameters = METHODS["imported"].parameters.read(values, "imported")
+    METHODS["imported"].check(parameters, colours, None, [2])
+    torch.save(soft.log(), tmp_path / "mine.pt")  # as DATM's own files
+    with pytest.raises(ValueError, match=r"should be probabilities, .* take the softmax of logits"):
+        METHODS["imported"].check(parameters, colours, None, [2])
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW", "unit"])

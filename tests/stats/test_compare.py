@@ -34,7 +34,8 @@ def measured(table: pd.DataFrame, *full: float) -> pd.DataFrame:
 def costs(table: pd.DataFrame, seconds: dict[str, float | None]) -> pd.DataFrame:
     rows = table[["method", "ipc", "seed"]].drop_duplicates()
     distil = rows["method"].map(seconds)
-    return rows.assign(prepare_seconds=0.0, distil_seconds=distil, evaluate_seconds=4.0)
+    nothing = {"prepare_seconds": 0.0, "teacher_seconds": 0.0}
+    return rows.assign(**nothing, distil_seconds=distil, evaluate_seconds=4.0)
 
 
 def noisy(means: dict, seed: int = 0, noise: float = 0.01) -> dict:
@@ -133,21 +134,68 @@ def test_costs_by_hand():
     spent = scores.cost_table(costs(table, {"random": 0.0, "dm": 6.0}), table, found)
     assert spent["train_seconds"].tolist() == [2, 2, 2]
     assert spent["seconds"].tolist() == [2, 2, 8]
-    assert spent["gain"].tolist() == pytest.approx([0, 0, 0.3])
-    assert spent["gain_per_second"].tolist() == pytest.approx([math.nan] * 2 + [0.05], nan_ok=True)
     assert spent["front"].tolist() == [False, True, False]
-    once = costs(table, {"random": 0.0, "dm": 6.0})  # a method makes what its sets share
-    for made, expected in ((5.0, 11.0), (math.nan, math.nan)):
-        once.loc[once["method"] == "dm", "prepare_seconds"] = made
-        spent = scores.cost_table(once, table, found).set_index("method")
-        assert spent.loc["dm", "distil_seconds"] == pytest.approx(expected, nan_ok=True)
     table = trials({("dm", 10): [0.8, 0.9], ("dc", 10): [None, None]})  # reused, failed
     found = compare.accuracies(table)
     spent = scores.cost_table(costs(table, {"dm": None, "dc": None}), table, found)
-    assert spent[["distil_seconds", "seconds", "gain", "gain_per_second"]].isna().all(axis=None)
+    assert spent[["distil_seconds", "seconds"]].isna().all(axis=None)
     assert not spent["front"].any()
     nothing = pd.DataFrame({"method": ["dm", "dc"], "ipc": 1, "seed": 0})
     assert scores.cost_table(nothing, table, found)["seconds"].isna().all()
+
+
+def test_all_that_a_set_costs_counts_by_hand():
+    values = {("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("mtt", 10): [0.7, 0.7]}
+    table = trials(values | {("dm", 100): [0.9, 0.9], ("file", 10): [0.9, 0.9]})
+    table["base"] = table["method"].replace({"file": "imported"})
+    spent = costs(table, {"random": 0.0, "mtt": 7.0, "file": 0.01}).assign(teacher_seconds=10.0)
+    dm = spent["method"] == "dm"  # one call a seed, of 6 and of 8 seconds, makes both sizes
+    spent.loc[dm, "distil_seconds"] = spent["seed"].map({0: 3.0, 1: 4.0})
+    spent.loc[spent["method"] == "mtt", "prepare_seconds"] = 100.0
+    spent["search_seconds"] = spent["method"].map({"dm": 1000.0})
+    names = ["search_seconds", "prepare_seconds", "teacher_seconds", "distil_seconds"]
+    found = scores.cost_table(spent, table, compare.accuracies(table)).set_index(["method", "k"])
+    unknown = math.nan
+    expected = {  # search, preparation, teacher, distillation, and 4 seconds of training
+        ("random", 10): [unknown, 0, 10, 0, 14],
+        ("dm", 10): [1000, 0, 10, 7, 1021],
+        ("dm", 100): [1000, 0, 10, 7, 1021],
+        ("mtt", 10): [unknown, 100, 10, 7, 121],
+        ("file", 10): [unknown, 0, 10, unknown, unknown],  # read, not distilled, in this time
+    }
+    for place, seconds in expected.items():
+        row = found.loc[place, [*names, "seconds"]].tolist()
+        assert row == pytest.approx(seconds, nan_ok=True)
+    spent.loc[spent["method"] == "mtt", "prepare_seconds"] = unknown
+    found = scores.cost_table(spent, table, compare.accuracies(table)).set_index("method")
+    assert math.isnan(found.loc["mtt", "seconds"])
+
+
+def test_controls_are_compared_where_they_cost_less():
+    good, noise = np.array([0.9, 0.8, 0.85]), np.array([0.001, 0, -0.001])
+    values = {("random", 10): good - 0.3 + noise, ("herding", 10): good - 9 * noise}
+    values |= {("dm", 10): good, ("mtt", 10): good + 0.1, ("near", 10): good + 0.2 - noise}
+    table = trials({place: list(accuracies) for place, accuracies in values.items()})
+    table["base"] = table["method"].replace({"near": "herding"})
+    seconds = {"random": 1.0, "herding": 5.0, "dm": 6.0, "mtt": 5.0, "near": math.nan}
+    spent = pd.DataFrame({"method": seconds.keys(), "k": 10, "seconds": seconds.values()})
+    found = scores.against_controls(table, spent).set_index(["method", "control"])
+    expected = {
+        ("dm", "random"): "worse",
+        ("dm", "herding"): "level",
+        ("dm", "near"): "untested",
+        ("mtt", "random"): "worse",
+        ("mtt", "herding"): "untested",  # costs as much
+        ("mtt", "near"): "untested",  # without seconds
+    }
+    assert found["outcome"].to_dict() == expected
+    assert found.loc[("dm", "random"), "difference"] == pytest.approx(0.3)
+    pairs = compare.paired(table).set_index(["first", "second"])
+    assert found.loc[("dm", "herding"), "p_holm"] == pairs.loc[("herding", "dm"), "p_holm"]
+    alike = trials({("herding", 10): [0.5, 0.6], ("dm", 10): [0.6, 0.7]})
+    assert scores.against_controls(alike, spent)["outcome"].tolist() == ["untested"]
+    learned = trials({("dm", 10): [0.5, 0.6], ("mtt", 10): [0.6, 0.7]})
+    assert scores.against_controls(learned, spent).empty
 
 
 def test_variants_are_not_learned_methods_of_their_own():

@@ -133,9 +133,14 @@ def test_intervals_hold_what_was_left_out_of_digits():
 
 def test_left_out_cases_are_counted_once_each():
     """Six configurations, each at four sizes left out of the others; then the largest size."""
-    pilot = read(table(np.linspace(0.5, 1, 6), noise=1e-4))
-    held, count = pilot.left_out
+    gaps = table(np.linspace(0.5, 1, 6), noise=1e-4)
+    pilot = read(gaps)
+    held, count, width = pilot.left_out
     assert count == 6 * 4 + 6
+    parts = [(gaps[gaps["configuration"] != name], [name]) for name in pilot.names]
+    parts.append((gaps[gaps["k"] < pilot.ks[-1]], pilot.names))
+    ends = [read(p, networks=pilot.networks).answers(names, pilot)[:2] for p, names in parts]
+    assert width == pytest.approx(np.median(np.concatenate([high - low for low, high in ends])))
     assert held >= 0.9 * count
     assert read(table([0.5, 1.0])).left_out[1] == 2  # too few to leave a configuration out
 

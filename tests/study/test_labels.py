@@ -53,7 +53,8 @@ def address():
 def settings(address, tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     places = {"results": str(folder / "study"), "cache": str(folder / "cache")}
-    return read_settings(STUDY | places | {"scheduler_address": address})
+    search = {"search_seconds": {"mtt": {1: 10.0, 4: 40.0}}}
+    return read_settings(STUDY | places | search | {"scheduler_address": address})
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,17 @@ def test_one_teacher_is_trained_and_its_scores_are_in_the_results(result, datase
     assert len(list((result.plan.cache / "teachers").glob("*.safetensors"))) == 1
     kept = pd.read_parquet(result.plan.folder / "teachers.parquet")
     pd.testing.assert_frame_equal(kept, result.teachers)
+
+
+def test_costs_hold_the_teachers_seconds_and_those_of_the_search(result):
+    file = next((result.plan.cache / "teachers").glob("*.seconds"))
+    costs = result.costs.groupby("configuration")["teacher_seconds"].unique()
+    assert costs["soft"].tolist() == [json.loads(file.read_text())]
+    assert costs["hard"].tolist() == costs["learned"].tolist() == [0]
+    search = result.costs.groupby(["method", "ipc"])["search_seconds"].first()
+    assert search["mtt"].to_dict() == {ipc: 10.0 * ipc for ipc in result.plan.ipcs}
+    assert search["random"].isna().all()
+    assert result.plan.ipcs[-1] <= 4
 
 
 def test_sets_are_distilled_once_for_all_regimes(result):

@@ -166,6 +166,7 @@ BAD = [
     ({"families": {"f": ["own", "b"]}}, "'b' is not a configuration of 'f'"),
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
     ({"pilot": {"k": [30], "configurations": ["own"]}}, "'30' is not a k of this study; did you"),
+    ({"search_seconds": {"dmm": 3}}, "'dmm' is not a method of this study; did you mean 'dm'?"),
     ({"reference": "converge"}, "did you mean 'converged'"),
     ({"converged": {"held_out": 1}}, "held_out=1 must be a number above 0 and below 1"),
     (

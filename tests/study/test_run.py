@@ -382,7 +382,9 @@ def test_an_unreadable_file_that_a_job_starts_from_is_named(tmp_path, address):
     assert message.startswith(f"ValueError: {path} is not a whole distilled set (")
     shutil.rmtree(tmp_path / "study")
     shutil.rmtree(tmp_path / "cache" / "references")
-    expert, body = break_files(f"cache/prepared/trajectory-digits-{'?' * 12}", "cache/pretrained/*.safetensors")
+    expert, body = break_files(
+        f"cache/prepared/trajectory-digits-{'?' * 12}", "cache/pretrained/*.safetensors"
+    )
     failures = run(chosen).failures
     assert list(failures["method"]) == ["all data, same_steps", "mtt", "random"]
     for row in failures.itertuples():

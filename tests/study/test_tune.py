@@ -80,6 +80,7 @@ def test_the_best_on_held_out_images_is_chosen(searched):
         # over two seeds, the standard error is half of their difference
         assert row["standard_error"] == pytest.approx(abs(own.iloc[0] - own.iloc[1]) / 2)
         assert row["seconds"] > 0
+        assert row["prepare_seconds"] == 0
         assert row["at_edge"] == (row["chosen"] and row["factor"] != 1)
     chosen = table[table["chosen"]].set_index(["method", "ipc"])
     best = table.groupby(["method", "ipc"])["accuracy"].max()
@@ -89,6 +90,10 @@ def test_the_best_on_held_out_images_is_chosen(searched):
     assert tuned.methods["dm"][1].iterations == 3
     assert list(tuned.configurations) == ["plain", "long"]
     assert tuned.data["held_out"] is None
+    costs = pd.read_parquet(searched / "results/tune/costs.parquet")
+    costs["distil_seconds"] *= 2  # one call makes both sizes
+    spent = costs.groupby("ipc")[["distil_seconds", "evaluate_seconds"]].sum().sum(axis=1)
+    assert tuned.search_seconds["dm"] == pytest.approx(spent.to_dict(), rel=1e-3)
 
 
 def test_no_test_image_is_looked_at(searched, tmp_path, address):
@@ -119,6 +124,22 @@ def test_a_reader_is_told_of_edges_failures_and_what_was_skipped(tmp_path, addre
     assert read.methods["dm"][1].learning_rate == {1: 1.0}
     settings = (tmp_path / "results/tune/settings.json").read_text()
     assert '"held_out":5' in settings.replace(" ", "")
+
+
+def test_a_second_search_adds_its_seconds_and_what_is_prepared_counts_once(tmp_path, address):
+    mtt = {"iterations": 1, "student_steps": 1, "expert_epochs": 1, "max_start": 1, "experts": 1}
+    mtt |= {"augmentation": "none", "expert_augmentation": "none", "expert_steps": 2}
+    earlier = {"mtt": {1: 1000, 3: 3000}, "random": 5}
+    study = write_study(tmp_path, address, methods={"random": {}, "mtt": mtt}, k=[6])
+    table = yaml.safe_load(study.read_text()) | {"search_seconds": earlier}
+    study.write_text(yaml.safe_dump(table))
+    main([str(study), "--factors", "2", "--seeds", "1"])
+    rows = pd.read_csv(tmp_path / "results/tune/tune.csv")
+    assert len(rows) == 2
+    assert rows["prepare_seconds"].min() == rows["prepare_seconds"].max() > 0
+    spent = 2000 + rows["seconds"].sum() + rows["prepare_seconds"][0]
+    tuned = read_settings(yaml.safe_load((tmp_path / "results/tune/tuned.yaml").read_text()))
+    assert tuned.search_seconds == {"mtt": {2: pytest.approx(spent, rel=1e-3)}, "random": 5}
 
 
 def test_vectors_are_searched_in_balanced_accuracy(tmp_path, address):

@@ -144,10 +144,69 @@ def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
     assert text.startswith(
         "16 samples per class hold a worst gap of 0.251 (k = 16, within the measured sizes); "
     )
-    assert "of 15 gaps that were left out lie in their 95 % intervals" in text
+    held, count, width = pilot.left_out
+    assert count == 15
+    sentence = f"{held} of 15 gaps that were left out lie in their 95 % intervals, {width:.2g} wide"
+    assert sentence in text
     assert "5 configurations alone support a level of 83%." in text
     refused = reading.plan(planner.plan(pilot, ["a"], 0.01, 1))
     assert refused.startswith("No plan for a worst gap of 0.01: the worst gap is still about 0.14")
+
+
+def test_a_law_that_fails_is_a_warning_only_where_the_plan_rests_on_it():
+    """Gaps of exactly 1/k: 0.05 takes 20 samples, 0.021 takes more than the measured 25."""
+    gaps = pd.DataFrame(list(product("ab", range(3), (1, 4, 9, 25))))
+    gaps.columns = ["configuration", "seed", "k"]
+    pilot = read_pilot(gaps.assign(gap_error=1 / gaps["k"]), draws=20)
+    why = "the exponent lies above 1/2"
+    for goal, rests in (
+        (0.05, "This plan does not rest on it: it lies between measured sizes."),
+        (0.035, "This plan rests on it: do not trust it."),
+    ):
+        text = reading.rejected("dm", "a", why, planner.plan(pilot, ["a"], goal, 1))
+        assert text == f"a/√k + c fails for dm under a: {why}. {rests}"
+    one = reading.answer(planner.plan(pilot, ["a"], 1.0, 1))
+    assert one.startswith("1 sample per class holds a worst gap of 1 (k = 1, the smallest size")
+
+
+def radius_test(radius, p, reason="", epsilon=0.1):
+    return {"epsilon": epsilon, "radius": radius, "p": p, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("tests", "sentence"),
+    [
+        (
+            [radius_test(0.1, 0.01), radius_test(0.2, 0.2), radius_test(0.4, 0.3)],
+            "the verdict depends on the radius: k* rises with H_cov at r = 0.1 (p = 0.010); k* is "
+            "not shown to rise with H_cov at r = 0.2 (p = 0.200) and 0.4 (p = 0.300).",
+        ),
+        (
+            [radius_test(0.1, 0.01), radius_test(0.1, 0.01), radius_test(0.2, 0.05)],
+            "the verdict does not depend on the radius: k* rises with H_cov at r = 0.1 (p = 0.010) "
+            "and 0.2 (p = 0.050).",
+        ),
+        (
+            [radius_test(0.1, 0.2), radius_test(0.9, np.nan, "it is the same in every family")],
+            "the verdict depends on the radius: k* is not shown to rise with H_cov at r = 0.1 "
+            "(p = 0.200); nothing can be said at r = 0.9, as it is the same in every family.",
+        ),
+    ],
+)
+def test_the_radius_is_said_to_matter_or_not(tests, sentence):
+    assert reading.by_radius(pd.DataFrame(tests)) == f"Worst gap 0.1: {sentence}"
+
+
+def test_configurations_that_are_poor_on_all_data_are_flagged():
+    """The median accuracy is 0.95; the rule takes those more than epsilon below it."""
+    errors = pd.Series({"own": 0.05, "wide": 0.04, "vit": 0.37, "slow": 0.11, "mlp": 0.05})
+    assert reading.poor(errors, 0.1) == (
+        "vit (0.63) is poor on all data: its accuracy there is more than 0.1 below the family's "
+        "median, 0.95. Where it is the worst member, k* is about this training, not about how "
+        "diverse the family is."
+    )
+    assert reading.poor(errors, 0.05).startswith("vit (0.63) and slow (0.89) are poor on all data:")
+    assert reading.poor(errors, 0.4) == ""
 
 
 def test_transfer_says_which_gaps_change_beyond_noise():

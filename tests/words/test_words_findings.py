@@ -119,6 +119,15 @@ def test_r2_is_counted_and_compared_with_random_curves(cells):
     ]
 
 
+def test_exponents_are_compared_with_those_of_quantisation(cells):
+    text = words.quantisation(cells)
+    assert "Of 2 cells of dm, the interval of b holds 1/2 alone in 1, some 1/d with d ≥ 6" in text
+    assert "alone in 0, both in 1 and neither in 0." in text
+    slower = cells.assign(method=cells["method"].replace("random", "herding"))  # 0.1 to 0.3
+    assert "alone in 1, some 1/d with d ≥ 6 alone in 1, both in 1" in words.quantisation(slower)
+    assert "is not tested" in words.quantisation(cells[cells["method"] == "dc"])
+
+
 def test_where_methods_beat_random_samples(gains):
     assert words.against_random(gains).splitlines() == [
         "- **mnist**, at samples per class: better: dm (1 and 10); worse: none.",
