@@ -227,25 +227,29 @@ class Charts(anywidget.AnyWidget):
 
 @cache
 def _bundle() -> str:
-    """Return the script of `Charts` with Vega; Vega follows the window, so boxes tell it."""
+    """Return the script of `Charts` with Vega; what grows is drawn as wide as its box."""
     return vl_convert.javascript_bundle("""
-    const sizes = new ResizeObserver(() => window.dispatchEvent(new Event("resize")));
-    async function draw(box, spec) {
-      const text = JSON.stringify(spec);
-      if (box.drawn === text) return;
+    const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => draw(target)));
+    async function draw(box) {
+      const grows = box.spec.width === "container", width = box.clientWidth;
+      const spec = grows ? { ...box.spec, width } : box.spec, text = JSON.stringify(spec);
+      if (!width || box.drawn === text) return;
       box.drawn = text;
       box.chart?.finalize();
-      box.style = spec.usermeta ? `flex: 1 1 ${spec.usermeta.width}px; min-width: 0` : "";
       box.chart = await vegaEmbed(box, spec, { renderer: "svg", actions: false });
-      sizes.observe(box);
     }
     function render({ model, el }) {
       el.style = "display: flex; flex-wrap: wrap; align-items: flex-start";
       const update = () => {
-        const specs = model.get("specs");
+        const specs = model.get("specs"), grows = "flex: 1 1 320px; min-width: min(320px, 100%)";
         while (el.children.length < specs.length) el.append(document.createElement("div"));
         while (el.children.length > specs.length) el.lastChild.remove();
-        specs.forEach((spec, place) => draw(el.children[place], spec));
+        [...el.children].forEach((box, place) => {
+          box.spec = specs[place];
+          box.style = box.spec.width === "container" ? grows : "min-width: 1px";
+          sizes.observe(box);
+          draw(box);
+        });
       };
       model.on("change:specs", update);
       update();
