@@ -20,9 +20,9 @@ from ddlib.stats.families import ABOVE
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
-from ddlib.words.coverage import explained, verdicts
+from ddlib.words import coverage as of_law
 from ddlib.words.methods import labels as of_labels
-from ddlib.words.text import Text, bullets, listed, p_value
+from ddlib.words.text import Text, box, bullets, listed, p_value
 
 QUANTISERS = ("k_means", "k_center", "herding", "dm", "mgd3")
 # The least intrinsic dimension of continuous data: 6 magic_telescope, 13 mnist, 27 cifar10, by the
@@ -43,6 +43,19 @@ def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Cov
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
     data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
     return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
+
+
+def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
+    """Return a line on each law, and one on random samples: the shortest form of `summary`."""
+    methods, (hard, _) = cells[cells["kind"] != "control"], _tested(cells, gains)
+    worse = (hard["outcome"] == GAINS[3]).sum()
+    lines = (
+        f"**Scaling law:** a/√k + c {_outcomes(methods, ' cells (a method on a data set)')}.",
+        f"**Coverage law:** {_on(coverage) or 'no study of it is among these findings'}.",
+        f"**Against random real samples:** distilled sets are significantly better {_won(hard)} "
+        f"comparisons (a method at a size), worse in {worse}.",
+    )
+    return box(lines)
 
 
 def _planner(name: str, inside: int, answered: int, left_out: int, width: float) -> str:
@@ -112,20 +125,28 @@ def _criterion(cells: pd.DataFrame) -> str:
 def _law(coverage: Mapping[str, Coverage]) -> str:
     if not coverage:
         return "**Coverage law.** No study of it is among these findings."
-    outcomes = [
-        f"{confirms(study.fitted, study.within)} on {name}" for name, study in coverage.items()
-    ]
     return (
-        f"**Coverage law.** It is {listed(outcomes, 'and')}. It counts as confirmed where k*, the "
+        f"**Coverage law.** It is {_on(coverage)}. It counts as confirmed where k*, the "
         "samples that a family of training configurations needs, rises significantly with the "
         "family's measured diversity H_cov, more than with ln M, the log of its size, and also "
         "among families of equal size."
     )
 
 
-def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
+def _on(coverage: Mapping[str, Coverage]) -> str:
+    return listed(
+        (f"{confirms(c.fitted, c.within)} on {name}" for name, c in coverage.items()), "and"
+    )
+
+
+def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the gains of methods that could be tested, with hard and with soft labels."""
     tested = gains[~gains["method"].isin(CONTROLS)].dropna(subset="outcome")
-    hard, soft = tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
+    return tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
+
+
+def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
+    hard, soft = _tested(cells, gains)
     small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
     every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
     text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
@@ -234,8 +255,8 @@ def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]
 def coverage(name: str, study: Coverage) -> Text:
     """Say whether a study confirms the coverage law, and which member decides k*."""
     tests, member = (study.fitted, study.within), _decides(study.k_stars.dropna(subset="worst"))
-    parts = f"### {name}: {confirms(*tests)}", verdicts(*tests), member, explained(*tests)
-    return Text("\n\n".join(filter(None, parts)))
+    parts = f"### {name}: {confirms(*tests)}", of_law.verdicts(*tests), member
+    return Text("\n\n".join(filter(None, [*parts, of_law.explained(*tests)])))
 
 
 def _decides(k_stars: pd.DataFrame) -> str:

@@ -36,11 +36,14 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 5 * 2 * 4 * 4
     assert set(trials["status"]) == {"ok"}
-    _, *texts = outputs(notebook, "text/markdown")
-    assert "Seeds alone reach a distance of" in texts[0]
-    assert texts[1].startswith("**Worst gap 0.05: ")
-    assert texts[2].startswith("**dm** instead of random: the worst gap is significantly")
-    assert any("a worst gap of 0.3" in text for text in texts[3:])
+    box, *texts = outputs(notebook, "text/markdown")
+    goals = [line.split(": ")[0] for line in box.splitlines()]
+    assert goals == ["> - **Worst gap 0.05", "> - **Worst gap 0.3"]
+    _, _, distance, reading, served, *plans = [t for t in texts if not t.startswith("<details>")]
+    assert "Seeds alone reach a distance of" in distance
+    assert "**Worst gap 0.05.** " in reading
+    assert served.startswith("**dm** instead of random: the worst gap is significantly")
+    assert any("a worst gap of 0.3" in text for text in plans)
     cells = [cell.get("outputs", []) for cell in notebook.cells]
     printed = "".join(part.get("text", "") for parts in cells for part in parts)
     assert "\nown, adam, mixup\n" in printed  # those that share the first one's network

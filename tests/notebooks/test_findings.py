@@ -12,14 +12,15 @@ def test_it_says_and_shows_what_the_tables_hold(tmp_path):
     execute_notebook(NOTEBOOKS / "06_findings.ipynb", out, parameters, progress_bar=False)
     notebook = nbformat.read(out, 4)
     assert len(outputs(notebook, "image/png")) == 3
-    verdicts, r2, against, labels, coverage, change = outputs(notebook, "text/markdown")
-    assert "- **Scaling law.** The curve a/√k + c survives in 2 of 4 cells" in verdicts
+    texts = outputs(notebook, "text/markdown")
+    box, summary, cells, r2, against, labels, coverage, change, made = texts
+    assert box.startswith("> - **Scaling law:** a/√k + c survives in 2 of 4 cells")
+    assert "- **Scaling law.** The curve a/√k + c survives in 2 of 4 cells" in summary
     assert r2.startswith("- R² is above 0.85 in ")
     assert "**mnist, soft labels**" in against
     assert "**With the same teacher, no method significantly beats random samples.**" in labels
     assert coverage.startswith("### adult: ")
-    assert "It answered 14" in " ".join(verdicts.split())
+    assert "It answered 14" in " ".join(summary.split())
     assert "in 1 a mean gap is not above zero" in change
-    cells, made = outputs(notebook, "text/html")
     assert cells.count("<tr>") == 1 + 6  # the names of the index, then cells
     assert made.count("<tr>") == 3

@@ -8,9 +8,10 @@ NOTEBOOK = NOTEBOOKS / "02_methods.ipynb"
 
 
 def sentences(notebook) -> list[str]:
-    """Return what the notebook says: all but the remarks in the place of empty tables."""
+    """Return what the notebook says: all but tables, and the remarks in the place of empty ones."""
     remarks = ("None.", "MGD3 is not in this study.", "No labels of a teacher.", "No trial failed.")
-    return [text for text in outputs(notebook, "text/markdown") if text not in remarks]
+    texts = outputs(notebook, "text/markdown")
+    return [text for text in texts if text not in remarks and not text.startswith("<details>")]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,15 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
     assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 5
     assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 2 * 3 * 4 * 3
-    _, _, comparison, surrogates, labels, published = sentences(notebook)
+    box, _, _, comparison, surrogates, labels, published = sentences(notebook)
+    starts = ("Per sample:", "Against random:", "Per second:", "Interchangeable: cannot be decided")
+    for line, start in zip(box.splitlines(), starts, strict=True):
+        assert line.startswith(f"> - **{start}")
     assert comparison.count("\n- k = ") == 4
     assert "\n- dm: " in comparison
     # dc failed everywhere, so dm is alone
     assert "No two methods can be compared." in surrogates
     assert "Left out, for a size without a result: dc." in surrogates
-    assert "cannot be decided from these trials" in surrogates
     assert labels.startswith("**With the same teacher, ")
     assert "Under hard labels, " in labels
     assert published == "Nothing is published for digits at these methods and sizes."
@@ -51,11 +54,12 @@ def test_one_method_and_one_seed_of_a_table_are_no_error(tmp_path):
     lonely |= {"data": {"name": "wine"}, "configurations": {"own": {}}}
     results = str(tmp_path / "results")
     notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
-    _, _, comparison, surrogates, labels, *_ = sentences(notebook)
+    box, _, _, comparison, _, labels, *_ = sentences(notebook)
     assert "the only method" in comparison
     assert "no random beside another method" in comparison
     assert "No comparison can be tested" in comparison
-    assert "cannot be decided" in surrogates
+    assert "There is no other method." in box
+    assert "**Interchangeable: cannot be decided.**" in box
     assert labels.startswith("Only hard labels are in this study")
     charts = outputs(notebook, "application/vnd.vegalite.v5+json")
     assert "distilled samples among the real ones" in charts[1]["title"]["text"]

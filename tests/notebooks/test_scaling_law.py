@@ -23,8 +23,13 @@ def test_it_leaves_figures_a_table_and_sentences(executed):
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 3 * 4 * 3
     assert (trials.query("status == 'ok'").groupby("method").size() == 12).all()
-    reading = " ".join(outputs(notebook, "text/markdown"))
+    box, *reading = outputs(notebook, "text/markdown")
+    assert [line.split(":")[0] for line in box.splitlines()] == [
+        *("> - **random", "> - **dm", "> - **dc")
+    ]
+    reading = " ".join(reading)
     assert reading.count("**dm.**") == reading.count("**random.**") == 2
+    assert reading.count("<details>") >= 5  # tables
 
 
 def test_what_failed_is_shown_as_failed(executed):

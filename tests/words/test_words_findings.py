@@ -98,6 +98,19 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
     ]
 
 
+def test_the_box_has_a_line_for_each_law(cells, gains):
+    studies = {"mnist": covered(0.01, 0.02, 0.03), "adult": covered(0.01, 0.2, 0.03)}
+    assert words.verdicts(cells, gains, studies).splitlines() == [
+        "> - **Scaling law:** a/√k + c survives in 1 of 4 cells (a method on a data set), fails in "
+        "1 and is undecided in 2.",
+        "> - **Coverage law:** confirmed on mnist and not confirmed on adult.",
+        "> - **Against random real samples:** distilled sets are significantly better in 3 of 5 "
+        "comparisons (a method at a size), worse in 1.",
+    ]
+    none = words.verdicts(cells, gains, {})
+    assert "**Coverage law:** no study of it is among these findings." in none
+
+
 def test_r2_is_counted_and_compared_with_random_curves(cells):
     assert words.r2(cells).splitlines() == [
         "- R² is above 0.85 in 3 of 4 cells. At most that: dm on adult (0.20).",
