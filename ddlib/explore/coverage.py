@@ -83,7 +83,8 @@ class CoverageExplorer(Explorer):
             _worst_gap(tables, method, members, needs, epsilon),
             _steps(tables, members, radius),
             columns=2,
-        ).resolve_scale(color="independent", shape="independent", fill="independent")
+            resolve={"scale": dict.fromkeys(("color", "shape", "fill"), "independent")},
+        )
         return View(
             chart,
             f"{charts.covered(len(centres), f'{radius:g}', len(members))}: H_cov = {h_cov:.2f}; "
@@ -208,18 +209,18 @@ def _law(tables: Tables, k_stars: KStars, radius: float, here: pd.DataFrame) -> 
     groups = pd.Series(families.series(_sets(tables)))
     table = charts.k_star_rows(k_stars.table, _h_covs(tables, radius)["h_cov"], groups)
     widest = math.log(len(tables.distances))
-    x = alt.Scale(domain=[-0.08 * widest, 1.04 * widest], nice=False)
+    x = alt.Scale(domain=[-0.06 * widest, 1.04 * widest], nice=False)
     x = alt.X("at:Q", scale=x, title="H_cov(r) = ln N(r), nats")
     y = charts.k_star_axis(tables.sizes[0], tables.sizes[-1])
     ring = alt.Chart(here).mark_point(size=320, color=INK, strokeWidth=2.5, opacity=1)
-    marks = charts.k_star_marks(table, x, y, orient="bottom", columns=4)
+    ring = ring.encode(x, alt.Y("k:Q"))
     title = alt.Title(
         "The law: k* of every family of the study against H_cov",
         subtitle="Line: of ln k*. Short dash: by raw worst gaps. Triangle: beyond the sizes.",
         fontSize=12,
     )
-    layers = alt.layer(marks, ring.encode(x, alt.Y("k:Q")))
-    return layers.properties(width=440, height=330, title=title)
+    size = {"width": 440, "height": charts.MAP, "title": title}
+    return charts.k_star_marks(table, x, y, ring, legend="bottom", **size)
 
 
 def _steps(tables: Tables, members: tuple[str, ...], radius: float) -> alt.LayerChart:
@@ -254,7 +255,6 @@ def _worst_gap(tables, method, members, needs, epsilon: float) -> alt.LayerChart
         needs.mark_rule(strokeWidth=3, opacity=0.5).encode(alt.X("low:Q"), alt.X2("high:Q")),
         needs.mark_point(filled=True, size=80, opacity=1).encode(x),
     ]
-    title = alt.Title(
-        "The worst member at each k", subtitle="Grey: the others. Dashes: ε.", fontSize=12
-    )
+    subtitle = "Grey: members. The worst is chosen on other seeds, so it may lie below one of them."
+    title = alt.Title("The worst member at each k", subtitle=subtitle, fontSize=12)
     return alt.layer(*layers, width=440, height=150, title=title)

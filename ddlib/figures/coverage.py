@@ -92,7 +92,7 @@ def cover_map(points: pd.DataFrame, radius: float) -> alt.LayerChart:
     reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
     table = table.sort_values("order", kind="stable", ignore_index=True)
     table["height"] = _name_heights(table, reach)
-    looks = {"axis": alt.Axis(format=".2~g", tickCount=5), "title": None}
+    looks = {"axis": {"format": ".2~g", "tickCount": 5}, "title": None}
     looks["scale"] = alt.Scale(domain=[-reach, reach], nice=False)
     x, y = alt.X("x:Q", **looks), alt.Y("y:Q", **looks)
     fill = alt.Fill("role:N", scale=style.scale(ROLES), title=None).legend(orient="bottom")
@@ -195,7 +195,7 @@ def k_star_against(
     ends = table[["low", "k_star", "raw", "high"]]
     y = k_star_axis(ends.min(axis=None), ends.max(axis=None))
     width = min(style.WIDTH // len(predictors) - 40, 340)
-    chart = k_star_marks(table, x, y).properties(width=width, height=260)
+    chart = k_star_marks(table, x, y, width=width, height=260)
     chart = style.panels(chart, "panel", panels, columns=len(predictors))
     return style.figure(
         chart.resolve_scale(x="independent"),
@@ -243,14 +243,17 @@ def k_star_axis(least: float, most: float) -> alt.Y:
     return style.log_axis(alt.Y, "k_star", least / 1.5, most * 1.5, "k* (log scale)")
 
 
-def k_star_marks(table: pd.DataFrame, x: alt.X, y: alt.Y, **legend: object) -> alt.LayerChart:
+def k_star_marks(
+    table: pd.DataFrame, x: alt.X, y: alt.Y, *more: alt.Chart, legend: str = "right", **size: object
+) -> alt.LayerChart:
     """Draw k* of families against a measure; table: rows of `k_star_rows`.
 
     A triangle marks a k* beyond the measured sizes, a short dash the raw k*, a hollow mark a family
-    that lost seeds or sizes. x: the encoding of `at`; y: a `k_star_axis`.
+    that lost seeds or sizes. x: the encoding of `at`; y: a `k_star_axis`; more: layers to add;
+    legend: its place; size: width, height and title.
     """
     groups = list(table["group"].unique())
-    colour = style.colour("group", groups, **legend)
+    colour = style.colour("group", groups, orient=legend, columns=4 * (legend == "bottom"))
     shapes = style.scale(dict(zip(groups, SERIES_SHAPES * len(groups), strict=False)))
     shape = alt.Shape("group:N", scale=shapes, sort=groups, legend=colour["legend"])
     fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "value"]
@@ -279,8 +282,10 @@ def k_star_marks(table: pd.DataFrame, x: alt.X, y: alt.Y, **legend: object) -> a
     ]
     return alt.layer(
         line.encode(alt.X("value:Q"), alt.Y("fitted:Q")),
-        alt.layer(*marks).encode(x, colour, tooltip=tooltip),
+        alt.layer(*marks, encoding={"x": x, "color": colour, "tooltip": tooltip}),
+        *more,
         data=table,
+        **size,
     )
 
 

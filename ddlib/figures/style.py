@@ -57,7 +57,7 @@ def scale(values: Mapping[str, object]) -> alt.Scale:
 def colour(field: str, names: Sequence[str], **legend: object) -> alt.Color:
     """Return a colour for each name of a field, and its legend; colours repeat after 13 names."""
     colours = {name: MANY_COLOURS[i % len(MANY_COLOURS)] for i, name in enumerate(names)}
-    legend = alt.Legend(title=None, labelLimit=300, symbolOpacity=1, **legend)
+    legend = {"title": None, "labelLimit": 300, "symbolOpacity": 1, **legend}
     return alt.Color(f"{field}:N", scale=scale(colours), sort=list(names), legend=legend)
 
 
@@ -71,7 +71,7 @@ def log_ticks(bottom: float, top: float) -> list[float]:
 def log_axis(channel: type, field: str, bottom: float, top: float, title: str) -> alt.X | alt.Y:
     """Return a log axis from bottom to top (alt.X or alt.Y), with labels at round numbers."""
     scale = alt.Scale(type="log", domain=[bottom, top], nice=False)
-    axis = alt.Axis(values=log_ticks(bottom, top), format="~g", labelOverlap=True)
+    axis = {"values": log_ticks(bottom, top), "format": "~g", "labelOverlap": True}
     return channel(f"{field}:Q", scale=scale, axis=axis, title=title)
 
 
@@ -79,7 +79,7 @@ def k_axis(drawn: pd.Series, measured: pd.Series, field: str = "k", margin: floa
     """Return a log axis of `field` over the sizes `drawn`, with labels at the `measured` ones."""
     domain = [float(drawn.min()) / margin, float(drawn.max()) * margin]
     scale = alt.Scale(type="log", domain=domain, nice=False)
-    axis = alt.Axis(values=sorted(measured.unique().tolist()), format="d", labelOverlap=True)
+    axis = {"values": sorted(measured.unique().tolist()), "format": "d", "labelOverlap": True}
     return alt.X(f"{field}:Q", scale=scale, axis=axis, title=SIZE_TITLE)
 
 
