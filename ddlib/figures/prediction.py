@@ -65,6 +65,7 @@ def predictions(
     if labelled := len(starts) > 0 and not several and axes.holds_apart(starts["gap"]):
         tables["start"] = starts
     table = pd.concat([rows.assign(kind=kind) for kind, rows in tables.items()])
+    table = table.infer_objects()  # Altair writes no null for what is missing in empty columns
     table = table.assign(at=k, series=table["fit" if several else "method"])
     table["low"] = table["low"].clip(lower=axes.bottom)
     chart = alt.layer(
