@@ -282,7 +282,7 @@ def k_star_marks(
     ]
     return alt.layer(
         line.encode(alt.X("value:Q"), alt.Y("fitted:Q")),
-        alt.layer(*marks, encoding={"x": x, "color": colour, "tooltip": tooltip}),
+        alt.layer(*marks, encoding=alt.FacetedEncoding(x=x, color=colour, tooltip=tooltip)),
         *more,
         data=table,
         **size,

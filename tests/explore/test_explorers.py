@@ -348,7 +348,7 @@ def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
             assert value == pytest.approx(np.log(cover))
         ring = drawn(family, "way", "at").iloc[0]
         assert (ring["at"], ring["k"]) == pytest.approx(rows.loc[preset, ["value", "k_star"]])
-        axes = re.findall(r"'domain': \[[-\d., ]+\]", str(family.picture.spec))
+        axes = re.findall(r"'domain': \[[-\d., ]+\]", str(family.spec))
         domains.append(axes)
     assert domains[0] == domains[1] != []
     note = family.current.note
