@@ -1,11 +1,11 @@
 """Sentences that compare methods, computed from tables."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, CONTROLS, against, holm, paired
+from ddlib.stats.compare import BASELINE, against, holm, paired
 from ddlib.stats.intervals import LEVEL, SAME, Interval, number
 from ddlib.stats.surrogates import Agreement
 from ddlib.words.scaling import no_worse
@@ -45,18 +45,18 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
 def verdicts(
     pairs: pd.DataFrame,
     ranks: pd.DataFrame,
-    costs: pd.DataFrame,
+    controls: pd.DataFrame,
     learned: pd.DataFrame,
     exponents: pd.DataFrame,
 ) -> Text:
     """Return a line each: the best per sample, who beats BASELINE, per second, interchangeable.
 
-    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`; learned:
+    pairs, ranks: as in `per_image`; controls: `against_controls` of `ddlib.stats.scores`; learned:
     `paired` of the methods that learn samples; exponents: that table of `ddlib.stats.surrogates`.
     """
     versus = against(pairs)
     beaten = f"{_better(versus)}." if len(versus) else _over_baseline(versus)[0]
-    lines = [_best(ranks), f"**Against {BASELINE}:** {beaten}", _worth(costs)]
+    lines = [_best(ranks), f"**Against {BASELINE}:** {beaten}", _worth(controls)]
     return box([*lines, _interchangeable(learned, exponents)])
 
 
@@ -74,13 +74,13 @@ def _best(ranks: pd.DataFrame) -> str:
     return f"{text} Significantly better than all others: {clear}."
 
 
-def _worth(costs: pd.DataFrame) -> str:
-    rows = costs[costs["front"] & ~costs["method"].isin(CONTROLS)]
-    sizes = rows.groupby("method", sort=False)["k"]
-    places = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
-    if places:
-        return f"**Per second:** no cheaper set is as accurate as {listed(places)}."
-    return "**Per second:** a cheaper control is as accurate as every distilled set."
+def _worth(controls: pd.DataFrame) -> str:
+    tested = controls[controls["outcome"] != "untested"]
+    if tested.empty:
+        return "**Per second: cannot be decided.** No control that costs less can be tested."
+    won = (tested["outcome"] == "worse").groupby([tested["method"], tested["k"]], sort=False).all()
+    sizes = won[won].reset_index("k").groupby("method", sort=False)["k"]
+    return f"**Per second:** {_beat(sizes)} every control that costs less."
 
 
 def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
@@ -234,10 +234,13 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
 
 def _better(table: pd.DataFrame) -> str:
     rows = table[table["survives"].astype(bool) & (table["low"] > 0)]
-    sizes = rows.groupby("method", sort=False)["k"]
+    return f"{_beat(rows.groupby('method', sort=False)['k'])} {BASELINE} samples"
+
+
+def _beat(sizes: Iterable[tuple[str, pd.Series]]) -> str:
     names = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
     verb = "significantly beat" if len(names) > 1 else "significantly beats"
-    return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} samples"
+    return f"{listed(names, 'and') or 'no method'} {verb}"
 
 
 def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame | None = None) -> Text:

@@ -34,7 +34,8 @@ def test_it_leaves_figures_a_table_and_sentences(executed):
 
 def test_what_failed_is_shown_as_failed(executed):
     _, notebook = executed
-    failures = notebook.cells[-1]["outputs"][0]["data"]["text/plain"]
+    (cell,) = [cell for cell in notebook.cells if cell["id"] == "code-24"]
+    failures = cell["outputs"][0]["data"]["text/plain"]
     assert failures.count("diverged") == 12
     assert "stopped being a finite number at step" in failures
 
