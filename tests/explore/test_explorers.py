@@ -178,6 +178,7 @@ def test_no_fit_all_fits_and_all_methods_are_sound_pictures(ipc, digits, methods
     rows = drawn(ipc, "kind")
     assert set(rows["method"]) == set(digits[0].methods[:methods])
     assert set(rows["fit"][rows["kind"] == "curve"]) == set(fits)
+    json.dumps(ipc.picture.specs, allow_nan=False)  # a browser reads no NaN
     picture = Image.open(BytesIO(mime_bundle(ipc.spec)[0]["image/png"]))
     assert picture.width < 2 * 800
     assert np.asarray(picture.convert("L")).std() > 10
