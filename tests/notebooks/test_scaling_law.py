@@ -18,8 +18,8 @@ def executed(tmp_path_factory):
 def test_it_leaves_figures_a_table_and_sentences(executed):
     folder, notebook = executed
     charts = outputs(notebook, "application/vnd.vegalite.v5+json")
-    assert len(charts) == 5
-    assert len(outputs(notebook, "image/png")) == 5
+    assert len(charts) == 6  # with that of the explorer
+    assert len(outputs(notebook, "image/png")) == 6
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 3 * 4 * 3
     assert (trials.query("status == 'ok'").groupby("method").size() == 12).all()
