@@ -12,6 +12,7 @@ from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, box, bullets, listed, p_value, sections
 
 HARDLY = 0.01  # of the distance from a guess to perfect accuracy
+FAILED = "No method reached an accuracy."
 
 
 def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
@@ -62,7 +63,7 @@ def verdicts(
 
 def _best(ranks: pd.DataFrame) -> str:
     if ranks.empty:
-        return "**Per sample:** no method reached an accuracy."
+        return f"**Per sample: cannot be decided.** {FAILED}"
     sizes = ranks.groupby("best", sort=False)["k"]
     places = [f"{method} at k = {listed(ks, 'and')}" for method, ks in sizes]
     text = f"**Per sample:** best is {'; '.join(places)}."
@@ -89,7 +90,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
     """
     leaders = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
-    leaders.append(_among_the_best(ranks))
+    leaders = leaders or [FAILED]
     return sections({"Per sample": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
@@ -153,17 +154,6 @@ def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     if abs(row["difference"]) < SAME:
         return f"{text}. It is level with {row['runner_up']}."
     return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
-
-
-def _among_the_best(ranks: pd.DataFrame) -> str:
-    rows = ranks[["best", "not_separable"]].itertuples(index=False)
-    counts = Counter(method for best, others in rows for method in (best, *others))
-    if not counts:
-        return "No method reached an accuracy."
-    sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")
-    return (
-        f"Best, or not significantly worse than the best, at how many of {len(ranks)} k: {sizes}."
-    )
 
 
 def _over_baseline(table: pd.DataFrame) -> list[str]:

@@ -58,7 +58,7 @@ def test_the_box_has_a_line_for_each_question():
         (ranking((10, "dm", ()), (20, "dm", ())), "better than all others: at every k."),
         (ranking((10, "dm", ("dc",))), "better than all others: at no k."),
         (ranking((10, "dm", ())).assign(runner_up=np.nan), "There is no other method."),
-        (ranking(), "no method reached an accuracy."),
+        (ranking(), "Per sample: cannot be decided.** No method reached an accuracy."),
     ],
 )
 def test_who_is_best_per_sample(ranks, end):
