@@ -117,9 +117,10 @@ box => [...box.querySelectorAll(".vega-embed [role=graphics-symbol]")]
   .map(mark => mark.getAttribute("aria-label"))
 """
 FIRST_SCREEN = """([width, height]) => {
-  const chart = document.querySelector(".vega-embed svg").getBoundingClientRect();
-  const wide = document.documentElement.scrollWidth;
-  return wide <= width && chart.right <= width && chart.top <= height - 300;
+  const box = document.querySelector(".vega-embed");
+  const chart = box.querySelector("svg").getBoundingClientRect();
+  const fills = chart.width > 0.9 * box.clientWidth && chart.right <= width;
+  return fills && chart.top <= height - 300 && document.documentElement.scrollWidth <= width;
 }"""
 LOCAL = {"127.0.0.1", "image", "application", "http", "text"}  # the last four: of data and blobs
 
