@@ -111,7 +111,8 @@ def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
         cheap_ks, ks = set(cheap["k"]), set(rows["k"][rows["outcome"] != "untested"])
         places = dict(iter(cheap.groupby("control", sort=False)["k"]))
         places |= {"none": ks - cheap_ks, "no cheaper control is tested": set(rows["k"]) - ks}
-        parts = [f"{x} at k = {listed(sorted(at), 'and')}" for x, at in places.items() if len(at)]
+        places = {text: listed(sorted(at), "and") for text, at in places.items() if len(at)}
+        parts = [f"{text} at k = {at}" for text, at in places.items()]
         lines.append(f"{method}, {labels} labels: {'; '.join(parts)}.")
         level[labels] += len(cheap_ks)
         tested[labels] += len(ks)
