@@ -14,6 +14,7 @@ from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
 from ddlib.explore.planner import EPSILONS, read_pilot
 from ddlib.explore.tables import Tables
 from ddlib.figures import coverage as charts
+from ddlib.figures import maps
 from ddlib.figures.style import COLOURS, FAINT, INK, colour, k_axis, tips
 from ddlib.stats import covers, distances, families, planner, regressions
 from ddlib.stats.families import KStars
@@ -79,7 +80,7 @@ class CoverageExplorer(Explorer):
         here, k = needs.iloc[[0]].assign(at=h_cov), needs["k*"].iloc[0]
         chart = alt.concat(
             _law(tables, k_stars, radius, here),
-            charts.cover_map(points, radius).properties(width=charts.MAP, height=charts.MAP),
+            maps.cover_map(points, radius).properties(width=maps.WIDTH, height=maps.WIDTH),
             _worst_gap(tables, method, members, needs, epsilon),
             _steps(tables, members, radius),
             columns=2,
@@ -87,7 +88,7 @@ class CoverageExplorer(Explorer):
         )
         return View(
             chart,
-            f"{charts.covered(len(centres), f'{radius:g}', len(members))}: H_cov = {h_cov:.2f}; "
+            f"{maps.covered(len(centres), f'{radius:g}', len(members))}: H_cov = {h_cov:.2f}; "
             f"k* {'= ' * k[0].isdigit()}{k}",
             "Ring: this family among those of the study. The plane shows "
             f"{share:.0%} of the distances' variance, so a ball may look too wide or too narrow.",
@@ -219,7 +220,7 @@ def _law(tables: Tables, k_stars: KStars, radius: float, here: pd.DataFrame) -> 
         subtitle="Line: of ln k*. Short dash: by raw worst gaps. Triangle: beyond the sizes.",
         fontSize=12,
     )
-    size = {"width": 440, "height": charts.MAP, "title": title}
+    size = {"width": 440, "height": maps.WIDTH, "title": title}
     return charts.k_star_marks(table, x, y, ring, legend="bottom", **size)
 
 
@@ -230,7 +231,7 @@ def _steps(tables: Tables, members: tuple[str, ...], radius: float) -> alt.Layer
         _h_cov(tables, members), tables.noise, [radius], edge, COLOURS[1], most
     )
     title = alt.Title("H_cov(r)", subtitle="Grey: what seeds alone reach.", fontSize=12)
-    return steps.properties(width=charts.MAP, height=150, title=title)
+    return steps.properties(width=maps.WIDTH, height=150, title=title)
 
 
 def _worst_gap(tables, method, members, needs, epsilon: float) -> alt.LayerChart:

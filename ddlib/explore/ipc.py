@@ -86,9 +86,10 @@ class IpcExplorer(Explorer):
                 if failure:
                     rows.append(name | row | {"predicted gap": failure})
                     continue
-                rows.append(name | row | self._predictions(fit, k, least_gain))
+                predicted = {"predicted gap": format(fit.gap(k), ".3f")}
                 if FOUR in show:
-                    rows[-1] |= {f"at 4k = {4 * k}": _four_times(fit, k, means)}
+                    predicted[f"at 4k = {4 * k}"] = _four_times(fit, k, means)
+                rows.append(name | row | predicted | self._saturation(fit, k, least_gain))
                 marks += [name | mark for mark in _marks(fit, k, least_gain, FOUR in show)]
         axes = prediction.axes(study, LOG in show)
         curves = pd.concat([pd.DataFrame(columns=[*MARKS, "part"]), *curves])
@@ -106,10 +107,9 @@ class IpcExplorer(Explorer):
             f"{GUESS if beyond == HIDDEN else ''}",
         )
 
-    def _predictions(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
+    def _saturation(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
         share = self.floor_share
         return {
-            "predicted gap": format(fit.gap(k), ".3f"),
             "gain of the next sample": format(fit.gain(k), ".2g"),
             f"k_sat: gain below {least_gain:g}": _k(fit.k_sat, least_gain),
             f"k: {share:.0%} of the floor left above it": _k(fit.k_floor, share),

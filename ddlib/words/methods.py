@@ -1,17 +1,18 @@
 """Sentences that compare methods, computed from tables."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, CONTROLS, against, holm, paired
+from ddlib.stats.compare import BASELINE, against, holm, paired
 from ddlib.stats.intervals import LEVEL, SAME, Interval, number
 from ddlib.stats.surrogates import Agreement
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, box, bullets, listed, p_value, sections
 
 HARDLY = 0.01  # of the distance from a guess to perfect accuracy
+FAILED = "No method reached an accuracy."
 
 
 def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
@@ -45,24 +46,24 @@ def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
 def verdicts(
     pairs: pd.DataFrame,
     ranks: pd.DataFrame,
-    costs: pd.DataFrame,
+    controls: pd.DataFrame,
     learned: pd.DataFrame,
     exponents: pd.DataFrame,
 ) -> Text:
     """Return a line each: the best per sample, who beats BASELINE, per second, interchangeable.
 
-    pairs, ranks: as in `per_image`; costs: the table `cost_table` of `ddlib.stats.scores`; learned:
+    pairs, ranks: as in `per_image`; controls: `against_controls` of `ddlib.stats.scores`; learned:
     `paired` of the methods that learn samples; exponents: that table of `ddlib.stats.surrogates`.
     """
     versus = against(pairs)
     beaten = f"{_better(versus)}." if len(versus) else _over_baseline(versus)[0]
-    lines = [_best(ranks), f"**Against {BASELINE}:** {beaten}", _worth(costs)]
+    lines = [_best(ranks), f"**Against {BASELINE}:** {beaten}", _worth(controls)]
     return box([*lines, _interchangeable(learned, exponents)])
 
 
 def _best(ranks: pd.DataFrame) -> str:
     if ranks.empty:
-        return "**Per sample:** no method reached an accuracy."
+        return f"**Per sample: cannot be decided.** {FAILED}"
     sizes = ranks.groupby("best", sort=False)["k"]
     places = [f"{method} at k = {listed(ks, 'and')}" for method, ks in sizes]
     text = f"**Per sample:** best is {'; '.join(places)}."
@@ -74,13 +75,13 @@ def _best(ranks: pd.DataFrame) -> str:
     return f"{text} Significantly better than all others: {clear}."
 
 
-def _worth(costs: pd.DataFrame) -> str:
-    rows = costs[costs["front"] & ~costs["method"].isin(CONTROLS)]
-    sizes = rows.groupby("method", sort=False)["k"]
-    places = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
-    if places:
-        return f"**Per second:** no cheaper set is as accurate as {listed(places)}."
-    return "**Per second:** a cheaper control is as accurate as every distilled set."
+def _worth(controls: pd.DataFrame) -> str:
+    tested = controls[controls["outcome"] != "untested"]
+    if tested.empty:
+        return "**Per second: cannot be decided.** No control that costs less can be tested."
+    won = (tested["outcome"] == "worse").groupby([tested["method"], tested["k"]], sort=False).all()
+    sizes = won[won].reset_index("k").groupby("method", sort=False)["k"]
+    return f"**Per second:** {_beat(sizes)} every control that costs less."
 
 
 def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
@@ -89,7 +90,7 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
     """
     leaders = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
-    leaders.append(_among_the_best(ranks))
+    leaders = leaders or [FAILED]
     return sections({"Per sample": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
 
 
@@ -110,7 +111,8 @@ def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
         cheap_ks, ks = set(cheap["k"]), set(rows["k"][rows["outcome"] != "untested"])
         places = dict(iter(cheap.groupby("control", sort=False)["k"]))
         places |= {"none": ks - cheap_ks, "no cheaper control is tested": set(rows["k"]) - ks}
-        parts = [f"{x} at k = {listed(sorted(at), 'and')}" for x, at in places.items() if len(at)]
+        places = {text: listed(sorted(at), "and") for text, at in places.items() if len(at)}
+        parts = [f"{text} at k = {at}" for text, at in places.items()]
         lines.append(f"{method}, {labels} labels: {'; '.join(parts)}.")
         level[labels] += len(cheap_ks)
         tested[labels] += len(ks)
@@ -153,17 +155,6 @@ def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     if abs(row["difference"]) < SAME:
         return f"{text}. It is level with {row['runner_up']}."
     return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
-
-
-def _among_the_best(ranks: pd.DataFrame) -> str:
-    rows = ranks[["best", "not_separable"]].itertuples(index=False)
-    counts = Counter(method for best, others in rows for method in (best, *others))
-    if not counts:
-        return "No method reached an accuracy."
-    sizes = listed((f"{method} at {count}" for method, count in counts.most_common()), "and")
-    return (
-        f"Best, or not significantly worse than the best, at how many of {len(ranks)} k: {sizes}."
-    )
 
 
 def _over_baseline(table: pd.DataFrame) -> list[str]:
@@ -234,10 +225,13 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
 
 def _better(table: pd.DataFrame) -> str:
     rows = table[table["survives"].astype(bool) & (table["low"] > 0)]
-    sizes = rows.groupby("method", sort=False)["k"]
+    return f"{_beat(rows.groupby('method', sort=False)['k'])} {BASELINE} samples"
+
+
+def _beat(sizes: Iterable[tuple[str, pd.Series]]) -> str:
     names = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
     verb = "significantly beat" if len(names) > 1 else "significantly beats"
-    return f"{listed(names, 'and') or 'no method'} {verb} {BASELINE} samples"
+    return f"{listed(names, 'and') or 'no method'} {verb}"
 
 
 def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame | None = None) -> Text:

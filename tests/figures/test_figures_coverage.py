@@ -4,6 +4,7 @@ import pytest
 import vl_convert
 
 from ddlib.figures import coverage as charts
+from ddlib.figures import maps
 
 
 def table_of(spec: dict, column: str) -> pd.DataFrame:
@@ -28,7 +29,7 @@ def test_the_broad_line_is_the_largest_mean_at_each_k():
 
 def test_a_map_has_the_ball_of_the_centre_and_lines_from_its_members():
     points = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.0]}, index=["a", "b", "c"])
-    spec = charts.configuration_map(points.assign(centre=["b", "b", None]), 0.8, 1.5).to_dict()
+    spec = maps.configuration_map(points.assign(centre=["b", "b", None]), 0.8, 1.5).to_dict()
     roles = table_of(spec, "role").set_index("configuration")["role"].to_dict()
     assert roles == {"a": "covered", "b": "centre of a ball", "c": "not in the family"}
     np.testing.assert_allclose(table_of(spec, "x2"), [[0, 0, 1, 1], [1, 1, 1, 1]])
@@ -40,14 +41,14 @@ def test_a_map_has_the_ball_of_the_centre_and_lines_from_its_members():
 
 
 def test_balls_and_configurations_are_counted_in_good_grammar():
-    assert charts.covered(1, "0.2", 1) == "1 ball of radius 0.2 covers 1 configuration"
-    assert charts.covered(2, "0.2", 3) == "2 balls of radius 0.2 cover 3 configurations"
+    assert maps.covered(1, "0.2", 1) == "1 ball of radius 0.2 covers 1 configuration"
+    assert maps.covered(2, "0.2", 3) == "2 balls of radius 0.2 cover 3 configurations"
 
 
 def test_names_on_a_map_that_would_overlap_all_others_are_hidden():
     """Ten dots at one place: six heights are free, so six names; the far one is at the first."""
     points = pd.DataFrame({"x": [*[0.0] * 10, 1.0], "y": 0.0}, index=list("abcdefghijk"))
-    spec = charts.cover_map(points.assign(centre="a"), 0.1).to_dict()
+    spec = maps.cover_map(points.assign(centre="a"), 0.1).to_dict()
     heights = table_of(spec, "height").set_index("configuration")["height"]
     assert heights[list("abcdefghij")].dropna().nunique() == heights.dropna().size - 1 == 6
     assert heights["k"] == heights["a"] == -13

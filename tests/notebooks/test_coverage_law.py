@@ -32,16 +32,19 @@ def executed(tmp_path_factory):
 
 def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
-    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 5
+    assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 6
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 5 * 2 * 4 * 4
     assert set(trials["status"]) == {"ok"}
     box, *texts = outputs(notebook, "text/markdown")
     goals = [line.split(": ")[0] for line in box.splitlines()]
     assert goals == ["> - **Worst gap 0.05", "> - **Worst gap 0.3"]
-    _, _, distance, reading, served, *plans = [t for t in texts if not t.startswith("<details>")]
+    texts = [text for text in texts if not text.startswith("<details>")]
+    _, distance, reading, poor, radii, served, *plans = texts
     assert "Seeds alone reach a distance of" in distance
     assert "**Worst gap 0.05.** " in reading
+    assert "poor on all data" in poor
+    assert "Worst gap 0.05: the verdict " in radii
     assert served.startswith("**dm** instead of random: the worst gap is significantly")
     assert any("a worst gap of 0.3" in text for text in plans)
     cells = [cell.get("outputs", []) for cell in notebook.cells]

@@ -5,6 +5,8 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 from running import NOTEBOOKS, TINY, execute, outputs
 
+from ddlib.publish.page import NUMBERS
+
 NOTEBOOK = NOTEBOOKS / "01_scaling_law.ipynb"
 
 
@@ -18,8 +20,9 @@ def executed(tmp_path_factory):
 def test_it_leaves_figures_a_table_and_sentences(executed):
     folder, notebook = executed
     charts = outputs(notebook, "application/vnd.vegalite.v5+json")
-    assert len(charts) == 5
-    assert len(outputs(notebook, "image/png")) == 5
+    assert len(charts) == 5 + 1  # the explorer
+    assert len(outputs(notebook, "image/png")) == 5 + 1
+    assert "random" in outputs(notebook, NUMBERS)[0]
     trials = pd.read_parquet(folder / "results" / "trials.parquet")
     assert len(trials) == 3 * 4 * 3
     assert (trials.query("status == 'ok'").groupby("method").size() == 12).all()
@@ -34,7 +37,8 @@ def test_it_leaves_figures_a_table_and_sentences(executed):
 
 def test_what_failed_is_shown_as_failed(executed):
     _, notebook = executed
-    failures = notebook.cells[-1]["outputs"][0]["data"]["text/plain"]
+    (cell,) = [cell for cell in notebook.cells if cell["id"] == "code-24"]
+    failures = cell["outputs"][0]["data"]["text/plain"]
     assert failures.count("diverged") == 12
     assert "stopped being a finite number at step" in failures
 

@@ -29,15 +29,15 @@ PAIRS = paired(
     *((20, "random", "dm", -0.1, 0.01), (20, "random", "dc", 0.1, 0.2)),
 )
 RANKS = ranking((10, "dm", ()), (20, "dm", ("dc",)), (50, "dc", ("dm", "random")))
-COSTS = pd.DataFrame({
-    **{"method": ["random", "dm", "dm", "dc"], "k": [10, 10, 20, 10]},
-    "front": [True, True, True, False],
+CONTROLS = pd.DataFrame({
+    **{"method": ["dm", "dm", "dm", "dc", "dc"], "k": [10, 10, 20, 10, 20]},
+    "outcome": ["worse", "worse", "worse", "level", "untested"],
 })  # fmt: skip
 ALIKE = pd.DataFrame({"differs": [False]})
 
 
-def lines(pairs=PAIRS, ranks=RANKS, costs=COSTS, learned=PAIRS[:0], exponents=ALIKE):
-    quote = words.verdicts(pairs, ranks, costs, learned, exponents).splitlines()
+def lines(pairs=PAIRS, ranks=RANKS, controls=CONTROLS, learned=PAIRS[:0], exponents=ALIKE):
+    quote = words.verdicts(pairs, ranks, controls, learned, exponents).splitlines()
     assert all(line.startswith("> - **") for line in quote)
     return [line.removeprefix("> - ") for line in quote]
 
@@ -47,7 +47,7 @@ def test_the_box_has_a_line_for_each_question():
         "**Per sample:** best is dm at k = 10 and 20; dc at k = 50. Significantly better than all "
         "others: only at k = 10.",
         "**Against random:** dm (k = 10 and 20) and dc (k = 10) significantly beat random samples.",
-        "**Per second:** no cheaper set is as accurate as dm (k = 10 and 20).",
+        "**Per second:** dm (k = 10 and 20) significantly beats every control that costs less.",
         "**Interchangeable: cannot be decided.** No two methods that learn can be compared.",
     ]
 
@@ -58,7 +58,7 @@ def test_the_box_has_a_line_for_each_question():
         (ranking((10, "dm", ()), (20, "dm", ())), "better than all others: at every k."),
         (ranking((10, "dm", ("dc",))), "better than all others: at no k."),
         (ranking((10, "dm", ())).assign(runner_up=np.nan), "There is no other method."),
-        (ranking(), "no method reached an accuracy."),
+        (ranking(), "Per sample: cannot be decided.** No method reached an accuracy."),
     ],
 )
 def test_who_is_best_per_sample(ranks, end):
@@ -69,9 +69,11 @@ def test_nobody_beats_random_samples_and_nothing_is_worth_its_time():
     level = PAIRS.assign(survives=False)
     assert lines(level)[1] == "**Against random:** no method significantly beats random samples."
     assert "no random beside another method" in lines(PAIRS[:0])[1]
-    control = COSTS.assign(front=COSTS["method"] == "random")
-    end = "a cheaper control is as accurate as every distilled set."
-    assert lines(costs=control)[2].endswith(end)
+    matched = CONTROLS.assign(outcome=["worse", "level", "level", "level", "untested"])
+    second = "**Per second:** no method significantly beats every control that costs less."
+    assert lines(controls=matched)[2] == second
+    second = "**Per second: cannot be decided.** No control that costs less can be tested."
+    assert lines(controls=CONTROLS[-1:])[2] == second
 
 
 @pytest.mark.parametrize(

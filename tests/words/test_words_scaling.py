@@ -6,7 +6,7 @@ import pytest
 
 from ddlib.stats import laws, power
 from ddlib.words import scaling as words
-from ddlib.words.text import Text
+from ddlib.words.text import Text, unless_empty
 
 KS = np.array([10, 20, 50, 100, 200, 500, 1000, 2000])
 
@@ -159,3 +159,10 @@ def test_what_cannot_be_said_is_not(table, phrases):
 def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
     text = Text("**dm.** b")
     assert repr(text) == text._repr_markdown_() == "**dm.** b"
+
+
+def test_a_long_table_is_folded_and_an_empty_one_is_a_sentence():
+    table = pd.DataFrame({"k": range(11)})
+    assert unless_empty(table, "None.", "Sizes").startswith("<details><summary>Sizes</summary>")
+    assert unless_empty(table[:10], "None.", "Sizes").equals(table[:10])
+    assert unless_empty(table[:0], "None.", "Sizes") == "None."
