@@ -27,6 +27,7 @@ STYLE = """<style>
 .ddlib-explorer .vega-embed {max-width: 100%; overflow-x: auto}
 @media (max-width: 600px) {  /* a phone: the chart, its controls, its numbers */
   .ddlib-beside {display: contents}
+  .ddlib-beside > * {flex: none !important}
   .ddlib-controls {order: 1}
   .ddlib-below {order: 2}
 }
