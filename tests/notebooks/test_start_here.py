@@ -46,7 +46,8 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     assert len(charts) == 3 + 1  # the set, a figure a law, and the answer about noise
     kept, scaling, coverage = outputs(notebook, "text/markdown")
     assert kept.startswith("With 0.8% of the samples, the distilled set keeps ")
-    assert re.findall(r"\*\*(\w+)\*\* (\w+)", scaling) == [("random", "breaks"), ("dm", "follows")]
+    told = re.findall(r"\*\*(\w+): (\w+)", scaling)
+    assert told == [("random", "fails"), ("dm", "survives")]
     assert coverage.startswith("**Families with a larger H_cov are not shown to need more samples")
     jargon = ("AIC", "p =", "R²", "Vendi", "τ", "interval")
     assert not any(word in text for word in jargon for text in (kept, scaling, coverage))
