@@ -59,6 +59,8 @@ class Explorer(widgets.VBox):
     picture of the first view remains, whose Vega-Lite specification is `spec`.
     """
 
+    numbers_width = "480px"  # of the box of numbers; "100%" puts it below the charts
+
     def __init__(self, studies: Sequence[Tables], **controls: widgets.Widget) -> None:
         self.controls = {"study": menu("Study", named(studies)), **controls}
         self.heading, self.picture, self.numbers = widgets.HTML(), Charts(), widgets.HTML()
@@ -72,7 +74,7 @@ class Explorer(widgets.VBox):
         ticks = [control for control in self.controls.values() if isinstance(control, Ticks)]
         row = [control for control in self.controls.values() if control not in ticks]
         chart = widgets.VBox([self.heading, self.picture], layout={"flex": "3 1 560px"})
-        self.numbers.layout = {"flex": "2 1 480px", "overflow": "auto"}
+        self.numbers.layout = {"flex": f"2 1 {self.numbers_width}", "overflow": "auto"}
         parts = [
             widgets.VBox([widgets.HBox([*row, reset], layout=ROW), *ticks]),
             widgets.HBox([chart, self.numbers], layout=ROW),

@@ -31,6 +31,8 @@ class CoverageExplorer(Explorer):
     draws: bootstrap draws of k*. Raises ValueError if no study has distances.
     """
 
+    numbers_width = "100%"  # four charts take the whole width
+
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
         self.draws, studies = draws, [s for s in studies if s.distances is not None]
         if not studies:

@@ -214,6 +214,10 @@ class _Renderer(IPythonRenderer):
         # nbconvert parses blocks to embed images, and would close <details> before its content.
         return super().block_html(html) if "<img" in html else f"{html}\n"
 
+    def inline_html(self, html: str) -> str:
+        # each tag of k<sub>sat</sub> comes alone
+        return super().inline_html(html) if "<img" in html else html
+
     def block_math(self, body: str) -> str:
         return _mathml(body, "block")
 

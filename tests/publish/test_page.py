@@ -94,6 +94,11 @@ def test_formulas_become_mathml_in_prose_and_outputs(convert):
     assert "$$" not in prose
 
 
+def test_indices_and_exponents_stay_below_and_above_the_line(convert):
+    soup = convert(new_markdown_cell("The set S<sub>k</sub> and a/k<sup>b</sup>."))
+    assert (soup.p.sub.text, soup.p.sup.text) == ("k", "b")
+
+
 def test_links_lead_to_headings_of_this_page_and_of_others(convert, tmp_path):
     (tmp_path / "other.html").touch()
     text = (
