@@ -112,7 +112,7 @@ class IpcExplorer(Explorer):
         return {
             "gain of the next sample": format(fit.gain(k), ".2g"),
             f"k_sat: gain below {least_gain:g}": _k(fit.k_sat, least_gain),
-            f"k: {share:.0%} of the floor left above it": _k(fit.k_floor, share),
+            f"k where the gap is {100 * share:g} % above its floor": _k(fit.k_floor, share),
         }
 
 
@@ -132,7 +132,9 @@ def _failure(fit: Fit, fits: Fits) -> str:
     if fit.law.name == "inverse_sqrt" and outcome == "fails":
         return f"fails: {why}"
     missed = fit.misfit is not None and fit.misfit <= LEVEL
-    return "fails: misses the means" if missed else "" if fit.fitted else fit.reason
+    return (
+        "fails: the curve misses the measured means" if missed else "" if fit.fitted else fit.reason
+    )
 
 
 def _curve(fit: Fit, end: int, failure: str) -> pd.DataFrame:
@@ -163,9 +165,10 @@ def _four_times(fit: Fit, k: int, means: pd.DataFrame) -> str:
 
 def _k(find: Callable[[float], Interval], value: float) -> str:
     try:
-        return format(find(value), ".0f")
+        k = find(value)
     except ValueError as reason:
         return f"none: {reason}"
+    return "none: the floor may be 0" if k.high == math.inf else format(k, ".0f")
 
 
 def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
@@ -173,17 +176,20 @@ def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
     points = {"prediction": k} | ({"four times": 4 * k} if four else {})
     with suppress(ValueError):  # the table says why
         points["k_sat"] = fit.k_sat(least_gain).estimate
-    return [{"mark": name, **fit.predict(k).iloc[0]} for name, k in points.items()]
+    return [{"mark": name, "aic": fit.aic, **fit.predict(k).iloc[0]} for name, k in points.items()]
 
 
 def _verdict(marks: list[dict], ipc: int, k: int) -> str:
+    """Name the method with the smallest prediction, of each by its fit with the least AIC."""
     predicted = [mark for mark in marks if mark["mark"] == "prediction"]
+    predicted.sort(key=lambda mark: mark["aic"] or 0, reverse=True)
     if not predicted:
         return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap"
-    best = min(predicted, key=lambda mark: mark["gap"])
+    preferred = {mark["method"]: mark for mark in predicted}  # the last has the least AIC
+    best = min(preferred.values(), key=lambda mark: mark["gap"])
     gap = Interval(best["gap"], best["low"], best["high"])
     name = f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap:.3f}"
-    return name + (f", by {best['fit']}" if len({mark["fit"] for mark in marks}) > 1 else "")
+    return name + (f", by {best['fit']} (least AIC)" if len(predicted) > len(preferred) else "")
 
 
 def _log_note(gaps: pd.DataFrame, bottom: float) -> str:

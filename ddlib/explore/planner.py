@@ -46,17 +46,18 @@ class Planner(Explorer):
         self.controls["family"].options = tables.families | alone
 
     def view(self, tables, family, epsilon, budget) -> View:
-        offers, refused = [], []
+        offers, refused, size = [], [], np.clip(budget, tables.ipcs[0], tables.ipcs[-1])
         for method in tables.methods:
             try:
                 pilot = read_pilot(tables, method, self.draws)
-                offers.append(_offer(tables, method, pilot, family, epsilon, budget))
+                offers.append(_offer(tables, method, pilot, family, epsilon, budget, size))
             except ValueError as reason:
                 refused.append({"method": method, "remark": str(reason)})
         if not offers:
             raise ValueError(f"no method can be planned with ({refused[0]['remark']})")
         offers.sort(key=lambda offer: offer.order)
-        first, rows = offers[0], [_row(offer, offers[0], budget) for offer in offers]
+        first = offers[0]
+        rows = [_row(offer, first, size) for offer in offers]
         pilot, why = first.plan.pilot, first.judged.why
         warning = words.rejected(first.method, first.member, why, first.plan)
         warning *= first.judged.outcome == "fails"
@@ -65,7 +66,7 @@ class Planner(Explorer):
         )
         return View(
             chart.resolve_scale(color="independent", strokeDash="independent"),
-            _verdict(first, budget),
+            _verdict(first, budget, size),
             words.held(pilot),
             pd.DataFrame(rows + refused),
             f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}",
@@ -79,7 +80,7 @@ def read_pilot(tables: Tables, method: str, draws: int) -> Pilot:
 
 
 class Offer(NamedTuple):
-    """What a method needs, and its worst gap at the budget (or at the pilot's largest k)."""
+    """What a method needs, and its worst gap at the budget (or the nearest size measured)."""
 
     method: str
     plan: Plan
@@ -95,13 +96,12 @@ class Offer(NamedTuple):
         return not self.within, (self.plan.ipc if self.within else self.gap).estimate
 
 
-def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon: float, budget: int) -> Offer:
+def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon, budget, size) -> Offer:
     """Plan with one method; ValueError if its pilot cannot predict for a member."""
     if reason := next(filter(None, map(pilot.refusal, family)), ""):
         raise ValueError(reason)
     plan = planner.plan(pilot, family, epsilon, tables.class_count)
-    k = np.clip(budget * tables.class_count, pilot.ks[0], REACH * pilot.ks[-1])
-    gaps = pilot.predict(family, [k])[..., 0]
+    gaps = pilot.predict(family, [size * tables.class_count])[..., 0]
     worst, member = gaps.max(axis=0), plan.member or family[np.median(gaps, axis=1).argmax()]
     gap = interval(np.array([np.median(worst), *worst]))
     within = bool(plan.ipc) and plan.ipc.estimate <= budget
@@ -117,18 +117,19 @@ def _judge(tables: Tables, method: str, member: str, draws: int) -> tuple[Fit, V
     return fits["inverse_sqrt"], verdicts.verdict(fits)
 
 
-def _verdict(first: Offer, budget: int) -> str:
+def _verdict(first: Offer, budget: int, size: float) -> str:
     plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
     if first.within:
-        doubtful = plan.doubt or first.judged.outcome == "fails"
-        guess = "A guess: take" if doubtful and plan.k.estimate > plan.pilot.ks[-1] else "Take"
-        return f"{guess} {first.method} with {plan.ipc:.0f} samples per class for {goal}"
-    nearest = f"{first.method} comes nearest with {first.gap:.3f}"
+        guess = plan.doubt or (plan.rests_on_law and first.judged.outcome == "fails")
+        text = f"{'A guess: take' if guess else 'Take'} {first.method} with {plan.ipc:.0f} samples"
+        beyond = "; the interval exceeds the budget" * (plan.ipc.high > budget)
+        return f"{text} per class for {goal}{beyond}"
+    nearest = f"{first.method} comes nearest with {first.gap:.3f} at {size:g}"
     return f"No method holds {goal} within {budget} samples per class; {nearest}"
 
 
-def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
-    """Return the row of a method; first: the method to take."""
+def _row(offer: Offer, first: Offer, size: float) -> dict[str, str]:
+    """Return the row of a method; first: the method to take; size: where its gap is told."""
     plan, remarks = offer.plan, [offer.plan.reason or "beyond the budget" * (not offer.within)]
     if plan.ipc and first.plan.ipc and offer is not first:
         more = (plan.draws > first.plan.draws).mean()  # paired: both draws weight the same seeds
@@ -136,7 +137,7 @@ def _row(offer: Offer, first: Offer, budget: int) -> dict[str, str]:
     return {
         "method": offer.method,
         "samples per class": format(plan.ipc, ".0f") if plan.ipc else "unknown",
-        f"gap at {budget}": format(offer.gap, ".3f"),
+        f"gap at {size:g}": format(offer.gap, ".3f"),
         "decided by": plan.member or "",
         "a/√k + c": offer.judged.outcome,
         "remark": "; ".join(filter(None, remarks)),

@@ -82,9 +82,16 @@ class Tables:
 
     @cached_property
     def families(self) -> Families:
-        """All configurations, the families of the study, and those of equal size, by name."""
+        """All configurations, the families of the study, and those of equal size, by name.
+
+        Where a study compares label regimes, all configurations are one family a regime.
+        """
         names = self.configurations if self.distances is None else list(self.distances.index)
         families = {"all configurations": tuple(names)}
+        if "labels" in self.trials and self.trials["labels"].nunique() > 1:
+            labels = self.trials.set_index("configuration")["labels"].to_dict()
+            groups = pd.Series(names).groupby([labels[name] for name in names], sort=False)
+            families = {f"all with {group} labels": tuple(part) for group, part in groups}
         for name, members in self.settings["families"].items():
             families[name] = tuple(member for member in members if member in names)
         return {name: members for name, members in families.items() if members} | self.spread[0]

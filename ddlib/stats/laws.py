@@ -129,7 +129,8 @@ class Fit:
         """
         a, b, c = self._falling_power(share)
         if c[0] <= 0:
-            raise ValueError(f"there is no floor above 0, but c={c[0]:.3g}")
+            floor = f"{c[0]:.2g}".replace("-", "−")
+            raise ValueError(f"there is no floor above 0, but c = {floor}")
         with np.errstate(divide="ignore", invalid="ignore"):
             k = (share * np.maximum(c, 0) / a) ** (-1 / b)
         return interval(np.where(a > 0, k, 0.0))

@@ -30,10 +30,15 @@ class Plan:
         return Interval(*(self.class_count * value for value in self.ipc))
 
     @property
+    def rests_on_law(self) -> bool:
+        """Whether a/√k + c decides an end of `k`, past the largest size measured."""
+        return bool(self.ipc) and self.k.high > self.pilot.ks[-1]
+
+    @property
     def doubt(self) -> str:
         """Say what speaks against a/√k + c, where the plan rests on it; empty for nothing."""
         b, last = self.pilot.exponent, self.pilot.ks[-1]
-        if self.k.high <= last or (b and b.low <= 0.5 <= b.high):
+        if not self.rests_on_law or (b and b.low <= 0.5 <= b.high):
             return ""
         why = f"the exponent is {b:.2f}, not 1/2" if b else "this pilot cannot test that law"
         return f"past k = {last:g} this rests on a/√k + c, and {why}"

@@ -91,16 +91,20 @@ def confirms(tests: pd.DataFrame, within: pd.DataFrame | None) -> str:
     """Return "confirmed", "not confirmed" or "not decided": the coverage law, by three conditions.
 
     At each epsilon that can be tested, k* rises significantly with H_cov, more than with RIVAL, and
-    among families of equal M. tests, within: of `regress` and `within_equal`.
+    among families of equal M. Not decided where a condition cannot be tested and the others hold.
+    tests, within: of `regress` and `within_equal`.
     """
     rows = tests[(tests["predictor"] == "h_cov") & (tests["reason"] == "")]
     if rows.empty:
         return "not decided"
-    ps = rows[["p", "p_lead"]].to_numpy().ravel()
+    equal = np.nan
     if within is not None:
         equal = within[(within["predictor"] == "h_cov") & within["epsilon"].isin(rows["epsilon"])]
-        ps = np.append(ps, equal["p"])
-    return "confirmed" if (ps <= LEVEL).all() else "not confirmed"
+        equal = equal["p"]
+    ps = np.append(rows[["p", "p_lead"]], equal)
+    if (ps > LEVEL).any():
+        return "not confirmed"
+    return "not decided" if np.isnan(ps).any() else "confirmed"
 
 
 def _by_epsilon(k_stars: KStars, measures: pd.DataFrame) -> Iterator[tuple]:

@@ -5,7 +5,7 @@ import pandas as pd
 import scipy
 
 from ddlib.stats.intervals import LEVEL, Interval
-from ddlib.stats.pilot import REACH, Pilot
+from ddlib.stats.pilot import PEERS, REACH, Pilot
 from ddlib.stats.planner import Plan
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, box, listed
@@ -41,12 +41,19 @@ def verdicts(regressions: pd.DataFrame, within: pd.DataFrame | None) -> Text:
             why = f"Nothing can be said about H_cov, as {row['reason']}."
             lines.append(f"**Worst gap {epsilon:g}: cannot be decided.** {why}")
             continue
-        ps = {"a rise of k* with H_cov": row["p"], "a closer fit than with ln M": row["p_lead"]}
-        if equal is not None:
-            ps["a rise among families of equal M"] = equal["p"]
-        missed = [claim for claim, p in ps.items() if not p <= LEVEL]
-        outcome = "not confirmed.** Not shown" if missed else "confirmed.** Shown"
-        lines.append(f"**Worst gap {epsilon:g}: {outcome}: {listed(missed or ps, 'and')}.")
+        fall = " (k* falls as H_cov grows)" if row["r2"] < 0 else ""
+        ps = pd.Series({
+            f"that k* rises with H_cov{fall}": row["p"],
+            "that H_cov fits better than ln M": row["p_lead"],
+            "that k* rises among families of equal M": np.nan if equal is None else equal["p"],
+        })  # fmt: skip
+        if (missed := ps > LEVEL).any():
+            text = f"not confirmed.** Not shown: {'; '.join(ps.index[missed])}"
+        elif (untested := ps.isna()).any():
+            text = f"cannot be decided.** Cannot be tested: {'; '.join(ps.index[untested])}"
+        else:
+            text = f"confirmed.** Shown: {'; '.join(ps.index)}"
+        lines.append(f"**Worst gap {epsilon:g}: {text}.")
     return box(lines)
 
 
@@ -76,7 +83,7 @@ def _equal(within: pd.DataFrame | None, epsilon: float) -> pd.Series | None:
 
 
 def by_radius(tests: pd.DataFrame) -> Text:
-    """Say, for each epsilon, whether the verdict on H_cov depends on the radius.
+    """Say, for each epsilon, whether it depends on the radius that k* rises with H_cov.
 
     tests: rows of `regress` for h_cov, with a column radius.
     """
@@ -84,13 +91,16 @@ def by_radius(tests: pd.DataFrame) -> Text:
     for epsilon, rows in tests.drop_duplicates(["epsilon", "radius"]).groupby("epsilon"):
         untested, rises = rows["reason"] != "", rows["p"] <= LEVEL
         sides = {
-            "k* rises with H_cov at r = ": rows[rises & ~untested],
-            "k* is not shown to rise with H_cov at r = ": rows[~rises & ~untested],
-            "nothing can be said at r = ": rows[untested],
+            "it rises at r = ": rows[rises & ~untested],
+            "it is not shown to rise at r = ": rows[~rises & ~untested],
+            "this cannot be decided at r = ": rows[untested],
         }
         parts = [text + _radii(side) for text, side in sides.items() if len(side)]
-        verdict = "depends" if len(parts) > 1 else "does not depend"
-        start = f"Worst gap {epsilon:g}: the verdict {verdict} on the radius"
+        answer = "depends on the radius" if len(parts) > 1 else "does not depend on the radius"
+        if untested.all():
+            parts = [listed(rows["reason"].unique())]
+            answer = "cannot be decided at any radius"
+        start = f"Worst gap {epsilon:g}: whether k* rises with H_cov {answer}"
         lines.append(f"{start}: {'; '.join(parts)}.")
     return Text("\n\n".join(lines))
 
@@ -104,10 +114,10 @@ def _radii(tests: pd.DataFrame) -> str:
 
 
 def poor(errors: pd.Series, epsilon: float) -> str:
-    """Name the configurations of a family that are poor on all data themselves; "" if none is.
+    """Name the configurations that are poor on all data themselves; "" if none is.
 
-    errors: of the networks on D, by configuration. The rule: the error exceeds the median of the
-    family by more than epsilon.
+    errors: of the networks on D, by configuration. The rule: an error exceeds their median by more
+    than epsilon.
     """
     names = errors.index[errors > errors.median() + epsilon]
     if names.empty:
@@ -115,23 +125,30 @@ def poor(errors: pd.Series, epsilon: float) -> str:
     verb, own, one = ("are", "their", "one") if len(names) > 1 else ("is", "its", "it")
     return (
         f"{listed((f'{name} ({1 - errors[name]:.2f})' for name in names), 'and')} {verb} poor on "
-        f"all data: {own} accuracy there is more than {epsilon:g} below the family's median, "
-        f"{1 - errors.median():.2f}. Where {one} is the worst member, k* is about this training, "
-        "not about how diverse the family is."
+        f"all data: {own} accuracy there is more than {epsilon:g} below the median accuracy of "
+        f"these configurations, {1 - errors.median():.2f}. Where {one} is the worst member, k* "
+        "shows how poor this training is, not how diverse the family is."
     )
 
 
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Say R² with H_cov and ln M, larger ones of other measures, and the slope, if k* rises."""
-    text = f"R² of ln k*: {h_cov['r2']:.2f} with H_cov (p = {h_cov['p']:.3f})"
+    """Say R² with H_cov and ln M, larger ones of other measures, and the slope, if k* rises.
+
+    The table gives R² the sign of the slope.
+    """
     rival = table.loc["log_members"]
+    text = f"R² of ln k*: {abs(h_cov['r2']):.2f} with H_cov (p = {h_cov['p']:.3f})"
     if rival["reason"]:
         text += f"; ln M cannot be compared: {rival['reason']}"
     else:
-        text += f", {rival['r2']:.2f} with ln M (p = {rival['p']:.3f}); the lead of H_cov has "
+        text += f", {abs(rival['r2']):.2f} with ln M (p = {rival['p']:.3f}); the lead of H_cov has "
         text += f"p = {h_cov['p_lead']:.3f}"
+    rows = ((h_cov, "H_cov"), (rival, "ln M"))
+    if falls := [name for row, name in rows if row["r2"] < 0]:
+        text += f"; k* falls as {listed(falls, 'and')} grow{'s' * (len(falls) == 1)}"
     r2 = table["r2"].reindex(list(OTHERS))
-    if larger := [f"{OTHERS[name]} ({r2[name]:.2f})" for name in r2.index[r2 > h_cov["r2"]]]:
+    r2 = r2[r2 > h_cov["r2"]] if h_cov["r2"] >= 0 else r2[:0]
+    if larger := [f"{OTHERS[name]} ({value:.2f})" for name, value in r2.items()]:
         text += f"; R² is larger, but untested, with {listed(larger, 'and')}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
@@ -155,9 +172,10 @@ def _rests_on(row: pd.Series) -> str:
 def _among_equal(row: pd.Series) -> str:
     if row["reason"]:
         return f"Families of equal M say nothing: {row['reason']}."
+    fall = "k* falls as H_cov grows, and " if row["r2"] < 0 else ""
     return (
-        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, R² is {row['r2']:.2f} "
-        f"(p = {row['p']:.3f}), with {row['distinct']:.0f} distinct k*."
+        f"Among {row['n']:.0f} families of equal M, where ln M says nothing, {fall}R² is "
+        f"{abs(row['r2']):.2f} (p = {row['p']:.3f}), with {row['distinct']:.0f} distinct k*."
     )
 
 
@@ -186,11 +204,9 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
 
 
 def plan(planned: Plan) -> Text:
-    """Say the answer of a plan, and how far to trust it."""
-    if planned.reason:
-        return Text(answer(planned))
+    """Say the answer of a plan, and what speaks against it."""
     doubt = f" But {planned.doubt}." if planned.doubt else ""
-    return Text(f"{answer(planned)} {held(planned.pilot)}{support(planned.pilot)}{doubt}")
+    return Text(f"{answer(planned)}{doubt}")
 
 
 def answer(planned: Plan) -> str:
@@ -201,23 +217,26 @@ def answer(planned: Plan) -> str:
     (ipc, low, high), k, last = planned.ipc, planned.k.estimate, pilot.ks[-1]
     if np.isinf(high):
         text = f"At least {low:g} samples per class are needed for {goal}, most likely {ipc:g}"
-    elif low < high:
-        text = f"{low:g} to {high:g} samples per class hold {goal}, most likely {ipc:g}"
     else:
-        text = f"{ipc:g} sample{'s' * (ipc > 1)} per class hold{'s' * (ipc == 1)} {goal}"
+        few = f"{low:g} to {high:g}, most likely {ipc:g}," if low < high else f"{ipc:g}"
+        text = f"With {few} sample{'s' * (high > 1)} per class, the worst gap is at most "
+        text += f"{planned.epsilon:g}"
     where = "the smallest size measured" if k <= pilot.ks[0] else "within the measured sizes"
     where = f"past the largest size measured, {last:g}" if k > last else where
-    text = f"{'A guess: ' * bool(planned.doubt and k > last)}{text} (k = {k:g}, {where})"
+    if planned.doubt:
+        text = f"A guess: {text[0].lower()}{text[1:]}"
+    text += f" (k = {k:g}, {where})"
     if np.isinf(high):
         text += f"; up to k = {REACH * last:g} no number is surely enough"
     return f"{text}; {planned.member} decides."
 
 
 def support(pilot: Pilot) -> str:
-    """Say which level the pilot's configurations alone support, and what is missing."""
+    """Say what the pilot can promise for a new configuration, if anything, and what is missing."""
     size, text = len(pilot.names), ""
-    if pilot.left_out[1]:
-        text = f" {size} configurations alone support a level of {size / (size + 1):.0%}."
+    if size >= PEERS:
+        text = f" With {size} configurations, an interval can promise at most "
+        text += f"{100 * size / (size + 1):.0f} % for a new one."
     if missing := int(np.isnan(pilot.gaps).sum()):
         text += f" {missing} of {pilot.gaps.size} trials are missing; means are over the others."
     return text
@@ -236,8 +255,9 @@ def held(pilot: Pilot) -> str:
 
 
 def rejected(method: str, member: str, why: str, planned: Plan) -> str:
-    """Say that a/√k + c fails for the member that decides, and whether the plan rests on it."""
-    rests = "This plan rests on it: do not trust it."
-    if not planned.reason and planned.k.high <= planned.pilot.ks[-1]:
-        rests = "This plan does not rest on it: it lies between measured sizes."
-    return f"a/√k + c fails for {method} under {member}: {why}. {rests}"
+    """Say that a/√k + c fails for the member that decides, and whether a plan rests on it."""
+    rests = " This plan does not rest on it: it lies between measured sizes."
+    if planned.rests_on_law:
+        last = planned.pilot.ks[-1]
+        rests = f" Past k = {last:g} this plan rests on it: do not trust it there."
+    return f"a/√k + c fails for {method} under {member}: {why}.{'' if planned.reason else rests}"

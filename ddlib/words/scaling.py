@@ -38,7 +38,7 @@ def verdicts(
         outcome, why = _outcome(fits)
         line = f"**{method}: {outcome}.** {why[0].upper()}{why[1:]}."
         if nats:
-            line += f" In cross-entropy: {OUTCOMES[verdict(nats[method]).outcome]}."
+            line += f" In cross-entropy: {_outcome(nats[method])[0]}."
         lines.append(line)
     return box(lines)
 
@@ -49,7 +49,8 @@ def _outcome(fits: Mapping[str, Fit]) -> tuple[str, str]:
     if outcome == "survives":
         low, high = detectable(free)
         if passing := ["1/4"] * (not low >= 0.25) + ["1"] * (not high <= 1):
-            return "survives a weak test", f"an exponent of {listed(passing)} may pass it, too"
+            why = f"a true exponent of {listed(passing)} could pass this test, too"
+            return "survives a weak test", why
     if outcome == "fails" and free.parameters["b"].low > 0.5 and free.misfit > LEVEL:
         why += ", which the paper's upper bound allows"
     return OUTCOMES[outcome], why
@@ -118,7 +119,7 @@ def _floor(law: Fit, unit: str) -> str:
 
 
 def _near_floor(law: Fit, floor_share: float) -> str:
-    if (law.coefficients[0, [0, 2]] <= 0).any():  # no floor, or no fall; `_floor` says so
+    if law.parameters["c"].low <= 0:  # perhaps no floor; `_floor` says so
         return ""
     k = law.k_floor(floor_share)
     return f"It comes within {floor_share:.0%} of the floor at k = {k}{_beyond(k, law)}."
@@ -192,8 +193,8 @@ def _effort(references: pd.DataFrame) -> str:
         )
     end = "Longer training of seed 0 did not lower the risk on training samples held out."
     if full["capped"].any():
-        end = "It may fall further: training ended at the most passes allowed, so raise "
-        end += "`converged: {passes: ...}`."
+        end = "It may fall further: training stopped at the largest allowed number of passes, so "
+        end += "raise `converged: {passes: ...}`."
     text = f"R(D) is the risk of networks trained on all of D for {_length(full)}. {end}"
     change = (same["accuracy"] - full["accuracy"]).dropna()
     if len(change):
@@ -220,5 +221,7 @@ def no_worse(trials: pd.DataFrame) -> list[str]:
     for method, sizes in places.items():
         under = listed(sizes, "and") if len(sizes) <= FEW else f"{len(sizes)} configurations"
         under = f" under {under}" * (len(names) > 1)
-        parts.append(f"{method}{under} at k = {listed(sorted(set().union(*sizes.values())))}")
+        ks = sorted(set().union(*sizes.values()))
+        some = "one or more of " * any(list(own) != ks for own in sizes.values())
+        parts.append(f"{method}{under} at {some}k = {listed(ks)}")
     return [f"{NO_WORSE} for {'; '.join(parts)}."] if parts else []

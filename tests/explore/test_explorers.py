@@ -133,7 +133,7 @@ def test_a_law_that_was_rejected_predicts_nothing(ipc, digits):
         if cell["fit"] == "a/√k + c":
             assert cell["predicted gap"] == f"fails: {judged.why}"
         elif cell["fit"] in missed:
-            assert cell["predicted gap"] == "fails: misses the means"
+            assert cell["predicted gap"] == "fails: the curve misses the measured means"
         else:
             assert len(numbers(cell["predicted gap"])) == 3
         assert ("fails" in cell["predicted gap"]) == (cell["gain of the next sample"] == "")
@@ -355,7 +355,10 @@ def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
         domains.append(axes)
     assert domains[0] == domains[1] != []
     note = family.current.note
-    assert "Worst gap 0.03: the verdict depends on the radius: k* rises with H_cov at r = " in note
+    assert (
+        "Worst gap 0.03: whether k* rises with H_cov depends on the radius: it rises at r = "
+        in note
+    )
     assert "no_momentum (0.80) and vit (0.63) are poor on all data" in note
     assert "On average, networks trained on S are no worse than those trained on D" in note
 

@@ -32,26 +32,32 @@ def regressed(h_cov=(), rival=()):
 
 
 CLAIMS = (
-    "a rise of k* with H_cov",
-    "a closer fit than with ln M",
-    "a rise among families of equal M",
+    "that k* rises with H_cov",
+    "that H_cov fits better than ln M",
+    "that k* rises among families of equal M",
 )
 
 
 @pytest.mark.parametrize(
     ("h_cov", "equal", "verdict"),
     [
-        ({}, {}, f"confirmed.** Shown: {CLAIMS[0]}, {CLAIMS[1]} and {CLAIMS[2]}."),
-        ({}, None, f"confirmed.** Shown: {CLAIMS[0]} and {CLAIMS[1]}."),
+        ({}, {}, f"confirmed.** Shown: {'; '.join(CLAIMS)}."),
+        ({}, None, f"cannot be decided.** Cannot be tested: {CLAIMS[2]}."),
         ({"p": 0.051}, {}, f"not confirmed.** Not shown: {CLAIMS[0]}."),
         ({"p_lead": 0.3}, {}, f"not confirmed.** Not shown: {CLAIMS[1]}."),
-        ({"p_lead": np.nan}, {}, f"not confirmed.** Not shown: {CLAIMS[1]}."),
+        ({"p_lead": np.nan}, {}, f"cannot be decided.** Cannot be tested: {CLAIMS[1]}."),
         ({}, {"p": 0.3}, f"not confirmed.** Not shown: {CLAIMS[2]}."),
-        ({}, {"p": np.nan}, f"not confirmed.** Not shown: {CLAIMS[2]}."),
+        ({}, {"p": np.nan}, f"cannot be decided.** Cannot be tested: {CLAIMS[2]}."),
+        ({"p": 0.2}, {"p": np.nan}, f"not confirmed.** Not shown: {CLAIMS[0]}."),
+        (
+            {"p": 0.9, "r2": -0.1},
+            {},
+            f"not confirmed.** Not shown: {CLAIMS[0]} (k* falls as H_cov grows).",
+        ),
         (
             {"p": 0.2, "p_lead": 0.3},
             None,
-            f"not confirmed.** Not shown: {' and '.join(CLAIMS[:2])}.",
+            f"not confirmed.** Not shown: {'; '.join(CLAIMS[:2])}.",
         ),
         (
             {"reason": "k* is the same in every family", "p": np.nan},
@@ -114,6 +120,15 @@ def test_other_measures_with_a_larger_r2_are_named():
     )
 
 
+def test_a_fall_of_k_star_is_said_and_no_rival_is_named():
+    rows = regression("log_members", r2=-0.02), regression("h_cov", r2=-0.11, p=0.9, p_lead=0.8)
+    rows += (regression("vendi", r2=-0.04),)
+    text = reading.explained(pd.DataFrame(rows), within(r2=-0.2, p=0.7))
+    assert "0.11 with H_cov (p = 0.900), 0.02 with ln M" in text
+    assert "the lead of H_cov has p = 0.800; k* falls as H_cov and ln M grow. 8 families" in text
+    assert "k* falls as H_cov grows, and R² is 0.20 (p = 0.700)" in text
+
+
 def test_a_radius_within_the_noise_is_said():
     assert reading.distances(0.1, 0.2) == "Seeds alone reach a distance of 0.1; the radius is 0.2."
     assert "H_cov counts noise here" in reading.distances(0.2, 0.2)
@@ -123,6 +138,11 @@ def test_gaps_below_zero_come_before_the_verdict():
     table = pd.DataFrame([regression("log_members"), regression("h_cov", lead=0.0, p_lead=1.0)])
     gaps = pd.DataFrame({"configuration": ["own", "mlp"], "method": "dm", "k": 400, "seed": 0})
     gaps = gaps.assign(status="ok", gap_error=[-0.01, 0.02])
+    both = gaps.assign(k=[400, 500], gap_error=-0.01)
+    assert reading.explained(table, None, both).startswith(
+        "On average, networks trained on S are no worse than those trained on D for dm under own "
+        "and mlp at one or more of k = 400 or 500.\n"
+    )
     assert reading.explained(table, None, gaps).startswith(
         "On average, networks trained on S are no worse than those trained on D for dm under own "
         "at k = 400.\n\n**Worst gap 0.1.** "
@@ -142,13 +162,17 @@ def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
     pilot = read_pilot(gaps, draws=20)
     text = reading.plan(planner.plan(pilot, ["a", "b"], 0.251, 1))
     assert text.startswith(
-        "16 samples per class hold a worst gap of 0.251 (k = 16, within the measured sizes); "
+        "With 16 samples per class, the worst gap is at most 0.251 (k = 16, within the measured "
+        "sizes); "
     )
     held, count, width = pilot.left_out
     assert count == 15
     sentence = f"{held} of 15 gaps that were left out lie in their 95 % intervals, {width:.2g} wide"
-    assert sentence in text
-    assert "5 configurations alone support a level of 83%." in text
+    assert sentence in reading.held(pilot)
+    promise = " With 5 configurations, an interval can promise at most 83 % for a new one."
+    assert reading.support(pilot) == promise
+    few = read_pilot(gaps[gaps["configuration"] < "d"], draws=20)
+    assert reading.support(few) == ""  # no promise: it refuses new ones
     refused = reading.plan(planner.plan(pilot, ["a"], 0.01, 1))
     assert refused.startswith("No plan for a worst gap of 0.01: the worst gap is still about 0.14")
 
@@ -160,13 +184,16 @@ def test_a_law_that_fails_is_a_warning_only_where_the_plan_rests_on_it():
     pilot = read_pilot(gaps.assign(gap_error=1 / gaps["k"]), draws=20)
     why = "the exponent lies above 1/2"
     for goal, rests in (
-        (0.05, "This plan does not rest on it: it lies between measured sizes."),
-        (0.035, "This plan rests on it: do not trust it."),
+        (0.05, " This plan does not rest on it: it lies between measured sizes."),
+        (0.035, " Past k = 25 this plan rests on it: do not trust it there."),
+        (-1, ""),  # no plan
     ):
         text = reading.rejected("dm", "a", why, planner.plan(pilot, ["a"], goal, 1))
-        assert text == f"a/√k + c fails for dm under a: {why}. {rests}"
+        assert text == f"a/√k + c fails for dm under a: {why}.{rests}"
     one = reading.answer(planner.plan(pilot, ["a"], 1.0, 1))
-    assert one.startswith("1 sample per class holds a worst gap of 1 (k = 1, the smallest size")
+    assert one.startswith(
+        "With 1 sample per class, the worst gap is at most 1 (k = 1, the smallest size"
+    )
 
 
 def radius_test(radius, p, reason="", epsilon=0.1):
@@ -178,32 +205,37 @@ def radius_test(radius, p, reason="", epsilon=0.1):
     [
         (
             [radius_test(0.1, 0.01), radius_test(0.2, 0.2), radius_test(0.4, 0.3)],
-            "the verdict depends on the radius: k* rises with H_cov at r = 0.1 (p = 0.010); k* is "
-            "not shown to rise with H_cov at r = 0.2 (p = 0.200) and 0.4 (p = 0.300).",
+            "depends on the radius: it rises at r = 0.1 (p = 0.010); it is not shown to rise at "
+            "r = 0.2 (p = 0.200) and 0.4 (p = 0.300).",
         ),
         (
             [radius_test(0.1, 0.01), radius_test(0.1, 0.01), radius_test(0.2, 0.05)],
-            "the verdict does not depend on the radius: k* rises with H_cov at r = 0.1 (p = 0.010) "
-            "and 0.2 (p = 0.050).",
+            "does not depend on the radius: it rises at r = 0.1 (p = 0.010) and 0.2 (p = 0.050).",
         ),
         (
             [radius_test(0.1, 0.2), radius_test(0.9, np.nan, "it is the same in every family")],
-            "the verdict depends on the radius: k* is not shown to rise with H_cov at r = 0.1 "
-            "(p = 0.200); nothing can be said at r = 0.9, as it is the same in every family.",
+            "depends on the radius: it is not shown to rise at r = 0.1 (p = 0.200); this cannot be "
+            "decided at r = 0.9, as it is the same in every family.",
+        ),
+        (
+            [radius_test(0.1, np.nan, "few families"), radius_test(0.9, np.nan, "few families")],
+            "cannot be decided at any radius: few families.",
         ),
     ],
 )
 def test_the_radius_is_said_to_matter_or_not(tests, sentence):
-    assert reading.by_radius(pd.DataFrame(tests)) == f"Worst gap 0.1: {sentence}"
+    assert reading.by_radius(pd.DataFrame(tests)) == (
+        f"Worst gap 0.1: whether k* rises with H_cov {sentence}"
+    )
 
 
 def test_configurations_that_are_poor_on_all_data_are_flagged():
     """The median accuracy is 0.95; the rule takes those more than epsilon below it."""
     errors = pd.Series({"own": 0.05, "wide": 0.04, "vit": 0.37, "slow": 0.11, "mlp": 0.05})
     assert reading.poor(errors, 0.1) == (
-        "vit (0.63) is poor on all data: its accuracy there is more than 0.1 below the family's "
-        "median, 0.95. Where it is the worst member, k* is about this training, not about how "
-        "diverse the family is."
+        "vit (0.63) is poor on all data: its accuracy there is more than 0.1 below the median "
+        "accuracy of these configurations, 0.95. Where it is the worst member, k* shows how poor "
+        "this training is, not how diverse the family is."
     )
     assert reading.poor(errors, 0.05).startswith("vit (0.63) and slow (0.89) are poor on all data:")
     assert reading.poor(errors, 0.4) == ""

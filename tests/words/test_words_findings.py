@@ -143,8 +143,9 @@ def test_the_member_that_decides_is_named():
     study = covered(0.2, 0.3, 0.4, k_stars=rows)
     text = words.coverage("adult", study)
     assert text.startswith(
-        "### adult: not confirmed\n\n> - **Worst gap 0.05: not confirmed.** Not shown: a rise of "
-        "k* with H_cov, a closer fit than with ln M and a rise among families of equal M.\n"
+        "### adult: not confirmed\n\n> - **Worst gap 0.05: not confirmed.** Not shown: that "
+        "k* rises with H_cov; that H_cov fits better than ln M; that k* rises among families of "
+        "equal M.\n"
         "> - **Worst gap 0.1: cannot be decided.** Nothing can be said about H_cov, as k* is the "
         "same in every "
         "family.\n\nThe worst member decides: where it is vit (2 of 3 families at a gap of 0.05), "

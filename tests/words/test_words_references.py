@@ -82,7 +82,7 @@ def test_the_sentence_on_all_data_names_lengths_and_what_they_change():
     assert "Longer training of seed 0 did not lower the risk on training samples held out." in text
     assert "the accuracy on D changes by -0.0200 (seeds: -0.0300 to -0.0100)." in text
     capped = reading.effort(given.assign(capped=given["reference"] == "converged"))
-    assert "It may fall further: training ended at the most passes allowed" in capped
+    assert "It may fall further: training stopped at the largest allowed number of passes" in capped
     few = full([], [(0.6, 0.6)]).assign(passes=0.32)
     assert "100 steps, 0.32 passes over D. They need not have converged" in reading.effort(few)
     unknown = given.assign(steps=given["steps"].where(given["reference"] == "same_steps"))
