@@ -102,7 +102,7 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
 def cover(study: Tables, draws: int) -> Coverage:
     """Judge the coverage law as notebook 03 does, from the sets of the study's first method."""
     gaps = study.gaps[study.gaps["method"] == study.methods[0]]
-    sets = {name: members for name, members in study.families.items() if name != ALL}
+    sets = {name: members for name, members in study.families.items() if not name.startswith(ALL)}
     radii = covers.radii(study.distances, study.noise)
     measured = covers.measures(study.distances, sets, radii[covers.QUANTILE], radii[0.5])
     epsilons = study.settings.get("epsilons") or [gaps["gap_error"].median()]

@@ -131,10 +131,9 @@ def _failure(fit: Fit, fits: Fits) -> str:
     outcome, why = verdicts.verdict(fits)
     if fit.law.name == "inverse_sqrt" and outcome == "fails":
         return f"fails: {why}"
-    missed = fit.misfit is not None and fit.misfit <= LEVEL
-    return (
-        "fails: the curve misses the measured means" if missed else "" if fit.fitted else fit.reason
-    )
+    if fit.misfit is not None and fit.misfit <= LEVEL:
+        return "fails: the curve misses the measured means"
+    return "" if fit.fitted else fit.reason
 
 
 def _curve(fit: Fit, end: int, failure: str) -> pd.DataFrame:

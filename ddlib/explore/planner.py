@@ -56,8 +56,7 @@ class Planner(Explorer):
         if not offers:
             raise ValueError(f"no method can be planned with ({refused[0]['remark']})")
         offers.sort(key=lambda offer: offer.order)
-        first = offers[0]
-        rows = [_row(offer, first, size) for offer in offers]
+        first, rows = offers[0], [_row(offer, offers[0], size) for offer in offers]
         pilot, why = first.plan.pilot, first.judged.why
         warning = words.rejected(first.method, first.member, why, first.plan)
         warning *= first.judged.outcome == "fails"

@@ -91,7 +91,9 @@ class Tables:
         if "labels" in self.trials and self.trials["labels"].nunique() > 1:
             labels = self.trials.set_index("configuration")["labels"].to_dict()
             groups = pd.Series(names).groupby([labels[name] for name in names], sort=False)
-            families = {f"all with {group} labels": tuple(part) for group, part in groups}
+            families = {
+                f"all configurations, {group} labels": tuple(part) for group, part in groups
+            }
         for name, members in self.settings["families"].items():
             families[name] = tuple(member for member in members if member in names)
         return {name: members for name, members in families.items() if members} | self.spread[0]

@@ -129,7 +129,7 @@ class Fit:
         """
         a, b, c = self._falling_power(share)
         if c[0] <= 0:
-            floor = f"{c[0]:.2g}".replace("-", "−")
+            floor = f"{c[0] + 0:.2g}".replace("-", "−")  # no "-0"
             raise ValueError(f"there is no floor above 0, but c = {floor}")
         with np.errstate(divide="ignore", invalid="ignore"):
             k = (share * np.maximum(c, 0) / a) ** (-1 / b)

@@ -147,7 +147,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
     if falls := [name for row, name in rows if row["r2"] < 0]:
         text += f"; k* falls as {listed(falls, 'and')} grow{'s' * (len(falls) == 1)}"
     r2 = table["r2"].reindex(list(OTHERS))
-    r2 = r2[r2 > h_cov["r2"]] if h_cov["r2"] >= 0 else r2[:0]
+    r2 = r2[(r2 > h_cov["r2"]) & (h_cov["r2"] >= 0)]
     if larger := [f"{OTHERS[name]} ({value:.2f})" for name, value in r2.items()]:
         text += f"; R² is larger, but untested, with {listed(larger, 'and')}"
     if h_cov["p"] <= LEVEL:
@@ -223,9 +223,8 @@ def answer(planned: Plan) -> str:
         text += f"{planned.epsilon:g}"
     where = "the smallest size measured" if k <= pilot.ks[0] else "within the measured sizes"
     where = f"past the largest size measured, {last:g}" if k > last else where
-    if planned.doubt:
-        text = f"A guess: {text[0].lower()}{text[1:]}"
-    text += f" (k = {k:g}, {where})"
+    guess = f"A guess: {text[0].lower()}{text[1:]}" if planned.doubt else text
+    text = f"{guess} (k = {k:g}, {where})"
     if np.isinf(high):
         text += f"; up to k = {REACH * last:g} no number is surely enough"
     return f"{text}; {planned.member} decides."

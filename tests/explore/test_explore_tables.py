@@ -57,6 +57,12 @@ def test_the_findings_of_digits_are_of_two_notebooks(digits):
     assert methods.provenance == {}
 
 
+def test_label_regimes_are_families_of_their_own():
+    labels = tables.read(tables.FINDINGS / "methods" / "labels_mnist")
+    regimes = ("hard", "learned", "soft")
+    assert labels.families == {f"all configurations, {name} labels": (name,) for name in regimes}
+
+
 def test_families_are_those_of_the_study_and_of_equal_size(digits):
     law = digits[1]
     assert law.families["all configurations"] == tuple(law.configurations)

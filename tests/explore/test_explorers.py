@@ -141,6 +141,22 @@ def test_a_law_that_was_rejected_predicts_nothing(ipc, digits):
     assert verdict(ipc).endswith("no fit that is ticked predicts a gap")
 
 
+def test_of_several_fits_the_one_with_the_least_aic_predicts(ipc, digits):
+    """The exponential curve promises dm less, but AIC prefers a/k^b; there the floor may be 0."""
+    choose(ipc, configuration="augmented", methods=("dm", "dsa"), fits=NAMES)
+    trials = digits[0].trials.query("configuration == 'augmented'")
+    fits = laws.fit_all(laws.gap_matrix(trials, "dm"), draws=DRAWS)
+    fit = min(fits.values(), key=lambda fit: fit.aic)
+    assert fits["exponential"].gap(100).estimate < fit.gap(100).estimate
+    text = (
+        f"dm has the smallest predicted gap, {fit.gap(100):.3f}, by {fit.law.formula} (least AIC)"
+    )
+    assert verdict(ipc).endswith(text)
+    assert fits["free_exponent"].k_floor(0.1).high == np.inf
+    [cell] = [c for c in cells(ipc) if (c["method"], c["fit"]) == ("dm", "a/k^b + c")]
+    assert cell["k where the gap is 10 % above its floor"] == "none: the floor may be 0"
+
+
 def test_fits_and_methods_are_ticked_in_and_out(ipc):
     choose(ipc, methods=("random", "dsa"), fits=("a/√k + c", "a·exp(−k/τ) + c"))
     rows = drawn(ipc, "kind")
@@ -392,7 +408,15 @@ def needs(digits):
     return lambda epsilon: {m: planner.plan(p, ["plain"], epsilon, 10) for m, p in pilots.items()}
 
 
-def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
+def test_the_planner_doubts_in_its_headline_what_its_note_doubts(digits):
+    law = explore.Planner(digits[1:])
+    start, end = "A guess: take dm with 17 (10 to no bound)", "; the interval exceeds the budget"
+    assert verdict(law).startswith(start)
+    assert verdict(law).endswith(end)
+    assert "Past k = 400 this plan rests on it: do not trust it there." in law.current.note
+
+
+def test_the_planner_takes_the_least_need_within_the_budget(plans, needs, digits):
     choose(plans, family="plain alone", epsilon=0.04, budget=50)
     expected = {method: plan.ipc for method, plan in needs(0.04).items()}
     least = min(need.estimate for need in expected.values())
@@ -401,7 +425,10 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs):
     for method, need in expected.items():
         ends = [end for end in need if np.isfinite(end)]
         assert numbers(row(plans, method)["samples per class"]) == ends
-    choose(plans, epsilon=0.005, budget=1000)  # far past the measured sizes
+    choose(plans, epsilon=0.005, budget=1000)  # far past the measured sizes: no gap is guessed
+    gaps = digits[0].gaps.query("configuration == 'plain' and k == 400")
+    for method, mean in gaps.groupby("method")["gap_error"].mean().items():
+        assert numbers(row(plans, method)["gap at 40"])[0] == pytest.approx(mean, abs=2e-3)
     for method, plan in needs(0.005).items():
         assert row(plans, method)["remark"].startswith(plan.reason)
     unknown = [cell for cell in cells(plans) if cell["samples per class"] == "unknown"]
