@@ -170,7 +170,7 @@ def k_star_marks(
     legend: its place; size: width, height and title.
     """
     groups = list(table["group"].unique())
-    colour = style.colour("group", groups, orient=legend, columns=4 * (legend == "bottom"))
+    colour = style.colour("group", groups, orient=legend, columns=4 if legend == "bottom" else 1)
     shapes = style.scale(dict(zip(groups, SERIES_SHAPES * len(groups), strict=False)))
     shape = alt.Shape("group:N", scale=shapes, sort=groups, legend=colour["legend"])
     fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "value"]

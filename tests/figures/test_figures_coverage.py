@@ -48,7 +48,7 @@ def test_balls_and_configurations_are_counted_in_good_grammar():
 def test_names_on_a_map_that_would_overlap_all_others_are_hidden():
     """Ten dots at one place: six heights are free, so six names; the far one is at the first."""
     points = pd.DataFrame({"x": [*[0.0] * 10, 1.0], "y": 0.0}, index=list("abcdefghijk"))
-    spec = maps.cover_map(points.assign(centre="a"), 0.1).to_dict()
+    spec = maps.cover_map(points.assign(centre="a"), 0.1, 0.1).to_dict()
     heights = table_of(spec, "height").set_index("configuration")["height"]
     assert heights[list("abcdefghij")].dropna().nunique() == heights.dropna().size - 1 == 6
     assert heights["k"] == heights["a"] == -13
