@@ -21,7 +21,7 @@ from ddlib.figures.style import CONFIG
 NUMBERS = "application/vnd.ddlib.numbers+html"  # a page shows this below the picture
 STYLE = """<style>
 .ddlib-numbers {font-size: 13px; line-height: 1.4}
-.ddlib-numbers :is(td, th) {padding: 3px 8px; text-align: left; vertical-align: top}
+.ddlib-numbers :is(td, th) {padding: 3px 6px; text-align: left; vertical-align: top}
 .still {display: none}
 .ddlib-numbers :is(td, th):nth-child(-n + 2) {white-space: nowrap}
 .ddlib-explorer .vega-embed {max-width: 100%; overflow-x: auto}
@@ -255,7 +255,7 @@ def _bundle() -> str:
         while (el.children.length > specs.length) el.lastChild.remove();
         [...el.children].forEach((box, place) => {
           box.spec = specs[place];
-          box.style = box.spec.width === "container" ? grows(box.spec) : "min-width: 0";
+          box.style = box.spec.width === "container" ? grows(box.spec) : "min-width: 1px";
           sizes.observe(box);
           draw(box);
         });

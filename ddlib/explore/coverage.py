@@ -270,11 +270,11 @@ def _worst_gap(tables, method, members, needs, epsilon: float) -> alt.LayerChart
     layers = [
         others.mark_line(color="#BBBBBB", strokeWidth=1).encode(detail="member:N"),
         line.mark_line(color=FAINT, strokeWidth=2.5, point={"color": FAINT}),
-        line.mark_text(align="left", dx=5, dy=-7).encode(text="label:N"),
+        line.mark_text(dy=-9).encode(text="label:N"),
         goal.encode(y),
         needs.mark_rule(strokeWidth=3, opacity=0.5).encode(alt.X("low:Q"), alt.X2("high:Q")),
         needs.mark_point(filled=True, size=80, opacity=1).encode(x),
     ]
-    subtitle = "Grey: members. The worst is chosen on other seeds, so it may lie below one of them."
+    subtitle = "Grey: members. The worst is chosen on other seeds: one may lie higher."
     title = alt.Title("The worst member at each k", subtitle=subtitle, fontSize=12)
     return alt.layer(*layers, width=440, height=150, title=title)
