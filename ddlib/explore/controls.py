@@ -25,12 +25,13 @@ STYLE = """<style>
 .still {display: none}
 .ddlib-numbers :is(td, th):nth-child(-n + 2) {white-space: nowrap}
 .ddlib-explorer .vega-embed {max-width: 100%; overflow-x: auto}
-.ddlib-explorer .widget-dropdown {max-width: 100% !important}
+.ddlib-explorer .widget-dropdown {max-width: calc(100% - 4px) !important}
 @media (max-width: 600px) {  /* a phone: the chart, its controls, its numbers */
   .ddlib-beside {display: contents}
   .ddlib-beside > * {flex: none !important}
   .ddlib-controls {order: 1}
   .ddlib-below {order: 2}
+  .ddlib-below p {max-width: calc(100vw - 40px)}  /* the table may be wider */
 }
 </style>"""
 ROW = {"flex_flow": "row wrap"}

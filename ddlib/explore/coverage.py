@@ -105,7 +105,7 @@ def _notes(tables, method, radius, epsilon: float, members, draws: int) -> list[
     noise = "Seeds alone reach a distance of r or more, so H_cov counts noise."
     errors = tables.full.groupby("configuration")["error"].mean()
     return [
-        f"k* is the smallest k whose worst gap is at most {epsilon:g}. In brackets: 95 % intervals.",
+        f"k* is the least k whose worst gap is at most {epsilon:g}. In brackets: 95 % intervals.",
         noise * (radius <= tables.noise),
         _by_radius(tables, method, epsilon, draws),
         words.poor(errors[list(members)], epsilon),

@@ -158,8 +158,12 @@ def _needs(offers: list[Offer], budget: int) -> alt.LayerChart:
     )
     bars = base.mark_rule(strokeWidth=3, opacity=0.45).encode(alt.X("low:Q"), alt.X2("high:Q"))
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(_ipc_axis().title(None))
-    title = "Samples per class that are needed, with 95 % intervals. Dashes: the budget."
-    size = {"width": WIDTH, "height": 24 * len(methods), "title": alt.Title(title, fontSize=12)}
+    title = alt.Title(
+        "Samples per class that are needed",
+        subtitle="Lines: 95 % intervals. Dashes: the budget.",
+        fontSize=12,
+    )
+    size = {"width": WIDTH, "height": 24 * len(methods), "title": title}
     return alt.layer(bars, dots, _budget(budget).encode(alt.X("ipc:Q", title=None)), **size)
 
 
@@ -194,8 +198,9 @@ def _curves(tables: Tables, offers: list[Offer], epsilon, budget, warning: str) 
         goal.encode(y),
         _budget(budget),
     ]
-    title = "Gap to all data of the member that decides: measured (dots), and a/√k + c fitted"
-    title = alt.Title(title, subtitle=textwrap.wrap(warning, 95), fontSize=12)
+    title = "Gap to all data of the member that decides"
+    texts = ["Dots: measured. Lines: a/√k + c fitted to them.", *textwrap.wrap(warning, 95)]
+    title = alt.Title(title, subtitle=texts, fontSize=12)
     return alt.layer(*layers, width=WIDTH, height=200, title=title)
 
 

@@ -130,9 +130,9 @@ def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) ->
 
     measure: family -> its H_cov or a rival. Adds to the columns of k_stars: value (the measure), at
     (the same, but series with equal values are moved apart), group, label (numbers in the names of
-    the families at this mark, "" where there is no room), whole (1, or 0 where seeds or sizes are missing), fitted
-    (least-squares line of ln k*, whose R² the sentences give; NaN where fewer than FEWEST families
-    have a k* inside the sizes). Infinite ends of intervals are cut.
+    the families at this mark, "" where there is no room), whole (1, or 0 where seeds or sizes are
+    missing), fitted (least-squares line of ln k*, whose R² the sentences give; NaN where fewer than
+    FEWEST families have a k* inside the sizes). Infinite ends of intervals are cut.
     """
     table = k_stars.dropna(subset="k_star")
     family, k = table["family"], table[["k_star", "raw"]]

@@ -34,7 +34,8 @@ def cover_map(points: pd.DataFrame, radius: float, usual: float) -> alt.LayerCha
     """Draw configurations, the balls of a cover, and lines from members to their centres.
 
     points: index configuration, columns x, y, centre (of the ball that holds it; missing outside
-    the family); usual: a radius whose balls are in view. A name that would overlap others at all HEIGHTS is hidden; its tooltip has it.
+    the family); usual: a radius whose balls are in view. A name that would overlap others at all
+    HEIGHTS is hidden; its tooltip has it.
     """
     centre, member, outside = ROLES
     table = points.rename_axis("configuration").reset_index()
