@@ -21,19 +21,22 @@ from ddlib.figures.style import CONFIG
 NUMBERS = "application/vnd.ddlib.numbers+html"  # a page shows this below the picture
 STYLE = """<style>
 .ddlib-numbers {font-size: 13px; line-height: 1.4}
-.ddlib-numbers :is(td, th) {padding: 3px 8px; text-align: left; vertical-align: top}
+.ddlib-numbers :is(td, th) {padding: 3px 6px; text-align: left; vertical-align: top}
 .still {display: none}
 .ddlib-numbers :is(td, th):nth-child(-n + 2) {white-space: nowrap}
 .ddlib-explorer .vega-embed {max-width: 100%; overflow-x: auto}
+.ddlib-explorer .widget-dropdown {max-width: calc(100% - 4px) !important}
 @media (max-width: 600px) {  /* a phone: the chart, its controls, its numbers */
   .ddlib-beside {display: contents}
   .ddlib-beside > * {flex: none !important}
   .ddlib-controls {order: 1}
   .ddlib-below {order: 2}
+  .ddlib-below p {max-width: calc(100vw - 40px)}  /* the table may be wider */
 }
 </style>"""
 ROW = {"flex_flow": "row wrap"}
 WIDEST = 980  # pixels of a picture: a window of 1280 with a sidebar
+BESIDE = 60  # cells of the largest table that stands beside a chart
 WRAP = 20  # letters of a line in a picture of a table
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
@@ -74,7 +77,7 @@ class Explorer(widgets.VBox):
         ticks = [control for control in self.controls.values() if isinstance(control, Ticks)]
         row = [control for control in self.controls.values() if control not in ticks]
         chart = widgets.VBox([self.heading, self.picture], layout={"flex": "3 1 560px"})
-        self.numbers.layout = {"flex": f"2 1 {self.numbers_width}", "overflow": "auto"}
+        self.numbers.layout = {"overflow": "auto"}
         parts = [
             widgets.VBox([widgets.HBox([*row, reset], layout=ROW), *ticks]),
             widgets.HBox([chart, self.numbers], layout=ROW),
@@ -117,6 +120,8 @@ class Explorer(widgets.VBox):
         table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
         text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
         self.numbers.value = text if len(view.numbers) else ""
+        beside = self.numbers_width if view.numbers.size <= BESIDE else "100%"
+        self.numbers.layout.flex = f"2 1 {beside}"
 
     def _changed(self, change: traitlets.Bunch) -> None:
         if self._following:  # `follow` set this control, not the user
@@ -241,15 +246,17 @@ def _bundle() -> str:
       box.chart?.finalize();
       box.chart = await vegaEmbed(box, spec, { renderer: "svg", actions: false });
     }
-    function render({ model, el }) {
+    function render({ model, el: outer }) {
+      const el = outer.appendChild(document.createElement("div"));  // Jupyter styles the outer one
       el.style = "display: flex; flex-wrap: wrap; align-items: flex-start";
       const update = () => {
-        const specs = model.get("specs"), grows = "flex: 1 1 320px; min-width: min(320px, 100%)";
+        const specs = model.get("specs");
+        const grows = (spec) => `flex: 1 1 ${spec.usermeta.width}px; min-width: 0`;
         while (el.children.length < specs.length) el.append(document.createElement("div"));
         while (el.children.length > specs.length) el.lastChild.remove();
         [...el.children].forEach((box, place) => {
           box.spec = specs[place];
-          box.style = box.spec.width === "container" ? grows : "min-width: 1px";
+          box.style = box.spec.width === "container" ? grows(box.spec) : "min-width: 1px";
           sizes.observe(box);
           draw(box);
         });

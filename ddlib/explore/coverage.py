@@ -23,6 +23,7 @@ from ddlib.words import coverage as words
 from ddlib.words.scaling import no_worse
 
 ALL, OWN = "all configurations", "your own choice"
+SQUARE = {"width": maps.WIDTH, "height": maps.WIDTH}
 
 
 class CoverageExplorer(Explorer):
@@ -55,8 +56,8 @@ class CoverageExplorer(Explorer):
         self.controls["members"].offer(tables.distances.index, tables.distances.index)
         farthest, radius = float(tables.distances.to_numpy().max()), self.controls["radius"]
         radius.options = [float(f"{r:.3g}") for r in np.linspace(0, 1.05 * farthest, 101)]
-        usual = covers.radii(tables.distances, tables.noise)[covers.QUANTILE]
-        radius.value = min(radius.options, key=lambda r: abs(r - usual))
+        radius.value = min(radius.options, key=lambda r: abs(r - _usual(tables)))
+        self.controls["epsilon"].value = _telling(tables)
 
     def follow(self, control) -> None:
         super().follow(control)
@@ -79,10 +80,10 @@ class CoverageExplorer(Explorer):
             _need("k*, planned", _planned, tables, method, members, epsilon, self.draws),
         ])  # fmt: skip
         k_stars, h_cov = _k_stars(tables, method, epsilon, self.draws), math.log(len(centres))
-        here, k = needs.iloc[[0]].assign(at=h_cov), needs["k*"].iloc[0]
+        here, k = needs.iloc[[0]].assign(at=h_cov, family=preset), needs["k*"].iloc[0]
         chart = alt.concat(
             _law(tables, k_stars, radius, here),
-            maps.cover_map(points, radius).properties(width=maps.WIDTH, height=maps.WIDTH),
+            maps.cover_map(points, radius, _usual(tables)).properties(**SQUARE),
             _worst_gap(tables, method, members, needs, epsilon),
             _steps(tables, members, radius),
             columns=2,
@@ -92,7 +93,7 @@ class CoverageExplorer(Explorer):
             chart,
             f"{maps.covered(len(centres), f'{radius:g}', len(members))}: H_cov = {h_cov:.2f}; "
             f"k* {'= ' * k[0].isdigit()}{k}",
-            "Ring: this family among those of the study. The plane shows "
+            "The ring marks your family. The plane shows "
             f"{share:.0%} of the distances' variance, so a ball may look too wide or too narrow.",
             needs[["way", "k*", "remark"]],
             " ".join(filter(None, _notes(tables, method, radius, epsilon, members, self.draws))),
@@ -104,7 +105,7 @@ def _notes(tables, method, radius, epsilon: float, members, draws: int) -> list[
     noise = "Seeds alone reach a distance of r or more, so H_cov counts noise."
     errors = tables.full.groupby("configuration")["error"].mean()
     return [
-        f"k* holds the worst gap at or below ε = {epsilon:g}. In brackets: 95 % intervals.",
+        f"k* is the least k whose worst gap is at most {epsilon:g}. In brackets: 95 % intervals.",
         noise * (radius <= tables.noise),
         _by_radius(tables, method, epsilon, draws),
         words.poor(errors[list(members)], epsilon),
@@ -147,6 +148,21 @@ def _planned(tables, method, members, epsilon: float, draws: int) -> tuple[Inter
     if plan.reason:
         raise ValueError(plan.reason)
     return plan.k, f"{plan.member} decides"
+
+
+def _usual(tables: Tables) -> float:
+    """Return the radius that notebook 03 uses."""
+    return covers.radii(tables.distances, tables.noise)[covers.QUANTILE]
+
+
+@cache
+def _telling(tables: Tables) -> float:
+    """Return the largest ε of the study that has most k* inside the measured sizes."""
+    gaps = tables.gaps[tables.gaps["method"] == tables.methods[0]]
+    used = sorted({*EPSILONS}.intersection(tables.settings.get("epsilons", ())) or EPSILONS)
+    k_stars = families.k_star(gaps, _sets(tables), used[::-1], draws=0, relabellings=0).table
+    inside = k_stars.dropna(subset="k_star").query("censored == ''")
+    return float(inside["epsilon"].value_counts(sort=False).reindex(used[::-1]).idxmax())
 
 
 @cache
@@ -215,7 +231,8 @@ def _law(tables: Tables, k_stars: KStars, radius: float, here: pd.DataFrame) -> 
     x = alt.Scale(domain=[-0.06 * widest, 1.04 * widest], nice=False)
     x = alt.X("at:Q", scale=x, title="H_cov(r) = ln N(r), nats")
     y = charts.k_star_axis(tables.sizes[0], tables.sizes[-1])
-    ring = alt.Chart(here).mark_point(size=320, color=INK, strokeWidth=2.5, opacity=1)
+    at = here["family"].map(table.set_index("family")["at"]).fillna(here["at"])
+    ring = alt.Chart(here.assign(at=at)).mark_point(size=320, color=INK, strokeWidth=2.5, opacity=1)
     ring = ring.encode(x, alt.Y("k:Q"))
     title = alt.Title(
         "The law: k* of every family of the study against H_cov",
@@ -253,11 +270,11 @@ def _worst_gap(tables, method, members, needs, epsilon: float) -> alt.LayerChart
     layers = [
         others.mark_line(color="#BBBBBB", strokeWidth=1).encode(detail="member:N"),
         line.mark_line(color=FAINT, strokeWidth=2.5, point={"color": FAINT}),
-        line.mark_text(align="left", dx=5, dy=-7).encode(text="label:N"),
+        line.mark_text(dy=-9).encode(text="label:N"),
         goal.encode(y),
         needs.mark_rule(strokeWidth=3, opacity=0.5).encode(alt.X("low:Q"), alt.X2("high:Q")),
         needs.mark_point(filled=True, size=80, opacity=1).encode(x),
     ]
-    subtitle = "Grey: members. The worst is chosen on other seeds, so it may lie below one of them."
+    subtitle = "Grey: members. The worst is chosen on other seeds: one may lie higher."
     title = alt.Title("The worst member at each k", subtitle=subtitle, fontSize=12)
     return alt.layer(*layers, width=440, height=150, title=title)

@@ -26,6 +26,7 @@ from ddlib.words import coverage as words
 EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
 MOST_IPC = 2000  # samples per class that the axis shows
 WIDTH = 560  # pixels of a panel
+ALIGNED = alt.Axis(minExtent=90)  # pixels of the labels, so that both panels start at one place
 OUTCOME_DASHES = dict(zip(OUTCOMES, ([1, 0], [2, 3], [7, 3]), strict=True))
 
 
@@ -151,14 +152,18 @@ def _needs(offers: list[Offer], budget: int) -> alt.LayerChart:
     ends = ["ipc", "low", "high"]
     table[ends] = table[ends].astype(float).clip(upper=MOST_IPC)
     base = alt.Chart(table).encode(
-        alt.Y("method:N", scale=alt.Scale(domain=methods), title=None),
+        alt.Y("method:N", scale=alt.Scale(domain=methods), axis=ALIGNED, title=None),
         alt.Color("method:N", scale=scale(method_colours(pd.Series(methods))), legend=None),
         tooltip=tips("method:N", "member:N", "ipc", "low", "high"),
     )
     bars = base.mark_rule(strokeWidth=3, opacity=0.45).encode(alt.X("low:Q"), alt.X2("high:Q"))
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(_ipc_axis().title(None))
-    title = "Samples per class that are needed, with 95 % intervals. Dashes: the budget."
-    size = {"width": WIDTH, "height": 24 * len(methods), "title": alt.Title(title, fontSize=12)}
+    title = alt.Title(
+        "Samples per class that are needed",
+        subtitle="Lines: 95 % intervals. Dashes: the budget.",
+        fontSize=12,
+    )
+    size = {"width": WIDTH, "height": 24 * len(methods), "title": title}
     return alt.layer(bars, dots, _budget(budget).encode(alt.X("ipc:Q", title=None)), **size)
 
 
@@ -177,11 +182,12 @@ def _curves(tables: Tables, offers: list[Offer], epsilon, budget, warning: str) 
             lines.append(curve.assign(ipc=curve["k"] / tables.class_count, **name))
     dots, lines = pd.concat(dots), pd.concat(lines)
     domain = alt.Scale(domain=[min(0, gaps.min()), 1.05 * gaps.max()], nice=False)
-    y = alt.Y("gap:Q", scale=domain, title="gap to all data")
-    legend = alt.Legend(title="a/√k + c", orient="top-right", symbolSize=600)
+    y = alt.Y("gap:Q", scale=domain, axis=ALIGNED, title=None)
+    legend = alt.Legend(title="a/√k + c", orient="top", symbolSize=600)
     dash = alt.StrokeDash("law:N", scale=scale(OUTCOME_DASHES), legend=legend)
     colours = scale(method_colours(pd.Series([offer.method for offer in offers])))
-    colour = alt.Color("method:N", scale=colours, legend=None)
+    named = None if all(o.plan.ipc for o in offers) else alt.Legend(orient="bottom", columns=2)
+    colour = alt.Color("method:N", scale=colours, title=None, legend=named)
     tip = tips("method:N", "member:N", "law:N", "ipc", "gap")
     goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])
     layers = [
@@ -192,8 +198,9 @@ def _curves(tables: Tables, offers: list[Offer], epsilon, budget, warning: str) 
         goal.encode(y),
         _budget(budget),
     ]
-    title = "Measured gaps of the member that decides (dots), and a/√k + c fitted to them"
-    title = alt.Title(title, subtitle=textwrap.wrap(warning, 95), fontSize=12)
+    title = "Gap to all data of the member that decides"
+    texts = ["Dots: measured. Lines: a/√k + c fitted to them.", *textwrap.wrap(warning, 95)]
+    title = alt.Title(title, subtitle=texts, fontSize=12)
     return alt.layer(*layers, width=WIDTH, height=200, title=title)
 
 

@@ -13,6 +13,7 @@ from ddlib.stats.regressions import FEWEST
 GAP_TITLE = "gap in error"  # balanced, if the study's measure is
 SHAPES = ("circle", "square", "diamond", "cross")
 SERIES_SHAPES = (*SHAPES, "triangle-right", "triangle-left", "arrow")
+LABEL = (0.07, 0.04)  # room for a label: shares of the axes
 DASHES = ([1, 0], [5, 2], [1, 2])  # the next where all colours are taken
 
 
@@ -129,9 +130,9 @@ def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) ->
 
     measure: family -> its H_cov or a rival. Adds to the columns of k_stars: value (the measure), at
     (the same, but series with equal values are moved apart), group, label (numbers in the names of
-    the families at this mark), whole (1, or 0 where seeds or sizes are missing), fitted
-    (least-squares line of ln k*, whose R² the sentences give; NaN where fewer than FEWEST families
-    have a k* inside the sizes). Infinite ends of intervals are cut.
+    the families at this mark, "" where there is no room), whole (1, or 0 where seeds or sizes are
+    missing), fitted (least-squares line of ln k*, whose R² the sentences give; NaN where fewer than
+    FEWEST families have a k* inside the sizes). Infinite ends of intervals are cut.
     """
     table = k_stars.dropna(subset="k_star")
     family, k = table["family"], table[["k_star", "raw"]]
@@ -149,6 +150,13 @@ def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) ->
     table["at"] = table["value"] + step * (place - place.mean())
     alike = [table["group"], table["value"], table["k_star"].round(6)]
     table["label"] = table.groupby(alike)["label"].transform(", ".join)
+    places = pd.DataFrame({"x": table["at"], "y": np.log(table["k_star"])})
+    places = (places / places.agg(np.ptp).clip(lower=1e-9)).to_numpy()
+    free = []  # the rows whose label hides no other, from the first on
+    for row, place in enumerate(places):
+        if not (np.abs(places[free] - place) < LABEL).all(axis=1).any():
+            free.append(row)
+    table.loc[~np.isin(range(len(table)), free), "label"] = ""
     if (table["censored"] == "").sum() >= FEWEST and table["value"].nunique() > 1:
         line = np.polynomial.Polynomial.fit(table["value"], np.log(table["k_star"]), 1)
         table["fitted"] = np.exp(line(table["value"]))
@@ -170,7 +178,7 @@ def k_star_marks(
     legend: its place; size: width, height and title.
     """
     groups = list(table["group"].unique())
-    colour = style.colour("group", groups, orient=legend, columns=4 * (legend == "bottom"))
+    colour = style.colour("group", groups, orient=legend, columns=4 if legend == "bottom" else 1)
     shapes = style.scale(dict(zip(groups, SERIES_SHAPES * len(groups), strict=False)))
     shape = alt.Shape("group:N", scale=shapes, sort=groups, legend=colour["legend"])
     fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "value"]
@@ -191,11 +199,11 @@ def k_star_marks(
         .encode(
             y,
             shape,
-            alt.Fill("group:N", scale=colour["scale"], legend=None),
+            alt.Fill("group:N", scale=colour["scale"], sort=groups, legend=colour["legend"]),
             alt.FillOpacity("whole:Q", scale=None, legend=None),
         ),
         *beyond,
-        alt.Chart().mark_text(align="left", dx=7, dy=5, fontSize=9).encode(y, text="label:N"),
+        alt.Chart().mark_text(align="left", dx=7, dy=5).encode(y, text="label:N"),
     ]
     return alt.layer(
         line.encode(alt.X("value:Q"), alt.Y("fitted:Q")),

@@ -17,7 +17,7 @@ def configuration_map(points: pd.DataFrame, share: float, radius: float) -> alt.
     points: see `cover_map`; share: of the distances' variance that the plane shows.
     """
     return style.figure(
-        cover_map(points, radius).properties(width=560, height=560),
+        cover_map(points, radius, radius).properties(width=560, height=560),
         covered(points["centre"].nunique(), f"{radius:.2g}", len(points)),
         f"The plane shows {share:.0%} of the distances' variance, so a ball may look too wide or "
         "too narrow. A line joins each member to its centre.",
@@ -30,11 +30,12 @@ def covered(balls: int, radius: str, members: int) -> str:
     return f"{balls} {cover.format(radius)} {members} configuration{'s' * (members > 1)}"
 
 
-def cover_map(points: pd.DataFrame, radius: float) -> alt.LayerChart:
+def cover_map(points: pd.DataFrame, radius: float, usual: float) -> alt.LayerChart:
     """Draw configurations, the balls of a cover, and lines from members to their centres.
 
     points: index configuration, columns x, y, centre (of the ball that holds it; missing outside
-    the family). A name that would overlap others at all HEIGHTS is hidden; its tooltip has it.
+    the family); usual: a radius whose balls are in view. A name that would overlap others at all
+    HEIGHTS is hidden; its tooltip has it.
     """
     centre, member, outside = ROLES
     table = points.rename_axis("configuration").reset_index()
@@ -50,7 +51,8 @@ def cover_map(points: pd.DataFrame, radius: float) -> alt.LayerChart:
     balls = centres.merge(circle, how="cross")
     balls = balls.assign(x=balls["x"] + radius * balls["dx"], y=balls["y"] + radius * balls["dy"])
 
-    reach = 1.25 * max(float(points[["x", "y"]].abs().to_numpy().max()), 1e-9)
+    farthest = float(points[["x", "y"]].abs().to_numpy().max())
+    reach = max(1.25 * farthest, farthest + usual, 1e-9)
     table = table.sort_values("order", kind="stable", ignore_index=True)
     table["height"] = _name_heights(table, reach)
     looks = {"axis": {"format": ".2~g", "tickCount": 5}, "title": None}

@@ -90,7 +90,8 @@ def _layers(axes: Axes, colours: Mapping[str, str], several: bool, labelled: boo
     dots = seeds.mark_point(filled=True, size=26, opacity=0.6)
     lines = curves.encode(colour, alt.Detail("fit:N"), dash)
     steps = marks.transform_filter(alt.datum.mark != "k_sat")
-    band = lines.mark_area(opacity=0.15, clip=True).encode(alt.Y("low:Q"), alt.Y2("high"))
+    band = curves.mark_area(opacity=0.15, clip=True)
+    band = band.encode(colour, alt.Detail(["fit:N", "part:N"]), alt.Y("low:Q"), alt.Y2("high"))
     return [
         *([band] if len(colours) <= BANDS and not several else []),
         lines.mark_line(clip=True).encode(tooltip=tips[:2] + tips[3:5]),

@@ -27,13 +27,13 @@ from pygments.formatters import HtmlFormatter
 from ddlib.files import write_atomically
 
 VEGALITE = re.compile(r"application/vnd\.vegalite\.v\d[.+]json")
-WIDGET = "application/vnd.jupyter.widget-view+json"
+MARKDOWN, WIDGET = "text/markdown", "application/vnd.jupyter.widget-view+json"
 NUMBERS = "application/vnd.ddlib.numbers+html"
 """The MIME type of HTML that a page shows below a chart. Other viewers ignore it."""
 LEFT_OUT = ["papermill-error-cell-tag", "not-run"]
 """Tags of cells that a page leaves out: papermill's notes of an error, which the banner repeats,
 and cells for notebooks that have not run."""
-NO_END = "it did not end: its process died, or still runs"
+NO_END = "its process died, or still runs"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
@@ -46,6 +46,7 @@ class PageExporter(HTMLExporter):
 
     export_from_notebook = "Page that needs no network"
     page_template = TEMPLATE
+    lifts_box = True  # the box of verdicts, to below the title
 
     def __init__(self, **options: Any):
         options |= {"raw_template": self.page_template.read_text(encoding="utf-8")}
@@ -58,14 +59,21 @@ class PageExporter(HTMLExporter):
         self, nb: NotebookNode, resources: dict | None = None, **options: Any
     ) -> tuple[str, dict]:
         notebook, resources = copy.deepcopy(nb), resources or {}
+        text = box(notebook.cells) if self.lifts_box else ""
+        for cell in notebook.cells if text else []:
+            kept = [o for o in cell.get("outputs", []) if o.get("data", {}).get(MARKDOWN) != text]
+            cell.update({"outputs": kept} if cell.cell_type == "code" else {})
         has_charts = [_make_static(data) for data in displayed(notebook.cells)]
         resources["page"] = {
             "title": title(nb) or resources.get("metadata", {}).get("name", "notebook"),
             "code_style": HtmlFormatter().get_style_defs(".highlight"),
             "failure": failure(nb),
+            "no_end": NO_END,
             "bundle": vl_convert.javascript_bundle() if any(has_charts) else "",
         }
-        return super().from_notebook_node(notebook, resources, **options)
+        page, resources = super().from_notebook_node(notebook, resources, **options)
+        lifted = f'</h1>\n<div class="box">{markdown_to_html(text)}</div>'
+        return page.replace("</h1>", lifted, 1) if text else page, resources
 
     @jinja2.pass_context
     def markdown2html(self, context: Any, source: str) -> str:
@@ -139,6 +147,12 @@ def displayed(cells: Iterable[NotebookNode]) -> Iterator[dict]:
     return (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
+def box(cells: Iterable[NotebookNode]) -> str:
+    """Return the box of verdicts, the first output that is a quote, as Markdown; "" if none."""
+    texts = (data.get(MARKDOWN, "") for data in displayed(cells))
+    return next((text for text in texts if text.startswith(">")), "")
+
+
 def code_cells(cells: Sequence[NotebookNode]) -> list[int]:
     """Return the places of the cells that a kernel runs: code that is not blank."""
     return [n for n, cell in enumerate(cells) if cell.cell_type == "code" and cell.source.strip()]
@@ -174,8 +188,13 @@ def _make_static(data: dict) -> bool:
     if chart:
         data["text/html"] = _figure(data[chart], data.get("image/png")) + data.get(NUMBERS, "")
     elif widget:
-        data["text/markdown"] = "*An interactive control: run the notebook to use it.*"
+        data[MARKDOWN] = "*An interactive control: run the notebook to use it.*"
     return bool(chart)
+
+
+def width(png: str) -> int:
+    """Return the pixels that a picture (base64) takes on a page: half its own, as scale is 2."""
+    return int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # from its header
 
 
 def _figure(spec: dict, png: str | None) -> str:
@@ -183,10 +202,9 @@ def _figure(spec: dict, png: str | None) -> str:
     png = png or base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
     name = spec.get("title", "chart")
     name = html.escape(name.get("text", "chart") if isinstance(name, dict) else name)
-    width = int.from_bytes(base64.b64decode(png)[16:20], "big") // 2  # PNG header; scale 2
     # "</" would end the script; "$schema" would only make vega-embed compare version numbers.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
-    image = f'<img alt="{name}" width="{width}" src="data:image/png;base64,{png}">'
+    image = f'<img alt="{name}" width="{width(png)}" src="data:image/png;base64,{png}">'
     script = f'<script type="application/json">{text}</script>'
     return f'<figure class="chart">{image}{script}</figure>'
 

@@ -38,7 +38,9 @@ def write_report(results: Path) -> Path:
     rows = [_row(path.relative_to(results), notebook) for path, notebook in runs.items()]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    write_atomically(results / "index.html", template.render(rows=rows).encode())
+    write_atomically(
+        results / "index.html", template.render(rows=rows, no_end=page.NO_END).encode()
+    )
     return results / "index.html"
 
 
@@ -57,23 +59,20 @@ def find_runs(results: Path) -> Iterable[tuple[Path, NotebookNode]]:
 
 def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
     papermill = notebook.metadata.get("papermill", {})
+    pictures = (data.get("image/png") for data in page.displayed(notebook.cells))
+    picture = next(filter(None, pictures), "")
     return {
         "title": page.title(notebook) or place.stem,
         "notebook": place.stem,
         "folder": place.parent.as_posix(),
         "page": place.with_suffix(".html").as_posix(),
-        "picture": _first(notebook, "image/png"),
+        "picture": picture,
+        "width": page.width(picture) if picture else 0,
         "date": (papermill.get("end_time") or "")[:16].replace("T", " "),
         "seconds": papermill.get("duration"),
         "failure": page.failure(notebook),
-        "verdicts": page.markdown_to_html(_first(notebook, "text/markdown", ">")),
+        "verdicts": page.markdown_to_html(page.box(notebook.cells)),
     }
-
-
-def _first(notebook: NotebookNode, kind: str, start: str = "") -> str:
-    """Return the first output of a MIME type that starts so, or ""."""
-    contents = (data.get(kind, "") for data in page.displayed(notebook.cells))
-    return next((content for content in contents if content and content.startswith(start)), "")
 
 
 def main(arguments: list[str]) -> None:

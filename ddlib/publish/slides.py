@@ -24,6 +24,7 @@ class SlidesExporter(PageExporter):
 
     export_from_notebook = "Slides that need no network"
     page_template = TEMPLATE
+    lifts_box = False  # it has a slide
 
     @default("file_extension")
     def _file_extension_default(self) -> str:

@@ -349,6 +349,17 @@ def test_k_star_is_measured_and_planned(family, digits):
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
 
 
+def test_the_first_gap_is_one_that_tells_families_apart(family, digits):
+    law = digits[1]
+    gaps = law.gaps[law.gaps["method"] == law.methods[0]]
+    sets = {name: f for name, f in law.families.items() if name != "all configurations"}
+    inside = {}
+    for epsilon in law.settings["epsilons"]:
+        table = family_stats.k_star(gaps, sets, epsilon, draws=0).table
+        inside[epsilon] = (table["k_star"].notna() & (table["censored"] == "")).sum()
+    assert inside[family.controls["epsilon"].value] == max(inside.values())
+
+
 def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
     law = digits[1]
     sets = {name: f for name, f in law.families.items() if name != "all configurations"}
@@ -364,9 +375,7 @@ def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
             cover = least_cover(law.distances.loc[members, members], radius)
             assert value == pytest.approx(np.log(cover))
         ring = drawn(family, "way", "at").iloc[0]
-        assert (ring["at"], ring["k"]) == pytest.approx(
-            tuple(rows.loc[preset, ["value", "k_star"]])
-        )
+        assert (ring["at"], ring["k"]) == pytest.approx(tuple(rows.loc[preset, ["at", "k_star"]]))
         axes = re.findall(r"'domain': \[[-\d., ]+\]", str(family.spec))
         domains.append(axes)
     assert domains[0] == domains[1] != []

@@ -136,6 +136,19 @@ def test_a_stopped_run_says_so_at_the_top(convert):
     assert soup.title.text == "Question"
 
 
+def test_the_box_stands_below_the_title(convert):
+    text = "> - **dm: survives.** The gaps lie on it."
+    reading = code(display(markdown="before"), display(markdown=text))
+    quote = new_markdown_cell("# Question\n\n> The hypothesis")
+    box = convert(quote, reading).h1.find_next_sibling(True)
+    assert box["class"] == ["box"]
+    soup = convert(quote, reading)
+    assert [quote.text.strip() for quote in soup("blockquote")] == [
+        "dm: survives. The gaps lie on it.",
+        "The hypothesis",
+    ]
+
+
 BEGUN = {"execution": {"iopub.execute_input": "2026-01-01T00:00:00Z"}}
 
 
@@ -149,7 +162,7 @@ def test_a_cell_without_an_answer_has_no_end(convert, count, metadata):
     first = new_code_cell("one()", execution_count=1, metadata=answered)
     last = new_code_cell("two()", execution_count=count, id="last", metadata=metadata)
     banner = convert(first, new_code_cell(" \n"), new_markdown_cell("text"), last).main.find(True)
-    assert banner.text == f"This run stopped in cell 2: {page.NO_END}"
+    assert banner.text == f"This run is not past cell 2: {page.NO_END}"
     assert banner.a["href"] == "#cell-id=last"
 
 

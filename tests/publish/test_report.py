@@ -69,14 +69,14 @@ def test_the_index_tells_every_run(results):
         *("Is 02_two a question? (digits, quick)", "Is 03_three a question? (three)"),
     ]
     assert rows[0].small.text == "01_one, one/night"
-    found, _, run = rows[0]("td")
+    found, run = rows[0]("td")
     assert [line.text for line in found("li")] == [
         "dm: survives. The gaps lie on a/√k + c.",
         "random: fails. The gap falls faster than 1/√k.",
     ]
     assert rows[3].td.text == ""  # no box, and no other sentence in its place
     assert run.get_text(" ").split() == ["ok", "2026-11-29", "13:10", "UTC", "62", "s"]
-    assert "stopped in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[2].text
+    assert "stopped in cell 1: ValueError: k = 7 & no more" in rows[2]("td")[1].text
     assert [bool(row.img) for row in rows] == [False, True, False, False]
     assert rows[1].img["src"] == f"data:image/png;base64,{PNG}"
 
