@@ -350,6 +350,7 @@ def test_k_star_is_measured_and_planned(family, digits):
 
 
 def test_the_first_gap_is_one_that_tells_families_apart(family, digits):
+    family.reset()
     law = digits[1]
     gaps = law.gaps[law.gaps["method"] == law.methods[0]]
     sets = {name: f for name, f in law.families.items() if name != "all configurations"}
