@@ -162,7 +162,9 @@ def _telling(tables: Tables) -> float:
     used = sorted({*EPSILONS}.intersection(tables.settings.get("epsilons", ())) or EPSILONS)
     k_stars = families.k_star(gaps, _sets(tables), used[::-1], draws=0, relabellings=0).table
     inside = k_stars.dropna(subset="k_star").query("censored == ''")
-    return float(inside["epsilon"].value_counts(sort=False).reindex(used[::-1]).idxmax())
+    return float(
+        inside["epsilon"].value_counts(sort=False).reindex(used[::-1], fill_value=0).idxmax()
+    )
 
 
 @cache
