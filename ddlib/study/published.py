@@ -6,8 +6,9 @@ or second hand. Epochs and augmentation are those of the evaluation, empty if no
 "all data" is the network trained on all of D.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,8 +117,14 @@ def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
         theirs = vars(type(parameters).read(published.get(method), method))
         ipcs = pairs.loc[pairs["method"] == method, "ipc"]
         for name, ours in vars(parameters).items():
-            if any(at_ipc(ours, ipc) != at_ipc(theirs[name], ipc) for ipc in ipcs):
+            if any(_at(ours, ipc) != _at(theirs[name], ipc) for ipc in ipcs):
                 yield f"{method}: {name}", ours, theirs[name]
+
+
+def _at(value: Any, ipc: int) -> Any:
+    """Return a table by size at `ipc`, and any other value, such as a network, as it is."""
+    table = isinstance(value, Mapping) and all(isinstance(key, int) for key in value)
+    return at_ipc(value, ipc) if table else value
 
 
 def _learned(plan: Plan) -> Iterator[str]:

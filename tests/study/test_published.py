@@ -8,6 +8,7 @@ import pytest
 from ddlib.methods import METHODS
 from ddlib.methods.common import finished
 from ddlib.methods.distribution import DistributionMatching
+from ddlib.methods.patches import RealisticPatches
 from ddlib.methods.trajectory import TrajectoryMatching
 from ddlib.study import published
 from ddlib.training.recipe import Recipe
@@ -108,6 +109,13 @@ def test_parameters_are_compared_at_the_sizes_shown_with_those_for_the_data_set(
         text = published.differences(plan("cifar100", methods=methods), found)
         lines = [line for line in text.splitlines() if line.startswith("| mtt: ")]
         assert {line.split()[2] for line in lines} == differ
+
+
+def test_a_network_of_a_method_is_compared_as_it_is():
+    found = published.beside(accuracies(("rded", 10, 100, 0.3)), FULL, "cifar10")
+    taught = RealisticPatches(network=NETWORK | {"norm": "batch"})
+    text = published.differences(plan(methods={"rded": ("rded", taught)}), found)
+    assert "| rded: network | {'name': 'convnet', 'width': 128, 'depth': 3" in text
 
 
 def test_notes_and_doubts_are_told():
