@@ -153,9 +153,14 @@ def _frame(path: Path) -> pd.DataFrame:
 
 
 def findings() -> list[Tables]:
-    """Return all findings: those with images first, and studies of families last."""
-    studies = [read(path.parent) for path in sorted(FINDINGS.glob("*/*/settings.json"))]
-    return sorted(studies, key=lambda study: (not study.sheets, study.distances is not None))
+    """Return all findings: those with images first, then in the order of the notebooks."""
+    notebooks = ("scaling_law", "methods", "coverage_law")
+    folders = [
+        path.parent
+        for name in notebooks
+        for path in sorted((FINDINGS / name).glob("*/settings.json"))
+    ]
+    return sorted(map(read, folders), key=lambda study: not study.sheets)
 
 
 def named(studies: Sequence[Tables]) -> dict[str, Tables]:
