@@ -17,7 +17,7 @@ from ddlib.figures.render import mime_bundle, small
 from ddlib.files import write_atomically
 from ddlib.stats import laws, verdicts
 
-METHODS = ("random", "dm", "dc", "mtt")
+METHODS = ("dc", "dm", "mtt", "random", "herding", "mgd3")
 
 
 def gap_against_k(tables: Tables):

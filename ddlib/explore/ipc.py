@@ -26,6 +26,7 @@ IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 2
 FITTED, HIDDEN, SHOWN = BEYOND = ("fitted", "hidden: guess first", "shown, not fitted")
 LOG, FOUR, CHANGE = SHOW = ("log-log axes", "four times the samples", "images minus random's")
 LEGEND = "Lines: fits, dashed where they extrapolate. Squares: predictions. Triangles: k_sat."
+FAILED = "Lines: fits that fail, so they predict nothing."
 GUESS = f" Guess the gaps beyond IPC, then choose '{SHOWN}'."
 MARKS = ["method", "fit", "mark", "k", "gap", "low", "high"]
 
@@ -99,8 +100,8 @@ class IpcExplorer(Explorer):
         risk = risk[measure.removeprefix("gap_")].mean()
         return View(
             alt.vconcat(chart, images) if images else chart,
-            _verdict(marks, ipc, k),
-            f"Dots: seeds. {LEGEND if fits else ''} {remark}",
+            _verdict(marks, seen, ipc, k),
+            f"Dots: seeds. {(LEGEND if marks else FAILED) if fits else ''} {remark}",
             pd.DataFrame(rows),
             f"Risk on all data: {risk:.3f}. In brackets: 95 % intervals; ±: standard deviation "
             f"between seeds.{_log_note(seen, axes.bottom) if LOG in show else ''}"
@@ -178,12 +179,17 @@ def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
     return [{"mark": name, "aic": fit.aic, **fit.predict(k).iloc[0]} for name, k in points.items()]
 
 
-def _verdict(marks: list[dict], ipc: int, k: int) -> str:
-    """Name the method with the smallest prediction, of each by its fit with the least AIC."""
+def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
+    """Name the method with the smallest prediction, of each by its fit with the least AIC.
+
+    Where no fit predicts, name the method with the smallest measured mean instead.
+    """
     predicted = [mark for mark in marks if mark["mark"] == "prediction"]
     predicted.sort(key=lambda mark: mark["aic"] or 0, reverse=True)
     if not predicted:
-        return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap"
+        means = gaps[gaps["k"] == k].groupby("method")["gap"].mean()
+        least = f"; measured, {means.idxmin()} has the smallest, {means.min():.3f}" if len(means) else ""
+        return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap{least}"
     preferred = {mark["method"]: mark for mark in predicted}  # the last has the least AIC
     best = min(preferred.values(), key=lambda mark: mark["gap"])
     gap = Interval(best["gap"], best["low"], best["high"])

@@ -23,7 +23,8 @@ from ddlib.stats.planner import Plan
 from ddlib.stats.verdicts import Verdict
 from ddlib.words import coverage as words
 
-EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
+EPSILONS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+BUDGET = 50  # samples per class, at the start
 MOST_IPC = 2000  # samples per class that the axis shows
 WIDTH = 560  # pixels of a panel
 ALIGNED = alt.Axis(minExtent=90)  # pixels of the labels, so that both panels start at one place
@@ -39,12 +40,13 @@ class Planner(Explorer):
             studies,
             family=menu("Used as"),
             epsilon=slider("Target gap", EPSILONS, 0.05),
-            budget=slider("Budget, IPC", IPCS, 50),
+            budget=slider("Budget, IPC", IPCS, BUDGET),
         )
 
     def offer(self, tables: Tables) -> None:
         alone = {f"{name} alone": (name,) for name in tables.configurations}
         self.controls["family"].options = tables.families | alone
+        self.controls["epsilon"].value = _within_reach(tables)
 
     def view(self, tables, family, epsilon, budget) -> View:
         offers, refused, size = [], [], np.clip(budget, tables.ipcs[0], tables.ipcs[-1])
@@ -71,6 +73,19 @@ class Planner(Explorer):
             pd.DataFrame(rows + refused),
             f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}",
         )
+
+
+@cache
+def _within_reach(tables: Tables) -> float:
+    """Return the least target gap that half of the methods hold at the largest size up to BUDGET.
+
+    For the first family of the study.
+    """
+    family = next(iter(tables.families.values()))
+    gaps = tables.gaps[tables.gaps["configuration"].isin(family) & (tables.gaps["ipc"] <= BUDGET)]
+    means = gaps[gaps["ipc"] == gaps["ipc"].max()].groupby(["method", "configuration"])["gap_error"]
+    typical = means.mean().groupby("method").max().median()
+    return next((epsilon for epsilon in EPSILONS if epsilon >= typical), EPSILONS[-1])
 
 
 @cache
@@ -186,7 +201,7 @@ def _curves(tables: Tables, offers: list[Offer], epsilon, budget, warning: str) 
     legend = alt.Legend(title="a/√k + c", orient="top", symbolSize=600)
     dash = alt.StrokeDash("law:N", scale=scale(OUTCOME_DASHES), legend=legend)
     colours = scale(method_colours(pd.Series([offer.method for offer in offers])))
-    named = None if all(o.plan.ipc for o in offers) else alt.Legend(orient="bottom", columns=2)
+    named = None if all(o.plan.ipc for o in offers) else alt.Legend(orient="bottom", columns=4)
     colour = alt.Color("method:N", scale=colours, title=None, legend=named)
     tip = tips("method:N", "member:N", "law:N", "ipc", "gap")
     goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])
