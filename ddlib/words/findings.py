@@ -174,10 +174,7 @@ def _which(leaders: pd.DataFrame) -> str:
             best = sizes.groupby("best", sort=False)["ipc"]
             names = [f"{method} at {listed(ipcs, 'and')}" for method, ipcs in best]
             parts.append(f"with {labels} labels {listed(names, 'and')}")
-        text = (
-            f"On {data} the most accurate of {rows['methods'].max()} methods, controls included, "
-        )
-        lines.append(f"{text}are, by samples per class: {'; '.join(parts)}.")
+        lines.append(f"Of {rows['methods'].max()} on {data}, {'; '.join(parts)}.")
     alone = leaders["alone"].astype(bool).sum()
     lines.append(f"They lead all others significantly in {alone} of {len(leaders)} cases.")
     return " ".join(lines)
