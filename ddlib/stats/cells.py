@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.compare import CONTROLS, against, paired
+from ddlib.stats.compare import CONTROLS, accuracies, against, paired, ranking
 from ddlib.stats.intervals import LEVEL
 from ddlib.stats.laws import Fit, Fits, null_r2
 from ddlib.stats.power import POWER, detectable, power
@@ -156,3 +156,21 @@ def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables.append(table.assign(data=name, labels=labels, ipc=ipc, outcome=outcome))
     names = ["data", "labels", "method", "ipc", "k", "outcome", "difference", "low", "high"]
     return pd.concat(tables).reindex(columns=names).reset_index(drop=True)
+
+
+def leaders(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the most accurate method at each size of each study: {name: trials}.
+
+    trials: of one configuration. Columns: data, labels, methods (their number), ipc, best, alone
+    (whether it is significantly better than every other method; see `compare.ranking`).
+    """
+    tables = []
+    for trials in studies.values():
+        ranks = ranking(accuracies(trials), paired(trials))
+        data, labels = trials[["data", "labels"]].iloc[0]
+        ipc = ranks["k"] // (trials["k"] // trials["ipc"]).iloc[0]
+        alone = ranks["not_separable"].map(len) == 0
+        names = {"data": data, "labels": labels, "methods": trials["method"].nunique()}
+        tables.append(ranks.assign(**names, ipc=ipc, alone=alone))
+    names = ["data", "labels", "methods", "ipc", "best", "alone"]
+    return pd.concat(tables or [pd.DataFrame()]).reindex(columns=names).reset_index(drop=True)
