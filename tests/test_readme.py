@@ -10,7 +10,8 @@ import torch
 
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
-from ddlib.explore import evidence
+from ddlib.explore import evidence, explorers, tables
+from ddlib.stats import laws, verdicts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,13 +24,14 @@ def test_the_tables_are_read_as_shown():
     [snippet] = [block for block in PYTHON if "trials.parquet" in block]
     assert "results/methods/quick" in snippet
     namespace: dict = {}
-    exec(snippet.replace("results/methods/quick", str(shipped.METHODS)), namespace)
+    snippet = snippet.replace("results/methods/quick", str(shipped.METHODS))
+    exec(snippet.replace("'plain'", "'hard'"), namespace)
     trials = pd.read_parquet(shipped.METHODS / "trials.parquet")
     for (method, ipc), gap in namespace["gap"].items():
         rows = trials[(trials["method"] == method) & (trials["ipc"] == ipc)]
-        gaps = [row.gap_error for row in rows.itertuples() if row.configuration == "plain"]
+        gaps = [row.gap_error for row in rows.itertuples() if row.configuration == "hard"]
         assert gap == pytest.approx(sum(gaps) / len(gaps), abs=1e-12)
-    assert len(namespace["gap"]) == 60
+    assert len(namespace["gap"]) == 5 * 6
 
 
 def test_a_set_is_loaded_as_shown(tmp_path):
@@ -46,6 +48,20 @@ def test_a_set_is_loaded_as_shown(tmp_path):
     exec(snippet.replace("results/scaling_law/quick", str(tmp_path)), namespace)
     assert torch.equal(namespace["synthetic"].samples, images)
     assert namespace["synthetic"].normalisation == synthetic.normalisation
+
+
+def test_its_first_picture_is_of_what_its_caption_says():
+    study = tables.findings()[0]
+    assert f"parameters/scaling_law/{study.folder.name}.yaml" in README.split("## ")[0]
+    gaps = study.gaps[study.gaps["method"].isin(explorers.METHODS)]
+    fits = laws.fit_table(gaps, "gap_error", draws=200)
+    failed = ("fails", "the gap falls more slowly than 1/√k")
+    assert {name: verdicts.verdict(fit) for name, fit in fits.items()} == dict.fromkeys(
+        explorers.METHODS, failed
+    )
+    assert "fails here in all six panels: the gap falls more slowly than 1/√k" in README.replace(
+        "\n", " "
+    )
 
 
 def test_its_findings_are_what_the_shipped_tables_give():

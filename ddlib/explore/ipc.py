@@ -187,9 +187,11 @@ def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     predicted = [mark for mark in marks if mark["mark"] == "prediction"]
     predicted.sort(key=lambda mark: mark["aic"] or 0, reverse=True)
     if not predicted:
+        text = "no fit that is ticked predicts a gap"
         means = gaps[gaps["k"] == k].groupby("method")["gap"].mean()
-        least = f"; measured, {means.idxmin()} has the smallest, {means.min():.3f}" if len(means) else ""
-        return f"IPC {ipc}, k = {k}: no fit that is ticked predicts a gap{least}"
+        if len(means):
+            text = f"{means.idxmin()} has the smallest measured gap, {means.min():.3f}; {text}"
+        return f"IPC {ipc}, k = {k}: {text}"
     preferred = {mark["method"]: mark for mark in predicted}  # the last has the least AIC
     best = min(preferred.values(), key=lambda mark: mark["gap"])
     gap = Interval(best["gap"], best["low"], best["high"])

@@ -150,10 +150,10 @@ def test_the_app_follows_every_control(page, tmp_path):
             page.locator(".ddlib-explorer").first.scroll_into_view_if_needed()
             assert page.evaluate(TOP) <= height - 300
         ipc = Driven(page, 0, explore.IpcExplorer(studies))
-        for name in ("ipc", "least_gain", "measure", "configuration"):
+        ipc.move("fits", "a·exp(−k/τ) + c")
+        for name in ("ipc", "least_gain", "measure"):
             ipc.move(name)
         ipc.move("methods", "mtt")
-        ipc.move("fits", "a/k^b + c")
         ipc.box.locator(".mark-symbol path[aria-label*=seed]").first.hover(force=True)
         playwright.expect(page.locator("#vg-tooltip-element")).to_contain_text("seed")
         page.mouse.move(0, 0)
@@ -165,6 +165,7 @@ def test_the_app_follows_every_control(page, tmp_path):
         ipc.tick("methods", studies[0].methods)
         ipc.screenshot("app_ipc_all")
         ipc.move("study")
+        ipc.move("configuration")
         for box in ipc.twin.controls["methods"].children[1:]:
             ipc.box.get_by_role("checkbox", name=box.description, exact=True).uncheck()
         playwright.expect(ipc.box.get_by_role("status")).to_contain_text(
@@ -173,7 +174,7 @@ def test_the_app_follows_every_control(page, tmp_path):
         family = Driven(page, 1, explore.CoverageExplorer(studies))
         for name in ("radius", "epsilon", "preset", "method"):
             family.move(name)
-        family.move("members", "vit")
+        family.move("members", family.twin.controls["members"].children[-1].description)
         family.screenshot("app_family")
         plans = Driven(page, 2, explore.Planner(studies))
         for name in ("epsilon", "budget"):

@@ -87,8 +87,3 @@ def test_figures_hold_every_cell_and_comparison(found):
     }
     (rows,) = charts.gains(found.gains).to_dict()["datasets"].values()
     assert len(rows) == found.gains["outcome"].notna().sum()
-
-
-def test_digits_count_only_while_nothing_else_was_found():
-    names = {evidence.data_of(study) for study in evidence.shipped()}
-    assert names == {"digits"} or "digits" not in names

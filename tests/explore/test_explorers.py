@@ -35,23 +35,23 @@ DRAWS = 200
 
 
 @pytest.fixture(scope="module")
-def digits():
+def studies():
     return [tables.read(folder) for folder in (shipped.METHODS, shipped.COVERAGE)]
 
 
 @pytest.fixture
-def ipc(digits):
-    return explore.IpcExplorer(digits)
+def ipc(studies):
+    return explore.IpcExplorer(studies)
 
 
 @pytest.fixture(scope="module")
-def family(digits):
-    return explore.CoverageExplorer(digits)
+def family(studies):
+    return explore.CoverageExplorer(studies)
 
 
 @pytest.fixture(scope="module")
-def plans(digits):
-    return explore.Planner(digits)
+def plans(studies):
+    return explore.Planner(studies)
 
 
 def choose(explorer, **values):
@@ -96,10 +96,10 @@ def verdict(explorer) -> str:
 @pytest.mark.parametrize(
     ("size", "measure"), [(1, "gap_cross_entropy"), (12, "gap_error"), (20, "gap_error")]
 )
-def test_predicted_and_measured_are_those_of_the_fit(ipc, digits, size, measure):
-    choose(ipc, ipc=size, methods=("dsa",), measure=list(MEASURES)[measure != "gap_error"])
-    choose(ipc, configuration="augmented", least_gain=1e-3)
-    trials = digits[0].trials.query("configuration == 'augmented' and method == 'dsa'")
+def test_predicted_and_measured_are_those_of_the_fit(ipc, studies, size, measure):
+    choose(ipc, ipc=size, methods=("mtt",), measure=list(MEASURES)[measure != "gap_error"])
+    choose(ipc, configuration="hard", least_gain=1e-3)
+    trials = studies[0].trials.query("configuration == 'hard' and method == 'mtt'")
     gaps = trials.pivot(index="seed", columns="k", values=measure)
     fit = laws.fit(gaps, "inverse_sqrt", draws=DRAWS)
     a, c = fit.parameters["a"].estimate, fit.parameters["c"].estimate
@@ -119,11 +119,11 @@ def test_predicted_and_measured_are_those_of_the_fit(ipc, digits, size, measure)
     marks = drawn(ipc, "mark").query("kind == 'mark'").set_index("mark")
     assert marks.loc["prediction", "gap"] == pytest.approx(a / k**0.5 + c, rel=1e-6)
     assert marks.loc["k_sat", "k"] == pytest.approx(k_sat, rel=1e-6)
-    assert f"dsa has the smallest predicted gap, {cell['predicted gap']}" in verdict(ipc)
+    assert f"mtt has the smallest predicted gap, {cell['predicted gap']}" in verdict(ipc)
 
 
-def test_a_law_that_was_rejected_predicts_nothing(ipc, digits):
-    trials = digits[0].trials.query("configuration == 'plain'")
+def test_a_law_that_was_rejected_predicts_nothing(ipc, studies):
+    trials = studies[0].trials.query("configuration == 'hard'")
     fits = laws.fit_all(laws.gap_matrix(trials, "random"), draws=DRAWS)
     judged = verdicts.verdict(fits)
     assert judged.outcome == "fails"
@@ -137,33 +137,37 @@ def test_a_law_that_was_rejected_predicts_nothing(ipc, digits):
         else:
             assert len(numbers(cell["predicted gap"])) == 3
         assert ("fails" in cell["predicted gap"]) == (cell["gain of the next sample"] == "")
-    choose(ipc, fits=("a/√k + c",))
-    assert verdict(ipc).endswith("no fit that is ticked predicts a gap")
+    choose(ipc, fits=("a/√k + c",), ipc=10)
+    mean = trials.query("method == 'random' and k == 100")["gap_error"].mean()
+    measured = f"IPC 10, k = 100: random has the smallest measured gap, {mean:.3f}; "
+    assert verdict(ipc) == f"{measured}no fit that is ticked predicts a gap"
+    choose(ipc, ipc=12)
+    assert verdict(ipc) == "IPC 12, k = 120: no fit that is ticked predicts a gap"
 
 
-def test_of_several_fits_the_one_with_the_least_aic_predicts(ipc, digits):
-    """The exponential curve promises dm less, but AIC prefers a/k^b; there the floor may be 0."""
-    choose(ipc, configuration="augmented", methods=("dm", "dsa"), fits=NAMES)
-    trials = digits[0].trials.query("configuration == 'augmented'")
-    fits = laws.fit_all(laws.gap_matrix(trials, "dm"), draws=DRAWS)
+def test_of_several_fits_the_one_with_the_least_aic_predicts(ipc, studies):
+    """The curve a/k^b + c promises mtt less, but AIC prefers a/k^b; there the floor may be 0."""
+    choose(ipc, configuration="soft", methods=("mtt", "random"), fits=NAMES, ipc=10)
+    trials = studies[0].trials.query("configuration == 'soft'")
+    fits = laws.fit_all(laws.gap_matrix(trials, "mtt"), draws=DRAWS)
     fit = min(fits.values(), key=lambda fit: fit.aic)
-    assert fits["exponential"].gap(100).estimate < fit.gap(100).estimate
+    assert fits["free_exponent"].gap(100).estimate < fit.gap(100).estimate
     text = (
-        f"dm has the smallest predicted gap, {fit.gap(100):.3f}, by {fit.law.formula} (least AIC)"
+        f"mtt has the smallest predicted gap, {fit.gap(100):.3f}, by {fit.law.formula} (least AIC)"
     )
     assert verdict(ipc).endswith(text)
     assert fits["free_exponent"].k_floor(0.1).high == np.inf
-    [cell] = [c for c in cells(ipc) if (c["method"], c["fit"]) == ("dm", "a/k^b + c")]
+    [cell] = [c for c in cells(ipc) if (c["method"], c["fit"]) == ("mtt", "a/k^b + c")]
     assert cell["k where the gap is 10 % above its floor"] == "none: the floor may be 0"
 
 
 def test_fits_and_methods_are_ticked_in_and_out(ipc):
-    choose(ipc, methods=("random", "dsa"), fits=("a/√k + c", "a·exp(−k/τ) + c"))
+    choose(ipc, methods=("random", "mtt"), fits=("a/√k + c", "a·exp(−k/τ) + c"))
     rows = drawn(ipc, "kind")
-    assert set(rows["method"][rows["kind"] == "seed"]) == {"random", "dsa"}
+    assert set(rows["method"][rows["kind"] == "seed"]) == {"random", "mtt"}
     assert set(rows["fit"].dropna()) == {"a/√k + c", "a·exp(−k/τ) + c"}
     choose(ipc, fits=())
-    assert [cell["method"] for cell in cells(ipc)] == ["random", "dsa"]
+    assert [cell["method"] for cell in cells(ipc)] == ["random", "mtt"]
     assert len(numbers(cells(ipc)[0]["measured gap"])) == 2
     choose(ipc, methods=())
     assert verdict(ipc) == "Nothing to show: no method is ticked; tick at least one."
@@ -188,11 +192,11 @@ def test_reset_restores_the_first_picture_and_controls(kind):
 NAMES = tuple(law.formula for law in laws.LAWS.values())
 
 
-@pytest.mark.parametrize(("methods", "fits"), [(2, ()), (3, NAMES), (10, NAMES[:1])])
-def test_no_fit_all_fits_and_all_methods_are_sound_pictures(ipc, digits, methods, fits):
-    choose(ipc, methods=digits[0].methods[:methods], fits=fits, show=SHOW)
+@pytest.mark.parametrize(("methods", "fits"), [(2, ()), (3, NAMES), (5, NAMES[:1])])
+def test_no_fit_all_fits_and_all_methods_are_sound_pictures(ipc, studies, methods, fits):
+    choose(ipc, methods=studies[0].methods[:methods], fits=fits, show=SHOW)
     rows = drawn(ipc, "kind")
-    assert set(rows["method"]) == set(digits[0].methods[:methods])
+    assert set(rows["method"]) == set(studies[0].methods[:methods])
     assert set(rows["fit"][rows["kind"] == "curve"]) == set(fits)
     json.dumps(ipc.picture.specs, allow_nan=False)  # a browser reads no NaN
     picture = Image.open(BytesIO(mime_bundle(ipc.spec)[0]["image/png"]))
@@ -201,13 +205,13 @@ def test_no_fit_all_fits_and_all_methods_are_sound_pictures(ipc, digits, methods
 
 
 def test_curves_are_dashed_beyond_the_measured_sizes_and_end_there_where_a_law_fails(ipc):
-    choose(ipc, methods=("random", "dsa"))
+    choose(ipc, methods=("random", "mtt"))
     curves = drawn(ipc, "part").query("kind == 'curve'").groupby(["method", "part"])["k"].max()
-    ends = {("dsa", "extrapolated"): 800, ("dsa", "fitted"): 400, ("random", "fitted"): 400}
+    ends = {("mtt", "extrapolated"): 1000, ("mtt", "fitted"): 500, ("random", "fitted"): 500}
     assert curves.to_dict() == pytest.approx(ends)
 
 
-def test_axes_stay_whatever_is_chosen(ipc, digits):
+def test_axes_stay_whatever_is_chosen(ipc, studies):
     def domains():
         base = ipc.spec["vconcat"][0]
         layers = base.get("spec", base)["layer"]
@@ -221,48 +225,50 @@ def test_axes_stay_whatever_is_chosen(ipc, digits):
     for show in ((), ("log-log axes",)):
         choose(ipc, show=show)
         before = domains()
-        choose(ipc, ipc=40, methods=digits[0].methods[:2], fits=NAMES[:2], beyond=HIDDEN)
+        choose(ipc, ipc=40, methods=studies[0].methods[:2], fits=NAMES[:2], beyond=HIDDEN)
         assert domains() == before
         choose(ipc, ipc=1, methods=("dm",), fits=(), beyond=FITTED)
         assert domains() == before
 
 
-def test_the_guess_knows_no_gap_beyond_ipc(ipc, digits):
-    trials = digits[0].trials.query("configuration == 'plain' and method == 'dm'")
+def test_the_guess_knows_no_gap_beyond_ipc(ipc, studies):
+    trials = studies[0].trials.query("configuration == 'hard' and method == 'mtt'")
     gaps = trials.pivot(index="seed", columns="k", values="gap_error")
-    fit = laws.fit(gaps.loc[:, :100], "inverse_sqrt", draws=DRAWS)
-    for beyond, largest in ((HIDDEN, 100), (SHOWN, 400)):
-        choose(ipc, ipc=10, methods=("dm",), beyond=beyond, show=("four times the samples",))
+    fit = laws.fit(gaps.loc[:, :50], "inverse_sqrt", draws=DRAWS)
+    for beyond, largest in ((HIDDEN, 50), (SHOWN, 500)):
+        choose(ipc, ipc=5, methods=("mtt",), beyond=beyond, show=("four times the samples",))
         rows = drawn(ipc, "kind")
         assert rows["k"][rows["kind"] == "seed"].max() == largest
         [cell] = cells(ipc)
-        assert numbers(cell["predicted gap"])[0] == pytest.approx(fit.gap(100)[0], abs=6e-4)
-        ahead = cell["at 4k = 400"]
+        assert numbers(cell["predicted gap"])[0] == pytest.approx(fit.gap(50)[0], abs=6e-4)
+        ahead = cell["at 4k = 200"]
         c = fit.parameters["c"].estimate
-        above = fit.gap(100).estimate - c
+        above = fit.gap(50).estimate - c
         assert f"above c = {c:.3f}: {above:.3f} → {above / 2:.3f}" in ahead
         assert numbers(ahead)[0] == pytest.approx(c + above / 2, abs=6e-4)
         assert ahead.endswith("not measured") == (beyond == HIDDEN)
 
 
-def test_log_axes_draw_gaps_above_zero_and_count_the_others(digits):
-    law = explore.IpcExplorer(digits[1:])
-    choose(law, configuration="mlp", methods=("dm", "dm_for_all"), show=("log-log axes",))
-    gaps = digits[1].trials.query("configuration == 'mlp'")["gap_error"].dropna()
-    drawn_gaps = drawn(law, "kind").query("kind == 'seed'")["gap"]
+def test_log_axes_draw_gaps_above_zero_and_count_the_others(studies):
+    trials = studies[0].trials.query("configuration == 'hard'")
+    trials = trials.assign(gap_error=trials["gap_error"] - trials["gap_error"].median())
+    shifted = explore.IpcExplorer([dataclasses.replace(studies[0], trials=trials)])
+    choose(shifted, methods=studies[0].methods, show=("log-log axes",))
+    gaps = trials["gap_error"]
+    drawn_gaps = drawn(shifted, "kind").query("kind == 'seed'")["gap"]
     omitted = len(gaps) - len(drawn_gaps)
     assert drawn_gaps.min() > 0
-    assert omitted >= sum(gaps <= 0) > 0
+    assert omitted >= sum(gaps <= 0) >= len(gaps) / 2
     note = f"Not drawn: {omitted} of {len(gaps)} gaps, {sum(gaps <= 0)} of them zero or less."
-    assert note in law.numbers.value
+    assert note in shifted.numbers.value
 
 
-def test_labels_at_the_lines_replace_the_legend_where_there_is_room(ipc, digits):
+def test_labels_at_the_lines_replace_the_legend_where_there_is_room(ipc, studies):
     choose(ipc, methods=("random", "dm"))
     labels = drawn(ipc, "kind").query("kind == 'start'")
     assert set(labels["method"]) == {"random", "dm"}
     assert '"orient": "top"' not in json.dumps(ipc.spec)
-    choose(ipc, methods=digits[0].methods)
+    choose(ipc, methods=studies[0].methods)
     assert "start" not in set(drawn(ipc, "kind")["kind"])
     assert '"orient": "top"' in json.dumps(ipc.spec)
 
@@ -294,16 +300,16 @@ def test_images_are_those_of_the_nearest_size_below(ipc):
     assert list(drawn(ipc, "url")["url"]) != before
 
 
-def test_failed_trials_and_a_single_seed_are_named(digits):
-    trials = digits[0].trials
+def test_failed_trials_and_a_single_seed_are_named(studies):
+    trials = studies[0].trials
     failed = trials.assign(status=trials["status"].mask(trials["method"] == "dm", "diverged"))
-    ipc = explore.IpcExplorer([dataclasses.replace(digits[0], trials=failed)])
+    ipc = explore.IpcExplorer([dataclasses.replace(studies[0], trials=failed)])
     choose(ipc, methods=("dm",))
     assert verdict(ipc) == "Nothing to show: every trial of dm failed."
     choose(ipc, methods=("dm", "random"))
     assert "gaps at 0 distinct k" in row(ipc, "dm")["predicted gap"]
-    first = {n: getattr(digits[0], n).query("seed == 0") for n in ("trials", "references")}
-    ipc = explore.IpcExplorer([dataclasses.replace(digits[0], **first)])
+    first = {n: getattr(studies[0], n).query("seed == 0") for n in ("trials", "references")}
+    ipc = explore.IpcExplorer([dataclasses.replace(studies[0], **first)])
     assert row(ipc, "dm")["predicted gap"].endswith("(no interval)")
 
 
@@ -316,8 +322,8 @@ def least_cover(distance: pd.DataFrame, radius: float) -> int:
 
 
 @pytest.mark.parametrize("place", [3, 15, 50])
-def test_the_cover_is_exact_and_its_balls_hold_the_family(family, digits, place):
-    radius, distance = family.controls["radius"].options[place], digits[1].distances
+def test_the_cover_is_exact_and_its_balls_hold_the_family(family, studies, place):
+    radius, distance = family.controls["radius"].options[place], studies[1].distances
     choose(family, preset="all configurations", radius=radius)
     balls = drawn(family, "ball").groupby("ball")
     assert len(balls) == least_cover(distance, radius)
@@ -327,31 +333,34 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, digits, place)
     assert balls["x"].agg(np.ptp).to_numpy() == pytest.approx(2 * radius, rel=1e-3)
 
 
-def test_k_star_is_measured_and_planned(family, digits):
-    choose(family, preset="optimisation-3")
-    assert family.controls["members"].value == ("own", "adam", "rmsprop")
+def test_k_star_is_measured_and_planned(family, studies):
+    choose(family, preset=shipped.FAMILY)
+    assert set(family.controls["members"].value) == set(shipped.MEMBERS)
     outside = drawn(family, "configuration", "height")["role"] == "not in the family"
     assert sum(~outside) == 3
     choose(family, members=())
     assert "the family is empty; tick at least one configuration" in verdict(family)
-    members = ("own", "adam", "mlp", "vit")
-    gaps = digits[1].gaps[digits[1].gaps["method"] == "dm"]
-    choose(family, members=members, epsilon=0.08)
+    members, method = tuple(studies[1].configurations[::4]), studies[1].methods[0]
+    gaps = studies[1].gaps[studies[1].gaps["method"] == method]
+    means = gaps[gaps["configuration"].isin(members)].groupby(["k", "configuration"])["gap_error"]
+    worst = means.mean().groupby("k").max().iloc[2]  # so k* is about the third size
+    epsilon = next(e for e in family.controls["epsilon"].options if e >= worst)
+    choose(family, members=members, epsilon=epsilon)
     assert family.controls["preset"].value == "your own choice"
-    table = family_stats.k_star(gaps, {"": members}, 0.08, draws=DRAWS).table
+    table = family_stats.k_star(gaps, {"": members}, epsilon, draws=DRAWS).table
     ends = table.loc[0, ["k_star", "low", "high"]].to_numpy(float)
     expected = ends[np.isfinite(ends)]
     assert numbers(row(family, "k*, measured")["k*"]) == pytest.approx(expected, abs=0.51)
-    plan = planner.plan(read_pilot(gaps, draws=DRAWS), members, 0.08, 10)
+    plan = planner.plan(read_pilot(gaps, draws=DRAWS), members, epsilon, 10)
     assert numbers(row(family, "k*, planned")["k*"]) == [end for end in plan.k if np.isfinite(end)]
     for point in drawn(family, "member", "label").itertuples():
         worst = family_stats.worst_member(gaps[gaps["k"] == point.k], members)
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
 
 
-def test_the_first_gap_is_one_that_tells_families_apart(family, digits):
+def test_the_first_gap_is_one_that_tells_families_apart(family, studies):
     family.reset()
-    law = digits[1]
+    law = studies[1]
     gaps = law.gaps[law.gaps["method"] == law.methods[0]]
     sets = {name: f for name, f in law.families.items() if name != "all configurations"}
     inside = {}
@@ -361,15 +370,17 @@ def test_the_first_gap_is_one_that_tells_families_apart(family, digits):
     assert inside[family.controls["epsilon"].value] == max(inside.values())
 
 
-def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
-    law = digits[1]
+def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, studies):
+    law = studies[1]
     sets = {name: f for name, f in law.families.items() if name != "all configurations"}
-    radius, gaps = family.controls["radius"].options[20], law.gaps[law.gaps["method"] == "dm"]
+    radius = family.controls["radius"].options[20]
+    gaps = law.gaps[law.gaps["method"] == law.methods[0]]
     domains = []
-    for epsilon, preset in ((0.06, "spread 1"), (0.03, "spread 5")):
+    for epsilon in law.settings["epsilons"]:
+        expected = family_stats.k_star(gaps, sets, epsilon, draws=DRAWS).table.set_index("family")
+        preset = expected["k_star"].idxmax()
         choose(family, preset=preset, radius=radius, epsilon=epsilon)
         rows = drawn(family, "fitted").set_index("family")
-        expected = family_stats.k_star(gaps, sets, epsilon, draws=DRAWS).table.set_index("family")
         assert rows["k_star"].to_dict() == pytest.approx(expected["k_star"].dropna().to_dict())
         for name, value in rows["value"].items():
             members = list(sets[name])
@@ -381,54 +392,59 @@ def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, digits):
         domains.append(axes)
     assert domains[0] == domains[1] != []
     note = family.current.note
-    assert (
-        "Worst gap 0.03: whether k* rises with H_cov depends on the radius: it rises at r = "
-        in note
-    )
-    assert "no_momentum (0.80) and vit (0.63) are poor on all data" in note
-    assert "On average, networks trained on S are no worse than those trained on D" in note
+    assert f"Worst gap {epsilon:g}: whether k* rises with H_cov " in note
+    errors = law.full.groupby("configuration")["error"].mean()[list(sets[preset])]
+    for name, error in errors.items():
+        assert (f"{name} ({1 - error:.2f})" in note) == (error > errors.median() + epsilon)
 
 
-def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(digits):
-    law = digits[1]
-    dead = (law.trials["configuration"] == "vit") & (law.trials["method"] == "dm")
+def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(studies):
+    law = studies[1]
+    *alive, last = law.configurations
+    dead = (law.trials["configuration"] == last) & (law.trials["method"] == law.methods[0])
     trials = law.trials.assign(status=law.trials["status"].mask(dead, "diverged"))
     lame = explore.CoverageExplorer([dataclasses.replace(law, trials=trials)])
     whole = explore.CoverageExplorer([law])
     for explorer in (lame, whole):
-        choose(explorer, members=("own", "adam", "rmsprop", "slow"))
+        choose(explorer, members=alive[:4])
     assert cells(lame) == cells(whole)
-    choose(lame, members=("own", "adam", "vit"))
+    choose(lame, members=(*alive[:2], last))
     assert len(drawn(lame, "configuration", "height")) == len(law.distances)
     for name, reason in (
         ("k*, measured", "no k has every member in 2 seeds"),
-        ("k*, planned", "vit has gaps of two seeds at 0 sizes; it needs 3"),
+        ("k*, planned", f"{last} has gaps of two seeds at 0 sizes; it needs 3"),
     ):
         assert row(lame, name)["k*"] == "unknown"
         assert row(lame, name)["remark"].startswith(reason)
     with pytest.raises(ValueError, match="give the results folder of notebook 03"):
-        explore.CoverageExplorer(digits[:1])
+        explore.CoverageExplorer(studies[:1])
 
 
 @pytest.fixture
-def needs(digits):
+def needs(studies):
     """Return a function that plans for a worst gap: {method: Plan}."""
-    parts = digits[0].gaps.groupby("method")
+    parts = studies[0].gaps.groupby("method")
     pilots = {method: read_pilot(gaps, draws=DRAWS) for method, gaps in parts}
-    return lambda epsilon: {m: planner.plan(p, ["plain"], epsilon, 10) for m, p in pilots.items()}
+    return lambda epsilon: {m: planner.plan(p, ["hard"], epsilon, 10) for m, p in pilots.items()}
 
 
-def test_the_planner_doubts_in_its_headline_what_its_note_doubts(digits):
-    law = explore.Planner(digits[1:])
-    start, end = "A guess: take dm with 17 (10 to no bound)", "; the interval exceeds the budget"
-    assert verdict(law).startswith(start)
-    assert verdict(law).endswith(end)
-    assert "Past k = 400 this plan rests on it: do not trust it there." in law.current.note
+def test_the_planner_opens_on_a_gap_that_half_of_the_methods_hold_at_the_largest_size(studies):
+    """Under hard labels, gaps at 50 per class are 0.266, 0.279, 0.295, 0.306 and 0.460."""
+    assert explore.Planner(studies[:1]).controls["epsilon"].value == 0.3
 
 
-def test_the_planner_takes_the_least_need_within_the_budget(plans, needs, digits):
-    choose(plans, family="plain alone", epsilon=0.04, budget=50)
-    expected = {method: plan.ipc for method, plan in needs(0.04).items()}
+def test_the_planner_doubts_in_its_headline_what_its_note_doubts(plans):
+    choose(plans, family="soft alone", epsilon=0.15, budget=100)
+    assert verdict(plans).startswith("A guess: take ")
+    assert "Past k = 500 this plan rests on it: do not trust it there." in plans.current.note
+
+
+def test_the_planner_takes_the_least_need_within_the_budget(plans, needs, studies):
+    choose(plans, family="hard alone", epsilon=0.4, budget=50)
+    expected = {method: plan.ipc for method, plan in needs(0.4).items()}
+    assert [method for method, need in expected.items() if need is None] == ["k_center"]
+    assert row(plans, "k_center")["samples per class"] == "unknown"
+    del expected["k_center"]
     least = min(need.estimate for need in expected.values())
     assert expected[cells(plans)[0]["method"]].estimate == least
     assert verdict(plans).startswith(f"Take {cells(plans)[0]['method']} with {least:.0f} (")
@@ -436,18 +452,18 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs, digits
         ends = [end for end in need if np.isfinite(end)]
         assert numbers(row(plans, method)["samples per class"]) == ends
     choose(plans, epsilon=0.005, budget=1000)  # far past the measured sizes: no gap is guessed
-    gaps = digits[0].gaps.query("configuration == 'plain' and k == 400")
+    gaps = studies[0].gaps.query("configuration == 'hard' and k == 500")
     for method, mean in gaps.groupby("method")["gap_error"].mean().items():
-        assert numbers(row(plans, method)["gap at 40"])[0] == pytest.approx(mean, abs=2e-3)
+        assert numbers(row(plans, method)["gap at 50"])[0] == pytest.approx(mean, abs=2e-3)
     for method, plan in needs(0.005).items():
         assert row(plans, method)["remark"].startswith(plan.reason)
     unknown = [cell for cell in cells(plans) if cell["samples per class"] == "unknown"]
     assert all("measure larger sizes" in cell["remark"] for cell in unknown)
 
 
-def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, digits):
-    choose(plans, family="plain alone", epsilon=0.04, budget=50)
-    trials = digits[0].gaps.query("configuration == 'plain'")
+def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, studies):
+    choose(plans, family="soft alone", epsilon=0.4, budget=50)
+    trials = studies[0].gaps.query("configuration == 'soft'")
     means = trials.groupby(["method", "ipc"])["gap_error"].mean()
     columns = {"method", "member", "law", "ipc", "gap"}
     [dots] = [rows for rows in plans.spec["datasets"].values() if rows and set(rows[0]) == columns]
@@ -455,31 +471,31 @@ def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, di
     assert dots.to_dict() == pytest.approx(means.to_dict())
     judged = {
         method: verdicts.verdict(laws.fit_all(laws.gap_matrix(trials, method), draws=DRAWS))
-        for method in digits[0].methods
+        for method in studies[0].methods
     }
     for method, outcome in judged.items():
         assert row(plans, method)["a/√k + c"] == outcome.outcome
     first = cells(plans)[0]["method"]
     assert judged[first].outcome == "fails"
-    assert f"fails for {first} under plain: {judged[first].why}. This plan" in plans.current.note
-    held, count, width = read_pilot(digits[0].gaps.query("method == @first"), draws=DRAWS).left_out
+    assert f"fails for {first} under soft: {judged[first].why}. This plan" in plans.current.note
+    held, count, width = read_pilot(studies[0].gaps.query("method == @first"), draws=DRAWS).left_out
     assert f"{held} of {count} gaps that were left out" in plans.current.details
     assert f"{width:.2g} wide" in plans.current.details
 
 
-def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, digits):
-    choose(plans, family="plain alone", epsilon=0.04, budget=1)
+def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, studies):
+    choose(plans, family="hard alone", epsilon=0.04, budget=1)
     assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 samples per class; ")
     gaps = [numbers(cell["gap at 1"])[0] for cell in cells(plans)]
-    means = digits[0].trials.query("configuration == 'plain' and k == 10").groupby("method")
+    means = studies[0].trials.query("configuration == 'hard' and k == 10").groupby("method")
     assert gaps == sorted(gaps)
     assert gaps == pytest.approx(means["gap_error"].mean().sort_values().tolist(), abs=0.02)
 
 
 @pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
-def test_an_explorer_is_sound_and_answers_at_once(digits, kind):
+def test_an_explorer_is_sound_and_answers_at_once(studies, kind):
     """Move every control to another value: the charts are sound, and the answer takes no time."""
-    explorer = kind(digits)
+    explorer = kind(studies)
     for name, control in explorer.controls.items():
         start = time.process_time()
         if isinstance(control, Ticks):
