@@ -52,7 +52,7 @@ def test_findings_are_of_two_notebooks(studies):
     assert (methods.class_count, methods.ipcs) == (10, [1, 2, 5, 10, 20, 50])
     assert methods.methods == ["random", "herding", "k_center", "dm", "mtt"]
     assert methods.distances is None
-    assert len(methods.costs) == 5 * 6 * 5  # a set a method, size and seed
+    assert len(methods.costs) == len(methods.trials) == 3 * 5 * 6 * 5
     assert len(methods.provenance["commit"]) == 40
     assert law.methods == ["dm", "dm_for_all"]
     assert law.sizes == law.settings["k"]
