@@ -7,6 +7,6 @@ all methods under "soft". COVERAGE: FAMILY is a family of its settings.
 from ddlib.explore import tables
 
 METHODS = tables.FINDINGS / "methods" / "labels_cifar10"
-COVERAGE = tables.FINDINGS / "coverage_law" / "digits"
+COVERAGE = tables.FINDINGS / "coverage_law" / "mnist"
 FAMILY = "optimisation-3"
-MEMBERS = ("own", "adam", "rmsprop")
+MEMBERS = ("own", "nesterov", "adamw")

@@ -65,7 +65,7 @@ def test_its_first_picture_is_of_what_its_caption_says():
 
 
 def test_its_findings_are_what_the_shipped_tables_give():
-    found = evidence.gather(evidence.shipped())
+    found = evidence.gather(tables.findings())
     assert evidence.readme(README, found) == README, "run python -m ddlib.explore.evidence"
     assert "**Scaling law.** The curve" in README
 

@@ -42,11 +42,6 @@ class Evidence(NamedTuple):
     coverage: Mapping[str, Coverage]
 
 
-def shipped() -> list[Tables]:
-    """Return the findings that come with the library, without the example on digits."""
-    return [study for study in tables.findings() if data_of(study) != "digits"]
-
-
 def data_of(study: Tables) -> str:
     """Return the name of a study's data set."""
     return study.trials["data"].iloc[0]
@@ -176,7 +171,7 @@ def readme(page: str, found: Evidence) -> str:
 
 def write(readme_path: Path, picture: Path) -> None:
     """Write the findings that come with the library into the README, and their figure."""
-    found = gather(shipped())
+    found = gather(tables.findings())
     write_atomically(readme_path, readme(readme_path.read_text(), found).encode())
     png = mime_bundle(charts.exponents(found.cells).to_dict())[0]["image/png"]
     write_atomically(picture, small(png))

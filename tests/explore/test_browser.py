@@ -172,7 +172,7 @@ def test_the_app_follows_every_control(page, tmp_path):
             "no method is ticked; tick at least one"
         )
         family = Driven(page, 1, explore.CoverageExplorer(studies))
-        for name in ("radius", "epsilon", "preset", "method"):
+        for name in ("radius", "epsilon", "preset"):
             family.move(name)
         family.move("members", family.twin.controls["members"].children[-1].description)
         family.screenshot("app_family")
