@@ -171,27 +171,108 @@ def test_all_that_a_set_costs_counts_by_hand():
     assert math.isnan(found.loc["mtt", "seconds"])
 
 
-def test_controls_are_compared_where_they_cost_less():
+def p_of(values: dict, first: str, second: str) -> float:
+    return stats.ttest_rel(values[first, 10], values[second, 10]).pvalue
+
+
+def test_against_the_baseline_the_family_is_its_own_comparisons():
+    means = {("random", 10): 0.5, ("herding", 10): 0.53, ("dm", 10): 0.55, ("dc", 10): 0.5}
+    values = noisy(means, noise=0.02)
+    pairs = compare.paired(trials(values))
+    found = compare.against(pairs).set_index("method")
+    p = [p_of(values, method, "random") for method in ("herding", "dm", "dc")]
+    assert found["p"].tolist() == pytest.approx(p)
+    assert found["p_holm"].min() == pytest.approx(3 * min(p))  # of 3, not of 6
+    assert found["survives"].tolist() == (found["p_holm"] <= 0.05).tolist()
+    assert pairs["p_holm"].min() == pytest.approx(6 * pairs["p"].min())
+    assert len(compare.against(pairs, "dm")) == 3
+
+
+def test_ahead_of_all_is_the_largest_p_then_holm_over_methods():
+    """Of three methods: dm leads all, dc trails a variant of a control, mtt has no test there."""
+    means = {"random": 0.4, "herding": 0.5, "near": 0.6, "dm": 0.65, "dc": 0.55, "mtt": 0.9}
+    values = noisy({(method, 10): mean for method, mean in means.items()})
+    values["mtt", 10] = [None, None, None, None, 0.9]
+    table = trials(values)
+    table["base"] = table["method"].replace({"near": "herding"})
+    names = compare.control_names(table)
+    assert names == ["random", "herding", "near"]
+    versus = compare.over_controls(compare.paired(table), names)
+    assert set(versus["method"]) == {"dm", "dc", "mtt"}
+    found = compare.ahead_of_all(versus).set_index("method")
+    assert list(found.index) == ["dm", "dc"]
+    largest = max(p_of(values, "dm", control) for control in names)
+    assert found["p"].tolist() == pytest.approx([largest, 1.0])
+    assert found["p_holm"].tolist() == pytest.approx([2 * largest, 1.0])
+    assert found["survives"].tolist() == [True, False]
+    assert found["nearest"].tolist() == ["near", "near"]
+    assert set(found["rivals"]) == {"random, herding, near"}
+    differences = [np.mean(values[method, 10] - values["near", 10]) for method in ("dm", "dc")]
+    assert found["difference"].tolist() == pytest.approx(differences)
+    assert (found["low"] < found["difference"]).all()
+    assert compare.ahead_of_all(versus[:0]).empty
+
+
+def simulated(means: dict[str, float], studies: int = 500) -> pd.DataFrame:
+    """Return `paired` of studies, one a k. Seeds share noise; a difference has a deviation of 1."""
+    rng = np.random.default_rng(0)
+    drawn = np.array(list(means.values())) + rng.normal(size=(studies, SEEDS, len(means))) / 2**0.5
+    drawn += rng.normal(size=(studies, SEEDS, 1))
+    k, seed, method = (places.ravel() for places in np.indices(drawn.shape))
+    rows = {"k": k, "seed": seed, "method": np.array(list(means))[method], "status": "ok"}
+    return compare.paired(pd.DataFrame({**rows, "accuracy": drawn.ravel()}))
+
+
+def better(tests: pd.DataFrame, *methods: str) -> float:
+    """Return the share of studies in which one of the methods is significantly better."""
+    claims = tests[tests["survives"] & (tests["difference"] > 0)]
+    return claims.loc[claims["method"].isin(methods), "k"].nunique() / 500
+
+
+def test_false_claims_are_made_in_at_most_one_study_of_20():
+    """500 studies: 5 % has an error of 1 point, so 7 % is two errors above."""
+    names = ("random", "herding")
+    pairs = simulated(dict.fromkeys(["random", "herding", "a", "b", "c", "d"], 0.0))
+    versus = compare.against(pairs)
+    assert 0.02 < versus["survives"].groupby(versus["k"]).any().mean() < 0.07  # near 5 %
+    ahead = compare.ahead_of_all(compare.over_controls(pairs, names))
+    assert better(ahead, *"abcd") < 0.025  # half of 5 % if random were alone: one side of the test
+    # a and b lead; c and d are level with herding, and far better than random
+    pairs = simulated({"random": -20.0, "herding": 0.0, "a": 20.0, "b": 20.0, "c": 0.0, "d": 0.0})
+    ahead = compare.ahead_of_all(compare.over_controls(pairs, names))
+    assert better(ahead, "a") == better(ahead, "b") == 1
+    assert better(ahead, "c", "d") < 0.045  # one side of 5 %, and an error of 0.7 points
+
+
+def test_the_power_is_that_of_the_smaller_family():
+    """A lead of 3 deviations: by noncentral t, at 5 % over 5 tests and over 15."""
+    pairs = simulated(dict.fromkeys(["random", "herding", "b", "c", "d"], 0.0) | {"a": 3.0})
+    power = [
+        stats.nct.sf(stats.t.isf(0.05 / family / 2, SEEDS - 1), SEEDS - 1, 3 * math.sqrt(SEEDS))
+        for family in (5, 15)
+    ]
+    assert power == pytest.approx([0.895, 0.653], abs=0.001)
+    assert better(compare.against(pairs), "a") == pytest.approx(power[0], abs=0.05)
+    rows = compare.both_ways(pairs).query("rival == 'random'")
+    assert better(rows, "a") == pytest.approx(power[1], abs=0.1)  # later steps of Holm add some
+
+
+def test_who_is_ahead_of_every_control_that_costs_less():
     good, noise = np.array([0.9, 0.8, 0.85]), np.array([0.001, 0, -0.001])
-    values = {("random", 10): good - 0.3 + noise, ("herding", 10): good - 9 * noise}
+    values = {("random", 10): good - 0.3 + noise, ("herding", 10): good - 9 * noise + 0.001}
     values |= {("dm", 10): good, ("mtt", 10): good + 0.1, ("near", 10): good + 0.2 - noise}
+    values["file", 10] = good
     table = trials({place: list(accuracies) for place, accuracies in values.items()})
     table["base"] = table["method"].replace({"near": "herding"})
-    seconds = {"random": 1.0, "herding": 5.0, "dm": 6.0, "mtt": 5.0, "near": math.nan}
+    seconds = {"random": 1.0, "herding": 5.0, "dm": 6.0, "mtt": 5.0, "near": 9.0, "file": math.nan}
     spent = pd.DataFrame({"method": seconds.keys(), "k": 10, "seconds": seconds.values()})
-    found = scores.against_controls(table, spent).set_index(["method", "control"])
-    expected = {
-        ("dm", "random"): "worse",
-        ("dm", "herding"): "level",
-        ("dm", "near"): "untested",
-        ("mtt", "random"): "worse",
-        ("mtt", "herding"): "untested",  # costs as much
-        ("mtt", "near"): "untested",  # without seconds
-    }
-    assert found["outcome"].to_dict() == expected
-    assert found.loc[("dm", "random"), "difference"] == pytest.approx(0.3)
-    pairs = compare.paired(table).set_index(["first", "second"])
-    assert found.loc[("dm", "herding"), "p_holm"] == pairs.loc[("herding", "dm"), "p_holm"]
+    found = scores.against_controls(table, spent).set_index("method")
+    assert found["outcome"].to_dict() == {"dm": "level", "mtt": "ahead", "file": "untested"}
+    assert found["controls"].to_dict() == {"dm": "random, herding", "mtt": "random", "file": ""}
+    assert found["nearest"].tolist() == ["herding", "random", ""]
+    assert found["difference"].tolist() == pytest.approx([-0.001, 0.4, math.nan], nan_ok=True)
+    p = 2 * p_of(values, "mtt", "random")  # of two methods
+    assert found["p_holm"].tolist() == pytest.approx([1.0, p, math.nan], nan_ok=True)
     alike = trials({("herding", 10): [0.5, 0.6], ("dm", 10): [0.6, 0.7]})
     assert scores.against_controls(alike, spent)["outcome"].tolist() == ["untested"]
     learned = trials({("dm", 10): [0.5, 0.6], ("mtt", 10): [0.6, 0.7]})
