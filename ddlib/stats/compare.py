@@ -178,15 +178,15 @@ def ahead_of_all(versus: pd.DataFrame) -> pd.DataFrame:
 
     versus: rows of `both_ways`, such as `over_controls`; those without a test do not count.
     Columns: k, method, rivals (names), nearest (the rival over which the method leads least),
-    difference from it with low and high, p (the largest over the rivals; 1 where one is not
-    behind), p_holm, survives.
+    difference from it with low and high, p (the largest over the rivals; 1 if the method does
+    not lead one), p_holm, survives.
     A false claim has a rival that is as good as the method, and the test of that rival alone errs
     in at most 5 % of studies. So p needs no correction for the number of rivals; Holm's covers the
     methods at one k. Source: Berger, "Multiparameter hypothesis testing" (Technometrics 1982).
     """
     tested = versus[versus["reason"] == ""].reset_index(drop=True)
-    behind = tested["difference"] > 0
-    groups = tested.assign(p=tested["p"].where(behind, 1.0)).groupby(["k", "method"], sort=False)
+    p = tested["p"].where(tested["difference"] > 0, 1.0)
+    groups = tested.assign(p=p).groupby(["k", "method"], sort=False)
     rivals, p = groups["rival"].agg(", ".join), groups["p"].max()
     nearest = tested.loc[groups["difference"].idxmin()].set_index(["k", "method"])
     nearest = nearest.rename(columns={"rival": "nearest"})[["nearest", "difference", "low", "high"]]
