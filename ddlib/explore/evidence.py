@@ -33,12 +33,13 @@ BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", r
 class Evidence(NamedTuple):
     """What the studies decide.
 
-    cells, gains: the tables of `ddlib.stats.cells`; regimes: of each study that has several label
-    regimes, the trials by regime and the teachers; coverage: by study.
+    cells, gains, leaders: the tables of `ddlib.stats.cells`; regimes: of each study that has
+    several label regimes, the trials by regime and the teachers; coverage: by study.
     """
 
     cells: pd.DataFrame
     gains: pd.DataFrame
+    leaders: pd.DataFrame
     regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]]
     coverage: Mapping[str, Coverage]
 
@@ -57,25 +58,28 @@ def data_of(study: Tables) -> str:
 def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     """Judge both laws, and methods against controls, in all studies.
 
-    Of several studies of a data set, the scaling law is judged in the one with the most trials
-    under its first configuration.
+    Of several studies of a data set, the scaling law is judged in the one with the most sizes, and
+    methods are compared in the one with the most trials under these labels.
     """
     trials, panels, regimes, coverage, capped = {}, {}, {}, {}, {}
     for name, study in tables.named(studies).items():
         parts, data = by_labels(study), data_of(study)
         rows = next(iter(parts.values()))
-        if len(rows) > len(trials.get(data, ())):
+        if data not in trials or rows["k"].nunique() > trials[data]["k"].nunique():
             trials[data], capped[data] = rows, _capped(study)
         if len(parts) > 1:
             regimes[name] = parts, study.teachers
-            panels |= {f"{data}, {labels} labels": rows for labels, rows in parts.items()}
+            for labels, rows in parts.items():
+                panel = f"{data}, {labels} labels"
+                panels[panel] = max(panels.get(panel, rows), rows, key=len)
         if study.distances is not None:
             coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
     controls = {name for rows in trials.values() for name in control_names(rows)}
     judged = cells.cells(fits, controls)
     judged["capped"] = judged["data"].map(capped)
-    return Evidence(judged, cells.gains(trials | panels), regimes, coverage)
+    gains, leaders = cells.gains(trials | panels), cells.leaders(panels)
+    return Evidence(judged, gains, leaders, regimes, coverage)
 
 
 def _capped(study: Tables) -> bool:
@@ -170,7 +174,7 @@ def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
 
 def readme(page: str, found: Evidence) -> str:
     """Return the README with these findings in the place of those between its two marks."""
-    text = words.summary(found.cells, found.gains, found.coverage)
+    text = words.summary(found.cells, found.gains, found.leaders, found.coverage)
     return BLOCK.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
 
 

@@ -9,6 +9,7 @@ from ddlib.stats.compare import BASELINE, CONTROLS
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 ALL_DATA = "all data"
+CLICK = "Click on methods in the legend to highlight them (Shift for several)."
 DODGE = 1.03  # factor in k between neighbours, so that intervals do not hide each other
 
 
@@ -28,7 +29,9 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
     tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")
     whole = alt.Chart(table).transform_filter(alt.datum.method == ALL_DATA).encode(y)
     name = whole.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, text=ALL_DATA)
-    base = alt.Chart(table).transform_filter(alt.datum.method != ALL_DATA).encode(x, y, colour)
+    chosen, opacity = _chosen()
+    base = alt.Chart(table).transform_filter(alt.datum.method != ALL_DATA)
+    base = base.encode(x, y, colour, opacity=opacity)
     ends = alt.Y("error_low:Q"), alt.Y2("error_high")
     known = "isValid(datum.low)"
     dash = alt.StrokeDash("method:N", scale=style.scale(dashes), legend=None)
@@ -38,12 +41,13 @@ def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Laye
         name.encode(x=alt.value("width")),
         base.transform_filter(known).mark_rule(strokeWidth=1.5, clip=True).encode(*ends),
         base.mark_line(strokeWidth=1.8).encode(dash),
-        base.mark_point(filled=True, size=70, opacity=1).encode(shape, tooltip=tips),
+        base.mark_point(filled=True, size=70).encode(shape, tooltip=tips).add_params(chosen),
     ]
     return style.figure(
         alt.layer(*layers, width=style.WIDTH, height=420).add_params(style.zoom()),
         "Which method gives most per sample? Accuracy against distilled samples",
         "Mean over seeds and its 95 % interval, side by side around their k. Controls are dashed.",
+        CLICK,
         f"Accuracy is spaced by the logarithm of the error. {_missing(accuracies)}",
     )
 
@@ -59,8 +63,13 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
     x = style.k_axis(accuracies["k"], accuracies["k"])
     tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")
     whole = alt.Chart().transform_filter(alt.datum.method == ALL_DATA)
-    base = alt.Chart().transform_filter(alt.datum.method != ALL_DATA).encode(x, y, colour)
-    dots = base.mark_point(filled=True, size=50, opacity=1)
+    chosen, opacity = _chosen()
+    base = (
+        alt.Chart()
+        .transform_filter(alt.datum.method != ALL_DATA)
+        .encode(x, y, colour, opacity=opacity)
+    )
+    dots = base.mark_point(filled=True, size=50).add_params(chosen)
     ends = alt.Y("error_low:Q"), alt.Y2("error_high")
     layers = [
         whole.mark_rule(color=style.FAINT, strokeWidth=1.5).encode(y),
@@ -74,6 +83,7 @@ def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.Face
         style.panels(chart, "labels", names, len(names), "labels: "),
         "What the labels give: the same sets under each label regime",
         "Mean over seeds and its 95 % interval. The line across is all data with the same labels.",
+        CLICK,
     )
 
 
@@ -91,13 +101,14 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.FacetChart:
     size = alt.Size("k:Q", scale=area, legend=alt.Legend(values=sorted(table["k"].unique())))
     spent = [name for name in costs if name.endswith("seconds")]
     tips = style.tips("method:N", "k", "accuracy", *spent)
+    chosen, opacity = _chosen()
     base = alt.Chart().encode(x, y)
     front = base.transform_filter("datum.front")
-    dots = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=0.6)
+    dots = base.mark_point(filled=True, stroke="white", strokeWidth=0.6).add_params(chosen)
     layers = [
         front.mark_line(interpolate="step-after", color=style.FAINT, strokeDash=[2, 3]),
-        base.mark_line(strokeWidth=1, opacity=0.5).encode(colour, order="k:Q"),
-        dots.encode(colour, shape, size, tooltip=tips),
+        base.mark_line(strokeWidth=1).encode(colour, opacity=opacity, order="k:Q"),
+        dots.encode(colour, shape, size, opacity=opacity, tooltip=tips),
     ]
     names = list(costs["labels"].unique())
     chart = alt.layer(*layers, data=table, width=style.WIDTH // len(names) - 20, height=360)
@@ -108,7 +119,8 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.FacetChart:
         "Which method gives most per second? Accuracy against all seconds that a set costs",
         f"Search for settings ({searched or 'not counted'}), preparation, teacher, distillation, "
         "and one training on the set.",
-        "Dotted: the front (no cheaper set is more accurate). Lines join the sizes of a method.",
+        "Dotted: the front (no cheaper set is more accurate). Lines join the sizes of a method. "
+        f"{CLICK}",
         f"Accuracy is spaced by the logarithm of the error. {_missing(places, 'seconds')}",
     )
 
@@ -164,6 +176,12 @@ def method_marks(methods: pd.Series) -> tuple[alt.Color, alt.Shape]:
     legend.symbolStrokeWidth = 0  # otherwise the dashes of the lines appear in the symbols
     colour = alt.Color("method:N", scale=style.scale(colours), legend=legend)
     return colour, alt.Shape("method:N", scale=style.scale(shapes), legend=legend)
+
+
+def _chosen() -> tuple[alt.Parameter, dict]:
+    """Return the methods that clicks in the legend choose, and an opacity that fades others."""
+    chosen = alt.selection_point(fields=["method"], bind="legend")
+    return chosen, alt.condition(chosen, alt.value(1), alt.value(0.12))
 
 
 def _with_errors(table: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:

@@ -13,7 +13,16 @@ SIZE_TITLE = "distilled samples in all, k (log scale)"
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, and others like them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
-SPARE_COLOURS = ("#56B4E9", "#44AA99", "#999933", "#882255", "#B98600")
+SPARE_COLOURS = (
+    "#56B4E9",
+    "#999933",
+    "#8C564B",
+    "#44AA99",
+    "#DD77BB",
+    "#1B5E20",
+    "#9467BD",
+    "#B98600",
+)
 MANY_COLOURS = COLOURS + SPARE_COLOURS
 METHODS = ("dm", "dc", "herding", "k_center", "dsa", "mtt", "random", "mgd3")
 METHOD_COLOURS = dict(zip(METHODS, COLOURS, strict=True))
@@ -55,7 +64,7 @@ def scale(values: Mapping[str, object]) -> alt.Scale:
 
 
 def colour(field: str, names: Sequence[str], **legend: object) -> alt.Color:
-    """Return a colour for each name of a field, and its legend; colours repeat after 13 names."""
+    """Return a colour for each name of a field, and its legend; colours repeat after 16 names."""
     colours = {name: MANY_COLOURS[i % len(MANY_COLOURS)] for i, name in enumerate(names)}
     legend = {"title": None, "labelLimit": 300, "symbolOpacity": 1, **legend}
     return alt.Color(f"{field}:N", scale=scale(colours), sort=list(names), legend=legend)

@@ -12,11 +12,13 @@ import pandas as pd
 
 from ddlib.stats.compare import (
     CONTROLS,
+    accuracies,
     against,
     ahead_of_all,
     control_names,
     over_controls,
     paired,
+    ranking,
 )
 from ddlib.stats.intervals import LEVEL
 from ddlib.stats.laws import Fit, Fits, null_r2
@@ -160,12 +162,27 @@ def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         untested, level = table["reason"] != "", ~table["survives"]
         conditions = [untested, level, table["difference"] < 0, every]
         outcome = np.select(conditions, [None, GAINS[2], GAINS[3], GAINS[0]], GAINS[1])
-        values = {
-            "kind": [kind(method, controls) for method in table["method"]],
-            "outcome": outcome,
-        }
-        values |= {"data": name, "labels": trials["labels"].iloc[0]}
-        values["ipc"] = table["k"] // (trials["k"] // trials["ipc"]).iloc[0]
-        tables.append(table.assign(**values))
+        table["kind"] = [kind(method, controls) for method in table["method"]]
+        ipc = table["k"] // (trials["k"] // trials["ipc"]).iloc[0]
+        labels = trials["labels"].iloc[0]
+        tables.append(table.assign(data=name, labels=labels, ipc=ipc, outcome=outcome))
     names = ["data", "labels", "method", "kind", "ipc", "k", "outcome", "difference", "low", "high"]
     return pd.concat(tables).reindex(columns=names).reset_index(drop=True)
+
+
+def leaders(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the most accurate method at each size of each study: {name: trials}.
+
+    trials: of one configuration. Columns: data, labels, methods (their number), ipc, best, alone
+    (whether it is significantly better than every other method; see `compare.ranking`).
+    """
+    tables = []
+    for trials in studies.values():
+        ranks = ranking(accuracies(trials), paired(trials))
+        data, labels = trials[["data", "labels"]].iloc[0]
+        ipc = ranks["k"] // (trials["k"] // trials["ipc"]).iloc[0]
+        alone = ranks["not_separable"].map(len) == 0
+        names = {"data": data, "labels": labels, "methods": trials["method"].nunique()}
+        tables.append(ranks.assign(**names, ipc=ipc, alone=alone))
+    names = ["data", "labels", "methods", "ipc", "best", "alone"]
+    return pd.concat(tables or [pd.DataFrame()]).reindex(columns=names).reset_index(drop=True)

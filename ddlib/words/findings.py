@@ -29,12 +29,19 @@ DIMENSION = 6  # distances of 500 training samples to 20 neighbours (Levina and 
 SMALL = 10  # samples per class, up to which a set counts as small
 
 
-def summary(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
-    """Say in a few lines what was found of both laws, of methods against controls, and the planner.
+def summary(
+    cells: pd.DataFrame,
+    gains: pd.DataFrame,
+    leaders: pd.DataFrame,
+    coverage: Mapping[str, Coverage],
+) -> Text:
+    """Say in a few lines what was found of both laws, of the methods, and of the planner.
 
-    cells, gains, coverage (by study): as in `ddlib.stats.cells`.
+    cells, gains, leaders, coverage (by study): as in `ddlib.stats.cells`.
     """
     lines = [_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]
+    if len(leaders):
+        lines.append(f"**Which method?** {_which(leaders)}")
     held = {name: study.held for name, study in coverage.items() if study.held.answered}
     if held:
         parts = [_planner(name, *counts) for name, counts in held.items()]
@@ -156,6 +163,20 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
         lost = (soft["outcome"] == GAINS[3]).sum()
         text += f" With soft labels of one teacher they are better {_won(soft)}, worse in {lost}."
     return text
+
+
+def _which(leaders: pd.DataFrame) -> str:
+    lines = ["The most accurate, controls included, by samples per class."]
+    for data, rows in leaders.groupby("data", sort=False):
+        parts = []
+        for labels, sizes in rows.groupby("labels", sort=False):
+            best = sizes.groupby("best", sort=False)["ipc"]
+            names = [f"{method} at {listed(ipcs, 'and')}" for method, ipcs in best]
+            parts.append(f"with {labels} labels {listed(names, 'and')}")
+        lines.append(f"Of {rows['methods'].max()} on {data}, {'; '.join(parts)}.")
+    alone = leaders["alone"].astype(bool).sum()
+    lines.append(f"They lead all others significantly in {alone} of {len(leaders)} cases.")
+    return " ".join(lines)
 
 
 def _won(gains: pd.DataFrame) -> str:

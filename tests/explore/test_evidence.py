@@ -31,8 +31,8 @@ def test_every_cell_gets_the_verdict_of_its_truth(found):
     assert (cells["asked"] == 30).all()
 
 
-def test_the_study_with_the_most_trials_is_judged_for_each_data_set(found):
-    """That on labels has two methods only, the scaling law five."""
+def test_the_study_with_the_most_sizes_is_judged_for_each_data_set(found):
+    """Of two with as many sizes, the first: that on labels has two methods only, the law five."""
     assert found.cells["data"].value_counts().to_dict() == {"mnist": 5, "adult": 1}
 
 
@@ -41,6 +41,15 @@ def test_gains_are_those_that_were_planted(found):
     # 0.9/√k + 0.05 is below 0.45 - 0.055 ln k up to 20 per class, and above 0.5 - 0.065 ln k at 50
     assert (outcome["mnist, hard labels"]["dm"].loc[[2, 5, 10]] == "beats all controls").all()
     assert (outcome["mnist, soft labels"]["dm"].loc[[20, 50]] == "worse than random").all()
+
+
+def test_the_most_accurate_method_is_named_at_each_size(found):
+    best = found.leaders.set_index(["data", "labels", "ipc"])["best"]["mnist"]
+    assert (best["hard"].loc[[2, 5, 10, 20]] == "dm").all()
+    assert (best["soft"].loc[[20, 50]] == "random").all()
+    assert (found.leaders["methods"] == 2).all()
+    alone = found.leaders.query("labels == 'hard' and ipc == 5")["alone"]
+    assert alone.tolist() == [True]
 
 
 def test_the_coverage_law_of_one_study(found):
