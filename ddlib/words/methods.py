@@ -110,9 +110,9 @@ def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
         names = _with_sizes(ahead.groupby("method", sort=False)["k"])
         lines.append(f"{labels.capitalize()} labels: {listed(names, 'and') or 'none'}.")
     verdict = (
-        "**A control that costs less is level (not significantly worse) in "
-        f"{listed(counts, 'and')}.** A case is a method at a size. Its p is the largest against "
-        f"these controls, with Holm's correction over the methods at one k. {_largest_lead(tested)}"
+        f"**A control that costs less is not significantly worse in {listed(counts, 'and')}.** A "
+        "case is a method at a size. Its p is the largest against the controls that cost less, with "
+        f"Holm's correction over the methods at one k. {_largest_lead(tested)}"
     )
     searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
     counted = f"counted for {searched} alone" if searched else "not counted"

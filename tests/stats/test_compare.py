@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ddlib.stats import compare, laws, scores, surrogates
+from ddlib.stats import cells, compare, laws, scores, surrogates
 
 SEEDS = 5
 
@@ -283,6 +283,18 @@ def test_variants_are_not_learned_methods_of_their_own():
     table = trials({("dm", 10): [0.4], ("dm_fast", 10): [0.5], ("random", 10): [0.3]})
     table["base"] = table["method"].replace({"dm_fast": "dm"})
     assert list(compare.learned(table)["method"].unique()) == ["dm"]
+
+
+def test_a_variant_of_a_control_is_a_control_among_gains():
+    table = trials(noisy({("random", 10): 0.5, ("near", 10): 0.7, ("dm", 10): 0.6}))
+    table["labels"], table["base"] = "hard", table["method"].replace({"near": "herding"})
+    found = cells.gains({"digits": table}).set_index("method")
+    assert found["kind"].to_dict() == {"near": "control", "dm": "paper"}
+    assert found.loc["dm", "outcome"] == "beats random"
+    found = cells.gains({"digits": table[table["method"] != "near"]}).set_index("method")
+    assert found.loc["dm", "outcome"] == "beats all controls"
+    kinds = {"near": "control", "random": "control", "datm": "other", "dm": "paper"}
+    assert cells.ordered(kinds) == ["dm", "datm", "random", "near"]
 
 
 def test_the_front_is_what_no_other_point_beats():

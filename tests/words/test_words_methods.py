@@ -129,11 +129,11 @@ COMPARED = controls(
 def test_who_is_ahead_of_every_cheaper_control(costs):
     verdict, _, head, _, *lines = words.per_second(costs, COMPARED).splitlines()
     assert verdict == (
-        "**A control that costs less is level (not significantly worse) in 2 of 5 cases with hard "
-        "labels and 1 of 1 cases with soft labels.** A case is a method at a size. Its p is the "
-        "largest against these controls, with Holm's correction over the methods at one k. The "
-        "largest lead over the nearest of them that is not significant is 0.02: dc over random at "
-        "k = 10, hard labels (Holm p = 0.2)."
+        "**A control that costs less is not significantly worse in 2 of 5 cases with hard labels "
+        "and 1 of 1 cases with soft labels.** A case is a method at a size. Its p is the largest "
+        "against the controls that cost less, with Holm's correction over the methods at one k. "
+        "The largest lead over the nearest of them that is not significant is 0.02: dc over random "
+        "at k = 10, hard labels (Holm p = 0.2)."
     )
     assert head == "**Significantly better than every control that costs less**"
     assert lines[:2] == [
