@@ -111,8 +111,8 @@ def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
         lines.append(f"{labels.capitalize()} labels: {listed(names, 'and') or 'none'}.")
     verdict = (
         f"**A control that costs less is not significantly worse in {listed(counts, 'and')}.** A "
-        "case is a method at a size. Its p is the largest against the controls that cost less, with "
-        f"Holm's correction over the methods at one k. {_largest_lead(tested)}"
+        "case is a method at a size. Its p is the largest against the controls that cost less, "
+        f"with Holm's correction over the methods at one k. {_largest_lead(tested)}"
     )
     searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
     counted = f"counted for {searched} alone" if searched else "not counted"
