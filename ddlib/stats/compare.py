@@ -214,3 +214,23 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         rows.append(row | {"not_separable": tuple(versus.index[~versus["survives"].astype(bool)])})
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
     return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "not_separable"])
+
+
+def reordered(trials: pd.DataFrame) -> pd.DataFrame:
+    """Compare the order of the methods under each configuration with that under the first.
+
+    trials: the study's. A row for every other configuration: configuration, first (the first),
+    pairs (two methods at a k that differ significantly under the first; see `paired`), and how many
+    of them are kept, reversed (both differ significantly) or unclear (not significant here).
+    """
+    groups = trials.groupby("configuration", sort=False)
+    tests = {name: paired(rows).set_index(["k", "first", "second"]) for name, rows in groups}
+    first, *others = tests
+    before, rows = tests[first].query("survives"), []
+    for name in others:
+        after = tests[name].reindex(before.index)
+        clear, same = after["p_holm"] <= LEVEL, before["difference"] * after["difference"] > 0
+        counts = (clear & same).sum(), (clear & ~same).sum(), (~clear).sum()
+        rows.append((name, first, len(before), *counts))
+    names = ["configuration", "first", "pairs", "kept", "reversed", "unclear"]
+    return pd.DataFrame(rows, columns=names)

@@ -257,3 +257,19 @@ def test_what_cannot_be_tested_says_why(first, second, reason):
     [best] = compare.ranking(found, pairs).to_dict("records")
     assert (best["best"], best["not_separable"]) in [("dm", ("random",)), ("random", ())]
     assert surrogates.agreement(table).reason.endswith("with a result everywhere")
+
+
+def test_the_order_of_methods_under_another_configuration_is_compared_with_the_first():
+    """Leads of 10 points are clear at a noise of about 1; a and b swap, c is level with b."""
+    steps = np.array([0.0, 0.01, 0.02, 0.01])
+    means = {"own": (0.5, 0.6, 0.8), "long": (0.6, 0.5, 0.8), "soft": (0.5, 0.6, 0.58)}
+    tables = []
+    for name, (a, b, c) in means.items():
+        values = {("a", 10): a + steps, ("b", 10): b - steps, ("c", 10): c + steps[::-1]}
+        tables.append(trials(values).assign(configuration=name))
+    found = compare.reordered(pd.concat(tables)).set_index("configuration")
+    assert (found["first"] == "own").all()
+    assert (found["pairs"] == 3).all()
+    assert found.loc["long", ["kept", "reversed", "unclear"]].tolist() == [2, 1, 0]
+    assert found.loc["soft", ["kept", "reversed", "unclear"]].tolist() == [2, 0, 1]
+    assert compare.reordered(tables[0]).empty

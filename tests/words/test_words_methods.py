@@ -185,3 +185,12 @@ def test_the_tests_name_the_family_of_each_question():
     alone = paired((10, "dm", "dc", 0.2, 0.01))  # a study without random
     text = words.comparison(alone, RANKS[:0])
     assert "- 1 of 1 differences between two methods are significant.\n" in text
+
+
+def test_what_another_configuration_does_to_the_order_is_said_in_one_line():
+    row = {"configuration": "long", "first": "own", "pairs": 9, "kept": 6, "reversed": 1}
+    assert words.orders(pd.DataFrame([row | {"unclear": 2}])) == (
+        "- **long** keeps the order of 6 of the 9 pairs that differ significantly under own, "
+        "reverses it significantly in 1, and does not tell 2 apart."
+    )
+    assert words.orders(pd.DataFrame()) == "The study has one configuration."
