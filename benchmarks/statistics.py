@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ddlib.stats import covers, intervals, laws, power, regressions, verdicts
+from ddlib.stats import compare, covers, intervals, laws, power, regressions, verdicts
 from ddlib.stats.families import k_star
 from ddlib.stats.pilot import ends, read_pilot
 
@@ -270,6 +271,62 @@ def plan(cell: tuple[float, float], studies: int = 40) -> dict[str, object]:
     return row | {"law doubted": f"{np.mean(doubted):.0%}"}
 
 
+# ---- methods compared ----
+
+LEARNED = [f"m{i}" for i in range(10)]
+METHODS = [*LEARNED, *compare.CONTROLS]
+LEAD = 0.05
+LEADS = {  # true accuracy less that of random
+    "all methods are equal": {},
+    "5 methods lead all controls, 5 are level with one": {
+        **dict.fromkeys(LEARNED[:5], 2 * LEAD),
+        **dict.fromkeys([*LEARNED[5:], "herding"], LEAD),
+    },
+    "one method leads all by 5 points": {LEARNED[0]: LEAD},
+}
+
+
+def draw_methods(truth: str, seeds: int, studies: int) -> tuple[pd.DataFrame, pd.Series]:
+    """Draw accuracies of METHODS in studies, one a k; return them and the true ones.
+
+    Noise: 0.01 of a seed, 0.011 of a set. So a difference within seeds has a standard deviation of
+    0.016, the median of `ddlib/findings/methods/cifar10`.
+    """
+    shape, rng = (studies, seeds, len(METHODS)), np.random.default_rng([0, seeds])
+    means = 0.5 + pd.Series(LEADS[truth], METHODS, dtype=float).fillna(0.0)
+    noise = 0.01 * rng.normal(size=(studies, seeds, 1)) + 0.016 / 2**0.5 * rng.normal(size=shape)
+    study, seed, method = np.indices(shape).reshape(3, -1)
+    rows = {"k": study, "seed": seed, "method": np.array(METHODS)[method], "status": "ok"}
+    return pd.DataFrame({**rows, "accuracy": (means.to_numpy() + noise).ravel()}), means
+
+
+def made(tests: pd.DataFrame) -> pd.DataFrame:
+    """Return the tests that claim a lead."""
+    return tests[tests["survives"] & (tests["difference"] > 0)]
+
+
+def claims(truth: str, seeds: int, studies: int = 500) -> dict[str, object]:
+    """Return the share of studies with a false claim, and of true leads that are claimed."""
+    trials, means = draw_methods(truth, seeds, studies)
+    pairs = compare.paired(trials)
+    versus = compare.over_controls(pairs, compare.CONTROLS)
+    every = versus.groupby(["k", "method"], as_index=False)[["survives", "difference"]].min()
+    tests = {  # claim: rivals, tests of its own family, tests over all pairs
+        "random": (["random"], compare.against(pairs), versus.query("rival == 'random'")),
+        "all controls": (list(compare.CONTROLS), compare.ahead_of_all(versus), every),
+    }
+    row = {"truth": truth, "seeds": seeds}
+    for claim, (rivals, family, over_all) in tests.items():
+        best, claimed = means[rivals].max(), made(family)
+        false = claimed.loc[claimed["method"].map(means) <= best, "k"].nunique() / studies
+        row[f"{claim}: false"] = f"{false:.1%}"
+        true = [method for method in LEARNED if means[method] > best]
+        for name, table in {"found": family, "found over all pairs": over_all}.items():
+            hits = made(table)["method"].isin(true).sum()
+            row[f"{claim}: {name}"] = f"{hits / (studies * len(true)):.0%}" if true else "—"
+    return row
+
+
 # ---- the page ----
 
 
@@ -288,6 +345,7 @@ def main() -> None:
         covered, planned = pool.submit(coverage), pool.map(plan, CELLS)
         simulate = cache(partial(_simulate, pool))
         tables = [*scaling(simulate), *covered.result(), pd.DataFrame(planned)]
+        tables.append(pd.DataFrame([claims(*case) for case in product(LEADS, (5, 10))]))
     texts = map(markdown, tables)
     PAGE.write_text(re.sub(r"(?m)(^\|.*\n)+", lambda _: next(texts), PAGE.read_text()))
 

@@ -18,6 +18,7 @@ from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.cells import Coverage, Held
+from ddlib.stats.compare import control_names
 from ddlib.stats.families import k_star, series, worst_member
 from ddlib.stats.pilot import read_pilot
 from ddlib.words import findings as words
@@ -67,7 +68,8 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
         if study.distances is not None:
             coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
-    judged = cells.cells(fits)
+    controls = {name for rows in trials.values() for name in control_names(rows)}
+    judged = cells.cells(fits, controls)
     judged["capped"] = judged["data"].map(capped)
     gains, leaders = cells.gains(trials | panels), cells.leaders(panels)
     return Evidence(judged, gains, leaders, regimes, coverage)

@@ -24,7 +24,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     ends = {"at": table["b"].clip(upper=LARGEST), "to": table["high"].clip(upper=LARGEST)}
     ends["low"] = table["low"].clip(upper=LARGEST)
     table = table.assign(panel=table["data"].map(panels), beyond=table["high"] > LARGEST, **ends)
-    y = alt.Y("method:N", sort=ordered(table["method"]), title=None)
+    y = alt.Y("method:N", sort=_order(table), title=None)
     axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g", labelOverlap=False)
     domain = alt.Scale(domain=[0, LARGEST], nice=False)
     x = alt.X("at:Q", scale=domain, axis=axis, title="exponent b")
@@ -60,7 +60,7 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
     table = table.dropna(subset="outcome").assign(sign=table["outcome"].map(GAIN_SIGNS))
     names = list(table["data"].unique())
     x = alt.X("ipc:O", title="samples per class", axis=alt.Axis(labelAngle=0))
-    y = alt.Y("method:N", sort=ordered(table["method"]), title=None)
+    y = alt.Y("method:N", sort=_order(table), title=None)
     tips = style.tips("data:N", "method:N", "k", "outcome:N", "difference", "low", "high")
     base = alt.Chart().encode(x, y, tooltip=tips)
     legend = alt.Legend(title=None, orient="top", labelLimit=200, symbolType="square")
@@ -75,5 +75,9 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
         chart,
         "Where does distillation beat random real samples, and coresets?",
         "++ better than each control; + better than random; − worse than random; = no significant",
-        "difference; white: not run. Paired t tests, Holm's correction over all pairs at one size.",
+        "difference; white: not run. Paired t tests, Holm's correction over methods at one size.",
     )
+
+
+def _order(table: pd.DataFrame) -> list[str]:
+    return ordered(dict(zip(table["method"], table["kind"], strict=True)))

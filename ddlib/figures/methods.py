@@ -1,5 +1,7 @@
 """Figures that compare methods: accuracy against k and against seconds, and differences."""
 
+from collections.abc import Collection
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -13,17 +15,19 @@ CLICK = "Click on methods in the legend to highlight them (Shift for several)."
 DODGE = 1.03  # factor in k between neighbours, so that intervals do not hide each other
 
 
-def accuracy_against_k(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.LayerChart:
+def accuracy_against_k(
+    accuracies: pd.DataFrame, full: pd.DataFrame, controls: Collection[str] = CONTROLS
+) -> alt.LayerChart:
     """Draw the mean accuracy of every method at each k, and that of all data, with intervals.
 
     accuracies: columns method, k, seeds, n, accuracy, low, high; full: one row of accuracy, low,
-    high. Controls are dashed. The subtitle names points without an accuracy.
+    high. The lines of controls are dashed. The subtitle names points without an accuracy.
     """
     table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
     methods = list(accuracies["method"].unique())
     offset = table["method"].map({name: i for i, name in enumerate(methods)})
     table = table.assign(beside=table["k"] * DODGE ** (offset - (len(methods) - 1) / 2))
-    dashes = {name: [5, 4] if name.lower() in CONTROLS else [1, 0] for name in methods}
+    dashes = {name: [5, 4] if name in controls else [1, 0] for name in methods}
     colour, shape = method_marks(accuracies["method"])
     x = style.k_axis(accuracies["k"], accuracies["k"], "beside", 1.25)
     tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")

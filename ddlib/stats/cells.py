@@ -3,14 +3,23 @@
 Letters: K distinct k.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.compare import CONTROLS, accuracies, against, paired, ranking
+from ddlib.stats.compare import (
+    CONTROLS,
+    accuracies,
+    against,
+    ahead_of_all,
+    control_names,
+    over_controls,
+    paired,
+    ranking,
+)
 from ddlib.stats.intervals import LEVEL
 from ddlib.stats.laws import Fit, Fits, null_r2
 from ddlib.stats.power import POWER, detectable, power
@@ -20,6 +29,7 @@ PAPER_DATA = ("mnist", "cifar10", "cifar100", "imagenette")
 PAPER_METHODS = ("dc", "dsa", "dm", "mtt", "mgd3")
 PAPER_R2 = 0.85  # the paper's criterion: R² of a/√k + c above it in all cells
 MORE_SEEDS = (2, 4, 8, 16)  # times those of the study
+KINDS = ("paper", "other", "control")
 WAYS = ("slower", "faster", "neither")
 OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
@@ -51,35 +61,38 @@ class Coverage(NamedTuple):
     held: Held
 
 
-def cells(fits: Mapping[str, Mapping[str, Fits]]) -> pd.DataFrame:
+def cells(
+    fits: Mapping[str, Mapping[str, Fits]], controls: Collection[str] = CONTROLS
+) -> pd.DataFrame:
     """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
 
-    Columns: data, method; kind (see `kind`); outcome and why of `verdict`; way (one of WAYS, how
-    the gap of a cell that fails falls); b, low, high (the free exponent); floor, floor_low,
-    floor_high (c), misfit, r2, r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random
-    falling curves above PAPER_R2); rival (the law with the least AIC among the others) and
-    delta_aic (its AIC less that of a/√k + c); tells_below, tells_above (see `detectable`); missing
-    (trials without a gap, of asked); seeds_needed (of undecided cells). What is not available is
-    NaN or None.
+    controls: the names of controls. Columns: data, method; kind (see `kind`); outcome and why of
+    `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
+    exponent); floor, floor_low, floor_high (c), misfit, r2, r2_null, r2_null_95 of a/√k + c, and
+    r2_null_share (of random falling curves above PAPER_R2); rival (the law with the least AIC among
+    the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above (see
+    `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells). What
+    is not available is NaN or None.
     """
-    rows = [
-        {"data": data, "method": method, "kind": kind(method), **_cell(methods[method])}
-        for data, methods in fits.items()
-        for method in ordered(methods)
-    ]
+    rows = []
+    for data, methods in fits.items():
+        kinds = {method: kind(method, controls) for method in methods}
+        rows += [
+            {"data": data, "method": method, "kind": kinds[method], **_cell(methods[method])}
+            for method in ordered(kinds)
+        ]
     return pd.DataFrame(rows)
 
 
-def kind(method: str) -> str:
-    """Return "paper" for PAPER_METHODS, "control" for CONTROLS, "other" for the rest."""
-    return "paper" if method in PAPER_METHODS else "control" if method in CONTROLS else "other"
+def kind(method: str, controls: Collection[str]) -> str:
+    """Return "paper" for PAPER_METHODS, "control" for controls, "other" for the rest."""
+    return "paper" if method in PAPER_METHODS else "control" if method in controls else "other"
 
 
-def ordered(methods: Iterable[str]) -> list[str]:
-    """Return the methods once each: those of the paper, others, then controls."""
-    methods = dict.fromkeys(methods)
-    others = [method for method in methods if kind(method) == "other"]
-    return [name for name in (*PAPER_METHODS, *others, *CONTROLS) if name in methods]
+def ordered(kinds: Mapping[str, str]) -> list[str]:
+    """Return the methods of the paper, then others, then controls; kinds: by method, see `kind`."""
+    places = {name: place for place, name in enumerate((*PAPER_METHODS, *CONTROLS))}
+    return sorted(kinds, key=lambda m: (KINDS.index(kinds[m]), places.get(m, len(places))))
 
 
 def _cell(fits: Fits) -> dict[str, object]:
@@ -134,27 +147,26 @@ def seeds_needed(fits: Fits) -> float:
 def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Compare methods with the controls at each k, in each study: {name: trials}.
 
-    trials: of one configuration. Columns: data (the name), labels, method, ipc, k, outcome (one of
-    GAINS, by the corrected tests of `compare.paired`; None where it is not testable), difference
-    (how much smaller the gap in error is than that of BASELINE) with low and high. "Beats all
-    controls" is significantly better than each of CONTROLS in the study. A study without BASELINE
-    has no rows.
+    trials: of one configuration. Columns: data (the name), labels, method, kind (see `kind`), ipc,
+    k, outcome (one of GAINS; None where it is not testable), difference (how much smaller the gap
+    in error is than that of BASELINE) with low and high. The test against BASELINE is that of
+    `compare.against`. What beats BASELINE and is no control "beats all controls" by the test of
+    `compare.ahead_of_all`. A study without BASELINE has no rows.
     """
     tables = []
     for name, trials in studies.items():
         pairs = paired(trials.assign(accuracy=-trials["gap_error"]))
-        versus = pd.concat([against(pairs, control) for control in CONTROLS])
-        ahead = versus["survives"].astype(bool) & (versus["difference"] > 0)
-        every = ahead.groupby([versus["method"], versus["k"]]).all()
-        table = against(pairs)
-        every = every.reindex(pd.MultiIndex.from_frame(table[["method", "k"]])).to_numpy()
-        untested, level = table["reason"] != "", ~table["survives"].astype(bool)
+        controls, table = control_names(trials), against(pairs)
+        every = ahead_of_all(over_controls(pairs, controls)).query("survives")[["k", "method"]]
+        every = table.merge(every.assign(every=True), how="left")["every"].notna()
+        untested, level = table["reason"] != "", ~table["survives"]
         conditions = [untested, level, table["difference"] < 0, every]
         outcome = np.select(conditions, [None, GAINS[2], GAINS[3], GAINS[0]], GAINS[1])
+        table["kind"] = [kind(method, controls) for method in table["method"]]
         ipc = table["k"] // (trials["k"] // trials["ipc"]).iloc[0]
         labels = trials["labels"].iloc[0]
         tables.append(table.assign(data=name, labels=labels, ipc=ipc, outcome=outcome))
-    names = ["data", "labels", "method", "ipc", "k", "outcome", "difference", "low", "high"]
+    names = ["data", "labels", "method", "kind", "ipc", "k", "outcome", "difference", "low", "high"]
     return pd.concat(tables).reindex(columns=names).reset_index(drop=True)
 
 

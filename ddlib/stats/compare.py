@@ -6,21 +6,25 @@ one distilled set are averaged first. What cannot be tested says why in a column
 its p-values empty (NaN).
 
 Letters: S seeds.
+
+A question that is asked before the results are known has its own family of tests: the methods
+against BASELINE (`against`), or against all controls (`ahead_of_all`). Who is best is known only
+after the fact, so there the family is all pairs (`paired`). Every family is of one k.
 """
 
-from itertools import combinations
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used
 
-from ddlib.stats.intervals import LEVEL, student
+from ddlib.stats.intervals import LEVEL, SAME, student
 
 # They choose real samples, or average them, and learn nothing.
 CONTROLS = ("random", "herding", "k_center", "kernel_herding", "k_means", "nearest_to_centroid")
 BASELINE = "random"  # what every method has to beat
 VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
-PAIR = ["n", "difference", "low", "high", "p", "reason"]
+NO_TEST = ("no seed in common", "one seed", "the same difference in every seed")
 
 
 def by_seed(trials: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -38,6 +42,12 @@ def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
     """Return accuracies, rows (k, seed), columns methods in order of appearance; NaN if failed."""
     table = by_seed(trials, ["k", "method"])["accuracy"].unstack("method").sort_index()
     return table.reindex(columns=trials["method"].unique())
+
+
+def control_names(trials: pd.DataFrame) -> list[str]:
+    """Return the methods of a study that are CONTROLS, or variants of them by the column base."""
+    base = trials.get("base", trials["method"])
+    return trials.loc[base.isin(CONTROLS), "method"].unique().tolist()
 
 
 def learned(trials: pd.DataFrame) -> pd.DataFrame:
@@ -95,23 +105,38 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
     Holm's correction of p covers all pairs at one k, because the best method and its runner-up are
     known only after the fact. So a false claim at one k is made in at most 5 % of studies.
     """
-    rows = [
-        (k, first, second, *_compare((table[first] - table[second]).dropna().to_numpy()))
-        for k, table in seed_accuracies(trials).groupby("k")
-        for first, second in combinations(table.columns, 2)
-    ]
-    pairs = pd.DataFrame(rows, columns=["k", "first", "second", *PAIR])
-    p_holm = pairs.groupby("k")["p"].transform(holm)
-    return pairs.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
+    accuracies = seed_accuracies(trials)
+    first, second = np.triu_indices(len(accuracies.columns), 1)
+    values = accuracies.to_numpy()
+    differences = pd.DataFrame(values[:, first] - values[:, second], accuracies.index)
+    ks = accuracies.index.unique("k")
+    names = {"first": accuracies.columns[first], "second": accuracies.columns[second]}
+    names = {name: np.tile(methods, len(ks)) for name, methods in names.items()}
+    places = {"k": np.repeat(ks, len(first)), **names}
+    return _corrected(pd.DataFrame(places | _tests(differences)))
 
 
-def _compare(differences: np.ndarray) -> tuple:
-    """Return the values of PAIR for the differences (S,) of two methods."""
-    n, ends = len(differences), student(differences)
-    if not np.isnan(ends.low):
-        return n, *ends, float(scipy.stats.ttest_1samp(differences, 0).pvalue), ""
-    why = {0: "no seed in common", 1: "one seed"}.get(n, "the same difference in every seed")
-    return n, *ends, np.nan, f"not testable: {why}"
+def _tests(differences: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Test the means of differences, rows (k, seed), a column a pair; NaN where a trial failed.
+
+    Returns n, difference, low, high, p and reason, each of k after k, pair after pair.
+    """
+    by_k = differences.groupby("k")
+    tables = by_k.count(), by_k.mean(), by_k.sem(), by_k.max() - by_k.min()
+    n, mean, error, spread = (table.to_numpy(float).ravel() for table in tables)
+    error = np.where(spread > SAME, error, np.nan)  # NaN: no test
+    half = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) * error
+    p = 2 * scipy.stats.t.sf(np.abs(mean / error), n - 1)
+    why = [f"not testable: {text}" for text in NO_TEST]
+    reason = np.select([n == 0, n == 1, np.isnan(error)], why, "")
+    ends = {"low": mean - half, "high": mean + half}
+    return {"n": n.astype(int), "difference": mean, **ends, "p": p, "reason": reason}
+
+
+def _corrected(tests: pd.DataFrame) -> pd.DataFrame:
+    """Return tests with p_holm, Holm's correction of p over all rows of one k, and survives."""
+    p_holm = tests.groupby("k")["p"].transform(holm)
+    return tests.assign(p_holm=p_holm, survives=p_holm <= LEVEL)
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -121,16 +146,51 @@ def holm(p: pd.Series) -> pd.Series:
     return (tested * factors).cummax().clip(upper=1.0).reindex(p.index)
 
 
+def both_ways(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return every row of `paired` twice, as method minus rival, then mirrored.
+
+    Columns: as in `paired`, with method and rival in the place of first and second.
+    """
+    mirrored = pairs.rename(columns={"first": "second", "second": "first"})
+    ends = {"difference": -pairs["difference"], "low": -pairs["high"], "high": -pairs["low"]}
+    both = pd.concat([pairs, mirrored.assign(**ends)]).sort_index(kind="stable", ignore_index=True)
+    return both.rename(columns={"first": "method", "second": "rival"})
+
+
+def over_controls(pairs: pd.DataFrame, controls: Collection[str]) -> pd.DataFrame:
+    """Return the rows of `both_ways` that compare a method, itself no control, with a control."""
+    both = both_ways(pairs)
+    return both[~both["method"].isin(controls) & both["rival"].isin(controls)]
+
+
 def against(pairs: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """Return the rows of `paired` that involve `baseline`, as method minus baseline.
 
-    Columns: k, method, then as in `paired`; no rows where the study has no such method.
+    Columns: k, method, then as in `paired`; no rows where the study has no such method. Here Holm's
+    correction covers these rows of one k alone, so `baseline` must not be chosen by its results.
     """
-    ahead = pairs[pairs["first"] == baseline]
-    mirrored = {"difference": -ahead["difference"], "low": -ahead["high"], "high": -ahead["low"]}
-    ahead = ahead.assign(**mirrored, first=ahead["second"])
-    both = pd.concat([pairs[pairs["second"] == baseline], ahead]).sort_index()
-    return both.drop(columns="second").rename(columns={"first": "method"}).reset_index(drop=True)
+    rows = both_ways(pairs).query("rival == @baseline").reset_index(drop=True)
+    return _corrected(rows.drop(columns="rival"))
+
+
+def ahead_of_all(versus: pd.DataFrame) -> pd.DataFrame:
+    """Test whether a method is better than all its rivals, at each k: an intersection-union test.
+
+    versus: rows of `both_ways`, such as `over_controls`; those without a test do not count.
+    Columns: k, method, rivals (names), nearest (the rival over which the method leads least),
+    difference from it with low and high, p (the largest over the rivals; 1 if the method does
+    not lead one), p_holm, survives.
+    A false claim has a rival that is as good as the method, and the test of that rival alone errs
+    in at most 5 % of studies. So p needs no correction for the number of rivals; Holm's covers the
+    methods at one k. Source: Berger, "Multiparameter hypothesis testing" (Technometrics 1982).
+    """
+    tested = versus[versus["reason"] == ""].reset_index(drop=True)
+    p = tested["p"].where(tested["difference"] > 0, 1.0)
+    groups = tested.assign(p=p).groupby(["k", "method"], sort=False)
+    rivals, p = groups["rival"].agg(", ".join), groups["p"].max()
+    nearest = tested.loc[groups["difference"].idxmin()].set_index(["k", "method"])
+    nearest = nearest.rename(columns={"rival": "nearest"})[["nearest", "difference", "low", "high"]]
+    return _corrected(nearest.assign(rivals=rivals, p=p).reset_index())
 
 
 def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +205,8 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         size = size.sort_values("accuracy", ascending=False, kind="stable").set_index("method")
         best, *others = size.index
         row = {"k": k, "best": best, **size.loc[best, ["accuracy", "low", "high"]]}
-        versus = against(pairs[pairs["k"] == k], best).set_index("method").loc[others]
+        versus = both_ways(pairs[pairs["k"] == k]).query("rival == @best")
+        versus = versus.set_index("method").loc[others]
         if others:
             second = versus.iloc[0]
             row |= {"runner_up": others[0], "difference": -second["difference"]}
@@ -153,3 +214,23 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         rows.append(row | {"not_separable": tuple(versus.index[~versus["survives"].astype(bool)])})
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
     return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "not_separable"])
+
+
+def reordered(trials: pd.DataFrame) -> pd.DataFrame:
+    """Compare the order of the methods under each configuration with that under the first.
+
+    trials: the study's. A row for every other configuration: configuration, first (the first),
+    pairs (two methods at a k that differ significantly under the first; see `paired`), and how many
+    of them are kept, reversed (both differ significantly) or unclear (not significant here).
+    """
+    groups = trials.groupby("configuration", sort=False)
+    tests = {name: paired(rows).set_index(["k", "first", "second"]) for name, rows in groups}
+    first, *others = tests
+    before, rows = tests[first].query("survives"), []
+    for name in others:
+        after = tests[name].reindex(before.index)
+        clear, same = after["p_holm"] <= LEVEL, before["difference"] * after["difference"] > 0
+        counts = (clear & same).sum(), (clear & ~same).sum(), (~clear).sum()
+        rows.append((name, first, len(before), *counts))
+    names = ["configuration", "first", "pairs", "kept", "reversed", "unclear"]
+    return pd.DataFrame(rows, columns=names)

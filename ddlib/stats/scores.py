@@ -1,11 +1,12 @@
-"""What sets cost, where a cheaper control is level, and DD-Ranking's scores: from `compare`."""
+"""What sets cost, who is ahead of cheaper controls, and DD-Ranking's scores: from `compare`."""
 
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, CONTROLS, paired
+from ddlib.stats.compare import BASELINE, ahead_of_all, control_names, over_controls, paired
 
 SPENT = ("search_seconds", "prepare_seconds", "teacher_seconds", "distil_seconds")
+NEAREST = ("nearest", "difference", "low", "high", "p", "p_holm")  # of `ahead_of_all`
 
 
 def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -43,26 +44,23 @@ def whole_call(costs: pd.DataFrame) -> pd.Series:
 
 
 def against_controls(trials: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """Compare each method with each control (CONTROLS and their variants) at each k.
+    """Compare each method at each k with the controls that cost less: is it ahead of all of them?
 
-    trials: of one label regime; costs: its `cost_table`. Columns: k, method, control, difference
-    (method minus control), p_holm (see `paired`), outcome of the control: "level" (it costs less,
-    and is not significantly worse), "worse" (it costs less), or "untested" (it does not, or its
-    seconds or the method's are unknown, or there is no test).
+    trials: of one label regime; costs: its `cost_table`. Columns: k, method, controls (names of
+    those that cost less and can be tested), nearest, difference, low, high, p, p_holm (see
+    `ahead_of_all`), outcome: "ahead" (significantly better than all of them), "level" (not
+    significantly better than one), or "untested" (there are none, or seconds are unknown).
     """
-    base = trials.get("base", trials["method"])
-    controls = trials.loc[base.isin(CONTROLS), "method"].unique()
-    pairs, swapped = paired(trials), {"first": "second", "second": "first"}
-    mirrored = pairs.rename(columns=swapped).assign(difference=-pairs["difference"])
-    table = pd.concat([pairs, mirrored]).rename(columns={"first": "method", "second": "control"})
-    table = table[~table["method"].isin(controls) & table["control"].isin(controls)]
+    versus = over_controls(paired(trials), control_names(trials))
     seconds = costs[["method", "k", "seconds"]]
-    less = seconds.rename(columns={"method": "control", "seconds": "less"})
-    table = table.merge(seconds, how="left").merge(less, how="left")
-    tested = (table["less"] < table["seconds"]) & (table["reason"] == "")
-    worse = table["survives"].astype(bool) & (table["difference"] > 0)
-    table["outcome"] = np.select([~tested, worse], ["untested", "worse"], "level")
-    return table[["k", "method", "control", "difference", "p_holm", "outcome"]]
+    rival = seconds.rename(columns={"method": "rival", "seconds": "less"})
+    versus = versus.merge(seconds, how="left").merge(rival, how="left")
+    tested = ahead_of_all(versus[versus["less"] < versus["seconds"]])
+    tested["outcome"] = np.where(tested["survives"], "ahead", "level")
+    table = versus[["k", "method"]].drop_duplicates().merge(tested, how="left")
+    table = table.rename(columns={"rivals": "controls"})
+    table = table.fillna({"controls": "", "nearest": "", "outcome": "untested"})
+    return table[["k", "method", "controls", *NEAREST, "outcome"]]
 
 
 def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:

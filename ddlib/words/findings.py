@@ -15,7 +15,6 @@ from ddlib.stats.cells import (
     WAYS,
     Coverage,
 )
-from ddlib.stats.compare import CONTROLS
 from ddlib.stats.families import ABOVE
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
@@ -148,7 +147,7 @@ def _on(coverage: Mapping[str, Coverage]) -> str:
 
 def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the gains of methods that could be tested, with hard and with soft labels."""
-    tested = gains[~gains["method"].isin(CONTROLS)].dropna(subset="outcome")
+    tested = gains[gains["kind"] != "control"].dropna(subset="outcome")
     return tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
 
 
@@ -253,7 +252,7 @@ def quantisation(cells: pd.DataFrame) -> Text:
 def against_random(gains: pd.DataFrame) -> Text:
     """Say for each data set and label regime at which sizes methods beat random samples."""
     lines = []
-    for data, rows in gains[~gains["method"].isin(CONTROLS)].groupby("data", sort=False):
+    for data, rows in gains[gains["kind"] != "control"].groupby("data", sort=False):
         every, parts = rows["ipc"].nunique(), []
         for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
             sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]

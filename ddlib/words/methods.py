@@ -1,14 +1,12 @@
 """Sentences that compare methods, computed from tables."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ddlib.stats.compare import BASELINE, against, holm, paired
-from ddlib.stats.intervals import LEVEL, SAME, Interval, number
-from ddlib.stats.surrogates import Agreement
-from ddlib.words.scaling import no_worse
+from ddlib.stats.compare import BASELINE, against, paired
+from ddlib.stats.intervals import SAME, Interval, number
+from ddlib.words.surrogates import interchangeable
 from ddlib.words.text import Text, box, bullets, listed, p_value, sections
 
 HARDLY = 0.01  # of the distance from a guess to perfect accuracy
@@ -58,7 +56,7 @@ def verdicts(
     versus = against(pairs)
     beaten = f"{_better(versus)}." if len(versus) else _over_baseline(versus)[0]
     lines = [_best(ranks), f"**Against {BASELINE}:** {beaten}", _worth(controls)]
-    return box([*lines, _interchangeable(learned, exponents)])
+    return box([*lines, interchangeable(learned, exponents)])
 
 
 def _best(ranks: pd.DataFrame) -> str:
@@ -76,11 +74,9 @@ def _best(ranks: pd.DataFrame) -> str:
 
 
 def _worth(controls: pd.DataFrame) -> str:
-    tested = controls[controls["outcome"] != "untested"]
-    if tested.empty:
+    if (controls["outcome"] == "untested").all():
         return "**Per second: cannot be decided.** No control that costs less can be tested."
-    won = (tested["outcome"] == "worse").groupby([tested["method"], tested["k"]], sort=False).all()
-    sizes = won[won].reset_index("k").groupby("method", sort=False)["k"]
+    sizes = controls[controls["outcome"] == "ahead"].groupby("method", sort=False)["k"]
     return f"**Per second:** {_beat(sizes)} every control that costs less."
 
 
@@ -89,58 +85,67 @@ def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
 
     pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
     """
-    leaders = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
-    leaders = leaders or [FAILED]
-    return sections({"Per sample": leaders, f"Against {BASELINE}": _over_baseline(against(pairs))})
+    best = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
+    versus = _over_baseline(against(pairs))
+    return sections({"Per sample": best or [FAILED], f"Against {BASELINE}": versus})
 
 
 def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
     """Say which method is best per sample, and what the tests can show; see `per_image`."""
-    return Text(f"{per_image(pairs, ranks)}\n\n{sections({'The tests': [_tests(pairs)]})}")
+    return Text(f"{per_image(pairs, ranks)}\n\n{sections({'The tests': _tests(pairs)})}")
 
 
 def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
-    """Say where a control that costs less is level, and which sets no cheaper one beats.
+    """Say who is ahead of every control that costs less, and which sets no cheaper one beats.
 
     costs, controls: the tables `cost_table` and `against_controls` of `ddlib.stats.scores`, of all
     label regimes, which a column labels names.
     """
-    lines, level, tested = [], Counter(), Counter()
-    for (labels, method), rows in controls.groupby(["labels", "method"], sort=False):
-        cheap = rows[rows["outcome"] == "level"]
-        cheap_ks, ks = set(cheap["k"]), set(rows["k"][rows["outcome"] != "untested"])
-        places = dict(iter(cheap.groupby("control", sort=False)["k"]))
-        places |= {"none": ks - cheap_ks, "no cheaper control is tested": set(rows["k"]) - ks}
-        places = {text: listed(sorted(at), "and") for text, at in places.items() if len(at)}
-        parts = [f"{text} at k = {at}" for text, at in places.items()]
-        lines.append(f"{method}, {labels} labels: {'; '.join(parts)}.")
-        level[labels] += len(cheap_ks)
-        tested[labels] += len(ks)
-    counts = [f"{level[name]} of {n} cases with {name} labels" for name, n in tested.items() if n]
+    tested = controls[controls["outcome"] != "untested"]
+    counts, lines = [], []
+    for labels, rows in tested.groupby("labels", sort=False):
+        level, ahead = (rows[rows["outcome"] == name] for name in ("level", "ahead"))
+        counts.append(f"{len(level)} of {len(rows)} cases with {labels} labels")
+        names = _with_sizes(ahead.groupby("method", sort=False)["k"])
+        lines.append(f"{labels.capitalize()} labels: {listed(names, 'and') or 'none'}.")
     verdict = (
-        "**A control that costs less is not significantly worse in "
-        f"{listed(counts, 'and')}.** A case is a method at a size. {_largest_lead(controls)}"
+        f"**A control that costs less is not significantly worse in {listed(counts, 'and')}.** A "
+        "case is a method at a size. Its p is the largest against the controls that cost less, "
+        f"with Holm's correction over the methods at one k. {_largest_lead(tested)}"
     )
     searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
     counted = f"counted for {searched} alone" if searched else "not counted"
     per_regime = costs.groupby("labels", sort=False)
     fronts = [f"{labels.capitalize()} labels: {_front(rows)}" for labels, rows in per_regime]
-    parts = {"Controls that cost less and are not significantly worse": lines} if lines else {}
+    parts = {"Significantly better than every control that costs less": lines} if lines else {}
     parts["Per second"] = [*fronts, f"The search for settings is {counted}."]
     verdict = verdict if counts else "No method can be compared with a control that costs less."
     return Text(f"{verdict}\n\n{sections(parts)}")
 
 
 def _largest_lead(controls: pd.DataFrame) -> str:
-    """Say how far a method leads a cheaper control at most without significance."""
-    ahead = controls[(controls["outcome"] == "level") & (controls["difference"] >= SAME)]
-    test = "paired t tests, Holm's correction over the pairs at one k"
-    if ahead.empty:
-        return f"No lead falls short of significance ({test})."
-    lead = ahead.sort_values("difference").iloc[-1]
-    place = f"{lead['method']} over {lead['control']} at k = {lead['k']}, {lead['labels']} labels"
-    lead = number(lead["difference"])
-    return f"The largest lead that is not significant is {lead}: {place} ({test})."
+    leads = controls[(controls["outcome"] == "level") & (controls["difference"] >= SAME)]
+    if leads.empty:
+        return "No lead over all of them falls short of significance."
+    lead = leads.sort_values("difference").iloc[-1]
+    place = f"{lead['method']} over {lead['nearest']} at k = {lead['k']}, {lead['labels']} labels"
+    return (
+        "The largest lead over the nearest of them that is not significant is "
+        f"{number(lead['difference'])}: {place} (Holm {p_value(lead['p_holm'])})."
+    )
+
+
+def nearest_controls(controls: pd.DataFrame) -> pd.DataFrame:
+    """Return a text per method and k: "herding -0.012", "ahead +0.050" or "untested".
+
+    The number is the lead over the nearest control that costs less. Its name gives way to "ahead"
+    where the method is significantly better than every one. controls: as in `per_second`.
+    """
+    names = controls["nearest"].where(controls["outcome"] == "level", controls["outcome"])
+    leads = controls["difference"].map(" {:+.3f}".format, na_action="ignore").fillna("")
+    table = controls.assign(text=names + leads)
+    rows = pd.MultiIndex.from_frame(table[["labels", "method"]].drop_duplicates())
+    return table.pivot(index=rows.names, columns="k", values="text").reindex(rows)
 
 
 def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
@@ -184,16 +189,17 @@ def _front(costs: pd.DataFrame) -> str:
     return text if points else "no set's seconds are known."
 
 
-def _tests(pairs: pd.DataFrame) -> str:
-    tested = pairs[pairs["reason"] == ""]
-    if tested.empty:
-        return "No comparison can be tested: that takes two methods, two seeds and some variance."
-    first = LEVEL / tested.groupby("k").size().max()
-    return (
-        f"{tested['survives'].sum()} of {len(tested)} differences are significant (paired t tests, "
-        f"Holm's correction over the pairs at one k). For that, the smallest p at a k must be at "
-        f"most {first:.2g}. The tests assume normal differences."
-    )
+def _tests(pairs: pd.DataFrame) -> list[str]:
+    versus, every = (table[table["reason"] == ""] for table in (against(pairs), pairs))
+    if every.empty:
+        return ["No comparison can be tested: that takes two methods, two seeds and some variance."]
+    count = f"{every['survives'].sum()} of {len(every)} differences between two methods"
+    random = f", and {versus['survives'].sum()} of {len(versus)} from {BASELINE}"
+    return [
+        f"{count} are significant{random * bool(len(versus))}.",
+        f"Paired t tests, Holm's correction at one k: against {BASELINE} over the methods; for who "
+        "is best over all pairs, as that is known only afterwards. They assume normal differences.",
+    ]
 
 
 def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
@@ -229,65 +235,21 @@ def _better(table: pd.DataFrame) -> str:
 
 
 def _beat(sizes: Iterable[tuple[str, pd.Series]]) -> str:
-    names = [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
+    names = _with_sizes(sizes)
     verb = "significantly beat" if len(names) > 1 else "significantly beats"
     return f"{listed(names, 'and') or 'no method'} {verb}"
 
 
-def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame | None = None) -> Text:
-    """Say how the learned methods differ, and whether one order holds at every k.
-
-    order, pairs: `agreement` and `paired` of the learned methods' trials, of `ddlib.stats`; trials:
-    a sentence on gaps at or below 0 comes first.
-    """
-    first = [] if trials is None else no_worse(trials)
-    lines = bullets([_differing(_over_all(pairs)), _order(order)])
-    return Text("\n\n".join([*first, lines]))
+def _with_sizes(sizes: Iterable[tuple[str, pd.Series]]) -> list[str]:
+    return [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
 
 
-def _over_all(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return pairs as corrected over all pairs and sizes."""
-    return pairs.assign(survives=holm(pairs["p"]) <= LEVEL)
-
-
-def _interchangeable(pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
-    """Return the verdict. Differing accuracies or differing exponents are enough to reject."""
-    if (pairs["reason"] != "").all():  # also where there are none
-        return "**Interchangeable: cannot be decided.** No two methods that learn can be compared."
-    ks = sorted(pairs.loc[_over_all(pairs)["survives"], "k"].unique())
-    reasons = [f"some methods that learn differ at k = {listed(ks, 'and')}"] if ks else []
-    reasons += ["their gaps fall with different exponents"] * bool(exponents["differs"].any())
-    if reasons:
-        return f"**Interchangeable: no.** {' and '.join(reasons).capitalize()}."
-    most = number(pairs[["low", "high"]].abs().max(axis=None))
-    return (
-        "**Interchangeable: perhaps.** No two methods that learn differ significantly, but "
-        f"differences up to {most} are not excluded."
-    )
-
-
-def _differing(pairs: pd.DataFrame) -> str:
-    tested = pairs[pairs["reason"] == ""]
-    if tested.empty:
-        return "No two methods can be compared."
-    sizes = tested.groupby("k")["survives"].agg(["sum", "count"])
-    parts = [f"{row['sum']:.0f} of {row['count']} pairs at k = {k}" for k, row in sizes.iterrows()]
-    test = "paired t tests, Holm's correction over all of them"
-    return f"Significant differences: {listed(parts, 'and')} ({test})."
-
-
-def _order(order: Agreement) -> str:
-    complete, seeds = order.seeds
-    left_out = listed(order.left_out, "and")
-    caveat = f" Left out, for a size without a result: {left_out}." if left_out else ""
-    if complete < seeds:
-        caveat += f" {complete} of {seeds} seeds have all other results and count."
-    if order.reason:
-        return f"Whether one order holds at every k is not testable: {order.reason}.{caveat}"
-    alike = order.p <= LEVEL
-    success = ", as if all served one objective with unequal success" if alike else ""
-    return (
-        f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes "
-        f"{'more' if alike else 'no more'} than random orders do{success} (Kendall's W = "
-        f"{order.w:.2f}, {p_value(order.p)}).{caveat}"
-    )
+def orders(table: pd.DataFrame) -> Text:
+    """Say how the order of the methods differs under other configurations; see `reordered`."""
+    lines = [
+        f"**{row.configuration}** keeps the order of {row.kept} of the {row.pairs} pairs that "
+        f"differ significantly under {row.first}, reverses it significantly in {row.reversed}, and "
+        f"does not tell {row.unclear} apart."
+        for row in table.itertuples()
+    ]
+    return Text(bullets(lines) if lines else "The study has one configuration.")

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+SEEDS = 5  # of `noisy`
 KS = (10, 50, 100, 200, 500, 1000)
 CURVES = {
     "inverse_sqrt": lambda k, a, c: a / np.sqrt(k) + c,
@@ -104,3 +106,25 @@ def simplex(m, side=1.0):
 
 def cloud(m, dimensions=2, seed=0):
     return euclidean(np.random.default_rng(seed).normal(size=(m, dimensions)))
+
+
+def trials(accuracies: dict, status: str = "ok") -> pd.DataFrame:
+    """Return a table of trials from {(method, k): accuracies, one a seed}; None is a failure."""
+    rows = [
+        {"method": method, "ipc": k // 10, "k": k, "seed": seed, "accuracy": accuracy}
+        | {"status": "diverged" if accuracy is None else status}
+        for (method, k), values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    table = pd.DataFrame(rows).astype({"accuracy": float})
+    half = table["accuracy"] / 2
+    return table.assign(evaluation=0, gap_error=0.99 - table["accuracy"], balanced_accuracy=half)
+
+
+def noisy(means: dict, seed: int = 0, noise: float = 0.01) -> dict:
+    generator = np.random.default_rng(seed)
+    return {key: mean + generator.normal(0, noise, SEEDS) for key, mean in means.items()}
+
+
+def p_of(values: dict, first: str, second: str) -> float:
+    return stats.ttest_rel(values[first, 10], values[second, 10]).pvalue

@@ -6,41 +6,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from known import SEEDS, noisy, p_of, trials
 from scipy import stats
 
-from ddlib.stats import compare, laws, scores, surrogates
-
-SEEDS = 5
-
-
-def trials(accuracies: dict, status: str = "ok") -> pd.DataFrame:
-    """Return a table of trials from {(method, k): accuracies, one a seed}; None is a failure."""
-    rows = [
-        {"method": method, "ipc": k // 10, "k": k, "seed": seed, "accuracy": accuracy}
-        | {"status": "diverged" if accuracy is None else status}
-        for (method, k), values in accuracies.items()
-        for seed, accuracy in enumerate(values)
-    ]
-    table = pd.DataFrame(rows).astype({"accuracy": float})
-    half = table["accuracy"] / 2
-    return table.assign(evaluation=0, gap_error=0.99 - table["accuracy"], balanced_accuracy=half)
+from ddlib.stats import cells, compare, laws, surrogates
 
 
 def measured(table: pd.DataFrame, *full: float) -> pd.DataFrame:
     """Return trials whose gaps are measured from accuracies on all data, one a seed."""
     return table.assign(gap_error=table["seed"].map(dict(enumerate(full))) - table["accuracy"])
-
-
-def costs(table: pd.DataFrame, seconds: dict[str, float | None]) -> pd.DataFrame:
-    rows = table[["method", "ipc", "seed"]].drop_duplicates()
-    distil = rows["method"].map(seconds)
-    nothing = {"prepare_seconds": 0.0, "teacher_seconds": 0.0}
-    return rows.assign(**nothing, distil_seconds=distil, evaluate_seconds=4.0)
-
-
-def noisy(means: dict, seed: int = 0, noise: float = 0.01) -> dict:
-    generator = np.random.default_rng(seed)
-    return {key: mean + generator.normal(0, noise, SEEDS) for key, mean in means.items()}
 
 
 def test_intervals_are_student_t_over_seeds():
@@ -126,76 +100,86 @@ def test_the_best_is_separable_from_some_and_not_from_others():
     assert row["not_separable"] == (second,)
 
 
-def test_costs_by_hand():
-    values = {("random", 10): [0.4, 0.6], ("random", 100): [0.9, 0.9], ("dm", 10): [0.8, 0.8]}
+def test_against_the_baseline_the_family_is_its_own_comparisons():
+    means = {("random", 10): 0.5, ("herding", 10): 0.53, ("dm", 10): 0.55, ("dc", 10): 0.5}
+    values = noisy(means, noise=0.02)
+    pairs = compare.paired(trials(values))
+    found = compare.against(pairs).set_index("method")
+    p = [p_of(values, method, "random") for method in ("herding", "dm", "dc")]
+    assert found["p"].tolist() == pytest.approx(p)
+    assert found["p_holm"].min() == pytest.approx(3 * min(p))  # of 3, not of 6
+    assert found["survives"].tolist() == (found["p_holm"] <= 0.05).tolist()
+    assert pairs["p_holm"].min() == pytest.approx(6 * pairs["p"].min())
+    assert len(compare.against(pairs, "dm")) == 3
+
+
+def test_ahead_of_all_is_the_largest_p_then_holm_over_methods():
+    """Of three methods: dm leads all, dc trails a variant of a control, mtt has no test there."""
+    means = {"random": 0.4, "herding": 0.5, "near": 0.6, "dm": 0.65, "dc": 0.55, "mtt": 0.9}
+    values = noisy({(method, 10): mean for method, mean in means.items()})
+    values["mtt", 10] = [None, None, None, None, 0.9]
     table = trials(values)
-    table = pd.concat([table, table.assign(evaluation=1)])  # 4 seconds are two trainings
-    found = compare.accuracies(table)
-    spent = scores.cost_table(costs(table, {"random": 0.0, "dm": 6.0}), table, found)
-    assert spent["train_seconds"].tolist() == [2, 2, 2]
-    assert spent["seconds"].tolist() == [2, 2, 8]
-    assert spent["front"].tolist() == [False, True, False]
-    table = trials({("dm", 10): [0.8, 0.9], ("dc", 10): [None, None]})  # reused, failed
-    found = compare.accuracies(table)
-    spent = scores.cost_table(costs(table, {"dm": None, "dc": None}), table, found)
-    assert spent[["distil_seconds", "seconds"]].isna().all(axis=None)
-    assert not spent["front"].any()
-    nothing = pd.DataFrame({"method": ["dm", "dc"], "ipc": 1, "seed": 0})
-    assert scores.cost_table(nothing, table, found)["seconds"].isna().all()
-
-
-def test_all_that_a_set_costs_counts_by_hand():
-    values = {("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("mtt", 10): [0.7, 0.7]}
-    table = trials(values | {("dm", 100): [0.9, 0.9], ("file", 10): [0.9, 0.9]})
-    table["base"] = table["method"].replace({"file": "imported"})
-    spent = costs(table, {"random": 0.0, "mtt": 7.0, "file": 0.01}).assign(teacher_seconds=10.0)
-    dm = spent["method"] == "dm"  # one call a seed, of 6 and of 8 seconds, makes both sizes
-    spent.loc[dm, "distil_seconds"] = spent["seed"].map({0: 3.0, 1: 4.0})
-    spent.loc[spent["method"] == "mtt", "prepare_seconds"] = 100.0
-    spent["search_seconds"] = spent["method"].map({"dm": 1000.0})
-    names = ["search_seconds", "prepare_seconds", "teacher_seconds", "distil_seconds"]
-    found = scores.cost_table(spent, table, compare.accuracies(table)).set_index(["method", "k"])
-    unknown = math.nan
-    expected = {  # search, preparation, teacher, distillation, and 4 seconds of training
-        ("random", 10): [unknown, 0, 10, 0, 14],
-        ("dm", 10): [1000, 0, 10, 7, 1021],
-        ("dm", 100): [1000, 0, 10, 7, 1021],
-        ("mtt", 10): [unknown, 100, 10, 7, 121],
-        ("file", 10): [unknown, 0, 10, unknown, unknown],  # read, not distilled, in this time
-    }
-    for place, seconds in expected.items():
-        row = found.loc[place, [*names, "seconds"]].tolist()
-        assert row == pytest.approx(seconds, nan_ok=True)
-    spent.loc[spent["method"] == "mtt", "prepare_seconds"] = unknown
-    found = scores.cost_table(spent, table, compare.accuracies(table)).set_index("method")
-    assert math.isnan(found.loc["mtt", "seconds"])
-
-
-def test_controls_are_compared_where_they_cost_less():
-    good, noise = np.array([0.9, 0.8, 0.85]), np.array([0.001, 0, -0.001])
-    values = {("random", 10): good - 0.3 + noise, ("herding", 10): good - 9 * noise}
-    values |= {("dm", 10): good, ("mtt", 10): good + 0.1, ("near", 10): good + 0.2 - noise}
-    table = trials({place: list(accuracies) for place, accuracies in values.items()})
     table["base"] = table["method"].replace({"near": "herding"})
-    seconds = {"random": 1.0, "herding": 5.0, "dm": 6.0, "mtt": 5.0, "near": math.nan}
-    spent = pd.DataFrame({"method": seconds.keys(), "k": 10, "seconds": seconds.values()})
-    found = scores.against_controls(table, spent).set_index(["method", "control"])
-    expected = {
-        ("dm", "random"): "worse",
-        ("dm", "herding"): "level",
-        ("dm", "near"): "untested",
-        ("mtt", "random"): "worse",
-        ("mtt", "herding"): "untested",  # costs as much
-        ("mtt", "near"): "untested",  # without seconds
-    }
-    assert found["outcome"].to_dict() == expected
-    assert found.loc[("dm", "random"), "difference"] == pytest.approx(0.3)
-    pairs = compare.paired(table).set_index(["first", "second"])
-    assert found.loc[("dm", "herding"), "p_holm"] == pairs.loc[("herding", "dm"), "p_holm"]
-    alike = trials({("herding", 10): [0.5, 0.6], ("dm", 10): [0.6, 0.7]})
-    assert scores.against_controls(alike, spent)["outcome"].tolist() == ["untested"]
-    learned = trials({("dm", 10): [0.5, 0.6], ("mtt", 10): [0.6, 0.7]})
-    assert scores.against_controls(learned, spent).empty
+    names = compare.control_names(table)
+    assert names == ["random", "herding", "near"]
+    versus = compare.over_controls(compare.paired(table), names)
+    assert set(versus["method"]) == {"dm", "dc", "mtt"}
+    found = compare.ahead_of_all(versus).set_index("method")
+    assert list(found.index) == ["dm", "dc"]
+    largest = max(p_of(values, "dm", control) for control in names)
+    assert found["p"].tolist() == pytest.approx([largest, 1.0])
+    assert found["p_holm"].tolist() == pytest.approx([2 * largest, 1.0])
+    assert found["survives"].tolist() == [True, False]
+    assert found["nearest"].tolist() == ["near", "near"]
+    assert set(found["rivals"]) == {"random, herding, near"}
+    differences = [np.mean(values[method, 10] - values["near", 10]) for method in ("dm", "dc")]
+    assert found["difference"].tolist() == pytest.approx(differences)
+    assert (found["low"] < found["difference"]).all()
+    assert compare.ahead_of_all(versus[:0]).empty
+
+
+def simulated(means: dict[str, float], studies: int = 500) -> pd.DataFrame:
+    """Return `paired` of studies, one a k. Seeds share noise; a difference has a deviation of 1."""
+    rng = np.random.default_rng(0)
+    drawn = np.array(list(means.values())) + rng.normal(size=(studies, SEEDS, len(means))) / 2**0.5
+    drawn += rng.normal(size=(studies, SEEDS, 1))
+    k, seed, method = (places.ravel() for places in np.indices(drawn.shape))
+    rows = {"k": k, "seed": seed, "method": np.array(list(means))[method], "status": "ok"}
+    return compare.paired(pd.DataFrame({**rows, "accuracy": drawn.ravel()}))
+
+
+def better(tests: pd.DataFrame, *methods: str) -> float:
+    """Return the share of studies in which one of the methods is significantly better."""
+    claims = tests[tests["survives"] & (tests["difference"] > 0)]
+    return claims.loc[claims["method"].isin(methods), "k"].nunique() / 500
+
+
+def test_false_claims_are_made_in_at_most_one_study_of_20():
+    """500 studies: 5 % has an error of 1 point, so 7 % is two errors above."""
+    names = ("random", "herding")
+    pairs = simulated(dict.fromkeys(["random", "herding", "a", "b", "c", "d"], 0.0))
+    versus = compare.against(pairs)
+    assert 0.02 < versus["survives"].groupby(versus["k"]).any().mean() < 0.07  # near 5 %
+    ahead = compare.ahead_of_all(compare.over_controls(pairs, names))
+    assert better(ahead, *"abcd") < 0.025  # half of 5 % if random were alone: one side of the test
+    # a and b lead; c and d are level with herding, and far better than random
+    pairs = simulated({"random": -20.0, "herding": 0.0, "a": 20.0, "b": 20.0, "c": 0.0, "d": 0.0})
+    ahead = compare.ahead_of_all(compare.over_controls(pairs, names))
+    assert better(ahead, "a") == better(ahead, "b") == 1
+    assert better(ahead, "c", "d") < 0.045  # one side of 5 %, and an error of 0.7 points
+
+
+def test_the_power_is_that_of_the_smaller_family():
+    """A lead of 3 deviations: by noncentral t, at 5 % over 5 tests and over 15."""
+    pairs = simulated(dict.fromkeys(["random", "herding", "b", "c", "d"], 0.0) | {"a": 3.0})
+    power = [
+        stats.nct.sf(stats.t.isf(0.05 / family / 2, SEEDS - 1), SEEDS - 1, 3 * math.sqrt(SEEDS))
+        for family in (5, 15)
+    ]
+    assert power == pytest.approx([0.895, 0.653], abs=0.001)
+    assert better(compare.against(pairs), "a") == pytest.approx(power[0], abs=0.05)
+    rows = compare.both_ways(pairs).query("rival == 'random'")
+    assert better(rows, "a") == pytest.approx(power[1], abs=0.1)  # later steps of Holm add some
 
 
 def test_variants_are_not_learned_methods_of_their_own():
@@ -204,33 +188,16 @@ def test_variants_are_not_learned_methods_of_their_own():
     assert list(compare.learned(table)["method"].unique()) == ["dm"]
 
 
-def test_the_front_is_what_no_other_point_beats():
-    points = np.random.default_rng(0).integers(0, 6, (30, 2)).astype(float)
-    points[0] = [math.nan, 9.0]
-    expected = [
-        not math.isnan(s)
-        and not any((t <= s and b >= a) and (t < s or b > a) for t, b in points[1:])
-        for s, a in points
-    ]
-    assert scores.front(*map(pd.Series, points.T)).tolist() == expected
-
-
-def test_dd_ranking_by_hand():
-    def score(advantage):
-        return (math.exp(advantage) - math.exp(-1)) / (math.e - math.exp(-1))
-
-    plain = trials({("random", 10): [0.4, 0.6], ("dm", 10): [0.8, 0.8], ("dm", 20): [0.9, 0.9]})
-    other = trials({("dm", 10): [0.7, 0.9], ("random", 10): [0.6, 0.8], ("dm", 20): [0.9, 0.9]})
-    full = {"seed": [0, 1], "accuracy": [0.9, 1.0], "balanced_accuracy": 0.5}
-    full = compare.full_data(pd.DataFrame(full).assign(reference="converged"), "converged")
-    found, augmented = (compare.accuracies(table) for table in (plain, other))
-    table = scores.dd_ranking(found, full, augmented)
-    assert table["hlr"].tolist() == pytest.approx([0.45, 0.15, 0.05])
-    assert table["ior"].tolist() == pytest.approx([0, 0.3, math.nan], nan_ok=True)
-    assert table["lrs"][1] == pytest.approx(score(0.5 * 0.3 - 0.5 * 0.15))
-    expected = [score(0.0), score(0.5 * 0.1 + 0.5 * 0.3), math.nan]
-    assert table["ars"].tolist() == pytest.approx(expected, nan_ok=True)
-    assert scores.dd_ranking(found, full)["ars"].isna().all()
+def test_a_variant_of_a_control_is_a_control_among_gains():
+    table = trials(noisy({("random", 10): 0.5, ("near", 10): 0.7, ("dm", 10): 0.6}))
+    table["labels"], table["base"] = "hard", table["method"].replace({"near": "herding"})
+    found = cells.gains({"digits": table}).set_index("method")
+    assert found["kind"].to_dict() == {"near": "control", "dm": "paper"}
+    assert found.loc["dm", "outcome"] == "beats random"
+    found = cells.gains({"digits": table[table["method"] != "near"]}).set_index("method")
+    assert found.loc["dm", "outcome"] == "beats all controls"
+    kinds = {"near": "control", "random": "control", "datm": "other", "dm": "paper"}
+    assert cells.ordered(kinds) == ["dm", "datm", "random", "near"]
 
 
 def test_kendall_w_by_hand():
@@ -290,3 +257,19 @@ def test_what_cannot_be_tested_says_why(first, second, reason):
     [best] = compare.ranking(found, pairs).to_dict("records")
     assert (best["best"], best["not_separable"]) in [("dm", ("random",)), ("random", ())]
     assert surrogates.agreement(table).reason.endswith("with a result everywhere")
+
+
+def test_the_order_of_methods_under_another_configuration_is_compared_with_the_first():
+    """Leads of 10 points are clear at a noise of about 1; a and b swap, c is level with b."""
+    steps = np.array([0.0, 0.01, 0.02, 0.01])
+    means = {"own": (0.5, 0.6, 0.8), "long": (0.6, 0.5, 0.8), "soft": (0.5, 0.6, 0.58)}
+    tables = []
+    for name, (a, b, c) in means.items():
+        values = {("a", 10): a + steps, ("b", 10): b - steps, ("c", 10): c + steps[::-1]}
+        tables.append(trials(values).assign(configuration=name))
+    found = compare.reordered(pd.concat(tables)).set_index("configuration")
+    assert (found["first"] == "own").all()
+    assert (found["pairs"] == 3).all()
+    assert found.loc["long", ["kept", "reversed", "unclear"]].tolist() == [2, 1, 0]
+    assert found.loc["soft", ["kept", "reversed", "unclear"]].tolist() == [2, 0, 1]
+    assert compare.reordered(tables[0]).empty

@@ -50,7 +50,8 @@ def gains():
         for place, several in outcomes.items()
         for ipc, outcome in zip((1, 10, 50), several, strict=True)
     ]
-    return pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=names)
+    return table.assign(kind=table["method"].replace({"herding": "control"}))
 
 
 LEADERS = pd.DataFrame(

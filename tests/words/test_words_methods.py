@@ -30,8 +30,8 @@ PAIRS = paired(
 )
 RANKS = ranking((10, "dm", ()), (20, "dm", ("dc",)), (50, "dc", ("dm", "random")))
 CONTROLS = pd.DataFrame({
-    **{"method": ["dm", "dm", "dm", "dc", "dc"], "k": [10, 10, 20, 10, 20]},
-    "outcome": ["worse", "worse", "worse", "level", "untested"],
+    **{"method": ["dm", "dm", "dc", "dc"], "k": [10, 20, 10, 20]},
+    "outcome": ["ahead", "ahead", "level", "untested"],
 })  # fmt: skip
 ALIKE = pd.DataFrame({"differs": [False]})
 
@@ -66,10 +66,10 @@ def test_who_is_best_per_sample(ranks, end):
 
 
 def test_nobody_beats_random_samples_and_nothing_is_worth_its_time():
-    level = PAIRS.assign(survives=False)
+    level = PAIRS.assign(p=0.5)
     assert lines(level)[1] == "**Against random:** no method significantly beats random samples."
     assert "no random beside another method" in lines(PAIRS[:0])[1]
-    matched = CONTROLS.assign(outcome=["worse", "level", "level", "level", "untested"])
+    matched = CONTROLS.assign(outcome=["level", "level", "level", "untested"])
     second = "**Per second:** no method significantly beats every control that costs less."
     assert lines(controls=matched)[2] == second
     second = "**Per second: cannot be decided.** No control that costs less can be tested."
@@ -110,39 +110,35 @@ def costs():
 
 
 def controls(*rows: tuple) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["labels", "method", "k", "control", "difference", "outcome"])
+    names = ["labels", "method", "k", "nearest", "difference", "p_holm", "outcome"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def test_where_a_cheaper_control_is_level(costs):
-    table = controls(
-        ("hard", "dm", 10, "random", 0.3, "worse"),
-        ("hard", "dm", 20, "random", 0.02, "level"),
-        ("hard", "dm", 50, "random", -0.1, "level"),
-        ("hard", "dm", 100, "random", 0.1, "untested"),
-        ("hard", "dm", 200, "random", 0.1, "untested"),
-        ("hard", "dm", 10, "herding", 0.2, "worse"),
-        ("hard", "dm", 20, "herding", 0.09, "worse"),
-        ("hard", "dm", 50, "herding", 0.01, "level"),
-        ("hard", "dm", 100, "herding", 0.2, "worse"),
-        ("hard", "dm", 200, "herding", 0.1, "untested"),
-        ("soft", "dm", 10, "random", 0.4, "worse"),
-        ("soft", "mtt", 10, "random", 0.9, "untested"),
+COMPARED = controls(
+    ("hard", "dm", 10, "random", 0.3, 0.001, "ahead"),
+    ("hard", "dc", 10, "random", 0.02, 0.2, "level"),
+    ("hard", "dm", 20, "herding", -0.0123, 1.0, "level"),
+    ("hard", "dc", 20, "herding", 0.05, 0.04, "ahead"),
+    ("hard", "dm", 50, "herding", 0.2, 0.01, "ahead"),
+    ("hard", "dc", 50, "", math.nan, math.nan, "untested"),
+    ("soft", "dm", 10, "random", 0.01, 0.6, "level"),
+    ("soft", "mtt", 10, "", math.nan, math.nan, "untested"),
+)
+
+
+def test_who_is_ahead_of_every_cheaper_control(costs):
+    verdict, _, head, _, *lines = words.per_second(costs, COMPARED).splitlines()
+    assert verdict == (
+        "**A control that costs less is not significantly worse in 2 of 5 cases with hard labels "
+        "and 1 of 1 cases with soft labels.** A case is a method at a size. Its p is the largest "
+        "against the controls that cost less, with Holm's correction over the methods at one k. "
+        "The largest lead over the nearest of them that is not significant is 0.02: dc over random "
+        "at k = 10, hard labels (Holm p = 0.2)."
     )
-    verdict, _, head, _, *lines = words.per_second(costs, table).splitlines()
-    assert verdict.startswith(
-        "**A control that costs less is not significantly worse in 2 of 4 cases with hard labels "
-        "and 0 of 1 cases with soft labels.** A case is a method at a size."
-    )
-    assert verdict.endswith(
-        "The largest lead that is not significant is 0.02: dm over random at k = 20, hard labels "
-        "(paired t tests, Holm's correction over the pairs at one k)."
-    )
-    assert head == "**Controls that cost less and are not significantly worse**"
-    assert lines[:3] == [
-        "- dm, hard labels: random at k = 20 and 50; herding at k = 50; none at k = 10 and 100; no "
-        "cheaper control is tested at k = 200.",
-        "- dm, soft labels: none at k = 10.",
-        "- mtt, soft labels: no cheaper control is tested at k = 10.",
+    assert head == "**Significantly better than every control that costs less**"
+    assert lines[:2] == [
+        "- Hard labels: dm (k = 10 and 50) and dc (k = 20).",
+        "- Soft labels: none.",
     ]
     assert lines[-3:] == [
         "- Hard labels: no cheaper set is more accurate than random at k = 10 (0.5 in 1 s) or dm "
@@ -150,6 +146,16 @@ def test_where_a_cheaper_control_is_level(costs):
         "- Soft labels: no cheaper set is more accurate than random at k = 10 (0.7 in 2.5 s).",
         "- The search for settings is counted for dm alone.",
     ]
+
+
+def test_the_nearest_cheaper_control_is_named_in_a_table():
+    table = words.nearest_controls(COMPARED)
+    assert list(table.columns) == [10, 20, 50]
+    assert table.loc[("hard", "dm")].tolist() == ["ahead +0.300", "herding -0.012", "ahead +0.200"]
+    assert table.loc[("hard", "dc")].tolist() == ["random +0.020", "ahead +0.050", "untested"]
+    assert table.loc[("soft", "mtt"), 10] == "untested"
+    assert list(table.index) == [("hard", "dm"), ("hard", "dc"), ("soft", "dm"), ("soft", "mtt")]
+    assert words.nearest_controls(controls()).empty
 
 
 def test_without_controls_or_search_the_sentences_say_so(costs):
@@ -164,7 +170,27 @@ def test_without_controls_or_search_the_sentences_say_so(costs):
         "- Soft labels: no set's seconds are known.",
         "- The search for settings is not counted.",
     ]
-    equal = controls(("hard", "dm", 10, "random", -0.1, "level"))
+    equal = controls(("hard", "dm", 10, "random", -0.1, 1.0, "level"))
     verdict = words.per_second(costs, equal).splitlines()[0]
     assert "in 1 of 1 cases with hard labels.**" in verdict
-    assert "No lead falls short of significance" in verdict
+    assert verdict.endswith("No lead over all of them falls short of significance.")
+
+
+def test_the_tests_name_the_family_of_each_question():
+    assert words.comparison(PAIRS, RANKS[:0]).splitlines()[-2:] == [
+        "- 3 of 4 differences between two methods are significant, and 3 of 4 from random.",
+        "- Paired t tests, Holm's correction at one k: against random over the methods; for who "
+        "is best over all pairs, as that is known only afterwards. They assume normal differences.",
+    ]
+    alone = paired((10, "dm", "dc", 0.2, 0.01))  # a study without random
+    text = words.comparison(alone, RANKS[:0])
+    assert "- 1 of 1 differences between two methods are significant.\n" in text
+
+
+def test_what_another_configuration_does_to_the_order_is_said_in_one_line():
+    row = {"configuration": "long", "first": "own", "pairs": 9, "kept": 6, "reversed": 1}
+    assert words.orders(pd.DataFrame([row | {"unclear": 2}])) == (
+        "- **long** keeps the order of 6 of the 9 pairs that differ significantly under own, "
+        "reverses it significantly in 1, and does not tell 2 apart."
+    )
+    assert words.orders(pd.DataFrame()) == "The study has one configuration."

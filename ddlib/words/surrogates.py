@@ -1,0 +1,68 @@
+"""Sentences on whether methods are interchangeable surrogates of one objective."""
+
+import pandas as pd
+
+from ddlib.stats.compare import holm
+from ddlib.stats.intervals import LEVEL, number
+from ddlib.stats.surrogates import Agreement
+from ddlib.words.scaling import no_worse
+from ddlib.words.text import Text, bullets, listed, p_value
+
+
+def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame | None = None) -> Text:
+    """Say how the learned methods differ, and whether one order holds at every k.
+
+    order, pairs: `agreement` and `paired` of the learned methods' trials, of `ddlib.stats`; trials:
+    a sentence on gaps at or below 0 comes first.
+    """
+    first = [] if trials is None else no_worse(trials)
+    lines = bullets([_differing(_over_all(pairs)), _order(order)])
+    return Text("\n\n".join([*first, lines]))
+
+
+def _over_all(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return pairs as corrected over all pairs and sizes."""
+    return pairs.assign(survives=holm(pairs["p"]) <= LEVEL)
+
+
+def interchangeable(pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
+    """Return the verdict. Differing accuracies or differing exponents are enough to reject."""
+    if (pairs["reason"] != "").all():  # also where there are none
+        return "**Interchangeable: cannot be decided.** No two methods that learn can be compared."
+    ks = sorted(pairs.loc[_over_all(pairs)["survives"], "k"].unique())
+    reasons = [f"some methods that learn differ at k = {listed(ks, 'and')}"] if ks else []
+    reasons += ["their gaps fall with different exponents"] * bool(exponents["differs"].any())
+    if reasons:
+        return f"**Interchangeable: no.** {' and '.join(reasons).capitalize()}."
+    most = number(pairs[["low", "high"]].abs().max(axis=None))
+    return (
+        "**Interchangeable: perhaps.** No two methods that learn differ significantly, but "
+        f"differences up to {most} are not excluded."
+    )
+
+
+def _differing(pairs: pd.DataFrame) -> str:
+    tested = pairs[pairs["reason"] == ""]
+    if tested.empty:
+        return "No two methods can be compared."
+    sizes = tested.groupby("k")["survives"].agg(["sum", "count"])
+    parts = [f"{row['sum']:.0f} of {row['count']} pairs at k = {k}" for k, row in sizes.iterrows()]
+    test = "paired t tests, Holm's correction over all of them"
+    return f"Significant differences: {listed(parts, 'and')} ({test})."
+
+
+def _order(order: Agreement) -> str:
+    complete, seeds = order.seeds
+    left_out = listed(order.left_out, "and")
+    caveat = f" Left out, for a size without a result: {left_out}." if left_out else ""
+    if complete < seeds:
+        caveat += f" {complete} of {seeds} seeds have all other results and count."
+    if order.reason:
+        return f"Whether one order holds at every k is not testable: {order.reason}.{caveat}"
+    alike = order.p <= LEVEL
+    success = ", as if all served one objective with unequal success" if alike else ""
+    return (
+        f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes "
+        f"{'more' if alike else 'no more'} than random orders do{success} (Kendall's W = "
+        f"{order.w:.2f}, {p_value(order.p)}).{caveat}"
+    )
