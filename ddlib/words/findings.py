@@ -140,9 +140,22 @@ def _law(coverage: Mapping[str, Coverage]) -> str:
 
 
 def _on(coverage: Mapping[str, Coverage]) -> str:
-    return listed(
-        (f"{confirms(c.fitted, c.within)} on {name}" for name, c in coverage.items()), "and"
+    names = (
+        f"{confirms(study.fitted, study.within)} on {name}{_only_at(study)}"
+        for name, study in coverage.items()
     )
+    return listed(names, "and")
+
+
+def _only_at(study: Coverage) -> str:
+    """Name the worst gaps at which a law is confirmed that is not confirmed at all of them."""
+    tests = [study.fitted, study.within]
+    held = []
+    for epsilon in study.fitted["epsilon"].unique():
+        parts = (None if t is None else t[t["epsilon"] == epsilon] for t in tests)
+        held += [epsilon] if confirms(*parts) == "confirmed" else []
+    some = held and confirms(*tests) == "not confirmed"
+    return f" (only at a worst gap of {listed(held, 'and')})" if some else ""
 
 
 def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

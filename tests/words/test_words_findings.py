@@ -118,6 +118,10 @@ def test_the_box_has_a_line_for_each_law(cells, gains):
         "> - **Against random real samples:** distilled sets are significantly better in 3 of 5 "
         "comparisons (a method at a size), worse in 1.",
     ]
+    half = covered(0.01, 0.02, 0.03)
+    half.fitted.loc[half.fitted["epsilon"] == 0.1, ["p", "p_lead", "reason"]] = (0.3, 0.01, "")
+    some = words.verdicts(cells, gains, {"mnist": half})
+    assert "**Coverage law:** not confirmed on mnist (only at a worst gap of 0.05)." in some
     none = words.verdicts(cells, gains, {})
     assert "**Coverage law:** no study of it is among these findings." in none
 
