@@ -24,23 +24,8 @@ from ddlib.stats.verdicts import Verdict
 from ddlib.words import coverage as words
 
 EPSILONS = (
-    0.005,
-    0.01,
-    0.015,
-    0.02,
-    0.025,
-    0.03,
-    0.04,
-    0.05,
-    0.06,
-    0.08,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-)
+    0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5
+)  # fmt: skip
 BUDGET = 50  # samples per class, at the start
 MOST_IPC = 2000  # samples per class that the axis shows
 WIDTH = 560  # pixels of a panel
