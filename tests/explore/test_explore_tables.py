@@ -170,6 +170,7 @@ def test_a_finding_is_what_its_command_writes(tmp_path, mine):
     costs |= {"prepare_seconds": [36, 36, 0], "distil_seconds": [np.nan, 360, 36]}
     costs = pd.DataFrame({**costs, "evaluate_seconds": 36.0})
     law = shutil.copytree(shipped.COVERAGE, tmp_path / "coverage_law" / "quick")
+    (law / "provenance.json").unlink()  # as of a study that ended before it was written
     (law / "trials").mkdir()
     (law / "trials" / "dm.json").touch()
     os.utime(law / "trials" / "dm.json", (86_400 * 365,) * 2)
