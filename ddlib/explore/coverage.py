@@ -55,8 +55,10 @@ class CoverageExplorer(Explorer):
         self.controls["preset"].options = [*tables.families, OWN]
         self.controls["members"].offer(tables.distances.index, tables.distances.index)
         farthest, radius = float(tables.distances.to_numpy().max()), self.controls["radius"]
-        radius.options = [float(f"{r:.3g}") for r in np.linspace(0, 1.05 * farthest, 101)]
-        radius.value = min(radius.options, key=lambda r: abs(r - _usual(tables)))
+        steps = np.linspace(0, 1.05 * farthest, 101)
+        steps[np.abs(steps - _usual(tables)).argmin()] = _usual(tables)
+        radius.options = [(f"{r:.3g}", float(r)) for r in steps]
+        radius.value = _usual(tables)
         self.controls["epsilon"].value = _telling(tables)
 
     def follow(self, control) -> None:
@@ -91,7 +93,7 @@ class CoverageExplorer(Explorer):
         )
         return View(
             chart,
-            f"{maps.covered(len(centres), f'{radius:g}', len(members))}: H_cov = {h_cov:.2f}; "
+            f"{maps.covered(len(centres), f'{radius:.3g}', len(members))}: H_cov = {h_cov:.2f}; "
             f"k* {'= ' * k[0].isdigit()}{k}",
             "The ring marks your family. The plane shows "
             f"{share:.0%} of the distances' variance, so a ball may look too wide or too narrow.",

@@ -321,9 +321,16 @@ def least_cover(distance: pd.DataFrame, radius: float) -> int:
     return next(len(choice) for choice in choices if near[choice].any(axis=0).all())
 
 
-@pytest.mark.parametrize("place", [3, 15, 50])
+def test_the_explorer_opens_on_the_radius_of_notebook_03(studies):
+    radius = explore.CoverageExplorer(studies[1:]).controls["radius"].value
+    distances = studies[1].distances.to_numpy()
+    pairs = distances[np.triu_indices(len(distances), 1)]
+    assert radius == pytest.approx(max(np.quantile(pairs, 0.25), studies[1].noise), abs=1e-12)
+
+
+@pytest.mark.parametrize("place", [25, 40, 60])
 def test_the_cover_is_exact_and_its_balls_hold_the_family(family, studies, place):
-    radius, distance = family.controls["radius"].options[place], studies[1].distances
+    radius, distance = family.controls["radius"].options[place][1], studies[1].distances
     choose(family, preset="all configurations", radius=radius)
     balls = drawn(family, "ball").groupby("ball")
     assert len(balls) == least_cover(distance, radius)
@@ -373,7 +380,7 @@ def test_the_first_gap_is_one_that_tells_families_apart(family, studies):
 def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, studies):
     law = studies[1]
     sets = {name: f for name, f in law.families.items() if name != "all configurations"}
-    radius = family.controls["radius"].options[20]
+    radius = family.controls["radius"].options[20][1]
     gaps = law.gaps[law.gaps["method"] == law.methods[0]]
     domains = []
     for epsilon in law.settings["epsilons"]:
