@@ -21,7 +21,7 @@ from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.compare import control_names
 from ddlib.stats.families import k_star, series, worst_member
 from ddlib.stats.pilot import read_pilot
-from ddlib.words import findings as words
+from ddlib.words import summary as words
 from ddlib.words.text import listed
 
 ALL = "all configurations"

@@ -8,6 +8,7 @@ from ddlib.figures import findings as charts
 from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.families import ABOVE
 from ddlib.words import findings as words
+from ddlib.words import summary
 
 NOT_HELD = Held(0, 0, 0, 0.0)
 WHY = "a mean gap is not above zero"
@@ -76,7 +77,7 @@ def covered(p, lead, equal, *, k_stars=(), held=NOT_HELD):
 def test_the_summary_counts_what_the_tables_hold(cells, gains):
     studies = {"mnist": covered(0.01, 0.02, 0.03, held=Held(19, 20, 30, 0.25))}
     studies |= {"adult": covered(0.01, 0.2, 0.03), "letter": covered(0.01, 0.02, 0.2)}
-    text = words.summary(cells, gains, LEADERS, studies)
+    text = summary.summary(cells, gains, LEADERS, studies)
     assert max(map(len, text.splitlines())) <= 100
     data, *lines = " ".join(text.split()).split(" - ")
     assert data == "Data: mnist and adult."
@@ -111,7 +112,7 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
 
 def test_the_box_has_a_line_for_each_law(cells, gains):
     studies = {"mnist": covered(0.01, 0.02, 0.03), "adult": covered(0.01, 0.2, 0.03)}
-    assert words.verdicts(cells, gains, studies).splitlines() == [
+    assert summary.verdicts(cells, gains, studies).splitlines() == [
         "> - **Scaling law:** a/√k + c survives in 1 of 4 cells (a method on a data set), fails in "
         "1 and is undecided in 2.",
         "> - **Coverage law:** confirmed on mnist and not confirmed on adult.",
@@ -120,9 +121,9 @@ def test_the_box_has_a_line_for_each_law(cells, gains):
     ]
     half = covered(0.01, 0.02, 0.03)
     half.fitted.loc[half.fitted["epsilon"] == 0.1, ["p", "p_lead", "reason"]] = (0.3, 0.01, "")
-    some = words.verdicts(cells, gains, {"mnist": half})
+    some = summary.verdicts(cells, gains, {"mnist": half})
     assert "**Coverage law:** not confirmed on mnist (only at a worst gap of 0.05)." in some
-    none = words.verdicts(cells, gains, {})
+    none = summary.verdicts(cells, gains, {})
     assert "**Coverage law:** no study of it is among these findings." in none
 
 
@@ -200,7 +201,7 @@ def test_a_k_star_beyond_the_measured_sizes_is_said_to_be_above_them():
 
 def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains):
     controls = cells[cells["kind"] == "control"]
-    text = words.summary(controls, gains[:0], LEADERS[:0], {})
+    text = summary.summary(controls, gains[:0], LEADERS[:0], {})
     assert "survives in 0 of 0 cells" in text
     assert "cannot be judged" in text
     assert "nan" not in text

@@ -1,0 +1,187 @@
+"""The findings in a few lines, for the README and the top of notebook 06."""
+
+import textwrap
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ddlib.stats.cells import (
+    GAINS,
+    OUTCOMES,
+    PAPER_DATA,
+    PAPER_METHODS,
+    PAPER_R2,
+    WAYS,
+    Coverage,
+)
+from ddlib.stats.regressions import confirms
+from ddlib.words.text import Text, box, listed
+
+SMALL = 10  # samples per class, up to which a set counts as small
+
+
+def summary(
+    cells: pd.DataFrame,
+    gains: pd.DataFrame,
+    leaders: pd.DataFrame,
+    coverage: Mapping[str, Coverage],
+) -> Text:
+    """Say in a few lines what was found of both laws, of the methods, and of the planner.
+
+    cells, gains, leaders, coverage (by study): as in `ddlib.stats.cells`.
+    """
+    lines = [_scaling(cells), _criterion(cells), _law(coverage), _gains(cells, gains)]
+    if len(leaders):
+        lines.append(f"**Which method?** {_which(leaders)}")
+    held = {name: study.held for name, study in coverage.items() if study.held.answered}
+    if held:
+        parts = [_planner(name, *counts) for name, counts in held.items()]
+        lines.append(" ".join(["**Planner.** It predicts gaps from a part of a study.", *parts]))
+    options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
+    data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
+    return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
+
+
+def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Coverage]) -> Text:
+    """Return a line on each law, and one on random samples: the shortest form of `summary`."""
+    methods, (hard, _) = cells[cells["kind"] != "control"], _tested(cells, gains)
+    worse = (hard["outcome"] == GAINS[3]).sum()
+    lines = (
+        f"**Scaling law:** a/√k + c {_outcomes(methods, ' cells (a method on a data set)')}.",
+        f"**Coverage law:** {_on(coverage) or 'no study of it is among these findings'}.",
+        f"**Against random real samples:** distilled sets are significantly better {_won(hard)} "
+        f"comparisons (a method at a size), worse in {worse}.",
+    )
+    return box(lines)
+
+
+def _planner(name: str, inside: int, answered: int, left_out: int, width: float) -> str:
+    return (
+        f"On {name} that part left out {left_out} gaps. It answered {answered}, and its 95 % "
+        f"intervals, half of them wider than {width:.2f}, held {inside}."
+    )
+
+
+def _scaling(cells: pd.DataFrame) -> str:
+    controls = cells["kind"] == "control"
+    methods = cells[~controls]
+    images = methods[methods["data"].isin(PAPER_DATA) & (methods["kind"] == "paper")]
+    what = " cells (a method on a data set, judged by test error, balanced where classes differ)"
+    text = f"**Scaling law.** The curve a/√k + c {_outcomes(methods, what)}."
+    slower, faster, other = ((methods["way"] == way).sum() for way in WAYS)
+    text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
+    text += f"paper's upper bound allows; for {other} no one power of k fits, or several do."
+    if survive := (methods["outcome"] == "survives").sum():
+        text += (
+            f" Of the {survive} that survive, {len(sharp(methods))} could have told an exponent "
+        )
+        text += "of 1/4 and of 1 from 1/2."
+    if len(images):
+        count = len(PAPER_DATA) * len(PAPER_METHODS)
+        text += f" In those of the paper's own {count} cells that are measured, it "
+        text += f"{_outcomes(images)}."
+    if controls.any():
+        text += f" For controls, made without learning, it {_outcomes(cells[controls])}."
+    if len(data := cells.loc[cells["capped"], "data"].unique()):
+        text += f" On {listed(data, 'and')} the networks on all data were still improving at the "
+        text += "limit on passes, so gaps are too small there."
+    return text
+
+
+def sharp(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that survive a test that would have told 1/4 and 1 from 1/2."""
+    told = (cells["tells_above"] <= 1) & (cells["tells_below"] >= 0.25)
+    return cells[told & (cells["outcome"] == "survives")]
+
+
+def _outcomes(cells: pd.DataFrame, what: str = "") -> str:
+    survives, fails, undecided = ((cells["outcome"] == name).sum() for name in OUTCOMES)
+    return (
+        f"survives in {survives} of {len(cells)}{what}, fails in {fails} and is undecided in "
+        f"{undecided}"
+    )
+
+
+def _criterion(cells: pd.DataFrame) -> str:
+    fitted = cells.dropna(subset="r2")
+    paper, random = fitted[fitted["kind"] != "control"], fitted[fitted["method"] == "random"]
+    if paper.empty:
+        return (
+            f"**R² above {PAPER_R2}**, the paper's criterion, cannot be judged: nothing is fitted."
+        )
+    high, reached = ((rows["r2"] > PAPER_R2).sum() for rows in (paper, random))
+    low, top = (f"{share:.0%}" for share in (paper["r2_null_share"].agg(["min", "max"])))
+    return (
+        f"**R² above {PAPER_R2}**, the paper's criterion for all cells, is reached in {high} of "
+        f"{len(paper)}. It decides little: random real samples reach it on {reached} of "
+        f"{len(random)} data sets, and {low if low == top else f'{low} to {top}'} of random "
+        "falling curves do."
+    )
+
+
+def _law(coverage: Mapping[str, Coverage]) -> str:
+    if not coverage:
+        return "**Coverage law.** No study of it is among these findings."
+    return (
+        f"**Coverage law.** It is {_on(coverage)}. It counts as confirmed where k*, the "
+        "samples that a family of training configurations needs, rises significantly with the "
+        "family's measured diversity H_cov, more than with ln M, the log of its size, and also "
+        "among families of equal size."
+    )
+
+
+def _on(coverage: Mapping[str, Coverage]) -> str:
+    names = (
+        f"{confirms(study.fitted, study.within)} on {name}{_only_at(study)}"
+        for name, study in coverage.items()
+    )
+    return listed(names, "and")
+
+
+def _only_at(study: Coverage) -> str:
+    """Name the worst gaps at which a law is confirmed that is not confirmed at all of them."""
+    tests = [study.fitted, study.within]
+    held = []
+    for epsilon in study.fitted["epsilon"].unique():
+        parts = (None if t is None else t[t["epsilon"] == epsilon] for t in tests)
+        held += [epsilon] if confirms(*parts) == "confirmed" else []
+    some = held and confirms(*tests) == "not confirmed"
+    return f" (only at a worst gap of {listed(held, 'and')})" if some else ""
+
+
+def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the gains of methods that could be tested, with hard and with soft labels."""
+    tested = gains[gains["kind"] != "control"].dropna(subset="outcome")
+    return tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
+
+
+def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
+    hard, soft = _tested(cells, gains)
+    small, large = hard[hard["ipc"] <= SMALL], hard[hard["ipc"] > SMALL]
+    every, worse = ((hard["outcome"] == name).sum() for name in (GAINS[0], GAINS[3]))
+    text = f"**Against random real samples.** Distilled sets are significantly better {_won(hard)} "
+    text += f"comparisons (a method at a size), worse in {worse}, and better than all controls, "
+    text += f"such as herding, in {every}. Up to {SMALL} samples per class they are better "
+    text += f"{_won(small)}, above {_won(large)}."
+    if len(soft):
+        lost = (soft["outcome"] == GAINS[3]).sum()
+        text += f" With soft labels of one teacher they are better {_won(soft)}, worse in {lost}."
+    return text
+
+
+def _which(leaders: pd.DataFrame) -> str:
+    lines = ["The most accurate, controls included, by samples per class."]
+    for data, rows in leaders.groupby("data", sort=False):
+        parts = []
+        for labels, sizes in rows.groupby("labels", sort=False):
+            best = sizes.groupby("best", sort=False)["ipc"]
+            names = [f"{method} at {listed(ipcs, 'and')}" for method, ipcs in best]
+            parts.append(f"with {labels} labels {listed(names, 'and')}")
+        lines.append(f"Of {rows['methods'].max()} on {data}, {'; '.join(parts)}.")
+    alone = leaders["alone"].astype(bool).sum()
+    lines.append(f"They lead all others significantly in {alone} of {len(leaders)} cases.")
+    return " ".join(lines)
+
+
+def _won(gains: pd.DataFrame) -> str:
+    return f"in {gains['outcome'].isin(GAINS[:2]).sum()} of {len(gains)}"
