@@ -70,7 +70,9 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
     columns = min(len(names), 3) or 1
     width = style.WIDTH // columns - 75
     chart = alt.layer(cells, signs, data=table, width=width, height=alt.Step(16))
-    chart = style.panels(chart, "data", names, columns).resolve_scale(x="independent")
+    chart = style.panels(chart, "data", names, columns).resolve_scale(
+        x="independent", y="independent"
+    )
     return style.figure(
         chart,
         "Where does distillation beat random real samples, and coresets?",
