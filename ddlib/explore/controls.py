@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import anywidget
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 import traitlets
 import vl_convert
@@ -36,7 +37,7 @@ STYLE = """<style>
 </style>"""
 ROW = {"flex_flow": "row wrap"}
 WIDEST = 980  # pixels of a picture: a window of 1280 with a sidebar
-BESIDE = 60  # cells of the largest table that stands beside a chart
+BESIDE = (10, 6)  # rows and columns of the largest table that stands beside a chart
 WRAP = 20  # letters of a line in a picture of a table
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
@@ -56,10 +57,9 @@ class Explorer(widgets.VBox):
 
     controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
     methods. `offer(tables)` fills the controls with what a study has. `view(tables, **values)`
-    returns the View of these values, or raises ValueError, in one clause, if there is nothing to
-    show. The parts of a concatenated chart flow into the space that there is, and grow with it
-    unless they are square; the numbers stand beside them where they fit. Without a kernel, a
-    picture of the first view remains, whose Vega-Lite specification is `spec`.
+    returns the View of these values, or raises ValueError, in one clause, if there is none. The
+    parts of a concatenated chart flow into the space that there is, and grow with it unless they
+    are square; small tables stand beside them. Without a kernel, a picture of `spec` remains.
     """
 
     numbers_width = "480px"  # of the box of numbers; "100%" puts it below the charts
@@ -120,8 +120,8 @@ class Explorer(widgets.VBox):
         table = view.numbers.fillna("").to_html(index=False, border=0, classes="ddlib-numbers")
         text = f"{STYLE}{table}<p>{html.escape(view.note)}</p>"
         self.numbers.value = text if len(view.numbers) else ""
-        beside = self.numbers_width if view.numbers.size <= BESIDE else "100%"
-        self.numbers.layout.flex = f"2 1 {beside}"
+        fits = np.less_equal(view.numbers.shape, BESIDE).all()
+        self.numbers.layout.flex = f"2 1 {self.numbers_width if fits else '100%'}"
 
     def _changed(self, change: traitlets.Bunch) -> None:
         if self._following:  # `follow` set this control, not the user
