@@ -18,7 +18,7 @@ from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
 from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.cells import Coverage, Held
-from ddlib.stats.compare import control_names
+from ddlib.stats.compare import control_names, reordered
 from ddlib.stats.families import k_star, series, worst_member
 from ddlib.stats.pilot import read_pilot
 from ddlib.words import summary as words
@@ -33,13 +33,15 @@ class Evidence(NamedTuple):
     """What the studies decide.
 
     cells, gains, leaders: the tables of `ddlib.stats.cells`; regimes: of each study that has
-    several label regimes, the trials by regime and the teachers; coverage: by study.
+    several label regimes, the trials by regime and the teachers; orders: of each study that
+    compares methods under several configurations, `compare.reordered`; coverage: by study.
     """
 
     cells: pd.DataFrame
     gains: pd.DataFrame
     leaders: pd.DataFrame
     regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]]
+    orders: Mapping[str, pd.DataFrame]
     coverage: Mapping[str, Coverage]
 
 
@@ -54,7 +56,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     Of several studies of a data set, the scaling law is judged in the one with the most sizes, and
     methods are compared in the one with the most trials under these labels.
     """
-    trials, panels, regimes, coverage, capped = {}, {}, {}, {}, {}
+    trials, panels, regimes, orders, coverage, capped = {}, {}, {}, {}, {}, {}
     for name, study in tables.named(studies).items():
         parts, data = by_labels(study), data_of(study)
         rows = next(iter(parts.values()))
@@ -65,6 +67,8 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
             for labels, rows in parts.items():
                 panel = f"{data}, {labels} labels"
                 panels[panel] = max(panels.get(panel, rows), rows, key=len)
+        if study.distances is None and len(study.configurations) > 1:
+            orders[name] = reordered(study.trials)
         if study.distances is not None:
             coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
@@ -72,7 +76,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     judged = cells.cells(fits, controls)
     judged["capped"] = judged["data"].map(capped)
     gains, leaders = cells.gains(trials | panels), cells.leaders(panels)
-    return Evidence(judged, gains, leaders, regimes, coverage)
+    return Evidence(judged, gains, leaders, regimes, orders, coverage)
 
 
 def _capped(study: Tables) -> bool:

@@ -16,6 +16,7 @@ from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
 from ddlib.words import coverage as of_law
 from ddlib.words.methods import labels as of_labels
+from ddlib.words.methods import orders as of_orders
 from ddlib.words.summary import sharp
 from ddlib.words.text import Text, bullets, listed, p_value
 
@@ -111,6 +112,15 @@ def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]
     """
     texts = [f"### {name}\n\n{of_labels(*tables)}" for name, tables in regimes.items()]
     return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
+
+
+def orders(tables: Mapping[str, pd.DataFrame]) -> Text:
+    """Say of each study how its other configurations change the order of the methods.
+
+    tables: by study, those of `compare.reordered`.
+    """
+    texts = [f"### {name}\n\n{of_orders(table)}" for name, table in tables.items()]
+    return Text("\n\n".join(texts) or "No study compares methods under several configurations.")
 
 
 def coverage(name: str, study: Coverage) -> Text:

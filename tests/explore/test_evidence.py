@@ -52,6 +52,15 @@ def test_the_most_accurate_method_is_named_at_each_size(found):
     assert alone.tolist() == [True]
 
 
+def test_an_order_that_soft_labels_reverse_is_counted(found):
+    """With soft labels dm is worse than random from 20 per class on, with hard ones it is not."""
+    (table,) = found.orders.values()
+    [row] = table.to_dict("records")
+    assert (row["first"], row["configuration"]) == ("hard", "soft")
+    assert row["reversed"] >= 2
+    assert row["kept"] + row["reversed"] + row["unclear"] == row["pairs"] <= 6
+
+
 def test_the_coverage_law_of_one_study(found):
     (study,) = found.coverage.values()
     table = study.k_stars.set_index("family")

@@ -207,3 +207,12 @@ def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains)
     assert "nan" not in text
     for chart in (charts.exponents(cells[:0]), charts.gains(gains[:0])):
         assert chart.to_dict()
+
+
+def test_orders_are_told_by_study():
+    row = {"configuration": "longer", "first": "own", "pairs": 9, "kept": 9, "reversed": 0}
+    text = words.orders({"mnist: methods/longer": pd.DataFrame([row | {"unclear": 0}])})
+    assert text.startswith(
+        "### mnist: methods/longer\n\n- **longer** keeps the order of 9 of the 9 "
+    )
+    assert words.orders({}) == "No study compares methods under several configurations."
