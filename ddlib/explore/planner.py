@@ -81,10 +81,10 @@ class Planner(Explorer):
 def _within_reach(tables: Tables) -> float:
     """Return the least target gap that half of the methods hold at the largest size up to BUDGET.
 
-    For the first family of the study.
+    For the first family of the study. Where all sizes are above BUDGET, the smallest one counts.
     """
-    family = next(iter(tables.families.values()))
-    gaps = tables.gaps[tables.gaps["configuration"].isin(family) & (tables.gaps["ipc"] <= BUDGET)]
+    family, most = next(iter(tables.families.values())), max(BUDGET, tables.ipcs[0])
+    gaps = tables.gaps[tables.gaps["configuration"].isin(family) & (tables.gaps["ipc"] <= most)]
     means = gaps[gaps["ipc"] == gaps["ipc"].max()].groupby(["method", "configuration"])["gap_error"]
     typical = means.mean().groupby("method").max().median()
     return next((epsilon for epsilon in EPSILONS if epsilon >= typical), EPSILONS[-1])

@@ -440,6 +440,14 @@ def test_the_planner_opens_on_a_gap_that_half_of_the_methods_hold_at_the_largest
     assert explore.Planner(studies[:1]).controls["epsilon"].value == 0.3
 
 
+def test_where_no_size_is_within_the_budget_the_planner_opens_on_the_smallest(studies):
+    """Under hard labels, gaps at the smallest size are 0.323, 0.350, 0.374, 0.422 and 0.536."""
+    trials = studies[0].trials.query("ipc >= 10")
+    trials = trials.assign(ipc=10 * trials["ipc"], k=10 * trials["k"])
+    law = dataclasses.replace(studies[0], trials=trials)
+    assert explore.Planner([law]).controls["epsilon"].value == 0.4
+
+
 def test_the_planner_doubts_in_its_headline_what_its_note_doubts(plans):
     choose(plans, family="soft alone", epsilon=0.15, budget=100)
     assert verdict(plans).startswith("A guess: take ")

@@ -8,7 +8,10 @@ import papermill
 import pytest
 from running import NOTEBOOKS, outputs
 
+from ddlib.explore import tables
 from ddlib.publish.page import write_page
+from ddlib.stats import laws, verdicts
+from ddlib.stats.cells import PAPER_METHODS
 
 NOTEBOOK = NOTEBOOKS / "00_start_here.ipynb"
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -47,10 +50,21 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     kept, scaling, coverage = outputs(notebook, "text/markdown")
     assert kept.startswith("With 0.8% of the samples, the distilled set keeps ")
     told = re.findall(r"\*\*(\w+): (\w+)", scaling)
-    assert told == [("dm", "fails"), ("random", "fails")]
-    assert coverage.startswith("**Families with a larger H_cov need more samples")
+    assert told == [("dm", "fails"), ("mgd3", "survives"), ("random", "fails")]
+    assert coverage.startswith("**Families with a larger H_cov need more samples** to hold a ")
+    assert coverage.endswith("at a worst gap of 0.05 and 0.1: **not confirmed**. See notebook 06.")
     jargon = ("AIC", "p =", "R²", "Vendi", "τ", "interval")
     assert not any(word in text for word in jargon for text in (kept, scaling, coverage))
+
+
+def test_what_it_says_of_the_law_beside_its_figure_is_what_the_findings_give():
+    """On CIFAR-10 the law fails for the paper's methods; on MNIST, c of random is below zero."""
+    mnist, cifar = (tables.read(tables.FINDINGS / "scaling_law" / x) for x in ("mnist", "cifar10"))
+    fits = laws.fit_table(cifar.trials, "gap_error", draws=200)
+    assert {verdicts.verdict(fits[method]).outcome for method in PAPER_METHODS} == {"fails"}
+    random = mnist.trials[mnist.trials["method"] == "random"]
+    law = laws.fit_table(random, "gap_error", draws=200)["random"]["inverse_sqrt"]
+    assert law.parameters["c"].high < 0
 
 
 def test_it_takes_fifteen_minutes():
