@@ -22,7 +22,7 @@ def coverage(tests: pd.DataFrame, within: pd.DataFrame | None) -> Text:
         f"**Families with a larger H_cov {verb} more samples** to hold a worst gap of "
         f"{row['epsilon']:g}. If configurations swapped their gaps at random, "
         f"{100 * row['p']:.0f} of 100 such swaps would show as clear a trend.\n\n"
-        "That is one of three tests. H_cov must also explain k* better than ln M does, the log of "
-        "the family's size, and k* must also rise with H_cov among families of equal size. All "
-        f"three, at a worst gap of {limits}: **{confirms(tests, within)}**. See notebook 06."
+        "That is one of three tests. H_cov must also explain k* better than ln M (the log of the "
+        "family's size) does, and k* must rise with H_cov among families of equal size. All three, "
+        f"at a worst gap of {limits}: **{confirms(tests, within)}**. See notebook 06."
     )
