@@ -56,7 +56,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     Of several studies of a data set, the scaling law is judged in the one with the most sizes, and
     methods are compared in the one with the most trials under these labels.
     """
-    trials, panels, regimes, orders, coverage, capped = {}, {}, {}, {}, {}, {}
+    trials, panels, regimes, orders, coverage, capped, best = {}, {}, {}, {}, {}, {}, []
     for name, study in tables.named(studies).items():
         parts, data = by_labels(study), data_of(study)
         rows = next(iter(parts.values()))
@@ -67,6 +67,9 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
             for labels, rows in parts.items():
                 panel = f"{data}, {labels} labels"
                 panels[panel] = max(panels.get(panel, rows), rows, key=len)
+        if study.distances is None:  # it compares methods
+            best += [("own", parts.get("learned", rows))]
+            best += [("soft", parts["soft"])] if "soft" in parts else []
         if study.distances is None and len(study.configurations) > 1:
             orders[name] = reordered(labelled(study), label_learners(study))
         if study.distances is not None:
@@ -75,7 +78,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     controls = {name for rows in trials.values() for name in control_names(rows)}
     judged = cells.cells(fits, controls)
     judged["capped"] = judged["data"].map(capped)
-    gains, leaders = cells.gains(trials | panels), cells.leaders(panels)
+    gains, leaders = cells.gains(trials | panels), cells.leaders(best)
     return Evidence(judged, gains, leaders, regimes, orders, coverage)
 
 

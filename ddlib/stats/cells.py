@@ -3,7 +3,7 @@
 Letters: K distinct k.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -170,19 +170,24 @@ def gains(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables).reindex(columns=names).reset_index(drop=True)
 
 
-def leaders(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the most accurate method at each size of each study: {name: trials}.
+def leaders(studies: Iterable[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the most accurate method at each size of each data set: (labels, trials) of studies.
 
-    trials: of one configuration. Columns: data, labels, methods (their number), ipc, best, alone
-    (whether it is significantly better than every other method; see `compare.ranking`).
+    trials: of one configuration; labels: a name for its labels. Of several studies of a data set
+    with these labels, the one with the most methods at a size counts there. Columns: data, labels,
+    methods (their number), ipc, best, control (whether the best is one), alone (whether it is
+    significantly better than every other method; see `compare.ranking`).
     """
     tables = []
-    for trials in studies.values():
+    for labels, trials in studies:
         ranks = ranking(accuracies(trials), paired(trials))
-        data, labels = trials[["data", "labels"]].iloc[0]
-        ipc = ranks["k"] // (trials["k"] // trials["ipc"]).iloc[0]
-        alone = ranks["not_separable"].map(len) == 0
-        names = {"data": data, "labels": labels, "methods": trials["method"].nunique()}
-        tables.append(ranks.assign(**names, ipc=ipc, alone=alone))
-    names = ["data", "labels", "methods", "ipc", "best", "alone"]
-    return pd.concat(tables or [pd.DataFrame()]).reindex(columns=names).reset_index(drop=True)
+        ranks["ipc"] = ranks["k"] // (trials["k"] // trials["ipc"]).iloc[0]
+        ranks["alone"] = ranks["runner_up"].notna() & (ranks["not_separable"].map(len) == 0)
+        ranks["control"] = ranks["best"].isin(control_names(trials))
+        names = {"data": trials["data"].iloc[0], "labels": labels}
+        tables.append(ranks.assign(**names, methods=trials["method"].nunique()))
+    names = ["data", "labels", "methods", "ipc", "best", "control", "alone"]
+    table = pd.concat(tables or [pd.DataFrame()]).reindex(columns=names)
+    order = ["data", "labels", "ipc"]
+    most = table.sort_values("methods", ascending=False, kind="stable").drop_duplicates(order)
+    return most.sort_values(order, kind="stable", ignore_index=True)
