@@ -71,7 +71,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
             best += [("own", parts.get("learned", rows))]
             best += [("soft", parts["soft"])] if "soft" in parts else []
         if study.distances is None and len(study.configurations) > 1:
-            orders[name] = reordered(study.trials)
+            orders[name] = reordered(labelled(study), label_learners(study))
         if study.distances is not None:
             coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
@@ -88,14 +88,23 @@ def _capped(study: Tables) -> bool:
     return "capped" in full and bool(full["capped"].any())
 
 
+def labelled(study: Tables) -> pd.DataFrame:
+    """Return a study's trials with the column labels, which older studies lack: theirs are hard."""
+    return study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+
+
+def label_learners(study: Tables) -> list[str]:
+    """Return the names of the methods that learn labels."""
+    methods = study.settings.get("methods", {}).items()
+    return [name for name, options in methods if (options or {}).get("label_learning_rate")]
+
+
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
     """Return the trials of the first configuration, and of those of its network by label regime.
 
     A set whose labels were learned is left out of the other regimes: it was not made for them.
     """
-    trials = study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
-    methods = study.settings.get("methods", {}).items()
-    learn = [name for name, options in methods if (options or {}).get("label_learning_rate")]
+    trials, learn = labelled(study), label_learners(study)
     names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
     parts = {}

@@ -176,21 +176,23 @@ def against(pairs: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
 def ahead_of_all(versus: pd.DataFrame) -> pd.DataFrame:
     """Test whether a method is better than all its rivals, at each k: an intersection-union test.
 
-    versus: rows of `both_ways`, such as `over_controls`; those without a test do not count.
-    Columns: k, method, rivals (names), nearest (the rival over which the method leads least),
-    difference from it with low and high, p (the largest over the rivals; 1 if the method does
-    not lead one), p_holm, survives.
+    versus: rows of `both_ways`, such as `over_controls`. Columns: k, method, rivals (names), p (the
+    largest over the rivals; 1 if the method does not lead one), nearest (the rival with that p; of
+    several, the one that the method leads least), difference from it with low and high, p_holm,
+    survives. A rival that the method leads by the same in every seed has no p and is no obstacle.
+    No row where all rivals are such, or where one shares fewer than two seeds with the method.
     A false claim has a rival that is as good as the method, and the test of that rival alone errs
     in at most 5 % of studies. So p needs no correction for the number of rivals; Holm's covers the
     methods at one k. Source: Berger, "Multiparameter hypothesis testing" (Technometrics 1982).
     """
-    tested = versus[versus["reason"] == ""].reset_index(drop=True)
-    p = tested["p"].where(tested["difference"] > 0, 1.0)
-    groups = tested.assign(p=p).groupby(["k", "method"], sort=False)
-    rivals, p = groups["rival"].agg(", ".join), groups["p"].max()
-    nearest = tested.loc[groups["difference"].idxmin()].set_index(["k", "method"])
-    nearest = nearest.rename(columns={"rival": "nearest"})[["nearest", "difference", "low", "high"]]
-    return _corrected(nearest.assign(rivals=rivals, p=p).reset_index())
+    keys = ["k", "method"]
+    rows = versus[versus.groupby(keys)["n"].transform("min") > 1]
+    rows = rows.assign(p=rows["p"].where(rows["difference"] > SAME, 1.0))
+    rivals = rows.groupby(keys, sort=False)["rival"].agg(", ".join).rename("rivals")
+    least = rows.dropna(subset="p").sort_values(["p", "difference"], ascending=[False, True])
+    least = least.rename(columns={"rival": "nearest"}).drop_duplicates(keys).set_index(keys)
+    columns = ["nearest", "difference", "low", "high", "p"]
+    return _corrected(rivals.to_frame().join(least[columns], how="inner").reset_index())
 
 
 def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -216,18 +218,22 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "not_separable"])
 
 
-def reordered(trials: pd.DataFrame) -> pd.DataFrame:
+def reordered(trials: pd.DataFrame, label_learners: Collection[str]) -> pd.DataFrame:
     """Compare the order of the methods under each configuration with that under the first.
 
-    trials: the study's. A row for every other configuration: configuration, first (the first),
-    pairs (two methods at a k that differ significantly under the first; see `paired`), and how many
-    of them are kept, reversed (both differ significantly) or unclear (not significant here).
+    trials: the study's; label_learners: the methods that learn labels. They are left out, and so
+    are configurations with learned labels: sets of the former are made for the latter alone, and
+    all other sets have hard labels there. A row for every other configuration: configuration, first
+    (the first), pairs (two methods at a k that differ significantly under the first; see `paired`),
+    and how many of them are kept, reversed (both differ significantly) or unclear (not significant
+    here).
     """
+    trials = trials[~trials["method"].isin(label_learners) & (trials["labels"] != "learned")]
     groups = trials.groupby("configuration", sort=False)
     tests = {name: paired(rows).set_index(["k", "first", "second"]) for name, rows in groups}
-    first, *others = tests
-    before, rows = tests[first].query("survives"), []
-    for name in others:
+    names, rows = list(tests), []
+    for name in names[1:]:
+        first, before = names[0], tests[names[0]].query("survives")
         after = tests[name].reindex(before.index)
         clear, same = after["p_holm"] <= LEVEL, before["difference"] * after["difference"] > 0
         counts = (clear & same).sum(), (clear & ~same).sum(), (~clear).sum()

@@ -47,15 +47,17 @@ def against_controls(trials: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     """Compare each method at each k with the controls that cost less: is it ahead of all of them?
 
     trials: of one label regime; costs: its `cost_table`. Columns: k, method, controls (names of
-    those that cost less and can be tested), nearest, difference, low, high, p, p_holm (see
-    `ahead_of_all`), outcome: "ahead" (significantly better than all of them), "level" (not
-    significantly better than one), or "untested" (there are none, or seconds are unknown).
+    those that cost less), nearest, difference, low, high, p, p_holm (see `ahead_of_all`), outcome:
+    "ahead" (significantly better than all of them), "level" (not significantly better than one), or
+    "untested" (there are none, one cannot be tested, or the method's seconds are unknown). Controls
+    whose seconds are unknown count, as they may cost less.
     """
     versus = over_controls(paired(trials), control_names(trials))
     seconds = costs[["method", "k", "seconds"]]
     rival = seconds.rename(columns={"method": "rival", "seconds": "less"})
     versus = versus.merge(seconds, how="left").merge(rival, how="left")
-    tested = ahead_of_all(versus[versus["less"] < versus["seconds"]])
+    dearer = versus["less"] >= versus["seconds"]
+    tested = ahead_of_all(versus[~dearer & versus["seconds"].notna()])
     tested["outcome"] = np.where(tested["survives"], "ahead", "level")
     table = versus[["k", "method"]].drop_duplicates().merge(tested, how="left")
     table = table.rename(columns={"rivals": "controls"})

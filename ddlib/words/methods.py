@@ -110,8 +110,9 @@ def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
         lines.append(f"{labels.capitalize()} labels: {listed(names, 'and') or 'none'}.")
     verdict = (
         f"**A control that costs less is not significantly worse in {listed(counts, 'and')}.** A "
-        "case is a method at a size. Its p is the largest against the controls that cost less, "
-        f"with Holm's correction over the methods at one k. {_largest_lead(tested)}"
+        "case is a method at a size. Its p is the largest against the controls that cost less, the "
+        "control with that p is the nearest, and Holm's correction is over the methods at one k. "
+        f"{_largest_lead(tested)}"
     )
     searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
     counted = f"counted for {searched} alone" if searched else "not counted"
@@ -138,8 +139,9 @@ def _largest_lead(controls: pd.DataFrame) -> str:
 def nearest_controls(controls: pd.DataFrame) -> pd.DataFrame:
     """Return a text per method and k: "herding -0.012", "ahead +0.050" or "untested".
 
-    The number is the lead over the nearest control that costs less. Its name gives way to "ahead"
-    where the method is significantly better than every one. controls: as in `per_second`.
+    The number is the lead over the nearest control that costs less, which has the largest p. Its
+    name gives way to "ahead" where the method is significantly better than every one. controls: as
+    in `per_second`.
     """
     names = controls["nearest"].where(controls["outcome"] == "level", controls["outcome"])
     leads = controls["difference"].map(" {:+.3f}".format, na_action="ignore").fillna("")
@@ -153,7 +155,8 @@ def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     text = f"k = {row['k']}: {row['best']} is best with {accuracy}"
     if not isinstance(row["runner_up"], str):
         return f"{text}, the only method."
-    every = len(level) in (0, len(against(pairs, row["best"])))
+    rivals = (pairs[["first", "second"]] == row["best"]).to_numpy().sum()
+    every = len(level) in (0, rivals)
     others = "any other method" if every else listed(level)
     text += f", {'not ' if level else ''}significantly better than {others}"
     test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
@@ -246,10 +249,18 @@ def _with_sizes(sizes: Iterable[tuple[str, pd.Series]]) -> list[str]:
 
 def orders(table: pd.DataFrame) -> Text:
     """Say how the order of the methods differs under other configurations; see `reordered`."""
-    lines = [
-        f"**{row.configuration}** keeps the order of {row.kept} of the {row.pairs} pairs that "
-        f"differ significantly under {row.first}, reverses it significantly in {row.reversed}, and "
-        f"does not tell {row.unclear} apart."
-        for row in table.itertuples()
-    ]
-    return Text(bullets(lines) if lines else "The study has one configuration.")
+    if table.empty:
+        return Text(
+            "No two configurations can be compared; those with learned labels do not count."
+        )
+    if not table["pairs"].any():
+        return Text(f"No two methods differ significantly under {table['first'].iloc[0]}.")
+    lines = []
+    for row in table.itertuples():
+        rest = f"; the rest, {row.unclear}, do not differ significantly there, which may be lack of"
+        lines.append(
+            f"**{row.configuration}** keeps the order of {row.kept} of the {row.pairs} pairs that "
+            f"differ significantly under {row.first}, and reverses it significantly in "
+            f"{row.reversed}{f'{rest} power' * (row.unclear > 0)}."
+        )
+    return Text(bullets(lines))

@@ -26,7 +26,8 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     folder, notebook = executed
     assert len(outputs(notebook, "application/vnd.vegalite.v5+json")) == 5
     assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 2 * 3 * 4 * 3
-    box, _, _, seconds, comparison, surrogates, labels, published = sentences(notebook)
+    box, _, _, orders, seconds, comparison, surrogates, labels, published = sentences(notebook)
+    assert orders.startswith(("No two methods differ", "- **soft** keeps the order"))
     starts = ("Per sample:", "Against random:", "Per second:", "Interchangeable: cannot be decided")
     for line, start in zip(box.splitlines(), starts, strict=True):
         assert line.startswith(f"> - **{start}")
@@ -55,7 +56,8 @@ def test_one_method_and_one_seed_of_a_table_are_no_error(tmp_path):
     lonely |= {"data": {"name": "wine"}, "configurations": {"own": {}}}
     results = str(tmp_path / "results")
     notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
-    box, _, _, _, comparison, _, labels, *_ = sentences(notebook)
+    box, _, _, orders, _, comparison, _, labels, *_ = sentences(notebook)
+    assert orders.startswith("No two configurations can be compared")
     assert "the only method" in comparison
     assert "no random beside another method" in comparison
     assert "No comparison can be tested" in comparison

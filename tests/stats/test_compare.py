@@ -138,6 +138,43 @@ def test_ahead_of_all_is_the_largest_p_then_holm_over_methods():
     assert compare.ahead_of_all(versus[:0]).empty
 
 
+def test_ahead_of_all_counts_rivals_without_a_test():
+    """A twin of herding leads no herding; a lead that is the same in every seed is no obstacle."""
+    values = noisy({(method, 10): mean for method, mean in (("random", 0.4), ("herding", 0.7))})
+    values |= {("twin", 10): values["herding", 10], ("above", 10): values["herding", 10] + 0.1}
+    versus = compare.over_controls(compare.paired(trials(values)), ["random", "herding"])
+    found = compare.ahead_of_all(versus).set_index("method")
+    assert found["survives"].to_dict() == {"twin": False, "above": True}
+    assert found.loc["twin", ["nearest", "difference", "p"]].tolist() == ["herding", 0.0, 1.0]
+    assert found.loc["twin", ["low", "high"]].isna().all()
+    assert found.loc["above", "p"] == pytest.approx(p_of(values, "above", "random"))
+    assert (found["rivals"] == "random, herding").all()
+    assert compare.ahead_of_all(versus.query("method == 'above' and rival == 'herding'")).empty
+
+
+@pytest.mark.parametrize("lost", [SEEDS, SEEDS - 1])
+def test_ahead_of_all_says_nothing_where_a_rival_lost_its_seeds(lost):
+    means = {("random", k): 0.4 for k in (10, 20)} | {("herding", k): 0.5 for k in (10, 20)}
+    values = noisy(means | {("dm", k): 0.9 for k in (10, 20)})
+    values["herding", 10] = [None] * lost + [0.5] * (SEEDS - lost)
+    versus = compare.over_controls(compare.paired(trials(values)), ["random", "herding"])
+    found = compare.ahead_of_all(versus)
+    assert found[["k", "method", "survives"]].to_numpy().tolist() == [[20, "dm", True]]
+
+
+def test_the_nearest_rival_is_the_one_whose_p_is_given():
+    """dm leads herding by less, and random by more but with much more noise."""
+    steps = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    values = {("dm", 10): [0.8] * 5, ("herding", 10): 0.7 + 0.001 * steps}
+    values["random", 10] = 0.6 + 0.1 * steps
+    versus = compare.over_controls(compare.paired(trials(values)), ["random", "herding"])
+    [row] = compare.ahead_of_all(versus).to_dict("records")
+    assert (row["nearest"], row["difference"]) == ("random", pytest.approx(0.2))
+    assert row["p"] == pytest.approx(p_of(values, "dm", "random"))
+    interval = stats.ttest_rel(*(values[name, 10] for name in ("dm", "random")))
+    assert row["low"] == pytest.approx(interval.confidence_interval().low)
+
+
 def simulated(means: dict[str, float], studies: int = 500) -> pd.DataFrame:
     """Return `paired` of studies, one a k. Seeds share noise; a difference has a deviation of 1."""
     rng = np.random.default_rng(0)
@@ -266,10 +303,14 @@ def test_the_order_of_methods_under_another_configuration_is_compared_with_the_f
     tables = []
     for name, (a, b, c) in means.items():
         values = {("a", 10): a + steps, ("b", 10): b - steps, ("c", 10): c + steps[::-1]}
-        tables.append(trials(values).assign(configuration=name))
-    found = compare.reordered(pd.concat(tables)).set_index("configuration")
+        values["mtt", 10] = 0.9 + steps  # it learns labels
+        tables.append(trials(values).assign(configuration=name, labels="hard"))
+    tables.append(tables[0].assign(configuration="taught", labels="learned"))
+    found = compare.reordered(pd.concat(tables), ["mtt"]).set_index("configuration")
+    assert list(found.index) == ["long", "soft"]
     assert (found["first"] == "own").all()
     assert (found["pairs"] == 3).all()
     assert found.loc["long", ["kept", "reversed", "unclear"]].tolist() == [2, 1, 0]
     assert found.loc["soft", ["kept", "reversed", "unclear"]].tolist() == [2, 0, 1]
-    assert compare.reordered(tables[0]).empty
+    assert compare.reordered(pd.concat(tables[::3]), ["mtt"]).empty
+    assert compare.reordered(tables[-1], []).empty

@@ -80,6 +80,13 @@ def test_who_is_ahead_of_every_control_that_costs_less():
     assert found["p_holm"].tolist() == pytest.approx([1.0, p, math.nan], nan_ok=True)
     alike = trials({("herding", 10): [0.5, 0.6], ("dm", 10): [0.6, 0.7]})
     assert scores.against_controls(alike, spent)["outcome"].tolist() == ["untested"]
+    values["herding", 10] = [None, None, None]
+    lost = trials(values)
+    for seconds in (5.0, math.nan):
+        spent.loc[spent["method"] == "herding", "seconds"] = seconds
+        found = scores.against_controls(lost, spent).set_index("method")["outcome"]
+        assert found["dm"] == "untested"
+    assert found["mtt"] == "untested"  # herding may cost less
     learned = trials({("dm", 10): [0.5, 0.6], ("mtt", 10): [0.6, 0.7]})
     assert scores.against_controls(learned, spent).empty
 

@@ -65,6 +65,26 @@ def test_who_is_best_per_sample(ranks, end):
     assert lines(ranks=ranks)[0].endswith(end)
 
 
+@pytest.mark.parametrize(
+    ("level", "others"),
+    [
+        ((), "significantly better than any other method"),
+        (("dc",), "not significantly better than"),
+    ],
+)
+def test_the_best_is_compared_with_any_other_method_or_those_named(level, others):
+    """Of three methods dm is best; dc is its runner-up."""
+    row = {"k": 10, "best": "dm", "accuracy": 0.7, "low": 0.6, "high": 0.8, "runner_up": "dc"}
+    row |= {"difference": 0.1, "p_holm": 0.02, "reason": ""}
+    pairs = PAIRS.query("k == 10")
+    pairs = pd.concat([pairs, paired((10, "dm", "dc", 0.1, 0.02))])
+    line = words.per_image(pairs, pd.DataFrame([row | {"not_separable": level}])).splitlines()[2]
+    assert line.startswith(f"- k = 10: dm is best with 0.7 (0.6 to 0.8), {others}")
+    every = pd.DataFrame([row | {"not_separable": ("dc", "random")}])
+    assert "not significantly better than any other method." in words.per_image(pairs, every)
+    assert ("better than dc." in line) == bool(level)
+
+
 def test_nobody_beats_random_samples_and_nothing_is_worth_its_time():
     level = PAIRS.assign(p=0.5)
     assert lines(level)[1] == "**Against random:** no method significantly beats random samples."
@@ -131,9 +151,9 @@ def test_who_is_ahead_of_every_cheaper_control(costs):
     assert verdict == (
         "**A control that costs less is not significantly worse in 2 of 5 cases with hard labels "
         "and 1 of 1 cases with soft labels.** A case is a method at a size. Its p is the largest "
-        "against the controls that cost less, with Holm's correction over the methods at one k. "
-        "The largest lead over the nearest of them that is not significant is 0.02: dc over random "
-        "at k = 10, hard labels (Holm p = 0.2)."
+        "against the controls that cost less, the control with that p is the nearest, and Holm's "
+        "correction is over the methods at one k. The largest lead over the nearest of them that "
+        "is not significant is 0.02: dc over random at k = 10, hard labels (Holm p = 0.2)."
     )
     assert head == "**Significantly better than every control that costs less**"
     assert lines[:2] == [
@@ -189,8 +209,16 @@ def test_the_tests_name_the_family_of_each_question():
 
 def test_what_another_configuration_does_to_the_order_is_said_in_one_line():
     row = {"configuration": "long", "first": "own", "pairs": 9, "kept": 6, "reversed": 1}
-    assert words.orders(pd.DataFrame([row | {"unclear": 2}])) == (
-        "- **long** keeps the order of 6 of the 9 pairs that differ significantly under own, "
-        "reverses it significantly in 1, and does not tell 2 apart."
+    text = words.orders(pd.DataFrame([row | {"unclear": 2}]))
+    assert text == (
+        "- **long** keeps the order of 6 of the 9 pairs that differ significantly under own, and "
+        "reverses it significantly in 1; the rest, 2, do not differ significantly there, which may "
+        "be lack of power."
     )
-    assert words.orders(pd.DataFrame()) == "The study has one configuration."
+    text = words.orders(pd.DataFrame([row | {"kept": 8, "unclear": 0}]))
+    assert text.endswith("differ significantly under own, and reverses it significantly in 1.")
+    nothing = pd.DataFrame([row | {"pairs": 0, "kept": 0, "reversed": 0, "unclear": 0}])
+    assert words.orders(nothing) == "No two methods differ significantly under own."
+    assert words.orders(pd.DataFrame()) == (
+        "No two configurations can be compared; those with learned labels do not count."
+    )
