@@ -121,7 +121,7 @@ def test_profile_is_valid_without_its_data_and_its_device(path):
     assert all(k > 0 and k % class_count == 0 for k in settings.k)
     if path.parent.name == "start_here" or path.stem.startswith(("fidelity", "reviewers")):
         return  # a lesson and checks of numbers fit no law to their few trials
-    sizes, seeds = (5, 4) if path.parent.name == "coverage_law" else (6, 5)
+    sizes, seeds = {"coverage_law": (5, 4), "methods": (2, 5)}.get(path.parent.name, (6, 5))
     assert len(set(settings.k)) >= sizes
     assert settings.seeds >= seeds
 
