@@ -11,7 +11,7 @@ import torch
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import evidence, explorers, tables
-from ddlib.stats import laws, verdicts
+from ddlib.stats import compare, laws, verdicts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -64,6 +64,14 @@ def test_its_findings_are_what_the_shipped_tables_give():
     found = evidence.gather(tables.findings())
     assert evidence.readme(README, found) == README, "run python -m ddlib.explore.evidence"
     assert "**Scaling law.** The curve" in README
+
+
+def test_longer_training_reverses_no_difference_as_it_says():
+    study = tables.read(tables.FINDINGS / "methods" / "longer_cifar10")
+    [row] = compare.reordered(study.trials, ()).to_dict("records")
+    assert (row["first"], row["configuration"], row["reversed"]) == ("own", "longer", 0)
+    assert row["kept"] > row["unclear"]
+    assert "as many steps on S reverse no significant difference" in README
 
 
 def test_what_it_says_of_errors_is_what_was_simulated():

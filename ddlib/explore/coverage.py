@@ -22,7 +22,7 @@ from ddlib.stats.intervals import Interval
 from ddlib.words import coverage as words
 from ddlib.words.scaling import no_worse
 
-ALL, OWN = "all configurations", "your own choice"
+OWN = "your own choice"
 SQUARE = {"width": maps.WIDTH, "height": maps.WIDTH}
 
 
@@ -162,7 +162,7 @@ def _telling(tables: Tables) -> float:
     """Return the largest ε of the study that has most k* inside the measured sizes."""
     gaps = tables.gaps[tables.gaps["method"] == tables.methods[0]]
     used = sorted({*EPSILONS}.intersection(tables.settings.get("epsilons", ())) or EPSILONS)
-    k_stars = families.k_star(gaps, _sets(tables), used[::-1], draws=0, relabellings=0).table
+    k_stars = families.k_star(gaps, tables.law_families, used[::-1], draws=0, relabellings=0).table
     inside = k_stars.dropna(subset="k_star").query("censored == ''")
     return float(
         inside["epsilon"].value_counts(sort=False).reindex(used[::-1], fill_value=0).idxmax()
@@ -170,21 +170,15 @@ def _telling(tables: Tables) -> float:
 
 
 @cache
-def _sets(tables: Tables) -> dict[str, tuple[str, ...]]:
-    """Return the families over which notebook 03 tests the law."""
-    return {n: members for n, members in tables.families.items() if not n.startswith(ALL)}
-
-
-@cache
 def _k_stars(tables: Tables, method: str, epsilon: float, draws: int) -> KStars:
     gaps = tables.gaps[tables.gaps["method"] == method]
-    return families.k_star(gaps, _sets(tables), epsilon, draws=draws)
+    return families.k_star(gaps, tables.law_families, epsilon, draws=draws)
 
 
 @cache
 def _h_covs(tables: Tables, radius: float) -> pd.DataFrame:
     """Tabulate the H_cov of the study's families: a column h_cov."""
-    return covers.measures(tables.distances, _sets(tables), radius, bandwidth=1)[["h_cov"]]
+    return covers.measures(tables.distances, tables.law_families, radius, bandwidth=1)[["h_cov"]]
 
 
 @cache
@@ -229,7 +223,7 @@ def _means(tables: Tables, method: str) -> pd.DataFrame:
 
 def _law(tables: Tables, k_stars: KStars, radius: float, here: pd.DataFrame) -> alt.LayerChart:
     """Draw k* of the study's families against H_cov, with a ring around the chosen one."""
-    groups = pd.Series(families.series(_sets(tables)))
+    groups = pd.Series(families.series(tables.law_families))
     table = charts.k_star_rows(k_stars.table, _h_covs(tables, radius)["h_cov"], groups)
     widest = math.log(len(tables.distances))
     x = alt.Scale(domain=[-0.06 * widest, 1.04 * widest], nice=False)

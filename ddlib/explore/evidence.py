@@ -24,7 +24,6 @@ from ddlib.stats.pilot import read_pilot
 from ddlib.words import summary as words
 from ddlib.words.text import listed
 
-ALL = "all configurations"
 README, PICTURE = "README.md", "notebooks/images/exponents.png"
 BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", re.DOTALL)
 
@@ -117,7 +116,7 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
 def cover(study: Tables, draws: int) -> Coverage:
     """Judge the coverage law as notebook 03 does, from the sets of the study's first method."""
     gaps = study.gaps[study.gaps["method"] == study.methods[0]]
-    sets = {name: members for name, members in study.families.items() if not name.startswith(ALL)}
+    sets = study.law_families
     radii = covers.radii(study.distances, study.noise)
     measured = covers.measures(study.distances, sets, radii[covers.QUANTILE], radii[0.5])
     epsilons = study.settings.get("epsilons") or [gaps["gap_error"].median()]

@@ -94,8 +94,16 @@ class Tables:
             families = {
                 f"all configurations, {group} labels": tuple(part) for group, part in groups
             }
-        for name, members in self.settings["families"].items():
-            families[name] = tuple(member for member in members if member in names)
+        return {name: members for name, members in families.items() if members} | self.law_families
+
+    @property
+    def law_families(self) -> Families:
+        """The families over which the law is tested: the study's, and those of equal size."""
+        names = self.configurations if self.distances is None else list(self.distances.index)
+        families = {
+            name: tuple(member for member in members if member in names)
+            for name, members in self.settings["families"].items()
+        }
         return {name: members for name, members in families.items() if members} | self.spread[0]
 
     @cached_property
