@@ -58,16 +58,16 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     trials, panels, regimes, orders, coverage, capped, best = {}, {}, {}, {}, {}, {}, []
     for name, study in tables.named(studies).items():
         parts, data = by_labels(study), data_of(study)
-        rows = next(iter(parts.values()))
-        if data not in trials or rows["k"].nunique() > trials[data]["k"].nunique():
-            trials[data], capped[data] = rows, _capped(study)
+        first = next(iter(parts.values()))
+        if data not in trials or first["k"].nunique() > trials[data]["k"].nunique():
+            trials[data], capped[data] = first, _capped(study)
         if len(parts) > 1:
             regimes[name] = parts, study.teachers
             for labels, rows in parts.items():
                 panel = f"{data}, {labels} labels"
                 panels[panel] = max(panels.get(panel, rows), rows, key=len)
         if study.distances is None:  # it compares methods
-            best += [("own", parts.get("learned", rows))]
+            best += [("own", parts.get("learned", first))]
             best += [("soft", parts["soft"])] if "soft" in parts else []
         if study.distances is None and len(study.configurations) > 1:
             orders[name] = reordered(labelled(study), label_learners(study))

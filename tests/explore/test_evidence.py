@@ -54,6 +54,16 @@ def test_the_most_accurate_method_is_named_at_each_size(found):
     assert set(best.index.get_level_values("data")) == {"mnist"}  # adult's study is of families
 
 
+def test_hard_labels_are_a_methods_own_where_none_are_learned(tmp_path):
+    """dm leads with hard labels at every size, random with soft ones."""
+    study = tables.read(planted.studies(tmp_path)[1])
+    best = evidence.gather([study], draws=50).leaders.groupby("labels")["best"].unique()
+    assert {labels: list(names) for labels, names in best.items()} == {
+        "own": ["dm"],
+        "soft": ["random"],
+    }
+
+
 def test_an_order_that_soft_labels_reverse_is_counted(found):
     """With soft labels dm is worse than random from 20 per class on, with hard ones it is not."""
     (table,) = found.orders.values()
