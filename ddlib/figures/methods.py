@@ -172,8 +172,9 @@ def method_marks(methods: pd.Series) -> tuple[alt.Color, alt.Shape]:
     """Return the colour and the shape of each method; no two methods share both."""
     colours = style.method_colours(methods)
     repeats = pd.Series(colours).groupby(list(colours.values())).cumcount()
+    palette = style.MANY_COLOURS + style.OTHER_COLOURS
     shapes = {
-        name: SHAPES[(style.MANY_COLOURS.index(colour) + repeats[name]) % len(SHAPES)]
+        name: SHAPES[(palette.index(colour) + repeats[name]) % len(SHAPES)]
         for name, colour in colours.items()
     }
     legend = alt.Legend(orient="top", title=None, columns=8, symbolSize=90, symbolOpacity=1)

@@ -1,5 +1,6 @@
 """The style of all figures: theme, palettes, axes and tooltips."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 
 import altair as alt
@@ -13,19 +14,19 @@ SIZE_TITLE = "distilled samples in all, k (log scale)"
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, and others like them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#E69F00", "#332288", "#666666", "#7A0019")
-SPARE_COLOURS = (
-    "#56B4E9",
-    "#999933",
-    "#8C564B",
-    "#44AA99",
-    "#DD77BB",
-    "#1B5E20",
-    "#9467BD",
-    "#B98600",
+MANY_COLOURS = (
+    *COLOURS,
+    *("#56B4E9", "#999933", "#8C564B", "#44AA99", "#DD77BB", "#1B5E20", "#9467BD", "#B98600"),
 )
-MANY_COLOURS = COLOURS + SPARE_COLOURS
-METHODS = ("dm", "dc", "herding", "k_center", "dsa", "mtt", "random", "mgd3")
-METHOD_COLOURS = dict(zip(METHODS, COLOURS, strict=True))
+METHODS = (
+    *("dm", "dc", "herding", "k_center", "dsa", "mtt", "random", "mgd3"),
+    *("datm", "kernel_herding", "imported", "k_means", "ncfm", "nearest_to_centroid"),
+    *("rded", "sre2l"),
+)
+METHOD_COLOURS = dict(zip(METHODS, MANY_COLOURS, strict=True))
+OTHER_COLOURS = (  # of variants and methods of your own; far from those above for all eyes
+    *("#A800F0", "#780060", "#9078F0", "#78A860", "#6048C0", "#A81890", "#A80018", "#6000C0"),
+)
 STYLES = {  # colour and dashes of each law; only the tested law is black and solid
     "inverse_sqrt": ("#000000", (1, 0)),
     "free_exponent": ("#CC3377", (8, 3)),
@@ -51,11 +52,16 @@ CONFIG = {  # sets every colour, so JupyterLab's dark theme changes none
 
 
 def method_colours(methods: pd.Series) -> dict[str, str]:
-    """Return {method: colour}. A method has the same colour in all figures."""
-    names = list(dict.fromkeys(methods))
-    others = sorted(name for name in names if name.lower() not in METHOD_COLOURS)
-    spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(others)}
-    return {name: spare.get(name) or METHOD_COLOURS[name.lower()] for name in names}
+    """Return {method: colour}. A method has the same colour in all figures.
+
+    The name alone decides. Variants and methods of your own have one of OTHER_COLOURS, which two
+    of them may share.
+    """
+    others = {
+        name: OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
+        for name in methods.unique()
+    }
+    return {name: METHOD_COLOURS.get(name.lower(), other) for name, other in others.items()}
 
 
 def scale(values: Mapping[str, object]) -> alt.Scale:

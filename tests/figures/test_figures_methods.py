@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ddlib import methods as registry
 from ddlib.figures import methods as charts
 from ddlib.figures import render, style
 from ddlib.stats import compare, scores
@@ -52,9 +53,16 @@ def distances(colours: list[str]) -> np.ndarray:
 
 
 def test_colours_of_methods_stay_apart_for_colour_blind_eyes():
-    assert set(style.METHOD_COLOURS) == set(METHODS)
-    apart = distances(list(style.METHOD_COLOURS.values()))
+    apart = distances([style.METHOD_COLOURS[method] for method in METHODS])
     assert apart[np.triu_indices(len(METHODS), 1)].min() > 12
+    count = len(style.OTHER_COLOURS)
+    apart = distances([*style.OTHER_COLOURS, *style.METHOD_COLOURS.values()])[:count]
+    assert apart[np.triu_indices(count, 1, apart.shape[1])].min() > 12
+
+
+def test_every_registered_method_has_a_colour_of_its_own():
+    assert set(style.METHOD_COLOURS) == set(registry.METHODS)
+    assert len(set(style.METHOD_COLOURS.values())) == len(registry.METHODS)
 
 
 def test_many_variants_of_a_method_differ_in_colour_or_shape():
