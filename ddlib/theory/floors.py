@@ -22,6 +22,8 @@ from ddlib.theory.surrogates import (
 ITERATIONS = 300  # of L-BFGS, enough to leave no gap where none need be left
 STRONG, WEAK = 1.2, 0.2  # fixed labels, in units of the outputs that D's best weights explain
 LIMIT = 0.05  # of clamped pixels; the standard deviations of those of D are 1/2 to 1
+NOTHING = 1e-9  # smaller gaps count as zero: rounding, and the end of an optimisation
+FLAT = 2**-0.25  # halfway between what doubling k leaves of a/√k, 2^-1/2, and of a floor, all
 FACTORS = (
     *("nothing", "label noise", "another start", "another model's features", "labels fixed"),
     *("weak labels fixed", "pixels clamped", "pixels clamped, labels fixed", "too few steps"),
@@ -52,6 +54,22 @@ def floors(
                 excess = risk_gap(end, best, task.risk)
                 rows.append({"factor": factor, "k": k, "seed": seed, "gap": gap, "excess": excess})
     return pd.DataFrame(rows)
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """Judge by the last doubling of k whether a factor leaves a floor; table: of `floors`.
+
+    Index: factor. Columns: half, last (the median gaps before and after), verdict: "no floor" if
+    no more than NOTHING is left, "a floor" if more than FLAT of `half` is, else "still falling".
+    """
+    gaps = table.pivot_table(
+        index="factor", columns="k", values="gap", aggfunc="median", sort=False
+    )
+    half, last = gaps.iloc[:, -2], gaps.iloc[:, -1]
+    verdict = np.select(
+        [last <= NOTHING, last > FLAT * half], ["no floor", "a floor"], "still falling"
+    )
+    return pd.DataFrame({"half": half, "last": last, "verdict": verdict})
 
 
 def _optimised(factor: str, task: Task, k: int, seed: int) -> Samples:

@@ -8,9 +8,9 @@ import pandas as pd
 from ddlib.files import from_root
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
+from ddlib.theory.floors import verdicts
 from ddlib.words.text import Text, bullets
 
-NOTHING = 1e-9  # smaller gaps count as zero: rounding, and the end of an optimisation
 REGRESSIONS = "regressions.parquet"  # written by notebook 03
 
 
@@ -73,16 +73,13 @@ def exponents(results: Mapping[str, tuple[Interval, float]]) -> Text:
 
 
 def floors(table: pd.DataFrame) -> Text:
-    """Say which factors leave a floor: a gap that doubling k to the largest does not halve."""
-    medians = table.groupby(["factor", "k"], sort=False)[["gap", "excess"]].median()
-    risks, lines = medians["excess"].groupby("factor").last(), []
-    for factor, gaps in medians["gap"].groupby("factor", sort=False):
-        (before, last), k = gaps.iloc[-2:], gaps.index[-1][1]
-        verdict = "a floor" if last > before / 2 else "still falling"
-        if last < NOTHING:
-            verdict = "no floor"
-        lines.append(f"{factor}: {verdict}; {last:.2g} at k = {k}, {before:.2g} at half of that.")
-    more = risks["label noise"] - risks["nothing"]
+    """Say which factors leave a floor, and what label noise adds; table: of `theory.floors`."""
+    k, risks = table["k"].max(), table.groupby(["k", "factor"])["excess"].median()
+    lines = [
+        f"{row.Index}: {row.verdict}; {row.last:.2g} at k = {k}, {row.half:.2g} at half of that."
+        for row in verdicts(table).itertuples()
+    ]
+    more = risks[k, "label noise"] - risks[k, "nothing"]
     lines.append(f"Label noise adds {more:.2g} to the risk of D's own training.")
     return Text(bullets(lines))
 

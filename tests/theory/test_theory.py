@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import optimize
 
@@ -163,6 +164,20 @@ def test_fixed_labels_suffice_if_and_only_if_they_are_strong(rng):
         assert (distilled[1] == labels).all()
         left = match(linear.moments(*distilled), task)[0]
         assert left < 1e-16 if factor > 1 else left > 1e-3
+
+
+def test_a_gap_that_falls_like_the_law_is_no_floor():
+    truths = {
+        "law": lambda k: 2 / np.sqrt(k),
+        "floor": lambda k: 0.1 + 0.1 / k,
+        "faster": lambda k: 2 / k,
+        "exact": lambda k: 1e-12 * k,
+    }
+    rows = [(name, k, gap(k)) for name, gap in truths.items() for k in (8, 16, 32)]
+    judged = floors.verdicts(pd.DataFrame(rows, columns=["factor", "k", "gap"]))
+    expected = ["still falling", "a floor", "still falling", "no floor"]
+    assert judged["verdict"].to_dict() == dict(zip(truths, expected, strict=True))
+    assert (judged.loc["law", "last"] / judged.loc["law", "half"]).round(2) == 0.71
 
 
 def test_each_factor_leaves_the_floor_it_should():
