@@ -27,7 +27,7 @@ from ddlib.publish.execute import check, execute, notebooks, read_source, run_na
 from ddlib.publish.page import rewrite_pages
 from ddlib.study import cluster
 from ddlib.study.exploration import Exploration
-from ddlib.study.settings import Settings, read_parameters
+from ddlib.study.settings import read_parameters
 
 
 @dataclass
@@ -74,15 +74,12 @@ def read(path: Path) -> Run:
         names = notebooks()
         check_names([path.parent.name], names, "folder with the name of a notebook")
         run.notebook = names[path.parent.name]
-        source = read_source(run.notebook)
         settings = read_parameters(values)
         check_writable(run.folder)
-        check(source, settings)
+        check(read_source(run.notebook), settings)
         if isinstance(settings, Exploration):
             run.inputs = [from_root(name) for name in settings.studies]
-        elif any("settings.theory" in cell.source for cell in source.cells):
-            run.inputs = [from_root(settings.theory.coverage)]
-        if isinstance(settings, Settings):
+        else:
             device = cluster.device(settings)
             check_precision(settings.precision, device)
             run.on_gpu = not settings.scheduler_address and device != "cpu"

@@ -60,7 +60,7 @@ class Theory(Parameters):
     problems: random problems on which bounds are checked; dimension: weights of the linear model;
     noise: standard deviation of its labels' noise; configurations: sizes N of families when S is
     sampled; worlds: possible data sets when S goes through a channel; optimised: sizes M of
-    families when S is optimised; coverage: the results folder of notebook 03.
+    families when S is optimised.
     """
 
     problems: PositiveInt = 1000
@@ -69,7 +69,6 @@ class Theory(Parameters):
     configurations: Annotated[list[TwoOrMore], Field(min_length=3)] = [2, 8, 32, 128, 512, 4096]
     worlds: Annotated[int, Field(ge=3)] = 16
     optimised: list[PositiveInt] = [1, 2, 4, 8, 12, 16]
-    coverage: Text = "results/coverage_law/quick"
 
 
 def read_data(table: Any) -> dict[str, Any]:

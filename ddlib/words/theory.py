@@ -5,13 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ddlib.files import from_root
-from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.intervals import Interval
 from ddlib.theory.channel import ANGLES, COPIES, Line
 from ddlib.theory.floors import verdicts
 from ddlib.words.text import Text, bullets
-
-REGRESSIONS = "regressions.parquet"  # written by notebook 03
 
 
 def chains(table: pd.DataFrame) -> Text:
@@ -144,36 +141,6 @@ def optimised(table: pd.DataFrame) -> Text:
         last = means.iloc[-1]
         size = f"M = {last['count']:g} has rank {last['rank']:g} and needs {last['k_star']:.3g}"
         lines.append(f"{kind}: {sentence} ({size}).")
-    return Text(bullets(lines))
-
-
-def deep_networks(folder: str) -> Text:
-    """Say which regime the networks of notebook 03 resemble, from the table that it wrote.
-
-    Sampled sets and channels: k* follows H_cov, a log. Optimised sets: k* follows M itself. H_cov
-    must lead ln M in relabellings. k* rises with M in every relabelling, so M alone decides
-    nothing.
-    """
-    path = from_root(folder) / REGRESSIONS
-    if not path.is_file():
-        return Text(
-            f"The table of notebook 03 is not there ({folder}/{REGRESSIONS}), so nothing can be "
-            "said about deep networks. Run notebook 03 with its quick profile, then this cell."
-        )
-    lines = []
-    for epsilon, rows in pd.read_parquet(path).groupby("epsilon"):
-        fitted = rows.set_index("predictor")
-        h_cov, members = fitted.loc["h_cov"], fitted.loc["members"]
-        if pd.isna(h_cov["r2"]) or pd.isna(members["r2"]):
-            lines.append(f"worst gap {epsilon:g}: too few k* are known to compare regimes")
-            continue
-        verdict = "no regime is recognised"
-        if max(h_cov["p"], h_cov["p_lead"]) <= LEVEL and h_cov["r2"] > members["r2"]:
-            verdict = "weak evidence of a log, that of sampled sets, (a)"
-        lines.append(
-            f"worst gap {epsilon:g}: {verdict}; R² of ln k* is {h_cov['r2']:.2f} with H_cov "
-            f"(relabelling p = {h_cov['p']:.3f}) and {members['r2']:.2f} with M itself"
-        )
     return Text(bullets(lines))
 
 

@@ -35,7 +35,6 @@ from ddlib.study.run import run
 from ddlib.study.settings import notebook_parameters, read_settings
 result = run(read_settings(notebook_parameters(globals())))
 """
-READS = "# as notebook 04 does: settings.theory"
 PARTLY = """
 # in the place of run(...)
 import pandas as pd
@@ -60,10 +59,12 @@ class Project:
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(notebook, self.root / "notebooks" / f"{name}.ipynb")
 
-    def parameters(self, name: str, **changes) -> Path:
+    def parameters(self, name: str, reads: str = "", **changes) -> Path:
+        """Write the parameters of a study, or of a notebook that reads one."""
         path = self.root / "parameters" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(STUDY | {"results": f"results/{name}"} | changes))
+        values = {"studies": [reads]} if reads else STUDY | changes
+        path.write_text(yaml.safe_dump({"results": f"results/{name}"} | values))
         return path
 
     def start(self, before: str = "") -> subprocess.Popen:
@@ -127,14 +128,14 @@ def wait_until(true, seconds: float = 120) -> None:
 
 @pytest.mark.slow
 def test_each_run_stands_or_falls_alone_and_comes_after_what_it_reads(project, run):
-    project.notebook("04_reads", READS)
+    project.notebook("04_reads")
     project.notebook("02_broken", "print('so far')", "raise ValueError('no such luck,\\nat all')")
     project.notebook("03_fine", "print('sizes', k)")
     for name in ("broken/x", "fine/x"):
         project.parameters(name)
-        project.parameters(f"reads/{name[:-2]}", theory={"coverage": f"results/{name}"})
+        project.parameters(f"reads/{name[:-2]}", reads=f"results/{name}")
     project.parameters("fine/wrong", seeds=0)
-    project.parameters("reads/refused", theory={"coverage": "results/fine/wrong"})
+    project.parameters("reads/refused", reads="results/fine/wrong")
     code, printed = run("parameters", "--workers", "2")
     assert code == "4 of 6 runs did not end well"
     assert statuses(printed) == {
