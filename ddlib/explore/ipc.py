@@ -16,7 +16,7 @@ from ddlib.figures import prediction
 from ddlib.figures.style import FORMULAS
 from ddlib.stats import laws, verdicts
 from ddlib.stats.intervals import LEVEL, Interval
-from ddlib.stats.laws import Fit, Fits
+from ddlib.stats.laws import FLOOR_SHARE, Fit, Fits
 from ddlib.words.text import listed
 
 MEASURES = {"test error": "gap_error", "test cross-entropy": "gap_cross_entropy"}
@@ -34,12 +34,11 @@ MARKS = ["method", "fit", "mark", "k", "gap", "low", "high"]
 class IpcExplorer(Explorer):
     """Choose the samples per class; see what each fitted law predicts and what was measured.
 
-    draws: bootstrap draws of a fit; floor_share: the last column of the table is the k at which the
-    gap above the floor is this share of the floor.
+    draws: bootstrap draws of a fit.
     """
 
-    def __init__(self, studies: Sequence[Tables], draws: int = 200, floor_share: float = 0.1):
-        self.draws, self.floor_share = draws, floor_share
+    def __init__(self, studies: Sequence[Tables], draws: int = 200):
+        self.draws = draws
         super().__init__(
             studies,
             configuration=menu("Trained as"),
@@ -109,11 +108,12 @@ class IpcExplorer(Explorer):
         )
 
     def _saturation(self, fit: Fit, k: int, least_gain: float) -> dict[str, str]:
-        share = self.floor_share
         return {
             "gain of the next sample": format(fit.gain(k), ".2g"),
             f"k_sat: gain below {least_gain:g}": _k(fit.k_sat, least_gain),
-            f"k where the gap is {100 * share:g} % above its floor": _k(fit.k_floor, share),
+            f"k where the gap is {100 * FLOOR_SHARE:g} % above its floor": _k(
+                fit.k_floor, FLOOR_SHARE
+            ),
         }
 
 

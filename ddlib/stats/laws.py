@@ -21,6 +21,7 @@ from ddlib.stats.means import SeedMeans, gap_matrix, seed_means
 
 FEWEST_R2 = 4  # sizes, below which a law of two parameters always comes out near 1
 COLUMNS = {"a": 0, "b": 1, "tau": 1, "c": 2}  # of a parameter in the coefficients (a, theta, c)
+FLOOR_SHARE = 0.1  # readers are given the k at which the gap is this share above its floor
 SEARCHED = {  # ks -> the bounds of theta, by its name
     "b": lambda ks: (0.01, 5.0),
     "tau": lambda ks: max(np.ptp(ks), ks.min()) * np.array([0.01, 10]),

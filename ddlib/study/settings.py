@@ -143,7 +143,6 @@ class Settings(Parameters):
         as on S. The latter are always trained.
     converged: how long converged networks are trained.
     draws: bootstrap draws of a fit.
-    floor_share: notebook 01 gives the k at which the gap above the floor is this share of it.
     theory: the parameters of notebook 04.
     """
 
@@ -175,7 +174,6 @@ class Settings(Parameters):
     converged: Converged = Converged()
     scheduler_address: Text | None = Field(None, examples=["tcp://host:8786"])
     draws: PositiveInt = 1000
-    floor_share: PositiveFloat = 0.1
     theory: Theory = Theory()
 
     _table: dict[str, Any] = PrivateAttr(default_factory=dict)

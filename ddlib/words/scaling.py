@@ -6,7 +6,7 @@ import pandas as pd
 
 from ddlib.stats.compare import not_positive
 from ddlib.stats.intervals import LEVEL, Interval
-from ddlib.stats.laws import LAWS, Fit
+from ddlib.stats.laws import FLOOR_SHARE, LAWS, Fit
 from ddlib.stats.power import detectable
 from ddlib.stats.verdicts import NEAR, best, verdict
 from ddlib.words.text import Text, box, listed, p_value
@@ -59,14 +59,12 @@ def _outcome(fits: Mapping[str, Fit]) -> tuple[str, str]:
 def scaling(
     fits_by_method: Mapping[str, Mapping[str, Fit]],
     unit: str,
-    floor_share: float,
     least_gain: float,
 ) -> Text:
     """Return one paragraph per method: what the verdict on a/√k + c rests on, and what follows.
 
-    fits_by_method: {method: {law: Fit}}; unit: of the gap, such as "nats"; floor_share: the text
-    names the k at which the gap above the floor is this share of the floor; least_gain: and the k
-    from which one more sample gains less than this, in units of the gap.
+    fits_by_method: {method: {law: Fit}}; unit: of the gap, such as "nats"; least_gain: the text
+    names the k from which one more sample gains less than this, in units of the gap.
     """
     paragraphs = []
     for method, fits in fits_by_method.items():
@@ -74,7 +72,7 @@ def scaling(
         if law.fitted:
             sentences = [_no_gap(law), _misfit(law), _exponent(free)]
             if verdict(fits).survives:
-                sentences += [_power(free), _floor(law, unit), _near_floor(law, floor_share)]
+                sentences += [_power(free), _floor(law, unit), _near_floor(law)]
                 sentences += [_last_gain(law, least_gain, unit), _predicted(law, unit)]
             sentences += [_choice(fits), _r2(law)]
         else:
@@ -118,11 +116,11 @@ def _floor(law: Fit, unit: str) -> str:
     return f"The floor is c = {c} {unit}{'' if c.low > 0 else ': it may be zero'}."
 
 
-def _near_floor(law: Fit, floor_share: float) -> str:
+def _near_floor(law: Fit) -> str:
     if law.parameters["c"].low <= 0:  # perhaps no floor; `_floor` says so
         return ""
-    k = law.k_floor(floor_share)
-    return f"It comes within {floor_share:.0%} of the floor at k = {k}{_beyond(k, law)}."
+    k = law.k_floor(FLOOR_SHARE)
+    return f"It comes within {FLOOR_SHARE:.0%} of the floor at k = {k}{_beyond(k, law)}."
 
 
 def _last_gain(law: Fit, least_gain: float, unit: str) -> str:

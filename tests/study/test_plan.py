@@ -46,7 +46,7 @@ def names(plan: Plan) -> list[set[str]]:
         ({"methods": {"dc": DC, "random": {}, "herding": {}}}, [8, 8, 4]),
         ({"k": [3, 9]}, [6, 6, 4]),
         ({"seeds": 1}, [6, 6, 2]),
-        ({"seeds": 3, "workers": 1, "draws": 7, "floor_share": 0.3}, [TRIALS, TRIALS, 4]),
+        ({"seeds": 3, "workers": 1, "draws": 7}, [TRIALS, TRIALS, 4]),
         ({"scheduler_address": "tcp://127.0.0.1:1"}, [TRIALS, TRIALS, 4]),
         ({"converged": {"passes": 31}}, [TRIALS, TRIALS, 2]),
         ({"reference": "same_steps"}, [TRIALS, TRIALS, 2]),

@@ -16,10 +16,10 @@ def seeds(curve, noise=0.002, count=5):
     return pd.DataFrame(curve(KS) + draws, index=range(count), columns=KS)
 
 
-def read(table, floor_share=0.1, least_gain=1e-4):
+def read(table, least_gain=1e-4):
     """Return the fits, and the paragraph on them."""
     fits = laws.fit_all(table, draws=200)
-    paragraph, note = words.scaling({"dm": fits}, "nats", floor_share, least_gain).split("\n\n")
+    paragraph, note = words.scaling({"dm": fits}, "nats", least_gain).split("\n\n")
     assert note == words.NOTE
     assert "nan" not in paragraph
     return fits, paragraph
