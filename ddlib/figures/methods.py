@@ -17,11 +17,12 @@ DODGE = 1.03  # factor in k between neighbours, so that intervals do not hide ea
 
 def accuracy_against_k(
     accuracies: pd.DataFrame, full: pd.DataFrame, controls: Collection[str] = CONTROLS
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """Draw the mean accuracy of every method at each k, and that of all data, with intervals.
 
     accuracies: columns method, k, seeds, n, accuracy, low, high; full: one row of accuracy, low,
-    high. The lines of controls are dashed. The subtitle names points without an accuracy.
+    high. Where both have a column labels, there is one panel a label regime, and full has a row
+    for each. The lines of controls are dashed. The subtitle names points without an accuracy.
     """
     table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
     methods = list(accuracies["method"].unique())
@@ -31,10 +32,10 @@ def accuracy_against_k(
     colour, shape = method_marks(accuracies["method"])
     x = style.k_axis(accuracies["k"], accuracies["k"], "beside", 1.25)
     tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")
-    whole = alt.Chart(table).transform_filter(alt.datum.method == ALL_DATA).encode(y)
+    whole = alt.Chart().transform_filter(alt.datum.method == ALL_DATA).encode(y)
     name = whole.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, text=ALL_DATA)
     chosen, opacity = _chosen()
-    base = alt.Chart(table).transform_filter(alt.datum.method != ALL_DATA)
+    base = alt.Chart().transform_filter(alt.datum.method != ALL_DATA)
     base = base.encode(x, y, colour, opacity=opacity)
     ends = alt.Y("error_low:Q"), alt.Y2("error_high")
     known = "isValid(datum.low)"
@@ -47,47 +48,20 @@ def accuracy_against_k(
         base.mark_line(strokeWidth=1.8).encode(dash),
         base.mark_point(filled=True, size=70).encode(shape, tooltip=tips).add_params(chosen),
     ]
+    regimes = list(accuracies["labels"].unique()) if "labels" in accuracies else []
+    width = style.WIDTH // len(regimes) - 20 if regimes else style.WIDTH
+    chart = alt.layer(*layers, data=table, width=width, height=320 if regimes else 420)
+    chart = chart.add_params(style.zoom())
+    title = "Which method gives most per sample? Accuracy against distilled samples"
+    if regimes:
+        chart = style.panels(chart, "labels", regimes, len(regimes), "labels: ")
+        title = "What the labels give: the same sets under each label regime"
     return style.figure(
-        alt.layer(*layers, width=style.WIDTH, height=420).add_params(style.zoom()),
-        "Which method gives most per sample? Accuracy against distilled samples",
+        chart,
+        title,
         "Mean over seeds and its 95 % interval, side by side around their k. Controls are dashed.",
         CLICK,
         f"Accuracy is spaced by the logarithm of the error. {_missing(accuracies)}",
-    )
-
-
-def accuracy_by_labels(accuracies: pd.DataFrame, full: pd.DataFrame) -> alt.FacetChart:
-    """Draw the mean accuracy of every method at each k, one panel a label regime.
-
-    accuracies, full: as in `accuracy_against_k`, with a column labels. The line across is the
-    network on all data under the same labels.
-    """
-    table, y = _with_errors(pd.concat([accuracies, full.assign(method=ALL_DATA)]))
-    colour, shape = method_marks(accuracies["method"])
-    x = style.k_axis(accuracies["k"], accuracies["k"])
-    tips = style.tips("method:N", "k", "n", "accuracy", "low", "high")
-    whole = alt.Chart().transform_filter(alt.datum.method == ALL_DATA)
-    chosen, opacity = _chosen()
-    base = (
-        alt.Chart()
-        .transform_filter(alt.datum.method != ALL_DATA)
-        .encode(x, y, colour, opacity=opacity)
-    )
-    dots = base.mark_point(filled=True, size=50).add_params(chosen)
-    ends = alt.Y("error_low:Q"), alt.Y2("error_high")
-    layers = [
-        whole.mark_rule(color=style.FAINT, strokeWidth=1.5).encode(y),
-        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.2).encode(*ends),
-        base.mark_line(strokeWidth=1.5),
-        dots.encode(shape, tooltip=tips),
-    ]
-    names = list(accuracies["labels"].unique())
-    chart = alt.layer(*layers, data=table, width=style.WIDTH // len(names) - 20, height=320)
-    return style.figure(
-        style.panels(chart, "labels", names, len(names), "labels: "),
-        "What the labels give: the same sets under each label regime",
-        "Mean over seeds and its 95 % interval. The line across is all data with the same labels.",
-        CLICK,
     )
 
 
@@ -117,7 +91,6 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.FacetChart:
     names = list(costs["labels"].unique())
     chart = alt.layer(*layers, data=table, width=style.WIDTH // len(names) - 20, height=360)
     searched = ", ".join(costs.dropna(subset="search_seconds")["method"].unique())
-    places = costs.assign(method=costs["method"] + " (" + costs["labels"] + " labels)")
     return style.figure(
         style.panels(chart, "labels", names, len(names), "labels: "),
         "Which method gives most per second? Accuracy against all seconds that a set costs",
@@ -125,7 +98,7 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.FacetChart:
         "and one training on the set.",
         "Dotted: the front (no cheaper set is more accurate). Lines join the sizes of a method. "
         f"{CLICK}",
-        f"Accuracy is spaced by the logarithm of the error. {_missing(places, 'seconds')}",
+        f"Accuracy is spaced by the logarithm of the error. {_missing(costs, 'seconds')}",
     )
 
 
@@ -212,5 +185,6 @@ def _missing(table: pd.DataFrame, what: str = "accuracy") -> str:
     groups = {f"No {what}": table[["accuracy", what]].isna().any(axis=1)}
     if "seeds" in table:
         groups["Fewer seeds"] = table["n"].between(1, table["seeds"] - 1)
-    places = table["method"] + " at k = " + table["k"].astype(str)
+    regimes = " (" + table["labels"] + " labels)" if "labels" in table else ""
+    places = table["method"] + regimes + " at k = " + table["k"].astype(str)
     return " ".join(f"{name}: {', '.join(places[at])}." for name, at in groups.items() if at.any())

@@ -94,7 +94,7 @@ def test_each_label_regime_is_a_panel_with_its_own_line_of_all_data(table):
     better = table.assign(accuracy=table["accuracy"] + 0.001)
     both = pd.concat([table.assign(labels="hard"), better.assign(labels="soft")])
     full = pd.concat([FULL.assign(labels="hard"), FULL.assign(labels="soft", accuracy=0.995)])
-    spec = charts.accuracy_by_labels(both, full).to_dict()
+    spec = charts.accuracy_against_k(both, full).to_dict()
     drawn = data_of(spec)
     assert spec["facet"]["sort"] == ["hard", "soft"]
     assert len(drawn) == 2 * len(table) + 2
