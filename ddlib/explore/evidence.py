@@ -1,6 +1,7 @@
 """What all findings decide together: the numbers of notebook 06 and of the README.
 
-`python -m ddlib.explore.evidence` writes the findings into the README, and its figure.
+`python -m ddlib.explore.evidence` writes the findings into the README, and the pictures of the
+README and of notebook 05.
 """
 
 import re
@@ -12,11 +13,15 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore import tables
+from ddlib.explore.coverage import CoverageExplorer
+from ddlib.explore.ipc import IpcExplorer
+from ddlib.explore.planner import Planner
 from ddlib.explore.tables import Tables
 from ddlib.figures import findings as charts
+from ddlib.figures import scaling
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
-from ddlib.stats import cells, covers, laws, regressions
+from ddlib.stats import cells, covers, laws, regressions, verdicts
 from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.compare import control_names, reordered
 from ddlib.stats.families import k_star, series, worst_member
@@ -24,7 +29,7 @@ from ddlib.stats.pilot import read_pilot
 from ddlib.words import summary as words
 from ddlib.words.text import listed
 
-README, PICTURE = "README.md", "notebooks/images/exponents.png"
+PICTURED = ("dc", "dm", "mtt", "mgd3", "random", "herding")  # the last two are real samples
 BLOCK = re.compile(r"(<!-- findings: .*? -->\n).*?(<!-- end of findings -->)", re.DOTALL)
 
 
@@ -185,13 +190,38 @@ def readme(page: str, found: Evidence) -> str:
     return BLOCK.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
 
 
-def write(readme_path: Path, picture: Path) -> None:
-    """Write the findings that come with the library into the README, and their figure."""
-    found = gather(tables.findings())
+def gap_against_k(study: Tables):
+    """Return the figure of the gap against k for PICTURED in a study."""
+    trials = study.gaps[study.gaps["method"].isin(PICTURED)]
+    trials = trials[trials["configuration"] == study.configurations[0]]
+    fits = laws.fit_table(trials, "gap_error")
+    ks = np.geomspace(min(study.sizes), 2 * max(study.sizes), 60)
+    curves = verdicts.curves(fits, ks).query("law == 'inverse_sqrt'")
+    gaps = trials.rename(columns={"gap_error": "gap"})
+    return scaling.gap_against_k(gaps, curves, verdicts.floors(fits), "gap in error (fraction)")
+
+
+def pictures(studies: Sequence[Tables]) -> dict[str, bytes]:
+    """Return PNGs by name: explorers as they open on these studies, and the first study's gaps."""
+    kinds = {"ipc": IpcExplorer, "coverage": CoverageExplorer, "planner": Planner}
+    specs = {f"explore_{name}": kind(studies).spec for name, kind in kinds.items()}
+    specs["gap_against_k"] = gap_against_k(studies[0]).to_dict()
+    return {name: _png(spec) for name, spec in specs.items()}
+
+
+def _png(spec: dict) -> bytes:
+    return small(mime_bundle(spec)[0]["image/png"])
+
+
+def write(readme_path: Path, images: Path) -> None:
+    """Write the findings that come with the library into the README, and all pictures."""
+    studies = tables.findings()
+    found = gather(studies)
     write_atomically(readme_path, readme(readme_path.read_text(), found).encode())
-    png = mime_bundle(charts.exponents(found.cells).to_dict())[0]["image/png"]
-    write_atomically(picture, small(png))
+    drawn = {"exponents": _png(charts.exponents(found.cells).to_dict()), **pictures(studies)}
+    for name, png in drawn.items():
+        write_atomically(images / f"{name}.png", png)
 
 
 if __name__ == "__main__":
-    write(from_root(README), from_root(PICTURE))
+    write(from_root("README.md"), from_root("notebooks/images"))

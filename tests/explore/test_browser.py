@@ -12,10 +12,11 @@ import pytest
 import vl_convert
 from servers import MAKE, ROOT, serving
 
-from ddlib.explore import explorers as explore
 from ddlib.explore import tables
 from ddlib.explore.controls import Ticks
-from ddlib.explore.ipc import SHOW
+from ddlib.explore.coverage import CoverageExplorer
+from ddlib.explore.ipc import SHOW, IpcExplorer
+from ddlib.explore.planner import Planner
 from ddlib.figures.style import FORMULAS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -61,7 +62,7 @@ def page(browser):
 class Driven:
     """An explorer on a page, beside a twin in this process that gets the same choices."""
 
-    def __init__(self, page, place: int, twin: explore.IpcExplorer) -> None:
+    def __init__(self, page, place: int, twin: IpcExplorer) -> None:
         self.page, self.twin = page, twin
         self.box = page.locator(".ddlib-explorer").nth(place)
         self.check()
@@ -149,7 +150,7 @@ def test_the_app_follows_every_control(page, tmp_path):
                 page.wait_for_function(FITS, arg=explorer.element_handle())
             page.locator(".ddlib-explorer").first.scroll_into_view_if_needed()
             assert page.evaluate(TOP) <= height - 300
-        ipc = Driven(page, 0, explore.IpcExplorer(studies))
+        ipc = Driven(page, 0, IpcExplorer(studies))
         ipc.move("fits", "a/k^b")  # it describes dc on CIFAR-10, so there is a k_sat
         for name in ("ipc", "least_gain", "measure"):
             ipc.move(name)
@@ -172,12 +173,12 @@ def test_the_app_follows_every_control(page, tmp_path):
         playwright.expect(ipc.box.get_by_role("status")).to_contain_text(
             "no method is ticked; tick at least one"
         )
-        family = Driven(page, 1, explore.CoverageExplorer(studies))
+        family = Driven(page, 1, CoverageExplorer(studies))
         for name in ("radius", "epsilon", "preset"):
             family.move(name)
         family.move("members", family.twin.controls["members"].children[-1].description)
         family.screenshot("app_family")
-        plans = Driven(page, 2, explore.Planner(studies))
+        plans = Driven(page, 2, Planner(studies))
         for name in ("epsilon", "budget"):
             plans.move(name)
         plans.move("study", to_end=True)  # studies of families come last
@@ -203,7 +204,7 @@ def test_jupyterlab_follows_the_keyboard(page, tmp_path):
         page.wait_for_function(f"() => {session}?.kernel?.status === 'idle'")
         # Not awaited: the command ends with the last cell, or never where the kernel is lost.
         page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
-        ipc = Driven(page, 0, explore.IpcExplorer(tables.findings()))
+        ipc = Driven(page, 0, IpcExplorer(tables.findings()))
         ipc.move("ipc")
         ipc.move("methods", "mtt")
         ipc.screenshot("lab_ipc")

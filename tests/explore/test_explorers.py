@@ -19,10 +19,11 @@ import pytest
 import shipped
 from PIL import Image
 
-from ddlib.explore import explorers as explore
-from ddlib.explore import sheets, tables
+from ddlib.explore import evidence, sheets, tables
 from ddlib.explore.controls import Ticks
-from ddlib.explore.ipc import FITTED, HIDDEN, MEASURES, SHOW, SHOWN
+from ddlib.explore.coverage import CoverageExplorer
+from ddlib.explore.ipc import FITTED, HIDDEN, MEASURES, SHOW, SHOWN, IpcExplorer
+from ddlib.explore.planner import Planner
 from ddlib.figures.render import mime_bundle
 from ddlib.publish.page import NUMBERS
 from ddlib.stats import families as family_stats
@@ -41,17 +42,17 @@ def studies():
 
 @pytest.fixture
 def ipc(studies):
-    return explore.IpcExplorer(studies)
+    return IpcExplorer(studies)
 
 
 @pytest.fixture(scope="module")
 def family(studies):
-    return explore.CoverageExplorer(studies)
+    return CoverageExplorer(studies)
 
 
 @pytest.fixture(scope="module")
 def plans(studies):
-    return explore.Planner(studies)
+    return Planner(studies)
 
 
 def choose(explorer, **values):
@@ -176,7 +177,7 @@ def test_fits_and_methods_are_ticked_in_and_out(ipc):
     assert len(cells(ipc)) == 1
 
 
-@pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
+@pytest.mark.parametrize("kind", [IpcExplorer, CoverageExplorer, Planner])
 def test_reset_restores_the_first_picture_and_controls(kind):
     explorer = kind([tables.read(folder) for folder in (shipped.COVERAGE, shipped.METHODS)])
     before = explorer.spec, {name: c.value for name, c in explorer.controls.items()}
@@ -252,7 +253,7 @@ def test_the_guess_knows_no_gap_beyond_ipc(ipc, studies):
 def test_log_axes_draw_gaps_above_zero_and_count_the_others(studies):
     trials = studies[0].trials.query("configuration == 'hard'")
     trials = trials.assign(gap_error=trials["gap_error"] - trials["gap_error"].median())
-    shifted = explore.IpcExplorer([dataclasses.replace(studies[0], trials=trials)])
+    shifted = IpcExplorer([dataclasses.replace(studies[0], trials=trials)])
     choose(shifted, methods=studies[0].methods, show=("log-log axes",))
     gaps = trials["gap_error"]
     drawn_gaps = drawn(shifted, "kind").query("kind == 'seed'")["gap"]
@@ -303,13 +304,13 @@ def test_images_are_those_of_the_nearest_size_below(ipc):
 def test_failed_trials_and_a_single_seed_are_named(studies):
     trials = studies[0].trials
     failed = trials.assign(status=trials["status"].mask(trials["method"] == "dm", "diverged"))
-    ipc = explore.IpcExplorer([dataclasses.replace(studies[0], trials=failed)])
+    ipc = IpcExplorer([dataclasses.replace(studies[0], trials=failed)])
     choose(ipc, methods=("dm",))
     assert verdict(ipc) == "Nothing to show: every trial of dm failed."
     choose(ipc, methods=("dm", "random"))
     assert "gaps at 0 distinct k" in row(ipc, "dm")["predicted gap"]
     first = {n: getattr(studies[0], n).query("seed == 0") for n in ("trials", "references")}
-    ipc = explore.IpcExplorer([dataclasses.replace(studies[0], **first)])
+    ipc = IpcExplorer([dataclasses.replace(studies[0], **first)])
     assert row(ipc, "dm")["predicted gap"].endswith("(no interval)")
 
 
@@ -322,7 +323,7 @@ def least_cover(distance: pd.DataFrame, radius: float) -> int:
 
 
 def test_the_explorer_opens_on_the_radius_of_notebook_03(studies):
-    radius = explore.CoverageExplorer(studies[1:]).controls["radius"].value
+    radius = CoverageExplorer(studies[1:]).controls["radius"].value
     distances = studies[1].distances.to_numpy()
     pairs = distances[np.triu_indices(len(distances), 1)]
     assert radius == pytest.approx(max(np.quantile(pairs, 0.25), studies[1].noise), abs=1e-12)
@@ -410,8 +411,8 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(st
     *alive, last = law.configurations
     dead = (law.trials["configuration"] == last) & (law.trials["method"] == law.methods[0])
     trials = law.trials.assign(status=law.trials["status"].mask(dead, "diverged"))
-    lame = explore.CoverageExplorer([dataclasses.replace(law, trials=trials)])
-    whole = explore.CoverageExplorer([law])
+    lame = CoverageExplorer([dataclasses.replace(law, trials=trials)])
+    whole = CoverageExplorer([law])
     for explorer in (lame, whole):
         choose(explorer, members=alive[:4])
     assert cells(lame) == cells(whole)
@@ -424,7 +425,7 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(st
         assert row(lame, name)["k*"] == "unknown"
         assert row(lame, name)["remark"].startswith(reason)
     with pytest.raises(ValueError, match="give the results folder of notebook 03"):
-        explore.CoverageExplorer(studies[:1])
+        CoverageExplorer(studies[:1])
 
 
 @pytest.fixture
@@ -437,7 +438,7 @@ def needs(studies):
 
 def test_the_planner_opens_on_a_gap_that_half_of_the_methods_hold_at_the_largest_size(studies):
     """Under hard labels, gaps at 50 per class are 0.266, 0.279, 0.295, 0.306 and 0.460."""
-    assert explore.Planner(studies[:1]).controls["epsilon"].value == 0.3
+    assert Planner(studies[:1]).controls["epsilon"].value == 0.3
 
 
 def test_where_no_size_is_within_the_budget_the_planner_opens_on_the_smallest(studies):
@@ -445,7 +446,7 @@ def test_where_no_size_is_within_the_budget_the_planner_opens_on_the_smallest(st
     trials = studies[0].trials.query("ipc >= 10")
     trials = trials.assign(ipc=10 * trials["ipc"], k=10 * trials["k"])
     law = dataclasses.replace(studies[0], trials=trials)
-    assert explore.Planner([law]).controls["epsilon"].value == 0.4
+    assert Planner([law]).controls["epsilon"].value == 0.4
 
 
 def test_the_planner_doubts_in_its_headline_what_its_note_doubts(plans):
@@ -497,7 +498,7 @@ def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, st
 
 
 def test_the_planner_says_how_many_left_out_gaps_its_intervals_held(studies):
-    law = explore.Planner(studies[1:])
+    law = Planner(studies[1:])
     gaps = studies[1].gaps[studies[1].gaps["method"] == cells(law)[0]["method"]]
     held, count, width = read_pilot(gaps, draws=DRAWS).left_out
     assert f"{held} of {count} gaps that were left out" in law.current.details
@@ -513,7 +514,7 @@ def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, studies
     assert gaps == pytest.approx(means["gap_error"].mean().sort_values().tolist(), abs=0.02)
 
 
-@pytest.mark.parametrize("kind", [explore.IpcExplorer, explore.CoverageExplorer, explore.Planner])
+@pytest.mark.parametrize("kind", [IpcExplorer, CoverageExplorer, Planner])
 def test_an_explorer_is_sound_and_answers_at_once(studies, kind):
     """Move every control to another value: the charts are sound, and the answer takes no time."""
     explorer = kind(studies)
@@ -544,24 +545,23 @@ def test_an_explorer_is_sound_and_answers_at_once(studies, kind):
 
 
 def test_findings_are_explored_without_torch():
-    code = "from ddlib.explore import explorers, tables\nimport sys\n"
-    code += "explorers.IpcExplorer(tables.findings())\nassert 'torch' not in sys.modules"
+    code = "from ddlib.explore import ipc, tables\nimport sys\n"
+    code += "ipc.IpcExplorer(tables.findings())\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_pictures_of_the_notebook_are_what_the_command_draws(tmp_path):
-    explore.write_pictures(tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
+def test_the_pictures_of_the_notebook_are_what_the_command_draws():
+    drawn = {f"{name}.png": png for name, png in evidence.pictures(tables.findings()).items()}
     explorers = ["explore_coverage.png", "explore_ipc.png", "explore_planner.png"]
-    assert names == [*explorers, "gap_against_k.png"]
+    assert sorted(drawn) == [*explorers, "gap_against_k.png"]
     assert "notebooks/images/gap_against_k.png" in (NOTEBOOKS.parent / "README.md").read_text()
     notebook = nbformat.read(NOTEBOOKS / "05_explore.ipynb", as_version=4)
     assert sorted(re.findall(r'src="images/(.*?)"', notebook.cells[-1].source)) == explorers
-    for name in names:
+    for name, png in drawn.items():
         kept = NOTEBOOKS / "images" / name
         assert kept.stat().st_size < 120_000
-        pictures = (Image.open(at).convert("L") for at in (kept, tmp_path / name))
+        pictures = (Image.open(at).convert("L") for at in (kept, BytesIO(png)))
         old, new = (np.asarray(picture, float) for picture in pictures)
-        assert old.shape == new.shape, "python -m ddlib.explore.explorers notebooks/images"
+        assert old.shape == new.shape, "run python -m ddlib.explore.evidence"
         # Edges may be smoothed otherwise elsewhere; a mark that moved is some thousands of pixels.
         assert np.mean(np.abs(old - new) > 64) < 2e-4
