@@ -12,36 +12,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddlib.explore import sheets, tables
-from ddlib.explore.tables import Tables
 from ddlib.files import write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.study import provenance
 
 
-def write_findings(
-    folders: Sequence[str | Path], commit: str | None = None, target: Path = tables.FINDINGS
-) -> list[Path]:
+def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS) -> list[Path]:
     """Copy the tables of these results folders to `target`; return the folders there.
 
     A copy is named by the last two parts of its folder, such as scaling_law/adult. Distilled images
-    become small sheets. commit: of the studies that ended before provenance was written; it is
-    written now, with the versions and the machine of this process. Raises ValueError if it is
-    needed, and the errors of `tables.read`, before anything is written.
+    become small sheets. Raises ValueError for a study without provenance, and the errors of
+    `tables.read`, before anything is written.
     """
     studies = [tables.read(folder) for folder in folders]
-    origins = [_provenance(study, commit) for study in studies]
     places = [target.joinpath(*study.folder.parts[-2:]) for study in studies]
     for place, study in zip(places, studies, strict=True):
+        if not study.provenance:
+            raise ValueError(
+                f"the study in {study.folder} has no {tables.PROVENANCE}; run its notebook again, "
+                "which writes it"
+            )
         if places.count(place) > 1 or place == study.folder:
             raise ValueError(
                 f"{study.folder} cannot become {place}, which is another one's; rename it"
             )
-    for place, study, origin in zip(places, studies, origins, strict=True):
+    for place, study in zip(places, studies, strict=True):
         for old in place.glob("*"):  # of an earlier study
             old.unlink()
         settings = (study.folder / "settings.json").read_bytes()
         write_atomically(place / "settings.json", settings)
-        write_atomically(place / provenance.PROVENANCE, plain_text(origin).encode())
+        origin = plain_text(dict(study.provenance))
+        write_atomically(place / tables.PROVENANCE, origin.encode())
         frames = {name: getattr(study, name) for name in tables.FRAMES}
         for name, frame in {**frames, "sheets": sheets.small(study.sheets)}.items():
             if len(frame):
@@ -52,27 +52,15 @@ def write_findings(
     return places
 
 
-def _provenance(study: Tables, commit: str | None) -> dict:
-    if study.provenance:
-        return dict(study.provenance)
-    if commit is None:
-        raise ValueError(
-            f"the study in {study.folder} has no {provenance.PROVENANCE}; give the commit of ddlib "
-            "that it ran with, as --commit, on the machine where it ran"
-        )
-    return provenance.describe(study.folder, study.costs, provenance.commit(commit))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Add findings from a shell; on an error, print one sentence and exit with code 1."""
     parser = argparse.ArgumentParser(
         "python -m ddlib.explore.findings", description=__doc__.split(":")[0]
     )
     parser.add_argument("folders", nargs="+", help="results folders of studies that have ended")
-    parser.add_argument("--commit", help="of ddlib, for studies without provenance.json")
     options = parser.parse_args(arguments)
     try:
-        places = write_findings(options.folders, options.commit)
+        places = write_findings(options.folders)
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
     for place in places:

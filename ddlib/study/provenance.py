@@ -49,18 +49,14 @@ def _cpu() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def commit(revision: str | None = None) -> dict[str, Any]:
+def commit() -> dict[str, Any]:
     """Return the commit of the library, and whether its files have changes that are in no commit.
 
-    Both are None where the library is not part of a git repository. revision: a commit of it to
-    return instead. Raises ValueError if git does not know it.
+    Both are None where the library is not part of a git repository.
     """
-    known = _git("rev-parse", "--verify", "--quiet", f"{revision or 'HEAD'}^{{commit}}")
-    if revision and not known:
-        raise ValueError(f"git knows no commit {revision!r} in {PACKAGE.parent}; give another")
-    if not revision and not _git("ls-files", "__init__.py"):
+    if not _git("ls-files", "__init__.py"):
         return {"commit": None, "changed": None}
-    return {"commit": known, "changed": not revision and bool(_git("status", "--short", "."))}
+    return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--short", "."))}
 
 
 def _git(*words: str) -> str:
@@ -86,16 +82,16 @@ def seconds(costs: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def describe(folder: Path, costs: pd.DataFrame, code: dict[str, Any]) -> dict[str, Any]:
+def describe(folder: Path, costs: pd.DataFrame) -> dict[str, Any]:
     """Return the provenance of the study in a results folder, as far as its files tell.
 
-    costs: see `seconds`; code: from `commit`. Versions and machines are those of this process, so
-    call this where the study ran. date: that of the last record, in UTC.
+    costs: see `seconds`. Commit, versions and machines are those of this process, so call this
+    where the study ran. date: that of the last record, in UTC.
     """
     times = [path.stat().st_mtime for path in (folder / "trials").glob("*.json")]
     last = datetime.fromtimestamp(max(times), UTC) if times else None
     return {
-        **code,
+        **commit(),
         "versions": versions(),
         "machines": [machine()],
         "workers": None,
@@ -116,7 +112,7 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
     places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
     files = {place(name) for place in places for name in plan.configurations} - {None}
     searches = sum(read_seconds(path) or 0.0 for path in files)
-    table = describe(plan.folder, result.costs, commit())
+    table = describe(plan.folder, result.costs)
     table["machines"] = list({plain_text(machine): machine for machine in machines}.values())
     table["workers"] = len(machines)
     table["core_hours"]["searches"] = round(searches / 3600, 3)
