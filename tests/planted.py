@@ -39,7 +39,8 @@ def write(folder: Path, table: pd.DataFrame, **settings: object) -> str:
     (folder / "settings.json").write_text(json.dumps(settings))
     table.to_parquet(folder / "trials.parquet")
     full = table[["configuration", "seed"]].drop_duplicates()
-    full.assign(reference="converged", status="ok").to_parquet(folder / "references.parquet")
+    full = full.assign(reference="converged", status="ok", capped=False)
+    full.to_parquet(folder / "references.parquet")
     return str(folder)
 
 

@@ -75,7 +75,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
             best += [("own", parts.get("learned", first))]
             best += [("soft", parts["soft"])] if "soft" in parts else []
         if study.distances is None and len(study.configurations) > 1:
-            orders[name] = reordered(labelled(study), label_learners(study))
+            orders[name] = reordered(study.trials, label_learners(study))
         if study.distances is not None:
             coverage[name if data in coverage else data] = cover(study, draws)
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
@@ -89,12 +89,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
 def _capped(study: Tables) -> bool:
     """Return whether the limit on passes ended the networks on all data of the judged gaps."""
     full = study.full[study.full["configuration"] == study.trials["configuration"].iloc[0]]
-    return "capped" in full and bool(full["capped"].any())
-
-
-def labelled(study: Tables) -> pd.DataFrame:
-    """Return a study's trials with the column labels, which older studies lack: theirs are hard."""
-    return study.trials if "labels" in study.trials else study.trials.assign(labels="hard")
+    return bool(full["capped"].any())
 
 
 def label_learners(study: Tables) -> list[str]:
@@ -108,7 +103,7 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
 
     A set whose labels were learned is left out of the other regimes: it was not made for them.
     """
-    trials, learn = labelled(study), label_learners(study)
+    trials, learn = study.trials, label_learners(study)
     names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
     parts = {}

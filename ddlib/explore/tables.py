@@ -89,7 +89,7 @@ class Tables:
         """
         names = self.configurations if self.distances is None else list(self.distances.index)
         families = {"all configurations": tuple(names)}
-        if "labels" in self.trials and self.trials["labels"].nunique() > 1:
+        if self.trials["labels"].nunique() > 1:
             labels = self.trials.set_index("configuration")["labels"].to_dict()
             groups = pd.Series(names).groupby([labels[name] for name in names], sort=False)
             families = {
@@ -142,7 +142,8 @@ def read(folder: str | Path) -> Tables:
     trials, references, costs, teachers = (_frame(folder / f"{name}.parquet") for name in FRAMES)
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
-    needed = {"reference", "families"} - settings.keys() | {"gap_error"} - set(trials)
+    needed = {"reference", "families"} - settings.keys() | {"capped"} - set(references)
+    needed |= {"base", "gap_error", "labels"} - set(trials)
     if needed:
         raise ValueError(
             f"the study in {folder} is of an older ddlib and lacks {', '.join(sorted(needed))}; "

@@ -46,13 +46,12 @@ def seed_accuracies(trials: pd.DataFrame) -> pd.DataFrame:
 
 def control_names(trials: pd.DataFrame) -> list[str]:
     """Return the methods of a study that are CONTROLS, or variants of them by the column base."""
-    base = trials.get("base", trials["method"])
-    return trials.loc[base.isin(CONTROLS), "method"].unique().tolist()
+    return trials.loc[trials["base"].isin(CONTROLS), "method"].unique().tolist()
 
 
 def learned(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials of the methods that learn samples: neither CONTROLS nor variants."""
-    base = trials["method"] == trials.get("base", trials["method"])
+    base = trials["method"] == trials["base"]
     return trials[base & ~trials["method"].isin(CONTROLS)]
 
 

@@ -21,7 +21,7 @@ def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -
     names = [*SPENT, "evaluate_seconds"]
     costs = costs.reindex(columns=["method", "ipc", "seed", *names])
     costs = costs.astype(dict.fromkeys(names, float))
-    imported = trials.loc[trials.get("base", trials["method"]) == "imported", "method"]
+    imported = trials.loc[trials["base"] == "imported", "method"]
     made_here = ~costs["method"].isin(imported)
     costs["distil_seconds"] = whole_call(costs).where(made_here)
     train = costs.groupby("ipc")["evaluate_seconds"].mean() / (trials["evaluation"].max() + 1)

@@ -173,7 +173,7 @@ def effort(references: pd.DataFrame) -> Text:
     It also says where gaps are balanced. references: the study's table, of one configuration.
     """
     text = _effort(references)
-    return Text(f"{text} {BALANCED}" if "balanced" in set(references.get("measure", ())) else text)
+    return Text(f"{text} {BALANCED}" if "balanced" in set(references["measure"]) else text)
 
 
 def _effort(references: pd.DataFrame) -> str:

@@ -117,6 +117,7 @@ def trials(accuracies: dict, status: str = "ok") -> pd.DataFrame:
         for seed, accuracy in enumerate(values)
     ]
     table = pd.DataFrame(rows).astype({"accuracy": float})
+    table["base"] = table["method"]
     half = table["accuracy"] / 2
     return table.assign(evaluation=0, gap_error=0.99 - table["accuracy"], balanced_accuracy=half)
 

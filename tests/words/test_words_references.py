@@ -25,7 +25,7 @@ def full(converged: list, same_steps: list, **columns) -> pd.DataFrame:
     lengths = {"converged": (400, 16.0), "same_steps": (100, 4.0)}
     rows[["steps", "passes"]] = [lengths[name] for name in rows["method"]]
     rows = rows.rename(columns={"method": "reference"}).drop(columns="k")
-    return rows.assign(**{"capped": False} | columns)
+    return rows.assign(**{"capped": False, "measure": "accuracy"} | columns)
 
 
 def test_networks_that_guess_are_named():
