@@ -191,7 +191,7 @@ def gap_against_k(study: Tables):
     trials = trials[trials["configuration"] == study.configurations[0]]
     fits = laws.fit_table(trials, "gap_error")
     ks = np.geomspace(min(study.sizes), 2 * max(study.sizes), 60)
-    curves = verdicts.curves(fits, ks).query("law == 'inverse_sqrt'")
+    curves = verdicts.curves(fits, ks)
     gaps = trials.rename(columns={"gap_error": "gap"})
     return scaling.gap_against_k(gaps, curves, verdicts.floors(fits), "gap in error (fraction)")
 

@@ -15,10 +15,11 @@ def gap_against_k(
 ) -> alt.FacetChart:
     """Draw seeds, means, the curve a/√k + c and its floor on log axes, one panel per method.
 
-    gaps: columns method, k, seed, gap; curves: method, k, gap, low, high; floors: method, outcome
-    (of the law), floor, low, high; measure_title: the gap and its unit. A gap that the log axis
-    cannot show is a triangle at its lower edge, and the panel's heading counts these.
+    gaps: columns method, k, seed, gap; curves: method, law, k, gap, low, high, of all laws; floors:
+    method, outcome (of a/√k + c), floor, low, high; measure_title: the gap and its unit. A gap that
+    the log axis cannot show is a triangle at its lower edge, and the panel's heading counts these.
     """
+    curves = curves[curves["law"] == "inverse_sqrt"]
     x, y, bottom, top = log_axes(gaps, curves, measure_title)
     colours = style.method_colours(gaps["method"])
     ends = curves[["low", "high"]].astype(float).clip(bottom / 10, top * 10)

@@ -41,7 +41,7 @@ def gaps() -> pd.DataFrame:
 @pytest.fixture
 def curves(gaps) -> pd.DataFrame:
     table = gaps.groupby(["method", "k"], as_index=False)["gap"].mean()
-    return table.assign(low=table["gap"] * 0.9, high=table["gap"] * 1.1)
+    return table.assign(law="inverse_sqrt", low=table["gap"] * 0.9, high=table["gap"] * 1.1)
 
 
 @pytest.fixture
