@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats.cells import (
-    GAINS,
     PAPER_R2,
     Coverage,
 )
@@ -89,20 +88,6 @@ def quantisation(cells: pd.DataFrame) -> Text:
         f"holds {listed(counts, 'and')}. The floor c is free in these fits, and k^(-1/d) bounds "
         "the error of a set, not the gap: a faster fall refutes only that the bound is tight."
     )
-
-
-def against_random(gains: pd.DataFrame) -> Text:
-    """Say for each data set and label regime at which sizes methods beat random samples."""
-    lines = []
-    for data, rows in gains[gains["kind"] != "control"].groupby("data", sort=False):
-        every, parts = rows["ipc"].nunique(), []
-        for words, outcomes in {"better": GAINS[:2], "worse": GAINS[3:]}.items():
-            sizes = rows[rows["outcome"].isin(outcomes)].groupby("method", sort=False)["ipc"]
-            places = {m: "all" if len(ipcs) == every else listed(ipcs, "and") for m, ipcs in sizes}
-            names = [f"{method} ({place})" for method, place in places.items()]
-            parts.append(f"{words}: {listed(names, 'and') or 'none'}")
-        lines.append(f"**{data}**, at samples per class: {'; '.join(parts)}.")
-    return Text(bullets(lines))
 
 
 def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]]) -> Text:

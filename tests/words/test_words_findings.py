@@ -148,16 +148,6 @@ def test_exponents_are_compared_with_those_of_quantisation(cells):
     assert "is not tested" in words.quantisation(cells[cells["method"] == "dc"])
 
 
-def test_where_methods_beat_random_samples(gains):
-    assert words.against_random(gains).splitlines() == [
-        "- **mnist**, at samples per class: better: dm (1 and 10); worse: none.",
-        "- **adult**, at samples per class: better: dm (50); worse: dm (1).",
-        "- **letter**, at samples per class: better: dc (all); worse: none.",
-        "- **mnist, soft labels**, at samples per class: better: dm (50); worse: none.",
-        "- **mnist, hard labels**, at samples per class: better: dm (1 and 10); worse: none.",
-    ]
-
-
 def test_the_member_that_decides_is_named():
     rows = [(0.05, "vit", 300, ""), (0.05, "vit", 200, ""), (0.05, "own", 20, "")]
     rows += [(0.1, "mlp", 900, ""), (0.05, None, np.nan, "")]
