@@ -136,20 +136,6 @@ def _largest_lead(controls: pd.DataFrame) -> str:
     )
 
 
-def nearest_controls(controls: pd.DataFrame) -> pd.DataFrame:
-    """Return a text per method and k: "herding -0.012", "ahead +0.050" or "untested".
-
-    The number is the lead over the nearest control that costs less, which has the largest p. Its
-    name gives way to "ahead" where the method is significantly better than every one. controls: as
-    in `per_second`.
-    """
-    names = controls["nearest"].where(controls["outcome"] == "level", controls["outcome"])
-    leads = controls["difference"].map(" {:+.3f}".format, na_action="ignore").fillna("")
-    table = controls.assign(text=names + leads)
-    rows = pd.MultiIndex.from_frame(table[["labels", "method"]].drop_duplicates())
-    return table.pivot(index=rows.names, columns="k", values="text").reindex(rows)
-
-
 def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
     accuracy, level = Interval(row["accuracy"], row["low"], row["high"]), row["not_separable"]
     text = f"k = {row['k']}: {row['best']} is best with {accuracy}"

@@ -168,16 +168,6 @@ def test_who_is_ahead_of_every_cheaper_control(costs):
     ]
 
 
-def test_the_nearest_cheaper_control_is_named_in_a_table():
-    table = words.nearest_controls(COMPARED)
-    assert list(table.columns) == [10, 20, 50]
-    assert table.loc[("hard", "dm")].tolist() == ["ahead +0.300", "herding -0.012", "ahead +0.200"]
-    assert table.loc[("hard", "dc")].tolist() == ["random +0.020", "ahead +0.050", "untested"]
-    assert table.loc[("soft", "mtt"), 10] == "untested"
-    assert list(table.index) == [("hard", "dm"), ("hard", "dc"), ("soft", "dm"), ("soft", "mtt")]
-    assert words.nearest_controls(controls()).empty
-
-
 def test_without_controls_or_search_the_sentences_say_so(costs):
     costs = costs.assign(search_seconds=math.nan, front=False)
     lines = words.per_second(costs, controls()).splitlines()
