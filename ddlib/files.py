@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 FINDINGS = Path(__file__).parent / "findings"
 """The folder of the finished studies that come with the library; see `ddlib.explore.findings`."""
+PROVENANCE = "provenance.json"  # in a results folder: where and how its study ran
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -49,11 +49,6 @@ class Evidence(NamedTuple):
     coverage: Mapping[str, Coverage]
 
 
-def data_of(study: Tables) -> str:
-    """Return the name of a study's data set."""
-    return study.trials["data"].iloc[0]
-
-
 def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     """Judge both laws, and methods against controls, in all studies.
 
@@ -62,7 +57,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     """
     trials, panels, regimes, orders, coverage, capped, best = {}, {}, {}, {}, {}, {}, []
     for name, study in tables.named(studies).items():
-        parts, data = by_labels(study), data_of(study)
+        parts, data = by_labels(study), study.data
         first = next(iter(parts.values()))
         if data not in trials or first["k"].nunique() > trials[data]["k"].nunique():
             trials[data], capped[data] = first, _capped(study)

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore import sheets
-from ddlib.files import FINDINGS, from_root, read_json, write_atomically
+from ddlib.files import FINDINGS, PROVENANCE, from_root, read_json, write_atomically
 from ddlib.stats import covers
 
 FRAMES = ("trials", "references", "costs", "teachers")
-DISTANCES, PROVENANCE = "distances.parquet", "provenance.json"
+DISTANCES = "distances.parquet"
 Families = dict[str, tuple[str, ...]]
 
 
@@ -44,6 +44,11 @@ class Tables:
     noise: float
     provenance: Mapping[str, Any]
     sheets: Mapping[tuple[str, int], bytes | Path] = field(repr=False)
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return self.trials["data"].iloc[0]
 
     @property
     def methods(self) -> list[str]:
@@ -182,7 +187,7 @@ def named(studies: Sequence[Tables]) -> dict[str, Tables]:
     for study in studies:
         end = study.folder.parts[-2:]
         place = Path(*end) if ends[end] == 1 else study.folder
-        names[f"{study.trials['data'].iloc[0]}: {place.as_posix()}"] = study
+        names[f"{study.data}: {place.as_posix()}"] = study
     return names
 
 

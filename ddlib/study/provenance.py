@@ -14,12 +14,11 @@ import torch
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from ddlib.files import write_atomically
+from ddlib.files import PROVENANCE, write_atomically
 from ddlib.fingerprints import PACKAGE, plain_text
 from ddlib.study.results import Result
 from ddlib.study.store import read_seconds
 
-PROVENANCE = "provenance.json"
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "ddlib")
 
 
