@@ -163,26 +163,38 @@ def place(rng) -> tuple[np.ndarray, pd.DataFrame, Mapping[str, Sequence[str]]]:
         for arm, members in ARMS.items()
         for count in range(2, len(members) + 1)
     }
-    families |= covers.spread_families(distances, 4, 5)
+    families |= covers.spread_families(distances, 4, 5) | covers.spread_families(distances, 6, 5)
     radii = covers.radii(distances)
     measures = covers.measures(distances, families, radii[covers.QUANTILE], radii[0.5])
     return distances.iloc[0].to_numpy(), measures, families
 
 
-def claim(places: list, needs: tuple[float, float], seeds: int, rng) -> dict[str, float]:
-    """Draw one study; return which claims it makes."""
+def claim(places: list, needs: tuple[float, float], seeds: int, rng) -> list[dict[str, float]]:
+    """Draw one study; return which claims it makes, with families of equal size 4, and 4 and 6."""
     away, measures, families = places[rng.integers(len(places))]
     logs = needs[0] * (away - away.mean()) / away.std() + needs[1] * rng.normal(size=len(away))
     gaps = draw_gaps(0.6 * np.exp(logs), seeds, rng)
-    k_stars = k_star(gaps, families, EPSILON, draws=0, relabellings=199)
-    h_cov = regressions.regress(k_stars, measures).set_index("predictor").loc["h_cov"]
-    line = stats.linregress(measures["h_cov"], k_stars.table["k_star"])
-    return {
-        "k* rises with H_cov": h_cov["p"] <= intervals.LEVEL,
-        "more than with ln M": h_cov["p_lead"] <= intervals.LEVEL,
-        "families as independent: rises": line.pvalue <= intervals.LEVEL and line.slope > 0,
-        "distinct k*": h_cov["distinct"],
-    }
+    k_stars, rows = k_star(gaps, families, EPSILON, draws=0, relabellings=199), []
+    for sizes, left in {"4": "spread of 6", "4 and 6": "none"}.items():
+        judged = measures[~measures.index.str.startswith(left)]
+        equal = judged[judged.index.str.startswith("spread")]
+        tests = regressions.regress(k_stars, judged)
+        within = regressions.within_equal(k_stars, equal)
+        h_cov, among = (table.set_index("predictor").loc["h_cov"] for table in (tests, within))
+        k = k_stars.table.set_index("family").loc[judged.index, "k_star"]
+        line = stats.linregress(judged["h_cov"], k)
+        rows.append(
+            {
+                "equal sizes": sizes,
+                "k* rises with H_cov": h_cov["p"] <= intervals.LEVEL,
+                "more than with ln M": h_cov["p_lead"] <= intervals.LEVEL,
+                "among families of equal size": among["p"] <= intervals.LEVEL,
+                "all three": regressions.confirms(tests, within) == "confirmed",
+                "families as independent: rises": line.pvalue <= intervals.LEVEL and line.slope > 0,
+                "distinct k*": h_cov["distinct"],
+            }
+        )
+    return rows
 
 
 def hold(scales: Sequence[float] | None, kept: int, rng) -> dict[str, float]:
@@ -203,8 +215,9 @@ def coverage(studies: int = 300) -> list[pd.DataFrame]:
     places = [place(rng) for _ in range(12)]
     for truth, needs in NEEDS.items():
         for seeds in (4, 5):
-            said = pd.DataFrame([claim(places, needs, seeds, rng) for _ in range(studies)])
-            claims.append({"truth": truth, "seeds": seeds, **said.mean().round(3)})
+            said = [row for _ in range(studies) for row in claim(places, needs, seeds, rng)]
+            shares = pd.DataFrame(said).groupby("equal sizes").mean().round(3).reset_index()
+            claims.append(shares.assign(truth=truth, seeds=seeds))
     for family, scales in MEMBERS.items():
         for kept in (5, 3, 2):
             rows = pd.DataFrame([hold(scales, kept, rng) for _ in range(studies)])
@@ -212,7 +225,9 @@ def coverage(studies: int = 300) -> list[pd.DataFrame]:
             row |= {"interval holds k*": rows["held"].mean().round(3)}
             row |= {f"{end} end": rows[end].median().round(3) for end in ("smaller", "larger")}
             held.append(row)
-    return [pd.DataFrame(claims), pd.DataFrame(held)]
+    claims = pd.concat(claims)
+    first = ["truth", "seeds"]
+    return [claims[[*first, *claims.columns.drop(first)]], pd.DataFrame(held)]
 
 
 # ---- the planner ----

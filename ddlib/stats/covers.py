@@ -96,11 +96,12 @@ def radii(distance: pd.DataFrame, floor: float = 0.0) -> pd.Series:
 
 
 def spread_families(distance: pd.DataFrame, size: int, count: int) -> dict[str, tuple[str, ...]]:
-    """Pick `count` families of `size` members from tight to wide: {"spread 1": members, ...}.
+    """Pick `count` families of `size` members from tight to wide.
 
     Candidates grow from every member by the neighbour at a fixed rank of the distance to the
     family: nearest gives tight ones, farthest wide ones. Those whose mean distances come nearest
-    to `count` equal steps from least to most are taken. Raises ValueError for fewer than `count`.
+    to `count` equal steps from least to most are taken. Their names are "spread of 4, 1" and so on,
+    for a size of 4. Raises ValueError for fewer than `count`.
     """
     matrix = matrix_of(distance)
     if not 2 <= size < len(matrix) or count < 2:
@@ -116,7 +117,10 @@ def spread_families(distance: pd.DataFrame, size: int, count: int) -> dict[str, 
         left = [family for family in grown if family not in taken]
         taken.append(min(left, key=lambda family: abs(spreads[family] - target)))
     taken.sort(key=spreads.get)
-    return {f"spread {i}": tuple(distance.index[list(f)]) for i, f in enumerate(taken, 1)}
+    return {
+        f"spread of {size}, {i}": tuple(distance.index[list(family)])
+        for i, family in enumerate(taken, 1)
+    }
 
 
 def _grow(matrix: np.ndarray, start: int, size: int, rank: float) -> tuple[int, ...]:

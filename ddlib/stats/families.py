@@ -45,9 +45,9 @@ class KStars:
 def series(names: Iterable[str]) -> dict[str, str]:
     """Return the series that each family belongs to: its name without the number at its end.
 
-    Nested families are named `name-2`, `name-3`, those of equal size `spread 1`, `spread 2`.
+    Nested families are named `name-2`, `name-3`, those of equal size `spread of 4, 1`.
     """
-    return {name: re.sub(r"[- ]\d+$", "", name) for name in names}
+    return {name: re.sub(r"(-|, )\d+$", "", name) for name in names}
 
 
 def worst_member(gaps: pd.DataFrame, members: Sequence[str]) -> tuple[str, float]:

@@ -153,8 +153,9 @@ class Result:
 def collect(plan: Plan) -> Result:
     """Read all records of a study into tables, and write these as Parquet to its folder.
 
-    `settings.json` is written too. It lists the members of each family and names the reference, and
-    leaves out `workers` and `scheduler_address`, which change no result.
+    `settings.json` is written too. It has all parameters of each method, lists the members of each
+    family, names the reference, and leaves out `workers` and `scheduler_address`, which change no
+    result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = []
@@ -170,7 +171,11 @@ def collect(plan: Plan) -> Result:
     result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
-    families = plan.settings.families.items()
+    methods, families = plan.methods.items(), plan.settings.families.items()
+    settings["methods"] = {
+        name: {"method": base, **parameters.model_dump(mode="json")}
+        for name, (base, parameters) in methods
+    }
     settings["families"] = {name: family.members for name, family in families}
     settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())

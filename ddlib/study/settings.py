@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -40,9 +41,9 @@ Name = Annotated[str, BeforeValidator(str)]  # YAML reads some as numbers
 
 
 class Spread(Parameters):
-    """The size and the number of the families of equal size, from tight to wide."""
+    """Families of equal size: the size, or several, and their number at each, tight to wide."""
 
-    size: TwoOrMore
+    size: TwoOrMore | Annotated[list[TwoOrMore], Field(min_length=1)]
     count: TwoOrMore
 
 
@@ -267,7 +268,7 @@ def check_coverage(settings: Settings) -> None:
     for name, least in {"seeds": NOISE_SEEDS, "probe": PROBES}.items():
         if (value := getattr(settings, name)) < least:
             raise ValueError(f"{name}={value} are too few to measure distances; choose >= {least}")
-    if settings.spread and settings.spread.size >= count:
+    if settings.spread and np.max(settings.spread.size) >= count:
         raise ValueError(
             f"spread: size={settings.spread.size} gives no choice among {count} configurations; "
             f"choose 2 to {count - 1}"

@@ -71,6 +71,11 @@ def test_families_are_those_of_the_study_and_of_equal_size(studies):
     assert law.families[shipped.FAMILY] == shipped.MEMBERS
     spread = covers.spread_families(law.distances, 4, 5)
     assert {name: law.families[name] for name in spread} == spread
+    two = dataclasses.replace(
+        law, settings={**law.settings, "spread": {"size": [4, 6], "count": 3}}
+    )
+    sizes = [(name, len(members)) for name, members in two.spread[0].items()]
+    assert sizes == [(f"spread of {size}, {i}", size) for size in (4, 6) for i in (1, 2, 3)]
     others = [name for name in law.configurations if name not in shipped.MEMBERS]
     few = [*shipped.MEMBERS[:2], *others[:2]]
     law = dataclasses.replace(law, distances=law.distances.loc[few, few])

@@ -89,7 +89,7 @@ def test_families_of_equal_size_range_from_one_cluster_to_all_in_even_steps():
     distance = euclidean((10 * corners[:, None] + 0.1 * corners).reshape(-1, 2))
     found = covers.spread_families(distance, 4, 3)
     clusters = [len({int(name[1:]) // 4 for name in members}) for members in found.values()]
-    assert list(found) == ["spread 1", "spread 2", "spread 3"]
+    assert list(found) == ["spread of 4, 1", "spread of 4, 2", "spread of 4, 3"]
     assert (clusters[0], clusters[2]) == (1, 4)
     assert [len(set(members)) for members in found.values()] == [4, 4, 4]
     distance = cloud(20, dimensions=3, seed=5)

@@ -132,6 +132,8 @@ def test_nothing_is_left_but_results(finished):
     kept = json.loads((finished.folder / "settings.json").read_text())
     assert kept["seeds"] == 2
     assert not {"workers", "scheduler_address"} & set(kept)
+    assert set(kept["methods"]["dm"]) == {"method", *METHODS["dm"].parameters.model_fields}
+    assert read_settings(kept).methods == finished.result.plan.settings.methods
 
 
 @pytest.mark.parametrize("method", ["random", "dm", "dc"])
