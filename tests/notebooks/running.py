@@ -4,7 +4,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from clusters import in_process
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TINY = {
@@ -16,19 +15,14 @@ TINY = {
         "dm": {"iterations": 2, "real_batch": 8, "learning_rate": {1: 1, 10: 10}},
         "dc": {"iterations": 1, "real_batch": 8, "learning_rate": 1e30},
     },
-    **{"k": [10, 20, 40, 80], "seeds": 3, "draws": 100, "converged": {"passes": 10}},
+    **{"k": [10, 20, 40, 80], "seeds": 3, "draws": 100, "converged": {"passes": 30}},
 }
 
 
 def execute(notebook: Path, folder: Path, cwd: Path | None = None, **parameters):
-    """Return `notebook` executed with `parameters`; a copy and its cache are left in `folder`.
-
-    Unless `parameters` say otherwise, a study's worker is in this process, and so starts at once.
-    """
-    out = folder / "out.ipynb"
-    with in_process() as address:
-        parameters = {"cache": str(folder / "cache"), "scheduler_address": address} | parameters
-        papermill.execute_notebook(notebook, out, parameters, cwd=cwd, progress_bar=False)
+    """Return `notebook` executed with `parameters`; a copy and its cache are left in `folder`."""
+    out, parameters = folder / "out.ipynb", {"cache": str(folder / "cache"), **parameters}
+    papermill.execute_notebook(notebook, out, parameters, cwd=cwd, progress_bar=False)
     return nbformat.read(out, 4)
 
 

@@ -51,10 +51,9 @@ def test_what_failed_is_shown_as_failed(executed):
 
 
 def test_one_method_and_one_seed_of_a_table_are_no_error(tmp_path):
-    """Run from the notebook's own folder, as JupyterLab does, with a worker of its own."""
+    """Run from the notebook's own folder, as JupyterLab does."""
     lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [3], "seeds": 1}
     lonely |= {"data": {"name": "wine"}, "configurations": {"own": {}}}
-    lonely |= {"scheduler_address": None, "workers": 1}
     results = str(tmp_path / "results")
     notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
     box, _, _, orders, _, comparison, _, labels, *_ = sentences(notebook)
