@@ -1,6 +1,6 @@
 """How often verdicts, intervals and tests err, by simulation: `python -m benchmarks.statistics`.
 
-It writes the tables of docs/statistics.md, in three minutes on two cores. Every study is drawn from
+It writes the tables of docs/statistics.md, in ten minutes on two cores. Every study is drawn from
 a known truth and judged by the functions that the notebooks call.
 """
 
