@@ -150,6 +150,12 @@ def test_who_reads_tables_does_not_wait_for_torch():
     assert "torch" not in loaded_by(", ".join(modules))
 
 
+def test_a_study_can_start_on_windows():
+    """Python has no module `resource` there."""
+    without = "sys; sys.modules['resource'] = None; import ddlib.publish.execute"
+    assert "ddlib.study.forecast" in loaded_by(without)
+
+
 def test_a_study_starts_without_what_it_may_never_need():
     heavy = {"torchvision", "sklearn", "scipy.stats", "diffusers", "altair", "papermill"}
     assert not loaded_by("ddlib.study.run") & heavy
