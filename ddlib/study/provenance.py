@@ -115,7 +115,7 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
     plan = result.plan
     places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
     files = {place(name) for place in places for name in plan.configurations} - {None}
-    searches = sum(read_seconds(path) or 0.0 for path in files)
+    searches = float(pd.Series(map(read_seconds, files), dtype=float).sum())  # NaN is skipped
     table = describe(plan.folder, result.costs, commit())
     table["machines"] = list({plain_text(machine): machine for machine in machines}.values())
     table["workers"] = len(machines)

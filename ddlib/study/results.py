@@ -69,11 +69,15 @@ class Result:
         return rows[columns].reset_index(drop=True)
 
     @property
-    def augmented(self) -> "Result | None":
-        """The part of the configuration that differs from the first only by its augmentation."""
+    def other_augmentation(self) -> "Result | None":
+        """The part of the configuration that augments where the first does not, or the reverse.
+
+        It equals the first in all else. None if there is no such configuration.
+        """
         first = self.plan.first
         for name, other in self.plan.configurations.items():
-            if other.replace(augmentation="none") == first != other:
+            one_augments = (first.augmentation == "none") != (other.augmentation == "none")
+            if one_augments and other.replace(augmentation=first.augmentation) == first:
                 return self.under(name)
         return None
 
@@ -250,11 +254,11 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
 
 def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFrame:
     prepared = {
-        method: sum(read_seconds(path) or math.nan for _, path in plan.preparations(method))
+        method: sum(read_seconds(path) for _, path in plan.preparations(method))
         for method in plan.methods
     }
     teachers = {name: plan.teacher_path(name) for name in plan.configurations}
-    taught = {n: (read_seconds(path) or math.nan) if path else 0.0 for n, path in teachers.items()}
+    taught = {name: read_seconds(path) if path else 0.0 for name, path in teachers.items()}
     search = plan.settings.search_seconds
     rows = [
         {
