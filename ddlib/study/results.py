@@ -175,12 +175,11 @@ def collect(plan: Plan) -> Result:
     result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
-    methods, families = plan.methods.items(), plan.settings.families.items()
     settings["methods"] = {
         name: {"method": base, **parameters.model_dump(mode="json")}
-        for name, (base, parameters) in methods
+        for name, (base, parameters) in plan.methods.items()
     }
-    settings["families"] = {name: family.members for name, family in families}
+    settings["families"] = plan.settings.families
     settings["reference"] = plan.settings.reference
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs", "teachers"):

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.configurations.families import Family, expand, read_configurations, read_families
+from ddlib.configurations.families import expand, read_configurations, read_families
 from ddlib.configurations.table_models import read_distilling_network
 from ddlib.data.options import Options
 from ddlib.data.sources import DATASETS
@@ -161,7 +161,7 @@ class Settings(Parameters):
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
     configurations: dict[str, Configuration] = {}
-    families: dict[str, Family] = {}
+    families: dict[Name, tuple[str, ...]] = {}
     spread: Spread | None = None
     epsilons: list[PositiveFloat] | None = Field(None, examples=[[0.05]])
     pilot: Pilot = Field(None, validate_default=True)
