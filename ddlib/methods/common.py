@@ -183,10 +183,10 @@ def fresh_networks(
     Each iteration draws one of the configurations, all equally likely. Where it names no network,
     and without configurations, the network is `network`.
     """
-    shape, choices = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}, []
+    choices = []
     for options in map(dict, configurations or [{}]):
         named = options.pop("network", None)
-        choices.append((build(**named, **shape) if named else network, options))
+        choices.append((build(**named, **dataset.sizes) if named else network, options))
     for iteration in count():
         stream = generator("matching configuration", seed, iteration)
         chosen, options = choices[int(torch.randint(len(choices), (), generator=stream))]

@@ -233,12 +233,11 @@ def make_plan(settings: Settings) -> Plan:
     check_folder(settings)
     dataset = load(**settings.data)
     settings = for_kind(settings, dataset)
-    sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
-    network = networks.build(**settings.network, **sizes)
+    network = networks.build(**settings.network, **dataset.sizes)
     for name, configuration in settings.configurations.items():
         try:
             for chosen in filter(None, [configuration, configuration.teacher]):
-                chosen.build(**sizes)
+                chosen.build(**dataset.sizes)
         except ValueError as error:
             raise ValueError(
                 f"the configuration {name!r} does not fit {dataset.name}: {error}"
