@@ -22,6 +22,11 @@ from ddlib.parameters import whole_keys
 SUM_TOLERANCE = 1e-3  # of the sum of a row of soft labels
 
 
+def hard_labels(class_count: int, ipc: int) -> torch.Tensor:
+    """Return the labels (ipc x C,) of a distilled set, int64: grouped by class, ascending."""
+    return torch.arange(class_count).repeat_interleave(ipc)
+
+
 @dataclass(frozen=True)
 class DistilledSet:
     """A synthetic set S of k = ipc x C samples, grouped by class in ascending label.
@@ -57,7 +62,7 @@ class DistilledSet:
     @property
     def hard_labels(self) -> torch.Tensor:
         """The class (k,) of each sample, int64, also where the labels are soft."""
-        return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
+        return hard_labels(len(self.classes), self.ipc)
 
     @property
     def decoded(self) -> "DistilledSet":
@@ -145,7 +150,7 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
         raise ValueError(
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
-    samples, labels = synthetic.samples, torch.arange(dataset.class_count).repeat_interleave(ipc)
+    samples, labels = synthetic.samples, hard_labels(dataset.class_count, ipc)
     is_soft = synthetic.labels.ndim == 2
     shape = (len(labels), dataset.class_count) if is_soft else (len(labels),)
     expected = {

@@ -70,11 +70,6 @@ class Parameters(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{what}: {_first_sentence(error)}") from None
 
-    @classmethod
-    def required(cls) -> list[str]:
-        """Return the names of the parameters that have no default."""
-        return [name for name, field in cls.model_fields.items() if field.is_required()]
-
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some values changed; ValueError for a bad value."""
         return type(self)(**{**vars(self), **changes})
