@@ -92,11 +92,11 @@ def nearest(
 
 
 def _read(samples: torch.Tensor, dataset: DataSet, data: Mapping[str, Any]) -> pd.DataFrame:
-    normalisation, encoder = dataset.normalisation, data["encoder"]
+    normalisation = dataset.normalisation
     if normalisation.columns:
         return rows(samples, normalisation)
     if dataset.kind == "sequence":
-        tokens = nearest_tokens(samples, normalisation, encoder)
+        tokens = nearest_tokens(samples, normalisation)
         return pd.DataFrame({"nearest tokens": [" ".join(words) for words in tokens]})
-    texts = nearest_texts(samples, normalisation, training_texts(data["name"]), encoder)
+    texts = nearest_texts(samples, normalisation, training_texts(data["name"]))
     return pd.DataFrame({"nearest text": texts})
