@@ -1,18 +1,14 @@
 """A distilled set: its samples, labels and origin, in one safetensors file."""
 
-import base64
 import json
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from ddlib.data.base import DataSet
 from ddlib.data.normalise import Normalisation, Whitening, pack, unpack
@@ -195,27 +191,3 @@ def _check_soft(labels: torch.Tensor) -> None:
             f"the least is {least:.4g}, and rows sum to {low:.4g} to {high:.4g}; take the softmax "
             "of logits"
         )
-
-
-def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
-    """Return the first image of each class of each set: method, ipc, k, label, class_name, url.
-
-    url: a PNG data address of the image, enlarged to at least `side` pixels.
-    """
-    rows = []
-    for synthetic in sets:
-        firsts = synthetic.pixels()[:: synthetic.ipc]
-        factor = max(1, -(-side // max(firsts.shape[1:3])))
-        for label, pixels in enumerate(firsts):
-            url = _png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
-            size = (synthetic.method, synthetic.ipc, synthetic.k)
-            rows.append((*size, label, synthetic.classes[label], url))
-    return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
-
-
-def _png_address(image: Image.Image, factor: int) -> str:
-    """Return the image, enlarged `factor` times, as a PNG data address."""
-    buffer = BytesIO()
-    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    enlarged.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
