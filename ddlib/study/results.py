@@ -15,7 +15,6 @@ from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.methods.generators import unet
 from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
@@ -142,11 +141,6 @@ class Result:
             common = set(self.plan.seeds)
         kept = [name for name in names if seeds[name] >= common]
         return {name: self.observed(name, sorted(common)) for name in kept}
-
-    def generator_losses(self, method: str) -> np.ndarray:
-        """Return the training loss (steps,) of a method's generator; empty if it has none."""
-        files = self.plan.preparations(method) if method in self.plan.methods else []
-        return np.concatenate([np.empty(0), *(unet.losses(path).numpy() for _, path in files)])
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed that exist, of every method and size."""
