@@ -143,6 +143,8 @@ def read(folder: str | Path) -> Tables:
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     needed = {"reference", "families"} - settings.keys() | {"gap_error"} - set(trials)
+    if (folder / DISTANCES).is_file():
+        needed |= {"pilot"} - settings.keys()
     if needed:
         raise ValueError(
             f"the study in {folder} is of an older ddlib and lacks {', '.join(sorted(needed))}; "

@@ -152,8 +152,8 @@ def collect(plan: Plan) -> Result:
     """Read all records of a study into tables, and write these as Parquet to its folder.
 
     `settings.json` is written too. It has all parameters of each method, lists the members of each
-    family, names the reference, and leaves out `workers` and `scheduler_address`, which change no
-    result.
+    family, names the reference and the pilot, and leaves out `workers` and `scheduler_address`,
+    which change no result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = []
@@ -175,6 +175,7 @@ def collect(plan: Plan) -> Result:
     }
     settings["families"] = plan.settings.families
     settings["reference"] = plan.settings.reference
+    settings["pilot"] = plan.settings.pilot.model_dump()
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs", "teachers"):
         table = getattr(result, name).to_parquet(index=False)
