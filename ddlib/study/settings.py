@@ -27,7 +27,7 @@ from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.parameters import ByIpc, Parameters, Text, check_names, of_notebook
+from ddlib.parameters import ByIpc, Parameters, Text, check_names
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.exploration import Exploration
 from ddlib.study.extensions import read_extensions
@@ -238,11 +238,6 @@ class Settings(Parameters):
     def references(self) -> list[str]:
         """The kinds of networks that are trained on all data."""
         return list(dict.fromkeys([self.reference, SAME_STEPS]))
-
-
-def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a study's running notebook; see `of_notebook`."""
-    return of_notebook(namespace, Settings)
 
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:
