@@ -66,8 +66,9 @@ def test_its_findings_are_what_the_shipped_tables_give():
     assert "**Scaling law.** The curve" in README
 
 
-def test_longer_training_reverses_no_difference_as_it_says():
-    study = tables.read(tables.FINDINGS / "methods" / "longer_cifar10")
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_longer_training_reverses_no_difference_as_it_says(data):
+    study = tables.read(tables.FINDINGS / "methods" / f"longer_{data}")
     [row] = compare.reordered(study.trials, ()).to_dict("records")
     assert (row["first"], row["configuration"], row["reversed"]) == ("own", "longer", 0)
     assert row["kept"] > row["unclear"]
