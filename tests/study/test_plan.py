@@ -302,7 +302,7 @@ def test_a_missing_parameter_is_named_and_no_file_is():
 
 
 def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
-    table = given() | {"results": str(tmp_path), "cache": str(tmp_path / "cache")}
+    table = given().table | {"results": str(tmp_path), "cache": str(tmp_path / "cache")}
     make_plan(read_settings(table))
     (tmp_path / "settings.json").write_text(json.dumps(table))  # as at the end of a run
     spelled_out = table | {"training": {"momentum": 0.9}, "labels": None}
