@@ -89,6 +89,10 @@ def test_what_it_says_of_errors_is_what_was_simulated():
     fails = [row[-1] for row in rows("Intervals and conditions where the law is true") if row]
     assert "fails these tests in about one study of ten" in " ".join(README.split())
     assert all(8 <= share <= 12 for share in fails)
+    table = re.findall(r"(?m)^\| gaps grow with .*\| 5 of 4 \|(.*)\|$", page)
+    found = [float(line.split("|")[3]) for line in table]
+    assert "five find a true law in one study of four" in " ".join(README.split())
+    assert found == pytest.approx([0.25, 0.25], abs=0.04)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ddlib.explore import sheets
@@ -113,9 +112,7 @@ class Tables:
         if not self.settings.get("spread") or self.distances is None:
             return {}, ""
         try:
-            sizes, count = (self.settings["spread"][name] for name in ("size", "count"))
-            groups = [covers.spread_families(self.distances, n, count) for n in np.ravel(sizes)]
-            return {name: members for group in groups for name, members in group.items()}, ""
+            return covers.spread_families(self.distances, **self.settings["spread"]), ""
         except ValueError as reason:  # failed trials leave too few configurations
             return {}, f"no families of equal size: {reason}"
 

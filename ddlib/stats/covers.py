@@ -95,14 +95,18 @@ def radii(distance: pd.DataFrame, floor: float = 0.0) -> pd.Series:
     return pd.Series(radii, index=pd.Index(QUANTILES, name="quantile"), name="radius")
 
 
-def spread_families(distance: pd.DataFrame, size: int, count: int) -> dict[str, tuple[str, ...]]:
-    """Pick `count` families of `size` members from tight to wide.
+def spread_families(
+    distance: pd.DataFrame, size: int | Sequence[int], count: int
+) -> dict[str, tuple[str, ...]]:
+    """Pick `count` families of each size from tight to wide: {"spread of 4, 1": members, ...}.
 
     Candidates grow from every member by the neighbour at a fixed rank of the distance to the
     family: nearest gives tight ones, farthest wide ones. Those whose mean distances come nearest
-    to `count` equal steps from least to most are taken. Their names are "spread of 4, 1" and so on,
-    for a size of 4. Raises ValueError for fewer than `count`.
+    to `count` equal steps from least to most are taken. Raises ValueError for fewer than `count`.
     """
+    if isinstance(size, Sequence):
+        groups = [spread_families(distance, one, count) for one in size]
+        return {name: members for group in groups for name, members in group.items()}
     matrix = matrix_of(distance)
     if not 2 <= size < len(matrix) or count < 2:
         allowed = f"2 <= size < {len(matrix)} configurations and count >= 2"

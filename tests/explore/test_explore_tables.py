@@ -69,7 +69,7 @@ def test_families_are_those_of_the_study_and_of_equal_size(studies):
     law = studies[1]
     assert law.families["all configurations"] == tuple(law.configurations)
     assert law.families[shipped.FAMILY] == shipped.MEMBERS
-    spread = covers.spread_families(law.distances, 4, 5)
+    spread = covers.spread_families(law.distances, [4, 6], 12)
     assert {name: law.families[name] for name in spread} == spread
     two = dataclasses.replace(
         law, settings={**law.settings, "spread": {"size": [4, 6], "count": 3}}
@@ -81,7 +81,7 @@ def test_families_are_those_of_the_study_and_of_equal_size(studies):
     law = dataclasses.replace(law, distances=law.distances.loc[few, few])
     assert law.families[shipped.FAMILY] == shipped.MEMBERS[:2]
     assert not [name for name in law.families if name.startswith("spread")]
-    assert law.spread[1].startswith("no families of equal size: size=4, count=5 give no choice")
+    assert law.spread[1].startswith("no families of equal size: size=4, count=12 give no choice")
 
 
 def test_gaps_come_from_each_seeds_own_reference(studies):
