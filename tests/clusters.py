@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dask
 from distributed import LocalCluster
 from mounts import run_with
 
 import ddlib
+from ddlib.study.cluster import DASK as OPTIONS
 
 ROOT = Path(ddlib.__file__).parents[1]
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -67,7 +69,11 @@ def held(hold: Path) -> int:
 def in_process(threads: int = 1) -> Iterator[str]:
     """Run a scheduler and a worker as threads of this process; yield their address."""
     places = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tcp"}
-    with LocalCluster(1, threads_per_worker=threads, processes=False, **places) as local:
+    options = {name: value for name, value in OPTIONS.items() if "preload" not in name}
+    with (
+        dask.config.set(options),
+        LocalCluster(1, threads_per_worker=threads, processes=False, **places) as local,
+    ):
         yield local.scheduler_address
 
 

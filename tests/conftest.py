@@ -1,6 +1,9 @@
 """What the tests share: one thread, and a data set small enough to check by hand."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy loads; processes of tests inherit it
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

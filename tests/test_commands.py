@@ -41,6 +41,14 @@ def test_files_and_targets_of_a_command_exist(command):
     assert inputs or command in ("make test", "make lab", "make report", "make bench")
 
 
+def test_a_batch_is_of_every_quick_profile():
+    command = [*MAKE, "--dry-run", "batch"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    profiles = {str(path.relative_to(ROOT)) for path in ROOT.glob("parameters/*/quick.yaml")}
+    assert len(profiles) == 7
+    assert profiles <= set(said.split())
+
+
 def test_slides_are_made_of_the_first_lesson_and_of_the_findings():
     command = [*MAKE, "--dry-run", "slides"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

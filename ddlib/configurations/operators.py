@@ -7,6 +7,7 @@ import numpy as np
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.data.base import DataSet
+from ddlib.devices import one_thread
 from ddlib.networks.functional import Theta, flatten
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
@@ -17,6 +18,7 @@ STATES = 4  # points of a training at which configurations are compared
 BURST = 5  # steps per update: the momentum has no effect on the first one
 
 
+@one_thread()  # steps of small networks take ten times as long on two threads as on one
 def update_fields(
     dataset: DataSet, configurations: Mapping[str, Configuration], seed: object
 ) -> dict[str, np.ndarray]:

@@ -47,14 +47,15 @@ def solve(shapes, means, weights, level: float) -> tuple[np.ndarray, np.ndarray,
     """
     total = weights.sum(axis=-1, keepdims=True)
     part = 1 - 1 / np.sqrt(1 + level * total)
-    shape_mean = part * (weights * shapes).sum(axis=-1, keepdims=True) / total
-    gap_mean = part * (weights * means).sum(axis=-1, keepdims=True) / total
+    shape_mean = part * np.vecdot(weights, shapes)[..., None] / total
+    gap_mean = part * np.vecdot(weights, means)[..., None] / total
     f, g = shapes - shape_mean, means - gap_mean
-    ff, fg = (weights * f * f).sum(axis=-1), (weights * f * g).sum(axis=-1)
+    ff, fg = np.vecdot(weights * f, f), np.vecdot(weights * f, g)
     # A covariance that is pure rounding is a slope of 0: constant curves come out exactly flat.
-    size = np.sqrt(ff * (weights * means**2).sum(axis=-1))
+    size = np.sqrt(ff * np.vecdot(weights * means, means))
     a = np.where(np.abs(fg) > SAME * size, fg, 0.0) / np.where(ff > 0, ff, 1.0)
-    chi2 = (weights * (g - a[..., None] * f) ** 2).sum(axis=-1)
+    misses = g - a[..., None] * f
+    chi2 = np.vecdot(weights * misses, misses)
     return a, np.isinf(level) * (gap_mean[..., 0] - a * shape_mean[..., 0]), chi2
 
 

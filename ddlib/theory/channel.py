@@ -213,7 +213,8 @@ def least_size(
         return features(flat.reshape(-1, width)).mean(axis=0) - target
 
     largest = 2 * (rank(features, real) + 1)
-    exact = {"jac": "cs", "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}  # complex steps
+    # Complex steps. ftol ends the search at a least value that is not zero; none ends near zero.
+    exact = {"jac": "cs", "xtol": 1e-15, "ftol": 1e-6, "gtol": 1e-15}
     for k in range(1, largest + 1):
         for _ in range(attempts):
             start = real[generator.choice(len(real), k, replace=False)].ravel()

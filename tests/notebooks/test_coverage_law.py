@@ -21,6 +21,7 @@ SMALL = {
     "pilot": {"k": [10, 20, 40], "configurations": ["own", "narrow", "mixup"]},
     **{"spread": {"size": 2, "count": 3}, "epsilons": [0.05, 0.3]},
     **{"seeds": 4, "probe": 60, "draws": 60, "reference": "converged"},
+    "converged": {"passes": 10},
 }
 
 

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import torch
 import yaml
-from clusters import heed_interrupts
+from clusters import heed_interrupts, in_process
 from mounts import needs_mounts, run_with
 
 from ddlib.publish import batch
@@ -92,11 +92,14 @@ def project(tmp_path, monkeypatch) -> Project:
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Run a batch in this process; return its exit code or sentence, and what it printed."""
+    """Run a batch in this process; return its exit code or sentence, and what it printed.
+
+    It starts no workers: its notebooks are told of a scheduler, and run no study.
+    """
 
     def call(*arguments: str) -> tuple[object, str]:
         with monkeypatch.context() as patch:
-            patch.setenv("DASK_SCHEDULER_ADDRESS", "")  # restored after the batch set it
+            patch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
             try:
                 batch.main([*arguments])
                 code = 0
@@ -184,7 +187,9 @@ def test_killed_and_continued_by_two_at_once_it_gives_the_same_tables(project, m
         assert statuses(text) == {"study/one": "done"}
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     places = {"results": f"{project.root}/alone/one", "cache": f"{project.root}/alone/cache"}
-    study.run(read_settings(yaml.safe_load(parameters.read_text()) | places | {"workers": 1}))
+    with in_process() as address:
+        places["scheduler_address"] = address
+        study.run(read_settings(yaml.safe_load(parameters.read_text()) | places))
     assert tables(project.results("study/one")) == tables(project.root / "alone" / "one")
     assert len(list(trials.glob("*.json"))) == TRIALS
     assert len(list(project.root.glob("results/cache/references/*.json"))) == REFERENCES

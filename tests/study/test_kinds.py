@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from clusters import in_process
 from grids import DC, DM
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -30,6 +31,17 @@ WINE = {
     "seeds": 1,
     "reference": "same_steps",
 }
+
+
+@pytest.fixture(scope="module")
+def address():
+    with in_process() as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(address, no_scheduler, monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
 
 
 def settings(tmp_path, **changes):
