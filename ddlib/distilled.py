@@ -1,18 +1,14 @@
 """A distilled set: its samples, labels and origin, in one safetensors file."""
 
-import base64
 import json
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from ddlib.data.base import DataSet
 from ddlib.data.normalise import Normalisation, Whitening, pack, unpack
@@ -20,6 +16,11 @@ from ddlib.files import write_atomically
 from ddlib.parameters import whole_keys
 
 SUM_TOLERANCE = 1e-3  # of the sum of a row of soft labels
+
+
+def hard_labels(class_count: int, ipc: int) -> torch.Tensor:
+    """Return the labels (ipc x C,) of a distilled set, int64: grouped by class, ascending."""
+    return torch.arange(class_count).repeat_interleave(ipc)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class DistilledSet:
     @property
     def hard_labels(self) -> torch.Tensor:
         """The class (k,) of each sample, int64, also where the labels are soft."""
-        return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
+        return hard_labels(len(self.classes), self.ipc)
 
     @property
     def decoded(self) -> "DistilledSet":
@@ -145,7 +146,7 @@ def check_set(synthetic: object, dataset: DataSet, method: str, ipc: int, seed: 
         raise ValueError(
             f"it should be a DistilledSet of ipc={ipc}, not {type(synthetic).__name__}"
         )
-    samples, labels = synthetic.samples, torch.arange(dataset.class_count).repeat_interleave(ipc)
+    samples, labels = synthetic.samples, hard_labels(dataset.class_count, ipc)
     is_soft = synthetic.labels.ndim == 2
     shape = (len(labels), dataset.class_count) if is_soft else (len(labels),)
     expected = {
@@ -190,27 +191,3 @@ def _check_soft(labels: torch.Tensor) -> None:
             f"the least is {least:.4g}, and rows sum to {low:.4g} to {high:.4g}; take the softmax "
             "of logits"
         )
-
-
-def pictures(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
-    """Return the first image of each class of each set: method, ipc, k, label, class_name, url.
-
-    url: a PNG data address of the image, enlarged to at least `side` pixels.
-    """
-    rows = []
-    for synthetic in sets:
-        firsts = synthetic.pixels()[:: synthetic.ipc]
-        factor = max(1, -(-side // max(firsts.shape[1:3])))
-        for label, pixels in enumerate(firsts):
-            url = _png_address(Image.fromarray(pixels.squeeze(-1).numpy()), factor)
-            size = (synthetic.method, synthetic.ipc, synthetic.k)
-            rows.append((*size, label, synthetic.classes[label], url))
-    return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
-
-
-def _png_address(image: Image.Image, factor: int) -> str:
-    """Return the image, enlarged `factor` times, as a PNG data address."""
-    buffer = BytesIO()
-    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    enlarged.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -71,9 +71,15 @@ class Parameters(BaseModel):
             raise ValueError(f"{what}: {_first_sentence(error)}") from None
 
     @classmethod
-    def required(cls) -> list[str]:
-        """Return the names of the parameters that have no default."""
-        return [name for name, field in cls.model_fields.items() if field.is_required()]
+    def of_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """Return the parameters of a running notebook: its own cell's, changed by papermill's cell.
+
+        namespace: `globals()` of the notebook. Raises ValueError, see the class, also for unknown
+        names of the last parameters cell, of which papermill only logs a warning.
+        """
+        cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
+        names = assigned(cells[-1] if cells else "") | set(cls.model_fields) & set(namespace)
+        return cls.read({name: namespace[name] for name in sorted(names)}, "this notebook")
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some values changed; ValueError for a bad value."""
@@ -278,15 +284,3 @@ def assigned(source: str) -> set[str]:
     """Return the names that a cell assigns."""
     nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
     return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-
-
-def of_notebook(namespace: Mapping[str, Any], kind: type[Parameters]) -> dict[str, Any]:
-    """Return the parameters of a running notebook: its own cell's, changed by papermill's cell.
-
-    namespace: `globals()` of the notebook; kind: the class of its parameters. The result also holds
-    unknown names of the last parameters cell, so that the caller can refuse them (papermill only
-    logs a warning).
-    """
-    cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-    names = assigned(cells[-1] if cells else "") | set(kind.model_fields) & set(namespace)
-    return {name: namespace[name] for name in sorted(names)}

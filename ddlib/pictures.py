@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
-from ddlib import distilled
 from ddlib.data.base import DataSet
 from ddlib.data.load import training_texts
 from ddlib.data.tables import rows
 from ddlib.data.text import nearest_texts, nearest_tokens
 from ddlib.distilled import DistilledSet
+from ddlib.figures.sets import png_address
 
 REAL = 300  # samples of D that are points, at most
 FITTED = 2000  # samples of D whose principal components are the plane, at most
@@ -22,8 +23,25 @@ CLASSES = 10  # in a table of nearest rows or texts, at most
 def to_draw(sets: list[DistilledSet], dataset: DataSet) -> pd.DataFrame:
     """Return what `ddlib.figures.sets.distilled_sets` draws: images, or points of other samples."""
     if dataset.kind == "image":
-        return distilled.pictures(sets)
+        return images(sets)
     return points(sets, dataset)
+
+
+def images(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
+    """Return the first image of each class of each set: method, ipc, k, label, class_name, url.
+
+    url: a PNG data address of the image, enlarged to at least `side` pixels.
+    """
+    rows = []
+    for synthetic in sets:
+        firsts = synthetic.pixels()[:: synthetic.ipc]
+        factor = max(1, -(-side // max(firsts.shape[1:3])))
+        enlarged = firsts.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        for label, pixels in enumerate(enlarged):
+            url = png_address(Image.fromarray(pixels.squeeze(-1).numpy()))
+            size = (synthetic.method, synthetic.ipc, synthetic.k)
+            rows.append((*size, label, synthetic.classes[label], url))
+    return pd.DataFrame(rows, columns=["method", "ipc", "k", "label", "class_name", "url"])
 
 
 def points(sets: list[DistilledSet], dataset: DataSet, count: int = REAL) -> pd.DataFrame:
@@ -92,11 +110,11 @@ def nearest(
 
 
 def _read(samples: torch.Tensor, dataset: DataSet, data: Mapping[str, Any]) -> pd.DataFrame:
-    normalisation, encoder = dataset.normalisation, data["encoder"]
+    normalisation = dataset.normalisation
     if normalisation.columns:
         return rows(samples, normalisation)
     if dataset.kind == "sequence":
-        tokens = nearest_tokens(samples, normalisation, encoder)
+        tokens = nearest_tokens(samples, normalisation)
         return pd.DataFrame({"nearest tokens": [" ".join(words) for words in tokens]})
-    texts = nearest_texts(samples, normalisation, training_texts(data["name"]), encoder)
+    texts = nearest_texts(samples, normalisation, training_texts(data["name"]))
     return pd.DataFrame({"nearest text": texts})

@@ -95,7 +95,7 @@ def on_both(act: Callable, dataset: DataSet) -> tuple:
 
 
 def trained(dataset: DataSet, steps: int, augmentation: str = "none"):
-    network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
+    network = build(**CONVNET, **dataset.sizes)
     images, labels = dataset.train.samples, dataset.train.labels
     recipe = Recipe(steps=steps, batch_size=16, augmentation=augmentation)
     theta = initial_parameters(network, generator("weights"), images.device)
@@ -123,7 +123,7 @@ SETTINGS = {
 
 
 def distilled(dataset, method: str, folder: Path, iterations: int | None = None) -> torch.Tensor:
-    network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
+    network = build(**CONVNET, **dataset.sizes)
     options = SETTINGS[method] | ({} if iterations is None else {"iterations": iterations})
     parameters = METHODS[method].parameters.read(options, method)
     more = prepare(METHODS[method], parameters, [2, 3], dataset, network, folder)
@@ -131,7 +131,7 @@ def distilled(dataset, method: str, folder: Path, iterations: int | None = None)
 
 
 def probe(dataset: DataSet, folder: Path, iterations: int) -> dict[str, torch.Tensor]:
-    network = build(**CONVNET, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
+    network = build(**CONVNET, **dataset.sizes)
     theta = initial_parameters(network, generator("weights"), dataset.train.device)
     recipe = Recipe(steps=iterations, batch_size=16)
     return load(train_and_observe(network, theta, dataset.train, dataset.test, recipe, 0, 10)[1])

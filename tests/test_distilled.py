@@ -13,8 +13,9 @@ import torch
 from draws import decoded_by_hand, noise
 from PIL import Image
 
+from ddlib import pictures
 from ddlib.data.normalise import Normalisation, Whitening
-from ddlib.distilled import DistilledSet, check_set, decode, encode, load_distilled, pictures
+from ddlib.distilled import DistilledSet, check_set, decode, encode, load_distilled
 
 
 def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
@@ -188,8 +189,8 @@ def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tin
         check(normalisation.normalise(raw / 255) * scale)
 
 
-def test_pictures_has_one_row_a_class():
-    table = pictures([distilled_set(ipc=1), distilled_set(ipc=2, method="dm")])
+def test_images_have_one_row_a_class():
+    table = pictures.images([distilled_set(ipc=1), distilled_set(ipc=2, method="dm")])
     assert list(table.columns) == ["method", "ipc", "k", "label", "class_name", "url"]
     rows = list(table.drop(columns="url").itertuples(index=False, name=None))
     assert rows == [
@@ -197,15 +198,17 @@ def test_pictures_has_one_row_a_class():
         for method, ipc in (("dc", 1), ("dm", 2))
         for label, name in enumerate(("ant", "bee", "cat"))
     ]
-    assert pictures([]).empty
+    assert pictures.images([]).empty
 
 
 @pytest.mark.parametrize(
     ("side", "factor", "channels"), [(4, 14, 1), (10, 6, 3), (28, 2, 1), (56, 1, 3), (64, 1, 3)]
 )
-def test_pictures_are_enlarged_with_square_pixels(side, factor, channels):
+def test_images_are_enlarged_with_square_pixels(side, factor, channels):
     synthetic = distilled_set(classes=("ant", "bee"), ipc=1, side=side, channels=channels)
-    for url, pixels in zip(pictures([synthetic])["url"], synthetic.pixels().numpy(), strict=True):
+    for url, pixels in zip(
+        pictures.images([synthetic])["url"], synthetic.pixels().numpy(), strict=True
+    ):
         start, content = url.split(",")
         assert start == "data:image/png;base64"
         decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ddlib.networks.functional import build
-from ddlib.parameters import of_notebook, read_file
+from ddlib.parameters import read_file
 from ddlib.study.exploration import Exploration
 from ddlib.study.settings import Settings, read_parameters, read_settings
 
@@ -81,8 +81,8 @@ def test_a_profile_means_the_same_alone_and_merged_by_papermill_with_its_noteboo
     for source in namespace["In"]:
         exec(compile(source, "parameters", "exec"), {}, namespace)
     kind = KINDS.get(path.parent.name, Settings)
-    merged, alone = of_notebook(namespace, kind), read_parameters(profile)
-    assert vars(read_parameters(merged)) == vars(alone)
+    merged, alone = kind.of_notebook(namespace), read_parameters(profile)
+    assert vars(merged) == vars(alone)
     assert alone.results == f"results/{path.parent.name}/{path.stem}"
 
 
@@ -148,6 +148,12 @@ def test_who_reads_tables_does_not_wait_for_torch():
     modules = [f"ddlib.{path.parent.name}.{path.stem}" for path in files]
     assert {path.parent.name for path in files} == set(rooms)
     assert "torch" not in loaded_by(", ".join(modules))
+
+
+def test_a_study_can_start_on_windows():
+    """Python has no module `resource` there, which psutil imports on Linux alone."""
+    without = "psutil, sys; sys.modules['resource'] = None; import ddlib.publish.execute"
+    assert "ddlib.study.forecast" in loaded_by(without)
 
 
 def test_a_study_starts_without_what_it_may_never_need():

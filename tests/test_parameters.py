@@ -81,8 +81,6 @@ def test_defaults_stand_where_nothing_is_given():
     }
     for parameters in (Cooking(), Cooking.read(None, "soup"), Cooking.read({}, "soup")):
         assert parameters.model_dump() == expected
-    assert Serving.required() == ["guests"]
-    assert Cooking.required() == []
 
 
 def test_given_values_replace_defaults():

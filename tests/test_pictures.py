@@ -63,21 +63,21 @@ def test_the_first_sample_of_each_class_of_the_smallest_sets_is_read():
     sets = [distilled(wine, values), distilled(wine, values.repeat(2, 1))]
     sets = [replace(small, labels=torch.arange(3).repeat_interleave(n)) for n, small in
             zip((1, 2), sets, strict=True)]  # fmt: skip
-    table = pictures.nearest(sets, wine, {"form": "document", "encoder": "wordllama"})
+    table = pictures.nearest(sets, wine, {"form": "document"})
     assert table["class"].tolist() == ["class_0", "class_1", "class_2"]
     assert table["k"].tolist() == [3] * 3
     pixels = wine.normalisation.denormalise(values)
     assert np.allclose(table["alcohol"], pixels[:, 0].double().round(decimals=2))
     sets[1] = replace(sets[1], method="dc")  # its smallest set is larger
-    table = pictures.nearest(sets, wine, {"form": "document", "encoder": ""})
+    table = pictures.nearest(sets, wine, {"form": "document"})
     assert table["k"].tolist() == [3] * 3 + [6] * 3
-    assert pictures.nearest([], wine, {"form": "document", "encoder": ""}) is None
+    assert pictures.nearest([], wine, {"form": "document"}) is None
 
 
 def test_vectors_of_neither_tables_nor_texts_are_not_read():
     dataset = vectors(samples(8, 3))
     small = distilled(dataset, samples(2, 3))
-    assert pictures.nearest([small], dataset, {"form": "document", "encoder": ""}) is None
+    assert pictures.nearest([small], dataset, {"form": "document"}) is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_texts_are_found_again(tmp_path, monkeypatch, form, column):
     for part in ("train", "test"):
         frame = pd.DataFrame({"text": texts, "label": ["cat", "dog"]})
         frame.to_csv(tmp_path / f"{part}.csv", index=False)
-    data = {"name": str(tmp_path), "form": form, "encoder": "wordllama"}
+    data = {"name": str(tmp_path), "form": form}
     pets = load(**data)
     table = pictures.nearest([distilled(pets, pets.train.samples)], pets, data)
     words = [text.replace("▁", "").replace(" ", "") for text in table[column]]

@@ -2,21 +2,11 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.parameters import check_names
 from ddlib.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family of configurations; `series`: the nested family that it is a part of, if any."""
-
-    name: str
-    members: tuple[str, ...]
-    series: str = ""
 
 
 def read_configurations(
@@ -103,21 +93,22 @@ def _label(value: Any) -> str:
 
 def read_families(
     tables: Mapping[str, Any], entries: Mapping[str, Sequence[str]]
-) -> dict[str, Family]:
-    """Return the families by name; tables: {name: list of configurations, or {nested: list}}.
+) -> dict[str, tuple[str, ...]]:
+    """Return the members of each family, by its name.
 
-    entries: the configurations of each entry of `expand`. A list may name configurations, or an
-    entry for all of its configurations. A nested family gives one family for every size from 2,
-    named `name-size`: the first configurations of its list. Raises ValueError, in one sentence, for
-    an empty family, an unknown or repeated member, and a nested family of one.
+    tables: {name: list of configurations, or {nested: list}}; entries: the configurations of each
+    entry of `expand`. A list may name configurations, or an entry for all of its configurations. A
+    nested family gives one family for every size from 2, named `name-size`: the first
+    configurations of its list. Raises ValueError, in one sentence, for an empty family, an unknown
+    or repeated member, and a nested family of one.
     """
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"families must be a table {{name: configurations}}, got {tables!r}")
     members_of = {name: [name] for names in entries.values() for name in names} | dict(entries)
-    families: list[Family] = []
+    families = {}
     for name, entry in tables.items():
         if not isinstance(entry, Mapping):
-            families.append(Family(name, _members(name, entry, members_of)))
+            families[name] = _members(name, entry, members_of)
             continue
         check_names(entry, ["nested"], f"parameter of the family {name!r}")
         members = _members(name, entry.get("nested"), members_of)
@@ -125,9 +116,8 @@ def read_families(
             raise ValueError(
                 f"the family {name!r} grows from two configurations; list at least two"
             )
-        sizes = range(2, len(members) + 1)
-        families += [Family(f"{name}-{size}", members[:size], series=name) for size in sizes]
-    return {family.name: family for family in families}
+        families |= {f"{name}-{size}": members[:size] for size in range(2, len(members) + 1)}
+    return families
 
 
 def _members(name: str, names: Any, members_of: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

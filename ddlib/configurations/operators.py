@@ -41,7 +41,7 @@ def update_fields(
             raise ValueError(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )
-    network = shared.build(dataset.sample_shape, dataset.class_count)
+    network = shared.build(**dataset.sizes)
     real = dataset.train
     rows = batches(len(real.labels), shared.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}

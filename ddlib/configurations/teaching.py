@@ -21,7 +21,7 @@ def teach(dataset: DataSet, configuration: Configuration) -> bytes:
     configuration: of the teacher. One seed decides its weights, batches and augmentation. Raises
     DivergedError if a loss is not finite.
     """
-    network = configuration.build(dataset.sample_shape, dataset.class_count)
+    network = configuration.build(**dataset.sizes)
     theta = configuration.initial(network, generator("teacher weights"))
     theta = {name: value.to(dataset.train.device) for name, value in theta.items()}
     real, recipe = dataset.train, configuration.recipe
@@ -36,7 +36,7 @@ def read_teacher(path: Path, dataset: DataSet, configuration: Configuration) -> 
     """Return the teacher of a configuration from the file of `teach`."""
     with reading(path):
         theta = load_file(path, str(dataset.train.device))
-    network = configuration.teacher.build(dataset.sample_shape, dataset.class_count)
+    network = configuration.teacher.build(**dataset.sizes)
     return Teacher(network, theta, configuration.labels.temperature, configuration.labels.loss)
 
 

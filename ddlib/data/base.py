@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,6 +108,11 @@ class DataSet:
     @property
     def class_count(self) -> int:
         return len(self.classes)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a network must know of the data to be built: sample_shape and class_count."""
+        return {"sample_shape": self.sample_shape, "class_count": self.class_count}
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,6 @@ class Options(Parameters):
     label: the column of the classes.
     missing: of a table: what replaces missing numbers; missing words become the most frequent.
     form: of texts: vectors of documents, or sequences of tokens.
-    encoder: of texts: wordllama, the folder of a model of sentence-transformers, or such a model of
-        the hub with its revision, name@revision.
     dimension: of texts: keep the first values of each vector or token.
     length: of texts in tokens: longer ones are cut, shorter ones are padded.
     """
@@ -42,7 +40,6 @@ class Options(Parameters):
     label: Text = "label"
     missing: Literal["mean", "most_frequent"] | None = None
     form: Literal["document", "tokens"] = "document"
-    encoder: Text = "wordllama"
     dimension: PositiveInt | None = None
     length: PositiveInt = LENGTH
     download: bool = False
@@ -63,7 +60,7 @@ FORMATS = {
     **dict.fromkeys(("image_size", "zca"), ("images",)),
     "missing": ("tables",),
     "label": ("tables", "texts"),
-    **dict.fromkeys(("form", "encoder", "dimension"), ("texts",)),
+    **dict.fromkeys(("form", "dimension"), ("texts",)),
     "length": ("texts, form: tokens",),
 }
 """The formats of data that have an option. Options that are not named are for all."""

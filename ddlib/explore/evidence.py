@@ -138,11 +138,7 @@ def _worst(gaps: pd.DataFrame, members: Sequence[str], k: float) -> str | None:
 
 def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> Held:
     """Count the planner's intervals, from the study's pilot, that held what the pilot left out."""
-    every = {
-        "k": study.sizes[:-1],
-        "configurations": list(study.full["configuration"].unique())[::2],
-    }
-    chosen = study.settings.get("pilot") or every
+    chosen = study.settings["pilot"]
     part = gaps[gaps["k"].isin(chosen["k"]) & gaps["configuration"].isin(chosen["configurations"])]
     networks = dict(gaps[["configuration", "network"]].to_numpy())
     pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))

@@ -1,6 +1,5 @@
 """Contact sheets: the distilled images of a method at one size, in one small picture."""
 
-import base64
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageChops
 
+from ddlib.figures.sets import png_address
 from ddlib.figures.style import panels
 
 CLASSES, COPIES = 10, 5  # the most columns and rows
@@ -87,9 +87,7 @@ def strip(picture: bytes, columns: int, start: bytes | None = None) -> str:
     first, *others = (Image.open(BytesIO(sheet)) for sheet in (picture, start) if sheet)
     for other in others:
         first = ImageChops.subtract(first, other, offset=PAPER)
-    file = BytesIO()
-    first.crop((0, 0, first.width, first.width // columns)).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return png_address(first.crop((0, 0, first.width, first.width // columns)))
 
 
 def strips(addresses: pd.DataFrame, columns: int) -> alt.FacetChart:

@@ -146,6 +146,8 @@ def read(folder: str | Path) -> Tables:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     needed = {"reference", "families"} - settings.keys() | {"capped"} - set(references)
     needed |= {"base", "gap_error", "labels"} - set(trials)
+    if (folder / DISTANCES).is_file():
+        needed |= {"pilot"} - settings.keys()
     if needed:
         raise ValueError(
             f"the study in {folder} is of an older ddlib and lacks {', '.join(sorted(needed))}; "

@@ -1,13 +1,24 @@
 """Figures of distilled sets: images, or points in the plane."""
 
+import base64
+from io import BytesIO
+
 import altair as alt
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ddlib.figures import style
 
 SIZES = 4  # columns of points, at most
 MIDDLE = 0.99  # the axes leave out what lies far beyond this quantile
+
+
+def png_address(image: Image.Image) -> str:
+    """Return an image as a PNG data address, which a chart can show."""
+    file = BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def distilled_sets(table: pd.DataFrame) -> alt.FacetChart:

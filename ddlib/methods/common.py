@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
 from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
-from ddlib.distilled import DistilledSet, decode, encode
+from ddlib.distilled import DistilledSet, decode, encode, hard_labels
 from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
@@ -31,11 +31,6 @@ def class_members(dataset: DataSet) -> list[torch.Tensor]:
     """Return, for each class, the indices of its training samples in ascending order."""
     labels = dataset.train.labels.cpu()
     return [torch.nonzero(labels == label).flatten() for label in range(dataset.class_count)]
-
-
-def synthetic_labels(class_count: int, ipc: int) -> torch.Tensor:
-    """Return the labels (ipc x C,) of a distilled set: grouped by class, ascending."""
-    return torch.arange(class_count).repeat_interleave(ipc)
 
 
 def real_batches(
@@ -95,7 +90,7 @@ def finished(
     images = images.detach().cpu().clone()
     return DistilledSet(
         samples=images,
-        labels=synthetic_labels(dataset.class_count, len(images) // dataset.class_count),
+        labels=hard_labels(dataset.class_count, len(images) // dataset.class_count),
         normalisation=dataset.normalisation,
         classes=dataset.classes,
         data=dataset.name,
@@ -183,10 +178,10 @@ def fresh_networks(
     Each iteration draws one of the configurations, all equally likely. Where it names no network,
     and without configurations, the network is `network`.
     """
-    shape, choices = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}, []
+    choices = []
     for options in map(dict, configurations or [{}]):
         named = options.pop("network", None)
-        choices.append((build(**named, **shape) if named else network, options))
+        choices.append((build(**named, **dataset.sizes) if named else network, options))
     for iteration in count():
         stream = generator("matching configuration", seed, iteration)
         chosen, options = choices[int(torch.randint(len(choices), (), generator=stream))]
@@ -205,7 +200,7 @@ class Synthetic:
     ):
         self.ipc, self.factor, self._origin = ipc, factor, (dataset, parameters, seed)
         self.samples = initial_images(dataset, ipc, parameters.initialisation, seed, factor)
-        labels = synthetic_labels(dataset.class_count, ipc * factor**2)
+        labels = hard_labels(dataset.class_count, ipc * factor**2)
         self.labels = labels.to(self.samples.device)
         self.optimiser = torch.optim.SGD(
             [self.samples.requires_grad_()],

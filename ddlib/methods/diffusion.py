@@ -13,8 +13,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from ddlib.data.base import DataSet
 from ddlib.devices import check_autocast
-from ddlib.distilled import DistilledSet
-from ddlib.methods.common import centroids, class_members, finished, synthetic_labels
+from ddlib.distilled import DistilledSet, hard_labels
+from ddlib.methods.common import centroids, class_members, finished
 from ddlib.methods.generators import dit, unet
 from ddlib.methods.generators.base import ImageGenerator
 from ddlib.networks.layers import Network
@@ -127,7 +127,7 @@ def _generate(
 
     Each latent has its own random stream, so it does not depend on the others in its pass.
     """
-    labels = synthetic_labels(len(model.class_ids), ipc)
+    labels = hard_labels(len(model.class_ids), ipc)
     parameters = parameters.replace(guidance=at_ipc(parameters.guidance, ipc))
     streams = [
         generator("mode guidance", seed, ipc, label, number % ipc)

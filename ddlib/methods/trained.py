@@ -42,9 +42,7 @@ def teacher_job(parameters: Taught, ipcs: Sequence[int]) -> list[dict[str, Any]]
 
 def build(dataset: DataSet, table: Mapping[str, Any]) -> Network:
     """Return the network of a table with its name and options."""
-    return functional.build(
-        **table, sample_shape=dataset.sample_shape, class_count=dataset.class_count
-    )
+    return functional.build(**table, **dataset.sizes)
 
 
 def first_weights(network: Network, number: int, device: torch.device) -> Theta:

@@ -77,15 +77,15 @@ def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
 
 
 def dd_ranking(
-    table: pd.DataFrame, full: pd.DataFrame, augmented: pd.DataFrame | None = None
+    table: pd.DataFrame, full: pd.DataFrame, other: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Tabulate HLR, IOR, LRS and ARS (fractions) of `accuracies` and `full_data`.
 
     HLR = full - synthetic, with hard labels as here; IOR = synthetic - random, under one protocol;
     LRS = (e^x - e^-1) / (e - e^-1) with x = (IOR - HLR) / 2; ARS the same with x the mean of IOR
-    with augmentation and without. augmented: `accuracies` of the same sets under a configuration
-    that augments. Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without BASELINE, or without
-    `augmented`. Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
+    with augmentation and without. other: `accuracies` of the same sets under a second
+    configuration; one of the two augments. Columns: method, ipc, k, hlr, ior, lrs, ars; NaN without
+    BASELINE, or without `other`. Source: Li et al., "DD-Ranking" (arXiv 2505.13300).
     """
 
     def score(advantage: pd.Series) -> pd.Series:
@@ -95,11 +95,11 @@ def dd_ranking(
         hlr=float(full["accuracy"].iloc[0]) - table["accuracy"], ior=_over_baseline(table)
     )
     scores["lrs"] = score((scores["ior"] - scores["hlr"]) / 2)
-    if augmented is None:
+    if other is None:
         return scores.assign(ars=np.nan)
-    other = augmented[["method", "k"]].assign(other=_over_baseline(augmented))
-    other = scores.merge(other, how="left")["other"].to_numpy()
-    return scores.assign(ars=score((other + scores["ior"]) / 2))
+    second = other[["method", "k"]].assign(second=_over_baseline(other))
+    second = scores.merge(second, how="left")["second"].to_numpy()
+    return scores.assign(ars=score((second + scores["ior"]) / 2))
 
 
 def _over_baseline(table: pd.DataFrame) -> pd.Series:

@@ -170,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--references", action="store_true", help="networks on all data, too")
     parser.add_argument("--workers", type=int, help="processes; by default one per core")
     options = parser.parse_args(arguments)
+    if options.sample < 1:
+        sys.exit(f"--sample={options.sample} chooses no trial; give at least 1")
     try:
         places = [place for name in options.findings for place in folders(name)]
     except FileNotFoundError as error:

@@ -6,7 +6,7 @@ give the seconds of the long one. Where earlier trials of the study left their s
 """
 
 import math
-import resource
+import sys
 import time
 import timeit
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from scipy.optimize import nnls
 
@@ -285,4 +286,9 @@ def _peak(context: Context) -> float:
     """Return the most memory that this worker has held, in MB: the GPU's, if it computes there."""
     if context.device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource  # Windows has none
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

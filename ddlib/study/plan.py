@@ -108,8 +108,11 @@ class Plan:
         return [self._trial(*place) for place in itertools.product(*grid)]
 
     def _trial(self, configuration: str, method: str, ipc: int, seed: int) -> Trial:
-        distilled = [self.settings.network, method, *self._made_by(method), ipc, seed]
-        evaluated = [self._values(configuration), self.settings.evaluations]
+        base, parameters = self.methods[method]
+        code = code_digest(*METHODS[base].modules), *METHODS[base].reads(parameters)
+        made_by = method, base, parameters.model_dump(), *code
+        distilled = [self.settings.network, *made_by, ipc, seed]
+        evaluated = [self.configurations[configuration].model_dump(), self.settings.evaluations]
         name = f"{method}-ipc{ipc}-seed{seed}"
         set_path = self.folder / "distilled" / f"{name}-{self._digest(distilled)}.safetensors"
         path = self.folder / "trials" / f"{name}-{self._digest(distilled, evaluated)}.json"
@@ -170,14 +173,6 @@ class Plan:
             files.append((job, path))
         return files
 
-    def _made_by(self, method: str) -> list[Any]:
-        """Return what decides the sets of a method, besides data, network, size and seed."""
-        base, parameters = self.methods[method]
-        return [base, parameters.model_dump(), *_method_code(base, parameters)]
-
-    def _values(self, configuration: str) -> dict[str, Any]:
-        return self.configurations[configuration].model_dump()
-
     def _on_all_data(self, configuration: str) -> dict[str, Any]:
         """Return what decides a training on all data, which has no learned labels or steps."""
         chosen = self.configurations[configuration]
@@ -191,12 +186,6 @@ class Plan:
         own = sorted(code_digest(name) for name in modules if not name.startswith("ddlib."))
         study = context.digest, context.device, context.precision, code_digest(*DECIDING)
         return fingerprint([study, own, text])
-
-
-def _method_code(base: str, parameters: Parameters) -> list[str]:
-    """Return digests of the code of a method, and of the files that its parameters name."""
-    method = METHODS[base]
-    return [code_digest(*method.modules), *method.reads(parameters)]
 
 
 def check_folder(settings: Settings) -> list[str]:
@@ -233,12 +222,11 @@ def make_plan(settings: Settings) -> Plan:
     check_folder(settings)
     dataset = load(**settings.data)
     settings = for_kind(settings, dataset)
-    sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
-    network = networks.build(**settings.network, **sizes)
+    network = networks.build(**settings.network, **dataset.sizes)
     for name, configuration in settings.configurations.items():
         try:
             for chosen in filter(None, [configuration, configuration.teacher]):
-                chosen.build(**sizes)
+                chosen.build(**dataset.sizes)
         except ValueError as error:
             raise ValueError(
                 f"the configuration {name!r} does not fit {dataset.name}: {error}"

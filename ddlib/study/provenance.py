@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from dask.system import CPU_COUNT
@@ -110,7 +111,7 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
     plan = result.plan
     places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
     files = {place(name) for place in places for name in plan.configurations} - {None}
-    searches = sum(read_seconds(path) or 0.0 for path in files)
+    searches = np.nansum([read_seconds(path) for path in files])
     table = describe(plan.folder, result.costs)
     table["machines"] = list({plain_text(machine): machine for machine in machines}.values())
     table["workers"] = len(machines)

@@ -15,7 +15,6 @@ from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import reading, write_atomically
 from ddlib.fingerprints import plain_text
-from ddlib.methods.generators import unet
 from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial
@@ -69,11 +68,15 @@ class Result:
         return rows[columns].reset_index(drop=True)
 
     @property
-    def augmented(self) -> "Result | None":
-        """The part of the configuration that differs from the first only by its augmentation."""
+    def other_augmentation(self) -> "Result | None":
+        """The part of the configuration that augments where the first does not, or the reverse.
+
+        It equals the first in all else. None if there is no such configuration.
+        """
         first = self.plan.first
         for name, other in self.plan.configurations.items():
-            if other.replace(augmentation="none") == first != other:
+            one_augments = (first.augmentation == "none") != (other.augmentation == "none")
+            if one_augments and other.replace(augmentation=first.augmentation) == first:
                 return self.under(name)
         return None
 
@@ -139,11 +142,6 @@ class Result:
         kept = [name for name in names if seeds[name] >= common]
         return {name: self.observed(name, sorted(common)) for name in kept}
 
-    def generator_losses(self, method: str) -> np.ndarray:
-        """Return the training loss (steps,) of a method's generator; empty if it has none."""
-        files = self.plan.preparations(method) if method in self.plan.methods else []
-        return np.concatenate([np.empty(0), *(unet.losses(path).numpy() for _, path in files)])
-
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed that exist, of every method and size."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
@@ -154,8 +152,8 @@ def collect(plan: Plan) -> Result:
     """Read all records of a study into tables, and write these as Parquet to its folder.
 
     `settings.json` is written too. It has all parameters of each method, lists the members of each
-    family, names the reference, and leaves out `workers` and `scheduler_address`, which change no
-    result.
+    family, names the reference and the pilot, and leaves out `workers` and `scheduler_address`,
+    which change no result.
     """
     records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
     rows = []
@@ -171,13 +169,13 @@ def collect(plan: Plan) -> Result:
     result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
     places = ("workers", "scheduler_address")
     settings = {name: value for name, value in plan.settings.table.items() if name not in places}
-    methods, families = plan.methods.items(), plan.settings.families.items()
     settings["methods"] = {
         name: {"method": base, **parameters.model_dump(mode="json")}
-        for name, (base, parameters) in methods
+        for name, (base, parameters) in plan.methods.items()
     }
-    settings["families"] = {name: family.members for name, family in families}
+    settings["families"] = plan.settings.families
     settings["reference"] = plan.settings.reference
+    settings["pilot"] = plan.settings.pilot.model_dump()
     write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
     for name in ("trials", "references", "costs", "teachers"):
         table = getattr(result, name).to_parquet(index=False)
@@ -250,11 +248,11 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
 
 def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFrame:
     prepared = {
-        method: sum(read_seconds(path) or math.nan for _, path in plan.preparations(method))
+        method: sum(read_seconds(path) for _, path in plan.preparations(method))
         for method in plan.methods
     }
     teachers = {name: plan.teacher_path(name) for name in plan.configurations}
-    taught = {n: (read_seconds(path) or math.nan) if path else 0.0 for n, path in teachers.items()}
+    taught = {name: read_seconds(path) if path else 0.0 for name, path in teachers.items()}
     search = plan.settings.search_seconds
     rows = [
         {

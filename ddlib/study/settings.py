@@ -20,14 +20,14 @@ from pydantic import (
 )
 
 from ddlib.configurations.configuration import Configuration
-from ddlib.configurations.families import Family, expand, read_configurations, read_families
+from ddlib.configurations.families import expand, read_configurations, read_families
 from ddlib.configurations.table_models import read_distilling_network
 from ddlib.data.options import Options
 from ddlib.data.sources import DATASETS
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
-from ddlib.parameters import ByIpc, Parameters, Text, check_names, of_notebook
+from ddlib.parameters import ByIpc, Parameters, Text, check_names
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.exploration import Exploration
 from ddlib.study.extensions import read_extensions
@@ -159,7 +159,7 @@ class Settings(Parameters):
     k: list[PositiveInt] = Field(min_length=1, examples=[[10, 50, 100]])
     results: Text = Field(examples=["results/mine"])
     configurations: dict[str, Configuration] = {}
-    families: dict[str, Family] = {}
+    families: dict[Name, tuple[str, ...]] = {}
     spread: Spread | None = None
     epsilons: list[PositiveFloat] | None = Field(None, examples=[[0.05]])
     pilot: Pilot = Field(None, validate_default=True)
@@ -235,11 +235,6 @@ class Settings(Parameters):
     def references(self) -> list[str]:
         """The kinds of networks that are trained on all data."""
         return list(dict.fromkeys([self.reference, SAME_STEPS]))
-
-
-def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a study's running notebook; see `of_notebook`."""
-    return of_notebook(namespace, Settings)
 
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:

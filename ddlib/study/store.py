@@ -1,6 +1,7 @@
 """The files of a study: records of trials, seconds of files, and locks."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -82,7 +83,7 @@ def write_seconds(path: Path, seconds: float) -> None:
     write_atomically(path.with_name(f"{path.name}.seconds"), json.dumps(seconds).encode())
 
 
-def read_seconds(path: Path) -> float | None:
-    """Return the seconds that the file `path` took; None if they were never written."""
+def read_seconds(path: Path) -> float:
+    """Return the seconds that the file `path` took; NaN if they were never written."""
     beside = path.with_name(f"{path.name}.seconds")
-    return read_json(beside, float) if beside.exists() else None
+    return read_json(beside, float) if beside.exists() else math.nan

@@ -75,7 +75,8 @@ def search(
     """
     real, rows, variants = load(**settings.data | {"held_out": None, "per_class": None}), [], {}
     ipcs, smallest = read_ipcs(settings.k, real), int(real.train.labels.bincount().min())
-    held_out = held_out or settings.data["held_out"] or max(1, min(HELD_OUT, smallest // 5))
+    if held_out is None:
+        held_out = settings.data["held_out"] or max(1, min(HELD_OUT, smallest // 5))
     for method, (base, parameters) in settings.methods.items():
         moves = issubclass(METHODS[base].parameters, Matching)
         numbers = NUMBERS.get(base, ["learning_rate"] if moves else [])

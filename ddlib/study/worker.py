@@ -128,7 +128,6 @@ def open_data(
 ) -> tuple[DataSet, Network | None]:
     """Return the data set, and the network of a configuration (by default the study's)."""
     dataset = _dataset(context.copy, context.digest, context.device)
-    sizes = {"sample_shape": dataset.sample_shape, "class_count": dataset.class_count}
     if configuration:
-        return dataset, configuration.build(**sizes)
-    return dataset, networks.build(**context.network, **sizes)
+        return dataset, configuration.build(**dataset.sizes)
+    return dataset, networks.build(**context.network, **dataset.sizes)

@@ -1,9 +1,7 @@
-"""Texts as vectors and as sequences, against wordllama's own vectors, and a small stand-in."""
+"""Texts as vectors and as sequences, against wordllama's own vectors."""
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -126,38 +124,6 @@ def test_a_cache_that_two_processes_write_or_one_damages(pets, tmp_path):
     kept.write_bytes(kept.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"wordllama-.*npy is not whole .*; delete it"):
         load(pets)
-
-
-def test_other_encoders(pets, monkeypatch):
-    with pytest.raises(ValueError, match="encoder='bert' is neither wordllama nor a folder; give"):
-        load(pets, encoder="bert")
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ValueError, match="for encoder='bert@1', install sentence-transformers"):
-        load(pets, encoder="bert@1")
-
-    class Tiny(list):
-        """Two tokens, "a" to 1 and others to 2, of two values."""
-
-        def __init__(self, place, revision=None):
-            weight = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 5.0]])
-            table = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(weight=weight))
-            super().__init__([SimpleNamespace(auto_model=table)])
-
-        def encode(self, texts):
-            return np.array([[len(text), text.count("d")] for text in texts])
-
-        def tokenizer(self, texts, add_special_tokens):
-            return {
-                "input_ids": [[1 if word == "a" else 2 for word in text.split()] for text in texts]
-            }
-
-    Tiny.tokenizer.convert_ids_to_tokens = "?ab".__getitem__
-    stand_in = ModuleType("sentence_transformers")
-    stand_in.SentenceTransformer = Tiny
-    monkeypatch.setitem(sys.modules, "sentence_transformers", stand_in)
-    values = images(load(pets, encoder="tiny@2").train)
-    lengths = np.array([len(text) for text in TEXTS])
-    np.testing.assert_allclose(values[:, 0], (lengths - lengths.mean()) / lengths.std(), rtol=1e-5)
 
 
 @real_data

@@ -104,7 +104,8 @@ def test_a_configuration_is_left_out_once_no_seed_has_a_network_on_all_data(stud
         assert (name in set(study.gaps["configuration"])) == kept
 
 
-def test_written_distances_are_read_back(mine):
+def test_written_distances_are_read_back(tmp_path):
+    mine = shutil.copytree(shipped.COVERAGE, tmp_path / "law")
     names = ["b", "a", "c"]
     points = np.random.default_rng(0).normal(size=(3, 2))
     matrix = np.linalg.norm(points[:, None] - points[None], axis=-1)

@@ -32,8 +32,8 @@ STUDY = {
 TRIALS, REFERENCES = 2 * 3 * 3, 2 * 3
 RUN = """
 from ddlib.study.run import run
-from ddlib.study.settings import notebook_parameters, read_settings
-result = run(read_settings(notebook_parameters(globals())))
+from ddlib.study.settings import Settings
+result = run(Settings.of_notebook(globals()))
 """
 PARTLY = """
 # in the place of run(...)

@@ -176,3 +176,5 @@ def test_what_cannot_be_checked_is_said_in_a_sentence(finding, capsys):
     assert text.splitlines()[1:] == ["nothing was recomputed; not checked: methods/tiny"]
     with pytest.raises(SystemExit, match="'elsewhere' is no finding; give `findings`, or a folder"):
         check.main(["elsewhere"])
+    with pytest.raises(SystemExit, match="--sample=-1 chooses no trial; give at least 1"):
+        check.main([str(finding), "--sample", "-1"])

@@ -14,7 +14,7 @@ from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
 from ddlib.study.plan import Plan, check_folder, make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import Settings, check_coverage, notebook_parameters, read_settings
+from ddlib.study.settings import Settings, check_coverage, read_settings
 
 TRIALS = 3 * 2 * 2
 
@@ -242,7 +242,7 @@ seeds = 5
 """
 
 
-def given(*sources: str, **injected) -> dict:
+def given(*sources: str, **injected) -> Settings:
     """The parameters of a notebook whose cells have run, with what papermill injects."""
     cells = [nbformat.v4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]})]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -254,17 +254,17 @@ def given(*sources: str, **injected) -> dict:
     for source in (DEFAULTS, *sources):
         namespace["In"].append(source)
         exec(source, namespace)
-    return notebook_parameters(namespace)
+    return Settings.of_notebook(namespace)
 
 
 def test_the_parameters_cell_gives_the_settings():
-    parameters = given("answer = 42")
+    parameters = given("answer = 42").table
     assert parameters == {
         **{"data": {"name": "digits"}, "network": {"name": "mlp"}, "training": {}},
         **{"methods": {"random": {}}, "k": [10, 20], "results": "results/x", "seeds": 5},
     }
-    assert given(seeds=2) == parameters | {"seeds": 2}
-    assert given(data={"name": "mnist"}, k=[10]) == parameters | {
+    assert given(seeds=2).table == parameters | {"seeds": 2}
+    assert given(data={"name": "mnist"}, k=[10]).table == parameters | {
         "data": {"name": "mnist"},
         "k": [10],
     }
@@ -273,9 +273,12 @@ def test_the_parameters_cell_gives_the_settings():
 def test_papermill_overrides_the_parameters_cell():
     """Papermill writes the keys of a table as text, which must not change what a table means."""
     rates = {1: 1, 100: 50.5}
-    changed = given() | {"seeds": 2, "methods": {"dm": {"learning_rate": rates}}, "workers": None}
-    parameters = given("later = 7", **changed)
-    read = read_settings(parameters)
+    changed = given().table | {
+        "seeds": 2,
+        "methods": {"dm": {"learning_rate": rates}},
+        "workers": None,
+    }
+    read = given("later = 7", **changed)
     assert (read.seeds, read.workers, read.k) == (2, None, [10, 20])
     assert read.methods["dm"][1].learning_rate == rates
 
@@ -283,13 +286,13 @@ def test_papermill_overrides_the_parameters_cell():
 def test_an_unknown_name_is_refused_until_it_is_put_right():
     """In JupyterLab the cell is edited and run again; the old name is still in the namespace."""
     with pytest.raises(ValueError, match="'sedes' is not a parameter; did you mean"):
-        read_settings(given(sedes=2))
+        given(sedes=2)
     right = DEFAULTS.replace("seeds = 5", "seeds = 2")
-    assert read_settings(given(DEFAULTS + "sedes = 2\n", right)).seeds == 2
+    assert given(DEFAULTS + "sedes = 2\n", right).seeds == 2
 
 
 def test_a_missing_parameter_is_named_and_no_file_is():
-    table = given()
+    table = given().table
     del table["k"]
     with pytest.raises(ValueError, match=r"the parameter .k. is missing; add it$"):
         read_settings(table)
@@ -299,7 +302,7 @@ def test_a_missing_parameter_is_named_and_no_file_is():
 
 
 def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
-    table = given() | {"results": str(tmp_path), "cache": str(tmp_path / "cache")}
+    table = given().table | {"results": str(tmp_path), "cache": str(tmp_path / "cache")}
     make_plan(read_settings(table))
     (tmp_path / "settings.json").write_text(json.dumps(table))  # as at the end of a run
     spelled_out = table | {"training": {"momentum": 0.9}, "labels": None}

@@ -33,7 +33,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.study import jobs, store
-from ddlib.study.results import Result
+from ddlib.study.results import Result, collect
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
 from ddlib.training.divergence import DivergedError
@@ -432,6 +432,12 @@ def test_what_is_prepared_is_made_once_by_two_studies_at_once(tmp_path, address,
         assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
     seconds = one.costs.groupby("method")["prepare_seconds"].first()
     assert seconds["random"] == 0 < seconds["shifted"]
+    for _, path in two.plan.preparations("shifted"):
+        store.write_seconds(path, 0.0)  # shorter than the clock can tell
+    assert (collect(two.plan).costs["prepare_seconds"] == 0).all()
+    path.with_name(f"{path.name}.seconds").unlink()
+    seconds = collect(two.plan).costs.groupby("method")["prepare_seconds"].min()
+    assert seconds[["random", "shifted"]].isna().tolist() == [False, True]
 
 
 def test_a_preparation_that_fails_fails_what_waits_for_it(tmp_path, address, monkeypatch):
@@ -523,7 +529,16 @@ def test_every_set_is_distilled_once_and_evaluated_under_every_configuration(sev
     part = several.under("lenet")
     assert len(part.trials) == len(part.costs) == 10
     assert list(part.references["seed"]) == [0, 1, 2, 3, 4]
-    assert set(several.augmented.trials["configuration"]) == {"seen"}
+    assert set(several.other_augmentation.trials["configuration"]) == {"seen"}
+
+
+def test_ars_finds_the_other_configuration_also_where_the_first_augments(several):
+    parts = several.plan.settings.table["configurations"]
+    for names, other in ((["seen", "adam", "own"], {"own"}), (["lenet", "seen"], set())):
+        table = GRID | SEVERAL | {"results": "results/unused", "families": {}}
+        chosen = read_settings(table | {"configurations": {name: parts[name] for name in names}})
+        part = replace(several, plan=replace(several.plan, settings=chosen)).other_augmentation
+        assert set(part.trials["configuration"] if part else ()) == other
 
 
 def test_a_configuration_without_a_reference_is_left_out_of_families(several):

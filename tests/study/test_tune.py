@@ -169,6 +169,7 @@ def test_vectors_are_searched_in_balanced_accuracy(tmp_path, address):
             "held_out=20 leaves nothing of the 20 training samples of class",
         ),
         (["--held-out", "19"], {}, "ipc"),
+        (["--held-out", "0"], {}, "held_out=0 must be a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(tmp_path, options, changes, sentence):

@@ -23,7 +23,7 @@ CONVNET = {"name": "convnet", "width": 4, "depth": 2}
 
 def started(dataset, shape):
     """Return a network, weights of float64 for each of SEEDS, and the data set in float64."""
-    network = build(**shape, sample_shape=dataset.sample_shape, class_count=dataset.class_count)
+    network = build(**shape, **dataset.sizes)
     fresh = [initial_parameters(network, generator("evaluation weights", seed)) for seed in SEEDS]
     thetas = [{name: value.double() for name, value in theta.items()} for theta in fresh]
     return network, thetas, in_float64(dataset)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -96,12 +95,6 @@ def load(path: Path | None, dataset: DataSet, channels: Sequence[int]) -> ImageG
     (colours, height, width), count = dataset.sample_shape, dataset.class_count
     chunk = max(1, min(64, CHUNK_PIXELS // (height * width)))
     return ImageGenerator(encode, decode, predict, colours, SCHEDULE, range(count), count, chunk)
-
-
-def losses(path: Path) -> torch.Tensor:
-    """Return the training loss (steps,) of the UNet in the file at `path`."""
-    with reading(path), safetensors.safe_open(str(path), "pt") as file:
-        return file.get_tensor("losses")
 
 
 def _drop(labels: torch.Tensor, null_class: int, stream: torch.Generator) -> torch.Tensor:
