@@ -100,24 +100,29 @@ def read_families(
     entry of `expand`. A list may name configurations, or an entry for all of its configurations. A
     nested family gives one family for every size from 2, named `name-size`: the first
     configurations of its list. Raises ValueError, in one sentence, for an empty family, an unknown
-    or repeated member, and a nested family of one.
+    or repeated member, and a nested family of one; and for two families of one name.
     """
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"families must be a table {{name: configurations}}, got {tables!r}")
     members_of = {name: [name] for names in entries.values() for name in names} | dict(entries)
     families = {}
     for name, entry in tables.items():
-        if not isinstance(entry, Mapping):
-            families[name] = _members(name, entry, members_of)
-            continue
-        check_names(entry, ["nested"], f"parameter of the family {name!r}")
-        members = _members(name, entry.get("nested"), members_of)
-        if len(members) < 2:
-            raise ValueError(
-                f"the family {name!r} grows from two configurations; list at least two"
-            )
-        families |= {f"{name}-{size}": members[:size] for size in range(2, len(members) + 1)}
+        named = _grown(name, entry, members_of)
+        if twice := families.keys() & named:
+            raise ValueError(f"two families are named {min(twice)!r}; rename one of them")
+        families |= named
     return families
+
+
+def _grown(name: str, entry: Any, members_of: Mapping[str, Sequence[str]]) -> dict[str, tuple]:
+    """Return the families of one entry of a table: itself, or all sizes of a nested one."""
+    if not isinstance(entry, Mapping):
+        return {name: _members(name, entry, members_of)}
+    check_names(entry, ["nested"], f"parameter of the family {name!r}")
+    members = _members(name, entry.get("nested"), members_of)
+    if len(members) < 2:
+        raise ValueError(f"the family {name!r} grows from two configurations; list at least two")
+    return {f"{name}-{size}": members[:size] for size in range(2, len(members) + 1)}
 
 
 def _members(name: str, names: Any, members_of: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

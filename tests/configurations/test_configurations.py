@@ -165,6 +165,7 @@ def test_a_bad_product_is_refused_in_one_sentence(axes, message):
         ({"f": {"nested": ["a"], "size": [1]}}, "'size' is not a parameter of the family"),
         ({"f": {"nested": []}}, "is empty"),
         ({"f": {"nested": ["a"]}}, "'f' grows from two configurations; list at least two"),
+        ({"f-2": ["a"], "f": {"nested": ["a", "b"]}}, "two families are named 'f-2'; rename one"),
     ],
 )
 def test_a_bad_family_is_refused_in_one_sentence(tables, message):
