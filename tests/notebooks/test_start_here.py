@@ -52,7 +52,7 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     told = re.findall(r"\*\*(\w+): (\w+)", scaling)
     assert told == [("dm", "fails"), ("mgd3", "survives"), ("random", "fails")]
     assert coverage.startswith("**Families with a larger H_cov need more samples** to hold a ")
-    assert coverage.endswith("at a worst gap of 0.05 and 0.1: **not confirmed**. See notebook 06.")
+    assert coverage.endswith("at a worst gap of 0.05 and 0.1: **confirmed**. See notebook 06.")
     jargon = ("AIC", "p =", "R²", "Vendi", "τ", "interval")
     assert not any(word in text for word in jargon for text in (kept, scaling, coverage))
 
