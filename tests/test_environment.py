@@ -150,7 +150,7 @@ def test_who_reads_tables_does_not_wait_for_torch():
     assert "torch" not in loaded_by(", ".join(modules))
 
 
-def test_a_study_can_start_on_windows():
+def test_what_starts_a_study_can_be_imported_on_windows():
     """Python has no module `resource` there, which psutil imports on Linux alone."""
     without = "psutil, sys; sys.modules['resource'] = None; import ddlib.publish.execute"
     assert "ddlib.study.forecast" in loaded_by(without)

@@ -1,5 +1,6 @@
 """What README and docs say is what the files hold, and their Python runs."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import evidence, tables
-from ddlib.stats import compare, laws, verdicts
+from ddlib.stats import compare, laws, regressions, verdicts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -72,7 +73,9 @@ def test_longer_training_reverses_no_difference_as_it_says(data):
     [row] = compare.reordered(study.trials, ()).to_dict("records")
     assert (row["first"], row["configuration"], row["reversed"]) == ("own", "longer", 0)
     assert row["kept"] > row["unclear"]
-    assert "as many steps on S reverse no significant difference" in README
+    assert (
+        "as many steps on S reverse no significant difference between methods on MNIST or" in README
+    )
 
 
 def test_what_it_says_of_errors_is_what_was_simulated():
@@ -91,8 +94,24 @@ def test_what_it_says_of_errors_is_what_was_simulated():
     assert all(8 <= share <= 12 for share in fails)
     table = re.findall(r"(?m)^\| gaps grow with .*\| 5 of 4 \|(.*)\|$", page)
     found = [float(line.split("|")[3]) for line in table]
-    assert "five find a true law in one study of four" in " ".join(README.split())
+    assert "five are too few: they find a true law in one study of four" in " ".join(README.split())
     assert found == pytest.approx([0.25, 0.25], abs=0.04)
+
+
+def test_what_it_says_of_the_two_judgements_of_the_coverage_law_on_mnist():
+    study = tables.read(tables.FINDINGS / "coverage_law" / "mnist")
+    assert study.settings["spread"] == {"size": [4, 6], "count": 12}
+    five = dataclasses.replace(
+        study, settings={**study.settings, "spread": {"size": 4, "count": 5}}
+    )
+    said, ps = [], []
+    for version in (five, study):
+        law = evidence.cover(version, draws=100)
+        said.append(regressions.confirms(law.fitted, law.within))
+        ps.append(law.within.query("predictor == 'h_cov' and epsilon == 0.1")["p"].item())
+    assert said == ["not confirmed", "confirmed"]
+    sentence = f"it was not confirmed (p = {ps[0]:.3f} among them at a worst gap of 0.1)"
+    assert sentence in " ".join(README.split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -12,7 +12,7 @@ from ddlib.stats.regressions import FEWEST
 
 GAP_TITLE = "gap in error"  # balanced, if the study's measure is
 SHAPES = ("circle", "square", "diamond", "cross")
-SERIES_SHAPES = (*SHAPES, "triangle-right", "triangle-left", "arrow")
+SERIES_SHAPES = (*SHAPES, "triangle-right", "triangle-left", "arrow", "wedge")
 LABEL = (0.07, 0.04)  # room for a label: shares of the axes
 DASHES = ([1, 0], [5, 2], [1, 2])  # the next where all colours are taken
 
