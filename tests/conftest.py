@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clusters import Cluster, started
+from clusters import Cluster, in_process, started
 from torch import nn
 
 from ddlib.data.base import DataSet, Split
@@ -45,6 +45,19 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     report = yield
     _fail_if_needed(report)
     return report
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A scheduler and a worker in this process, for all tests of a file."""
+    with in_process() as address:
+        yield address
+
+
+@pytest.fixture
+def in_this_process(address: str, no_scheduler, monkeypatch) -> None:
+    """Send studies that name no scheduler to the one in this process."""
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from clusters import in_process
 
 from ddlib.data.load import load
 from ddlib.networks.functional import build
@@ -16,12 +15,6 @@ DATA = {"name": "digits", "classes": [0, 1, 2]}
 TRAINING = {"steps": 20, "batch_size": 16, "learning_rate": 0.05}
 UNIT = "normalised_by: {mean: [0], std: [1]}"
 LABELS = torch.arange(3).repeat_interleave(2)
-
-
-@pytest.fixture(scope="module")
-def address():
-    with in_process() as address:
-        yield address
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clusters import in_process
 from grids import GRID
 
 from ddlib.explore import findings
@@ -19,17 +18,7 @@ from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def address():
-    with in_process() as address:
-        yield address
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(address, no_scheduler, monkeypatch):
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from clusters import in_process
 from grids import DC, DM
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -14,6 +13,7 @@ from ddlib.study.plan import make_plan
 from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 TRAINED = {"features": "trained", "training": {"steps": 5}}
 MTT = {"iterations": 2, "student_steps": 2, "expert_epochs": 1, "max_start": 1, "experts": 1}
 DATM = MTT | {"student_steps": 2, "expert_steps": 4, "label_snapshot": 1}
@@ -31,17 +31,6 @@ WINE = {
     "seeds": 1,
     "reference": "same_steps",
 }
-
-
-@pytest.fixture(scope="module")
-def address():
-    with in_process() as address:
-        yield address
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(address, no_scheduler, monkeypatch):
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
 
 
 def settings(tmp_path, **changes):
