@@ -5,6 +5,7 @@ README and of notebook 05.
 """
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -210,4 +211,5 @@ def write(readme_path: Path, images: Path) -> None:
 
 
 if __name__ == "__main__":
+    ArgumentParser("python -m ddlib.explore.evidence", description=__doc__).parse_args()
     write(from_root("README.md"), from_root("notebooks/images"))

@@ -57,8 +57,9 @@ def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Co
 
 def _planner(name: str, inside: int, answered: int, left_out: int, width: float) -> str:
     return (
-        f"On {name} that part left out {left_out} gaps. It answered {answered}, and its 95 % "
-        f"intervals, half of them wider than {width:.2f} (a gap is at most 1), held {inside}."
+        f"On {name}, {left_out} gaps were hidden from it. It predicted {answered}, and {inside} of "
+        f"these lie in its 95 % intervals, but half of the intervals are wider than {width:.2f} "
+        "(a gap is at most 1)."
     )
 
 
@@ -72,13 +73,11 @@ def _scaling(cells: pd.DataFrame) -> str:
     text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
     text += f"paper's upper bound allows; for {other} no one power of k fits, or several do."
     if survive := (methods["outcome"] == "survives").sum():
-        text += (
-            f" Of the {survive} that survive, {len(sharp(methods))} could have told an exponent "
-        )
-        text += "of 1/4 and of 1 from 1/2."
+        text += f" Of the {survive} that survive, {len(sharp(methods))} would have shown an "
+        text += "exponent of 1/4 or of 1."
     if len(images):
         count = len(PAPER_DATA) * len(PAPER_METHODS)
-        text += f" In those of the paper's own {count} cells that are measured, it "
+        text += f" The paper itself has {count} cells. In those that are measured here, it "
         text += f"{_outcomes(images)}."
     if controls.any():
         text += f" For controls, made without learning, it {_outcomes(cells[controls])}."
@@ -164,10 +163,12 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
         lost = (soft["outcome"] == GAINS[3]).sum()
-        text += f" With soft labels of one teacher they are better {_won(soft)}, worse in {lost}; "
+        text += (
+            f" With soft labels of one teacher they are better {_won(soft)} and worse in {lost}; "
+        )
         places = ["data", "method", "ipc"]
         same = soft.assign(data=soft["data"].str.replace("soft", "hard"))[places].merge(gains)
-        text += f"the same sets with hard labels {_won(same)}."
+        text += f"the same sets with hard labels are better {_won(same)}."
     return text
 
 

@@ -86,13 +86,13 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
     assert lines == [
         "**Scaling law.** The curve a/√k + c survives in 1 of 4 cells (a method on a data set, "
         "judged by test error, balanced where classes differ), fails in 1 and is undecided in 2. "
-        "Of those that fail, 0 fall more slowly than 1/√k, 1 faster, which the paper's upper bound "
-        "allows; for 0 no one power of k fits, or several do. Of the 1 that survive, 1 could have "
-        "told an exponent of 1/4 and of 1 from 1/2. In those of the paper's own 20 cells that are "
-        "measured, it survives in 1 of 2, fails in 1 and is undecided in 0. For controls, made "
-        "without learning, it survives in 0 of 2, fails in 1 and is undecided in 1. On adult the "
-        "networks on all data were still improving at the limit on passes, so gaps are too small "
-        "there.",
+        "Of those that fail, 0 fall more slowly than 1/√k, 1 faster, which the paper's upper "
+        "bound allows; for 0 no one power of k fits, or several do. Of the 1 that survive, 1 "
+        "would have shown an exponent of 1/4 or of 1. The paper itself has 20 cells. In those "
+        "that are measured here, it survives in 1 of 2, fails in 1 and is undecided in 0. For "
+        "controls, made without learning, it survives in 0 of 2, fails in 1 and is undecided in "
+        "1. On adult the networks on all data were still improving at the limit on passes, so "
+        "gaps are too small there.",
         "**R² above 0.85**, the paper's criterion for all cells, is reached in 3 of 4. It "
         "decides little: random real samples reach it on 1 of 1 data sets, and 17% to 50% of "
         "random falling curves do.",
@@ -103,14 +103,14 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
         "**Against random real samples.** Distilled sets are significantly better in 3 of 5 "
         "comparisons (a method at a size), worse in 1, and better than all controls, such as "
         "herding, in 1. Up to 10 samples per class they are better in 2 of 3, above in 1 of 2. "
-        "With soft labels of one teacher they are better in 1 of 3, worse in 0; the same sets with "
-        "hard labels in 2 of 3.",
+        "With soft labels of one teacher they are better in 1 of 3 and worse in 0; the same sets "
+        "with hard labels are better in 2 of 3.",
         "**Which method?** The most accurate, by samples per class: on mnist dm at 1 and 10 and "
         "herding (a control) at 50; on mnist with soft labels herding (a control) at 1 and 10. "
         "Significantly better than every other method: dm on mnist at 10.",
-        "**Planner.** It predicts gaps from a part of a study. On mnist that part left out 30 "
-        "gaps. It answered 20, and its 95 % intervals, half of them wider than 0.25 (a gap is "
-        "at most 1), held 19.",
+        "**Planner.** It predicts gaps from a part of a study. On mnist, 30 gaps were hidden from "
+        "it. It predicted 20, and 19 of these lie in its 95 % intervals, but half of the intervals "
+        "are wider than 0.25 (a gap is at most 1).",
     ]
 
 
