@@ -16,7 +16,7 @@ from ddlib.study import check
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
 def test_the_readme_has_its_two_commands_first():
