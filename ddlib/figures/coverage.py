@@ -12,7 +12,9 @@ from ddlib.stats.regressions import FEWEST
 
 GAP_TITLE = "gap in error"  # balanced, if the study's measure is
 SHAPES = ("circle", "square", "diamond", "cross")
-SERIES_SHAPES = (*SHAPES, "triangle-right", "triangle-left", "arrow", "wedge")
+X = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"  # SVG paths
+STAR = "M0,-1.2L.35,-.35L1.2,0L.35,.35L0,1.2L-.35,.35L-1.2,0L-.35,-.35Z"
+SERIES_SHAPES = (*SHAPES, "triangle-right", "triangle-left", X, STAR)
 LABEL = (0.07, 0.04)  # room for a label: shares of the axes
 DASHES = ([1, 0], [5, 2], [1, 2])  # the next where all colours are taken
 
