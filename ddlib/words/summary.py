@@ -77,8 +77,8 @@ def _scaling(cells: pd.DataFrame) -> str:
         text += "exponent of 1/4 or of 1."
     if len(images):
         count = len(PAPER_DATA) * len(PAPER_METHODS)
-        text += f" The paper itself has {count} cells. In those that are measured here, it "
-        text += f"{_outcomes(images)}."
+        text += f" The paper itself has {count} cells. In those that are measured here, the "
+        text += f"curve {_outcomes(images)}."
     if controls.any():
         text += f" For controls, made without learning, it {_outcomes(cells[controls])}."
     if len(data := cells.loc[cells["capped"], "data"].unique()):

@@ -89,9 +89,9 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
         "Of those that fail, 0 fall more slowly than 1/√k, 1 faster, which the paper's upper "
         "bound allows; for 0 no one power of k fits, or several do. Of the 1 that survive, 1 "
         "would have shown an exponent of 1/4 or of 1. The paper itself has 20 cells. In those "
-        "that are measured here, it survives in 1 of 2, fails in 1 and is undecided in 0. For "
-        "controls, made without learning, it survives in 0 of 2, fails in 1 and is undecided in "
-        "1. On adult the networks on all data were still improving at the limit on passes, so "
+        "that are measured here, the curve survives in 1 of 2, fails in 1 and is undecided in 0. "
+        "For controls, made without learning, it survives in 0 of 2, fails in 1 and is undecided "
+        "in 1. On adult the networks on all data were still improving at the limit on passes, so "
         "gaps are too small there.",
         "**R² above 0.85**, the paper's criterion for all cells, is reached in 3 of 4. It "
         "decides little: random real samples reach it on 1 of 1 data sets, and 17% to 50% of "
