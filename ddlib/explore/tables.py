@@ -91,7 +91,7 @@ class Tables:
 
         Where a study compares label regimes, all configurations are one family a regime.
         """
-        names = self.configurations if self.distances is None else list(self.distances.index)
+        names = self._measured
         families = {"all configurations": tuple(names)}
         if self.trials["labels"].nunique() > 1:
             labels = self.trials.set_index("configuration")["labels"].to_dict()
@@ -102,9 +102,14 @@ class Tables:
         return {name: members for name, members in families.items() if members} | self.law_families
 
     @property
+    def _measured(self) -> list[str]:
+        """The configurations that families may hold: those with distances, where there are some."""
+        return self.configurations if self.distances is None else list(self.distances.index)
+
+    @property
     def law_families(self) -> Families:
         """The families over which the law is tested: the study's, and those of equal size."""
-        names = self.configurations if self.distances is None else list(self.distances.index)
+        names = self._measured
         families = {
             name: tuple(member for member in members if member in names)
             for name, members in self.settings["families"].items()
