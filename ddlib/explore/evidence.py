@@ -117,7 +117,7 @@ def cover(study: Tables, draws: int) -> Coverage:
     measured = covers.measures(study.distances, sets, radii[covers.QUANTILE], radii[0.5])
     epsilons = study.settings.get("epsilons") or [gaps["gap_error"].median()]
     k_stars = k_star(gaps, sets, epsilons, draws=draws)
-    equal = measured.loc[list(study.spread[0])]
+    equal, unequal = measured.loc[list(study.spread[0])], study.spread[1]
     table = k_stars.table.join(measured, on="family")
     worst = [_worst(gaps, sets[row.family], row.k_star) for row in table.itertuples()]
     return Coverage(
@@ -125,6 +125,7 @@ def cover(study: Tables, draws: int) -> Coverage:
         regressions.regress(k_stars, measured),
         regressions.within_equal(k_stars, equal) if len(equal) else None,
         _held(study, gaps, draws),
+        unequal,
     )
 
 

@@ -52,13 +52,15 @@ class Coverage(NamedTuple):
 
     k_stars: the table of `families.k_star` with the measures of `covers.measures`, the series of
     `families.series`, and worst (the member whose gap is worst at the measured size nearest to k*);
-    fitted, within: of `regressions`, within None where no families are of equal size.
+    fitted, within: of `regressions`, within None where no families are of equal size; unequal: why
+    there are none, if the study asked for some.
     """
 
     k_stars: pd.DataFrame
     fitted: pd.DataFrame
     within: pd.DataFrame | None
     held: Held
+    unequal: str = ""
 
 
 def cells(

@@ -66,7 +66,7 @@ def r2(cells: pd.DataFrame) -> Text:
         f"Of the {len(high)} cells above {PAPER_R2}, {failing} fail the two conditions.",
         f"R² exceeds what 95 % of random falling curves reach in {above} of {len(paper)} cells.",
     )
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def quantisation(cells: pd.DataFrame) -> Text:
@@ -109,9 +109,10 @@ def orders(tables: Mapping[str, pd.DataFrame]) -> Text:
 
 
 def coverage(name: str, study: Coverage) -> Text:
-    """Say whether a study confirms the coverage law, and which member decides k*."""
+    """Say whether a study confirms the coverage law, what it lacks, and which member decides."""
     tests, member = (study.fitted, study.within), _decides(study.k_stars.dropna(subset="worst"))
-    parts = f"### {name}: {confirms(*tests)}", of_law.verdicts(*tests), member
+    unequal = study.unequal and f"There are {study.unequal}."
+    parts = f"### {name}: {confirms(*tests)}", of_law.verdicts(*tests), unequal, member
     return Text("\n\n".join(filter(None, [*parts, of_law.explained(*tests)])))
 
 
@@ -148,4 +149,4 @@ def change(cells: pd.DataFrame) -> Text:
         f"Of {len(survive)} cells that survive, {len(sharp(cells))} would have told both 1/4 and "
         "1 from 1/2. The others survive a weak test, and more seeds may reject them.",
     )
-    return Text(bullets(lines))
+    return bullets(lines)
