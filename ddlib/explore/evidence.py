@@ -165,7 +165,7 @@ def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
         }
         if origin:
             row |= {"commit": (origin["commit"] or "")[:10] or None, "date": origin["date"]}
-            row["machines"] = listed((machine["cpu"] for machine in origin["machines"]), "and")
+            row["machines"] = listed(machine["cpu"] for machine in origin["machines"])
             hours = origin["core_hours"].values()
             row["core hours"] = round(sum(hours), 1) if hours else None
         rows.append(row)

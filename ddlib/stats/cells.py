@@ -20,8 +20,7 @@ from ddlib.stats.compare import (
     paired,
     ranking,
 )
-from ddlib.stats.intervals import LEVEL
-from ddlib.stats.laws import Fit, Fits, null_r2
+from ddlib.stats.laws import Fits, null_r2
 from ddlib.stats.power import POWER, detectable, power
 from ddlib.stats.verdicts import verdict
 
@@ -30,7 +29,6 @@ PAPER_METHODS = ("dc", "dsa", "dm", "mtt", "mgd3")
 PAPER_R2 = 0.85  # the paper's criterion: R² of a/√k + c above it in all cells
 MORE_SEEDS = (2, 4, 8, 16)  # times those of the study
 KINDS = ("paper", "other", "control")
-WAYS = ("slower", "faster", "neither")
 OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
 
@@ -68,13 +66,12 @@ def cells(
 ) -> pd.DataFrame:
     """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
 
-    controls: the names of controls. Columns: data, method; kind (see `kind`); outcome and why of
-    `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); floor, floor_low, floor_high (c), misfit, r2, r2_null, r2_null_95 of a/√k + c, and
-    r2_null_share (of random falling curves above PAPER_R2); rival (the law with the least AIC among
-    the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above (see
-    `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells). What
-    is not available is NaN or None.
+    controls: the names of controls. Columns: data, method; kind (see `kind`); outcome, why and way
+    (see `Verdict`); b, low, high (the free exponent); floor, floor_low, floor_high (c), misfit, r2,
+    r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves above PAPER_R2);
+    rival (the law with the least AIC among the others) and delta_aic (its AIC less that of a/√k +
+    c); tells_below, tells_above (see `detectable`); missing (trials without a gap, of asked);
+    seeds_needed (of undecided cells). What is not available is NaN or None.
     """
     rows = []
     for data, methods in fits.items():
@@ -100,8 +97,7 @@ def ordered(kinds: Mapping[str, str]) -> list[str]:
 def _cell(fits: Fits) -> dict[str, object]:
     law, free, judged = fits["inverse_sqrt"], fits["free_exponent"], verdict(fits)
     data, unknown = law.data, (np.nan,) * 3
-    row = {"outcome": judged.outcome, "why": judged.why}
-    row["way"] = _way(free) if judged.outcome == "fails" else None
+    row = judged._asdict()
     row |= zip(("b", "low", "high"), free.parameters.get("b", unknown), strict=True)
     names = ("floor", "floor_low", "floor_high")
     row |= zip(names, law.parameters.get("c", unknown), strict=True)
@@ -117,14 +113,6 @@ def _cell(fits: Fits) -> dict[str, object]:
     row["missing"] = sum(data.missing.values())
     row["asked"] = data.asked * len({*data.ks, *data.missing})
     return row | {"seeds_needed": seeds_needed(fits) if judged.outcome == "undecided" else np.nan}
-
-
-def _way(free: Fit) -> str:
-    """Say how the gaps of a failed curve fall, if a/k^b + c describes them."""
-    _, low, high = free.parameters["b"]
-    if free.misfit <= LEVEL or low <= 0.5 <= high:
-        return WAYS[2]
-    return WAYS[0] if high < 0.5 else WAYS[1]
 
 
 @cache

@@ -110,7 +110,7 @@ def _radii(tests: pd.DataFrame) -> str:
     radii, reason = [f"{radius:.2g}" for radius in tests["radius"]], tests["reason"].iloc[0]
     if not reason:
         radii = [f"{r} (p = {p:.3f})" for r, p in zip(radii, tests["p"], strict=True)]
-    return listed(radii, "and") + f", as {reason}" * bool(reason)
+    return listed(radii) + f", as {reason}" * bool(reason)
 
 
 def poor(errors: pd.Series, epsilon: float) -> str:
@@ -124,7 +124,7 @@ def poor(errors: pd.Series, epsilon: float) -> str:
         return ""
     verb, own, one = ("are", "their", "one") if len(names) > 1 else ("is", "its", "it")
     return (
-        f"{listed((f'{name} ({1 - errors[name]:.2f})' for name in names), 'and')} {verb} poor on "
+        f"{listed(f'{name} ({1 - errors[name]:.2f})' for name in names)} {verb} poor on "
         f"all data: {own} accuracy there is more than {epsilon:g} below the median accuracy of "
         f"these configurations, {1 - errors.median():.2f}. Where {one} is the worst member, k* "
         "shows how poor this training is, not how diverse the family is."
@@ -145,11 +145,11 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f"p = {h_cov['p_lead']:.3f}"
     rows = ((h_cov, "H_cov"), (rival, "ln M"))
     if falls := [name for row, name in rows if row["r2"] < 0]:
-        text += f"; k* falls as {listed(falls, 'and')} grow{'s' * (len(falls) == 1)}"
+        text += f"; k* falls as {listed(falls)} grow{'s' * (len(falls) == 1)}"
     r2 = table["r2"].reindex(list(OTHERS))
     r2 = r2[(r2 > h_cov["r2"]) & (h_cov["r2"] >= 0)]
     if larger := [f"{OTHERS[name]} ({value:.2f})" for name, value in r2.items()]:
-        text += f"; R² is larger, but untested, with {listed(larger, 'and')}"
+        text += f"; R² is larger, but untested, with {listed(larger)}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
         text += f". One more nat of H_cov takes {slope:.0f} more samples"
@@ -198,7 +198,7 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
         if lost := (rows.drop_duplicates("family")["missing"] > 0).sum():
             parts.append(f"{lost} families lost seeds to missing trials")
         if unjudged := sorted(set(rows["family"]) - set(judged["family"])):
-            parts.append(f"{listed(unjudged, 'and')} cannot be judged by fewer than 2 whole seeds")
+            parts.append(f"{listed(unjudged)} cannot be judged by fewer than 2 whole seeds")
         paragraphs.append(f"**{method}** instead of {first}: {'; '.join(parts)}.")
     return Text("\n\n".join([*paragraphs, CASES]))
 

@@ -28,7 +28,8 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells as texts to read, one row each."""
     rows = []
     for _, row in cells.iterrows():
-        ends = (("≤", row["tells_below"]), ("≥", row["tells_above"]))
+        ends = {"≤": row["tells_below"], "≥": row["tells_above"]}
+        ends = [f"{sign} {end:g}" for sign, end in ends.items() if pd.notna(end)]
         rival = "—"
         if pd.notna(row["rival"]):
             rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
@@ -40,8 +41,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             "lack of fit": p_value(row["misfit"]) if pd.notna(row["misfit"]) else "—",
             "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
             "ΔAIC of the best rival": rival,
-            "exponents told from 1/2": listed(f"{s} {e:g}" for s, e in ends if pd.notna(e))
-            or "none",
+            "exponents told from 1/2": " or ".join(ends) or "none",
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
         rows.append(texts)
@@ -62,7 +62,7 @@ def r2(cells: pd.DataFrame) -> Text:
     failing, above = (high["outcome"] == "fails").sum(), (paper["r2"] > paper["r2_null_95"]).sum()
     lines = (
         f"R² is above {PAPER_R2} in {len(high)} of {len(paper)} cells. At most that: "
-        f"{listed(names, 'and') or 'none'}.",
+        f"{listed(names) or 'none'}.",
         f"Of the {len(high)} cells above {PAPER_R2}, {failing} fail the two conditions.",
         f"R² exceeds what 95 % of random falling curves reach in {above} of {len(paper)} cells.",
     )
@@ -84,8 +84,8 @@ def quantisation(cells: pd.DataFrame) -> Text:
     cases |= {"both": slow & half, "neither": ~slow & ~half}
     counts = [f"{case} in {rows.sum()}" for case, rows in cases.items()]
     return Text(
-        f"Of {len(fitted)} cells of {listed(fitted['method'].unique(), 'and')}, the interval of b "
-        f"holds {listed(counts, 'and')}. The floor c is free in these fits, and k^(-1/d) bounds "
+        f"Of {len(fitted)} cells of {listed(fitted['method'].unique())}, the interval of b "
+        f"holds {listed(counts)}. The floor c is free in these fits, and k^(-1/d) bounds "
         "the error of a set, not the gap: a faster fall refutes only that the bound is tight."
     )
 

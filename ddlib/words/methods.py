@@ -62,12 +62,12 @@ def _best(ranks: pd.DataFrame) -> str:
     if ranks.empty:
         return "**Per sample: cannot be decided.** No method reached an accuracy."
     sizes = ranks.groupby("best", sort=False)["k"]
-    places = [f"{method} at k = {listed(ks, 'and')}" for method, ks in sizes]
+    places = [f"{method} at k = {listed(ks)}" for method, ks in sizes]
     text = f"**Per sample:** best is {'; '.join(places)}."
     if ranks["runner_up"].isna().all():
         return f"{text} There is no other method."
     alone = ranks["k"][[not len(others) for others in ranks["not_separable"]]]
-    clear = f"only at k = {listed(alone, 'and')}" if len(alone) else "at no k"
+    clear = f"only at k = {listed(alone)}" if len(alone) else "at no k"
     clear = "at every k" if len(alone) == len(ranks) else clear
     return f"{text} Significantly better than all others: {clear}."
 
@@ -95,12 +95,12 @@ def per_second(controls: pd.DataFrame) -> Text:
     for labels, rows in tested.groupby("labels", sort=False):
         level, ahead = (rows[rows["outcome"] == name] for name in ("level", "ahead"))
         counts.append(f"{len(level)} of {len(rows)} cases with {labels} labels")
-        names = listed(_with_sizes(ahead.groupby("method", sort=False)["k"]), "and") or "none"
+        names = listed(_with_sizes(ahead.groupby("method", sort=False)["k"])) or "none"
         lines.append(f"Significantly better than all of them, {labels} labels: {names}.")
     if not counts:
         return Text("No method can be compared with a control that costs less.")
     return Text(
-        f"**A control that costs less is not significantly worse in {listed(counts, 'and')}.** A "
+        f"**A control that costs less is not significantly worse in {listed(counts)}.** A "
         f"case is a method at a size.\n\n{bullets(lines)}"
     )
 
@@ -118,7 +118,7 @@ def _over_baseline(table: pd.DataFrame) -> list[str]:
     lines = []
     for method, ks in table.groupby("method", sort=False)["k"]:
         places = {words: ks[where[ks.index]] for words, where in groups.items()}
-        parts = [f"{words} at k = {listed(at, 'and')}" for words, at in places.items() if len(at)]
+        parts = [f"{words} at k = {listed(at)}" for words, at in places.items() if len(at)]
         lines.append(f"{method}: {'; '.join(parts)}.")
     return lines
 
@@ -130,7 +130,7 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     that table of `ddlib.study.results`.
     """
     if not {"hard", "soft"} <= set(regimes):
-        known = listed(regimes, "and")
+        known = listed(regimes)
         return Text(f"Only {known} labels are in this study, so there is nothing to compare.")
     differences = {name: against(paired(trials)) for name, trials in regimes.items()}
     if differences["hard"].empty:
@@ -141,7 +141,7 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     ]
     gains = against(paired(pd.concat(controls)), "hard").query("method == 'soft' and survives")
     parts = [f"{row.difference:+.3f} at k = {row.k}" for row in gains.itertuples()]
-    change = f"by {listed(parts, 'and')}" if parts else "at no k"
+    change = f"by {listed(parts)}" if parts else "at no k"
     accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
     regime = {"hard": "hard labels", "learned": "learned labels (hard for methods that learn none)"}
     lines = [f"Under {text}, {better[name]}." for name, text in regime.items() if name in better]
@@ -158,11 +158,11 @@ def _better(table: pd.DataFrame) -> str:
 def _beat(sizes: Iterable[tuple[str, pd.Series]]) -> str:
     names = _with_sizes(sizes)
     verb = "significantly beat" if len(names) > 1 else "significantly beats"
-    return f"{listed(names, 'and') or 'no method'} {verb}"
+    return f"{listed(names) or 'no method'} {verb}"
 
 
 def _with_sizes(sizes: Iterable[tuple[str, pd.Series]]) -> list[str]:
-    return [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
+    return [f"{method} (k = {listed(ks)})" for method, ks in sizes]
 
 
 def orders(table: pd.DataFrame) -> Text:

@@ -17,8 +17,8 @@ class Text(str):
         return re.sub(r"\bk\*(?!\*)", r"k\\*", self)  # the star of k* begins no italics
 
 
-def listed(names: Iterable, word: str = "or") -> str:
-    """Return names as a list in words: `a, b or c`."""
+def listed(names: Iterable, word: str = "and") -> str:
+    """Return names as a list in words: `a, b and c`."""
     names = [str(name) for name in names]
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
