@@ -45,10 +45,10 @@ def _differing(pairs: pd.DataFrame) -> str:
     tested = pairs[pairs["reason"] == ""]
     if tested.empty:
         return "No two methods can be compared."
-    sizes = tested.groupby("k")["survives"].agg(["sum", "count"])
-    parts = [f"{row['sum']:.0f} of {row['count']} pairs at k = {k}" for k, row in sizes.iterrows()]
-    test = "paired t tests, Holm's correction over all of them"
-    return f"Significant differences: {listed(parts)} ({test})."
+    return (
+        f"{tested['survives'].sum()} of {len(tested)} differences are significant (paired t tests, "
+        "Holm's correction over all pairs and sizes)."
+    )
 
 
 def _order(order: Agreement) -> str:

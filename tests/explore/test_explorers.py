@@ -400,7 +400,7 @@ def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, studies):
         domains.append(axes)
     assert domains[0] == domains[1] != []
     note = family.current.note
-    assert f"Worst gap {epsilon:g}: whether k* rises with H_cov " in note
+    assert f"Worst gap {epsilon:g}: k* rises with H_cov " in note
     errors = law.full.groupby("configuration")["error"].mean()[list(sets[preset])]
     for name, error in errors.items():
         assert (f"{name} ({1 - error:.2f})" in note) == (error > errors.median() + epsilon)
