@@ -111,9 +111,7 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
 
 def cover(study: Tables, draws: int) -> Coverage:
     """Judge the coverage law as notebook 03 does, from the sets of the study's first method."""
-    gaps = study.gaps[study.gaps["method"] == study.methods[0]]
-    sets = study.law_families
-    radii = covers.radii(study.distances, study.noise)
+    gaps, sets, radii = study.gaps_of(study.methods[0]), study.law_families, study.radii
     measured = covers.measures(study.distances, sets, radii[covers.QUANTILE], radii[0.5])
     epsilons = study.settings.get("epsilons") or [gaps["gap_error"].median()]
     k_stars = k_star(gaps, sets, epsilons, draws=draws)
@@ -145,10 +143,10 @@ def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> Held:
     networks = dict(gaps[["configuration", "network"]].to_numpy())
     pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
     names = [name for name in whole.names if not pilot.refusal(name)]
-    low, high, measured = pilot.answers(names, whole)
-    inside = int(((low <= measured) & (measured <= high)).sum())
+    held, widths = pilot.answers(names, whole)
     left_out = int(np.isfinite(whole.means).sum() - np.isfinite(pilot.means).sum())
-    return Held(inside, len(measured), left_out, float(np.median(high - low)) if len(low) else 0.0)
+    width = float(np.median(widths)) if len(widths) else 0.0
+    return Held(int(held.sum()), len(held), left_out, width)
 
 
 def provenance(studies: Sequence[Tables]) -> pd.DataFrame:

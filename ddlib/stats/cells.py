@@ -4,7 +4,6 @@ Letters: K distinct k.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +101,8 @@ def _cell(fits: Fits) -> dict[str, object]:
     names = ("floor", "floor_low", "floor_high")
     row |= zip(names, law.parameters.get("c", unknown), strict=True)
     row |= {name: getattr(law, name) for name in ("misfit", "r2", "r2_null", "r2_null_95")}
-    row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
+    if law.r2 is not None:
+        row["r2_null_share"] = (null_r2(tuple(data.ks), law.law.name) > PAPER_R2).mean()
     row |= {"rival": None, "delta_aic": np.nan}
     rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
     if rivals and law.aic is not None:
@@ -113,11 +113,6 @@ def _cell(fits: Fits) -> dict[str, object]:
     row["missing"] = sum(data.missing.values())
     row["asked"] = data.asked * len({*data.ks, *data.missing})
     return row | {"seeds_needed": seeds_needed(fits) if judged.outcome == "undecided" else np.nan}
-
-
-@cache
-def _null_share(ks: tuple[float, ...]) -> float:
-    return float((null_r2(ks, "inverse_sqrt") > PAPER_R2).mean())
 
 
 def seeds_needed(fits: Fits) -> float:

@@ -29,9 +29,9 @@ def verdict(fits: Fits) -> Verdict:
     """Judge the curve a/√k + c by two conditions, stated beforehand.
 
     It survives where the interval of the free exponent holds 1/2 and the lack of fit is not
-    significant. It fails where one of these is not met. It is undecided where the curve may be flat
-    or has no interval; also where both are met but a mean gap is not positive, or the exponent's
-    interval holds 0 and 1 too. Simulated size and power: docs/statistics.md.
+    significant, and fails where one of these is not met. It is undecided where the curve may be
+    flat or has no interval; also where both are met but a mean gap is not positive, or the
+    exponent's interval holds 0 and 1 too.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
     if not law.identifiable:
