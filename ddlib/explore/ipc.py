@@ -72,7 +72,7 @@ class IpcExplorer(Explorer):
         seen = gaps[gaps["k"] <= k] if beyond == HIDDEN else gaps
         if seen.empty:
             upto = f" up to IPC {ipc}" if beyond == HIDDEN else ""
-            raise ValueError(f"every trial of {listed(methods, 'and')}{upto} failed")
+            raise ValueError(f"every trial of {listed(methods)}{upto} failed")
         rows, curves, marks = [], [], []
         for method in methods:
             known = math.inf if beyond == FITTED else k
