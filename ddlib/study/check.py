@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ddlib.files import FINDINGS, from_root, read_json
+from ddlib.files import FINDINGS, PROVENANCE, from_root, read_json
+from ddlib.parameters import check_names
 from ddlib.study import provenance, store
 from ddlib.study.plan import Plan, Reference, Trial, make_plan
 from ddlib.study.run import compute
@@ -31,6 +32,8 @@ from ddlib.words.text import listed
 SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
 """What is compared, and the least tolerance where bits may differ."""
 EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
+OTHER_DATA = ", pass download: true, or give the path of your own data"
+"""The end of the advice where data are absent; a finding must have its own."""
 TRIAL = ["configuration", "method", "ipc", "seed"]
 _place = attrgetter(*TRIAL)
 
@@ -66,26 +69,29 @@ def read(folder: Path, work: Path, workers: int | None = None) -> Finding:
     """
     places = {"results": str(work / "results"), "cache": str(work / "cache"), "workers": workers}
     plan = make_plan(read_settings(read_json(folder / "settings.json") | places))
-    paths = (folder / f"{name}.parquet" for name in ("trials", "references", "costs"))
-    tables = (pd.read_parquet(path) if path.is_file() else pd.DataFrame() for path in paths)
-    origin = folder / provenance.PROVENANCE
+    names = ("trials", "references", "costs")
+    tables = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
+    origin = folder / PROVENANCE
     return Finding(plan, *tables, read_json(origin) if origin.is_file() else {})
 
 
-def draw(finding: Finding, sample: int, seed: int) -> list[Trial]:
-    """Return random trials of a finding; those that failed in the finding are left out."""
+def draw(finding: Finding, sample: int, seed: int, methods: Sequence[str] = ()) -> list[Trial]:
+    """Return random trials of a finding, without those that failed in it.
+
+    methods: names of methods, () for all. Raises ValueError for a name that the finding has not.
+    """
+    check_names(methods, finding.plan.methods, "method of this finding")
     ended = finding.trials[finding.trials["status"] != "failed"]
     ended = set(ended[TRIAL].itertuples(index=False, name=None))
     trials = [trial for trial in finding.plan.trials if _place(trial) in ended]
+    trials = [trial for trial in trials if trial.method in (methods or finding.plan.methods)]
     places = np.random.default_rng(seed).permutation(len(trials))[:sample]
     return [trials[place] for place in sorted(places)]
 
 
 def cost(finding: Finding, trials: Sequence[Trial]) -> str:
-    """Say how many seconds of a core the finding took for these trials, if its table tells."""
-    if finding.costs.empty:
-        return "costs unknown"
-    costs = finding.costs.set_index(TRIAL).loc[list(map(_place, trials))].reset_index()
+    """Say how many seconds of a core the finding took for these trials."""
+    costs = finding.costs.merge(pd.DataFrame(trials)[TRIAL])
     return f"about {sum(provenance.seconds(costs).values()):.0f} seconds of a core"
 
 
@@ -117,7 +123,7 @@ def recompute(
 
 
 def compare(
-    table: pd.DataFrame, record: Mapping[str, Any], tolerance: Mapping[str, float]
+    table: pd.DataFrame, record: Mapping[str, Any], tolerance: pd.Series
 ) -> tuple[str, str]:
     """Return the outcome, and the largest differences, of a record against its rows of a table."""
     status = table["status"].iloc[0]
@@ -128,13 +134,13 @@ def compare(
     here = pd.DataFrame(record["scores"])[list(SCORES)]
     there = table.sort_values("evaluation")[list(SCORES)].to_numpy()
     largest = (here - there).abs().max()
-    parts = [
-        f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
-        for name, value in largest.items()
-    ]
     if not largest.any():
         return EQUAL, ""
-    return NEAR if (largest <= tolerance).all() else DIFFERS, ", ".join(parts)
+    detail = ", ".join(
+        f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
+        for name, value in largest.items()
+    )
+    return NEAR if (largest <= tolerance).all() else DIFFERS, detail
 
 
 def doubts(finding: Finding, trials: Sequence[Trial]) -> Iterator[str]:
@@ -143,15 +149,15 @@ def doubts(finding: Finding, trials: Sequence[Trial]) -> Iterator[str]:
         yield "it is computed on a GPU here, where sums have no fixed order"
     if not finding.origin:
         yield "it does not say where it was computed"
+        return
     versions = provenance.versions()
-    for name, version in finding.origin.get("versions", {}).items():
+    for name, version in finding.origin["versions"].items():
         if version != versions.get(name):
             yield f"it was computed with {name} {version}, here is {versions.get(name)}"
-    kinds = set(map(_kind, finding.origin.get("machines", [])))
-    if kinds and (here := _kind(provenance.machine())) not in kinds:
+    kinds, here = set(map(_kind, finding.origin["machines"])), _kind(provenance.machine())
+    if here not in kinds:
         yield f"it was computed on {listed(sorted(kinds), 'and')}, here is {here}"
-    sets = {trial.set_path.name for trial in trials}
-    if len(finding.costs) and not sets <= set(finding.costs["set"]):
+    if not {trial.set_path.name for trial in trials} <= set(finding.costs["set"]):
         yield "its data, the code that decides results, or libraries are not those that are here"
 
 
@@ -166,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("findings", nargs="+", help="`findings`, or folders such as methods/adult")
     parser.add_argument("--sample", type=int, default=5, help="trials of each finding")
+    parser.add_argument("--method", nargs="+", action="extend", default=[], help="of these alone")
     parser.add_argument("--seed", type=int, default=0, help="which trials are chosen")
     parser.add_argument("--references", action="store_true", help="networks on all data, too")
     parser.add_argument("--workers", type=int, help="processes; by default one per core")
@@ -182,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             with tempfile.TemporaryDirectory() as work:
                 finding = read(place, Path(work), options.workers)
-                trials = draw(finding, options.sample, options.seed)
+                trials = draw(finding, options.sample, options.seed, options.method)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
                 notes = list(doubts(finding, trials))
                 for note in notes:
@@ -191,11 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(f"  {outcome}: {text}")
                     outcomes[outcome] += 1
         except (OSError, ValueError) as error:
-            print(f"{name}: not checked: {error}")
+            print(f"{name}: not checked: {str(error).removesuffix(OTHER_DATA)}")
             unchecked.append(name)
     counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
-    text = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
-    text = text if counts else "nothing was recomputed"
+    total = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
+    text = total if counts else "nothing was recomputed"
     print(text + f"; not checked: {listed(unchecked, 'and')}" * bool(unchecked))
     if outcomes[DIFFERS] or not counts:
         sys.exit(1)
