@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ddlib.files import FINDINGS, PROVENANCE, from_root, read_json
+from ddlib.files import FINDINGS, PROVENANCE, exit_with_sentence, from_root, read_json
 from ddlib.parameters import check_names
 from ddlib.study import provenance, store
 from ddlib.study.plan import Plan, Reference, Trial, make_plan
+from ddlib.study.results import TRIAL
 from ddlib.study.run import compute
 from ddlib.study.settings import read_settings
 from ddlib.words.text import listed
@@ -34,7 +35,6 @@ SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
 EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
 OTHER_DATA = ", pass download: true, or give the path of your own data"
 """The end of the advice where data are absent; a finding must have its own."""
-TRIAL = ["configuration", "method", "ipc", "seed"]
 _place = attrgetter(*TRIAL)
 
 
@@ -165,6 +165,7 @@ def _kind(machine: Mapping[str, Any]) -> str:
     return " ".join(filter(None, (machine[name] for name in ("cpu", "instructions", "gpu"))))
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check findings from a shell. Exit code 1: a number differs, or nothing could be checked."""
     parser = argparse.ArgumentParser(
@@ -178,11 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="processes; by default one per core")
     options = parser.parse_args(arguments)
     if options.sample < 1:
-        sys.exit(f"--sample={options.sample} chooses no trial; give at least 1")
-    try:
-        places = [place for name in options.findings for place in folders(name)]
-    except FileNotFoundError as error:
-        sys.exit(str(error))
+        raise ValueError(f"--sample={options.sample} chooses no trial; give at least 1")
+    places = [place for name in options.findings for place in folders(name)]
     outcomes, unchecked = Counter(), []
     for place in places:
         name = "/".join(place.resolve().parts[-2:])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddlib.files import from_root, read_json, write_atomically
+from ddlib.files import exit_with_sentence, from_root, read_json, write_atomically
 from ddlib.stats import compare
 from ddlib.study import published
 from ddlib.study.plan import make_plan
@@ -55,15 +55,13 @@ def section(folder: Path) -> str:
     return "\n".join([head + COLUMNS + "\n".join(rows), "", published.differences(plan, pairs), ""])
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str]) -> None:
-    """Write docs/fidelity.md from results folders; on an error, print one sentence."""
+    """Write docs/fidelity.md from results folders."""
     if not arguments:
         sys.exit("usage: python -m ddlib.study.fidelity RESULTS...")
-    try:
-        text = "".join([HEAD, *(section(from_root(folder)) for folder in arguments)])
-        write_atomically(from_root("docs/fidelity.md"), text.encode())
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    text = "".join([HEAD, *(section(from_root(folder)) for folder in arguments)])
+    write_atomically(from_root("docs/fidelity.md"), text.encode())
 
 
 if __name__ == "__main__":

@@ -90,8 +90,12 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
     """
     plan = result.plan
     places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
-    files = {place(name) for place in places for name in plan.configurations} - {None}
-    spent = seconds(result.costs) | {"searches": np.nansum([read_seconds(path) for path in files])}
+    files = {
+        "preparations": {path for name in plan.methods for _, path in plan.preparations(name)},
+        "searches": {place(name) for place in places for name in plan.configurations} - {None},
+    }
+    shared = {part: np.nansum([*map(read_seconds, paths)]) for part, paths in files.items()}
+    spent = seconds(result.costs) | shared  # methods share files, which count once
     table = {
         **commit(),
         "versions": versions(),

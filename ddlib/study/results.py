@@ -1,7 +1,7 @@
 """The results of a study: tables that are read from its files and written beside them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ COLUMNS = [
     *("gap_error", "gap_cross_entropy", "gap_error_same_steps", "gap_cross_entropy_same_steps"),
     *("status", "message"),
 ]
+TRIAL = ["configuration", "method", "ipc", "seed"]
 TABLES = ("trials", "references", "costs", "teachers")
 REFERENCES = [
     *("configuration", "seed", "reference", "steps", "capped", "passes", "evaluation"),
@@ -173,7 +174,7 @@ def collect(plan: Plan) -> Result:
         accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"
         table["measure"], table["error"] = plan.measure, 1 - table[accuracy]
     _measure_gaps(trials, references, plan.settings.reference)
-    result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
+    result = Result(plan, trials, references, costs(plan, records), _teachers(plan))
     settings, pilot = dict(plan.settings.table), plan.settings.pilot.model_dump()
     settings |= {"families": plan.settings.families, "reference": plan.settings.reference}
     settings |= {"pilot": pilot, "methods": {}}
@@ -187,7 +188,7 @@ def collect(plan: Plan) -> Result:
     return result
 
 
-def _trials(plan: Plan, records: dict[Trial, Record]) -> pd.DataFrame:
+def _trials(plan: Plan, records: Mapping[Trial, Record]) -> pd.DataFrame:
     rows = [row for trial, record in records.items() for row in _rows(record, vars(trial))]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     configurations = [plan.configurations[name] for name in table["configuration"]]
@@ -247,17 +248,19 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
         trials["message"] = trials["message"].mask(lacks, reasons)
 
 
-def _costs(plan: Plan, records: dict[Trial, Record]) -> pd.DataFrame:
-    table, search = pd.DataFrame(list(records)), plan.settings.search_seconds
+def costs(plan: Plan, records: Mapping[Trial, Record]) -> pd.DataFrame:
+    """Return the seconds of these trials, as in `Result.costs`."""
+    table, search = pd.DataFrame(map(vars, records), columns=TRIAL), plan.settings.search_seconds
     teachers = {name: plan.teacher_path(name) for name in plan.configurations}
-    prepared = {
-        name: sum(read_seconds(p) for _, p in plan.preparations(name)) for name in plan.methods
-    }
     taught = {name: read_seconds(path) if path else 0.0 for name, path in teachers.items()}
+    prepared = {
+        method: sum(read_seconds(path) for _, path in plan.preparations(method))
+        for method in plan.methods
+    }
     table["set"] = [trial.set_path.name for trial in records]
     table["search_seconds"] = [at_ipc(search.get(t.method, math.nan), t.ipc) for t in records]
     table["prepare_seconds"] = table["method"].map(prepared)
     table["teacher_seconds"] = table["configuration"].map(taught)
     table["distil_seconds"] = [read_seconds(trial.set_path) for trial in records]
     table["evaluate_seconds"] = [record["seconds"] for record in records.values()]
-    return table.drop(columns=["set_path", "path"])
+    return table
