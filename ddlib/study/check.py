@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,9 @@ import pandas as pd
 from ddlib.files import FINDINGS, PROVENANCE, exit_with_sentence, from_root, read_json
 from ddlib.parameters import check_names
 from ddlib.study import provenance, store
-from ddlib.study.plan import Plan, Reference, Trial, make_plan
-from ddlib.study.results import TRIAL
+from ddlib.study.plan import Reference, Trial
+from ddlib.study.results import TRIAL, Result, read
 from ddlib.study.run import compute
-from ddlib.study.settings import read_settings
 from ddlib.words.text import listed
 
 SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
@@ -36,16 +35,6 @@ EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
 OTHER_DATA = ", pass download: true, or give the path of your own data"
 """The end of the advice where data are absent; a finding must have its own."""
 _place = attrgetter(*TRIAL)
-
-
-class Finding(NamedTuple):
-    """A study to check: its tables, its provenance, and its plan in a temporary folder."""
-
-    plan: Plan
-    trials: pd.DataFrame
-    references: pd.DataFrame
-    costs: pd.DataFrame
-    origin: Mapping[str, Any]
 
 
 def folders(name: str) -> list[Path]:
@@ -62,20 +51,7 @@ def folders(name: str) -> list[Path]:
     )
 
 
-def read(folder: Path, work: Path, workers: int | None = None) -> Finding:
-    """Return the finding in a folder, planned to be computed below the folder `work`.
-
-    Raises ValueError or OSError, in one sentence, such as for data that are not at hand.
-    """
-    places = {"results": str(work / "results"), "cache": str(work / "cache"), "workers": workers}
-    plan = make_plan(read_settings(read_json(folder / "settings.json") | places))
-    names = ("trials", "references", "costs")
-    tables = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
-    origin = folder / PROVENANCE
-    return Finding(plan, *tables, read_json(origin) if origin.is_file() else {})
-
-
-def draw(finding: Finding, sample: int, seed: int, methods: Sequence[str] = ()) -> list[Trial]:
+def draw(finding: Result, sample: int, seed: int, methods: Sequence[str] = ()) -> list[Trial]:
     """Return random trials of a finding, without those that failed in it.
 
     methods: names of methods, () for all. Raises ValueError for a name that the finding has not.
@@ -89,14 +65,14 @@ def draw(finding: Finding, sample: int, seed: int, methods: Sequence[str] = ()) 
     return [trials[place] for place in sorted(places)]
 
 
-def cost(finding: Finding, trials: Sequence[Trial]) -> str:
+def cost(finding: Result, trials: Sequence[Trial]) -> str:
     """Say how many seconds of a core the finding took for these trials."""
     costs = finding.costs.merge(pd.DataFrame(trials)[TRIAL])
     return f"about {sum(provenance.seconds(costs).values()):.0f} seconds of a core"
 
 
 def recompute(
-    finding: Finding, trials: Sequence[Trial], with_references: bool, exact: bool
+    finding: Result, trials: Sequence[Trial], with_references: bool, exact: bool
 ) -> Iterator[tuple[str, str]]:
     """Recompute trials of a finding; yield an outcome (EQUAL, NEAR or DIFFERS) and what it is of.
 
@@ -143,18 +119,21 @@ def compare(
     return NEAR if (largest <= tolerance).all() else DIFFERS, detail
 
 
-def doubts(finding: Finding, trials: Sequence[Trial]) -> Iterator[str]:
-    """Yield why the trials need not be bit-equal here: other versions, CPU, code or data."""
+def doubts(finding: Result, trials: Sequence[Trial], origin: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why the trials need not be bit-equal here: other versions, CPU, code or data.
+
+    origin: the provenance of the finding, empty if unknown.
+    """
     if finding.plan.context.device != "cpu":
         yield "it is computed on a GPU here, where sums have no fixed order"
-    if not finding.origin:
+    if not origin:
         yield "it does not say where it was computed"
         return
     versions = provenance.versions()
-    for name, version in finding.origin["versions"].items():
+    for name, version in origin["versions"].items():
         if version != versions.get(name):
             yield f"it was computed with {name} {version}, here is {versions.get(name)}"
-    kinds, here = set(map(_kind, finding.origin["machines"])), _kind(provenance.machine())
+    kinds, here = set(map(_kind, origin["machines"])), _kind(provenance.machine())
     if here not in kinds:
         yield f"it was computed on {listed(sorted(kinds), 'and')}, here is {here}"
     if not {trial.set_path.name for trial in trials} <= set(finding.costs["set"]):
@@ -186,10 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = "/".join(place.resolve().parts[-2:])
         try:
             with tempfile.TemporaryDirectory() as work:
-                finding = read(place, Path(work), options.workers)
+                paths = {"results": f"{work}/results", "cache": f"{work}/cache"}
+                finding = read(place, **paths, workers=options.workers)
                 trials = draw(finding, options.sample, options.seed, options.method)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
-                notes = list(doubts(finding, trials))
+                origin = read_json(place / PROVENANCE) if (place / PROVENANCE).is_file() else {}
+                notes = list(doubts(finding, trials, origin))
                 for note in notes:
                     print(f"  note: {note}")
                 for outcome, text in recompute(finding, trials, options.references, not notes):

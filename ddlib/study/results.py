@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
-from ddlib.files import reading, write_atomically
+from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
-from ddlib.study.plan import Plan, Trial
-from ddlib.study.settings import SAME_STEPS
+from ddlib.study.plan import Plan, Trial, make_plan
+from ddlib.study.settings import SAME_STEPS, read_settings
 from ddlib.study.store import read_record, read_seconds
 from ddlib.training.loop import Score, passes
 
@@ -159,6 +159,19 @@ class Result:
         """Return the distilled sets of one seed that exist, of every method and size."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
+
+
+def read(folder: Path, **changes: Any) -> Result:
+    """Return the result in a results folder or a finding, from its tables alone.
+
+    changes: parameters that replace those in its settings.json. Raises the errors of `make_plan`,
+    such as for data that are not at hand.
+    """
+    plan = make_plan(read_settings(read_json(folder / "settings.json") | changes))
+    *paths, taught = (folder / f"{name}.parquet" for name in TABLES)
+    without = pd.DataFrame(columns=TEACHERS)  # findings have no empty tables
+    teachers = pd.read_parquet(taught) if taught.is_file() else without
+    return Result(plan, *map(pd.read_parquet, paths), teachers)
 
 
 def collect(plan: Plan) -> Result:

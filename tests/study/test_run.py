@@ -80,13 +80,6 @@ def finished(tmp_path_factory) -> Finished:
     return Finished(run(settings(folder, workers=2)), folder)
 
 
-@pytest.fixture(scope="module")
-def address():
-    """The address of a scheduler with one worker, in this process."""
-    with in_process() as address:
-        yield address
-
-
 NOBODY = {"scheduler_address": "tcp://127.0.0.1:1"}  # a study that asks for workers is refused
 
 
