@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts import images, real_data, write_npz
+from layouts import images, real_data
 from sklearn import datasets
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ddlib.data.base import check_ipcs
 from ddlib.data.load import load
 from ddlib.data.tables import nearest_valid, rows
 
@@ -197,23 +196,6 @@ def test_a_table_of_openml_is_written_once_and_a_fifth_tests(root, monkeypatch):
     assert (len(loaded.train.labels), len(loaded.test.labels)) == (142, 36)
     again = load("letter")
     assert torch.equal(images(again.train), images(loaded.train))
-
-
-def test_imbalanced_images(tmp_path):
-    """5,000 : 50 loads; sizes that need more samples of a class than it has are refused."""
-    labels = np.repeat([0, 1], [5000, 50])
-    values = np.random.default_rng(0).integers(0, 256, (5050, 4, 4), dtype=np.uint8)
-    loaded = load(
-        write_npz(
-            tmp_path,
-            train={"images": values, "labels": labels},
-            test={"images": values[-60:], "labels": labels[-60:]},
-        )
-    )
-    assert loaded.train.labels.bincount().tolist() == [5000, 50]
-    check_ipcs([50], loaded)
-    with pytest.raises(ValueError, match="ipc=51 is more than the 50 samples of class dog"):
-        check_ipcs([51], loaded)
 
 
 @real_data

@@ -6,19 +6,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import decoded_by_hand, noise, prepare, stream
+from draws import decoded_by_hand, noise, prepare
 from torch import nn
 
 from ddlib.methods import METHODS
 from ddlib.methods.characteristic import (
     CharacteristicMatching,
-    characteristic_function,
     discrepancy,
     frequency_network,
 )
 from ddlib.methods.common import initial_images
 from ddlib.methods.trained import first_weights, read_network
-from ddlib.networks.functional import logits
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
@@ -67,14 +65,6 @@ def test_the_loss_equals_complex_loops(amplitude):
     loss = discrepancy(ours, theirs, frequencies, amplitude)
     assert loss.item() == pytest.approx(explicit_discrepancy(ours, theirs, frequencies, amplitude))
     assert discrepancy(ours, ours, frequencies, amplitude).item() < 1e-5
-
-
-def test_half_and_half_is_the_distance_of_the_functions():
-    ours, theirs, t = (noise(6, 3, seed=seed, dtype=torch.float64) for seed in (1, 2, 3))
-    apart = characteristic_function(ours, t) - characteristic_function(theirs, t)
-    assert discrepancy([ours], [theirs], t).item() == pytest.approx(
-        apart.abs().mean().item() / math.sqrt(2)
-    )
 
 
 def test_many_gaussian_features_give_the_closed_form():
@@ -166,20 +156,3 @@ def test_a_run_equals_the_min_max_written_out(tiny, network, ordinary_convnet, p
     start = initial_images(tiny, 2, "real", 4, factor=2)
     assert (distilled - start).abs().max() > 0.05
     assert applied == {"color", "cutout", "scale"}
-
-
-def test_frequencies_climb_where_s_descends():
-    """With S held, Adam's ascent makes the network's frequencies tell the two sets apart."""
-    chooser = frequency_network(4)
-    theta = initial_parameters(chooser, stream(0))
-    theta = {name: value.requires_grad_() for name, value in theta.items()}
-    rival = torch.optim.Adam(theta.values(), lr=0.01, maximize=True)
-    ours, theirs = noise(50, 4), noise(50, 4, seed=2) + torch.tensor([0.5, 0, 0, 0])
-    values = []
-    for _ in range(60):
-        loss = discrepancy([ours], [theirs], logits(chooser, theta, noise(16, 4, seed=3)))
-        rival.zero_grad()
-        loss.backward()
-        rival.step()
-        values.append(loss.item())
-    assert values[-1] > 1.5 * values[0]

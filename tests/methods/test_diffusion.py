@@ -7,15 +7,12 @@ import pytest
 import torch
 from chains import ALPHAS_BAR, LINEAR, streams
 from draws import noise as normal
-from sklearn.cluster import KMeans
 
 from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
-from ddlib.methods.common import centroids
 from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, jobs, sample
 from ddlib.methods.generators import unet
 from ddlib.methods.generators.base import ImageGenerator
-from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError
 
 UNET = {"unet_channels": [8, 8], "unet_steps": 40, "unet_batch_size": 16}
@@ -77,18 +74,6 @@ def blobs():
 
 def ordered(points):
     return sorted(map(tuple, np.round(np.asarray(points).reshape(len(points), -1), 4)))
-
-
-def test_modes_are_the_means_of_obvious_clusters_and_sklearns():
-    points, means = blobs()
-    found = centroids(points, 3, generator("test"))
-    assert found.shape == (3, 1, 1, 2)
-    assert found.dtype == torch.float32
-    assert ordered(found) == ordered(means)
-    theirs = KMeans(3, n_init=10, random_state=1).fit(points.flatten(1).numpy())
-    assert ordered(found) == ordered(theirs.cluster_centers_)
-    torch.testing.assert_close(centroids(points, 1, generator("test"))[0], points.mean(0))
-    assert ordered(centroids(points, 60, generator("test"))) == ordered(points)
 
 
 def test_the_controls_are_the_modes_and_the_real_images_nearest_to_them():

@@ -96,21 +96,6 @@ def test_orders_choose_each_point_once():
         assert order(alike[:1], 1).tolist() == [0]
 
 
-def test_kernel_herding_matches_more_than_the_mean():
-    """A class of two modes, at -1 and 1: a sample at 0 has its mean, and nothing else of it.
-
-    Herding takes that sample first. Kernel herding takes one sample of each mode first.
-    """
-    points = torch.tensor([[-1.0]] * 10 + [[1.0]] * 10 + [[0.0]])
-    assert selection.herding_order(points, 1).tolist() == [20]
-    first, second = (
-        points[selection.kernel_herding_order(points, 2, KernelSelection(bandwidth=0.5))]
-        .flatten()
-        .tolist()
-    )
-    assert {first, second} == {-1.0, 1.0}
-
-
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_gives_nested_sizes_of_real_images(tiny, network, members, name):
     select, parameters = CONTROLS[name]
