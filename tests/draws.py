@@ -1,12 +1,14 @@
-"""What tests share: random numbers of a seed, an MLP, and what a method makes once."""
+"""What tests share: random numbers, small data sets and networks, what a method makes once."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ddlib.data.base import DataSet, Split
+from ddlib.data.base import DataSet, Kind, Split
+from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.methods import Method
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
@@ -18,6 +20,23 @@ def stream(seed: int = 0) -> torch.Generator:
 
 def noise(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=stream(seed), dtype=dtype)
+
+
+def labelled(
+    samples: torch.Tensor,
+    classes: Sequence[str],
+    normalisation: Normalisation | Whitening,
+    kind: Kind = "image",
+) -> DataSet:
+    """Return a data set of these samples, each class in turn, to train on and to test on."""
+    split = Split(samples, torch.arange(len(samples)) % len(classes))
+    return DataSet("own", split, split, normalisation, tuple(classes), kind)
+
+
+def narrow(name: str) -> dict[str, int]:
+    """Return options that make a network for images as small as it can be."""
+    fixed = {name: {} for name in ("linear", "lenet", "alexnet")}
+    return ({"vit": {"width": 12}} | fixed).get(name, {"width": 4})
 
 
 def ordinary_mlp(theta: dict[str, torch.Tensor]) -> nn.Sequential:

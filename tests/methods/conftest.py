@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from chains import JOB
 
 from ddlib.methods import common
+from ddlib.methods.generators import unet
 from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.training import augment
@@ -12,6 +14,14 @@ from ddlib.training import augment
 @pytest.fixture(scope="module")
 def network(tiny):
     return build("convnet", tiny.sample_shape, tiny.class_count, width=6, depth=2)
+
+
+@pytest.fixture(scope="session")
+def unet_file(tiny, tmp_path_factory):
+    """The file of a small UNet trained on the tiny set."""
+    path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+    path.write_bytes(unet.train(tiny, None, JOB))
+    return path
 
 
 @pytest.fixture

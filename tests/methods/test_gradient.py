@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import decoded_by_hand, in_float64, ordinary_mlp
+from draws import decoded_by_hand, in_float64, ordinary_mlp, stream
 from torch import nn
 
 from ddlib.methods import METHODS
@@ -34,11 +34,6 @@ def perceptron(tiny):
 def settings(**changes):
     short = {"iterations": 2, "outer_steps": 2, "inner_epochs": 2, "real_batch": 8}
     return GradientMatching(**short | changes)
-
-
-def weights(network, seed=0, dtype=torch.float32):
-    theta = initial_parameters(network, torch.Generator().manual_seed(seed))
-    return {name: value.to(dtype) for name, value in theta.items()}
 
 
 def reference_distance(ours, theirs):
@@ -95,12 +90,12 @@ def test_match_equals_one_graph_over_the_summed_loss(
     tiny, members, network, perceptron, ordinary_convnet, kind, ipc, family
 ):
     dataset, body = in_float64(tiny), network if kind == "convnet" else perceptron
-    theta = weights(body, seed=3, dtype=torch.float64)
+    theta = {name: value.double() for name, value in initial_parameters(body, stream(3)).items()}
     before = {name: value.clone() for name, value in theta.items()}
     ordinary = ordinary_convnet(theta, 2) if kind == "convnet" else ordinary_mlp(theta)
-    stream = torch.Generator().manual_seed(1)
-    drawn = [augment.draw([family], 1, stream) for _ in range(3)] if family else PLAIN
-    images = torch.randn(3 * ipc, 1, 8, 8, generator=stream, dtype=torch.float64).requires_grad_()
+    source = stream(1)
+    drawn = [augment.draw([family], 1, source) for _ in range(3)] if family else PLAIN
+    images = torch.randn(3 * ipc, 1, 8, 8, generator=source, dtype=torch.float64).requires_grad_()
     batch = [rows[label : label + 7 + label] for label, rows in enumerate(members)]
     value, slope = match(dataset, body, theta, batch, images, drawn)
     naive = reference_match(ordinary, dataset, batch, images, drawn)

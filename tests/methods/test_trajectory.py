@@ -250,12 +250,6 @@ def test_graphs_do_not_grow_with_the_number_of_steps(network, pair, gradient):
     assert most_held(12) == most_held(1) > 0
 
 
-def steps_by_hand(size, families, stream):
-    """Three steps: batches of the six images, each with its draw."""
-    rows = batches(6, size, stream) if size < 6 else itertools.repeat(torch.arange(6))
-    return [(next(rows), augment.draw(families, size, stream)) for _ in range(3)]
-
-
 @pytest.mark.parametrize(("size", "augmentation"), [(6, "none"), (4, "dsa")])
 def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, augmentation):
     """Three iterations in float64: momentum of images and step size, every pair as it was drawn."""
@@ -274,7 +268,9 @@ def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, au
         number, place = (2 * torch.rand(2, generator=source, dtype=torch.float64)).long().tolist()
         images, step_size = images.detach().requires_grad_(), step_size.detach().requires_grad_()
         pair = trained[number][place : place + 2]
-        steps = steps_by_hand(size, families, generator("student", 0, iteration))
+        draws = generator("student", 0, iteration)
+        rows = batches(6, size, draws) if size < 6 else itertools.repeat(torch.arange(6))
+        steps = [(next(rows), augment.draw(families, size, draws)) for _ in range(3)]
         loss = naive_unroll(*pair, images, step_size, steps)
         slopes = torch.autograd.grad(loss, [images, step_size])
         velocity = [0.5 * old + new for old, new in zip(velocity, slopes, strict=True)]
