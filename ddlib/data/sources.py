@@ -137,9 +137,7 @@ def _fetch(name: str, root: Path, **options: str) -> None:
 
 def _published(name: str, folder: str, mean: Sequence[float], std: Sequence[float]) -> Source:
     return Source(
-        partial(_read_published, name, folder),
-        partial(_fetch, name),
-        Normalisation(mean, std),
+        partial(_read_published, name, folder), partial(_fetch, name), Normalisation(mean, std)
     )
 
 

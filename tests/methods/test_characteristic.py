@@ -10,11 +10,7 @@ from draws import decoded_by_hand, noise, prepare
 from torch import nn
 
 from ddlib.methods import METHODS
-from ddlib.methods.characteristic import (
-    CharacteristicMatching,
-    discrepancy,
-    frequency_network,
-)
+from ddlib.methods.characteristic import CharacteristicMatching, discrepancy, frequency_network
 from ddlib.methods.common import initial_images
 from ddlib.methods.trained import first_weights, read_network
 from ddlib.networks.initial import initial_parameters

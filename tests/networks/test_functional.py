@@ -4,14 +4,7 @@ import torch.nn.functional as F
 from draws import noise, stream
 from torch import nn
 
-from ddlib.networks.functional import (
-    build,
-    embed,
-    logits,
-    pass_size,
-    with_batch_seen,
-    with_buffers,
-)
+from ddlib.networks.functional import build, embed, logits, pass_size, with_batch_seen, with_buffers
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.networks.zoo import NETWORKS
