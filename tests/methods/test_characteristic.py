@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import decoded_by_hand, noise, prepare
+from draws import decoded_by_hand, filled, noise, ordinary_convnet, prepare
 from torch import nn
 
 from ddlib.methods import METHODS
@@ -95,15 +95,11 @@ def ordinary_chooser(theta):
     layers = []
     for activation in (nn.LeakyReLU(0.2), nn.LeakyReLU(0.2), nn.Tanh()):
         layers += [nn.Linear(24, 24), nn.BatchNorm1d(24), activation]
-    ordinary = nn.Sequential(*layers)
-    nn.utils.vector_to_parameters(
-        torch.cat([value.flatten() for value in theta.values()]), ordinary.parameters()
-    )
-    return ordinary
+    return filled(nn.Sequential(*layers), theta.values())
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01])
-def test_a_run_equals_the_min_max_written_out(tiny, network, ordinary_convnet, pool, rate):
+def test_a_run_equals_the_min_max_written_out(tiny, network, pool, rate):
     """Three iterations over all of D: Adam by hand, down for S and up for the frequencies.
 
     Each stored image holds four; one augmentation of an iteration serves these and D. The

@@ -10,8 +10,8 @@ from ddlib.methods import METHODS
 from ddlib.methods.common import class_members
 from ddlib.methods.patches import RealisticPatches
 from ddlib.methods.recovery import StatisticsRecovery, answers
-from ddlib.methods.trained import build, read_network
-from ddlib.networks.functional import logits
+from ddlib.methods.trained import read_network
+from ddlib.networks.functional import build, logits
 from ddlib.seeds import generator
 from ddlib.training.augment import resized_crops
 from ddlib.training.recipe import Recipe
@@ -26,7 +26,7 @@ def teacher(tiny, network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     parameters = StatisticsRecovery(teacher=TEACHER, network=BATCH)
     files = prepare(METHODS["sre2l"], parameters, [1], tiny, network, folder)[0]
-    return files, build(tiny, BATCH), read_network(files[0], "cpu")
+    return files, build(**BATCH, **tiny.sizes), read_network(files[0], "cpu")
 
 
 def rded(tiny, network, teacher, ipc, seed=0, **changes):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from draws import narrow, noise, stream
+from draws import filled, narrow, noise, ordinary_convnet, stream
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -28,10 +28,7 @@ def weights(network, seed=0):
 def assert_same(network, ordinary, shape, pad=0):
     """The network equals an ordinary model with the same weights, in order and none left over."""
     theta, batch = weights(network), noise(3, *shape)
-    flat = nn.utils.parameters_to_vector(theta.values())
-    assert len(flat) == sum(value.numel() for value in ordinary.parameters())
-    nn.utils.vector_to_parameters(flat.clone(), ordinary.parameters())
-    theirs = ordinary(F.pad(batch, (pad,) * 4))
+    theirs = filled(ordinary, theta.values())(F.pad(batch, (pad,) * 4))
     assert theirs.std() > 1e-3
     torch.testing.assert_close(logits(network, theta, batch), theirs, rtol=1e-4, atol=1e-4)
 
@@ -78,7 +75,7 @@ def test_the_depth_of_a_convnet_follows_the_image(side, depth):
         ((1, 24, 28), 4, 3, (2, 2, 0, 0)),
     ],
 )
-def test_convnet_equals_one_built_from_torch_nn(ordinary_convnet, shape, width, depth, padding):
+def test_convnet_equals_one_built_from_torch_nn(shape, width, depth, padding):
     network = build("convnet", shape, 7, width=width, depth=depth)
     theta, batch = weights(network), noise(5, *shape)
     ordinary = ordinary_convnet(theta, depth, padding)
