@@ -45,8 +45,7 @@ def roots() -> list[Path]:
 def find(name: str, source: Source, options: Options) -> Pair:
     """Read a named set from the first folder that has it; download it if none has and it is asked.
 
-    Raises FileNotFoundError if no folder has the set,
-    ConnectionError if the download fails.
+    Raises FileNotFoundError if no folder has the set, ConnectionError if the download fails.
     """
     for root in roots():
         with suppress(FileNotFoundError):
