@@ -67,13 +67,13 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
             for labels, rows in parts.items():
                 panel = f"{data}, {labels} labels"
                 panels[panel] = max(panels.get(panel, rows), rows, key=len)
-        if study.distances is None:  # it compares methods
-            best += [("own", parts.get("learned", first))]
-            best += [("soft", parts["soft"])] if "soft" in parts else []
-        if study.distances is None and len(study.configurations) > 1:
-            orders[name] = reordered(study.trials, label_learners(study))
         if study.distances is not None:
             coverage[name if data in coverage else data] = cover(study, draws)
+            continue
+        best += [("own", parts.get("learned", first))]  # it compares methods
+        best += [("soft", parts["soft"])] if "soft" in parts else []
+        if len(study.configurations) > 1:
+            orders[name] = reordered(study.trials, label_learners(study))
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
     controls = {name for rows in trials.values() for name in control_names(rows)}
     judged = cells.cells(fits, controls)

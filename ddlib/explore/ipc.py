@@ -11,10 +11,10 @@ import pandas as pd
 
 from ddlib.explore import sheets
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
-from ddlib.explore.tables import Tables
+from ddlib.explore.tables import Tables, fitted
 from ddlib.figures import prediction
 from ddlib.figures.style import FORMULAS
-from ddlib.stats import laws, verdicts
+from ddlib.stats import verdicts
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import FLOOR_SHARE, Fit, Fits
 from ddlib.words.text import listed
@@ -76,12 +76,12 @@ class IpcExplorer(Explorer):
         rows, curves, marks = [], [], []
         for method in methods:
             known = math.inf if beyond == FITTED else k
-            fitted = _fits(tables, configuration, measure, method, self.draws, known)
+            fits_of = fitted(tables, configuration, method, self.draws, measure, known)
             means = seen[seen["method"] == method].groupby("k")["gap"].agg(["mean", "std"])
             row = {"method": method, "measured gap": _measured(means, k)}
             rows += [row] * (not fits)
-            for fit in (fit for fit in fitted.values() if fit.law.formula in fits):
-                name, failure = {"method": method, "fit": fit.law.formula}, _failure(fit, fitted)
+            for fit in (fit for fit in fits_of.values() if fit.law.formula in fits):
+                name, failure = {"method": method, "fit": fit.law.formula}, _failure(fit, fits_of)
                 curves.append(_curve(fit, 2 * tables.sizes[-1], failure).assign(**name))
                 if failure:
                     rows.append(name | row | {"predicted gap": failure})
@@ -115,16 +115,6 @@ class IpcExplorer(Explorer):
                 fit.k_floor, FLOOR_SHARE
             ),
         }
-
-
-@cache
-def _fits(
-    tables: Tables, configuration: str, measure: str, method: str, draws: int, known: float
-) -> Fits:
-    """Fit every law to the gaps at k up to `known`."""
-    trials = tables.gaps[tables.gaps["configuration"] == configuration]
-    gaps = laws.gap_matrix(trials, method, measure)
-    return laws.fit_all(gaps.loc[:, gaps.columns <= known], draws=draws)
 
 
 def _failure(fit: Fit, fits: Fits) -> str:

@@ -11,10 +11,10 @@ import pandas as pd
 
 from ddlib.explore.controls import Explorer, View, menu, slider
 from ddlib.explore.ipc import IPCS
-from ddlib.explore.tables import Tables
+from ddlib.explore.tables import Tables, fitted
 from ddlib.figures.style import INK, log_axis, method_colours, scale, tips
-from ddlib.stats import laws, planner, verdicts
 from ddlib.stats import pilot as pilots
+from ddlib.stats import planner, verdicts
 from ddlib.stats.cells import OUTCOMES
 from ddlib.stats.intervals import LEVEL, Interval, interval
 from ddlib.stats.laws import Fit
@@ -122,16 +122,8 @@ def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon, budget, s
     worst, member = gaps.max(axis=0), plan.member or family[np.median(gaps, axis=1).argmax()]
     gap = interval(np.array([np.median(worst), *worst]))
     within = bool(plan.ipc) and plan.ipc.estimate <= budget
-    return Offer(method, plan, gap, within, member, *_judge(tables, method, member, len(worst)))
-
-
-@cache
-def _judge(tables: Tables, method: str, member: str, draws: int) -> tuple[Fit, Verdict]:
-    """Fit a/√k + c to the gaps of a method under one configuration, and judge it."""
-    trials = tables.gaps[tables.gaps["configuration"] == member]
-    gaps = laws.gap_matrix(trials, method)
-    fits = {law: laws.fit(gaps, law, draws=draws) for law in ("inverse_sqrt", "free_exponent")}
-    return fits["inverse_sqrt"], verdicts.verdict(fits)
+    fits = fitted(tables, member, method, pilot.draws)
+    return Offer(method, plan, gap, within, member, fits["inverse_sqrt"], verdicts.verdict(fits))
 
 
 def _verdict(first: Offer, budget: int, size: float) -> str:

@@ -6,15 +6,16 @@ Findings are the studies that come with the library; see `ddlib.explore.findings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ddlib.explore import sheets
 from ddlib.files import FINDINGS, PROVENANCE, from_root, read_json, write_atomically
-from ddlib.stats import covers
+from ddlib.stats import covers, laws
 
 FRAMES = ("trials", "references", "costs", "teachers")
 DISTANCES = "distances.parquet"
@@ -139,6 +140,21 @@ class Tables:
         """Return a picture of the distilled images, a column per class; None if there are none."""
         content = self.sheets.get((method, ipc))
         return sheets.draw(content) if isinstance(content, Path) else content
+
+
+@cache
+def fitted(
+    tables: Tables,
+    configuration: str,
+    method: str,
+    draws: int,
+    measure: str = "gap_error",
+    known: float = np.inf,
+) -> laws.Fits:
+    """Fit every law to the gaps of a method under one configuration at k up to `known`."""
+    trials = tables.gaps[tables.gaps["configuration"] == configuration]
+    gaps = laws.gap_matrix(trials, method, measure)
+    return laws.fit_all(gaps.loc[:, gaps.columns <= known], draws=draws)
 
 
 def read(folder: str | Path) -> Tables:

@@ -112,7 +112,7 @@ def regimes(
             style.colour("line", names, **legend),
             tooltip=style.tips("line:N", "x", "k_star"),
         )
-        lines = base.mark_line().encode(_dash(names, [name for name in names if "bound" in name]))
+        lines = base.mark_line().encode(_dash(names))
         measured = base.transform_filter("!test(/bound/, datum.line)")
         panels.append(lines + measured.mark_point(filled=True, size=35, opacity=1))
     chart = alt.concat(*panels, columns=3, spacing=24)
@@ -137,7 +137,7 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
             x,
             alt.Y("value:Q", title=y, axis=alt.Axis(tickCount=5)).scale(type=scale),
             style.colour("line", names),
-            _dash(names, [name for name in names if "bound" in name]),
+            _dash(names),
         )
         for table, x, y, scale in ((steps, step, distance, "linear"), (sizes, size, gap, "log"))
     )
@@ -148,8 +148,9 @@ def knobs(steps: pd.DataFrame, sizes: pd.DataFrame, k: int) -> alt.ConcatChart:
     )
 
 
-def _dash(names: Sequence[str], dashed: Sequence[str]) -> alt.StrokeDash:
-    dashes = {name: [5, 3] if name in dashed else [1, 0] for name in names}
+def _dash(names: Sequence[str], dashed: Sequence[str] = ()) -> alt.StrokeDash:
+    """Return the dashes of lines: of those named, and of bounds."""
+    dashes = {n: [5, 3] if n in dashed or "bound" in n else [1, 0] for n in names}
     return alt.StrokeDash("line:N", scale=style.scale(dashes), sort=list(names), legend=MERGED)
 
 

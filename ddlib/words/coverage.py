@@ -7,6 +7,7 @@ import scipy
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.pilot import PEERS, REACH, Pilot
 from ddlib.stats.planner import Plan
+from ddlib.stats.regressions import confirms
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, box, listed
 
@@ -61,6 +62,27 @@ def explained(
         parts += [_rests_on(h_cov), "" if equal is None else _among_equal(equal)]
         paragraphs.append(" ".join(filter(None, parts)))
     return Text("\n\n".join(paragraphs))
+
+
+def lesson(tests: pd.DataFrame, within: pd.DataFrame | None) -> Text:
+    """Say whether families with a larger H_cov need more samples, and what all tests say together.
+
+    The first sentences are on the first epsilon, the last on all. tests, within: of `regress` and
+    `within_equal` in `ddlib.stats.regressions`.
+    """
+    rows = tests[tests["predictor"] == "h_cov"]
+    row, limits = rows.iloc[0], listed(f"{epsilon:g}" for epsilon in rows["epsilon"])
+    if row["reason"]:
+        return Text(f"Nothing can be said about H_cov, as {row['reason']}.")
+    verb = "need" if row["p"] <= LEVEL else "are not shown to need"
+    return Text(
+        f"**Families with a larger H_cov {verb} more samples** to hold a worst gap of "
+        f"{row['epsilon']:g}. If configurations swapped their gaps at random, "
+        f"{100 * row['p']:.0f} of 100 such swaps would show as clear a trend.\n\n"
+        "That is one of three tests. H_cov must also explain k* better than ln M (the log of the "
+        "family's size) does, and k* must rise with H_cov among families of equal size. All three, "
+        f"at a worst gap of {limits}: **{confirms(tests, within)}**. See notebook 06."
+    )
 
 
 def _equal(within: pd.DataFrame | None, epsilon: float) -> pd.Series | None:

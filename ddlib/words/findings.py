@@ -5,10 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ddlib.stats.cells import (
-    PAPER_R2,
-    Coverage,
-)
+from ddlib.stats.cells import PAPER_R2, Coverage
 from ddlib.stats.families import ABOVE
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS

@@ -5,14 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ddlib.stats.cells import (
-    GAINS,
-    OUTCOMES,
-    PAPER_DATA,
-    PAPER_METHODS,
-    PAPER_R2,
-    Coverage,
-)
+from ddlib.stats.cells import GAINS, OUTCOMES, PAPER_DATA, PAPER_METHODS, PAPER_R2, Coverage
 from ddlib.stats.regressions import confirms
 from ddlib.stats.verdicts import WAYS
 from ddlib.words.text import Text, box, listed

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddlib.words import lesson
+from ddlib.words.coverage import lesson
 
 COLUMNS = ["epsilon", "predictor", "p", "p_lead", "reason"]
 
@@ -23,7 +23,7 @@ def test_a_trend_that_chance_shows_often_is_no_trend(p, among_equal, verb, verdi
     rows = [(0.1, "log_members", 0.5, np.nan, ""), (0.1, "h_cov", p, 0.01, "")]
     tests = pd.DataFrame([*rows, (0.2, "h_cov", 0.01, 0.01, "")], columns=COLUMNS)
     equal = [(0.1, "h_cov", 0.01), (0.2, "h_cov", among_equal)]
-    text = lesson.coverage(tests, pd.DataFrame(equal, columns=COLUMNS[:3]))
+    text = lesson(tests, pd.DataFrame(equal, columns=COLUMNS[:3]))
     assert text.startswith(f"**Families with a larger H_cov {verb} more samples** to hold a worst ")
     assert "gap of 0.1. If " in text
     assert f"{100 * p:.0f} of 100 such swaps would show as clear a trend." in text
@@ -32,4 +32,4 @@ def test_a_trend_that_chance_shows_often_is_no_trend(p, among_equal, verb, verdi
 
 def test_what_cannot_be_said_is_said():
     table = pd.DataFrame([(0.1, "h_cov", np.nan, np.nan, "1 of 8 inside")], columns=COLUMNS)
-    assert lesson.coverage(table, None) == "Nothing can be said about H_cov, as 1 of 8 inside."
+    assert lesson(table, None) == "Nothing can be said about H_cov, as 1 of 8 inside."
