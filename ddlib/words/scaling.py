@@ -64,34 +64,28 @@ def scaling(
     paragraphs = []
     for method, fits in fits_by_method.items():
         law, free = fits["inverse_sqrt"], fits["free_exponent"]
+        sentences = [f"No curve can be fitted: {law.reason}."]
         if law.fitted:
-            sentences = [_no_gap(law), _misfit(law), _exponent(free)]
+            sentences = _rests_on(law, free)
             if verdict(fits).survives:
-                sentences += [_power(free), _floor(law, unit), _near_floor(law)]
-                sentences += [_last_gain(law, least_gain, unit), _predicted(law, unit)]
+                sentences += [_power(free), *_follows(law, unit, least_gain)]
             sentences.append(_choice(fits))
-        else:
-            sentences = [f"No curve can be fitted: {law.reason}."]
-        sentences.append(_missing(law))
-        paragraphs.append(f"**{method}.** {' '.join(filter(None, sentences))}")
+        sentences += _missing(law)
+        paragraphs.append(f"**{method}.** {' '.join(sentences)}")
     return Text("\n\n".join(paragraphs))
 
 
-def _no_gap(law: Fit) -> str:
+def _rests_on(law: Fit, free: Fit) -> list[str]:
+    """Say which gaps are not above 0, the lack of fit, and the exponent."""
     means = zip(law.data.ks, law.data.means, strict=True)
-    ks = listed((f"{k:g}" for k, mean in means if mean <= 0))
-    return f"{NO_WORSE} at k = {ks}." if ks else ""
-
-
-def _misfit(law: Fit) -> str:
-    return "" if law.misfit is None else f"Lack of fit of a/√k + c: {p_value(law.misfit)}."
-
-
-def _exponent(free: Fit) -> str:
+    ks = listed(f"{k:g}" for k, mean in means if mean <= 0)
+    sentences = [f"{NO_WORSE} at k = {ks}."] if ks else []
+    if law.misfit is not None:
+        sentences.append(f"Lack of fit of a/√k + c: {p_value(law.misfit)}.")
     if not free.fitted:
-        return f"The exponent cannot be fitted: {free.reason}."
+        return [*sentences, f"The exponent cannot be fitted: {free.reason}."]
     vague = "" if free.identifiable else f", which these gaps do not determine: {free.reason}"
-    return f"Left free, the exponent is b = {free.parameters['b']}{vague}."
+    return [*sentences, f"Left free, the exponent is b = {free.parameters['b']}{vague}."]
 
 
 def _power(free: Fit) -> str:
@@ -102,36 +96,30 @@ def _power(free: Fit) -> str:
     return f"9 of 10 such studies would reject 1/2 if the true exponent were {listed(ends, 'or')}."
 
 
-def _floor(law: Fit, unit: str) -> str:
+def _follows(law: Fit, unit: str, least_gain: float) -> list[str]:
+    """Say what follows from a curve that survives: its floor, when gains end, a prediction."""
     a, c = law.parameters["a"].estimate, law.parameters["c"]
     if c.high < 0:
-        zero = (a / c.estimate) ** 2
-        start = f"There is no floor, as c = {c} {unit} is below zero"
-        return f"{start}: the curve reaches zero at k = {zero:.0f}."
-    return f"The floor is c = {c} {unit}{'' if c.low > 0 else ': it may be zero'}."
-
-
-def _near_floor(law: Fit) -> str:
-    if law.parameters["c"].low <= 0:  # perhaps no floor; `_floor` says so
-        return ""
-    k = law.k_floor(FLOOR_SHARE)
-    return f"It comes within {FLOOR_SHARE:.0%} of the floor at k = {k}{_beyond(k, law)}."
-
-
-def _last_gain(law: Fit, least_gain: float, unit: str) -> str:
-    k = law.k_sat(least_gain)
-    start = f"One more sample gains less than {least_gain:.2g} {unit}"
-    return f"{start} from k = {k} on{_beyond(k, law)}."
+        floor = f"There is no floor, as c = {c} {unit} is below zero: the curve reaches zero at "
+        sentences = [f"{floor}k = {(a / c.estimate) ** 2:.0f}."]
+    else:
+        sentences = [f"The floor is c = {c} {unit}{'' if c.low > 0 else ': it may be zero'}."]
+    if c.low > 0:
+        k = law.k_floor(FLOOR_SHARE)
+        near = f"It comes within {FLOOR_SHARE:.0%} of the floor at k = {k}{_beyond(k, law)}."
+        sentences.append(near)
+    k, twice = law.k_sat(least_gain), 2 * max(*law.data.ks, *law.data.missing)
+    less = f"One more sample gains less than {least_gain:.2g} {unit}"
+    return [
+        *sentences,
+        f"{less} from k = {k} on{_beyond(k, law)}.",
+        f"At k = {twice:g}, not measured, the curve predicts a gap of {law.gap(twice)} {unit}.",
+    ]
 
 
 def _beyond(k: Interval, law: Fit) -> str:
     largest = law.data.ks[-1]
     return f", extrapolated beyond the largest k, {largest:g}" if k.estimate > largest else ""
-
-
-def _predicted(law: Fit, unit: str) -> str:
-    k = 2 * max(*law.data.ks, *law.data.missing)
-    return f"At k = {k:g}, not measured, the curve predicts a gap of {law.gap(k)} {unit}."
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:
@@ -147,13 +135,13 @@ def _choice(fits: Mapping[str, Fit]) -> str:
     return f"{text}."
 
 
-def _missing(law: Fit) -> str:
+def _missing(law: Fit) -> list[str]:
     """Say which sizes lost seeds, because networks do not diverge at random."""
     data = law.data
     sizes = [f"{count} of {data.asked} at k = {k}" for k, count in data.missing.items()]
     few = listed(k for k in data.missing if k not in data.ks)
     left_out = f"; k = {few} is left out" if few else ""
-    return f"Seeds without a gap: {listed(sizes)}{left_out}." if sizes else ""
+    return [f"Seeds without a gap: {listed(sizes)}{left_out}."] if sizes else []
 
 
 def effort(references: pd.DataFrame) -> Text:
