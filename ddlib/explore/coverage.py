@@ -121,7 +121,7 @@ def _need(tables, method, members, epsilon: float, draws: int) -> dict[str, Any]
     if not row["reason"]:
         censored = row["censored"].split()[:1]  # above the largest k, or below the smallest
         text = f"{censored[0]} {k.estimate:.0f}" if censored else format(k, ".0f")
-        remarks = [f"{row['raw']:.0f} by the raw worst gaps"] if pd.notna(row["raw"]) else []
+        remarks = [f"{row['raw']:.0f} by the raw worst gaps"] * pd.notna(row["raw"])
         counts = {kind: row[f"missing_{kind}"] for kind in ("seeds", "sizes")}
         remarks += [f"{kind} left out for missing trials: {n}" for kind, n in counts.items() if n]
     remark = "; ".join(remarks)

@@ -22,7 +22,7 @@ from ddlib.figures import findings as charts
 from ddlib.figures import scaling
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
-from ddlib.stats import cells, covers, laws, regressions, verdicts
+from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.compare import control_names, reordered
 from ddlib.stats.families import k_star, series, worst_member
@@ -181,10 +181,7 @@ def gap_against_k(study: Tables):
     trials = study.gaps[study.gaps["method"].isin(PICTURED)]
     trials = trials[trials["configuration"] == study.configurations[0]]
     fits = laws.fit_table(trials, "gap_error")
-    ks = np.geomspace(min(study.sizes), 2 * max(study.sizes), 60)
-    curves = verdicts.curves(fits, ks)
-    gaps = trials.rename(columns={"gap_error": "gap"})
-    return scaling.gap_against_k(gaps, curves, verdicts.floors(fits), "gap in error (fraction)")
+    return scaling.gap_against_k(trials, fits, "gap_error", "gap in error (fraction)")
 
 
 def pictures(studies: Sequence[Tables]) -> dict[str, bytes]:

@@ -129,9 +129,9 @@ def _fits(
 
 def _failure(fit: Fit, fits: Fits) -> str:
     """Return why a fit must not predict, or ""."""
-    outcome, why = verdicts.verdict(fits)
-    if fit.law.name == "inverse_sqrt" and outcome == "fails":
-        return f"fails: {why}"
+    judged = verdicts.verdict(fits)
+    if fit.law.name == "inverse_sqrt" and judged.outcome == "fails":
+        return f"fails: {judged.why}"
     if fit.misfit is not None and fit.misfit <= LEVEL:
         return "fails: the curve misses the measured means"
     return "" if fit.fitted else fit.reason

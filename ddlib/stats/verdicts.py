@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from ddlib.stats.intervals import LEVEL
@@ -93,16 +92,3 @@ def curves(fits_by_method: dict[str, Fits], ks) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=["method", "law", "k", "gap", "low", "high"])
     return pd.concat(tables, names=["method", "law"]).droplevel(2).reset_index()
-
-
-def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Tabulate the verdict on a/√k + c, and its floor c, NaN unless the curve survives.
-
-    Columns: method, outcome (see `Verdict`), floor, low, high.
-    """
-    rows = []
-    for method, fits in fits_by_method.items():
-        judged = verdict(fits)
-        floor = fits["inverse_sqrt"].parameters["c"] if judged.survives else (np.nan,) * 3
-        rows.append((method, judged.outcome, *floor))
-    return pd.DataFrame(rows, columns=["method", "outcome", "floor", "low", "high"])

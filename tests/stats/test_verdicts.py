@@ -82,10 +82,3 @@ def test_a_study_is_fitted_and_tabulated_method_by_method():
     assert list(summary["method"]) == [method for method in tables for _ in laws.LAWS]
     assert summary.groupby("method")["delta_aic"].min().dropna().eq(0).all()
     assert len(curves) == 3 * 6 * 2  # mtt has no curve
-    floors = verdicts.floors(fits).set_index("method")
-    expected = {"dm": "survives", "dc": "survives", "random": "undecided", "mtt": "undecided"}
-    assert floors["outcome"].to_dict() == expected
-    ends = tuple(floors.loc["dm", ["floor", "low", "high"]])
-    assert ends == fits["dm"]["inverse_sqrt"].parameters["c"]
-    assert floors.loc["random", ["floor", "low", "high"]].isna().all()
-    assert floors["floor"]["dc"] == pytest.approx(floors["floor"]["dm"] + 0.1)
