@@ -237,7 +237,7 @@ def coverage(studies: int = 300) -> list[pd.DataFrame]:
 def judge_again(count: int) -> dict[str, object]:
     """Judge the shipped coverage studies with another number of families of each equal size."""
     row = {"families of each size": count}
-    for name in ("mnist", "adult"):
+    for name in ("cifar10", "mnist", "adult"):
         study = tables.read(tables.FINDINGS / "coverage_law" / name)
         settings = {**study.settings, "spread": {"size": [4, 6], "count": count}}
         law = evidence.cover(replace(study, settings=settings), DRAWS)

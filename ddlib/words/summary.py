@@ -131,13 +131,16 @@ def _on(coverage: Mapping[str, Coverage]) -> str:
 
 
 def _only_at(study: Coverage) -> str:
-    """Name the worst gaps at which a law is confirmed that is not confirmed at all of them."""
-    tests, outcomes = [study.fitted, study.within], {"confirmed": [], "not confirmed": []}
+    """Name the worst gaps where the law is confirmed, if others were tried; "" for none or all."""
+    tests, gaps = [study.fitted, study.within], {}
     for epsilon in study.fitted["epsilon"].unique():
         parts = (None if t is None else t[t["epsilon"] == epsilon] for t in tests)
-        outcomes.setdefault(confirms(*parts), []).append(epsilon)
-    held, failed = (listed(outcomes[name]) for name in ("confirmed", "not confirmed"))
-    return f" (confirmed at a worst gap of {held}, not at {failed})" if held and failed else ""
+        gaps.setdefault(confirms(*parts), []).append(epsilon)
+    if "confirmed" not in gaps or len(gaps) == 1:
+        return ""
+    others = {"not confirmed": "not at {}", "not decided": "not decided at {}"}
+    texts = [text.format(listed(gaps[name])) for name, text in others.items() if name in gaps]
+    return f" (confirmed at a worst gap of {', '.join([listed(gaps['confirmed']), *texts])})"
 
 
 def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
