@@ -28,8 +28,13 @@ def summary(
         lines.append(f"**Which method?** {_which(leaders)}")
     held = {name: study.held for name, study in coverage.items() if study.held.answered}
     if held:
-        parts = [_planner(name, *counts) for name, counts in held.items()]
-        lines.append(" ".join(["**Planner.** It predicts gaps from a part of a study.", *parts]))
+        lines.append("**Planner.** It predicts gaps from a part of a study.")
+        for name, (inside, answered, left_out, width) in held.items():
+            lines[-1] += (
+                f" On {name}, {left_out} gaps were hidden from it. It predicted {answered}, and "
+                f"{inside} of these lie in its 95 % intervals, but half of the intervals are wider "
+                f"than {width:.2f} (a gap is at most 1)."
+            )
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
     data = textwrap.fill(f"Data: {listed(cells['data'].unique())}.", width=100)
     return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
@@ -46,14 +51,6 @@ def verdicts(cells: pd.DataFrame, gains: pd.DataFrame, coverage: Mapping[str, Co
         f"comparisons (a method at a size), worse in {worse}.",
     )
     return box(lines)
-
-
-def _planner(name: str, inside: int, answered: int, left_out: int, width: float) -> str:
-    return (
-        f"On {name}, {left_out} gaps were hidden from it. It predicted {answered}, and {inside} of "
-        f"these lie in its 95 % intervals, but half of the intervals are wider than {width:.2f} "
-        "(a gap is at most 1)."
-    )
 
 
 def _scaling(cells: pd.DataFrame) -> str:

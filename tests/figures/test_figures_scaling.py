@@ -85,9 +85,7 @@ def test_gaps_that_a_log_axis_cannot_show_are_marked_and_counted(gaps, fits):
 
 def test_a_band_ends_at_the_edge_of_the_axis(gaps):
     low = gaps.assign(gap=gaps["gap"] - 0.06)
-    wide = {name: rows.pivot(index="seed", columns="k", values="gap") for name, rows in
-            low.groupby("method")}  # fmt: skip
-    fits = {name: laws.fit_all(table, draws=20) for name, table in wide.items()}
+    fits = laws.fit_table(low.assign(gap_error=low["gap"], status="ok"), "gap_error", draws=20)
     table, (bottom, _) = drawn(charts.gap_against_k(low, fits, "gap", "gap"))
     curve = table[table["kind"] == "curve"]
     assert len(curve) < 4 * 60  # what lies below 0 as a whole has no place
@@ -96,10 +94,10 @@ def test_a_band_ends_at_the_edge_of_the_axis(gaps):
 
 def test_rivals_are_drawn_with_their_aic(gaps):
     gaps = gaps[gaps["method"].isin(["DM", "DC"])]
-    wide = {name: rows.pivot(index="seed", columns="k", values="gap") for name, rows in
-            gaps.groupby("method")}  # fmt: skip
-    fits = {name: laws.fit_all(table, draws=20) for name, table in wide.items()}
-    fits["DC"] |= {"inverse": laws.fit(wide["DC"][:1], "inverse")}  # one seed: no AIC
+    trials = gaps.assign(gap_error=gaps["gap"], status="ok")
+    fits = laws.fit_table(trials, "gap_error", draws=20)
+    one_seed = laws.gap_matrix(trials.query("seed == 0"), "DC")
+    fits["DC"] |= {"inverse": laws.fit(one_seed, "inverse")}  # no AIC
     spec = charts.rivals(gaps, fits, "gap", "gap").to_dict()
     left, right = (pd.DataFrame(rows) for rows in spec["datasets"].values())
     assert left["formula"].isna().sum() == 2 * 6  # the means
