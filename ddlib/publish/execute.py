@@ -176,7 +176,7 @@ def _finish(path: Path) -> None:
     """Write the page of an executed notebook; its progress bars keep their last states only."""
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(read_notebook(path), {})
     write_atomically(path, nbformat.writes(notebook).encode())
-    write_page(path, path.with_suffix(".html"))
+    write_page(path)
 
 
 def foresee(notebook: Path, parameters: Path, **others: Any) -> str:
