@@ -94,9 +94,7 @@ def decode(images: torch.Tensor, factor: int) -> torch.Tensor:
     """
     if factor == 1:
         return images
-    tiles = images.unflatten(3, (factor, -1)).unflatten(
-        2, (factor, -1)
-    )  # (k, channels, f, h, f, w)
+    tiles = images.unflatten(3, (factor, -1)).unflatten(2, (factor, -1))  # (k, c, f, h, f, w)
     tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
     return F.interpolate(tiles, images.shape[2:], mode="bilinear", align_corners=False)
 

@@ -88,8 +88,8 @@ def nearest(
     """Return the first sample of each class in the smallest set of each method, as people read it.
 
     This is the nearest row of a table, the nearest of all texts in the training file, also of those
-    that `data` leaves out, or the nearest tokens. data: the
-    name and the options of the data set, as in `Settings.data`. None for other data.
+    that `data` leaves out, or the nearest tokens. data: the name and the options of the data set,
+    as in `Settings.data`. None for other data.
     """
     is_text = dataset.name.endswith(f"_{data['form']}")
     if dataset.kind == "image" or not (dataset.normalisation.columns or is_text):

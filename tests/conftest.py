@@ -4,13 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy loads; processes of tests inherit it
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from clusters import Cluster, in_process, started
-from torch import nn
 
 from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
@@ -82,26 +81,3 @@ def tiny() -> DataSet:
     prototypes = torch.randn(3, 1, 8, 8, generator=stream)
     splits = _split(prototypes, 40, stream), _split(prototypes, 20, stream)
     return DataSet("tiny", *splits, Normalisation((0.5,), (0.25,)), ("ant", "bee", "cat"))
-
-
-@pytest.fixture(scope="session")
-def ordinary_convnet() -> Callable[..., nn.Sequential]:
-    """Build a ConvNet the way torch.nn means it to be built: (body, head), with given weights."""
-
-    def build(theta: dict, depth: int, padding=0, norm=nn.InstanceNorm2d) -> nn.Sequential:
-        width, channels = next(iter(theta.values())).shape[:2]
-        layers: list[nn.Module] = [nn.ZeroPad2d(padding)]
-        for _ in range(depth):
-            layers += [nn.Conv2d(channels, width, 3, padding=1)]
-            layers += [norm(width, affine=True), nn.ReLU(), nn.AvgPool2d(2)]
-            channels = width
-        class_count, features = theta["head.weight"].shape
-        head = nn.Linear(features, class_count)
-        network = nn.Sequential(nn.Sequential(*layers, nn.Flatten()), head)
-        network.to(theta["head.weight"].dtype)
-        flat = nn.utils.parameters_to_vector(theta.values())
-        assert len(flat) == sum(value.numel() for value in network.parameters())
-        nn.utils.vector_to_parameters(flat.clone(), network.parameters())
-        return network
-
-    return build

@@ -19,10 +19,6 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
-def test_the_readme_has_its_two_commands_first():
-    assert COMMANDS[:2] == ["make study", "make test"]
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_files_and_targets_of_a_command_exist(command):
     words = shlex.split(command)
@@ -32,29 +28,25 @@ def test_files_and_targets_of_a_command_exist(command):
         assert check.folders(words[3])
         return
     if words[0] == "make":
-        run = subprocess.run(
-            [*MAKE, "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        words = shlex.split(run.stdout.replace("\\\n", " "), comments=True)
+        words = shlex.split(planned(*words[1:]).replace("\\\n", " "), comments=True)
     inputs = [word for word in words if re.match(r"(notebooks|parameters|examples)/", word)]
     assert all((ROOT / word).exists() for word in inputs)
     assert inputs or command in ("make test", "make lab", "make report", "make bench")
 
 
-def test_a_batch_is_of_every_quick_profile():
-    command = [*MAKE, "--dry-run", "batch"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def planned(*words: str) -> str:
+    """Return the commands that make would run."""
+    command = [*MAKE, "--dry-run", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_batch_is_of_every_quick_profile_and_slides_of_the_first_lesson_and_the_findings():
     profiles = {str(path.relative_to(ROOT)) for path in ROOT.glob("parameters/*/quick.yaml")}
     assert len(profiles) == 7
-    assert profiles <= set(said.split())
-
-
-def test_slides_are_made_of_the_first_lesson_and_of_the_findings():
-    command = [*MAKE, "--dry-run", "slides"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert profiles <= set(planned("batch").split())
     for study in ("start_here", "findings"):
-        assert f"parameters/{study}/quick.yaml" in said
-        assert f"results/{study}/quick/*.ipynb" in said
+        assert f"parameters/{study}/quick.yaml" in planned("slides")
+        assert f"results/{study}/quick/*.ipynb" in planned("slides")
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("dask ")])

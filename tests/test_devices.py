@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerator import NAME, DeviceTensor, accelerator, moved
-from draws import prepare
+from draws import SMALL, prepare
 from safetensors.torch import load
 
 from ddlib.configurations.configuration import Configuration
@@ -111,20 +111,9 @@ def test_training_waits_for_no_step(tiny, augmentation):
         torch.testing.assert_close(on_device[name].content, value)
 
 
-SETTINGS = {
-    "dm": {"real_batch": 8, "augmentation": "dsa"},
-    "dc": {"real_batch": 8, "outer_steps": 2, "inner_epochs": 3},
-    "dsa": {"real_batch": 8, "outer_steps": 2, "inner_epochs": 3},
-    "mtt": {"experts": 2, "expert_steps": 2, "max_start": 2, "student_steps": 3},
-    "random": {},
-    "herding": {"steps": 10},
-    "k_center": {"steps": 10},
-}
-
-
 def distilled(dataset, method: str, folder: Path, iterations: int | None = None) -> torch.Tensor:
     network = build(**CONVNET, **dataset.sizes)
-    options = SETTINGS[method] | ({} if iterations is None else {"iterations": iterations})
+    options = SMALL[method] | ({} if iterations is None else {"iterations": iterations})
     parameters = METHODS[method].parameters.read(options, method)
     more = prepare(METHODS[method], parameters, [2, 3], dataset, network, folder)
     return METHODS[method].distil(dataset, network, [2, 3], 0, parameters, *more)[3].samples

@@ -1,7 +1,10 @@
+"""Distilled sets: their files, their pixels, what a study refuses, and images of several."""
+
 import base64
 import io
 import json
 import math
+import operator
 import pickle
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from draws import decoded_by_hand, noise
+from draws import decoded_by_hand, noise, stream
 from PIL import Image
 
 from ddlib import pictures
@@ -19,11 +22,10 @@ from ddlib.distilled import DistilledSet, check_set, decode, encode, load_distil
 
 
 def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed=0, **changes):
-    stream = torch.Generator().manual_seed(seed)
     mean, std = (0.5, 0.25, 0.0)[:channels], (0.25, 0.5, 1.0)[:channels]
     parameters = {"iterations": 5, "learning_rate": 0.1, "outer_steps": {1: 1, 5: 3, 10: 9}}
     fields = {
-        "samples": torch.randn(ipc * len(classes), channels, side, side, generator=stream),
+        "samples": noise(ipc * len(classes), channels, side, side, seed=seed),
         "labels": torch.arange(len(classes)).repeat_interleave(ipc),
         **{"normalisation": Normalisation(mean, std), "classes": classes, "data": "insects"},
         **{"method": "dc", "parameters": parameters, "seed": 7},
@@ -31,23 +33,15 @@ def distilled_set(classes=("ant", "bee", "cat"), ipc=2, channels=1, side=4, seed
     return DistilledSet(**{**fields, **changes})
 
 
-def assert_equal_sets(ours, theirs):
-    assert torch.equal(ours.samples, theirs.samples)
-    assert ours.samples.dtype == theirs.samples.dtype == torch.float32
-    assert torch.equal(ours.labels, theirs.labels)
-    assert ours.labels.dtype == theirs.labels.dtype == torch.int64
-    for name in ("normalisation", "classes", "data", "method", "parameters", "seed"):
-        assert getattr(ours, name) == getattr(theirs, name)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_saved_comes_back(tmp_path, channels):
+def test_what_is_saved_comes_back(tmp_path):
     """Also where the images are a view of others."""
-    images = torch.arange(96.0 * channels).view(6, 4, 4, channels).permute(0, 3, 2, 1)
-    synthetic = distilled_set(channels=channels, samples=images)
+    images = torch.arange(96.0 * 3).view(6, 4, 4, 3).permute(0, 3, 2, 1)
+    synthetic = distilled_set(channels=3, samples=images)
     synthetic.save(tmp_path / "new" / "set.safetensors")
     loaded = load_distilled(tmp_path / "new" / "set.safetensors")
-    assert_equal_sets(loaded, synthetic)
+    for name, value in vars(synthetic).items():
+        same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
+        assert same(getattr(loaded, name), value), name
     assert list(loaded.parameters["outer_steps"]) == [1, 5, 10]  # whole numbers, as they were
     assert (loaded.k, loaded.ipc) == (6, 2)
 
@@ -173,7 +167,7 @@ def test_pixels_are_denormalised_clamped_and_rounded():
 @pytest.mark.parametrize("whitened", [False, True])
 def test_images_of_0_to_255_are_refused_and_large_values_of_a_method_are_not(tiny, whitened):
     """White is 2 where the mean is 0.5 and the deviation 0.25; a method may go far beyond it."""
-    pixels = torch.randint(256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(256, (60, 1, 8, 8), generator=stream())
     normalisation = Whitening.fit(pixels, 255) if whitened else tiny.normalisation
     dataset, raw = replace(tiny, normalisation=normalisation), pixels[:6].float()
 

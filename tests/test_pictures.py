@@ -6,23 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from draws import labelled, noise
 
 from ddlib import pictures
-from ddlib.data.base import DataSet, Split
 from ddlib.data.load import load
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 
-LABELS = torch.arange(2).repeat(4)
-
-
-def samples(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
-
 
 def vectors(values, kind="vector"):
-    split = Split(values, LABELS)
-    return DataSet("dots", split, split, Normalisation((0.0,) * 3, (1.0,) * 3), ("a", "b"), kind)
+    return labelled(values, "ab", Normalisation((0.0,) * 3, (1.0,) * 3), kind)
 
 
 def distilled(dataset, values, ipc=1):
@@ -33,8 +26,8 @@ def distilled(dataset, values, ipc=1):
 
 @pytest.mark.parametrize(("kind", "shape"), [("vector", (3,)), ("sequence", (2, 3))])
 def test_points_are_numpys_principal_components(kind, shape):
-    dataset = vectors(samples(8, *shape), kind)
-    synthetic = distilled(dataset, samples(4, *shape), ipc=2)
+    dataset = vectors(noise(8, *shape), kind)
+    synthetic = distilled(dataset, noise(4, *shape, seed=2), ipc=2)
     table = pictures.to_draw([synthetic], dataset)
     real, small = (values.double().flatten(1).numpy() for values in
                    (dataset.train.samples, synthetic.samples))  # fmt: skip
@@ -75,8 +68,8 @@ def test_the_first_sample_of_each_class_of_the_smallest_sets_is_read():
 
 
 def test_vectors_of_neither_tables_nor_texts_are_not_read():
-    dataset = vectors(samples(8, 3))
-    small = distilled(dataset, samples(2, 3))
+    dataset = vectors(noise(8, 3))
+    small = distilled(dataset, noise(2, 3))
     assert pictures.nearest([small], dataset, {"form": "document"}) is None
 
 

@@ -30,14 +30,13 @@ def update_fields(
     augmentation adds the noise of one draw. Configurations that diverge are left out. Raises
     ValueError if the configurations do not share their network, and for table models.
     """
-    first = next(iter(configurations))
-    shared = configurations[first]
-    for name in configurations:
-        if not configurations[name].takes_steps:
+    first, shared = next(iter(configurations.items()))
+    for name, configuration in configurations.items():
+        if not configuration.takes_steps:
             raise ValueError(
                 f"{name!r} is fitted without steps, so it has no updates; compare predictions"
             )
-        if configurations[name].network != shared.network:
+        if configuration.network != shared.network:
             raise ValueError(
                 f"{name!r} has other weights than {first!r}; compare them in function space"
             )

@@ -48,19 +48,14 @@ def read(path: Path, digest: str) -> DataSet:
     with reading(path):
         with safetensors.safe_open(str(path), "pt") as file:
             about = json.loads(file.metadata()["data"])
-            normalisation, splits = unpack(about["normalisation"], file.get_tensor), {}
-            for name, white in about["whites"].items():
+            normalisation, splits = unpack(about.pop("normalisation"), file.get_tensor), {}
+            for name, white in about.pop("whites").items():
                 samples = file.get_tensor(f"{name}.samples")
                 if white is not None:
                     samples = Pixels(samples, normalisation, white)
                 splits[name] = Split(samples, file.get_tensor(f"{name}.labels"))
-        dataset = DataSet(
-            about["name"],
-            **splits,
-            normalisation=normalisation,
-            classes=tuple(about["classes"]),
-            kind=about["kind"],
-        )
+        about["classes"] = tuple(about["classes"])
+        dataset = DataSet(**about, **splits, normalisation=normalisation)
         if data_digest(dataset) != digest:
             raise ValueError("it holds other data than this study's")
     return dataset

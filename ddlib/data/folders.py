@@ -28,8 +28,7 @@ UNALTERED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 def read_folder(folder: Path, options: Options) -> Pair:
     """Return the training and the test data in a folder.
 
-    Raises FileNotFoundError if the data are missing,
-    ValueError if they cannot be used.
+    Raises FileNotFoundError if the data are missing, ValueError if they cannot be used.
     """
     paths = [first_of(folder, *names) for names in CONTENT]
     if not any(path.suffix in FRAMES for path in paths):

@@ -45,8 +45,7 @@ def roots() -> list[Path]:
 def find(name: str, source: Source, options: Options) -> Pair:
     """Read a named set from the first folder that has it; download it if none has and it is asked.
 
-    Raises FileNotFoundError if no folder has the set,
-    ConnectionError if the download fails.
+    Raises FileNotFoundError if no folder has the set, ConnectionError if the download fails.
     """
     for root in roots():
         with suppress(FileNotFoundError):
@@ -137,9 +136,7 @@ def _fetch(name: str, root: Path, **options: str) -> None:
 
 def _published(name: str, folder: str, mean: Sequence[float], std: Sequence[float]) -> Source:
     return Source(
-        partial(_read_published, name, folder),
-        partial(_fetch, name),
-        Normalisation(mean, std),
+        partial(_read_published, name, folder), partial(_fetch, name), Normalisation(mean, std)
     )
 
 

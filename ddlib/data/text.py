@@ -51,11 +51,7 @@ def _tokens(texts: list[str]) -> list[list[int]]:
     ]
 
 
-def read_text(
-    name: str,
-    frames: list[pd.DataFrame],
-    options: Options,
-) -> Pair:
+def read_text(name: str, frames: list[pd.DataFrame], options: Options) -> Pair:
     """Return training and test texts as vectors (N, D), or as sequences (N, length, E) of tokens.
 
     They stand in the column `text`. Warnings say which other columns are not read, and count the

@@ -133,10 +133,7 @@ METHODS: dict[str, Method] = {
         clusters.nearest_to_centroid, clusters.NearestSelection, **FEATURES
     ),
     "dm": Method(
-        distribution.distil,
-        distribution.DistributionMatching,
-        shares=True,
-        check=check_factor,
+        distribution.distil, distribution.DistributionMatching, shares=True, check=check_factor
     ),
     "dc": Method(gradient.distil, gradient.GradientMatching, check=check_factor),
     "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, check=check_factor),

@@ -12,7 +12,7 @@ from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet, encode
 from ddlib.methods import trained
 from ddlib.methods.common import finished, real_batches
-from ddlib.networks.functional import in_passes, logits
+from ddlib.networks.functional import build, in_passes, logits
 from ddlib.networks.layers import Network
 from ddlib.parameters import Share
 from ddlib.seeds import generator
@@ -57,7 +57,7 @@ def distil(
     """
     factor, count, sides = parameters.factor, ipc * parameters.factor**2, dataset.sample_shape[1:]
     stream = generator("parts", seed, ipc)
-    teacher = trained.build(dataset, parameters.network)
+    teacher = build(**parameters.network, **dataset.sizes)
     theta, images = trained.read_network(prepared[0], dataset.train.device), []
     rows = next(real_batches(dataset, max(count, parameters.candidates), stream))
     for label, members in enumerate(rows):

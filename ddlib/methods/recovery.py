@@ -12,7 +12,7 @@ from ddlib.devices import send
 from ddlib.distilled import DistilledSet
 from ddlib.methods import trained
 from ddlib.methods.common import finished
-from ddlib.networks.functional import Theta, logits
+from ddlib.networks.functional import Theta, build, logits
 from ddlib.networks.layers import Network
 from ddlib.parameters import Share
 from ddlib.seeds import generator
@@ -44,7 +44,7 @@ def check_teacher(
     parameters: StatisticsRecovery, dataset: DataSet, network: Network, ipcs: Sequence[int]
 ) -> None:
     """Raise ValueError if the teacher has no batch norms."""
-    if not trained.build(dataset, parameters.network).batch_norms:
+    if not build(**parameters.network, **dataset.sizes).batch_norms:
         raise ValueError(
             f"images are recovered from statistics of batch norms, and {parameters.network} has "
             "none; choose network: {name: convnet, norm: batch}"
@@ -69,7 +69,7 @@ def distil(
 
     Source: Yin, Xing & Shen, "Squeeze, Recover and Relabel" (NeurIPS 2023), section 3.
     """
-    teacher = trained.build(dataset, parameters.network)
+    teacher = build(**parameters.network, **dataset.sizes)
     theta = trained.read_network(prepared[0], dataset.train.device)
     groups, failure = [], None
     try:

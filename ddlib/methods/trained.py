@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from ddlib.data.base import DataSet
 from ddlib.files import reading
 from ddlib.networks import functional
-from ddlib.networks.functional import Theta
+from ddlib.networks.functional import Theta, build
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters
@@ -40,11 +40,6 @@ def teacher_job(parameters: Taught, ipcs: Sequence[int]) -> list[dict[str, Any]]
     return [{"network": parameters.network, **jobs(parameters.teacher, 1)[0]}]
 
 
-def build(dataset: DataSet, table: Mapping[str, Any]) -> Network:
-    """Return the network of a table with its name and options."""
-    return functional.build(**table, **dataset.sizes)
-
-
 def first_weights(network: Network, number: int, device: torch.device) -> Theta:
     """Return the weights from which the network of a number is trained."""
     return initial_parameters(network, generator("pool weights", number), device)
@@ -58,7 +53,7 @@ def train_network(dataset: DataSet, network: Network, job: Mapping[str, Any]) ->
     """
     recipe, real = dict(job), dataset.train
     number, table = recipe.pop("number"), recipe.pop("network", None)
-    network = build(dataset, table) if table else network
+    network = build(**table, **dataset.sizes) if table else network
     theta = first_weights(network, number, real.device)
     stream = generator("pool batches", number)
     theta = train(network, theta, real.samples, real.labels, Recipe(**recipe), stream)

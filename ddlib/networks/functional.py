@@ -56,9 +56,8 @@ def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options:
     constructor = NETWORKS[options.pop("name")]
     with torch.device("cpu"), seeded(torch.Generator(), "cpu"):
         network = constructor(tuple(sample_shape), class_count, **options).float()
-    if len(list(network.named_parameters(remove_duplicate=False))) > len(
-        list(network.parameters())
-    ):
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    if len(names) > len(list(network.parameters())):
         raise ValueError(
             f"the network {name!r} has one weight in several places, which would be drawn and "
             "trained apart; give each place its own"

@@ -37,17 +37,11 @@ def quantisation_rates(
             generator = np.random.default_rng([seed, d])
             real = generator.random((count, d))
             for k in ks:
-                for line, points in zip(MEASURED, _k_means(real, k, generator), strict=True):
+                start = generator.choice(real, k, replace=False)
+                centres, _ = kmeans2(real, start, iter=30, minit="matrix")
+                for line, points in zip(MEASURED, (start, centres), strict=True):
                     errors[line][k] += quantisation_error(real, points) / seeds
         for line, exponent in zip(PREDICTED, (1 / d, 1 / 2), strict=True):
             errors[line] = {k: errors["k-means"][last] * (k / last) ** -exponent for k in ks}
         rows += [(d, k, line, e) for line, of_k in errors.items() for k, e in of_k.items()]
     return pd.DataFrame(rows, columns=["d", "k", "line", "error"])
-
-
-def _k_means(
-    real: np.ndarray, k: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return k random points of real (N, d), and the centres that k-means moves them to."""
-    start = generator.choice(real, k, replace=False)
-    return start, kmeans2(real, start, iter=30, minit="matrix")[0]

@@ -151,11 +151,19 @@ def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Sample images bilinearly, zero outside, at matrices (count, 2, 2) times the output's grid."""
-    affine = F.pad(matrices.to(images.dtype), (0, 1))
-    shape = (len(matrices), *images.shape[1:])
+    return _sample(images, F.pad(matrices, (0, 1)), images.shape[2:], "zeros")
+
+
+def _sample(images: Tensor, affine: Tensor, sides: Sequence[int], outside: str) -> Tensor:
+    """Sample images bilinearly at the grid of a result of `sides`, moved by affine (count, 2, 3).
+
+    outside: grid_sample's name for the values beyond the border.
+    """
+    shape = (len(affine), images.shape[1], *sides)
     with unrounded(images.device):
-        grid = F.affine_grid(affine, shape, align_corners=False).expand(len(images), -1, -1, -1)
-        return F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
+        grid = F.affine_grid(affine.to(images.dtype), shape, align_corners=False)
+        grid = grid.expand(len(images), -1, -1, -1)
+        return F.grid_sample(images, grid, "bilinear", outside, align_corners=False)
 
 
 def resized_crops(
@@ -171,10 +179,7 @@ def resized_crops(
     scale = (smallest + (1 - smallest) * draws[0]).sqrt()
     centres = (2 * draws[1:] - 1) * (1 - scale)  # (2, N), of images from -1 to 1
     matrices = torch.cat([torch.diag_embed(torch.stack([scale] * 2, 1)), centres.T[..., None]], 2)
-    matrices = send(matrices, images.device).to(images.dtype)
-    with unrounded(images.device):
-        grid = F.affine_grid(matrices, (*images.shape[:2], *sides), align_corners=False)
-        return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    return _sample(images, send(matrices, images.device), sides, "border")
 
 
 def _rounded(pixels: float) -> int:

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts import images, real_data, write_npz
+from layouts import images, real_data
 from sklearn import datasets
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ddlib.data.base import check_ipcs
 from ddlib.data.load import load
 from ddlib.data.tables import nearest_valid, rows
 
@@ -67,9 +66,7 @@ def test_against_scikit_learn_with_rare_words_together(tmp_path):
 
 def test_words_that_only_test_rows_have_are_said(tmp_path):
     folder = write(tmp_path / "towns", test={"town": ["Rome", "Pisa"]})
-    with pytest.warns(
-        UserWarning, match="no training row has the words Pisa of column town.* no word in 1 t"
-    ):
+    with pytest.warns(UserWarning, match="no training row has the words Pisa of column town"):
         loaded = load(folder)
     assert images(loaded.test)[1, 2:].tolist() == [0, 0, 0]
 
@@ -77,9 +74,7 @@ def test_words_that_only_test_rows_have_are_said(tmp_path):
 def test_missing_values_are_replaced_where_that_is_asked_for(tmp_path):
     gaps = {"age": [10, None, 30, 40], "town": ["Bonn", "Rome", "Bonn", None]}
     folder = write(tmp_path, train=gaps, test={"age": [None, 35]})
-    with pytest.raises(
-        ValueError, match=r"3 values are missing, in age, town; fill them, or replace"
-    ):
+    with pytest.raises(ValueError, match=r"3 values are missing, in age, town; fill them"):
         load(folder)
     for missing, age in (("mean", 80 / 3), ("most_frequent", 10)):
         loaded = load(folder, missing=missing)
@@ -127,9 +122,7 @@ def test_bad_tables(tmp_path, train, test, message):
 def test_too_many_words_and_options_of_other_formats(tmp_path):
     many = {"town": [f"t{row}" for row in range(10_000)], "label": ["yes", "no"] * 5000}
     many |= {"age": [*range(10_000)], "height": [*range(10_000)]}
-    with pytest.raises(
-        ValueError, match="column town has 10000 different words in 10000 rows; drop"
-    ):
+    with pytest.raises(ValueError, match="column town has 10000 different words in 10000"):
         load(write(tmp_path / "towns", train=many))
     (tmp_path / "bad").mkdir()
     for part in ("train", "test"):
@@ -197,23 +190,6 @@ def test_a_table_of_openml_is_written_once_and_a_fifth_tests(root, monkeypatch):
     assert (len(loaded.train.labels), len(loaded.test.labels)) == (142, 36)
     again = load("letter")
     assert torch.equal(images(again.train), images(loaded.train))
-
-
-def test_imbalanced_images(tmp_path):
-    """5,000 : 50 loads; sizes that need more samples of a class than it has are refused."""
-    labels = np.repeat([0, 1], [5000, 50])
-    values = np.random.default_rng(0).integers(0, 256, (5050, 4, 4), dtype=np.uint8)
-    loaded = load(
-        write_npz(
-            tmp_path,
-            train={"images": values, "labels": labels},
-            test={"images": values[-60:], "labels": labels[-60:]},
-        )
-    )
-    assert loaded.train.labels.bincount().tolist() == [5000, 50]
-    check_ipcs([50], loaded)
-    with pytest.raises(ValueError, match="ipc=51 is more than the 50 samples of class dog"):
-        check_ipcs([51], loaded)
 
 
 @real_data

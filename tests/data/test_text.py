@@ -68,9 +68,7 @@ def test_tokens_are_padded_by_rows_that_stay_zero(pets):
     assert is_token.sum(1).tolist() == [len(token) for token in tokens]
     back = loaded.normalisation.denormalise(images(loaded.train))
     assert torch.equal(back.any(-1), is_token)
-    with pytest.warns(
-        UserWarning, match="pets train: 3 of 4 texts have more than 3 tokens and are"
-    ):
+    with pytest.warns(UserWarning, match="3 of 4 texts have more than 3 tokens"):
         cut = load(pets, form="tokens", length=3, dimension=64)
     assert cut.sample_shape == (3, 64)
 
@@ -99,9 +97,7 @@ def test_what_is_not_read_is_said(pets):
         table.to_csv(pets / f"{part}.csv", index=False)
     with pytest.warns(UserWarning, match="pets holds texts, so its columns year are not read; for"):
         load(pets)
-    with pytest.raises(
-        ValueError, match=r"length=9 is an option of texts, form: tokens, but .*ment"
-    ):
+    with pytest.raises(ValueError, match=r"length=9 is an option of texts, form: tokens"):
         load(pets, length=9)
 
 
@@ -109,9 +105,7 @@ def test_what_is_not_read_is_said(pets):
 def test_numbers_of_tokens_are_no_embeddings(monkeypatch, numbers):
     split = RawSplit(numbers, np.array([0, 1, 0, 1]), ("cat", "dog"), format="texts")
     monkeypatch.setitem(DATASETS, "ids", Source(lambda *_: [split, split]))
-    with pytest.raises(
-        ValueError, match=r"ids.* train: texts are u?int.* \(4, 9\); give floats: v"
-    ):
+    with pytest.raises(ValueError, match=r"ids.* train: texts are u?int.* \(4, 9\); give floats"):
         load("ids")
 
 

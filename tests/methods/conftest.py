@@ -1,11 +1,11 @@
-"""What the tests of methods share: a small network, and the weights that methods draw."""
+"""What the tests of methods share: a small network, a UNet, and what is augmented."""
 
 import pytest
 import torch
+from chains import JOB
 
-from ddlib.methods import common
+from ddlib.methods.generators import unet
 from ddlib.networks.functional import build
-from ddlib.networks.initial import initial_parameters
 from ddlib.training import augment
 
 
@@ -14,17 +14,12 @@ def network(tiny):
     return build("convnet", tiny.sample_shape, tiny.class_count, width=6, depth=2)
 
 
-@pytest.fixture
-def drawn_weights(monkeypatch):
-    """The initial weights that distillation draws, in order."""
-    drawn = []
-
-    def record(*arguments):
-        drawn.append(initial_parameters(*arguments))
-        return drawn[-1]
-
-    monkeypatch.setattr(common, "initial_parameters", record)
-    return drawn
+@pytest.fixture(scope="session")
+def unet_file(tiny, tmp_path_factory):
+    """The file of a small UNet trained on the tiny set."""
+    path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+    path.write_bytes(unet.train(tiny, None, JOB))
+    return path
 
 
 @pytest.fixture(scope="session")

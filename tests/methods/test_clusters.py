@@ -26,12 +26,6 @@ def test_k_means_gives_the_centroids_of_scikit_learn_as_images(tiny, members):
         torch.testing.assert_close(images[label], centres)
 
 
-def test_one_centroid_is_the_class_mean(tiny, members):
-    images = k_means(tiny, None, 1, 0, Centroids()).samples
-    means = torch.stack([tiny.train.samples[rows].mean(0) for rows in members])
-    torch.testing.assert_close(images, means)
-
-
 def test_the_nearest_real_images_are_those_of_the_centroids(tiny, members):
     centres = k_means(tiny, None, 3, 2, Centroids()).samples
     images = nearest_to_centroid(tiny, None, [3], 2, NearestSelection())[3].samples

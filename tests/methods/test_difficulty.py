@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import prepare
+from draws import ordinary_convnet, prepare
 
 from ddlib.methods import METHODS
 from ddlib.methods.common import class_members
@@ -91,9 +91,7 @@ def test_only_snapshots_of_the_range_are_matched(tiny, network, experts, tmp_pat
 
 
 @pytest.mark.parametrize("snapshot", [0, 2])
-def test_samples_and_labels_come_from_the_experts(
-    tiny, network, ordinary_convnet, experts, snapshot
-):
+def test_samples_and_labels_come_from_the_experts(tiny, network, experts, snapshot):
     """Untrained experts are often wrong, trained ones seldom; both by a loop over samples."""
     ipc, theta_shapes = 25, dict(network.named_parameters())
     distilled = distil(tiny, network, [ipc], 4, settings(label_snapshot=snapshot), experts)[ipc]

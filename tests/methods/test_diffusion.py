@@ -5,25 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from chains import ALPHAS_BAR, LINEAR, streams
+from chains import ALPHAS_BAR, JOB, LINEAR, streams
+from draws import labelled
 from draws import noise as normal
-from sklearn.cluster import KMeans
 
-from ddlib.data.base import DataSet, Split
 from ddlib.data.normalise import Normalisation
-from ddlib.methods.common import centroids
 from ddlib.methods.diffusion import ModeGuidedDiffusion, distil, jobs, sample
-from ddlib.methods.generators import unet
 from ddlib.methods.generators.base import ImageGenerator
-from ddlib.seeds import generator
 from ddlib.training.divergence import DivergedError
-
-UNET = {"unet_channels": [8, 8], "unet_steps": 40, "unet_batch_size": 16}
 
 
 def settings(**changes):
-    short = {"unet_learning_rate": 0.01, "steps": 6, "stop": 3}
-    return ModeGuidedDiffusion(**{**UNET, **short, **changes})
+    unet = {f"unet_{name}": value for name, value in JOB.items()}
+    return ModeGuidedDiffusion(**{**unet, "steps": 6, "stop": 3, **changes})
 
 
 def gaussian(mean=0.0, variance=0.25):
@@ -79,22 +73,9 @@ def ordered(points):
     return sorted(map(tuple, np.round(np.asarray(points).reshape(len(points), -1), 4)))
 
 
-def test_modes_are_the_means_of_obvious_clusters_and_sklearns():
-    points, means = blobs()
-    found = centroids(points, 3, generator("test"))
-    assert found.shape == (3, 1, 1, 2)
-    assert found.dtype == torch.float32
-    assert ordered(found) == ordered(means)
-    theirs = KMeans(3, n_init=10, random_state=1).fit(points.flatten(1).numpy())
-    assert ordered(found) == ordered(theirs.cluster_centers_)
-    torch.testing.assert_close(centroids(points, 1, generator("test"))[0], points.mean(0))
-    assert ordered(centroids(points, 60, generator("test"))) == ordered(points)
-
-
 def test_the_controls_are_the_modes_and_the_real_images_nearest_to_them():
     points, means = blobs()
-    split = Split(points / 5, torch.zeros(60, dtype=torch.int64))
-    dataset = DataSet("own", split, split, Normalisation((0.5,), (0.25,)), ("one",))
+    dataset = labelled(points / 5, ["one"], Normalisation((0.5,), (0.25,)))
     for images in ("modes", "nearest"):
         parameters = settings(images=images)
         assert jobs(parameters, [1]) == []
@@ -106,23 +87,16 @@ def test_the_controls_are_the_modes_and_the_real_images_nearest_to_them():
             assert all(ours == pytest.approx(theirs, abs=2e-4) for ours, theirs in pairs)
 
 
-@pytest.fixture(scope="module")
-def path(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
-    path.write_bytes(unet.train(tiny, None, jobs(settings(), [1])[0]))
-    return path
-
-
-def test_guidance_may_be_a_table_by_size(tiny, path):
-    both = distil(tiny, None, [1, 2], 0, settings(guidance={1: 0.0, 2: 2.0}), [path])
+def test_guidance_may_be_a_table_by_size(tiny, unet_file):
+    both = distil(tiny, None, [1, 2], 0, settings(guidance={1: 0.0, 2: 2.0}), [unet_file])
     for ipc, guidance in ((1, 0.0), (2, 2.0)):
-        alone = distil(tiny, None, [ipc], 0, settings(guidance=guidance), [path])
+        alone = distil(tiny, None, [ipc], 0, settings(guidance=guidance), [unet_file])
         assert torch.equal(both[ipc].samples, alone[ipc].samples)
 
 
-def test_guidance_without_measure_is_a_divergence(tiny, path):
+def test_guidance_without_measure_is_a_divergence(tiny, unet_file):
     parameters = settings(guidance=1e30, steps=20, stop=2)
-    outcome = distil(tiny, None, [1], 0, parameters, [path])[1]
+    outcome = distil(tiny, None, [1], 0, parameters, [unet_file])[1]
     assert isinstance(outcome, DivergedError)
     assert str(outcome) == (
         "a generated pixel stopped being a finite number at step 20; choose less guidance or "

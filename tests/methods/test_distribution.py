@@ -1,9 +1,12 @@
 """DM against the reference, written class by class."""
 
+from itertools import islice
+
 import pytest
 import torch
-from draws import decoded_by_hand
+from draws import decoded_by_hand, ordinary_convnet
 
+from ddlib.methods.common import fresh_networks
 from ddlib.methods.distribution import DistributionMatching, distil
 from ddlib.networks.functional import build
 from ddlib.training import augment
@@ -44,7 +47,7 @@ RUNS["log"] = RUNS["family"] | {"average": "geometric"}
     ("run", "ipc"),
     [("instance", 1), ("instance", 3), ("batch", 30), ("family", 2), ("log", 2), ("factor", 2)],
 )
-def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, run, ipc):
+def test_a_run_equals_the_reference_written_class_by_class(tiny, run, ipc):
     """Batch norms see all classes of a side at once, as in the reference.
 
     For configurations, an iteration matches the features of the network of one. With a factor, the
@@ -54,18 +57,16 @@ def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, 
     norm = "batch" if run == "batch" else "instance"
     network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
     parameters = settings(real_batch=EVERYTHING, **RUNS[run])
+    networks = fresh_networks(tiny, network, parameters.configurations, 0)
+    drawn = list(islice(networks, parameters.iterations))
     images = start = distil(tiny, network, [ipc], 0, parameters.replace(iterations=0))[ipc].samples
     distilled = distil(tiny, network, [ipc], 0, parameters)[ipc].samples
-    family = [build(**each["network"], sample_shape=(1, 8, 8), class_count=3) for each in FAMILY]
-    networks = family if "configurations" in RUNS[run] else [network]
-    shapes, drawn = [[value.shape for value in each.parameters()] for each in networks], []
     velocity = torch.zeros_like(images)
-    for theta in drawn_weights:
-        drawn.append(shapes.index([value.shape for value in theta.values()]))
+    for chosen, _, theta in drawn:
         body = {name[5:]: value for name, value in theta.items() if name.startswith("body.")}
         images = images.detach().requires_grad_()
         real, seen = (
-            torch.func.functional_call(networks[drawn[-1]].body.train(), body, (batch,)).flatten(1)
+            torch.func.functional_call(chosen.body.train(), body, (batch,)).flatten(1)
             for batch in (tiny.train.samples, decoded_by_hand(images, factor))
         )
         loss = reference_loss(real, tiny.train.labels, seen, ipc * factor**2)
@@ -74,25 +75,16 @@ def test_a_run_equals_the_reference_written_class_by_class(tiny, drawn_weights, 
         images = images - RUNS[run]["learning_rate"] * velocity
     torch.testing.assert_close(distilled, images.detach(), rtol=1e-4, atol=1e-5)
     assert (distilled - start).abs().max() > 0.01
-    assert len(drawn) == parameters.iterations
-    assert (len(set(drawn)) > 1) == (len(networks) > 1)
+    assert (len({chosen for chosen, _, _ in drawn}) > 1) == ("configurations" in RUNS[run])
 
 
-def test_all_sizes_share_networks_and_real_batches(tiny, network, drawn_weights, applied):
+def test_all_sizes_share_a_real_batch_an_iteration(tiny, network, applied):
     distil(tiny, network, [1, 2, 5], 0, settings())
-    heads = torch.stack([theta["head.weight"] for theta in drawn_weights])
-    assert len(heads.unique(dim=0)) == 4
     assert [len(images) for images, _ in applied] == [24, 3, 6, 15] * 4
-    real = torch.stack([images for images, _ in applied[::4]])
-    rows = torch.cdist(real.flatten(2), tiny.train.samples.flatten(1)[None]).argmin(2)
-    assert torch.equal(tiny.train.samples[rows], real)
-    assert not torch.equal(rows[0], rows[1])
-    for batch in rows:
-        assert len(batch.unique()) == 24
-        assert tiny.train.labels[batch].bincount().tolist() == [8, 8, 8]
+    assert not torch.equal(applied[0][0], applied[4][0])
 
 
-def test_augmentation_is_siamese(tiny, network, ordinary_convnet, drawn_weights, applied):
+def test_augmentation_is_siamese(tiny, network, applied):
     """One draw for every image of an iteration; the first step is the reference's under it."""
     parameters = settings(iterations=20, augmentation="dsa", real_batch=EVERYTHING)
     distil(tiny, network, [1, 2], 0, parameters)
@@ -102,7 +94,7 @@ def test_augmentation_is_siamese(tiny, network, ordinary_convnet, drawn_weights,
     families = {drawn.family for _, drawn in applied}
     assert families == {"color", "crop", "cutout", "flip", "scale", "rotate"}
     second, (images, drawn) = applied[5][0], applied[2]
-    body = ordinary_convnet(drawn_weights[0], 2)[0]
+    body = ordinary_convnet(next(fresh_networks(tiny, network, [], 0))[2], 2)[0]
     real = body(augment.apply(tiny.train.samples, drawn))
     seen = body(augment.apply(images.requires_grad_(), drawn))
     step = torch.autograd.grad(reference_loss(real, tiny.train.labels, seen, 2), images)[0]
@@ -110,10 +102,10 @@ def test_augmentation_is_siamese(tiny, network, ordinary_convnet, drawn_weights,
     assert step.abs().max() > 1e-3
 
 
-def test_configurations_are_drawn_alike_often(tiny, network, drawn_weights):
+def test_configurations_are_drawn_alike_often(tiny, network):
     small = [{"network": {"name": "mlp", "width": width, "depth": 2}} for width in (1, 2, 3)]
-    distil(tiny, network, [1], 0, settings(iterations=300, real_batch=1, configurations=small))
-    widths = [len(theta["body.1.bias"]) for theta in drawn_weights]
+    drawn = islice(fresh_networks(tiny, network, small, 0), 300)
+    widths = [len(theta["body.1.bias"]) for _, _, theta in drawn]
     for width in (1, 2, 3):  # 100 expected, standard deviation sqrt(300 x 1/3 x 2/3) = 8.2
         assert abs(widths.count(width) - 100) < 35
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from chains import ALPHAS_BAR, LINEAR, streams
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
-from draws import noise
+from draws import labelled, noise
 
-from ddlib.data.base import DataSet, Split
+from ddlib.data.base import Split
 from ddlib.data.normalise import Normalisation, Whitening
 from ddlib.devices import precision
 from ddlib.methods import diffusion
@@ -21,8 +21,7 @@ from ddlib.methods.generators import dit
 @pytest.fixture(scope="module")
 def coloured():
     """Three classes of 3x8x8 images."""
-    split = Split(noise(30, 3, 8, 8), torch.arange(3).repeat(10))
-    return DataSet("own", split, split, Normalisation((0.5,) * 3, (0.25,) * 3), ("x", "y", "z"))
+    return labelled(noise(30, 3, 8, 8), "xyz", Normalisation((0.5,) * 3, (0.25,) * 3))
 
 
 def save_dit(folder, channels=8, **schedule):

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from draws import noise, prepare
+from draws import ordinary_convnet, prepare
 
 from ddlib.methods import METHODS, selection
 from ddlib.methods.common import class_members, random_members
@@ -77,38 +77,11 @@ def herd_kernels_by_hand(points, count, bandwidth):
     return chosen
 
 
-@pytest.mark.parametrize(("count", "size", "seed"), [(25, 6, 0), (40, 2, 1), (12, 30, 2)])
-def test_orders_equal_naive_double_loops(count, size, seed):
-    points = noise(count, size, seed=seed, dtype=torch.float64) + 3  # off the origin
-    assert selection.herding_order(points, 10).tolist() == herd_by_hand(points.numpy(), 10)
-    assert selection.k_center_order(points, 10).tolist() == cover_by_hand(points.numpy(), 10)
-    for bandwidth in (0.3, 2.0):
-        picks = selection.kernel_herding_order(
-            points, 10, KernelSelection(bandwidth=bandwidth)
-        ).tolist()
-        assert picks == herd_kernels_by_hand(points.numpy(), 10, bandwidth)
-
-
 def test_orders_choose_each_point_once():
     alike = torch.tensor([[1.0], [1], [1], [1], [0], [0]])
     for order in ORDERS:
         assert sorted(order(alike, 6).tolist()) == list(range(6))
         assert order(alike[:1], 1).tolist() == [0]
-
-
-def test_kernel_herding_matches_more_than_the_mean():
-    """A class of two modes, at -1 and 1: a sample at 0 has its mean, and nothing else of it.
-
-    Herding takes that sample first. Kernel herding takes one sample of each mode first.
-    """
-    points = torch.tensor([[-1.0]] * 10 + [[1.0]] * 10 + [[0.0]])
-    assert selection.herding_order(points, 1).tolist() == [20]
-    first, second = (
-        points[selection.kernel_herding_order(points, 2, KernelSelection(bandwidth=0.5))]
-        .flatten()
-        .tolist()
-    )
-    assert {first, second} == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -128,7 +101,7 @@ def test_a_control_gives_nested_sizes_of_real_images(tiny, network, members, nam
     ("select", "by_hand"), [(herding, herd_by_hand), (k_center, cover_by_hand)]
 )
 @pytest.mark.parametrize(("norm", "steps"), [("instance", 0), ("instance", 12), ("batch", 0)])
-def test_features_decide(tiny, members, ordinary_convnet, select, by_hand, norm, steps):
+def test_features_decide(tiny, members, select, by_hand, norm, steps):
     """The network is trained on D; if not, its batch norms see 16 images of every class."""
     network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
     parameters = FeatureSelection(steps=steps, batch_size=17, learning_rate=0.3)
@@ -170,10 +143,19 @@ def test_one_trained_network_serves_all_sizes_and_seeds(tiny, network, tmp_path,
         assert torch.equal(first[5].samples, tiny.train.samples[torch.cat(rows)])
 
 
-@pytest.mark.parametrize("select", [herding, k_center])
-def test_features_may_be_the_samples_themselves(tiny, members, select):
-    by_hand = {herding: herd_by_hand, k_center: cover_by_hand}[select]
-    images = select(tiny, None, [4], 0, FeatureSelection(features="input"))[4].samples
+@pytest.mark.parametrize(
+    ("select", "by_hand", "options"),
+    [
+        (herding, herd_by_hand, {}),
+        (k_center, cover_by_hand, {}),
+        *((kernel_herding, herd_kernels_by_hand, {"bandwidth": width}) for width in (0.3, 2.0)),
+    ],
+)
+def test_choices_from_the_samples_themselves_equal_naive_double_loops(
+    tiny, members, select, by_hand, options
+):
+    parameters = KernelSelection(features="input", **options)
+    images = select(tiny, None, [10], 0, parameters)[10].samples
     flat = tiny.train.samples.flatten(1).double().numpy()
-    rows = torch.cat([own[by_hand(flat[own], 4)] for own in members])
+    rows = torch.cat([own[by_hand(flat[own], 10, **options)] for own in members])
     assert torch.equal(images, tiny.train.samples[rows])

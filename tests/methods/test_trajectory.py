@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import in_float64, noise, prepare, stream
+from draws import in_float64, noise, ordinary_convnet, prepare, stream
 
 from ddlib.distilled import check_set
 from ddlib.methods import METHODS
@@ -44,10 +44,6 @@ def experts(tiny, network, tmp_path_factory):
 def job(**changes):
     given = {"expert": 1, "epochs": 2, "epoch_steps": 0, "batch_size": 60, "learning_rate": 0.1}
     return given | {"momentum": 0.0, "weight_decay": 0.0, "augmentation": "none"} | changes
-
-
-def snapshots(content):
-    return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +81,7 @@ def batches(count, size, stream):
         ("batch", 0.0, 50, 5, 5),
     ],
 )
-def test_snapshots_equal_an_ordinary_loop_of_sgd(
-    tiny, ordinary_convnet, norm, momentum, size, epoch_steps, steps
-):
+def test_snapshots_equal_an_ordinary_loop_of_sgd(tiny, norm, momentum, size, epoch_steps, steps):
     """Two epochs, each a pass or the steps asked for; momentum lasts from epoch to epoch."""
     network = build("convnet", tiny.sample_shape, tiny.class_count, width=6, depth=2, norm=norm)
     recipe = job(momentum=momentum, weight_decay=0.01, batch_size=size, epoch_steps=epoch_steps)
@@ -106,8 +100,8 @@ def test_snapshots_equal_an_ordinary_loop_of_sgd(
             F.cross_entropy(ordinary(tiny.train.samples[rows]), tiny.train.labels[rows]).backward()
             optimiser.step()
         expected.append(torch.nn.utils.parameters_to_vector(parameters).detach().clone())
-    torch.testing.assert_close(snapshots(content), torch.stack(expected), rtol=1e-5, atol=1e-6)
-    assert snapshots(content).dtype == torch.float32
+    snapshots = torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+    torch.testing.assert_close(snapshots, torch.stack(expected), rtol=1e-5, atol=1e-6)
     assert (expected[1] - expected[2]).norm() > 0.1
 
 
@@ -152,8 +146,7 @@ def student(step_size=0.3):
     return images.requires_grad_(), torch.tensor(step_size).double().requires_grad_()
 
 
-def whole_steps(count):
-    return [(torch.arange(6), augment.Draw("none"))] * count
+WHOLE = (torch.arange(6), augment.Draw("none"))  # a step on all of S
 
 
 def changing_steps(count):
@@ -163,7 +156,7 @@ def changing_steps(count):
     return [(batch, augment.draw(families, 4, source)) for batch in rows]
 
 
-@pytest.mark.parametrize("steps", [whole_steps(1), whole_steps(4), changing_steps(6)])
+@pytest.mark.parametrize("steps", [[WHOLE], [WHOLE] * 4, changing_steps(6)])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("soft", [False, True])
 def test_loss_and_gradients_equal_one_graph_through_all_steps(pair, steps, norm, soft):
@@ -223,10 +216,6 @@ def test_tesla_is_its_formula_and_twice_the_published_code(network, pair):
 def test_graphs_do_not_grow_with_the_number_of_steps(network, pair, gradient):
     """The most bytes that autograd's graphs hold at once: those of one step."""
 
-    class Held:
-        def __init__(self, tensor):
-            self.tensor = tensor
-
     def most_held(count):
         now = most = 0
 
@@ -236,24 +225,18 @@ def test_graphs_do_not_grow_with_the_number_of_steps(network, pair, gradient):
 
         def hold(tensor):
             nonlocal now, most
-            held, now = Held(tensor), now + tensor.nbytes
+            held, now = tensor.detach(), now + tensor.nbytes
             most = max(most, now)
             weakref.finalize(held, release, tensor.nbytes)
             return held
 
         images, step_size = student()
         steps = changing_steps(1) * count
-        with torch.autograd.graph.saved_tensors_hooks(hold, lambda held: held.tensor):
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda held: held):
             unroll(network, images, LABELS, step_size, *pair, steps, gradient)
         return most
 
     assert most_held(12) == most_held(1) > 0
-
-
-def steps_by_hand(size, families, stream):
-    """Three steps: batches of the six images, each with its draw."""
-    rows = batches(6, size, stream) if size < 6 else itertools.repeat(torch.arange(6))
-    return [(next(rows), augment.draw(families, size, stream)) for _ in range(3)]
 
 
 @pytest.mark.parametrize(("size", "augmentation"), [(6, "none"), (4, "dsa")])
@@ -274,7 +257,9 @@ def test_a_run_equals_the_algorithm_written_out(tiny, network, experts, size, au
         number, place = (2 * torch.rand(2, generator=source, dtype=torch.float64)).long().tolist()
         images, step_size = images.detach().requires_grad_(), step_size.detach().requires_grad_()
         pair = trained[number][place : place + 2]
-        steps = steps_by_hand(size, families, generator("student", 0, iteration))
+        draws = generator("student", 0, iteration)
+        rows = batches(6, size, draws) if size < 6 else itertools.repeat(torch.arange(6))
+        steps = [(next(rows), augment.draw(families, size, draws)) for _ in range(3)]
         loss = naive_unroll(*pair, images, step_size, steps)
         slopes = torch.autograd.grad(loss, [images, step_size])
         velocity = [0.5 * old + new for old, new in zip(velocity, slopes, strict=True)]

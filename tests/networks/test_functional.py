@@ -1,17 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import noise, stream
+from draws import noise, ordinary_convnet, stream
 from torch import nn
 
-from ddlib.networks.functional import (
-    build,
-    embed,
-    logits,
-    pass_size,
-    with_batch_seen,
-    with_buffers,
-)
+from ddlib.networks.functional import build, embed, logits, pass_size, with_batch_seen, with_buffers
 from ddlib.networks.initial import initial_parameters
 from ddlib.networks.layers import Network
 from ddlib.networks.zoo import NETWORKS
@@ -63,7 +56,7 @@ def normed():
     return network, initial_parameters(network, stream())
 
 
-def test_fresh_weights_normalise_by_the_batch_however_large(normed, ordinary_convnet):
+def test_fresh_weights_normalise_by_the_batch_however_large(normed):
     network, theta = normed
     ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()
     batch = noise(150, 1, 8, 8)
@@ -72,7 +65,7 @@ def test_fresh_weights_normalise_by_the_batch_however_large(normed, ordinary_con
     assert list(theta) == [name for name, _ in network.named_parameters()]
 
 
-def test_running_statistics_are_those_of_torch_nn(normed, ordinary_convnet):
+def test_running_statistics_are_those_of_torch_nn(normed):
     """Training moves them, and testing does not."""
     network, theta = normed
     ordinary = ordinary_convnet(theta, 2, norm=nn.BatchNorm2d).train()

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from draws import stream
+from draws import narrow, stream
 from torch import nn
 
 from ddlib.networks.functional import build, logits
@@ -91,10 +91,7 @@ def test_a_weight_that_nothing_sets_is_refused_by_name():
 @pytest.mark.parametrize("name", [name for name in NETWORKS if "image" in KINDS[name]])
 def test_weights_are_their_seeds_and_leave_the_global_state_alone(name, draw):
     before = torch.get_rng_state()
-    options = {"linear": {}, "lenet": {}, "alexnet": {}, "vit": {"width": 12}}.get(
-        name, {"width": 4}
-    )
-    network = build(name, (3, 32, 32), 10, **options)
+    network = build(name, (3, 32, 32), 10, **narrow(name))
     first, again, other = (draw(network, stream(seed)) for seed in (0, 0, 1))
     batch = torch.randn(2, 3, 32, 32, generator=stream())
     scores = [logits(network, theta, batch, training=True) for theta in (first, again, other)]

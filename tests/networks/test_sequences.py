@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import noise, stream
+from draws import filled, noise, stream
 from torch import nn
 
 from ddlib.networks.functional import build, embed, logits
@@ -72,8 +72,9 @@ def test_the_second_derivative_is_that_of_finite_differences(case):
 
 
 def by_hand(name, theta, sample):
-    """The features of one sequence (T, E) without padding, written out in NumPy."""
-    values = {key.removeprefix("body."): value.detach().numpy() for key, value in theta.items()}
+    """The features of one sequence (T, E) without padding, in NumPy and layers of torch."""
+    weights = {key.removeprefix("body."): value.detach() for key, value in theta.items()}
+    values = {key: value.numpy() for key, value in weights.items()}
     if name == "text_cnn":
         features = []
         for layer in range(3):
@@ -85,34 +86,17 @@ def by_hand(name, theta, sample):
             features.append(np.maximum(scores, 0).max(0))
         return np.concatenate(features)
     if name == "gru":
-        theirs = nn.GRU(4, 6).double()
-        parts = (values[f"{side}.{kind}"] for kind in ("weight", "bias") for side in SIDES)
-        nn.utils.vector_to_parameters(
-            torch.cat([torch.from_numpy(part).flatten() for part in parts]), theirs.parameters()
-        )
-        return theirs(torch.from_numpy(sample)[:, None])[1].flatten().detach().numpy()
-    count, width = len(sample), 8
-    rates = [10_000 ** (-2 * i / width) for i in range(width // 2)]
-    position = [[f(t * rate) for f in (np.sin, np.cos) for rate in rates] for t in range(count)]
+        parts = (weights[f"{side}.{kind}"] for kind in ("weight", "bias") for side in SIDES)
+        states = filled(nn.GRU(4, 6), parts)(torch.from_numpy(sample)[:, None])[1]
+        return states.flatten().detach().numpy()
+    rates = [10_000 ** (-2 * i / 8) for i in range(4)]
+    position = [[f(t * r) for f in (np.sin, np.cos) for r in rates] for t in range(len(sample))]
     states = sample @ values["inputs.weight"].T + values["inputs.bias"] + np.array(position)
-
-    def norm(states, which):
-        centred = states - states.mean(1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)
-        return scaled * values[f"{which}.weight"] + values[f"{which}.bias"]
-
-    def layer(states, which):
-        return states @ values[f"layers.0.{which}weight"].T + values[f"layers.0.{which}bias"]
-
-    query, key, value = np.split(layer(norm(states, "layers.0.norm1"), "self_attn.in_proj_"), 3, 1)
-    heads = []
-    for head in range(4):
-        part = slice(2 * head, 2 * head + 2)
-        scores = np.exp(query[:, part] @ key[:, part].T / np.sqrt(2))
-        heads.append(scores / scores.sum(1, keepdims=True) @ value[:, part])
-    states = states + layer(np.concatenate(heads, 1), "self_attn.out_proj.")
-    hidden = np.maximum(layer(norm(states, "layers.0.norm2"), "linear1."), 0)
-    return norm(states + layer(hidden, "linear2."), "norm").mean(0)
+    parts = [value for key, value in weights.items() if key.startswith("layers.0.")]
+    layer = nn.TransformerEncoderLayer(8, 4, 32, dropout=0, batch_first=True, norm_first=True)
+    states = filled(layer, parts)(torch.from_numpy(states)[None])[0]
+    norm = filled(nn.LayerNorm(8), [weights[f"norm.{kind}"] for kind in ("weight", "bias")])
+    return norm(states).mean(0).detach().numpy()
 
 
 def test_features_are_those_of_the_formulas(name, case):

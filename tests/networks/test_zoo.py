@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from draws import noise, stream
+from draws import filled, narrow, noise, ordinary_convnet, stream
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -15,11 +15,6 @@ from ddlib.networks.zoo import KINDS, NETWORKS
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 IMAGE_NETWORKS = [name for name, kinds in KINDS.items() if "image" in kinds]
-NARROW = {"linear": {}, "lenet": {}, "alexnet": {}, "vit": {"width": 12, "depth": 2}}
-
-
-def narrow(name, shape, classes=10, **options):
-    return build(name, shape, classes, **NARROW.get(name, {"width": 4}), **options)
 
 
 def weights(network, seed=0):
@@ -33,10 +28,7 @@ def weights(network, seed=0):
 def assert_same(network, ordinary, shape, pad=0):
     """The network equals an ordinary model with the same weights, in order and none left over."""
     theta, batch = weights(network), noise(3, *shape)
-    flat = nn.utils.parameters_to_vector(theta.values())
-    assert len(flat) == sum(value.numel() for value in ordinary.parameters())
-    nn.utils.vector_to_parameters(flat.clone(), ordinary.parameters())
-    theirs = ordinary(F.pad(batch, (pad,) * 4))
+    theirs = filled(ordinary, theta.values())(F.pad(batch, (pad,) * 4))
     assert theirs.std() > 1e-3
     torch.testing.assert_close(logits(network, theta, batch), theirs, rtol=1e-4, atol=1e-4)
 
@@ -83,7 +75,7 @@ def test_the_depth_of_a_convnet_follows_the_image(side, depth):
         ((1, 24, 28), 4, 3, (2, 2, 0, 0)),
     ],
 )
-def test_convnet_equals_one_built_from_torch_nn(ordinary_convnet, shape, width, depth, padding):
+def test_convnet_equals_one_built_from_torch_nn(shape, width, depth, padding):
     network = build("convnet", shape, 7, width=width, depth=depth)
     theta, batch = weights(network), noise(5, *shape)
     ordinary = ordinary_convnet(theta, depth, padding)
@@ -91,12 +83,12 @@ def test_convnet_equals_one_built_from_torch_nn(ordinary_convnet, shape, width, 
     torch.testing.assert_close(embed(network, theta, batch), ordinary[0](batch))
 
 
-@pytest.mark.parametrize(("shape", "pad", "side"), [(CIFAR, 0, 5), (MNIST, 2, 5), (DIGITS, 12, 5)])
-def test_lenet_equals_one_built_from_torch_nn(shape, pad, side):
+@pytest.mark.parametrize(("shape", "pad"), [(CIFAR, 0), (MNIST, 2), (DIGITS, 12)])
+def test_lenet_equals_one_built_from_torch_nn(shape, pad):
     ordinary = nn.Sequential(
         *(nn.Conv2d(shape[0], 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
+        *(nn.Linear(16 * 5 * 5, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
         nn.Linear(84, 7),
     )
     assert_same(build("lenet", shape, 7), ordinary, shape, pad)
@@ -177,7 +169,7 @@ def test_vit_pads_an_oblong_to_a_square_about_it():
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
 @pytest.mark.parametrize("shape", [DIGITS, MNIST, (3, 64, 64)])
 def test_every_network_takes_every_data_set_to_the_second_derivative(name, shape):
-    network = narrow(name, shape)
+    network = build(name, shape, 10, **narrow(name))
     theta = initial_parameters(network, stream())
     batch = noise(2, *shape).requires_grad_()
     features = embed(network, theta, batch)

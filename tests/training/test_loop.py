@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import ordinary_mlp, stream
+from draws import ordinary_convnet, ordinary_mlp, stream
 from sklearn.metrics import accuracy_score, recall_score
 from torch import nn
 
@@ -53,7 +53,7 @@ MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
         ("mlp", "adamw", "constant", torch.optim.AdamW),
     ],
 )
-def test_training_is_a_plain_loop(tiny, network, ordinary_convnet, kind, name, schedule, theirs):
+def test_training_is_a_plain_loop(tiny, network, kind, name, schedule, theirs):
     """Batch norms gather running statistics, which the score is taken with."""
     if kind == "batch norm":
         network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm="batch")

@@ -2,7 +2,7 @@
 
 import pytest
 from accelerator import DeviceTensor, accelerator, moved
-from draws import in_float64
+from draws import in_float64, narrow
 from torch import nn
 
 from ddlib.networks import zoo
@@ -84,9 +84,7 @@ def test_every_optimiser_moves_each_as_if_alone(tiny, optimizer):
 
 @pytest.mark.parametrize("name", [name for name in zoo.NETWORKS if "image" in zoo.KINDS[name]])
 def test_every_network_can_be_stacked_or_is_trained_alone(tiny, name):
-    fixed = {name: {} for name in ("linear", "lenet", "alexnet")}
-    options = ({"vit": {"width": 12}} | fixed).get(name, {"width": 4})
-    agree(tiny, Recipe(steps=1, batch_size=8), {"name": name, **options})
+    agree(tiny, Recipe(steps=1, batch_size=8), {"name": name, **narrow(name)})
 
 
 class Halving(nn.Module):
