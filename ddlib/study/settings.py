@@ -144,7 +144,7 @@ class Settings(Parameters):
     device: the name of a device, or "auto" for CUDA if there is a GPU, and else the CPU.
     reference: the networks on all data from which gaps are measured: "converged", or "same_steps"
         as on S. The latter are always trained.
-    draws: of a bootstrap.
+    draws: bootstrap draws of a fit.
     """
 
     extensions: Annotated[list[Text] | None, AfterValidator(read_extensions)] = Field(
