@@ -129,6 +129,12 @@ def test_what_it_says_of_the_two_judgements_of_the_coverage_law():
     assert [judged(name, many)[0] for name in ("mnist", "cifar10")] == ["confirmed"] * 2
     reasons = judged("cifar10", many)[1]["reason"]
     assert [reasons[0.1][:13], reasons[0.2]] == ["0 of 24 famil", ""]
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    rows = re.findall(r"(?m)^\| (\d+) \| (\d.\d{3}) \| [a-z ]+ \| (\d.\d{3}) \|", page)
+    largest = {int(count): float(p) for count, p, _ in rows}
+    assert f"its largest p is {largest.pop(12):.3f} with twelve families of each size" in TEXT
+    assert f"but {min(largest.values()):.2f} to {max(largest.values()):.2f} with other" in TEXT
+    assert f"{sum(float(p) <= 0.05 for *_, p in rows)} of 14 rows confirm the law on MNIST" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
