@@ -141,10 +141,8 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
     """Run `notebook` with the YAML file `parameters`; return the path of the executed notebook.
 
     log: whether to log the notebook's output; others: parameters that replace those of the file.
-    The page is written even if a cell fails, and then says which one and why. Raises
-    FileNotFoundError for a missing file, ValueError for bad parameters, OSError for a results
-    folder that cannot be written, PapermillExecutionError for a failed cell, DeadKernelError if the
-    kernel died.
+    The page is written even if a cell fails, and then says which one and why. Raises the errors of
+    `check`, PapermillExecutionError for a failed cell, DeadKernelError if the kernel died.
     """
     source, values, settings, _ = check(notebook, parameters, **others)
     executed = from_root(settings.results) / notebook.name
@@ -176,7 +174,7 @@ def _finish(path: Path) -> None:
     """Write the page of an executed notebook; its progress bars keep their last states only."""
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(read_notebook(path), {})
     write_atomically(path, nbformat.writes(notebook).encode())
-    write_page(path, path.with_suffix(".html"))
+    write_page(path)
 
 
 def foresee(notebook: Path, parameters: Path, **others: Any) -> str:

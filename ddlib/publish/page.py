@@ -83,15 +83,11 @@ class PageExporter(HTMLExporter):
         return markdown_to_html(source, folder, context.get("cell", {}).get("attachments"), name)
 
 
-def write_page(notebook_path: Path, html_path: Path) -> None:
-    """Write an executed notebook as a page, atomically.
-
-    Raises FileNotFoundError for a missing file, ValueError if it is not a notebook.
-    """
-    folder = str(html_path.absolute().parent)
-    resources = {"metadata": {"path": folder, "name": notebook_path.stem}}
-    page, _ = PageExporter().from_notebook_node(read_notebook(notebook_path), resources)
-    write_atomically(html_path, page.encode())
+def write_page(path: Path) -> None:
+    """Write an executed notebook as a page beside it, atomically; errors as `read_notebook`."""
+    resources = {"metadata": {"path": str(path.absolute().parent), "name": path.stem}}
+    page, _ = PageExporter().from_notebook_node(read_notebook(path), resources)
+    write_atomically(path.with_suffix(".html"), page.encode())
 
 
 def rewrite_pages(folders: Iterable[Path]) -> None:
@@ -103,7 +99,7 @@ def rewrite_pages(folders: Iterable[Path]) -> None:
         if path.with_suffix(".html").is_file()
     }
     for path in sorted(places):
-        write_page(path, path.with_suffix(".html"))
+        write_page(path)
 
 
 def page_of(notebook: str, folder: Path) -> str | None:

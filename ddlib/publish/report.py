@@ -34,7 +34,7 @@ def write_report(results: Path) -> Path:
     for path in runs:
         path.with_suffix(".html").touch()  # pages link only to pages that exist
     for path in runs:
-        page.write_page(path, path.with_suffix(".html"))
+        page.write_page(path)
     rows = [_row(path.relative_to(results), notebook) for path, notebook in runs.items()]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -67,7 +67,7 @@ def draw(finding: Result, sample: int, seed: int, methods: Sequence[str] = ()) -
 
 def cost(finding: Result, trials: Sequence[Trial]) -> str:
     """Say how many seconds of a core the finding took for these trials."""
-    costs = finding.costs.merge(pd.DataFrame(trials)[TRIAL])
+    costs = finding.costs.set_index(TRIAL).loc[list(map(_place, trials))].reset_index()
     return f"about {sum(provenance.seconds(costs).values()):.0f} seconds of a core"
 
 

@@ -27,38 +27,34 @@ def for_kind(settings: Settings, dataset: DataSet) -> Settings:
     for name, (base, parameters) in settings.methods.items():
         if base in OF_IMAGES:
             others = ", ".join(method for method in METHODS if method not in OF_IMAGES)
-            raise ValueError(
-                f"the method {name!r} makes images, but {dataset.name} holds {dataset.kind}s; "
-                f"choose from {others}"
-            )
+            raise _refusal(f"the method {name!r} makes images", dataset, f"from {others}")
         methods[name] = base, _plain(name, parameters, dataset)
     return settings.model_copy(update={"methods": methods})
 
 
 def _check(what: str, configuration: Configuration, dataset: DataSet) -> None:
-    problem = None
-    if configuration.augmentation not in AUGMENTATIONS:
-        problem = f"augmentation={configuration.augmentation!r}", " or ".join(AUGMENTATIONS)
+    augmentation, start = configuration.augmentation, configuration.initialisation
     if configuration.pretrained:
-        problem = f"initialisation={configuration.initialisation!r}", "default or orthogonal"
-    if problem:
-        raise ValueError(
-            f"{what} has {problem[0]}, which is for images, but {dataset.name} holds "
-            f"{dataset.kind}s; choose {problem[1]}"
-        )
+        what = f"{what} has initialisation={start!r}, which is for images"
+        raise _refusal(what, dataset, "default or orthogonal")
+    if augmentation not in AUGMENTATIONS:
+        what = f"{what} has augmentation={augmentation!r}, which is for images"
+        raise _refusal(what, dataset, " or ".join(AUGMENTATIONS))
 
 
 def _plain(name: str, parameters: Parameters, dataset: DataSet) -> Parameters:
     """Return the parameters of a method without augmentations, unless they were asked for."""
+    changes = {}
     for field, value in parameters:
         if isinstance(value, Parameters):
             _plain(f"{name}: {field}", value, dataset)
-    fields = [field for field in type(parameters).model_fields if "augmentation" in field]
-    for field in fields:
-        value = getattr(parameters, field)
-        if field in parameters.model_fields_set and value not in AUGMENTATIONS:
-            raise ValueError(
-                f"the method {name!r} has {field}={value!r}, which is for images, but "
-                f"{dataset.name} holds {dataset.kind}s; choose none"
-            )
-    return parameters.replace(**dict.fromkeys(fields, "none"))
+        if "augmentation" in field:
+            changes[field] = "none"
+            if field in parameters.model_fields_set and value not in AUGMENTATIONS:
+                what = f"the method {name!r} has {field}={value!r}, which is for images"
+                raise _refusal(what, dataset, "none")
+    return parameters.replace(**changes)
+
+
+def _refusal(what: str, dataset: DataSet, choice: str) -> ValueError:
+    return ValueError(f"{what}, but {dataset.name} holds {dataset.kind}s; choose {choice}")

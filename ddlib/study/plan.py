@@ -162,16 +162,14 @@ class Plan:
     def preparations(self, method: str) -> list[tuple[dict[str, Any], Path]]:
         """Return the jobs that `method` needs once for all sizes and seeds, and their files."""
         base, parameters = self.methods[method]
-        preparation, files = METHODS[base].preparation, []
+        preparation = METHODS[base].preparation
         if not preparation:
-            return files
+            return []
         network = self.settings.network if preparation.of_network else None
         decides = code_digest(*preparation.modules), *METHODS[base].reads(parameters)
         name = f"{preparation.make.__module__.rpartition('.')[2]}-{self.dataset.name}"
-        for job in preparation.jobs(parameters, self.ipcs):
-            path = self.cache / "prepared" / f"{name}-{self._digest(network, job, *decides)}"
-            files.append((job, path))
-        return files
+        folder, jobs = self.cache / "prepared", preparation.jobs(parameters, self.ipcs)
+        return [(job, folder / f"{name}-{self._digest(network, job, *decides)}") for job in jobs]
 
     def _on_all_data(self, configuration: str) -> dict[str, Any]:
         """Return what decides a training on all data, which has no learned labels or steps."""

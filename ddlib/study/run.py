@@ -121,8 +121,8 @@ class Graph:
 
     def submit(self, job: Any, *arguments: Any, priority: int = 0) -> Future:
         """Submit a job; jobs of higher priority run first."""
-        call = job, self.plan.context, *arguments
-        return self.client.submit(*call, pure=False, priority=priority)
+        options = {"pure": False, "priority": priority}
+        return self.client.submit(job, self.plan.context, *arguments, **options)
 
     def file(self, path: Path | None, job: Any, *arguments: Any) -> Path | Future | None:
         """Return a file of the cache if it exists, and else the future of the job that makes it."""

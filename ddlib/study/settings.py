@@ -123,7 +123,6 @@ class Settings(Parameters):
         `ddlib.study.extensions`).
     data: `ddlib.data.options.Options`, with a `name`.
     network: options of the network on which methods distil, with its registered `name`.
-    training: how networks are trained.
     labels: the labels on which every configuration trains that names no others.
     measure: the accuracy whose gaps are measured; by default "balanced", over classes, where these
         differ in size (see `Plan.measure`).
@@ -132,11 +131,9 @@ class Settings(Parameters):
         took, as `ddlib.study.tune` writes them; interpolated between sizes. Notebook 02 counts
         them.
     k: sizes, in samples of all classes together.
-    results: the folder to write.
     configurations: {name: changes of network and training}; every set is evaluated under each of
         them. See `expand` for products.
     families: {name: configurations}; spread: families of equal size.
-    epsilons: the gaps for which k* is computed.
     pilot: by default all sizes but the largest, and every second configuration.
     probe: the number of test samples on which trained networks are compared.
     cache: the folder of files that studies share: networks on all data, and prepared files.
@@ -145,12 +142,9 @@ class Settings(Parameters):
     workers: processes on this machine; by default one per core, or one per GPU.
     scheduler_address: a running Dask scheduler to use instead.
     device: the name of a device, or "auto" for CUDA if there is a GPU, and else the CPU.
-    precision: of the networks' computations.
     reference: the networks on all data from which gaps are measured: "converged", or "same_steps"
         as on S. The latter are always trained.
-    converged: how long converged networks are trained.
     draws: bootstrap draws of a fit.
-    theory: the parameters of notebook 04.
     """
 
     extensions: Annotated[list[Text] | None, AfterValidator(read_extensions)] = Field(

@@ -92,7 +92,7 @@ def test_its_answers_are_hidden_and_run(executed):
     assert re.fullmatch(r" +1 +2\nmean( +-?0\.\d+){2}\nstd( +0\.\d+){2}", table)
     assert re.fullmatch(r"0\.\d+\n", printed[1])
     assert printed[2].count("\n") == 5
-    write_page(folder / "out.ipynb", folder / "out.html")
+    write_page(folder / "out.ipynb")
     page = (folder / "out.html").read_text()
     hidden = re.findall(r"<details><summary>.*?</summary>(.*?)</details>", page, re.DOTALL)
     assert sum("<p>" in part for part in hidden) == len(hidden) >= 9

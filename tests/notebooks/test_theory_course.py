@@ -23,8 +23,9 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     notebook = execute(NOTEBOOK, folder, **SMALL, results=str(folder / "results"))
     nbformat.write(notebook, folder / NOTEBOOK.name)
-    write_page(folder / NOTEBOOK.name, folder / "out.html")
-    return notebook, BeautifulSoup((folder / "out.html").read_text(), "html.parser")
+    write_page(folder / NOTEBOOK.name)
+    page = (folder / NOTEBOOK.name).with_suffix(".html").read_text()
+    return notebook, BeautifulSoup(page, "html.parser")
 
 
 def test_it_leaves_figures_sentences_and_sliders(executed):

@@ -40,7 +40,7 @@ def display(**data) -> nbformat.NotebookNode:
 def convert(tmp_path):
     def convert(*cells) -> BeautifulSoup:
         nbformat.write(new_notebook(cells=list(cells)), tmp_path / "run.ipynb")
-        page.write_page(tmp_path / "run.ipynb", tmp_path / "run.html")
+        page.write_page(tmp_path / "run.ipynb")
         return BeautifulSoup((tmp_path / "run.html").read_text("utf-8"), "html.parser")
 
     return convert
@@ -170,7 +170,7 @@ def test_a_cell_without_an_answer_has_no_end(convert, count, metadata):
 def test_what_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "run.ipynb").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"run\.ipynb is not a Jupyter notebook"):
-        page.write_page(tmp_path / "run.ipynb", tmp_path / "run.html")
+        page.write_page(tmp_path / "run.ipynb")
     assert not (tmp_path / "run.html").exists()
 
 
