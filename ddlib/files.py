@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,15 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str
         if missing := set(names).difference(content if names else ()):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return content
+
+
+@contextmanager
+def exit_with_sentence() -> Iterator[None]:
+    """End a command with exit code 1 and the sentence of an OSError or a ValueError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
 
 
 def explained(error: OSError, folder: Path) -> OSError:

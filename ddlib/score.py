@@ -4,7 +4,6 @@ The set is trained on under a study's protocol, beside random real samples of th
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ddlib.data.folders import first_of
-from ddlib.files import from_root
+from ddlib.files import exit_with_sentence, from_root
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
 from ddlib.methods.imported import read_content
@@ -87,8 +86,9 @@ def sentence(settings: Settings, table: pd.DataFrame) -> str:
     )
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score a set from a shell; on an error, print one sentence and exit with code 1."""
+    """Score a set from a shell."""
     parser = argparse.ArgumentParser("python -m ddlib.score", description=__doc__.split(":")[0])
     parser.add_argument("path", metavar="FILE", help="the set, from the project's root")
     parser.add_argument("--as", dest="form", required=True, help="dc, mtt, npz or folder")
@@ -99,11 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = "other parameters of `imported`, as in YAML: 'step_size: 0.2, experiment: 1'"
     parser.add_argument("--options", default="", help=about)
     values = vars(parser.parse_args(arguments))
-    try:
-        options = read_yaml(f"{{{values.pop('options')}}}", "--options")
-        print(sentence(*score(**values | {str(name): v for name, v in options.items()})))
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    options = read_yaml(f"{{{values.pop('options')}}}", "--options")
+    print(sentence(*score(**values | {str(name): v for name, v in options.items()})))
 
 
 if __name__ == "__main__":

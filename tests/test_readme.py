@@ -16,6 +16,7 @@ from ddlib.stats import compare, laws, regressions, verdicts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+TEXT = " ".join(README.split())
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
 
@@ -99,30 +100,35 @@ def test_what_it_says_of_errors_is_what_was_simulated():
     held = [row[:6] for row in rows("The planner") if row]  # the last two are no coverage
     assert len(held) == 9
     low, high = min(map(min, held)), max(map(max, held))
-    assert f"in simulations, {low} to {high} %" in " ".join(README.split())
+    assert f"in simulations, {low} to {high} %" in TEXT
     fails = [row[-1] for row in rows("Intervals and conditions where the law is true") if row]
-    assert "fails these tests in about one study of ten" in " ".join(README.split())
+    assert "fails these tests in about one study of ten" in TEXT
     assert all(8 <= share <= 12 for share in fails)
     table = re.findall(r"(?m)^\| gaps grow with .*\| 5 of 4 \|(.*)\|$", page)
     found = [float(line.split("|")[3]) for line in table]
-    assert "five are too few: they find a true law in one study of four" in " ".join(README.split())
+    assert "five are too few: they find a true law in one study of four" in TEXT
     assert found == pytest.approx([0.25, 0.25], abs=0.04)
 
 
-def test_what_it_says_of_the_two_judgements_of_the_coverage_law_on_mnist():
-    study = tables.read(tables.FINDINGS / "coverage_law" / "mnist")
+def judged(name, spread):
+    """Return the verdict on a shipped study, and its tests of H_cov at each worst gap."""
+    study = tables.read(tables.FINDINGS / "coverage_law" / name)
     assert study.settings["spread"] == {"size": [4, 6], "count": 12}
-    five = dataclasses.replace(
-        study, settings={**study.settings, "spread": {"size": 4, "count": 5}}
-    )
-    said, ps = [], []
-    for version in (five, study):
-        law = evidence.cover(version, draws=100)
-        said.append(regressions.confirms(law.fitted, law.within))
-        ps.append(law.within.query("predictor == 'h_cov' and epsilon == 0.1")["p"].item())
-    assert said == ["not confirmed", "confirmed"]
-    sentence = f"it was not confirmed (p = {ps[0]:.3f} among them at a worst gap of 0.1)"
-    assert sentence in " ".join(README.split())
+    study = dataclasses.replace(study, settings={**study.settings, "spread": spread})
+    law = evidence.cover(study, draws=100)
+    among = law.within.query("predictor == 'h_cov'").set_index("epsilon")
+    return regressions.confirms(law.fitted, law.within), among
+
+
+def test_what_it_says_of_the_two_judgements_of_the_coverage_law():
+    five, many = {"size": 4, "count": 5}, {"size": [4, 6], "count": 12}
+    said, among = judged("mnist", five)
+    assert said == "not confirmed"
+    assert f"p = {among['p'][0.1]:.3f} among them, at a worst gap of 0.1" in TEXT
+    assert judged("cifar10", five)[0] == "not confirmed"
+    assert [judged(name, many)[0] for name in ("mnist", "cifar10")] == ["confirmed"] * 2
+    reasons = judged("cifar10", many)[1]["reason"]
+    assert [reasons[0.1][:13], reasons[0.2]] == ["0 of 24 famil", ""]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,7 +1,7 @@
 """The explorer of families of configurations: cover, H_cov(r), worst gap and k*."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
-from ddlib.explore.planner import EPSILONS, read_pilot
+from ddlib.explore.planner import EPSILONS
 from ddlib.explore.tables import Tables
 from ddlib.figures import coverage as charts
 from ddlib.figures import maps
-from ddlib.figures.style import COLOURS, FAINT, INK, colour, k_axis, tips
-from ddlib.stats import covers, distances, families, planner, regressions
+from ddlib.figures.style import COLOURS, FAINT, INK, k_axis, tips
+from ddlib.stats import covers, distances, families, regressions
 from ddlib.stats.families import KStars
 from ddlib.stats.intervals import Interval
 from ddlib.words import coverage as words
@@ -55,10 +55,11 @@ class CoverageExplorer(Explorer):
         self.controls["preset"].options = [*tables.families, OWN]
         self.controls["members"].offer(tables.distances.index, tables.distances.index)
         farthest, radius = float(tables.distances.to_numpy().max()), self.controls["radius"]
+        usual = tables.radii[covers.QUANTILE]
         steps = np.linspace(0, 1.05 * farthest, 101)
-        steps[np.abs(steps - _usual(tables)).argmin()] = _usual(tables)
+        steps[np.abs(steps - usual).argmin()] = usual
         radius.options = [(f"{r:.3g}", float(r)) for r in steps]
-        radius.value = _usual(tables)
+        radius.value = usual
         self.controls["epsilon"].value = _telling(tables)
 
     def follow(self, control) -> None:
@@ -77,16 +78,13 @@ class CoverageExplorer(Explorer):
         centres = list(covers.cover(family, radius))
         points, share = distances.embed(tables.distances)
         points = points.assign(centre=family[centres].idxmin(axis=1))
-        needs = pd.DataFrame([
-            _need("k*, measured", _measured, tables, method, members, epsilon, self.draws),
-            _need("k*, planned", _planned, tables, method, members, epsilon, self.draws),
-        ])  # fmt: skip
         k_stars, h_cov = _k_stars(tables, method, epsilon, self.draws), math.log(len(centres))
-        here, k = needs.iloc[[0]].assign(at=h_cov, family=preset), needs["k*"].iloc[0]
+        need = pd.DataFrame([_need(tables, method, members, epsilon, self.draws)])
+        k = need["k*"].iloc[0]
         chart = alt.concat(
-            _law(tables, k_stars, radius, here),
-            maps.cover_map(points, radius, _usual(tables)).properties(**SQUARE),
-            _worst_gap(tables, method, members, needs, epsilon),
+            _law(tables, k_stars, radius, need.assign(at=h_cov, family=preset)),
+            maps.cover_map(points, radius, tables.radii[covers.QUANTILE]).properties(**SQUARE),
+            _worst_gap(tables, method, members, need, epsilon),
             _steps(tables, members, radius),
             columns=2,
             resolve={"scale": dict.fromkeys(("color", "shape", "fill"), "independent")},
@@ -97,7 +95,7 @@ class CoverageExplorer(Explorer):
             f"k* {'= ' * k[0].isdigit()}{k}",
             "The ring marks your family. The plane shows "
             f"{share:.0%} of the distances' variance, so a ball may look too wide or too narrow.",
-            needs[["way", "k*", "remark"]],
+            need[["k*", "remark"]],
             " ".join(filter(None, _notes(tables, method, radius, epsilon, members, self.draws))),
         )
 
@@ -115,64 +113,35 @@ def _notes(tables, method, radius, epsilon: float, members, draws: int) -> list[
     ]
 
 
-def _need(way: str, find: Callable[..., tuple[Interval, str]], *choice: Any) -> dict[str, Any]:
-    """Return a row of the table of k*: its value and interval, or why it is unknown."""
-    try:
-        k, remark = find(*choice)
-    except ValueError as reason:
-        k, remark = Interval(np.nan, None, None), str(reason)
-    text = "unknown" if math.isnan(k.estimate) else format(k, ".0f")
-    if remark.startswith((families.ABOVE, families.BELOW)):
-        text = f"{remark.split()[0]} {k.estimate:.0f}"
-    return {"way": way, "k*": text, "remark": remark, "k": k.estimate, "low": k.low, "high": k.high}
-
-
-def _measured(tables, method, members, epsilon: float, draws: int) -> tuple[Interval, str]:
-    """Return k* from the measured gaps, and a remark."""
-    gaps = tables.gaps[tables.gaps["method"] == method]
-    k_stars = families.k_star(gaps, {"": members}, epsilon, draws=draws, relabellings=0)
-    row = k_stars.table.iloc[0]
-    if row["reason"]:
-        raise ValueError(row["reason"])
-    remarks = [row["censored"]]
-    if not math.isnan(row["raw"]):
-        remarks.append(f"{row['raw']:.0f} by the raw worst gaps")
-    for kind in ("seeds", "sizes"):
-        if count := row[f"missing_{kind}"]:
-            remarks.append(f"{kind} left out for missing trials: {count:.0f}")
-    return Interval(*row[["k_star", "low", "high"]]), "; ".join(filter(None, remarks))
-
-
-def _planned(tables, method, members, epsilon: float, draws: int) -> tuple[Interval, str]:
-    """Return k* from the planner, and the member that decides it."""
-    pilot = read_pilot(tables, method, draws)
-    plan = planner.plan(pilot, members, epsilon, tables.class_count)
-    if plan.reason:
-        raise ValueError(plan.reason)
-    return plan.k, f"{plan.member} decides"
-
-
-def _usual(tables: Tables) -> float:
-    """Return the radius that notebook 03 uses."""
-    return covers.radii(tables.distances, tables.noise)[covers.QUANTILE]
+def _need(tables, method, members, epsilon: float, draws: int) -> dict[str, Any]:
+    """Return k* of a family with its interval, as text too, and why it is unknown or bounded."""
+    gaps, family = tables.gaps_of(method), {"": members}
+    row = families.k_star(gaps, family, epsilon, draws=draws, relabellings=0).table.iloc[0]
+    k, text, remarks = Interval(*row[["k_star", "low", "high"]]), "unknown", [row["reason"]]
+    if not row["reason"]:
+        censored = row["censored"].split()[:1]  # above the largest k, or below the smallest
+        text = f"{censored[0]} {k.estimate:.0f}" if censored else format(k, ".0f")
+        remarks = [f"{row['raw']:.0f} by the raw worst gaps"] * pd.notna(row["raw"])
+        counts = {kind: row[f"missing_{kind}"] for kind in ("seeds", "sizes")}
+        remarks += [f"{kind} left out for missing trials: {n}" for kind, n in counts.items() if n]
+    remark = "; ".join(remarks)
+    return {"k*": text, "remark": remark, "k": k.estimate, "low": k.low, "high": k.high}
 
 
 @cache
 def _telling(tables: Tables) -> float:
     """Return the largest ε of the study that has most k* inside the measured sizes."""
-    gaps = tables.gaps[tables.gaps["method"] == tables.methods[0]]
-    used = sorted({*EPSILONS}.intersection(tables.settings.get("epsilons", ())) or EPSILONS)
-    k_stars = families.k_star(gaps, tables.law_families, used[::-1], draws=0, relabellings=0).table
-    inside = k_stars.dropna(subset="k_star").query("censored == ''")
-    return float(
-        inside["epsilon"].value_counts(sort=False).reindex(used[::-1], fill_value=0).idxmax()
-    )
+    gaps, sets = tables.gaps_of(tables.methods[0]), tables.law_families
+    used = {*EPSILONS}.intersection(tables.settings.get("epsilons", ())) or EPSILONS
+    used = sorted(used, reverse=True)
+    k_stars = families.k_star(gaps, sets, used, draws=0, relabellings=0).table
+    inside = k_stars["k_star"].notna() & (k_stars["censored"] == "")
+    return float(inside.groupby(k_stars["epsilon"], sort=False).sum().idxmax())
 
 
 @cache
 def _k_stars(tables: Tables, method: str, epsilon: float, draws: int) -> KStars:
-    gaps = tables.gaps[tables.gaps["method"] == method]
-    return families.k_star(gaps, tables.law_families, epsilon, draws=draws)
+    return families.k_star(tables.gaps_of(method), tables.law_families, epsilon, draws=draws)
 
 
 @cache
@@ -185,7 +154,7 @@ def _h_covs(tables: Tables, radius: float) -> pd.DataFrame:
 def _by_radius(tables: Tables, method: str, epsilon: float, draws: int) -> str:
     """Say how the verdict on the law depends on the radius."""
     k_stars, tests = _k_stars(tables, method, epsilon, draws), []
-    for radius in covers.radii(tables.distances, tables.noise):
+    for radius in tables.radii:
         test = regressions.regress(k_stars, _h_covs(tables, radius))
         tests.append(test.assign(radius=radius))
     return words.by_radius(pd.concat(tests))
@@ -193,8 +162,8 @@ def _by_radius(tables: Tables, method: str, epsilon: float, draws: int) -> str:
 
 @cache
 def _no_worse(tables: Tables, method: str, members: tuple[str, ...]) -> list[str]:
-    gaps = tables.gaps[tables.gaps["configuration"].isin(members)]
-    return no_worse(gaps[gaps["method"] == method])
+    gaps = tables.gaps_of(method)
+    return no_worse(gaps[gaps["configuration"].isin(members)])
 
 
 @cache
@@ -206,7 +175,7 @@ def _h_cov(tables: Tables, members: tuple[str, ...]) -> pd.DataFrame:
 def _worst(tables: Tables, method: str, members: tuple[str, ...]) -> pd.DataFrame:
     """Tabulate the worst member of a family and its gap at each k: k, member, gap."""
     rows = []
-    for k, gaps in tables.gaps[tables.gaps["method"] == method].groupby("k"):
+    for k, gaps in tables.gaps_of(method).groupby("k"):
         with suppress(ValueError):  # too few seeds have trials of every member
             rows.append((k, *families.worst_member(gaps, members)))
     worst = pd.DataFrame(rows, columns=["k", "member", "gap"])
@@ -216,9 +185,9 @@ def _worst(tables: Tables, method: str, members: tuple[str, ...]) -> pd.DataFram
 @cache
 def _means(tables: Tables, method: str) -> pd.DataFrame:
     """Tabulate the mean gap of every configuration: member, k, gap."""
-    gaps = tables.gaps[(tables.gaps["method"] == method) & (tables.gaps["status"] == "ok")]
-    gaps = gaps.rename(columns={"configuration": "member", "gap_error": "gap"})
-    return gaps.groupby(["member", "k"], sort=False)["gap"].mean().reset_index()
+    gaps = tables.gaps_of(method).rename(columns={"configuration": "member", "gap_error": "gap"})
+    means = gaps[gaps["status"] == "ok"].groupby(["member", "k"], sort=False)["gap"].mean()
+    return means.reset_index()
 
 
 def _law(tables: Tables, k_stars: KStars, radius: float, here: pd.DataFrame) -> alt.LayerChart:
@@ -251,27 +220,27 @@ def _steps(tables: Tables, members: tuple[str, ...], radius: float) -> alt.Layer
     return steps.properties(width=maps.WIDTH, height=150, title=title)
 
 
-def _worst_gap(tables, method, members, needs, epsilon: float) -> alt.LayerChart:
-    """Draw the gaps of the members and the worst of them at each k, and both k* at epsilon."""
+def _worst_gap(tables, method, members, need, epsilon: float) -> alt.LayerChart:
+    """Draw the gaps of the members and the worst of them at each k, and k* at epsilon."""
     sizes, means = tables.sizes, _means(tables, method)
-    ends = needs[["k", "low", "high"]].astype(float).clip(sizes[0] / 2, 3 * sizes[-1])
-    needs = needs[["way"]].assign(gap=epsilon, **ends)
+    need = need[["k", "low", "high"]].astype(float).clip(sizes[0] / 2, 3 * sizes[-1])
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))
     domain = [min(0, means["gap"].min()), 1.15 * max(means["gap"].max(), epsilon)]
     y = alt.Y("gap:Q", title="gap to all data", scale=alt.Scale(domain=domain))
-    ways = colour("way", needs["way"], orient="bottom")
     tip = tips("member:N", "k", "gap")
     others = alt.Chart(means[means["member"].isin(members)]).encode(x, y, tooltip=tip)
     line = alt.Chart(_worst(tables, method, members)).encode(x, y, tooltip=tip)
-    needs = alt.Chart(needs).encode(y, ways, tooltip=tips("way:N", "k", "low", "high"))
-    goal = alt.Chart(pd.DataFrame({"gap": [epsilon]})).mark_rule(color=INK, strokeDash=[4, 3])
+    need = alt.Chart(need.assign(gap=epsilon)).encode(y, tooltip=tips("k", "low", "high"))
+    goal = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.YDatum(epsilon))
     layers = [
         others.mark_line(color="#BBBBBB", strokeWidth=1).encode(detail="member:N"),
         line.mark_line(color=FAINT, strokeWidth=2.5, point={"color": FAINT}),
         line.mark_text(dy=-9).encode(text="label:N"),
-        goal.encode(y),
-        needs.mark_rule(strokeWidth=3, opacity=0.5).encode(alt.X("low:Q"), alt.X2("high:Q")),
-        needs.mark_point(filled=True, size=80, opacity=1).encode(x),
+        goal,
+        need.mark_rule(color=COLOURS[0], strokeWidth=3, opacity=0.5).encode(
+            alt.X("low:Q"), alt.X2("high:Q")
+        ),
+        need.mark_point(color=COLOURS[0], filled=True, size=80, opacity=1).encode(x),
     ]
     subtitle = "Grey: members. The worst is chosen on other seeds: one may lie higher."
     title = alt.Title("The worst member at each k", subtitle=subtitle, fontSize=12)

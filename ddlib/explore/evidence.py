@@ -22,7 +22,7 @@ from ddlib.figures import findings as charts
 from ddlib.figures import scaling
 from ddlib.figures.render import mime_bundle, small
 from ddlib.files import from_root, write_atomically
-from ddlib.stats import cells, covers, laws, regressions, verdicts
+from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.compare import control_names, reordered
 from ddlib.stats.families import k_star, series, worst_member
@@ -111,13 +111,11 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
 
 def cover(study: Tables, draws: int) -> Coverage:
     """Judge the coverage law as notebook 03 does, from the sets of the study's first method."""
-    gaps = study.gaps[study.gaps["method"] == study.methods[0]]
-    sets = study.law_families
-    radii = covers.radii(study.distances, study.noise)
+    gaps, sets, radii = study.gaps_of(study.methods[0]), study.law_families, study.radii
     measured = covers.measures(study.distances, sets, radii[covers.QUANTILE], radii[0.5])
     epsilons = study.settings.get("epsilons") or [gaps["gap_error"].median()]
     k_stars = k_star(gaps, sets, epsilons, draws=draws)
-    equal = measured.loc[list(study.spread[0])]
+    equal, unequal = measured.loc[list(study.spread[0])], study.spread[1]
     table = k_stars.table.join(measured, on="family")
     worst = [_worst(gaps, sets[row.family], row.k_star) for row in table.itertuples()]
     return Coverage(
@@ -125,6 +123,7 @@ def cover(study: Tables, draws: int) -> Coverage:
         regressions.regress(k_stars, measured),
         regressions.within_equal(k_stars, equal) if len(equal) else None,
         _held(study, gaps, draws),
+        unequal,
     )
 
 
@@ -144,10 +143,10 @@ def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> Held:
     networks = dict(gaps[["configuration", "network"]].to_numpy())
     pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
     names = [name for name in whole.names if not pilot.refusal(name)]
-    low, high, measured = pilot.answers(names, whole)
-    inside = int(((low <= measured) & (measured <= high)).sum())
+    held, widths = pilot.answers(names, whole)
     left_out = int(np.isfinite(whole.means).sum() - np.isfinite(pilot.means).sum())
-    return Held(inside, len(measured), left_out, float(np.median(high - low)) if len(low) else 0.0)
+    width = float(np.median(widths)) if len(widths) else 0.0
+    return Held(int(held.sum()), len(held), left_out, width)
 
 
 def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
@@ -164,7 +163,7 @@ def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
         }
         if origin:
             row |= {"commit": (origin["commit"] or "")[:10] or None, "date": origin["date"]}
-            row["machines"] = listed((machine["cpu"] for machine in origin["machines"]), "and")
+            row["machines"] = listed(machine["cpu"] for machine in origin["machines"])
             hours = origin["core_hours"].values()
             row["core hours"] = round(sum(hours), 1) if hours else None
         rows.append(row)
@@ -182,10 +181,7 @@ def gap_against_k(study: Tables):
     trials = study.gaps[study.gaps["method"].isin(PICTURED)]
     trials = trials[trials["configuration"] == study.configurations[0]]
     fits = laws.fit_table(trials, "gap_error")
-    ks = np.geomspace(min(study.sizes), 2 * max(study.sizes), 60)
-    curves = verdicts.curves(fits, ks)
-    gaps = trials.rename(columns={"gap_error": "gap"})
-    return scaling.gap_against_k(gaps, curves, verdicts.floors(fits), "gap in error (fraction)")
+    return scaling.gap_against_k(trials, fits, "gap_error", "gap in error (fraction)")
 
 
 def pictures(studies: Sequence[Tables]) -> dict[str, bytes]:

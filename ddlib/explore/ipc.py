@@ -72,7 +72,7 @@ class IpcExplorer(Explorer):
         seen = gaps[gaps["k"] <= k] if beyond == HIDDEN else gaps
         if seen.empty:
             upto = f" up to IPC {ipc}" if beyond == HIDDEN else ""
-            raise ValueError(f"every trial of {listed(methods, 'and')}{upto} failed")
+            raise ValueError(f"every trial of {listed(methods)}{upto} failed")
         rows, curves, marks = [], [], []
         for method in methods:
             known = math.inf if beyond == FITTED else k
@@ -129,9 +129,9 @@ def _fits(
 
 def _failure(fit: Fit, fits: Fits) -> str:
     """Return why a fit must not predict, or ""."""
-    outcome, why = verdicts.verdict(fits)
-    if fit.law.name == "inverse_sqrt" and outcome == "fails":
-        return f"fails: {why}"
+    judged = verdicts.verdict(fits)
+    if fit.law.name == "inverse_sqrt" and judged.outcome == "fails":
+        return f"fails: {judged.why}"
     if fit.misfit is not None and fit.misfit <= LEVEL:
         return "fails: the curve misses the measured means"
     return "" if fit.fitted else fit.reason

@@ -93,7 +93,7 @@ def _within_reach(tables: Tables) -> float:
 @cache
 def read_pilot(tables: Tables, method: str, draws: int) -> Pilot:
     """Return all trials of a method in a study as the pilot of a plan."""
-    return pilots.read_pilot(tables.gaps[tables.gaps["method"] == method], draws=draws)
+    return pilots.read_pilot(tables.gaps_of(method), draws=draws)
 
 
 class Offer(NamedTuple):

@@ -85,6 +85,15 @@ class Tables:
         """The trials of `configurations`."""
         return self.trials[self.trials["configuration"].isin(self.configurations)]
 
+    def gaps_of(self, method: str) -> pd.DataFrame:
+        """Return the rows of `gaps` of one method."""
+        return self.gaps[self.gaps["method"] == method]
+
+    @cached_property
+    def radii(self) -> pd.Series:
+        """The radii that notebook 03 uses, by quantile; see `covers.radii`."""
+        return covers.radii(self.distances, self.noise)
+
     @cached_property
     def families(self) -> Families:
         """All configurations, the families of the study, and those of equal size, by name.

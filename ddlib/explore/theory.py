@@ -31,7 +31,7 @@ def picture(rho=0.9, sigma=1.0, k=20, members=16, degrees=90) -> alt.ConcatChart
 
 
 def knob_tables(
-    rho: float, sigma: float, k: int, members: int, degrees: float, steps: int = 60
+    rho: float, sigma: float, k: int, members: int, degrees: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return two tables: distances over steps, and worst gaps over sizes.
 
@@ -42,7 +42,7 @@ def knob_tables(
     charts move smoothly.
     """
     ratios, missed = np.linspace(0, rho, 8), sigma / np.sqrt(k)
-    times = np.arange(steps + 1)
+    times = np.arange(61)
     grown = np.array([geometric(ratios, t) for t in times])
     apart = missed * np.sqrt((grown**2).mean(axis=1))
     distances = pd.DataFrame({"step": times, BOUNDS[0]: missed * grown[:, -1], "distance": apart})

@@ -5,26 +5,33 @@ import numpy as np
 import pandas as pd
 
 from ddlib.figures import style
-from ddlib.stats.intervals import Interval
+from ddlib.stats import verdicts
+from ddlib.stats.laws import Fits
 
 AIC_EDGE = 20  # a larger difference in AIC is drawn at this edge, as a triangle
 
 
 def gap_against_k(
-    gaps: pd.DataFrame, curves: pd.DataFrame, floors: pd.DataFrame, measure_title: str
+    trials: pd.DataFrame, fits: dict[str, Fits], measure: str, title: str
 ) -> alt.FacetChart:
     """Draw seeds, means, the curve a/√k + c and its floor on log axes, one panel per method.
 
-    gaps: columns method, k, seed, gap; curves: method, law, k, gap, low, high, of all laws; floors:
-    method, outcome (of a/√k + c), floor, low, high; measure_title: the gap and its unit. A gap that
-    the log axis cannot show is a triangle at its lower edge, and the panel's heading counts these.
+    trials: columns method, k, seed and the measure, such as gap_error; fits: of this measure, by
+    method; title: the gap and its unit. A gap that the log axis cannot show is a triangle at its
+    lower edge, and the panel's heading counts these. A curve that fails has no floor.
     """
+    gaps, curves = _drawn(trials, fits, measure)
     curves = curves[curves["law"] == "inverse_sqrt"]
-    x, y, bottom, top = log_axes(gaps, curves, measure_title)
+    x, y, bottom, top = log_axes(gaps, curves, title)
+    floors = [
+        (name, laws["inverse_sqrt"].parameters["c"].estimate)
+        for name, laws in fits.items()
+        if verdicts.verdict(laws).survives
+    ]
     colours = style.method_colours(gaps["method"])
     ends = curves[["low", "high"]].astype(float).clip(bottom / 10, top * 10)
     curves = curves.assign(**ends, kind="curve")[curves["high"] > 0]
-    levels = floors[["method", "floor"]].rename(columns={"floor": "gap"}).assign(kind="floor")
+    levels = pd.DataFrame(floors, columns=["method", "gap"]).assign(kind="floor")
     seeds = gaps[["method", "k", "seed", "gap"]].dropna(subset="gap")
     dots = pd.concat([
         seeds.assign(kind="seed", shape="circle", size=40, opacity=0.45),
@@ -33,7 +40,7 @@ def gap_against_k(
     dots, below = dots.assign(value=dots["gap"]), dots["gap"] < bottom
     dots["gap"] = dots["gap"].mask(below, 1.1 * bottom)
     dots["shape"] = dots["shape"].mask(below, "triangle-down")
-    headings = {name: _heading(name, gaps, floors, bottom) for name in colours}
+    headings = {name: _heading(name, fits[name], gaps, bottom) for name in colours}
     table = pd.concat([curves, levels, dots])
     table["panel"] = table["method"].map(headings)
 
@@ -64,14 +71,14 @@ def gap_against_k(
 
 
 def rivals(
-    gaps: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, measure_title: str
+    trials: pd.DataFrame, fits: dict[str, Fits], measure: str, title: str
 ) -> alt.HConcatChart:
     """Draw the fitted laws with the mean gaps, and beside them the ΔAIC of each law.
 
-    gaps: columns method, k, seed, gap; curves: method, law, k, gap; summary: method, law,
-    delta_aic, loo_error, r2, r2_null, identifiable (numbers may be missing).
+    The arguments are those of `gap_against_k`.
     """
-    x, y, *_ = log_axes(gaps, curves, measure_title)
+    gaps, curves = _drawn(trials, fits, measure)
+    x, y, *_ = log_axes(gaps, curves, title)
     colours, dashes = (
         style.scale({style.FORMULAS[law]: looks[i] for law, looks in style.STYLES.items()})
         for i in (0, 1)
@@ -90,7 +97,7 @@ def rivals(
     left = alt.layer(lines, means, data=table[table["gap"] > 0], width=370, height=170)
     sides = [
         style.panels(side, "method", style.method_colours(gaps["method"]), columns=1)
-        for side in (left, _evidence(summary, colours))
+        for side in (left, _evidence(verdicts.summary(fits), colours))
     ]
     return style.figure(
         alt.hconcat(*sides, spacing=20),
@@ -140,13 +147,20 @@ def _means(gaps: pd.DataFrame) -> pd.DataFrame:
     return gaps.groupby(["method", "k"], sort=False, as_index=False)["gap"].mean().dropna()
 
 
-def _heading(method: str, gaps: pd.DataFrame, floors: pd.DataFrame, bottom: float) -> str:
+def _drawn(
+    trials: pd.DataFrame, fits: dict[str, Fits], measure: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the gaps, and the fitted curves up to twice the largest k."""
+    gaps = trials.rename(columns={measure: "gap"})
+    return gaps, verdicts.curves(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
+
+
+def _heading(method: str, fits: Fits, gaps: pd.DataFrame, bottom: float) -> str:
     """Return the verdict on the law, its floor, and the number of trials the panel cannot show."""
-    gap = gaps.loc[gaps["method"] == method, "gap"]
-    judged = floors.set_index("method").loc[method]
-    heading = f"{method}: {judged['outcome']}"
-    if not np.isnan(judged["floor"]):
-        heading += f"\nfloor {Interval(*judged[['floor', 'low', 'high']]):.2g}"
+    gap, judged = gaps.loc[gaps["method"] == method, "gap"], verdicts.verdict(fits)
+    heading = f"{method}: {judged.outcome}"
+    if judged.survives:
+        heading += f"\nfloor {fits['inverse_sqrt'].parameters['c']:.2g}"
     heading += f"\n{len(gap)} trials"
     if missing := gap.isna().sum():
         heading += f", {missing} without a gap"

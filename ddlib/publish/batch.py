@@ -20,14 +20,12 @@ from threading import Lock
 import pandas as pd
 from filelock import FileLock
 
-from ddlib.devices import check_precision
-from ddlib.files import check_writable, from_root
+from ddlib.files import exit_with_sentence, from_root
 from ddlib.parameters import check_names, read_file
-from ddlib.publish.execute import check, execute, notebooks, read_source, run_name, sentence
+from ddlib.publish.execute import check, execute, notebooks, run_name, sentence
 from ddlib.publish.page import rewrite_pages
 from ddlib.study import cluster
 from ddlib.study.exploration import Exploration
-from ddlib.study.settings import read_parameters
 
 
 @dataclass
@@ -74,15 +72,11 @@ def read(path: Path) -> Run:
         names = notebooks()
         check_names([path.parent.name], names, "folder with the name of a notebook")
         run.notebook = names[path.parent.name]
-        settings = read_parameters(values)
-        check_writable(run.folder)
-        check(read_source(run.notebook), settings)
+        settings = check(run.notebook, path)[2]
         if isinstance(settings, Exploration):
             run.inputs = [from_root(name) for name in settings.studies]
         else:
-            device = cluster.device(settings)
-            check_precision(settings.precision, device)
-            run.on_gpu = not settings.scheduler_address and device != "cpu"
+            run.on_gpu = not settings.scheduler_address and cluster.device(settings) != "cpu"
     except (OSError, ValueError) as error:
         run.status, run.message = "refused", str(error)
     return run
@@ -161,6 +155,7 @@ def table(runs: list[Run]) -> str:
     return rows.to_string(index=False, na_rep="", float_format="{:.0f}".format, max_colwidth=None)
 
 
+@exit_with_sentence()
 def main(arguments: list[str]) -> None:
     """Run a batch from a shell; exit code 1 if any run is not done."""
     parser = argparse.ArgumentParser(prog="python -m ddlib.publish.batch", description=__doc__)
@@ -171,20 +166,17 @@ def main(arguments: list[str]) -> None:
     if options.workers < 1:
         parser.error(f"--workers {options.workers} starts no process; choose 1 or more")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebook refuses unknown names
-    try:
-        runs = read_all(find(options.paths))
-        with ExitStack() as shared:
-            if not os.environ.get(cluster.ADDRESS):
-                workers = cluster.processes(options.workers)
-                os.environ[cluster.ADDRESS] = shared.enter_context(workers)
-            try:
-                work(runs, options.workers)
-            except KeyboardInterrupt:
-                print("stopped; what is finished is kept: the same command goes on from there")
-                sys.stdout.flush()
-                os._exit(1)  # kernels and workers end with this process; closing them may hang
-    except (OSError, ValueError) as problem:
-        sys.exit(str(problem))
+    runs = read_all(find(options.paths))
+    with ExitStack() as shared:
+        if not os.environ.get(cluster.ADDRESS):
+            workers = cluster.processes(options.workers)
+            os.environ[cluster.ADDRESS] = shared.enter_context(workers)
+        try:
+            work(runs, options.workers)
+        except KeyboardInterrupt:
+            print("stopped; what is finished is kept: the same command goes on from there")
+            sys.stdout.flush()
+            os._exit(1)  # kernels and workers end with this process; closing them may hang
     rewrite_pages(run.folder for run in runs if run.seconds is not None)
     print(table(runs))
     bad = [run for run in runs if run.status != "done"]

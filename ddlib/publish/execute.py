@@ -11,6 +11,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +40,26 @@ class QuietKernels(AsyncKernelManager):
         await super().start_kernel(**options, stdout=subprocess.DEVNULL)
 
 
-class CellNames(logging.Filter):
-    """Names the run and the cell in papermill's log, by the number that pages and errors use.
+def cell_names(run: str, notebook: NotebookNode) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter of papermill's log: a line at the start of each code cell names the run.
 
-    run: a name; notebook: without the cell that papermill adds. papermill itself counts all cells,
-    also those of text.
+    Cells have the numbers of pages and errors; papermill counts cells of text, too. notebook: that
+    to run, without the cell that papermill adds.
     """
+    cells, cell = list(notebook.cells), parameters_cell(notebook)
+    cells.insert(cells.index(cell), cell)  # papermill adds one
+    numbers = {place: number for number, place in enumerate(code_cells(cells), 1)}
 
-    def __init__(self, run: str, notebook: NotebookNode):
-        super().__init__()
-        self.run = run
-        cells, cell = list(notebook.cells), parameters_cell(notebook)
-        cells.insert(cells.index(cell), cell)  # papermill adds one
-        self.numbers = {place: n for n, place in enumerate(code_cells(cells), 1)}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the line at the start of a code cell; drop those of other cells and of ends."""
+    def rewrite(record: logging.LogRecord) -> bool:
         text = record.getMessage()
         cell = re.fullmatch(r"(Executing|Ending) Cell (\d+)-+", text)
         if not cell:
             return not text.startswith("Passed unknown")  # the notebook refuses unknown names
-        number = self.numbers.get(int(cell[2]) - 1)
-        record.msg, record.args = f"{self.run}: cell {number} of {len(self.numbers)}", ()
+        number = numbers.get(int(cell[2]) - 1)
+        record.msg, record.args = f"{run}: cell {number} of {len(numbers)}", ()
         return cell[1] == "Executing" and number is not None
+
+    return rewrite
 
 
 def notebooks() -> dict[str, Path]:
@@ -85,19 +83,28 @@ def check_pair(notebook: Path, parameters: Path) -> None:
         )
 
 
-def check(source: NotebookNode, settings: Settings | Exploration) -> Plan | None:
-    """Check settings against the data and the results folder, as the notebook will.
+def check(
+    notebook: Path, parameters: Path, **others: Any
+) -> tuple[NotebookNode, dict[str, Any], Settings | Exploration, Plan | None]:
+    """Read a notebook and its parameter file; check them, the data and the results folder.
 
-    Returns the plan of the study; None for a notebook that runs no study. Raises ValueError or
-    OSError, in one sentence.
+    Returns the notebook, the values of the file and of `others`, these as settings, and the plan of
+    the study; None for a notebook that runs no study. Raises ValueError or OSError, in one
+    sentence.
     """
-    code = "\n".join(cell.source for cell in source.cells)
-    if isinstance(settings, Exploration) or "settings.theory" in code:
-        return None
-    plan = make_plan(settings)
-    if "check_coverage" in code:
-        check_coverage(plan.settings)
-    return plan
+    source = read_source(notebook)
+    check_pair(notebook, parameters)
+    values = read_file(parameters) | others
+    settings, plan = read_parameters(values), None
+    folder, code = from_root(settings.results), "\n".join(cell.source for cell in source.cells)
+    if folder.resolve() == notebook.resolve().parent:
+        raise ValueError(f"{settings.results!r} is the notebook's own folder; name another")
+    check_writable(folder)
+    if isinstance(settings, Settings) and "settings.theory" not in code:
+        plan = make_plan(settings)
+        if "check_coverage" in code:
+            check_coverage(plan.settings)
+    return source, values, settings, plan
 
 
 def completed(source: NotebookNode, values: dict[str, Any], kind: type[Parameters]) -> dict:
@@ -139,17 +146,10 @@ def execute(notebook: Path, parameters: Path, log: bool = True, **others: Any) -
     folder that cannot be written, PapermillExecutionError for a failed cell, DeadKernelError if the
     kernel died.
     """
-    source = read_source(notebook)
-    check_pair(notebook, parameters)
-    values = read_file(parameters) | others
-    settings = read_parameters(values)
+    source, values, settings, _ = check(notebook, parameters, **others)
     executed = from_root(settings.results) / notebook.name
-    if executed.resolve() == notebook.resolve():
-        raise ValueError(f"{values['results']!r} is the notebook's own folder; name another")
-    check_writable(executed.parent)
-    check(source, settings)
     executed.with_suffix(".html").unlink(missing_ok=True)  # left by an earlier run
-    logger, names = logging.getLogger("papermill"), CellNames(run_name(parameters), source)
+    logger, names = logging.getLogger("papermill"), cell_names(run_name(parameters), source)
     logger.addFilter(names)
     try:
         papermill.execute_notebook(
@@ -181,9 +181,7 @@ def _finish(path: Path) -> None:
 
 def foresee(notebook: Path, parameters: Path, **others: Any) -> str:
     """Return the trials, hours and memory of a run, from a few timed steps; errors as `execute`."""
-    source = read_source(notebook)
-    check_pair(notebook, parameters)
-    plan = check(source, read_parameters(read_file(parameters) | others))
+    plan = check(notebook, parameters, **others)[-1]
     if plan is None:
         return "nothing to compute: this notebook runs no study"
     return f"{counts(plan)}\n{forecast(plan)}"

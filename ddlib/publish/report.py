@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from nbformat import NotebookNode
 
-from ddlib.files import from_root, write_atomically
+from ddlib.files import exit_with_sentence, from_root, write_atomically
 from ddlib.publish import page
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
@@ -75,14 +75,12 @@ def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
     }
 
 
+@exit_with_sentence()
 def main(arguments: list[str]) -> None:
-    """Run from a shell; on an error, print one sentence and exit with code 1."""
+    """Write the index from a shell."""
     if len(arguments) > 1:
         sys.exit("usage: python -m ddlib.publish.report [RESULTS]")
-    try:
-        print(f"open {write_report(from_root(arguments[0] if arguments else 'results'))}")
-    except OSError as problem:
-        sys.exit(str(problem))
+    print(f"open {write_report(from_root(arguments[0] if arguments else 'results'))}")
 
 
 if __name__ == "__main__":

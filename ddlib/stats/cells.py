@@ -4,7 +4,6 @@ Letters: K distinct k.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,7 @@ from ddlib.stats.compare import (
     paired,
     ranking,
 )
-from ddlib.stats.intervals import LEVEL
-from ddlib.stats.laws import Fit, Fits, null_r2
+from ddlib.stats.laws import Fits, null_r2
 from ddlib.stats.power import POWER, detectable, power
 from ddlib.stats.verdicts import verdict
 
@@ -30,7 +28,6 @@ PAPER_METHODS = ("dc", "dsa", "dm", "mtt", "mgd3")
 PAPER_R2 = 0.85  # the paper's criterion: R² of a/√k + c above it in all cells
 MORE_SEEDS = (2, 4, 8, 16)  # times those of the study
 KINDS = ("paper", "other", "control")
-WAYS = ("slower", "faster", "neither")
 OUTCOMES = ("survives", "fails", "undecided")
 GAINS = ("beats all controls", "beats random", "level with random", "worse than random")
 
@@ -52,13 +49,15 @@ class Coverage(NamedTuple):
 
     k_stars: the table of `families.k_star` with the measures of `covers.measures`, the series of
     `families.series`, and worst (the member whose gap is worst at the measured size nearest to k*);
-    fitted, within: of `regressions`, within None where no families are of equal size.
+    fitted, within: of `regressions`, within None where no families are of equal size; unequal: why
+    there are none, if the study asked for some.
     """
 
     k_stars: pd.DataFrame
     fitted: pd.DataFrame
     within: pd.DataFrame | None
     held: Held
+    unequal: str = ""
 
 
 def cells(
@@ -66,13 +65,12 @@ def cells(
 ) -> pd.DataFrame:
     """Judge the scaling law in each cell: {data: {method: fits}}, see `laws.fit_table`.
 
-    controls: the names of controls. Columns: data, method; kind (see `kind`); outcome and why of
-    `verdict`; way (one of WAYS, how the gap of a cell that fails falls); b, low, high (the free
-    exponent); floor, floor_low, floor_high (c), misfit, r2, r2_null, r2_null_95 of a/√k + c, and
-    r2_null_share (of random falling curves above PAPER_R2); rival (the law with the least AIC among
-    the others) and delta_aic (its AIC less that of a/√k + c); tells_below, tells_above (see
-    `detectable`); missing (trials without a gap, of asked); seeds_needed (of undecided cells). What
-    is not available is NaN or None.
+    controls: the names of controls. Columns: data, method; kind (see `kind`); outcome, why and way
+    (see `Verdict`); b, low, high (the free exponent); floor, floor_low, floor_high (c), misfit, r2,
+    r2_null, r2_null_95 of a/√k + c, and r2_null_share (of random falling curves above PAPER_R2);
+    rival (the law with the least AIC among the others) and delta_aic (its AIC less that of a/√k +
+    c); tells_below, tells_above (see `detectable`); missing (trials without a gap, of asked);
+    seeds_needed (of undecided cells). What is not available is NaN or None.
     """
     rows = []
     for data, methods in fits.items():
@@ -98,13 +96,13 @@ def ordered(kinds: Mapping[str, str]) -> list[str]:
 def _cell(fits: Fits) -> dict[str, object]:
     law, free, judged = fits["inverse_sqrt"], fits["free_exponent"], verdict(fits)
     data, unknown = law.data, (np.nan,) * 3
-    row = {"outcome": judged.outcome, "why": judged.why}
-    row["way"] = _way(free) if judged.outcome == "fails" else None
+    row = judged._asdict()
     row |= zip(("b", "low", "high"), free.parameters.get("b", unknown), strict=True)
     names = ("floor", "floor_low", "floor_high")
     row |= zip(names, law.parameters.get("c", unknown), strict=True)
     row |= {name: getattr(law, name) for name in ("misfit", "r2", "r2_null", "r2_null_95")}
-    row["r2_null_share"] = np.nan if law.r2 is None else _null_share(tuple(data.ks))
+    if law.r2 is not None:
+        row["r2_null_share"] = (null_r2(tuple(data.ks), law.law.name) > PAPER_R2).mean()
     row |= {"rival": None, "delta_aic": np.nan}
     rivals = {n: fit.aic for n, fit in fits.items() if fit.aic is not None and fit is not law}
     if rivals and law.aic is not None:
@@ -115,19 +113,6 @@ def _cell(fits: Fits) -> dict[str, object]:
     row["missing"] = sum(data.missing.values())
     row["asked"] = data.asked * len({*data.ks, *data.missing})
     return row | {"seeds_needed": seeds_needed(fits) if judged.outcome == "undecided" else np.nan}
-
-
-def _way(free: Fit) -> str:
-    """Say how the gaps of a failed curve fall, if a/k^b + c describes them."""
-    _, low, high = free.parameters["b"]
-    if free.misfit <= LEVEL or low <= 0.5 <= high:
-        return WAYS[2]
-    return WAYS[0] if high < 0.5 else WAYS[1]
-
-
-@cache
-def _null_share(ks: tuple[float, ...]) -> float:
-    return float((null_r2(ks, "inverse_sqrt") > PAPER_R2).mean())
 
 
 def seeds_needed(fits: Fits) -> float:

@@ -3,13 +3,10 @@
 All functions read the study's tidy tables. A seed shares initial weights, real batches and first
 samples over methods, so methods are compared seed by seed. Accuracies are fractions; evaluations of
 one distilled set are averaged first. What cannot be tested says why in a column `reason` and keeps
-its p-values empty (NaN).
-
-Letters: S seeds.
-
-A question that is asked before the results are known has its own family of tests: the methods
-against BASELINE (`against`), or against all controls (`ahead_of_all`). Who is best is known only
-after the fact, so there the family is all pairs (`paired`). Every family is of one k.
+its p-values empty (NaN). A question that is asked before the results are known has its own family
+of tests: the methods against BASELINE (`against`), or against all controls (`ahead_of_all`). Who is
+best is known only after the fact, so there the family is all pairs (`paired`). Every family is of
+one k.
 """
 
 from collections.abc import Collection
@@ -24,7 +21,6 @@ from ddlib.stats.intervals import LEVEL, SAME, student
 CONTROLS = ("random", "herding", "k_center", "kernel_herding", "k_means", "nearest_to_centroid")
 BASELINE = "random"  # what every method has to beat
 VALUES = ["accuracy", "balanced_accuracy", "gap_error"]
-NO_TEST = ("no seed in common", "one seed", "the same difference in every seed")
 
 
 def by_seed(trials: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -101,8 +97,7 @@ def paired(trials: pd.DataFrame) -> pd.DataFrame:
 
     Columns: k, first, second, n (seeds of both), difference with its Student t interval (95 %),
     p (two-sided paired t test), reason, p_holm, survives.
-    Holm's correction of p covers all pairs at one k, because the best method and its runner-up are
-    known only after the fact. So a false claim at one k is made in at most 5 % of studies.
+    Holm's correction of p covers all pairs at one k.
     """
     accuracies = seed_accuracies(trials)
     first, second = np.triu_indices(len(accuracies.columns), 1)
@@ -126,7 +121,8 @@ def _tests(differences: pd.DataFrame) -> dict[str, np.ndarray]:
     error = np.where(spread > SAME, error, np.nan)  # NaN: no test
     half = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) * error
     p = 2 * scipy.stats.t.sf(np.abs(mean / error), n - 1)
-    why = [f"not testable: {text}" for text in NO_TEST]
+    why = ("no seed in common", "one seed", "the same difference in every seed")
+    why = [f"not testable: {text}" for text in why]
     reason = np.select([n == 0, n == 1, np.isnan(error)], why, "")
     ends = {"low": mean - half, "high": mean + half}
     return {"n": n.astype(int), "difference": mean, **ends, "p": p, "reason": reason}
@@ -177,12 +173,10 @@ def ahead_of_all(versus: pd.DataFrame) -> pd.DataFrame:
 
     versus: rows of `both_ways`, such as `over_controls`. Columns: k, method, rivals (names), p (the
     largest over the rivals; 1 if the method does not lead one), nearest (the rival with that p; of
-    several, the one that the method leads least), difference from it with low and high, p_holm,
-    survives. A rival that the method leads by the same in every seed has no p and is no obstacle.
-    No row where all rivals are such, or where one shares fewer than two seeds with the method.
-    A false claim has a rival that is as good as the method, and the test of that rival alone errs
-    in at most 5 % of studies. So p needs no correction for the number of rivals; Holm's covers the
-    methods at one k. Source: Berger, "Multiparameter hypothesis testing" (Technometrics 1982).
+    several, the one that the method leads least), difference from it with low and high, p_holm
+    (over the methods at one k), survives. A rival that the method leads by the same in every seed
+    has no p and is no obstacle. No row where all rivals are such, or where one shares fewer than
+    two seeds with the method. Source: Berger, "Multiparameter hypothesis testing" (1982).
     """
     keys = ["k", "method"]
     rows = versus[versus.groupby(keys)["n"].transform("min") > 1]
@@ -220,12 +214,10 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def reordered(trials: pd.DataFrame, label_learners: Collection[str]) -> pd.DataFrame:
     """Compare the order of the methods under each configuration with that under the first.
 
-    trials: the study's; label_learners: the methods that learn labels. They are left out, and so
-    are configurations with learned labels: sets of the former are made for the latter alone, and
-    all other sets have hard labels there. A row for every other configuration: configuration, first
-    (the first), pairs (two methods at a k that differ significantly under the first; see `paired`),
-    and how many of them are kept, reversed (both differ significantly) or unclear (not significant
-    here).
+    trials: the study's; label_learners: the methods that learn labels, which are left out like the
+    configurations with learned labels, made for them alone. Columns: configuration, first, pairs
+    (two methods at a k that differ significantly under the first; see `paired`), and how many of
+    them are kept, reversed (both differ significantly) or unclear (not significant here).
     """
     trials = trials[~trials["method"].isin(label_learners) & (trials["labels"] != "learned")]
     groups = trials.groupby("configuration", sort=False)

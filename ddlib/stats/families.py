@@ -63,16 +63,13 @@ def worst_member(gaps: pd.DataFrame, members: Sequence[str]) -> tuple[str, float
     return pd.Series(np.array(members)[chosen[:, 0]]).mode().iloc[0], float(worst.mean())
 
 
-def transfer(
-    gaps: pd.DataFrame, families: Families, *, draws: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def transfer(gaps: pd.DataFrame, families: Families, *, draws: int = 1000) -> pd.DataFrame:
     """Compare the gaps of families under each method with those under the first method.
 
     Columns: family, k, gap ("worst" or "mean" over members), method, n (seeds that have every
     member under both methods; with fewer than two nothing else is known), missing (the other
-    seeds), first and other (the two gaps), difference (other - first) with low and high over draws
-    that reweight the same seeds in both, raw (the difference of the largest means, whose error has
-    the other sign), significant (the interval excludes 0, and raw has the same sign). There is no
+    seeds), first and other (the two gaps), difference (other - first) with low and high, raw (that
+    of the largest means), significant (the interval excludes 0, and raw has the same sign), without
     correction for the number of cases. Raises as `k_star`, and ValueError for one method.
     """
     first, *others = gaps["method"].unique()
@@ -90,7 +87,7 @@ def transfer(
         if n < 2:
             continue
         pair = [values[:, seeds] for values in pair]
-        weights = seed_weights(cube.seeds[seeds], draws, seed)
+        weights = seed_weights(cube.seeds[seeds], draws)
         before, after = (
             worst_over(values, weights) if kind == "worst" else weights[0] @ values.mean(axis=0)
             for values in pair
@@ -114,7 +111,6 @@ def k_star(
     *,
     draws: int = 1000,
     relabellings: int = 999,
-    seed: int = 0,
 ) -> KStars:
     """Find the least k that holds the worst gap of each family at or below each epsilon.
 
@@ -132,11 +128,11 @@ def k_star(
     """
     epsilons = np.atleast_1d(np.asarray(epsilons, dtype=float))
     cube = _lay_out(gaps, families)
-    orders = _orders(len(cube.names), relabellings, seed)
+    orders = _orders(len(cube.names), relabellings)
     rows, drawn, relabelled = [], [], []
     for family, members in families.items():
         places = [cube.names.index(name) for name in members]
-        table, values = _invert(cube, cube.values[places], epsilons, draws, seed)
+        table, values = _invert(cube, cube.values[places], epsilons, draws)
         drawn.append(values)
         relabelled.append(_relabel(cube, orders[:, places], epsilons))
         for epsilon, row, raw in zip(epsilons, table, relabelled[-1][1, :, 0], strict=True):
@@ -159,7 +155,7 @@ def _lay_out(gaps: pd.DataFrame, families: Families) -> Cube:
     return gap_cube(gaps, [name for members in families.values() for name in members])
 
 
-def _invert(cube: Cube, values, epsilons, draws: int, seed: int) -> tuple[list[dict], np.ndarray]:
+def _invert(cube: Cube, values, epsilons, draws: int) -> tuple[list[dict], np.ndarray]:
     """Return a family's rows of the table of `k_star`, one an epsilon, and draws (E, 1 + D)."""
     sizes, seeds = usable(values)
     row = {"seeds": int(seeds.sum()), "missing_seeds": int((~seeds).sum())}
@@ -171,7 +167,7 @@ def _invert(cube: Cube, values, epsilons, draws: int, seed: int) -> tuple[list[d
         row["reason"] = f"{count} have every member at every k; 2 needed"
     if row["reason"]:
         return [row] * len(epsilons), np.full((len(epsilons), 1 + draws), np.nan)
-    weights, ks = seed_weights(cube.seeds[seeds], draws, seed), cube.ks[sizes]
+    weights, ks = seed_weights(cube.seeds[seeds], draws), cube.ks[sizes]
     falling = _isotonic(worst_over(values[:, seeds][..., sizes], weights))
     crossed, rows = _cross(falling, ks, epsilons), []
     for epsilon, drawn in zip(epsilons, crossed, strict=True):
@@ -243,10 +239,10 @@ def _cross(falling: np.ndarray, ks: np.ndarray, epsilons: np.ndarray) -> np.ndar
     return np.where(~held.any(axis=2), np.inf, np.where(falling[:, 0] < epsilons, 0.0, k))
 
 
-def _orders(count: int, relabellings: int, seed: int) -> np.ndarray:
+def _orders(count: int, relabellings: int) -> np.ndarray:
     """Return orders (1 + B, count): that of now first, then drawn ones; all where no more exist."""
     if factorial(count) <= 1 + relabellings:
         return np.array(list(permutations(range(count))))
     drawn = np.tile(np.arange(count), (1 + relabellings, 1))
-    drawn[1:] = np.random.default_rng([seed, 2]).permuted(drawn[1:], axis=1)
+    drawn[1:] = np.random.default_rng([0, 2]).permuted(drawn[1:], axis=1)
     return drawn

@@ -197,19 +197,14 @@ def fit_table(trials: pd.DataFrame, measure: str, **options) -> dict[str, Fits]:
     return {name: fit_all(gap_matrix(trials, name, measure), **options) for name in methods}
 
 
-def null_r2(ks, law: str, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """Return the R² (draws,) that a law reaches on random falling curves at these k.
-
-    Each is K uniform numbers sorted downwards. A high `Fit.r2` says little where they reach it.
-    """
-    curves = np.random.default_rng(seed).uniform(size=(draws, len(ks)))
-    return _plain_r2(LAWS[law], np.asarray(ks, dtype=float), -np.sort(-curves, axis=1))
-
-
 @cache
-def _null_ends(ks: tuple[float, ...], law: str, draws: int, seed: int) -> tuple[float, float]:
-    null = null_r2(ks, law, draws, seed)
-    return float(np.median(null)), float(np.quantile(null, 0.95))
+def null_r2(ks: tuple[float, ...], law: str) -> np.ndarray:
+    """Return the R² that a law reaches on each of 1000 random falling curves at these k.
+
+    A curve is K uniform numbers sorted downwards. A high `Fit.r2` says little where they reach it.
+    """
+    curves = np.random.default_rng(0).uniform(size=(1000, len(ks)))
+    return _plain_r2(LAWS[law], np.array(ks), -np.sort(-curves, axis=1))
 
 
 def _plain_r2(law: Law, ks: np.ndarray, curves: np.ndarray) -> np.ndarray:
@@ -238,9 +233,9 @@ def _fit(law: Law, table: SeedMeans, draws: int, seed: int) -> Fit:
         quality["misfit"] = float(scipy.stats.f.sf(chi2 / freedom[0], *freedom))
     flat = np.ptp(means) <= SAME * np.abs(means).max()
     if len(ks) >= FEWEST_R2 and len(table.seeds) > 1 and not flat:
-        null = _null_ends(tuple(ks), law.name, draws, seed)
+        null = np.quantile(null_r2(tuple(ks), law.name), (0.5, 0.95))
         quality["r2"] = float(_plain_r2(law, ks, means[None])[0])
-        quality["r2_null"], quality["r2_null_95"] = null
+        quality["r2_null"], quality["r2_null_95"] = map(float, null)
     kept = table.weights * (1 - np.eye(len(ks)))
     left_out = law.fit(ks, np.tile(means, (len(ks), 1)), kept, table.shared)
     misses = means - np.diag(law.curve(ks, left_out))

@@ -62,10 +62,8 @@ class Pilot:
         b = fit.parameters.get("b")
         return b if b and b.low is not None else None
 
-    def refusal(self, name: str, k: float | None = None) -> str:
-        """Say why the pilot cannot speak of a configuration (at k); empty where it can."""
-        if k is not None and not self.ks[0] <= k <= REACH * self.ks[-1]:
-            return f"k = {k:g} is not between {self.ks[0]:g} and {REACH} times {self.ks[-1]:g}"
+    def refusal(self, name: str) -> str:
+        """Say why the pilot cannot speak of a configuration; empty where it can."""
         if name in self.names or name in self.left:
             return f"{name} {self.left[name]}" if name in self.left else ""
         network, known = self.networks.get(name), {self.networks.get(n) for n in self.names}
@@ -113,16 +111,13 @@ class Pilot:
         )
         return self.predict(names, whole.ks) - new[:, None] * whole.noise[rows], whole.means[rows]
 
-    def answers(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, ...]:
-        """Return low and high end of the interval, and the measured gap, of what `whole` adds.
-
-        Each is an array (A,) over the gaps of `whole` that are new, within REACH.
-        """
+    def answers(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
+        """Say of the gaps that `whole` adds, within REACH: does the interval hold it? how wide?"""
         draws, measured = self.claim(names, whole)
         low, high = ends(draws)
         new = ~np.isin(names, self.names)[:, None] | ~np.isin(whole.ks, self.ks)
         new &= (whole.ks <= REACH * self.ks[-1]) & ~np.isnan(measured)
-        return low[new], high[new], measured[new]
+        return ((low <= measured) & (measured <= high))[new], (high - low)[new]
 
     @cached_property
     def left_out(self) -> tuple[int, int, float]:
@@ -131,17 +126,16 @@ class Pilot:
         Each configuration is left out in turn, then the largest size. Only what the planner would
         have answered counts.
         """
-        rows, inside, widths = np.arange(len(self.names)), [], []
+        rows, held, widths = np.arange(len(self.names)), [], []
         tests = [(self._part(rows != i, slice(None)), [name]) for i, name in enumerate(self.names)]
         if len(self.ks) > SIZES:
             shorter = self._part(~np.isnan(self.means).any(axis=1), slice(-1))
             tests.append((shorter, shorter.names))
         for part, names in tests:
             if names and not any(map(part.refusal, names)):
-                low, high, measured = part.answers(names, self)
-                inside += list((low <= measured) & (measured <= high))
-                widths += list(high - low)
-        return int(np.sum(inside)), len(inside), float(np.median(widths)) if widths else np.nan
+                holds, width = part.answers(names, self)
+                held, widths = [*held, *holds], [*widths, *width]
+        return int(np.sum(held)), len(held), float(np.median(widths)) if widths else np.nan
 
     def _part(self, rows: np.ndarray, columns: slice) -> "Pilot":
         names, gaps = list(np.array(self.names)[rows]), self.gaps[rows][:, :, columns]

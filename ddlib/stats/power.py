@@ -27,8 +27,7 @@ def power(free: Fit, exponent: float, *, seeds: int | None = None, draws: int = 
     The truth is a/k^b + c with b the exponent, and the a and c that are nearest to the measured
     means; the noise is that of the fit. A study tells b from 1/2 if 1/2 lies outside the interval
     about its estimate. That reaches as far as the central 95 % of estimates under b, which have
-    the longer tails of Student t here, as a study estimates its variance. The same random numbers
-    serve every exponent. docs/statistics.md compares the result with whole simulated studies.
+    the longer tails of Student t here, as a study estimates its variance.
     """
     return _power(_simulate(free, seeds, draws), exponent)
 

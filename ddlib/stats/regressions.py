@@ -27,7 +27,7 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
 
     k* beyond the measured sizes count as their bound. One row an epsilon and predictor. Columns:
     n, unknown (families without k*), censored, distinct (k* among the n), reduced (families that
-    lost seeds), fewest (seeds of a family), shortened (families that lost sizes); slope of k* with
+    lost seeds), shortened (families that lost sizes); slope of k* with
     low and high (least squares, over draws of seeds); r2 and r2_raw (squared correlation with
     ln k*, cross-fitted and raw; negative where k* falls); p (one-sided: relabellings with at least
     this r2); lead (of r2 over that of log_members) and p_lead, likewise; reason. Raises ValueError
@@ -50,7 +50,7 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
             if row["predictor"] != RIVAL and {row["predictor"], RIVAL} <= set(scores):
                 lead = _judged(scores[row["predictor"]] - scores[RIVAL])
                 row |= {"lead": lead["r2"], "p_lead": lead["p"]}
-    names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced", "fewest"]
+    names = ["epsilon", "predictor", "n", "unknown", "censored", "distinct", "reduced"]
     names += ["shortened", "slope", "low", "high", "r2", "r2_raw", "p", "lead", "p_lead", "reason"]
     return pd.DataFrame(rows).reindex(columns=names)
 
@@ -129,7 +129,6 @@ def _counts(table: pd.DataFrame, families: int) -> dict[str, int]:
         "censored": int((table["censored"] != "").sum()),
         "distinct": table["k_star"].round(6).nunique(),
         "reduced": int((table["missing_seeds"] > 0).sum()),
-        "fewest": table["seeds"].min(),
         "shortened": int((table["missing_sizes"] > 0).sum()),
     }
 

@@ -34,11 +34,7 @@ def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -
 
 
 def whole_call(costs: pd.DataFrame) -> pd.Series:
-    """Return the seconds of the call that made each set, other sizes of that call included.
-
-    costs: the study's, of one configuration. Sets of one call have equal distil_seconds, as these
-    are equal shares. For a set alone, the whole call is an upper bound, and a share too little.
-    """
+    """Return the seconds of the call that made each set: of all sizes that share them equally."""
     same_call = costs.groupby(["method", "seed", "distil_seconds"])
     return same_call["distil_seconds"].transform("sum")
 
@@ -66,10 +62,7 @@ def against_controls(trials: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(seconds: pd.Series, accuracy: pd.Series) -> pd.Series:
-    """Say which points no other beats: at most as many seconds, at least the accuracy, not equal.
-
-    Points without a number are never on the front.
-    """
+    """Say which points no other beats, with no more seconds and no less accuracy; no NaN ones."""
     cost, value = seconds.to_numpy(float), accuracy.to_numpy(float)
     as_good = (cost[:, None] <= cost) & (value[:, None] >= value)  # (beats, beaten)
     beaten = (as_good & ~as_good.T).any(axis=0)

@@ -2,21 +2,14 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from ddlib.stats.intervals import LEVEL
 from ddlib.stats.laws import COLUMNS, Fits
 
+WAYS = ("slower", "faster", "neither")  # than 1/√k; neither: no one power of k fits, or several do
 NEAR = 2  # AIC units within which two laws are not separable (Burnham & Anderson 2002)
 QUALITIES = ["misfit", "aic", "loo_error", "r2", "r2_null", "r2_null_95"]
-
-
-class Choice(NamedTuple):
-    """The law with the least AIC, and the rivals within NEAR units of it."""
-
-    law: str
-    rivals: tuple[str, ...]
 
 
 class Verdict(NamedTuple):
@@ -24,6 +17,7 @@ class Verdict(NamedTuple):
 
     outcome: str  # "survives", "fails" or "undecided"
     why: str
+    way: str | None = None  # one of WAYS: how the gap falls where the curve fails
 
     @property
     def survives(self) -> bool:
@@ -34,9 +28,9 @@ def verdict(fits: Fits) -> Verdict:
     """Judge the curve a/√k + c by two conditions, stated beforehand.
 
     It survives where the interval of the free exponent holds 1/2 and the lack of fit is not
-    significant. It fails where one of these is not met. It is undecided where the curve may be flat
-    or has no interval; also where both are met but a mean gap is not positive, or the exponent's
-    interval holds 0 and 1 too. Simulated size and power: docs/statistics.md.
+    significant, and fails where one of these is not met. It is undecided where the curve may be
+    flat or has no interval; also where both are met but a mean gap is not positive, or the
+    exponent's interval holds 0 and 1 too.
     """
     law, free = fits["inverse_sqrt"], fits["free_exponent"]
     if not law.identifiable:
@@ -45,11 +39,12 @@ def verdict(fits: Fits) -> Verdict:
         return Verdict("undecided", free.reason)
     _, low, high = free.parameters["b"]
     if not low <= 0.5 <= high:
-        way = "more slowly" if high < 0.5 else "faster"
-        return Verdict("fails", f"the gap falls {way} than 1/√k")
+        way = WAYS[2] if free.misfit <= LEVEL else WAYS[0] if high < 0.5 else WAYS[1]
+        words = "more slowly" if high < 0.5 else "faster"
+        return Verdict("fails", f"the gap falls {words} than 1/√k", way)
     if law.misfit <= LEVEL:
         why = "the curve misses the means by more than the noise of the seeds"
-        return Verdict("fails", why)
+        return Verdict("fails", why, WAYS[2])
     if (law.data.means <= 0).any():
         return Verdict("undecided", "a mean gap is not above zero")
     if low <= free.law.bounds(law.data.ks)[0] * 1.001 and high >= 1:
@@ -57,14 +52,11 @@ def verdict(fits: Fits) -> Verdict:
     return Verdict("survives", "the gaps lie on a/√k + c, up to the noise of the seeds")
 
 
-def best(fits: Fits) -> Choice | None:
-    """Return the law with the least AIC and its rivals; None where no fit has an AIC."""
+def best(fits: Fits) -> list[str]:
+    """Return the laws within NEAR of the least AIC, the best first; [] where no fit has an AIC."""
     scores = {name: fit.aic for name, fit in fits.items() if fit.aic is not None}
-    if not scores:
-        return None
-    first = min(scores, key=scores.get)
-    near = (name for name, aic in scores.items() if aic - scores[first] <= NEAR)
-    return Choice(first, tuple(name for name in near if name != first))
+    near = (name for name, aic in scores.items() if aic - min(scores.values()) <= NEAR)
+    return sorted(near, key=scores.get)
 
 
 def summary(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
@@ -100,16 +92,3 @@ def curves(fits_by_method: dict[str, Fits], ks) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=["method", "law", "k", "gap", "low", "high"])
     return pd.concat(tables, names=["method", "law"]).droplevel(2).reset_index()
-
-
-def floors(fits_by_method: dict[str, Fits]) -> pd.DataFrame:
-    """Tabulate the verdict on a/√k + c, and its floor c, NaN unless the curve survives.
-
-    Columns: method, outcome (see `Verdict`), floor, low, high.
-    """
-    rows = []
-    for method, fits in fits_by_method.items():
-        judged = verdict(fits)
-        floor = fits["inverse_sqrt"].parameters["c"] if judged.survives else (np.nan,) * 3
-        rows.append((method, judged.outcome, *floor))
-    return pd.DataFrame(rows, columns=["method", "outcome", "floor", "low", "high"])

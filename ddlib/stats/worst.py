@@ -2,13 +2,9 @@
 
 The largest of noisy means (`raw`) is too high on average, and more so with more members. That alone
 would make k* grow with ln M. So the worst member is chosen on all seeds but one and measured on
-that one, for all seeds in turn (cross-fitted). With 5 seeds and members that do not differ, raw is
-too high by 0.25, 0.46, 0.64, 0.79 of one gap's noise at M = 2, 4, 8, 16; cross-fitting by 0.00.
-Where members differ a little, cross-fitting may miss the worst and is too low: at M = 16, by 0.25
-where they differ by half the noise (raw: 0.31 too high), and by 0.12 at twice the noise (0.08). The
-truth is expected between the two, so both are shown.
-
-Missing trials are never filled in: see `usable`.
+that one, for all seeds in turn (cross-fitted). That is too low where members differ a little: at
+M = 16, by 0.25 of one gap's noise where they differ by half of it (raw: 0.31 too high). The truth
+is expected between the two, so both are shown. Missing trials are never filled in: see `usable`.
 
 Letters: M members, S seeds, K sizes, D draws.
 """
@@ -58,13 +54,13 @@ def raw_worst(values: np.ndarray) -> np.ndarray:
     return values.mean(axis=-2).max(axis=-2)
 
 
-def seed_weights(seeds: Sequence[int], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def seed_weights(seeds: Sequence[int], draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of seeds to measure (1 + D, S) and to choose (1 + D, S, S).
 
     seeds: their ids. Row s of the latter leaves seed s out. The first draw weighs seeds equally.
     """
     count = len(seeds)
-    noise = np.vstack([np.zeros((1, count)), seed_multipliers(seeds, draws, seed)])
+    noise = np.vstack([np.zeros((1, count)), seed_multipliers(seeds, draws, 0)])
     measure = 1 / count + (noise - noise.mean(axis=1, keepdims=True)) / np.sqrt(count * (count - 1))
     others = (1 - np.eye(count)) / (count - 1)
     change = noise[:, None] * (1 - np.eye(count))

@@ -16,33 +16,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ddlib.files import FINDINGS, from_root, read_json
+from ddlib.files import FINDINGS, PROVENANCE, exit_with_sentence, from_root, read_json
+from ddlib.parameters import check_names
 from ddlib.study import provenance, store
-from ddlib.study.plan import Plan, Reference, Trial, make_plan
+from ddlib.study.plan import Reference, Trial
+from ddlib.study.results import TRIAL, Result, read
 from ddlib.study.run import compute
-from ddlib.study.settings import read_settings
 from ddlib.words.text import listed
 
 SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
 """What is compared, and the least tolerance where bits may differ."""
 EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
-TRIAL = ["configuration", "method", "ipc", "seed"]
+OTHER_DATA = ", pass download: true, or give the path of your own data"
+"""The end of the advice where data are absent; a finding must have its own."""
 _place = attrgetter(*TRIAL)
-
-
-class Finding(NamedTuple):
-    """A study to check: its tables, its provenance, and its plan in a temporary folder."""
-
-    plan: Plan
-    trials: pd.DataFrame
-    references: pd.DataFrame
-    costs: pd.DataFrame
-    origin: Mapping[str, Any]
 
 
 def folders(name: str) -> list[Path]:
@@ -59,38 +51,28 @@ def folders(name: str) -> list[Path]:
     )
 
 
-def read(folder: Path, work: Path, workers: int | None = None) -> Finding:
-    """Return the finding in a folder, planned to be computed below the folder `work`.
+def draw(finding: Result, sample: int, seed: int, methods: Sequence[str] = ()) -> list[Trial]:
+    """Return random trials of a finding, without those that failed in it.
 
-    Raises ValueError or OSError, in one sentence, such as for data that are not at hand.
+    methods: names of methods, () for all. Raises ValueError for a name that the finding has not.
     """
-    places = {"results": str(work / "results"), "cache": str(work / "cache"), "workers": workers}
-    plan = make_plan(read_settings(read_json(folder / "settings.json") | places))
-    paths = (folder / f"{name}.parquet" for name in ("trials", "references", "costs"))
-    tables = (pd.read_parquet(path) if path.is_file() else pd.DataFrame() for path in paths)
-    origin = folder / provenance.PROVENANCE
-    return Finding(plan, *tables, read_json(origin) if origin.is_file() else {})
-
-
-def draw(finding: Finding, sample: int, seed: int) -> list[Trial]:
-    """Return random trials of a finding; those that failed in the finding are left out."""
+    check_names(methods, finding.plan.methods, "method of this finding")
     ended = finding.trials[finding.trials["status"] != "failed"]
     ended = set(ended[TRIAL].itertuples(index=False, name=None))
     trials = [trial for trial in finding.plan.trials if _place(trial) in ended]
+    trials = [trial for trial in trials if trial.method in (methods or finding.plan.methods)]
     places = np.random.default_rng(seed).permutation(len(trials))[:sample]
     return [trials[place] for place in sorted(places)]
 
 
-def cost(finding: Finding, trials: Sequence[Trial]) -> str:
-    """Say how many seconds of a core the finding took for these trials, if its table tells."""
-    if finding.costs.empty:
-        return "costs unknown"
-    costs = finding.costs.set_index(TRIAL).loc[list(map(_place, trials))].reset_index()
+def cost(finding: Result, trials: Sequence[Trial]) -> str:
+    """Say how many seconds of a core the finding took for these trials."""
+    costs = finding.costs.merge(pd.DataFrame(trials)[TRIAL])
     return f"about {sum(provenance.seconds(costs).values()):.0f} seconds of a core"
 
 
 def recompute(
-    finding: Finding, trials: Sequence[Trial], with_references: bool, exact: bool
+    finding: Result, trials: Sequence[Trial], with_references: bool, exact: bool
 ) -> Iterator[tuple[str, str]]:
     """Recompute trials of a finding; yield an outcome (EQUAL, NEAR or DIFFERS) and what it is of.
 
@@ -117,7 +99,7 @@ def recompute(
 
 
 def compare(
-    table: pd.DataFrame, record: Mapping[str, Any], tolerance: Mapping[str, float]
+    table: pd.DataFrame, record: Mapping[str, Any], tolerance: pd.Series
 ) -> tuple[str, str]:
     """Return the outcome, and the largest differences, of a record against its rows of a table."""
     status = table["status"].iloc[0]
@@ -128,30 +110,33 @@ def compare(
     here = pd.DataFrame(record["scores"])[list(SCORES)]
     there = table.sort_values("evaluation")[list(SCORES)].to_numpy()
     largest = (here - there).abs().max()
-    parts = [
-        f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
-        for name, value in largest.items()
-    ]
     if not largest.any():
         return EQUAL, ""
-    return NEAR if (largest <= tolerance).all() else DIFFERS, ", ".join(parts)
+    detail = ", ".join(
+        f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
+        for name, value in largest.items()
+    )
+    return NEAR if (largest <= tolerance).all() else DIFFERS, detail
 
 
-def doubts(finding: Finding, trials: Sequence[Trial]) -> Iterator[str]:
-    """Yield why the trials need not be bit-equal here: other versions, CPU, code or data."""
+def doubts(finding: Result, trials: Sequence[Trial], origin: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why the trials need not be bit-equal here: other versions, CPU, code or data.
+
+    origin: the provenance of the finding, empty if unknown.
+    """
     if finding.plan.context.device != "cpu":
         yield "it is computed on a GPU here, where sums have no fixed order"
-    if not finding.origin:
+    if not origin:
         yield "it does not say where it was computed"
+        return
     versions = provenance.versions()
-    for name, version in finding.origin.get("versions", {}).items():
+    for name, version in origin["versions"].items():
         if version != versions.get(name):
             yield f"it was computed with {name} {version}, here is {versions.get(name)}"
-    kinds = set(map(_kind, finding.origin.get("machines", [])))
-    if kinds and (here := _kind(provenance.machine())) not in kinds:
+    kinds, here = set(map(_kind, origin["machines"])), _kind(provenance.machine())
+    if here not in kinds:
         yield f"it was computed on {listed(sorted(kinds), 'and')}, here is {here}"
-    sets = {trial.set_path.name for trial in trials}
-    if len(finding.costs) and not sets <= set(finding.costs["set"]):
+    if not {trial.set_path.name for trial in trials} <= set(finding.costs["set"]):
         yield "its data, the code that decides results, or libraries are not those that are here"
 
 
@@ -159,6 +144,7 @@ def _kind(machine: Mapping[str, Any]) -> str:
     return " ".join(filter(None, (machine[name] for name in ("cpu", "instructions", "gpu"))))
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check findings from a shell. Exit code 1: a number differs, or nothing could be checked."""
     parser = argparse.ArgumentParser(
@@ -166,36 +152,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("findings", nargs="+", help="`findings`, or folders such as methods/adult")
     parser.add_argument("--sample", type=int, default=5, help="trials of each finding")
+    parser.add_argument("--method", nargs="+", action="extend", default=[], help="of these alone")
     parser.add_argument("--seed", type=int, default=0, help="which trials are chosen")
     parser.add_argument("--references", action="store_true", help="networks on all data, too")
     parser.add_argument("--workers", type=int, help="processes; by default one per core")
     options = parser.parse_args(arguments)
     if options.sample < 1:
-        sys.exit(f"--sample={options.sample} chooses no trial; give at least 1")
-    try:
-        places = [place for name in options.findings for place in folders(name)]
-    except FileNotFoundError as error:
-        sys.exit(str(error))
+        raise ValueError(f"--sample={options.sample} chooses no trial; give at least 1")
+    places = [place for name in options.findings for place in folders(name)]
     outcomes, unchecked = Counter(), []
     for place in places:
         name = "/".join(place.resolve().parts[-2:])
         try:
             with tempfile.TemporaryDirectory() as work:
-                finding = read(place, Path(work), options.workers)
-                trials = draw(finding, options.sample, options.seed)
+                paths = {"results": f"{work}/results", "cache": f"{work}/cache"}
+                finding = read(place, **paths, workers=options.workers)
+                trials = draw(finding, options.sample, options.seed, options.method)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
-                notes = list(doubts(finding, trials))
+                origin = read_json(place / PROVENANCE) if (place / PROVENANCE).is_file() else {}
+                notes = list(doubts(finding, trials, origin))
                 for note in notes:
                     print(f"  note: {note}")
                 for outcome, text in recompute(finding, trials, options.references, not notes):
                     print(f"  {outcome}: {text}")
                     outcomes[outcome] += 1
         except (OSError, ValueError) as error:
-            print(f"{name}: not checked: {error}")
+            print(f"{name}: not checked: {str(error).removesuffix(OTHER_DATA)}")
             unchecked.append(name)
     counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
-    text = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
-    text = text if counts else "nothing was recomputed"
+    total = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
+    text = total if counts else "nothing was recomputed"
     print(text + f"; not checked: {listed(unchecked, 'and')}" * bool(unchecked))
     if outcomes[DIFFERS] or not counts:
         sys.exit(1)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddlib.files import from_root, read_json, write_atomically
+from ddlib.files import exit_with_sentence, from_root, write_atomically
 from ddlib.stats import compare
 from ddlib.study import published
-from ddlib.study.plan import make_plan
-from ddlib.study.settings import SAME_STEPS, read_settings
+from ddlib.study.results import read
+from ddlib.study.settings import SAME_STEPS
 
 HEAD = """# Published accuracies beside ours
 
@@ -36,12 +36,10 @@ def section(folder: Path) -> str:
     """
     if not (folder / "settings.json").exists():
         raise FileNotFoundError(f"there is no study in {folder}; name the results folder of one")
-    plan = make_plan(read_settings(read_json(folder / "settings.json")))
-    first = next(iter(plan.configurations))
-    tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("trials", "references"))
-    trials, references = (table[table["configuration"] == first] for table in tables)
-    full = compare.full_data(references, plan.settings.reference)
-    pairs, rows = published.beside(compare.accuracies(trials), full, plan.dataset.name), []
+    result, rows = read(folder).under(), []
+    plan, table = result.plan, compare.accuracies(result.trials)
+    full = compare.full_data(result.references, plan.settings.reference)
+    pairs = published.beside(table, full, plan.dataset.name)
     for number, row in enumerate(pairs.to_dict("records")):
         names = [name for name, *_ in published.differing(plan, pairs.iloc[[number]])]
         if row["method"] == "all data" and plan.settings.reference == SAME_STEPS:
@@ -55,15 +53,13 @@ def section(folder: Path) -> str:
     return "\n".join([head + COLUMNS + "\n".join(rows), "", published.differences(plan, pairs), ""])
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str]) -> None:
-    """Write docs/fidelity.md from results folders; on an error, print one sentence."""
+    """Write docs/fidelity.md from results folders."""
     if not arguments:
         sys.exit("usage: python -m ddlib.study.fidelity RESULTS...")
-    try:
-        text = "".join([HEAD, *(section(from_root(folder)) for folder in arguments)])
-        write_atomically(from_root("docs/fidelity.md"), text.encode())
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    text = "".join([HEAD, *(section(from_root(folder)) for folder in arguments)])
+    write_atomically(from_root("docs/fidelity.md"), text.encode())
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from ddlib.seeds import generator
 from ddlib.study import store
 from ddlib.study.cluster import connect
 from ddlib.study.plan import Plan, Reference
+from ddlib.study.results import costs
 from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
@@ -109,8 +110,12 @@ def forecast(plan: Plan) -> Forecast:
     """
     trials, references = missing(plan)
     sets = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}.values()
-    earlier, sizes, classes = _earlier(plan), sorted(plan.ipcs), plan.dataset.class_count
-    methods = [trial.method for trial in sets if ("set", trial.method, trial.ipc) not in earlier]
+    sizes, classes = sorted(plan.ipcs), plan.dataset.class_count
+    ended = {trial: store.read_record(trial.path) for trial in plan.trials if trial.path.exists()}
+    earlier = costs(plan, ended).astype({"distil_seconds": float, "evaluate_seconds": float})
+    distilled = earlier.groupby(["method", "ipc"])["distil_seconds"].mean().dropna()
+    evaluated = earlier.groupby(["configuration", "ipc"])["evaluate_seconds"].mean().dropna()
+    methods = [trial.method for trial in sets if (trial.method, trial.ipc) not in distilled]
     trained: dict[str | Path, Configuration] = dict(plan.configurations)
     for name, configuration in plan.configurations.items():
         path = plan.teacher_path(name)
@@ -133,36 +138,24 @@ def forecast(plan: Plan) -> Forecast:
         runs, trainings = client.gather([runs, trainings])
         workers = len(client.ncores())
 
-    costs = pd.DataFrame(runs, columns=["method", "ipc", "set", "files", "megabytes"])
-    parts = costs.groupby("method")["files"].max().to_dict()
+    timed = pd.DataFrame(runs, columns=["method", "ipc", "set", "files", "megabytes"])
+    parts = timed.groupby("method")["files"].max().to_dict()
     for trial in sets:
-        timed = costs[costs["method"] == trial.method]
-        spent = np.interp(trial.ipc, timed["ipc"], timed["set"]) if len(timed) else math.nan
-        spent = earlier.get(("set", trial.method, trial.ipc), spent)
+        own = timed[timed["method"] == trial.method]
+        spent = np.interp(trial.ipc, own["ipc"], own["set"]) if len(own) else math.nan
+        spent = distilled.get((trial.method, trial.ipc), spent)
         parts[trial.method] = parts.get(trial.method, 0) + spent
     parts["evaluation"] = 0
     for trial in trials:
         spent = np.interp(trial.ipc * classes, *trainings[trial.configuration][:2])
         spent *= plan.settings.evaluations
-        parts["evaluation"] += earlier.get(("evaluation", trial.configuration, trial.ipc), spent)
+        parts["evaluation"] += evaluated.get((trial.configuration, trial.ipc), spent)
     lengths = {name: _relative_length(plan, name, references) for name in plan.configurations}
     parts["networks on all data"] = sum(trainings[name][1][-1] * lengths[name] for name in lengths)
     if teachers := trained.keys() - plan.configurations:
         parts["teachers"] = sum(trainings[path][1][-1] for path in teachers)
-    megabytes = max([*costs["megabytes"], *(peak for *_, peak in trainings.values())])
+    megabytes = max([*timed["megabytes"], *(peak for *_, peak in trainings.values())])
     return Forecast(pd.Series(parts), workers, megabytes)
-
-
-def _earlier(plan: Plan) -> dict[tuple[str, str, int], float]:
-    """Return the mean seconds of finished sets and evaluations, by kind, name and size."""
-    rows = []
-    for trial in filter(lambda trial: store.stands(trial.path), plan.trials):
-        record = store.read_record(trial.path)
-        rows.append(("set", trial.method, trial.ipc, store.read_seconds(trial.set_path)))
-        rows.append(("evaluation", trial.configuration, trial.ipc, record["seconds"]))
-    keys = ["kind", "name", "ipc"]
-    table = pd.DataFrame(rows, columns=[*keys, "seconds"]).dropna().astype({"seconds": float})
-    return table.groupby(keys)["seconds"].mean().to_dict()
 
 
 def _relative_length(plan: Plan, configuration: str, references: Sequence[Reference]) -> float:

@@ -69,12 +69,10 @@ def _git(*words: str) -> str:
 
 
 def seconds(costs: pd.DataFrame) -> dict[str, float]:
-    """Return the seconds of a core for sets, what methods prepare, and evaluations; {} if unknown.
+    """Return the seconds of a core for sets, what methods prepare, and evaluations.
 
-    costs: as in `Result`, empty if unknown.
+    costs: as in `Result`.
     """
-    if costs.empty:
-        return {}
     return {
         "sets": costs.drop_duplicates("set")["distil_seconds"].sum(),
         "preparations": costs.drop_duplicates("method")["prepare_seconds"].sum(),
@@ -82,26 +80,8 @@ def seconds(costs: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def describe(folder: Path, costs: pd.DataFrame) -> dict[str, Any]:
-    """Return the provenance of the study in a results folder, as far as its files tell.
-
-    costs: see `seconds`. Commit, versions and machines are those of this process, so call this
-    where the study ran. date: that of the last record, in UTC.
-    """
-    times = [path.stat().st_mtime for path in (folder / "trials").glob("*.json")]
-    last = datetime.fromtimestamp(max(times), UTC) if times else None
-    return {
-        **commit(),
-        "versions": versions(),
-        "machines": [machine()],
-        "workers": None,
-        "core_hours": {name: round(float(s) / 3600, 3) for name, s in seconds(costs).items()},
-        "date": last and last.date().isoformat(),
-    }
-
-
 def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None:
-    """Write the provenance of a study that has ended into its results folder.
+    """Write the provenance of a study that has just ended into its results folder.
 
     machines: what `machine` returned on each worker at the start. core_hours also count searches:
     those for the length of converged trainings, teachers and pretrained bodies. Networks on all
@@ -110,10 +90,18 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
     """
     plan = result.plan
     places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
-    files = {place(name) for place in places for name in plan.configurations} - {None}
-    searches = np.nansum([read_seconds(path) for path in files])
-    table = describe(plan.folder, result.costs)
-    table["machines"] = list({plain_text(machine): machine for machine in machines}.values())
-    table["workers"] = len(machines)
-    table["core_hours"]["searches"] = round(searches / 3600, 3)
+    files = {
+        "preparations": {path for name in plan.methods for _, path in plan.preparations(name)},
+        "searches": {place(name) for place in places for name in plan.configurations} - {None},
+    }
+    shared = {part: np.nansum([*map(read_seconds, paths)]) for part, paths in files.items()}
+    spent = seconds(result.costs) | shared  # methods share files, which count once
+    table = {
+        **commit(),
+        "versions": versions(),
+        "machines": list({plain_text(machine): machine for machine in machines}.values()),
+        "workers": len(machines),
+        "core_hours": {name: round(float(value) / 3600, 3) for name, value in spent.items()},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
     write_atomically(plan.folder / PROVENANCE, plain_text(table).encode())

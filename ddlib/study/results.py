@@ -1,8 +1,7 @@
 """The results of a study: tables that are read from its files and written beside them."""
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
+from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
-from ddlib.files import reading, write_atomically
+from ddlib.files import read_json, reading, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
-from ddlib.study.plan import Plan, Trial
-from ddlib.study.settings import SAME_STEPS
+from ddlib.study.plan import Plan, Trial, make_plan
+from ddlib.study.settings import SAME_STEPS, read_settings
 from ddlib.study.store import read_record, read_seconds
 from ddlib.training.loop import Score, passes
 
@@ -29,7 +29,16 @@ COLUMNS = [
     *("gap_error", "gap_cross_entropy", "gap_error_same_steps", "gap_cross_entropy_same_steps"),
     *("status", "message"),
 ]
+TRIAL = ["configuration", "method", "ipc", "seed"]
+TABLES = ("trials", "references", "costs", "teachers")
+REFERENCES = [
+    *("configuration", "seed", "reference", "steps", "capped", "passes", "evaluation"),
+    *("accuracy", "balanced_accuracy", "cross_entropy", "status", "message"),
+]
 TEACHERS = ["configuration", "network", "steps", *vars(Score(0.0, 0.0, 0.0))]
+
+
+Record = dict[str, Any]  # the outcome of a trial, see `ddlib.study.store`
 
 
 @dataclass(frozen=True)
@@ -67,16 +76,21 @@ class Result:
         columns = ["configuration", "method", "k", "seed", "status", "message"]
         return rows[columns].reset_index(drop=True)
 
+    def _equal_but_for(self, name: str) -> dict[str, Configuration]:
+        """Return the configurations that equal the first in all fields but this one."""
+        first, others = self.plan.first, self.plan.configurations.items()
+        same = {name: getattr(first, name)}
+        return {other: changed for other, changed in others if changed.replace(**same) == first}
+
     @property
     def other_augmentation(self) -> "Result | None":
         """The part of the configuration that augments where the first does not, or the reverse.
 
         It equals the first in all else. None if there is no such configuration.
         """
-        first = self.plan.first
-        for name, other in self.plan.configurations.items():
-            one_augments = (first.augmentation == "none") != (other.augmentation == "none")
-            if one_augments and other.replace(augmentation=first.augmentation) == first:
+        without = self.plan.first.augmentation == "none"
+        for name, other in self._equal_but_for("augmentation").items():
+            if (other.augmentation == "none") != without:
                 return self.under(name)
         return None
 
@@ -86,10 +100,9 @@ class Result:
 
         Of several configurations of one regime, the first counts.
         """
-        names, first = {}, self.plan.first
-        for name, other in self.plan.configurations.items():
-            if other.replace(labels=first.labels) == first:
-                names.setdefault(other.labels.regime, name)
+        names = {}
+        for name, other in self._equal_but_for("labels").items():
+            names.setdefault(other.labels.regime, name)
         return {regime: self.under(name) for regime, name in names.items()}
 
     @property
@@ -105,9 +118,15 @@ class Result:
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""
         name = configuration or next(iter(self.plan.configurations))
-        tables = (self.trials, self.references, self.costs, self.teachers)
-        rows = [table[table["configuration"] == name].reset_index(drop=True) for table in tables]
+        tables = (getattr(self, table) for table in TABLES)
+        rows = (table[table["configuration"] == name].reset_index(drop=True) for table in tables)
         return Result(self.plan, *rows)
+
+    def _observations(self, configuration: str) -> dict[int, Path]:
+        """Return the file of observations of each seed that has one."""
+        seeds = self.plan.seeds
+        paths = {s: self.plan.reference(configuration, s, SAME_STEPS).observed for s in seeds}
+        return {seed: path for seed, path in paths.items() if path.exists()}
 
     def observed(
         self, configuration: str, seeds: Iterable[int] | None = None
@@ -117,12 +136,10 @@ class Result:
         They are arrays (S, ...) over seeds, by the names of `probing.train_and_observe`. Seeds
         without a network are left out.
         """
-        seeds = self.plan.seeds if seeds is None else seeds
-        paths = [self.plan.reference(configuration, seed, SAME_STEPS).observed for seed in seeds]
-        observations = []
-        for path in filter(Path.exists, paths):
-            with reading(path):
-                observations.append(load_file(path))
+        paths, observations = self._observations(configuration), []
+        for seed in paths if seeds is None else sorted(paths.keys() & seeds):
+            with reading(paths[seed]):
+                observations.append(load_file(paths[seed]))
         names = observations[0] if observations else {}
         return {name: np.stack([arrays[name] for arrays in observations]) for name in names}
 
@@ -132,20 +149,29 @@ class Result:
         These are the seeds for which every configuration has a network. If they are too few for
         distances, configurations that lack a seed are left out instead.
         """
-        seeds = {name: set() for name in names}
-        for configuration, seed in itertools.product(names, self.plan.seeds):
-            if self.plan.reference(configuration, seed, SAME_STEPS).observed.exists():
-                seeds[configuration].add(seed)
-        common = set.intersection(*seeds.values()) if seeds else set()
+        seeds = {name: self._observations(name).keys() for name in names}
+        common = set(self.plan.seeds).intersection(*seeds.values())
         if len(common) < NOISE_SEEDS:
             common = set(self.plan.seeds)
-        kept = [name for name in names if seeds[name] >= common]
-        return {name: self.observed(name, sorted(common)) for name in kept}
+        return {name: self.observed(name, common) for name in names if seeds[name] >= common}
 
     def distilled(self, seed: int = 0) -> list[DistilledSet]:
         """Return the distilled sets of one seed that exist, of every method and size."""
         paths = [trial.set_path for trial in self.plan.trials if trial.seed == seed]
         return [load_distilled(path) for path in dict.fromkeys(paths) if path.exists()]
+
+
+def read(folder: Path, **changes: Any) -> Result:
+    """Return the result in a results folder or a finding, from its tables alone.
+
+    changes: parameters that replace those in its settings.json. Raises the errors of `make_plan`,
+    such as for data that are not at hand.
+    """
+    plan = make_plan(read_settings(read_json(folder / "settings.json") | changes))
+    *paths, taught = (folder / f"{name}.parquet" for name in TABLES)
+    without = pd.DataFrame(columns=TEACHERS)  # findings have no empty tables
+    teachers = pd.read_parquet(taught) if taught.is_file() else without
+    return Result(plan, *map(pd.read_parquet, paths), teachers)
 
 
 def collect(plan: Plan) -> Result:
@@ -155,66 +181,55 @@ def collect(plan: Plan) -> Result:
     family, names the reference and the pilot, and leaves out `workers` and `scheduler_address`,
     which change no result.
     """
-    records = [(trial, read_record(trial.path)) for trial in plan.trials if trial.path.exists()]
-    rows = []
-    for trial, record in records:
-        takes_steps = plan.configurations[trial.configuration].takes_steps
-        rate = record.get("learning_rate", math.nan) if takes_steps else math.nan
-        rows += _rows(record, _described(plan, trial) | {"learning_rate": rate})
-    trials, references = pd.DataFrame(rows, columns=COLUMNS), _references(plan)
+    records = {trial: read_record(trial.path) for trial in plan.trials if trial.path.exists()}
+    trials, references = _trials(plan, records), _references(plan)
     for table in (trials, references):
         accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"
         table["measure"], table["error"] = plan.measure, 1 - table[accuracy]
     _measure_gaps(trials, references, plan.settings.reference)
-    result = Result(plan, trials, references, _costs(plan, records), _teachers(plan))
-    places = ("workers", "scheduler_address")
-    settings = {name: value for name, value in plan.settings.table.items() if name not in places}
-    settings["methods"] = {
-        name: {"method": base, **parameters.model_dump(mode="json")}
-        for name, (base, parameters) in plan.methods.items()
-    }
-    settings["families"] = plan.settings.families
-    settings["reference"] = plan.settings.reference
-    settings["pilot"] = plan.settings.pilot.model_dump()
-    write_atomically(plan.folder / "settings.json", plain_text(settings).encode())
-    for name in ("trials", "references", "costs", "teachers"):
+    result = Result(plan, trials, references, costs(plan, records), _teachers(plan))
+    settings, pilot = dict(plan.settings.table), plan.settings.pilot.model_dump()
+    settings |= {"families": plan.settings.families, "reference": plan.settings.reference}
+    settings |= {"pilot": pilot, "methods": {}}
+    for name, (base, parameters) in plan.methods.items():
+        settings["methods"][name] = {"method": base, **parameters.model_dump(mode="json")}
+    kept = {name: settings[name] for name in settings.keys() - {"workers", "scheduler_address"}}
+    write_atomically(plan.folder / "settings.json", plain_text(kept).encode())
+    for name in TABLES:
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)
     return result
 
 
-def _described(plan: Plan, trial: Trial) -> dict[str, Any]:
-    configuration, base = plan.configurations[trial.configuration], plan.methods[trial.method][0]
-    network, regime = configuration.network, configuration.labels.regime
-    return {
-        **{"data": plan.dataset.name, "configuration": trial.configuration, "labels": regime},
-        **{"network": network["name"], "method": trial.method, "base": base, "ipc": trial.ipc},
-        **{"k": trial.ipc * plan.dataset.class_count, "seed": trial.seed},
-    }
+def _trials(plan: Plan, records: Mapping[Trial, Record]) -> pd.DataFrame:
+    rows = [row for trial, record in records.items() for row in _rows(record, vars(trial))]
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    configurations = [plan.configurations[name] for name in table["configuration"]]
+    table["data"], table["k"] = plan.dataset.name, table["ipc"] * plan.dataset.class_count
+    table["base"] = [plan.methods[name][0] for name in table["method"]]
+    table["labels"] = [chosen.labels.regime for chosen in configurations]
+    table["network"] = [chosen.network["name"] for chosen in configurations]
+    takes_steps = [chosen.takes_steps for chosen in configurations]
+    table["learning_rate"] = table["learning_rate"].where(takes_steps)
+    return table
 
 
-def _rows(record: dict[str, Any], described: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(record: Record, described: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per evaluation in a record, or one row that says why the trial failed."""
-    ending = {"status": record["status"], "message": record["message"]}
     nothing = dict.fromkeys(["accuracy", "cross_entropy", "balanced_accuracy"], math.nan)
     return [
-        {**described, "evaluation": number, **score, **ending}
+        {**record, **described, **score, "evaluation": number}
         for number, score in enumerate(record["scores"] or [nothing])
     ]
 
 
 def _references(plan: Plan) -> pd.DataFrame:
     count, rows = len(plan.dataset.train.labels), []
-    for reference in plan.references:
-        name, record = reference.configuration, read_record(reference.path)
-        batch_size = plan.configurations[name].recipe.batch_size
-        described = {
-            **{"configuration": name, "seed": reference.seed, "reference": reference.kind},
-            **{"steps": record["steps"], "capped": record["capped"]},
-            "passes": passes(record["steps"] or math.nan, batch_size, count),
-        }
-        rows += _rows(record, described)
-    return pd.DataFrame(rows).astype({"steps": "Int64"})
+    for full in plan.references:
+        record, recipe = read_record(full.path), plan.configurations[full.configuration].recipe
+        taken = passes(record["steps"] or math.nan, recipe.batch_size, count)
+        rows += _rows(record, {**vars(full), "reference": full.kind, "passes": taken})
+    return pd.DataFrame(rows, columns=REFERENCES).astype({"steps": "Int64"})
 
 
 def _teachers(plan: Plan) -> pd.DataFrame:
@@ -246,24 +261,19 @@ def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str
         trials["message"] = trials["message"].mask(lacks, reasons)
 
 
-def _costs(plan: Plan, records: list[tuple[Trial, dict[str, Any]]]) -> pd.DataFrame:
+def costs(plan: Plan, records: Mapping[Trial, Record]) -> pd.DataFrame:
+    """Return the seconds of these trials, as in `Result.costs`."""
+    table, search = pd.DataFrame(map(vars, records), columns=TRIAL), plan.settings.search_seconds
+    teachers = {name: plan.teacher_path(name) for name in plan.configurations}
+    taught = {name: read_seconds(path) if path else 0.0 for name, path in teachers.items()}
     prepared = {
         method: sum(read_seconds(path) for _, path in plan.preparations(method))
         for method in plan.methods
     }
-    teachers = {name: plan.teacher_path(name) for name in plan.configurations}
-    taught = {name: read_seconds(path) if path else 0.0 for name, path in teachers.items()}
-    search = plan.settings.search_seconds
-    rows = [
-        {
-            **{"configuration": trial.configuration, "method": trial.method},
-            **{"ipc": trial.ipc, "seed": trial.seed, "set": trial.set_path.name},
-            "search_seconds": at_ipc(search.get(trial.method, math.nan), trial.ipc),
-            "prepare_seconds": prepared[trial.method],
-            "teacher_seconds": taught[trial.configuration],
-            "distil_seconds": read_seconds(trial.set_path),
-            "evaluate_seconds": record["seconds"],
-        }
-        for trial, record in records
-    ]
-    return pd.DataFrame(rows)
+    table["set"] = [trial.set_path.name for trial in records]
+    table["search_seconds"] = [at_ipc(search.get(t.method, math.nan), t.ipc) for t in records]
+    table["prepare_seconds"] = table["method"].map(prepared)
+    table["teacher_seconds"] = table["configuration"].map(taught)
+    table["distil_seconds"] = [read_seconds(trial.set_path) for trial in records]
+    table["evaluate_seconds"] = [record["seconds"] for record in records.values()]
+    return table

@@ -46,6 +46,13 @@ class Spread(Parameters):
     size: TwoOrMore | Annotated[list[TwoOrMore], Field(min_length=1)]
     count: TwoOrMore
 
+    @field_validator("size")
+    @classmethod
+    def _each_once(cls, size: int | list[int]) -> int | list[int]:
+        if len(np.unique(size)) < np.size(size):
+            raise ValueError(f"{size} names a size twice; name each once")
+        return size
+
 
 class Pilot(Parameters):
     """The part of a study from which the planner predicts; the rest tests its predictions."""

@@ -7,7 +7,6 @@ samples are not used.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import yaml
 
 from ddlib.data.base import read_ipcs
 from ddlib.data.load import load
-from ddlib.files import from_root, write_atomically
+from ddlib.files import exit_with_sentence, from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.methods.common import Matching
 from ddlib.parameters import Parameters, at_ipc, read_file
@@ -167,8 +166,9 @@ def remarks(settings: Settings, table: pd.DataFrame) -> Iterable[str]:
         yield f"not searched, for want of a number to choose: {listed(skipped, 'and')}"
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search from a shell; on an error, print one sentence and exit with code 1."""
+    """Search from a shell."""
     parser = argparse.ArgumentParser(
         "python -m ddlib.study.tune", description=__doc__.split(":")[0]
     )
@@ -177,22 +177,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each candidate")
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="besides 1")
     options = parser.parse_args(arguments)
-    try:
-        if min(options.factors) <= 0:
-            raise ValueError(f"--factors has {min(options.factors):g}; give factors above 0")
-        settings = read_settings(read_file(options.file))
-        table = search(settings, options.held_out, options.seeds, options.factors)
-        folder = from_root(settings.results) / "tune"
-        layout = {"sort_keys": False, "default_flow_style": None, "width": 100}
-        text = yaml.dump(tuned(settings, table), Dumper=_Dumper, **layout)
-        head = f"# Chosen by `python -m ddlib.study.tune {options.file}`; see tune.csv beside it.\n"
-        write_atomically(folder / "tune.csv", table.to_csv(index=False).encode())
-        write_atomically(folder / "tuned.yaml", (head + text).encode())
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    print(
-        table[table["chosen"]].drop(columns=["chosen", "message"]).round(4).to_string(index=False)
-    )
+    if min(options.factors) <= 0:
+        raise ValueError(f"--factors has {min(options.factors):g}; give factors above 0")
+    settings = read_settings(read_file(options.file))
+    table = search(settings, options.held_out, options.seeds, options.factors)
+    folder = from_root(settings.results) / "tune"
+    layout = {"sort_keys": False, "default_flow_style": None, "width": 100}
+    text = yaml.dump(tuned(settings, table), Dumper=_Dumper, **layout)
+    head = f"# Chosen by `python -m ddlib.study.tune {options.file}`; see tune.csv beside it.\n"
+    write_atomically(folder / "tune.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / "tuned.yaml", (head + text).encode())
+    chosen = table[table["chosen"]].drop(columns=["chosen", "message"])
+    print(chosen.round(4).to_string(index=False))
     print(*remarks(settings, table), sep="\n")
     print(f"run {folder / 'tuned.yaml'}; the search is in tune.csv beside it")
 

@@ -10,18 +10,6 @@ from ddlib.stats.planner import Plan
 from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, box, listed
 
-OTHERS = {"vendi": "the Vendi score", "mean_distance": "the mean distance"}
-METHOD = (
-    "A relabelling lets configurations swap their gaps. p is the share of relabellings whose R² "
-    "of ln k* (or lead in R²) is at least the measured one. Of the two p, from cross-fitted and "
-    "from raw worst gaps, the larger is given. Intervals hold the noise of seeds, but not the "
-    "error of interpolating k* between measured sizes."
-)
-CASES = (
-    "A case is a family at one k, judged by its 95 % interval. Cases overlap, and there is no "
-    "correction for their number. No significant change does not mean no change."
-)
-
 
 def distances(floor: float, radius: float) -> Text:
     """Say whether the radius r is above the distances that seeds alone reach."""
@@ -72,7 +60,7 @@ def explained(
         parts = [f"**Worst gap {epsilon:g}.**", "" if h_cov["reason"] else _numbers(h_cov, table)]
         parts += [_rests_on(h_cov), "" if equal is None else _among_equal(equal)]
         paragraphs.append(" ".join(filter(None, parts)))
-    return Text("\n\n".join([*paragraphs, METHOD]))
+    return Text("\n\n".join(paragraphs))
 
 
 def _equal(within: pd.DataFrame | None, epsilon: float) -> pd.Series | None:
@@ -83,34 +71,22 @@ def _equal(within: pd.DataFrame | None, epsilon: float) -> pd.Series | None:
 
 
 def by_radius(tests: pd.DataFrame) -> Text:
-    """Say, for each epsilon, whether it depends on the radius that k* rises with H_cov.
+    """Say, for each epsilon, at which radii k* rises with H_cov.
 
     tests: rows of `regress` for h_cov, with a column radius.
     """
     lines = []
     for epsilon, rows in tests.drop_duplicates(["epsilon", "radius"]).groupby("epsilon"):
-        untested, rises = rows["reason"] != "", rows["p"] <= LEVEL
+        radii = rows["radius"].map("{:.2g}".format)
+        judged = radii + rows["p"].map(" (p = {:.3f})".format)
         sides = {
-            "it rises at r = ": rows[rises & ~untested],
-            "it is not shown to rise at r = ": rows[~rises & ~untested],
-            "this cannot be decided at r = ": rows[untested],
+            "rises with H_cov at r = ": judged[rows["p"] <= LEVEL],
+            "is not shown to rise at r = ": judged[rows["p"] > LEVEL],
+            "cannot be tested at r = ": radii[rows["p"].isna()],
         }
-        parts = [text + _radii(side) for text, side in sides.items() if len(side)]
-        answer = "depends on the radius" if len(parts) > 1 else "does not depend on the radius"
-        if untested.all():
-            parts = [listed(rows["reason"].unique())]
-            answer = "cannot be decided at any radius"
-        start = f"Worst gap {epsilon:g}: whether k* rises with H_cov {answer}"
-        lines.append(f"{start}: {'; '.join(parts)}.")
+        parts = [text + listed(side) for text, side in sides.items() if len(side)]
+        lines.append(f"Worst gap {epsilon:g}: k* {'; '.join(parts)}.")
     return Text("\n\n".join(lines))
-
-
-def _radii(tests: pd.DataFrame) -> str:
-    """Return the radii of tests, with p or the reason why there is none."""
-    radii, reason = [f"{radius:.2g}" for radius in tests["radius"]], tests["reason"].iloc[0]
-    if not reason:
-        radii = [f"{r} (p = {p:.3f})" for r, p in zip(radii, tests["p"], strict=True)]
-    return listed(radii, "and") + f", as {reason}" * bool(reason)
 
 
 def poor(errors: pd.Series, epsilon: float) -> str:
@@ -124,7 +100,7 @@ def poor(errors: pd.Series, epsilon: float) -> str:
         return ""
     verb, own, one = ("are", "their", "one") if len(names) > 1 else ("is", "its", "it")
     return (
-        f"{listed((f'{name} ({1 - errors[name]:.2f})' for name in names), 'and')} {verb} poor on "
+        f"{listed(f'{name} ({1 - errors[name]:.2f})' for name in names)} {verb} poor on "
         f"all data: {own} accuracy there is more than {epsilon:g} below the median accuracy of "
         f"these configurations, {1 - errors.median():.2f}. Where {one} is the worst member, k* "
         "shows how poor this training is, not how diverse the family is."
@@ -132,10 +108,7 @@ def poor(errors: pd.Series, epsilon: float) -> str:
 
 
 def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
-    """Say R² with H_cov and ln M, larger ones of other measures, and the slope, if k* rises.
-
-    The table gives R² the sign of the slope.
-    """
+    """Say R² with H_cov and ln M, and the slope, if k* rises; a negative R² means that k* falls."""
     rival = table.loc["log_members"]
     text = f"R² of ln k*: {abs(h_cov['r2']):.2f} with H_cov (p = {h_cov['p']:.3f})"
     if rival["reason"]:
@@ -145,11 +118,7 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f"p = {h_cov['p_lead']:.3f}"
     rows = ((h_cov, "H_cov"), (rival, "ln M"))
     if falls := [name for row, name in rows if row["r2"] < 0]:
-        text += f"; k* falls as {listed(falls, 'and')} grow{'s' * (len(falls) == 1)}"
-    r2 = table["r2"].reindex(list(OTHERS))
-    r2 = r2[(r2 > h_cov["r2"]) & (h_cov["r2"] >= 0)]
-    if larger := [f"{OTHERS[name]} ({value:.2f})" for name, value in r2.items()]:
-        text += f"; R² is larger, but untested, with {listed(larger, 'and')}"
+        text += f"; k* falls as {listed(falls)} grow{'s' * (len(falls) == 1)}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
         text += f". One more nat of H_cov takes {slope:.0f} more samples"
@@ -198,9 +167,9 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
         if lost := (rows.drop_duplicates("family")["missing"] > 0).sum():
             parts.append(f"{lost} families lost seeds to missing trials")
         if unjudged := sorted(set(rows["family"]) - set(judged["family"])):
-            parts.append(f"{listed(unjudged, 'and')} cannot be judged by fewer than 2 whole seeds")
+            parts.append(f"{listed(unjudged)} cannot be judged by fewer than 2 whole seeds")
         paragraphs.append(f"**{method}** instead of {first}: {'; '.join(parts)}.")
-    return Text("\n\n".join([*paragraphs, CASES]))
+    return Text("\n\n".join(paragraphs))
 
 
 def plan(planned: Plan) -> Text:

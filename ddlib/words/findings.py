@@ -28,7 +28,8 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells as texts to read, one row each."""
     rows = []
     for _, row in cells.iterrows():
-        ends = (("≤", row["tells_below"]), ("≥", row["tells_above"]))
+        ends = {"≤": row["tells_below"], "≥": row["tells_above"]}
+        ends = [f"{sign} {end:g}" for sign, end in ends.items() if pd.notna(end)]
         rival = "—"
         if pd.notna(row["rival"]):
             rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
@@ -40,8 +41,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             "lack of fit": p_value(row["misfit"]) if pd.notna(row["misfit"]) else "—",
             "R²": _interval(row, "r2", "r2_null", "r2_null_95"),
             "ΔAIC of the best rival": rival,
-            "exponents told from 1/2": listed(f"{s} {e:g}" for s, e in ends if pd.notna(e))
-            or "none",
+            "exponents told from 1/2": " or ".join(ends) or "none",
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
         rows.append(texts)
@@ -57,16 +57,12 @@ def _interval(row: pd.Series, *names: str) -> str:
 def r2(cells: pd.DataFrame) -> Text:
     """Say whether R² is above the paper's bound in all cells, and what that is worth."""
     paper = cells[cells["kind"] != "control"].dropna(subset="r2")
-    low, high = paper[paper["r2"] <= PAPER_R2], paper[paper["r2"] > PAPER_R2]
-    names = [f"{row.method} on {row.data} ({row.r2:.2f})" for row in low.itertuples()]
+    high = paper[paper["r2"] > PAPER_R2]
     failing, above = (high["outcome"] == "fails").sum(), (paper["r2"] > paper["r2_null_95"]).sum()
-    lines = (
-        f"R² is above {PAPER_R2} in {len(high)} of {len(paper)} cells. At most that: "
-        f"{listed(names, 'and') or 'none'}.",
-        f"Of the {len(high)} cells above {PAPER_R2}, {failing} fail the two conditions.",
-        f"R² exceeds what 95 % of random falling curves reach in {above} of {len(paper)} cells.",
+    return Text(
+        f"R² is above {PAPER_R2} in {len(high)} of {len(paper)} cells, of which {failing} fail the "
+        f"two conditions. It exceeds what 95 % of random falling curves reach in {above}."
     )
-    return Text(bullets(lines))
 
 
 def quantisation(cells: pd.DataFrame) -> Text:
@@ -84,8 +80,8 @@ def quantisation(cells: pd.DataFrame) -> Text:
     cases |= {"both": slow & half, "neither": ~slow & ~half}
     counts = [f"{case} in {rows.sum()}" for case, rows in cases.items()]
     return Text(
-        f"Of {len(fitted)} cells of {listed(fitted['method'].unique(), 'and')}, the interval of b "
-        f"holds {listed(counts, 'and')}. The floor c is free in these fits, and k^(-1/d) bounds "
+        f"Of {len(fitted)} cells of {listed(fitted['method'].unique())}, the interval of b "
+        f"holds {listed(counts)}. The floor c is free in these fits, and k^(-1/d) bounds "
         "the error of a set, not the gap: a faster fall refutes only that the bound is tight."
     )
 
@@ -109,9 +105,10 @@ def orders(tables: Mapping[str, pd.DataFrame]) -> Text:
 
 
 def coverage(name: str, study: Coverage) -> Text:
-    """Say whether a study confirms the coverage law, and which member decides k*."""
+    """Say whether a study confirms the coverage law, what it lacks, and which member decides."""
     tests, member = (study.fitted, study.within), _decides(study.k_stars.dropna(subset="worst"))
-    parts = f"### {name}: {confirms(*tests)}", of_law.verdicts(*tests), member
+    unequal = study.unequal and f"There are {study.unequal}."
+    parts = f"### {name}: {confirms(*tests)}", of_law.verdicts(*tests), unequal, member
     return Text("\n\n".join(filter(None, [*parts, of_law.explained(*tests)])))
 
 
@@ -145,7 +142,7 @@ def change(cells: pd.DataFrame) -> Text:
         f"{'; '.join(reasons) or 'none'}.",
         f"Seeds that would tell an exponent of 1 from 1/2: {'; '.join(seeds) or 'none'}. In "
         f"{len(undecided) - len(needs)} no number of seeds that was tried would decide.",
-        f"Of {len(survive)} cells that survive, {len(sharp(cells))} would have told both 1/4 and "
-        "1 from 1/2. The others survive a weak test, and more seeds may reject them.",
+        f"{len(survive) - len(sharp(cells))} of {len(survive)} cells that survive do so in a weak "
+        "test, so more seeds may reject them.",
     )
-    return Text(bullets(lines))
+    return bullets(lines)

@@ -14,7 +14,7 @@ def coverage(tests: pd.DataFrame, within: pd.DataFrame | None) -> Text:
     `within_equal` in `ddlib.stats.regressions`.
     """
     rows = tests[tests["predictor"] == "h_cov"]
-    row, limits = rows.iloc[0], listed((f"{epsilon:g}" for epsilon in rows["epsilon"]), "and")
+    row, limits = rows.iloc[0], listed(f"{epsilon:g}" for epsilon in rows["epsilon"])
     if row["reason"]:
         return Text(f"Nothing can be said about H_cov, as {row['reason']}.")
     verb = "need" if row["p"] <= LEVEL else "are not shown to need"

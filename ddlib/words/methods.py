@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from ddlib.stats.compare import BASELINE, against, paired
-from ddlib.stats.intervals import SAME, Interval, number
 from ddlib.words.surrogates import interchangeable
-from ddlib.words.text import Text, box, bullets, listed, p_value, sections
+from ddlib.words.text import Text, box, bullets, listed
 
 HARDLY = 0.01  # of the distance from a guess to perfect accuracy
-FAILED = "No method reached an accuracy."
 
 
 def guesses(trials: pd.DataFrame, references: pd.DataFrame) -> Text:
@@ -50,8 +48,9 @@ def verdicts(
 ) -> Text:
     """Return a line each: the best per sample, who beats BASELINE, per second, interchangeable.
 
-    pairs, ranks: as in `per_image`; controls: `against_controls` of `ddlib.stats.scores`; learned:
-    `paired` of the methods that learn samples; exponents: that table of `ddlib.stats.surrogates`.
+    pairs, ranks: `paired` and `ranking` of `ddlib.stats.compare`; controls: `against_controls` of
+    `ddlib.stats.scores`; learned: `paired` of the methods that learn samples; exponents: that table
+    of `ddlib.stats.surrogates`.
     """
     versus = against(pairs)
     beaten = f"{_better(versus)}." if len(versus) else _over_baseline(versus)[0]
@@ -61,14 +60,14 @@ def verdicts(
 
 def _best(ranks: pd.DataFrame) -> str:
     if ranks.empty:
-        return f"**Per sample: cannot be decided.** {FAILED}"
+        return "**Per sample: cannot be decided.** No method reached an accuracy."
     sizes = ranks.groupby("best", sort=False)["k"]
-    places = [f"{method} at k = {listed(ks, 'and')}" for method, ks in sizes]
+    places = [f"{method} at k = {listed(ks)}" for method, ks in sizes]
     text = f"**Per sample:** best is {'; '.join(places)}."
     if ranks["runner_up"].isna().all():
         return f"{text} There is no other method."
     alone = ranks["k"][[not len(others) for others in ranks["not_separable"]]]
-    clear = f"only at k = {listed(alone, 'and')}" if len(alone) else "at no k"
+    clear = f"only at k = {listed(alone)}" if len(alone) else "at no k"
     clear = "at every k" if len(alone) == len(ranks) else clear
     return f"{text} Significantly better than all others: {clear}."
 
@@ -80,75 +79,30 @@ def _worth(controls: pd.DataFrame) -> str:
     return f"**Per second:** {_beat(sizes)} every control that costs less."
 
 
-def per_image(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
-    """Say which method is best at each k, and where each is better or worse than BASELINE.
+def against_random(pairs: pd.DataFrame) -> Text:
+    """Say where each method is better or worse than BASELINE; pairs: `paired` of `compare`."""
+    return bullets(_over_baseline(against(pairs)))
 
-    pairs, ranks: the tables `paired` and `ranking` of `ddlib.stats.compare`.
+
+def per_second(controls: pd.DataFrame) -> Text:
+    """Say who is ahead of every control that costs less.
+
+    controls: the table `against_controls` of `ddlib.stats.scores`, of all label regimes, which a
+    column labels names.
     """
-    best = [_leader(row, pairs[pairs["k"] == row["k"]]) for row in ranks.to_dict("records")]
-    versus = _over_baseline(against(pairs))
-    return sections({"Per sample": best or [FAILED], f"Against {BASELINE}": versus})
-
-
-def comparison(pairs: pd.DataFrame, ranks: pd.DataFrame) -> Text:
-    """Say which method is best per sample, and what the tests can show; see `per_image`."""
-    return Text(f"{per_image(pairs, ranks)}\n\n{sections({'The tests': _tests(pairs)})}")
-
-
-def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
-    """Say who is ahead of every control that costs less, and which sets no cheaper one beats.
-
-    costs, controls: the tables `cost_table` and `against_controls` of `ddlib.stats.scores`, of all
-    label regimes, which a column labels names.
-    """
-    tested = controls[controls["outcome"] != "untested"]
     counts, lines = [], []
+    tested = controls[controls["outcome"] != "untested"]
     for labels, rows in tested.groupby("labels", sort=False):
         level, ahead = (rows[rows["outcome"] == name] for name in ("level", "ahead"))
         counts.append(f"{len(level)} of {len(rows)} cases with {labels} labels")
-        names = _with_sizes(ahead.groupby("method", sort=False)["k"])
-        lines.append(f"{labels.capitalize()} labels: {listed(names, 'and') or 'none'}.")
-    verdict = (
-        f"**A control that costs less is not significantly worse in {listed(counts, 'and')}.** A "
-        "case is a method at a size. Its p is the largest against the controls that cost less, the "
-        "control with that p is the nearest, and Holm's correction is over the methods at one k. "
-        f"{_largest_lead(tested)}"
+        names = listed(_with_sizes(ahead.groupby("method", sort=False)["k"])) or "none"
+        lines.append(f"Significantly better than all of them, {labels} labels: {names}.")
+    if not counts:
+        return Text("No method can be compared with a control that costs less.")
+    return Text(
+        f"**A control that costs less is not significantly worse in {listed(counts)}.** A "
+        f"case is a method at a size.\n\n{bullets(lines)}"
     )
-    searched = listed(costs.dropna(subset="search_seconds")["method"].unique(), "and")
-    counted = f"counted for {searched} alone" if searched else "not counted"
-    per_regime = costs.groupby("labels", sort=False)
-    fronts = [f"{labels.capitalize()} labels: {_front(rows)}" for labels, rows in per_regime]
-    parts = {"Significantly better than every control that costs less": lines} if lines else {}
-    parts["Per second"] = [*fronts, f"The search for settings is {counted}."]
-    verdict = verdict if counts else "No method can be compared with a control that costs less."
-    return Text(f"{verdict}\n\n{sections(parts)}")
-
-
-def _largest_lead(controls: pd.DataFrame) -> str:
-    leads = controls[(controls["outcome"] == "level") & (controls["difference"] >= SAME)]
-    if leads.empty:
-        return "No lead over all of them falls short of significance."
-    lead = leads.sort_values("difference").iloc[-1]
-    place = f"{lead['method']} over {lead['nearest']} at k = {lead['k']}, {lead['labels']} labels"
-    return (
-        "The largest lead over the nearest of them that is not significant is "
-        f"{number(lead['difference'])}: {place} (Holm {p_value(lead['p_holm'])})."
-    )
-
-
-def _leader(row: Mapping, pairs: pd.DataFrame) -> str:
-    accuracy, level = Interval(row["accuracy"], row["low"], row["high"]), row["not_separable"]
-    text = f"k = {row['k']}: {row['best']} is best with {accuracy}"
-    if not isinstance(row["runner_up"], str):
-        return f"{text}, the only method."
-    rivals = (pairs[["first", "second"]] == row["best"]).to_numpy().sum()
-    every = len(level) in (0, rivals)
-    others = "any other method" if every else listed(level)
-    text += f", {'not ' if level else ''}significantly better than {others}"
-    test = row["reason"] or f"Holm {p_value(row['p_holm'])}"
-    if abs(row["difference"]) < SAME:
-        return f"{text}. It is level with {row['runner_up']}."
-    return f"{text}. It leads {row['runner_up']} by {number(row['difference'])} ({test})."
 
 
 def _over_baseline(table: pd.DataFrame) -> list[str]:
@@ -164,31 +118,9 @@ def _over_baseline(table: pd.DataFrame) -> list[str]:
     lines = []
     for method, ks in table.groupby("method", sort=False)["k"]:
         places = {words: ks[where[ks.index]] for words, where in groups.items()}
-        parts = [f"{words} at k = {listed(at, 'and')}" for words, at in places.items() if len(at)]
+        parts = [f"{words} at k = {listed(at)}" for words, at in places.items() if len(at)]
         lines.append(f"{method}: {'; '.join(parts)}.")
     return lines
-
-
-def _front(costs: pd.DataFrame) -> str:
-    points = [
-        f"{row.method} at k = {row.k} ({number(row.accuracy)} in {number(row.seconds)} s)"
-        for row in costs[costs["front"]].sort_values("seconds").itertuples()
-    ]
-    text = f"no cheaper set is more accurate than {listed(points)}."
-    return text if points else "no set's seconds are known."
-
-
-def _tests(pairs: pd.DataFrame) -> list[str]:
-    versus, every = (table[table["reason"] == ""] for table in (against(pairs), pairs))
-    if every.empty:
-        return ["No comparison can be tested: that takes two methods, two seeds and some variance."]
-    count = f"{every['survives'].sum()} of {len(every)} differences between two methods"
-    random = f", and {versus['survives'].sum()} of {len(versus)} from {BASELINE}"
-    return [
-        f"{count} are significant{random * bool(len(versus))}.",
-        f"Paired t tests, Holm's correction at one k: against {BASELINE} over the methods; for who "
-        "is best over all pairs, as that is known only afterwards. They assume normal differences.",
-    ]
 
 
 def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
@@ -198,7 +130,7 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     that table of `ddlib.study.results`.
     """
     if not {"hard", "soft"} <= set(regimes):
-        known = listed(regimes, "and")
+        known = listed(regimes)
         return Text(f"Only {known} labels are in this study, so there is nothing to compare.")
     differences = {name: against(paired(trials)) for name, trials in regimes.items()}
     if differences["hard"].empty:
@@ -209,7 +141,7 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
     ]
     gains = against(paired(pd.concat(controls)), "hard").query("method == 'soft' and survives")
     parts = [f"{row.difference:+.3f} at k = {row.k}" for row in gains.itertuples()]
-    change = f"by {listed(parts, 'and')}" if parts else "at no k"
+    change = f"by {listed(parts)}" if parts else "at no k"
     accuracies = listed(f"{value:.3f}" for value in teachers["accuracy"].unique())
     regime = {"hard": "hard labels", "learned": "learned labels (hard for methods that learn none)"}
     lines = [f"Under {text}, {better[name]}." for name, text in regime.items() if name in better]
@@ -226,11 +158,11 @@ def _better(table: pd.DataFrame) -> str:
 def _beat(sizes: Iterable[tuple[str, pd.Series]]) -> str:
     names = _with_sizes(sizes)
     verb = "significantly beat" if len(names) > 1 else "significantly beats"
-    return f"{listed(names, 'and') or 'no method'} {verb}"
+    return f"{listed(names) or 'no method'} {verb}"
 
 
 def _with_sizes(sizes: Iterable[tuple[str, pd.Series]]) -> list[str]:
-    return [f"{method} (k = {listed(ks, 'and')})" for method, ks in sizes]
+    return [f"{method} (k = {listed(ks)})" for method, ks in sizes]
 
 
 def orders(table: pd.DataFrame) -> Text:
@@ -249,4 +181,4 @@ def orders(table: pd.DataFrame) -> Text:
             f"differ significantly under {row.first}, and reverses it significantly in "
             f"{row.reversed}{f'{rest} power' * (row.unclear > 0)}."
         )
-    return Text(bullets(lines))
+    return bullets(lines)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ddlib.stats.compare import not_positive
-from ddlib.stats.intervals import LEVEL, Interval
+from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import FLOOR_SHARE, LAWS, Fit
 from ddlib.stats.power import detectable
 from ddlib.stats.verdicts import NEAR, best, verdict
@@ -17,10 +17,6 @@ NO_WORSE = "On average, networks trained on S are no worse than those trained on
 BALANCED = (
     "Accuracies, errors and their gaps are balanced: each class counts the same, however many "
     "samples it has. Cross-entropy is of the test set as it is."
-)
-NOTE = (
-    "Intervals are 95 %. R², the paper's criterion, decides nothing: curves that merely fall reach "
-    "high values too."
 )
 OUTCOMES = {"survives": "survives", "fails": "fails", "undecided": "cannot be decided"}
 
@@ -45,14 +41,13 @@ def verdicts(
 
 def _outcome(fits: Mapping[str, Fit]) -> tuple[str, str]:
     """Return the outcome and why, also where a test is weak or the paper allows a failure."""
-    (outcome, why), free = verdict(fits), fits["free_exponent"]
+    outcome, why, way = verdict(fits)
     if outcome == "survives":
-        low, high = detectable(free)
+        low, high = detectable(fits["free_exponent"])
         if passing := ["1/4"] * (not low >= 0.25) + ["1"] * (not high <= 1):
-            why = f"a true exponent of {listed(passing)} could pass this test, too"
+            why = f"a true exponent of {listed(passing, 'or')} could pass this test, too"
             return "survives a weak test", why
-    if outcome == "fails" and free.parameters["b"].low > 0.5 and free.misfit > LEVEL:
-        why += ", which the paper's upper bound allows"
+    why += ", which the paper's upper bound allows" * (way == "faster")
     return OUTCOMES[outcome], why
 
 
@@ -74,17 +69,17 @@ def scaling(
             if verdict(fits).survives:
                 sentences += [_power(free), _floor(law, unit), _near_floor(law)]
                 sentences += [_last_gain(law, least_gain, unit), _predicted(law, unit)]
-            sentences += [_choice(fits), _r2(law)]
+            sentences.append(_choice(fits))
         else:
             sentences = [f"No curve can be fitted: {law.reason}."]
         sentences.append(_missing(law))
         paragraphs.append(f"**{method}.** {' '.join(filter(None, sentences))}")
-    return Text("\n\n".join([*paragraphs, NOTE]))
+    return Text("\n\n".join(paragraphs))
 
 
 def _no_gap(law: Fit) -> str:
     means = zip(law.data.ks, law.data.means, strict=True)
-    ks = listed((f"{k:g}" for k, mean in means if mean <= 0), "and")
+    ks = listed((f"{k:g}" for k, mean in means if mean <= 0))
     return f"{NO_WORSE} at k = {ks}." if ks else ""
 
 
@@ -104,7 +99,7 @@ def _power(free: Fit) -> str:
     ends = [f"{end:.2f} or {way}" for end, way in ((high, "more"), (low, "less")) if end == end]
     if not ends:
         return "These gaps are too noisy to tell any exponent from 1/2."
-    return f"9 of 10 such studies would reject 1/2 if the true exponent were {listed(ends)}."
+    return f"9 of 10 such studies would reject 1/2 if the true exponent were {listed(ends, 'or')}."
 
 
 def _floor(law: Fit, unit: str) -> str:
@@ -140,31 +135,25 @@ def _predicted(law: Fit, unit: str) -> str:
 
 
 def _choice(fits: Mapping[str, Fit]) -> str:
-    choice = best(dict(fits))
-    if choice is None:
+    laws = best(fits)
+    if not laws:
         return "No law can be preferred: without a variance between seeds there is no AIC."
-    text = f"AIC prefers {LAWS[choice.law].formula}"
-    if rivals := listed((LAWS[law].formula for law in choice.rivals), "and"):
-        text += f", with {rivals} as good (within {NEAR} units)"
-    if "inverse_sqrt" not in (choice.law, *choice.rivals):
-        text += f"; a/√k + c is {fits['inverse_sqrt'].aic - fits[choice.law].aic:.1f} units behind"
+    first, *rivals = (LAWS[law].formula for law in laws)
+    text = f"AIC prefers {first}"
+    if rivals:
+        text += f", with {listed(rivals)} as good (within {NEAR} units)"
+    if "inverse_sqrt" not in laws:
+        text += f"; a/√k + c is {fits['inverse_sqrt'].aic - fits[laws[0]].aic:.1f} units behind"
     return f"{text}."
-
-
-def _r2(law: Fit) -> str:
-    if law.r2 is None:
-        return ""
-    random = f"half of random falling curves reach {law.r2_null:.3f}, 5 % reach"
-    return f"R² is {law.r2:.3f}; {random} {law.r2_null_95:.3f}."
 
 
 def _missing(law: Fit) -> str:
     """Say which sizes lost seeds, because networks do not diverge at random."""
     data = law.data
     sizes = [f"{count} of {data.asked} at k = {k}" for k, count in data.missing.items()]
-    few = listed((k for k in data.missing if k not in data.ks), "and")
+    few = listed(k for k in data.missing if k not in data.ks)
     left_out = f"; k = {few} is left out" if few else ""
-    return f"Seeds without a gap: {listed(sizes, 'and')}{left_out}." if sizes else ""
+    return f"Seeds without a gap: {listed(sizes)}{left_out}." if sizes else ""
 
 
 def effort(references: pd.DataFrame) -> Text:
@@ -217,9 +206,9 @@ def no_worse(trials: pd.DataFrame) -> list[str]:
             places.setdefault(method, {})[name] = ks
     parts = []
     for method, sizes in places.items():
-        under = listed(sizes, "and") if len(sizes) <= FEW else f"{len(sizes)} configurations"
+        under = listed(sizes) if len(sizes) <= FEW else f"{len(sizes)} configurations"
         under = f" under {under}" * (len(names) > 1)
         ks = sorted(set().union(*sizes.values()))
         some = "one or more of " * any(list(own) != ks for own in sizes.values())
-        parts.append(f"{method}{under} at {some}k = {listed(ks)}")
+        parts.append(f"{method}{under} at {some}k = {listed(ks, 'or')}")
     return [f"{NO_WORSE} for {'; '.join(parts)}."] if parts else []

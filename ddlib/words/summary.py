@@ -11,10 +11,10 @@ from ddlib.stats.cells import (
     PAPER_DATA,
     PAPER_METHODS,
     PAPER_R2,
-    WAYS,
     Coverage,
 )
 from ddlib.stats.regressions import confirms
+from ddlib.stats.verdicts import WAYS
 from ddlib.words.text import Text, box, listed
 
 SMALL = 10  # samples per class, up to which a set counts as small
@@ -38,7 +38,7 @@ def summary(
         parts = [_planner(name, *counts) for name, counts in held.items()]
         lines.append(" ".join(["**Planner.** It predicts gaps from a part of a study.", *parts]))
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
-    data = textwrap.fill(f"Data: {listed(cells['data'].unique(), 'and')}.", width=100)
+    data = textwrap.fill(f"Data: {listed(cells['data'].unique())}.", width=100)
     return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))
 
 
@@ -82,7 +82,7 @@ def _scaling(cells: pd.DataFrame) -> str:
     if controls.any():
         text += f" For controls, made without learning, it {_outcomes(cells[controls])}."
     if len(data := cells.loc[cells["capped"], "data"].unique()):
-        text += f" On {listed(data, 'and')} the networks on all data were still improving at the "
+        text += f" On {listed(data)} the networks on all data were still improving at the "
         text += "limit on passes, so gaps are too small there."
     return text
 
@@ -134,17 +134,20 @@ def _on(coverage: Mapping[str, Coverage]) -> str:
         f"{confirms(study.fitted, study.within)} on {name}{_only_at(study)}"
         for name, study in coverage.items()
     )
-    return listed(names, "and")
+    return listed(names)
 
 
 def _only_at(study: Coverage) -> str:
-    """Name the worst gaps at which a law is confirmed that is not confirmed at all of them."""
-    tests, outcomes = [study.fitted, study.within], {"confirmed": [], "not confirmed": []}
+    """Name the worst gaps where the law is confirmed, if others were tried; "" for none or all."""
+    tests, gaps = [study.fitted, study.within], {}
     for epsilon in study.fitted["epsilon"].unique():
         parts = (None if t is None else t[t["epsilon"] == epsilon] for t in tests)
-        outcomes.setdefault(confirms(*parts), []).append(epsilon)
-    held, failed = (listed(outcomes[name], "and") for name in ("confirmed", "not confirmed"))
-    return f" (confirmed at a worst gap of {held}, not at {failed})" if held and failed else ""
+        gaps.setdefault(confirms(*parts), []).append(epsilon)
+    if "confirmed" not in gaps or len(gaps) == 1:
+        return ""
+    others = {"not confirmed": "not at {}", "not decided": "not decided at {}"}
+    texts = [text.format(listed(gaps[name])) for name, text in others.items() if name in gaps]
+    return f" (confirmed at a worst gap of {', '.join([listed(gaps['confirmed']), *texts])})"
 
 
 def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -181,7 +184,7 @@ def _which(leaders: pd.DataFrame) -> str:
         control = rows["control"].astype(bool)
         names = rows["best"].where(~control, rows["best"] + " (a control)")
         sizes = rows["ipc"].groupby(names, sort=False)
-        best = listed((f"{name} at {listed(ipcs, 'and')}" for name, ipcs in sizes), "and")
+        best = listed((f"{name} at {listed(ipcs)}" for name, ipcs in sizes))
         lines.append(f"on {data}{soft * (labels == 'soft')} {best}")
     alone = leaders[leaders["alone"].astype(bool)]
     cases = [
@@ -190,7 +193,7 @@ def _which(leaders: pd.DataFrame) -> str:
     ]
     return (
         f"The most accurate, by samples per class: {'; '.join(lines)}. Significantly better than "
-        f"every other method: {listed(cases, 'and') or 'none'}."
+        f"every other method: {listed(cases) or 'none'}."
     )
 
 

@@ -30,7 +30,7 @@ def interchangeable(pairs: pd.DataFrame, exponents: pd.DataFrame) -> str:
     if (pairs["reason"] != "").all():  # also where there are none
         return "**Interchangeable: cannot be decided.** No two methods that learn can be compared."
     ks = sorted(pairs.loc[_over_all(pairs)["survives"], "k"].unique())
-    reasons = [f"some methods that learn differ at k = {listed(ks, 'and')}"] if ks else []
+    reasons = [f"some methods that learn differ at k = {listed(ks)}"] if ks else []
     reasons += ["their gaps fall with different exponents"] * bool(exponents["differs"].any())
     if reasons:
         return f"**Interchangeable: no.** {' and '.join(reasons).capitalize()}."
@@ -45,15 +45,15 @@ def _differing(pairs: pd.DataFrame) -> str:
     tested = pairs[pairs["reason"] == ""]
     if tested.empty:
         return "No two methods can be compared."
-    sizes = tested.groupby("k")["survives"].agg(["sum", "count"])
-    parts = [f"{row['sum']:.0f} of {row['count']} pairs at k = {k}" for k, row in sizes.iterrows()]
-    test = "paired t tests, Holm's correction over all of them"
-    return f"Significant differences: {listed(parts, 'and')} ({test})."
+    return (
+        f"{tested['survives'].sum()} of {len(tested)} differences are significant (paired t tests, "
+        "Holm's correction over all pairs and sizes)."
+    )
 
 
 def _order(order: Agreement) -> str:
     complete, seeds = order.seeds
-    left_out = listed(order.left_out, "and")
+    left_out = listed(order.left_out)
     caveat = f" Left out, for a size without a result: {left_out}." if left_out else ""
     if complete < seeds:
         caveat += f" {complete} of {seeds} seeds have all other results and count."
@@ -62,7 +62,7 @@ def _order(order: Agreement) -> str:
     alike = order.p <= LEVEL
     success = ", as if all served one objective with unequal success" if alike else ""
     return (
-        f"The order of {listed(order.methods, 'and')} agrees over {len(order.ks)} sizes "
+        f"The order of {listed(order.methods)} agrees over {len(order.ks)} sizes "
         f"{'more' if alike else 'no more'} than random orders do{success} (Kendall's W = "
         f"{order.w:.2f}, {p_value(order.p)}).{caveat}"
     )

@@ -1,7 +1,7 @@
 """Format lists, tables of lines, folded tables and p-values for sentences."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -17,8 +17,8 @@ class Text(str):
         return re.sub(r"\bk\*(?!\*)", r"k\\*", self)  # the star of k* begins no italics
 
 
-def listed(names: Iterable, word: str = "or") -> str:
-    """Return names as a list in words: `a, b or c`."""
+def listed(names: Iterable, word: str = "and") -> str:
+    """Return names as a list in words: `a, b and c`."""
     names = [str(name) for name in names]
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
@@ -35,14 +35,9 @@ def box(lines: Iterable[str]) -> Text:
     return Text("\n".join(f"> - {line}" for line in lines))
 
 
-def bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> Text:
     """Return lines as a Markdown list."""
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def sections(parts: Mapping[str, Iterable[str]]) -> Text:
-    """Return Markdown lists under headings; parts: {heading: lines}."""
-    return Text("\n\n".join(f"**{head}**\n\n{bullets(lines)}" for head, lines in parts.items()))
+    return Text("\n".join(f"- {line}" for line in lines))
 
 
 def folded(table: pd.DataFrame | pd.Series, summary: str = "Answer in numbers") -> Text:

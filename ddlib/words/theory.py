@@ -25,7 +25,7 @@ def chains(table: pd.DataFrame) -> Text:
     lines.append(
         f"In {expanding} problems no step contracts (ρ ≥ 1): there the bounds grow with T."
     )
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def logistic(results: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]]) -> Text:
@@ -42,7 +42,7 @@ def logistic(results: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]]) ->
             f"PL bound {_holds(table['excess'], table['excess_bound'])}: "
             f"{last['excess_bound']:.3g} (μ = {numbers['mu']:.2g})."
         )
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
@@ -57,7 +57,7 @@ def surrogates(traces: Mapping[str, pd.DataFrame]) -> Text:
             f"({len(table) - 1} iterations). Each of the three bounds "
             f"{_holds(table['gap'], bounds.min(axis=1))}; that of {tight} matching is the tightest."
         )
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def exponents(results: Mapping[str, tuple[Interval, float]]) -> Text:
@@ -66,7 +66,7 @@ def exponents(results: Mapping[str, tuple[Interval, float]]) -> Text:
     for name, (exponent, predicted) in results.items():
         agrees = "agrees" if exponent.low <= predicted <= exponent.high else "does NOT agree"
         lines.append(f"{name}: {agrees} with {predicted:g}; measured exponent {exponent:.3f}.")
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def floors(table: pd.DataFrame) -> Text:
@@ -78,7 +78,7 @@ def floors(table: pd.DataFrame) -> Text:
     ]
     more = risks[k, "label noise"] - risks[k, "nothing"]
     lines.append(f"Label noise adds {more:.2g} to the risk of D's own training.")
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def sampled(line: Line, halves: tuple[Line, Line], highest: float) -> Text:
@@ -113,7 +113,7 @@ def duplicates(table: pd.DataFrame) -> Text:
             f"{_holds(near, bound)}; in the largest family it is "
             f"{'tighter' if tighter else 'weaker'} than the union bound over all members."
         )
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def channel(table: pd.DataFrame) -> Text:
@@ -141,7 +141,7 @@ def optimised(table: pd.DataFrame) -> Text:
         last = means.iloc[-1]
         size = f"M = {last['count']:g} has rank {last['rank']:g} and needs {last['k_star']:.3g}"
         lines.append(f"{kind}: {sentence} ({size}).")
-    return Text(bullets(lines))
+    return bullets(lines)
 
 
 def assumptions(rows: Mapping[tuple[str, str], tuple[float, float]]) -> pd.DataFrame:

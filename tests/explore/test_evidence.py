@@ -1,11 +1,14 @@
 """What the findings decide, on studies whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import planted
 import pytest
 
 from ddlib.explore import evidence, tables
 from ddlib.figures import findings as charts
+from ddlib.words import findings as words
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,15 @@ def test_the_coverage_law_of_one_study(found):
     assert (study.held.answered, study.held.left_out) == (2 * 5 + 4, 2 * 6 + 4 * 2)
     assert 10 <= study.held.inside <= study.held.answered
     assert 0 < study.held.width < 1
+
+
+def test_families_of_equal_size_that_cannot_be_made_are_said_to_be_missing(tmp_path):
+    study = tables.read(planted.studies(tmp_path)[2])
+    asked = replace(study, settings={**study.settings, "spread": {"size": 6, "count": 2}})
+    text = words.coverage("adult", evidence.cover(asked, draws=20))
+    assert (
+        "\n\nThere are no families of equal size: size=6, count=2 give no choice; choose " in text
+    )
 
 
 def test_the_readme_is_filled_between_its_marks_and_only_there(found):

@@ -341,7 +341,7 @@ def test_the_cover_is_exact_and_its_balls_hold_the_family(family, studies, place
     assert balls["x"].agg(np.ptp).to_numpy() == pytest.approx(2 * radius, rel=1e-3)
 
 
-def test_k_star_is_measured_and_planned(family, studies):
+def test_k_star_is_measured(family, studies):
     choose(family, preset=shipped.FAMILY)
     assert set(family.controls["members"].value) == set(shipped.MEMBERS)
     outside = drawn(family, "configuration", "height")["role"] == "not in the family"
@@ -358,9 +358,7 @@ def test_k_star_is_measured_and_planned(family, studies):
     table = family_stats.k_star(gaps, {"": members}, epsilon, draws=DRAWS).table
     ends = table.loc[0, ["k_star", "low", "high"]].to_numpy(float)
     expected = ends[np.isfinite(ends)]
-    assert numbers(row(family, "k*, measured")["k*"]) == pytest.approx(expected, abs=0.51)
-    plan = planner.plan(read_pilot(gaps, draws=DRAWS), members, epsilon, 10)
-    assert numbers(row(family, "k*, planned")["k*"]) == [end for end in plan.k if np.isfinite(end)]
+    assert numbers(cells(family)[0]["k*"]) == pytest.approx(expected, abs=0.51)
     for point in drawn(family, "member", "label").itertuples():
         worst = family_stats.worst_member(gaps[gaps["k"] == point.k], members)
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
@@ -394,13 +392,13 @@ def test_the_law_is_drawn_for_all_families_on_axes_that_stay(family, studies):
             members = list(sets[name])
             cover = least_cover(law.distances.loc[members, members], radius)
             assert value == pytest.approx(np.log(cover))
-        ring = drawn(family, "way", "at").iloc[0]
+        ring = drawn(family, "remark", "at").iloc[0]
         assert (ring["at"], ring["k"]) == pytest.approx(tuple(rows.loc[preset, ["at", "k_star"]]))
         axes = re.findall(r"'domain': \[[-\d., ]+\]", str(family.spec))
         domains.append(axes)
     assert domains[0] == domains[1] != []
     note = family.current.note
-    assert f"Worst gap {epsilon:g}: whether k* rises with H_cov " in note
+    assert f"Worst gap {epsilon:g}: k* rises with H_cov " in note
     errors = law.full.groupby("configuration")["error"].mean()[list(sets[preset])]
     for name, error in errors.items():
         assert (f"{name} ({1 - error:.2f})" in note) == (error > errors.median() + epsilon)
@@ -418,12 +416,7 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(st
     assert cells(lame) == cells(whole)
     choose(lame, members=(*alive[:2], last))
     assert len(drawn(lame, "configuration", "height")) == len(law.distances)
-    for name, reason in (
-        ("k*, measured", "no k has every member in 2 seeds"),
-        ("k*, planned", f"{last} has gaps of two seeds at 0 sizes; it needs 3"),
-    ):
-        assert row(lame, name)["k*"] == "unknown"
-        assert row(lame, name)["remark"].startswith(reason)
+    assert cells(lame) == [{"k*": "unknown", "remark": "no k has every member in 2 seeds"}]
     with pytest.raises(ValueError, match="give the results folder of notebook 03"):
         CoverageExplorer(studies[:1])
 

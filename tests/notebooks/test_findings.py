@@ -19,7 +19,7 @@ def test_it_says_and_shows_what_the_tables_hold(tmp_path):
     assert quantised.startswith(
         "Of 3 cells of dm and herding, the interval of b holds 1/2 alone in 2"
     )
-    assert r2.startswith("- R² is above 0.85 in ")
+    assert r2.startswith("R² is above 0.85 in ")
     assert best.count("<tr>") == 6 + 6  # the law's sizes, and those with soft labels
     assert "**soft** keeps the order of 0 of the 6 pairs" in orders
     assert "**With the same teacher, no method significantly beats random samples.**" in labels

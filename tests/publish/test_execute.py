@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from clusters import heed_interrupts, in_process
+from clusters import heed_interrupts
 
 from ddlib.publish import page
 from ddlib.publish.execute import main
@@ -129,13 +129,12 @@ def test_ctrl_c_leaves_one_line(tmp_path):
     assert not [line for line in said if "Traceback" in line]
 
 
-def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsys):
+def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsys, address):
     parameters = tmp_path / "mine.yaml"
     places = {"results": str(tmp_path / "out"), "cache": str(tmp_path / "cache")}
     parameters.write_text(yaml.safe_dump(STUDY | places))
     notebook = Path(__file__).parents[2] / "notebooks" / "01_scaling_law.ipynb"
-    with in_process() as address:
-        main([str(notebook), str(parameters), f"scheduler_address={address}", "--dry-run"])
+    main([str(notebook), str(parameters), f"scheduler_address={address}", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "5 trials, 0 of them cached; 10 networks on all data, 0 of them cached"
     assert [line.split()[0] for line in lines[2:5]] == ["random", "evaluation", "networks"]

@@ -27,10 +27,10 @@ def test_the_verdict_finds_the_truth(law):
 def test_what_cannot_be_told_is_undecided_and_what_misses_the_means_fails():
     for gaps in (FALLING.iloc[:1], ROUGH, FALLING[[10, 50]]):
         assert verdicts.verdict(laws.fit_all(gaps, draws=50)).outcome == "undecided"
-    assert verdicts.best(laws.fit_all(FALLING.iloc[:1], draws=20)) is None  # no seed variances
+    assert verdicts.best(laws.fit_all(FALLING.iloc[:1], draws=20)) == []  # no seed variances
     below = table("inverse_sqrt", (1.2, -0.04), noise=0.005)  # below zero at k = 1000
     judged = verdicts.verdict(laws.fit_all(below, draws=200))
-    assert judged == ("undecided", "a mean gap is not above zero")
+    assert judged[:2] == ("undecided", "a mean gap is not above zero")
     wiggle = 0.005 / np.sqrt(5) * 5 * np.array([1, -1, 1, -1, 1, -1])  # five times the noise
     gaps = table("inverse_sqrt", (1.2, 0.05), noise=0.005) + wiggle
     judged = verdicts.verdict(laws.fit_all(gaps, draws=200))
@@ -43,10 +43,10 @@ def test_the_true_law_has_the_least_aic(law, truth):
     ks, wins = (10, 20, 50, 100, 200, 500, 700, 1000), 0
     for i in range(6):
         fits = laws.fit_all(table(law, truth, ks=ks, noise=0.002, generator=i), draws=20)
-        choice, scores = verdicts.best(fits), pd.Series({n: fit.aic for n, fit in fits.items()})
-        assert {choice.law, *choice.rivals} == set(scores.index[scores - scores.min() <= 2])
-        assert choice.law == scores.idxmin()
-        wins += choice.law == law
+        scores = pd.Series({n: fit.aic for n, fit in fits.items()}).sort_values()
+        best = verdicts.best(fits)
+        assert best == scores.index[scores - scores.min() <= 2].tolist()
+        wins += best[0] == law
     assert wins >= 3
 
 
@@ -82,10 +82,3 @@ def test_a_study_is_fitted_and_tabulated_method_by_method():
     assert list(summary["method"]) == [method for method in tables for _ in laws.LAWS]
     assert summary.groupby("method")["delta_aic"].min().dropna().eq(0).all()
     assert len(curves) == 3 * 6 * 2  # mtt has no curve
-    floors = verdicts.floors(fits).set_index("method")
-    expected = {"dm": "survives", "dc": "survives", "random": "undecided", "mtt": "undecided"}
-    assert floors["outcome"].to_dict() == expected
-    ends = tuple(floors.loc["dm", ["floor", "low", "high"]])
-    assert ends == fits["dm"]["inverse_sqrt"].parameters["c"]
-    assert floors.loc["random", ["floor", "low", "high"]].isna().all()
-    assert floors["floor"]["dc"] == pytest.approx(floors["floor"]["dm"] + 0.1)

@@ -89,6 +89,9 @@ def test_trials_of_a_finding_are_computed_again_bit_for_bit(finding, capsys):
     assert again == [head, *rows, last]
     other = lines(capsys, finding, "--sample", "5", "--seed", "1")
     assert set(other[1:-1]) != set(trials)
+    two = lines(capsys, finding, "--method", "random", "--sample", "99", "--method", "dm")
+    assert {row.split()[2] for row in two[1:-1]} == {"random,", "dm,"}
+    assert two[-1] == "8 recomputed: 8 bit-equal"
 
 
 def test_what_was_falsified_or_fails_is_found(finding, capsys, monkeypatch):
@@ -154,15 +157,25 @@ def test_other_versions_machines_and_code_are_named(finding, capsys):
     assert (row[:9], last) == ("bit-equal", "1 recomputed: 1 bit-equal")
 
 
-def test_what_cannot_be_checked_is_said_in_a_sentence(finding, capsys):
+def test_what_cannot_be_checked_is_said_in_a_sentence(finding, capsys, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit):
+        check.main([str(finding), "--method", "dm", "mtt"])
+    allowed = "allowed: dc, dm, random"
+    assert printed(capsys) == [
+        f"methods/tiny: not checked: 'mtt' is not a method of this finding; {allowed}",
+        "nothing was recomputed; not checked: methods/tiny",
+    ]
     table = json.loads((finding / "settings.json").read_text())
-    table["data"] = {"name": "nowhere"}
+    table["data"] = {"name": "mnist"}
     (finding / "settings.json").write_text(json.dumps(table))
+    monkeypatch.setenv("DDLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SystemExit):
         check.main([str(finding)])
-    text = capsys.readouterr().out
-    assert text.startswith("methods/tiny: not checked: ")
-    assert text.splitlines()[1:] == ["nothing was recomputed; not checked: methods/tiny"]
+    [reason, last] = printed(capsys)
+    assert reason.startswith("methods/tiny: not checked: data set mnist is not in ")
+    assert reason.endswith(": set DDLIB_DATA to a folder that holds it")
+    assert last == "nothing was recomputed; not checked: methods/tiny"
     with pytest.raises(SystemExit, match="'elsewhere' is no finding; give `findings`, or a folder"):
         check.main(["elsewhere"])
     with pytest.raises(SystemExit, match="--sample=-1 chooses no trial; give at least 1"):

@@ -3,14 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from clusters import in_process
 
 from ddlib.study.fidelity import main
 from ddlib.study.run import run
 from ddlib.study.settings import read_settings
 
 
-def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, monkeypatch):
+def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, monkeypatch, address):
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "mnist").mkdir()
     labels = np.arange(30) % 3
@@ -19,17 +18,13 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
         arrays = {"images": images, "labels": labels, "class_names": ["a", "b", "c"]}
         np.savez(tmp_path / "mnist" / f"{split}.npz", **arrays)
     monkeypatch.chdir(tmp_path)
-    with in_process() as address:
-        study = {
-            **{
-                "data": {"name": str(tmp_path / "mnist")},
-                "network": {"name": "mlp", "width": 16, "depth": 2},
-            },
-            **{"training": {"steps": 5}, "methods": {"random": {}}},
-            **{"k": [3, 6], "seeds": 2, "reference": "same_steps"},
-            **{"results": "results", "cache": "cache", "scheduler_address": address},
-        }
-        run(read_settings(study))
+    study = {
+        **{"data": {"name": str(tmp_path / "mnist")}, "training": {"steps": 5}},
+        **{"network": {"name": "mlp", "width": 16, "depth": 2}, "methods": {"random": {}}},
+        **{"k": [3, 6], "seeds": 2, "reference": "same_steps"},
+        **{"results": "results", "cache": "cache", "scheduler_address": address},
+    }
+    run(read_settings(study))
     main(["results"])
     lines = (tmp_path / "docs/fidelity.md").read_text().splitlines()
     assert "## mnist, results" in lines

@@ -1,7 +1,6 @@
 """What a study will cost: counted trials, and seconds within a factor of two of the real ones."""
 
 import pytest
-from clusters import in_process
 from grids import GRID
 
 from ddlib.study import forecast as forecasts
@@ -22,12 +21,6 @@ METHODS = {
         **{"expert_steps": 30, "expert_batch": 16, "augmentation": "none"},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def address():
-    with in_process() as address:
-        yield address
 
 
 def settings(folder, address, **changes):

@@ -56,12 +56,10 @@ def test_gaps_are_of_balanced_accuracy_and_may_be_negative(result):
 
 def test_figure_fit_and_sentences_say_so(result):
     trials, fits = result.trials, laws.fit_table(result.trials, "gap_error", draws=100)
-    curves = verdicts.curves(fits, np.array(STUDY["k"]))
-    gaps = trials.rename(columns={"gap_error": "gap"})
-    figure = charts.gap_against_k(gaps, curves, verdicts.floors(fits), "gap").to_json()
+    figure = charts.gap_against_k(trials, fits, "gap_error", "gap").to_json()
     by_method = trials.groupby("method", sort=False)
     paragraphs = words.scaling(fits, "in balanced test error", 1e-3).split("\n\n")
-    for (method, rows), paragraph in zip(by_method, paragraphs[:-1], strict=True):
+    for (method, rows), paragraph in zip(by_method, paragraphs, strict=True):
         negative = rows.groupby("k")["gap_error"].mean() <= 0
         ks = list(negative.index[negative])
         start = f"**{method}.** On average, networks trained on S are no worse than those trained "

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from clusters import in_process
 from draws import decoded_by_hand
 from grids import DIGITS, DM, GRID
 
@@ -41,12 +40,6 @@ STUDY = GRID | {
         "learned": {"labels": {"regime": "learned"}, "learned_step_size": True},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def address():
-    with in_process() as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

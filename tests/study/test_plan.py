@@ -167,6 +167,7 @@ BAD = [
     ({"spread": {"size": 2}}, "spread: the parameter 'count' is missing; add it"),
     ({"spread": {"size": 1, "count": 2}}, "spread: size=1 must be a whole number of at least 2"),
     ({"spread": {"size": [3, 1], "count": 2}}, "spread: size[1]=1 must be a whole number of at"),
+    ({"spread": {"size": [4, 4], "count": 2}}, "spread: size: [4, 4] names a size twice; name ea"),
     ({"pilot": {"k": [30], "configurations": ["own"]}}, "'30' is not a k of this study; did you"),
     ({"search_seconds": {"dmm": 3}}, "'dmm' is not a method of this study; did you mean 'dm'?"),
     ({"reference": "converge"}, "did you mean 'converged'"),

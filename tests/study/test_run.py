@@ -32,7 +32,7 @@ from ddlib.networks import functional as networks
 from ddlib.networks.initial import initial_parameters
 from ddlib.parameters import Parameters
 from ddlib.seeds import generator
-from ddlib.study import jobs, store
+from ddlib.study import jobs, provenance, store
 from ddlib.study.results import Result, collect
 from ddlib.study.run import run
 from ddlib.study.settings import Settings, read_settings
@@ -78,13 +78,6 @@ class Finished:
 def finished(tmp_path_factory) -> Finished:
     folder = tmp_path_factory.mktemp("finished") / "grid"
     return Finished(run(settings(folder, workers=2)), folder)
-
-
-@pytest.fixture(scope="module")
-def address():
-    """The address of a scheduler with one worker, in this process."""
-    with in_process() as address:
-        yield address
 
 
 NOBODY = {"scheduler_address": "tcp://127.0.0.1:1"}  # a study that asks for workers is refused
@@ -432,6 +425,11 @@ def test_what_is_prepared_is_made_once_by_two_studies_at_once(tmp_path, address,
         assert moved.network == {"name": "mlp", "width": 16, "depth": 2}
     seconds = one.costs.groupby("method")["prepare_seconds"].first()
     assert seconds["random"] == 0 < seconds["shifted"]
+    for _, path in two.plan.preparations("shifted"):
+        store.write_seconds(path, 3600.0)
+    provenance.write_provenance(collect(two.plan), [])
+    hours = json.loads((two.plan.folder / "provenance.json").read_text())["core_hours"]
+    assert hours["preparations"] == 2  # two files, that two methods share
     for _, path in two.plan.preparations("shifted"):
         store.write_seconds(path, 0.0)  # shorter than the clock can tell
     assert (collect(two.plan).costs["prepare_seconds"] == 0).all()

@@ -7,16 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from clusters import in_process
 
 from ddlib.study.settings import read_settings
 from ddlib.study.tune import candidates, main
-
-
-@pytest.fixture(scope="module")
-def address():
-    with in_process() as address:
-        yield address
 
 
 def write_study(folder: Path, address: str, corrupt: bool = False, **changes) -> Path:

@@ -36,7 +36,7 @@ def test_networks_that_guess_are_named():
     })  # fmt: skip
     text = guesses(trials, full([(0.1, 0.1)], [(0.9, 0.9)]))
     assert "\n- all data (converged): 1 of 1 networks, balanced accuracy 0.100" in text
-    assert "\n- dm at k = 10 or 20: 3 of 4 networks, balanced accuracy 0.103" in text
+    assert "\n- dm at k = 10 and 20: 3 of 4 networks, balanced accuracy 0.103" in text
     assert "same_steps" not in text
     assert "dc" not in text
     fine = guesses(trials[trials["method"] == "dc"], full([(0.9, 0.9)], []))
