@@ -97,7 +97,8 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
         "decides little: random real samples reach it on 1 of 1 data sets, and 17% to 50% of "
         "random falling curves do.",
         "**Coverage law.** It is confirmed on mnist (confirmed at a worst gap of 0.05, not decided "
-        "at 0.1), not confirmed on adult and not confirmed on letter. It counts as confirmed where k*, the samples that a family of training "
+        "at 0.1), not confirmed on adult and not confirmed on letter. It counts as confirmed where "
+        "k*, the samples that a family of training "
         "configurations needs, rises significantly with the family's measured diversity H_cov, "
         "more than with ln M, the log of its size, and also among families of equal size.",
         "**Against random real samples.** Distilled sets are significantly better in 3 of 5 "
