@@ -72,7 +72,7 @@ def read_table(
     train, test = (frame.drop(columns=label) for frame in frames)
     numbers = list(train.select_dtypes("number"))
     words = [column for column in train if column not in numbers]
-    _check_columns(name, train, test, numbers, words, missing)
+    _check_columns(name, train, test, numbers, missing)
     for frame in (train, test):
         frame[words] = frame[words].map(str, na_action="ignore").astype(object).fillna(np.nan)
     one_hot = OneHotEncoder(
@@ -98,12 +98,7 @@ def read_table(
 
 
 def _check_columns(
-    name: str,
-    train: pd.DataFrame,
-    test: pd.DataFrame,
-    numbers: list[str],
-    words: list[str],
-    missing: str | None,
+    name: str, train: pd.DataFrame, test: pd.DataFrame, numbers: list[str], missing: str | None
 ) -> None:
     if set(train) != set(test):
         raise ValueError(
@@ -123,7 +118,7 @@ def _check_columns(
             raise ValueError(
                 f"{name}: column {column} is constant in the training rows; drop the column"
             )
-        if column in words and (count > MOST_WORDS or count == len(train)):
+        if column not in numbers and (count > MOST_WORDS or count == len(train)):
             raise ValueError(
                 f"{name}: column {column} has {count} different words in {len(train)} rows; drop "
                 f"the column, group its words, or call it {TEXT!r} if it holds texts"

@@ -7,6 +7,7 @@ stacked weights turn convolutions into grouped ones, which are two to three time
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import torch
 from torch.func import functional_call
@@ -28,6 +29,8 @@ ACCELERATOR_WEIGHTS = 2**27
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Samples (N, ...) to train on, and their labels, (N,) or soft (N, C)."""
+Start = tuple[Labelled, object, Theta]
+"""What a network is trained on, its seed, and its initial weights."""
 
 
 def train_and_score_all(
@@ -47,20 +50,16 @@ def train_and_score_all(
     one after another.
     """
     samples, labels = sets[0]
+    starts = list(zip(sets, seeds, thetas, strict=True))
     count = at_once(network, len(labels), samples.shape[1:], recipe, samples.device.type)
     if count == 1 or is_stochastic(network, thetas[0], samples[:2]):
         return [
             or_diverged(loop.train_and_score, network, *labelled, test, recipe, *start, teacher)
-            for labelled, *start in zip(sets, seeds, thetas, strict=True)
+            for labelled, *start in starts
         ]
-    groups = [slice(start, start + count) for start in range(0, len(sets), count)]
-    return [
-        outcome
-        for group in groups
-        for outcome in _train_stacked(
-            network, sets[group], test, recipe, seeds[group], thetas[group], teacher
-        )
-    ]
+    groups = [starts[first : first + count] for first in range(0, len(starts), count)]
+    stacked = [_train_stacked(network, group, test, recipe, teacher) for group in groups]
+    return list(chain.from_iterable(stacked))
 
 
 def at_once(
@@ -79,18 +78,13 @@ def at_once(
 
 
 def _train_stacked(
-    network: Network,
-    sets: Sequence[Labelled],
-    test: Split,
-    recipe: Recipe,
-    seeds: Sequence[object],
-    thetas: Sequence[Theta],
-    teacher: Teacher | None,
+    network: Network, starts: Sequence[Start], test: Split, recipe: Recipe, teacher: Teacher | None
 ) -> Iterator[Score | DivergedError]:
     """Train G networks together; yield the score or the DivergedError of each."""
+    _, _, thetas = zip(*starts, strict=True)
     stacked = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
     training = loop.Training(network, stacked, recipe, torch.Generator())
-    sources = [_batches(labelled, recipe, seed) for labelled, seed in zip(sets, seeds, strict=True)]
+    sources = [_batches(labelled, recipe, seed) for labelled, seed, _ in starts]
     history = []
     for _ in range(recipe.steps):
         samples, targets = zip(*map(next, sources), strict=True)

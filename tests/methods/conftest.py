@@ -1,4 +1,4 @@
-"""What the tests of methods share: a small network, a UNet, and what is augmented."""
+"""What the tests of methods share: a small network and a UNet."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from chains import JOB
 
 from ddlib.methods.generators import unet
 from ddlib.networks.functional import build
-from ddlib.training import augment
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +26,3 @@ def members(tiny):
     """The indices of the training images of each class, by a loop."""
     labels = tiny.train.labels.tolist()
     return [torch.tensor([i for i, own in enumerate(labels) if own == c]) for c in range(3)]
-
-
-@pytest.fixture
-def applied(monkeypatch):
-    """What augmentation is applied to, in order: (images, draw)."""
-    calls, apply = [], augment.apply
-
-    def record(images, drawn):
-        calls.append((images.detach().clone(), drawn))
-        return apply(images, drawn)
-
-    monkeypatch.setattr(augment, "apply", record)
-    return calls

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 import torch.nn.functional as F
-from draws import decoded_by_hand, in_float64, ordinary_convnet, ordinary_mlp, stream
+from draws import decoded_by_hand, ordinary_convnet, ordinary_mlp
 from torch import nn
 
 from ddlib.methods import METHODS
@@ -14,18 +14,15 @@ from ddlib.methods.gradient import (
     GradientMatching,
     SiameseGradientMatching,
     inner_recipe,
-    match,
     row_cosine_distance,
 )
 from ddlib.networks.functional import build
-from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training import augment
 
-EVERYTHING = 40  # a real batch of all images of a class
-PLAIN = [augment.Draw("none")] * 3  # the augmentation of three classes: none
 distil = METHODS["dc"].distil
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+DRAWS = "matching augmentation"  # the name of a stream
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +31,9 @@ def perceptron(tiny):
 
 
 def settings(**changes):
-    short = {"iterations": 2, "outer_steps": 2, "inner_epochs": 2, "real_batch": 8}
-    return GradientMatching(**short | changes)
+    short = {"iterations": 2, "outer_steps": 3, "inner_epochs": 4, "real_batch": 36}
+    rates = {"learning_rate": 0.2, "network_learning_rate": 0.05}
+    return GradientMatching(**short | rates | changes)
 
 
 def reference_distance(ours, theirs):
@@ -53,7 +51,7 @@ def reference_distance(ours, theirs):
     return total
 
 
-def reference_match(ordinary, dataset, batch, images, drawn=PLAIN):
+def reference_match(ordinary, dataset, batch, images, drawn):
     """The reference's way: one graph over all classes, one sum, differentiated once."""
     parameters = list(ordinary.parameters())
     ipc = len(images) // dataset.class_count
@@ -85,33 +83,6 @@ def test_the_distance_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("kind", "ipc", "family"),
-    [("convnet", 1, None), ("mlp", 3, None), *(("convnet", 2, name) for name in augment.FAMILIES)],
-)
-def test_match_equals_one_graph_over_the_summed_loss(
-    tiny, members, network, perceptron, kind, ipc, family
-):
-    dataset, body = in_float64(tiny), network if kind == "convnet" else perceptron
-    theta = {name: value.double() for name, value in initial_parameters(body, stream(3)).items()}
-    before = {name: value.clone() for name, value in theta.items()}
-    ordinary = ordinary_convnet(theta, 2) if kind == "convnet" else ordinary_mlp(theta)
-    source = stream(1)
-    drawn = [augment.draw([family], 1, source) for _ in range(3)] if family else PLAIN
-    images = torch.randn(3 * ipc, 1, 8, 8, generator=source, dtype=torch.float64).requires_grad_()
-    batch = [rows[label : label + 7 + label] for label, rows in enumerate(members)]
-    value, slope = match(dataset, body, theta, batch, images, drawn)
-    naive = reference_match(ordinary, dataset, batch, images, drawn)
-    naive.backward()
-    assert value.item() == pytest.approx(naive.item(), rel=1e-9 if not family else 1e-5)
-    tolerances = {"rtol": 1e-5, "atol": 1e-7} if family else {"rtol": 1e-7, "atol": 1e-9}
-    torch.testing.assert_close(slope, images.grad, **tolerances)
-    assert slope.abs().max() > 1e-3
-    assert not slope.requires_grad
-    assert all(torch.equal(theta[name], before[name]) for name in theta)
-    assert not any(value.requires_grad for value in theta.values())
-
-
-@pytest.mark.parametrize(
     ("k", "epochs", "steps"), [(3, 50, 50), (256, 10, 10), (257, 10, 20), (1000, 10, 40)]
 )
 def test_an_inner_epoch_is_as_many_batches_as_the_set_needs(k, epochs, steps):
@@ -131,6 +102,7 @@ FAMILY = [
 ]
 RUNS = {
     "convnet": {},
+    "dsa": {"augmentation": "dsa"},
     "batch norm": {},
     "mlp": {},
     "family": {"configurations": FAMILY, "iterations": 5},
@@ -140,27 +112,27 @@ RUNS = {
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_equals_the_reference_algorithm_written_out(tiny, members, network, perceptron, kind):
+def test_a_run_equals_the_reference_algorithm_written_out(tiny, network, perceptron, kind):
     """Iterations of three outer steps with four inner epochs between.
 
+    An augmentation is drawn once for both sides of a class, and for each image in inner epochs.
     Batch norms take statistics from 16 real images a class and keep them while gradients are
     matched; training on S moves them again. For configurations, an iteration takes the network
     and the optimizer of one. With a factor, networks see the smaller images that each image holds.
     """
-    norms, convolves = kind == "batch norm", kind in ("convnet", "batch norm", "factor")
-    factor = RUNS[kind].get("factor", 1)
+    norms, convolves = kind == "batch norm", kind in ("convnet", "dsa", "batch norm", "factor")
     batch_norms = build("convnet", (1, 8, 8), 3, width=6, depth=2, norm="batch")
     body = batch_norms if norms else network if convolves else perceptron
-    parameters = settings(
-        **{"outer_steps": 3, "inner_epochs": 4, "learning_rate": 0.2, "real_batch": EVERYTHING},
-        **{"network_learning_rate": 0.05} | RUNS[kind],
-    )
+    parameters = settings(**RUNS[kind])
+    factor, families = parameters.factor, augment.STRATEGIES[parameters.augmentation]
     images = start = distil(tiny, body, [2], 0, parameters.replace(iterations=0))[2].samples
     distilled = distil(tiny, body, [2], 0, parameters)[2].samples
     velocity, samples = torch.zeros_like(start), real_batches(tiny, 16, generator("statistics", 0))
+    batches, draws = real_batches(tiny, 36, generator("real", 0)), generator(DRAWS, 0)
     networks = fresh_networks(tiny, body, parameters.configurations, 0)
     drawn = list(islice(networks, parameters.iterations))
-    for _, options, theta in drawn:
+    for number, (_, options, theta) in enumerate(drawn):
+        stream = generator("inner batches", 0, number, 2)
         layer = nn.BatchNorm2d if norms else nn.InstanceNorm2d
         ordinary = ordinary_convnet(theta, 2, norm=layer) if convolves else ordinary_mlp(theta)
         for outer in range(3):
@@ -168,7 +140,9 @@ def test_a_run_equals_the_reference_algorithm_written_out(tiny, members, network
                 ordinary.train()(tiny.train.samples[torch.cat(next(samples))])
                 ordinary.eval()
             images = images.detach().requires_grad_()
-            total = reference_match(ordinary, tiny, members, decoded_by_hand(images, factor))
+            shared = [augment.draw(families, 1, draws) for _ in range(3)]
+            seen = decoded_by_hand(images, factor)
+            total = reference_match(ordinary, tiny, next(batches), seen, shared)
             total = total.log() if kind == "geometric" else total
             velocity = 0.5 * velocity + torch.autograd.grad(total, images)[0]
             images = (images - 0.2 * velocity).detach()
@@ -177,28 +151,13 @@ def test_a_run_equals_the_reference_algorithm_written_out(tiny, members, network
             optimiser = kinds[adam](ordinary.train().parameters(), rate)
             for _ in range(4 if outer < 2 else 0):
                 optimiser.zero_grad()
-                labels = LABELS.repeat_interleave(factor**2)
-                F.cross_entropy(ordinary(decoded_by_hand(images, factor)), labels).backward()
+                seen, labels = decoded_by_hand(images, factor), LABELS.repeat_interleave(factor**2)
+                seen = augment.apply(seen, augment.draw(families, len(seen), stream))
+                F.cross_entropy(ordinary(seen), labels).backward()
                 optimiser.step()
     assert len({chosen for chosen, _, _ in drawn}) == (2 if parameters.configurations else 1)
     torch.testing.assert_close(distilled, images, rtol=1e-3, atol=1e-4)
     assert (distilled - start).abs().max() > 0.01
-
-
-def test_both_sides_of_a_class_share_a_draw_of_its_own(tiny, network, applied):
-    parameters = SiameseGradientMatching(iterations=2, outer_steps=2, inner_epochs=1, real_batch=8)
-    distil(tiny, network, [2], 0, parameters)
-    # In inner training, every image has a strength of its own.
-    calls = [(len(images), drawn) for images, drawn in applied if shared(drawn)]
-    assert [count for count, _ in calls] == [8, 2] * 3 * 4
-    draws = [drawn for _, drawn in calls]
-    assert all(real is seen for real, seen in zip(draws[::2], draws[1::2], strict=True))
-    assert len({id(drawn) for drawn in draws}) == 3 * 4
-    assert len({drawn.family for drawn in draws}) > 1
-
-
-def shared(drawn):
-    return all(len(strengths) == 1 for strengths in drawn.values.values())
 
 
 def test_multi_formation_starts_from_real_images_and_refuses_what_does_not_fit(tiny, network):

@@ -6,31 +6,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from draws import ordinary_convnet, prepare
+from draws import SMALL, ordinary_convnet, prepare
 
 from ddlib.methods import METHODS, selection
-from ddlib.methods.common import class_members, random_members
-from ddlib.methods.selection import (
-    FeatureSelection,
-    KernelSelection,
-    RandomSelection,
-    herding,
-    k_center,
-    kernel_herding,
-    random,
-)
-from ddlib.networks.functional import build, embed
+from ddlib.methods.common import random_members
+from ddlib.methods.selection import KernelSelection
+from ddlib.networks.functional import build
 from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
-CONTROLS = {
-    "random": (random, RandomSelection()),
-    "herding": (herding, FeatureSelection(steps=20)),
-    "k_center": (k_center, FeatureSelection(steps=20)),
-    "kernel_herding": (kernel_herding, KernelSelection(steps=20, bandwidth=0.5)),
-}
 ORDERS = (
     selection.herding_order,
     selection.k_center_order,
@@ -84,10 +70,11 @@ def test_orders_choose_each_point_once():
         assert order(alike[:1], 1).tolist() == [0]
 
 
-@pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_gives_nested_sizes_of_real_images(tiny, network, members, name):
-    select, parameters = CONTROLS[name]
-    sets = select(tiny, network, [2, 17, 40], 5, parameters)
+@pytest.mark.parametrize("name", ["random", "herding", "k_center", "kernel_herding"])
+def test_a_control_gives_nested_sizes_of_real_images(tiny, network, members, tmp_path, name):
+    entry, parameters = METHODS[name], METHODS[name].parameters(**SMALL[name])
+    more = prepare(entry, parameters, [40], tiny, network, tmp_path)
+    sets = entry.distil(tiny, network, [2, 17, 40], 5, parameters, *more)
     for ipc, synthetic in sets.items():
         images = synthetic.samples.view(3, ipc, 1, 8, 8)
         assert torch.equal(images, sets[40].samples.view(3, 40, 1, 8, 8)[:, :ipc])
@@ -97,65 +84,43 @@ def test_a_control_gives_nested_sizes_of_real_images(tiny, network, members, nam
             assert matches.sum(0).max() == 1
 
 
+BY_HAND = {"herding": herd_by_hand, "k_center": cover_by_hand}
+BY_HAND["kernel_herding"] = partial(herd_kernels_by_hand, bandwidth=0.3)
+LAYERS = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize(
-    ("select", "by_hand"), [(herding, herd_by_hand), (k_center, cover_by_hand)]
-)
-@pytest.mark.parametrize(("norm", "steps"), [("instance", 0), ("instance", 12), ("batch", 0)])
-def test_features_decide(tiny, members, select, by_hand, norm, steps):
-    """The network is trained on D; if not, its batch norms see 16 images of every class."""
-    network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
-    parameters = FeatureSelection(steps=steps, batch_size=17, learning_rate=0.3)
-    images = select(tiny, network, [8], 4, parameters)[8].samples.view(3, 8, 1, 8, 8)
-    theta = initial_parameters(network, generator("feature weights", 4))
-    if steps:
-        recipe = Recipe(steps=12, batch_size=17, learning_rate=0.3)
-        real = tiny.train.samples, tiny.train.labels
-        theta = train(network, theta, *real, recipe, generator("feature batches", 4))
-    layer = {"instance": torch.nn.InstanceNorm2d, "batch": torch.nn.BatchNorm2d}[norm]
-    ordinary = ordinary_convnet(theta, 2, norm=layer).train()
-    ordinary(tiny.train.samples[random_members(tiny, 16, 4)])
-    features = ordinary.eval()[0](tiny.train.samples).detach().double().numpy()
-    for label, rows in enumerate(members):
-        assert torch.equal(images[label], tiny.train.samples[rows[by_hand(features[rows], 8)]])
-
-
-@pytest.mark.parametrize("name", ["herding", "k_center", "kernel_herding", "nearest_to_centroid"])
-def test_one_trained_network_serves_all_sizes_and_seeds(tiny, network, tmp_path, name):
-    """Its features give the sets of a network that was trained as long by hand."""
-    entry = METHODS[name]
-    recipe = Recipe(steps=9, batch_size=50, learning_rate=0.3)
-    parameters = entry.parameters(features="trained", training=recipe)
-    more = prepare(entry, parameters, [2, 5], tiny, network, tmp_path)
-    assert len(more[0]) == 1
-    first, other = (entry.distil(tiny, network, [2, 5], seed, parameters, *more) for seed in (0, 1))
-    assert not prepare(entry, parameters.replace(features="steps"), [2], tiny, network, tmp_path)[0]
-    if name != "nearest_to_centroid":  # whose k-means starts from other samples
-        assert torch.equal(first[5].samples, other[5].samples)
-    if name == "herding":
-        theta = initial_parameters(network, generator("pool weights", 0))
-        real = tiny.train.samples, tiny.train.labels
-        theta = train(network, theta, *real, recipe, generator("pool batches", 0))
-        features = embed(network, theta, tiny.train.samples).detach()
-        rows = [
-            members[herd_by_hand(features[members].double().numpy(), 5)]
-            for members in class_members(tiny)
-        ]
-        assert torch.equal(first[5].samples, tiny.train.samples[torch.cat(rows)])
-
-
-@pytest.mark.parametrize(
-    ("select", "by_hand", "options"),
+    ("features", "norm", "steps"),
     [
-        (herding, herd_by_hand, {}),
-        (k_center, cover_by_hand, {}),
-        *((kernel_herding, herd_kernels_by_hand, {"bandwidth": width}) for width in (0.3, 2.0)),
+        ("input", "instance", 0),
+        ("steps", "instance", 0),
+        ("steps", "instance", 12),
+        ("steps", "batch", 0),  # batch norms see 16 images of every class
+        ("trained", "instance", 9),
     ],
 )
-def test_choices_from_the_samples_themselves_equal_naive_double_loops(
-    tiny, members, select, by_hand, options
+def test_choices_equal_naive_double_loops_over_features(
+    tiny, members, tmp_path, name, features, norm, steps
 ):
-    parameters = KernelSelection(features="input", **options)
-    images = select(tiny, None, [10], 0, parameters)[10].samples
-    flat = tiny.train.samples.flatten(1).double().numpy()
-    rows = torch.cat([own[by_hand(flat[own], 10, **options)] for own in members])
-    assert torch.equal(images, tiny.train.samples[rows])
+    """The features are the samples, or those of each seed's own network, or of one for all."""
+    entry, real = METHODS[name], tiny.train
+    network = build("convnet", tiny.sample_shape, 3, width=6, depth=2, norm=norm)
+    options = {"steps": steps, "batch_size": 17, "learning_rate": 0.3}
+    recipe = Recipe(**options | {"steps": max(steps, 1)})
+    parameters = KernelSelection(features=features, training=recipe, bandwidth=0.3, **options)
+    more = prepare(entry, parameters, [2, 8], tiny, network, tmp_path)
+    assert len(more[0]) == (features == "trained")
+    images, other = (entry.distil(tiny, network, [8], n, parameters, *more)[8] for n in (4, 5))
+    assert torch.equal(images.samples, other.samples) == (features != "steps")
+    stream, seed = ("pool", 0) if features == "trained" else ("feature", 4)
+    theta = initial_parameters(network, generator(f"{stream} weights", seed))
+    if steps:
+        draws = generator(f"{stream} batches", seed)
+        theta = train(network, theta, real.samples, real.labels, recipe, draws)
+    ordinary = ordinary_convnet(theta, 2, norm=LAYERS[norm]).train()
+    ordinary(real.samples[random_members(tiny, 16, 4)])
+    seen = real.samples.flatten(1) if features == "input" else ordinary.eval()[0](real.samples)
+    points = seen.detach().double().numpy()
+    rows = torch.cat([own[BY_HAND[name](points[own], 8)] for own in members])
+    assert torch.equal(images.samples, real.samples[rows])

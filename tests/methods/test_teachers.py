@@ -1,5 +1,7 @@
 """RDED and SRe2L: what a teacher keeps of real images, and what is recovered from it."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,44 +57,27 @@ def test_a_crop_is_the_bilinear_image_of_its_corner():
     torch.testing.assert_close(across[:, :, 1], down[:, 1], rtol=1e-4, atol=1e-4)
 
 
-def nats_of(teacher, images, label):
-    labels = torch.full((len(images),), label)
-    return F.cross_entropy(logits(*teacher[1:], images), labels, reduction="none")
-
-
-def test_quarters_are_shrunken_images_that_the_teacher_is_sure_of(tiny, network, teacher):
-    """With whole images as parts: the eight of the least loss, the surest four in all corners."""
-    synthetic = rded(tiny, network, teacher, 2, smallest=1.0, candidates=40, factor=2, crops=1)
-    for label, members in enumerate(class_members(tiny)):
-        small = F.avg_pool2d(tiny.train.samples[members], 2)
-        shown = torch.zeros(40, 1, 8, 8)
-        shown[:, :, 2:6, 2:6] = small
-        best = small[nats_of(teacher, shown, label).argsort()[:8]]
-        for number in range(2):
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_surest_crops_of_all_images_are_kept(tiny, network, teacher, factor):
+    """Crops are compared one image after another, as the teacher sees them: shrunken, in zeros."""
+    options = {"candidates": 40, "crops": 5, "smallest": 0.3, "factor": factor}
+    synthetic = rded(tiny, network, teacher, 2, **options)
+    draws, side = generator("parts", 0, 2), 8 // factor
+    middle = slice((8 - side) // 2, (8 + side) // 2)
+    orders = [rows[torch.randperm(40, generator=draws)] for rows in class_members(tiny)]
+    for label, rows in enumerate(orders):
+        images, surest = tiny.train.samples[rows].repeat_interleave(5, 0), []
+        for crops in resized_crops(images, 0.3, (8, 8), draws).split(5):
+            small, views = F.avg_pool2d(crops, factor), torch.zeros(5, 1, 8, 8)
+            views[:, :, middle, middle] = small
+            nats = -logits(*teacher[1:], views).log_softmax(1)[:, label]
+            surest.append((nats.min().item(), small[nats.argmin()]))
+        surest.sort(key=lambda pair: pair[0])
+        for number, tile in itertools.product(range(2), range(factor**2)):
+            down, right = side * (tile // factor), side * (tile % factor)
             image = synthetic.samples[2 * label + number]
-            for corner in range(4):
-                down, right = 4 * (corner // 2), 4 * (corner % 2)
-                quarter = image[:, down : down + 4, right : right + 4]
-                wanted = best[2 * corner + number]
-                torch.testing.assert_close(quarter, wanted, atol=1e-4, rtol=1e-4)
-
-
-def test_the_surest_crop_of_each_image_is_kept(tiny, network, teacher):
-    """All images of the first class, and the crops of each compared one by one."""
-    synthetic = rded(tiny, network, teacher, 4, candidates=40, crops=5, smallest=0.3)
-    draws, members = generator("parts", 0, 4), class_members(tiny)[0]
-    for label in range(3):  # the order of images is drawn for every class
-        order = torch.randperm(40, generator=draws)
-        members = members if label else members[order]
-    crops = resized_crops(tiny.train.samples[members].repeat_interleave(5, 0), 0.3, (8, 8), draws)
-    surest = []
-    for image in crops.view(40, 5, 1, 8, 8):
-        nats = [nats_of(teacher, crop[None], 0).item() for crop in image]
-        crop = min(range(5), key=nats.__getitem__)
-        surest.append((nats[crop], image[crop]))
-    surest.sort(key=lambda pair: pair[0])
-    wanted = torch.stack([crop for _, crop in surest[:4]])
-    torch.testing.assert_close(synthetic.samples[:4], wanted, rtol=1e-4, atol=1e-5)
+            ours = image[:, down : down + side, right : right + side]
+            torch.testing.assert_close(ours, surest[2 * tile + number][1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
