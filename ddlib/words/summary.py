@@ -63,8 +63,8 @@ def _scaling(cells: pd.DataFrame) -> str:
     text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
     text += f"paper's upper bound allows; for {other} no one power of k fits, or several do."
     if survive := (methods["outcome"] == "survives").sum():
-        text += f" Of the {survive} that survive, {len(sharp(methods))} would have shown an "
-        text += "exponent of 1/4 or of 1."
+        text += f" Of the {survive} that survive, {len(sharp(methods))} passed a strong test, which "
+        text += "a true exponent of 1/4 or of 1 would have failed."
     if len(images):
         count = len(PAPER_DATA) * len(PAPER_METHODS)
         text += f" The paper itself has {count} cells. In those that are measured here, the "
