@@ -12,7 +12,7 @@ import torch
 from ddlib.data.normalise import Normalisation
 from ddlib.distilled import DistilledSet
 from ddlib.explore import evidence, tables
-from ddlib.stats import compare, laws, regressions, verdicts
+from ddlib.stats import compare, covers, families, laws, regressions, verdicts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -106,35 +106,57 @@ def test_what_it_says_of_errors_is_what_was_simulated():
     assert all(8 <= share <= 12 for share in fails)
     table = re.findall(r"(?m)^\| gaps grow with .*\| 5 of 4 \|(.*)\|$", page)
     found = [float(line.split("|")[3]) for line in table]
-    assert "five are too few: they find a true law in one study of four" in TEXT
+    assert "five find a true law in one study of four" in TEXT
     assert found == pytest.approx([0.25, 0.25], abs=0.04)
 
 
 def judged(name, spread):
-    """Return the verdict on a shipped study, and its tests of H_cov at each worst gap."""
+    """Return a verdict on a shipped study, and p of its tests of H_cov: by claim and worst gap."""
     study = tables.read(tables.FINDINGS / "coverage_law" / name)
     assert study.settings["spread"] == {"size": [4, 6], "count": 12}
     study = dataclasses.replace(study, settings={**study.settings, "spread": spread})
     law = evidence.cover(study, draws=100)
-    among = law.within.query("predictor == 'h_cov'").set_index("epsilon")
-    return regressions.confirms(law.fitted, law.within), among
+    rises, among = (
+        table[table["predictor"] == "h_cov"].set_index("epsilon")["p"]
+        for table in (law.fitted, law.within)
+    )
+    return regressions.confirms(law.fitted, law.within), rises, among
 
 
 def test_what_it_says_of_the_two_judgements_of_the_coverage_law():
     five, many = {"size": 4, "count": 5}, {"size": [4, 6], "count": 12}
-    said, among = judged("mnist", five)
-    assert said == "not confirmed"
-    assert f"p = {among['p'][0.1]:.3f} among them, at a worst gap of 0.1" in TEXT
-    assert judged("cifar10", five)[0] == "not confirmed"
-    assert [judged(name, many)[0] for name in ("mnist", "cifar10")] == ["confirmed"] * 2
-    reasons = judged("cifar10", many)[1]["reason"]
-    assert [reasons[0.1][:13], reasons[0.2]] == ["0 of 24 famil", ""]
+    verdict, _, among = judged("mnist", five)
+    assert verdict == "not confirmed"
+    assert f"on MNIST p = {among[0.1]:.3f} among them, at a worst gap of 0.1" in TEXT
+    verdict, rises, _ = judged("cifar10", five)
+    assert verdict == "not confirmed"
+    assert f"on CIFAR-10 p = {rises[0.2]:.3f} that k* rises, at 0.2" in TEXT
+    assert judged("adult", five)[0] == judged("adult", many)[0] == "not confirmed"
+    assert judged("mnist", many)[0] == "confirmed"
+    verdict, rises, among = judged("cifar10", many)
+    assert verdict == "confirmed"
+    assert rises.isna().to_dict() == among.isna().to_dict() == {0.1: True, 0.2: False}
+
+
+def test_what_it_says_of_other_numbers_of_families_and_other_radii():
     page = (ROOT / "docs" / "statistics.md").read_text()
     rows = re.findall(r"(?m)^\| (\d+) \| (\d.\d{3}) \| [a-z ]+ \| (\d.\d{3}) \|", page)
     largest = {int(count): float(p) for count, p, _ in rows}
-    assert f"its largest p is {largest.pop(12):.3f} with twelve families of each size" in TEXT
-    assert f"but {min(largest.values()):.2f} to {max(largest.values()):.2f} with other" in TEXT
-    assert f"{sum(float(p) <= 0.05 for *_, p in rows)} of 14 rows confirm the law on MNIST" in page
+    assert f"Its largest p is {largest.pop(12):.3f} with twelve families of each size" in TEXT
+    above = sum(p > 0.05 for p in largest.values())
+    assert f"above 0.05 with {above} of {len(largest)} other numbers" in TEXT
+    mnist, cifar = (sum(float(row[place]) <= 0.05 for row in rows) for place in (2, 1))
+    sentence = f"{mnist} of 14 rows confirm the law on MNIST, {cifar} on CIFAR-10, none on Adult"
+    assert sentence in " ".join(page.split())
+    study = tables.read(tables.FINDINGS / "coverage_law" / "cifar10")
+    gaps = study.gaps_of(study.methods[0])
+    k_stars, ps = families.k_star(gaps, study.law_families, 0.2, draws=100), []
+    for radius in study.radii:
+        h_cov = covers.measures(study.distances, study.law_families, radius, bandwidth=1)
+        ps += regressions.regress(k_stars, h_cov).query("predictor == 'h_cov'")["p"].tolist()
+    chosen, *others = sorted(ps)
+    assert f"p = {chosen:.3f}), not at the others ({others[0]:.2f} to {others[-1]:.2f})" in page
+    assert f"other radii of the cover ({others[0]:.2f} to {others[-1]:.2f})" in TEXT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,5 +1,6 @@
 """The planner: which method, and how many samples per class, for a gap and a budget?"""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -122,7 +123,7 @@ def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon, budget, s
     worst, member = gaps.max(axis=0), plan.member or family[np.median(gaps, axis=1).argmax()]
     gap = interval(np.array([np.median(worst), *worst]))
     within = bool(plan.ipc) and plan.ipc.estimate <= budget
-    fits = fitted(tables, member, method, pilot.draws)
+    fits = fitted(tables, member, method, pilot.draws, "gap_error", math.inf)
     return Offer(method, plan, gap, within, member, fits["inverse_sqrt"], verdicts.verdict(fits))
 
 

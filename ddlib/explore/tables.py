@@ -10,7 +10,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ddlib.explore import sheets
@@ -148,8 +147,8 @@ def fitted(
     configuration: str,
     method: str,
     draws: int,
-    measure: str = "gap_error",
-    known: float = np.inf,
+    measure: str,
+    known: float,
 ) -> laws.Fits:
     """Fit every law to the gaps of a method under one configuration at k up to `known`."""
     trials = tables.gaps[tables.gaps["configuration"] == configuration]

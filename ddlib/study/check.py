@@ -152,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("findings", nargs="+", help="`findings`, or folders such as methods/adult")
     parser.add_argument("--sample", type=int, default=5, help="trials of each finding")
-    parser.add_argument("--method", nargs="+", action="extend", default=[], help="of these alone")
+    these = "choose from trials of these alone"
+    parser.add_argument("--method", nargs="+", action="extend", default=[], help=these)
     parser.add_argument("--seed", type=int, default=0, help="which trials are chosen")
     parser.add_argument("--references", action="store_true", help="networks on all data, too")
     parser.add_argument("--workers", type=int, help="processes; by default one per core")
@@ -169,7 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 finding = read(place, **paths, workers=options.workers)
                 trials = draw(finding, options.sample, options.seed, options.method)
                 print(f"{name}: {len(trials)} trials, {cost(finding, trials)}", flush=True)
-                origin = read_json(place / PROVENANCE) if (place / PROVENANCE).is_file() else {}
+                origin, file = {}, place / PROVENANCE
+                if file.is_file():
+                    origin = read_json(file, names=("versions", "machines"))
                 notes = list(doubts(finding, trials, origin))
                 for note in notes:
                     print(f"  note: {note}")

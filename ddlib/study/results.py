@@ -164,11 +164,15 @@ class Result:
 def read(folder: Path, **changes: Any) -> Result:
     """Return the result in a results folder or a finding, from its tables alone.
 
-    changes: parameters that replace those in its settings.json. Raises the errors of `make_plan`,
-    such as for data that are not at hand.
+    changes: parameters that replace those in its settings.json. Raises FileNotFoundError for a
+    missing table, and the errors of `make_plan`, such as for data that are not at hand.
     """
     plan = make_plan(read_settings(read_json(folder / "settings.json") | changes))
     *paths, taught = (folder / f"{name}.parquet" for name in TABLES)
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{folder} has no {missing[0]}; run its study with this version of ddlib"
+        )
     without = pd.DataFrame(columns=TEACHERS)  # findings have no empty tables
     teachers = pd.read_parquet(taught) if taught.is_file() else without
     return Result(plan, *map(pd.read_parquet, paths), teachers)

@@ -102,12 +102,12 @@ def by_radius(tests: pd.DataFrame) -> Text:
         radii = rows["radius"].map("{:.2g}".format)
         judged = radii + rows["p"].map(" (p = {:.3f})".format)
         sides = {
-            "rises with H_cov at r = ": judged[rows["p"] <= LEVEL],
-            "is not shown to rise at r = ": judged[rows["p"] > LEVEL],
-            "cannot be tested at r = ": radii[rows["p"].isna()],
+            "k* rises with H_cov at r = ": judged[rows["p"] <= LEVEL],
+            "k* is not shown to rise at r = ": judged[rows["p"] > LEVEL],
+            "nothing can be said at r = ": (radii + ", as " + rows["reason"])[rows["p"].isna()],
         }
         parts = [text + listed(side) for text, side in sides.items() if len(side)]
-        lines.append(f"Worst gap {epsilon:g}: k* {'; '.join(parts)}.")
+        lines.append(f"Worst gap {epsilon:g}: {'; '.join(parts)}.")
     return Text("\n\n".join(lines))
 
 

@@ -110,10 +110,14 @@ def coverage(name: str, study: Coverage) -> Text:
 
 
 def _decides(k_stars: pd.DataFrame) -> str:
-    """Name the worst member that goes with the largest k*, at the smallest accepted gap."""
-    if k_stars.empty:
+    """Name the worst member that goes with the largest k*.
+
+    This is at the smallest accepted gap at which some k* lies inside the measured sizes.
+    """
+    inside = k_stars[k_stars["censored"] == ""]
+    if inside.empty:
         return ""
-    rows = k_stars[k_stars["epsilon"] == k_stars["epsilon"].min()]
+    rows = k_stars[k_stars["epsilon"] == inside["epsilon"].min()]
     name = rows.groupby("worst")["k_star"].median().idxmax()
     sizes, others = (rows[(rows["worst"] == name) == chosen] for chosen in (True, False))
     text = f"The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "

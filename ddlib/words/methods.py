@@ -84,11 +84,11 @@ def against_random(pairs: pd.DataFrame) -> Text:
     return bullets(_over_baseline(against(pairs)))
 
 
-def per_second(controls: pd.DataFrame) -> Text:
-    """Say who is ahead of every control that costs less.
+def per_second(costs: pd.DataFrame, controls: pd.DataFrame) -> Text:
+    """Say who is ahead of every control that costs less, and whose search is counted.
 
-    controls: the table `against_controls` of `ddlib.stats.scores`, of all label regimes, which a
-    column labels names.
+    costs, controls: the tables `cost_table` and `against_controls` of `ddlib.stats.scores`, of all
+    label regimes, which a column labels names.
     """
     counts, lines = [], []
     tested = controls[controls["outcome"] != "untested"]
@@ -96,9 +96,12 @@ def per_second(controls: pd.DataFrame) -> Text:
         level, ahead = (rows[rows["outcome"] == name] for name in ("level", "ahead"))
         counts.append(f"{len(level)} of {len(rows)} cases with {labels} labels")
         names = listed(_with_sizes(ahead.groupby("method", sort=False)["k"])) or "none"
-        lines.append(f"Significantly better than all of them, {labels} labels: {names}.")
+        better = "Significantly better than every control that costs less"
+        lines.append(f"{better}, {labels} labels: {names}.")
     if not counts:
         return Text("No method can be compared with a control that costs less.")
+    searched = listed(costs.dropna(subset="search_seconds")["method"].unique())
+    lines.append(f"The search for settings is counted for: {searched or 'none'}.")
     return Text(
         f"**A control that costs less is not significantly worse in {listed(counts)}.** A "
         f"case is a method at a size.\n\n{bullets(lines)}"

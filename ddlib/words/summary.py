@@ -63,8 +63,9 @@ def _scaling(cells: pd.DataFrame) -> str:
     text += f" Of those that fail, {slower} fall more slowly than 1/√k, {faster} faster, which the "
     text += f"paper's upper bound allows; for {other} no one power of k fits, or several do."
     if survive := (methods["outcome"] == "survives").sum():
-        text += f" Of the {survive} that survive, {len(sharp(methods))} passed a strong test, which "
-        text += "a true exponent of 1/4 or of 1 would have failed."
+        strong = len(sharp(methods))
+        text += f" Of the {survive} that survive, {strong} passed a strong test, which a true "
+        text += "exponent of 1/4 or of 1 would have failed."
     if len(images):
         count = len(PAPER_DATA) * len(PAPER_METHODS)
         text += f" The paper itself has {count} cells. In those that are measured here, the "
@@ -112,32 +113,31 @@ def _law(coverage: Mapping[str, Coverage]) -> str:
     if not coverage:
         return "**Coverage law.** No study of it is among these findings."
     return (
-        f"**Coverage law.** It is {_on(coverage)}. It counts as confirmed where k*, the "
-        "samples that a family of training configurations needs, rises significantly with the "
-        "family's measured diversity H_cov, more than with ln M, the log of its size, and also "
-        "among families of equal size."
+        f"**Coverage law.** It is {_on(coverage)}. It counts as confirmed where, at every worst "
+        "gap that can be tested, k*, the samples that a family of training configurations needs, "
+        "rises significantly with the family's measured diversity H_cov, more than with ln M, the "
+        "log of its size, and also among families of equal size."
     )
 
 
 def _on(coverage: Mapping[str, Coverage]) -> str:
-    names = (
-        f"{confirms(study.fitted, study.within)} on {name}{_only_at(study)}"
-        for name, study in coverage.items()
-    )
-    return listed(names)
+    return listed(_judged(study, name) for name, study in coverage.items())
 
 
-def _only_at(study: Coverage) -> str:
-    """Name the worst gaps where the law is confirmed, if others were tried; "" for none or all."""
+def _judged(study: Coverage, name: str) -> str:
+    """Say whether a study confirms the law, and at which worst gaps, if not at all of them."""
     tests, gaps = [study.fitted, study.within], {}
     for epsilon in study.fitted["epsilon"].unique():
         parts = (None if t is None else t[t["epsilon"] == epsilon] for t in tests)
         gaps.setdefault(confirms(*parts), []).append(epsilon)
+    verdict = confirms(*tests)
     if "confirmed" not in gaps or len(gaps) == 1:
-        return ""
-    others = {"not confirmed": "not at {}", "not decided": "not decided at {}"}
-    texts = [text.format(listed(gaps[name])) for name, text in others.items() if name in gaps]
-    return f" (confirmed at a worst gap of {', '.join([listed(gaps['confirmed']), *texts])})"
+        return f"{verdict} on {name}"
+    held = f"at a worst gap of {listed(gaps.pop('confirmed'))}"
+    rest = " and ".join(f"{outcome} at {listed(where)}" for outcome, where in gaps.items())
+    if verdict == "confirmed":
+        return f"confirmed on {name} {held} ({rest})"
+    return f"{verdict} on {name} (confirmed {held}, {rest})"
 
 
 def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import load as parse
 from sklearn.linear_model import LogisticRegression
 
-from ddlib.configurations.configuration import Configuration
+from ddlib.configurations.configuration import Configuration, Pretraining
 from ddlib.configurations.families import expand, read_configurations, read_families
 from ddlib.configurations.pretraining import contrastive_loss, pretrain
 from ddlib.data.base import Split
@@ -81,10 +81,12 @@ def test_the_contrastive_loss_is_the_papers_formula():
     assert contrastive_loss(projected).item() == pytest.approx(sum(terms).item() / 6, rel=1e-5)
 
 
-def test_rotations_need_square_images(tiny):
+def test_pretraining_says_what_it_cannot_do(tiny):
     wide = replace(tiny, train=Split(tiny.train.samples[..., :6], tiny.train.labels))
     with pytest.raises(ValueError, match="these are 8x6; choose 'contrastive'"):
         pretrain(wide, configuration(initialisation="rotation"))
+    with pytest.raises(ValueError, match="batch_size=1 must be a whole number of at least 2"):
+        Pretraining(batch_size=1)
 
 
 def test_a_configuration_keeps_what_the_base_says():

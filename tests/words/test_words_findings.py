@@ -97,9 +97,9 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
         "**R² above 0.85**, the paper's criterion for all cells, is reached in 3 of 4. It "
         "decides little: random real samples reach it on 1 of 1 data sets, and 17% to 50% of "
         "random falling curves do.",
-        "**Coverage law.** It is confirmed on mnist (confirmed at a worst gap of 0.05, not decided "
-        "at 0.1), not confirmed on adult and not confirmed on letter. It counts as confirmed where "
-        "k*, the samples that a family of training "
+        "**Coverage law.** It is confirmed on mnist at a worst gap of 0.05 (not decided at 0.1), "
+        "not confirmed on adult and not confirmed on letter. It counts as confirmed where, at "
+        "every worst gap that can be tested, k*, the samples that a family of training "
         "configurations needs, rises significantly with the family's measured diversity H_cov, "
         "more than with ln M, the log of its size, and also among families of equal size.",
         "**Against random real samples.** Distilled sets are significantly better in 3 of 5 "
@@ -121,15 +121,17 @@ def test_the_box_has_a_line_for_each_law(cells, gains):
     assert summary.verdicts(cells, gains, studies).splitlines() == [
         "> - **Scaling law:** a/√k + c survives in 1 of 4 cells (a method on a data set), fails in "
         "1 and is undecided in 2.",
-        "> - **Coverage law:** confirmed on mnist (confirmed at a worst gap of 0.05, not decided "
-        "at 0.1) and not confirmed on adult.",
+        "> - **Coverage law:** confirmed on mnist at a worst gap of 0.05 (not decided at 0.1) and "
+        "not confirmed on adult.",
         "> - **Against random real samples:** distilled sets are significantly better in 3 of 5 "
         "comparisons (a method at a size), worse in 1.",
     ]
     half = covered(0.01, 0.02, 0.03)
     half.fitted.loc[half.fitted["epsilon"] == 0.1, ["p", "p_lead", "reason"]] = (0.3, 0.01, "")
     some = summary.verdicts(cells, gains, {"mnist": half})
-    assert "not confirmed on mnist (confirmed at a worst gap of 0.05, not at 0.1)." in some
+    assert (
+        "not confirmed on mnist (confirmed at a worst gap of 0.05, not confirmed at 0.1)." in some
+    )
     none = summary.verdicts(cells, gains, {})
     assert "**Coverage law:** no study of it is among these findings." in none
 
@@ -165,6 +167,10 @@ def test_the_member_that_decides_is_named():
         "the median k* is 250, elsewhere 20.\n\n**Worst gap 0.05.** R² of ln k*: "
     )
     assert "0.40 with H_cov (p = 0.200), 0.20 with ln M (p = 0.300); the lead" in text
+    beyond = [(0.02, name, 500, "above the largest k") for name in ("adam", "vit")]
+    study = covered(0.2, 0.3, 0.4, k_stars=[*beyond, *rows])
+    assert "(2 of 3 families at a gap of 0.05)" in words.coverage("adult", study)
+    assert "decides" not in words.coverage("adult", covered(0.2, 0.3, 0.4, k_stars=beyond))
 
 
 def test_what_would_change_our_mind(cells):

@@ -113,15 +113,20 @@ COMPARED = controls(
 
 
 def test_who_is_ahead_of_every_cheaper_control():
-    assert words.per_second(COMPARED).splitlines() == [
+    costs = pd.DataFrame({"method": ["dm", "dm", "dc"], "search_seconds": [9.0, 8.0, np.nan]})
+    better = "Significantly better than every control that costs less"
+    assert words.per_second(costs, COMPARED).splitlines() == [
         "**A control that costs less is not significantly worse in 2 of 5 cases with hard labels "
         "and 1 of 1 cases with soft labels.** A case is a method at a size.",
         "",
-        "- Significantly better than all of them, hard labels: dm (k = 10 and 50) and dc (k = 20).",
-        "- Significantly better than all of them, soft labels: none.",
+        f"- {better}, hard labels: dm (k = 10 and 50) and dc (k = 20).",
+        f"- {better}, soft labels: none.",
+        "- The search for settings is counted for: dm.",
     ]
+    unknown = words.per_second(costs.assign(search_seconds=np.nan), COMPARED)
+    assert unknown.endswith("The search for settings is counted for: none.")
     nothing = "No method can be compared with a control that costs less."
-    assert words.per_second(controls()) == nothing
+    assert words.per_second(costs, controls()) == nothing
 
 
 def test_where_each_method_is_better_than_random_samples():
