@@ -18,7 +18,7 @@ import pandas as pd
 from ddlib.stats.families import KStars
 from ddlib.stats.intervals import LEVEL, SAME, interval
 
-FEWEST = 3  # families with a k* inside the grid that a regression needs
+FEWEST = 3  # families with a k* inside the measured sizes that a regression needs
 RIVAL = "log_members"  # the paper's own regressor
 
 
@@ -56,11 +56,11 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
 
 
 def _few(table: pd.DataFrame) -> str:
-    """Say that too few k* lie inside the grid; "" if they are enough."""
+    """Say that too few k* lie inside the measured sizes; "" if they are enough."""
     inside = (table["censored"] == "").sum()
     if inside >= FEWEST:
         return ""
-    return f"{inside} of {len(table)} families have k* inside the grid; it takes {FEWEST}"
+    return f"{inside} of {len(table)} families have k* inside the measured sizes; it takes {FEWEST}"
 
 
 def within_equal(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:

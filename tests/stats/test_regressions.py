@@ -64,7 +64,9 @@ def test_what_cannot_be_regressed_says_why():
     assert np.isnan(row(found, "h_cov")["lead"])
     few = by_hand([20.0, 30, 500, 500], ["", "", "above", "above"])
     found = regress(few, measures)
-    assert (found["reason"] == "2 of 4 families have k* inside the grid; it takes 3").all()
+    assert (
+        found["reason"] == "2 of 4 families have k* inside the measured sizes; it takes 3"
+    ).all()
     assert found["slope"].isna().all()
     alike = regress(by_hand([20.0] * 4), measures)
     assert row(alike, "h_cov")["reason"] == "k* is the same in every family"
@@ -134,4 +136,6 @@ def test_within_equal_needs_k_star_inside_the_grid():
     censored = ["above the largest k", "above the largest k", "", ""]
     k_stars = by_hand([500.0, 500, 30, 20], censored=censored)
     found = within_equal(k_stars, measured(members=[2] * 4, h_cov=[3.0, 2, 1, 0]))
-    assert found["reason"].tolist() == ["2 of 4 families have k* inside the grid; it takes 3"]
+    assert found["reason"].tolist() == [
+        "2 of 4 families have k* inside the measured sizes; it takes 3"
+    ]
