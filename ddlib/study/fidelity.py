@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddlib.files import exit_with_sentence, from_root, write_atomically
+from ddlib.files import PROVENANCE, exit_with_sentence, from_root, read_json, write_atomically
 from ddlib.stats import compare
 from ddlib.study import published
+from ddlib.study.plan import Plan
 from ddlib.study.results import read
 from ddlib.study.settings import SAME_STEPS
 
 HEAD = """# Published accuracies beside ours
 
-Written by `python -m ddlib.study.fidelity`. Accuracies are in percent, differences in points. "Why"
-names the settings that differ; their values follow. Where none differs, a difference above 1.5
-points is a bug until shown otherwise.
+Written by `python -m ddlib.study.fidelity`. Accuracies are in percent, differences in points. ± is
+the standard deviation over the networks that were trained on the sets. "Why" names the settings
+that differ; their values follow. Where none differs, a difference above 1.5 points is a bug until
+shown otherwise.
 """
 COLUMNS = """
 | method | ipc | published | ours | difference | why |
@@ -40,6 +42,7 @@ def section(folder: Path) -> str:
     plan, table = result.plan, compare.accuracies(result.trials)
     full = compare.full_data(result.references, plan.settings.reference)
     pairs = published.beside(table, full, plan.dataset.name)
+    spread = result.trials.groupby(["method", "ipc"])["accuracy"].std()
     for number, row in enumerate(pairs.to_dict("records")):
         names = [name for name, *_ in published.differing(plan, pairs.iloc[[number]])]
         if row["method"] == "all data" and plan.settings.reference == SAME_STEPS:
@@ -47,10 +50,26 @@ def section(folder: Path) -> str:
         why = ", ".join(name.split(",")[0].split(" (")[0] for name in names) or "nothing differs"
         doubt = "; published at second hand" if row["tag"] == "unverified" else ""
         ipc = "" if pd.isna(row["ipc"]) else row["ipc"]
-        numbers = (f"{100 * row[name]:.1f}" for name in ("published", "accuracy", "difference"))
-        rows.append(f"| {' | '.join([row['method'], str(ipc), *numbers, why + doubt])} |")
+        theirs, ours, more = (
+            f"{100 * row[name]:.1f}" for name in ("published", "accuracy", "difference")
+        )
+        if not pd.isna(deviation := spread.get((row["method"], ipc))):
+            ours += f" ± {100 * deviation:.1f}"
+        rows.append(f"| {' | '.join([row['method'], str(ipc), theirs, ours, more, why + doubt])} |")
     head = f"\n## {plan.dataset.name}, {folder.name}\n"
-    return "\n".join([head + COLUMNS + "\n".join(rows), "", published.differences(plan, pairs), ""])
+    tables = [head + COLUMNS + "\n".join(rows), published.differences(plan, pairs)]
+    return "\n\n".join([*tables, _origin(folder, plan)]) + "\n"
+
+
+def _origin(folder: Path, plan: Plan) -> str:
+    """Say how many networks the accuracies come from, and where they were computed."""
+    origin = read_json(folder / PROVENANCE, names=("commit", "core_hours"))
+    commit = (origin["commit"] or "unknown")[:7]
+    hours = sum(origin["core_hours"].values())
+    return (
+        f"Seeds: {plan.settings.seeds}; networks on each set: {plan.settings.evaluations}. "
+        f"Computed at commit {commit}, in {hours:.1f} hours of a core."
+    )
 
 
 @exit_with_sentence()

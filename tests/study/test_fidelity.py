@@ -31,8 +31,9 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
     rows = [line.split(" | ") for line in lines if line.startswith(("| random", "| all data"))]
     # one size of random and the network on all data are published: 64.9 % and 99.6 %
     trials = pd.read_parquet("results/trials.parquet").query("ipc == 1")
-    ours = 100 * trials["accuracy"].mean()
-    assert rows[0][:5] == ["| random", "1", "64.9", f"{ours:.1f}", f"{ours - 64.9:.1f}"]
+    ours, deviation = 100 * trials["accuracy"].mean(), 100 * trials["accuracy"].std()
+    both = f"{ours:.1f} ± {deviation:.1f}"
+    assert rows[0][:5] == ["| random", "1", "64.9", both, f"{ours - 64.9:.1f}"]
     assert rows[1][:3] == ["| all data", "", "99.6"]
     assert "as few steps as on S" in rows[1][5]
     why, doubt = rows[0][5].removesuffix(" |").split("; ")
@@ -41,6 +42,7 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
     assert doubt == "published at second hand"
     assert "| network | mlp width 16 depth 2 | convnet width 128 depth 3 |" in lines
     assert "| steps of training, at every k here | 5 | 1,000 |" in lines
+    assert lines[-1].startswith("Seeds: 2; networks on each set: 1. Computed at commit ")
 
 
 @pytest.mark.parametrize(
