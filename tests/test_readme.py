@@ -156,7 +156,7 @@ def test_what_it_says_of_other_numbers_of_families_and_other_radii():
         ps += regressions.regress(k_stars, h_cov).query("predictor == 'h_cov'")["p"].tolist()
     chosen, *others = sorted(ps)
     assert f"p = {chosen:.3f}), not at the others ({others[0]:.2f} to {others[-1]:.2f})" in page
-    assert f"other radii of the cover ({others[0]:.2f} to {others[-1]:.2f})" in TEXT
+    assert f"the p that k* rises is {others[0]:.2f} to {others[-1]:.2f}" in TEXT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

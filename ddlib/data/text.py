@@ -35,7 +35,7 @@ def open_encoder() -> Any:
     try:
         import wordllama
     except ModuleNotFoundError as error:
-        raise ValueError("to read texts, install wordllama: pip install 'ddlib[text]'") from error
+        raise ValueError("to read texts, install wordllama: pip install -e '.[text]'") from error
     root.setLevel(level)  # wordllama changes both
     root.handlers[:] = handlers
     # Its weights and its tokenizer lie in the package, which looks for the latter in its cache.

@@ -20,9 +20,10 @@ from ddlib.study.settings import SAME_STEPS
 HEAD = """# Published accuracies beside ours
 
 Written by `python -m ddlib.study.fidelity`. Accuracies are in percent, differences in points. ± is
-the standard deviation over the networks that were trained on the sets. "Why" names the settings
-that differ; their values follow. Where none differs, a difference above 1.5 points is a bug until
-shown otherwise.
+the standard deviation over the networks that were trained on the sets; with one seed, it leaves
+out that of distillation. "Why" names the settings that differ; their values follow. Where none
+differs, a difference above 1.5 points is a bug until shown otherwise. Networks on all data take as
+many steps as those on S, so their rows do not test the code.
 """
 COLUMNS = """
 | method | ipc | published | ours | difference | why |

@@ -26,7 +26,7 @@ RECIPE |= {"schedule": "step"}
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 TRAINING_IMAGES |= {"cifar100": 50_000, "imagenette": 9_469}
 """Training images of the public sets; a local copy may hold fewer."""
-HEAD = "The figures differ from ours in setting:\n\n| setting | here | papers |\n|---|---|---|"
+HEAD = "Settings that differ from the published ones:\n\n| setting | here | papers |\n|---|---|---|"
 
 Row = tuple[str, object, object]  # setting, our value, published value
 

@@ -28,13 +28,15 @@ def summary(
         lines.append(f"**Which method?** {_which(leaders)}")
     held = {name: study.held for name, study in coverage.items() if study.held.answered}
     if held:
-        lines.append("**Planner.** It predicts gaps from a part of a study.")
+        text = "**Planner.** It predicts gaps (at most 1) from a part of a study, and refuses "
+        text += "networks and sizes of which this part says nothing."
         for name, (inside, answered, left_out, width) in held.items():
-            lines[-1] += (
-                f" On {name}, {left_out} gaps were hidden from it. It predicted {answered}, and "
-                f"{inside} of these lie in its 95 % intervals, but half of the intervals are wider "
-                f"than {width:.2f} (a gap is at most 1)."
+            text += (
+                f" On {name} it answered for {answered} of {left_out} hidden gaps; {inside} of "
+                "these lie in its 95 % intervals, but half of the intervals are wider than "
+                f"{width:.2f}."
             )
+        lines.append(text)
     options = {"width": 100, "subsequent_indent": "  ", "break_on_hyphens": False}
     data = textwrap.fill(f"Data: {listed(cells['data'].unique())}.", width=100)
     return Text("\n".join([data, "", *(textwrap.fill(f"- {line}", **options) for line in lines)]))

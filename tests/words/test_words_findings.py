@@ -110,9 +110,9 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
         "**Which method?** The most accurate, by samples per class: on mnist dm at 1 and 10 and "
         "herding (a control) at 50; on mnist with soft labels herding (a control) at 1 and 10. "
         "Significantly better than every other method: dm on mnist at 10.",
-        "**Planner.** It predicts gaps from a part of a study. On mnist, 30 gaps were hidden from "
-        "it. It predicted 20, and 19 of these lie in its 95 % intervals, but half of the intervals "
-        "are wider than 0.25 (a gap is at most 1).",
+        "**Planner.** It predicts gaps (at most 1) from a part of a study, and refuses networks "
+        "and sizes of which this part says nothing. On mnist it answered for 20 of 30 hidden gaps; "
+        "19 of these lie in its 95 % intervals, but half of the intervals are wider than 0.25.",
     ]
 
 
