@@ -159,6 +159,24 @@ def test_what_it_says_of_other_numbers_of_families_and_other_radii():
     assert f"the p that k* rises is {others[0]:.2f} to {others[-1]:.2f}" in TEXT
 
 
+def test_its_short_answer_is_that_of_the_findings():
+    assert "up to 10 images per class a distilled set is usually better than random" in TEXT
+    assert "above that in one case of two" in TEXT
+    counts = re.search(r"they are better in (\d+) of (\d+), above in (\d+) of (\d+)", TEXT)
+    small, of_small, large, of_large = map(int, counts.groups())
+    assert small / of_small > 0.7
+    assert large / of_large == pytest.approx(0.5, abs=0.05)
+    assert "On MNIST and CIFAR-10, DM with `factor: 2` was the most accurate" in TEXT
+    for data in ("cifar10", "mnist"):
+        assert f"on {data} dm_factor_2 at 1, 10 and 50" in TEXT
+
+
+def test_published_accuracies_are_those_of_the_page_of_fidelity():
+    page = (ROOT / "docs" / "fidelity.md").read_text()
+    theirs, ours = re.search(r"\| dc \| 1 \| ([\d.]+) \| ([\d.]+) ±", page).groups()
+    assert f"DC at one image per class on CIFAR-10 reaches {ours} % ({theirs} published" in TEXT
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_names_of_files_lead_somewhere(page):
     text = page.read_text()
