@@ -24,7 +24,7 @@ def test_it_says_and_shows_what_the_tables_hold(tmp_path):
     assert "**soft** keeps the order of 0 of the 6 pairs" in orders
     assert "**With the same teacher, no method significantly beats random samples.**" in labels
     assert coverage.startswith("### adult: ")
-    assert "It predicted 14" in " ".join(summary.split())
+    assert "it answered for 14 of 20 hidden gaps" in " ".join(summary.split())
     assert "in 1 a mean gap is not above zero" in change
     assert cells.count("<tr>") == 1 + 6  # the names of the index, then cells
     assert made.count("<tr>") == 3

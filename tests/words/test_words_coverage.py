@@ -193,8 +193,8 @@ def test_the_radii_at_which_k_star_rises_are_listed_once_each():
     tests += [radius_test(0.4, 0.2), radius_test(0.9, np.nan, "it is the same in every family")]
     assert reading.by_radius(pd.DataFrame(tests)) == (
         "Worst gap 0.1: k* rises with H_cov at r = 0.1 (p = 0.010) and 0.2 (p = 0.050); k* is "
-        "not shown to rise at r = 0.4 (p = 0.200); nothing can be said at r = 0.9, as it is the "
-        "same in every family."
+        "not shown to rise at r = 0.4 (p = 0.200); nothing can be said at r = 0.9; the "
+        "reason: it is the same in every family."
     )
 
 
