@@ -27,11 +27,10 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
 
     k* beyond the measured sizes count as their bound. One row an epsilon and predictor. Columns:
     n, unknown (families without k*), censored, distinct (k* among the n), reduced (families that
-    lost seeds), shortened (families that lost sizes); slope of k* with
-    low and high (least squares, over draws of seeds); r2 and r2_raw (squared correlation with
-    ln k*, cross-fitted and raw; negative where k* falls); p (one-sided: relabellings with at least
-    this r2); lead (of r2 over that of log_members) and p_lead, likewise; reason. Raises ValueError
-    for unknown families.
+    lost seeds), shortened (families that lost sizes); slope of k* with low and high (least squares,
+    over draws of seeds); r2 and r2_raw (squared correlation with ln k*, cross-fitted and raw;
+    negative where k* falls); p (one-sided: relabellings with at least this r2); lead (of r2 over
+    that of log_members) and p_lead, likewise; reason. Raises ValueError for unknown families.
     """
     rows = []
     for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):

@@ -14,6 +14,8 @@ from ddlib.stats.compare import CONTROLS, seed_accuracies
 from ddlib.stats.intervals import LEVEL, SAME
 from ddlib.stats.laws import Fits
 
+DRAWS = 10_000  # orders that are compared, the observed one among them
+
 
 class Agreement(NamedTuple):
     """Whether the order of the methods is the same at every k; `reason` says why not tested.
@@ -34,7 +36,7 @@ def agreement(trials: pd.DataFrame) -> Agreement:
     """Test whether the methods come in the same order at every k, by Kendall's W of their means.
 
     Methods without a result at some k and seeds that are not complete are left out. p is the share
-    of 10,000 draws, the observed order among them, in which random orders agree at least as much.
+    of DRAWS, the observed order among them, in which orders agree at least as much.
     Noise that a seed shares over k can make orders alike, too: read p beside `paired`.
     """
     table = seed_accuracies(trials).unstack("k")  # rows seeds, columns (method, k)
@@ -50,9 +52,9 @@ def agreement(trials: pd.DataFrame) -> Agreement:
     w = kendall_w(means)
     if np.isnan(w):
         return result._replace(reason="all methods reach the same accuracy at every k")
-    shuffle = np.random.default_rng(0).random((9999, *means.shape)).argsort(axis=-1)
+    shuffle = np.random.default_rng(0).random((DRAWS - 1, *means.shape)).argsort(axis=-1)
     shuffled = kendall_w(np.take_along_axis(means[None], shuffle, axis=-1))
-    return result._replace(w=float(w), p=(1 + (shuffled >= w - SAME).sum()) / 10_000)
+    return result._replace(w=float(w), p=(1 + (shuffled >= w - SAME).sum()) / DRAWS)
 
 
 def kendall_w(values: np.ndarray) -> np.ndarray:

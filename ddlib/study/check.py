@@ -32,8 +32,6 @@ from ddlib.words.text import listed
 SCORES = {"accuracy": 0.005, "balanced_accuracy": 0.005, "cross_entropy": 0.02}
 """What is compared, and the least tolerance where bits may differ."""
 EQUAL, NEAR, DIFFERS = "bit-equal", "within tolerance", "DIFFERS"
-OTHER_DATA = ", pass download: true, or give the path of your own data"
-"""The end of the advice where data are absent; a finding must have its own."""
 _place = attrgetter(*TRIAL)
 
 
@@ -135,7 +133,7 @@ def doubts(finding: Result, trials: Sequence[Trial], origin: Mapping[str, Any]) 
             yield f"it was computed with {name} {version}, here is {versions.get(name)}"
     kinds, here = set(map(_kind, origin["machines"])), _kind(provenance.machine())
     if here not in kinds:
-        yield f"it was computed on {listed(sorted(kinds), 'and')}, here is {here}"
+        yield f"it was computed on {listed(sorted(kinds))}, here is {here}"
     if not {trial.set_path.name for trial in trials} <= set(finding.costs["set"]):
         yield "its data, the code that decides results, or libraries are not those that are here"
 
@@ -180,12 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(f"  {outcome}: {text}")
                     outcomes[outcome] += 1
         except (OSError, ValueError) as error:
-            print(f"{name}: not checked: {str(error).removesuffix(OTHER_DATA)}")
+            print(f"{name}: not checked: {error}")
             unchecked.append(name)
     counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
-    total = f"{outcomes.total()} recomputed: {listed(counts, 'and')}"
+    total = f"{outcomes.total()} recomputed: {listed(counts)}"
     text = total if counts else "nothing was recomputed"
-    print(text + f"; not checked: {listed(unchecked, 'and')}" * bool(unchecked))
+    print(text + f"; not checked: {listed(unchecked)}" * bool(unchecked))
     if outcomes[DIFFERS] or not counts:
         sys.exit(1)
 

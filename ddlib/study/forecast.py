@@ -96,7 +96,7 @@ class Forecast:
         end = (
             f"{share:,.1f} {unit} on {self.workers} workers, {self.megabytes:,.0f} MB each at most"
         )
-        unknown = listed(self.parts.index[self.parts.isna()], "and")
+        unknown = listed(self.parts.index[self.parts.isna()])
         without = f", without {unknown}, whose loops are not known" if unknown else ""
         return f"{column.to_frame().to_string()}\n{end}{without}"
 

@@ -68,9 +68,9 @@ def differences(plan: Plan, pairs: pd.DataFrame) -> Text:
         return Text("\n\n- ".join([first, *_learned(plan)]))
     lines = [f"\n| {' | '.join(map(str, row))} |" for row in differing(plan, pairs)]
     notes = pairs.dropna(subset="note").groupby("note", sort=False)["method"].unique()
-    points = [f"published for {listed(methods, 'and')}: {note}" for note, methods in notes.items()]
+    points = [f"published for {listed(methods)}: {note}" for note, methods in notes.items()]
     if unverified := sorted(set(pairs.loc[pairs["tag"] == "unverified", "method"])):
-        points.append(f"not verified in the paper itself: {listed(unverified, 'and')}")
+        points.append(f"not verified in the paper itself: {listed(unverified)}")
     points = "".join(f"\n- {point}" for point in [*_learned(plan), *points])
     table = "".join([HEAD, *lines]) if lines else "No setting differs."
     return Text(f"{table}\n{points}" if points else table)
@@ -139,7 +139,7 @@ def _learned(plan: Plan) -> Iterator[str]:
     values = pd.DataFrame(rows, columns=["method", "name", "ipc", "value"])
     for (method, name), sizes in values.groupby(["method", "name"], sort=False):
         means = sizes.groupby("ipc")["value"].mean()
-        learned = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()], "and")
+        learned = listed([f"{value:.3g} at ipc {ipc}" for ipc, value in means.items()])
         here = f"all sets are evaluated at learning_rate = {plan.first.recipe.learning_rate}"
         here = "so does this study" if plan.first.learned_step_size else f"here {here}"
         yield f"{method}: it learned {name} {learned}, which its paper evaluates with; {here}"

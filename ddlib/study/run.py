@@ -40,7 +40,7 @@ def run(settings: Settings) -> Result:
     with store.alone(plan.folder):
         if changed := check_folder(settings):  # again: another process may have written meanwhile
             print(
-                f"the last run in {settings.results} had other {listed(changed, 'and')}: its "
+                f"the last run in {settings.results} had other {listed(changed)}: its "
                 "trials are kept, and the tables will show this run",
                 flush=True,
             )

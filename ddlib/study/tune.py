@@ -86,9 +86,7 @@ def search(
             variants[variant] = {"method": base, **set_values, number: values}
             rows += [(method, ipc, number, factor, values[ipc], variant) for ipc in ipcs]
     if not variants:
-        raise ValueError(
-            f"{listed(settings.methods, 'and')} have no number to search; add a method"
-        )
+        raise ValueError(f"{listed(settings.methods)} have no number to search; add a method")
     first, configuration = next(iter(settings.configurations.items()))
     changes = {
         "data": {**settings.data, "held_out": held_out},
@@ -156,14 +154,14 @@ def remarks(settings: Settings, table: pd.DataFrame) -> Iterable[str]:
     for method, rows in table[table["at_edge"]].groupby("method"):
         yield (
             f"{method}: the best value lies at the edge of the grid at ipc "
-            f"{listed(rows['ipc'], 'and')}, so a better one may lie beyond; search again, from the "
+            f"{listed(rows['ipc'])}, so a better one may lie beyond; search again, from the "
             "file that is written"
         )
     for (method, ipc), rows in table[table["accuracy"].isna()].groupby(["method", "ipc"]):
         whys = [f"{row.number} {row.value:g} ({row.message})" for row in rows.itertuples()]
-        yield f"{method} at ipc {ipc}: these failed and cannot be chosen: {listed(whys, 'and')}"
+        yield f"{method} at ipc {ipc}: these failed and cannot be chosen: {listed(whys)}"
     if skipped := [method for method in settings.methods if method not in set(table["method"])]:
-        yield f"not searched, for want of a number to choose: {listed(skipped, 'and')}"
+        yield f"not searched, for want of a number to choose: {listed(skipped)}"
 
 
 @exit_with_sentence()
