@@ -42,6 +42,10 @@ WRAP = 20  # letters of a line in a picture of a table
 EMPTY = alt.Chart(pd.DataFrame([{}])).mark_text().properties(width=700, height=20)
 
 
+class EmptyError(Exception):
+    """Why there is no view of the values of the controls, in one clause."""
+
+
 class View(NamedTuple):
     """What an explorer shows: a chart with `verdict` as its title, text and numbers."""
 
@@ -57,9 +61,9 @@ class Explorer(widgets.VBox):
 
     controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
     methods. `offer(tables)` fills the controls with what a study has. `view(tables, **values)`
-    returns the View of these values, or raises ValueError, in one clause, if there is none. The
-    parts of a concatenated chart flow into the space that there is, and grow with it unless they
-    are square; small tables stand beside them. Without a kernel, a picture of `spec` remains.
+    returns the View of these values, or raises EmptyError. The parts of a concatenated chart flow
+    into the space that there is, and grow with it unless they are square; small tables stand beside
+    them. Without a kernel, a picture of `spec` remains.
     """
 
     numbers_width = "480px"  # of the box of numbers; "100%" puts it below the charts
@@ -108,7 +112,7 @@ class Explorer(widgets.VBox):
         chosen = {name: control.value for name, control in self.controls.items()}
         try:
             view = self.view(chosen.pop("study"), **chosen)
-        except ValueError as reason:
+        except EmptyError as reason:
             view = View(EMPTY, f"Nothing to show: {reason}.")
         self.current, self.spec = view, _specification(view, view.chart)
         verdict, details = html.escape(view.verdict), html.escape(view.details)

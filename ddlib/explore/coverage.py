@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
+from ddlib.explore.controls import EmptyError, Explorer, Ticks, View, menu, slider
 from ddlib.explore.planner import EPSILONS
 from ddlib.explore.tables import Tables
 from ddlib.figures import coverage as charts
@@ -73,7 +73,7 @@ class CoverageExplorer(Explorer):
 
     def view(self, tables, method, preset, radius, epsilon, members) -> View:
         if not members:
-            raise ValueError("the family is empty; tick at least one configuration")
+            raise EmptyError("the family is empty; tick at least one configuration")
         family = tables.distances.loc[list(members), list(members)]
         centres = list(covers.cover(family, radius))
         points, share = distances.embed(tables.distances)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore import sheets
-from ddlib.explore.controls import Explorer, Ticks, View, menu, slider
+from ddlib.explore.controls import EmptyError, Explorer, Ticks, View, menu, slider
 from ddlib.explore.tables import Tables, fitted
 from ddlib.figures import prediction
 from ddlib.figures.style import FORMULAS
@@ -64,7 +64,7 @@ class IpcExplorer(Explorer):
         self, tables, configuration, measure, ipc, beyond, least_gain, methods, fits, show
     ) -> View:
         if not methods:
-            raise ValueError("no method is ticked; tick at least one")
+            raise EmptyError("no method is ticked; tick at least one")
         study = tables.gaps[tables.gaps["configuration"] == configuration]
         study = study[study["status"] == "ok"].assign(gap=study[measure])
         study = study[["method", "k", "seed", "gap"]].dropna()
@@ -72,7 +72,7 @@ class IpcExplorer(Explorer):
         seen = gaps[gaps["k"] <= k] if beyond == HIDDEN else gaps
         if seen.empty:
             upto = f" up to IPC {ipc}" if beyond == HIDDEN else ""
-            raise ValueError(f"every trial of {listed(methods)}{upto} failed")
+            raise EmptyError(f"every trial of {listed(methods)}{upto} failed")
         rows, curves, marks = [], [], []
         for method in methods:
             known = math.inf if beyond == FITTED else k

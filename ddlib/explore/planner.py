@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.explore.controls import Explorer, View, menu, slider
+from ddlib.explore.controls import EmptyError, Explorer, View, menu, slider
 from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables, fitted
 from ddlib.figures.style import INK, log_axis, method_colours, scale, tips
@@ -60,7 +60,7 @@ class Planner(Explorer):
             except ValueError as reason:
                 refused.append({"method": method, "remark": str(reason)})
         if not offers:
-            raise ValueError(f"no method can be planned with ({refused[0]['remark']})")
+            raise EmptyError(f"no method can be planned with ({refused[0]['remark']})")
         offers.sort(key=lambda offer: offer.order)
         first, rows = offers[0], [_row(offer, offers[0], size) for offer in offers]
         pilot, why = first.plan.pilot, first.judged.why
