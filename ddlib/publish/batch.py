@@ -89,9 +89,9 @@ def read_all(paths: Iterable[Path]) -> list[Run]:
     """
     runs = [read(path) for path in paths]
     first_of: dict[Path | None, Run] = {}
-    for run in runs:
+    for run in [run for run in runs if not run.status]:
         first = first_of.setdefault(run.folder, run)
-        if first is not run and not run.status:
+        if first is not run:
             run.status = "refused"
             run.message = f"its results folder is that of {first.name}; name another"
     return sorted(runs, key=lambda run: str(run.notebook or ""))

@@ -270,7 +270,9 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
     assert run("empty")[0].startswith("no .yaml file in what was given; name files")
     (project.root / "notebooks" / "03_torn.ipynb").write_text("{")
     paths = [
-        *(project.parameters(name) for name in ("other/one", "torn/one", "study/one")),
+        project.parameters("other/one"),
+        project.parameters("torn/one", results="results/study/one"),  # refused, so it holds none
+        project.parameters("study/one"),
         *(project.parameters(f"study/{name}", results="results/study/one") for name in "ab"),
     ]
     messages = {run.name: run.message for run in batch.read_all(paths)}
