@@ -11,7 +11,7 @@ from ddlib.devices import one_thread
 from ddlib.networks.functional import Theta, flatten
 from ddlib.networks.layers import Network
 from ddlib.seeds import generator
-from ddlib.training.divergence import DivergedError
+from ddlib.training.divergence import DivergedError, or_diverged
 from ddlib.training.loop import at_steps, batches, training_steps
 
 STATES = 4  # points of a training at which configurations are compared
@@ -24,12 +24,15 @@ def update_fields(
 ) -> dict[str, np.ndarray]:
     """Return how each configuration changes the same P weights: arrays (STATES, P).
 
-    The first configuration is trained on the real samples, without pretraining. At the start of
-    each of STATES equal parts of this training, every configuration applies its update operator to
-    the same BURST batches. So batch size, schedule and initial weights do not matter, and an
-    augmentation adds the noise of one draw. Configurations that diverge are left out. Raises
-    ValueError if the configurations do not share their network, and for table models.
+    The first configuration is trained on the real samples, without pretraining; if that diverges,
+    the next one is. At the start of each of STATES equal parts of this training, every
+    configuration applies its update operator to the same BURST batches. So batch size, schedule and
+    initial weights do not matter, and an augmentation adds the noise of one draw. Configurations
+    that diverge are left out. Raises ValueError if the configurations do not share their network,
+    and for table models.
     """
+    if not configurations:
+        return {}
     first, shared = next(iter(configurations.items()))
     for name, configuration in configurations.items():
         if not configuration.takes_steps:
@@ -44,26 +47,33 @@ def update_fields(
     real = dataset.train
     rows = batches(len(real.labels), shared.batch_size, generator("shared batches", seed))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in configurations}
-    for number, state in enumerate(_states(dataset, shared, network, seed)):
-        burst = [(real.at(batch), real.labels[batch]) for batch in islice(rows, BURST)]
-        for name in list(fields):
-            stream = generator("update", (seed, number))
-            try:
-                moved = configurations[name].update(network, state, burst, stream)
-            except DivergedError:
-                del fields[name]
-                continue
-            added = flatten(network, moved) - flatten(network, state)
-            fields[name].append(added.double().cpu().numpy())
+    try:
+        for number, state in enumerate(_states(dataset, shared, network, seed)):
+            burst = [(real.at(batch), real.labels[batch]) for batch in islice(rows, BURST)]
+            for name in list(fields):
+                stream = generator("update", (seed, number))
+                moved = or_diverged(configurations[name].update, network, state, burst, stream)
+                if isinstance(moved, DivergedError):
+                    del fields[name]
+                    continue
+                added = flatten(network, moved) - flatten(network, state)
+                fields[name].append(added.double().cpu().numpy())
+    except DivergedError:  # the training of the first one
+        others = {name: chosen for name, chosen in configurations.items() if name != first}
+        return update_fields(dataset, others, seed)
     return {name: np.stack(updates) for name, updates in fields.items()}
 
 
 def _states(
     dataset: DataSet, shared: Configuration, network: Network, seed: object
 ) -> Iterator[Theta]:
-    """Yield the weights at each state. The next state may overwrite them."""
+    """Yield the weights at each state; DivergedError. The next state may overwrite them."""
     real, stream = dataset.train, generator("shared training", seed)
     theta = shared.initial(network, generator("shared state", seed))
     starts = [part * shared.steps // STATES for part in range(STATES)]
     steps = training_steps(network, theta, real.samples, real.labels, shared, stream)
-    return at_steps(starts, theta, islice(steps, starts[-1]))
+    states = at_steps(starts, theta, islice(steps, starts[-1]))
+    for start, state in zip(starts, states, strict=True):
+        if not flatten(network, state).isfinite().all():
+            raise DivergedError(start, "a weight")
+        yield state

@@ -33,7 +33,10 @@ def read_folder(folder: Path, options: Options) -> Pair:
     paths = [first_of(folder, *names) for names in CONTENT]
     if not any(path.suffix in FRAMES for path in paths):
         return read_images(folder, options.image_size)
-    name, frames = folder.resolve().name, [read_frame(path, options.label) for path in paths]
+    train = read_frame(paths[0], options.label)
+    words = train.select_dtypes(exclude=["number", "bool"])  # 01 is a word in test, too
+    frames = [train, read_frame(paths[1], options.label, words)]
+    name = folder.resolve().name
     if all(TEXT in frame for frame in frames):
         return read_text(name, frames, options)
     return read_table(name, frames, options.label, options.missing)

@@ -44,11 +44,14 @@ def load(name: str | os.PathLike, **options: Any) -> DataSet:
     name = f"{name}_{options.form}" if form == "texts" else name
     train, test = _checked(name, pair, options.image_size)
     chosen = _chosen_labels(options.classes, train.classes)
-    rest, tested = _hold_out(name, train, options.held_out) if options.held_out else (train, test)
+    rest, tested = train, test
+    if options.held_out:
+        rest, tested = _hold_out(name, train, chosen, options.held_out)
     kept = _select(f"{name} train", rest, chosen, options.per_class)
     tests = _select(f"{name} test", tested, chosen, None)
     with one_thread():
-        normalisation = source.normalisation or _fit(train, options)
+        published = None if options.zca else source.normalisation
+        normalisation = published or _fit(train, options)
         splits = [_split(raw, options.image_size, normalisation) for raw in (kept, tests)]
     classes = tuple(train.classes[label] for label in chosen)
     return DataSet(name, *splits, normalisation, classes, train.kind)
@@ -135,15 +138,15 @@ def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[i
     return [names.index(name) for name in chosen]
 
 
-def _hold_out(name: str, train: RawSplit, count: int) -> Pair:
-    """Split off the last `count` training samples of every class; return the rest, and those."""
+def _hold_out(name: str, train: RawSplit, chosen: list[int], count: int) -> Pair:
+    """Split off the last `count` training samples of chosen classes; return the rest, and those."""
     is_held_out = np.zeros(len(train.labels), dtype=bool)
-    for label, class_name in enumerate(train.classes):
+    for label in chosen:
         members = np.flatnonzero(train.labels == label)
         if 0 < len(members) <= count:
             raise ValueError(
                 f"held_out={count} leaves nothing of the {len(members)} training samples of class "
-                f"{class_name} of {name}; choose held_out < {len(members)}"
+                f"{train.classes[label]} of {name}; choose held_out < {len(members)}"
             )
         is_held_out[members[-count:]] = True
     parts = (~is_held_out, is_held_out)

@@ -5,6 +5,7 @@ need not be a row that could exist; `rows` returns the nearest ones.
 """
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ MOST_WORDS = 1000  # different ones in a column
 TEXT = "text"  # the column that makes a table a text
 
 
-def read_frame(path: Path, label: str) -> pd.DataFrame:
-    """Return the table in a CSV or Parquet file; its label and its text as they are written."""
+def read_frame(path: Path, label: str, words: Iterable[str] = ()) -> pd.DataFrame:
+    """Return the table in a CSV or Parquet file; label, text and words as they are written."""
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path).rename(columns=str)
-        return pd.read_csv(path, converters={label: str, TEXT: str}, low_memory=False)
+        kept, written = {label: str, TEXT: str}, dict.fromkeys(set(words) - {label, TEXT}, str)
+        return pd.read_csv(path, converters=kept, dtype=written, low_memory=False)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with pandas") from error
 
@@ -83,6 +85,7 @@ def read_table(
         (make_pipeline(SimpleImputer(strategy="most_frequent"), one_hot), words),
     )
     values = [encoder.fit_transform(train), encoder.transform(test)]
+    values = [part.astype(np.float64) for part in values]  # imputed whole numbers stay whole
     columns = tuple((str(column), ()) for column in numbers)
     if words:
         one_hot = encoder.named_transformers_["pipeline"][-1]

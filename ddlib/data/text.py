@@ -56,7 +56,7 @@ def read_text(name: str, frames: list[pd.DataFrame], options: Options) -> Pair:
 
     They stand in the column `text`. Warnings say which other columns are not read, and count the
     texts that are cut because they are longer; shorter ones are padded with rows of zeros. Raises
-    ValueError for a text without tokens.
+    ValueError for a text without tokens, and for a dimension above that of the vectors.
     """
     labels, classes = read_labels(name, frames, options.label)
     if others := sorted(map(str, set(frames[0]) - {TEXT, options.label})):
@@ -84,6 +84,11 @@ def read_text(name: str, frames: list[pd.DataFrame], options: Options) -> Pair:
                     "and are cut",
                     stacklevel=2,
                 )
+        if (options.dimension or 0) > values.shape[-1]:
+            raise ValueError(
+                f"dimension={options.dimension}, but a vector has {values.shape[-1]} values; "
+                "choose a smaller dimension"
+            )
         splits.append(RawSplit(values, at, classes, format="texts"))
     return splits
 

@@ -146,7 +146,7 @@ METHODS: dict[str, Method] = {
         difficulty.distil,
         difficulty.DifficultyAlignedMatching,
         preparation=Preparation(trajectory.jobs, trajectory.train_expert),
-        check=difficulty.check_norms,
+        check=difficulty.check,
     ),
     "ncfm": Method(
         characteristic.distil,

@@ -127,7 +127,8 @@ class BatchMatching(Matching):
     """The parameters of the methods that compare S with batches of D.
 
     configurations: tables of a network and of training options, to distil for all of them: each
-    iteration draws one. What a table leaves out is the study's. real_batch: real samples of each
+    iteration draws one. A network that a table leaves out is the study's, training options are
+    those of the inner loop. real_batch: real samples of each
     class in a batch.
 
     factor: multi-formation, of images only: each stored image holds factor^2 smaller ones, which

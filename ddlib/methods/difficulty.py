@@ -45,13 +45,17 @@ class DifficultyAlignedMatching(TrajectoryMatching):
     def _check_range(self) -> Self:
         tables = [table for table in (self.min_start, self.max_start) if isinstance(table, dict)]
         for ipc in sorted({1}.union(*tables)):
-            low, high = self._range(ipc)
-            if low >= high:
-                raise ValueError(
-                    f"min_start={low} is not below max_start={high} at ipc {ipc}, so there is "
-                    "nothing to start from; choose a smaller min_start"
-                )
+            self.check_starts(ipc)
         return self
+
+    def check_starts(self, ipc: int) -> None:
+        """Raise ValueError if a size has no snapshot to start from."""
+        low, high = self._range(ipc)
+        if low >= high:
+            raise ValueError(
+                f"min_start={low} is not below max_start={high} at ipc {ipc}, so there is "
+                "nothing to start from; choose a smaller min_start"
+            )
 
     def _range(self, ipc: int) -> tuple[int, int]:
         return round(at_ipc(self.min_start, ipc)), round(at_ipc(self.max_start, ipc))
@@ -69,10 +73,12 @@ class DifficultyAlignedMatching(TrajectoryMatching):
         return max(super().last(ipc), self.label_snapshot)
 
 
-def check_norms(
+def check(
     parameters: DifficultyAlignedMatching, dataset: DataSet, network: Network, ipcs: Sequence[int]
 ) -> None:
-    """Raise ValueError if the network has batch norms."""
+    """Raise ValueError if the network has batch norms, or a size has nothing to start from."""
+    for ipc in ipcs:
+        parameters.check_starts(ipc)
     if network.batch_norms:
         raise ValueError(
             "labels are answers of experts, which keep no running statistics, but the network has "

@@ -6,6 +6,7 @@ the configurations on both axes.
 Letters: M configurations, S seeds, N probe samples, C classes, F features.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -97,7 +98,10 @@ def representation_distance(
     agreed = np.diag(products)
     if (agreed <= 0).any():
         name = names[int(agreed.argmin())]
-        raise ValueError(f"the seeds of {name!r} share no structure (CKA <= 0); train them longer")
+        raise ValueError(
+            f"the seeds of {name!r} share no structure (CKA <= 0): its networks learned nothing; "
+            "train them longer, or with a smaller learning rate"
+        )
     return _frame(np.maximum(1 - products / np.sqrt(np.outer(agreed, agreed)), 0.0), names)
 
 
@@ -116,14 +120,21 @@ def by_kind(observed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, pd.Da
     observed: {configuration: what `Result.observed` gives of it}, with the same seeds for all.
     Updates are in function space, over parts of the training, and means over seeds. A model without
     steps, such as gradient boosting, only predicts: where one is among them, other kinds are left
-    out.
+    out. So is, with a warning, another kind that raises ValueError, as for networks that learned
+    nothing.
     """
     only_predict = any("increments" not in arrays for arrays in observed.values())
-    return {
-        kind: distance([take(arrays) for arrays in observed.values()], list(observed))
-        for kind, (distance, take) in DISTANCES.items()
-        if kind == "predictions" or not only_predict
-    }
+    tables = {}
+    for kind, (distance, take) in DISTANCES.items():
+        if kind != "predictions" and only_predict:
+            continue
+        try:
+            tables[kind] = distance([take(arrays) for arrays in observed.values()], list(observed))
+        except ValueError as error:
+            if kind == "predictions":
+                raise
+            warnings.warn(f"no distances of {kind}: {error}", stacklevel=2)
+    return tables
 
 
 def agreement(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

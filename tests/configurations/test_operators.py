@@ -80,6 +80,11 @@ def test_one_seed_gives_the_same_bytes_and_what_diverges_is_left_out(digits):
     assert torch.equal(before, torch.random.get_rng_state())
     assert list(first) == ["own", "adam"]
     assert all(np.array_equal(first[name], again[name]) for name in first)
+    wild_first = {name: named[name] for name in ("wild", "own", "adam")}
+    after = update_fields(digits, wild_first, 0)
+    assert list(after) == list(first)
+    assert all(np.array_equal(first[name], after[name]) for name in first)
+    assert update_fields(digits, {"wild": read(learning_rate=1e38)}, 0) == {}
     named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
     with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
         update_fields(digits, named, 0)

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
 from ddlib.data.load import load
+from ddlib.data.normalise import Whitening
 from ddlib.data.sources import DATASETS
 
 
@@ -50,6 +51,15 @@ def test_idx_files(root, name, folder, mean, std, first):
     np.testing.assert_allclose(images(loaded.train).numpy(), expected, atol=1e-5)
     assert loaded.test.labels.tolist() == list(range(10))
     assert (loaded.class_count, loaded.classes[0]) == (10, first)
+
+
+def test_whitening_takes_the_place_of_published_statistics(root):
+    write_mnist(root / "MNIST" / "raw")
+    loaded, plain = load("mnist", zca=True), load("mnist")
+    levels = (255 * plain.normalisation.denormalise(images(plain.train))).round().byte()
+    whitening = Whitening.fit(levels, 255)
+    torch.testing.assert_close(images(loaded.train), whitening.normalise(levels, 255.0).float())
+    assert (images(loaded.train) - images(plain.train)).abs().max() > 0.1
 
 
 def test_the_root_is_searched_before_the_home_cache(root, tmp_path):
@@ -135,6 +145,8 @@ def test_per_class_and_held_out_choose_rows_and_leave_the_statistics(tmp_path):
         assert part.normalisation == whole.normalisation
     with pytest.raises(ValueError, match="held_out=2 leaves nothing of the 2 training samples"):
         load(folder, held_out=2)
+    larger = load(folder, held_out=2, classes=[whole.classes[1]])
+    assert len(larger.train.labels) == len(larger.test.labels) == 2
 
 
 @pytest.mark.parametrize("files", [True, False])

@@ -85,6 +85,22 @@ def test_missing_values_are_replaced_where_that_is_asked_for(tmp_path):
         assert age_of_test == pytest.approx(age)
 
 
+def test_whole_numbers_may_take_the_place_of_missing_ones(tmp_path):
+    gone = dict.fromkeys(TRAIN)
+    train = gone | {"age": [10, 20, 10, 40], "label": ["yes", "no"] * 2}
+    test = {"age": [None, 20], "town": None, "height": None}
+    loaded = load(write(tmp_path, train=train, test=test), missing="most_frequent")
+    ages = rows(images(loaded.test), loaded.normalisation)["age"]
+    assert ages.tolist() == pytest.approx([10, 20])
+
+
+def test_words_are_read_in_test_as_in_train(tmp_path):
+    """Alone, the column of the test file would be read as the numbers 1 and 2."""
+    train = {"town": ["01", "02", "AB", "01"]}
+    loaded = load(write(tmp_path, train=train, test={"town": ["01", "02"]}))
+    assert images(loaded.test)[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
 def test_rows_are_the_nearest_ones(tmp_path):
     loaded = load(write(tmp_path))
     back = rows(images(loaded.train), loaded.normalisation)

@@ -50,6 +50,9 @@ def test_documents_are_the_encoder_s_vectors_standardised(pets, tmp_path):
     turned = images(load(pets).train)
     torch.testing.assert_close(turned, images(loaded.train).flip(0))
     torch.testing.assert_close(images(load(pets, dimension=64).train), turned[:, :64])
+    for form in ("document", "tokens"):
+        with pytest.raises(ValueError, match="dimension=257, but a vector has 256 values; choose"):
+            load(pets, dimension=257, form=form)
 
 
 def test_tokens_are_padded_by_rows_that_stay_zero(pets):

@@ -45,6 +45,9 @@ def test_the_range_of_starts_opens_evenly():
 def test_an_empty_range_is_refused():
     with pytest.raises(ValueError, match="min_start=40 is not below max_start=40 at ipc 50, so"):
         settings(min_start={1: 0, 50: 40}, max_start={1: 4, 10: 40})
+    rounded = settings(min_start={1: 0, 11: 5}, max_start={1: 1, 11: 6})  # 1.5 and 2.5 at 4
+    with pytest.raises(ValueError, match="min_start=2 is not below max_start=2 at ipc 4, so"):
+        METHODS["datm"].check(rounded, None, None, [1, 4])
 
 
 def test_the_defaults_are_the_published_numbers():

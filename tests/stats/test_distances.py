@@ -109,6 +109,11 @@ def test_each_kind_is_taken_from_what_was_observed():
     upper = np.triu_indices(4, 1)
     ranks = {kind: pd.Series(matrix.to_numpy()[upper]).rank() for kind, matrix in kinds.items()}
     pd.testing.assert_frame_equal(distances.agreement(kinds), pd.DataFrame(ranks).corr())
+    observed["b"] |= {"features": np.zeros((4, 24, 5))}  # dead units
+    with pytest.warns(UserWarning, match="no distances of representations: the seeds of 'b' share"):
+        fewer = distances.by_kind(observed)
+    assert list(fewer) == ["predictions", "updates"]
+    assert fewer["predictions"].equals(kinds["predictions"])
 
 
 def test_points_of_the_plane_are_placed_back():
@@ -125,7 +130,9 @@ def test_points_of_the_plane_are_placed_back():
 def test_the_plane_shows_two_of_the_equal_axes_of_a_simplex(m):
     points, share = distances.embed(simplex(m))
     assert share == pytest.approx(min(2 / max(m - 1, 1), 1))
-    assert np.ptp(points["x"]) > 0.9 or m == 1
+    # Any two of the axes will do; the squares along each sum to their eigenvalue, 1/2.
+    assert (points["x"] ** 2).sum() == pytest.approx(0.5 * (m > 1))
+    assert (points["y"] ** 2).sum() == pytest.approx(0.5 * (m > 2))
 
 
 def predictions(seeds=4):
