@@ -304,6 +304,19 @@ def plan(cell: tuple[float, float], studies: int = 40) -> dict[str, object]:
     return row | {"law doubted": f"{np.mean(doubted):.0%}"}
 
 
+def hold_gap(kept: int, studies: int = 400) -> dict[str, object]:
+    """Say how often a pilot's interval holds the true gap at k = 100, where it has `kept` seeds."""
+    rng, held, name = np.random.default_rng(kept), [], NAMES[0]
+    for study in range(studies):
+        gaps, truth = draw_family(0.3, 0.5, rng)
+        small = gaps[gaps["configuration"].isin(NAMES[:IN_PILOT]) & gaps["k"].isin(PILOT_KS)]
+        lost = (small["configuration"] == name) & (small["k"] == 100) & (small["seed"] >= kept)
+        pilot = read_pilot(small[~lost], draws=DRAWS, seed=study)
+        low, high = ends(pilot.predict([name], [100]))[:, 0, 0]
+        held.append(low <= truth[0, list(KS).index(100)] <= high)
+    return {"seeds left": f"{kept} of 5", "interval holds the true gap": round(np.mean(held), 3)}
+
+
 # ---- methods compared ----
 
 LEARNED = [f"m{i}" for i in range(10)]
@@ -380,7 +393,7 @@ def main() -> None:
         planned = pool.map(plan, CELLS)
         simulate = cache(partial(_simulate, pool))
         results = [*scaling(simulate), pd.DataFrame(judged), *covered.result()]
-        results.append(pd.DataFrame(planned))
+        results += [pd.DataFrame(planned), pd.DataFrame(map(hold_gap, (5, 3, 2)))]
         results.append(pd.DataFrame([claims(*case) for case in product(LEADS, (5, 10))]))
     texts = map(markdown, results)
     PAGE.write_text(re.sub(r"(?m)(^\|.*\n)+", lambda _: next(texts), PAGE.read_text()))

@@ -26,7 +26,9 @@ from ddlib.stats import cells, covers, laws, regressions
 from ddlib.stats.cells import Coverage, Held
 from ddlib.stats.compare import control_names, reordered
 from ddlib.stats.families import k_star, series, worst_member
+from ddlib.stats.means import gap_cube
 from ddlib.stats.pilot import read_pilot
+from ddlib.stats.worst import usable
 from ddlib.words import summary as words
 from ddlib.words.text import listed
 
@@ -71,7 +73,7 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
             coverage[name if data in coverage else data] = cover(study, draws)
             continue
         best += [("own", parts.get("learned", first))]  # it compares methods
-        best += [("soft", parts["soft"])] if "soft" in parts else []
+        best += [("soft", parts["soft"])] if parts.get("soft", first) is not first else []
         if len(study.configurations) > 1:
             orders[name] = reordered(study.trials, label_learners(study))
     fits = {data: laws.fit_table(rows, "gap_error", draws=draws) for data, rows in trials.items()}
@@ -128,10 +130,11 @@ def cover(study: Tables, draws: int) -> Coverage:
 
 
 def _worst(gaps: pd.DataFrame, members: Sequence[str], k: float) -> str | None:
-    """Return the worst member of a family at the measured size that is nearest to k in log."""
+    """Return the worst member of a family at the usable size that is nearest to k in log."""
     if np.isnan(k):
         return None
-    sizes = gaps["k"].unique()
+    cube = gap_cube(gaps, members)
+    sizes = cube.ks[usable(cube.values)[0]]
     nearest = sizes[np.abs(np.log(sizes / k)).argmin()]
     return worst_member(gaps[gaps["k"] == nearest], members)[0]
 

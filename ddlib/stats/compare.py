@@ -192,12 +192,15 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the best method at each k, and the methods that are not separable from it.
 
     table: see `accuracies`; pairs: see `paired`. Columns: k, best, accuracy, low, high, runner_up,
-    difference, p_holm, reason (of best against runner-up), not_separable (the methods whose
-    difference from the best does not survive the correction).
+    difference, p_holm, reason (of best against runner-up), not_separable (the methods that the best
+    does not lead significantly, over the seeds of both; also those whose trials all failed).
     """
     rows = []
-    for k, size in table.dropna(subset="accuracy").groupby("k"):
-        size = size.sort_values("accuracy", ascending=False, kind="stable").set_index("method")
+    for k, asked in table.groupby("k"):
+        size = asked.dropna(subset="accuracy").set_index("method")
+        if size.empty:
+            continue
+        size = size.sort_values("accuracy", ascending=False, kind="stable")
         best, *others = size.index
         row = {"k": k, "best": best, **size.loc[best, ["accuracy", "low", "high"]]}
         versus = both_ways(pairs[pairs["k"] == k]).query("rival == @best")
@@ -206,7 +209,9 @@ def ranking(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
             second = versus.iloc[0]
             row |= {"runner_up": others[0], "difference": -second["difference"]}
             row |= second[["p_holm", "reason"]]
-        rows.append(row | {"not_separable": tuple(versus.index[~versus["survives"].astype(bool)])})
+        led = versus.index[versus["survives"].astype(bool) & (versus["difference"] < 0)]
+        row["not_separable"] = tuple(name for name in asked["method"] if name not in {best, *led})
+        rows.append(row)
     names = ["k", "best", "accuracy", "low", "high", "runner_up", "difference"]
     return pd.DataFrame(rows, columns=[*names, "p_holm", "reason", "not_separable"])
 

@@ -45,11 +45,15 @@ class Pilot:
 
     @cached_property
     def noise(self) -> np.ndarray:
-        """Draws of the errors that seeds leave in the means (C, D, K)."""
+        """Draws of the errors that seeds leave in the means (C, D, K): Student t of their seeds."""
         counts = (~np.isnan(self.gaps)).sum(axis=1)
         roots = np.sqrt(np.maximum(counts * (counts - 1), 1))
         errors = np.nan_to_num((self.gaps - self.means[:, None]) / roots[:, None])
-        return seed_multipliers(self.seeds, self.draws, self.seed) @ errors
+        noise = np.zeros((len(errors), self.draws, len(self.ks)))
+        for count in np.unique(counts[counts > 1]):
+            drawn = seed_multipliers(self.seeds, self.draws, self.seed, count - 1) @ errors
+            noise = np.where((counts == count)[:, None], drawn, noise)
+        return noise
 
     @cached_property
     def exponent(self) -> Interval | None:

@@ -28,9 +28,10 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
     k* beyond the measured sizes count as their bound. One row an epsilon and predictor. Columns:
     n, unknown (families without k*), censored, distinct (k* among the n), reduced (families that
     lost seeds), shortened (families that lost sizes); slope of k* with low and high (least squares,
-    over draws of seeds); r2 and r2_raw (squared correlation with ln k*, cross-fitted and raw;
-    negative where k* falls); p (one-sided: relabellings with at least this r2); lead (of r2 over
-    that of log_members) and p_lead, likewise; reason. Raises ValueError for unknown families.
+    over draws of seeds; no ends where k* are censored, as a bound has no noise); r2 and r2_raw
+    (squared correlation with ln k*, cross-fitted and raw; negative where k* falls); p (one-sided:
+    relabellings with at least this r2); lead (of r2 over that of log_members) and p_lead, likewise;
+    reason. Raises ValueError for unknown families.
     """
     rows = []
     for epsilon, table, draws, logs in _by_epsilon(k_stars, measures):
@@ -43,7 +44,8 @@ def regress(k_stars: KStars, measures: pd.DataFrame) -> pd.DataFrame:
             if not reason:
                 scores[name] = _signed_r2(x, logs, one_group)
                 ends = interval((x - x.mean()) @ draws.T / ((x - x.mean()) ** 2).sum())
-                rows[-1] |= dict(zip(("slope", "low", "high"), ends, strict=True))
+                known = 1 if rows[-1]["censored"] else 3
+                rows[-1] |= dict(zip(("slope", "low", "high")[:known], ends[:known], strict=True))
                 rows[-1] |= _judged(scores[name])
         for row in rows[-len(measures.columns) :]:
             if row["predictor"] != RIVAL and {row["predictor"], RIVAL} <= set(scores):

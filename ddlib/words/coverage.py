@@ -67,13 +67,14 @@ def explained(
 def lesson(tests: pd.DataFrame, within: pd.DataFrame | None) -> Text:
     """Say whether families with a larger H_cov need more samples, and what all tests say together.
 
-    The first sentences are on the first epsilon, the last on all. tests, within: of `regress` and
-    `within_equal` in `ddlib.stats.regressions`.
+    The first sentences are on the first epsilon that can be tested, the last on all. tests, within:
+    of `regress` and `within_equal` in `ddlib.stats.regressions`.
     """
     rows = tests[tests["predictor"] == "h_cov"]
-    row, limits = rows.iloc[0], listed(f"{epsilon:g}" for epsilon in rows["epsilon"])
-    if row["reason"]:
-        return Text(f"Nothing can be said about H_cov, as {row['reason']}.")
+    tested = rows[rows["reason"] == ""]
+    if tested.empty:
+        return Text(f"Nothing can be said about H_cov, as {rows['reason'].iloc[0]}.")
+    row, limits = tested.iloc[0], listed(f"{epsilon:g}" for epsilon in tested["epsilon"])
     verb = "need" if row["p"] <= LEVEL else "are not shown to need"
     return Text(
         f"**Families with a larger H_cov {verb} more samples** to hold a worst gap of "
@@ -145,14 +146,15 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f"; k* falls as {listed(falls)} grow{'s' * (len(falls) == 1)}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
-        text += f". One more nat of H_cov takes {slope:.0f} more samples"
+        more = f"more than {slope.estimate:.0f}" if h_cov["censored"] else f"{slope:.0f} more"
+        text += f". One more nat of H_cov takes {more} samples"
     return f"{text}."
 
 
 def _rests_on(row: pd.Series) -> str:
     """Say on how many families and distinct k* a verdict rests, and what is missing."""
     caveats = {
-        "censored": "{:.0f} of these lie beyond the measured sizes, set to the bound",
+        "censored": "in {:.0f} of them k* lies beyond the measured sizes, set to the bound",
         "reduced": "{:.0f} families lost seeds to missing trials",
         "shortened": "{:.0f} families lost sizes to missing trials",
         "unknown": "{:.0f} more have no k* for missing trials",

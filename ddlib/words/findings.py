@@ -47,7 +47,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _interval(row: pd.Series, *names: str) -> str:
     values = Interval(*row[list(names)])
-    text = "—" if np.isnan(values.estimate) else f"{values:.2f}"
+    text = "—" if pd.isna(values.estimate) else f"{values:.2f}"
     return text.replace(" ", "\N{NO-BREAK SPACE}")  # one line of a table
 
 
@@ -68,9 +68,9 @@ def quantisation(cells: pd.DataFrame) -> Text:
     Quantisation in d dimensions errs by k^(-1/d) (Tan and Slade 2026). The tables do not hold the
     real data, so d is not measured: any d of at least DIMENSION counts, which is b up to 1/d.
     """
-    fitted = cells[cells["method"].isin(QUANTISERS)].dropna(subset="b")
+    fitted = cells[cells["method"].isin(QUANTISERS)].dropna(subset=["b", "low", "high"])
     if fitted.empty:
-        return Text("No set of these methods is fitted, so the rival is not tested.")
+        return Text("No exponent of these methods has an interval, so the rival is not tested.")
     slow = fitted["low"] <= 1 / DIMENSION
     half = (fitted["low"] <= 0.5) & (fitted["high"] >= 0.5)
     cases = {"1/2 alone": half & ~slow, f"some 1/d with d ≥ {DIMENSION} alone": slow & ~half}
@@ -142,7 +142,8 @@ def change(cells: pd.DataFrame) -> Text:
         f"{len(undecided)} of {len(cells)} cells, controls too, are undecided: "
         f"{'; '.join(reasons) or 'none'}.",
         f"Seeds that would tell an exponent of 1 from 1/2: {'; '.join(seeds) or 'none'}. In "
-        f"{len(undecided) - len(needs)} no number of seeds that was tried would decide.",
+        f"{len(undecided) - len(needs)} no number that was tried would decide, or none could be "
+        "tried.",
         f"{len(survive) - len(sharp(cells))} of {len(survive)} cells that survive do so in a weak "
         "test, so more seeds may reject them.",
     )

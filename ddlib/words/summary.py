@@ -143,9 +143,10 @@ def _judged(study: Coverage, name: str) -> str:
 
 
 def _tested(cells: pd.DataFrame, gains: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the gains of methods that could be tested, with hard and with soft labels."""
+    """Return the tested gains of methods, as in the cells and in panels with soft labels."""
     tested = gains[gains["kind"] != "control"].dropna(subset="outcome")
-    return tested[tested["data"].isin(cells["data"])], tested[tested["labels"] == "soft"]
+    own = tested["data"].isin(cells["data"])
+    return tested[own], tested[~own & (tested["labels"] == "soft")]
 
 
 def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
@@ -158,12 +159,12 @@ def _gains(cells: pd.DataFrame, gains: pd.DataFrame) -> str:
     text += f"{_won(small)}, above {_won(large)}."
     if len(soft):
         lost = (soft["outcome"] == GAINS[3]).sum()
-        text += (
-            f" With soft labels of one teacher they are better {_won(soft)} and worse in {lost}; "
-        )
-        places = ["data", "method", "ipc"]
-        same = soft.assign(data=soft["data"].str.replace("soft", "hard"))[places].merge(gains)
-        text += f"the same sets with hard labels are better {_won(same)}."
+        text += f" With soft labels of one teacher they are better {_won(soft)} and worse in {lost}"
+        hard_panel = soft["data"].str.removesuffix("soft labels") + "hard labels"
+        same = soft.assign(data=hard_panel)[["data", "method", "ipc"]].merge(gains)
+        same = same.dropna(subset="outcome")
+        text += f"; the same sets with hard labels are better {_won(same)}" if len(same) else ""
+        text += "."
     return text
 
 

@@ -90,6 +90,19 @@ def test_the_coverage_law_of_one_study(found):
     assert 0 < study.held.width < 1
 
 
+def test_the_worst_member_is_named_where_a_member_lost_the_nearest_size(tmp_path):
+    study = tables.read(planted.studies(tmp_path)[2])
+    whole = evidence.cover(study, draws=20).k_stars.set_index("family")
+    k = whole.loc["high-3", "k_star"]
+    nearest = min(study.sizes, key=lambda size: abs(np.log(size / k)))
+    lost = (study.trials["configuration"] == "c5") & (study.trials["k"] == nearest)
+    status = study.trials["status"].mask(lost, "diverged")
+    broken = replace(study, trials=study.trials.assign(status=status))
+    row = evidence.cover(broken, draws=20).k_stars.set_index("family").loc["high-3"]
+    assert whole.loc["high-3", "missing_sizes"] == 0
+    assert (row["missing_sizes"], row["worst"]) in [(1, "c4"), (1, "c5")]
+
+
 def test_families_of_equal_size_that_cannot_be_made_are_said_to_be_missing(tmp_path):
     study = tables.read(planted.studies(tmp_path)[2])
     asked = replace(study, settings={**study.settings, "spread": {"size": 6, "count": 2}})

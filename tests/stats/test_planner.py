@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import shipped
 from known import SIZES, study
+from scipy import stats
 
 from benchmarks import statistics
 from ddlib.explore import tables
@@ -100,6 +101,19 @@ def test_missing_trials_are_left_out():
     gone = gaps.assign(status=np.where(gaps["configuration"] == "c1", "diverged", "ok"))
     refused = planner.plan(read(gone), MEMBERS, 0.2, 10).reason
     assert refused == "c1 has gaps of two seeds at 0 sizes; it needs 3"
+
+
+def test_the_noise_of_a_mean_over_fewer_seeds_has_their_tails():
+    """Of c1 three seeds are left at k = 50 and five at 10: Student t with 2 and 4 degrees."""
+    gaps = table([0.5, 1.0, 0.8], noise=0.01)
+    lost = gaps["configuration"].eq("c1") & gaps["seed"].lt(2) & gaps["k"].eq(50)
+    pilot = read(gaps.assign(gap_error=gaps["gap_error"].mask(lost)), draws=20_000)
+    for k, count in ((50, 3), (10, 5)):
+        column = list(pilot.ks).index(k)
+        error = stats.sem(pilot.gaps[1, :, column], nan_policy="omit")
+        low, high = np.quantile(pilot.noise[1, :, column], [0.025, 0.975])
+        expected = 2 * stats.t.ppf(0.975, count - 1) * error
+        assert high - low == pytest.approx(expected, rel=0.06)
 
 
 def test_plans_hold_the_true_need():

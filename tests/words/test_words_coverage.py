@@ -95,7 +95,11 @@ def test_the_numbers_of_a_law_that_holds():
         ),
         ({"reason": "1 of 8 inside"}, {}, ["**Worst gap 0.1.** 8 families have 5 distinct k*."]),
         ({"low": np.nan, "high": np.nan}, {}, ["20 (no interval) more samples. 8 families"]),
-        ({"censored": 3}, {}, ["5 distinct k*; 3 of these lie beyond the measured sizes"]),
+        (
+            {"censored": 3, "low": np.nan, "high": np.nan},
+            {},
+            ["takes more than 20 samples.", "5 distinct k*; in 3 of them k* lies beyond the meas"],
+        ),
         ({"reduced": 2}, {}, ["5 distinct k*; 2 families lost seeds to missing trials."]),
         ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
         ({"unknown": 1}, {}, ["1 more have no k* for missing trials."]),
@@ -105,7 +109,7 @@ def test_the_numbers_of_a_law_that_fails_and_what_is_missing(h_cov, rival, phras
     text = reading.explained(regressed(h_cov, rival), None)
     for phrase in phrases:
         assert phrase in text
-    rises = h_cov.get("p", 0.01) <= 0.05 and "reason" not in h_cov
+    rises = h_cov.get("p", 0.01) <= 0.05 and not {"reason", "censored"} & set(h_cov)
     assert ("One more nat of H_cov takes 20 " in text) == rises
 
 

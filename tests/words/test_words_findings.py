@@ -116,6 +116,21 @@ def test_the_summary_counts_what_the_tables_hold(cells, gains):
     ]
 
 
+def test_soft_labels_are_counted_apart_from_the_labels_of_a_study(cells, gains):
+    soft = gains.assign(labels="soft")
+    alone = soft[soft["data"].isin(["mnist", "adult"])]  # studies that have no other labels
+    assert "With soft labels" not in summary.summary(cells, alone, LEADERS, {})
+    first = pd.concat([soft[soft["data"] == "mnist"], gains[gains["data"] != "mnist"]])
+    text = " ".join(summary.summary(cells[cells["data"] == "mnist"], first, LEADERS, {}).split())
+    assert (
+        "With soft labels of one teacher they are better in 1 of 3 and worse in 0; the same sets "
+        "with hard labels are better in 2 of 3." in text
+    )
+    renamed = gains.assign(data=gains["data"].str.replace("mnist", "microsoft"))
+    text = summary.summary(cells.replace("mnist", "microsoft"), renamed, LEADERS, {})
+    assert "the same sets with hard labels are better in 2 of 3." in " ".join(text.split())
+
+
 def test_the_box_has_a_line_for_each_law(cells, gains):
     studies = {"mnist": covered(0.01, 0.02, 0.03), "adult": covered(0.01, 0.2, 0.03)}
     assert summary.verdicts(cells, gains, studies).splitlines() == [
@@ -178,8 +193,8 @@ def test_what_would_change_our_mind(cells):
     assert text.splitlines()[:2] == [
         "- 3 of 6 cells, controls too, are undecided: in 2 vague; in 1 a mean gap is not above "
         "zero.",
-        "- Seeds that would tell an exponent of 1 from 1/2: dc on adult: 20. In 2 no number of "
-        "seeds that was tried would decide.",
+        "- Seeds that would tell an exponent of 1 from 1/2: dc on adult: 20. In 2 no number that "
+        "was tried would decide, or none could be tried.",
     ]
     assert "0 of 1 cells that survive do so in a weak test" in text
 
@@ -194,6 +209,9 @@ def test_the_table_is_read_without_nan(cells):
     assert table["exponents told from 1/2"].iloc[0] == "≤ 0.3 or ≥ 0.7"
     assert table["trials missing"].iloc[2] == "1 of 30"
     assert "nan" not in table.to_string()
+    few = cells.assign(b=None, low=None, high=None, r2=None)  # as of studies of one seed
+    assert words.table(few)["exponent b"].unique().tolist() == ["—"]
+    assert "rival is not tested" in words.quantisation(cells.assign(low=np.nan, high=np.nan))
 
 
 def test_a_k_star_beyond_the_measured_sizes_is_said_to_be_above_them():

@@ -31,5 +31,11 @@ def test_a_trend_that_chance_shows_often_is_no_trend(p, among_equal, verb, verdi
 
 
 def test_what_cannot_be_said_is_said():
-    table = pd.DataFrame([(0.1, "h_cov", np.nan, np.nan, "1 of 8 inside")], columns=COLUMNS)
+    """Of two goals, the one that can be tested gives the trend."""
+    row = (0.1, "h_cov", np.nan, np.nan, "1 of 8 inside")
+    table = pd.DataFrame([row], columns=COLUMNS)
     assert lesson(table, None) == "Nothing can be said about H_cov, as 1 of 8 inside."
+    table = pd.DataFrame([row, (0.2, "h_cov", 0.01, 0.01, "")], columns=COLUMNS)
+    text = lesson(table, pd.DataFrame([(0.2, "h_cov", 0.03)], columns=COLUMNS[:3]))
+    assert "need more samples** to hold a worst gap of 0.2." in text
+    assert text.endswith("All three, at a worst gap of 0.2: **confirmed**. See notebook 06.")
