@@ -14,6 +14,7 @@ from pathlib import Path
 from ddlib.explore import sheets, tables
 from ddlib.files import write_atomically
 from ddlib.fingerprints import plain_text
+from ddlib.words.text import listed
 
 
 def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS) -> list[Path]:
@@ -30,6 +31,11 @@ def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS
             raise ValueError(
                 f"the study in {study.folder} has no {tables.PROVENANCE}; run its notebook again, "
                 "which writes it"
+            )
+        if place.parent.name not in tables.STUDIES:
+            raise ValueError(
+                f"{study.folder} lies in none of the folders {listed(tables.STUDIES)}; name it "
+                "after its notebook, such as results/methods/mine"
             )
         if places.count(place) > 1 or place == study.folder:
             raise ValueError(

@@ -140,7 +140,10 @@ def _curve(fit: Fit, end: int, failure: str) -> pd.DataFrame:
 
 
 def _measured(means: pd.DataFrame, k: int) -> str:
-    return "{:.3f} ± {:.3f}".format(*means.loc[k]) if k in means.index else "not measured"
+    if k not in means.index:
+        return "not measured"
+    mean, deviation = means.loc[k]
+    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
 
 
 def _four_times(fit: Fit, k: int, means: pd.DataFrame) -> str:
@@ -172,21 +175,25 @@ def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
 def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     """Name the method with the smallest prediction, of each by its fit with the least AIC.
 
-    Where no fit predicts, name the method with the smallest measured mean instead.
+    Without an AIC, as of one seed, the first fit of each counts. Where no fit predicts, name the
+    method with the smallest measured mean instead.
     """
-    predicted = [mark for mark in marks if mark["mark"] == "prediction"]
-    predicted.sort(key=lambda mark: mark["aic"] or 0, reverse=True)
+    predicted = [mark for mark in marks if mark["mark"] == "prediction"][::-1]
+    ranked = all(mark["aic"] is not None for mark in predicted)
+    if ranked:
+        predicted.sort(key=lambda mark: mark["aic"], reverse=True)
     if not predicted:
         text = "no fit that is ticked predicts a gap"
         means = gaps[gaps["k"] == k].groupby("method")["gap"].mean()
         if len(means):
             text = f"{means.idxmin()} has the smallest measured gap, {means.min():.3f}; {text}"
         return f"IPC {ipc}, k = {k}: {text}"
-    preferred = {mark["method"]: mark for mark in predicted}  # the last has the least AIC
+    preferred = {mark["method"]: mark for mark in predicted}  # the last one of each
     best = min(preferred.values(), key=lambda mark: mark["gap"])
+    why = "least AIC" if ranked else "the first fit that is ticked, as there is no AIC"
     gap = Interval(best["gap"], best["low"], best["high"])
     name = f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap:.3f}"
-    return name + (f", by {best['fit']} (least AIC)" if len(predicted) > len(preferred) else "")
+    return name + (f", by {best['fit']} ({why})" if len(predicted) > len(preferred) else "")
 
 
 def _log_note(gaps: pd.DataFrame, bottom: float) -> str:

@@ -71,7 +71,7 @@ class Planner(Explorer):
         )
         return View(
             chart.resolve_scale(color="independent", strokeDash="independent"),
-            _verdict(first, budget, size),
+            _verdict(offers, budget, size, REACH * tables.ipcs[-1]),
             words.held(pilot),
             pd.DataFrame(rows + refused),
             f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}",
@@ -85,7 +85,8 @@ def _within_reach(tables: Tables) -> float:
     For the first family of the study. Where all sizes are above BUDGET, the smallest one counts.
     """
     family, most = next(iter(tables.families.values())), max(BUDGET, tables.ipcs[0])
-    gaps = tables.gaps[tables.gaps["configuration"].isin(family) & (tables.gaps["ipc"] <= most)]
+    gaps = tables.gaps.dropna(subset="gap_error")
+    gaps = gaps[gaps["configuration"].isin(family) & (gaps["ipc"] <= most)]
     means = gaps[gaps["ipc"] == gaps["ipc"].max()].groupby(["method", "configuration"])["gap_error"]
     typical = means.mean().groupby("method").max().median()
     return next((epsilon for epsilon in EPSILONS if epsilon >= typical), EPSILONS[-1])
@@ -127,7 +128,9 @@ def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon, budget, s
     return Offer(method, plan, gap, within, member, fits["inverse_sqrt"], verdicts.verdict(fits))
 
 
-def _verdict(first: Offer, budget: int, size: float) -> str:
+def _verdict(offers: list[Offer], budget: int, size: float, reach: int) -> str:
+    """Name the first method and its need; reach: the most samples per class a plan speaks of."""
+    first = offers[0]
     plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
     if first.within:
         guess = plan.doubt or (plan.rests_on_law and first.judged.outcome == "fails")
@@ -135,6 +138,9 @@ def _verdict(first: Offer, budget: int, size: float) -> str:
         beyond = "; the interval exceeds the budget" * (plan.ipc.high > budget)
         return f"{text} per class for {goal}{beyond}"
     nearest = f"{first.method} comes nearest with {first.gap:.3f} at {size:g}"
+    if budget > reach and not all(offer.plan.ipc for offer in offers):
+        limit = f"this study speaks of at most {reach} samples per class"
+        return f"No method is known to hold {goal}, as {limit}; {nearest}"
     return f"No method holds {goal} within {budget} samples per class; {nearest}"
 
 

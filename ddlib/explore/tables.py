@@ -16,6 +16,7 @@ from ddlib.explore import sheets
 from ddlib.files import FINDINGS, PROVENANCE, from_root, read_json, write_atomically
 from ddlib.stats import covers, laws
 
+STUDIES = ("scaling_law", "methods", "coverage_law")  # the notebooks that run one
 FRAMES = ("trials", "references", "costs", "teachers")
 DISTANCES = "distances.parquet"
 Families = dict[str, tuple[str, ...]]
@@ -199,10 +200,9 @@ def _frame(path: Path) -> pd.DataFrame:
 
 def findings() -> list[Tables]:
     """Return all findings: those with images first, then in the order of the notebooks."""
-    notebooks = ("scaling_law", "methods", "coverage_law")
     folders = [
         path.parent
-        for name in notebooks
+        for name in STUDIES
         for path in sorted((FINDINGS / name).glob("*/settings.json"))
     ]
     return sorted(map(read, folders), key=lambda study: not study.sheets)

@@ -92,7 +92,7 @@ def read_all(paths: Iterable[Path]) -> list[Run]:
     for run in [run for run in runs if not run.status]:
         first = first_of.setdefault(run.folder, run)
         if first is not run:
-            run.status = "refused"
+            run.status, run.folder = "refused", None
             run.message = f"its results folder is that of {first.name}; name another"
     return sorted(runs, key=lambda run: str(run.notebook or ""))
 

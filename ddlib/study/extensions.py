@@ -89,10 +89,11 @@ def _read(path: str) -> Extension:
     for node in imports:
         for alias in node.names:
             name = (getattr(node, "module", None) or alias.name).partition(".")[0]
-            if file.with_name(f"{name}.py").is_file():
+            beside = [file.with_name(f"{name}.py"), *file.with_name(name).rglob("*.py")]
+            if name != "ddlib" and beside[-1].is_file():
                 raise ValueError(
-                    f"{path}, line {node.lineno}: an edit of {name}.py would not change the names "
-                    "of results; put all code into one file"
+                    f"{path}, line {node.lineno}: an edit of {beside[-1].relative_to(file.parent)} "
+                    "would not change the names of results; put all code into one file"
                 )
     return Extension(path, text)
 

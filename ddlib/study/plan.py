@@ -180,7 +180,7 @@ class Plan:
     def _digest(self, *decides: Any) -> str:
         """Return the digest that names a file, from all that decides its content."""
         text, context = plain_text(decides), self.context
-        modules = [make.__module__ for name, make in NETWORKS.items() if f'"{name}"' in text]
+        modules = [make.__module__ for name, make in NETWORKS.items() if plain_text(name) in text]
         own = sorted(code_digest(name) for name in modules if not name.startswith("ddlib."))
         study = context.digest, context.device, context.precision, code_digest(*DECIDING)
         return fingerprint([study, own, text])

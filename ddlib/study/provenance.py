@@ -83,10 +83,10 @@ def seconds(costs: pd.DataFrame) -> dict[str, float]:
 def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None:
     """Write the provenance of a study that has just ended into its results folder.
 
-    machines: what `machine` returned on each worker at the start. core_hours also count searches:
-    those for the length of converged trainings, teachers and pretrained bodies. Networks on all
-    data are not timed. A study that took several runs tells of the last one. No result depends on
-    this file.
+    machines: what `machine` returned on each worker at the start; [] if they are not known.
+    core_hours also count searches: those for the length of converged trainings, teachers and
+    pretrained bodies. Networks on all data are not timed. A study that took several runs tells of
+    the last one. No result depends on this file.
     """
     plan = result.plan
     places = (plan.length_path, plan.teacher_path, plan.pretrained_path)
@@ -100,7 +100,7 @@ def write_provenance(result: Result, machines: Sequence[dict[str, Any]]) -> None
         **commit(),
         "versions": versions(),
         "machines": list({plain_text(machine): machine for machine in machines}.values()),
-        "workers": len(machines),
+        "workers": len(machines) or None,
         "core_hours": {name: round(float(value) / 3600, 3) for name, value in spent.items()},
         "date": datetime.now(UTC).date().isoformat(),
     }

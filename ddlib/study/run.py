@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Client, Future, as_completed, wait
 from tqdm import tqdm
 
+from ddlib.files import PROVENANCE
 from ddlib.methods import METHODS
 from ddlib.study import jobs, store
 from ddlib.study.cluster import check_main_guard, connect
@@ -38,7 +39,7 @@ def run(settings: Settings) -> Result:
     check_main_guard()
     plan = make_plan(settings)
     with store.alone(plan.folder):
-        if changed := check_folder(settings):  # again: another process may have written meanwhile
+        if changed := check_folder(plan.settings):  # again: another process may have written
             print(
                 f"the last run in {settings.results} had other {listed(changed)}: its "
                 "trials are kept, and the tables will show this run",
@@ -46,7 +47,10 @@ def run(settings: Settings) -> Result:
             )
         trials, references = missing(plan)
         if not (trials or references):
-            return collect(plan)
+            result = collect(plan)
+            if not (plan.folder / PROVENANCE).exists():  # the run that finished them was stopped
+                write_provenance(result, [])
+            return result
         print(counts(plan), flush=True)
         total = len(plan.trials) + len(plan.references)
         machines = compute(plan, trials, references, total - len(trials) - len(references))

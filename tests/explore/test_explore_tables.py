@@ -29,7 +29,7 @@ def studies():
 @pytest.fixture
 def mine(tmp_path):
     """Return a copy of a finding, as the results folder of a reader."""
-    return shutil.copytree(shipped.METHODS, tmp_path / "mine" / "quick")
+    return shutil.copytree(shipped.METHODS, tmp_path / "methods" / "quick")
 
 
 def test_findings_are_small_and_those_with_images_come_first():
@@ -150,7 +150,7 @@ def test_a_sheet_shows_a_column_a_class(mine, tmp_path):
     assert study.sheet("dm", 3) is None  # vectors
     (mine / "provenance.json").write_text('{"commit": "abc"}')
     findings.write_findings([mine], target=tmp_path / "copy")
-    assert not tables.read(tmp_path / "copy" / "mine" / "quick").sheets
+    assert not tables.read(tmp_path / "copy" / "methods" / "quick").sheets
 
 
 def test_a_small_sheet_shows_one_image_a_class_at_low_size(tmp_path):
@@ -188,10 +188,15 @@ def test_a_finding_is_what_its_command_writes(tmp_path, mine):
     (law / "provenance.json").write_text('{"workers": 1}')
     with pytest.raises(ValueError, match="another one's"):
         findings.write_findings([law, law], target=tmp_path / "copies")
+    other = shutil.copytree(law, tmp_path / "results" / "mine")
+    with pytest.raises(
+        ValueError, match="lies in none of the folders scaling_law, methods and cov"
+    ):
+        findings.write_findings([other], target=tmp_path / "copies")
     (tmp_path / "copies" / "coverage_law" / "quick").mkdir(parents=True)
     (tmp_path / "copies" / "coverage_law" / "quick" / "of_an_earlier_study.old").touch()
     places = findings.write_findings([mine, law], target=tmp_path / "copies")
-    assert places == [tmp_path / "copies" / name / "quick" for name in ("mine", "coverage_law")]
+    assert places == [tmp_path / "copies" / name / "quick" for name in ("methods", "coverage_law")]
     assert not list(tmp_path.glob("copies/*/*/*.old"))
     for place, folder in zip(places, (mine, law), strict=True):
         again, study = tables.read(place), tables.read(folder)

@@ -318,6 +318,10 @@ def test_failed_trials_and_a_single_seed_are_named(studies):
     first = {n: getattr(studies[0], n).query("seed == 0") for n in ("trials", "references")}
     ipc = IpcExplorer([dataclasses.replace(studies[0], **first)])
     assert row(ipc, "dm")["predicted gap"].endswith("(no interval)")
+    assert row(ipc, "dm")["measured gap"].replace("0.", "").isdecimal()  # without ± nan
+    choose(ipc, fits=("a/√k + c", "a/k + c"))
+    why = "(the first fit that is ticked, as there is no AIC)"
+    assert verdict(ipc).endswith(f", by a/√k + c {why}")
 
 
 def least_cover(distance: pd.DataFrame, radius: float) -> int:
@@ -446,6 +450,28 @@ def test_where_no_size_is_within_the_budget_the_planner_opens_on_the_smallest(st
     trials = trials.assign(ipc=10 * trials["ipc"], k=10 * trials["k"])
     law = dataclasses.replace(studies[0], trials=trials)
     assert Planner([law]).controls["epsilon"].value == 0.4
+
+
+def test_the_planner_opens_on_what_is_known_where_the_largest_size_failed(studies):
+    """At 50 per class nothing is known; under hard labels, gaps at 10 are larger than at 50."""
+    trials, lost = studies[0].trials, studies[0].trials["ipc"] == 50
+    failed = trials.assign(
+        status=trials["status"].mask(lost, "failed"), gap_error=trials["gap_error"].mask(lost)
+    )
+    kept = dataclasses.replace(studies[0], trials=trials[trials["ipc"] < 50])
+    law = dataclasses.replace(studies[0], trials=failed)
+    opened = [Planner([study]).controls["epsilon"].value for study in (law, kept)]
+    assert opened[0] == opened[1] < 0.5
+
+
+def test_the_planner_does_not_deny_what_lies_beyond_what_it_can_say(studies):
+    """The study goes up to 50 per class, so plans speak of at most 100."""
+    wide = Planner(studies[:1])
+    choose(wide, family="hard alone", epsilon=0.01, budget=500)
+    assert verdict(wide).startswith(
+        "No method is known to hold a gap of 0.01, as this study speaks of at most 100 samples "
+        "per class; "
+    )
 
 
 def test_the_planner_doubts_in_its_headline_what_its_note_doubts(plans):

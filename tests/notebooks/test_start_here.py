@@ -2,6 +2,7 @@
 
 import math
 import re
+import symtable
 
 import nbformat
 import papermill
@@ -12,6 +13,8 @@ from ddlib.explore import tables
 from ddlib.publish.page import write_page
 from ddlib.stats import laws, verdicts
 from ddlib.stats.cells import PAPER_METHODS
+from ddlib.study.exploration import Exploration
+from ddlib.study.settings import Settings
 
 NOTEBOOK = NOTEBOOKS / "00_start_here.ipynb"
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -96,6 +99,19 @@ def test_its_answers_are_hidden_and_run(executed):
     page = (folder / "out.html").read_text()
     hidden = re.findall(r"<details><summary>.*?</summary>(.*?)</details>", page, re.DOTALL)
     assert sum("<p>" in part for part in hidden) == len(hidden) >= 9
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_no_cell_takes_the_name_of_a_parameter_that_the_parameters_cell_leaves_out(path):
+    """A second Run All would read what such a cell left as the parameter."""
+    names = {True: set(), False: set()}
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            symbols = symtable.symtable(cell.source, path.name, "exec").get_symbols()
+            found = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+            names["parameters" in cell.metadata.get("tags", [])] |= found
+    kind = Exploration if path.stem in ("05_explore", "06_findings") else Settings
+    assert names[False] & set(kind.model_fields) <= names[True]
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)

@@ -275,7 +275,10 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
         project.parameters("study/one"),
         *(project.parameters(f"study/{name}", results="results/study/one") for name in "ab"),
     ]
-    messages = {run.name: run.message for run in batch.read_all(paths)}
+    runs = batch.read_all(paths)
+    messages = {run.name: run.message for run in runs}
+    holders = [run.name for run in runs if run.folder == project.results("study/one")]
+    assert sorted(holders) == ["study/one", "torn/one"]  # a reader of the folder waits for these
     sentence = "'other' is not a folder with the name of a notebook; allowed: study, torn"
     assert messages["other/one"] == sentence
     assert "03_torn.ipynb is not a Jupyter notebook" in messages["torn/one"]

@@ -74,6 +74,11 @@ def test_a_rerun_that_computes_nothing_keeps_provenance(study, tmp_path, address
     places = {"results": str(copy / "methods" / "tiny"), "cache": str(copy / "cache")}
     run(read_settings(GRID | places | {"scheduler_address": address}))
     assert (copy / "methods" / "tiny" / "provenance.json").read_text() == "{}"
+    (copy / "methods" / "tiny" / "provenance.json").unlink()  # stopped before it was written
+    run(read_settings(GRID | places | {"scheduler_address": address}))
+    origin = json.loads((copy / "methods" / "tiny" / "provenance.json").read_text())
+    assert (origin["machines"], origin["workers"]) == ([], None)
+    assert origin["core_hours"]["evaluations"] >= 0
 
 
 def test_trials_of_a_finding_are_computed_again_bit_for_bit(finding, capsys):

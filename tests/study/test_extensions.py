@@ -73,6 +73,7 @@ def test_what_a_file_brings_is_known_and_stays(write):
         ("def f():\n    return 1 / 0\n\nf()", r"mine\.py, line 2: ZeroDivisionError: division by"),
         ("import sys\nsys.exit(3)", r"mine\.py, line 2: SystemExit: 3"),
         ("from helper import x", r"line 1: an edit of helper\.py would not change the names"),
+        ("import parts.losses", r"line 1: an edit of parts/losses\.py would not change the names"),
         ("x = 1", r"mine\.py registers nothing; let it set an entry of METHODS, NETWORKS or DATA"),
         (METHOD.replace('"mine"', '"dm"'), r"mine\.py: the method 'dm' exists already, in the lib"),
         (METHOD.replace("(distil,", "(selection.random,"), "needs a function of its own file, not"),
@@ -84,6 +85,8 @@ def test_what_a_file_brings_is_known_and_stays(write):
 def test_a_bad_file_is_refused_with_its_line_and_changes_nothing(write, text, sentence):
     before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
     write("x = 1", "helper.py")
+    Path("parts").mkdir()
+    write("x = 1", "parts/losses.py")
     with pytest.raises(ValueError, match=sentence) as caught:
         read_extensions([write(text)])
     assert str(caught.value).count("\n") == 0
@@ -126,6 +129,16 @@ def test_results_are_named_by_the_code_that_makes_them(write):
     other = names(write, network=SECOND.replace("width, 2)", "width, 3)"))
     changed = {name for name in before if other[name] != before[name]}
     assert changed == {"random other", "mine other", "all other"}
+    wide = NETWORK.replace("small", "größe")
+    changes = {
+        "network": {"name": "größe"},
+        "methods": {"random": {}},
+        "configurations": {"plain": {}},
+    }
+    other = TINY | changes | {"extensions": [write(wide)]}
+    paths = make_plan(read_settings(other)).references
+    write(wide.replace("width, 2)", "width, 3)"))
+    assert make_plan(read_settings(other)).references[0].path != paths[0].path
 
 
 SHORT = {"k": [2, 20], "reference": "same_steps"}

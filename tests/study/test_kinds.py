@@ -56,8 +56,11 @@ def test_every_method_runs_on_sequences(tmp_path, monkeypatch):
         assert synthetic.samples.any(-1).sum(1).tolist() == [5] * synthetic.k  # tokens of a text
 
 
-def test_every_method_runs_on_vectors(tmp_path):
+def test_every_method_runs_on_vectors(tmp_path, capsys):
     result = run(settings(tmp_path))
+    capsys.readouterr()
+    run(settings(tmp_path))
+    assert capsys.readouterr().out == ""  # not that the last run had other methods
     assert result.trials["status"].tolist() == ["ok"] * 22
     assert result.trials.query("method == 'random' and k == 30")["accuracy"].item() > 0.8
     for synthetic in result.distilled(0):
