@@ -199,7 +199,8 @@ def _described(schema: Mapping[str, Any], plural: str = "") -> str:
         items = _described(schema["items"], "s") or "tables"
         return f"a list of {'one or more ' if schema.get('minItems') else ''}{items}"
     if kind == "object":
-        numbers = schema.get("additionalProperties", {}).get("type") in ("integer", "number")
+        values = schema.get("additionalProperties")  # their schema, or whether any may stand there
+        numbers = isinstance(values, Mapping) and values.get("type") in ("integer", "number")
         return "a table {ipc: number}" if numbers else "a table {name: value}"
     if kind not in NOUNS:
         return "true or false" if kind == "boolean" else ""

@@ -84,7 +84,7 @@ def read_data(table: Any) -> dict[str, Any]:
         raise ValueError(
             f"this must be a table with a name, such as {{name: mnist}}, got {table!r}"
         )
-    options = {key: value for key, value in table.items() if key != "name"}
+    options = {str(key): value for key, value in table.items() if key != "name"}
     name, folder = table["name"], from_root(table["name"])
     is_folder = name not in DATASETS and folder.exists()
     return {"name": str(folder) if is_folder else name, **vars(Options(**options))}

@@ -146,6 +146,8 @@ DEEP = {"network": {"name": "convnet", "depth": 4}}
 BAD = [
     ({"data": {"name": "digit"}}, "your own data; did you mean 'digits'? allowed: digits, mnist"),
     ({"data": "digits"}, "data: this must be a table with a name"),
+    ({"data": DIGITS | {1: 2}}, "data: '1' is not a parameter; allowed: classes, per_class, "),
+    ({"labels": {"teacher": 3}}, "labels: teacher=3 must be a table {name: value}"),
     ({"data": DIGITS | {"classes": [10]}}, "'10' is not a class of this data set; did you mean"),
     ({"network": {"name": "mpl"}}, "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, "),
     ({"network": {"name": "mlp", "widht": 3}}, "'widht' is not a parameter; did you mean 'width'?"),
