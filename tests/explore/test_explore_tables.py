@@ -213,7 +213,7 @@ def test_a_folder_without_a_finished_study_is_refused(mine):
     with pytest.raises(ValueError, match="has no trials; run its notebook again"):
         tables.read(mine)
     (mine / "trials.parquet").unlink()
-    sentence = r"methods/quick holds no finished study \(trials.parquet is not there\); give the resu"
+    sentence = r"methods/quick holds no finished study \(trials.parquet is not there\); give the re"
     with pytest.raises(FileNotFoundError, match=sentence):
         tables.read(mine)
     command = [sys.executable, "-m", "ddlib.explore.findings", str(mine)]
