@@ -10,7 +10,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.explore.controls import EmptyError, Explorer, Ticks, View, menu, slider
+from ddlib.explore.controls import Ticks, menu, slider
+from ddlib.explore.explorer import EmptyError, Explorer, View
 from ddlib.explore.planner import EPSILONS
 from ddlib.explore.tables import Tables
 from ddlib.figures import coverage as charts

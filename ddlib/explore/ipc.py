@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ddlib.explore import sheets
-from ddlib.explore.controls import EmptyError, Explorer, Ticks, View, menu, slider
+from ddlib.explore.controls import Ticks, menu, slider
+from ddlib.explore.explorer import EmptyError, Explorer, View
 from ddlib.explore.tables import Tables, fitted
 from ddlib.figures import prediction
 from ddlib.figures.style import FORMULAS

@@ -10,7 +10,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ddlib.explore.controls import EmptyError, Explorer, View, menu, slider
+from ddlib.explore.controls import menu, slider
+from ddlib.explore.explorer import EmptyError, Explorer, View
 from ddlib.explore.ipc import IPCS
 from ddlib.explore.tables import Tables, fitted
 from ddlib.figures.style import INK, log_axis, method_colours, scale, tips

@@ -133,7 +133,8 @@ def doubts(finding: Result, trials: Sequence[Trial], origin: Mapping[str, Any]) 
             yield f"it was computed with {name} {version}, here is {versions.get(name)}"
     kinds, here = set(map(_kind, origin["machines"])), _kind(provenance.machine())
     if here not in kinds:
-        yield f"it was computed on {listed(sorted(kinds))}, here is {here}"
+        known = listed(sorted(kinds)) or "a machine that is not known"
+        yield f"it was computed on {known}, here is {here}"
     if not {trial.set_path.name for trial in trials} <= set(finding.costs["set"]):
         yield "its data, the code that decides results, or libraries are not those that are here"
 

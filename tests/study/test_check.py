@@ -160,6 +160,9 @@ def test_other_versions_machines_and_code_are_named(finding, capsys):
     assert notes[2].startswith("note: its data, the code that decides results, or libraries")
     assert len(notes) == 3
     assert (row[:9], last) == ("bit-equal", "1 recomputed: 1 bit-equal")
+    (finding / "provenance.json").write_text(json.dumps(origin | {"machines": []}))
+    _, _, note, *_ = lines(capsys, finding, "--sample", "1")
+    assert note.startswith("note: it was computed on a machine that is not known, here is ")
 
 
 def test_what_cannot_be_checked_is_said_in_a_sentence(finding, capsys, tmp_path, monkeypatch):
