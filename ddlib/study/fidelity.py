@@ -1,7 +1,7 @@
 """Compare studies with published accuracies: `python -m ddlib.study.fidelity RESULTS...`.
 
-It reads the tables and settings in the results folders, and writes docs/fidelity.md: published,
-ours, the difference, and which settings differ.
+It reads the tables and settings in the results folders, and writes a section on each into
+docs/fidelity.md: published, ours, the difference, and which settings differ. Other sections stay.
 """
 
 import sys
@@ -25,6 +25,7 @@ out that of distillation. "Why" names the settings that differ; their values fol
 differs, a difference above 1.5 points is a bug until shown otherwise. Networks on all data take as
 many steps as those on S, so their rows do not test the code.
 """
+SECTION = "\n## "
 COLUMNS = """
 | method | ipc | published | ours | difference | why |
 |---|---|---|---|---|---|
@@ -57,7 +58,7 @@ def section(folder: Path) -> str:
         if not pd.isna(deviation := spread.get((row["method"], ipc))):
             ours += f" ± {100 * deviation:.1f}"
         rows.append(f"| {' | '.join([row['method'], str(ipc), theirs, ours, more, why + doubt])} |")
-    head = f"\n## {plan.dataset.name}, {folder.name}\n"
+    head = f"{SECTION}{plan.dataset.name}, {folder.name}\n"
     tables = [head + COLUMNS + "\n".join(rows), published.differences(plan, pairs)]
     return "\n\n".join([*tables, _origin(folder, plan)]) + "\n"
 
@@ -75,11 +76,14 @@ def _origin(folder: Path, plan: Plan) -> str:
 
 @exit_with_sentence()
 def main(arguments: Sequence[str]) -> None:
-    """Write docs/fidelity.md from results folders."""
+    """Write a section on each results folder into docs/fidelity.md; its other sections stay."""
     if not arguments:
         sys.exit("usage: python -m ddlib.study.fidelity RESULTS...")
-    text = "".join([HEAD, *(section(from_root(folder)) for folder in arguments)])
-    write_atomically(from_root("docs/fidelity.md"), text.encode())
+    page = from_root("docs/fidelity.md")
+    parts = page.read_text(encoding="utf-8").split(SECTION)[1:] if page.exists() else []
+    parts += [section(from_root(folder)).removeprefix(SECTION) for folder in arguments]
+    last = {part.partition("\n")[0]: SECTION + part for part in parts}  # by heading
+    write_atomically(page, (HEAD + "".join(last[head] for head in sorted(last))).encode())
 
 
 if __name__ == "__main__":

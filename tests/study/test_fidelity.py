@@ -25,8 +25,15 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
         **{"results": "results", "cache": "cache", "scheduler_address": address},
     }
     run(read_settings(study))
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs/fidelity.md"
+    page.write_text("# Old head\n\n## cifar10, kept\n\nits rows\n\n## mnist, results\n\nold rows\n")
     main(["results"])
-    lines = (tmp_path / "docs/fidelity.md").read_text().splitlines()
+    text = page.read_text()
+    assert "## cifar10, kept\n\nits rows\n" in text  # a section on another study stays
+    assert "Old head" not in text
+    assert "old rows" not in text
+    lines = text.splitlines()
     assert "## mnist, results" in lines
     rows = [line.split(" | ") for line in lines if line.startswith(("| random", "| all data"))]
     # one size of random and the network on all data are published: 64.9 % and 99.6 %
