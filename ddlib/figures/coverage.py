@@ -139,7 +139,7 @@ def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) ->
     table = k_stars.dropna(subset="k_star")
     family, k = table["family"], table[["k_star", "raw"]]
     table = table.assign(
-        value=family.map(measure),
+        value=family.map(measure).astype(float),
         group=family.map(groups),
         label=family.str.extract(r"(\d+)$", expand=False).fillna(family),
         low=table["low"].clip(lower=k.min(axis=None)),
@@ -147,7 +147,7 @@ def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) ->
         whole=1.0 * (table[["missing_seeds", "missing_sizes"]].sum(axis=1) == 0),
         fitted=np.nan,
     )
-    place, tied = pd.factorize(table["group"])[0], table["value"].duplicated(keep=False)
+    place, tied = table.groupby("group", sort=False).ngroup(), table["value"].duplicated(keep=False)
     step = 0.02 * table["value"].agg(np.ptp) * tied
     table["at"] = table["value"] + step * (place - place.mean())
     alike = [table["group"], table["value"], table["k_star"].round(6)]
@@ -228,7 +228,8 @@ def transfer(gaps: pd.DataFrame, ks: Sequence[int]) -> alt.FacetChart:
     table = pd.DataFrame(rows, columns=[*keys, "gap", "low", "high"])
     methods = list(table["method"].unique())
     means = table[table["method"] == methods[0]].groupby("configuration")["gap"].mean()
-    order = alt.Scale(domain=list(means.sort_values().index))
+    others = table["configuration"]  # of which the first method has no trial
+    order = alt.Scale(domain=list(dict.fromkeys([*means.sort_values().index, *others])))
     table = table[table["k"].isin(ks)].dropna(subset="gap")
     base = alt.Chart().encode(
         alt.Y("configuration:N", scale=order, title=None),

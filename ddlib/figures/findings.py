@@ -16,10 +16,12 @@ GAIN_SIGNS = dict(zip(GAINS, ("++", "+", "=", "−"), strict=True))
 def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     """Draw the free exponent of each cell with its interval against 1/2, a panel a data set.
 
-    cells: the table of `ddlib.stats.cells.cells`. The headings count missing trials.
+    cells: the table of `ddlib.stats.cells.cells`. The headings count missing trials;
+    the subtitle names cells without an exponent.
     """
-    table = cells.dropna(subset="b")
-    missing = table.groupby("data", sort=False)["missing"].sum()
+    table, without = cells.dropna(subset="b"), cells[cells["b"].isna()]
+    without = [f"{row.method} on {row.data}" for row in without.itertuples()]
+    missing = cells.groupby("data", sort=False)["missing"].sum()[table["data"].unique()]
     panels = {name: name + f"\n{n} trials missing" * bool(n) for name, n in missing.items()}
     ends = {"at": table["b"].clip(upper=LARGEST), "to": table["high"].clip(upper=LARGEST)}
     ends["low"] = table["low"].clip(upper=LARGEST)
@@ -49,6 +51,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
         "Does the gap fall like 1/√k? The exponent of every cell, with its 95 % interval",
         "Dashes: 1/2. A cell is one method on one data set; controls, which select real samples,",
         "come last. A cell may fail with an interval that holds 1/2: its curve has another shape.",
+        *[f"Without an exponent: {', '.join(without)}."] * bool(without),
     )
 
 
@@ -77,7 +80,7 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
         chart,
         "Where does distillation beat random real samples, and coresets?",
         "++ better than each control; + better than random; − worse than random; = no significant",
-        "difference; white: not run. Paired t tests, Holm's correction over methods at one size.",
+        "difference; white: not run or not testable. Paired t tests, Holm's correction per size.",
     )
 
 

@@ -102,13 +102,13 @@ def accuracy_against_seconds(costs: pd.DataFrame) -> alt.FacetChart:
     )
 
 
-def differences(table: pd.DataFrame, baseline: str = BASELINE) -> alt.FacetChart | alt.Chart:
-    """Draw the difference of each method to `baseline`, one panel per size k.
+def differences(table: pd.DataFrame) -> alt.FacetChart | alt.Chart:
+    """Draw the difference of each method to BASELINE, one panel per size k.
 
     `table` has columns method, k, n, difference, low, high, p, p_holm, survives, reason.
     """
     if table.empty:
-        text = f"no {baseline} in this study: nothing to compare with"
+        text = f"no {BASELINE} in this study: nothing to compare with"
         note = alt.Chart(pd.DataFrame([{}])).mark_text(color=style.FAINT, text=text)
         return style.figure(note.properties(width=style.WIDTH, height=60), "Nothing to compare")
     ends, colours = ["difference", "low", "high"], style.method_colours(table["method"])
@@ -135,7 +135,7 @@ def differences(table: pd.DataFrame, baseline: str = BASELINE) -> alt.FacetChart
     chart = style.panels(chart, "k", sorted(table["k"].unique().tolist()), 3, "k = ")
     return style.figure(
         chart.resolve_scale(x="independent"),
-        f"What each method adds to {baseline}: difference in accuracy within seeds",
+        f"What each method adds to {BASELINE}: difference in accuracy within seeds",
         "Mean and 95 % interval. Filled: significant after Holm's correction. Hollow: not. Cross: "
         "not testable. Scales differ.",
     )
@@ -182,7 +182,7 @@ def _with_errors(table: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
 
 def _missing(table: pd.DataFrame, what: str = "accuracy") -> str:
     """Name the points that cannot be drawn, and those with fewer seeds."""
-    groups = {f"No {what}": table[["accuracy", what]].isna().any(axis=1)}
+    groups = {f"No {name}": table[name].isna() for name in ("accuracy", what)}
     if "seeds" in table:
         groups["Fewer seeds"] = table["n"].between(1, table["seeds"] - 1)
     regimes = " (" + table["labels"] + " labels)" if "labels" in table else ""

@@ -38,7 +38,7 @@ def axes(gaps: pd.DataFrame, log: bool) -> Axes:
     ends = pd.DataFrame({"k": [gaps["k"].min() / 1.5, 2.0 * gaps["k"].max()]})  # room for labels
     x, y, bottom, top = log_axes(gaps, ends, "gap to all data (log scale)")
     if not log:
-        bottom, top = min(0.0, gaps["gap"].min()), 1.05 * gaps["gap"].max()
+        bottom, top = min(0.0, gaps["gap"].min()), max(0.0, 1.05 * gaps["gap"].max())
         scale = alt.Scale(domain=[bottom, top], nice=False)
         y = alt.Y("gap:Q", scale=scale, title="gap to all data")
     return Axes(x, y, bottom, top, log)

@@ -18,7 +18,8 @@ def gap_against_k(
 
     trials: columns method, k, seed and the measure, such as gap_error; fits: of this measure, by
     method; title: the gap and its unit. A gap that the log axis cannot show is a triangle at its
-    lower edge, and the panel's heading counts these. A curve that fails has no floor.
+    lower edge, and the panel's heading counts these. A curve that fails has no floor. Several
+    networks of a seed are averaged.
     """
     gaps, curves = _drawn(trials, fits, measure)
     curves = curves[curves["law"] == "inverse_sqrt"]
@@ -30,18 +31,19 @@ def gap_against_k(
     ]
     colours = style.method_colours(gaps["method"])
     ends = curves[["low", "high"]].astype(float).clip(bottom / 10, top * 10)
-    curves = curves.assign(**ends, kind="curve")[curves["high"] > 0]
+    curves = curves.assign(**ends, kind="curve")[curves["high"].fillna(curves["gap"]) > 0]
     levels = pd.DataFrame(floors, columns=["method", "gap"]).assign(kind="floor")
-    seeds = gaps[["method", "k", "seed", "gap"]].dropna(subset="gap")
     dots = pd.concat([
-        seeds.assign(kind="seed", shape="circle", size=40, opacity=0.45),
+        gaps.dropna(subset="gap").assign(kind="seed", shape="circle", size=40, opacity=0.45),
         _means(gaps).assign(kind="mean", shape="diamond", size=95, opacity=1),
     ])  # fmt: skip
     dots, below = dots.assign(value=dots["gap"]), dots["gap"] < bottom
     dots["gap"] = dots["gap"].mask(below, 1.1 * bottom)
     dots["shape"] = dots["shape"].mask(below, "triangle-down")
-    headings = {name: _heading(name, fits[name], gaps, bottom) for name in colours}
-    table = pd.concat([curves, levels, dots])
+    headings = {name: _heading(name, fits[name], trials, measure, bottom) for name in colours}
+    table = pd.concat(
+        [curves, levels, dots, pd.DataFrame({"method": list(colours)})]
+    )  # no panel is lost
     table["panel"] = table["method"].map(headings)
 
     base = alt.Chart().encode(x, y, alt.Color("method:N", scale=style.scale(colours), legend=None))
@@ -78,23 +80,26 @@ def rivals(
     The arguments are those of `gap_against_k`.
     """
     gaps, curves = _drawn(trials, fits, measure)
-    x, y, *_ = log_axes(gaps, curves, title)
+    x, y, bottom, _ = log_axes(gaps, curves, title)
+    means = _means(gaps)
+    below = (means["gap"] < bottom).sum()
+    lost = f"Not drawn: {below} of {len(means)} means, at or below 0 or below the axis."
     colours, dashes = (
         style.scale({style.FORMULAS[law]: looks[i] for law, looks in style.STYLES.items()})
         for i in (0, 1)
     )
     legend = alt.Legend(orient="top", columns=6, symbolSize=500, symbolStrokeWidth=2, title=None)
-    table = pd.concat([curves.assign(formula=curves["law"].map(style.FORMULAS)), _means(gaps)])
+    table = pd.concat([curves.assign(formula=curves["law"].map(style.FORMULAS)), means])
     base = alt.Chart().encode(x, y, tooltip=style.tips("formula:N", "k", "gap"))
     lines = base.transform_filter("isValid(datum.formula)").mark_line(clip=True, strokeWidth=1.8)
     lines = lines.encode(
         alt.Color("formula:N", scale=colours, legend=legend),
         alt.StrokeDash("formula:N", scale=dashes, legend=legend),
     )
-    means = base.transform_filter("!isValid(datum.formula)").mark_point(
+    dots = base.transform_filter("!isValid(datum.formula)").mark_point(
         shape="diamond", filled=True, color=style.INK, size=95, opacity=1, clip=True
     )
-    left = alt.layer(lines, means, data=table[table["gap"] > 0], width=370, height=170)
+    left = alt.layer(lines, dots, data=table[table["gap"] > 0], width=370, height=170)
     sides = [
         style.panels(side, "method", style.method_colours(gaps["method"]), columns=1)
         for side in (left, _evidence(verdicts.summary(fits), colours))
@@ -104,6 +109,7 @@ def rivals(
         "Which law describes the gap? Left: mean gap and laws, log axes. Right: ΔAIC, 0 is best",
         "In the grey band (ΔAIC up to 2) a law is as good as the best; beyond 10 it has next to no "
         "support. Hollow: parameters not identifiable.",
+        *[lost] * bool(below),
     )
 
 
@@ -150,19 +156,21 @@ def _means(gaps: pd.DataFrame) -> pd.DataFrame:
 def _drawn(
     trials: pd.DataFrame, fits: dict[str, Fits], measure: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the gaps, and the fitted curves up to twice the largest k."""
+    """Return the mean gap of each seed, and the fitted curves up to twice the largest k."""
     gaps = trials.rename(columns={measure: "gap"})
+    gaps = gaps.groupby(["method", "k", "seed"], sort=False, as_index=False)["gap"].mean()
     return gaps, verdicts.curves(fits, np.geomspace(gaps["k"].min(), 2 * gaps["k"].max(), 60))
 
 
-def _heading(method: str, fits: Fits, gaps: pd.DataFrame, bottom: float) -> str:
-    """Return the verdict on the law, its floor, and the number of trials the panel cannot show."""
-    gap, judged = gaps.loc[gaps["method"] == method, "gap"], verdicts.verdict(fits)
+def _heading(method: str, fits: Fits, trials: pd.DataFrame, measure: str, bottom: float) -> str:
+    """Return the verdict on the law, its floor, and how many gaps the panel cannot show."""
+    trials, judged = trials[trials["method"] == method], verdicts.verdict(fits)
+    gap = trials.groupby(["k", "seed"])[measure].mean()
     heading = f"{method}: {judged.outcome}"
     if judged.survives:
         heading += f"\nfloor {fits['inverse_sqrt'].parameters['c']:.2g}"
-    heading += f"\n{len(gap)} trials"
-    if missing := gap.isna().sum():
+    heading += f"\n{len(trials)} trials"
+    if missing := trials[measure].isna().sum():
         heading += f", {missing} without a gap"
     if below := (gap < bottom).sum():
         heading += f", ▼ {below} below the axis ({(gap <= 0).sum()} ≤ 0)"

@@ -64,8 +64,9 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
     """
     is_real = points["set"] == "D"
     real, synthetic = points[is_real], points[~is_real]
-    sizes = np.sort(synthetic["k"].unique())
-    sizes = sizes[np.linspace(0, len(sizes) - 1, min(len(sizes), SIZES)).round().astype(int)]
+    measured = np.sort(synthetic["k"].unique())
+    few = np.linspace(0, len(measured) - 1, min(len(measured), SIZES))
+    sizes = measured[few.round().astype(int)]
     synthetic = synthetic[synthetic["k"].isin(sizes)]
     synthetic = synthetic.assign(area=(4000 / synthetic["k"].astype(float)).clip(18, 55))
     classes, methods = (list(synthetic[name].unique()) for name in ("class_name", "method"))
@@ -99,5 +100,6 @@ def distilled_points(points: pd.DataFrame) -> alt.FacetChart:
         "What each method keeps: distilled samples among the real ones",
         f"Diamonds: S. Dots: {len(real)} samples of D. Across and up: the first two "
         f"principal components of D, {first:.0%} and {second:.0%} of its variance.",
-        f"{beyond} of {len(drawn)} points lie beyond the edges.",
+        f"{beyond} of {len(drawn)} points lie beyond the edges."
+        + f" Shown: {SIZES} of {len(measured)} sizes k." * (len(measured) > SIZES),
     )

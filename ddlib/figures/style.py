@@ -78,9 +78,12 @@ def colour(field: str, names: Sequence[str], **legend: object) -> alt.Color:
 
 def log_ticks(bottom: float, top: float) -> list[float]:
     """Return round numbers from bottom to top for a log axis."""
-    digits = (1, 2, 5) if top > 6 * bottom else range(1, 10)
-    steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
-    return [step for step in steps if bottom <= step <= top]
+    finer = [[count / 10**n for count in range(10**n, 10 ** (n + 1))] for n in (0, 1, 2)]
+    for digits in [(1, 2, 5), *finer] if top > 6 * bottom else finer:
+        steps = [float(f"{digit}e{exponent}") for exponent in range(-9, 10) for digit in digits]
+        if len(ticks := [step for step in steps if bottom <= step <= top]) > 1:
+            break
+    return ticks
 
 
 def log_axis(channel: type, field: str, bottom: float, top: float, title: str) -> alt.X | alt.Y:

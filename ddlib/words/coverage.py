@@ -75,11 +75,12 @@ def lesson(tests: pd.DataFrame, within: pd.DataFrame | None) -> Text:
     if tested.empty:
         return Text(f"Nothing can be said about H_cov, as {rows['reason'].iloc[0]}.")
     row, limits = tested.iloc[0], listed(f"{epsilon:g}" for epsilon in tested["epsilon"])
+    swaps = f"{100 * row['p']:.0f}" if row["p"] >= 0.01 else "fewer than 1"
     verb = "need" if row["p"] <= LEVEL else "are not shown to need"
     return Text(
         f"**Families with a larger H_cov {verb} more samples** to hold a worst gap of "
         f"{row['epsilon']:g}. If configurations swapped their gaps at random, "
-        f"{100 * row['p']:.0f} of 100 such swaps would show as clear a trend.\n\n"
+        f"{swaps} of 100 such swaps would show as clear a trend.\n\n"
         "That is one of three tests. H_cov must also explain k* better than ln M (the log of the "
         "family's size) does, and k* must rise with H_cov among families of equal size. All three, "
         f"at a worst gap of {limits}: **{confirms(tests, within)}**. See notebook 06."
@@ -146,8 +147,9 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f"; k* falls as {listed(falls)} grow{'s' * (len(falls) == 1)}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
-        more = f"more than {slope.estimate:.0f}" if h_cov["censored"] else f"{slope:.0f} more"
-        text += f". One more nat of H_cov takes {more} samples"
+        more = f"{slope.estimate if h_cov['censored'] else slope:.0f} more samples"
+        text += f". One more nat of H_cov takes {more}"
+        text += ", with every k* beyond the sizes at its bound" * bool(h_cov["censored"])
     return f"{text}."
 
 

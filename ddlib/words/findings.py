@@ -126,10 +126,11 @@ def _decides(k_stars: pd.DataFrame) -> str:
 
 
 def _median(k_stars: pd.DataFrame) -> str:
-    """Say the median k*, or that it lies beyond the measured sizes."""
+    """Say the median k*, or that it is above a number, for k* beyond the measured sizes."""
     middle = k_stars["k_star"].median()
-    beyond = k_stars.loc[k_stars["k_star"] >= middle, "censored"] == ABOVE
-    return f"above {middle:.0f}, the largest size" if beyond.all() else f"{middle:.0f}"
+    if not (k_stars.loc[k_stars["k_star"] >= middle, "censored"] == ABOVE).all():
+        return f"{middle:.0f}"
+    return f"above {middle:.0f}" + ", the largest size" * bool((k_stars["k_star"] == middle).any())
 
 
 def change(cells: pd.DataFrame) -> Text:

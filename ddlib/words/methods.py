@@ -66,7 +66,8 @@ def _best(ranks: pd.DataFrame) -> str:
     text = f"**Per sample:** best is {'; '.join(places)}."
     if ranks["runner_up"].isna().all():
         return f"{text} There is no other method."
-    alone = ranks["k"][[not len(others) for others in ranks["not_separable"]]]
+    ahead = ranks["not_separable"].map(len) == 0
+    alone = ranks.loc[ahead & ranks["runner_up"].notna(), "k"]
     clear = f"only at k = {listed(alone)}" if len(alone) else "at no k"
     clear = "at every k" if len(alone) == len(ranks) else clear
     return f"{text} Significantly better than all others: {clear}."

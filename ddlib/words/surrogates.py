@@ -9,15 +9,14 @@ from ddlib.words.scaling import no_worse
 from ddlib.words.text import Text, bullets, listed, p_value
 
 
-def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame | None = None) -> Text:
+def surrogates(order: Agreement, pairs: pd.DataFrame, trials: pd.DataFrame) -> Text:
     """Say how the learned methods differ, and whether one order holds at every k.
 
     order, pairs: `agreement` and `paired` of the learned methods' trials, of `ddlib.stats`; trials:
     a sentence on gaps at or below 0 comes first.
     """
-    first = [] if trials is None else no_worse(trials)
     lines = bullets([_differing(_over_all(pairs)), _order(order)])
-    return Text("\n\n".join([*first, lines]))
+    return Text("\n\n".join([*no_worse(trials), lines]))
 
 
 def _over_all(pairs: pd.DataFrame) -> pd.DataFrame:

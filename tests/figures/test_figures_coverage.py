@@ -101,6 +101,9 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
     assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."
     vl_convert.vegalite_to_svg(spec)
     spec = charts.k_star_against(k_stars.assign(censored=""), measures, axes, groups).to_dict()
+    nowhere = k_stars.assign(epsilon=0.01, k_star=nan)  # one goal at which no family has a k*
+    both = charts.k_star_against(pd.concat([k_stars, nowhere]), measures, axes, groups).to_dict()
+    assert set(table_of(both, "fitted")["epsilon"]) == {0.1}
     lines = table_of(spec, "fitted")
     lines = lines.groupby(lines["panel"].str[-1])["fitted"].agg(list)
     # ln 30, ln 100 and ln 10 fall by (ln 30 - ln 10) / 2 a nat of H, about their mean
@@ -137,3 +140,6 @@ def test_transfer_draws_every_configuration_with_its_interval():
     assert row["high"] - row["gap"] == pytest.approx(half, rel=1e-5)
     assert spec["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"] == ["a", "b"]
     vl_convert.vegalite_to_svg(spec)
+    new = gaps[gaps["method"] == "all"].replace({"configuration": {"a": "new"}})  # not of "one"
+    spec = charts.transfer(pd.concat([gaps, new]), [10]).to_dict()
+    assert spec["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"] == ["a", "b", "new"]

@@ -155,6 +155,8 @@ def test_the_front_is_drawn_and_missing_times_are_named(table):
     assert "Search for settings (not counted), preparation, teacher" in subtitle
     missing = "mgd3 (hard labels) at k = 10, mgd3 (hard labels) at k = 100."
     assert subtitle.endswith(f"No seconds: {missing}")
+    lost = costs.assign(accuracy=costs["accuracy"].where(costs["method"] != "dc"), seconds=9.0)
+    assert "No seconds" not in str(charts.accuracy_against_seconds(lost).to_dict()["title"])
     rows = data_of(spec)
     assert len(rows) == 22
     # random is cheapest and, in this table, best at every k

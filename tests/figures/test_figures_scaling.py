@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ddlib.figures import render, sets, style
+from ddlib.figures import prediction, render, sets, style
 from ddlib.figures import scaling as charts
 from ddlib.stats import laws, verdicts
 
@@ -92,6 +92,37 @@ def test_a_band_ends_at_the_edge_of_the_axis(gaps):
     assert curve["low"].min() == pytest.approx(bottom / 10)
 
 
+def test_a_method_without_any_gap_keeps_its_panel(gaps):
+    gaps.loc[gaps["method"] == "DC", "gap"] = np.nan
+    fits = laws.fit_table(gaps.assign(gap_error=gaps["gap"], status="ok"), "gap_error", draws=20)
+    table, _ = drawn(charts.gap_against_k(gaps, fits, "gap", "gap"))
+    assert "DC: undecided\n30 trials, 30 without a gap" in set(table["panel"])
+
+
+def test_networks_of_one_seed_are_averaged_and_its_curve_needs_no_interval(gaps):
+    one = gaps.query("method == 'DM' and seed == 0")
+    twice = pd.concat([one, one.assign(gap=one["gap"] + 0.02)])  # two networks on each set
+    fits = laws.fit_table(twice.assign(gap_error=twice["gap"], status="ok"), "gap_error")
+    table, _ = drawn(charts.gap_against_k(twice, fits, "gap", "gap"))
+    assert table["kind"].value_counts().to_dict() == {"curve": 60, "seed": 6, "mean": 6}
+    seeds = table[table["kind"] == "seed"]["gap"]
+    np.testing.assert_allclose(seeds, one["gap"] + 0.01)
+    assert table["panel"].iloc[0].endswith("\n12 trials")
+
+
+def test_a_log_axis_has_labels_however_narrow_it_is():
+    assert style.log_ticks(0.05, 3) == [0.05, 0.1, 0.2, 0.5, 1, 2]
+    assert style.log_ticks(0.15, 0.5) == [0.2, 0.3, 0.4, 0.5]
+    assert style.log_ticks(0.115, 0.145) == [0.12, 0.13, 0.14]
+    assert style.log_ticks(8.515, 8.535) == [8.52, 8.53]
+
+
+def test_the_axis_of_predictions_holds_gaps_that_are_all_negative():
+    table = pd.DataFrame({"method": "dm", "k": [10, 100], "gap": [-0.03, -0.01]})
+    held = prediction.axes(table, log=False)
+    assert (held.bottom, held.top) == (-0.03, 0)
+
+
 def test_rivals_are_drawn_with_their_aic(gaps):
     gaps = gaps[gaps["method"].isin(["DM", "DC"])]
     trials = gaps.assign(gap_error=gaps["gap"], status="ok")
@@ -110,6 +141,11 @@ def test_rivals_are_drawn_with_their_aic(gaps):
         right["text"][kept].astype(float), summary["delta_aic"][kept].astype(float), atol=0.05
     )
     render.mime_bundle(spec)
+    assert "Not drawn" not in str(spec["title"]["subtitle"])
+    gaps.loc[gaps["k"] == 1000, "gap"] = -0.01
+    spec = charts.rivals(gaps, fits, "gap", "gap").to_dict()
+    lost = "Not drawn: 2 of 12 means, at or below 0 or below the axis."
+    assert spec["title"]["subtitle"][-1] == lost
 
 
 def test_pictures_become_a_grid_of_sharp_pixels():

@@ -25,6 +25,7 @@ def test_points_of_four_sizes_are_drawn_over_those_of_d():
     assert len(spec["datasets"][dots["data"]["name"]]) == 20
     assert "data" not in diamonds
     assert "50% and 25% of its variance" in " ".join(spec["title"]["subtitle"])
+    assert spec["title"]["subtitle"][-1].endswith("edges. Shown: 4 of 5 sizes k.")
     render.mime_bundle(spec)
 
 

@@ -15,10 +15,11 @@ def sentences(notebook) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(tmp_path_factory, address):
     folder = tmp_path_factory.mktemp("study")
-    regimes = {"configurations": {"hard": {}, "soft": {"labels": {"regime": "soft"}}}}
-    notebook = execute(NOTEBOOK, folder, **TINY, **regimes, results=str(folder / "results"))
+    study = {**TINY, "results": str(folder / "results"), "scheduler_address": address}
+    study |= {"configurations": {"hard": {}, "soft": {"labels": {"regime": "soft"}}}}
+    notebook = execute(NOTEBOOK, folder, **study)
     return folder, notebook
 
 
@@ -49,12 +50,12 @@ def test_what_failed_is_shown_as_failed(executed):
     assert "No accuracy: dc at k = 10, dc at k = 20" in " ".join(chart["title"]["subtitle"])
 
 
-def test_one_method_and_one_seed_of_a_table_are_no_error(tmp_path):
+def test_one_method_and_one_seed_of_a_table_are_no_error(tmp_path, address):
     """Run from the notebook's own folder, as JupyterLab does."""
     lonely = {**TINY, "methods": {"dm": TINY["methods"]["dm"]}, "k": [3], "seeds": 1}
     lonely |= {"data": {"name": "wine"}, "configurations": {"own": {}}}
-    results = str(tmp_path / "results")
-    notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely, results=results)
+    lonely |= {"results": str(tmp_path / "results"), "scheduler_address": address}
+    notebook = execute(NOTEBOOK, tmp_path, cwd=NOTEBOOKS, **lonely)
     box, _, _, orders, against, _, _, labels, *_ = sentences(notebook)
     assert orders.startswith("No two configurations can be compared")
     assert "no random beside another method" in against

@@ -218,6 +218,16 @@ def test_a_k_star_beyond_the_measured_sizes_is_said_to_be_above_them():
     rows = [(0.05, "vit", 500, ABOVE), (0.05, "vit", 500, ABOVE), (0.05, "own", 20, "")]
     text = words.coverage("adult", covered(0.2, 0.3, 0.4, k_stars=rows))
     assert "the median k* is above 500, the largest size, elsewhere 20." in text
+    rows[0] = (0.05, "vit", 10, "")  # the median lies between a known k* and one above 500
+    text = words.coverage("adult", covered(0.2, 0.3, 0.4, k_stars=rows))
+    assert "the median k* is above 255, elsewhere 20." in text
+
+
+def test_cells_without_an_exponent_are_named_and_their_trials_counted(cells):
+    lost = cells.assign(missing=[0, 0, 0, 0, 0, 20])  # random on adult has no exponent
+    chart = charts.exponents(lost).to_dict()
+    assert chart["title"]["subtitle"][-1] == "Without an exponent: random on adult."
+    assert chart["facet"]["sort"] == ["mnist", "adult\n20 trials missing"]
 
 
 def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains):

@@ -13,6 +13,7 @@ COLUMNS = ["epsilon", "predictor", "p", "p_lead", "reason"]
     ("p", "among_equal", "verb", "verdict"),
     [
         (0.03, 0.04, "need", "confirmed"),
+        (0.002, 0.04, "need", "confirmed"),
         (0.03, 0.06, "need", "not confirmed"),
         (0.03, np.nan, "need", "not decided"),
         (0.085, 0.04, "are not shown to need", "not confirmed"),
@@ -26,7 +27,8 @@ def test_a_trend_that_chance_shows_often_is_no_trend(p, among_equal, verb, verdi
     text = lesson(tests, pd.DataFrame(equal, columns=COLUMNS[:3]))
     assert text.startswith(f"**Families with a larger H_cov {verb} more samples** to hold a worst ")
     assert "gap of 0.1. If " in text
-    assert f"{100 * p:.0f} of 100 such swaps would show as clear a trend." in text
+    swaps = "fewer than 1" if p < 0.01 else f"{100 * p:.0f}"
+    assert f"{swaps} of 100 such swaps would show as clear a trend." in text
     assert text.endswith(f"at a worst gap of 0.1 and 0.2: **{verdict}**. See notebook 06.")
 
 

@@ -55,6 +55,10 @@ def test_the_box_has_a_line_for_each_question():
     [
         (ranking((10, "dm", ()), (20, "dm", ())), "better than all others: at every k."),
         (ranking((10, "dm", ("dc",))), "better than all others: at no k."),
+        (
+            ranking((10, "dm", ()), (20, "dm", ())).assign(runner_up=[np.nan, "dc"]),  # alone at 10
+            "better than all others: only at k = 20.",
+        ),
         (ranking((10, "dm", ())).assign(runner_up=np.nan), "There is no other method."),
         (ranking(), "Per sample: cannot be decided.** No method reached an accuracy."),
     ],
