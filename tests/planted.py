@@ -29,7 +29,8 @@ def trials(cells, data: str, noise: float = 0.003) -> pd.DataFrame:
     names = ["configuration", "labels", "method", "ipc", "k", "seed", "gap_error"]
     table = pd.DataFrame(rows, columns=names)
     accuracy = dict.fromkeys(("accuracy", "balanced_accuracy"), 0.9 - table["gap_error"])
-    return table.assign(data=data, network="convnet", base=table["method"], status="ok", **accuracy)
+    table = table.assign(data=data, network="convnet", base=table["method"], status="ok")
+    return table.assign(measure="accuracy", **accuracy)
 
 
 def write(folder: Path, table: pd.DataFrame, **settings: object) -> str:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -32,3 +33,10 @@ def test_a_stream_depends_on_its_keys_alone():
     torch.rand(1000, generator=other)
     assert torch.equal(torch.randint(2**31, (2,), generator=late), first)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("keys", [("real", np.int64(3)), ("real", (1, np.int64(3)))])
+def test_numbers_of_numpy_are_refused(keys):
+    """Their text is another than Python's, and so would their streams be."""
+    with pytest.raises(TypeError, match=r"np.int64\(3\) is no key of a stream; .* own, 3$"):
+        generator(*keys)

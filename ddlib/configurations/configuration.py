@@ -112,8 +112,11 @@ class Configuration(Recipe):
 
         batches: samples (N, ...) and labels (N,); stream: for augmentation and stochastic
         layers. The optimiser and the schedule start anew; `theta` is not changed. The steps are
-        those of `ddlib.training.loop.train`. Raises DivergedError if a loss is not finite.
+        those of `ddlib.training.loop.train`. Raises DivergedError if a loss is not finite, and
+        ValueError for soft labels: the operator has no teacher.
         """
+        if self.labels.regime == "soft":
+            raise ValueError("an update has no teacher for soft labels; choose regime: hard")
         training, watch = Training(network, theta, self, stream), Watch()
         for step, batch in enumerate(batches):
             watch.finite(step, "the training loss", training.step(*batch))

@@ -29,7 +29,7 @@ def update_fields(
     configuration applies its update operator to the same BURST batches. So batch size, schedule and
     initial weights do not matter, and an augmentation adds the noise of one draw. Configurations
     that diverge are left out. Raises ValueError if the configurations do not share their network,
-    and for table models.
+    and for table models and soft labels.
     """
     if not configurations:
         return {}
@@ -38,6 +38,11 @@ def update_fields(
         if not configuration.takes_steps:
             raise ValueError(
                 f"{name!r} is fitted without steps, so it has no updates; compare predictions"
+            )
+        if configuration.labels.regime == "soft":
+            raise ValueError(
+                f"{name!r} has soft labels, but updates are compared on hard ones; compare "
+                "predictions, or choose regime: hard"
             )
         if configuration.network != shared.network:
             raise ValueError(

@@ -34,7 +34,7 @@ def read_folder(folder: Path, options: Options) -> Pair:
     if not any(path.suffix in FRAMES for path in paths):
         return read_images(folder, options.image_size)
     train = read_frame(paths[0], options.label)
-    words = train.select_dtypes(exclude=["number", "bool"])  # 01 is a word in test, too
+    words = train.select_dtypes(exclude="number")  # 01 is a word in test, too
     frames = [train, read_frame(paths[1], options.label, words)]
     name = folder.resolve().name
     if all(TEXT in frame for frame in frames):
@@ -73,7 +73,11 @@ def _read_npz(path: Path) -> RawSplit:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels, names = (arrays[key] for key in ("images", "labels", "class_names"))
-    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError) as error:
+        if names.ndim != 1:
+            raise ValueError(
+                f"class_names has the shape {names.shape}, but must be a list of names"
+            )
+    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): it is truncated or not an npz of the plain arrays "
             "images, labels and class_names; write it again with numpy.savez"
@@ -138,7 +142,7 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
     """Return the pixels of an image file, (H, W, 1 or 3), uint8; count images that are rescaled."""
     try:
         with Image.open(path) as picture:
-            deep_colour = _has_deep_colour(picture)
+            deep_colour, odd_grey = _has_deep_colour(picture), _has_odd_grey(picture)
             # An MPO file of a camera holds several views of one picture; Pillow reads the first.
             several = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
             in_int32 = picture.mode == "I" and picture.format in ("PNG", "PPM")
@@ -151,6 +155,8 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
         "holds several pictures; save each to a file": several,
         "is 16-bit colour, of which only 8 bits a channel would be read; save it with 8 bits a "
         "channel": deep_colour,
+        "is a TIFF of 12-bit grey, or one in which white is zero, which would be read as other "
+        "levels; save it as grey of 8 or 16 bits in which black is zero": odd_grey,
         f"has pixels of mode {image.mode}, which 8 bits a channel cannot hold unaltered; save it "
         "as grey of 8 or 16 bits, or as RGB": not unaltered,
         "has transparent pixels, which have no colour; save it over the background that it should "
@@ -176,3 +182,11 @@ def _has_deep_colour(picture: Image.Image) -> bool:
         return any(isinstance(tile.args, tuple) and tile.args[-1] > 255 for tile in picture.tile)
     # In BMP, "BGR;16" means 16 bits for all channels together.
     return picture.format in ("PNG", "TIFF") and ";16" in str(picture.tile)
+
+
+def _has_odd_grey(picture: Image.Image) -> bool:
+    """Return whether Pillow reads the deep grey of a TIFF file as other levels than 0..65535."""
+    if picture.format != "TIFF" or not picture.mode.startswith("I;16"):
+        return False
+    bits, zero = (picture.tag_v2.get(tag) for tag in (258, 262))  # zero: 0 is white, 1 is black
+    return bits != (16,) or zero != 1

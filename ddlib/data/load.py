@@ -1,6 +1,7 @@
 """Load a named data set or your own folder. Pixels stay bytes until they are read."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def _fit(train: RawSplit, options: Options) -> Normalisation | Whitening:
         return Normalisation.fit_last_axis(train.values, train.columns)
     if options.zca:
         return Whitening.fit(_bytes(train, options.image_size), train.white)
-    return Normalisation.fit(_bytes(train), train.white)
+    return Normalisation.fit(_bytes(train, options.image_size), train.white)
 
 
 def _read(name: str | os.PathLike, options: Options) -> tuple[str, Source, Options, Pair]:
@@ -107,13 +108,16 @@ def _checked(name: str, pair: Pair, image_size: int | None) -> Pair:
 
 def _checked_split(where: str, raw: RawSplit) -> RawSplit:
     values, labels, last = raw.values, raw.labels, len(raw.classes) - 1
+    if repeated := [name for name, count in Counter(raw.classes).items() if count > 1]:
+        raise ValueError(f"{where}: class_names holds {repeated[0]!r} twice; name each class once")
     content = f"{where}: {raw.format} are {values.dtype} {values.shape}"
     if raw.kind == "image":
         values = values[..., None] if values.ndim == 3 else values
-        if values.dtype != np.uint8 or values.ndim != 4 or values.shape[-1] not in (1, 3):
+        shape = values.shape[1:]
+        if values.dtype != np.uint8 or len(shape) != 3 or 0 in shape or shape[-1] not in (1, 3):
             raise ValueError(
-                f"{content}; give uint8 (N, H, W, 1 or 3 channels), or write tables and texts to "
-                "train.csv and test.csv"
+                f"{content}; give uint8 (N, H, W, 1 or 3 channels), H and W at least 1, or write "
+                "tables and texts to train.csv and test.csv"
             )
     elif values.dtype.kind != "f" or values.ndim not in (2, 3):
         raise ValueError(

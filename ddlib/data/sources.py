@@ -25,9 +25,9 @@ IMAGENETTE = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette2-
 class Source:
     """A named data set: how to read it from a root folder and how to download it there.
 
-    read(root, options) raises FileNotFoundError if the root lacks the set. A set that has its
-    own folder in the root, in a layout of `read_folder`, needs no such function. Without a
-    normalisation, the statistics of the training samples are used.
+    read(root, options) raises FileNotFoundError if the root lacks the set, and ValueError if it
+    holds a part. A set that has its own folder in the root, in a layout of `read_folder`, needs no
+    such function. Without a normalisation, the statistics of the training samples are used.
     """
 
     read: Callable[[Path, Options], Pair] | None = None
@@ -43,13 +43,17 @@ def roots() -> list[Path]:
 
 
 def find(name: str, source: Source, options: Options) -> Pair:
-    """Read a named set from the first folder that has it; download it if none has and it is asked.
+    """Read a named set from the first root that has it; download it if none has and it is asked.
 
-    Raises FileNotFoundError if no folder has the set, ConnectionError if the download fails.
+    A root that holds a part of the set is not passed over. Raises FileNotFoundError if no root has
+    the set, or the first one only a part; ConnectionError if the download fails.
     """
     for root in roots():
-        with suppress(FileNotFoundError):
-            return _read(name, source, root, options)
+        if source.read:
+            with suppress(FileNotFoundError):
+                return source.read(root, options)
+        if (root / name).is_dir():
+            return read_folder(root / name, options)
     if not options.download or source.download is None:
         raise FileNotFoundError(
             f"data set {name} is not in {' or '.join(map(str, roots()))}: set DDLIB_DATA to a "
@@ -61,14 +65,7 @@ def find(name: str, source: Source, options: Options) -> Pair:
         source.download(root)
     except (OSError, RuntimeError) as error:
         raise ConnectionError(f"downloading {name} to {root} failed: {error}") from error
-    return _read(name, source, root, options)
-
-
-def _read(name: str, source: Source, root: Path, options: Options) -> Pair:
-    if source.read:
-        with suppress(FileNotFoundError):
-            return source.read(root, options)
-    return read_folder(root / name, options)
+    return find(name, source, options.replace(download=False))
 
 
 def _read_digits(_root: Path, _options: Options) -> Pair:
@@ -125,9 +122,14 @@ def _fetch_table(name: str, openml: str, version: int, root: Path) -> None:
 
 def _read_imagenette(root: Path, options: Options) -> Pair:
     words = _torchvision("Imagenette")._WNID_TO_CLASS  # "n01440764": ("tench", "Tinca tinca"), ...
+    folder = first_of(root, *IMAGENETTE)
+    try:
+        splits = read_images(folder, options.image_size)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; complete the folder, or delete it") from error
     return [
         replace(split, classes=tuple(words.get(name, (name,))[0] for name in split.classes))
-        for split in read_images(first_of(root, *IMAGENETTE), options.image_size)
+        for split in splits
     ]
 
 

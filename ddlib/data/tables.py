@@ -22,13 +22,22 @@ MOST_WORDS = 1000  # different ones in a column
 TEXT = "text"  # the column that makes a table a text
 
 
-def read_frame(path: Path, label: str, words: Iterable[str] = ()) -> pd.DataFrame:
-    """Return the table in a CSV or Parquet file; label, text and words as they are written."""
+def read_frame(path: Path, label: str, words: Iterable[str] | None = None) -> pd.DataFrame:
+    """Return the table in a CSV or Parquet file.
+
+    words: the columns of words, by default those that do not hold numbers alone. Of a CSV file,
+    they, label and text are read as they are written, and only their empty cells are missing.
+    """
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path).rename(columns=str)
-        kept, written = {label: str, TEXT: str}, dict.fromkeys(set(words) - {label, TEXT}, str)
-        return pd.read_csv(path, converters=kept, dtype=written, low_memory=False)
+        frame = pd.read_csv(path, low_memory=False)
+        words = frame.select_dtypes(exclude="number") if words is None else words
+        texts = [column for column in frame if column in {label, TEXT, *words}]
+        gaps = {"keep_default_na": False, "na_values": [""]}
+        written = pd.read_csv(path, dtype=dict.fromkeys(texts, str), low_memory=False, **gaps)
+        frame[texts] = written[texts]
+        return frame
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with pandas") from error
 

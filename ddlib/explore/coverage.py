@@ -54,7 +54,8 @@ class CoverageExplorer(Explorer):
     def offer(self, tables: Tables) -> None:
         self.controls["method"].options = tables.methods
         self.controls["preset"].options = [*tables.families, OWN]
-        self.controls["members"].offer(tables.distances.index, tables.distances.index)
+        first = next(iter(tables.families.values()))
+        self.controls["members"].offer(tables.distances.index, first)
         farthest, radius = float(tables.distances.to_numpy().max()), self.controls["radius"]
         usual = tables.radii[covers.QUANTILE]
         steps = np.linspace(0, 1.05 * farthest, 101)
@@ -125,8 +126,8 @@ def _need(tables, method, members, epsilon: float, draws: int) -> dict[str, Any]
         remarks = [f"{row['raw']:.0f} by the raw worst gaps"] * pd.notna(row["raw"])
         counts = {kind: row[f"missing_{kind}"] for kind in ("seeds", "sizes")}
         remarks += [f"{kind} left out for missing trials: {n}" for kind, n in counts.items() if n]
-    remark = "; ".join(remarks)
-    return {"k*": text, "remark": remark, "k": k.estimate, "low": k.low, "high": k.high}
+    texts = {"k*": text, "interval": k.ends(".0f"), "remark": "; ".join(remarks)}
+    return texts | {"k": k.estimate, "low": k.low, "high": k.high}
 
 
 @cache
@@ -224,14 +225,15 @@ def _steps(tables: Tables, members: tuple[str, ...], radius: float) -> alt.Layer
 def _worst_gap(tables, method, members, need, epsilon: float) -> alt.LayerChart:
     """Draw the gaps of the members and the worst of them at each k, and k* at epsilon."""
     sizes, means = tables.sizes, _means(tables, method)
-    need = need[["k", "low", "high"]].astype(float).clip(sizes[0] / 2, 3 * sizes[-1])
+    ends = need[["k", "low", "high"]].astype(float).clip(sizes[0] / 2, 3 * sizes[-1])  # as drawn
+    need = need[["k*", "interval"]].join(ends)
     x = k_axis(pd.Series([sizes[0] / 2, 3 * sizes[-1]]), pd.Series(sizes))
     domain = [min(0, means["gap"].min()), 1.15 * max(means["gap"].max(), epsilon)]
     y = alt.Y("gap:Q", title="gap to all data", scale=alt.Scale(domain=domain))
     tip = tips("member:N", "k", "gap")
     others = alt.Chart(means[means["member"].isin(members)]).encode(x, y, tooltip=tip)
     line = alt.Chart(_worst(tables, method, members)).encode(x, y, tooltip=tip)
-    need = alt.Chart(need.assign(gap=epsilon)).encode(y, tooltip=tips("k", "low", "high"))
+    need = alt.Chart(need.assign(gap=epsilon)).encode(y, tooltip=tips("k*:N", "interval:N"))
     goal = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.YDatum(epsilon))
     layers = [
         others.mark_line(color="#BBBBBB", strokeWidth=1).encode(detail="member:N"),

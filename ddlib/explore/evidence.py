@@ -56,10 +56,11 @@ def gather(studies: Sequence[Tables], draws: int = 1000) -> Evidence:
     """Judge both laws, and methods against controls, in all studies.
 
     Of several studies of a data set, the scaling law is judged in the one with the most sizes, and
-    methods are compared in the one with the most trials under these labels.
+    methods are compared in the one with the most trials under these labels. Accuracies are balanced
+    where gaps are.
     """
     trials, panels, regimes, orders, coverage, capped, best = {}, {}, {}, {}, {}, {}, []
-    for name, study in tables.named(studies).items():
+    for name, study in tables.named([study.as_measured for study in studies]).items():
         parts, data = by_labels(study), study.data
         first = next(iter(parts.values()))
         if data not in trials or first["k"].nunique() > trials[data]["k"].nunique():
@@ -144,7 +145,10 @@ def _held(study: Tables, gaps: pd.DataFrame, draws: int) -> Held:
     chosen = study.settings["pilot"]
     part = gaps[gaps["k"].isin(chosen["k"]) & gaps["configuration"].isin(chosen["configurations"])]
     networks = dict(gaps[["configuration", "network"]].to_numpy())
-    pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
+    try:
+        pilot, whole = (read_pilot(rows, networks=networks, draws=draws) for rows in (part, gaps))
+    except ValueError:  # too many trials failed
+        return Held(0, 0, 0, 0.0)
     names = [name for name in whole.names if not pilot.refusal(name)]
     held, widths = pilot.answers(names, whole)
     left_out = int(np.isfinite(whole.means).sum() - np.isfinite(pilot.means).sum())
@@ -162,7 +166,8 @@ def provenance(studies: Sequence[Tables]) -> pd.DataFrame:
             "seeds": trials["seed"].nunique(),
             "k": study.sizes,
             "trials": len(trials),
-            "failed": (trials["status"] != "ok").sum(),
+            "diverged": (trials["status"] == "diverged").sum(),
+            "failed": (trials["status"] == "failed").sum(),
         }
         if origin:
             row |= {"commit": (origin["commit"] or "")[:10] or None, "date": origin["date"]}

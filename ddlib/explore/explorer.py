@@ -159,7 +159,7 @@ def _specification(view: View, chart: alt.TopLevelMixin) -> dict:
 
 def _parts(spec: dict) -> Iterator[dict]:
     """Yield the parts of a concatenated chart, each a specification without the common title."""
-    way = next((way for way in ("hconcat", "vconcat", "concat") if way in spec), None)
+    way = next((way for way in ("vconcat", "concat") if way in spec), None)
     if way:
         common = {name: spec[name] for name in ("data", "description", "config") if name in spec}
         for part in spec[way]:

@@ -37,7 +37,11 @@ def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS
                 f"{study.folder} lies in none of the folders {listed(tables.STUDIES)}; name it "
                 "after its notebook, such as results/methods/mine"
             )
-        if places.count(place) > 1 or place == study.folder:
+        if place == study.folder:
+            raise ValueError(
+                f"{place} is a finding already; give the results folder that its notebook wrote"
+            )
+        if places.count(place) > 1:
             raise ValueError(
                 f"{study.folder} cannot become {place}, which is another one's; rename it"
             )

@@ -67,10 +67,11 @@ class IpcExplorer(Explorer):
         if not methods:
             raise EmptyError("no method is ticked; tick at least one")
         study = tables.gaps[tables.gaps["configuration"] == configuration]
-        study = study[study["status"] == "ok"].assign(gap=study[measure])
-        study = study[["method", "k", "seed", "gap"]].dropna()
+        study = study.assign(gap=study[measure].where(study["status"] == "ok"))
+        study = study.groupby(["method", "k", "seed"], sort=False, as_index=False)["gap"].mean()
         gaps, k = study[study["method"].isin(methods)], ipc * tables.class_count
-        seen = gaps[gaps["k"] <= k] if beyond == HIDDEN else gaps
+        tried = gaps[gaps["k"] <= k] if beyond == HIDDEN else gaps
+        study, seen = study.dropna(), tried.dropna()
         if seen.empty:
             upto = f" up to IPC {ipc}" if beyond == HIDDEN else ""
             raise EmptyError(f"every trial of {listed(methods)}{upto} failed")
@@ -78,7 +79,7 @@ class IpcExplorer(Explorer):
         for method in methods:
             known = math.inf if beyond == FITTED else k
             fits_of = fitted(tables, configuration, method, self.draws, measure, known)
-            means = seen[seen["method"] == method].groupby("k")["gap"].agg(["mean", "std"])
+            means = tried[tried["method"] == method].groupby("k")["gap"].agg(["mean", "std"])
             row = {"method": method, "measured gap": _measured(means, k)}
             rows += [row] * (not fits)
             for fit in (fit for fit in fits_of.values() if fit.law.formula in fits):
@@ -144,6 +145,8 @@ def _measured(means: pd.DataFrame, k: int) -> str:
     if k not in means.index:
         return "not measured"
     mean, deviation = means.loc[k]
+    if math.isnan(mean):
+        return "failed: no seed has a gap"
     return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
 
 
@@ -216,7 +219,8 @@ def _images(
     strips = {method: _strip(tables, method, near, start) for method in methods}
     strips = pd.DataFrame(strips.items(), columns=["method", "url"]).dropna()
     if strips.empty:
-        return None, f"This study has no {start or 'distilled'} images."
+        compared = " to compare with random's" if change else ""
+        return None, f"No method that is ticked has images{compared}."
     remark = f"Images: IPC {near}, as none of IPC {ipc} are kept." if near != ipc else ""
     return sheets.strips(strips, min(tables.class_count, sheets.CLASSES)), remark
 

@@ -164,14 +164,15 @@ def _row(offer: Offer, first: Offer, size: float) -> dict[str, str]:
 def _needs(offers: list[Offer], budget: int) -> alt.LayerChart:
     """Draw the samples per class that each method needs, with the budget."""
     methods = [offer.method for offer in offers]
-    rows = [(o.method, *o.plan.ipc, o.plan.member) for o in offers if o.plan.ipc]
-    table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member"])
-    ends = ["ipc", "low", "high"]
+    plans = [(o.method, o.plan) for o in offers if o.plan.ipc]
+    rows = [(name, *plan.ipc, plan.member, format(plan.ipc, ".0f")) for name, plan in plans]
+    table = pd.DataFrame(rows, columns=["method", "ipc", "low", "high", "member", "need"])
+    ends = ["ipc", "low", "high"]  # as drawn; `need` is the text of the tooltip
     table[ends] = table[ends].astype(float).clip(upper=MOST_IPC)
     base = alt.Chart(table).encode(
         alt.Y("method:N", scale=alt.Scale(domain=methods), axis=ALIGNED, title=None),
         alt.Color("method:N", scale=scale(method_colours(pd.Series(methods))), legend=None),
-        tooltip=tips("method:N", "member:N", "ipc", "low", "high"),
+        tooltip=tips("method:N", "member:N", "need:N"),
     )
     bars = base.mark_rule(strokeWidth=3, opacity=0.45).encode(alt.X("low:Q"), alt.X2("high:Q"))
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(_ipc_axis().title(None))
@@ -198,7 +199,8 @@ def _curves(tables: Tables, offers: list[Offer], epsilon, budget, warning: str) 
             curve = offer.law.predict(ks)
             lines.append(curve.assign(ipc=curve["k"] / tables.class_count, **name))
     dots, lines = pd.concat(dots), pd.concat(lines)
-    domain = alt.Scale(domain=[min(0, gaps.min()), 1.05 * gaps.max()], nice=False)
+    top = 1.05 * max(gaps.max(), epsilon)
+    domain = alt.Scale(domain=[min(0, gaps.min()), top], nice=False)
     y = alt.Y("gap:Q", scale=domain, axis=ALIGNED, title=None)
     legend = alt.Legend(title="a/√k + c", orient="top", symbolSize=600)
     dash = alt.StrokeDash("law:N", scale=scale(OUTCOME_DASHES), legend=legend)

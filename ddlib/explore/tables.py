@@ -5,7 +5,7 @@ Findings are the studies that come with the library; see `ddlib.explore.findings
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ class Tables:
     noise: float
     provenance: Mapping[str, Any]
     sheets: Mapping[tuple[str, int], bytes | Path] = field(repr=False)
+
+    @property
+    def as_measured(self) -> "Tables":
+        """These tables with `accuracy` as gaps measure it: balanced, if the study's measure is."""
+        if self.trials["measure"].iloc[0] != "balanced":
+            return self
+        tables = {name: getattr(self, name) for name in ("trials", "references", "teachers")}
+        for name, table in tables.items():
+            tables[name] = table.assign(accuracy=table.get("balanced_accuracy"))
+        return replace(self, **tables)
 
     @property
     def data(self) -> str:
@@ -175,7 +185,7 @@ def read(folder: str | Path) -> Tables:
     if trials.empty:
         raise ValueError(f"the study in {folder} has no trials; run its notebook again")
     needed = {"reference", "families"} - settings.keys() | {"capped"} - set(references)
-    needed |= {"base", "gap_error", "labels"} - set(trials)
+    needed |= {"base", "gap_error", "labels", "measure"} - set(trials)
     if (folder / DISTANCES).is_file():
         needed |= {"pilot"} - settings.keys()
     if needed:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.figures import style
-from ddlib.stats.intervals import student
+from ddlib.stats.intervals import Interval, student
 from ddlib.stats.regressions import FEWEST
 
 GAP_TITLE = "gap in error"  # balanced, if the study's measure is
@@ -134,13 +134,16 @@ def k_star_rows(k_stars: pd.DataFrame, measure: pd.Series, groups: pd.Series) ->
     (the same, but series with equal values are moved apart), group, label (numbers in the names of
     the families at this mark, "" where there is no room), whole (1, or 0 where seeds or sizes are
     missing), fitted (least-squares line of ln k*, whose R² the sentences give; NaN where fewer than
-    FEWEST families have a k* inside the sizes). Infinite ends of intervals are cut.
+    FEWEST families have a k* inside the sizes), interval (a text). Infinite low and high are cut.
     """
     table = k_stars.dropna(subset="k_star")
     family, k = table["family"], table[["k_star", "raw"]]
     table = table.assign(
         value=family.map(measure).astype(float),
         group=family.map(groups),
+        interval=[
+            format(Interval(*ends), ".0f") for ends in table[["k_star", "low", "high"]].to_numpy()
+        ],
         label=family.str.extract(r"(\d+)$", expand=False).fillna(family),
         low=table["low"].clip(lower=k.min(axis=None)),
         high=table["high"].clip(upper=k.max(axis=None)),
@@ -183,7 +186,7 @@ def k_star_marks(
     colour = style.colour("group", groups, orient=legend, columns=4 if legend == "bottom" else 1)
     shapes = style.scale(dict(zip(groups, SERIES_SHAPES * len(groups), strict=False)))
     shape = alt.Shape("group:N", scale=shapes, sort=groups, legend=colour["legend"])
-    fields = ["family:N", "k_star", "low", "high", "raw", "censored:N", "seeds", "value"]
+    fields = ["family:N", "interval:N", "raw", "censored:N", "seeds", "value"]
     tooltip = style.tips(*fields, "missing_seeds", "missing_sizes")
     beyond = [
         alt.Chart()

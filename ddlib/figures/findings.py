@@ -60,7 +60,8 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
 
     table: that of `ddlib.stats.cells.gains`.
     """
-    table = table.dropna(subset="outcome").assign(sign=table["outcome"].map(GAIN_SIGNS))
+    table = table.dropna(subset="outcome")
+    table = table.assign(sign=table["outcome"].map(GAIN_SIGNS))
     names = list(table["data"].unique())
     x = alt.X("ipc:O", title="samples per class", axis=alt.Axis(labelAngle=0))
     y = alt.Y("method:N", sort=_order(table), title=None)

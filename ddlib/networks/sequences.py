@@ -1,7 +1,7 @@
 """Networks for sequences (T, E): T tokens, each a vector of E numbers, padded with rows of zeros.
 
-A row of zeros is padding: it does not change the logits. Its gradient is zero, so padding stays
-padding while a method moves S.
+Rows of zeros at the end are padding: they do not change the logits. The gradient of every row of
+zeros is zero, so padding stays padding while a method moves S.
 """
 
 import torch

@@ -59,10 +59,11 @@ class PageExporter(HTMLExporter):
         self, nb: NotebookNode, resources: dict | None = None, **options: Any
     ) -> tuple[str, dict]:
         notebook, resources = copy.deepcopy(nb), resources or {}
+        notebook.cells = self.chosen(notebook.cells)
         text = box(notebook.cells) if self.lifts_box else ""
-        for cell in notebook.cells if text else []:
-            kept = [o for o in cell.get("outputs", []) if o.get("data", {}).get(MARKDOWN) != text]
-            cell.update({"outputs": kept} if cell.cell_type == "code" else {})
+        lifted = f'<div class="box">{markdown_to_html(text)}</div>'
+        for data in displayed(notebook.cells) if text else []:
+            data.update({"text/html": lifted} if data.get(MARKDOWN) == text else {})
         has_charts = [_make_static(data) for data in displayed(notebook.cells)]
         resources["page"] = {
             "title": title(nb) or resources.get("metadata", {}).get("name", "notebook"),
@@ -72,8 +73,13 @@ class PageExporter(HTMLExporter):
             "bundle": vl_convert.javascript_bundle() if any(has_charts) else "",
         }
         page, resources = super().from_notebook_node(notebook, resources, **options)
-        lifted = f'</h1>\n<div class="box">{markdown_to_html(text)}</div>'
-        return page.replace("</h1>", lifted, 1) if text else page, resources
+        if text and "</h1>" in page:
+            page = page.replace(lifted, "").replace("</h1>", f"</h1>\n{lifted}", 1)
+        return page, resources
+
+    def chosen(self, cells: list[NotebookNode]) -> list[NotebookNode]:
+        """Return the cells that a page shows."""
+        return cells
 
     @jinja2.pass_context
     def markdown2html(self, context: Any, source: str) -> str:
@@ -197,7 +203,8 @@ def _figure(spec: dict, png: str | None) -> str:
     """Return a chart as HTML: its picture, and its specification for the page's script."""
     png = png or base64.b64encode(vl_convert.vegalite_to_png(spec, scale=2)).decode()
     name = spec.get("title", "chart")
-    name = html.escape(name.get("text", "chart") if isinstance(name, dict) else name)
+    name = name.get("text", "chart") if isinstance(name, dict) else name
+    name = html.escape(" ".join(name) if isinstance(name, list) else name)
     # "</" would end the script; "$schema" would only make vega-embed compare version numbers.
     text = json.dumps({key: spec[key] for key in spec if key != "$schema"}).replace("</", "<\\/")
     image = f'<img alt="{name}" width="{width(png)}" src="data:image/png;base64,{png}">'

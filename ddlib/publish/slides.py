@@ -6,7 +6,6 @@ NOTEBOOK.slides.html. Arrow keys move; charts stay interactive; code is left out
 
 import re
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -30,11 +29,8 @@ class SlidesExporter(PageExporter):
     def _file_extension_default(self) -> str:
         return ".slides.html"
 
-    def from_notebook_node(
-        self, nb: NotebookNode, resources: dict | None = None, **options: Any
-    ) -> tuple[str, dict]:
-        deck = nbformat.from_dict({**nb, "cells": slide_cells(nb.cells)})
-        return super().from_notebook_node(deck, resources, **options)
+    def chosen(self, cells: list[NotebookNode]) -> list[NotebookNode]:
+        return slide_cells(cells)
 
 
 def slide_cells(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -53,7 +49,8 @@ def slide_cells(cells: list[NotebookNode]) -> list[NotebookNode]:
             else:
                 starts = source.startswith(("# ", "## "))
                 full = len(source.split()) > FEW or (full and not starts)
-            changes = {"source": source, "id": f"slide-{len(slides)}"}
+            name = f"slide-{len(slides)}"  # code keeps its own: the banner links to it
+            changes = {"source": source, "id": cell.get("id", name) if is_code else name}
             changes["metadata"] = cell.metadata | {"slide": starts and bool(slides)}
             slides.append(nbformat.from_dict({**cell, **changes}))
     return slides

@@ -31,6 +31,7 @@ from ddlib.parameters import ByIpc, Parameters, Text, check_names
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.exploration import Exploration
 from ddlib.study.extensions import read_extensions
+from ddlib.theory.channel import COPIES
 from ddlib.training.recipe import Converged, Recipe
 from ddlib.training.targets import Labels
 
@@ -72,10 +73,20 @@ class Theory(Parameters):
 
     problems: PositiveInt = 1000
     dimension: TwoOrMore = 5
-    noise: NonNegativeFloat = 0.5
+    noise: PositiveFloat = 0.5
     configurations: Annotated[list[TwoOrMore], Field(min_length=3)] = [2, 8, 32, 128, 512, 4096]
-    worlds: Annotated[int, Field(ge=3)] = 16
+    worlds: Annotated[int, Field(ge=4)] = 16
     optimised: list[PositiveInt] = [1, 2, 4, 8, 12, 16]
+
+    @field_validator("configurations")
+    @classmethod
+    def _holds_duplicates(cls, sizes: list[int]) -> list[int]:
+        if sum(size >= 2 * COPIES for size in sizes) < 2:
+            raise ValueError(
+                f"{sizes} has fewer than two sizes of {2 * COPIES} or more, so no two families of "
+                f"{COPIES} duplicates each; add some"
+            )
+        return sizes
 
 
 def read_data(table: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def sampled(line: Line, halves: tuple[Line, Line], highest: float) -> Text:
 def duplicates(table: pd.DataFrame) -> Text:
     """Say how duplicates change k*; table: of `ddlib.theory.channel.sampled_sizes`."""
     wide = table.pivot(index="x", columns="line", values="k_star").dropna(subset=["duplicates"])
-    alone = table[table["line"] == "independent"]
+    alone = table[table["line"] == "independent"]  # which has these N, too
     alone = np.interp(wide.index - np.log(COPIES), alone["x"], alone["k_star"])
     change = np.abs(wide["duplicates"] / alone - 1).max()
     lines = [f"{COPIES} duplicates of each configuration change k* by at most {change:.1%}."]

@@ -88,6 +88,11 @@ def test_one_seed_gives_the_same_bytes_and_what_diverges_is_left_out(digits):
     named = {"own": read(), "wide": read(network={"name": "mlp", "width": 9, "depth": 1})}
     with pytest.raises(ValueError, match=r"^'wide' has other weights than 'own'; compare"):
         update_fields(digits, named, 0)
+    named["wide"] = soft = read(labels={"regime": "soft"})
+    with pytest.raises(ValueError, match=r"^'wide' has soft labels, but updates are compared on"):
+        update_fields(digits, named, 0)
+    with pytest.raises(ValueError, match="an update has no teacher for soft labels; choose regime"):
+        soft.update(soft.build(**digits.sizes), {}, [], generator("unused"))
     few = update_fields(digits, {"own": read(network=NORMED, steps=2)}, 0)["own"]
     assert few.shape[0] == STATES  # fewer steps than states repeat the start
     assert np.isfinite(few).all()

@@ -80,6 +80,18 @@ def test_grey_images_of_16_bits_are_scaled_with_a_warning(tmp_path):
     assert levels.tolist() == [[[[0, 100, 255], [0, 1, 128]]]] * 3
 
 
+@pytest.mark.parametrize(("tag", "usual", "value"), [(258, 16, 12), (262, 1, 0)])
+def test_grey_that_would_be_read_as_other_levels_is_refused(tmp_path, tag, usual, value):
+    """Files of 12 bits a pixel, and those in which white is zero; Pillow can only read them."""
+    deep = Image.fromarray(np.array([[0, 65535]], np.uint16))
+    file = write_pictures(tmp_path, a_tif=deep, bee=deep) / "train" / "ant" / "a.tif"
+    entries = [struct.pack("<HHIH", tag, 3, 1, number) for number in (usual, value)]
+    assert file.read_bytes().count(entries[0]) == 1
+    file.write_bytes(file.read_bytes().replace(*entries))
+    with pytest.raises(ValueError, match=r"ant/a.tif is a TIFF of .*; save it as grey of 8 or 16"):
+        load(tmp_path)
+
+
 def deep_colour(suffix):
     """A file of one pixel, of red 0x1234 in 16 bits, which Pillow can read but not write."""
     pixel = struct.pack(">3H", 0x1234, 0, 0)

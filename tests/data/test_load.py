@@ -70,6 +70,19 @@ def test_the_root_is_searched_before_the_home_cache(root, tmp_path):
     assert load("mnist").sample_shape == (1, 9, 9)
 
 
+def test_no_other_copy_takes_the_place_of_half_a_set(root, tmp_path):
+    """The folder that is searched first is not passed over, though the other one is whole."""
+    home, classes = tmp_path / "home" / ".cache" / "ddlib", ("n01440764", "n03888257")
+    for place, test in ((root, "elsewhere"), (home, "val")):
+        write_images(place / "imagenette2", test=test, classes=classes)
+        write_npz(place / "adult")
+    (root / "adult" / "test.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"root/adult holds no test\.npz or "):
+        load("adult")
+    with pytest.raises(ValueError, match=r"root/imagenette2 holds no test\.npz .*; complete the"):
+        load("imagenette")
+
+
 def test_cifar_in_the_layout_of_torchvision(root, monkeypatch):
     folder, values = root / CIFAR10.base_folder, pixels(4, 3, 32, 32)
     folder.mkdir(parents=True)
@@ -161,8 +174,11 @@ def test_image_size_resizes_the_shorter_side_then_crops_the_centre(tmp_path, fil
         folder = write_npz(tmp_path, train=train, test=test)
     channels_first = torch.tensor(tall).permute(2, 0, 1)[None].double()
     halved = F.interpolate(channels_first, (25, 10), mode="bilinear", antialias=True)
-    grey = grey_levels(load(folder, image_size=10))[3]
-    assert (grey - halved[0, :, 7:17]).abs().max() <= 1.01
+    loaded = load(folder, image_size=10)
+    assert (grey_levels(loaded)[3] - halved[0, :, 7:17]).abs().max() <= 1.01
+    trained_on = images(loaded.train).double()
+    assert trained_on.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (trained_on.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -235,6 +251,7 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
                 (pixels(6, 5, 5, 3) / 255, r"float64 \(6, 5, 5, 3\)"),
                 (pixels(6, 25), r"uint8 \(6, 25\)"),
                 (pixels(6, 3, 5, 5), r"uint8 \(6, 3, 5, 5\)"),
+                (pixels(6, 0, 5, 3), r"uint8 \(6, 0, 5, 3\)"),
                 (np.ones((6, 32), int), r"int64 \(6, 32\)"),  # numbers of tokens
             )
         ],
@@ -247,6 +264,8 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
             for label in (2, -1)
         ],
         ({"test": {"class_names": None}}, "test.npz cannot be read .*class_names is not a file"),
+        ({"test": {"class_names": np.array("cat")}}, r"test.npz .*class_names has the shape \(\)"),
+        ({"train": {"class_names": np.array(["cat"] * 2)}}, "class_names holds 'cat' twice; name"),
         ({"train": PICKLED}, r"train.npz cannot be read .* not an npz of the plain arrays"),
         ({"train": NOTHING}, "pets train: no images of class cat, dog"),
         ({"test": {"labels": np.zeros(4, int)}}, "pets test: no images of class dog; add some"),
@@ -257,6 +276,13 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
 def test_bad_arrays(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         load(write_npz(tmp_path / "pets", **changes))
+
+
+def test_an_array_is_no_archive_of_arrays(tmp_path):
+    with (write_npz(tmp_path) / "train.npz").open("wb") as file:
+        np.save(file, pixels(6, 5, 5, 3))
+    with pytest.raises(ValueError, match=r"train.npz cannot be read .* not an npz of the plain"):
+        load(tmp_path)
 
 
 def test_images_too_large_to_whiten_are_refused(tmp_path):

@@ -99,6 +99,24 @@ def test_words_are_read_in_test_as_in_train(tmp_path):
     train = {"town": ["01", "02", "AB", "01"]}
     loaded = load(write(tmp_path, train=train, test={"town": ["01", "02"]}))
     assert images(loaded.test)[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0]]
+    # Alone, TRUE would be read as True, but beside an empty cell as the word TRUE.
+    train = {"town": ["TRUE", "FALSE", None, "TRUE"]}
+    folder = write(tmp_path, train=train, test={"town": ["TRUE", "FALSE"]})
+    loaded = load(folder, missing="mean")
+    assert loaded.normalisation.columns[-1] == ("town", ("FALSE", "TRUE"))
+    assert images(loaded.test)[:, 2:].tolist() == [[0, 1], [1, 0]]
+
+
+def test_only_an_empty_cell_is_a_missing_word(tmp_path):
+    train = {"age": [10, "NA", 30, 40], "town": ["NA", "None", None, "Rome"]}
+    train["label"], test = ["null", "no"] * 2, {"town": ["None", "NA"], "label": ["no", "null"]}
+    folder = write(tmp_path, train=train, test=test)
+    with pytest.raises(ValueError, match="2 values are missing, in age, town; fill them"):
+        load(folder)
+    loaded = load(folder, missing="mean")
+    assert loaded.classes == ("no", "null")
+    for part, towns in ((loaded.train, ["NA", "None", "NA", "Rome"]), (loaded.test, test["town"])):
+        assert rows(images(part), loaded.normalisation)["town"].tolist() == towns
 
 
 def test_rows_are_the_nearest_ones(tmp_path):

@@ -67,6 +67,26 @@ def test_hard_labels_are_a_methods_own_where_none_are_learned(tmp_path):
     }
 
 
+def test_methods_are_compared_by_balanced_accuracies_where_gaps_are_balanced(tmp_path):
+    study = tables.read(planted.studies(tmp_path)[1])
+    other = study.trials.assign(measure="balanced", accuracy=1 - study.trials["accuracy"])
+    found, same = (
+        evidence.gather([replace(study, trials=trials)], draws=50)
+        for trials in (other, study.trials)
+    )
+    assert found.leaders["best"].tolist() == same.leaders["best"].tolist()
+    [table], [expected] = found.orders.values(), same.orders.values()
+    assert table.equals(expected)
+
+
+def test_a_pilot_with_too_few_trials_answers_nothing(tmp_path):
+    study = tables.read(planted.studies(tmp_path)[2])
+    lost = study.trials["k"].isin(study.settings["pilot"]["k"][:-2])
+    gaps = study.trials["gap_error"].mask(lost)
+    held = evidence.cover(replace(study, trials=study.trials.assign(gap_error=gaps)), draws=20).held
+    assert (held.answered, held.width) == (0, 0)
+
+
 def test_an_order_that_soft_labels_reverse_is_counted(found):
     """With soft labels dm is worse than random from 20 per class on, with hard ones it is not."""
     (table,) = found.orders.values()
@@ -101,6 +121,14 @@ def test_the_worst_member_is_named_where_a_member_lost_the_nearest_size(tmp_path
     row = evidence.cover(broken, draws=20).k_stars.set_index("family").loc["high-3"]
     assert whole.loc["high-3", "missing_sizes"] == 0
     assert (row["missing_sizes"], row["worst"]) in [(1, "c4"), (1, "c5")]
+
+
+def test_what_diverged_is_counted_apart_from_what_failed(tmp_path):
+    study = tables.read(planted.studies(tmp_path)[0])
+    status = ["diverged"] * 3 + ["failed"] * 2 + ["ok"] * (len(study.trials) - 5)
+    broken = replace(study, trials=study.trials.assign(status=status))
+    [row] = evidence.provenance([broken]).to_dict("records")
+    assert (row["trials"], row["diverged"], row["failed"]) == (5 * 6 * 5, 3, 2)
 
 
 def test_families_of_equal_size_that_cannot_be_made_are_said_to_be_missing(tmp_path):

@@ -198,6 +198,8 @@ def test_a_finding_is_what_its_command_writes(tmp_path, mine):
     places = findings.write_findings([mine, law], target=tmp_path / "copies")
     assert places == [tmp_path / "copies" / name / "quick" for name in ("methods", "coverage_law")]
     assert not list(tmp_path.glob("copies/*/*/*.old"))
+    with pytest.raises(ValueError, match="methods/quick is a finding already; give the results fo"):
+        findings.write_findings(places[:1], target=tmp_path / "copies")
     for place, folder in zip(places, (mine, law), strict=True):
         again, study = tables.read(place), tables.read(folder)
         for name in (*tables.FRAMES, "distances"):

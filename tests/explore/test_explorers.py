@@ -123,6 +123,17 @@ def test_predicted_and_measured_are_those_of_the_fit(ipc, studies, size, measure
     assert f"mtt has the smallest predicted gap, {cell['predicted gap']}" in verdict(ipc)
 
 
+def test_evaluations_of_a_seed_count_as_one(studies):
+    trials = studies[0].trials
+    shifted = [trials.assign(gap_error=trials["gap_error"] + shift) for shift in (0.1, -0.1)]
+    twice = IpcExplorer([dataclasses.replace(studies[0], trials=pd.concat(shifted))], draws=20)
+    choose(twice, methods=("dm",), ipc=10)
+    gaps = trials.query("configuration == 'hard' and method == 'dm' and k == 100")["gap_error"]
+    measured = numbers(cells(twice)[0]["measured gap"])
+    assert measured == pytest.approx([gaps.mean(), gaps.std()], abs=6e-4)
+    assert len(drawn(twice, "kind").query("kind == 'seed' and k == 100")) == len(gaps) == 5
+
+
 def test_a_law_that_was_rejected_predicts_nothing(ipc, studies):
     trials = studies[0].trials.query("configuration == 'hard'")
     fits = laws.fit_all(laws.gap_matrix(trials, "random"), draws=DRAWS)
@@ -307,6 +318,18 @@ def test_images_are_those_of_the_nearest_size_below(ipc):
     assert list(drawn(ipc, "url")["url"]) != before
 
 
+def test_methods_that_are_ticked_may_lack_images(studies):
+    kept = {key: picture for key, picture in studies[0].sheets.items() if key[0] != "mtt"}
+    ipc = IpcExplorer([dataclasses.replace(studies[0], sheets=kept)], draws=20)
+    choose(ipc, methods=("mtt",))
+    assert ipc.current.details.endswith("No method that is ticked has images.")
+    choose(ipc, show=("images minus random's",))
+    why = "No method that is ticked has images to compare with random's."
+    assert ipc.current.details.endswith(why)
+    choose(ipc, methods=("mtt", "dm"))
+    assert set(drawn(ipc, "url")["method"]) == {"dm"}
+
+
 def test_failed_trials_and_a_single_seed_are_named(studies):
     trials = studies[0].trials
     failed = trials.assign(status=trials["status"].mask(trials["method"] == "dm", "diverged"))
@@ -315,6 +338,9 @@ def test_failed_trials_and_a_single_seed_are_named(studies):
     assert verdict(ipc) == "Nothing to show: every trial of dm failed."
     choose(ipc, methods=("dm", "random"))
     assert "gaps at 0 distinct k" in row(ipc, "dm")["predicted gap"]
+    assert row(ipc, "dm")["measured gap"] == "failed: no seed has a gap"
+    choose(ipc, ipc=12)
+    assert row(ipc, "dm")["measured gap"] == "not measured"
     first = {n: getattr(studies[0], n).query("seed == 0") for n in ("trials", "references")}
     ipc = IpcExplorer([dataclasses.replace(studies[0], **first)])
     assert row(ipc, "dm")["predicted gap"].endswith("(no interval)")
@@ -337,6 +363,17 @@ def test_the_explorer_opens_on_the_radius_of_notebook_03(studies):
     distances = studies[1].distances.to_numpy()
     pairs = distances[np.triu_indices(len(distances), 1)]
     assert radius == pytest.approx(max(np.quantile(pairs, 0.25), studies[1].noise), abs=1e-12)
+
+
+def test_of_two_label_regimes_the_explorer_opens_on_the_first(studies):
+    law = studies[1]
+    hard = law.configurations[:4]
+    labels = np.where(law.trials["configuration"].isin(hard), "hard", "soft")
+    both = dataclasses.replace(law, trials=law.trials.assign(labels=labels))
+    explorer = CoverageExplorer([both], draws=20)
+    assert explorer.controls["preset"].value == "all configurations, hard labels"
+    assert set(explorer.controls["members"].value) == set(hard)
+    assert " 4 configurations" in verdict(explorer)
 
 
 @pytest.mark.parametrize("place", [25, 40, 60])
@@ -372,6 +409,13 @@ def test_k_star_is_measured(family, studies):
     for point in drawn(family, "member", "label").itertuples():
         worst = family_stats.worst_member(gaps[gaps["k"] == point.k], members)
         assert (point.member, point.gap) == (worst[0], pytest.approx(worst[1]))
+
+
+def test_a_k_star_beyond_the_sizes_has_no_number_in_its_tooltip(family, studies):
+    choose(family, preset="all configurations", epsilon=0.005)
+    [point] = drawn(family, "interval", "gap").to_dict("records")
+    assert (point["k*"], point["interval"]) == ("above 500", "500 to no bound")
+    assert studies[1].sizes[-1] == 500
 
 
 def test_the_first_gap_is_one_that_tells_families_apart(family, studies):
@@ -492,6 +536,9 @@ def test_the_planner_takes_the_least_need_within_the_budget(plans, needs, studie
     for method, need in expected.items():
         ends = [end for end in need if np.isfinite(end)]
         assert numbers(row(plans, method)["samples per class"]) == ends
+    tooltips = drawn(plans, "need").set_index("method")["need"]
+    assert len(tooltips) == len(expected)
+    assert all(text == row(plans, name)["samples per class"] for name, text in tooltips.items())
     choose(plans, epsilon=0.005, budget=1000)  # far past the measured sizes: no gap is guessed
     gaps = studies[0].gaps.query("configuration == 'hard' and k == 500")
     for method, mean in gaps.groupby("method")["gap_error"].mean().items():
@@ -520,6 +567,16 @@ def test_the_planner_shows_measured_gaps_and_warns_of_a_rejected_curve(plans, st
     assert judged[first].outcome == "fails"
     assert f"fails for {first} under soft: {judged[first].why}. This plan" in plans.current.note
     assert plans.current.details == "This pilot is too small to test its intervals on itself."
+
+
+def test_a_target_above_all_gaps_is_in_the_picture(studies):
+    trials = studies[0].trials.query("method == 'mtt' and configuration == 'hard'")
+    assert 1.05 * trials.groupby("k")["gap_error"].mean().max() < 0.5
+    high = Planner([dataclasses.replace(studies[0], trials=trials)], draws=20)
+    choose(high, epsilon=0.5)
+    axes = [layer["encoding"].get("y", {}) for layer in high.spec["vconcat"][1]["layer"]]
+    tops = {axis["scale"]["domain"][1] for axis in axes if "scale" in axis}
+    assert min(tops) > 0.5
 
 
 def test_the_planner_says_how_many_left_out_gaps_its_intervals_held(studies):

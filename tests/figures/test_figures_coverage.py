@@ -96,6 +96,7 @@ def test_a_k_star_beyond_the_sizes_is_marked_and_its_interval_cut():
         "triangle-down": "below",
     }
     assert table[["low", "high"]].to_numpy().tolist() == [[20, 40], [60, 100], [10, 12]]
+    assert table["interval"].tolist() == ["30 (20 to 40)", "100 (60 to no bound)", "10 (0 to 12)"]
     assert table["fitted"].isna().all()  # one measured k* makes no line
     assert table["whole"].tolist() == [1, 0, 0]  # hollow where seeds or sizes are missing
     assert spec["title"]["subtitle"][-1] == "No k* for missing trials: lost (ε = 0.1)."

@@ -26,9 +26,10 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(tmp_path_factory, address):
     folder = tmp_path_factory.mktemp("study")
-    return folder, execute(NOTEBOOK, folder, **SMALL, results=str(folder / "results"))
+    study = {**SMALL, "results": str(folder / "results"), "scheduler_address": address}
+    return folder, execute(NOTEBOOK, folder, **study)
 
 
 def test_it_leaves_figures_tables_and_sentences(executed):

@@ -51,7 +51,7 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     charts = outputs(notebook, "application/vnd.vegalite.v5+json")
     assert len(charts) == 3 + 1  # the set, a figure a law, and the answer about noise
     kept, scaling, coverage = outputs(notebook, "text/markdown")
-    assert kept.startswith("With 0.8% of the samples, the distilled set keeps ")
+    assert kept.startswith("With 0.8% of the samples, the set of dm keeps ")
     told = re.findall(r"\*\*(\w+): (\w+)", scaling)
     assert told == [("dm", "fails"), ("mgd3", "survives"), ("random", "fails")]
     assert coverage.startswith("**Families with a larger H_cov need more samples** to hold a ")

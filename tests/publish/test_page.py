@@ -77,6 +77,9 @@ def test_a_chart_is_there_live_and_as_a_picture(convert):
     assert given.img["src"] == f"data:image/png;base64,{picture}"
     assert given.img["width"] == "16"
     assert made.img["src"].startswith("data:image/png;base64,iVBOR")
+    lines = ["A", "B"]
+    charts = (display(vegalite=SPEC | {"title": title}) for title in (lines, {"text": lines}))
+    assert [figure.img["alt"] for figure in convert(code(*charts))("figure")] == ["A B", "A B"]
 
 
 def test_formulas_become_mathml_in_prose_and_outputs(convert):
@@ -147,6 +150,10 @@ def test_the_box_stands_below_the_title(convert):
         "dm: survives. The gaps lie on it.",
         "The hypothesis",
     ]
+    soup = convert(reading)  # without a title, it stays where it is
+    assert soup.h1 is None
+    assert soup.blockquote.text.strip() == "dm: survives. The gaps lie on it."
+    assert soup.blockquote.find_previous("p").text == "before"
 
 
 BEGUN = {"execution": {"iopub.execute_input": "2026-01-01T00:00:00Z"}}

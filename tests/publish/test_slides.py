@@ -48,7 +48,11 @@ def test_they_need_no_network_and_code_that_failed_is_said(tmp_path):
     soup = slides(tmp_path, new_markdown_cell("# T"), code(display(vegalite=SPEC)), failed)
     assert all(tag["src"].startswith("data:") for tag in soup(src=True))
     assert not soup("link")
-    assert "This run stopped in cell" in soup.main.text
+    assert "This run stopped in cell 1" in soup.main.text
+    assert soup.find(id=soup.main.a["href"].removeprefix("#"))
+    died = new_code_cell("run()"), new_markdown_cell("## The end")
+    soup = slides(tmp_path, new_markdown_cell("# T"), code(display(markdown="first")), *died)
+    assert "This run is not past cell 2: its process died" in soup.main.text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package chromium")

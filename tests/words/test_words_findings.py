@@ -236,7 +236,7 @@ def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains)
     assert "survives in 0 of 0 cells" in text
     assert "cannot be judged" in text
     assert "nan" not in text
-    for chart in (charts.exponents(cells[:0]), charts.gains(gains[:0])):
+    for chart in (charts.exponents(cells[:0]), charts.gains(gains.assign(outcome=None))):
         assert chart.to_dict()
 
 
