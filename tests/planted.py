@@ -60,7 +60,7 @@ def studies(folder: Path) -> list[str]:
         write(folder / "methods" / "labels", trials(soft, "mnist")),
         write(folder / "coverage_law" / "adult", trials(family, "adult"), **more),
     ]
-    teacher = pd.DataFrame({"configuration": ["soft"], "accuracy": [0.95]})
+    teacher = pd.DataFrame({"configuration": ["soft"], "accuracy": 0.95, "balanced_accuracy": 0.95})
     teacher.to_parquet(Path(places[1]) / "teachers.parquet")
     points = np.array([0, 0.1, 0.2, 0.3, 5, 10])
     distances = np.abs(np.subtract.outer(points, points))

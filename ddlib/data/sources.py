@@ -46,14 +46,17 @@ def find(name: str, source: Source, options: Options) -> Pair:
     """Read a named set from the first root that has it; download it if none has and it is asked.
 
     A root that holds a part of the set is not passed over. Raises FileNotFoundError if no root has
-    the set, or the first one only a part; ConnectionError if the download fails.
+    the set, ValueError if the first one has a part, ConnectionError if the download fails.
     """
     for root in roots():
         if source.read:
             with suppress(FileNotFoundError):
                 return source.read(root, options)
         if (root / name).is_dir():
-            return read_folder(root / name, options)
+            try:
+                return read_folder(root / name, options)
+            except FileNotFoundError as error:
+                raise ValueError(f"{error}; complete the folder, or delete it") from error
     if not options.download or source.download is None:
         raise FileNotFoundError(
             f"data set {name} is not in {' or '.join(map(str, roots()))}: set DDLIB_DATA to a "

@@ -36,6 +36,13 @@ def read_frame(path: Path, label: str, words: Iterable[str] | None = None) -> pd
         texts = [column for column in frame if column in {label, TEXT, *words}]
         gaps = {"keep_default_na": False, "na_values": [""]}
         written = pd.read_csv(path, dtype=dict.fromkeys(texts, str), low_memory=False, **gaps)
+        counts = (frame[texts].isna() & written[texts].notna()).sum()
+        for column, count in counts[counts > 0].items():
+            warnings.warn(
+                f"{path}: {count} cells of column {column} such as NA are read as words; empty "
+                "them if they are missing",
+                stacklevel=2,
+            )
         frame[texts] = written[texts]
         return frame
     except (ValueError, OSError) as error:

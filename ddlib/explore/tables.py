@@ -47,12 +47,13 @@ class Tables:
 
     @property
     def as_measured(self) -> "Tables":
-        """These tables with `accuracy` as gaps measure it: balanced, if the study's measure is."""
+        """These tables with the accuracy of S as gaps measure it: balanced, if `measure` is."""
         if self.trials["measure"].iloc[0] != "balanced":
             return self
-        tables = {name: getattr(self, name) for name in ("trials", "references", "teachers")}
+        tables = {name: getattr(self, name) for name in ("trials", "teachers")}
         for name, table in tables.items():
-            tables[name] = table.assign(accuracy=table.get("balanced_accuracy"))
+            if len(table):
+                tables[name] = table.assign(accuracy=table["balanced_accuracy"])
         return replace(self, **tables)
 
     @property

@@ -41,9 +41,8 @@ def gap_against_k(
     dots["gap"] = dots["gap"].mask(below, 1.1 * bottom)
     dots["shape"] = dots["shape"].mask(below, "triangle-down")
     headings = {name: _heading(name, fits[name], trials, measure, bottom) for name in colours}
-    table = pd.concat(
-        [curves, levels, dots, pd.DataFrame({"method": list(colours)})]
-    )  # no panel is lost
+    panels = pd.DataFrame({"method": list(colours)})  # also of a method without a gap
+    table = pd.concat([curves, levels, dots, panels])
     table["panel"] = table["method"].map(headings)
 
     base = alt.Chart().encode(x, y, alt.Color("method:N", scale=style.scale(colours), legend=None))
@@ -96,12 +95,14 @@ def rivals(
         alt.Color("formula:N", scale=colours, legend=legend),
         alt.StrokeDash("formula:N", scale=dashes, legend=legend),
     )
-    dots = base.transform_filter("!isValid(datum.formula)").mark_point(
+    dots = base.transform_filter("!isValid(datum.formula) && isValid(datum.gap)").mark_point(
         shape="diamond", filled=True, color=style.INK, size=95, opacity=1, clip=True
     )
-    left = alt.layer(lines, dots, data=table[table["gap"] > 0], width=370, height=170)
+    methods = list(gaps["method"].unique())
+    table = pd.concat([table[table["gap"] > 0], pd.DataFrame({"method": methods})])  # all panels
+    left = alt.layer(lines, dots, data=table, width=370, height=170)
     sides = [
-        style.panels(side, "method", style.method_colours(gaps["method"]), columns=1)
+        style.panels(side, "method", methods, columns=1)
         for side in (left, _evidence(verdicts.summary(fits), colours))
     ]
     return style.figure(

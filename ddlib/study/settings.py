@@ -81,10 +81,10 @@ class Theory(Parameters):
     @field_validator("configurations")
     @classmethod
     def _holds_duplicates(cls, sizes: list[int]) -> list[int]:
-        if sum(size >= 2 * COPIES for size in sizes) < 2:
+        if len({size // COPIES for size in sizes if size >= 2 * COPIES}) < 2:
             raise ValueError(
-                f"{sizes} has fewer than two sizes of {2 * COPIES} or more, so no two families of "
-                f"{COPIES} duplicates each; add some"
+                f"{sizes} has fewer than two sizes of {2 * COPIES} or more, {COPIES} or more "
+                f"apart, so no two families of {COPIES} duplicates each; add some"
             )
         return sizes
 

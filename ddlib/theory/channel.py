@@ -90,21 +90,21 @@ def sampled_sizes(counts: Sequence[int], draws: int, seeds: int) -> pd.DataFrame
     duplicates, and near duplicates at ANGLES. Beside them the union bound of M, and for near
     duplicates the bound of statement 13.
     """
-    fewer = np.array([count // COPIES for count in counts if count >= 2 * COPIES])
+    fewer = np.unique([count // COPIES for count in counts if count >= 2 * COPIES])
     sizes = np.unique([*counts, *fewer, *(COPIES * fewer)])  # beside each other, at equal N and M
     kinds = {"independent": (sizes, 1, 0), "duplicates": (fewer, COPIES, 0)}
     kinds |= {f"{angle}° apart": (fewer, COPIES, angle) for angle in ANGLES}
     worst = {"union bound of M": pd.Series(union_bound(sizes, 1), sizes)}
-    for line, (counts, copies, angle) in kinds.items():
-        radians, members = np.deg2rad(angle), counts * copies
-        tables = [  # a stream for each N, so that lines differ by their members alone
+    for line, (centres, copies, angle) in kinds.items():
+        radians, members = np.deg2rad(angle), centres * copies
+        tables = [  # a stream for each N, so that duplicates have the draws of their centres
             simulate_worst([n], draws, seeds, np.random.default_rng(n), copies, radians)
-            for n in counts
+            for n in centres
         ]
         worst[line] = pd.concat(tables).groupby("members")["worst"].mean()
         if angle:
             spread = 2 * np.sin(radians / 2) * union_bound(members, 1)
-            bound = union_bound(counts, 1) + spread
+            bound = union_bound(centres, 1) + spread
             worst[f"statement 13 at {angle}°"] = pd.Series(bound, members)
     table = pd.concat(worst, names=["line", "x"]).rename("k_star").reset_index()
     return table.assign(x=np.log(table["x"]), k_star=table["k_star"] ** 2)

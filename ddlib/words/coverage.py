@@ -149,7 +149,9 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         slope = Interval(*h_cov[["slope", "low", "high"]])
         more = f"{slope.estimate if h_cov['censored'] else slope:.0f} more samples"
         text += f". One more nat of H_cov takes {more}"
-        text += ", with every k* beyond the sizes at its bound" * bool(h_cov["censored"])
+        text += ", if a k* beyond the measured sizes counts as the nearest one" * bool(
+            h_cov["censored"]
+        )
     return f"{text}."
 
 

@@ -171,7 +171,7 @@ BAD = [
     ({"spread": {"size": [3, 1], "count": 2}}, "spread: size[1]=1 must be a whole number of at"),
     ({"theory": {"noise": 0}}, "theory: noise=0 must be a number above 0"),
     ({"theory": {"worlds": 3}}, "theory: worlds=3 must be a whole number of at least 4"),
-    ({"theory": {"configurations": [2, 4, 16]}}, "has fewer than two sizes of 16 or more, so no"),
+    ({"theory": {"configurations": [2, 16, 17]}}, "has fewer than two sizes of 16 or more, 8 o"),
     ({"spread": {"size": [4, 4], "count": 2}}, "spread: size: [4, 4] names a size twice; name ea"),
     ({"pilot": {"k": [30], "configurations": ["own"]}}, "'30' is not a k of this study; did you"),
     ({"search_seconds": {"dmm": 3}}, "'dmm' is not a method of this study; did you mean 'dm'?"),

@@ -99,7 +99,7 @@ def test_the_numbers_of_a_law_that_holds():
             {"censored": 3, "low": np.nan, "high": np.nan},
             {},
             [
-                "takes 20 more samples, with every k* beyond",
+                "takes 20 more samples, if a k* beyond the",
                 "5 distinct k*; in 3 of them k* lies beyond the meas",
             ],
         ),
