@@ -31,7 +31,6 @@ from ddlib.parameters import ByIpc, Parameters, Text, check_names
 from ddlib.stats.distances import NOISE_SEEDS, PROBES
 from ddlib.study.exploration import Exploration
 from ddlib.study.extensions import read_extensions
-from ddlib.theory.channel import COPIES
 from ddlib.training.recipe import Converged, Recipe
 from ddlib.training.targets import Labels
 
@@ -81,6 +80,8 @@ class Theory(Parameters):
     @field_validator("configurations")
     @classmethod
     def _holds_duplicates(cls, sizes: list[int]) -> list[int]:
+        from ddlib.theory.channel import COPIES  # loads scipy, which a study may never need
+
         if len({size // COPIES for size in sizes if size >= 2 * COPIES}) < 2:
             raise ValueError(
                 f"{sizes} has fewer than two sizes of {2 * COPIES} or more, {COPIES} or more "
