@@ -10,6 +10,7 @@ import numpy as np
 import scipy  # its parts load when they are first used
 
 LEVEL = 0.05  # of tests; an interval holds the other 95 %
+HUGE = 1e9  # a number of this size is told as a power of ten
 SAME = 1e-12  # relative difference below which values count as equal (rounding)
 
 
@@ -32,9 +33,11 @@ class Interval(NamedTuple):
 
 
 def number(value: float, pattern: str = "") -> str:
-    """Return a number by its pattern, such as ".2f", else with three digits."""
+    """Return a number by its pattern, such as ".2f", else with three digits; 2e+170 if huge."""
     if np.isinf(value):
         return "no bound"
+    if abs(value) >= HUGE:
+        return format(value, ".0e")
     return format(value, pattern or (",.0f" if abs(value) >= 1000 else ".3g"))
 
 

@@ -17,6 +17,7 @@ def within(value, interval):
 
 def test_an_interval_is_printed_in_one_way():
     assert f"{intervals.Interval(0.31416, 0.2, np.inf)}" == "0.314 (0.2 to no bound)"
+    assert f"{intervals.Interval(8, 0, 2.1e170):.0f}" == "8 (0 to 2e+170)"  # not 171 digits
     assert f"{intervals.Interval(1234.5, 0.2, 0.4):.1f}" == "1234.5 (0.2 to 0.4)"
     assert f"{intervals.Interval(1234.5, None, None)}" == "1,234 (no interval)"
 
