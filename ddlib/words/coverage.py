@@ -147,11 +147,11 @@ def _numbers(h_cov: pd.Series, table: pd.DataFrame) -> str:
         text += f"; k* falls as {listed(falls)} grow{'s' * (len(falls) == 1)}"
     if h_cov["p"] <= LEVEL:
         slope = Interval(*h_cov[["slope", "low", "high"]])
-        more = f"{slope.estimate if h_cov['censored'] else slope:.0f} more samples"
-        text += f". One more nat of H_cov takes {more}"
-        text += ", if a k* beyond the measured sizes counts as the nearest one" * bool(
-            h_cov["censored"]
-        )
+        more, clause = f"{slope:.0f}", ""
+        if h_cov["censored"]:  # then it has no interval
+            more = f"{slope.estimate:.0f}"
+            clause = ", if a k* beyond the measured sizes counts as the nearest one"
+        text += f". One more nat of H_cov takes {more} more samples{clause}"
     return f"{text}."
 
 

@@ -102,8 +102,7 @@ def duplicates(table: pd.DataFrame) -> Text:
     alone = table[table["line"] == "independent"]  # which has these N, too
     alone = np.interp(wide.index - np.log(COPIES), alone["x"], alone["k_star"])
     change = np.abs(wide["duplicates"] / alone - 1).max()
-    verb = f"change k* by at most {change:.1%}" if change > 1e-9 else "do not change k*"
-    lines = [f"{COPIES} duplicates of each configuration {verb}."]
+    lines = [f"{COPIES} duplicates of each configuration change k* by at most {change:.1%}."]
     for angle in ANGLES:
         near, bound = wide[f"{angle}° apart"], wide[f"statement 13 at {angle}°"]
         first, *_, last = near / alone - 1

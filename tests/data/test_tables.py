@@ -107,13 +107,15 @@ def test_words_are_read_in_test_as_in_train(tmp_path):
     assert images(loaded.test)[:, 2:].tolist() == [[0, 1], [1, 0]]
 
 
+@pytest.mark.filterwarnings("ignore:.* are read as words")
 def test_only_an_empty_cell_is_a_missing_word(tmp_path):
     train = {"age": [10, "NA", 30, 40], "town": ["NA", "None", None, "Rome"]}
     train["label"], test = ["null", "no"] * 2, {"town": ["None", "NA"], "label": ["no", "null"]}
     folder = write(tmp_path, train=train, test=test)
     with pytest.raises(ValueError, match="2 values are missing, in age, town; fill them"):
         load(folder)
-    loaded = load(folder, missing="mean")
+    with pytest.warns(UserWarning, match="2 cells of column town such as NA are read as words"):
+        loaded = load(folder, missing="mean")
     assert loaded.classes == ("no", "null")
     for part, towns in ((loaded.train, ["NA", "None", "NA", "Rome"]), (loaded.test, test["town"])):
         assert rows(images(part), loaded.normalisation)["town"].tolist() == towns

@@ -1,8 +1,13 @@
 """Notebook 03 as papermill runs it, on a few small configurations."""
 
+from types import SimpleNamespace
+
+import nbformat
 import pandas as pd
 import pytest
 from running import NOTEBOOKS, TINY, execute, outputs
+
+from ddlib.stats.pilot import read_pilot
 
 NOTEBOOK = NOTEBOOKS / "03_coverage_law.ipynb"
 MLP = {"name": "mlp", "width": 4, "depth": 2}
@@ -54,3 +59,18 @@ def test_it_leaves_figures_tables_and_sentences(executed):
     cells = [cell.get("outputs", []) for cell in notebook.cells]
     printed = "".join(part.get("text", "") for parts in cells for part in parts)
     assert "\nown, adam, mixup\n" in printed  # those that share the first one's network
+
+
+def test_a_pilot_that_lost_a_size_is_said_to_answer_nothing(capsys):
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    [planner] = [cell.source for cell in cells if "read_pilot(small" in cell.source]
+    own = [("own", "mlp", seed, k, 0.1) for seed in range(3) for k in (10, 20)]
+    own = pd.DataFrame(own, columns=["configuration", "network", "seed", "k", "gap_error"])
+    settings = SimpleNamespace(
+        pilot=SimpleNamespace(k=[10, 20, 40], configurations=["own"]), draws=20
+    )
+    result = SimpleNamespace(plan=SimpleNamespace(dataset=SimpleNamespace(class_count=10)))
+    names = {"names": ["own"], "own": own, "settings": settings, "result": result}
+    exec(planner, {**names, "read_pilot": read_pilot})
+    said = "The planner cannot answer: no pilot: own has gaps of two seeds at 2 sizes; it needs 3."
+    assert capsys.readouterr().out.strip() == said

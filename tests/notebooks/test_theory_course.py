@@ -1,6 +1,7 @@
 """Notebook 04 as papermill runs it, on few problems, and as a page without a network."""
 
 import re
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -89,3 +90,15 @@ def test_statements_are_numbered_and_proved():
     numbers = [int(n) for n in re.findall(r"\*\*Statement (\d+)", prose)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert prose.count("*Proof.*") == prose.count("∎") == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("k", "draws"), [([400, 10, 20, 5], 60), ([10, 10, 40], 60), ([10, 40, 100], 1)]
+)
+def test_sizes_and_draws_that_allow_no_exponent_are_refused(k, draws):
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    [start] = [cell.source for cell in cells if "allow no exponent" in cell.source]
+    check = start.split("knobs = settings.theory\n")[1]
+    names = {"settings": SimpleNamespace(k=k, draws=draws), "knobs": SimpleNamespace(dimension=5)}
+    with pytest.raises(ValueError, match=r"give three sizes above 6 .*, and two draws or more"):
+        exec(check, names)
