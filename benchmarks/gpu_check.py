@@ -35,7 +35,7 @@ from ddlib.seeds import generator
 from ddlib.stats import compare
 from ddlib.study import published
 from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 from ddlib.training import loop, together
 from ddlib.training.augment import STRATEGIES, draw
 from ddlib.training.divergence import DivergedError
@@ -172,7 +172,7 @@ def stacked(dataset: DataSet, network: Network, scale: Scale, device: str) -> Ou
 def profile(path: str, device: str) -> Outcome:
     """Run a file of parameters on the device; compare its accuracies with the published ones."""
     changes = {"device": device, "results": f"results/gpu_check/{Path(path).stem}"}
-    result = run(read_settings(read_file(Path(path)) | changes)).under()
+    result = run(Settings.read(read_file(Path(path)) | changes)).under()
     full = compare.full_data(result.references, result.plan.settings.reference)
     rows = published.beside(compare.accuracies(result.trials), full, result.plan.dataset.name)
     rows = rows[rows["method"] != "all data"]

@@ -19,7 +19,7 @@ from ddlib.parameters import read_file, read_yaml
 from ddlib.stats import compare
 from ddlib.stats.intervals import Interval
 from ddlib.study.run import run
-from ddlib.study.settings import SAME_STEPS, Settings, read_settings
+from ddlib.study.settings import SAME_STEPS, Settings
 
 PROTOCOL = ("data", "network", "training", "evaluations", "precision", "cache")
 
@@ -61,7 +61,7 @@ def score(
         "reference": SAME_STEPS,
     }
     study["results"] = f"results/score/{Path(path).stem}-{fingerprint(study)}"  # one a protocol
-    settings = read_settings(study)
+    settings = Settings.read(study)
     result = run(settings)
     if len(result.failures):
         raise ValueError(f"a training failed: {result.failures['message'].iloc[0]}")

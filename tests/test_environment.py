@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from ddlib.networks.functional import build
 from ddlib.parameters import read_file
 from ddlib.study.exploration import Exploration
-from ddlib.study.settings import Settings, read_parameters, read_settings
+from ddlib.study.settings import Settings, read_parameters
 
 ROOT = Path(__file__).parents[1]
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
@@ -110,7 +110,7 @@ def test_formulas_of_studies_show_where_there_is_no_network():
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_profile_is_valid_without_its_data_and_its_device(path):
-    settings = read_settings(read_file(path))
+    settings = Settings.read(read_file(path))
     options = settings.data
     (first, *sides), class_count = SHAPES[options["name"]]
     shape = (first, *([options["image_size"]] * 2 if options["image_size"] else sides))

@@ -7,12 +7,11 @@ trials of them.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ddlib.explore import sheets, tables
-from ddlib.files import write_atomically
+from ddlib.files import exit_with_sentence, write_atomically
 from ddlib.fingerprints import plain_text
 from ddlib.words.text import listed
 
@@ -62,18 +61,14 @@ def write_findings(folders: Sequence[str | Path], target: Path = tables.FINDINGS
     return places
 
 
+@exit_with_sentence()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Add findings from a shell; on an error, print one sentence and exit with code 1."""
+    """Add findings from a shell."""
     parser = argparse.ArgumentParser(
         "python -m ddlib.explore.findings", description=__doc__.split(":")[0]
     )
     parser.add_argument("folders", nargs="+", help="results folders of studies that have ended")
-    options = parser.parse_args(arguments)
-    try:
-        places = write_findings(options.folders)
-    except (OSError, ValueError) as problem:
-        sys.exit(str(problem))
-    for place in places:
+    for place in write_findings(parser.parse_args(arguments).folders):
         size = sum(path.stat().st_size for path in place.iterdir())
         print(f"{place}: {size / 1000:.0f} kB")
 

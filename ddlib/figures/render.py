@@ -28,16 +28,12 @@ def mime_bundle(spec: dict, **_) -> tuple[dict, dict]:
     picture.save(png, "PNG")  # a fifth of the file that vl_convert writes
     width, height = (side // 2 for side in picture.size)
     menu = {"export": True, "source": False, "compiled": False, "editor": False}
-    bundle = {LIVE: live(spec), "image/png": png.getvalue(), "text/plain": "<chart>"}
+    live = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+    bundle = {LIVE: live, "image/png": png.getvalue(), "text/plain": "<chart>"}
     return bundle, {
         LIVE: {"embed_options": {"actions": menu}},
         "image/png": {"width": width, "height": height},
     }
-
-
-def live(spec: dict) -> dict:
-    """Return a chart's specification for the MIME type `LIVE`."""
-    return spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
 
 
 def small(png: bytes) -> bytes:

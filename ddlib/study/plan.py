@@ -23,7 +23,7 @@ from ddlib.networks.zoo import NETWORKS
 from ddlib.parameters import Parameters
 from ddlib.study.cluster import device
 from ddlib.study.kinds import for_kind
-from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings, read_settings
+from ddlib.study.settings import CONVERGED, SAME_STEPS, Settings
 from ddlib.study.worker import Context, code
 from ddlib.training.recipe import hold_out
 from ddlib.training.targets import Labels
@@ -196,7 +196,7 @@ def check_folder(settings: Settings) -> list[str]:
         return []
     table, advice = read_json(path), "name another folder in `results`, or delete this one"
     try:
-        last = read_settings(table)
+        last = Settings.read(table)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{settings.results} holds a study that cannot be read ({error}); {advice}"

@@ -18,7 +18,7 @@ from ddlib.fingerprints import plain_text
 from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial, make_plan
-from ddlib.study.settings import SAME_STEPS, read_settings
+from ddlib.study.settings import SAME_STEPS, Settings
 from ddlib.study.store import read_record, read_seconds
 from ddlib.training.loop import Score, passes
 
@@ -167,7 +167,7 @@ def read(folder: Path, **changes: Any) -> Result:
     changes: parameters that replace those in its settings.json. Raises FileNotFoundError for a
     missing table, and the errors of `make_plan`, such as for data that are not at hand.
     """
-    plan = make_plan(read_settings(read_json(folder / "settings.json") | changes))
+    plan = make_plan(Settings.read(read_json(folder / "settings.json") | changes))
     *paths, taught = (folder / f"{name}.parquet" for name in TABLES)
     if missing := [path.name for path in paths if not path.is_file()]:
         raise FileNotFoundError(

@@ -252,12 +252,7 @@ class Settings(Parameters):
 
 def read_parameters(table: Mapping[str, Any]) -> Settings | Exploration:
     """Return the checked parameters of a study, or of the explorers if they hold `studies`."""
-    return Exploration.read(table, "the explorers") if "studies" in table else read_settings(table)
-
-
-def read_settings(table: Mapping[str, Any]) -> Settings:
-    """Return a table as settings; see `Settings.read`."""
-    return Settings.read(table)
+    return Exploration.read(table, "the explorers") if "studies" in table else Settings.read(table)
 
 
 def check_coverage(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from ddlib.parameters import Parameters, at_ipc, read_file
 from ddlib.stats.scores import whole_call
 from ddlib.study.results import Result
 from ddlib.study.run import run
-from ddlib.study.settings import Settings, read_settings
+from ddlib.study.settings import Settings
 from ddlib.words.text import listed
 
 OF_STUDENTS = ["learning_rate", "step_size"]
@@ -98,7 +98,7 @@ def search(
         "reference": "same_steps",
         "results": f"{settings.results}/tune",
     }
-    grid = read_settings({**settings.table, **changes})
+    grid = Settings.read({**settings.table, **changes})
     table = pd.DataFrame(rows, columns=["method", "ipc", "number", "factor", "value", "variant"])
     table = table.merge(_measured(run(grid)), how="left", on=["variant", "ipc"])
     nearest = table.dropna(subset="accuracy").sort_values("factor", key=lambda x: np.log(x).abs())
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if min(options.factors) <= 0:
         raise ValueError(f"--factors has {min(options.factors):g}; give factors above 0")
-    settings = read_settings(read_file(options.file))
+    settings = Settings.read(read_file(options.file))
     table = search(settings, options.held_out, options.seeds, options.factors)
     folder = from_root(settings.results) / "tune"
     layout = {"sort_keys": False, "default_flow_style": None, "width": 100}

@@ -162,8 +162,6 @@ def test_pictures_become_a_grid_of_sharp_pixels():
     colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
     # 16 pictures with sides of 70 pixels, at scale 2, half red and half blue: nothing was blended.
     assert colours[RED] == colours[BLUE] == 16 * 140 * 140 / 2
-    with pytest.raises(ValueError, match="several pictures of class cat for random at k=2"):
-        sets.distilled_images(pd.concat([pictures, pictures.head(1)]))
 
 
 def test_a_method_keeps_its_colour():

@@ -17,7 +17,7 @@ from mounts import needs_mounts, run_with
 
 from ddlib.publish import batch
 from ddlib.study import run as study
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -190,7 +190,7 @@ def test_killed_and_continued_by_two_at_once_it_gives_the_same_tables(project, m
     places = {"results": f"{project.root}/alone/one", "cache": f"{project.root}/alone/cache"}
     with in_process() as address:
         places["scheduler_address"] = address
-        study.run(read_settings(yaml.safe_load(parameters.read_text()) | places))
+        study.run(Settings.read(yaml.safe_load(parameters.read_text()) | places))
     assert tables(project.results("study/one")) == tables(project.root / "alone" / "one")
     assert len(list(trials.glob("*.json"))) == TRIALS
     assert len(list(project.root.glob("results/cache/references/*.json"))) == REFERENCES

@@ -15,7 +15,7 @@ from ddlib.explore import findings
 from ddlib.methods import METHODS
 from ddlib.study import check
 from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -26,7 +26,7 @@ def study(tmp_path_factory, address):
     """Return the results folder of a study of digits."""
     root = tmp_path_factory.mktemp("study")
     places = {"results": str(root / "methods" / "tiny"), "cache": str(root / "cache")}
-    run(read_settings(GRID | places | {"scheduler_address": address}))
+    run(Settings.read(GRID | places | {"scheduler_address": address}))
     return root / "methods" / "tiny"
 
 
@@ -72,10 +72,10 @@ def test_a_rerun_that_computes_nothing_keeps_provenance(study, tmp_path, address
     copy = shutil.copytree(study.parents[1], tmp_path / "copy")
     (copy / "methods" / "tiny" / "provenance.json").write_text("{}")
     places = {"results": str(copy / "methods" / "tiny"), "cache": str(copy / "cache")}
-    run(read_settings(GRID | places | {"scheduler_address": address}))
+    run(Settings.read(GRID | places | {"scheduler_address": address}))
     assert (copy / "methods" / "tiny" / "provenance.json").read_text() == "{}"
     (copy / "methods" / "tiny" / "provenance.json").unlink()  # stopped before it was written
-    run(read_settings(GRID | places | {"scheduler_address": address}))
+    run(Settings.read(GRID | places | {"scheduler_address": address}))
     origin = json.loads((copy / "methods" / "tiny" / "provenance.json").read_text())
     assert (origin["machines"], origin["workers"]) == ([], None)
     assert origin["core_hours"]["evaluations"] >= 0

@@ -14,7 +14,7 @@ from mounts import needs_mounts
 
 import ddlib
 from ddlib.study.run import run
-from ddlib.study.settings import Settings, read_settings
+from ddlib.study.settings import Settings
 
 MTT = {"iterations": 3, "student_steps": 2, "max_start": 1, "augmentation": "none"}
 EXPERTS = {"experts": 2, "expert_steps": 5, "expert_epochs": 2, "expert_augmentation": "none"}
@@ -40,7 +40,7 @@ def root(tmp_path_factory) -> Path:
 def settings(root: Path, folder: Path, address: str, **changes) -> Settings:
     places = {"results": str(folder / "results"), "cache": str(folder / "cache")}
     extensions = {"extensions": [str(root / "holding.py")]}
-    return read_settings(GRID | places | extensions | {"scheduler_address": address} | changes)
+    return Settings.read(GRID | places | extensions | {"scheduler_address": address} | changes)
 
 
 def tables(folder: Path) -> list[bytes]:

@@ -13,7 +13,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.study.extensions import REGISTRIES, read_extensions
 from ddlib.study.plan import make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -58,7 +58,7 @@ def write(tmp_path, monkeypatch):
 
 
 def test_what_a_file_brings_is_known_and_stays(write):
-    settings = read_settings(TINY | {"extensions": [write(METHOD + NETWORK)]})
+    settings = Settings.read(TINY | {"extensions": [write(METHOD + NETWORK)]})
     assert settings.methods["mine"][0] == "mine"
     assert settings.configurations["other"].network == {"name": "small", "width": 8}
     first = METHODS["mine"]
@@ -103,16 +103,16 @@ def test_a_name_stands_for_one_thing(write):
 
 def test_what_names_no_file_is_refused():
     with pytest.raises(ValueError, match=r"this study: extensions='mine.py' must be a list of te"):
-        read_settings(TINY | {"extensions": "mine.py"})
+        Settings.read(TINY | {"extensions": "mine.py"})
     with pytest.raises(FileNotFoundError, match=r"there is no file .*no/such\.py; give its path f"):
-        read_settings(TINY | {"extensions": ["no/such.py"]})
+        Settings.read(TINY | {"extensions": ["no/such.py"]})
 
 
 def names(write, method: str = METHOD, network: str = SECOND) -> dict[str, str]:
     """Return what the results of a study under two configurations are called."""
     files = [write(method, "mine.py"), write(network, "network.py")]
     configurations = {"plain": {}, "other": {"network": {"name": "second"}}}
-    plan = make_plan(read_settings(TINY | {"extensions": files, "configurations": configurations}))
+    plan = make_plan(Settings.read(TINY | {"extensions": files, "configurations": configurations}))
     paths = {f"{trial.method} {trial.configuration}": trial.path for trial in plan.trials}
     paths |= {f"set {trial.method}": trial.set_path for trial in plan.trials}
     paths |= {f"all {each.configuration}": each.path for each in plan.references}
@@ -136,9 +136,9 @@ def test_results_are_named_by_the_code_that_makes_them(write):
         "configurations": {"plain": {}},
     }
     other = TINY | changes | {"extensions": [write(wide)]}
-    paths = make_plan(read_settings(other)).references
+    paths = make_plan(Settings.read(other)).references
     write(wide.replace("width, 2)", "width, 3)"))
-    assert make_plan(read_settings(other)).references[0].path != paths[0].path
+    assert make_plan(Settings.read(other)).references[0].path != paths[0].path
 
 
 SHORT = {"k": [2, 20], "reference": "same_steps"}
@@ -150,7 +150,7 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     table = yaml.safe_load((EXAMPLES / "study.yaml").read_text())
     places = {"results": str(folder / "out"), "cache": str(folder / "cache")}
-    return run(read_settings(table | places | {"seeds": 1, "workers": 1, **SHORT}))
+    return run(Settings.read(table | places | {"seeds": 1, "workers": 1, **SHORT}))
 
 
 def test_the_examples_run_in_worker_processes(own):

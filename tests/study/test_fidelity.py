@@ -6,7 +6,7 @@ import pytest
 
 from ddlib.study.fidelity import main
 from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 
 
 def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, monkeypatch, address):
@@ -24,7 +24,7 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
         **{"k": [3, 6], "seeds": 2, "reference": "same_steps"},
         **{"results": "results", "cache": "cache", "scheduler_address": address},
     }
-    run(read_settings(study))
+    run(Settings.read(study))
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs/fidelity.md"
     page.write_text("# Old head\n\n## cifar10, kept\n\nits rows\n\n## mnist, results\n\nold rows\n")

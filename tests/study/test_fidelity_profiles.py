@@ -14,7 +14,7 @@ import yaml
 from ddlib.parameters import at_ipc
 from ddlib.study import published
 from ddlib.study.plan import make_plan
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "parameters" / "methods"
 PROFILES = {path.stem: path for path in sorted(FOLDER.glob("fidelity_*.yaml"))}
@@ -32,10 +32,10 @@ CELLS = {  # what is to be compared with published accuracies, by profile: metho
 
 def read(name):
     """Return the settings of a profile, and those published for its data."""
-    settings = read_settings(yaml.safe_load(PROFILES[name].read_text()))
+    settings = Settings.read(yaml.safe_load(PROFILES[name].read_text()))
     data = settings.data["name"] + ("_zca" if settings.data.get("zca") else "")
     reference = (FOLDER / f"{data}_reference.yaml").read_text()
-    return settings, read_settings(yaml.safe_load(reference))
+    return settings, Settings.read(yaml.safe_load(reference))
 
 
 def fields(parameters):
@@ -99,7 +99,7 @@ def test_a_profile_makes_a_plan(name, tmp_path):
         )
     table["data"]["name"] = str(folder)
     table |= {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
-    plan = make_plan(read_settings(table))
+    plan = make_plan(Settings.read(table))
     methods, ipcs = CELLS[name]
     assert len(plan.trials) == len(methods) * len(ipcs) * table["seeds"]
     assert len(plan.references) == table["seeds"]

@@ -7,7 +7,7 @@ from ddlib.study import forecast as forecasts
 from ddlib.study.forecast import forecast
 from ddlib.study.plan import make_plan
 from ddlib.study.run import counts, run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 from ddlib.study.store import read_seconds
 
 METHODS = {
@@ -25,7 +25,7 @@ METHODS = {
 
 def settings(folder, address, **changes):
     places = {"results": str(folder / "results"), "cache": str(folder / "cache")}
-    return read_settings({**GRID, **places, "scheduler_address": address, **changes})
+    return Settings.read({**GRID, **places, "scheduler_address": address, **changes})
 
 
 def test_seconds_are_within_a_factor_of_two_and_what_is_cached_costs_nothing(tmp_path, address):

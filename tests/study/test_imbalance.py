@@ -10,7 +10,7 @@ from clusters import in_process
 from ddlib.figures import scaling as charts
 from ddlib.stats import laws, verdicts
 from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 from ddlib.words import scaling as words
 
 STUDY = {
@@ -34,7 +34,7 @@ def result(tmp_path_factory):
     places = {"results": str(folder / "study"), "cache": str(folder / "cache")}
     with in_process() as address:
         data = {"name": str(folder)}
-        yield run(read_settings(STUDY | places | {"data": data, "scheduler_address": address}))
+        yield run(Settings.read(STUDY | places | {"data": data, "scheduler_address": address}))
 
 
 def test_gaps_are_of_balanced_accuracy_and_may_be_negative(result):

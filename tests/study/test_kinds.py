@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 from ddlib.seeds import generator
 from ddlib.study.plan import make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 TRAINED = {"features": "trained", "training": {"steps": 5}}
@@ -35,7 +35,7 @@ WINE = {
 
 def settings(tmp_path, **changes):
     paths = {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
-    return read_settings(WINE | paths | changes)
+    return Settings.read(WINE | paths | changes)
 
 
 def test_every_method_runs_on_sequences(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from ddlib.networks.initial import initial_parameters
 from ddlib.seeds import generator
 from ddlib.study.plan import make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import check_coverage, read_settings
+from ddlib.study.settings import Settings, check_coverage
 from ddlib.training.loop import batches
 from ddlib.words.scaling import effort
 
@@ -47,7 +47,7 @@ def settings(address, tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     places = {"results": str(folder / "study"), "cache": str(folder / "cache")}
     search = {"search_seconds": {"mtt": {1: 10.0, 4: 40.0}}}
-    return read_settings(STUDY | places | search | {"scheduler_address": address})
+    return Settings.read(STUDY | places | search | {"scheduler_address": address})
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_set_of_images_within_images_is_evaluated_on_what_they_hold(address, d
     places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
     changes = {"methods": {"formed": DM | {"method": "dm", "factor": 2}}, "k": [3], "seeds": 1}
     changes |= places | {"scheduler_address": address, "configurations": {"own": {}}}
-    for row, synthetic in sets(run(read_settings(STUDY | changes)), "own"):
+    for row, synthetic in sets(run(Settings.read(STUDY | changes)), "own"):
         assert (row.k, synthetic.k, synthetic.factor) == (3, 3, 2)
         seen = decoded_by_hand(synthetic.samples, 2), torch.arange(3).repeat_interleave(4)
         model = ordinary(16, generator("evaluation weights", (0, row.evaluation)))
@@ -219,7 +219,7 @@ def test_a_teacher_that_diverges_is_named(address, tmp_path):
     places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
     changes = {"methods": {"random": None}, "configurations": {"soft": {"labels": labels}}}
     changes |= {"seeds": 1, "scheduler_address": address}
-    result = run(read_settings(STUDY | places | changes))
+    result = run(Settings.read(STUDY | places | changes))
     assert set(result.failures["status"]) == {"diverged"}
     start = "a teacher or a prepared file that it needs: the training loss stopped"
     assert result.failures["message"].str.startswith(start).all()
@@ -228,7 +228,7 @@ def test_a_teacher_that_diverges_is_named(address, tmp_path):
 
 def planned(tmp_path, **changes):
     places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
-    return make_plan(read_settings(STUDY | places | changes))
+    return make_plan(Settings.read(STUDY | places | changes))
 
 
 def test_hard_and_learned_labels_share_their_networks_on_all_data(result):
@@ -279,7 +279,7 @@ def test_gaps_are_balanced_where_classes_differ_in_size(tmp_path, train, test, a
 
 
 def test_gaps_and_errors_follow_the_measure(settings, result):
-    balanced = run(read_settings(settings.table | {"measure": "balanced"}))
+    balanced = run(Settings.read(settings.table | {"measure": "balanced"}))
     for ours, name in ((result, "accuracy"), (balanced, "balanced_accuracy")):
         assert set(ours.trials["measure"]) == {name.removesuffix("_accuracy")}
         full = ours.references.query("reference == 'converged'")
@@ -314,11 +314,11 @@ def test_gaps_and_errors_follow_the_measure(settings, result):
 def test_bad_labels_are_refused_in_one_sentence(labels, sentence):
     for changes in ({"labels": labels}, {"configurations": {"own": {"labels": labels}}}):
         with pytest.raises(ValueError, match=re.escape(sentence)) as raised:
-            read_settings(GRID | {"results": "none"} | changes)
+            Settings.read(GRID | {"results": "none"} | changes)
         assert "\n" not in str(raised.value)
 
 
 def test_the_coverage_law_is_that_of_hard_labels():
-    settings = read_settings(STUDY | {"results": "none", "families": {"all": ["hard", "soft"]}})
+    settings = Settings.read(STUDY | {"results": "none", "families": {"all": ["hard", "soft"]}})
     with pytest.raises(ValueError, match="'soft' has soft labels, but the coverage law takes hard"):
         check_coverage(settings)

@@ -14,14 +14,14 @@ from ddlib.methods import METHODS, Method, Preparation
 from ddlib.parameters import Parameters
 from ddlib.study.plan import Plan, check_folder, make_plan
 from ddlib.study.run import run
-from ddlib.study.settings import Settings, check_coverage, read_settings
+from ddlib.study.settings import Settings, check_coverage
 
 TRIALS = 3 * 2 * 2
 
 
 def settings(folder: Path, **changes) -> Settings:
     places = {"results": str(folder / "study"), "cache": str(folder / "cache")}
-    return read_settings(GRID | places | changes)
+    return Settings.read(GRID | places | changes)
 
 
 def planned(folder: Path, **changes) -> Plan:
@@ -301,7 +301,7 @@ def test_a_missing_parameter_is_named_and_no_file_is():
     table = given().table
     del table["k"]
     with pytest.raises(ValueError, match=r"the parameter .k. is missing; add it$"):
-        read_settings(table)
+        Settings.read(table)
 
 
 # The results folder.
@@ -309,12 +309,12 @@ def test_a_missing_parameter_is_named_and_no_file_is():
 
 def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
     table = given().table | {"results": str(tmp_path), "cache": str(tmp_path / "cache")}
-    make_plan(read_settings(table))
+    make_plan(Settings.read(table))
     (tmp_path / "settings.json").write_text(json.dumps(table))  # as at the end of a run
     spelled_out = table | {"training": {"momentum": 0.9}, "labels": None}
-    assert check_folder(read_settings(spelled_out)) == []
+    assert check_folder(Settings.read(spelled_out)) == []
     grown = {"k": [10, 20, 50], "seeds": 7, "methods": {"random": {}, "herding": {}}}
-    assert check_folder(read_settings(table | grown)) == ["methods", "k", "seeds"]
+    assert check_folder(Settings.read(table | grown)) == ["methods", "k", "seeds"]
     others = {
         "data": {"name": "digits", "per_class": 20},
         "network": {"name": "linear"},
@@ -325,7 +325,7 @@ def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
         with pytest.raises(
             ValueError, match=f"whose {name} is .*; name another folder in `results`"
         ):
-            make_plan(read_settings(table | {name: value}))
+            make_plan(Settings.read(table | {name: value}))
     (tmp_path / "settings.json").write_text(json.dumps(table | {"sedes": 3}))
     with pytest.raises(ValueError, match=r"holds a study that cannot be read .*; name another"):
-        make_plan(read_settings(table))
+        make_plan(Settings.read(table))

@@ -13,7 +13,7 @@ import yaml
 from ddlib.methods import METHODS
 from ddlib.parameters import at_ipc
 from ddlib.study import published
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 from ddlib.training.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "parameters" / "methods"
@@ -52,7 +52,7 @@ PUBLISHED = {
 
 
 def read(name):
-    settings = read_settings(yaml.safe_load((FOLDER / f"{name}_reference.yaml").read_text()))
+    settings = Settings.read(yaml.safe_load((FOLDER / f"{name}_reference.yaml").read_text()))
     return settings, {method: own for method, (_, own) in settings.methods.items()}
 
 

@@ -35,7 +35,7 @@ from ddlib.seeds import generator
 from ddlib.study import jobs, provenance, store
 from ddlib.study.results import Result, collect
 from ddlib.study.run import run
-from ddlib.study.settings import Settings, read_settings
+from ddlib.study.settings import Settings
 from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score, training_steps
 from ddlib.training.recipe import Recipe, hold_out
@@ -48,7 +48,7 @@ TABLES = ("trials", "references", "costs")
 
 def settings(folder: Path, **changes) -> Settings:
     places = {"results": str(folder), "cache": str(folder.parent / "cache")}
-    return read_settings(GRID | places | changes)
+    return Settings.read(GRID | places | changes)
 
 
 def mlp() -> networks.Network:
@@ -126,7 +126,7 @@ def test_nothing_is_left_but_results(finished):
     assert kept["seeds"] == 2
     assert not {"workers", "scheduler_address"} & set(kept)
     assert set(kept["methods"]["dm"]) == {"method", *METHODS["dm"].parameters.model_fields}
-    assert read_settings(kept).methods == finished.result.plan.settings.methods
+    assert Settings.read(kept).methods == finished.result.plan.settings.methods
 
 
 @pytest.mark.parametrize("method", ["random", "dm", "dc"])
@@ -219,7 +219,7 @@ SCRIPT = """
 from ddlib.study import run, settings
 
 def main():
-    run.run(settings.read_settings({given!r}))
+    run.run(settings.Settings.read({given!r}))
 
 {call}
 """
@@ -534,7 +534,7 @@ def test_ars_finds_the_other_configuration_also_where_the_first_augments(several
     parts = several.plan.settings.table["configurations"]
     for names, other in ((["seen", "adam", "own"], {"own"}), (["lenet", "seen"], set())):
         table = GRID | SEVERAL | {"results": "results/unused", "families": {}}
-        chosen = read_settings(table | {"configurations": {name: parts[name] for name in names}})
+        chosen = Settings.read(table | {"configurations": {name: parts[name] for name in names}})
         part = replace(several, plan=replace(several.plan, settings=chosen)).other_augmentation
         assert set(part.trials["configuration"] if part else ()) == other
 

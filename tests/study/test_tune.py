@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from ddlib.study.settings import read_settings
+from ddlib.study.settings import Settings
 from ddlib.study.tune import candidates, main
 
 
@@ -78,7 +78,7 @@ def test_the_best_on_held_out_images_is_chosen(searched):
     chosen = table[table["chosen"]].set_index(["method", "ipc"])
     best = table.groupby(["method", "ipc"])["accuracy"].max()
     assert chosen["accuracy"]["dm"].to_dict() == best["dm"].to_dict()
-    tuned = read_settings(yaml.safe_load((searched / "results/tune/tuned.yaml").read_text()))
+    tuned = Settings.read(yaml.safe_load((searched / "results/tune/tuned.yaml").read_text()))
     assert tuned.methods["dm"][1].learning_rate == chosen["value"]["dm"].to_dict()
     assert tuned.methods["dm"][1].iterations == 3
     assert list(tuned.configurations) == ["plain", "long"]
@@ -113,7 +113,7 @@ def test_a_reader_is_told_of_edges_failures_and_what_was_skipped(tmp_path, addre
     assert re.search(f"dm at ipc 1: these failed and cannot be chosen: {failed}", printed)
     assert "not searched, for want of a number to choose: random" in printed
     assert str(tmp_path / "results/tune/tuned.yaml") in printed
-    read = read_settings(yaml.safe_load((tmp_path / "results/tune/tuned.yaml").read_text()))
+    read = Settings.read(yaml.safe_load((tmp_path / "results/tune/tuned.yaml").read_text()))
     assert read.methods["dm"][1].learning_rate == {1: 1.0}
     settings = (tmp_path / "results/tune/settings.json").read_text()
     assert '"held_out":5' in settings.replace(" ", "")
@@ -131,7 +131,7 @@ def test_a_second_search_adds_its_seconds_and_what_is_prepared_counts_once(tmp_p
     assert len(rows) == 2
     assert rows["prepare_seconds"].min() == rows["prepare_seconds"].max() > 0
     spent = 2000 + rows["seconds"].sum() + rows["prepare_seconds"][0]
-    tuned = read_settings(yaml.safe_load((tmp_path / "results/tune/tuned.yaml").read_text()))
+    tuned = Settings.read(yaml.safe_load((tmp_path / "results/tune/tuned.yaml").read_text()))
     assert tuned.search_seconds == {"mtt": {2: pytest.approx(spent, rel=1e-3)}, "random": 5}
 
 
