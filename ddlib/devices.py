@@ -48,10 +48,12 @@ def check_precision(name: Any, device: str) -> None:
 def precision(name: str, device: str) -> Iterator[None]:
     """Compute with one of PRECISIONS, then restore PyTorch's settings.
 
-    float32 also applies to convolutions on CUDA, where PyTorch's default is TF32. bf16 turns off
+    float32 also applies to convolutions and recurrent layers on CUDA, where PyTorch's default is
+    TF32. bf16 turns off
     autocast's cache of weights, which would hide the optimiser's steps from the network.
     """
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    cudnn = torch.backends.cudnn
+    switches = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [switch.fp32_precision for switch in switches]
     for switch in switches:
         switch.fp32_precision = "tf32" if name == "tf32" else "ieee"

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 FINDINGS = Path(__file__).parent / "findings"
 """The folder of the finished studies that come with the library; see `ddlib.explore.findings`."""
 PROVENANCE = "provenance.json"  # in a results folder: where and how its study ran
+STOPPED = "stopped; what is finished is kept: the same command goes on from there"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -68,11 +69,13 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str
 
 @contextmanager
 def exit_with_sentence() -> Iterator[None]:
-    """End a command with exit code 1 and the sentence of an OSError or a ValueError."""
+    """End a command with exit code 1 and the sentence of an OSError, a ValueError or Ctrl-C."""
     try:
         yield
     except (OSError, ValueError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
 
 
 def explained(error: OSError, folder: Path) -> OSError:

@@ -4,12 +4,15 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from ddlib.files import from_root
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("torch", "torchvision", "diffusers", "scikit-learn")
@@ -59,6 +62,25 @@ def file_digest(path: Path) -> str:
     """
     status = path.stat()
     return _digest_at(path, status.st_size, status.st_mtime_ns)
+
+
+def named_files(plain: Any) -> list[str]:
+    """Return digests of the files and folders that the values of tables name, such as weights."""
+    root = from_root("")
+    places = [root / text for text in dict.fromkeys(_texts(plain)) if text]
+    folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
+    return folders + [file_digest(place) for place in places if os.path.isfile(place)]
+
+
+def _texts(plain: Any, in_table: bool = False) -> Iterator[str]:
+    if isinstance(plain, str) and in_table:
+        yield plain
+    elif isinstance(plain, Mapping):
+        for name, value in plain.items():
+            yield from _texts(value, name != "name")
+    elif isinstance(plain, list | tuple):
+        for value in plain:
+            yield from _texts(value, in_table)
 
 
 @cache

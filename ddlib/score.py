@@ -21,7 +21,7 @@ from ddlib.stats.intervals import Interval
 from ddlib.study.run import run
 from ddlib.study.settings import SAME_STEPS, Settings
 
-PROTOCOL = ("data", "network", "training", "evaluations", "precision", "cache")
+PROTOCOL = ("data", "network", "training", "evaluations", "precision", "cache", "extensions")
 
 
 def score(
@@ -47,7 +47,11 @@ def score(
     """
     folder = from_root("parameters/methods")
     file = from_root(parameters) if parameters else None
-    table = read_file(file or first_of(folder, f"{data}_reference.yaml", f"{data}.yaml"))
+    try:
+        file = file or first_of(folder, f"{data}_reference.yaml", f"{data}.yaml")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; name a study's file with --parameters") from None
+    table = read_file(file)
     values = {"path": path, "format": form, **options}
     chosen = METHODS["imported"].parameters.read(values, "the set")
     labels = read_content(chosen)[1]

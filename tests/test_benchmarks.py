@@ -96,13 +96,14 @@ def test_the_page_of_statistics_keeps_its_text_and_gets_new_tables(tmp_path, mon
     smallest = {"STUDIES": 2, "DRAWS": 40, "PAGE": page, "CELLS": statistics.CELLS[:1]}
     smallest |= {"ProcessPoolExecutor": InThisProcess, "coverage": partial(statistics.coverage, 2)}
     smallest |= {"claims": partial(statistics.claims, studies=2), "COUNTS": [12]}
-    smallest |= {"hold_gap": partial(statistics.hold_gap, studies=2)}
+    for name in ("hold_gap", "hold_plan", "differ"):
+        smallest[name] = partial(getattr(statistics, name), studies=2)
     for name, value in (smallest | {"plan": partial(statistics.plan, studies=2)}).items():
         monkeypatch.setattr(statistics, name, value)
     statistics.main()
     heads = [re.findall(r"(?m)^\|.*\n\| ---", text) for text in (kept, page.read_text())]
     assert heads[0] == heads[1]
-    assert len(heads[0]) == 9
+    assert len(heads[0]) == 11
     texts = [re.sub(r"(?m)^\|.*\n", "", text) for text in (kept, page.read_text())]
     assert texts[0] == texts[1]
 

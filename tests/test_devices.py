@@ -52,11 +52,12 @@ def test_auto_is_cuda_or_else_the_cpu(monkeypatch, kind, choices):
 
 @pytest.mark.parametrize(("name", "within"), [("float32", "ieee"), ("tf32", "tf32")])
 def test_switches_are_set_within_and_left_as_they_were(name, within):
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    cudnn = torch.backends.cudnn
+    switches = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
     before = [switch.fp32_precision for switch in switches]
     with pytest.raises(KeyError) as raised, precision(name, "cpu"):
         raise KeyError(*[switch.fp32_precision for switch in switches])
-    assert raised.value.args == (within, within)
+    assert raised.value.args == (within, within, within)
     assert [switch.fp32_precision for switch in switches] == before
 
 
@@ -73,7 +74,7 @@ def test_bf16_rounds_the_factors_of_products_alone():
         assert (factor @ torch.ones(1, 1)).item() == factor.item()
 
 
-@pytest.mark.parametrize("method", ["dm", "dc", "dsa", "mtt"])
+@pytest.mark.parametrize("method", ["dm", "dc", "dsa", "mtt", "ncfm"])
 def test_matching_in_bf16_moves_images_as_float32_does(tiny, tmp_path, method):
     start, exact = (distilled(tiny, method, tmp_path, iterations) for iterations in (0, 1))
     with precision("bf16", "cpu"):

@@ -44,6 +44,13 @@ def by_hand(samples, labels, rate):
     return pd.Series([score.accuracy for score in scores])
 
 
+def test_a_folder_needs_a_file_of_parameters(project):
+    with pytest.raises(
+        FileNotFoundError, match=r"mine.yaml; name a study's file with --parameters"
+    ):
+        score("images_best.pt", "mtt", "mine")
+
+
 def test_a_set_is_scored_beside_random_samples_of_its_size(project):
     settings, table = score("images_best.pt", "mtt", "digits", seeds=3, step_size=0.2)
     assert table["method"].tolist() == ["imported", "random", "all data"]

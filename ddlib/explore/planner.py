@@ -121,8 +121,9 @@ def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon, budget, s
     if reason := next(filter(None, map(pilot.refusal, family)), ""):
         raise ValueError(reason)
     plan = planner.plan(pilot, family, epsilon, tables.class_count)
-    gaps = pilot.predict(family, [size * tables.class_count])[..., 0]
-    worst, member = gaps.max(axis=0), plan.member or family[np.median(gaps, axis=1).argmax()]
+    k = size * tables.class_count
+    gaps, worst = pilot.predict(family, [k])[..., 0], pilot.worst(family, [k])[:, 0]
+    member = plan.member or family[np.median(gaps, axis=1).argmax()]
     gap = interval(np.array([np.median(worst), *worst]))
     within = bool(plan.ipc) and plan.ipc.estimate <= budget
     fits = fitted(tables, member, method, pilot.draws, "gap_error", math.inf)

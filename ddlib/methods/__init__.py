@@ -5,15 +5,13 @@ or raises DivergedError if a loss is not finite. A method that shares work over 
 `ipcs`, and returns `{ipc: DistilledSet or DivergedError}`.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ddlib.data.base import DataSet, check_ipcs
 from ddlib.distilled import DistilledSet
-from ddlib.files import from_root
-from ddlib.fingerprints import METHOD_MODULES, file_digest, files_digest
+from ddlib.fingerprints import METHOD_MODULES
 from ddlib.methods import (
     characteristic,
     clusters,
@@ -28,7 +26,7 @@ from ddlib.methods import (
     trained,
     trajectory,
 )
-from ddlib.methods.common import check_factor
+from ddlib.methods.common import check_factor, check_matching
 from ddlib.methods.generators import unet
 from ddlib.parameters import Parameters
 from ddlib.training.divergence import DivergedError, or_diverged
@@ -92,12 +90,6 @@ class Method:
         made = [self.preparation.jobs, self.preparation.make] if self.preparation else []
         return _modules_of(self.function, *made)
 
-    def reads(self, parameters: Parameters) -> list[str]:
-        """Return digests of the files and folders that parameters name, such as weights."""
-        places = [from_root(text) for text in _texts(vars(parameters))]
-        folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
-        return folders + [file_digest(place) for place in places if os.path.isfile(place)]
-
 
 def _modules_of(*functions: Callable) -> tuple[str, ...]:
     """Return the names of the modules of functions, with all modules of a folder of methods.
@@ -112,15 +104,6 @@ def _modules_of(*functions: Callable) -> tuple[str, ...]:
     return tuple(sorted(with_folders))
 
 
-def _texts(plain: Any) -> Iterator[str]:
-    """Yield every text in plain data, but not the names in tables."""
-    if isinstance(plain, str):
-        yield plain
-    elif isinstance(plain, Mapping | list | tuple):
-        for value in plain.values() if isinstance(plain, Mapping) else plain:
-            yield from _texts(value)
-
-
 FEATURES = {"shares": True, "preparation": Preparation(selection.jobs, trained.train_network)}
 TEACHER = Preparation(trained.teacher_job, trained.train_network, of_network=False)
 METHODS: dict[str, Method] = {
@@ -133,10 +116,10 @@ METHODS: dict[str, Method] = {
         clusters.nearest_to_centroid, clusters.NearestSelection, **FEATURES
     ),
     "dm": Method(
-        distribution.distil, distribution.DistributionMatching, shares=True, check=check_factor
+        distribution.distil, distribution.DistributionMatching, shares=True, check=check_matching
     ),
-    "dc": Method(gradient.distil, gradient.GradientMatching, check=check_factor),
-    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, check=check_factor),
+    "dc": Method(gradient.distil, gradient.GradientMatching, check=check_matching),
+    "dsa": Method(gradient.distil, gradient.SiameseGradientMatching, check=check_matching),
     "mtt": Method(
         trajectory.distil,
         trajectory.TrajectoryMatching,
@@ -156,7 +139,7 @@ METHODS: dict[str, Method] = {
         check=check_factor,
     ),
     "rded": Method(
-        patches.distil, patches.RealisticPatches, preparation=TEACHER, check=check_factor
+        patches.distil, patches.RealisticPatches, preparation=TEACHER, check=patches.check
     ),
     "sre2l": Method(
         recovery.distil,

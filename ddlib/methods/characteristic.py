@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import nn
 
 from ddlib.data.base import DataSet
-from ddlib.devices import send
+from ddlib.devices import send, unrounded
 from ddlib.distilled import DistilledSet
 from ddlib.methods import trained
 from ddlib.methods.common import Matching, Synthetic, real_batches
@@ -191,5 +191,6 @@ def characteristic_function(features: torch.Tensor, frequencies: torch.Tensor) -
 
     features: (n, F); frequencies t: (M, F).
     """
-    angles = features @ frequencies.T
-    return torch.complex(angles.cos().mean(0), angles.sin().mean(0))
+    with unrounded(features.device):
+        angles = features @ frequencies.T
+        return torch.complex(angles.cos().mean(0), angles.sin().mean(0))

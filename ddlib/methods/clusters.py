@@ -20,7 +20,7 @@ class Centroids(Parameters):
 
 
 class NearestSelection(FeatureSelection):
-    """By default, k-means sees the samples themselves."""
+    """By default, k-means sees the samples themselves; every seed starts it elsewhere."""
 
     features: Literal["steps", "trained", "input"] = "input"
 

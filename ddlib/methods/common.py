@@ -145,6 +145,14 @@ class BatchMatching(Matching):
     factor: PositiveInt = 1
 
 
+def check_matching(
+    parameters: BatchMatching, dataset: DataSet, network: Network, ipcs: Sequence[int]
+) -> None:
+    """Raise ValueError for a network that does not fit the data, or as `check_factor` does."""
+    choices(dataset, network, parameters.configurations)
+    check_factor(parameters, dataset, network, ipcs)
+
+
 def check_factor(
     parameters: BatchMatching, dataset: DataSet, network: Network, ipcs: Sequence[int]
 ) -> None:
@@ -171,21 +179,31 @@ def check_factor(
         )
 
 
+def choices(
+    dataset: DataSet, network: Network, configurations: Sequence[Mapping[str, Any]]
+) -> list[tuple[Network, dict[str, Any]]]:
+    """Return the network and the training options of each configuration.
+
+    Where it names no network, and without configurations, the network is `network`.
+    """
+    networks = []
+    for options in map(dict, configurations or [{}]):
+        named = options.pop("network", None)
+        networks.append((build(**named, **dataset.sizes) if named else network, options))
+    return networks
+
+
 def fresh_networks(
     dataset: DataSet, network: Network, configurations: Sequence[Mapping[str, Any]], seed: int
 ) -> Iterator[tuple[Network, dict[str, Any], Theta]]:
     """Yield without end, for each iteration, a network, training options, and initial weights.
 
-    Each iteration draws one of the configurations, all equally likely. Where it names no network,
-    and without configurations, the network is `network`.
+    Each iteration draws one of the `choices`, all equally likely.
     """
-    choices = []
-    for options in map(dict, configurations or [{}]):
-        named = options.pop("network", None)
-        choices.append((build(**named, **dataset.sizes) if named else network, options))
+    drawn = choices(dataset, network, configurations)
     for iteration in count():
         stream = generator("matching configuration", seed, iteration)
-        chosen, options = choices[int(torch.randint(len(choices), (), generator=stream))]
+        chosen, options = drawn[int(torch.randint(len(drawn), (), generator=stream))]
         stream = generator("matching weights", seed, iteration)
         yield chosen, options, initial_parameters(chosen, stream, dataset.train.device)
 

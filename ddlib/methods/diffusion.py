@@ -48,11 +48,18 @@ class ModeGuidedDiffusion(Parameters):
     unet_learning_rate: NonNegativeFloat = 0.002
 
     @model_validator(mode="after")
-    def _check_stop(self) -> Self:
+    def _check_steps(self) -> Self:
         if self.stop > self.steps:
             raise ValueError(
                 f"stop={self.stop} is more than the {self.steps} sampling steps; choose stop <= "
                 "steps (0 guides all the way)"
+            )
+        left_out = unet.TIMESTEPS % self.steps
+        if self.generator == "unet" and left_out >= unet.TIMESTEPS // 10:
+            nearest = unet.TIMESTEPS // (unet.TIMESTEPS // self.steps)
+            raise ValueError(
+                f"steps={self.steps} leave out the noisiest {left_out} of {unet.TIMESTEPS} "
+                f"timesteps of the UNet; choose {nearest}, or 50"
             )
         return self
 

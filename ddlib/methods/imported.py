@@ -81,7 +81,8 @@ def distil(
 ) -> DistilledSet:
     """Return the set in the file for this size, normalised as the data set is.
 
-    Samples with hard labels are put in the order of the classes; those with soft labels must be.
+    Samples are put in the order of their classes. The class of a soft label is that of its largest
+    share, if every class then has `ipc` samples; otherwise, the sample's place decides.
     """
     path, rate = _at(parameters.path, ipc), _rate(_at(parameters.step_size, ipc))
     values, labels, names = read_content(parameters, ipc)
@@ -91,7 +92,7 @@ def distil(
     learned = {} if rate is None else {"step_size": rate}
     synthetic = finished(dataset, samples, "imported", parameters, seed, learned)
     synthetic = replace(synthetic, factor=parameters.factor)
-    return replace(synthetic, labels=labels.float()) if labels.ndim == 2 else synthetic
+    return replace(synthetic, labels=labels[order].float()) if labels.ndim == 2 else synthetic
 
 
 def _rate(value: float | str | None) -> float | None:
@@ -132,7 +133,8 @@ def read_content(
         raise FileNotFoundError(f"there is no {path}; check the path")
     try:
         values, labels, names = _read(path, parameters, ipc)
-        if len(values) != len(labels):
+        values, labels = (torch.as_tensor(part).detach() for part in (values, labels))
+        if not len(values) == len(labels) > 0:
             raise ValueError(f"it has {len(values)} images, but {len(labels)} labels")
     except Exception as error:  # damaged files raise errors of a dozen types
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -140,7 +142,7 @@ def read_content(
             f"{path} cannot be read ({reason}); check that it is whole, and of the format "
             f"{parameters.format!r}"
         ) from error
-    return torch.as_tensor(values).detach(), torch.as_tensor(labels).detach(), names
+    return values, labels, names
 
 
 def _read(path: Path, parameters: ImportedSet, ipc: int | None) -> tuple[Any, Any, Sequence[str]]:
@@ -151,7 +153,9 @@ def _read(path: Path, parameters: ImportedSet, ipc: int | None) -> tuple[Any, An
                 raise ValueError(f"of {len(sets)} sets, none is experiment {number}; count from 0")
             return *sets[number], ()
         case "mtt":
-            return _load(path), _load(from_root(_at(parameters.labels, ipc))), ()
+            if (labels := from_root(_at(parameters.labels, ipc))) == path:
+                raise ValueError("its name says no 'images'; name the file of its `labels`, too")
+            return _load(path), _load(labels), ()
         case "npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return arrays["images"], arrays["labels"], ()
@@ -190,7 +194,9 @@ def _order(
     """Return the order (k,) of the samples by class; ValueError unless there are ipc of each."""
     count, classes = dataset.class_count, labels.long()
     if labels.ndim == 2:
-        classes = torch.arange(len(labels)) * count // len(labels)
+        classes, places = labels.argmax(1), torch.arange(len(labels)) * count // len(labels)
+        if not torch.equal(classes.sort().values, places):
+            classes = places
     if names:  # of folders: each is a class, or its number
         places = {name: place for place, name in enumerate(dataset.classes)}
         numbers = [places.get(n, int(n) if n.isdecimal() else -1) for n in names]
@@ -205,9 +211,12 @@ def _order(
         raise ValueError(f"{path} has labels of other classes than the {count} of {dataset.name}")
     low, high = map(int, classes.bincount(minlength=count).aminmax())
     if not low == high == ipc:
-        sizes = f"{low}" if low == high else f"{low} to {high}"
+        if low < high:
+            raise ValueError(
+                f"{path} holds {low} to {high} samples of each class; give as many of every class"
+            )
         raise ValueError(
-            f"{path} holds {sizes} samples of each class, not ipc={ipc}; choose k: "
+            f"{path} holds {low} samples of each class, not ipc={ipc}; choose k: "
             f"[{low * count}], or a table {{ipc: file}} as path for other sizes"
         )
     return classes.argsort(stable=True)

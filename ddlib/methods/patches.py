@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from ddlib.data.base import DataSet
 from ddlib.distilled import DistilledSet, encode
 from ddlib.methods import trained
-from ddlib.methods.common import finished, real_batches
+from ddlib.methods.common import check_factor, finished, real_batches
 from ddlib.networks.functional import build, in_passes, logits
 from ddlib.networks.layers import Network
 from ddlib.parameters import Share
@@ -34,6 +34,14 @@ class RealisticPatches(trained.Taught):
     smallest: Share = 0.08
 
     initialisation: ClassVar[str] = "real"  # for `check_factor`
+
+
+def check(
+    parameters: RealisticPatches, dataset: DataSet, network: Network, ipcs: Sequence[int]
+) -> None:
+    """Raise ValueError for a teacher that does not fit the data, or as `check_factor` does."""
+    build(**parameters.network, **dataset.sizes)
+    check_factor(parameters, dataset, network, ipcs)
 
 
 @torch.no_grad()

@@ -39,9 +39,9 @@ class TrajectoryMatching(Matching):
 
     The published results whiten CIFAR-10 at ipc 1 and 10 (`zca: true` of the data). step_size: the
     initial value of the student's learned step size. expert_steps: SGD steps between two snapshots
-    of an expert (0: an epoch). max_start, expert_epochs: numbers of snapshots. synthetic_batch: 0
-    is all of S. gradient: see `unroll`; halve learning rates that were published with TESLA. The
-    gradient of a sample shrinks like 1/ipc, so small sets need smaller learning rates.
+    of an expert (0: an epoch). max_start, expert_epochs: numbers of snapshots. synthetic_batch: by
+    default, all of S. gradient: see `unroll`; halve learning rates that were published with TESLA.
+    The gradient of a sample shrinks like 1/ipc, so small sets need smaller learning rates.
     label_learning_rate: above 0, soft labels are learned, too, from FIRST_SHARE for each sample's
     own class; a study evaluates with them under `labels: {regime: learned}`.
     """
@@ -53,7 +53,7 @@ class TrajectoryMatching(Matching):
     learning_rate: ByIpc[NonNegativeFloat] = {1: 100.0, 10: 100.0, 50: 1000.0}
     step_size: ByIpc[NonNegativeFloat] = {1: 0.01, 10: 0.001, 50: 0.001}
     step_size_learning_rate: ByIpc[NonNegativeFloat] = {1: 1e-7, 10: 1e-5, 50: 1e-5}
-    synthetic_batch: ByIpc[NonNegativeInt] = 0
+    synthetic_batch: ByIpc[PositiveInt] | None = None
     label_learning_rate: ByIpc[NonNegativeFloat] = 0.0
     gradient: Literal[*GRADIENTS] = "exact"
     experts: PositiveInt = 100
@@ -200,7 +200,7 @@ def _student_steps(
 ) -> list[Step]:
     """Return the batches of the student's steps, with strengths of augmentation for each sample."""
     families = augment.STRATEGIES[parameters.augmentation]
-    rows = batches(k, round(at_ipc(parameters.synthetic_batch, ipc)) or k, stream)
+    rows = batches(k, round(at_ipc(parameters.synthetic_batch, ipc) or k), stream)
     count = round(at_ipc(parameters.student_steps, ipc))
     return [(batch, augment.draw(families, len(batch), stream)) for batch in islice(rows, count)]
 

@@ -20,7 +20,7 @@ from threading import Lock
 import pandas as pd
 from filelock import FileLock
 
-from ddlib.files import exit_with_sentence, from_root
+from ddlib.files import STOPPED, exit_with_sentence, from_root
 from ddlib.parameters import check_names, read_file
 from ddlib.publish.execute import check, execute, notebooks, run_name, sentence
 from ddlib.publish.page import rewrite_pages
@@ -174,7 +174,7 @@ def main(arguments: list[str]) -> None:
         try:
             work(runs, options.workers)
         except KeyboardInterrupt:
-            print("stopped; what is finished is kept: the same command goes on from there")
+            print(STOPPED)
             sys.stdout.flush()
             os._exit(1)  # kernels and workers end with this process; closing them may hang
     rewrite_pages(run.folder for run in runs if run.seconds is not None)

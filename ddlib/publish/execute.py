@@ -23,7 +23,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from ddlib.files import check_writable, explained, from_root, write_atomically
+from ddlib.files import STOPPED, check_writable, explained, from_root, write_atomically
 from ddlib.parameters import Parameters, assigned, read_file, read_yaml
 from ddlib.publish.page import code_cells, read_notebook, write_page
 from ddlib.study.exploration import Exploration
@@ -219,7 +219,7 @@ def main(arguments: list[str]) -> None:
     except (PapermillExecutionError, DeadKernelError, OSError, ValueError) as problem:
         sys.exit(sentence(problem, notebook))
     except KeyboardInterrupt:
-        sys.exit("stopped; what is finished is kept: the same command goes on from there")
+        sys.exit(STOPPED)
     print(f"read {executed.with_suffix('.html')}")
 
 

@@ -226,7 +226,10 @@ def reordered(trials: pd.DataFrame, label_learners: Collection[str]) -> pd.DataF
     """
     trials = trials[~trials["method"].isin(label_learners) & (trials["labels"] != "learned")]
     groups = trials.groupby("configuration", sort=False)
-    tests = {name: paired(rows).set_index(["k", "first", "second"]) for name, rows in groups}
+    tests = {
+        name: paired(rows.sort_values("method", kind="stable")).set_index(["k", "first", "second"])
+        for name, rows in groups
+    }
     names, rows = list(tests), []
     for name in names[1:]:
         first, before = names[0], tests[names[0]].query("survives")

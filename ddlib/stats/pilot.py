@@ -80,21 +80,13 @@ class Pilot:
     def predict(self, names: Sequence[str], ks: Sequence[float]) -> np.ndarray:
         """Draw the mean gaps (M, D, n) that configurations have at ks (n,), measured or not.
 
-        Seeds, errors of the law and the mean of the pilot are drawn once for all members, so the
-        largest gap of a draw is a draw of the worst gap. New configurations are multivariate
-        Student t with C - 2 degrees of freedom, as a and c are two parameters.
+        Seeds, errors of the law and the mean of the pilot are drawn once for all members. New
+        configurations are multivariate Student t with C - 2 degrees of freedom, as a and c are two
+        parameters. For the largest gap of a family see `worst`.
         """
-        generator, count = np.random.default_rng([self.seed, 1]), len(self.names)
-        ks, (size, cases) = np.asarray(ks, dtype=float), self._misses
-        missed = size * generator.standard_t(cases, (self.draws, 1))
-        law, drawn = [], []
-        for means, noise in zip(self.means, self.noise, strict=True):
-            known = ~np.isnan(means)
-            weights, slope = _weights(self.ks[known], ks)
-            past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
-            law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
-            drawn.append(law[-1] + noise[:, known] @ weights.T)
-        drawn, deviations = np.array(drawn), law - np.mean(law, axis=0)
+        generator, count = self._generator(), len(self.names)
+        law, noise = self._inside(ks, generator)
+        drawn, deviations = law + noise, law - law.mean(axis=0)
         common = generator.standard_normal((self.draws, count)) / np.sqrt(count)
         spread = np.sqrt(generator.chisquare(max(count - 2, 1), (self.draws, 1)))
 
@@ -105,6 +97,43 @@ class Pilot:
             return drawn.mean(axis=0) + np.einsum("dc,cdn->dn", mix, deviations)
 
         return np.array([curve(name) for name in names])
+
+    def worst(self, names: Sequence[str], ks: Sequence[float]) -> np.ndarray:
+        """Draw the worst gap (D, n) of configurations at ks (n,).
+
+        The largest of noisy means is too large on average. Draws add the noise once more, so they
+        exceed it by as much again: for the members of the pilot they are reflected about it. The
+        spread of new configurations is no such noise, and stays.
+        """
+        drawn, parts = self.predict(names, ks), []
+        if inside := [self.names.index(name) for name in names if name in self.names]:
+            law, noise = (part[inside] for part in self._inside(ks, self._generator()))
+            largest = law.max(axis=0)
+            parts.append(2 * largest - (law + noise).max(axis=0))
+        parts += [curve for name, curve in zip(names, drawn, strict=True) if name not in self.names]
+        return np.max(parts, axis=0)
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 1])
+
+    def _inside(
+        self, ks: Sequence[float], generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the law's gaps (C, D, n) of the pilot's configurations, and their seeds' noise."""
+        ks, (size, cases) = np.asarray(ks, dtype=float), self._misses
+        missed, law, drawn = size * generator.standard_t(cases, (self.draws, 1)), [], []
+        for means, noise in zip(self.means, self.noise, strict=True):
+            known = ~np.isnan(means)
+            weights, slope = _weights(self.ks[known], ks)
+            past = np.sqrt(np.log(np.maximum(ks / self.ks[known][-1], 1.0)))
+            law.append(weights @ means[known] + abs(slope @ means[known]) * past * missed)
+            drawn.append(noise[:, known] @ weights.T)
+        return np.array(law), np.array(drawn)
+
+    def last(self, names: Sequence[str]) -> float:
+        """Return the largest size that all of these configurations have, if they are inside."""
+        rows = [self.means[self.names.index(name)] for name in names if name in self.names]
+        return min((self.ks[~np.isnan(row)][-1] for row in rows), default=self.ks[-1])
 
     def claim(self, names: Sequence[str], whole: "Pilot") -> tuple[np.ndarray, np.ndarray]:
         """Draw what `whole` should measure (M, D, n) at its sizes; return what it did (M, n)."""

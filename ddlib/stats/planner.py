@@ -19,6 +19,7 @@ class Plan:
     epsilon: float
     pilot: Pilot = field(repr=False)
     class_count: int
+    last: float  # the largest size that all members have
     member: str | None = None  # the one that is worst there
     ipc: Interval | None = None  # from the smallest size measured; infinite past the pilot's reach
     draws: np.ndarray | None = field(default=None, repr=False)  # of ipc (D,)
@@ -32,34 +33,35 @@ class Plan:
     @property
     def rests_on_law(self) -> bool:
         """Whether a/√k + c decides an end of `k`, past the largest size measured."""
-        return bool(self.ipc) and self.k.high > self.pilot.ks[-1]
+        return bool(self.ipc) and self.k.high > self.last
 
     @property
     def doubt(self) -> str:
         """Say what speaks against a/√k + c, where the plan rests on it; empty for nothing."""
-        b, last = self.pilot.exponent, self.pilot.ks[-1]
+        b = self.pilot.exponent
         if not self.rests_on_law or (b and b.low <= 0.5 <= b.high):
             return ""
         why = f"the exponent is {b:.2f}, not 1/2" if b else "this pilot cannot test that law"
-        return f"past k = {last:g} this rests on a/√k + c, and {why}"
+        return f"past k = {self.last:g} this rests on a/√k + c, and {why}"
 
 
 def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int) -> Plan:
     """Plan the samples per class for a worst gap of epsilon over members, in the pilot or not.
 
-    That is the smallest whole number, from the smallest size measured to twice the largest, whose
-    worst gap is at most epsilon: exactly up to 100, and at most 2 % too high beyond. Refused, with
-    `reason`, where the pilot cannot speak of a member and where more is needed.
+    That is the smallest whole number, from the smallest size measured to twice the largest that all
+    members have, whose worst gap is at most epsilon: exactly up to 100, and at most 2 % too high
+    beyond. Refused, with `reason`, where the pilot cannot speak of a member and where more is
+    needed.
     """
-    refused = Plan(epsilon, pilot, class_count)
+    last = pilot.last(members)
+    refused = Plan(epsilon, pilot, class_count, last)
     if why := next(filter(None, map(pilot.refusal, members)), ""):
         return replace(refused, reason=why)
-    reach = np.ceil(pilot.ks[0] / class_count), max(REACH * pilot.ks[-1] // class_count, 1)
+    reach = np.ceil(pilot.ks[0] / class_count), max(REACH * last // class_count, 1)
     # Steps of 1 %, rounded, leave out no number up to 100 and at most 2 % beyond.
     steps = np.geomspace(*reach, 2 + int(np.log(reach[1] / reach[0]) / np.log(1.01)))
     ipcs = np.unique(np.round([*steps, *(pilot.ks // class_count)]).clip(*reach))
-    curves = pilot.predict(members, ipcs * class_count)
-    worst = curves.max(axis=0)
+    worst = pilot.worst(members, ipcs * class_count)
     enough = worst <= epsilon
     draws = np.where(enough.any(axis=1), ipcs[enough.argmax(axis=1)], np.inf)
     ipc = interval(np.array([np.quantile(draws, 0.5, method="higher"), *draws]))
@@ -69,6 +71,6 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
         return replace(
             refused, reason=f"{why}times the largest size measured; measure larger sizes"
         )
-    at = curves[:, :, np.searchsorted(ipcs, ipc.estimate)]
+    at = pilot.predict(members, [ipc.estimate * class_count])[..., 0]
     decides = members[np.bincount(at.argmax(axis=0)).argmax()]
     return replace(refused, member=decides, ipc=ipc, draws=draws)

@@ -1,6 +1,7 @@
 """Recompute random trials of findings: `python -m ddlib.study.check findings --sample 5`.
 
-A trial is a distilled set and the networks that are trained on it. The chosen trials, and the files
+Errors and gaps are computed again from the scores in the finding's own tables. A trial is a
+distilled set and the networks that are trained on it. The chosen trials, and the files
 that they need, are computed in a temporary folder, and their scores are compared with the table of
 the finding. They must be bit-equal where data, code, versions and the kind of CPU are the same.
 
@@ -25,7 +26,7 @@ from ddlib.files import FINDINGS, PROVENANCE, exit_with_sentence, from_root, rea
 from ddlib.parameters import check_names
 from ddlib.study import provenance, store
 from ddlib.study.plan import Reference, Trial
-from ddlib.study.results import TRIAL, Result, read
+from ddlib.study.results import TRIAL, Result, measure_gaps, read
 from ddlib.study.run import compute
 from ddlib.words.text import listed
 
@@ -96,6 +97,14 @@ def recompute(
         yield outcome, words + f": {detail}" * bool(detail)
 
 
+def wrong_gaps(finding: Result) -> list[str]:
+    """Return the columns of errors and gaps that do not follow from the scores of a finding."""
+    trials, references = finding.trials.copy(), finding.references.copy()
+    measure_gaps(finding.plan, trials, references)
+    names = ["error", *(name for name in trials if name.startswith("gap_"))]
+    return [name for name in names if not trials[name].equals(finding.trials[name])]
+
+
 def compare(
     table: pd.DataFrame, record: Mapping[str, Any], tolerance: pd.Series
 ) -> tuple[str, str]:
@@ -107,8 +116,9 @@ def compare(
         return EQUAL, f"{status}, as in the finding"
     here = pd.DataFrame(record["scores"])[list(SCORES)]
     there = table.sort_values("evaluation")[list(SCORES)].to_numpy()
-    largest = (here - there).abs().max()
-    if not largest.any():
+    differences = (here - there).abs()
+    largest = differences.mask(here.isna() & np.isnan(there), 0).max(skipna=False)
+    if (largest == 0).all():
         return EQUAL, ""
     detail = ", ".join(
         f"{name.replace('_', ' ')} by {value:.2g} (tolerance {tolerance[name]:.2g})"
@@ -160,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.sample < 1:
         raise ValueError(f"--sample={options.sample} chooses no trial; give at least 1")
     places = [place for name in options.findings for place in folders(name)]
-    outcomes, unchecked = Counter(), []
+    outcomes, unchecked, wrong = Counter(), [], []
     for place in places:
         name = "/".join(place.resolve().parts[-2:])
         try:
@@ -175,6 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 notes = list(doubts(finding, trials, origin))
                 for note in notes:
                     print(f"  note: {note}")
+                if columns := wrong_gaps(finding):
+                    print(f"  {DIFFERS}: {listed(columns)}, from its own scores")
+                    wrong.append(name)
                 for outcome, text in recompute(finding, trials, options.references, not notes):
                     print(f"  {outcome}: {text}")
                     outcomes[outcome] += 1
@@ -184,8 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = [f"{outcomes[name]} {name}" for name in (EQUAL, NEAR, DIFFERS) if outcomes[name]]
     total = f"{outcomes.total()} recomputed: {listed(counts)}"
     text = total if counts else "nothing was recomputed"
-    print(text + f"; not checked: {listed(unchecked)}" * bool(unchecked))
-    if outcomes[DIFFERS] or not counts:
+    text += f"; not checked: {listed(unchecked)}" * bool(unchecked)
+    print(text + f"; wrong gaps: {listed(wrong)}" * bool(wrong))
+    if outcomes[DIFFERS] or wrong or not counts:
         sys.exit(1)
 
 

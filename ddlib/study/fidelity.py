@@ -58,7 +58,7 @@ def section(folder: Path) -> str:
         if not pd.isna(deviation := spread.get((row["method"], ipc))):
             ours += f" ± {100 * deviation:.1f}"
         rows.append(f"| {' | '.join([row['method'], str(ipc), theirs, ours, more, why + doubt])} |")
-    head = f"{SECTION}{plan.dataset.name}, {folder.name}\n"
+    head = f"{SECTION}{plan.dataset.name}, {'/'.join(folder.resolve().parts[-2:])}\n"
     tables = [head + COLUMNS + "\n".join(rows), published.differences(plan, pairs)]
     return "\n\n".join([*tables, _origin(folder, plan)]) + "\n"
 

@@ -124,10 +124,12 @@ def forecast(plan: Plan) -> Forecast:
     (plan.folder / store.LOCK).touch()  # workers look for it
     with connect(plan.settings, plan.context) as client:
         submit = partial(client.submit, pure=False)
-        runs = []
+        runs, counted = [], set()  # methods share files
         for method in dict.fromkeys(methods):
             base, parameters = plan.methods[method]
-            files = [plain for plain, path in plan.preparations(method) if not path.exists()]
+            jobs = {path: plain for plain, path in plan.preparations(method) if not path.exists()}
+            files = [plain for path, plain in jobs.items() if path not in counted]
+            counted |= jobs.keys()
             for ipcs in [sizes] if METHODS[base].shares else [sizes[:1], sizes[-1:]]:
                 call = run_shortly, plan.context, method, base, parameters, ipcs, files
                 runs += [submit(*call)] if base in LOOPS else []

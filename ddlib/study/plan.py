@@ -16,7 +16,7 @@ from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root, read_json
-from ddlib.fingerprints import DECIDING, code_digest, fingerprint, plain_text
+from ddlib.fingerprints import DECIDING, code_digest, fingerprint, named_files, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.networks.zoo import NETWORKS
@@ -109,8 +109,7 @@ class Plan:
 
     def _trial(self, configuration: str, method: str, ipc: int, seed: int) -> Trial:
         base, parameters = self.methods[method]
-        code = code_digest(*METHODS[base].modules), *METHODS[base].reads(parameters)
-        made_by = method, base, parameters.model_dump(), *code
+        made_by = method, base, parameters.model_dump(), code_digest(*METHODS[base].modules)
         distilled = [self.settings.network, *made_by, ipc, seed]
         evaluated = [self.configurations[configuration].model_dump(), self.settings.evaluations]
         name = f"{method}-ipc{ipc}-seed{seed}"
@@ -166,7 +165,7 @@ class Plan:
         if not preparation:
             return []
         network = self.settings.network if preparation.of_network else None
-        decides = code_digest(*preparation.modules), *METHODS[base].reads(parameters)
+        decides = code_digest(*preparation.modules), *named_files(parameters.model_dump())
         name = f"{preparation.make.__module__.rpartition('.')[2]}-{self.dataset.name}"
         folder, jobs = self.cache / "prepared", preparation.jobs(parameters, self.ipcs)
         return [(job, folder / f"{name}-{self._digest(network, job, *decides)}") for job in jobs]
@@ -183,7 +182,7 @@ class Plan:
         modules = [make.__module__ for name, make in NETWORKS.items() if plain_text(name) in text]
         own = sorted(code_digest(name) for name in modules if not name.startswith("ddlib."))
         study = context.digest, context.device, context.precision, code_digest(*DECIDING)
-        return fingerprint([study, own, text])
+        return fingerprint([study, own, text, *named_files(decides)])
 
 
 def check_folder(settings: Settings) -> list[str]:
@@ -202,7 +201,10 @@ def check_folder(settings: Settings) -> list[str]:
             f"{settings.results} holds a study that cannot be read ({error}); {advice}"
         ) from error
     for name in SUBJECT:
-        if getattr(last, name) != getattr(settings, name):
+        both = [getattr(part, name) for part in (last, settings)]
+        if name == "data":  # a download changes no sample
+            both = [options | {"download": False} for options in both]
+        if both[0] != both[1]:
             was, now = (part.get(name, "the default") for part in (table, settings.table))
             raise ValueError(
                 f"{settings.results} holds another study, whose {name} is {was}, not {now}; "

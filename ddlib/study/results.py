@@ -1,5 +1,6 @@
 """The results of a study: tables that are read from its files and written beside them."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.teaching import read_score
 from ddlib.distilled import DistilledSet, load_distilled
 from ddlib.files import read_json, reading, write_atomically
-from ddlib.fingerprints import plain_text
 from ddlib.parameters import at_ipc
 from ddlib.stats.distances import NOISE_SEEDS
 from ddlib.study.plan import Plan, Trial, make_plan
@@ -187,18 +187,17 @@ def collect(plan: Plan) -> Result:
     """
     records = {trial: read_record(trial.path) for trial in plan.trials if trial.path.exists()}
     trials, references = _trials(plan, records), _references(plan)
-    for table in (trials, references):
-        accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"
-        table["measure"], table["error"] = plan.measure, 1 - table[accuracy]
-    _measure_gaps(trials, references, plan.settings.reference)
+    measure_gaps(plan, trials, references)
     result = Result(plan, trials, references, costs(plan, records), _teachers(plan))
     settings, pilot = dict(plan.settings.table), plan.settings.pilot.model_dump()
     settings |= {"families": plan.settings.families, "reference": plan.settings.reference}
     settings |= {"pilot": pilot, "methods": {}}
     for name, (base, parameters) in plan.methods.items():
         settings["methods"][name] = {"method": base, **parameters.model_dump(mode="json")}
-    kept = {name: settings[name] for name in settings.keys() - {"workers", "scheduler_address"}}
-    write_atomically(plan.folder / "settings.json", plain_text(kept).encode())
+    left_out = {"workers", "scheduler_address"}
+    kept = {name: value for name, value in settings.items() if name not in left_out}
+    # in the order of the study: its first configuration stays the first
+    write_atomically(plan.folder / "settings.json", json.dumps(kept).encode())
     for name in TABLES:
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)
@@ -246,13 +245,16 @@ def _teachers(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=TEACHERS)
 
 
-def _measure_gaps(trials: pd.DataFrame, references: pd.DataFrame, reference: str) -> None:
-    """Add the gaps to the trials: the risk minus that of the network on all data.
+def measure_gaps(plan: Plan, trials: pd.DataFrame, references: pd.DataFrame) -> None:
+    """Add errors to both tables, and gaps to the trials: the risk minus that on all data.
 
     That network has the same configuration and seed. If it failed or diverged, the gaps are NaN and
     the message says why.
     """
-    keys = ["configuration", "seed"]
+    for table in (trials, references):
+        accuracy = "balanced_accuracy" if plan.measure == "balanced" else "accuracy"
+        table["measure"], table["error"] = plan.measure, 1 - table[accuracy]
+    keys, reference = ["configuration", "seed"], plan.settings.reference
     places = pd.MultiIndex.from_frame(trials[keys])
     for suffix, name in {"": reference, "_same_steps": SAME_STEPS}.items():
         full = references[references["reference"] == name].set_index(keys)

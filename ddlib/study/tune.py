@@ -79,6 +79,8 @@ def search(
     for method, (base, parameters) in settings.methods.items():
         moves = issubclass(METHODS[base].parameters, Matching)
         numbers = NUMBERS.get(base, ["learning_rate"] if moves else [])
+        if getattr(parameters, "images", "generated") != "generated":
+            numbers = []  # of MGD3: it guides nothing
         set_values = parameters.model_dump(exclude_unset=True)
         for number, factor in candidates(numbers, factors) if numbers else []:
             variant = f"{method}-{number}-x{factor:g}"
@@ -143,9 +145,10 @@ def tuned(settings: Settings, table: pd.DataFrame) -> dict[str, Any]:
         seconds[method] = {i: float(f"{s + at_ipc(earlier, i):.4g}") for i, s in spent.items()}
     for (method, number), _ in table.groupby(["method", "number"]):
         chosen = table[table["chosen"] & (table["method"] == method)].set_index("ipc")
-        factors = chosen["factor"].where(chosen["number"] == number, 1.0)
+        factors = chosen["factor"].where(chosen["number"] == number)
+        factors = factors.reindex(sorted(set(table["ipc"]))).fillna(1.0)  # also where all failed
         values = scaled(settings.methods[method][1], number, factors)
-        methods[method] = {**(methods[method] or {}), **({number: values} if values else {})}
+        methods[method] = {**(methods[method] or {}), number: values}
     return {**settings.table, "methods": methods, "search_seconds": seconds}
 
 
@@ -186,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_atomically(folder / "tune.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "tuned.yaml", (head + text).encode())
     chosen = table[table["chosen"]].drop(columns=["chosen", "message"])
-    print(chosen.round(4).to_string(index=False))
+    rounded = dict.fromkeys(["accuracy", "standard_error", "seconds", "prepare_seconds"], 4)
+    print(chosen.round(rounded).to_string(index=False))
     print(*remarks(settings, table), sep="\n")
     print(f"run {folder / 'tuned.yaml'}; the search is in tune.csv beside it")
 

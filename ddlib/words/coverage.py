@@ -213,7 +213,7 @@ def answer(planned: Plan) -> str:
     goal, pilot = f"a worst gap of {planned.epsilon:g}", planned.pilot
     if planned.reason:
         return f"No plan for {goal}: {planned.reason}."
-    (ipc, low, high), k, last = planned.ipc, planned.k.estimate, pilot.ks[-1]
+    (ipc, low, high), k, last = planned.ipc, planned.k.estimate, planned.last
     if np.isinf(high):
         text = f"At least {low:g} samples per class are needed for {goal}, most likely {ipc:g}"
     else:
@@ -221,7 +221,7 @@ def answer(planned: Plan) -> str:
         text = f"With {few} sample{'s' * (high > 1)} per class, the worst gap is at most "
         text += f"{planned.epsilon:g}"
     where = "the smallest size measured" if k <= pilot.ks[0] else "within the measured sizes"
-    where = f"past the largest size measured, {last:g}" if k > last else where
+    where = f"past {last:g}, the largest size that all members have" if k > last else where
     guess = f"A guess: {text[0].lower()}{text[1:]}" if planned.doubt else text
     text = f"{guess} (k = {k:g}, {where})"
     if np.isinf(high):

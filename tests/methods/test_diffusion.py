@@ -109,6 +109,7 @@ def test_guidance_without_measure_is_a_divergence(tiny, unet_file):
     [
         ({"images": "closest"}, r"'closest' is not an images; allowed: generated, modes, nearest"),
         ({"stop": 51}, r"stop=51 is more than the 50 sampling steps; choose stop <= steps"),
+        ({"steps": 300}, r"steps=300 leave out the noisiest 100 of 1000 .* choose 333, or 50"),
         ({"steps": 1001}, r"steps=1001 must be a whole number of at least 1 and at most 1000"),
         ({"unet_channels": []}, r"unet_channels=\[\] must be a list of one or more whole"),
     ],

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddlib.data.base import DataSet, Pixels, Split
 from ddlib.data.normalise import Normalisation, Whitening
+from ddlib.fingerprints import named_files
 from ddlib.methods import METHODS
 from ddlib.seeds import generator
 
@@ -80,9 +81,9 @@ def test_the_files_of_mtt_are_images_labels_and_a_learned_rate(tmp_path, colours
     assert torch.equal(synthetic.samples, stored[1][[0, 1, 2, 3, 5, 4]])
     assert synthetic.learned == {"step_size": pytest.approx(0.03)}
     parameters = METHODS["imported"].parameters(path=str(tmp_path / "images_best.pt"), format="mtt")
-    before = METHODS["imported"].reads(parameters)
+    before = named_files(parameters.model_dump())
     torch.save(LABELS, tmp_path / "labels_best.pt")
-    assert METHODS["imported"].reads(parameters) != before  # labels name results, too
+    assert named_files(parameters.model_dump()) != before  # labels name results, too
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,15 @@ def test_soft_labels_are_kept_and_classes_go_by_place(tmp_path, colours, stored)
         METHODS["imported"].check(parameters, colours, None, [2])
 
 
+def test_the_largest_shares_decide_classes_where_they_fill_each_alike(tmp_path, colours, stored):
+    order = torch.tensor([0, 2, 4, 1, 3, 5])  # a sample of each class, and one more
+    soft = 0.7 * torch.nn.functional.one_hot(LABELS, 3) + 0.1
+    np.savez(tmp_path / "set.npz", images=stored[0][order].numpy(), labels=soft[order].numpy())
+    synthetic = read(colours, tmp_path / "set.npz", "npz")
+    torch.testing.assert_close(synthetic.samples, stored[1])
+    assert torch.equal(synthetic.labels, soft)
+
+
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW", "unit"])
 def test_an_npz_holds_bytes_in_either_layout_or_values_with_their_normalisation(
     tmp_path, colours, stored, layout
@@ -164,9 +174,9 @@ def test_a_folder_has_images_by_class_or_number(tmp_path, colours, stored, names
         return
     torch.testing.assert_close(read(colours, tmp_path / "set", "folder").samples, samples)
     parameters = METHODS["imported"].parameters(path=str(tmp_path / "set"), format="folder")
-    before = METHODS["imported"].reads(parameters)
+    before = named_files(parameters.model_dump())
     Image.new("RGB", (8, 8)).save(next((tmp_path / "set").rglob("*.png")))
-    assert METHODS["imported"].reads(parameters) != before
+    assert named_files(parameters.model_dump()) != before
 
 
 def test_another_normalisation_is_undone_without_clamping(tmp_path, colours, stored):
@@ -233,12 +243,18 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
     write_dc(tmp_path / "short.pt", (samples, LABELS[:4]))
     (tmp_path / "torn.pt").write_bytes(path.read_bytes()[:400])
     torch.save(samples, tmp_path / "images_alone.pt")
+    torch.save(samples, tmp_path / "alone.pt")
+    np.savez(tmp_path / "words.npz", images=samples, labels=["ant"] * 6)
+    np.savez(tmp_path / "none.npz", images=samples[:0], labels=LABELS[:0])
     both = {2: str(path), 4: str(path)}
     assert torch.equal(read(colours, both, "dc").samples, samples)
     for file, form, ipc, message in (
         (path, "dc", 4, r"res.pt holds 2 samples of each class, not ipc=4; choose k: \[6\], or a"),
         (both, "dc", 3, "path names no file for ipc=3; leave that size out of k"),
-        ("uneven.pt", "dc", 2, "holds 1 to 2 samples of each class"),
+        ("uneven.pt", "dc", 2, "holds 1 to 2 samples of each class; give as many of every class"),
+        ("words.npz", "npz", 2, "words.npz cannot be read .*TypeError"),
+        ("none.npz", "npz", 2, "it has 0 images, but 0 labels"),
+        ("alone.pt", "mtt", 2, "its name says no 'images'; name the file of its `labels`, too"),
         ("small.pt", "dc", 2, "samples of 3 x 8 x 4, but those of colours are 3 x 8 x 8"),
         ("ten.pt", "dc", 2, "labels of other classes than the 3 of colours"),
         ("short.pt", "dc", 2, "it has 6 images, but 4 labels"),

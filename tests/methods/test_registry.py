@@ -161,6 +161,19 @@ def test_bad_configurations_to_distil_for_are_refused():
             METHODS["dc"].parameters.read({"configurations": configurations}, "dc")
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("dm", {"configurations": [{}, {"network": {"name": "convnet", "depth": 4}}]}),
+        ("rded", {"network": {"name": "convnet", "norm": "batch", "depth": 4}}),
+    ],
+)
+def test_a_network_that_does_not_fit_the_images_is_refused_before_the_run(tiny, method, options):
+    parameters = METHODS[method].parameters.read(options, method)
+    with pytest.raises(ValueError, match=r"ConvNet of depth 4 .* choose a smaller depth"):
+        METHODS[method].check(parameters, tiny, None, [1])
+
+
 @pytest.mark.parametrize("name", ["herding", "dm"])
 def test_a_default_dtype_of_float64_changes_no_byte(tiny, name):
     network = build("convnet", tiny.sample_shape, tiny.class_count, width=4, depth=2)

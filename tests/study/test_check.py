@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from grids import GRID
@@ -99,6 +100,17 @@ def test_trials_of_a_finding_are_computed_again_bit_for_bit(finding, capsys):
     assert two[-1] == "8 recomputed: 8 bit-equal"
 
 
+@pytest.mark.parametrize(("column", "value"), [("gap_error", 0.0), ("cross_entropy", np.nan)])
+def test_gaps_that_do_not_follow_and_scores_that_are_lost_are_found(finding, capsys, column, value):
+    table = pd.read_parquet(finding / "trials.parquet").assign(**{column: value})
+    table.to_parquet(finding / "trials.parquet")
+    with pytest.raises(SystemExit):
+        check.main([str(finding), "--sample", "1"])
+    *_, last = printed(capsys)
+    equal = "DIFFERS" if column == "cross_entropy" else "bit-equal"
+    assert last == f"1 recomputed: 1 {equal}; wrong gaps: methods/tiny"
+
+
 def test_what_was_falsified_or_fails_is_found(finding, capsys, monkeypatch):
     table = pd.read_parquet(finding / "trials.parquet")
     places = [
@@ -118,9 +130,12 @@ def test_what_was_falsified_or_fails_is_found(finding, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         check.main([str(finding), "--sample", "99"])
     assert stopped.value.code == 1
-    _, note, _, *rows, last = printed(capsys)
+    _, note, tables, _, *rows, last = printed(capsys)
     assert note == "note: it does not say where it was computed"
-    assert last == "12 recomputed: 5 bit-equal, 1 within tolerance and 6 DIFFERS"
+    gaps = "gap_cross_entropy, gap_error_same_steps and gap_cross_entropy_same_steps"
+    assert tables == f"DIFFERS: error, gap_error, {gaps}, from its own scores"
+    text = "12 recomputed: 5 bit-equal, 1 within tolerance and 6 DIFFERS; wrong gaps: methods/tiny"
+    assert last == text
     rows = {row.split(": ")[1]: row for row in rows}
     found = rows["method random, ipc 2, configuration own, seed 0"]
     assert found.startswith("DIFFERS: ")
@@ -144,7 +159,7 @@ def test_on_the_same_cpu_any_other_bit_is_found(finding, capsys):
     table.to_parquet(finding / "trials.parquet")
     with pytest.raises(SystemExit):
         check.main([str(finding), "--sample", "1"])
-    assert printed(capsys)[-1] == "1 recomputed: 1 DIFFERS"
+    assert printed(capsys)[-1] == "1 recomputed: 1 DIFFERS; wrong gaps: methods/tiny"
 
 
 def test_other_versions_machines_and_code_are_named(finding, capsys):
@@ -168,7 +183,7 @@ def test_other_versions_machines_and_code_are_named(finding, capsys):
 def test_what_cannot_be_checked_is_said_in_a_sentence(finding, capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         check.main([str(finding), "--method", "dm", "mtt"])
-    allowed = "allowed: dc, dm, random"
+    allowed = "allowed: random, dm, dc"
     assert printed(capsys) == [
         f"methods/tiny: not checked: 'mtt' is not a method of this finding; {allowed}",
         "nothing was recomputed; not checked: methods/tiny",

@@ -22,22 +22,24 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
         **{"data": {"name": str(tmp_path / "mnist")}, "training": {"steps": 5}},
         **{"network": {"name": "mlp", "width": 16, "depth": 2}, "methods": {"random": {}}},
         **{"k": [3, 6], "seeds": 2, "reference": "same_steps"},
-        **{"results": "results", "cache": "cache", "scheduler_address": address},
+        **{"results": "methods/own", "cache": "cache", "scheduler_address": address},
     }
     run(Settings.read(study))
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs/fidelity.md"
-    page.write_text("# Old head\n\n## cifar10, kept\n\nits rows\n\n## mnist, results\n\nold rows\n")
-    main(["results"])
+    page.write_text(
+        "# Old head\n\n## cifar10, kept\n\nits rows\n\n## mnist, methods/own\n\nold rows\n"
+    )
+    main(["methods/own"])
     text = page.read_text()
     assert "## cifar10, kept\n\nits rows\n" in text  # a section on another study stays
     assert "Old head" not in text
     assert "old rows" not in text
     lines = text.splitlines()
-    assert "## mnist, results" in lines
+    assert "## mnist, methods/own" in lines
     rows = [line.split(" | ") for line in lines if line.startswith(("| random", "| all data"))]
     # one size of random and the network on all data are published: 64.9 % and 99.6 %
-    trials = pd.read_parquet("results/trials.parquet").query("ipc == 1")
+    trials = pd.read_parquet("methods/own/trials.parquet").query("ipc == 1")
     ours, deviation = 100 * trials["accuracy"].mean(), 100 * trials["accuracy"].std()
     both = f"{ours:.1f} ± {deviation:.1f}"
     assert rows[0][:5] == ["| random", "1", "64.9", both, f"{ours - 64.9:.1f}"]

@@ -58,11 +58,18 @@ def test_what_is_kept_depends_on_all_that_decides_it(tmp_path, change, kept):
     assert [len(old & new) for old, new in zip(before, after, strict=True)] == kept
 
 
+class Inner(Parameters):
+    """Parameters inside others."""
+
+    weights: str = "no file"
+
+
 class Reader(Parameters):
     """A method that reads files."""
 
     path: str = "no file"
     files: list = []
+    inner: Inner = Inner()
 
 
 def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
@@ -78,6 +85,7 @@ def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
     readers = {
         "alone": {"path": path},
         "deep": {"files": ["no file", {"of": {"cat": [long, path]}}]},
+        "inside": {"inner": {"weights": path}},
         "none": {"path": long},
     }
     methods = {name: {"method": "reader", **given} for name, given in readers.items()}
@@ -92,7 +100,8 @@ def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
 
     before, after = paths(b"ours"), paths(b"theirs")
     changed = {name for name in before if not set(before[name]) & set(after[name])}
-    assert changed == {"alone", "alone made", "deep", "deep made", "mgd3"}
+    readers = {"alone", "deep", "inside"}
+    assert changed == {*readers, *(f"{name} made" for name in readers), "mgd3"}
     assert paths(b"ours") == before
 
 
@@ -313,6 +322,8 @@ def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps(table))  # as at the end of a run
     spelled_out = table | {"training": {"momentum": 0.9}, "labels": None}
     assert check_folder(Settings.read(spelled_out)) == []
+    downloading = table | {"data": {**table["data"], "download": True}}
+    assert check_folder(Settings.read(downloading)) == []  # it changes no sample
     grown = {"k": [10, 20, 50], "seeds": 7, "methods": {"random": {}, "herding": {}}}
     assert check_folder(Settings.read(table | grown)) == ["methods", "k", "seeds"]
     others = {

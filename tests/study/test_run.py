@@ -125,6 +125,7 @@ def test_nothing_is_left_but_results(finished):
     kept = json.loads((finished.folder / "settings.json").read_text())
     assert kept["seeds"] == 2
     assert not {"workers", "scheduler_address"} & set(kept)
+    assert list(kept["methods"]) == ["random", "dm", "dc"]  # in the order of the study
     assert set(kept["methods"]["dm"]) == {"method", *METHODS["dm"].parameters.model_fields}
     assert Settings.read(kept).methods == finished.result.plan.settings.methods
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ddlib.study.settings import Settings
-from ddlib.study.tune import candidates, main
+from ddlib.study.tune import candidates, main, tuned
 
 
 def write_study(folder: Path, address: str, corrupt: bool = False, **changes) -> Path:
@@ -117,6 +117,17 @@ def test_a_reader_is_told_of_edges_failures_and_what_was_skipped(tmp_path, addre
     assert read.methods["dm"][1].learning_rate == {1: 1.0}
     settings = (tmp_path / "results/tune/settings.json").read_text()
     assert '"held_out":5' in settings.replace(" ", "")
+
+
+def test_where_all_candidates_failed_the_number_stays(tmp_path, address):
+    dm = {"learning_rate": {1: 1.0, 2: 3.0}}
+    study = write_study(tmp_path, address, methods={"dm": dm})
+    columns = ["method", "ipc", "number", "factor", "chosen", "seconds", "prepare_seconds"]
+    places = [(1, 1, False), (1, 10, True), (2, 1, False), (2, 10, False)]
+    rows = [("dm", ipc, "learning_rate", factor, chosen, 1, 0) for ipc, factor, chosen in places]
+    table = pd.DataFrame(rows, columns=columns)
+    values = tuned(Settings.read(yaml.safe_load(study.read_text())), table)
+    assert values["methods"]["dm"]["learning_rate"] == {1: 10.0, 2: 3.0}
 
 
 def test_a_second_search_adds_its_seconds_and_what_is_prepared_counts_once(tmp_path, address):
