@@ -59,8 +59,9 @@ TABLE_MODELS: dict[str, Callable[..., Any]] = {
 def read_model(table: Any) -> dict[str, Any]:
     """Return the name and all options of a network or a table model; see `read_network`."""
     name = table.get("name") if isinstance(table, Mapping) else None
-    if isinstance(name, str):
-        check_names([name], [*NETWORKS, *TABLE_MODELS], "network")
+    if not isinstance(name, str):
+        return read_network(table)  # which says what is wrong
+    check_names([name], [*NETWORKS, *TABLE_MODELS], "network")
     if name not in TABLE_MODELS:
         return read_network(table)
     options = dict(table)

@@ -35,6 +35,7 @@ from ddlib.study.results import costs
 from ddlib.study.run import missing
 from ddlib.study.settings import CONVERGED
 from ddlib.study.worker import Context, job, open_data, seconds
+from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import score, train
 from ddlib.training.targets import Teacher
 from ddlib.words.text import listed
@@ -137,7 +138,10 @@ def forecast(plan: Plan) -> Forecast:
         trainings = {
             name: submit(train_shortly, plan.context, trained[name], ks) for name in trained
         }
-        runs, trainings = client.gather([runs, trainings])
+        try:
+            runs, trainings = client.gather([runs, trainings])
+        except DivergedError as error:
+            raise ValueError(f"no forecast, because a short training diverged: {error}") from None
         workers = len(client.ncores())
 
     timed = pd.DataFrame(runs, columns=["method", "ipc", "set", "files", "megabytes"])

@@ -137,7 +137,8 @@ def tuned(settings: Settings, table: pd.DataFrame) -> dict[str, Any]:
 
     The seconds of an earlier search, which the table may hold, are added to these.
     """
-    methods, seconds = dict(settings.table["methods"]), dict(settings.search_seconds)
+    methods = {str(name): values for name, values in settings.table["methods"].items()}
+    seconds = dict(settings.search_seconds)
     for method, rows in table.groupby("method"):
         sizes = rows.groupby("ipc")
         spent = sizes["seconds"].sum() + sizes["prepare_seconds"].max()

@@ -62,6 +62,13 @@ def test_a_method_whose_loops_are_not_known_is_said_to_be_unknown(tmp_path, addr
     assert "without dm" in lines[-1]
 
 
+def test_a_short_training_that_diverges_is_said_in_a_sentence(tmp_path, address):
+    training = GRID["training"] | {"learning_rate": 1e30}
+    plan = make_plan(settings(tmp_path, address, training=training, methods={"random": {}}))
+    with pytest.raises(ValueError, match=r"no forecast, because a short training diverged: .*step"):
+        forecast(plan)
+
+
 def test_the_training_and_the_answers_of_a_teacher_are_counted(tmp_path, address):
     """A wide teacher takes most of the time of the networks that it teaches."""
     wide = {"network": {"name": "mlp", "width": 800, "depth": 4}, "steps": 30}

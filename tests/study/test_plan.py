@@ -159,6 +159,14 @@ BAD = [
     ({"labels": {"teacher": 3}}, "labels: teacher=3 must be a table {name: value}"),
     ({"data": DIGITS | {"classes": [10]}}, "'10' is not a class of this data set; did you mean"),
     ({"network": {"name": "mpl"}}, "'mpl' is not a network; did you mean 'mlp'? allowed: mlp, "),
+    (
+        {"network": {"name": ["mlp"]}},
+        "network must be a table with a name, such as {name: convnet}",
+    ),
+    (
+        {"data": DIGITS | {"classes": [3]}},
+        "digits: one class leaves nothing to tell apart; give two",
+    ),
     ({"network": {"name": "mlp", "widht": 3}}, "'widht' is not a parameter; did you mean 'width'?"),
     ({"network": {"name": "convnet", "depth": 4}}, "at least 16 pixels, got 8x8; choose a smaller"),
     ({"training": {"stpes": 3}}, "training: 'stpes' is not a parameter; did you mean 'steps'?"),
