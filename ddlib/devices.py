@@ -49,8 +49,8 @@ def precision(name: str, device: str) -> Iterator[None]:
     """Compute with one of PRECISIONS, then restore PyTorch's settings.
 
     float32 also applies to convolutions and recurrent layers on CUDA, where PyTorch's default is
-    TF32. bf16 turns off
-    autocast's cache of weights, which would hide the optimiser's steps from the network.
+    TF32. bf16 turns off autocast's cache of weights, which would hide the optimiser's steps from
+    the network.
     """
     cudnn = torch.backends.cudnn
     switches = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)

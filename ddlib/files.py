@@ -68,14 +68,17 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict, names: tuple[str
 
 
 @contextmanager
-def exit_with_sentence() -> Iterator[None]:
-    """End a command with exit code 1 and the sentence of an OSError, a ValueError or Ctrl-C."""
+def exit_with_sentence(stopped: str = "stopped") -> Iterator[None]:
+    """End a command with exit code 1 and the sentence of an OSError or a ValueError.
+
+    stopped: the sentence where Ctrl-C stops it.
+    """
     try:
         yield
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit(STOPPED)
+        sys.exit(stopped)
 
 
 def explained(error: OSError, folder: Path) -> OSError:

@@ -64,23 +64,29 @@ def file_digest(path: Path) -> str:
     return _digest_at(path, status.st_size, status.st_mtime_ns)
 
 
-def named_files(plain: Any) -> list[str]:
-    """Return digests of the files and folders that the values of tables name, such as weights."""
-    root = from_root("")
-    places = [root / text for text in dict.fromkeys(_texts(plain)) if text]
-    folders = [files_digest(place, [""]) for place in places if os.path.isdir(place)]
-    return folders + [file_digest(place) for place in places if os.path.isfile(place)]
+def named_files(plain: Any) -> tuple[Path, ...]:
+    """Return the files and folders that texts in plain data name, such as weights.
+
+    Only a text with a slash or an ending can name one: a folder `none` is no augmentation.
+    """
+    texts = (text for text in _texts(plain) if Path(text).suffix or len(Path(text).parts) > 1)
+    return tuple(
+        from_root(text) for text in dict.fromkeys(texts) if os.path.exists(from_root(text))
+    )
 
 
-def _texts(plain: Any, in_table: bool = False) -> Iterator[str]:
-    if isinstance(plain, str) and in_table:
+def digests(places: Iterable[Path]) -> list[str]:
+    """Return a digest of each file, and of each folder with all its files."""
+    return [files_digest(p, [""]) if p.is_dir() else file_digest(p) for p in places]
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    """Yield every text in plain data, but not the names in tables."""
+    if isinstance(plain, str):
         yield plain
-    elif isinstance(plain, Mapping):
-        for name, value in plain.items():
-            yield from _texts(value, name != "name")
-    elif isinstance(plain, list | tuple):
-        for value in plain:
-            yield from _texts(value, in_table)
+    elif isinstance(plain, Mapping | list | tuple):
+        for value in plain.values() if isinstance(plain, Mapping) else plain:
+            yield from _texts(value)
 
 
 @cache

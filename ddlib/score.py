@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ddlib.data.folders import first_of
-from ddlib.files import exit_with_sentence, from_root
+from ddlib.files import STOPPED, exit_with_sentence, from_root
 from ddlib.fingerprints import fingerprint
 from ddlib.methods import METHODS
 from ddlib.methods.imported import read_content
@@ -90,7 +90,7 @@ def sentence(settings: Settings, table: pd.DataFrame) -> str:
     )
 
 
-@exit_with_sentence()
+@exit_with_sentence(STOPPED)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score a set from a shell."""
     parser = argparse.ArgumentParser("python -m ddlib.score", description=__doc__.split(":")[0])

@@ -72,7 +72,7 @@ class Planner(Explorer):
         )
         return View(
             chart.resolve_scale(color="independent", strokeDash="independent"),
-            _verdict(offers, budget, size, REACH * tables.ipcs[-1]),
+            _verdict(offers, budget, size),
             words.held(pilot),
             pd.DataFrame(rows + refused),
             f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}",
@@ -130,8 +130,8 @@ def _offer(tables: Tables, method: str, pilot: Pilot, family, epsilon, budget, s
     return Offer(method, plan, gap, within, member, fits["inverse_sqrt"], verdicts.verdict(fits))
 
 
-def _verdict(offers: list[Offer], budget: int, size: float, reach: int) -> str:
-    """Name the first method and its need; reach: the most samples per class a plan speaks of."""
+def _verdict(offers: list[Offer], budget: int, size: float) -> str:
+    """Name the first method and its need."""
     first = offers[0]
     plan, goal = first.plan, f"a gap of {first.plan.epsilon:g}"
     if first.within:
@@ -140,7 +140,8 @@ def _verdict(offers: list[Offer], budget: int, size: float, reach: int) -> str:
         beyond = "; the interval exceeds the budget" * (plan.ipc.high > budget)
         return f"{text} per class for {goal}{beyond}"
     nearest = f"{first.method} comes nearest with {first.gap:.3f} at {size:g}"
-    if budget > reach and not all(offer.plan.ipc for offer in offers):
+    reach = min((offer.plan.reach for offer in offers if not offer.plan.ipc), default=budget)
+    if budget > reach:
         limit = f"this study speaks of at most {reach} samples per class"
         return f"No method is known to hold {goal}, as {limit}; {nearest}"
     return f"No method holds {goal} within {budget} samples per class; {nearest}"

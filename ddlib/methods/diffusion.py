@@ -55,7 +55,8 @@ class ModeGuidedDiffusion(Parameters):
                 "steps (0 guides all the way)"
             )
         left_out = unet.TIMESTEPS % self.steps
-        if self.generator == "unet" and left_out >= unet.TIMESTEPS // 10:
+        draws = self.generator == "unet" and self.images == "generated"
+        if draws and left_out >= unet.TIMESTEPS // 10:
             nearest = unet.TIMESTEPS // (unet.TIMESTEPS // self.steps)
             raise ValueError(
                 f"steps={self.steps} leave out the noisiest {left_out} of {unet.TIMESTEPS} "

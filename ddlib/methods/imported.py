@@ -193,6 +193,9 @@ def _order(
 ) -> torch.Tensor:
     """Return the order (k,) of the samples by class; ValueError unless there are ipc of each."""
     count, classes = dataset.class_count, labels.long()
+    foreign = ValueError(f"{path} has labels of other classes than the {count} of {dataset.name}")
+    if labels.shape[1:] not in ((), (count,)):
+        raise foreign
     if labels.ndim == 2:
         classes, places = labels.argmax(1), torch.arange(len(labels)) * count // len(labels)
         if not torch.equal(classes.sort().values, places):
@@ -207,8 +210,8 @@ def _order(
                 f"{count - 1}"
             )
         classes = torch.tensor(numbers)[classes]
-    if labels.shape[1:] not in ((), (count,)) or classes.min() < 0 or classes.max() >= count:
-        raise ValueError(f"{path} has labels of other classes than the {count} of {dataset.name}")
+    if classes.min() < 0 or classes.max() >= count:
+        raise foreign
     low, high = map(int, classes.bincount(minlength=count).aminmax())
     if not low == high == ipc:
         if low < high:

@@ -105,13 +105,12 @@ class Pilot:
         exceed it by as much again: for the members of the pilot they are reflected about it. The
         spread of new configurations is no such noise, and stays.
         """
-        drawn, parts = self.predict(names, ks), []
+        outside, parts = [name for name in names if name not in self.names], []
         if inside := [self.names.index(name) for name in names if name in self.names]:
             law, noise = (part[inside] for part in self._inside(ks, self._generator()))
             largest = law.max(axis=0)
             parts.append(2 * largest - (law + noise).max(axis=0))
-        parts += [curve for name, curve in zip(names, drawn, strict=True) if name not in self.names]
-        return np.max(parts, axis=0)
+        return np.max([*parts, *self.predict(outside, ks)], axis=0)
 
     def _generator(self) -> np.random.Generator:
         return np.random.default_rng([self.seed, 1])

@@ -31,6 +31,11 @@ class Plan:
         return Interval(*(self.class_count * value for value in self.ipc))
 
     @property
+    def reach(self) -> int:
+        """The most samples per class of which the plan speaks."""
+        return int(max(REACH * self.last // self.class_count, 1))
+
+    @property
     def rests_on_law(self) -> bool:
         """Whether a/√k + c decides an end of `k`, past the largest size measured."""
         return bool(self.ipc) and self.k.high > self.last
@@ -53,11 +58,10 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
     beyond. Refused, with `reason`, where the pilot cannot speak of a member and where more is
     needed.
     """
-    last = pilot.last(members)
-    refused = Plan(epsilon, pilot, class_count, last)
+    refused = Plan(epsilon, pilot, class_count, pilot.last(members))
     if why := next(filter(None, map(pilot.refusal, members)), ""):
         return replace(refused, reason=why)
-    reach = np.ceil(pilot.ks[0] / class_count), max(REACH * last // class_count, 1)
+    reach = np.ceil(pilot.ks[0] / class_count), refused.reach
     # Steps of 1 %, rounded, leave out no number up to 100 and at most 2 % beyond.
     steps = np.geomspace(*reach, 2 + int(np.log(reach[1] / reach[0]) / np.log(1.01)))
     ipcs = np.unique(np.round([*steps, *(pilot.ks // class_count)]).clip(*reach))
@@ -69,7 +73,7 @@ def plan(pilot: Pilot, members: Sequence[str], epsilon: float, class_count: int)
         gap = Interval(np.median(worst[:, -1]), *ends(worst)[:, -1])
         why = f"the worst gap is still about {gap:.3f} at {ipcs[-1]:g} samples per class, {REACH} "
         return replace(
-            refused, reason=f"{why}times the largest size measured; measure larger sizes"
+            refused, reason=f"{why}times the largest that all members have; measure larger sizes"
         )
     at = pilot.predict(members, [ipc.estimate * class_count])[..., 0]
     decides = members[np.bincount(at.argmax(axis=0)).argmax()]

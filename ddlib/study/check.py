@@ -1,9 +1,9 @@
 """Recompute random trials of findings: `python -m ddlib.study.check findings --sample 5`.
 
-Errors and gaps are computed again from the scores in the finding's own tables. A trial is a
-distilled set and the networks that are trained on it. The chosen trials, and the files
+A trial is a distilled set and the networks that are trained on it. The chosen trials, and the files
 that they need, are computed in a temporary folder, and their scores are compared with the table of
 the finding. They must be bit-equal where data, code, versions and the kind of CPU are the same.
+Errors and gaps of all trials are computed again from the scores in the finding's own tables.
 
 Elsewhere sums are rounded in other ways, and training can amplify this. At most, another CPU acts
 like another seed, so the tolerance is the standard deviation between the seeds of the same
@@ -102,7 +102,7 @@ def wrong_gaps(finding: Result) -> list[str]:
     trials, references = finding.trials.copy(), finding.references.copy()
     measure_gaps(finding.plan, trials, references)
     names = ["error", *(name for name in trials if name.startswith("gap_"))]
-    return [name for name in names if not trials[name].equals(finding.trials[name])]
+    return [name for name in names if not trials[name].equals(finding.trials.get(name))]
 
 
 def compare(

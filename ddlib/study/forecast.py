@@ -128,12 +128,14 @@ def forecast(plan: Plan) -> Forecast:
         runs, counted = [], set()  # methods share files
         for method in dict.fromkeys(methods):
             base, parameters = plan.methods[method]
+            if base not in LOOPS:
+                continue
             jobs = {path: plain for plain, path in plan.preparations(method) if not path.exists()}
             files = [plain for path, plain in jobs.items() if path not in counted]
             counted |= jobs.keys()
             for ipcs in [sizes] if METHODS[base].shares else [sizes[:1], sizes[-1:]]:
                 call = run_shortly, plan.context, method, base, parameters, ipcs, files
-                runs += [submit(*call)] if base in LOOPS else []
+                runs.append(submit(*call))
         ks = sizes[0] * classes, sizes[-1] * classes, len(plan.dataset.train.labels)
         trainings = {
             name: submit(train_shortly, plan.context, trained[name], ks) for name in trained

@@ -5,8 +5,9 @@ rerun makes only what is missing, and studies share reference networks and prepa
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ddlib.data.cache import one_copy
 from ddlib.data.load import load
 from ddlib.devices import check_precision
 from ddlib.files import check_writable, from_root, read_json
-from ddlib.fingerprints import DECIDING, code_digest, fingerprint, named_files, plain_text
+from ddlib.fingerprints import DECIDING, code_digest, digests, fingerprint, named_files, plain_text
 from ddlib.methods import METHODS
 from ddlib.networks import functional as networks
 from ddlib.networks.zoo import NETWORKS
@@ -165,7 +166,8 @@ class Plan:
         if not preparation:
             return []
         network = self.settings.network if preparation.of_network else None
-        decides = code_digest(*preparation.modules), *named_files(parameters.model_dump())
+        read = self._files(named_files(parameters.model_dump()))
+        decides = code_digest(*preparation.modules), *read
         name = f"{preparation.make.__module__.rpartition('.')[2]}-{self.dataset.name}"
         folder, jobs = self.cache / "prepared", preparation.jobs(parameters, self.ipcs)
         return [(job, folder / f"{name}-{self._digest(network, job, *decides)}") for job in jobs]
@@ -182,7 +184,11 @@ class Plan:
         modules = [make.__module__ for name, make in NETWORKS.items() if plain_text(name) in text]
         own = sorted(code_digest(name) for name in modules if not name.startswith("ddlib."))
         study = context.digest, context.device, context.precision, code_digest(*DECIDING)
-        return fingerprint([study, own, text, *named_files(decides)])
+        return fingerprint([study, own, text, *self._files(named_files(decides))])
+
+    @cached_property
+    def _files(self) -> Callable[[tuple[Path, ...]], list[str]]:
+        return cache(digests)  # a plan reads each file once
 
 
 def check_folder(settings: Settings) -> list[str]:
@@ -221,6 +227,8 @@ def make_plan(settings: Settings) -> Plan:
     check_precision(settings.precision, device(settings))
     check_folder(settings)
     dataset = load(**settings.data)
+    if dataset.class_count < 2:
+        raise ValueError(f"{dataset.name}: one class leaves nothing to tell apart; give two")
     settings = for_kind(settings, dataset)
     network = networks.build(**settings.network, **dataset.sizes)
     for name, configuration in settings.configurations.items():

@@ -17,7 +17,7 @@ import yaml
 
 from ddlib.data.base import read_ipcs
 from ddlib.data.load import load
-from ddlib.files import exit_with_sentence, from_root, write_atomically
+from ddlib.files import STOPPED, exit_with_sentence, from_root, write_atomically
 from ddlib.methods import METHODS
 from ddlib.methods.common import Matching
 from ddlib.parameters import Parameters, at_ipc, read_file
@@ -56,7 +56,11 @@ def candidates(numbers: Sequence[str], factors: Iterable[float]) -> list[tuple[s
 def scaled(parameters: Parameters, number: str, factors: Mapping[int, float]) -> dict[int, float]:
     """Return a number of a method, at each size times the factor in {ipc: factor}."""
     value = getattr(parameters, number)
-    return {ipc: float(f"{at_ipc(value, ipc) * factor:.4g}") for ipc, factor in factors.items()}
+    values = {ipc: at_ipc(value, ipc) for ipc in factors}
+    return {
+        ipc: values[ipc] if f == 1 else float(f"{values[ipc] * f:.4g}")
+        for ipc, f in factors.items()
+    }
 
 
 def search(
@@ -79,8 +83,8 @@ def search(
     for method, (base, parameters) in settings.methods.items():
         moves = issubclass(METHODS[base].parameters, Matching)
         numbers = NUMBERS.get(base, ["learning_rate"] if moves else [])
-        if getattr(parameters, "images", "generated") != "generated":
-            numbers = []  # of MGD3: it guides nothing
+        if base == "mgd3" and parameters.images != "generated":
+            numbers = []  # nothing is guided
         set_values = parameters.model_dump(exclude_unset=True)
         for number, factor in candidates(numbers, factors) if numbers else []:
             variant = f"{method}-{number}-x{factor:g}"
@@ -168,7 +172,7 @@ def remarks(settings: Settings, table: pd.DataFrame) -> Iterable[str]:
         yield f"not searched, for want of a number to choose: {listed(skipped)}"
 
 
-@exit_with_sentence()
+@exit_with_sentence(STOPPED)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Search from a shell."""
     parser = argparse.ArgumentParser(

@@ -256,6 +256,5 @@ def rejected(method: str, member: str, why: str, planned: Plan) -> str:
     """Say that a/√k + c fails for the member that decides, and whether a plan rests on it."""
     rests = " This plan does not rest on it: it lies between measured sizes."
     if planned.rests_on_law:
-        last = planned.pilot.ks[-1]
-        rests = f" Past k = {last:g} this plan rests on it: do not trust it there."
+        rests = f" Past k = {planned.last:g} this plan rests on it: do not trust it there."
     return f"a/√k + c fails for {method} under {member}: {why}.{'' if planned.reason else rests}"

@@ -12,6 +12,7 @@ from benchmarks import statistics
 from ddlib.explore import tables
 from ddlib.stats import planner
 from ddlib.stats.pilot import read_pilot
+from ddlib.words import coverage as words
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -34,7 +35,37 @@ def test_the_worst_member_sets_the_plan():
     refused = planner.plan(pilot, MEMBERS, 0.05, 10)  # k = 1111
     assert refused.ipc is None
     assert refused.reason.startswith("the worst gap is still about 0.09")
-    assert "at 20 samples per class, 2 times the largest size measured; mea" in refused.reason
+    assert "at 20 samples per class, 2 times the largest that all members have;" in refused.reason
+
+
+def test_the_worst_of_equal_members_is_below_the_largest_of_their_noisy_means():
+    """Sixteen members of the same true gap; then a new one among four others."""
+    held, lower = 0, 0
+    for i in range(20):
+        pilot = read(table([1.0] * 16, noise=0.02, generator=i))
+        truth, column = 1 / np.sqrt(50) + 0.02, list(pilot.ks).index(50)
+        low, middle, high = np.quantile(pilot.worst(pilot.names, [50]), [0.025, 0.5, 0.975])
+        held += low <= truth <= high
+        lower += middle < pilot.means[:, column].max()
+    assert held >= 18
+    assert lower == 20
+    networks = {f"c{i}": "convnet" for i in range(4)} | {"new": "convnet"}
+    pilot = read(table([0.5, 1.0, 2.0, 3.0], noise=1e-6), networks=networks)
+    both, new = pilot.worst(["c0", "new"], [50]), pilot.predict(["new"], [50])[0]
+    assert np.allclose(both, np.maximum(new, 0.5 / np.sqrt(50) + 0.02), atol=1e-4)
+
+
+def test_a_plan_reaches_twice_the_largest_size_that_all_members_have():
+    gaps = table([0.5, 1.0, 0.8], noise=1e-6)
+    gaps = gaps[(gaps["configuration"] != "c0") | (gaps["k"] <= 50)]
+    pilot = read(gaps)
+    near, far = (planner.plan(pilot, names, 0.125, 1) for names in (MEMBERS, ["c1", "c2"]))
+    assert (near.last, near.reach, far.last, far.reach) == (50, 100, 100, 200)
+    assert (near.k.estimate, near.rests_on_law) == (91, True)  # 1 / 0.105^2 = 90.7
+    assert (far.k.estimate, far.rests_on_law) == (91, False)
+    text = words.rejected("dm", "c1", "why", near)
+    assert text.endswith("Past k = 50 this plan rests on it: do not trust it there.")
+    assert planner.plan(pilot, MEMBERS, 0.1, 1).ipc is None  # a k of 156
 
 
 def test_members_change_places_beyond_the_pilot():
