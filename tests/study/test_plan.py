@@ -100,8 +100,8 @@ def test_what_a_parameter_names_is_known_by_its_content(tmp_path, monkeypatch):
 
     before, after = paths(b"ours"), paths(b"theirs")
     changed = {name for name in before if not set(before[name]) & set(after[name])}
-    readers = {"alone", "deep", "inside"}
-    assert changed == {*readers, *(f"{name} made" for name in readers), "mgd3"}
+    naming = {"alone", "deep", "inside"}
+    assert changed == {*naming, *(f"{name} made" for name in naming), "mgd3"}
     assert paths(b"ours") == before
 
 
