@@ -4,7 +4,7 @@ The set is trained on under a study's protocol, beside random real samples of th
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,11 @@ def score(
     chosen = METHODS["imported"].parameters.read(values, "the set")
     labels = read_content(chosen)[1]
     regime = {"labels": {"regime": "learned"}} if labels.ndim == 2 else {}
+    source = table.get("data", {})
+    if isinstance(source, Mapping):  # otherwise `Settings` says what is wrong
+        source = source | {"name": data} | ({"zca": True} if zca else {})
     study = {name: table[name] for name in PROTOCOL if name in table} | {
-        "data": table.get("data", {}) | {"name": data} | ({"zca": True} if zca else {}),
+        "data": source,
         "methods": {"imported": values, "random": {}},
         "configurations": {"own": {"learned_step_size": chosen.step_size is not None, **regime}},
         "k": [len(labels)],

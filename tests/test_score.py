@@ -51,6 +51,13 @@ def test_a_folder_needs_a_file_of_parameters(project):
         score("images_best.pt", "mtt", "mine")
 
 
+def test_data_that_are_no_table_are_said_to_be_none(project, tmp_path):
+    path = tmp_path / "parameters/methods/digits.yaml"
+    path.write_text(path.read_text().replace(yaml.safe_dump({"data": DATA}), "data: digits\n"))
+    with pytest.raises(ValueError, match="data: this must be a table with a name"):
+        score("images_best.pt", "mtt", "digits")
+
+
 def test_a_set_is_scored_beside_random_samples_of_its_size(project):
     settings, table = score("images_best.pt", "mtt", "digits", seeds=3, step_size=0.2)
     assert table["method"].tolist() == ["imported", "random", "all data"]
