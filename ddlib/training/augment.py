@@ -59,11 +59,14 @@ def draw(families: Sequence[str], count: int, generator: torch.Generator) -> Dra
     if not families:
         return Draw("none")
     family = families[torch.randint(len(families), (), generator=generator).item()]
-    values = {
+    return Draw(family, _strengths(FAMILIES[family], count, generator))
+
+
+def _strengths(family: Family, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    return {
         name: low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float32)
-        for name, (low, high) in FAMILIES[family].ranges.items()
+        for name, (low, high) in family.ranges.items()
     }
-    return Draw(family, values)
 
 
 def apply(images: Tensor, drawn: Draw) -> Tensor:
@@ -212,7 +215,12 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
 
 STAGES = {name: [families] for name, families in STRATEGIES.items()}
 STAGES["flip_crop"] = [("flip",), ("crop",)]  # one after the other
-AUGMENTATIONS = (*STAGES, "mixup", "cutmix")
+ONE_OF_EACH = (  # with their strengths in DC's evaluation on MNIST
+    FAMILIES["crop"],
+    Family(lambda images, x, y: _scale(images, 1 / x, 1 / y), dict.fromkeys("xy", (0.8, 1.2))),
+    Family(_rotate, {"degrees": (-45.0, 45.0)}),
+)
+AUGMENTATIONS = (*STAGES, "crop_scale_rotate", "mixup", "cutmix")
 
 Targets = list[tuple[float, Tensor]]
 """Pairs (weight, labels (N,) or (N, C)): the loss is the weighted sum; the weights add up to 1."""
@@ -224,14 +232,17 @@ def augmented(
 ) -> Batch:
     """Augment a batch (N, channels, H, W) by one of AUGMENTATIONS; return it with its targets.
 
-    mixup (Zhang et al., ICLR 2018) blends each image with another one of the batch; cutmix (Yun et
-    al., ICCV 2019) pastes a rectangle of another one. The weight of an image's own label is drawn
-    uniformly once per batch, which is their alpha of 1.
+    crop_scale_rotate gives each image one of ONE_OF_EACH, as DC's evaluation on MNIST does (Zhao et
+    al., ICLR 2021). mixup (Zhang et al., ICLR 2018) blends each image with another one of the
+    batch; cutmix (Yun et al., ICCV 2019) pastes a rectangle of another one. The weight of an
+    image's own label is drawn uniformly once per batch, which is their alpha of 1.
     """
     if augmentation in STAGES:
         for families in STAGES[augmentation]:
             images = apply(images, draw(families, len(images), generator))
         return images, [(1.0, labels)]
+    if augmentation == "crop_scale_rotate":
+        return _one_of_each(images, generator), [(1.0, labels)]
     others = send(torch.randperm(len(images), generator=generator), images.device)
     share, *centre = torch.rand(3, generator=generator, dtype=torch.float32).tolist()
     if augmentation == "mixup":
@@ -246,6 +257,18 @@ def augmented(
         pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
         share = 1 - pasted / math.prod(images.shape[-2:])
     return mixed, [(share, labels), (1 - share, labels[others])]
+
+
+def _one_of_each(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Transform each image by one of ONE_OF_EACH, all equally likely, with strengths of its own."""
+    count, device = len(images), images.device
+    chosen = torch.randint(len(ONE_OF_EACH), (count,), generator=generator)
+    versions = []
+    for family in ONE_OF_EACH:
+        strengths = _strengths(family, count, generator)
+        strengths = {name: send(value, device) for name, value in strengths.items()}
+        versions.append(family.transform(images, **strengths))
+    return torch.stack(versions)[send(chosen, device), torch.arange(count, device=device)]
 
 
 def _span(size: int, centre: float, share: float) -> slice:

@@ -22,7 +22,8 @@ CLASSES = 10
 CELLS = {  # what is to be compared with published accuracies, by profile: methods, ipcs
     "fidelity_cifar10_dm": ({"random", "dm"}, [1, 10]),
     "fidelity_mnist_dm": ({"random", "dm"}, [1, 10]),
-    "fidelity_mnist_dc": ({"dc", "dsa"}, [1]),
+    "fidelity_mnist_dc": ({"dc"}, [1]),
+    "fidelity_mnist_dsa": ({"dsa"}, [1]),
     "fidelity_cifar10_dc": ({"dc"}, [1]),
     "fidelity_cifar10_dsa": ({"dsa"}, [1]),
     "fidelity_cifar10_mtt": ({"mtt"}, [1]),

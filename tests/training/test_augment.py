@@ -214,3 +214,29 @@ def test_flip_and_crop_are_both_applied_to_each_image_by_itself():
     shifted = sum(bool((image == 0).any()) for image in changed)
     assert 20 < flipped < 44
     assert shifted > 40
+
+
+def test_each_image_is_cropped_scaled_or_rotated():
+    """A spot 6 pixels right of the centre: a third of the images turn it by up to 45 degrees."""
+    rows, columns = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
+    spot = (-((rows - 16) ** 2 + (columns - 22) ** 2) / 8).exp()
+    images, targets = augmented(
+        spot.expand(3000, 1, 33, 33), torch.zeros(3000), "crop_scale_rotate", stream()
+    )
+    assert [share for share, _ in targets] == [1.0]
+    mass = images[:, 0].sum((1, 2))
+    up = (images[:, 0] * (16 - rows)).sum((1, 2)) / mass
+    right = (images[:, 0] * (columns - 16)).sum((1, 2)) / mass
+    whole = ((up - up.round()).abs() < 0.02) & ((right - right.round()).abs() < 0.02)
+    level = up.abs() < 0.02  # scaled: it stays in its row, 4.8 to 7.2 from the centre
+    turned = (torch.hypot(up, right) - 6).abs() < 0.1
+    degrees = torch.rad2deg(torch.atan2(up, right))[turned & ~whole]
+    assert 43 < degrees.max() <= 45.5
+    assert -45.5 <= degrees.min() < -43
+    assert abs(len(degrees) / 3000 - 1 / 3) < 0.04
+    scaled = right[level & ~whole & ~turned]
+    assert 4.7 < scaled.min() < 5
+    assert 7 < scaled.max() < 7.3
+    assert abs(len(scaled) / 3000 - 1 / 3 * 22 / 24) < 0.04  # but for those within 0.1 of 6
+    shifts = torch.stack([up, right - 6], 1)[whole & ~level].round()
+    assert shifts.abs().max() == 4  # an eighth of the side
