@@ -56,11 +56,8 @@ def candidates(numbers: Sequence[str], factors: Iterable[float]) -> list[tuple[s
 def scaled(parameters: Parameters, number: str, factors: Mapping[int, float]) -> dict[int, float]:
     """Return a number of a method, at each size times the factor in {ipc: factor}."""
     value = getattr(parameters, number)
-    values = {ipc: at_ipc(value, ipc) for ipc in factors}
-    return {
-        ipc: values[ipc] if f == 1 else float(f"{values[ipc] * f:.4g}")
-        for ipc, f in factors.items()
-    }
+    numbers = ((ipc, float(at_ipc(value, ipc)), factor) for ipc, factor in factors.items())
+    return {ipc: n if factor == 1 else float(f"{n * factor:.4g}") for ipc, n, factor in numbers}
 
 
 def search(
