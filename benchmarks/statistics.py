@@ -315,7 +315,7 @@ def plan(cell: tuple[float, float], studies: int = 40) -> dict[str, object]:
 
 
 def hold_plan(family: str, studies: int = 300) -> dict[str, object]:
-    """Say how often a plan from all members, of which 5 seeds are left, holds the true need."""
+    """Say how often the plan of a family whose members are all in the pilot holds the truth."""
     rng, rows = np.random.default_rng(len(family)), []
     for study in range(studies):
         scales = MEMBERS[family] or 1 + 0.03 * rng.normal(size=16)

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,24 +122,12 @@ def forecast(plan: Plan) -> Forecast:
         path = plan.teacher_path(name)
         if path and not path.exists():
             trained[path] = configuration.teacher
+    ks = sizes[0] * classes, sizes[-1] * classes, len(plan.dataset.train.labels)
     (plan.folder / store.LOCK).touch()  # workers look for it
     with connect(plan.settings, plan.context) as client:
         submit = partial(client.submit, pure=False)
-        runs, counted = [], set()  # methods share files
-        for method in dict.fromkeys(methods):
-            base, parameters = plan.methods[method]
-            if base not in LOOPS:
-                continue
-            jobs = {path: plain for plain, path in plan.preparations(method) if not path.exists()}
-            files = [plain for path, plain in jobs.items() if path not in counted]
-            counted |= jobs.keys()
-            for ipcs in [sizes] if METHODS[base].shares else [sizes[:1], sizes[-1:]]:
-                call = run_shortly, plan.context, method, base, parameters, ipcs, files
-                runs.append(submit(*call))
-        ks = sizes[0] * classes, sizes[-1] * classes, len(plan.dataset.train.labels)
-        trainings = {
-            name: submit(train_shortly, plan.context, trained[name], ks) for name in trained
-        }
+        runs = [submit(*call) for call in _short_runs(plan, dict.fromkeys(methods))]
+        trainings = {n: submit(train_shortly, plan.context, trained[n], ks) for n in trained}
         try:
             runs, trainings = client.gather([runs, trainings])
         except DivergedError as error:
@@ -164,6 +152,23 @@ def forecast(plan: Plan) -> Forecast:
         parts["teachers"] = sum(trainings[path][1][-1] for path in teachers)
     megabytes = max([*timed["megabytes"], *(peak for *_, peak in trainings.values())])
     return Forecast(pd.Series(parts), workers, megabytes)
+
+
+def _short_runs(plan: Plan, methods: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield calls of `run_shortly`, by size or for all; methods without known loops have none.
+
+    A file that several methods need is timed with the first of them.
+    """
+    sizes, counted = sorted(plan.ipcs), set()
+    for method in methods:
+        base, parameters = plan.methods[method]
+        if base not in LOOPS:
+            continue
+        jobs = {path: plain for plain, path in plan.preparations(method) if not path.exists()}
+        files = [plain for path, plain in jobs.items() if path not in counted]
+        counted |= jobs.keys()
+        for ipcs in [sizes] if METHODS[base].shares else [sizes[:1], sizes[-1:]]:
+            yield run_shortly, plan.context, method, base, parameters, ipcs, files
 
 
 def _relative_length(plan: Plan, configuration: str, references: Sequence[Reference]) -> float:

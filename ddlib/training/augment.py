@@ -82,8 +82,12 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
             f"the draw holds strengths for {count} images but the batch has {len(images)}; "
             f"draw with count=1 (shared by all) or count={len(images)}"
         )
-    strengths = {name: send(value, images.device) for name, value in drawn.values.items()}
-    return FAMILIES[drawn.family].transform(images, **strengths)
+    return _transformed(images, FAMILIES[drawn.family], drawn.values)
+
+
+def _transformed(images: Tensor, family: Family, strengths: Mapping[str, Tensor]) -> Tensor:
+    strengths = {name: send(value, images.device) for name, value in strengths.items()}
+    return family.transform(images, **strengths)
 
 
 def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
@@ -263,11 +267,9 @@ def _one_of_each(images: Tensor, generator: torch.Generator) -> Tensor:
     """Transform each image by one of ONE_OF_EACH, all equally likely, with strengths of its own."""
     count, device = len(images), images.device
     chosen = torch.randint(len(ONE_OF_EACH), (count,), generator=generator)
-    versions = []
-    for family in ONE_OF_EACH:
-        strengths = _strengths(family, count, generator)
-        strengths = {name: send(value, device) for name, value in strengths.items()}
-        versions.append(family.transform(images, **strengths))
+    versions = [
+        _transformed(images, family, _strengths(family, count, generator)) for family in ONE_OF_EACH
+    ]
     return torch.stack(versions)[send(chosen, device), torch.arange(count, device=device)]
 
 
