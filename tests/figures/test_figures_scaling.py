@@ -1,6 +1,5 @@
 """The figures carry every row of their tables, and say what a log axis cannot show."""
 
-import base64
 import io
 import warnings
 from itertools import product
@@ -11,21 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ddlib.figures import prediction, render, sets, style
+from ddlib.figures import prediction, render, style
 from ddlib.figures import scaling as charts
 from ddlib.stats import laws, verdicts
 
 KS = (10, 50, 100, 200, 500, 1000)
 METHODS = ("random", "herding", "DM", "DC")
-RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-def picture(*pixels: tuple[int, int, int]) -> str:
-    """Return the data URL of a square PNG."""
-    image, file = Image.new("RGB", (round(len(pixels) ** 0.5),) * 2), io.BytesIO()
-    image.putdata(pixels)
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.fixture
@@ -45,6 +35,10 @@ def fits() -> dict[str, laws.Fits]:
     root = pd.DataFrame(np.array(KS) ** -0.5 + 0.02 + noise, columns=KS)
     falls = pd.DataFrame(1 / np.array(KS) + 0.02 + noise / 10, columns=KS)
     return {name: laws.fit_all(falls if name == "DC" else root, draws=50) for name in METHODS}
+
+
+def fitted(gaps: pd.DataFrame) -> dict[str, laws.Fits]:
+    return laws.fit_table(gaps.assign(gap_error=gaps["gap"], status="ok"), "gap_error", draws=20)
 
 
 def drawn(chart) -> tuple[pd.DataFrame, list[float]]:
@@ -85,8 +79,7 @@ def test_gaps_that_a_log_axis_cannot_show_are_marked_and_counted(gaps, fits):
 
 def test_a_band_ends_at_the_edge_of_the_axis(gaps):
     low = gaps.assign(gap=gaps["gap"] - 0.06)
-    fits = laws.fit_table(low.assign(gap_error=low["gap"], status="ok"), "gap_error", draws=20)
-    table, (bottom, _) = drawn(charts.gap_against_k(low, fits, "gap", "gap"))
+    table, (bottom, _) = drawn(charts.gap_against_k(low, fitted(low), "gap", "gap"))
     curve = table[table["kind"] == "curve"]
     assert len(curve) < 4 * 60  # what lies below 0 as a whole has no place
     assert curve["low"].min() == pytest.approx(bottom / 10)
@@ -94,16 +87,14 @@ def test_a_band_ends_at_the_edge_of_the_axis(gaps):
 
 def test_a_method_without_any_gap_keeps_its_panel(gaps):
     gaps.loc[gaps["method"] == "DC", "gap"] = np.nan
-    fits = laws.fit_table(gaps.assign(gap_error=gaps["gap"], status="ok"), "gap_error", draws=20)
-    table, _ = drawn(charts.gap_against_k(gaps, fits, "gap", "gap"))
+    table, _ = drawn(charts.gap_against_k(gaps, fitted(gaps), "gap", "gap"))
     assert "DC: undecided\n30 trials, 30 without a gap" in set(table["panel"])
 
 
 def test_networks_of_one_seed_are_averaged_and_its_curve_needs_no_interval(gaps):
     one = gaps.query("method == 'DM' and seed == 0")
     twice = pd.concat([one, one.assign(gap=one["gap"] + 0.02)])  # two networks on each set
-    fits = laws.fit_table(twice.assign(gap_error=twice["gap"], status="ok"), "gap_error")
-    table, _ = drawn(charts.gap_against_k(twice, fits, "gap", "gap"))
+    table, _ = drawn(charts.gap_against_k(twice, fitted(twice), "gap", "gap"))
     assert table["kind"].value_counts().to_dict() == {"curve": 60, "seed": 6, "mean": 6}
     seeds = table[table["kind"] == "seed"]["gap"]
     np.testing.assert_allclose(seeds, one["gap"] + 0.01)
@@ -125,9 +116,10 @@ def test_the_axis_of_predictions_holds_gaps_that_are_all_negative():
 
 def test_rivals_are_drawn_with_their_aic(gaps):
     gaps = gaps[gaps["method"].isin(["DM", "DC"])]
-    trials = gaps.assign(gap_error=gaps["gap"], status="ok")
-    fits = laws.fit_table(trials, "gap_error", draws=20)
-    one_seed = laws.gap_matrix(trials.query("seed == 0"), "DC")
+    fits = fitted(gaps)
+    one_seed = gaps.query("method == 'DC' and seed == 0").pivot(
+        index="seed", columns="k", values="gap"
+    )
     fits["DC"] |= {"inverse": laws.fit(one_seed, "inverse")}  # no AIC
     spec = charts.rivals(gaps, fits, "gap", "gap").to_dict()
     left, right = (pd.DataFrame(rows) for rows in spec["datasets"].values())
@@ -150,18 +142,6 @@ def test_rivals_are_drawn_with_their_aic(gaps):
     left, right = charts.rivals(gaps, fits, "gap", "gap").to_dict()["datasets"].values()
     methods = [{row["method"] for row in rows} for rows in (left, right)]
     assert methods[0] == methods[1]  # their panels stay side by side
-
-
-def test_pictures_become_a_grid_of_sharp_pixels():
-    url, places = picture(RED, BLUE, BLUE, RED), product(METHODS, (1, 10), ("cat", "dog"))
-    rows = [(method, 2 * ipc, ipc, name, url) for method, ipc, name in places]
-    pictures = pd.DataFrame(rows, columns=["method", "k", "ipc", "class_name", "url"])
-    spec = sets.distilled_images(pictures).to_dict()
-    assert spec["facet"]["sort"] == list(METHODS)
-    png = render.mime_bundle(spec)[0]["image/png"]
-    colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
-    # 16 pictures with sides of 70 pixels, at scale 2, half red and half blue: nothing was blended.
-    assert colours[RED] == colours[BLUE] == 16 * 140 * 140 / 2
 
 
 def test_a_method_keeps_its_colour():

@@ -1,9 +1,29 @@
-"""Distilled sets as points: every panel has all of D, and the sizes stay few."""
+"""Distilled sets as sharp images, and as points: panels have all of D, and sizes stay few."""
+
+import io
+from itertools import product
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ddlib.figures import render, sets
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def test_pictures_become_a_grid_of_sharp_pixels():
+    image, methods = Image.new("RGB", (2, 2)), ["random", "herding", "DM", "DC"]
+    image.putdata([RED, BLUE, BLUE, RED])
+    url, places = sets.png_address(image), product(methods, (1, 10), ("cat", "dog"))
+    rows = [(method, 2 * ipc, ipc, name, url) for method, ipc, name in places]
+    pictures = pd.DataFrame(rows, columns=["method", "k", "ipc", "class_name", "url"])
+    spec = sets.distilled_sets(pictures).to_dict()
+    assert spec["facet"]["sort"] == methods
+    png = render.mime_bundle(spec)[0]["image/png"]
+    colours = {colour: n for n, colour in Image.open(io.BytesIO(png)).getcolors(1 << 16)}
+    # 16 pictures with sides of 70 pixels, at scale 2, half red and half blue: nothing was blended.
+    assert colours[RED] == colours[BLUE] == 16 * 140 * 140 / 2
 
 
 def test_points_of_four_sizes_are_drawn_over_those_of_d():

@@ -19,8 +19,7 @@ def executed(tmp_path_factory, address):
     folder = tmp_path_factory.mktemp("study")
     study = {**TINY, "results": str(folder / "results"), "scheduler_address": address}
     study |= {"configurations": {"hard": {}, "soft": {"labels": {"regime": "soft"}}}}
-    notebook = execute(NOTEBOOK, folder, **study)
-    return folder, notebook
+    return folder, execute(NOTEBOOK, folder, **study)
 
 
 def test_it_leaves_figures_tables_and_sentences(executed):

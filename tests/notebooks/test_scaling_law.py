@@ -13,8 +13,7 @@ NOTEBOOK = NOTEBOOKS / "01_scaling_law.ipynb"
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    notebook = execute(NOTEBOOK, folder, **TINY, results=str(folder / "results"))
-    return folder, notebook
+    return folder, execute(NOTEBOOK, folder, **TINY, results=str(folder / "results"))
 
 
 def test_it_leaves_figures_a_table_and_sentences(executed):

@@ -5,9 +5,8 @@ import re
 import symtable
 
 import nbformat
-import papermill
 import pytest
-from running import NOTEBOOKS, outputs
+from running import NOTEBOOKS, execute, outputs
 
 from ddlib.explore import tables
 from ddlib.publish.page import write_page
@@ -40,10 +39,7 @@ def executed(tmp_path_factory):
     notebook = nbformat.read(NOTEBOOK, 4)
     notebook.cells += [nbformat.v4.new_code_cell(answer) for answer in answers()]
     nbformat.write(notebook, folder / "in.ipynb")
-    parameters = {**FAST, "results": str(folder / "results")}
-    paths = folder / "in.ipynb", folder / "out.ipynb"
-    papermill.execute_notebook(*paths, parameters, progress_bar=False)
-    return folder, nbformat.read(folder / "out.ipynb", 4)
+    return folder, execute(folder / "in.ipynb", folder, **FAST, results=str(folder / "results"))
 
 
 def test_it_shows_a_set_two_laws_and_what_they_say(executed):

@@ -54,11 +54,7 @@ CLAIMS = (
             {},
             f"not confirmed.** Not shown: {CLAIMS[0]} (k* falls as H_cov grows).",
         ),
-        (
-            {"p": 0.2, "p_lead": 0.3},
-            None,
-            f"not confirmed.** Not shown: {'; '.join(CLAIMS[:2])}.",
-        ),
+        ({"p": 0.2, "p_lead": 0.3}, None, f"not confirmed.** Not shown: {'; '.join(CLAIMS[:2])}."),
         (
             {"reason": "k* is the same in every family", "p": np.nan},
             {},
@@ -88,11 +84,7 @@ def test_the_numbers_of_a_law_that_holds():
     ("h_cov", "rival", "phrases"),
     [
         ({"p": 0.051}, {}, ["0.80 with H_cov (p = 0.051)"]),
-        (
-            {},
-            {"reason": "the same everywhere"},
-            ["; ln M cannot be compared: the same everywhere."],
-        ),
+        ({}, {"reason": "all alike"}, ["; ln M cannot be compared: all alike."]),
         ({"reason": "1 of 8 inside"}, {}, ["**Worst gap 0.1.** 8 families have 5 distinct k*."]),
         ({"low": np.nan, "high": np.nan}, {}, ["20 (no interval) more samples. 8 families"]),
         (
@@ -105,7 +97,7 @@ def test_the_numbers_of_a_law_that_holds():
         ),
         ({"reduced": 2}, {}, ["5 distinct k*; 2 families lost seeds to missing trials."]),
         ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
-        ({"unknown": 1}, {}, ["1 more have no k* for missing trials."]),
+        ({"unknown": 1}, {}, ["5 distinct k*; 1 more have no k* for missing trials."]),
     ],
 )
 def test_the_numbers_of_a_law_that_fails_and_what_is_missing(h_cov, rival, phrases):
@@ -235,3 +227,40 @@ def test_the_star_of_k_star_begins_no_italics():
     text = Text("**Gap 0.1: k* is 3.** The **network** has 2 k*.")
     assert text._repr_markdown_() == r"**Gap 0.1: k\* is 3.** The **network** has 2 k\*."
     assert repr(text) == text
+
+
+COLUMNS = ["epsilon", "predictor", "p", "p_lead", "reason"]
+
+
+@pytest.mark.parametrize(
+    ("p", "among_equal", "verb", "verdict"),
+    [
+        (0.03, 0.04, "need", "confirmed"),
+        (0.002, 0.04, "need", "confirmed"),
+        (0.03, 0.06, "need", "not confirmed"),
+        (0.03, np.nan, "need", "not decided"),
+        (0.085, 0.04, "are not shown to need", "not confirmed"),
+    ],
+)
+def test_a_trend_that_chance_shows_often_is_no_trend(p, among_equal, verb, verdict):
+    """The first epsilon gives the trend; the verdict is on all tests at both."""
+    rows = [(0.1, "log_members", 0.5, np.nan, ""), (0.1, "h_cov", p, 0.01, "")]
+    tests = pd.DataFrame([*rows, (0.2, "h_cov", 0.01, 0.01, "")], columns=COLUMNS)
+    equal = [(0.1, "h_cov", 0.01), (0.2, "h_cov", among_equal)]
+    text = reading.lesson(tests, pd.DataFrame(equal, columns=COLUMNS[:3]))
+    assert text.startswith(f"**Families with a larger H_cov {verb} more samples** to hold a worst ")
+    assert "gap of 0.1. If " in text
+    swaps = "fewer than 1" if p < 0.01 else f"{100 * p:.0f}"
+    assert f"{swaps} of 100 such swaps would show as clear a trend." in text
+    assert text.endswith(f"at a worst gap of 0.1 and 0.2: **{verdict}**. See notebook 06.")
+
+
+def test_what_cannot_be_said_is_said():
+    """Of two goals, the one that can be tested gives the trend."""
+    row = (0.1, "h_cov", np.nan, np.nan, "1 of 8 inside")
+    table = pd.DataFrame([row], columns=COLUMNS)
+    assert reading.lesson(table, None) == "Nothing can be said about H_cov, as 1 of 8 inside."
+    table = pd.DataFrame([row, (0.2, "h_cov", 0.01, 0.01, "")], columns=COLUMNS)
+    text = reading.lesson(table, pd.DataFrame([(0.2, "h_cov", 0.03)], columns=COLUMNS[:3]))
+    assert "need more samples** to hold a worst gap of 0.2." in text
+    assert text.endswith("All three, at a worst gap of 0.2: **confirmed**. See notebook 06.")

@@ -6,7 +6,7 @@ import pytest
 
 from ddlib.stats import laws, power
 from ddlib.words import scaling as words
-from ddlib.words.text import Text, unless_empty
+from ddlib.words.text import unless_empty
 
 KS = np.array([10, 20, 50, 100, 200, 500, 1000, 2000])
 
@@ -152,11 +152,6 @@ def test_what_cannot_be_said_is_not(table, phrases):
     both = f"**{line(table)} {text}"
     assert all(phrase in both for phrase in phrases)
     assert "faster" not in both
-
-
-def test_text_is_markdown_in_a_notebook_and_plain_in_a_terminal():
-    text = Text("**dm.** b")
-    assert repr(text) == text._repr_markdown_() == "**dm.** b"
 
 
 def test_a_long_table_is_folded_and_an_empty_one_is_a_sentence():
