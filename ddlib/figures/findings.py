@@ -23,8 +23,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     without = [f"{row.method} on {row.data}" for row in without.itertuples()]
     missing = cells.groupby("data", sort=False)["missing"].sum()[table["data"].unique()]
     panels = {name: name + f"\n{n} trials missing" * bool(n) for name, n in missing.items()}
-    ends = {"at": table["b"].clip(upper=LARGEST), "to": table["high"].clip(upper=LARGEST)}
-    ends["low"] = table["low"].clip(upper=LARGEST)
+    ends = table[["b", "high", "low"]].clip(upper=LARGEST).set_axis(["at", "to", "low"], axis=1)
     table = table.assign(panel=table["data"].map(panels), beyond=table["high"] > LARGEST, **ends)
     y = alt.Y("method:N", sort=_order(table), title=None)
     axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g", labelOverlap=False)
@@ -74,11 +73,9 @@ def gains(table: pd.DataFrame) -> alt.FacetChart:
     columns = min(len(names), 3) or 1
     width = style.WIDTH // columns - 75
     chart = alt.layer(cells, signs, data=table, width=width, height=alt.Step(16))
-    chart = style.panels(chart, "data", names, columns).resolve_scale(
-        x="independent", y="independent"
-    )
+    chart = style.panels(chart, "data", names, columns)
     return style.figure(
-        chart,
+        chart.resolve_scale(x="independent", y="independent"),
         "Where does distillation beat random real samples, and coresets?",
         "++ better than each control; + better than random; − worse than random; = no significant",
         "difference; white: not run or not testable. Paired t tests, Holm's correction per size.",

@@ -42,9 +42,7 @@ def cover_map(points: pd.DataFrame, radius: float, usual: float) -> alt.LayerCha
     central, inside = table["configuration"].isin(table["centre"]), table["centre"].notna()
     table = table.assign(role=np.select([central, inside], [centre, member], outside))
     table["order"] = table["role"].map(list(ROLES).index)
-    centres = table.loc[central, ["configuration", "x", "y"]].rename(
-        columns={"configuration": "ball"}
-    )
+    centres = table.loc[central, ["configuration", "x", "y"]].set_axis(["ball", "x", "y"], axis=1)
     spokes = table.merge(centres, left_on="centre", right_on="ball", suffixes=("", "2"))
     angles = np.linspace(0, 2 * np.pi, 49)
     circle = pd.DataFrame({"order": angles, "dx": np.cos(angles), "dy": np.sin(angles)})

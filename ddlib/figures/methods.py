@@ -118,10 +118,8 @@ def differences(table: pd.DataFrame) -> alt.FacetChart | alt.Chart:
     table = table.assign(**table[ends] * 100, ink=ink, fill=fill, shape=shape, zero=0)
     x = {"axis": alt.Axis(format="+.3~r", tickCount=5), "title": "points of accuracy"}
     y = alt.Y("method:N", sort=list(colours), title=None, axis=alt.Axis(domain=False, ticks=False))
-    stroke, fill, shape = (
-        channel(f"{field}:N", scale=None)
-        for channel, field in ((alt.Stroke, "ink"), (alt.Fill, "fill"), (alt.Shape, "shape"))
-    )
+    stroke, fill = alt.Stroke("ink:N", scale=None), alt.Fill("fill:N", scale=None)
+    shape = alt.Shape("shape:N", scale=None)
     tips = style.tips("method:N", "reason:N", "k", "n", *ends, "p", "p_holm")
     base = alt.Chart().encode(y)
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)

@@ -56,8 +56,7 @@ def predictions(
     """
     methods, fits = style.method_colours(gaps["method"]), curves["fit"].unique()
     several = len(fits) > 1
-    laws = {style.FORMULAS[law]: ink for law, (ink, _) in style.STYLES.items()}
-    colours = {fit: laws[fit] for fit in fits} if several else methods
+    colours = {fit: style.LAW_COLOURS[fit] for fit in fits} if several else methods
     tables = {"seed": gaps, "curve": curves, "mark": marks}
     if axes.log:
         tables = {kind: rows[rows["gap"] >= axes.bottom] for kind, rows in tables.items()}

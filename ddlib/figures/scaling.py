@@ -83,10 +83,7 @@ def rivals(
     means = _means(gaps)
     below = (means["gap"] < bottom).sum()
     lost = f"Not drawn: {below} of {len(means)} means, at or below 0 or below the axis."
-    colours, dashes = (
-        style.scale({style.FORMULAS[law]: looks[i] for law, looks in style.STYLES.items()})
-        for i in (0, 1)
-    )
+    colours, dashes = style.scale(style.LAW_COLOURS), style.scale(style.LAW_DASHES)
     legend = alt.Legend(orient="top", columns=6, symbolSize=500, symbolStrokeWidth=2, title=None)
     table = pd.concat([curves.assign(formula=curves["law"].map(style.FORMULAS)), means])
     base = alt.Chart().encode(x, y, tooltip=style.tips("formula:N", "k", "gap"))
@@ -101,12 +98,10 @@ def rivals(
     methods = list(gaps["method"].unique())
     table = pd.concat([table[table["gap"] > 0], pd.DataFrame({"method": methods})])  # all panels
     left = alt.layer(lines, dots, data=table, width=370, height=170)
-    sides = [
-        style.panels(side, "method", methods, columns=1)
-        for side in (left, _evidence(verdicts.summary(fits), colours))
-    ]
+    left = style.panels(left, "method", methods, columns=1)
+    right = style.panels(_evidence(verdicts.summary(fits), colours), "method", methods, columns=1)
     return style.figure(
-        alt.hconcat(*sides, spacing=20),
+        alt.hconcat(left, right, spacing=20),
         "Which law describes the gap? Left: mean gap and laws, log axes. Right: ΔAIC, 0 is best",
         "In the grey band (ΔAIC up to 2) a law is as good as the best; beyond 10 it has next to no "
         "support. Hollow: parameters not identifiable.",

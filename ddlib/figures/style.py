@@ -36,6 +36,8 @@ STYLES = {  # colour and dashes of each law; only the tested law is black and so
     "logarithmic": ("#7755BB", (10, 2, 2, 2, 2, 2)),
 }
 FORMULAS = {name: law.formula for name, law in LAWS.items()}
+LAW_COLOURS = {FORMULAS[law]: ink for law, (ink, _) in STYLES.items()}
+LAW_DASHES = {FORMULAS[law]: dashes for law, (_, dashes) in STYLES.items()}
 LABELS = {"labelColor": INK, "titleColor": INK}
 LINES = {"domainColor": "#888888", "tickColor": "#888888", "gridColor": "#E8E8E8"}
 SIZES = {"titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 12}

@@ -15,6 +15,7 @@ VALUES = {  # of Figure 1: the measured value, and its bound
     "distance": ("distance of the weights, δ", "bound of statement 1"),
     "gap": ("gap in risk, G", "bound of statement 2"),
 }
+CONTRACTS = ("ρ < 1: steps contract", "ρ ≥ 1")
 POWERS = alt.Axis(format="~e", tickCount=6, labelOverlap=True)
 
 
@@ -27,15 +28,14 @@ def bounds_against_values(table: pd.DataFrame) -> alt.ConcatChart:
     panels, log = [], {"scale": alt.Scale(type="log", nice=False), "axis": POWERS}
     for value, (label, bound) in VALUES.items():
         rows = table[(table[value] > 0) & np.isfinite(table[f"{value}_bound"])]
-        parts = {"value": rows[value], "bound": rows[f"{value}_bound"]}
-        dots = pd.DataFrame(parts).clip(1e-6, 1e8)
-        dots["contracts"] = np.where(rows["rho"] < 1, "ρ < 1: steps contract", "ρ ≥ 1")
+        dots = pd.DataFrame({"value": rows[value], "bound": rows[f"{value}_bound"]}).clip(1e-6, 1e8)
+        dots["contracts"] = np.where(rows["rho"] < 1, *CONTRACTS)
         title = alt.Title(f"{len(rows)} of {len(table)} problems", fontWeight="normal", fontSize=12)
         base = alt.Chart(dots, title=title, width=300, height=280)
         base = base.encode(alt.X("value:Q", title=f"{label} (log scale)", **log))
         points = base.mark_circle(size=14, opacity=0.5).encode(
             alt.Y("bound:Q", title=f"{bound} (log scale)", **log),
-            style.colour("contracts", ["ρ < 1: steps contract", "ρ ≥ 1"]),
+            style.colour("contracts", CONTRACTS),
         )
         line = base.mark_line(color=style.INK, strokeDash=[4, 3]).encode(alt.Y("value:Q", **log))
         panels.append(points + line)
@@ -94,9 +94,7 @@ def curves(
     return style.figure(chart, title, subtitle)
 
 
-def regimes(
-    tables: Mapping[str, tuple[pd.DataFrame, str, str]], subtitle: str = ""
-) -> alt.ConcatChart:
+def regimes(tables: Mapping[str, tuple[pd.DataFrame, str, str]], subtitle: str) -> alt.ConcatChart:
     """Draw k* against the size of the family, one panel per regime; bounds are dashed.
 
     tables: {panel title: (table with columns x, k_star, line; x title; y title)}. The names of

@@ -11,8 +11,7 @@ from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
 from ddlib.words import coverage as of_law
-from ddlib.words.methods import labels as of_labels
-from ddlib.words.methods import orders as of_orders
+from ddlib.words import methods
 from ddlib.words.summary import sharp
 from ddlib.words.text import Text, bullets, listed, p_value
 
@@ -31,7 +30,6 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
         if pd.notna(row["rival"]):
             rival = f"{row['delta_aic']:+.1f} ({LAWS[row['rival']].formula})"
         texts = {
-            **{"data": row["data"], "method": row["method"]},
             "verdict": row["outcome"] + f": {row['why']}" * (row["outcome"] == "undecided"),
             "exponent b": _interval(row, "b", "low", "high"),
             "floor c": _interval(row, "floor", "floor_low", "floor_high"),
@@ -42,7 +40,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
             "trials missing": f"{row['missing']} of {row['asked']}",
         }
         rows.append(texts)
-    return pd.DataFrame(rows).set_index(["data", "method"])
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_frame(cells[["data", "method"]]))
 
 
 def _interval(row: pd.Series, *names: str) -> str:
@@ -88,7 +86,7 @@ def labels(regimes: Mapping[str, tuple[Mapping[str, pd.DataFrame], pd.DataFrame]
 
     regimes: by study, its trials by regime and its teachers; see `methods.labels`.
     """
-    texts = [f"### {name}\n\n{of_labels(*tables)}" for name, tables in regimes.items()]
+    texts = [f"### {name}\n\n{methods.labels(*tables)}" for name, tables in regimes.items()]
     return Text("\n\n".join(texts) or "No study among these findings has several label regimes.")
 
 
@@ -97,7 +95,7 @@ def orders(tables: Mapping[str, pd.DataFrame]) -> Text:
 
     tables: by study, those of `compare.reordered`.
     """
-    texts = [f"### {name}\n\n{of_orders(table)}" for name, table in tables.items()]
+    texts = [f"### {name}\n\n{methods.orders(table)}" for name, table in tables.items()]
     return Text("\n\n".join(texts) or "No study compares methods under several configurations.")
 
 
@@ -119,7 +117,7 @@ def _decides(k_stars: pd.DataFrame) -> str:
         return ""
     rows = k_stars[k_stars["epsilon"] == inside["epsilon"].min()]
     name = rows.groupby("worst")["k_star"].median().idxmax()
-    sizes, others = (rows[(rows["worst"] == name) == chosen] for chosen in (True, False))
+    sizes, others = rows[rows["worst"] == name], rows[rows["worst"] != name]
     text = f"The worst member decides: where it is {name} ({len(sizes)} of {len(rows)} families at "
     text += f"a gap of {rows['epsilon'].iloc[0]:g}), the median k* is {_median(sizes)}"
     return f"{text}, elsewhere {_median(others)}." if len(others) else f"{text}."

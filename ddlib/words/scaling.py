@@ -18,7 +18,6 @@ BALANCED = (
     "Accuracies, errors and their gaps are balanced: each class counts the same, however many "
     "samples it has. Cross-entropy is of the test set as it is."
 )
-OUTCOMES = {"survives": "survives", "fails": "fails", "undecided": "cannot be decided"}
 
 
 def verdicts(
@@ -48,14 +47,10 @@ def _outcome(fits: Mapping[str, Fit]) -> tuple[str, str]:
             why = f"a true exponent of {listed(passing, 'or')} could pass this test, too"
             return "survives a weak test", why
     why += ", which the paper's upper bound allows" * (way == "faster")
-    return OUTCOMES[outcome], why
+    return outcome.replace("undecided", "cannot be decided"), why
 
 
-def scaling(
-    fits_by_method: Mapping[str, Mapping[str, Fit]],
-    unit: str,
-    least_gain: float,
-) -> Text:
+def scaling(fits_by_method: Mapping[str, Mapping[str, Fit]], unit: str, least_gain: float) -> Text:
     """Return one paragraph per method: what the verdict on a/√k + c rests on, and what follows.
 
     fits_by_method: {method: {law: Fit}}; unit: of the gap, such as "nats"; least_gain: the text
@@ -105,9 +100,8 @@ def _follows(law: Fit, unit: str, least_gain: float) -> list[str]:
     else:
         sentences = [f"The floor is c = {c} {unit}{'' if c.low > 0 else ': it may be zero'}."]
     if c.low > 0:
-        k = law.k_floor(FLOOR_SHARE)
-        near = f"It comes within {FLOOR_SHARE:.0%} of the floor at k = {k}{_beyond(k, law)}."
-        sentences.append(near)
+        k, share = law.k_floor(FLOOR_SHARE), f"{FLOOR_SHARE:.0%}"
+        sentences.append(f"It comes within {share} of the floor at k = {k}{_beyond(k, law)}.")
     k, twice = law.k_sat(least_gain), 2 * max(*law.data.ks, *law.data.missing)
     less = f"One more sample gains less than {least_gain:.2g} {unit}"
     return [
