@@ -117,9 +117,7 @@ def test_the_axis_of_predictions_holds_gaps_that_are_all_negative():
 def test_rivals_are_drawn_with_their_aic(gaps):
     gaps = gaps[gaps["method"].isin(["DM", "DC"])]
     fits = fitted(gaps)
-    one_seed = gaps.query("method == 'DC' and seed == 0").pivot(
-        index="seed", columns="k", values="gap"
-    )
+    one_seed = gaps.query("method == 'DC' and seed == 0").pivot_table("gap", "seed", "k")
     fits["DC"] |= {"inverse": laws.fit(one_seed, "inverse")}  # no AIC
     spec = charts.rivals(gaps, fits, "gap", "gap").to_dict()
     left, right = (pd.DataFrame(rows) for rows in spec["datasets"].values())
@@ -155,11 +153,9 @@ def test_a_method_keeps_its_colour():
 
 
 def test_the_renderer_gives_jupyterlab_its_mime_type_and_everyone_a_picture(gaps, fits):
-    render.enable()
-    try:
+    with alt.renderers.enable("default"):  # restored at the end
+        render.enable()
         data, metadata = charts.gap_against_k(gaps, fits, "gap", "gap")._repr_mimebundle_()
-    finally:
-        alt.renderers.enable("default")
     assert set(data) == {"application/vnd.vegalite.v5+json", "image/png", "text/plain"}
     assert data["application/vnd.vegalite.v5+json"]["$schema"].endswith("/v5.json")
     size = metadata["image/png"]
