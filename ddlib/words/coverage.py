@@ -107,10 +107,9 @@ def by_radius(tests: pd.DataFrame) -> Text:
             "k* rises with H_cov at r = ": judged[rows["p"] <= LEVEL],
             "k* is not shown to rise at r = ": judged[rows["p"] > LEVEL],
             "nothing can be said at r = ": radii[rows["p"].isna()],
+            "the reason: ": rows.loc[rows["p"].isna(), "reason"].unique(),
         }
         parts = [text + listed(side) for text, side in sides.items() if len(side)]
-        reasons = rows.loc[rows["p"].isna(), "reason"].unique()
-        parts += [f"the reason: {listed(reasons)}"] * bool(len(reasons))
         lines.append(f"Worst gap {epsilon:g}: {'; '.join(parts)}.")
     return Text("\n\n".join(lines))
 
