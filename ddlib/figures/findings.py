@@ -22,7 +22,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     table, without = cells.dropna(subset="b"), cells[cells["b"].isna()]
     without = [f"{row.method} on {row.data}" for row in without.itertuples()]
     missing = cells.groupby("data", sort=False)["missing"].sum()[table["data"].unique()]
-    panels = {name: name + f"\n{n} trials missing" * bool(n) for name, n in missing.items()}
+    panels = {name: name + f"\ntrials missing: {n}" * bool(n) for name, n in missing.items()}
     ends = table[["b", "high", "low"]].clip(upper=LARGEST).set_axis(["at", "to", "low"], axis=1)
     table = table.assign(panel=table["data"].map(panels), beyond=table["high"] > LARGEST, **ends)
     y = alt.Y("method:N", sort=_order(table), title=None)

@@ -158,9 +158,9 @@ def _rests_on(row: pd.Series) -> str:
     """Say on how many families and distinct k* a verdict rests, and what is missing."""
     caveats = {
         "censored": "in {:.0f} of them k* lies beyond the measured sizes, set to the bound",
-        "reduced": "{:.0f} families lost seeds to missing trials",
-        "shortened": "{:.0f} families lost sizes to missing trials",
-        "unknown": "{:.0f} more have no k* for missing trials",
+        "reduced": "families that lost seeds to missing trials: {:.0f}",
+        "shortened": "families that lost sizes to missing trials: {:.0f}",
+        "unknown": "families without k* for missing trials: {:.0f}",
     }
     families = f"{row['n']:.0f} families have {row['distinct']:.0f} distinct k*"
     parts = [text.format(row[count]) for count, text in caveats.items() if row[count]]
@@ -194,7 +194,7 @@ def transfer(compared: pd.DataFrame, first: str) -> Text:
                 f"{change.min():+.3f} to {change.max():+.3f})"
             )
         if lost := (rows.drop_duplicates("family")["missing"] > 0).sum():
-            parts.append(f"{lost} families lost seeds to missing trials")
+            parts.append(f"families that lost seeds to missing trials: {lost}")
         if unjudged := sorted(set(rows["family"]) - set(judged["family"])):
             parts.append(f"{listed(unjudged)} cannot be judged by fewer than 2 whole seeds")
         paragraphs.append(f"**{method}** instead of {first}: {'; '.join(parts)}.")

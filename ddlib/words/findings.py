@@ -55,8 +55,9 @@ def r2(cells: pd.DataFrame) -> Text:
     high = paper[paper["r2"] > PAPER_R2]
     failing, above = (high["outcome"] == "fails").sum(), (paper["r2"] > paper["r2_null_95"]).sum()
     return Text(
-        f"R² is above {PAPER_R2} in {len(high)} of {len(paper)} cells, of which {failing} fail the "
-        f"two conditions. It exceeds what 95 % of random falling curves reach in {above}."
+        f"R² is above {PAPER_R2} in {len(high)} of {len(paper)} cells; the two conditions "
+        f"reject {failing} of these. It exceeds what 95 % of random falling curves reach in "
+        f"{above}."
     )
 
 

@@ -95,9 +95,9 @@ def test_the_numbers_of_a_law_that_holds():
                 "5 distinct k*; in 3 of them k* lies beyond the meas",
             ],
         ),
-        ({"reduced": 2}, {}, ["5 distinct k*; 2 families lost seeds to missing trials."]),
-        ({"shortened": 2}, {}, ["5 distinct k*; 2 families lost sizes to missing trials."]),
-        ({"unknown": 1}, {}, ["5 distinct k*; 1 more have no k* for missing trials."]),
+        ({"reduced": 2}, {}, ["5 distinct k*; families that lost seeds to missing trials: 2."]),
+        ({"shortened": 2}, {}, ["5 distinct k*; families that lost sizes to missing trials: 2."]),
+        ({"unknown": 1}, {}, ["5 distinct k*; families without k* for missing trials: 1."]),
     ],
 )
 def test_the_numbers_of_a_law_that_fails_and_what_is_missing(h_cov, rival, phrases):
@@ -218,8 +218,8 @@ def test_transfer_says_which_gaps_change_beyond_noise():
     assert text.startswith(
         "**all** instead of one: the worst gap is significantly smaller in 1 and larger in 1 of 2 "
         "cases (mean change -0.050, -0.200 to +0.100); the mean gap is significantly smaller in 0 "
-        "and larger in 0 of 2 cases (mean change +0.020, +0.010 to +0.030); 2 families lost seeds "
-        "to missing trials; b cannot be judged by fewer than 2 whole seeds."
+        "and larger in 0 of 2 cases (mean change +0.020, +0.010 to +0.030); families that lost "
+        "seeds to missing trials: 2; b cannot be judged by fewer than 2 whole seeds."
     )
 
 

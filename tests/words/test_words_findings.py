@@ -153,7 +153,7 @@ def test_the_box_has_a_line_for_each_law(cells, gains):
 
 def test_r2_is_counted_and_compared_with_random_curves(cells):
     assert words.r2(cells) == (
-        "R² is above 0.85 in 3 of 4 cells, of which 1 fail the two conditions. It exceeds what "
+        "R² is above 0.85 in 3 of 4 cells; the two conditions reject 1 of these. It exceeds what "
         "95 % of random falling curves reach in 1."
     )
 
@@ -227,7 +227,7 @@ def test_cells_without_an_exponent_are_named_and_their_trials_counted(cells):
     lost = cells.assign(missing=[0, 0, 0, 0, 0, 20])  # random on adult has no exponent
     chart = charts.exponents(lost).to_dict()
     assert chart["title"]["subtitle"][-1] == "Without an exponent: random on adult."
-    assert chart["facet"]["sort"] == ["mnist", "adult\n20 trials missing"]
+    assert chart["facet"]["sort"] == ["mnist", "adult\ntrials missing: 20"]
 
 
 def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains):
