@@ -77,16 +77,6 @@ def test_holm_by_hand():
     assert pairs["p_holm"].iloc[3] == pairs["p"].iloc[3]
 
 
-def test_differences_to_the_baseline_are_method_minus_baseline():
-    values = {("dm", 10): [0.8, 0.9, 0.7], ("random", 10): [0.5, 0.7, 0.6]}
-    pairs = compare.paired(trials(values | {("dc", 10): [0.4, 0.7, 0.5]}))
-    found = compare.against(pairs).set_index("method")
-    assert list(found.index) == ["dm", "dc"]
-    assert found["difference"].tolist() == pytest.approx([0.2, -0.2 / 3])
-    assert ((found["low"] < found["difference"]) & (found["difference"] < found["high"])).all()
-    assert compare.against(pairs, "herding").empty
-
-
 def test_the_best_is_separable_from_some_and_not_from_others():
     values = noisy({("a", 10): 0.9, ("b", 10): 0.897, ("c", 10): 0.5}, noise=0.003)
     table = trials(values)
@@ -100,28 +90,20 @@ def test_the_best_is_separable_from_some_and_not_from_others():
     assert row["not_separable"] == (second,)
 
 
-def test_a_mean_over_easier_seeds_does_not_make_a_method_the_only_best():
-    """dc lost the hardest seed, so its mean is the best; over the seeds of both, dm leads."""
-    values = {
-        ("dm", 10): [0.4, 0.53, 0.54, 0.531, 0.54],
-        ("dc", 10): [None, 0.52, 0.53, 0.52, 0.531],
-    }
-    table = trials(values)
+@pytest.mark.parametrize(
+    ("values", "best", "not_separable"),
+    [
+        # dc lost the hardest seed, so its mean is the best; over the seeds of both, dm leads
+        ({"dm": [0.4, 0.53, 0.54, 0.531, 0.54], "dc": [None, 0.52, 0.53, 0.52, 0.531]}, "dc", "dm"),
+        ({"dm": [0.8, 0.9, 0.7], "random": [0.5, 0.61, 0.4], "mtt": [None] * 3}, "dm", "mtt"),
+    ],
+)
+def test_lost_seeds_do_not_make_a_method_the_only_best(values, best, not_separable):
+    table = trials({(method, 10): accuracies for method, accuracies in values.items()})
     pairs = compare.paired(table)
     [row] = compare.ranking(compare.accuracies(table), pairs).to_dict("records")
-    assert pairs["survives"].all()
-    assert (row["best"], row["not_separable"]) == ("dc", ("dm",))
-
-
-def test_a_method_that_failed_is_not_separable_from_the_best():
-    values = {
-        ("dm", 10): [0.8, 0.9, 0.7],
-        ("random", 10): [0.5, 0.61, 0.4],
-        ("mtt", 10): [None] * 3,
-    }
-    table = trials(values)
-    [row] = compare.ranking(compare.accuracies(table), compare.paired(table)).to_dict("records")
-    assert (row["best"], row["not_separable"]) == ("dm", ("mtt",))
+    assert pairs.query("reason == ''")["survives"].all()
+    assert (row["best"], row["not_separable"]) == (best, (not_separable,))
 
 
 def test_against_the_baseline_the_family_is_its_own_comparisons():
@@ -129,12 +111,18 @@ def test_against_the_baseline_the_family_is_its_own_comparisons():
     values = noisy(means, noise=0.02)
     pairs = compare.paired(trials(values))
     found = compare.against(pairs).set_index("method")
-    p = [p_of(values, method, "random") for method in ("herding", "dm", "dc")]
+    methods = ["herding", "dm", "dc"]
+    assert list(found.index) == methods
+    differences = [np.mean(values[method, 10] - values["random", 10]) for method in methods]
+    assert found["difference"].tolist() == pytest.approx(differences)
+    assert ((found["low"] < found["difference"]) & (found["difference"] < found["high"])).all()
+    p = [p_of(values, method, "random") for method in methods]
     assert found["p"].tolist() == pytest.approx(p)
     assert found["p_holm"].min() == pytest.approx(3 * min(p))  # of 3, not of 6
     assert found["survives"].tolist() == (found["p_holm"] <= 0.05).tolist()
     assert pairs["p_holm"].min() == pytest.approx(6 * pairs["p"].min())
     assert len(compare.against(pairs, "dm")) == 3
+    assert compare.against(pairs, "mtt").empty
 
 
 def test_ahead_of_all_is_the_largest_p_then_holm_over_methods():

@@ -92,7 +92,6 @@ def test_other_networks_and_too_few_peers_are_refused():
     assert planner.plan(pilot, ["c0", "c5"], 0.2, 10).ipc is not None
     refused = planner.plan(pilot, ["c0", "vit"], 0.2, 10).reason
     assert "the network of vit (vit) is not in the pilot (convnet)" in refused
-    assert "(unknown)" in planner.plan(pilot, ["c9"], 0.2, 10).reason
     few = read(gaps[gaps["configuration"].isin(MEMBERS)], networks=networks)
     assert "4 others are needed" in planner.plan(few, ["c4"], 0.2, 10).reason
 
@@ -203,7 +202,3 @@ def test_bad_pilots_are_refused():
     gaps = table([0.5, 1.0])
     with pytest.raises(ValueError, match="has gaps of two seeds at 2 sizes; it needs 3"):
         read(gaps, largest=20)
-    with pytest.raises(ValueError, match="gaps of 1 seed cannot show noise; give at least 2"):
-        read(gaps[gaps["seed"] == 0])
-    with pytest.raises(ValueError, match="gaps of 2 methods"):
-        read(gaps.assign(method=np.where(gaps["seed"] == 0, "a", "b")))
