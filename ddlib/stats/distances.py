@@ -53,7 +53,7 @@ def noise_floor(probabilities: Sequence[np.ndarray]) -> float:
     freedom = max((traces**2).mean() / overlap, 1.0)
     excess = scipy.stats.chi2.ppf(0.95, freedom) - freedom
     square = excess * np.sqrt(8 * overlap / (seeds * (seeds - 1)) / (2 * freedom))
-    return float(np.sqrt(max(square, 0.0)))
+    return float(np.sqrt(square))
 
 
 def update_distance(updates: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
@@ -152,8 +152,8 @@ def embed(distance: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     squares = matrix_of(distance) ** 2
     centred = squares - squares.mean(axis=0) - squares.mean(axis=1, keepdims=True) + squares.mean()
     eigenvalues, vectors = np.linalg.eigh(-centred / 2)
-    largest = np.maximum(np.pad(eigenvalues[::-1], (0, 1))[:2], 0)
-    axes = np.pad(vectors[:, ::-1], ((0, 0), (0, 1)))[:, :2] * np.sqrt(largest)
+    largest = np.maximum(eigenvalues[:-3:-1], 0)  # of two configurations or more
+    axes = vectors[:, :-3:-1] * np.sqrt(largest)
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
     total = np.abs(eigenvalues).sum()
     points = pd.DataFrame(axes, index=distance.index, columns=["x", "y"])

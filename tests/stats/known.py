@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from benchmarks import statistics
+
 SEEDS = 5  # of `noisy`
 KS = (10, 50, 100, 200, 500, 1000)
 CURVES = {
@@ -64,9 +66,7 @@ def study(
     curves = np.asarray(scales)[:, None, None] * ks**-exponent + floor[:, None, None]
     shape = (len(scales), seeds, len(ks))
     gaps = curves + noise * rng.normal(size=shape) + shared * rng.normal(size=(1, seeds, 1))
-    c, s, j = np.indices(shape).reshape(3, -1)
-    columns = {"configuration": [f"c{i}" for i in c], "seed": s, "k": np.asarray(ks)[j]}
-    return pd.DataFrame({**columns, "network": "convnet", "gap_error": gaps.ravel()})
+    return statistics.tabulate(gaps, ks).assign(network="convnet")
 
 
 def names(*numbers):

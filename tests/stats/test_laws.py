@@ -11,10 +11,6 @@ from ddlib.stats import intervals, laws, means
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def within(value, interval):
-    return interval.low <= value <= interval.high
-
-
 def test_an_interval_is_printed_in_one_way():
     assert f"{intervals.Interval(0.31416, 0.2, np.inf)}" == "0.314 (0.2 to no bound)"
     assert f"{intervals.Interval(8, 0, 2.1e170):.0f}" == "8 (0 to 2e+170)"  # not 171 digits
@@ -119,7 +115,7 @@ def test_intervals_cover_the_inverse_square_root(noise):
         free = laws.fit(gaps, "free_exponent", draws=100, seed=i)
         truths = (1.0, fit.parameters["a"]), (0.05, fit.parameters["c"])
         truths += (1 / np.sqrt(2000) + 0.05, fit.gap(2000)), (0.5, free.parameters["b"])
-        hits.append([within(*pair) for pair in truths])
+        hits.append([low <= truth <= high for truth, (_, low, high) in truths])
     coverage = np.mean(hits, axis=0)
     assert (coverage >= 0.85).all(), coverage
     assert (coverage <= 0.99).all(), coverage

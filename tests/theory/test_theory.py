@@ -181,12 +181,10 @@ def test_a_gap_that_falls_like_the_law_is_no_floor():
 
 
 def test_each_factor_leaves_the_floor_it_should():
-    table = floors.floors(floors.FACTORS, (16, 32), 2)
+    table = floors.floors(floors.FACTORS, (32,), 2)
     gaps = table.groupby("factor")["gap"].max()
     none = ["nothing", "label noise", "labels fixed", "pixels clamped"]
     assert (gaps[none] < 1e-9).all()
     assert (gaps.drop(none) > 1e-5).all()
-    limited = table[table["factor"].str.contains("pixels")]
-    assert set(limited["k"]) == {16, 32}
     excess = table.groupby("factor")["excess"].median()
     assert excess["label noise"] > excess["nothing"] + 1e-3
