@@ -18,9 +18,7 @@ def cost_table(costs: pd.DataFrame, trials: pd.DataFrame, table: pd.DataFrame) -
     file), train_seconds (of one network, test included; the mean over the methods, as all train it
     for the same steps), seconds (their sum; NaN if one besides the search is), front (see `front`).
     """
-    names = [*SPENT, "evaluate_seconds"]
-    costs = costs.reindex(columns=["method", "ipc", "seed", *names])
-    costs = costs.astype(dict.fromkeys(names, float))
+    costs = costs.astype(dict.fromkeys([*SPENT, "evaluate_seconds"], float))
     imported = trials.loc[trials["base"] == "imported", "method"]
     made_here = ~costs["method"].isin(imported)
     costs["distil_seconds"] = whole_call(costs).where(made_here)
