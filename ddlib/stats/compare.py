@@ -28,9 +28,7 @@ def by_seed(trials: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
     Index: keys and seed, in the order of the trials.
     """
-    ended = trials.reindex(columns=VALUES).apply(
-        lambda values: values.where(trials["status"] == "ok")
-    )
+    ended = trials.reindex(columns=VALUES).where(trials["status"] == "ok")
     return ended.groupby([trials[key] for key in [*keys, "seed"]], sort=False).mean()
 
 
