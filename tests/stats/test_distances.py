@@ -129,7 +129,8 @@ def test_the_plane_shows_two_of_the_equal_axes_of_a_simplex(m):
 
 
 def predictions(seeds=4):
-    return noisy(np.random.default_rng(0), np.full((2, 5), 0.5), seeds)
+    first = np.random.default_rng(0).uniform(size=(2, seeds, 5))
+    return np.stack([first, 1 - first], axis=-1)  # M, S, N, 2
 
 
 FEATURES = [np.ones((2, n, 3)) for n in (19, 25)]
