@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.growth import memory
-from benchmarks.kernels import noise
+from benchmarks.kernels import distil, noise
 from ddlib.data.base import DataSet
 from ddlib.data.load import load
 from ddlib.devices import precision, read_device
 from ddlib.files import write_atomically
-from ddlib.methods import METHODS
 from ddlib.methods.common import random_members
 from ddlib.methods.trajectory import unroll
 from ddlib.networks.functional import build, flatten
@@ -114,14 +113,10 @@ def steps(
     theta = initial_parameters(network, generator("weights"), real.device)
 
     def match(method: str, count: int) -> None:
-        options = {"iterations": count, "real_batch": scale.real_batch}
-        options |= {"outer_steps": 1, "inner_epochs": 0} if method == "dc" else {}
-        parameters = METHODS[method].parameters.read(options | {"augmentation": "none"}, method)
-        for outcome in (
-            METHODS[method].distil(dataset, network, [scale.ipc], 0, parameters).values()
-        ):
-            if isinstance(outcome, DivergedError):
-                raise outcome
+        options = {"iterations": count, "real_batch": scale.real_batch, "augmentation": "none"}
+        [outcome] = distil(method, dataset, network, [scale.ipc], **options)().values()
+        if isinstance(outcome, DivergedError):
+            raise outcome
 
     def follow(count: int) -> None:
         start = flatten(network, theta)

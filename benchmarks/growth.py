@@ -18,8 +18,8 @@ import pandas as pd
 import scipy
 import torch
 
+from benchmarks import kernels
 from benchmarks.kernels import noise, seconds
-from ddlib.methods import METHODS
 from ddlib.networks.functional import build
 from ddlib.stats import covers, distances
 from ddlib.training.loop import train_and_score
@@ -43,19 +43,11 @@ class Case:
 def distil(
     method: str, ipc: int, class_count: int = 10, side: int = 32, **options: object
 ) -> Callable[[], object]:
-    """Return one iteration of DM, or one outer step of DC, ready to run."""
+    """Return one step of DM or DC on random images; see `kernels.distil`."""
     dataset = noise((3, side, side), class_count, 100 * class_count)
-    entry = METHODS[method]
     network = build("convnet", dataset.sample_shape, class_count, width=WIDTH, depth=3)
-    defaults = {
-        "iterations": 1,
-        "real_batch": 16,
-        "initialisation": "noise",
-        "augmentation": "none",
-    }
-    defaults |= {"outer_steps": 1, "inner_epochs": 0} if method == "dc" else {}
-    parameters = entry.parameters.read({**defaults, **options}, method)
-    return lambda: entry.distil(dataset, network, [ipc], 0, parameters)
+    options |= {"real_batch": 16, "initialisation": "noise", "augmentation": "none"}
+    return kernels.distil(method, dataset, network, [ipc], **options)
 
 
 def evaluate(k: int) -> Callable[[], object]:
@@ -111,14 +103,18 @@ def measure(number: int, count: int | None = None) -> list[dict[str, object]]:
     case, rows = CASES[number], []
     case.make(case.sizes[0])()  # loads what any size needs
     for size in case.sizes[:count]:
-        run = case.make(size)
-        ctypes.CDLL(None).malloc_trim(0)  # or smaller sizes would have left room for larger ones
-        before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        least = min(seconds(run) for _ in range(REPEATS))
-        row = {"axis": case.axis, "job": case.job, "size": size, "seconds": least}
-        rows.append(row | {"megabytes": max(memory("VmHWM") - before, 0) / 1024})
+        row = {"axis": case.axis, "job": case.job, "size": size}
+        rows.append(row | dict(zip(MEASURES, cost(case.make(size), REPEATS), strict=True)))
     return rows
+
+
+def cost(run: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Return the least CPU seconds of a call, and the megabytes that it adds at most."""
+    ctypes.CDLL(None).malloc_trim(0)  # or smaller sizes would have left room for larger ones
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    least = min(seconds(run) for _ in range(repeats))
+    return least, max(memory("VmHWM") - before, 0) / 1024
 
 
 def memory(name: str) -> int:

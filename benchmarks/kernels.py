@@ -83,6 +83,19 @@ def noise(shape: tuple[int, int, int], class_count: int, train: int, test: int =
     return DataSet("noise", *splits, normalisation, tuple(map(str, range(class_count))))
 
 
+def distil(
+    method: str, dataset: DataSet, network: Network, ipcs: Sequence[int], **options: object
+) -> Callable[[], dict]:
+    """Return iterations of DM, or outer steps of DC or DSA, ready to run; one by default.
+
+    DC and DSA do not train on S after a step.
+    """
+    if method != "dm":
+        options |= {"outer_steps": 1, "inner_epochs": 0}
+    parameters = METHODS[method].parameters.read({"iterations": 1} | options, method)
+    return partial(METHODS[method].distil, dataset, network, ipcs, SEED, parameters)
+
+
 def cases(scale: Scale) -> Iterator[Case]:
     """Yield every case, to be run before the next is made."""
     train = CLASSES * (scale.real_batch + max(scale.ipcs))
@@ -137,11 +150,9 @@ def matching(
         return moved
 
     def by_library() -> Parts:
-        options = {"iterations": 1, "real_batch": scale.real_batch, "learning_rate": RATE}
+        options = {"real_batch": scale.real_batch, "learning_rate": RATE}
         options |= {"initialisation": "real", "augmentation": "dsa"}
-        options |= {"outer_steps": 1, "inner_epochs": 0} if method == "dsa" else {}
-        parameters = METHODS[method].parameters.read(options, method)
-        sets = METHODS[method].distil(dataset, network, ipcs, SEED, parameters)
+        sets = distil(method, dataset, network, ipcs, **options)()
         return {f"images at ipc {ipc}": sets[ipc].samples - starts[ipc] for ipc in ipcs}
 
     return Case(name, by_hand, by_library)

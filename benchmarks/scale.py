@@ -4,16 +4,15 @@ It measures seconds and megabytes per image at the published width on ten classe
 them by the counts of the published loops; the formulas are in docs/scale.md.
 """
 
-import ctypes
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 import torch
 
-from benchmarks.growth import memory
-from benchmarks.kernels import noise, seconds
-from ddlib.methods import METHODS
+from benchmarks import kernels
+from benchmarks.growth import cost
+from benchmarks.kernels import noise
 from ddlib.methods.trajectory import unroll
 from ddlib.networks.functional import build, flatten
 from ddlib.networks.initial import initial_parameters
@@ -31,10 +30,8 @@ BATCH = 256  # real images of a class, or of all classes in a training
 def _distil(method: str, ipc: int, real_batch: int) -> Callable[[], object]:
     dataset = noise((3, SIDE, SIDE), 10, 400)
     network = build("convnet", dataset.sample_shape, 10, width=128, depth=4)
-    options = {"iterations": 1, "real_batch": real_batch, "augmentation": "none"}
-    options |= {"outer_steps": 1, "inner_epochs": 0} if method == "dc" else {}
-    parameters = METHODS[method].parameters.read(options, method)
-    return lambda: METHODS[method].distil(dataset, network, [ipc], 0, parameters)
+    options = {"real_batch": real_batch, "augmentation": "none"}
+    return kernels.distil(method, dataset, network, [ipc], **options)
 
 
 def _step(kind: str, batch: int) -> Callable[[], object]:
@@ -58,10 +55,7 @@ def _unit(make: Callable[..., Callable[[], object]], *sizes: tuple[int, ...]) ->
     for size in sizes:
         run = make(*size[1:])
         run()
-        ctypes.CDLL(None).malloc_trim(0)
-        before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        rows.append((min(seconds(run) for _ in range(2)), (memory("VmHWM") - before) / 1024))
+        rows.append(cost(run, repeats=2))
     count = sizes[1][0] - sizes[0][0]
     return tuple(max(late - early, 0) / count for early, late in zip(*rows, strict=True))
 
@@ -70,13 +64,12 @@ def units() -> pd.DataFrame:
     """Return seconds of a core and megabytes an image, of what the methods do with images."""
     torch.set_num_threads(1)
     real, learned = [(40, 1, 4), (160, 1, 16)], [(10, 1, 4), (40, 4, 4)]
-    rows = {"forward": (_unit(lambda *size: _distil("dm", *size), *real))}
-    rows["DM image"] = _unit(lambda *size: _distil("dm", *size), *learned)
-    rows["DC real image"] = _unit(lambda *size: _distil("dc", *size), *real)
-    rows["DC image"] = _unit(lambda *size: _distil("dc", *size), *learned)
+    rows = {"forward": _unit(partial(_distil, "dm"), *real)}
+    rows["DM image"] = _unit(partial(_distil, "dm"), *learned)
+    rows["DC real image"] = _unit(partial(_distil, "dc"), *real)
+    rows["DC image"] = _unit(partial(_distil, "dc"), *learned)
     for kind in ("train", "MTT student"):
-        sizes = [(batch, batch) for batch in (16, 64)]
-        rows[kind] = _unit(lambda batch, kind=kind: _step(kind, batch), *sizes)
+        rows[kind] = _unit(partial(_step, kind), (16, 16), (64, 64))
     return pd.DataFrame(rows, index=["seconds", "megabytes"]).T
 
 
