@@ -93,10 +93,8 @@ class Forecast:
         total = self.parts.sum()
         unit, size = next((unit for unit in UNITS if total >= 2 * unit[1]), ("seconds", 1))
         column = (self.parts / size).map("{:,.1f}".format).rename(f"{unit} of a core")
-        share = total / self.workers / size
-        end = (
-            f"{share:,.1f} {unit} on {self.workers} workers, {self.megabytes:,.0f} MB each at most"
-        )
+        end = f"{total / self.workers / size:,.1f} {unit} on {self.workers} workers, "
+        end += f"{self.megabytes:,.0f} MB each at most"
         unknown = listed(self.parts.index[self.parts.isna()])
         without = f", without {unknown}, whose loops are not known" if unknown else ""
         return f"{column.to_frame().to_string()}\n{end}{without}"

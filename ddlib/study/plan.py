@@ -99,7 +99,6 @@ class Plan:
 
     @property
     def first(self) -> Configuration:
-        """The first configuration."""
         return next(iter(self.configurations.values()))
 
     @cached_property
@@ -145,10 +144,8 @@ class Plan:
         chosen = self.configurations[configuration]
         if not chosen.pretrained:
             return None
-        digest = self._digest(
-            chosen.network, chosen.initialisation, chosen.pretraining.model_dump()
-        )
-        name = f"{chosen.initialisation}-{self.dataset.name}-{digest}.safetensors"
+        decides = chosen.network, chosen.initialisation, chosen.pretraining.model_dump()
+        name = f"{chosen.initialisation}-{self.dataset.name}-{self._digest(*decides)}.safetensors"
         return self.cache / "pretrained" / name
 
     def teacher_path(self, configuration: str) -> Path | None:

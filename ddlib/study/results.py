@@ -36,8 +36,6 @@ REFERENCES = [
     *("accuracy", "balanced_accuracy", "cross_entropy", "status", "message"),
 ]
 TEACHERS = ["configuration", "network", "steps", *vars(Score(0.0, 0.0, 0.0))]
-
-
 Record = dict[str, Any]  # the outcome of a trial, see `ddlib.study.store`
 
 
@@ -111,9 +109,8 @@ class Result:
         if self.plan.measure != "balanced":
             return self
         tables = {name: getattr(self, name) for name in ("trials", "references", "teachers")}
-        for name, table in tables.items():
-            tables[name] = table.assign(accuracy=table["balanced_accuracy"])
-        return replace(self, **tables)
+        balanced = {n: t.assign(accuracy=t["balanced_accuracy"]) for n, t in tables.items()}
+        return replace(self, **balanced)
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""
@@ -194,10 +191,10 @@ def collect(plan: Plan) -> Result:
     settings |= {"pilot": pilot, "methods": {}}
     for name, (base, parameters) in plan.methods.items():
         settings["methods"][name] = {"method": base, **parameters.model_dump(mode="json")}
-    left_out = {"workers", "scheduler_address"}
-    kept = {name: value for name, value in settings.items() if name not in left_out}
+    for name in ("workers", "scheduler_address"):
+        settings.pop(name, None)
     # in the order of the study: its first configuration stays the first
-    write_atomically(plan.folder / "settings.json", json.dumps(kept).encode())
+    write_atomically(plan.folder / "settings.json", json.dumps(settings).encode())
     for name in TABLES:
         table = getattr(result, name).to_parquet(index=False)
         write_atomically(plan.folder / f"{name}.parquet", table)

@@ -46,16 +46,15 @@ def run(settings: Settings) -> Result:
                 flush=True,
             )
         trials, references = missing(plan)
-        if not (trials or references):
-            result = collect(plan)
-            if not (plan.folder / PROVENANCE).exists():  # the run that finished them was stopped
-                write_provenance(result, [])
-            return result
-        print(counts(plan), flush=True)
-        total = len(plan.trials) + len(plan.references)
-        machines = compute(plan, trials, references, total - len(trials) - len(references))
+        machines, to_do = [], len(trials) + len(references)
+        if to_do:
+            print(counts(plan), flush=True)
+            done = len(plan.trials) + len(plan.references) - to_do
+            machines = compute(plan, trials, references, done)
         result = collect(plan)
-        write_provenance(result, machines)
+        # It is missing if the run that finished all trials was stopped.
+        if to_do or not (plan.folder / PROVENANCE).exists():
+            write_provenance(result, machines)
         return result
 
 
@@ -136,16 +135,11 @@ class Graph:
             self.files[path] = self.submit(job, *arguments, path, priority=2)
         return self.files[path]
 
-    def body(self, configuration: str) -> Path | Future | None:
-        """Return the pretrained body of a configuration; None if it has none."""
-        chosen = self.plan.configurations[configuration]
-        return self.file(self.plan.pretrained_path(configuration), jobs.pretrain, chosen)
-
     def weights(self, configuration: str) -> tuple[Path | Future | None, Path | Future | None]:
         """Return the files of a configuration's pretrained body and teacher; see `jobs.Weights`."""
-        teacher = self.plan.configurations[configuration].teacher
-        path = self.plan.teacher_path(configuration)
-        return self.body(configuration), self.file(path, jobs.teach, teacher)
+        plan, chosen = self.plan, self.plan.configurations[configuration]
+        body = self.file(plan.pretrained_path(configuration), jobs.pretrain, chosen)
+        return body, self.file(plan.teacher_path(configuration), jobs.teach, chosen.teacher)
 
     def reference(self, wanted: Reference) -> Future:
         """Submit the training of a network on all data."""
@@ -165,9 +159,7 @@ class Graph:
         missing = {trial.set_path: trial for trial in trials if not trial.set_path.exists()}
         shares = {name: METHODS[base].shares for name, (base, _) in self.plan.methods.items()}
         calls: dict[Any, list[Trial]] = {}
-        for trial in sorted(
-            missing.values(), key=lambda trial: (not shares[trial.method], -trial.ipc)
-        ):
+        for trial in sorted(missing.values(), key=lambda t: (not shares[t.method], -t.ipc)):
             size = None if shares[trial.method] else trial.ipc
             calls.setdefault((trial.method, trial.seed, size), []).append(trial)
         sets = {}

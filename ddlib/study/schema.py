@@ -33,10 +33,9 @@ def schema() -> Schema:
         _with("name", {"const": name}, options_of(network).model_json_schema())
         for name, network in (NETWORKS | TABLE_MODELS).items()
     ]
-    network, model = (
-        {"anyOf": [*networks[:count], _other("name", NETWORKS | TABLE_MODELS)]}
-        for count in (len(NETWORKS), None)
-    )
+    others = _other("name", NETWORKS | TABLE_MODELS)
+    network = {"anyOf": [*networks[: len(NETWORKS)], others]}
+    model = {"anyOf": [*networks, others]}
     changes["properties"] |= {"network": model, "product": {"type": "object"}}
     del changes["required"]  # a configuration takes the rest from the study
     methods = {name: method.parameters.model_json_schema() for name, method in METHODS.items()}
