@@ -103,10 +103,9 @@ def fall(dataset: DataSet, network: Network, scale: Scale, device: str) -> Outco
     return f"{first:.3f} to {single:.3f}, bf16 to {half:.3f}", passes
 
 
-def steps(
-    dataset: DataSet, network: Network, scale: Scale
-) -> Iterator[tuple[str, Callable[[int], object]]]:
+def steps(dataset: DataSet, scale: Scale) -> Iterator[tuple[str, Callable[[int], object]]]:
     """Yield the name of each step, and a function that takes it a number of times."""
+    network = build("convnet", **dataset.sizes, width=scale.width)
     real, k = dataset.train, scale.ipc * dataset.class_count
     rows = random_members(dataset, scale.ipc, 0).to(real.device)
     images, labels = real.at(rows), real.labels[rows]
@@ -182,12 +181,12 @@ def profile(path: str, device: str) -> Outcome:
 def checks(data: str, device: str, scale: Scale, profiles: Sequence[str]) -> Iterator[Check]:
     """Yield every check, to be done before the next is made."""
     dataset, quick = _on(load(data), device), scale.width < Scale().width
-    network = _network(dataset, scale)
+    network = build("convnet", **dataset.sizes, width=scale.width)
     expected = f"falls in float32, within {FALL:.0%} of the fall in bf16"
     yield Check("loss on all data", expected, lambda: fall(dataset, network, scale, device))
     wide = noise((3, scale.side, scale.side), 10, 10 * max(scale.real_batch, scale.ipc))
     for where, images in (("", dataset), (f", {scale.side} px", _on(wide, device))):
-        for name, call in steps(images, _network(images, scale), scale):
+        for name, call in steps(images, scale):
             most = math.inf if where or quick else CORE[name]
             limit = f"below {most} s (a CPU core) and " if most < math.inf else "below "
             measure = partial(cost, call, device, scale.repeats, most)
@@ -249,10 +248,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _on(dataset: DataSet, device: str) -> DataSet:
     return replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
-
-
-def _network(dataset: DataSet, scale: Scale) -> Network:
-    return build("convnet", dataset.sample_shape, dataset.class_count, width=scale.width)
 
 
 def _clock(device: str) -> float:
