@@ -38,9 +38,8 @@ def root(tmp_path_factory) -> Path:
 
 
 def settings(root: Path, folder: Path, address: str, **changes) -> Settings:
-    places = {"results": str(folder / "results"), "cache": str(folder / "cache")}
-    extensions = {"extensions": [str(root / "holding.py")]}
-    return Settings.read(GRID | places | extensions | {"scheduler_address": address} | changes)
+    options = {"extensions": [str(root / "holding.py")], "scheduler_address": address}
+    return grids.settings(folder / "results", **GRID | options | changes)
 
 
 def tables(folder: Path) -> list[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from grids import DC, DIGITS, DM, GRID
+from grids import DC, DIGITS, DM, GRID, settings
 from papermill.parameterize import parameterize_notebook
 
 from ddlib.methods import METHODS, Method, Preparation
@@ -19,13 +19,8 @@ from ddlib.study.settings import Settings, check_coverage
 TRIALS = 3 * 2 * 2
 
 
-def settings(folder: Path, **changes) -> Settings:
-    places = {"results": str(folder / "study"), "cache": str(folder / "cache")}
-    return Settings.read(GRID | places | changes)
-
-
 def planned(folder: Path, **changes) -> Plan:
-    return make_plan(settings(folder, **changes))
+    return make_plan(settings(folder / "study", **changes))
 
 
 def names(plan: Plan) -> list[set[str]]:
@@ -151,6 +146,7 @@ COVERAGE = {
     "families": {"all": ["own", "adam", "lenet", "taught"], "own alone": ["own"]},
     **{"seeds": 4, "probe": 20, "spread": {"size": 3, "count": 2}, "k": [3, 6, 9, 12, 15]},
 }
+SOFT = {"regime": "soft", "teacher": {}}
 DEEP = {"network": {"name": "convnet", "depth": 4}}
 BAD = [
     ({"data": {"name": "digit"}}, "your own data; did you mean 'digits'? allowed: digits, mnist"),
@@ -205,7 +201,7 @@ BAD = [
 @pytest.mark.parametrize(("changes", "sentence"), BAD)
 def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
     with pytest.raises((ValueError, FileNotFoundError), match=r"^[^\n]*$") as refused:
-        run(settings(tmp_path, **changes))
+        run(settings(tmp_path / "study", **changes))
     assert sentence in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -221,14 +217,15 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, changes, sentence):
         ({"spread": {"size": [3, 4], "count": 2}}, r"size=\[3, 4\] gives no choice among 4 conf"),
         ({"k": [3, 6, 9]}, r"the pilot's k=\[3, 6\] are too few to fit a law; give at least 3"),
         ({"pilot": {"k": [3, 6], "configurations": ["own"]}}, "too few to fit a law; give at lea"),
+        ({"labels": SOFT}, "'own' has soft labels, but the coverage law takes hard"),
     ],
 )
 def test_a_study_too_small_for_coverage_is_refused(tmp_path, changes, sentence):
-    check_coverage(settings(tmp_path, **COVERAGE))
+    check_coverage(settings(tmp_path / "study", **COVERAGE))
     part = {"k": [3, 6, 9, 12], "pilot": {"k": [3, 6, 9], "configurations": ["own"]}}
-    check_coverage(settings(tmp_path, **COVERAGE | part))
+    check_coverage(settings(tmp_path / "study", **COVERAGE | part))
     with pytest.raises(ValueError, match=sentence):
-        check_coverage(settings(tmp_path, **COVERAGE | changes))
+        check_coverage(settings(tmp_path / "study", **COVERAGE | changes))
 
 
 ANYTHING = [4, 0.5, "", "x", True, None, [], [1], ["x"], [[1]], {}, {"x": 1}, {1: 2}, math.nan]
@@ -238,7 +235,7 @@ ANYTHING = [4, 0.5, "", "x", True, None, [], [1], ["x"], [[1]], {}, {"x": 1}, {1
 def test_whatever_stands_for_a_parameter_ends_in_a_sentence_at_worst(tmp_path, name):
     for value, base in itertools.product(ANYTHING, ({}, COVERAGE)):
         try:
-            chosen = settings(tmp_path, **base | {name: value})
+            chosen = settings(tmp_path / "study", **base | {name: value})
             check_coverage(chosen)
         except (ValueError, OSError) as refused:
             assert "\n" not in str(refused)  # noqa: PT017
@@ -249,7 +246,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("a file, so no folder can be below it")
     folder = tmp_path / "file" / "study"
     with pytest.raises(OSError, match=rf"^cannot write to the folder {folder} \(.*choose another"):
-        run(settings(tmp_path / "fine", **{name: str(folder)}))
+        run(settings(tmp_path / "fine" / "study", **{name: str(folder)}))
     assert not (tmp_path / "fine" / "study").exists()
 
 
@@ -338,7 +335,7 @@ def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
         "data": {"name": "digits", "per_class": 20},
         "network": {"name": "linear"},
         "training": {"steps": 3},
-        "labels": {"regime": "soft", "teacher": {}},
+        "labels": SOFT,
     }
     for name, value in others.items():
         with pytest.raises(

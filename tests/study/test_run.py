@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import torch
 from clusters import heed_interrupts, held, in_process, write_holding
-from grids import DC, DIGITS, DM, GRID
+from grids import DC, DIGITS, DM, GRID, settings
 
 from ddlib.data.base import Split
 from ddlib.data.load import load
@@ -40,19 +40,17 @@ from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import train_and_score, training_steps
 from ddlib.training.recipe import Recipe, hold_out
 
-RECIPE = Recipe(steps=20, batch_size=16, learning_rate=0.05)
 SMALL = {"methods": {"random": None}, "seeds": 1, "reference": "same_steps"}
 LAST = ("settings.json", "provenance.json")  # written at the end of every run
 TABLES = ("trials", "references", "costs")
 
 
-def settings(folder: Path, **changes) -> Settings:
-    places = {"results": str(folder), "cache": str(folder.parent / "cache")}
-    return Settings.read(GRID | places | changes)
-
-
 def mlp() -> networks.Network:
     return networks.build("mlp", (1, 8, 8), 3, width=16, depth=2)
+
+
+def recipe(steps: int, **changes) -> Recipe:
+    return Recipe(**{"steps": int(steps), "batch_size": 16, "learning_rate": 0.05} | changes)
 
 
 def stamps(root: Path) -> dict[str, int]:
@@ -140,7 +138,7 @@ def test_a_trial_is_what_its_own_call_gives(finished, method):
     assert torch.equal(kept.samples, synthetic.samples)
     rows = finished.result.trials.query("method == @method and k == 6 and seed == 1")
     for row in rows.itertuples():
-        given = synthetic.samples, synthetic.labels, dataset.test, RECIPE, (1, row.evaluation)
+        given = synthetic.samples, synthetic.labels, dataset.test, recipe(20), (1, row.evaluation)
         score = train_and_score(mlp(), *given)
         assert (score.accuracy, score.cross_entropy) == (row.accuracy, row.cross_entropy)
     assert rows["cross_entropy"].nunique() == 2
@@ -169,14 +167,10 @@ def test_networks_compute_in_the_precision_of_the_study(tmp_path, address):
     given = SMALL | {"precision": "bf16", "scheduler_address": address}
     result = run(settings(tmp_path / "study", **given))
     dataset, [synthetic, _] = load(**DIGITS), result.distilled()
-    given = synthetic.samples, synthetic.labels, dataset.test, RECIPE, (0, 0)
+    given = synthetic.samples, synthetic.labels, dataset.test, recipe(20), (0, 0)
     with precision("bf16", "cpu"):
         score = train_and_score(mlp(), *given)
     assert result.trials["cross_entropy"][0] == score.cross_entropy
-
-
-def recipe(steps: int, **changes) -> Recipe:
-    return Recipe(**{"steps": int(steps), "batch_size": 16, "learning_rate": 0.05} | changes)
 
 
 def test_a_seed_whose_network_on_all_data_diverged_has_no_gap(finished, tmp_path):
@@ -228,8 +222,8 @@ def main():
 
 def script(tmp_path: Path, given: dict, call="if __name__ == '__main__':\n    main()") -> list:
     """Return the command of a process that runs a study."""
-    places = {"results": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
-    (tmp_path / "script.py").write_text(SCRIPT.format(given=GRID | places | given, call=call))
+    table = settings(tmp_path / "study", **given).table
+    (tmp_path / "script.py").write_text(SCRIPT.format(given=table, call=call))
     return [sys.executable, str(tmp_path / "script.py")]
 
 

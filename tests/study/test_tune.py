@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from grids import DM
 
 from ddlib.study.settings import Settings
 from ddlib.study.tune import candidates, main, tuned
@@ -27,10 +28,7 @@ def write_study(folder: Path, address: str, corrupt: bool = False, **changes) ->
         "data": {"name": str(data)},
         "network": {"name": "mlp", "width": 16, "depth": 2},
         "training": {"steps": 10, "batch_size": 16, "learning_rate": 0.05},
-        "methods": {
-            "random": {},
-            "dm": {"iterations": 3, "real_batch": 8, "augmentation": "none"},
-        },
+        "methods": {"random": {}, "dm": DM},
         "configurations": {"plain": {}, "long": {"steps": 20}},
         "k": [3, 6],
         "results": str(folder / "results"),
@@ -102,8 +100,7 @@ def test_no_test_image_is_looked_at(searched, tmp_path, address):
 
 
 def test_a_reader_is_told_of_edges_failures_and_what_was_skipped(tmp_path, address, capsys):
-    dm = {"iterations": 3, "real_batch": 8, "augmentation": "none", "learning_rate": 1.0e30}
-    methods = {"random": {}, "dm": dm}
+    methods = {"random": {}, "dm": DM | {"learning_rate": 1.0e30}}
     study = write_study(tmp_path, address, methods=methods, k=[3])
     main([str(study), "--factors", "1e-30", "10", "--seeds", "1", "--held-out", "5"])
     printed = capsys.readouterr().out
@@ -148,11 +145,8 @@ def test_a_second_search_adds_its_seconds_and_what_is_prepared_counts_once(tmp_p
 
 def test_vectors_are_searched_in_balanced_accuracy(tmp_path, address):
     """Their methods augment by default, which only images can."""
-    changes = {
-        "data": {"name": "wine"},
-        "methods": {"dm": {"iterations": 3}},
-        "measure": "balanced",
-    }
+    changes = {"data": {"name": "wine"}, "methods": {"dm": {"iterations": 3}}}
+    changes |= {"measure": "balanced"}
     main([str(write_study(tmp_path, address, **changes)), "--factors", "0.5", "2"])
     folder = tmp_path / "results/tune"
     trials = pd.read_parquet(folder / "trials.parquet")
