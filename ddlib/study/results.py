@@ -36,6 +36,7 @@ REFERENCES = [
     *("accuracy", "balanced_accuracy", "cross_entropy", "status", "message"),
 ]
 TEACHERS = ["configuration", "network", "steps", *vars(Score(0.0, 0.0, 0.0))]
+
 Record = dict[str, Any]  # the outcome of a trial, see `ddlib.study.store`
 
 
