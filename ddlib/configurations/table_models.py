@@ -16,7 +16,6 @@ from ddlib.configurations.probing import probes
 from ddlib.data.base import Split
 from ddlib.networks.functional import read_network
 from ddlib.networks.zoo import NETWORKS
-from ddlib.parameters import check_names, options_of
 from ddlib.seeds import generator
 from ddlib.training.loop import Score, score_of
 
@@ -58,15 +57,7 @@ TABLE_MODELS: dict[str, Callable[..., Any]] = {
 
 def read_model(table: Any) -> dict[str, Any]:
     """Return the name and all options of a network or a table model; see `read_network`."""
-    name = table.get("name") if isinstance(table, Mapping) else None
-    if not isinstance(name, str):
-        return read_network(table)  # which says what is wrong
-    check_names([name], [*NETWORKS, *TABLE_MODELS], "network")
-    if name not in TABLE_MODELS:
-        return read_network(table)
-    options = dict(table)
-    read = options_of(TABLE_MODELS[options.pop("name")]).read(options, f"the model {name!r}")
-    return {"name": name, **vars(read)}
+    return read_network(table, {**NETWORKS, **TABLE_MODELS})
 
 
 def read_distilling_network(table: Any) -> dict[str, Any]:

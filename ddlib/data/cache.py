@@ -14,8 +14,6 @@ from ddlib.data.base import DataSet, Pixels, Split, data_digest, stored
 from ddlib.data.normalise import pack, unpack
 from ddlib.files import reading, write_atomically
 
-SPLITS = ("train", "test")
-
 
 def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
     """Return the data set mapped from `path`; write the file first if it is missing.
@@ -23,21 +21,16 @@ def one_copy(dataset: DataSet, digest: str, path: Path) -> DataSet:
     digest: the `data_digest` of the data set. Raises ValueError as `read` does.
     """
     if not path.exists():
-        write(dataset, path)
+        tensors, normalisation = pack(dataset.normalisation)
+        whites = {}
+        for name in ("train", "test"):
+            split = getattr(dataset, name)
+            tensors[f"{name}.samples"], whites[name] = stored(split)
+            tensors[f"{name}.labels"] = split.labels
+        about = {"name": dataset.name, "classes": dataset.classes, "kind": dataset.kind}
+        text = json.dumps({**about, "whites": whites, "normalisation": normalisation})
+        write_atomically(path, safetensors.torch.save(tensors, {"data": text}))
     return read(path, digest)
-
-
-def write(dataset: DataSet, path: Path) -> None:
-    """Write a data set to one safetensors file."""
-    tensors, normalisation = pack(dataset.normalisation)
-    whites = {}
-    for name in SPLITS:
-        split = getattr(dataset, name)
-        tensors[f"{name}.samples"], whites[name] = stored(split)
-        tensors[f"{name}.labels"] = split.labels
-    about = {"name": dataset.name, "classes": dataset.classes, "kind": dataset.kind}
-    text = json.dumps({**about, "whites": whites, "normalisation": normalisation})
-    write_atomically(path, safetensors.torch.save(tensors, {"data": text}))
 
 
 def read(path: Path, digest: str) -> DataSet:

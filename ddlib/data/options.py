@@ -6,8 +6,6 @@ from pydantic import PositiveInt
 
 from ddlib.parameters import Parameters, Text
 
-LENGTH = 32  # tokens
-
 
 class Options(Parameters):
     """How to read a data set.
@@ -41,7 +39,7 @@ class Options(Parameters):
     missing: Literal["mean", "most_frequent"] | None = None
     form: Literal["document", "tokens"] = "document"
     dimension: PositiveInt | None = None
-    length: PositiveInt = LENGTH
+    length: PositiveInt = 32
     download: bool = False
 
     def check_format(self, name: str, format: str) -> None:

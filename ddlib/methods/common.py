@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Annotated, Any, Literal
 
@@ -85,6 +84,7 @@ def finished(
     parameters: Parameters,
     seed: int,
     learned: Mapping[str, float] | None = None,
+    factor: int = 1,
 ) -> DistilledSet:
     """Return the samples (ipc x C, ...), grouped by class, as a distilled set."""
     images = images.detach().cpu().clone()
@@ -98,6 +98,7 @@ def finished(
         parameters=parameters.model_dump(),
         seed=seed,
         learned=dict(learned or {}),
+        factor=factor,
     )
 
 
@@ -249,5 +250,4 @@ class Synthetic:
         self.watch.finite(steps, "a pixel", self.samples)
         self.watch.check()
         dataset, parameters, seed = self._origin
-        distilled = finished(dataset, self.samples, method, parameters, seed, learned)
-        return replace(distilled, factor=self.factor)
+        return finished(dataset, self.samples, method, parameters, seed, learned, self.factor)

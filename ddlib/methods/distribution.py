@@ -34,7 +34,7 @@ def distil(
     seed: int,
     parameters: DistributionMatching,
 ) -> dict[int, DistilledSet | DivergedError]:
-    """Distil every size: minimise the `squared_distance` of S's class means to those of D.
+    """Distil every size: minimise the sum of squared distances of S's class means to D's.
 
     Each iteration draws a network, an augmentation and a real batch, which all sizes use. A size
     gives the same set as if distilled alone. The reference draws one augmentation for each class,
@@ -57,7 +57,7 @@ def distil(
         for size in list(moving):
             features = embed(network, theta, augment.apply(size.decoded(), draw))
             synthetic_means = class_means(features, size.labels, class_count)
-            loss = squared_distance(synthetic_means, real_means)
+            loss = (real_means - synthetic_means).pow(2).sum()
             loss = (loss + TINY).log() if parameters.average == "geometric" else loss
             if or_diverged(size.descend, loss, iteration):
                 moving.remove(size)
@@ -71,8 +71,3 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, class_count: int) 
     sums = features.new_zeros(class_count, features.shape[1]).index_add(0, labels, features)
     ones = features.new_ones(len(labels))  # bincount would block until the GPU is done
     return sums / features.new_zeros(class_count).index_add(0, labels, ones)[:, None]
-
-
-def squared_distance(synthetic_means: torch.Tensor, real_means: torch.Tensor) -> torch.Tensor:
-    """Return the sum over classes of the squared distance between class means (C, F)."""
-    return (real_means - synthetic_means).pow(2).sum()

@@ -27,8 +27,6 @@ from ddlib.training import augment
 from ddlib.training.loop import train
 from ddlib.training.recipe import Recipe
 
-OUTER_STEPS = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
-INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
 STATISTICS_BATCH = 16  # real samples a class from which batch norms take their statistics
 
 
@@ -41,8 +39,8 @@ class GradientMatching(BatchMatching):
     """
 
     iterations: ByIpc[NonNegativeInt] = 1000
-    outer_steps: ByIpc[PositiveInt] = OUTER_STEPS
-    inner_epochs: ByIpc[NonNegativeInt] = INNER_EPOCHS
+    outer_steps: ByIpc[PositiveInt] = {1: 1, 10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
+    inner_epochs: ByIpc[NonNegativeInt] = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
     learning_rate: ByIpc[NonNegativeFloat] = 0.1
     network_learning_rate: NonNegativeFloat = 0.01
     network_batch: PositiveInt = 256

@@ -90,8 +90,8 @@ def distil(
     values = _fitting(path, values[order], dataset)
     samples = _normalised(path, values, parameters.normalised_by, dataset)
     learned = {} if rate is None else {"step_size": rate}
-    synthetic = finished(dataset, samples, "imported", parameters, seed, learned)
-    synthetic = replace(synthetic, factor=parameters.factor)
+    about = "imported", parameters, seed, learned, parameters.factor
+    synthetic = finished(dataset, samples, *about)
     return replace(synthetic, labels=labels[order].float()) if labels.ndim == 2 else synthetic
 
 

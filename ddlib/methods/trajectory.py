@@ -28,7 +28,6 @@ from ddlib.training.divergence import DivergedError
 from ddlib.training.loop import at_steps, batches, training_steps
 from ddlib.training.recipe import Recipe
 
-GRADIENTS = ("exact", "tesla")
 FIRST_SHARE = 0.9  # of a sample's own class, in labels that are to be learned
 
 Step = tuple[torch.Tensor, augment.Draw]  # a student's batch: indices in S, and an augmentation
@@ -55,7 +54,7 @@ class TrajectoryMatching(Matching):
     step_size_learning_rate: ByIpc[NonNegativeFloat] = {1: 1e-7, 10: 1e-5, 50: 1e-5}
     synthetic_batch: ByIpc[PositiveInt] | None = None
     label_learning_rate: ByIpc[NonNegativeFloat] = 0.0
-    gradient: Literal[*GRADIENTS] = "exact"
+    gradient: Literal["exact", "tesla"] = "exact"
     experts: PositiveInt = 100
     expert_steps: NonNegativeInt = 0
     expert_learning_rate: NonNegativeFloat = 0.01

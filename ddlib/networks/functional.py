@@ -8,7 +8,7 @@ buffers keep their first values. Training adds buffers to the weights and update
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,21 +27,23 @@ CHUNK_VALUES = CHUNK * 32**2  # numbers per pass on a CPU, for vectors and seque
 ACCELERATOR_PIXELS = 1024 * 32**2  # per pass on a GPU, over all images: 0.5 GB at width 128
 
 
-def read_network(table: Mapping[str, Any]) -> dict[str, Any]:
+def read_network(
+    table: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] = NETWORKS
+) -> dict[str, Any]:
     """Return the `name` and all options of a network, checked, with defaults filled in.
 
-    Raises ValueError, with what is allowed, for a missing or unknown name, an unknown option or a
-    bad value.
+    functions: by name; their optional arguments are the options. Raises ValueError, with what is
+    allowed, for a missing or unknown name, an unknown option or a bad value.
     """
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
         raise ValueError(
             f"network must be a table with a name, such as {{name: convnet}}, got {table!r}"
         )
     name = table["name"]
-    check_names([name], NETWORKS, "network")
-    what = f"the network {name!r}"
+    check_names([name], functions, "network")
+    what = f"the {'network' if name in NETWORKS else 'model'} {name!r}"
     options = {key: value for key, value in table.items() if key != "name"}
-    return {"name": name, **vars(options_of(NETWORKS[name]).read(options, what))}
+    return {"name": name, **vars(options_of(functions[name]).read(options, what))}
 
 
 def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options: Any) -> Network:

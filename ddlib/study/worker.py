@@ -33,7 +33,7 @@ class Context:
     """What a worker needs to know about a study.
 
     network: its name and options; digest: `data_digest` of the data; copy: the file of
-    `ddlib.data.cache.write`; folder: the results; code: `code()` of the process that started the
+    `ddlib.data.cache.one_copy`; folder: the results; code: `code()` of the process that started the
     study. Every worker must see copy and folder.
     """
 
