@@ -61,13 +61,11 @@ def load(name: str | os.PathLike, **options: Any) -> DataSet:
 def _fit(train: RawSplit, options: Options) -> Normalisation | Whitening:
     if train.kind != "image":
         return Normalisation.fit_last_axis(train.values, train.columns)
-    if options.zca:
-        return Whitening.fit(_bytes(train, options.image_size), train.white)
-    return Normalisation.fit(_bytes(train, options.image_size), train.white)
+    fitted = Whitening if options.zca else Normalisation
+    return fitted.fit(_bytes(train, options.image_size), train.white)
 
 
 def _read(name: str | os.PathLike, options: Options) -> tuple[str, Source, Options, Pair]:
-    """Return the name, the source, the options and both splits of a data set."""
     if source := DATASETS.get(name):
         options = options.replace(image_size=options.image_size or source.image_size)
         return name, source, options, find(name, source, options)
@@ -184,7 +182,7 @@ def _split(
     return Split(normalised, labels)
 
 
-def _bytes(raw: RawSplit, image_size: int | None = None) -> torch.Tensor:
+def _bytes(raw: RawSplit, image_size: int | None) -> torch.Tensor:
     """Return the images, resized, as a tensor (N, channels, H, W), uint8."""
     images = np.stack([resize(image, image_size) for image in raw.values])
     # Not contiguous(): with one channel it keeps strides that look like channels_last.

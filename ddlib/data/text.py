@@ -44,7 +44,6 @@ def open_encoder() -> Any:
 
 
 def _tokens(texts: list[str]) -> list[list[int]]:
-    """Return the numbers of the tokens of each text."""
     return [
         [token for token, real in zip(encoded.ids, encoded.attention_mask, strict=True) if real]
         for encoded in open_encoder().tokenize(texts)

@@ -68,7 +68,6 @@ def build(name: str, sample_shape: tuple[int, ...], class_count: int, **options:
 
 
 def _check_kind(name: str, sample_shape: Sequence[int]) -> None:
-    """Raise ValueError if the network does not take samples of such a shape."""
     kind, shape = RANKS[len(sample_shape)], tuple(sample_shape)
     takes = KINDS.get(name, (kind,))
     if kind not in takes:
