@@ -5,6 +5,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from draws import filled
+from torch import nn
 
 from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.operators import BURST, STATES, update_fields
@@ -48,26 +51,22 @@ def test_updates_on_the_batches_of_a_training_are_the_training(tiny, name, netwo
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_state_is_moved_by_the_sum_of_the_steps_of_plain_descent(digits, number):
-    """By hand: five steps of gradient descent, batch by batch, from a state of a training."""
+    """Five steps of gradient descent, batch by batch, from a state of a training."""
     own, real = read(), digits.train
     network = own.build(**digits.sizes)
     theta = own.initial(network, generator("shared state", 0))
     training = real.samples, real.labels, own.recipe, generator("shared training", 0)
     steps = training_steps(network, theta, *training)
     *_, theta = theta, *islice(steps, number * own.steps // STATES)
-    moved = {name: value.clone() for name, value in theta.items()}
+    ordinary = filled(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), theta.values())
+    optimiser = torch.optim.SGD(ordinary.parameters(), 0.1)
     drawn = batches(len(real.labels), 16, generator("shared batches", 0))
     for rows in islice(drawn, number * BURST, (number + 1) * BURST):
-        for value in moved.values():
-            value.requires_grad_()
-        scores = torch.func.functional_call(network, moved, (real.samples[rows],))
-        loss = torch.nn.functional.cross_entropy(scores, real.labels[rows])
-        slopes = torch.autograd.grad(loss, list(moved.values()))
-        moved = {
-            name: (value - 0.1 * slope).detach()
-            for (name, value), slope in zip(moved.items(), slopes, strict=True)
-        }
-    expected = torch.cat([(moved[name] - theta[name]).flatten() for name in theta])
+        optimiser.zero_grad()
+        F.cross_entropy(ordinary(real.samples[rows]), real.labels[rows]).backward()
+        optimiser.step()
+    moved = zip(ordinary.parameters(), theta.values(), strict=True)
+    expected = torch.cat([(ours - start).detach().flatten() for ours, start in moved])
     fields = update_fields(digits, {"own": own}, 0)["own"]
     assert fields.shape == (STATES, len(expected))
     torch.testing.assert_close(torch.tensor(fields[number]).float(), expected, rtol=1e-4, atol=1e-6)

@@ -58,21 +58,13 @@ def test_scores_and_observations_are_scikit_learns(parts, name, options):
     np.testing.assert_allclose(observed["probabilities"], probabilities[seen], atol=1e-6)
 
 
-def test_soft_labels_are_refused(parts):
-    real, test = parts
-    soft = torch.nn.functional.one_hot(real.labels).float()
-    with pytest.raises(ValueError, match="gradient_boosting learns from hard labels only; choose"):
-        models.train_and_score(
-            read_model({"name": "gradient_boosting"}), real.samples, soft, test, 0
-        )
-
-
 def configuration(**changes):
     return Configuration.read({"network": {"name": "logistic_regression"}, **changes}, "c")
 
 
 def test_what_a_table_model_cannot_do_is_refused_in_one_sentence(tiny):
     chosen = configuration()
+    soft, boosting = torch.eye(3), read_model({"name": "gradient_boosting"})
     assert chosen.build((30,), 2) is None
     assert not chosen.takes_steps
     for call, message in (
@@ -81,6 +73,10 @@ def test_what_a_table_model_cannot_do_is_refused_in_one_sentence(tiny):
         (lambda: read_distilling_network(chosen.network), "no method can distil on logistic_reg"),
         (lambda: configuration(initialisation="orthogonal"), "has no weights to initialise"),
         (lambda: read_model({"name": "logistic_regression", "c": 1}), "'c' is not a parameter"),
+        (
+            lambda: models.train_and_score(boosting, soft, soft, None, 0),
+            "boosting learns from hard",
+        ),
         (lambda: read_model({"name": "gradient_bosting"}), "did you mean 'gradient_boosting'"),
     ):
         with pytest.raises(ValueError, match=message):

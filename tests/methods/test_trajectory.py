@@ -227,10 +227,7 @@ def test_a_run_equals_the_algorithm_written_out(tiny, experts, size, augmentatio
     parameters = settings(
         **{"learning_rate": {1: 10, 3: 30}, "step_size": {1: 0.2, 3: 0.4}},
         **{"step_size_learning_rate": 1e-3, "augmentation": augmentation},
-        **{
-            "label_learning_rate": 10.0 * soft,
-            "synthetic_batch": size if size < 6 else None,
-        },  # all
+        **{"label_learning_rate": 10.0 * soft, "synthetic_batch": size if size < 6 else None},
     )
     distilled = distil(dataset, network, [2], 0, parameters, experts)[2]
     state = [initial_images(dataset, 2, "real", 0), torch.tensor(0.3).double()]
