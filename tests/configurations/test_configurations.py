@@ -35,7 +35,7 @@ def probed(images, labels, test_images, test_labels, network, theta) -> float:
 def test_pretraining_learns_without_labels(kind):
     """Features tell rotations, or the classes of few labels, better than those of fresh weights."""
     digits = load("digits")
-    short = {"steps": 150, "batch_size": 64, "learning_rate": 0.003}
+    short = {"steps": 80, "batch_size": 64, "learning_rate": 0.003}
     network = {"name": "convnet", "width": 8, "depth": 2}
     chosen = configuration(network=network, initialisation=kind, pretraining=short)
     before = torch.random.get_rng_state()
@@ -52,7 +52,7 @@ def test_pretraining_learns_without_labels(kind):
     scores = [
         probed(few, labels[0], test, labels[1], network, weights) for weights in (fresh, theta)
     ]
-    assert scores[1] > scores[0] + 0.05
+    assert scores[1] > scores[0] + 0.1
 
 
 @pytest.mark.parametrize("kind", ["rotation", "contrastive"])
