@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field, NonNegativeFloat, PlainValidator, PositiveInt, model_validator
 
-from ddlib.configurations.table_models import TABLE_MODELS, check_vectors, read_model
+from ddlib.configurations.table_models import TABLE_MODELS, read_model
 from ddlib.networks.functional import Theta, build
 from ddlib.networks.initial import initial_parameters, orthogonal_parameters
 from ddlib.networks.layers import Network
@@ -81,7 +81,11 @@ class Configuration(Recipe):
         Raises ValueError if the samples do not fit.
         """
         if not self.takes_steps:
-            check_vectors(self.network["name"], sample_shape)
+            if len(sample_shape) != 1:
+                raise ValueError(
+                    f"{self.network['name']} takes vector data, but these have the shape "
+                    f"{sample_shape}; choose a network"
+                )
             return None
         return build(**self.network, sample_shape=sample_shape, class_count=class_count)
 

@@ -71,14 +71,6 @@ def read_distilling_network(table: Any) -> dict[str, Any]:
     return model
 
 
-def check_vectors(name: str, sample_shape: tuple[int, ...]) -> None:
-    """Raise ValueError if samples of a shape are not vectors, which table models need."""
-    if len(sample_shape) != 1:
-        raise ValueError(
-            f"{name} takes vector data, but these have the shape {sample_shape}; choose a network"
-        )
-
-
 def train_and_score(
     model: Mapping[str, Any], samples: torch.Tensor, labels: torch.Tensor, test: Split, seed: object
 ) -> Score:

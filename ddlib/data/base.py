@@ -66,8 +66,7 @@ class Subset:
 class Split:
     """Samples and labels (N,), int64.
 
-    samples: Pixels, or for whitened images and other kinds a float32 tensor (N, ...). Read them
-    with `at`.
+    samples: Pixels, or a float32 tensor (N, ...) for whitened images and other kinds; see `at`.
     """
 
     samples: torch.Tensor | Pixels | Subset

@@ -129,8 +129,7 @@ class BatchMatching(Matching):
 
     configurations: tables of a network and of training options, to distil for all of them: each
     iteration draws one. A network that a table leaves out is the study's, training options are
-    those of the inner loop. real_batch: real samples of each
-    class in a batch.
+    those of the inner loop. real_batch: real samples of each class in a batch.
 
     factor: multi-formation, of images only: each stored image holds factor^2 smaller ones, which
     are cut out and enlarged before a network sees them (Kim et al., ICML 2022, "IDC").

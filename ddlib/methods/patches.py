@@ -65,22 +65,18 @@ def distil(
     """
     factor, count, sides = parameters.factor, ipc * parameters.factor**2, dataset.sample_shape[1:]
     stream = generator("parts", seed, ipc)
+    down, across = (side - side // factor for side in sides)
+    zeros = across // 2, across - across // 2, down // 2, down - down // 2  # around a part
     teacher = build(**parameters.network, **dataset.sizes)
     theta, images = trained.read_network(prepared[0], dataset.train.device), []
     rows = next(real_batches(dataset, max(count, parameters.candidates), stream))
     for label, members in enumerate(rows):
         candidates = dataset.train.at(members).repeat_interleave(parameters.crops, 0)
         parts = resized_crops(candidates, parameters.smallest, sides, stream)
-        views = centred(F.avg_pool2d(parts, factor), sides)
+        views = F.pad(F.avg_pool2d(parts, factor), zeros)
         scores = torch.cat([logits(teacher, theta, part) for part in in_passes(views)])
         nats = -scores.log_softmax(1)[:, label]
         least, places = nats.view(-1, parameters.crops).min(1)
         surest = least.argsort(stable=True)[:count].view(-1, ipc).T.flatten()
         images.append(encode(parts[surest * parameters.crops + places[surest]], factor))
     return finished(dataset, torch.cat(images), "rded", parameters, seed)
-
-
-def centred(parts: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
-    """Return images of the given sides with parts (n, channels, h, w) in the middle of zeros."""
-    height, width = (side - part for side, part in zip(sides, parts.shape[2:], strict=True))
-    return F.pad(parts, (width // 2, width - width // 2, height // 2, height - height // 2))

@@ -142,10 +142,7 @@ def match(
     parameters: TrajectoryMatching,
     experts: Sequence[np.ndarray],
 ) -> DistilledSet:
-    """Distil S from where it stands; see `distil`. labels: (k,), or logits (k, C) of soft labels.
-
-    Soft labels move at their learning rate.
-    """
+    """Distil S from where it stands; see `distil`. labels: (k,), or soft ones, logits (k, C)."""
     ipc, images, see = synthetic.ipc, synthetic.samples, synthetic.watch.see
     step_size = images.new_full((), at_ipc(parameters.step_size, ipc)).requires_grad_()
     rate = at_ipc(parameters.step_size_learning_rate, ipc)

@@ -27,9 +27,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class Network(nn.Module):
     """A classifier in two parts: `body` maps samples to features, `head` features to logits.
 
-    The running statistics of batch norms are kept with the weights, not in the module. Without
-    them, training and testing both normalise by the batch. Raises ValueError for a batch norm that
-    has no momentum or tracks no running statistics.
+    The running statistics of batch norms are kept with the weights, not in the module. Raises
+    ValueError for a batch norm that has no momentum or tracks no running statistics.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module):

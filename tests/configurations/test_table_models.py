@@ -73,10 +73,7 @@ def test_what_a_table_model_cannot_do_is_refused_in_one_sentence(tiny):
         (lambda: read_distilling_network(chosen.network), "no method can distil on logistic_reg"),
         (lambda: configuration(initialisation="orthogonal"), "has no weights to initialise"),
         (lambda: read_model({"name": "logistic_regression", "c": 1}), "'c' is not a parameter"),
-        (
-            lambda: models.train_and_score(boosting, soft, soft, None, 0),
-            "boosting learns from hard",
-        ),
+        (lambda: models.train_and_score(boosting, soft, soft, None, 0), "learns from hard labels"),
         (lambda: read_model({"name": "gradient_bosting"}), "did you mean 'gradient_boosting'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -92,13 +92,10 @@ def test_an_inner_epoch_is_as_many_batches_as_the_set_needs(k, epochs, steps):
     assert (recipe.optimizer, recipe.augmentation) == ("sgd", "dsa")
 
 
+SMALLER = {"name": "mlp", "width": 6, "depth": 2}
 FAMILY = [
     {"network": {"name": "mlp", "width": 10, "depth": 2}, "learning_rate": 0.05},
-    {
-        "network": {"name": "mlp", "width": 6, "depth": 2},
-        "optimizer": "adam",
-        "learning_rate": 0.01,
-    },
+    {"network": SMALLER, "optimizer": "adam", "learning_rate": 0.01},
 ]
 RUNS = {
     "convnet": {},
@@ -174,11 +171,7 @@ def test_multi_formation_starts_from_real_images_and_refuses_what_does_not_fit(t
             torch.testing.assert_close(stored.samples[:, 0, rows, columns], small[:, place])
         for change, ipc, message in (
             ({"factor": 3}, 1, "factor=3 does not divide images of 8 x 8 pixels; choose from 1, 2"),
-            (
-                {},
-                11,
-                "starts ipc=11 from 44 real images of each class, but .* has 40; choose a small",
-            ),
+            ({}, 11, "starts ipc=11 from 44 real images of each class, but .* has 40; choose a sm"),
         ):
             with pytest.raises(ValueError, match=message):
                 entry.distil(tiny, network, [1, ipc], 0, parameters.replace(**change))

@@ -68,11 +68,11 @@ def agree(dataset, recipe, shape=CONVNET, taught=False):
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_each_draws_its_own_batches_and_augmentation(tiny, augmentation):
-    agree(tiny, Recipe(steps=6, batch_size=8, augmentation=augmentation, label_smoothing=0.1))
+    agree(tiny, Recipe(steps=4, batch_size=8, augmentation=augmentation, label_smoothing=0.1))
 
 
 def test_a_teacher_labels_what_each_of_them_sees(tiny):
-    recipe = Recipe(steps=6, batch_size=8, augmentation="dsa", label_smoothing=0.1)
+    recipe = Recipe(steps=4, batch_size=8, augmentation="dsa", label_smoothing=0.1)
     agree(tiny, recipe, taught=True)
 
 
@@ -113,7 +113,7 @@ def test_layers_of_ones_own_train_as_alone(tiny, layer, monkeypatch):
 
 def test_one_that_diverges_takes_no_other_with_it(tiny):
     network, thetas, dataset = started(tiny, CONVNET)
-    recipe = Recipe(steps=9, batch_size=8)
+    recipe = Recipe(steps=3, batch_size=8)
     fine = train_here(dataset, recipe, network, thetas)
     thetas[1]["head.weight"] *= 1e308
     (first, lost, last), few = train_there(dataset, recipe, network, thetas)
@@ -122,7 +122,7 @@ def test_one_that_diverges_takes_no_other_with_it(tiny):
     assert str(lost) == str(alone)
     for ours, theirs in ((first, fine[0]), (last, fine[2])):
         assert ours.cross_entropy == pytest.approx(theirs.cross_entropy, rel=1e-9)
-    many = train_there(dataset, Recipe(steps=15, batch_size=8), network, thetas)[1]
+    many = train_there(dataset, Recipe(steps=6, batch_size=8), network, thetas)[1]
     assert few == many <= 10  # it waits for the losses, and for what each network scores
 
 

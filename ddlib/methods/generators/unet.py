@@ -58,7 +58,8 @@ def train(dataset: DataSet, network: Network, job: Mapping[str, Any]) -> bytes:
     losses, watch = torch.zeros(steps, device=device, dtype=torch.float32), Watch()
     for step in range(steps):
         rows = send(next(index_batches), device)
-        labels = _drop(real.labels[rows], dataset.class_count, stream)
+        dropped = torch.rand(rows.shape, generator=stream, dtype=torch.float32) < LABEL_DROP
+        labels = real.labels[rows].masked_fill(send(dropped, device), dataset.class_count)
         pixels = encode(real.at(rows))
         noise = send(torch.randn(pixels.shape, generator=stream, dtype=pixels.dtype), device)
         t = send(torch.randint(TIMESTEPS, rows.shape, generator=stream), device)
@@ -95,12 +96,6 @@ def load(path: Path | None, dataset: DataSet, channels: Sequence[int]) -> ImageG
     (colours, height, width), count = dataset.sample_shape, dataset.class_count
     chunk = max(1, min(64, CHUNK_PIXELS // (height * width)))
     return ImageGenerator(encode, decode, predict, colours, SCHEDULE, range(count), count, chunk)
-
-
-def _drop(labels: torch.Tensor, null_class: int, stream: torch.Generator) -> torch.Tensor:
-    """Return the labels (N,), each replaced by `null_class` with probability LABEL_DROP."""
-    dropped = torch.rand(labels.shape, generator=stream, dtype=torch.float32) < LABEL_DROP
-    return labels.masked_fill(send(dropped, labels.device), null_class)
 
 
 def _empty(dataset: DataSet, channels: Sequence[int]) -> nn.Module:
