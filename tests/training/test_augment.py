@@ -53,11 +53,11 @@ def test_strengths_are_independent_and_uniform_over_the_reference_ranges(family)
 
 
 def test_families_are_equally_likely_and_draws_are_their_seeds():
-    sources = stream(), stream()
-    first, again = ([draw(STRATEGIES["dsa"], 3, s) for _ in range(3000)] for s in sources)
+    pairs = (3000, stream()), (300, stream())
+    first, again = ([draw(STRATEGIES["dsa"], 3, s) for _ in range(count)] for count, s in pairs)
     names = [drawn.family for drawn in first]
     assert stats.chisquare([names.count(family) for family in ALL]).pvalue > 1e-3
-    assert names == [drawn.family for drawn in again]
+    assert names[:300] == [drawn.family for drawn in again]
     for ours, theirs in zip(first[:20], again, strict=False):
         assert all(torch.equal(value, theirs.values[name]) for name, value in ours.values.items())
 
