@@ -72,9 +72,8 @@ def _expanded(name: str, changes: Any) -> list[tuple[str, Any]]:
     if not isinstance(changes, Mapping) or "product" not in changes:
         return [(name, changes)]
     axes = changes["product"]
-    if not isinstance(axes, Mapping) or not all(
-        isinstance(values, list) and values for values in axes.values()
-    ):
+    table = isinstance(axes, Mapping) and len(axes) > 0
+    if not table or not all(isinstance(values, list) and values for values in axes.values()):
         raise ValueError(
             f"the product of {name!r} must be a table {{field: [values]}}, got {axes!r}"
         )

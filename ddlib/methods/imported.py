@@ -194,7 +194,7 @@ def _order(
     """Return the order (k,) of the samples by class; ValueError unless there are ipc of each."""
     count, classes = dataset.class_count, labels.long()
     foreign = ValueError(f"{path} has labels of other classes than the {count} of {dataset.name}")
-    if labels.shape[1:] not in ((), (count,)):
+    if labels.shape[1:] not in ((), (count,)) or (labels.ndim == 1 and (labels != classes).any()):
         raise foreign
     if labels.ndim == 2:
         classes, places = labels.argmax(1), torch.arange(len(labels)) * count // len(labels)

@@ -38,8 +38,10 @@ def section(folder: Path) -> str:
     folder: the results of the study; its data must be at hand. Raises ValueError or OSError, in one
     sentence.
     """
-    if not (folder / "settings.json").exists():
-        raise FileNotFoundError(f"there is no study in {folder}; name the results folder of one")
+    if not (folder / PROVENANCE).exists():  # the last file that a study writes
+        raise FileNotFoundError(
+            f"there is no finished study in {folder}; name the results folder of one"
+        )
     result, rows = read(folder).under(), []
     plan, table = result.plan, compare.accuracies(result.trials)
     full = compare.full_data(result.references, plan.settings.reference)

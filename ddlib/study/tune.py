@@ -84,7 +84,7 @@ def search(
             numbers = []  # nothing is guided
         set_values = parameters.model_dump(exclude_unset=True)
         for number, factor in candidates(numbers, factors) if numbers else []:
-            variant = f"{method}-{number}-x{factor:g}"
+            variant = f"{method}-{number}-x{factor:g}".replace("+", "")  # of 1e+06
             values = scaled(parameters, number, dict.fromkeys(ipcs, factor))
             variants[variant] = {"method": base, **set_values, number: values}
             rows += [(method, ipc, number, factor, values[ipc], variant) for ipc in ipcs]

@@ -148,6 +148,7 @@ def test_a_bad_configuration_is_refused_in_one_sentence(tables, message):
         ({"optimizer": ["adam"]}, "two configurations are named 'g-adam'; rename"),
         ({"momentum": [1, "1"]}, "named 'g-1'; .*give other values"),
         ({"optimizer": "adam"}, "product of 'g' must be a table"),
+        ({}, "product of 'g' must be a table .*got {}"),
     ],
 )
 def test_a_bad_product_is_refused_in_one_sentence(axes, message):

@@ -245,6 +245,7 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
     torch.save(samples, tmp_path / "images_alone.pt")
     torch.save(samples, tmp_path / "alone.pt")
     np.savez(tmp_path / "words.npz", images=samples, labels=["ant"] * 6)
+    np.savez(tmp_path / "between.npz", images=samples, labels=LABELS + 0.5)
     np.savez(tmp_path / "none.npz", images=samples[:0], labels=LABELS[:0])
     both = {2: str(path), 4: str(path)}
     assert torch.equal(read(colours, both, "dc").samples, samples)
@@ -257,6 +258,7 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
         ("alone.pt", "mtt", 2, "its name says no 'images'; name the file of its `labels`, too"),
         ("small.pt", "dc", 2, "samples of 3 x 8 x 4, but those of colours are 3 x 8 x 8"),
         ("ten.pt", "dc", 2, "labels of other classes than the 3 of colours"),
+        ("between.npz", "npz", 2, "labels of other classes than the 3 of colours"),
         ("short.pt", "dc", 2, "it has 6 images, but 4 labels"),
         ("torn.pt", "dc", 2, "torn.pt cannot be read .*check that it is whole, and of"),
         ("res.pt", "npz", 2, "res.pt cannot be read .*of the format 'npz'"),

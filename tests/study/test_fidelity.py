@@ -56,7 +56,7 @@ def test_a_published_accuracy_stands_beside_ours_with_what_differs(tmp_path, mon
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [([], "usage"), (["nowhere"], "there is no study in .*nowhere; name")],
+    [([], "usage"), (["nowhere"], "there is no finished study in .*nowhere; name")],
 )
 def test_what_is_no_study_is_refused(arguments, sentence):
     with pytest.raises(SystemExit, match=sentence):

@@ -94,10 +94,10 @@ def known_ids(classes: Sequence[str], class_ids: Sequence[int], count: int) -> l
     names = ResNet18_Weights.DEFAULT.meta["categories"]  # of ImageNet, by id
     if not class_ids and count == len(names) and set(classes) <= set(names):
         return [names.index(name) for name in classes]
-    if len(class_ids) != len(classes) or max(class_ids) >= count:
+    if not len(set(class_ids)) == len(class_ids) == len(classes) or max(class_ids) >= count:
         raise ValueError(
-            f"class_ids={list(class_ids)} must be {len(classes)} numbers below {count}, the "
-            f"generator's own for {', '.join(classes)}, in that order; they can be left out only "
-            f"for a generator of ImageNet's {len(names)} classes and classes with their names"
+            f"class_ids={list(class_ids)} must be {len(classes)} different numbers below {count}, "
+            f"the generator's own for {', '.join(classes)}, in that order; they can be left out "
+            f"only for a generator of ImageNet's {len(names)} classes and classes with their names"
         )
     return list(class_ids)
