@@ -46,12 +46,9 @@ def fingerprint(identity: Any) -> str:
     return hashlib.sha256(plain_text(identity).encode()).hexdigest()[:12]
 
 
-def files_digest(folder: Path, suffixes: Iterable[str]) -> str:
-    """Return a digest of the content and the relative paths of files below `folder`.
-
-    suffixes: the endings of the names of the files that count; "" is the end of all.
-    """
-    paths = [path for suffix in suffixes for path in folder.rglob(f"*{suffix}") if path.is_file()]
+def files_digest(folder: Path) -> str:
+    """Return a digest of the content and the relative paths of all files below `folder`."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
     return fingerprint({path.relative_to(folder).as_posix(): file_digest(path) for path in paths})
 
 
@@ -77,7 +74,7 @@ def named_files(plain: Any) -> tuple[Path, ...]:
 
 def digests(places: Iterable[Path]) -> list[str]:
     """Return a digest of each file, and of each folder with all its files."""
-    return [files_digest(p, [""]) if p.is_dir() else file_digest(p) for p in places]
+    return [files_digest(p) if p.is_dir() else file_digest(p) for p in places]
 
 
 def _texts(plain: Any) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ddlib.figures.sets import png_address
 
 REAL = 300  # samples of D that are points, at most
 FITTED = 2000  # samples of D whose principal components are the plane, at most
+SIDE = 56  # pixels of an image, at least
 CLASSES = 10  # in a table of nearest rows or texts, at most
 
 
@@ -27,15 +28,15 @@ def to_draw(sets: list[DistilledSet], dataset: DataSet) -> pd.DataFrame:
     return points(sets, dataset)
 
 
-def images(sets: list[DistilledSet], side: int = 56) -> pd.DataFrame:
+def images(sets: list[DistilledSet]) -> pd.DataFrame:
     """Return the first image of each class of each set: method, ipc, k, label, class_name, url.
 
-    url: a PNG data address of the image, enlarged to at least `side` pixels.
+    url: a PNG data address of the image, enlarged to at least SIDE pixels.
     """
     rows = []
     for synthetic in sets:
         firsts = synthetic.pixels()[:: synthetic.ipc]
-        factor = max(1, -(-side // max(firsts.shape[1:3])))
+        factor = max(1, -(-SIDE // max(firsts.shape[1:3])))
         enlarged = firsts.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         for label, pixels in enumerate(enlarged):
             url = png_address(Image.fromarray(pixels.squeeze(-1).numpy()))

@@ -85,9 +85,9 @@ class Cluster:
     scheduler: subprocess.Popen
     workers: list[subprocess.Popen] = field(default_factory=list)
 
-    def add(self, hidden: Path | None = None, library: Path = ROOT, threads: int = 1) -> None:
+    def add(self, hidden: Path | None = None, library: Path = ROOT) -> None:
         """Start a worker with the ddlib of `library`, which sees `hidden` as an empty folder."""
-        command = [*WORKER, self.address, f"--nthreads={threads}", "--no-nanny", "--no-dashboard"]
+        command = [*WORKER, self.address, "--nthreads=1", "--no-nanny", "--no-dashboard"]
         if hidden:
             hidden.mkdir(parents=True, exist_ok=True)
             command = run_with(f"mount -t tmpfs none {hidden}", command)

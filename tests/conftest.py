@@ -1,6 +1,7 @@
 """What the tests share: one thread, and a data set small enough to check by hand."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy loads; processes of tests inherit it
 
@@ -57,6 +58,21 @@ def address() -> Iterator[str]:
 def in_this_process(address: str, no_scheduler, monkeypatch) -> None:
     """Send studies that name no scheduler to the one in this process."""
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; without it, or without Playwright, a test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    names = ("chromium", "chromium-browser", "chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("no Chromium here: install Debian's package chromium")
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu"]
+        browser = driver.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -95,7 +95,8 @@ def test_the_page_of_statistics_keeps_its_text_and_gets_new_tables(tmp_path, mon
     page.write_text(kept)
     smallest = {"STUDIES": 2, "DRAWS": 40, "PAGE": page, "CELLS": statistics.CELLS[:1]}
     smallest |= {"ProcessPoolExecutor": InThisProcess, "coverage": partial(statistics.coverage, 2)}
-    smallest |= {"claims": partial(statistics.claims, studies=2), "COUNTS": [12]}
+    smallest |= {"claims": partial(statistics.claims, studies=2), "COUNTS": [5]}
+    smallest["EQUAL"] = {"5 of 4": ([4], 5)}
     for name in ("hold_gap", "hold_plan", "differ"):
         smallest[name] = partial(getattr(statistics, name), studies=2)
     for name, value in (smallest | {"plan": partial(statistics.plan, studies=2)}).items():

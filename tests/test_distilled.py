@@ -46,15 +46,6 @@ def test_what_is_saved_comes_back(tmp_path):
     assert (loaded.k, loaded.ipc) == (6, 2)
 
 
-def test_soft_labels_come_back_and_classes_go_by_place(tmp_path):
-    """Also where another class has the largest label."""
-    soft = torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1)
-    distilled_set(labels=soft).save(tmp_path / "set")
-    loaded = load_distilled(tmp_path / "set")
-    assert torch.equal(loaded.labels, soft)
-    assert (loaded.k, loaded.ipc, loaded.hard_labels.tolist()) == (6, 2, [0, 0, 1, 1, 2, 2])
-
-
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -234,12 +225,14 @@ def test_encode_averages_squares_and_puts_them_where_decode_looks(factor):
 
 
 def test_a_set_keeps_its_factor_and_is_decoded_with_its_labels(tmp_path):
+    """Classes go by place, also where another class has the largest label."""
     soft = torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1) + torch.arange(6.0)[:, None]
     for labels in (torch.arange(3).repeat_interleave(2), soft):
         distilled_set(labels=labels, factor=2).save(tmp_path / "set")
         stored = load_distilled(tmp_path / "set")
         seen = stored.decoded
         assert (stored.k, stored.ipc, stored.factor) == (6, 2, 2)
+        assert stored.hard_labels.tolist() == [0, 0, 1, 1, 2, 2]
         assert (seen.k, seen.ipc, seen.factor) == (24, 8, 1)
         torch.testing.assert_close(seen.samples, decoded_by_hand(stored.samples, 2))
         assert all(torch.equal(seen.labels[row], labels[row // 4]) for row in range(24))

@@ -30,13 +30,13 @@ SQUARE = {"width": maps.WIDTH, "height": maps.WIDTH}
 class CoverageExplorer(Explorer):
     """Choose a family and a radius; see its smallest cover, its worst gap and its k*.
 
-    draws: bootstrap draws of k*. Raises ValueError if no study has distances.
+    Raises ValueError if no study has distances.
     """
 
     numbers_width = "100%"  # four charts take the whole width
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
-        self.draws, studies = draws, [s for s in studies if s.distances is not None]
+        studies = [study for study in studies if study.distances is not None]
         if not studies:
             raise ValueError(
                 "no study here has distances between configurations; give the results folder of "
@@ -44,6 +44,7 @@ class CoverageExplorer(Explorer):
             )
         super().__init__(
             studies,
+            draws,
             method=menu("Method"),
             preset=menu("Preset"),
             radius=slider("Radius r", [0.0], 0.0),

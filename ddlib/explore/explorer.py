@@ -56,16 +56,17 @@ class View(NamedTuple):
 class Explorer(widgets.VBox):
     """Controls that choose results. Every change draws the chart and the numbers again.
 
-    controls: by name, each with a `value`; a menu of the studies comes first. A subclass has two
-    methods. `offer(tables)` fills the controls with what a study has. `view(tables, **values)`
-    returns the View of these values, or raises EmptyError. The parts of a concatenated chart flow
-    into the space that there is, and grow with it unless they are square; small tables stand beside
-    them. Without a kernel, a picture of `spec` remains.
+    draws: bootstrap draws of a fit or of k*; controls: by name, each with a `value`; a menu of the
+    studies comes first. A subclass has two methods. `offer(tables)` fills the controls with what a
+    study has. `view(tables, **values)` returns the View of these values, or raises EmptyError. The
+    parts of a concatenated chart flow into the space that there is, and grow with it unless they
+    are square; small tables stand beside them. Without a kernel, a picture of `spec` remains.
     """
 
     numbers_width = "480px"  # of the box of numbers; "100%" puts it below the charts
 
-    def __init__(self, studies: Sequence[Tables], **controls: widgets.Widget) -> None:
+    def __init__(self, studies: Sequence[Tables], draws: int, **controls: widgets.Widget) -> None:
+        self.draws = draws
         self.controls = {"study": menu("Study", named(studies)), **controls}
         self.heading, self.picture, self.numbers = widgets.HTML(), Charts(), widgets.HTML()
         self._following = False
@@ -139,7 +140,8 @@ class Explorer(widgets.VBox):
             return super()._repr_mimebundle_(**options)
         still, metadata = mime_bundle(self.spec)
         if len(self.current.numbers):  # the picture shows them, for viewers that know no more
-            parts = alt.vconcat(self.current.chart, drawn_table(*self.current[3:]))
+            table = drawn_table(self.current.numbers, self.current.note)
+            parts = alt.vconcat(self.current.chart, table)
             picture, sizes = mime_bundle(_specification(self.current, parts))
             shrink = min(1, WIDEST / sizes["image/png"]["width"])
             size = {side: round(shrink * pixels) for side, pixels in sizes["image/png"].items()}

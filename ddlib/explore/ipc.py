@@ -33,15 +33,12 @@ MARKS = ["method", "fit", "mark", "k", "gap", "low", "high"]
 
 
 class IpcExplorer(Explorer):
-    """Choose the samples per class; see what each fitted law predicts and what was measured.
-
-    draws: bootstrap draws of a fit.
-    """
+    """Choose the samples per class; see what each fitted law predicts and what was measured."""
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
-        self.draws = draws
         super().__init__(
             studies,
+            draws,
             configuration=menu("Trained as"),
             measure=menu("Measure", MEASURES),
             ipc=slider("IPC", IPCS, 10),

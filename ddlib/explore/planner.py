@@ -39,9 +39,9 @@ class Planner(Explorer):
     """Set a gap and a budget; see which method to take, and how many samples per class it needs."""
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
-        self.draws = draws
         super().__init__(
             studies,
+            draws,
             family=menu("Used as"),
             epsilon=slider("Target gap", EPSILONS, 0.05),
             budget=slider("Budget, IPC", IPCS, BUDGET),

@@ -21,7 +21,6 @@ FEW = 30  # words above a figure on its slide, at most
 class SlidesExporter(PageExporter):
     """The nbconvert exporter of slides. A slide begins at a heading, and at a figure below text."""
 
-    export_from_notebook = "Slides that need no network"
     page_template = TEMPLATE
     lifts_box = False  # it has a slide
 

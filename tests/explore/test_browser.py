@@ -21,21 +21,7 @@ from ddlib.figures.style import FORMULAS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 SCREENS = ROOT / "results" / "screens"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 PATIENCE = 180_000  # milliseconds: a machine may be busy with much else
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium here: install Debian's package chromium"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--disable-gpu"]
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -161,10 +147,10 @@ def test_the_app_follows_every_control(page, tmp_path):
         ipc.screenshot("app_ipc")
         ipc.move("beyond")
         ipc.tick("show", SHOW)
-        ipc.tick("fits", ())
         ipc.tick("fits", FORMULAS.values())
-        ipc.tick("methods", studies[0].methods)
         ipc.screenshot("app_ipc_all")
+        ipc.tick("fits", ())
+        ipc.tick("methods", studies[0].methods)
         ipc.move("study", to_end=True)  # studies of several configurations come last
         ipc.move("configuration")
         for box in ipc.twin.controls["methods"].children[1:]:

@@ -180,11 +180,7 @@ def test_an_error_of_the_program_is_not_shown_as_an_empty_view(ipc, monkeypatch)
 
 
 def test_fits_and_methods_are_ticked_in_and_out(ipc):
-    choose(ipc, methods=("random", "mtt"), fits=("a/√k + c", "a·exp(−k/τ) + c"))
-    rows = drawn(ipc, "kind")
-    assert set(rows["method"][rows["kind"] == "seed"]) == {"random", "mtt"}
-    assert set(rows["fit"].dropna()) == {"a/√k + c", "a·exp(−k/τ) + c"}
-    choose(ipc, fits=())
+    choose(ipc, methods=("random", "mtt"), fits=())
     assert [cell["method"] for cell in cells(ipc)] == ["random", "mtt"]
     assert len(numbers(cells(ipc)[0]["measured gap"])) == 2
     choose(ipc, methods=())
@@ -192,19 +188,6 @@ def test_fits_and_methods_are_ticked_in_and_out(ipc):
     assert ipc.numbers.value == ""
     choose(ipc, methods=("dm",))
     assert len(cells(ipc)) == 1
-
-
-@pytest.mark.parametrize("kind", [IpcExplorer, CoverageExplorer, Planner])
-def test_reset_restores_the_first_picture_and_controls(kind):
-    explorer = kind([tables.read(folder) for folder in (shipped.COVERAGE, shipped.METHODS)])
-    before = explorer.spec, {name: c.value for name, c in explorer.controls.items()}
-    for control in explorer.controls.values():
-        if isinstance(control, Ticks):
-            control.tick(())
-        else:
-            control.index = len(control.options) - 1
-    explorer.reset()
-    assert (explorer.spec, {name: c.value for name, c in explorer.controls.items()}) == before
 
 
 NAMES = tuple(law.formula for law in laws.LAWS.values())
@@ -598,9 +581,10 @@ def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, studies
 
 
 @pytest.mark.parametrize("kind", [IpcExplorer, CoverageExplorer, Planner])
-def test_an_explorer_is_sound_and_answers_at_once(studies, kind):
+def test_an_explorer_is_sound_answers_at_once_and_is_reset(studies, kind):
     """Move every control to another value: the charts are sound, and the answer takes no time."""
     explorer = kind(studies)
+    before = explorer.spec, {name: c.value for name, c in explorer.controls.items()}
     for name, control in explorer.controls.items():
         start = time.process_time()
         if isinstance(control, Ticks):
@@ -625,6 +609,8 @@ def test_an_explorer_is_sound_and_answers_at_once(studies, kind):
     still = Image.open(BytesIO(bundle["image/png"]))
     assert still.height >= chart.height + 2 * 21 * len(cells(explorer))
     assert np.asarray(still.convert("L"))[chart.height :].min() < 128  # dark text
+    explorer.reset()
+    assert (explorer.spec, {name: c.value for name, c in explorer.controls.items()}) == before
 
 
 def test_findings_are_explored_without_torch():

@@ -89,20 +89,21 @@ def test_a_notebook_of_other_parameters_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("source", "changes", "sentence"),
     [
-        ({"k": [15]}, "15"),
-        ({"data": {"name": "cifar10"}}, "cifar10"),
-        ({"network": {"name": "text_cnn"}}, "text_cnn"),
+        ("", {"k": [15]}, "15"),
+        ("", {"data": {"name": "cifar10"}}, "cifar10"),
+        ("", {"network": {"name": "text_cnn"}}, "text_cnn"),
+        ("# check_coverage(settings)", {}, "^1 configurations make no families; give at least 3$"),
     ],
 )
-def test_what_the_data_decide_is_checked_before_a_kernel_starts(
-    run, tmp_path, monkeypatch, changes, sentence
+def test_what_the_data_and_the_notebook_decide_is_checked_before_a_kernel_starts(
+    run, tmp_path, monkeypatch, source, changes, sentence
 ):
     monkeypatch.setenv("DDLIB_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SystemExit, match=sentence):
-        run("", **changes)
+        run(source, **changes)
     assert not list((tmp_path / "out").glob("*.ipynb"))
 
 

@@ -143,9 +143,8 @@ def test_the_box_stands_below_the_title(convert):
     text = "> - **dm: survives.** The gaps lie on it."
     reading = code(display(markdown="before"), display(markdown=text))
     quote = new_markdown_cell("# Question\n\n> The hypothesis")
-    box = convert(quote, reading).h1.find_next_sibling(True)
-    assert box["class"] == ["box"]
     soup = convert(quote, reading)
+    assert soup.h1.find_next_sibling(True)["class"] == ["box"]
     assert [quote.text.strip() for quote in soup("blockquote")] == [
         "dm: survives. The gaps lie on it.",
         "The hypothesis",

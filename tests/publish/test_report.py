@@ -1,7 +1,5 @@
 """The report: what its index says of every run, and where links lead, also in a browser."""
 
-import shutil
-
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
@@ -108,24 +106,18 @@ def test_nothing_to_show_is_said(tmp_path):
         report.main(["one", "two"])
 
 
-def test_a_browser_follows_the_links_from_disk(results):
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium here: install Debian's package chromium")
+def test_a_browser_follows_the_links_from_disk(results, browser):
+    from playwright.sync_api import expect
+
     index, requests, complaints = report.write_report(results), [], []
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--disable-gpu"]
-        browser = driver.chromium.launch(executable_path=chromium, args=options)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(index.as_uri())
-        page.locator("a[href='one/quick/01_one.html']").first.click()
-        playwright.expect(page.locator("figure.chart svg.marks")).to_be_visible()
-        page.get_by_role("link", name="Two").click()
-        playwright.expect(page.locator(".stopped")).to_contain_text("k = 7 & no more")
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(index.as_uri())
+    page.locator("a[href='one/quick/01_one.html']").first.click()
+    expect(page.locator("figure.chart svg.marks")).to_be_visible()
+    page.get_by_role("link", name="Two").click()
+    expect(page.locator(".stopped")).to_contain_text("k = 7 & no more")
     assert complaints == []
     assert all(url.startswith(("file://", "data:", "blob:")) for url in requests)

@@ -1,9 +1,6 @@
 """Slides of an executed notebook: one section a screen, figures whole, nothing loaded."""
 
-import shutil
-
 import nbformat
-import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_page import SPEC, code, display
@@ -11,7 +8,6 @@ from test_page import SPEC, code, display
 from ddlib.publish.slides import SlidesExporter
 
 LONG = "word " * 40
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 
 
 def slides(tmp_path, *cells) -> BeautifulSoup:
@@ -55,29 +51,24 @@ def test_they_need_no_network_and_code_that_failed_is_said(tmp_path):
     assert "This run is not past cell 2: its process died" in soup.main.text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package chromium")
-def test_keys_move_from_slide_to_slide_and_a_link_leads_to_its_heading(tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+def test_keys_move_from_slide_to_slide_and_a_link_leads_to_its_heading(tmp_path, browser):
     links = new_markdown_cell("# One\n\n[last](run.ipynb#The-last)")
     slides(
         tmp_path, links, new_markdown_cell("## Two"), new_markdown_cell(f"## The last\n\n{LONG}")
     )
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 720})
-        page.goto((tmp_path / "run.slides.html").as_uri())
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.goto((tmp_path / "run.slides.html").as_uri())
 
-        def shown() -> list[str]:
-            heads = page.locator("section h1, section h2").all()
-            return [head.inner_text() for head in heads if head.is_visible()]
+    def shown() -> list[str]:
+        heads = page.locator("section h1, section h2").all()
+        return [head.inner_text() for head in heads if head.is_visible()]
 
-        assert shown() == ["One"]
-        page.keyboard.press("ArrowRight")
-        assert shown() == ["Two"]
-        page.keyboard.press("PageUp")
-        page.click("text=last")
-        page.wait_for_function("document.querySelector('output').textContent === '3 / 3'")
-        assert shown() == ["The last"]
-        page.keyboard.press("ArrowRight")
-        assert shown() == ["The last"]
-        browser.close()
+    assert shown() == ["One"]
+    page.keyboard.press("ArrowRight")
+    assert shown() == ["Two"]
+    page.keyboard.press("PageUp")
+    page.click("text=last")
+    page.wait_for_function("document.querySelector('output').textContent === '3 / 3'")
+    assert shown() == ["The last"]
+    page.keyboard.press("ArrowRight")
+    assert shown() == ["The last"]
