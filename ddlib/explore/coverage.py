@@ -30,17 +30,17 @@ SQUARE = {"width": maps.WIDTH, "height": maps.WIDTH}
 class CoverageExplorer(Explorer):
     """Choose a family and a radius; see its smallest cover, its worst gap and its k*.
 
-    Raises ValueError if no study has distances.
+    Raises ValueError if no study has gaps and distances.
     """
 
     numbers_width = "100%"  # four charts take the whole width
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
-        studies = [study for study in studies if study.distances is not None]
+        studies = [s for s in studies if s.distances is not None and len(s.gaps)]
         if not studies:
             raise ValueError(
-                "no study here has distances between configurations; give the results folder of "
-                "notebook 03"
+                "no study here has gaps and distances between configurations; give the results "
+                "folder of notebook 03"
             )
         super().__init__(
             studies,

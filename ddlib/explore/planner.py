@@ -36,9 +36,15 @@ OUTCOME_DASHES = dict(zip(OUTCOMES, ([1, 0], [2, 3], [7, 3]), strict=True))
 
 
 class Planner(Explorer):
-    """Set a gap and a budget; see which method to take, and how many samples per class it needs."""
+    """Set a gap and a budget; see which method to take, and how many samples per class it needs.
+
+    Raises ValueError if no study has gaps.
+    """
 
     def __init__(self, studies: Sequence[Tables], draws: int = 200):
+        studies = [study for study in studies if len(study.gaps)]
+        if not studies:
+            raise ValueError("no study here has gaps, because all networks on all data failed")
         super().__init__(
             studies,
             draws,

@@ -458,6 +458,13 @@ def test_a_dead_configuration_leaves_other_families_whole_and_its_own_say_why(st
         CoverageExplorer(studies[:1])
 
 
+@pytest.mark.parametrize("kind", [CoverageExplorer, Planner])
+def test_without_networks_on_all_data_there_is_nothing_to_explore(studies, kind):
+    references = studies[1].references.assign(status="diverged")
+    with pytest.raises(ValueError, match="no study here has gaps"):
+        kind([dataclasses.replace(studies[1], references=references)])
+
+
 @pytest.fixture
 def needs(studies):
     """Return a function that plans for a worst gap: {method: Plan}."""
