@@ -66,7 +66,7 @@ def named_files(plain: Any) -> tuple[Path, ...]:
 
     Only a text with a slash or an ending can name one: a folder `none` is no augmentation.
     """
-    texts = (text for text in _texts(plain) if Path(text).suffix or len(Path(text).parts) > 1)
+    texts = (text for text in _texts(plain) if "/" in text or Path(text).suffix)
     return tuple(
         from_root(text) for text in dict.fromkeys(texts) if os.path.exists(from_root(text))
     )

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ddlib.data.base import DataSet
 from ddlib.data.load import training_texts
+from ddlib.data.sources import DATASETS, Source
 from ddlib.data.tables import rows
 from ddlib.data.text import nearest_texts, nearest_tokens
 from ddlib.distilled import DistilledSet
@@ -92,7 +93,8 @@ def nearest(
     that `data` leaves out, or the nearest tokens. data: the name and the options of the data set,
     as in `Settings.data`. None for other data.
     """
-    is_text = dataset.name.endswith(f"_{data['form']}")
+    read_here = DATASETS.get(data["name"], Source()).read is None  # not by an extension
+    is_text = read_here and dataset.name.endswith(f"_{data['form']}")
     if dataset.kind == "image" or not (dataset.normalisation.columns or is_text):
         return None
     by_size = sorted(sets, key=lambda synthetic: synthetic.k, reverse=True)

@@ -21,7 +21,9 @@ from ddlib.stats.intervals import Interval
 from ddlib.study.run import run
 from ddlib.study.settings import SAME_STEPS, Settings
 
-PROTOCOL = ("data", "network", "training", "evaluations", "precision", "cache", "extensions")
+PROTOCOL = (
+    *("data", "network", "training", "evaluations", "precision", "device", "cache", "extensions"),
+)
 
 
 def score(
@@ -69,7 +71,11 @@ def score(
     }
     study["results"] = f"results/score/{Path(path).stem}-{fingerprint(study)}"  # one a protocol
     settings = Settings.read(study)
-    result = run(settings)
+    try:
+        result = run(settings)
+    except ValueError as error:
+        protocol = f"the protocol is that of {file}, --parameters names another"
+        raise ValueError(f"{error} ({protocol})") from error
     if len(result.failures):
         raise ValueError(f"a training failed: {result.failures['message'].iloc[0]}")
     full = compare.full_data(result.references, SAME_STEPS).assign(method="all data")
@@ -87,7 +93,7 @@ def sentence(settings: Settings, table: pd.DataFrame) -> str:
     notes = [f"the set has its learned {name}" for name, used in learned.items() if used]
     notes += ["random samples have hard labels"] * learned["labels"]
     return (
-        f"{accuracies}: accuracy in percent, {settings.seeds} seeds, k={settings.k[0]} of "
+        f"{accuracies}: accuracy in percent, seeds: {settings.seeds}, k={settings.k[0]} of "
         f"{settings.data['name']}, network {network.removeprefix('name ')}, "
         f"{'; '.join([f'{settings.training.steps:,} steps, on all data too', *notes])}"
     )
@@ -100,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("path", metavar="FILE", help="the set, from the project's root")
     parser.add_argument("--as", dest="form", required=True, help="dc, mtt, npz or folder")
     parser.add_argument("--data", required=True, help="the name of the data set, or its folder")
-    parser.add_argument("--parameters", help="the YAML file of a study: network and training")
+    parser.add_argument(
+        "--parameters", help="the YAML file of a study: network, training and device"
+    )
     parser.add_argument("--zca", action="store_true", help="the set is of whitened images")
     parser.add_argument("--seeds", type=int, default=5)
     about = "other parameters of `imported`, as in YAML: 'step_size: 0.2, experiment: 1'"

@@ -56,21 +56,21 @@ def test_the_first_sample_of_each_class_of_the_smallest_sets_is_read():
     sets = [distilled(wine, values), distilled(wine, values.repeat(2, 1))]
     sets = [replace(small, labels=torch.arange(3).repeat_interleave(n)) for n, small in
             zip((1, 2), sets, strict=True)]  # fmt: skip
-    table = pictures.nearest(sets, wine, {"form": "document"})
+    table = pictures.nearest(sets, wine, {"name": "wine", "form": "document"})
     assert table["class"].tolist() == ["class_0", "class_1", "class_2"]
     assert table["k"].tolist() == [3] * 3
     pixels = wine.normalisation.denormalise(values)
     assert np.allclose(table["alcohol"], pixels[:, 0].double().round(decimals=2))
     sets[1] = replace(sets[1], method="dc")  # its smallest set is larger
-    table = pictures.nearest(sets, wine, {"form": "document"})
+    table = pictures.nearest(sets, wine, {"name": "wine", "form": "document"})
     assert table["k"].tolist() == [3] * 3 + [6] * 3
-    assert pictures.nearest([], wine, {"form": "document"}) is None
+    assert pictures.nearest([], wine, {"name": "wine", "form": "document"}) is None
 
 
 def test_vectors_of_neither_tables_nor_texts_are_not_read():
     dataset = vectors(noise(8, 3))
     small = distilled(dataset, noise(2, 3))
-    assert pictures.nearest([small], dataset, {"form": "document"}) is None
+    assert pictures.nearest([small], dataset, {"name": "wine", "form": "document"}) is None
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,20 @@ def test_data_that_are_no_table_are_said_to_be_none(project, tmp_path):
         score("images_best.pt", "mtt", "digits")
 
 
+def test_a_folder_of_the_name_of_a_data_set_is_not_passed_over(project, tmp_path):
+    (tmp_path / "digits").mkdir()
+    with pytest.raises(ValueError, match=r"'digits' is a data set and a folder .*; write ./digits"):
+        score("images_best.pt", "mtt", "digits")
+
+
+def test_a_protocol_for_a_gpu_is_not_taken_to_a_cpu(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    path = tmp_path / "parameters/methods/digits.yaml"
+    path.write_text(path.read_text() + "device: cuda\n")
+    with pytest.raises(ValueError, match=r"'cuda' is not a device of .*digits.yaml, --parameters"):
+        score("images_best.pt", "mtt", "digits")
+
+
 def test_a_set_is_scored_beside_random_samples_of_its_size(project):
     settings, table = score("images_best.pt", "mtt", "digits", seeds=3, step_size=0.2)
     assert table["method"].tolist() == ["imported", "random", "all data"]
@@ -90,7 +104,7 @@ def test_the_command_prints_one_line_or_one_sentence(project, capsys):
     accuracy = 100 * by_hand(project, LABELS, 0.05).mean()
     assert line.startswith(f"imported {accuracy:.1f} (")
     assert line.endswith(
-        "3 seeds, k=6 of digits, network mlp width 16 depth 2, 20 steps, on all data too"
+        "seeds: 3, k=6 of digits, network mlp width 16 depth 2, 20 steps, on all data too"
     )
     assert ", random " in line
     assert ", all data " in line

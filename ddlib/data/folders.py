@@ -82,7 +82,7 @@ def _read_npz(path: Path) -> RawSplit:
             f"{path} cannot be read ({error}): it is truncated or not an npz of the plain arrays "
             "images, labels and class_names; write it again with numpy.savez"
         ) from error
-    return RawSplit(images, labels, tuple(map(str, names)))
+    return RawSplit(images, labels, tuple(map(str, names.astype(str))))
 
 
 def read_classes(folder: Path, image_size: int | None) -> RawSplit:
@@ -147,7 +147,7 @@ def _decode(path: Path, notes: Counter[str]) -> np.ndarray:
             several = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
             in_int32 = picture.mode == "I" and picture.format in ("PNG", "PPM")
             image = ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"image {path} cannot be read ({error}); replace or remove it") from error
     deep = in_int32 or image.mode.startswith("I;16")
     unaltered = deep or image.mode in UNALTERED

@@ -117,10 +117,14 @@ def _checked_split(where: str, raw: RawSplit) -> RawSplit:
                 f"{content}; give uint8 (N, H, W, 1 or 3 channels), H and W at least 1, or write "
                 "tables and texts to train.csv and test.csv"
             )
+        if values.size and values.max() <= 1 < raw.white:
+            raise ValueError(f"{content} of values up to {values.max()}; give 0 (black) to 255")
     elif values.dtype.kind != "f" or values.ndim not in (2, 3):
         raise ValueError(
             f"{content}; give floats: vectors (N, D), or the embeddings of tokens (N, T, E)"
         )
+    elif not np.isfinite(values).all():
+        raise ValueError(f"{content} with missing or infinite values; replace or leave out these")
     if labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
         content = f"{labels.dtype} {labels.shape}"
         raise ValueError(f"{where}: labels are {content}; give integers ({len(values)},)")

@@ -60,8 +60,9 @@ def find(name: str, source: Source, options: Options) -> Pair:
     if not options.download or source.download is None:
         raise FileNotFoundError(
             f"data set {name} is not in {' or '.join(map(str, roots()))}: set DDLIB_DATA to a "
-            "folder that holds it; the parameters of a new study may instead say download: true, "
-            "or name the path of your own data"
+            "folder that holds it; the parameters of a new study may instead "
+            f"{'say download: true, or ' * (source.download is not None)}name the path of your own "
+            "data"
         )
     root = roots()[0]
     try:

@@ -55,6 +55,8 @@ def read_labels(
     """Return the labels (N,) of the training and the test rows, and the class names, sorted."""
     texts = []
     for part, frame in zip(("train", "test"), frames, strict=True):
+        if f"{label}.1" in frame:  # as pandas names a second column of labels
+            raise ValueError(f"{name}: {part} has two columns {label!r}; leave one")
         if label not in frame:
             raise ValueError(
                 f"{name}: {part} has no column {label!r}, only {', '.join(map(str, frame))}; name "
@@ -131,6 +133,20 @@ def _check_columns(
             raise ValueError(
                 f"{name}: column {column} has no name and would be used; write the file without "
                 "row numbers, frame.to_csv(path, index=False)"
+            )
+        cells = train[column].dropna()
+        if train[column].dtype.kind == "m" or not cells.map(pd.api.types.is_hashable).all():
+            raise ValueError(
+                f"{name}: column {column} holds lists, tables or durations; write one number a "
+                "column, and images as files in a folder for each class"
+            )
+        others = cells[pd.to_numeric(cells.astype(str), errors="coerce").isna()].astype(str)
+        if column not in numbers and 0 < len(others) < len(cells) / 2:
+            warnings.warn(
+                f"{name}: column {column} holds numbers, but {', '.join(sorted(set(others))[:5])} "
+                "in some rows, so all its cells are read as words; empty these cells if they are "
+                "missing",
+                stacklevel=2,
             )
         count = train[column].nunique()
         if count < 2:

@@ -101,6 +101,7 @@ def _documents(texts: list[str]) -> np.ndarray:
 
     Two processes may write it at the same time: each renames a whole file to this name.
     """
+    texts = [text.strip() for text in texts]
     model, digest = open_encoder(), hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     path = CACHE.expanduser() / f"wordllama-{version('wordllama')}-{digest}.npy"
     if not path.exists():

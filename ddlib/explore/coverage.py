@@ -35,7 +35,7 @@ class CoverageExplorer(Explorer):
 
     numbers_width = "100%"  # four charts take the whole width
 
-    def __init__(self, studies: Sequence[Tables], draws: int = 200):
+    def __init__(self, studies: Sequence[Tables], draws: int = 1000):
         studies = [s for s in studies if s.distances is not None and len(s.gaps)]
         if not studies:
             raise ValueError(
@@ -124,7 +124,8 @@ def _need(tables, method, members, epsilon: float, draws: int) -> dict[str, Any]
     if not row["reason"]:
         censored = row["censored"].split()[:1]  # above the largest k, or below the smallest
         text = f"{censored[0]} {k.estimate:.0f}" if censored else format(k, ".0f")
-        remarks = [f"{row['raw']:.0f} by the raw worst gaps"] * pd.notna(row["raw"])
+        side = {tables.sizes[0]: "below ", tables.sizes[-1]: "above "}.get(row["raw"], "")
+        remarks = [f"{side}{row['raw']:.0f} by the raw worst gaps"] * pd.notna(row["raw"])
         counts = {kind: row[f"missing_{kind}"] for kind in ("seeds", "sizes")}
         remarks += [f"{kind} left out for missing trials: {n}" for kind, n in counts.items() if n]
     texts = {"k*": text, "interval": k.ends(".0f"), "remark": "; ".join(remarks)}

@@ -98,13 +98,19 @@ def label_learners(study: Tables) -> list[str]:
 
 
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
-    """Return the trials of the first configuration, and of those of its network by label regime.
+    """Return trials by label regime, of the first configuration and those that differ in labels.
 
     A set whose labels were learned is left out of the other regimes: it was not made for them.
     """
     trials, learn = study.trials, label_learners(study)
     names = trials.drop_duplicates("configuration")
-    names = names[names["network"] == names["network"].iloc[0]].drop_duplicates("labels")
+    names = names[names["network"] == names["network"].iloc[0]]
+    others = {
+        name: {key: value for key, value in (changes or {}).items() if key != "labels"}
+        for name, changes in study.settings.get("configurations", {}).items()
+    }
+    first, *_ = chosen = [others.get(name) for name in names["configuration"]]
+    names = names[[changes == first for changes in chosen]].drop_duplicates("labels")
     parts = {}
     for labels, name in names[["labels", "configuration"]].itertuples(index=False):
         rows = trials[trials["configuration"] == name]
@@ -208,7 +214,7 @@ def write(readme_path: Path, images: Path) -> None:
     """Write the findings that come with the library into the README, and all pictures."""
     studies = tables.findings()
     found = gather(studies)
-    write_atomically(readme_path, readme(readme_path.read_text(), found).encode())
+    write_atomically(readme_path, readme(readme_path.read_text(encoding="utf-8"), found).encode())
     drawn = {"exponents": _png(charts.exponents(found.cells).to_dict()), **pictures(studies)}
     for name, png in drawn.items():
         write_atomically(images / f"{name}.png", png)

@@ -18,9 +18,9 @@ from ddlib.figures.style import FORMULAS
 from ddlib.stats import verdicts
 from ddlib.stats.intervals import LEVEL, Interval
 from ddlib.stats.laws import FLOOR_SHARE, Fit, Fits
+from ddlib.words.scaling import ERRORS
 from ddlib.words.text import listed
 
-MEASURES = {"test error": "gap_error", "test cross-entropy": "gap_cross_entropy"}
 FIRST = ("random", "dm", "dc")  # methods that are ticked at the start, if a study has them
 GAINS = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # by one more sample
 IPCS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
@@ -35,12 +35,12 @@ MARKS = ["method", "fit", "mark", "k", "gap", "low", "high"]
 class IpcExplorer(Explorer):
     """Choose the samples per class; see what each fitted law predicts and what was measured."""
 
-    def __init__(self, studies: Sequence[Tables], draws: int = 200):
+    def __init__(self, studies: Sequence[Tables], draws: int = 1000):
         super().__init__(
             studies,
             draws,
             configuration=menu("Trained as"),
-            measure=menu("Measure", MEASURES),
+            measure=menu("Measure"),
             ipc=slider("IPC", IPCS, 10),
             beyond=menu("Beyond IPC", BEYOND),
             least_gain=slider("Least gain", GAINS, 2e-3),
@@ -55,6 +55,10 @@ class IpcExplorer(Explorer):
         before, ipc.options = ipc.value, sizes
         ipc.value = before if before in sizes else least
         self.controls["configuration"].options = tables.configurations
+        measure, chosen = self.controls["measure"], self.controls["measure"].value
+        error = ERRORS[tables.trials["measure"].iloc[0]]
+        measure.options = {error: "gap_error", "test cross-entropy": "gap_cross_entropy"}
+        measure.value = chosen or "gap_error"
         first = [name for name in FIRST if name in tables.methods] or tables.methods[:3]
         self.controls["methods"].offer(tables.methods, first)
 
@@ -176,24 +180,25 @@ def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
 def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     """Name the method with the smallest prediction, of each by its fit with the least AIC.
 
-    Without an AIC, as of one seed, the first fit of each counts. Where no fit predicts, name the
-    method with the smallest measured mean instead.
+    Without an AIC, as of one seed, the first fit of each counts. Where another method has the
+    smallest measured mean, such as one whose fit fails, it is named first.
     """
     predicted = [mark for mark in marks if mark["mark"] == "prediction"][::-1]
     ranked = all(mark["aic"] is not None for mark in predicted)
     if ranked:
         predicted.sort(key=lambda mark: mark["aic"], reverse=True)
+    means, measured = gaps[gaps["k"] == k].groupby("method")["gap"].mean(), ""
+    if len(means):
+        measured = f"{means.idxmin()} has the smallest measured gap, {means.min():.3f}; "
     if not predicted:
-        text = "no fit that is ticked predicts a gap"
-        means = gaps[gaps["k"] == k].groupby("method")["gap"].mean()
-        if len(means):
-            text = f"{means.idxmin()} has the smallest measured gap, {means.min():.3f}; {text}"
-        return f"IPC {ipc}, k = {k}: {text}"
+        return f"IPC {ipc}, k = {k}: {measured}no fit that is ticked predicts a gap"
     preferred = {mark["method"]: mark for mark in predicted}  # the last one of each
     best = min(preferred.values(), key=lambda mark: mark["gap"])
     why = "least AIC" if ranked else "the first fit that is ticked, as there is no AIC"
     gap = Interval(best["gap"], best["low"], best["high"])
-    name = f"IPC {ipc}, k = {k}: {best['method']} has the smallest predicted gap, {gap:.3f}"
+    measured *= len(means) > 0 and means.idxmin() != best["method"]
+    name = f"IPC {ipc}, k = {k}: {measured}"
+    name += f"{best['method']} has the smallest predicted gap, {gap:.3f}"
     return name + (f", by {best['fit']} ({why})" if len(predicted) > len(preferred) else "")
 
 

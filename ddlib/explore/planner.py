@@ -24,6 +24,7 @@ from ddlib.stats.pilot import REACH, Pilot
 from ddlib.stats.planner import Plan
 from ddlib.stats.verdicts import Verdict
 from ddlib.words import coverage as words
+from ddlib.words.scaling import BALANCED
 
 EPSILONS = (
     0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5
@@ -41,7 +42,7 @@ class Planner(Explorer):
     Raises ValueError if no study has gaps.
     """
 
-    def __init__(self, studies: Sequence[Tables], draws: int = 200):
+    def __init__(self, studies: Sequence[Tables], draws: int = 1000):
         studies = [study for study in studies if len(study.gaps)]
         if not studies:
             raise ValueError("no study here has gaps, because all networks on all data failed")
@@ -81,7 +82,8 @@ class Planner(Explorer):
             _verdict(offers, budget, size),
             words.held(pilot),
             pd.DataFrame(rows + refused),
-            f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}",
+            f"{first.method}: {words.answer(first.plan)}{words.support(pilot)} {warning}"
+            f"{f' {BALANCED}' if tables.trials['measure'].iloc[0] == 'balanced' else ''}",
         )
 
 

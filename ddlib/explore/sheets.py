@@ -55,7 +55,10 @@ def small(contents: Mapping[tuple[str, int], bytes | Path]) -> pd.DataFrame:
 
 
 def _grid(path: Path, copies: int) -> np.ndarray | None:
-    """Return images of a set: (copies, classes, H + 1, W + 1, channels), grey lines between."""
+    """Return images of a set: (copies, classes, side + 1, side + 1, channels), grey lines between.
+
+    Images that are not square become so by grey borders.
+    """
     from ddlib.distilled import load_distilled  # loads torch, which findings do not need
 
     synthetic = load_distilled(path)
@@ -63,7 +66,8 @@ def _grid(path: Path, copies: int) -> np.ndarray | None:
         return None
     pixels = synthetic.pixels().numpy()  # (k, H, W, channels), grouped by class
     grid = pixels.reshape(-1, synthetic.ipc, *pixels.shape[1:])[:CLASSES, :copies].swapaxes(0, 1)
-    return np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0), (0, 0)), constant_values=PAPER)
+    borders = ((1 + max(grid.shape[2:4]) - length, 0) for length in grid.shape[2:4])
+    return np.pad(grid, ((0, 0), (0, 0), *borders, (0, 0)), constant_values=PAPER)
 
 
 def _encoded(grid: np.ndarray | None, kind: str, most: int | None = None) -> bytes | None:
@@ -82,11 +86,11 @@ def _encoded(grid: np.ndarray | None, kind: str, most: int | None = None) -> byt
 def strip(picture: bytes, columns: int, start: bytes | None = None) -> str:
     """Return the first image of each class in a sheet as a data address, for a chart.
 
-    start: a sheet to subtract; grey is no difference.
+    start: a sheet to subtract. Half the difference is shown, about grey.
     """
     first, *others = (Image.open(BytesIO(sheet)) for sheet in (picture, start) if sheet)
     for other in others:
-        first = ImageChops.subtract(first, other, offset=PAPER)
+        first = ImageChops.subtract(first, other, scale=2, offset=PAPER)
     return png_address(first.crop((0, 0, first.width, first.width // columns)))
 
 

@@ -35,11 +35,12 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     hue = alt.Color("outcome:N", scale=style.scale(OUTCOME_COLOURS), legend=legend)
     shape = alt.Shape("outcome:N", scale=style.scale(OUTCOME_SHAPES), legend=legend)
     beyond = base.transform_filter("datum.beyond").encode(alt.XDatum(LARGEST), hue)
+    inside = base.transform_filter(f"datum.b <= {LARGEST}")
     layers = [
         alt.Chart().mark_rule(color=style.INK, strokeDash=[4, 3]).encode(alt.XDatum(0.5)),
         base.mark_rule(strokeWidth=2).encode(alt.X("low:Q", scale=domain), alt.X2("to"), hue),
         beyond.mark_point(shape="triangle-right", filled=True, size=60, opacity=1),
-        base.mark_point(filled=True, size=75, opacity=1).encode(x, hue, shape),
+        inside.mark_point(filled=True, size=75, opacity=1).encode(x, hue, shape),
     ]
     columns = min(len(panels), 4) or 1
     width = min(style.WIDTH // columns - 45, 300)
@@ -50,6 +51,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
         "Does the gap fall like 1/√k? The exponent of every cell, with its 95 % interval",
         "Dashes: 1/2. A cell is one method on one data set; controls, which select real samples,",
         "come last. A cell may fail with an interval that holds 1/2: its curve has another shape.",
+        *[f"Triangles: beyond {LARGEST:g}."] * bool(table["beyond"].any()),
         *[f"Without an exponent: {', '.join(without)}."] * bool(without),
     )
 

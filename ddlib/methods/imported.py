@@ -17,6 +17,7 @@ from ddlib.data.normalise import Whitening
 from ddlib.data.sources import DATASETS
 from ddlib.distilled import DistilledSet, check_set
 from ddlib.files import from_root
+from ddlib.fingerprints import named_files
 from ddlib.methods.common import TINY, check_factor, finished
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Table, Text
@@ -131,6 +132,8 @@ def read_content(
     path = from_root(place)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; check the path")
+    if not named_files(place):  # its content would not name the results
+        raise ValueError(f"{place} could be any word; write ./{place} for the folder")
     try:
         values, labels, names = _read(path, parameters, ipc)
         values, labels = (torch.as_tensor(part).detach() for part in (values, labels))

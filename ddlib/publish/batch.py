@@ -68,13 +68,13 @@ def read(path: Path) -> Run:
     try:
         values = read_file(path)
         if isinstance(values.get("results"), str):
-            run.folder = from_root(values["results"])
+            run.folder = from_root(values["results"]).resolve()
         names = notebooks()
         check_names([path.parent.name], names, "folder with the name of a notebook")
         run.notebook = names[path.parent.name]
         settings = check(run.notebook, path)[2]
         if isinstance(settings, Exploration):
-            run.inputs = [from_root(name) for name in settings.studies]
+            run.inputs = [from_root(name).resolve() for name in settings.studies]
         else:
             run.on_gpu = not settings.scheduler_address and cluster.device(settings) != "cpu"
     except (OSError, ValueError) as error:

@@ -64,7 +64,8 @@ def cell_names(run: str, notebook: NotebookNode) -> Callable[[logging.LogRecord]
 
 def notebooks() -> dict[str, Path]:
     """Return the project's notebooks by the names of their parameters' folders."""
-    return {path.stem[3:]: path for path in sorted(from_root("notebooks").glob("[0-9][0-9]_*"))}
+    paths = sorted(from_root("notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return {path.stem[3:]: path for path in paths}
 
 
 def run_name(parameters: Path) -> str:
@@ -104,7 +105,7 @@ def check(
         plan = make_plan(settings)
         if "check_coverage" in code:
             check_coverage(plan.settings)
-    return source, values, settings, plan
+    return source, values, settings, plan if re.search(r"\brun\(", code) else None
 
 
 def completed(source: NotebookNode, values: dict[str, Any], kind: type[Parameters]) -> dict:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from nbformat import NotebookNode
@@ -65,7 +66,7 @@ def _row(place: Path, notebook: NotebookNode) -> dict[str, Any]:
         "title": page.title(notebook) or place.stem,
         "notebook": place.stem,
         "folder": place.parent.as_posix(),
-        "page": place.with_suffix(".html").as_posix(),
+        "page": quote(place.with_suffix(".html").as_posix()),
         "picture": picture,
         "width": page.width(picture) if picture else 0,
         "date": (papermill.get("end_time") or "")[:16].replace("T", " "),

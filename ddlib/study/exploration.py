@@ -15,4 +15,4 @@ class Exploration(Parameters):
 
     studies: list[Text] = Field(examples=[["results/methods/quick"]])
     results: Text = Field(examples=["results/mine"])
-    draws: PositiveInt = 200
+    draws: PositiveInt = 1000

@@ -23,7 +23,7 @@ from ddlib.configurations.configuration import Configuration
 from ddlib.configurations.families import expand, read_configurations, read_families
 from ddlib.configurations.table_models import read_distilling_network
 from ddlib.data.options import Options
-from ddlib.data.sources import DATASETS
+from ddlib.data.sources import DATASETS, roots
 from ddlib.devices import PRECISIONS
 from ddlib.files import from_root
 from ddlib.methods import METHODS
@@ -98,6 +98,12 @@ def read_data(table: Any) -> dict[str, Any]:
         )
     options = {str(key): value for key, value in table.items() if key != "name"}
     name, folder = table["name"], from_root(table["name"])
+    known = [root.resolve() / name for root in roots()]
+    if name in DATASETS and folder.is_dir() and folder.resolve() not in known:
+        raise ValueError(
+            f"{name!r} is a data set and a folder of this project; write ./{name} for the folder, "
+            "or give it another name"
+        )
     is_folder = name not in DATASETS and folder.exists()
     return {"name": str(folder) if is_folder else name, **vars(Options(**options))}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ddlib.stats.cells import PAPER_R2, Coverage
-from ddlib.stats.families import ABOVE
+from ddlib.stats.families import ABOVE, BELOW
 from ddlib.stats.intervals import Interval
 from ddlib.stats.laws import LAWS
 from ddlib.stats.regressions import confirms
@@ -127,6 +127,8 @@ def _decides(k_stars: pd.DataFrame) -> str:
 def _median(k_stars: pd.DataFrame) -> str:
     """Say the median k*, or that it is above a number, for k* beyond the measured sizes."""
     middle = k_stars["k_star"].median()
+    if (k_stars.loc[k_stars["k_star"] <= middle, "censored"] == BELOW).all():
+        return f"below {middle:.0f}"
     if not (k_stars.loc[k_stars["k_star"] >= middle, "censored"] == ABOVE).all():
         return f"{middle:.0f}"
     return f"above {middle:.0f}" + ", the largest size" * bool((k_stars["k_star"] == middle).any())

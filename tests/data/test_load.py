@@ -129,6 +129,11 @@ def test_download_only_when_asked_and_into_the_root(root, monkeypatch):
     assert asked == [root, root]
 
 
+def test_a_set_without_a_download_is_not_said_to_have_one(root):
+    with pytest.raises(FileNotFoundError, match="new study may instead name the path of your own"):
+        load("sst2", download=True)
+
+
 def test_classes_are_renumbered_in_the_order_given(tmp_path):
     arrays = {
         "images": np.zeros((6, 2, 2), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None],
@@ -255,6 +260,7 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
                 (np.ones((6, 32), int), r"int64 \(6, 32\)"),  # numbers of tokens
             )
         ],
+        ({"train": {"images": pixels(6, 5, 5) // 200}}, r"up to 1; give 0 \(black\) to 255"),
         *[
             ({"train": {"labels": labels}}, "pets train: labels are .*; give integers")
             for labels in (np.arange(6.0) % 2, np.zeros((6, 1), int), np.array([0, 1, 0]))

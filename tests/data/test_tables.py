@@ -94,11 +94,15 @@ def test_whole_numbers_may_take_the_place_of_missing_ones(tmp_path):
     assert ages.tolist() == pytest.approx([10, 20])
 
 
+@pytest.mark.filterwarnings("ignore:.*holds numbers, but AB")
 def test_words_are_read_in_test_as_in_train(tmp_path):
     """Alone, the column of the test file would be read as the numbers 1 and 2."""
     train = {"town": ["01", "02", "AB", "01"]}
     loaded = load(write(tmp_path, train=train, test={"town": ["01", "02"]}))
     assert images(loaded.test)[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0]]
+    train = {"town": ["1", "2", "?", "1"]}
+    with pytest.warns(UserWarning, match="town holds numbers, but [?] in some rows, so all its"):
+        load(write(tmp_path, train=train, test={"town": ["1", "2"]}))
     # Alone, TRUE would be read as True, but beside an empty cell as the word TRUE.
     train = {"town": ["TRUE", "FALSE", None, "TRUE"]}
     folder = write(tmp_path, train=train, test={"town": ["TRUE", "FALSE"]})
@@ -138,6 +142,11 @@ def test_rows_are_the_nearest_ones(tmp_path):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
+        (
+            {"label.1": [0, 1, 0, 1]},
+            {"label.1": [0, 1]},
+            "train has two columns 'label'; leave one",
+        ),
         ({"label": None}, {}, "towns: train has no column 'label', only age, town, height; name"),
         ({}, {"label": None}, "towns: test has no column 'label'"),
         ({}, {"label": ["no", "maybe"]}, "the label maybe of test rows is that of no training row"),
@@ -165,6 +174,12 @@ def test_too_many_words_and_options_of_other_formats(tmp_path):
         (tmp_path / "bad" / f"{part}.parquet").write_bytes(b"PAR")
     with pytest.raises(ValueError, match=r"train\.parquet cannot be read"):
         load(tmp_path / "bad")
+    for cell in ([1.0, 2.0], {"bytes": b"", "path": "x"}):
+        frame = pd.DataFrame({"image": [cell] * 4, "label": [0, 1, 0, 1]})
+        for part in ("train", "test"):
+            frame.to_parquet(tmp_path / "bad" / f"{part}.parquet")
+        with pytest.raises(ValueError, match="column image holds lists, tables or durations"):
+            load(tmp_path / "bad")
     for options, message in (
         ({"image_size": 8}, "image_size=8 is an option of images, but wine holds tables; leave"),
         ({"zca": True}, "zca=True is an option of images, but wine holds tables"),

@@ -96,6 +96,15 @@ def test_an_order_that_soft_labels_reverse_is_counted(found):
     assert row["kept"] + row["reversed"] + row["unclear"] == row["pairs"] <= 6
 
 
+def test_regimes_differ_in_labels_alone():
+    study = tables.read(tables.FINDINGS / "methods" / "labels_mnist")
+    assert set(evidence.by_labels(study)) == {"hard", "learned", "soft"}
+    configurations = study.settings["configurations"]
+    longer = configurations | {"soft": configurations["soft"] | {"steps": 9000}}
+    changed = replace(study, settings=study.settings | {"configurations": longer})
+    assert set(evidence.by_labels(changed)) == {"hard", "learned"}
+
+
 def test_the_coverage_law_of_one_study(found):
     (study,) = found.coverage.values()
     table = study.k_stars.set_index("family")

@@ -167,6 +167,11 @@ def test_a_small_sheet_shows_one_image_a_class_at_low_size(tmp_path):
     pixels = np.asarray(Image.open(BytesIO(kept["picture"][0])))
     assert pixels.shape == (33, 65)  # a third of 97 and of 2 * 97
     assert pixels[16, [16, 48]] == pytest.approx([51, 102], abs=3)
+    dataclasses.replace(synthetic, samples=images[..., :48]).save(tmp_path / "high")
+    kept = sheets.small({("dm", 2): tmp_path / "high"})
+    pixels = np.asarray(Image.open(BytesIO(kept["picture"][0])))
+    assert pixels.shape == (33, 65)  # squares, with a grey border on the left
+    assert pixels[16, [8, 28, 40, 60]] == pytest.approx([128, 51, 128, 102], abs=4)
 
 
 def test_a_finding_is_what_its_command_writes(tmp_path, mine):

@@ -234,7 +234,7 @@ def test_a_whitened_set_goes_with_whitened_data(tmp_path, colours, stored):
     torch.testing.assert_close(read(dataset, tmp_path / "unit.pt", "dc", **unit).samples, samples)
 
 
-def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, stored):
+def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, stored, monkeypatch):
     samples, path = stored[1], tmp_path / "res.pt"
     write_dc(path, (samples, LABELS))
     write_dc(tmp_path / "uneven.pt", (samples[:5], LABELS[:5]))
@@ -247,10 +247,14 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
     np.savez(tmp_path / "words.npz", images=samples, labels=["ant"] * 6)
     np.savez(tmp_path / "between.npz", images=samples, labels=LABELS + 0.5)
     np.savez(tmp_path / "none.npz", images=samples[:0], labels=LABELS[:0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "mysets").mkdir()
     both = {2: str(path), 4: str(path)}
     assert torch.equal(read(colours, both, "dc").samples, samples)
     for file, form, ipc, message in (
         (path, "dc", 4, r"res.pt holds 2 samples of each class, not ipc=4; choose k: \[6\], or a"),
+        ({2: "mysets"}, "folder", 2, "mysets could be any word; write ./mysets for the folder"),
         (both, "dc", 3, "path names no file for ipc=3; leave that size out of k"),
         ("uneven.pt", "dc", 2, "holds 1 to 2 samples of each class; give as many of every class"),
         ("words.npz", "npz", 2, "words.npz cannot be read .*TypeError"),

@@ -13,7 +13,7 @@ import yaml
 from clusters import heed_interrupts
 
 from ddlib.publish import page
-from ddlib.publish.execute import main
+from ddlib.publish.execute import foresee, main
 
 STUDY = {
     "data": {"name": "digits"},
@@ -142,6 +142,13 @@ def test_a_dry_run_says_what_a_study_costs_and_computes_no_trial(tmp_path, capsy
     assert "seconds on 1 workers" in lines[-1]
     assert not list(tmp_path.rglob("*.ipynb"))
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_dry_run_of_a_notebook_without_trials_says_so(tmp_path):
+    root = Path(__file__).parents[2]
+    paths = root / "notebooks/00_start_here.ipynb", root / "parameters/start_here/quick.yaml"
+    text = "nothing to compute: this notebook runs no study"
+    assert foresee(*paths, results=str(tmp_path)) == text
 
 
 def test_a_cell_that_fails_is_named_and_leaves_its_page(run, tmp_path):

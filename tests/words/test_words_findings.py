@@ -228,6 +228,8 @@ def test_cells_without_an_exponent_are_named_and_their_trials_counted(cells):
     chart = charts.exponents(lost).to_dict()
     assert chart["title"]["subtitle"][-1] == "Without an exponent: random on adult."
     assert chart["facet"]["sort"] == ["mnist", "adult\ntrials missing: 20"]
+    far = charts.exponents(cells.assign(b=5.0, high=6.0)).to_dict()
+    assert "Triangles: beyond 2." in far["title"]["subtitle"]
 
 
 def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains):
