@@ -21,9 +21,8 @@ from ddlib.stats.intervals import Interval
 from ddlib.study.run import run
 from ddlib.study.settings import SAME_STEPS, Settings
 
-PROTOCOL = (
-    *("data", "network", "training", "evaluations", "precision", "device", "cache", "extensions"),
-)
+PROTOCOL = ["data", "network", "training", "evaluations", "precision", "device"]
+PROTOCOL += ["cache", "extensions"]
 
 
 def score(
@@ -38,11 +37,12 @@ def score(
     """Score the set at `path`; return the settings of the study that did, and its accuracies.
 
     form: the `format` of an ImportedSet, whose other parameters are `options`; data: the name or
-    the folder of the data set; parameters: a YAML file of a study, from which network and training
-    are taken, by default DATA_reference.yaml or DATA.yaml in parameters/methods; zca: whether the
-    set is of whitened images. The table has the columns method ("imported", "random", "all data"),
-    n, accuracy, low, high: means and 95 % intervals over seeds. Each seed draws its own weights,
-    batches and random samples. The networks on all data take as many steps as those on the set.
+    the folder of the data set; parameters: a YAML file of a study, from which network, training and
+    device are taken, by default DATA_reference.yaml or DATA.yaml in parameters/methods; zca:
+    whether the set is of whitened images. The table has the columns method ("imported", "random",
+    "all data"), n, accuracy, low, high: means and 95 % intervals over seeds. Each seed draws its
+    own weights, batches and random samples. The networks on all data take as many steps as those on
+    the set.
 
     Soft labels and a step size that were learned with the set are used. Raises ValueError or
     OSError, in one sentence.
@@ -74,8 +74,7 @@ def score(
     try:
         result = run(settings)
     except ValueError as error:
-        protocol = f"the protocol is that of {file}, --parameters names another"
-        raise ValueError(f"{error} ({protocol})") from error
+        raise ValueError(f"{error} (the protocol is that of {file})") from error
     if len(result.failures):
         raise ValueError(f"a training failed: {result.failures['message'].iloc[0]}")
     full = compare.full_data(result.references, SAME_STEPS).assign(method="all data")

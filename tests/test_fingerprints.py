@@ -135,4 +135,5 @@ def test_every_file_counts_with_its_place_and_content(tmp_path):
     ]
     assert len(set(digests)) == 5
     assert digest("again", part__weights_bin="1234", index_json="{}") == digests[0]
+    assert digest("again", readme_md="x") not in digests
     assert digest("first", index_json="[1]") not in digests  # read anew

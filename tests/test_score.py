@@ -68,7 +68,9 @@ def test_a_protocol_for_a_gpu_is_not_taken_to_a_cpu(project, tmp_path, monkeypat
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     path = tmp_path / "parameters/methods/digits.yaml"
     path.write_text(path.read_text() + "device: cuda\n")
-    with pytest.raises(ValueError, match=r"'cuda' is not a device of .*digits.yaml, --parameters"):
+    with pytest.raises(
+        ValueError, match=r"'cuda' is not a device of .*protocol is that of .*digits.yaml"
+    ):
         score("images_best.pt", "mtt", "digits")
 
 

@@ -124,7 +124,7 @@ def _checked_split(where: str, raw: RawSplit) -> RawSplit:
             f"{content}; give floats: vectors (N, D), or the embeddings of tokens (N, T, E)"
         )
     elif not np.isfinite(values).all():
-        raise ValueError(f"{content} with missing or infinite values; replace or leave out these")
+        raise ValueError(f"{content} with missing or infinite values; replace these values")
     if labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
         content = f"{labels.dtype} {labels.shape}"
         raise ValueError(f"{where}: labels are {content}; give integers ({len(values)},)")

@@ -58,11 +58,12 @@ def find(name: str, source: Source, options: Options) -> Pair:
             except FileNotFoundError as error:
                 raise ValueError(f"{error}; complete the folder, or delete it") from error
     if not options.download or source.download is None:
+        ways = ["name the path of your own data"]
+        if source.download:
+            ways.insert(0, "say download: true")
         raise FileNotFoundError(
             f"data set {name} is not in {' or '.join(map(str, roots()))}: set DDLIB_DATA to a "
-            "folder that holds it; the parameters of a new study may instead "
-            f"{'say download: true, or ' * (source.download is not None)}name the path of your own "
-            "data"
+            f"folder that holds it; the parameters of a new study may instead {', or '.join(ways)}"
         )
     root = roots()[0]
     try:

@@ -134,20 +134,14 @@ def _check_columns(
                 f"{name}: column {column} has no name and would be used; write the file without "
                 "row numbers, frame.to_csv(path, index=False)"
             )
-        cells = train[column].dropna()
-        if train[column].dtype.kind == "m" or not cells.map(pd.api.types.is_hashable).all():
+        cells = [] if column in numbers else train[column].dropna()
+        if train[column].dtype.kind == "m" or not all(map(pd.api.types.is_hashable, cells)):
             raise ValueError(
                 f"{name}: column {column} holds lists, tables or durations; write one number a "
                 "column, and images as files in a folder for each class"
             )
-        others = cells[pd.to_numeric(cells.astype(str), errors="coerce").isna()].astype(str)
-        if column not in numbers and 0 < len(others) < len(cells) / 2:
-            warnings.warn(
-                f"{name}: column {column} holds numbers, but {', '.join(sorted(set(others))[:5])} "
-                "in some rows, so all its cells are read as words; empty these cells if they are "
-                "missing",
-                stacklevel=2,
-            )
+        if len(cells):
+            _warn_of_marks(name, column, cells.astype(str))
         count = train[column].nunique()
         if count < 2:
             raise ValueError(
@@ -165,6 +159,17 @@ def _check_columns(
         raise ValueError(
             f"{name}: {gaps.sum()} values are missing, in {', '.join(gaps.index[gaps > 0])}; fill "
             "them, or replace them, data: {name: ..., missing: mean} (or most_frequent)"
+        )
+
+
+def _warn_of_marks(name: str, column: str, cells: pd.Series) -> None:
+    marks = cells[pd.to_numeric(cells, errors="coerce").isna()]
+    if 0 < len(marks) < len(cells) / 2:
+        warnings.warn(
+            f"{name}: column {column} holds numbers, but in {len(marks)} training rows marks such "
+            f"as {min(marks)}, so all its cells are read as words; if such a mark means that the "
+            "number is missing, empty these cells",
+            stacklevel=2,
         )
 
 

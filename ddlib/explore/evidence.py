@@ -109,8 +109,9 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
         name: {key: value for key, value in (changes or {}).items() if key != "labels"}
         for name, changes in study.settings.get("configurations", {}).items()
     }
-    first, *_ = chosen = [others.get(name) for name in names["configuration"]]
-    names = names[[changes == first for changes in chosen]].drop_duplicates("labels")
+    first = others.get(names["configuration"].iloc[0])
+    same = [others.get(name) == first for name in names["configuration"]]
+    names = names[same].drop_duplicates("labels")
     parts = {}
     for labels, name in names[["labels", "configuration"]].itertuples(index=False):
         rows = trials[trials["configuration"] == name]

@@ -180,8 +180,8 @@ def _marks(fit: Fit, k: int, least_gain: float, four: bool) -> list[dict]:
 def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     """Name the method with the smallest prediction, of each by its fit with the least AIC.
 
-    Without an AIC, as of one seed, the first fit of each counts. Where another method has the
-    smallest measured mean, such as one whose fit fails, it is named first.
+    Without an AIC, as of one seed, the first fit of each counts. A method without a prediction,
+    such as one whose fit fails, is named first where it has the smallest measured mean.
     """
     predicted = [mark for mark in marks if mark["mark"] == "prediction"][::-1]
     ranked = all(mark["aic"] is not None for mark in predicted)
@@ -196,7 +196,8 @@ def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     best = min(preferred.values(), key=lambda mark: mark["gap"])
     why = "least AIC" if ranked else "the first fit that is ticked, as there is no AIC"
     gap = Interval(best["gap"], best["low"], best["high"])
-    measured *= len(means) > 0 and means.idxmin() != best["method"]
+    if len(means) and means.idxmin() in preferred:  # it was compared by its prediction
+        measured = ""
     name = f"IPC {ipc}, k = {k}: {measured}"
     name += f"{best['method']} has the smallest predicted gap, {gap:.3f}"
     return name + (f", by {best['fit']} ({why})" if len(predicted) > len(preferred) else "")

@@ -45,7 +45,9 @@ class Planner(Explorer):
     def __init__(self, studies: Sequence[Tables], draws: int = 1000):
         studies = [study for study in studies if len(study.gaps)]
         if not studies:
-            raise ValueError("no study here has gaps, because all networks on all data failed")
+            raise ValueError(
+                "no study here has gaps, as all networks on all data failed; see their pages"
+            )
         super().__init__(
             studies,
             draws,

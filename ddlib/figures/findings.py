@@ -23,12 +23,13 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     without = [f"{row.method} on {row.data}" for row in without.itertuples()]
     missing = cells.groupby("data", sort=False)["missing"].sum()[table["data"].unique()]
     panels = {name: name + f"\ntrials missing: {n}" * bool(n) for name, n in missing.items()}
-    ends = table[["b", "high", "low"]].clip(upper=LARGEST).set_axis(["at", "to", "low"], axis=1)
-    table = table.assign(panel=table["data"].map(panels), beyond=table["high"] > LARGEST, **ends)
+    beyond = (table["b"] > LARGEST) | (table["high"] > LARGEST)
+    ends = table[["high", "low"]].clip(upper=LARGEST).set_axis(["to", "from"], axis=1)
+    table = table.assign(panel=table["data"].map(panels), beyond=beyond, **ends)
     y = alt.Y("method:N", sort=_order(table), title=None)
     axis = alt.Axis(values=[0, 0.5, 1, 1.5, 2], format="~g", labelOverlap=False)
     domain = alt.Scale(domain=[0, LARGEST], nice=False)
-    x = alt.X("at:Q", scale=domain, axis=axis, title="exponent b")
+    x = alt.X("b:Q", scale=domain, axis=axis, title="exponent b")
     tips = style.tips("data:N", "method:N", "outcome:N", "b", "low", "high", "r2", "missing")
     base = alt.Chart().encode(y, tooltip=tips)
     legend = alt.Legend(title="a/√k + c", orient="top")
@@ -38,7 +39,7 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
     inside = base.transform_filter(f"datum.b <= {LARGEST}")
     layers = [
         alt.Chart().mark_rule(color=style.INK, strokeDash=[4, 3]).encode(alt.XDatum(0.5)),
-        base.mark_rule(strokeWidth=2).encode(alt.X("low:Q", scale=domain), alt.X2("to"), hue),
+        base.mark_rule(strokeWidth=2).encode(alt.X("from:Q", scale=domain), alt.X2("to"), hue),
         beyond.mark_point(shape="triangle-right", filled=True, size=60, opacity=1),
         inside.mark_point(filled=True, size=75, opacity=1).encode(x, hue, shape),
     ]
@@ -51,7 +52,8 @@ def exponents(cells: pd.DataFrame) -> alt.FacetChart:
         "Does the gap fall like 1/√k? The exponent of every cell, with its 95 % interval",
         "Dashes: 1/2. A cell is one method on one data set; controls, which select real samples,",
         "come last. A cell may fail with an interval that holds 1/2: its curve has another shape.",
-        *[f"Triangles: beyond {LARGEST:g}."] * bool(table["beyond"].any()),
+        *[f"Triangles: the exponent or its interval goes beyond {LARGEST:g}."]
+        * bool(table["beyond"].any()),
         *[f"Without an exponent: {', '.join(without)}."] * bool(without),
     )
 

@@ -91,8 +91,7 @@ def distil(
     values = _fitting(path, values[order], dataset)
     samples = _normalised(path, values, parameters.normalised_by, dataset)
     learned = {} if rate is None else {"step_size": rate}
-    about = "imported", parameters, seed, learned, parameters.factor
-    synthetic = finished(dataset, samples, *about)
+    synthetic = finished(dataset, samples, "imported", parameters, seed, learned, parameters.factor)
     return replace(synthetic, labels=labels[order].float()) if labels.ndim == 2 else synthetic
 
 
@@ -133,7 +132,7 @@ def read_content(
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; check the path")
     if not named_files(place):  # its content would not name the results
-        raise ValueError(f"{place} could be any word; write ./{place} for the folder")
+        raise ValueError(f"a path needs a slash or an ending; write ./{place} for {place}")
     try:
         values, labels, names = _read(path, parameters, ipc)
         values, labels = (torch.as_tensor(part).detach() for part in (values, labels))

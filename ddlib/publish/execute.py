@@ -105,7 +105,9 @@ def check(
         plan = make_plan(settings)
         if "check_coverage" in code:
             check_coverage(plan.settings)
-    return source, values, settings, plan if re.search(r"\brun\(", code) else None
+    if not re.search(r"\brun\(", code):  # it only reads the settings
+        plan = None
+    return source, values, settings, plan
 
 
 def completed(source: NotebookNode, values: dict[str, Any], kind: type[Parameters]) -> dict:

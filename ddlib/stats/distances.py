@@ -188,7 +188,10 @@ def _stack(arrays: Sequence[np.ndarray], seeds: int = 1) -> np.ndarray:
     """Return M arrays of one shape as one; raises ValueError for missing values and fewer seeds."""
     values = np.asarray(arrays, dtype=float)
     if not np.isfinite(values).all():
-        raise ValueError("infinite or missing values, as of features too large for half precision")
+        raise ValueError(
+            "infinite or missing values; leave out networks that failed, or whose features are too "
+            "large for half precision"
+        )
     if values.shape[1] < seeds:
         raise ValueError(f"{values.shape[1]} seeds are too few here; give at least {seeds}")
     return values

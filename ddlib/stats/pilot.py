@@ -70,10 +70,10 @@ class Pilot:
         """Say why the pilot cannot speak of a configuration; empty where it can."""
         if name in self.names or name in self.left:
             return f"{name} {self.left[name]}" if name in self.left else ""
-        network, inside = self.networks[name], {self.networks[name] for name in self.names}
-        if network not in inside:
-            known = ", ".join(sorted(inside))
-            return f"the network of {name} ({network}) is not in the pilot ({known})"
+        network, known = self.networks.get(name), {self.networks.get(n) for n in self.names}
+        if network is None or network not in known:
+            inside = ", ".join(sorted(filter(None, known))) or "unknown"
+            return f"the network of {name} ({network or 'unknown'}) is not in the pilot ({inside})"
         few = f"{name} is not in the pilot; {PEERS} others are needed to speak of it"
         return few if len(self.names) < PEERS else ""
 
@@ -205,7 +205,7 @@ def read_pilot(
     gaps of two seeds at three sizes.
     """
     if networks is None:
-        networks = dict(gaps[["configuration", "network"]].to_numpy())
+        networks = dict(zip(gaps["configuration"], gaps.get("network", []), strict=False))
     cube = gap_cube(gaps)
     sizes = ((~np.isnan(cube.values)).sum(axis=1) > 1).sum(axis=1)
     left = {

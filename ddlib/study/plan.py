@@ -99,6 +99,7 @@ class Plan:
 
     @property
     def first(self) -> Configuration:
+        """The first configuration."""
         return next(iter(self.configurations.values()))
 
     @cached_property

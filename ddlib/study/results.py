@@ -110,8 +110,9 @@ class Result:
         if self.plan.measure != "balanced":
             return self
         tables = {name: getattr(self, name) for name in ("trials", "references", "teachers")}
-        balanced = {n: t.assign(accuracy=t["balanced_accuracy"]) for n, t in tables.items()}
-        return replace(self, **balanced)
+        for name, table in tables.items():
+            tables[name] = table.assign(accuracy=table["balanced_accuracy"])
+        return replace(self, **tables)
 
     def under(self, configuration: str | None = None) -> "Result":
         """Return the part of this result for one configuration, by default the first."""

@@ -98,7 +98,7 @@ def read_data(table: Any) -> dict[str, Any]:
         )
     options = {str(key): value for key, value in table.items() if key != "name"}
     name, folder = table["name"], from_root(table["name"])
-    known = [root.resolve() / name for root in roots()]
+    known = [(root / name).resolve() for root in roots()]
     if name in DATASETS and folder.is_dir() and folder.resolve() not in known:
         raise ValueError(
             f"{name!r} is a data set and a folder of this project; write ./{name} for the folder, "

@@ -125,10 +125,10 @@ def _decides(k_stars: pd.DataFrame) -> str:
 
 
 def _median(k_stars: pd.DataFrame) -> str:
-    """Say the median k*, or that it is above a number, for k* beyond the measured sizes."""
+    """Say the median k*, or that it is below or above a number, beyond the measured sizes."""
     middle = k_stars["k_star"].median()
-    if (k_stars.loc[k_stars["k_star"] <= middle, "censored"] == BELOW).all():
-        return f"below {middle:.0f}"
+    if (k_stars["censored"] == BELOW).mean() > 0.5:
+        return f"below {middle:.0f}, the smallest size"
     if not (k_stars.loc[k_stars["k_star"] >= middle, "censored"] == ABOVE).all():
         return f"{middle:.0f}"
     return f"above {middle:.0f}" + ", the largest size" * bool((k_stars["k_star"] == middle).any())

@@ -94,14 +94,16 @@ def test_whole_numbers_may_take_the_place_of_missing_ones(tmp_path):
     assert ages.tolist() == pytest.approx([10, 20])
 
 
-@pytest.mark.filterwarnings("ignore:.*holds numbers, but AB")
+@pytest.mark.filterwarnings("ignore:.*marks such as AB")
 def test_words_are_read_in_test_as_in_train(tmp_path):
     """Alone, the column of the test file would be read as the numbers 1 and 2."""
     train = {"town": ["01", "02", "AB", "01"]}
     loaded = load(write(tmp_path, train=train, test={"town": ["01", "02"]}))
     assert images(loaded.test)[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0]]
     train = {"town": ["1", "2", "?", "1"]}
-    with pytest.warns(UserWarning, match="town holds numbers, but [?] in some rows, so all its"):
+    with pytest.warns(
+        UserWarning, match="town holds numbers, but in 1 training rows marks such as [?]"
+    ):
         load(write(tmp_path, train=train, test={"town": ["1", "2"]}))
     # Alone, TRUE would be read as True, but beside an empty cell as the word TRUE.
     train = {"town": ["TRUE", "FALSE", None, "TRUE"]}

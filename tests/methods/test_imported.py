@@ -254,7 +254,12 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
     assert torch.equal(read(colours, both, "dc").samples, samples)
     for file, form, ipc, message in (
         (path, "dc", 4, r"res.pt holds 2 samples of each class, not ipc=4; choose k: \[6\], or a"),
-        ({2: "mysets"}, "folder", 2, "mysets could be any word; write ./mysets for the folder"),
+        (
+            {2: "mysets"},
+            "folder",
+            2,
+            "a path needs a slash or an ending; write ./mysets for mysets",
+        ),
         (both, "dc", 3, "path names no file for ipc=3; leave that size out of k"),
         ("uneven.pt", "dc", 2, "holds 1 to 2 samples of each class; give as many of every class"),
         ("words.npz", "npz", 2, "words.npz cannot be read .*TypeError"),

@@ -92,6 +92,7 @@ def test_other_networks_and_too_few_peers_are_refused():
     assert planner.plan(pilot, ["c0", "c5"], 0.2, 10).ipc is not None
     refused = planner.plan(pilot, ["c0", "vit"], 0.2, 10).reason
     assert "the network of vit (vit) is not in the pilot (convnet)" in refused
+    assert "(unknown)" in planner.plan(pilot, ["c9"], 0.2, 10).reason
     few = read(gaps[gaps["configuration"].isin(MEMBERS)], networks=networks)
     assert "4 others are needed" in planner.plan(few, ["c4"], 0.2, 10).reason
 

@@ -189,6 +189,7 @@ def test_costs_hold_the_teachers_seconds_and_those_of_the_search(result):
 
 
 def test_regimes_are_parts_that_differ_in_labels_alone(result):
+    assert len(list((result.plan.folder / "distilled").glob("*.safetensors"))) == 2 * 2 * 2
     parts = result.regimes
     assert list(parts) == ["hard", "soft"]  # the third trains at another learning rate, too
     assert set(parts["soft"].trials["labels"]) == set(parts["soft"].trials["configuration"])

@@ -6,7 +6,7 @@ import pytest
 
 from ddlib.figures import findings as charts
 from ddlib.stats.cells import Coverage, Held
-from ddlib.stats.families import ABOVE
+from ddlib.stats.families import ABOVE, BELOW
 from ddlib.words import findings as words
 from ddlib.words import summary
 
@@ -218,6 +218,9 @@ def test_a_k_star_beyond_the_measured_sizes_is_said_to_be_above_them():
     rows = [(0.05, "vit", 500, ABOVE), (0.05, "vit", 500, ABOVE), (0.05, "own", 20, "")]
     text = words.coverage("adult", covered(0.2, 0.3, 0.4, k_stars=rows))
     assert "the median k* is above 500, the largest size, elsewhere 20." in text
+    below = [(0.05, "vit", 10, BELOW)] * 2 + [(0.05, "vit", 500, ABOVE), (0.05, "own", 5, "")]
+    text = words.coverage("adult", covered(0.2, 0.3, 0.4, k_stars=below))
+    assert "the median k* is below 10, the smallest size, elsewhere 5." in text
     rows[0] = (0.05, "vit", 10, "")  # the median lies between a known k* and one above 500
     text = words.coverage("adult", covered(0.2, 0.3, 0.4, k_stars=rows))
     assert "the median k* is above 255, elsewhere 20." in text
@@ -228,8 +231,12 @@ def test_cells_without_an_exponent_are_named_and_their_trials_counted(cells):
     chart = charts.exponents(lost).to_dict()
     assert chart["title"]["subtitle"][-1] == "Without an exponent: random on adult."
     assert chart["facet"]["sort"] == ["mnist", "adult\ntrials missing: 20"]
-    far = charts.exponents(cells.assign(b=5.0, high=6.0)).to_dict()
-    assert "Triangles: beyond 2." in far["title"]["subtitle"]
+    far = charts.exponents(cells.assign(b=5.0, low=None, high=None)).to_dict()
+    assert "Triangles: the exponent or its interval goes beyond 2." in far["title"]["subtitle"]
+    [table] = far["datasets"].values()
+    assert all(row["beyond"] for row in table)
+    dots = [layer for layer in far["spec"]["layer"] if "shape" in layer["encoding"]]
+    assert [layer["transform"] for layer in dots] == [[{"filter": "datum.b <= 2.0"}]]
 
 
 def test_findings_without_methods_or_studies_are_said_in_sentences(cells, gains):
