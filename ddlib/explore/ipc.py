@@ -181,7 +181,7 @@ def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     """Name the method with the smallest prediction, of each by its fit with the least AIC.
 
     Without an AIC, as of one seed, the first fit of each counts. A method without a prediction,
-    such as one whose fit fails, is named first where it has the smallest measured mean.
+    such as one whose fit fails, is named, and first where it has the smallest measured mean.
     """
     predicted = [mark for mark in marks if mark["mark"] == "prediction"][::-1]
     ranked = all(mark["aic"] is not None for mark in predicted)
@@ -200,7 +200,10 @@ def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
         measured = ""
     name = f"IPC {ipc}, k = {k}: {measured}"
     name += f"{best['method']} has the smallest predicted gap, {gap:.3f}"
-    return name + (f", by {best['fit']} ({why})" if len(predicted) > len(preferred) else "")
+    if len(predicted) > len(preferred):
+        name += f", by {best['fit']} ({why})"
+    silent = [method for method in gaps["method"].unique() if method not in preferred]
+    return name + (f"; without a prediction: {listed(silent)}" if silent else "")
 
 
 def _log_note(gaps: pd.DataFrame, bottom: float) -> str:

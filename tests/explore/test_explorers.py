@@ -302,7 +302,10 @@ def test_a_method_whose_fit_fails_is_named_where_it_is_measurably_best():
     trials = study.trials[study.trials["configuration"] == study.configurations[0]]
     gap = trials[(trials["method"] == "dm") & (trials["ipc"] == 10)]["gap_error"].mean()
     measured = f"k = 100: dm has the smallest measured gap, {gap:.3f}; dsa has the smallest pred"
-    assert measured in explorer.spec["title"]["text"]
+    assert measured in verdict(explorer)
+    choose(explorer, ipc=12)  # not measured
+    assert "k = 120: dsa has the smallest predicted gap" in verdict(explorer)
+    assert verdict(explorer).endswith("; without a prediction: dm")
 
 
 def test_balanced_errors_are_named():
