@@ -11,6 +11,7 @@ from draws import labelled, noise
 from ddlib import pictures
 from ddlib.data.load import load
 from ddlib.data.normalise import Normalisation
+from ddlib.data.sources import DATASETS, Source
 from ddlib.distilled import DistilledSet
 
 
@@ -67,10 +68,13 @@ def test_the_first_sample_of_each_class_of_the_smallest_sets_is_read():
     assert pictures.nearest([], wine, {"name": "wine", "form": "document"}) is None
 
 
-def test_vectors_of_neither_tables_nor_texts_are_not_read():
+def test_vectors_of_neither_tables_nor_texts_are_not_read(monkeypatch):
     dataset = vectors(noise(8, 3))
     small = distilled(dataset, noise(2, 3))
     assert pictures.nearest([small], dataset, {"name": "wine", "form": "document"}) is None
+    monkeypatch.setitem(DATASETS, "mine", Source(lambda root, options: None))
+    texts = replace(dataset, name="mine_document")  # as an extension has them, in its own space
+    assert pictures.nearest([small], texts, {"name": "mine", "form": "document"}) is None
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def _expanded(name: str, changes: Any) -> list[tuple[str, Any]]:
     if not isinstance(changes, Mapping) or "product" not in changes:
         return [(name, changes)]
     axes = changes["product"]
-    table = isinstance(axes, Mapping) and len(axes) > 0
-    if not table or not all(isinstance(values, list) and values for values in axes.values()):
+    is_table = isinstance(axes, Mapping) and len(axes) > 0
+    if not is_table or not all(isinstance(values, list) and values for values in axes.values()):
         raise ValueError(
             f"the product of {name!r} must be a table {{field: [values]}}, got {axes!r}"
         )

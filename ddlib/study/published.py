@@ -15,7 +15,7 @@ import pandas as pd
 
 from ddlib.distilled import load_distilled
 from ddlib.files import from_root
-from ddlib.parameters import at_ipc, read_file
+from ddlib.parameters import Parameters, at_ipc, read_file
 from ddlib.study.plan import Plan
 from ddlib.words.text import Text, listed
 
@@ -118,7 +118,17 @@ def _methods(plan: Plan, pairs: pd.DataFrame) -> Iterator[Row]:
         ipcs = pairs.loc[pairs["method"] == method, "ipc"]
         for name, ours in vars(parameters).items():
             if any(_at(ours, ipc) != _at(theirs[name], ipc) for ipc in ipcs):
-                yield f"{method}: {name}", ours, theirs[name]
+                yield from _parts(f"{method}: {name}", ours, theirs[name])
+
+
+def _parts(name: str, ours: Any, theirs: Any) -> Iterator[Row]:
+    """Yield a setting, or the fields of a training that differ."""
+    if not isinstance(ours, Parameters):
+        yield name, ours, theirs
+        return
+    for field, value in vars(ours).items():
+        if value != getattr(theirs, field):
+            yield f"{name}.{field}", value, getattr(theirs, field)
 
 
 def _at(value: Any, ipc: int) -> Any:

@@ -12,9 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
+from ddlib.data.base import RawSplit
 from ddlib.data.load import load
 from ddlib.data.normalise import Whitening
-from ddlib.data.sources import DATASETS
+from ddlib.data.sources import DATASETS, Source
 
 
 def test_digits_are_the_embedded_images_split_two_to_one_by_class():
@@ -282,6 +283,26 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
 def test_bad_arrays(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         load(write_npz(tmp_path / "pets", **changes))
+
+
+def test_class_names_may_be_bytes(tmp_path):
+    names = {"class_names": np.array([b"cat", b"dog"])}
+    assert load(write_npz(tmp_path / "pets", train=names, test=names)).classes == ("cat", "dog")
+
+
+def test_an_image_too_large_for_pillow_is_named(tmp_path, monkeypatch):
+    folder = write_images(tmp_path / "b")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(ValueError, match=r"ant/.*png cannot be read .*; replace or remove it"):
+        load(folder)
+
+
+def test_vectors_of_an_extension_have_no_missing_values(monkeypatch):
+    values = np.array([[0.0], [np.nan]])
+    pair = [RawSplit(values, np.arange(2), ("a", "b"), format="tables")] * 2
+    monkeypatch.setitem(DATASETS, "mine", Source(lambda root, options: pair))
+    with pytest.raises(ValueError, match=r"mine train: tables are .* with missing or infinite"):
+        load("mine")
 
 
 def test_an_array_is_no_archive_of_arrays(tmp_path):

@@ -138,6 +138,7 @@ def test_each_run_stands_or_falls_alone_and_comes_after_what_it_reads(project, r
     project.notebook("02_broken", "print('so far')", "raise ValueError('no such luck,\\nat all')")
     project.notebook("03_fine", f"print('sizes', k)\n{LINK}")
     project.notebook("04_reads")
+    (project.root / "notebooks" / "04_reads.py").touch()  # exported from it
     project.parameters("partly/one")
     for name in ("broken", "fine"):
         project.parameters(f"{name}/{name}")
@@ -246,7 +247,8 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
         project.parameters("other/one"),
         project.parameters("torn/one", results="results/study/one"),  # refused, so it holds none
         project.parameters("study/one"),
-        *(project.parameters(f"study/{name}", results="results/study/one") for name in "ab"),
+        project.parameters("study/a", results="results/study/one"),
+        project.parameters("study/b", results="results/../results/study/one"),
     ]
     runs = batch.read_all(paths)
     messages = {run.name: run.message for run in runs}

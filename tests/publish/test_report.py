@@ -45,7 +45,7 @@ def results(tmp_path):
     write(folder, "one/quick", "01_one", chart)
     write(folder, "one/night", "01_one", data="mnist")
     write(folder, "two/quick", "02_two", error)
-    write(folder, "three", "03_three", data=None, box=False)
+    write(folder, "three #1", "03_three", data=None, box=False)
     write(folder, "four/quick", "04_four", run=False)
     write(folder, "one/.ipynb_checkpoints", "01_one")
     (folder / "broken.ipynb").write_text("{}")
@@ -60,11 +60,11 @@ def test_the_index_tells_every_run(results):
     rows = soup(report.write_report(results)).tbody("tr")
     assert [row.a["href"] for row in rows] == [
         *("one/night/01_one.html", "one/quick/01_one.html"),
-        *("two/quick/02_two.html", "three/03_three.html"),
+        *("two/quick/02_two.html", "three%20%231/03_three.html"),
     ]
     assert [row.a.text for row in rows] == [
         *("Is 01_one a question? (mnist, night)", "Is 01_one a question? (digits, quick)"),
-        *("Is 02_two a question? (digits, quick)", "Is 03_three a question? (three)"),
+        *("Is 02_two a question? (digits, quick)", "Is 03_three a question? (three #1)"),
     ]
     assert rows[0].small.text == "01_one, one/night"
     found, run = rows[0]("td")

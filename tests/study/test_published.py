@@ -118,6 +118,17 @@ def test_a_network_of_a_method_is_compared_as_it_is():
     assert "| rded: network | {'name': 'convnet', 'width': 128, 'depth': 3" in text
 
 
+def test_of_a_training_the_options_that_differ_are_listed():
+    found = published.beside(accuracies(("herding", 10, 100, 0.3)), FULL, "cifar10")
+    changes = {"features": "trained", "training": {"steps": 980, "momentum": 0.5}}
+    shorter = METHODS["herding"].parameters.read(changes, "herding")
+    text = published.differences(plan(methods={"herding": ("herding", shorter)}), found)
+    rows = [line for line in text.splitlines() if line.startswith("| herding: ")]
+    assert "| herding: training.steps | 980 | 3920 |" in rows
+    assert "| herding: training.momentum | 0.5 | 0.9 |" in rows
+    assert not any("training |" in row for row in rows)
+
+
 def test_notes_and_doubts_are_told():
     ours = accuracies(("mtt", 1, 10, 0.3), ("dm", 1, 10, 0.3))
     text = published.differences(plan(), published.beside(ours, FULL, "cifar10"))
