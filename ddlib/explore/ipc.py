@@ -181,7 +181,7 @@ def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     """Name the method with the smallest prediction, of each by its fit with the least AIC.
 
     Without an AIC, as of one seed, the first fit of each counts. A method without a prediction,
-    such as one whose fit fails, is named, and first where it has the smallest measured mean.
+    such as one whose fit fails, is counted, and named where it has the smallest measured mean.
     """
     predicted = [mark for mark in marks if mark["mark"] == "prediction"][::-1]
     ranked = all(mark["aic"] is not None for mark in predicted)
@@ -202,8 +202,9 @@ def _verdict(marks: list[dict], gaps: pd.DataFrame, ipc: int, k: int) -> str:
     name += f"{best['method']} has the smallest predicted gap, {gap:.3f}"
     if len(predicted) > len(preferred):
         name += f", by {best['fit']} ({why})"
-    silent = [method for method in gaps["method"].unique() if method not in preferred]
-    return name + (f"; without a prediction: {listed(silent)}" if silent else "")
+    count = gaps["method"].nunique()
+    silent = f"; no prediction for {count - len(preferred)} of {count} methods"
+    return name + silent * (count > len(preferred))
 
 
 def _log_note(gaps: pd.DataFrame, bottom: float) -> str:

@@ -305,7 +305,7 @@ def test_a_method_whose_fit_fails_is_named_where_it_is_measurably_best():
     assert measured in verdict(explorer)
     choose(explorer, ipc=12)  # not measured
     assert "k = 120: dsa has the smallest predicted gap" in verdict(explorer)
-    assert verdict(explorer).endswith("; without a prediction: dm")
+    assert verdict(explorer).endswith("; no prediction for 1 of 2 methods")
 
 
 def test_balanced_errors_are_named():
