@@ -22,8 +22,10 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """Dask's environment variable for a scheduler; used if a study names neither one nor `workers`."""
 
 # glibc returns freed memory to the system and gets it back at every step of a training, which took
-# half of the CPU's time. These settings let workers keep it.
+# half of the CPU's time. These settings let workers keep it. Dask computes in a thread; with a heap
+# of its own, a thread would still return each tensor above 64 MB.
 KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**28),

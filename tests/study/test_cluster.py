@@ -1,6 +1,7 @@
 """A study on a Dask cluster: real processes, which share a folder, die, or run other code."""
 
 import json
+import platform
 import shutil
 import signal
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 import grids
 import pytest
 from clusters import Cluster, held, in_process, write_holding
+from distributed import Client
 from mounts import needs_mounts
 
 import ddlib
+from ddlib.study.cluster import processes
 from ddlib.study.run import run
 from ddlib.study.settings import Settings
 
@@ -160,3 +163,23 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, root, monkeypatch):
         sentence = f"^no Dask workers answer at scheduler_address='{named}'; start one, or"
         with pytest.raises(ValueError, match=sentence):
             run(settings(root, tmp_path, given))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks for glibc's memory")
+def test_a_worker_keeps_the_memory_of_a_large_tensor():
+    """Else the system clears its 25,000 pages anew at every step of a training."""
+
+    def faults(values: int, repeats: int) -> int:
+        from resource import RUSAGE_SELF, getrusage
+
+        import torch
+
+        before = getrusage(RUSAGE_SELF).ru_minflt
+        for _ in range(repeats):
+            torch.ones(values)
+        return getrusage(RUSAGE_SELF).ru_minflt - before
+
+    with processes(1) as address, Client(address) as client:
+        first, _, later = (client.submit(faults, 25_000_000, n).result() for n in (1, 40, 20))
+    assert first > 20_000
+    assert later < 5_000
