@@ -14,7 +14,7 @@ from ddlib.parameters import Parameters
 from ddlib.seeds import generator
 from ddlib.training.divergence import Watch
 from ddlib.training.loop import Training
-from ddlib.training.recipe import Recipe
+from ddlib.training.recipe import WITH_MOMENTUM, Recipe
 from ddlib.training.targets import Labels
 
 PRETRAINED = ("rotation", "contrastive")
@@ -54,6 +54,15 @@ class Configuration(Recipe):
     def teacher(self) -> "Configuration | None":
         """How the teacher of the soft labels is trained; None for other labels."""
         return Configuration(**self.labels.teacher) if self.labels.regime == "soft" else None
+
+    @property
+    def used(self) -> "Configuration":
+        """The same configuration, with every field that it does not use at its default."""
+        if not self.takes_steps:
+            return Configuration(network=self.network)
+        unused = [] if self.optimizer in WITH_MOMENTUM else ["momentum"]
+        unused += [] if self.pretrained else ["pretraining"]
+        return self.replace(**{name: Configuration.model_fields[name].default for name in unused})
 
     @property
     def takes_steps(self) -> bool:

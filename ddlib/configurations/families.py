@@ -15,7 +15,7 @@ def read_configurations(
     """Return every configuration by name: its own table completed by `base`, and its teacher, too.
 
     base: a table as `Configuration.read` takes it. Raises ValueError, in one sentence, for a bad
-    configuration and for two equal ones.
+    configuration and for two that train in the same way.
     """
     if not tables:
         raise ValueError(
@@ -30,8 +30,8 @@ def read_configurations(
         if configuration.labels.regime == "soft":
             configuration = _with_teacher(configuration, base, str(name))
         for other, earlier in configurations.items():
-            if earlier == configuration:
-                raise ValueError(f"{name!r} is the same as {other!r}; drop one of them")
+            if earlier.used == configuration.used:
+                raise ValueError(f"{name!r} trains in the same way as {other!r}; drop one of them")
         configurations[str(name)] = configuration
     return configurations
 

@@ -100,9 +100,10 @@ def label_learners(study: Tables) -> list[str]:
 def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
     """Return trials by label regime, of the first configuration and those that differ in labels.
 
-    A set whose labels were learned is left out of the other regimes: it was not made for them.
+    If one of them has learned labels, methods that learn labels are left out of the others: they
+    are not made for those.
     """
-    trials, learn = study.trials, label_learners(study)
+    trials = study.trials
     names = trials.drop_duplicates("configuration")
     names = names[names["network"] == names["network"].iloc[0]]
     others = {
@@ -112,7 +113,7 @@ def by_labels(study: Tables) -> dict[str, pd.DataFrame]:
     first = others.get(names["configuration"].iloc[0])
     same = [others.get(name) == first for name in names["configuration"]]
     names = names[same].drop_duplicates("labels")
-    parts = {}
+    learn, parts = label_learners(study) if "learned" in set(names["labels"]) else [], {}
     for labels, name in names[["labels", "configuration"]].itertuples(index=False):
         rows = trials[trials["configuration"] == name]
         parts[labels] = rows if labels == "learned" else rows[~rows["method"].isin(learn)]

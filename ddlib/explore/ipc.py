@@ -103,7 +103,7 @@ class IpcExplorer(Explorer):
         return View(
             alt.vconcat(chart, images) if images else chart,
             _verdict(marks, seen, ipc, k),
-            f"Dots: seeds. {(LEGEND if marks else FAILED) if fits else ''} {remark}",
+            f"Dots: seeds. {LEGEND if marks else FAILED if len(curves) else ''} {remark}",
             pd.DataFrame(rows),
             f"Risk on all data: {risk:.3f}. In brackets: 95 % intervals; ±: standard deviation "
             f"between seeds.{_log_note(seen, axes.bottom) if LOG in show else ''}"

@@ -154,7 +154,8 @@ def _verdict(offers: list[Offer], budget: int, size: float) -> str:
     if budget > reach:
         limit = f"this study speaks of at most {reach} samples per class"
         return f"No method is known to hold {goal}, as {limit}; {nearest}"
-    return f"No method holds {goal} within {budget} samples per class; {nearest}"
+    samples = f"{budget} sample{'s' * (budget > 1)} per class"
+    return f"No method holds {goal} within {samples}; {nearest}"
 
 
 def _row(offer: Offer, first: Offer, size: float) -> dict[str, str]:

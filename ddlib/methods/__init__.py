@@ -75,8 +75,18 @@ class Method:
         parameters: Any,
         *more: Any,
     ) -> dict[int, DistilledSet | DivergedError]:
-        """Distil every size; ValueError for a size that the smallest class cannot fill."""
+        """Distil every size; ValueError for a size that the smallest class cannot fill.
+
+        more: the files of the preparation, where the method has one.
+        """
         check_ipcs(ipcs, dataset)
+        if self.preparation and not more:
+            if self.preparation.jobs(parameters, ipcs):
+                raise ValueError(
+                    "this method needs networks that a study trains for it; run it in a study, "
+                    "such as notebook 02"
+                )
+            more = ([],)
         if self.check:
             self.check(parameters, dataset, network, ipcs)
         more = seed, parameters, *more

@@ -10,6 +10,7 @@ from pydantic import NonNegativeFloat, PlainValidator, PositiveInt
 from threadpoolctl import threadpool_limits
 
 from ddlib.data.base import DataSet
+from ddlib.data.normalise import Whitening
 from ddlib.distilled import DistilledSet, decode, encode, hard_labels
 from ddlib.networks.functional import Theta, build, read_network
 from ddlib.networks.initial import initial_parameters
@@ -164,6 +165,11 @@ def check_factor(
         raise ValueError(
             f"factor={factor} puts several images into one, but {dataset.name} holds "
             f"{dataset.kind}s; leave factor out"
+        )
+    if isinstance(dataset.normalisation, Whitening):
+        raise ValueError(
+            f"factor={factor} makes images smaller, but zca: true has mixed all pixels of an "
+            "image; leave out one of them"
         )
     if (common := math.gcd(*shape[1:])) % factor:
         divisors = [str(n) for n in range(1, common + 1) if common % n == 0]

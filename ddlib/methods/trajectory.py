@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ddlib.data.base import DataSet
 from ddlib.devices import send
@@ -50,7 +50,7 @@ class TrajectoryMatching(Matching):
     expert_epochs: ByIpc[PositiveInt] = 2
     max_start: ByIpc[PositiveInt] = {1: 2, 10: 20, 50: 40}
     learning_rate: ByIpc[NonNegativeFloat] = {1: 100.0, 10: 100.0, 50: 1000.0}
-    step_size: ByIpc[NonNegativeFloat] = {1: 0.01, 10: 0.001, 50: 0.001}
+    step_size: ByIpc[PositiveFloat] = {1: 0.01, 10: 0.001, 50: 0.001}
     step_size_learning_rate: ByIpc[NonNegativeFloat] = {1: 1e-7, 10: 1e-5, 50: 1e-5}
     synthetic_batch: ByIpc[PositiveInt] | None = None
     label_learning_rate: ByIpc[NonNegativeFloat] = 0.0

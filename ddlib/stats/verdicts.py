@@ -39,8 +39,9 @@ def verdict(fits: Fits) -> Verdict:
         return Verdict("undecided", free.reason)
     _, low, high = free.parameters["b"]
     if not low <= 0.5 <= high:
-        way = WAYS[2] if free.misfit <= LEVEL else WAYS[0] if high < 0.5 else WAYS[1]
-        words = "more slowly" if high < 0.5 else "faster"
+        if free.misfit <= LEVEL:
+            return Verdict("fails", "no one power of k fits the means", WAYS[2])
+        way, words = (WAYS[0], "more slowly") if high < 0.5 else (WAYS[1], "faster")
         return Verdict("fails", f"the gap falls {words} than 1/√k", way)
     if law.misfit <= LEVEL:
         why = "the curve misses the means by more than the noise of the seeds"

@@ -97,12 +97,29 @@ class Result:
     def regimes(self) -> dict[str, "Result"]:
         """The parts, by label regime, whose configurations differ from the first only in labels.
 
-        Of several configurations of one regime, the first counts.
+        Of several configurations of one regime, the first counts. If one of them has learned
+        labels, methods that learn labels are left out of the others: they are not made for those.
         """
         names = {}
         for name, other in self._equal_but_for("labels").items():
             names.setdefault(other.labels.regime, name)
-        return {regime: self.under(name) for regime, name in names.items()}
+        learn = self.label_learners if "learned" in names else []
+        return {
+            regime: self.under(name)._without(learn if regime != "learned" else [])
+            for regime, name in names.items()
+        }
+
+    @property
+    def label_learners(self) -> list[str]:
+        """The methods that learn labels."""
+        methods = self.plan.methods.items()
+        return [name for name, (_, p) in methods if getattr(p, "label_learning_rate", 0)]
+
+    def _without(self, methods: Sequence[str]) -> "Result":
+        """Return this result without the trials and costs of some methods."""
+        tables = {name: getattr(self, name) for name in ("trials", "costs")}
+        rest = {name: t[~t["method"].isin(methods)] for name, t in tables.items()}
+        return replace(self, **{name: t.reset_index(drop=True) for name, t in rest.items()})
 
     @property
     def as_measured(self) -> "Result":

@@ -27,7 +27,9 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
 }
-"""Optimisers by name, with PyTorch's defaults. Only `sgd` and `nesterov` use the momentum."""
+"""Optimisers by name, with PyTorch's defaults. Only those of WITH_MOMENTUM use the momentum."""
+
+WITH_MOMENTUM = ("sgd", "nesterov")
 
 STEP = ("optimizer", "learning_rate", "momentum", "weight_decay", "label_smoothing")
 """The fields of a Recipe that decide a single step on a given batch."""

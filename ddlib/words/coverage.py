@@ -214,7 +214,8 @@ def answer(planned: Plan) -> str:
         return f"No plan for {goal}: {planned.reason}."
     (ipc, low, high), k, last = planned.ipc, planned.k.estimate, planned.last
     if np.isinf(high):
-        text = f"At least {low:g} samples per class are needed for {goal}, most likely {ipc:g}"
+        least = f"{low:g} samples per class are" if low > 1 else "1 sample per class is"
+        text = f"At least {least} needed for {goal}, most likely {ipc:g}"
     else:
         few = f"{low:g} to {high:g}, most likely {ipc:g}," if low < high else f"{ipc:g}"
         text = f"With {few} sample{'s' * (high > 1)} per class, the worst gap is at most "

@@ -66,6 +66,8 @@ def _best(ranks: pd.DataFrame) -> str:
     text = f"**Per sample:** best is {'; '.join(places)}."
     if ranks["runner_up"].isna().all():
         return f"{text} There is no other method."
+    if (ranks["reason"].dropna() != "").all():
+        return f"{text} Whether it is significantly better cannot be decided."
     ahead = ranks["not_separable"].map(len) == 0
     alone = ranks.loc[ahead & ranks["runner_up"].notna(), "k"]
     clear = f"only at k = {listed(alone)}" if len(alone) else "at no k"
@@ -155,6 +157,8 @@ def labels(regimes: Mapping[str, pd.DataFrame], teachers: pd.DataFrame) -> Text:
 
 
 def _better(table: pd.DataFrame) -> str:
+    if (table["reason"] != "").all():
+        return f"it cannot be decided who beats {BASELINE} samples"
     rows = table[table["survives"].astype(bool) & (table["low"] > 0)]
     return f"{_beat(rows.groupby('method', sort=False)['k'])} {BASELINE} samples"
 

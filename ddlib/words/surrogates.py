@@ -58,10 +58,10 @@ def _order(order: Agreement) -> str:
         caveat += f" {complete} of {seeds} seeds have all other results and count."
     if order.reason:
         return f"Whether one order holds at every k is not testable: {order.reason}.{caveat}"
-    alike = order.p <= LEVEL
-    success = ", as if all served one objective with unequal success" if alike else ""
+    agrees, success = "not significantly more", ""
+    if order.p <= LEVEL:
+        agrees, success = "more", ", as if all served one objective with unequal success"
     return (
-        f"The order of {listed(order.methods)} agrees over {len(order.ks)} sizes "
-        f"{'more' if alike else 'no more'} than random orders do{success} (Kendall's W = "
-        f"{order.w:.2f}, {p_value(order.p)}).{caveat}"
+        f"The order of {listed(order.methods)} agrees over {len(order.ks)} sizes {agrees} than "
+        f"random orders do{success} (Kendall's W = {order.w:.2f}, {p_value(order.p)}).{caveat}"
     )

@@ -18,6 +18,7 @@ from ddlib.training.recipe import Recipe
 
 MLP = {"name": "mlp", "width": 10, "depth": 2}
 CONVNET = {"name": "convnet", "width": 4, "depth": 1}
+LOGISTIC = {"network": {"name": "logistic_regression"}}
 BASE = {"network": MLP, "steps": 6, "batch_size": 16, "learning_rate": 0.02}
 
 
@@ -130,7 +131,13 @@ def test_families_are_lists_products_and_growing_series():
         ({}, "configurations must be a table"),
         ({"a": {"optimiser": "adam"}}, "a: 'optimiser' is not a parameter; did"),
         ({"a": {"optimizer": "adan"}}, "'adan' is not an optimizer; did you mean 'adam'"),
-        ({"a": {}, "b": {"steps": 6}}, "'b' is the same as 'a'; drop one"),
+        ({"a": {}, "b": {"steps": 6}}, "'b' trains in the same way as 'a'; drop one"),
+        (
+            {"a": {"optimizer": "adam"}, "b": {"optimizer": "adam", "momentum": 0.5}},
+            "'b' trains in the same way as 'a'",
+        ),
+        ({"a": {}, "b": {"pretraining": {"steps": 5}}}, "'b' trains in the same way as 'a'"),
+        ({"a": LOGISTIC, "b": LOGISTIC | {"steps": 9}}, "'b' trains in the same way as 'a'"),
         ({"a": {"network": {"name": "vgg"}}}, "'vgg' is not a network"),
         ({"a": {"network": "vgg11"}}, "network must be a table with a name"),
         ({"a": {"initialisation": "xavier"}}, "a: 'xavier' is not an initialisation;"),

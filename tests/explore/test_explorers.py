@@ -612,7 +612,7 @@ def test_the_planner_says_how_many_left_out_gaps_its_intervals_held(studies):
 
 def test_beyond_the_budget_methods_are_ordered_by_their_gap_there(plans, studies):
     choose(plans, family="hard alone", epsilon=0.04, budget=1)
-    assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 samples per class; ")
+    assert verdict(plans).startswith("No method holds a gap of 0.04 within 1 sample per class; ")
     gaps = [numbers(cell["gap at 1"])[0] for cell in cells(plans)]
     means = studies[0].trials.query("configuration == 'hard' and k == 10").groupby("method")
     assert gaps == sorted(gaps)

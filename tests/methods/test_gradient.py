@@ -1,5 +1,6 @@
 """DC and DSA against the reference algorithm, written out with ordinary networks."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from draws import decoded_by_hand, ordinary_convnet, ordinary_mlp
 from torch import nn
 
+from ddlib.data.normalise import Whitening
 from ddlib.methods import METHODS
 from ddlib.methods.common import fresh_networks, random_members, real_batches
 from ddlib.methods.gradient import (
@@ -175,3 +177,8 @@ def test_multi_formation_starts_from_real_images_and_refuses_what_does_not_fit(t
         ):
             with pytest.raises(ValueError, match=message):
                 entry.distil(tiny, network, [1, ipc], 0, parameters.replace(**change))
+    whitened = replace(tiny, normalisation=Whitening(torch.zeros(64), torch.eye(64)))
+    with pytest.raises(ValueError, match="factor=2 makes images smaller, but zca: true has mixed"):
+        entry.distil(whitened, network, [1], 0, parameters)
+    parameters = parameters.replace(factor=1)
+    assert entry.distil(whitened, network, [1], 0, parameters)[1].factor == 1

@@ -92,6 +92,16 @@ def test_a_size_that_the_smallest_class_cannot_fill_is_refused(tiny, members):
         METHODS["random"].distil(few, None, [1, 4], 0, METHODS["random"].parameters())
 
 
+def test_a_method_that_needs_networks_first_says_so(tiny, network):
+    for name in ("mtt", "datm", "ncfm", "rded", "sre2l", "mgd3"):
+        parameters = METHODS[name].parameters(**SMALL[name])
+        with pytest.raises(ValueError, match="needs networks that a study trains for it; run it"):
+            METHODS[name].distil(tiny, network, [1], 0, parameters)
+    for name, changes in (("herding", {"steps": 0}), ("mgd3", {"images": "nearest"})):
+        parameters = METHODS[name].parameters(**changes)
+        assert METHODS[name].distil(tiny, network, [1], 0, parameters)[1].k == 3
+
+
 @pytest.mark.parametrize("name", ["dm", "dc", "dsa", "mtt"])
 @pytest.mark.parametrize("average", AVERAGES)
 def test_a_size_that_diverges_leaves_the_others_as_they_are(tiny, network, prepared, name, average):

@@ -5,19 +5,24 @@ import re
 import symtable
 
 import nbformat
+import numpy as np
 import pytest
 from running import NOTEBOOKS, execute, outputs
 
+from ddlib.data.load import load
 from ddlib.explore import tables
+from ddlib.methods import METHODS
+from ddlib.networks.functional import build
 from ddlib.publish.page import write_page
 from ddlib.stats import laws, verdicts
 from ddlib.stats.cells import PAPER_METHODS
 from ddlib.study.exploration import Exploration
 from ddlib.study.settings import Settings
+from ddlib.training.loop import train_and_score
 
 NOTEBOOK = NOTEBOOKS / "00_start_here.ipynb"
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
-DM = {"iterations": 2, "real_batch": 8, "learning_rate": 1, "augmentation": "none"}
+DM = {"iterations": 2, "real_batch": 8, "learning_rate": 1, "augmentation": "none", "factor": 2}
 FAST = {
     **{"data": {"name": "digits"}, "network": {"name": "convnet", "width": 8, "depth": 2}},
     **{"training": {"steps": 10, "batch_size": 64}, "methods": {"random": {}, "dm": DM}},
@@ -54,6 +59,26 @@ def test_it_shows_a_set_two_laws_and_what_they_say(executed):
     assert coverage.endswith("at a worst gap of 0.05 and 0.1: **confirmed**. See notebook 06.")
     jargon = ("AIC", "p =", "R²", "Vendi", "τ", "interval")
     assert not any(word in text for word in jargon for text in (kept, scaling, coverage))
+
+
+def test_it_scores_a_set_by_the_images_that_networks_see(executed):
+    """DM with factor=2 holds four images in one."""
+    real, options = load("digits"), Settings.read(FAST | {"results": "results"})
+    network = build(**options.network, **real.sizes)
+    _, parameters = options.methods["dm"]
+    seen = METHODS["dm"].distil(real, network, [1], 0, parameters)[1].decoded
+    pairs = [(seen.samples, seen.labels), (real.train.samples, real.train.labels)]
+    means = [
+        np.mean(
+            [
+                train_and_score(network, *pair, real.test, options.training, seed).accuracy
+                for seed in range(2)
+            ]
+        )
+        for pair in pairs
+    ]
+    kept = outputs(executed[1], "text/markdown")[0]
+    assert kept.endswith(f"keeps {means[0] / means[1]:.0%} of the accuracy.")
 
 
 def test_what_it_says_of_the_law_beside_its_figure_is_what_the_findings_give():

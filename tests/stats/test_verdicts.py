@@ -36,6 +36,11 @@ def test_what_cannot_be_told_is_undecided_and_what_misses_the_means_fails():
     judged = verdicts.verdict(laws.fit_all(gaps, draws=200))
     assert judged.outcome == "fails"
     assert "misses the means" in judged.why
+    slow = table("logarithmic", (0.06, 0.5), noise=0.005)
+    fits = laws.fit_all(slow, draws=200)
+    assert verdicts.verdict(fits) == ("fails", "the gap falls more slowly than 1/√k", "slower")
+    fits = laws.fit_all(slow + wiggle, draws=200)
+    assert verdicts.verdict(fits) == ("fails", "no one power of k fits the means", "neither")
 
 
 @pytest.mark.parametrize(("law", "truth"), TRUTHS)

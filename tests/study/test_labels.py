@@ -196,6 +196,18 @@ def test_regimes_are_parts_that_differ_in_labels_alone(result):
     assert list(parts["hard"].teachers.index) == []
 
 
+def test_methods_that_learn_labels_count_under_these_alone(result):
+    assert set(result.regimes["hard"].trials["method"]) == {"random", "mtt"}
+    learned = {"learned": {"labels": {"regime": "learned"}}}
+    configurations = {"configurations": STUDY["configurations"] | learned}
+    plan = replace(result.plan, settings=Settings.read(result.plan.settings.table | configurations))
+    parts = replace(result, plan=plan).regimes
+    assert {name: set(part.trials["method"]) for name, part in parts.items()} == {
+        **{"hard": {"random"}, "soft": {"random"}, "learned": {"random", "mtt"}}
+    }
+    assert set(parts["soft"].costs["method"]) == {"random"}
+
+
 def test_a_rerun_makes_only_what_is_missing(settings, result):
     files = [*result.plan.cache.rglob("*.safetensors"), *result.plan.folder.rglob("*.safetensors")]
     lost = next(trial for trial in result.plan.trials if trial.configuration == "soft")

@@ -12,7 +12,7 @@ from ddlib.words import methods as words
 def ranking(*rows):
     """Rows of k, best method, those that are not significantly worse."""
     table = pd.DataFrame(rows, columns=["k", "best", "not_separable"])
-    return table.assign(runner_up="random")
+    return table.assign(runner_up="random", reason="")
 
 
 def paired(*rows):
@@ -62,6 +62,10 @@ def test_the_box_has_a_line_for_each_question():
             "better than all others: only at k = 20.",
         ),
         (ranking((10, "dm", ())).assign(runner_up=np.nan), "There is no other method."),
+        (
+            ranking((10, "dm", ("dc",))).assign(reason="not testable: one seed"),
+            "at k = 10. Whether it is significantly better cannot be decided.",
+        ),
         (ranking(), "Per sample: cannot be decided.** No method reached an accuracy."),
     ],
 )
@@ -72,6 +76,9 @@ def test_who_is_best_per_sample(ranks, end):
 def test_nobody_beats_random_samples_and_nothing_is_worth_its_time():
     level = PAIRS.assign(p=0.5)
     assert lines(level)[1] == "**Against random:** no method significantly beats random samples."
+    untested = PAIRS.assign(p=np.nan, survives=False, reason="not testable: one seed")
+    decided = "**Against random:** it cannot be decided who beats random samples."
+    assert lines(untested)[1] == decided
     assert "no random beside another method" in lines(PAIRS[:0])[1]
     matched = CONTROLS.assign(outcome=["level", "level", "level", "untested"])
     second = "**Per second:** no method significantly beats every control that costs less."
