@@ -22,7 +22,7 @@ from PIL import Image
 from ddlib.explore import evidence, sheets, tables
 from ddlib.explore.controls import Ticks
 from ddlib.explore.coverage import CoverageExplorer
-from ddlib.explore.ipc import FITTED, HIDDEN, SHOW, SHOWN, IpcExplorer
+from ddlib.explore.ipc import FAILED, FITTED, HIDDEN, SHOW, SHOWN, IpcExplorer
 from ddlib.explore.planner import Planner
 from ddlib.figures.render import mime_bundle
 from ddlib.publish.page import NUMBERS
@@ -306,6 +306,14 @@ def test_a_method_whose_fit_fails_is_named_where_it_is_measurably_best():
     choose(explorer, ipc=12)  # not measured
     assert "k = 120: dsa has the smallest predicted gap" in verdict(explorer)
     assert verdict(explorer).endswith("; no prediction for 1 of 2 methods")
+
+
+def test_of_lines_that_are_not_drawn_nothing_is_said():
+    """Two sizes are too few for a fit; on CIFAR-10 there are six, and all fits fail."""
+    for name, line in (("methods/longer_mnist", "Dots: seeds.  "), ("scaling_law/cifar10", FAILED)):
+        explorer = IpcExplorer([tables.read(tables.FINDINGS / name)], draws=20)
+        choose(explorer, methods=("dm",), fits=("a/√k + c",))
+        assert line in f"{explorer.current.details} "
 
 
 def test_balanced_errors_are_named():
