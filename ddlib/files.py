@@ -116,9 +116,11 @@ def check_writable(folder: Path) -> None:
 def from_root(path: str) -> Path:
     """Return `path` below the project's root, the nearest folder above with a pyproject.toml.
 
+    A path that starts with / or ~ stands for itself.
+
     Papermill runs a notebook in the current folder, JupyterLab in the notebook's folder. Both must
     find the same files.
     """
     here = Path.cwd()
     roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
-    return (roots[0] if roots else here) / path
+    return (roots[0] if roots else here) / Path(path).expanduser()

@@ -48,7 +48,9 @@ def fingerprint(identity: Any) -> str:
 
 def files_digest(folder: Path) -> str:
     """Return a digest of the content and the relative paths of all files below `folder`."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
+    places = os.walk(folder, followlinks=True)
+    paths = [path for place, _, names in places for path in map(Path(place).joinpath, names)]
+    paths = [path for path in paths if path.is_file()]
     return fingerprint({path.relative_to(folder).as_posix(): file_digest(path) for path in paths})
 
 
@@ -70,6 +72,19 @@ def named_files(plain: Any) -> tuple[Path, ...]:
     return tuple(
         from_root(text) for text in dict.fromkeys(texts) if os.path.exists(from_root(text))
     )
+
+
+def existing(text: str) -> Path:
+    """Return the file or folder that `text` names, whose content counts in names of results.
+
+    Raises FileNotFoundError if there is none, ValueError for a text without a slash or an ending.
+    """
+    path = from_root(text)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; check the path")
+    if not named_files(text):
+        raise ValueError(f"a path needs a slash or an ending; write ./{text} for {text}")
+    return path
 
 
 def digests(places: Iterable[Path]) -> list[str]:

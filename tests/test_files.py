@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from ddlib.files import check_writable, read_json, write_atomically
+from ddlib.files import check_writable, from_root, read_json, write_atomically
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
@@ -84,3 +84,8 @@ def test_json_that_is_not_whole_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*\); delete it, and run again"):
         read_json(path, names=("done", "total"))
+
+
+def test_a_path_from_home_is_no_folder_of_the_project(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert from_root("~/results") == tmp_path / "results"

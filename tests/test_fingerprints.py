@@ -137,3 +137,8 @@ def test_every_file_counts_with_its_place_and_content(tmp_path):
     assert digest("again", part__weights_bin="1234", index_json="{}") == digests[0]
     assert digest("again", readme_md="x") not in digests
     assert digest("first", index_json="[1]") not in digests  # read anew
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "part").symlink_to(tmp_path / "other" / "part")
+    linked = files_digest(tmp_path / "linked")
+    (tmp_path / "other" / "part" / "weights.bin").write_text("5678")
+    assert files_digest(tmp_path / "linked") != linked

@@ -178,11 +178,12 @@ def test_published_accuracies_are_those_of_the_page_of_fidelity():
         for method, ipc, published, accuracy in re.findall(row, section, re.MULTILINE):
             # of two sections with the same row, such as MNIST's of dc, the first is the paper's
             ours.setdefault(f"{data} {method} {ipc}", f"{accuracy} % ({published}")
-    dc, dsa = ours["cifar10 dc 1"], ours["cifar10 dsa 1"]
-    assert f"DC reaches {dc} published) and DSA {dsa})" in TEXT
+    dc, dsa, dm = (ours[f"cifar10 {name} 1"] for name in ("dc", "dsa", "dm"))
+    assert f"DC reaches {dc} published), DSA {dsa}) and DM {dm})" in TEXT
     dc, dsa, dm = (ours[f"mnist {name} 1"] for name in ("dc", "dsa", "dm"))
     assert f"on MNIST DC reaches {dc}), DSA {dsa}) and DM {dm})" in TEXT
-    assert f"at ten DM reaches {ours['mnist dm 10']})." in TEXT
+    dm, on_mnist = ours["cifar10 dm 10"], ours["mnist dm 10"]
+    assert f"At ten, DM reaches {dm}) on CIFAR-10 and {on_mnist}) on MNIST." in TEXT
     random, herding = ours["cifar10 random 10"], ours["cifar10 herding 10"]
     assert f"random images reach {random}) and herding {herding})" in TEXT
     assert f"but k-center {ours['cifar10 k_center 10']})" in TEXT

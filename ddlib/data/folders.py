@@ -77,12 +77,13 @@ def _read_npz(path: Path) -> RawSplit:
             raise ValueError(
                 f"class_names has the shape {names.shape}, but must be a list of names"
             )
+        names = tuple(map(str, names.astype(str)))
     except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): it is truncated or not an npz of the plain arrays "
             "images, labels and class_names; write it again with numpy.savez"
         ) from error
-    return RawSplit(images, labels, tuple(map(str, names.astype(str))))
+    return RawSplit(images, labels, names)
 
 
 def read_classes(folder: Path, image_size: int | None) -> RawSplit:

@@ -74,7 +74,9 @@ def _read(name: str | os.PathLike, options: Options) -> tuple[str, Source, Optio
         if os.sep in str(name):
             raise FileNotFoundError(f"data folder {name} does not exist; give an existing folder")
         check_names([name], DATASETS, "data set, nor the path of a folder of your own data")
-    return folder.resolve().name, Source(), options, read_folder(folder, options)
+    name = folder.resolve().name
+    name = f"{name}_folder" if name in DATASETS else name  # it is not what papers speak of
+    return name, Source(), options, read_folder(folder, options)
 
 
 def training_texts(name: str | os.PathLike) -> list[str]:
@@ -105,7 +107,7 @@ def _checked(name: str, pair: Pair, image_size: int | None) -> Pair:
 
 
 def _checked_split(where: str, raw: RawSplit) -> RawSplit:
-    values, labels, last = raw.values, raw.labels, len(raw.classes) - 1
+    values, labels, last = raw.values, np.asarray(raw.labels), len(raw.classes) - 1
     if repeated := [name for name, count in Counter(raw.classes).items() if count > 1]:
         raise ValueError(f"{where}: class_names holds {repeated[0]!r} twice; name each class once")
     content = f"{where}: {raw.format} are {values.dtype} {values.shape}"
@@ -119,6 +121,11 @@ def _checked_split(where: str, raw: RawSplit) -> RawSplit:
             )
         if values.size and values.max() <= 1 < raw.white:
             raise ValueError(f"{content} of values up to {values.max()}; give 0 (black) to 255")
+        if not 0 < raw.white >= values.max(initial=0):
+            raise ValueError(
+                f"{content} of values up to {values.max(initial=0)}, but white={raw.white}; give "
+                "the value of a white pixel"
+            )
     elif values.dtype.kind != "f" or values.ndim not in (2, 3):
         raise ValueError(
             f"{content}; give floats: vectors (N, D), or the embeddings of tokens (N, T, E)"
@@ -131,7 +138,7 @@ def _checked_split(where: str, raw: RawSplit) -> RawSplit:
     wrong = labels[(labels < 0) | (labels > last)]
     if len(wrong):
         raise ValueError(f"{where}: label {wrong[0]} has no class name; give labels 0 to {last}")
-    return replace(raw, values=values)
+    return replace(raw, values=values, labels=labels)
 
 
 def _chosen_labels(chosen: Sequence[str] | None, names: Sequence[str]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from ddlib.parameters import Parameters, Text
 
@@ -41,6 +41,11 @@ class Options(Parameters):
     dimension: PositiveInt | None = None
     length: PositiveInt = 32
     download: bool = False
+
+    @field_validator("classes", mode="after")
+    @classmethod
+    def _as_names(cls, classes: list | tuple | None) -> list[str] | None:
+        return None if classes is None else [str(name) for name in classes]
 
     def check_format(self, name: str, format: str) -> None:
         """Raise ValueError for an option that data of this format do not have."""

@@ -6,6 +6,7 @@ need not be a row that could exist; `rows` returns the nearest ones.
 
 import warnings
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,13 @@ def read_frame(path: Path, label: str, words: Iterable[str] | None = None) -> pd
     """
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path).rename(columns=str)
+            frame = _with_numbers(pd.read_parquet(path).rename(columns=str))
+            if named := [str(name) for name in frame.index.names if name is not None]:
+                raise ValueError(f"its index holds {named[0]}; make it a column, reset_index()")
+            return frame
         frame = pd.read_csv(path, low_memory=False)
+        if not frame.index.equals(pd.RangeIndex(len(frame))):
+            raise ValueError("its rows have more cells than its first line has names")
         words = frame.select_dtypes(exclude="number") if words is None else words
         texts = [column for column in frame if column in {label, TEXT, *words}]
         gaps = {"keep_default_na": False, "na_values": [""]}
@@ -47,6 +53,18 @@ def read_frame(path: Path, label: str, words: Iterable[str] | None = None) -> pd
         return frame
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with pandas") from error
+
+
+def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with columns of decimals as floats."""
+    decimals = [
+        column
+        for column in frame
+        if frame[column].dtype == object
+        and len(cells := frame[column].dropna())
+        and cells.map(type).eq(Decimal).all()
+    ]
+    return frame.astype(dict.fromkeys(decimals, float))
 
 
 def read_labels(
@@ -121,6 +139,8 @@ def read_table(
 def _check_columns(
     name: str, train: pd.DataFrame, test: pd.DataFrame, numbers: list[str], missing: str | None
 ) -> None:
+    if train.empty or test.empty:
+        raise ValueError(f"{name}: train or test has no rows, or no column besides the labels")
     if set(train) != set(test):
         raise ValueError(
             f"{name}: the columns {', '.join(map(str, sorted(set(train) ^ set(test))))} are not "
@@ -141,7 +161,7 @@ def _check_columns(
                 "column, and images as files in a folder for each class"
             )
         if len(cells):
-            _warn_of_marks(name, column, cells.astype(str))
+            _warn_of_marks(name, column, cells)
         count = train[column].nunique()
         if count < 2:
             raise ValueError(
@@ -163,7 +183,13 @@ def _check_columns(
 
 
 def _warn_of_marks(name: str, column: str, cells: pd.Series) -> None:
-    marks = cells[pd.to_numeric(cells, errors="coerce").isna()]
+    marks = cells[pd.to_numeric(cells.astype(str), errors="coerce").isna()].astype(str)
+    if not len(marks) and not isinstance(cells.dtype, pd.CategoricalDtype):
+        warnings.warn(
+            f"{name}: column {column} holds numbers that are written as text, so they are read as "
+            "words; if they are numbers, write them as numbers",
+            stacklevel=2,
+        )
     if 0 < len(marks) < len(cells) / 2:
         warnings.warn(
             f"{name}: column {column} holds numbers, but in {len(marks)} training rows marks such "

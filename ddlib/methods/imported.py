@@ -16,8 +16,7 @@ from ddlib.data.folders import read_classes
 from ddlib.data.normalise import Whitening
 from ddlib.data.sources import DATASETS
 from ddlib.distilled import DistilledSet, check_set
-from ddlib.files import from_root
-from ddlib.fingerprints import named_files
+from ddlib.fingerprints import existing
 from ddlib.methods.common import TINY, check_factor, finished
 from ddlib.networks.layers import Network
 from ddlib.parameters import Parameters, Table, Text
@@ -100,7 +99,7 @@ def _rate(value: float | str | None) -> float | None:
     if not isinstance(value, str):
         return value
     try:
-        rate = float(_load(from_root(value)))
+        rate = float(_load(existing(value)))
     except Exception as error:  # as in `read_content`
         raise ValueError(
             f"no step size can be read from {value} ({error})".split("\n")[0]
@@ -128,13 +127,10 @@ def read_content(
     place = _at(parameters.path, ipc)
     if place is None:
         raise ValueError(f"path names no file for ipc={ipc}; leave that size out of k, or add it")
-    path = from_root(place)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; check the path")
-    if not named_files(place):  # its content would not name the results
-        raise ValueError(f"a path needs a slash or an ending; write ./{place} for {place}")
+    path, labels = existing(place), _at(parameters.labels, ipc)
+    beside = existing(labels) if labels else path
     try:
-        values, labels, names = _read(path, parameters, ipc)
+        values, labels, names = _read(path, beside, parameters)
         values, labels = (torch.as_tensor(part).detach() for part in (values, labels))
         if not len(values) == len(labels) > 0:
             raise ValueError(f"it has {len(values)} images, but {len(labels)} labels")
@@ -147,7 +143,7 @@ def read_content(
     return values, labels, names
 
 
-def _read(path: Path, parameters: ImportedSet, ipc: int | None) -> tuple[Any, Any, Sequence[str]]:
+def _read(path: Path, beside: Path, parameters: ImportedSet) -> tuple[Any, Any, Sequence[str]]:
     match parameters.format:
         case "dc":
             sets, number = _load(path)["data"], parameters.experiment
@@ -155,9 +151,9 @@ def _read(path: Path, parameters: ImportedSet, ipc: int | None) -> tuple[Any, An
                 raise ValueError(f"of {len(sets)} sets, none is experiment {number}; count from 0")
             return *sets[number], ()
         case "mtt":
-            if (labels := from_root(_at(parameters.labels, ipc))) == path:
+            if beside == path:
                 raise ValueError("its name says no 'images'; name the file of its `labels`, too")
-            return _load(path), _load(labels), ()
+            return _load(path), _load(beside), ()
         case "npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return arrays["images"], arrays["labels"], ()

@@ -48,7 +48,7 @@ class Run:
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Return the YAML files among `paths` and in folders among them, each once.
+    """Return the YAML files among `paths` and in folders among them that are not hidden, each once.
 
     Raises FileNotFoundError for a missing path, ValueError if there is no YAML file.
     """
@@ -56,7 +56,11 @@ def find(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder {path}; check the path")
-        files += sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
+        if path.is_dir():
+            below = sorted(path.rglob("*.yaml"))
+            files += [file for file in below if "/." not in f"/{file.relative_to(path).as_posix()}"]
+        else:
+            files.append(path)
     if not files:
         raise ValueError("no .yaml file in what was given; name files of parameters, or folders")
     return list(dict.fromkeys(file.resolve() for file in files))

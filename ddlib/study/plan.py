@@ -166,7 +166,10 @@ class Plan:
         network = self.settings.network if preparation.of_network else None
         read = self._files(named_files(parameters.model_dump()))
         decides = code_digest(*preparation.modules), *read
-        name = f"{preparation.make.__module__.rpartition('.')[2]}-{self.dataset.name}"
+        module = preparation.make.__module__
+        if not module.startswith("ddlib."):  # the name of an extension's counts comments, too
+            module = module.rpartition("_")[0] or module
+        name = f"{module.rpartition('.')[2]}-{self.dataset.name}"
         folder, jobs = self.cache / "prepared", preparation.jobs(parameters, self.ipcs)
         return [(job, folder / f"{name}-{self._digest(network, job, *decides)}") for job in jobs]
 
@@ -192,14 +195,17 @@ class Plan:
 def check_folder(settings: Settings) -> list[str]:
     """Return which of CHANGES differ from the last run in the results folder; [] for a new folder.
 
-    Raises ValueError if the folder holds another study: another SUBJECT.
+    Raises ValueError if the folder holds another study: another SUBJECT. The last run's methods may
+    be of an extension that has changed since, or is gone.
     """
     path = from_root(settings.results) / "settings.json"
     if not path.exists():
         return []
     table, advice = read_json(path), "name another folder in `results`, or delete this one"
+    of_extensions = ("extensions", "methods", "search_seconds")
+    now = {name: settings.table[name] for name in of_extensions if name in settings.table}
     try:
-        last = Settings.read(table)
+        last = Settings.read({name: table[name] for name in table.keys() - of_extensions} | now)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{settings.results} holds a study that cannot be read ({error}); {advice}"
@@ -214,6 +220,10 @@ def check_folder(settings: Settings) -> list[str]:
                 f"{settings.results} holds another study, whose {name} is {was}, not {now}; "
                 f"{advice}"
             )
+    try:
+        last = Settings.read(table)
+    except (OSError, ValueError):
+        return ["methods"]
     return [name for name in CHANGES if getattr(last, name) != getattr(settings, name)]
 
 

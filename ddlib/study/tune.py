@@ -142,7 +142,7 @@ def tuned(settings: Settings, table: pd.DataFrame) -> dict[str, Any]:
     seconds = dict(settings.search_seconds)
     for method, rows in table.groupby("method"):
         sizes = rows.groupby("ipc")
-        spent = sizes["seconds"].sum() + sizes["prepare_seconds"].max()
+        spent = sizes["seconds"].sum() + sizes["prepare_seconds"].max().fillna(0)
         earlier = settings.search_seconds.get(method, 0.0)
         seconds[method] = {i: float(f"{s + at_ipc(earlier, i):.4g}") for i, s in spent.items()}
     for (method, number), _ in table.groupby(["method", "number"]):

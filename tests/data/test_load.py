@@ -273,6 +273,10 @@ PICKLED = {"class_names": np.array(["cat", "dog"], dtype=object)}
         ({"test": {"class_names": None}}, "test.npz cannot be read .*class_names is not a file"),
         ({"test": {"class_names": np.array("cat")}}, r"test.npz .*class_names has the shape \(\)"),
         ({"train": {"class_names": np.array(["cat"] * 2)}}, "class_names holds 'cat' twice; name"),
+        (
+            {"train": {"class_names": np.array([b"\xc3\x84", b"b"])}},
+            "train.npz cannot be read .*asc",
+        ),
         ({"train": PICKLED}, r"train.npz cannot be read .* not an npz of the plain arrays"),
         ({"train": NOTHING}, "pets train: no images of class cat, dog"),
         ({"test": {"labels": np.zeros(4, int)}}, "pets test: no images of class dog; add some"),
@@ -295,6 +299,22 @@ def test_an_image_too_large_for_pillow_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     with pytest.raises(ValueError, match=r"ant/.*png cannot be read .*; replace or remove it"):
         load(folder)
+
+
+def test_a_folder_with_the_name_of_a_known_set_is_not_that_set(tmp_path):
+    assert load(write_npz(tmp_path / "cifar10")).name == "cifar10_folder"
+
+
+def test_white_of_an_extension_is_at_least_its_brightest_pixel(monkeypatch):
+    images, labels = pixels(4, 5, 5, 3), [0, 1, 0, 1]
+    for white, sentence in ((255, None), (16, "but white=16; give the value"), (0, "white=0")):
+        pair = [RawSplit(images, labels, ("a", "b"), white=white)] * 2
+        monkeypatch.setitem(DATASETS, "mine", Source(lambda root, options, pair=pair: pair))
+        if sentence is None:
+            assert load("mine").train.labels.tolist() == labels
+            continue
+        with pytest.raises(ValueError, match=f"mine train: images .* of values up to .*{sentence}"):
+            load("mine")
 
 
 def test_vectors_of_an_extension_have_no_missing_values(monkeypatch):

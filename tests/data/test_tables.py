@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -159,11 +160,48 @@ def test_rows_are_the_nearest_ones(tmp_path):
         ({}, {"height": [1.0, -np.inf]}, "column height holds infinite numbers; replace them"),
         ({"height": None}, {}, "the columns height are not in both train and test"),
         ({}, {"age": ["young", "old"]}, "column age holds numbers in train, but words in test"),
+        (
+            dict.fromkeys(["age", "town", "height"]),
+            dict.fromkeys(["age", "town", "height"]),
+            "towns: train or test has no rows, or no column besides the labels",
+        ),
     ],
 )
 def test_bad_tables(tmp_path, train, test, message):
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "towns", train=train, test=test))
+
+
+def test_no_cell_of_a_file_is_lost_in_an_index(tmp_path):
+    folder = tmp_path / "towns"
+    folder.mkdir()
+    for part in ("train", "test"):
+        (folder / f"{part}.csv").write_text("age,income,label\n31,5,100,x\n42,6,200,y\n")
+    with pytest.raises(
+        ValueError, match=r"train.csv cannot be read \(its rows have more cells than"
+    ):
+        load(folder)
+    folder = write(tmp_path / "others", suffix=".parquet")
+    frame = pd.read_parquet(folder / "train.parquet")
+    frame.set_index("age").to_parquet(folder / "train.parquet")
+    with pytest.raises(ValueError, match=r"its index holds age; make it a column, reset_index\(\)"):
+        load(folder)
+    frame.sample(frac=1, random_state=0).to_parquet(folder / "train.parquet")  # an index of places
+    assert load(folder).train.labels.shape == (4,)
+
+
+def test_decimals_are_numbers_and_numbers_as_text_are_said(tmp_path):
+    folder = write(tmp_path / "towns", suffix=".parquet")
+    for part in ("train", "test"):
+        frame = pd.read_parquet(folder / f"{part}.parquet")
+        frame.assign(age=frame["age"].map(Decimal)).to_parquet(folder / f"{part}.parquet")
+    assert load(folder).sample_shape == load(write(tmp_path / "plain")).sample_shape
+    frame = pd.read_parquet(folder / "train.parquet")
+    frame.assign(age=["1", "2", "1", "2"]).to_parquet(folder / "train.parquet")
+    frame = pd.read_parquet(folder / "test.parquet")
+    frame.assign(age="1").to_parquet(folder / "test.parquet")
+    with pytest.warns(UserWarning, match="column age holds numbers that are written as text, so"):
+        assert dict(load(folder).normalisation.columns)["age"] == ("1", "2")
 
 
 def test_too_many_words_and_options_of_other_formats(tmp_path):

@@ -250,6 +250,11 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "mysets").mkdir()
+    for name in ("mylabels", "myrate"):
+        torch.save(torch.tensor(0.1), tmp_path / name)
+        option = {"labels": name} if name == "mylabels" else {"step_size": name}
+        with pytest.raises(ValueError, match=f"needs a slash or an ending; write ./{name} for"):
+            read(colours, "images_alone.pt", "mtt", **option)
     both = {2: str(path), 4: str(path)}
     assert torch.equal(read(colours, both, "dc").samples, samples)
     for file, form, ipc, message in (
@@ -271,10 +276,11 @@ def test_sizes_that_no_file_has_and_other_files_are_refused(tmp_path, colours, s
         ("short.pt", "dc", 2, "it has 6 images, but 4 labels"),
         ("torn.pt", "dc", 2, "torn.pt cannot be read .*check that it is whole, and of"),
         ("res.pt", "npz", 2, "res.pt cannot be read .*of the format 'npz'"),
-        ("images_alone.pt", "mtt", 2, "cannot be read .*labels_alone.pt"),
     ):
         file = tmp_path / file if isinstance(file, str) else file
         with pytest.raises(ValueError, match=message):
             read(colours, file, form, ipc)
     with pytest.raises(FileNotFoundError, match=r"there is no .*nowhere.pt; check the path"):
         read(colours, tmp_path / "nowhere.pt", "dc")
+    with pytest.raises(FileNotFoundError, match=r"there is no .*labels_alone.pt; check the path"):
+        read(colours, tmp_path / "images_alone.pt", "mtt")

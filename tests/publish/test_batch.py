@@ -243,6 +243,11 @@ def test_what_cannot_be_a_batch_is_refused(project, run):
     (project.root / "empty").mkdir()
     assert run("empty")[0].startswith("no .yaml file in what was given; name files")
     (project.root / "notebooks" / "03_torn.ipynb").write_text("{")
+    (project.root / "empty" / ".ipynb_checkpoints").mkdir()
+    copy = project.root / "empty" / ".ipynb_checkpoints" / "one-checkpoint.yaml"
+    copy.touch()
+    assert run("empty")[0].startswith("no .yaml file in what was given; name files")
+    assert batch.find([copy]) == [copy.resolve()]
     paths = [
         project.parameters("other/one"),
         project.parameters("torn/one", results="results/study/one"),  # refused, so it holds none

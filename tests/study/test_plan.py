@@ -342,6 +342,16 @@ def test_a_results_folder_holds_one_study_which_may_grow(tmp_path):
             ValueError, match=f"whose {name} is .*; name another folder in `results`"
         ):
             make_plan(Settings.read(table | {name: value}))
+    pairs = [("classes", ("0", "1"), ["0", "1"]), ("classes", [0, 1], ["0", "1"])]
+    for option, now, before in pairs:
+        old, new = (table | {"data": {"name": "digits", option: x}} for x in (before, now))
+        (tmp_path / "settings.json").write_text(json.dumps(old))
+        assert check_folder(Settings.read(new)) == []
+    changed = {"extensions": ["gone.py"], "methods": {"mine": {"tries": 3}}}
+    (tmp_path / "settings.json").write_text(json.dumps(table | changed))
+    assert check_folder(Settings.read(table)) == ["methods"]
+    with pytest.raises(ValueError, match="whose network is "):
+        check_folder(Settings.read(table | {"network": {"name": "linear"}}))
     (tmp_path / "settings.json").write_text(json.dumps(table | {"sedes": 3}))
     with pytest.raises(ValueError, match=r"holds a study that cannot be read .*; name another"):
         make_plan(Settings.read(table))

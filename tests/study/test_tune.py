@@ -125,6 +125,8 @@ def test_where_all_candidates_failed_the_number_stays(tmp_path, address):
     table = pd.DataFrame(rows, columns=columns)
     values = tuned(Settings.read(yaml.safe_load(study.read_text())), table)
     assert values["methods"]["dm"]["learning_rate"] == {1: 10.0, 2: 3.0}
+    unprepared = tuned(Settings.read(values), table.assign(prepare_seconds=float("nan")))
+    assert Settings.read(unprepared).search_seconds["dm"] == {1: 4.0, 2: 4.0}
 
 
 def test_a_second_search_adds_its_seconds_and_what_is_prepared_counts_once(tmp_path, address):

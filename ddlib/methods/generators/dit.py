@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ddlib.data.base import DataSet
 from ddlib.files import from_root
+from ddlib.fingerprints import existing
 from ddlib.methods.generators.base import ImageGenerator
 
 GUIDED = 3
@@ -66,7 +67,7 @@ def _open(name: str) -> Any:
     from diffusers import DiTPipeline
 
     folder = from_root(name)
-    place = folder if folder.is_dir() else name
+    place = existing(name) if folder.is_dir() else name
     try:
         pipeline = DiTPipeline.from_pretrained(place, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
