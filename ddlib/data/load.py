@@ -74,9 +74,7 @@ def _read(name: str | os.PathLike, options: Options) -> tuple[str, Source, Optio
         if os.sep in str(name):
             raise FileNotFoundError(f"data folder {name} does not exist; give an existing folder")
         check_names([name], DATASETS, "data set, nor the path of a folder of your own data")
-    name = folder.resolve().name
-    name = f"{name}_folder" if name in DATASETS else name  # it is not what papers speak of
-    return name, Source(), options, read_folder(folder, options)
+    return folder.resolve().name, Source(), options, read_folder(folder, options)
 
 
 def training_texts(name: str | os.PathLike) -> list[str]:

@@ -104,10 +104,8 @@ class Result:
         for name, other in self._equal_but_for("labels").items():
             names.setdefault(other.labels.regime, name)
         learn = self.label_learners if "learned" in names else []
-        return {
-            regime: self.under(name)._without(learn if regime != "learned" else [])
-            for regime, name in names.items()
-        }
+        parts = {regime: self.under(name) for regime, name in names.items()}
+        return {r: part if r == "learned" else part._without(learn) for r, part in parts.items()}
 
     @property
     def label_learners(self) -> list[str]:
@@ -117,9 +115,9 @@ class Result:
 
     def _without(self, methods: Sequence[str]) -> "Result":
         """Return this result without the trials and costs of some methods."""
-        tables = {name: getattr(self, name) for name in ("trials", "costs")}
-        rest = {name: t[~t["method"].isin(methods)] for name, t in tables.items()}
-        return replace(self, **{name: t.reset_index(drop=True) for name, t in rest.items()})
+        tables = ((name, getattr(self, name)) for name in ("trials", "costs"))
+        rest = {name: t[~t["method"].isin(methods)].reset_index(drop=True) for name, t in tables}
+        return replace(self, **rest)
 
     @property
     def as_measured(self) -> "Result":

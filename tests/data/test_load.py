@@ -301,10 +301,6 @@ def test_an_image_too_large_for_pillow_is_named(tmp_path, monkeypatch):
         load(folder)
 
 
-def test_a_folder_with_the_name_of_a_known_set_is_not_that_set(tmp_path):
-    assert load(write_npz(tmp_path / "cifar10")).name == "cifar10_folder"
-
-
 def test_white_of_an_extension_is_at_least_its_brightest_pixel(monkeypatch):
     images, labels = pixels(4, 5, 5, 3), [0, 1, 0, 1]
     for white, sentence in ((255, None), (16, "but white=16; give the value"), (0, "white=0")):
