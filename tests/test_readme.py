@@ -184,7 +184,11 @@ def test_published_accuracies_are_those_of_the_page_of_fidelity():
     assert f"on MNIST DC reaches {dc}), DSA {dsa}) and DM {dm})" in TEXT
     dm, on_mnist = ours["cifar10 dm 10"], ours["mnist dm 10"]
     assert f"At ten, DM reaches {dm}) on CIFAR-10 and {on_mnist}) on MNIST." in TEXT
-    assert f"whitened image per class, reaches {ours['cifar10 mtt 1']}) after 300" in TEXT
+    (loop,) = re.findall(r"mtt: iterations \| (\d+) \| (\d+) \|", page)
+    (few,) = re.findall(r"mtt: experts \| (\d+) \| (\d+) \|", page)
+    loop, few = (f"{int(here)} of its {int(there):,}" for here, there in (loop, few))
+    after = f"after {loop} iterations, with {few} experts"
+    assert f"whitened image per class, reaches {ours['cifar10 mtt 1']}) {after}" in TEXT
     random, herding = ours["cifar10 random 10"], ours["cifar10 herding 10"]
     assert f"random images reach {random}) and herding {herding})" in TEXT
     assert f"but k-center {ours['cifar10 k_center 10']})" in TEXT

@@ -97,13 +97,14 @@ class IpcExplorer(Explorer):
         axes = prediction.axes(study, LOG in show)
         curves = pd.concat([pd.DataFrame(columns=[*MARKS, "part"]), *curves])
         chart = prediction.predictions(seen, curves, pd.DataFrame(marks, columns=MARKS), k, axes)
+        legend = LEGEND if marks else FAILED if len(curves) else ""
         images, remark = _images(tables, methods, ipc, CHANGE in show)
         risk = tables.full[tables.full["configuration"] == configuration]
         risk = risk[measure.removeprefix("gap_")].mean()
         return View(
             alt.vconcat(chart, images) if images else chart,
             _verdict(marks, seen, ipc, k),
-            f"Dots: seeds. {LEGEND if marks else FAILED if len(curves) else ''} {remark}",
+            " ".join(filter(None, ["Dots: seeds.", legend, remark])),
             pd.DataFrame(rows),
             f"Risk on all data: {risk:.3f}. In brackets: 95 % intervals; ±: standard deviation "
             f"between seeds.{_log_note(seen, axes.bottom) if LOG in show else ''}"

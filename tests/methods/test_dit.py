@@ -186,3 +186,12 @@ def test_a_dit_that_is_missing_or_of_another_kind_is_refused(folder, coloured, t
     ):
         with pytest.raises(kind, match=sentence):
             dit.load(str(path), dataset, [])
+
+
+def test_a_folder_in_the_root_needs_a_slash(folder, coloured, tmp_path, monkeypatch):
+    """Without one, its content would not count in names of results."""
+    (tmp_path / "mydit").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"needs a slash or an ending; write ./mydit for mydit"):
+        dit.load("mydit", coloured, [7, 8, 9])
+    assert dit.load("./mydit", coloured, [7, 8, 9]).class_ids

@@ -269,3 +269,8 @@ def test_a_step_size_that_diverges_says_how(tiny, network, experts, changes, mes
     outcome = distil(tiny, network, [1], 0, settings(iterations=1, **changes), experts)[1]
     assert isinstance(outcome, DivergedError)
     assert f"{message}; choose a smaller step_size" in str(outcome)
+
+
+def test_a_student_that_takes_no_steps_is_refused():
+    with pytest.raises(ValueError, match="mtt: step_size=0 must be a number above 0"):
+        TrajectoryMatching.read({"step_size": 0}, "mtt")

@@ -141,6 +141,31 @@ def test_results_are_named_by_the_code_that_makes_them(write):
     assert make_plan(Settings.read(other)).references[0].path != paths[0].path
 
 
+PREPARED = """
+from ddlib.methods import METHODS, Method, Preparation, selection
+
+def make(dataset, network, job):
+    return b"made"
+
+def distil(dataset, network, ipcs, seed, parameters, prepared):
+    return selection.random(dataset, network, ipcs, seed, parameters)
+
+made = Preparation(lambda parameters, ipcs: [{}], make)
+METHODS["mine"] = Method(distil, selection.RandomSelection, shares=True, preparation=made)
+"""
+
+
+def test_a_comment_renames_no_file_that_a_method_made_first(write):
+    def path(text: str) -> Path:
+        changes = {"extensions": [write(text)], "configurations": {"plain": {}}}
+        [(_, path)] = make_plan(Settings.read(TINY | changes)).preparations("mine")
+        return path
+
+    assert path(PREPARED).name.startswith("mine-digits-")
+    assert path(f"# why\n{PREPARED}") == path(PREPARED)
+    assert path(PREPARED.replace('b"made"', 'b"new"')) != path(PREPARED)
+
+
 SHORT = {"k": [2, 20], "reference": "same_steps"}
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -5,6 +6,7 @@ import pandas as pd
 import pytest
 
 from ddlib.stats import planner
+from ddlib.stats.intervals import Interval
 from ddlib.stats.pilot import read_pilot
 from ddlib.stats.regressions import confirms
 from ddlib.words import coverage as reading
@@ -152,6 +154,14 @@ def test_a_plan_says_how_many_images_where_that_lies_and_how_far_to_trust_it():
         "With 16 samples per class, the worst gap is at most 0.251 (k = 16, within the measured "
         "sizes); "
     )
+    open_ended = planner.plan(pilot, ["a", "b"], 0.251, 1)
+    for low, start in (
+        (1, "A guess: at least 1 sample per class is"),
+        (3, "A guess: at least 3 samples per class are"),
+    ):
+        unbounded = replace(open_ended, ipc=Interval(16, low, np.inf))
+        end = "needed for a worst gap of 0.251, most likely 16 (k = 16"
+        assert reading.answer(unbounded).startswith(f"{start} {end}")
     held, count, width = pilot.left_out
     assert count == 15
     sentence = f"{held} of 15 gaps that were left out lie in their 95 % intervals, {width:.2g} wide"
